@@ -1,0 +1,1 @@
+"""Moves a very large JSON export into a rate-limited HTTP API, exactly once in the books."""

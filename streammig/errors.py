@@ -1,0 +1,64 @@
+"""The three kinds of failure: a bad record is a value, a bad call is transient, a bad world stops the run."""
+
+from __future__ import annotations
+
+
+class Problem(Exception):
+    """What stops a command, in words for the person who typed it.
+
+    `what` says what was attempted, on what, and what came back; `hint` says what to do or type next.
+    Neither may hold an API key, a token or a value of a record. `exit_code` is the process's exit code.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.hint}" if self.hint else self.what
+
+
+class MachineFault(Problem):
+    """The machine's fault (disk full, I/O error) or a defect of ours; the run can be resumed."""
+
+    exit_code = 1
+
+
+class Unusable(Problem):
+    """Usage, settings, export or checkpoint can't be used as asked."""
+
+    exit_code = 2
+
+
+class BrokenExport(Unusable):
+    """An export that can't be read on from a byte: everything before it was yielded.
+
+    `path` is the file as the user named it, `offset` the byte in the decompressed stream.
+    """
+
+    def __init__(self, path: str, offset: int, why: str, hint: str = "") -> None:
+        super().__init__(f"{path}: the export breaks off at byte {offset}: {why}", hint)
+        self.path = path
+        self.offset = offset
+        self.why = why
+
+
+class UnknownOutcome(Problem):
+    """Batches are left of which nobody can say whether they landed."""
+
+    exit_code = 4
+
+
+class TargetStop(Problem):
+    """The target's word ends the run: credentials, permission, an answer that no record explains."""
+
+    exit_code = 5
+
+
+class Held(Problem):
+    """Another process holds the checkpoint."""
+
+    exit_code = 11

@@ -1,0 +1,114 @@
+"""The contracts between the rooms: Source, Rules, Sink, ReadBack, Target, Clock, in prose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from streammig.records import START, Examined, Place, Receipt, Record, Run
+
+Mapping = Callable[[Any], Any]
+"""A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or
+None (filtered)."""
+
+
+class Clock(Protocol):
+    """Wall-clock time, passed in so that a test can own it.
+
+    Durations are measured and slept on the event loop's own clock (`loop.time()`, `asyncio.sleep`), which a test
+    replaces together with this one. Must not jump while a call is in the executor.
+    """
+
+    def time(self) -> float:
+        """Seconds since the epoch, UTC."""
+        ...
+
+
+class Source(Protocol):
+    """The records of one stage, in a stable order, from any place on.
+
+    Synchronous: it is read in a thread or another process. `runs` may be called any number of times, also while
+    an earlier iterator is open; each call opens the files anew and closes them when its iterator is closed or ends.
+    The same place always yields the same slices, however they are cut into runs.
+
+    Raises `Unusable` before the first run if a file can't be opened or has no such array, and `BrokenExport` behind
+    the last good record where a file can't be read on. A record that is no record but whose end is known is a `Slice`
+    with its fault set, not an error.
+    """
+
+    def runs(self, start: Place = START) -> Iterator[Run]:
+        """Runs of slices beginning with the source record that `start` lies in or before; no run is empty.
+
+        `start.offset` is either the offset of a record's first byte or lies between the end of one record and the
+        beginning of the next. `start.ordinal` is the ordinal of the next record to be yielded. A place in a later file
+        passes over the earlier ones without opening them.
+        """
+        ...
+
+    def fingerprints(self) -> Sequence[dict[str, Any]]:
+        """For each file, in order, what binds a checkpoint to it: JSON-ready, cheap at any size, no content."""
+        ...
+
+
+class Rules(Protocol):
+    """The target's rules for the records of one stage: mapping, validity, filters, exact splicing.
+
+    Synchronous and without state between calls, so the same slice gives the same result in any run of slices, in any
+    process. Never raises for what a record holds: that is a dead letter. A defect of a user's mapping is one too.
+    """
+
+    head: bytes  # what a request's body begins with, before the first record
+    tail: bytes  # what it ends with; records stand between, joined with b","
+    once: bool  # the units of one owner must never be split over batches (transactions)
+
+    def examine(self, run: Run) -> list[Examined]:
+        """What becomes of each slice, in order; one result a slice."""
+        ...
+
+
+class Sink(Protocol):
+    """Our side of the target for one kind of request: takes a body, returns a receipt.
+
+    `send` is called at most once for a slot, possibly by several tasks at once. It never raises for what the network
+    or the target did: that is a receipt. It makes one request, follows no redirect, repeats nothing. On cancel it
+    raises `CancelledError`, and the outcome is unknown unless nothing had left. `began` is called with no argument at
+    the moment the first byte is about to leave, or never.
+    """
+
+    async def send(self, stage: str, body: bytes, began: Callable[[], None] = ...) -> Receipt: ...
+
+    async def renew(self) -> None:
+        """Get new credentials, once for all callers at the same time; raises `TargetStop` if they are refused."""
+        ...
+
+
+class ReadBack(Protocol):
+    """What the target shows of what it was sent. Reads are paced by the target's general limit on this side of it.
+
+    Both raise `Problem` kinds for a world that is wrong, and return None where nothing could be learnt just now
+    (no connection, 5xx, 429 after its wait).
+    """
+
+    async def visible(self, stage: str, record: Record) -> bool | None:
+        """Whether this record, as sent, can be seen at the target. For events: whether at least as many purchases
+        are counted for its owner as it holds. True or False only where the answer is the target's."""
+        ...
+
+    async def reachable(self) -> bool:
+        """Whether an authenticated read succeeds now."""
+        ...
+
+
+class Target(Protocol):
+    """A remote system: its rules, its limits, and the way to it. A second target is a second package of these."""
+
+    name: str
+
+    def rules(self, stage: str) -> Rules: ...
+
+    def limits(self, text: str) -> Sequence[Any]: ...
+
+    def connect(self) -> AbstractAsyncContextManager[tuple[Sink, ReadBack]]:
+        """Open the way to the target; leaving the context closes every connection. Makes no request by itself."""
+        ...

@@ -1,0 +1,237 @@
+"""Records, their positions, and the batches that carry them: the values that everything else passes on."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from decimal import Context, Decimal, Inexact
+from typing import NamedTuple
+
+import msgspec
+
+STAGES = ("customers", "events", "transactions")
+
+# The default context rounds to 28 digits in silence. Validation refuses numbers that need more than 30, so 60
+# digits leave room for 10**30 additions; if a sum were inexact all the same, it raises instead of being wrong.
+EXACT = Context(prec=60, traps=[Inexact])
+ZERO = Decimal(0)
+
+Sums = Mapping[str, Decimal]
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """How much of a stage: records, units, and exact decimal sums (by reward; `purchases` for events)."""
+
+    records: int = 0
+    units: int = 0
+    sums: Sums = {}
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.records + other.records, self.units + other.units, add_sums(self.sums, other.sums))
+
+    def __sub__(self, other: Tally) -> Tally:
+        negated = {key: -value for key, value in other.sums.items()}
+        return Tally(self.records - other.records, self.units - other.units, add_sums(self.sums, negated))
+
+
+def add_sums(left: Sums, right: Sums) -> Sums:
+    """The sums of both, key by key, exactly; a key whose sum is zero is left out, so that equal books are equal."""
+    if not right:
+        return left
+    total = dict(left)
+    for key, value in right.items():
+        total[key] = EXACT.add(total.get(key, ZERO), value)
+    return {key: value for key, value in total.items() if value}
+
+
+class Position(msgspec.Struct, frozen=True, order=True, gc=False):
+    """Where a source record stands.
+
+    `source` counts the files of the stage from 0, `offset` and `length` are bytes in the decompressed stream,
+    `ordinal` is for people, from 1: the element of the array, or the line of an NDJSON file.
+    """
+
+    source: int
+    offset: int
+    length: int
+    ordinal: int
+
+
+class Place(NamedTuple):
+    """A point between two units of a stage, compared in reading order.
+
+    `unit` counts the units that the source record beginning at `offset` has been made into; 0 stands before
+    the record, k stands behind its first k units. The place behind a whole record is the place before whatever
+    comes next: its `offset` may be that of the white space or comma behind the record.
+    """
+
+    source: int = 0
+    offset: int = 0
+    unit: int = 0
+    ordinal: int = 1
+
+
+START = Place()
+
+
+class Range(NamedTuple):
+    """The units from `begin` up to, not including, `end`; both places lie in the same file."""
+
+    begin: Place
+    end: Place
+
+
+class Slice(msgspec.Struct, frozen=True, gc=False):
+    """One source record as the bytes it stands in the export as, without white space around it.
+
+    Where `fault` is set the bytes are no record (invalid JSON on an NDJSON line, invalid UTF-8, a lone surrogate,
+    over the size limit): it says what is wrong in words that hold no value of the record, `code` names the kind
+    ("invalid-json", "invalid-utf8", "lone-surrogate", "too-large"), and `data` may be empty. `length` is the
+    record's full length in bytes all the same.
+    """
+
+    source: int
+    offset: int
+    ordinal: int
+    length: int
+    data: bytes
+    code: str = ""
+    fault: str = ""
+
+    @property
+    def position(self) -> Position:
+        return Position(self.source, self.offset, self.length, self.ordinal)
+
+
+Run = list[Slice]
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One element of a request, valid and ready to be packed.
+
+    `body` is its JSON as it will be sent. `units` is its weight against the batch limit. Where the units are the
+    members of a list in it that may be joined with another record's (events, transactions), `inner` is the slice of
+    `body` strictly between that list's brackets, else None. `amounts` are (key, value) pairs for the sums; where
+    `inner` is set there is exactly one pair for each unit, in order. `emails` and the like never leave the rules:
+    `owner` is the customer's id, and `twin` a second value that must be unique in a request (a folded e-mail) or "".
+    """
+
+    position: Position
+    unit: int
+    owner: str
+    body: bytes
+    units: int
+    amounts: tuple[tuple[str, Decimal], ...] = ()
+    inner: tuple[int, int] | None = None
+    twin: str = ""
+    whole: bool = True  # False for every part of a split record but its first: a record is counted once
+
+    @property
+    def tally(self) -> Tally:
+        return Tally(int(self.whole), self.units, total(self.amounts))
+
+
+def total(amounts: Iterable[tuple[str, Decimal]]) -> Sums:
+    """Sums by key, exact, without zeros."""
+    sums: dict[str, Decimal] = {}
+    for key, value in amounts:
+        sums[key] = EXACT.add(sums.get(key, ZERO), value)
+    return {key: value for key, value in sums.items() if value}
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record that will not be sent, with its reason.
+
+    `unit` tells apart what one source record was mapped to (the place's unit it would have begun at). `message`
+    holds no value of the record: field paths, expectations, kinds.
+    """
+
+    position: Position
+    unit: int
+    code: str
+    message: str
+    tally: Tally
+
+
+class Examined(msgspec.Struct, frozen=True, gc=False):
+    """What became of one source record: records ready to be packed, what was filtered by reason, dead letters.
+
+    What the source record was mapped to is numbered through from 0 in the order the mapping gave it: a record takes
+    as many numbers as it has units to send, a part that is filtered or dead as a whole takes one. So a `Place` means
+    the same at every reading. `absent` names owners (customers
+    stage) that will not be in the target because of this, with the reason's code.
+    """
+
+    position: Position
+    records: tuple[Record, ...] = ()
+    filtered: tuple[tuple[str, Tally], ...] = ()
+    dead: tuple[DeadLetter, ...] = ()
+    absent: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[str, ...] = ()  # paths of unknown fields that were left out, for the report
+
+
+class BatchState(enum.StrEnum):
+    """DESIGN's states of a batch, nothing else."""
+
+    SEALED = "sealed"
+    SENDING = "sending"
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    SPLIT = "split"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+    PARKED = "parked"
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A batch about to be sealed: what it holds, its exact request body and that body's SHA-256."""
+
+    ranges: tuple[Range, ...]
+    tally: Tally
+    body: bytes
+    digest: bytes
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A sealed batch as the checkpoint knows it; `seq` counts from 1 in its stage. The body is not kept there."""
+
+    stage: str
+    seq: int
+    ranges: tuple[Range, ...]
+    tally: Tally
+    digest: bytes
+    size: int
+    state: BatchState = BatchState.SEALED
+    parent: int | None = None
+    attempts: int = 0
+
+
+class Kind(enum.StrEnum):
+    """What a receipt says became of a request."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    THROTTLED = "throttled"
+    UNAUTHORIZED = "unauthorized"
+    TOO_LARGE = "too-large"
+    NOT_SENT = "not-sent"
+    UNKNOWN = "unknown"
+    WRONG_WORLD = "wrong-world"
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What became of one request.
+
+    `status` is the HTTP status or None; `message` what the target or the network said, cut short, still holding
+    whatever values the target put there: it is redacted before it is stored or shown. `retry_after` is in seconds.
+    `date` is the answer's `Date` header, "" without one. `stop` asks the run to stop though the kind alone would not
+    (a 2xx with HTML in it is unknown, and a stop). `latency` is seconds from the first byte sent to the answer's end.
+    """
+
+    kind: Kind
+    status: int | None = None
+    message: str = ""
+    retry_after: float | None = None
+    date: str = ""
+    stop: bool = False
+    latency: float = 0.0
