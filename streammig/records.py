@@ -235,3 +235,22 @@ class Receipt(msgspec.Struct, frozen=True):
     date: str = ""
     stop: bool = False
     latency: float = 0.0
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a stage has been read, as of its frontier: what one seal commits beside the batch.
+
+    Counters are absolute, so that storing them twice changes nothing. `ahead` is what already sealed batches hold
+    beyond the frontier; `read + ahead` is what the batches, dead letters and filter counts must add up to.
+    `read` holds everything behind the frontier: packed, filtered and dead. `dead` and `absent` are new since the
+    last progress of the same reader; storing one again changes nothing.
+    """
+
+    frontier: Place = START
+    source_records: int = 0
+    read: Tally = Tally()
+    ahead: Tally = Tally()
+    filtered: Mapping[str, Tally] = {}
+    dropped: Mapping[str, int] = {}
+    dead: tuple[DeadLetter, ...] = ()
+    absent: tuple[tuple[str, str], ...] = ()
