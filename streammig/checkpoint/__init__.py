@@ -1,0 +1,7 @@
+"""The run's file: one SQLite database that makes a run resumable."""
+
+from streammig.checkpoint.file import Books, Checkpoint, StageRow
+from streammig.checkpoint.journal import Journal
+from streammig.checkpoint.lock import is_held, locked
+
+__all__ = ["Books", "Checkpoint", "Journal", "StageRow", "is_held", "locked"]

@@ -1,0 +1,71 @@
+"""How tallies, ranges and owners are written into a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+
+from streammig.records import Place, Range, Tally
+
+
+def encode_tally(tally: Tally) -> str:
+    return json.dumps([tally.records, tally.units, {k: str(v) for k, v in tally.sums.items()}], separators=(",", ":"))
+
+
+def decode_tally(text: str) -> Tally:
+    records, units, sums = json.loads(text)
+    return Tally(records, units, {key: Decimal(value) for key, value in sums.items()})
+
+
+def pack_ranges(ranges: Sequence[Range]) -> bytes:
+    """Ranges in reading order as variable-length integers, each number as its distance from the one before.
+
+    A contiguous batch is 10 to 20 bytes, a bin of 250 customers some 2 KB: at 100 M transactions that is the
+    difference between a checkpoint of 200 MB and one of several GB.
+    """
+    packed = bytearray()
+    source = offset = ordinal = 0
+    for begin, end in ranges:
+        if begin.source != source:
+            offset = ordinal = 0
+        numbers = [begin.source - source, begin.offset - offset, begin.unit, begin.ordinal - ordinal]
+        numbers += [end.offset - begin.offset, end.unit, end.ordinal - begin.ordinal]
+        source, offset, ordinal = begin.source, end.offset, end.ordinal
+        for number in numbers:
+            if number < 0:
+                raise ValueError("ranges must stand in reading order")
+            while number > 127:
+                packed.append(number & 127 | 128)
+                number >>= 7
+            packed.append(number)
+    return bytes(packed)
+
+
+def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
+    """What `pack_ranges` packed."""
+    numbers: list[int] = []
+    number = shift = 0
+    for byte in packed:
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(number)
+            number = shift = 0
+    ranges: list[Range] = []
+    source = offset = ordinal = 0
+    for at in range(0, len(numbers), 7):
+        step, ahead, unit, later, length, end_unit, count = numbers[at : at + 7]
+        if step:
+            source, offset, ordinal = source + step, 0, 0
+        begin = Place(source, offset + ahead, unit, ordinal + later)
+        end = Place(source, begin.offset + length, end_unit, begin.ordinal + count)
+        offset, ordinal = end.offset, end.ordinal
+        ranges.append(Range(begin, end))
+    return tuple(ranges)
+
+
+def hash_owner(salt: bytes, owner: str) -> bytes:
+    """An owner's id as the checkpoint may hold it: 128 bits, salted by the run."""
+    return hashlib.blake2b(owner.encode(), digest_size=16, key=salt).digest()

@@ -1,0 +1,75 @@
+"""One run at a time on a checkpoint: a lock that names its holder and dies with it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from streammig.errors import Held, MachineFault
+
+
+def lock_path(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ".lock")
+
+
+@contextmanager
+def locked(checkpoint: Path, command: str) -> Iterator[None]:
+    """Hold a checkpoint for this process, or raise `Held` with who holds it.
+
+    The kernel drops the lock when its holder ends, however it ends, so what a dead process left behind is only a
+    name in a file and never in the way. (Not a lock on the checkpoint itself: closing any descriptor of that file
+    would drop the locks that SQLite holds on it.)
+    """
+    path = lock_path(checkpoint)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise MachineFault(
+            f"{path}: can't lock the checkpoint: {error.strerror}", "Make its folder writable."
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = _read(path)
+            raise Held(
+                f"{checkpoint} is held by process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+                f" ({holder.get('command', 'unknown command')})",
+                f"Wait for it, stop it, or look at it with: streammig status {checkpoint}",
+            ) from None
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": command}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def is_held(checkpoint: Path) -> bool:
+    """Whether a process holds this checkpoint now."""
+    try:
+        descriptor = os.open(lock_path(checkpoint), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,68 @@
+"""The schema of a checkpoint: its comments are the documentation of how a run resumes."""
+
+APPLICATION = 0x736D6967  # "smig", in the file's header: tells a checkpoint from any other database
+FORMAT = 1
+
+SCHEMA = """
+-- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
+-- `started` (seconds since the epoch) is also the "now" by which lots count as expired, so that a resume agrees.
+CREATE TABLE run (
+    id TEXT NOT NULL, version TEXT NOT NULL, started REAL NOT NULL, binding TEXT NOT NULL, command TEXT NOT NULL,
+    salt BLOB NOT NULL
+);
+
+-- The files of each stage in reading order. `fingerprint` is JSON: name, size, hashes of head, tail and samples.
+CREATE TABLE source_file (
+    stage TEXT NOT NULL, source INTEGER NOT NULL, fingerprint TEXT NOT NULL,
+    PRIMARY KEY (stage, source)
+) WITHOUT ROWID;
+
+-- A stage and how far it is read. The frontier is the first place not yet in a sealed batch, dead letter or filter
+-- count; every counter is as of the frontier and absolute. `ahead` is what batches hold beyond it (bins that were
+-- sealed out of order), so that read + ahead = accepted + dead + filtered + unknown + pending at every moment.
+-- `shape` is JSON: the settings that shape its batches. Tallies are JSON: [records, units, {key: "decimal"}].
+CREATE TABLE stage (
+    name TEXT PRIMARY KEY, ordinal INTEGER NOT NULL, shape TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting',      -- waiting, running, read, complete, failed
+    message TEXT NOT NULL DEFAULT '', started REAL, finished REAL,
+    source INTEGER NOT NULL DEFAULT 0, offset INTEGER NOT NULL DEFAULT 0, unit INTEGER NOT NULL DEFAULT 0,
+    record INTEGER NOT NULL DEFAULT 1,          -- ordinal of the next source record, or its line
+    source_records INTEGER NOT NULL DEFAULT 0, read TEXT NOT NULL DEFAULT '[0,0,{}]',
+    ahead TEXT NOT NULL DEFAULT '[0,0,{}]', dropped TEXT NOT NULL DEFAULT '{}'
+) WITHOUT ROWID;
+
+-- Records left out on purpose, by reason, as of the frontier.
+CREATE TABLE filtered (
+    stage TEXT NOT NULL, reason TEXT NOT NULL, tally TEXT NOT NULL, PRIMARY KEY (stage, reason)
+) WITHOUT ROWID;
+
+-- What one request carries. `ranges` are the places of its units in the export, packed (see pack_ranges); the body is
+-- rebuilt from them and must have the SHA-256 `digest`. A batch that replaces (part of) another names its `parent`.
+-- state: sealed, sending, accepted, refused, split, dead, unknown, parked.
+CREATE TABLE batch (
+    stage TEXT NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, parent INTEGER, ranges BLOB NOT NULL,
+    tally TEXT NOT NULL, size INTEGER NOT NULL, digest BLOB NOT NULL, sealed REAL NOT NULL, settled REAL,
+    attempts INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stage, seq)
+) WITHOUT ROWID;
+CREATE INDEX batch_state ON batch (stage, state);
+
+-- One row a request, written before its first byte leaves; `kind` stays NULL until its receipt is durable.
+-- `date` is the answer's Date header, `latency` seconds. `message` holds no value of a record.
+CREATE TABLE attempt (
+    stage TEXT NOT NULL, seq INTEGER NOT NULL, number INTEGER NOT NULL, started REAL NOT NULL, kind TEXT,
+    status INTEGER, latency REAL, date TEXT, message TEXT, PRIMARY KEY (stage, seq, number)
+) WITHOUT ROWID;
+
+-- Records that will not be sent, keyed by position. `batch` is 0 for those that were never packed, else the batch
+-- that the target refused. `message` names fields and expectations, never values: the record is read from the export.
+CREATE TABLE dead_letter (
+    stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
+    batch INTEGER NOT NULL, length INTEGER NOT NULL, record INTEGER NOT NULL,
+    code TEXT NOT NULL, message TEXT NOT NULL, tally TEXT NOT NULL,
+    PRIMARY KEY (stage, source, offset, unit, batch)
+) WITHOUT ROWID;
+
+-- Customers that will not be in the target, by salted 128-bit hash of their id, with the code of the reason: what
+-- belongs to them waits as dead letters.
+CREATE TABLE absent_owner (owner BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+"""
