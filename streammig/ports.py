@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -83,16 +84,26 @@ class Sink(Protocol):
         ...
 
 
+class Seen(enum.StrEnum):
+    """How much of a record the target shows."""
+
+    NOTHING = "nothing"
+    PART = "part"
+    ALL = "all"
+    CANT_TELL = "can't tell"
+
+
 class ReadBack(Protocol):
     """What the target shows of what it was sent. Reads are paced by the target's general limit on this side of it.
 
-    Both raise `Problem` kinds for a world that is wrong, and return None where nothing could be learnt just now
-    (no connection, 5xx, 429 after its wait).
+    Both raise `Problem` kinds for a world that is wrong. Where nothing could be learnt just now (no connection, 5xx,
+    429 after its wait) or ever (nothing to read back by), `visible` is CANT_TELL and `reachable` False.
     """
 
-    async def visible(self, stage: str, record: Record) -> bool | None:
-        """Whether this record, as sent, can be seen at the target. For events: whether at least as many purchases
-        are counted for its owner as it holds. True or False only where the answer is the target's."""
+    async def visible(self, stage: str, record: Record) -> Seen:
+        """How much of this record, as sent, can be seen at the target now; NOTHING, PART and ALL only where the answer
+        is the target's. For events: ALL if at least as many purchases are counted for its owner as it holds, else
+        CANT_TELL, for counts never prove that something did not land."""
         ...
 
     async def reachable(self) -> bool:

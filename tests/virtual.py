@@ -1,0 +1,96 @@
+"""An event loop whose time jumps to the next timer when nothing is ready, and the wall clock that goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import selectors
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Any fixed moment will do; this one makes a test's wall times recognisable (2023-11-14T22:13:20Z).
+EPOCH = 1_700_000_000.0
+
+
+class Stuck(RuntimeError):
+    """Nothing is ready, no timer is set and no executor is at work: the test would wait for ever."""
+
+
+class _Selector(selectors.DefaultSelector):  # an alias, chosen by platform
+    """Polls instead of waiting, and moves the loop's time by what it would have waited."""
+
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> Any:
+        loop = self.loop
+        ready = super().select(0)
+        if ready or (timeout is not None and timeout <= 0):
+            return ready
+        if loop.busy:
+            # Real work is under way in a thread: wait for it (it wakes the loop through its own socket), however
+            # long that takes, without letting virtual time pass.
+            return super().select(None)
+        if timeout is None:
+            raise Stuck("nothing is ready, no timer is set, no executor is at work")
+        loop.elapsed += timeout
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Time stands still while anything is ready or an executor is busy, else it jumps to the next timer.
+
+    Meant for systems without sockets: on real ones time would jump while bytes are on their way.
+    """
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+        self.busy = 0
+        selector = _Selector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.elapsed
+
+    def run_in_executor(  # type: ignore[override]  # typeshed gives it a TypeVarTuple, which helps nobody here
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        if executor is None:
+            raise TypeError("pass an executor: one that belongs to nobody can't be waited for")
+        self.busy += 1
+        work = executor.submit(func, *args)
+        # asyncio's own callback is added first, so the awaiting task is ready before time may jump again. Counting
+        # by the executor's future rather than by asyncio's keeps a cancelled call counted while its thread works.
+        future = asyncio.wrap_future(work, loop=self)
+        work.add_done_callback(self._finished)
+        return future
+
+    def _finished(self, _: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            self.call_soon_threadsafe(self._idle)
+
+    def _idle(self) -> None:
+        self.busy -= 1
+
+
+class VirtualClock:
+    """The wall clock of a virtual loop; `jump` sets it forward or back, as an operator or NTP would."""
+
+    def __init__(self, start: float = EPOCH) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._offset = start - self._loop.time()
+
+    def time(self) -> float:
+        return self._loop.time() + self._offset
+
+    def jump(self, seconds: float) -> None:
+        self._offset += seconds
+
+
+def run_virtual(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a virtual loop of its own, from time 0 on; raises `Stuck` where it would never end."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
