@@ -1,0 +1,100 @@
+"""Limits as values, and as the text that a person writes: `1/5s,250/1h;general=1000/1d`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from streammig.errors import Unusable
+
+RequestKind = Literal["migration", "general"]
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_WINDOW = re.compile(r"([0-9]{1,9})/([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
+_LONGEST = 366 * 86400.0
+_HINT = "Limits are written like 1/5s,250/1h;general=1000/1d (units ms, s, m, h, d), or {presets}."
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most `count` requests in any stretch of `seconds`, wherever it begins."""
+
+    count: int
+    seconds: float
+
+    def __str__(self) -> str:
+        for unit in ("d", "h", "m", "s"):
+            number = self.seconds / _UNITS[unit]
+            if number >= 1 and number == int(number):
+                return f"{self.count}/{int(number)}{unit}"
+        return f"{self.count}/{self.seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+class Limits(NamedTuple):
+    """Every window of an account: `migration` counts migration requests, `general` counts all requests."""
+
+    migration: tuple[Window, ...] = ()
+    general: tuple[Window, ...] = ()
+
+    def counted(self, kind: RequestKind) -> tuple[tuple[RequestKind, Window], ...]:
+        """The windows that a request of this kind must fit into, each with the kind that it counts."""
+        general: tuple[tuple[RequestKind, Window], ...] = tuple(("general", window) for window in self.general)
+        if kind == "general":
+            return general
+        return (*(("migration", window) for window in self.migration), *general)
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which no window remembers a request."""
+        return max((window.seconds for window in (*self.migration, *self.general)), default=0.0)
+
+    def __str__(self) -> str:
+        migration = ",".join(map(str, self.migration))
+        general = ",".join(map(str, self.general))
+        return ";".join(part for part in (migration, general and f"general={general}") if part) or "off"
+
+
+OFF = Limits()
+
+
+class Use(NamedTuple):
+    """How much of one window is used now; `resets_in` is the seconds until its oldest request leaves it."""
+
+    window: str
+    kind: RequestKind
+    limit: int
+    used: int
+    left: int
+    resets_in: float
+
+
+def parse_limits(text: str, presets: Mapping[str, Limits]) -> Limits:
+    """The limits that `text` names or spells out; raises `Unusable` naming the part that is wrong."""
+    hint = _HINT.format(presets=", ".join([*sorted(presets), "off"]))
+    wanted = text.strip()
+    if wanted in presets:
+        return presets[wanted]
+    if wanted == "off":
+        return OFF
+    found: dict[str, tuple[Window, ...]] = {}
+    for part in wanted.split(";"):
+        name, equals, windows = part.rpartition("=")
+        kind = name.strip() if equals else "migration"
+        if kind not in ("migration", "general"):
+            raise Unusable(f"limits {text!r}: {kind!r} is neither migration nor general", hint)
+        if kind in found:
+            raise Unusable(f"limits {text!r}: {kind} stands there twice", hint)
+        found[kind] = tuple(_window(one.strip(), text, hint) for one in windows.split(","))
+    return Limits(**found)
+
+
+def _window(one: str, text: str, hint: str) -> Window:
+    match = _WINDOW.fullmatch(one)
+    if match is None:
+        raise Unusable(f"limits {text!r}: {one!r} is no COUNT/TIME", hint)
+    count, seconds = int(match[1]), round(float(match[2]) * _UNITS[match[3]], 9)
+    if count < 1 or not 0 < seconds <= _LONGEST:
+        raise Unusable(f"limits {text!r}: {one!r} must be at least 1 request in more than 0 and at most 366 days", hint)
+    return Window(count, seconds)

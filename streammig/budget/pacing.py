@@ -1,0 +1,242 @@
+"""Pacing: who may start a request now, first come first served, within every window of the account's limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from aiolimiter import AsyncLimiter
+
+from streammig.budget.file import LONGEST_HOLD, AccountFile, Pace, Send
+from streammig.budget.limits import Limits, RequestKind
+from streammig.errors import Problem
+from streammig.ports import Clock
+
+T = TypeVar("T")
+
+# 1.7 % of a window is always given to the link's jitter, up to 85 ms: the 5 s gap then survives a jitter of 80 ms
+# and 98.3 % of its slots are used.
+SHARE = 0.017
+WIDEST = 0.085
+# Shorter windows get what the link was seen to need: this much, and a fifth more than the spread of what was seen.
+NARROWEST = 0.010
+ENOUGH = 8  # observations before they are believed
+LONGEST_LEAD = 0.25
+# A start that was given back, or a margin that narrowed, is noticed by those who wait after this many seconds.
+LONGEST_SLEEP = 60.0
+
+
+class _Link:
+    """What requests were seen to need: from their slot to their first byte (`delays`), from there to the answer."""
+
+    def __init__(self) -> None:
+        self.delays: deque[float] = deque(maxlen=64)
+        self.latencies: deque[float] = deque(maxlen=64)
+
+    @property
+    def lead(self) -> float:
+        """How long before its first byte a request may be allowed: no recent one was faster."""
+        return min(LONGEST_LEAD, *self.delays) if len(self.delays) >= ENOUGH else 0.0
+
+    def margin(self, seconds: float) -> float:
+        """What to add to a window of that many seconds."""
+        seen = [max(few) - min(few) for few in (self.delays, self.latencies) if len(few) >= ENOUGH]
+        needed = NARROWEST + 1.2 * max(seen) if seen else WIDEST
+        return min(WIDEST, max(SHARE * seconds, needed))
+
+
+class Slot:
+    """The right to make one request now. Say `sent` when its first byte leaves, or `unsent` when none did.
+
+    Until then others must take it that it leaves any moment, and wait (15 s at most). Either may be called again,
+    in any order: only the first one counts.
+    """
+
+    def __init__(self, pacer: Pacer, start: int, granted: float) -> None:
+        self._pacer = pacer
+        self._start = start
+        self._granted = granted
+        self._said = False
+
+    def sent(self) -> None:
+        """The first byte leaves now. Fits `Sink.send(began=…)`."""
+        if not self._said:
+            self._said = True
+            self._pacer._sent(self._start, self._granted)
+
+    def unsent(self) -> None:
+        """Nothing left: the start is free for another request. The send's note stays, for the attempt stays too."""
+        if not self._said:
+            self._said = True
+            self._pacer._write(self._pacer._file.give_back, self._start)
+
+
+class _Waiter:
+    def __init__(self, send: Send | None) -> None:
+        self.send = send
+        self.slot: Slot | None = None
+        self.gone = False
+
+
+class _Line:
+    """Those of one kind who wait, in order; the first one asks for all of them, so that commits are shared."""
+
+    def __init__(self) -> None:
+        self.waiters: deque[_Waiter] = deque()
+        self.first = asyncio.Lock()
+
+
+class Pacer:
+    """Hands out slots within the limits, together with every other process that has the account's file open.
+
+    Make it inside the running loop: wall time is read once, then the loop's own clock counts, so that setting the
+    clock during a run changes nothing. `executor` must have one thread (all use of the file goes through it).
+    `interval` spreads reads, in seconds, whatever the limits allow. Raises `MachineFault` where the file can't be
+    written: then nothing may be sent.
+    """
+
+    def __init__(
+        self, file: AccountFile, limits: Limits, clock: Clock, executor: Executor, interval: float = 0.2
+    ) -> None:
+        self._file = file
+        self.limits = limits
+        self._executor = executor
+        self._loop = asyncio.get_running_loop()
+        self._begun = clock.time() - self._loop.time()
+        self._link = _Link()
+        self._lines: dict[RequestKind, _Line] = {"migration": _Line(), "general": _Line()}
+        self._reads = AsyncLimiter(1, interval) if interval and limits != Limits() else None
+        self._words: set[asyncio.Future[None]] = set()
+
+    def now(self) -> float:
+        """Seconds since the epoch, as this run counts them."""
+        return self._begun + self._loop.time()
+
+    async def enter(self, checkpoint: str) -> str:
+        """Begin a run on a checkpoint whose lock is held; returns what a person should know, or ""."""
+        future = await self._do(self._file.enter, checkpoint, self.now())
+        if not future:
+            return ""
+        return (
+            f"{future} requests of this account lie in the future: the clock has been set back. "
+            "They are counted as made now, so the first slot may take longer."
+        )
+
+    async def slot(self, kind: RequestKind, note: Send | None = None) -> Slot:
+        """Wait for a slot and take it, with its send noted durably. First come, first served within a kind.
+
+        On cancel no start is taken and no send noted.
+        """
+        if kind == "general" and self._reads is not None:
+            await self._reads.acquire()
+        line = self._lines[kind]
+        waiter = _Waiter(note)
+        line.waiters.append(waiter)
+        try:
+            async with line.first:
+                while waiter.slot is None:
+                    wait = await self._serve(kind, line)
+                    if waiter.slot is None:
+                        # A timer may be a microsecond early; asking again at once would only burn.
+                        await asyncio.sleep(min(LONGEST_SLEEP, max(0.001, wait)))
+        except BaseException:
+            if waiter.slot is None:
+                waiter.gone = True
+                line.waiters.remove(waiter)
+            else:
+                self._write(self._file.give_back, waiter.slot._start, note)
+            raise
+        return waiter.slot
+
+    async def read(self) -> None:
+        """A general slot, for who has nothing to say about it afterwards."""
+        await self.slot("general")
+
+    async def _serve(self, kind: RequestKind, line: _Line) -> float:
+        """Ask for everyone in the line; returns how long the first must wait if it got nothing."""
+        asking = tuple(line.waiters)
+        margins = tuple(self._link.margin(window.seconds) for _, window in self.limits.counted(kind))
+        pace = Pace(self.limits, margins, self._link.lead)
+        asked = self._loop.time()
+        work = self._loop.run_in_executor(
+            self._executor, self._file.take, kind, [waiter.send for waiter in asking], pace, self.now()
+        )
+        stopped = await _finished(work)
+        taken = work.result()
+        for waiter, start in zip(asking, taken.starts, strict=False):
+            if waiter.gone:  # cancelled while its start was being written
+                self._write(self._file.give_back, start, waiter.send)
+            else:
+                line.waiters.remove(waiter)
+                waiter.slot = Slot(self, start, asked)
+        if stopped is not None:
+            raise stopped
+        return taken.wait
+
+    def answered(self, latency: float) -> None:
+        """A request was answered that many seconds after its first byte left: tells how much the link jitters."""
+        self._link.latencies.append(latency)
+
+    async def hold(self, seconds: float) -> None:
+        """The whole account waits this long (at most a day), also over a restart."""
+        await self._do(self._file.hold, self.now() + min(max(0.0, seconds), LONGEST_HOLD))
+
+    async def throttled(self) -> None:
+        """The target said 429 in spite of the pacing: widen the margin, for every process."""
+        await self._do(self._file.throttled, self.now())
+
+    async def observe(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
+        """Rate headers of an answer, `reset` in seconds from now. They may only slow us down, and a gap (a window of
+        one request) that we keep anyway slows nothing: its reset is counted from the answer, ours from the start."""
+        if remaining is None or reset is None or remaining > 0 or reset <= 0:
+            return
+        windows = (*self.limits.migration, *self.limits.general)
+        if any(window.count == limit == 1 and window.seconds >= reset for window in windows):
+            return
+        await self.hold(reset)
+
+    async def close(self) -> None:
+        """Wait until everything that was said is written. The file is closed by who opened it."""
+        while self._words:
+            await asyncio.wait(self._words)
+
+    def _sent(self, start: int, granted: float) -> None:
+        self._link.delays.append(self._loop.time() - granted)
+        if start:
+            self._write(self._file.sent, start, self.now())
+
+    def _write(self, function: Callable[..., None], *args: object) -> None:
+        """Write a word that nobody waits for; `close` does."""
+        word = self._loop.run_in_executor(self._executor, function, *args)
+        self._words.add(word)
+        word.add_done_callback(self._written)
+
+    def _written(self, word: asyncio.Future[None]) -> None:
+        self._words.discard(word)
+        # Without its word a start counts for longer than it need, which is safe; a disk that is really full stops
+        # the next slot, where somebody waits for the answer.
+        with contextlib.suppress(Problem, asyncio.CancelledError):
+            word.result()
+
+    async def _do(self, function: Callable[..., T], *args: object) -> T:
+        work = self._loop.run_in_executor(self._executor, function, *args)
+        stopped = await _finished(work)
+        result = work.result()
+        if stopped is not None:
+            raise stopped
+        return result
+
+
+async def _finished(work: asyncio.Future[T]) -> asyncio.CancelledError | None:
+    """Wait for what a thread is doing and can't be stopped; a cancel that comes meanwhile is handed back."""
+    stopped = None
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError as error:
+            stopped = error
+    return stopped

@@ -1,0 +1,370 @@
+"""The account's limits as text, and its file: durable, owner-only, shared, readable by others, translated errors."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streammig.budget import OFF, AccountFile, Limits, Send, Window, account_name, account_path, budget_of, parse_limits
+from streammig.budget.file import EXTRA_HALVES, LONGEST_HOLD, OPEN, Pace, Taken
+from streammig.errors import MachineFault, Unusable
+
+PRESETS = {"dev": Limits((Window(1, 5.0), Window(250, 3600.0)), (Window(1000, 86400.0),))}
+GAP = Limits((Window(1, 5.0),))
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return account_path(tmp_path / "state", "acme")
+
+
+@pytest.fixture
+def file(path: Path) -> Iterator[AccountFile]:
+    opened = AccountFile(path)
+    yield opened
+    opened.close()
+
+
+def pace(limits: Limits, margin: float = 0.0, lead: float = 0.0, kind: str = "migration") -> Pace:
+    return Pace(limits, (margin,) * len(limits.counted("general" if kind == "general" else "migration")), lead)
+
+
+def take(file: AccountFile, now: float, limits: Limits = GAP, send: Send | None = None) -> Taken:
+    return file.take("migration", [send], pace(limits), now)
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("1/5s", Limits((Window(1, 5.0),))),
+        (" 1/5s , 250/1h ; general = 1000/1d ", PRESETS["dev"]),
+        ("dev", PRESETS["dev"]),
+        ("off", OFF),
+        ("general=2500/1d", Limits((), (Window(2500, 86400.0),))),
+        ("migration=1/50ms,2000/1.5m", Limits((Window(1, 0.05), Window(2000, 90.0)))),
+        ("1/0.05s", Limits((Window(1, 0.05),))),
+    ],
+)
+def test_limits_are_read_as_they_are_written(text: str, limits: Limits) -> None:
+    assert parse_limits(text, PRESETS) == limits
+    assert parse_limits(str(limits), PRESETS) == limits
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "''"),
+        ("1/5", "'1/5'"),
+        ("1/5s,x", "'x'"),
+        ("0/5s", "'0/5s'"),
+        ("1/0s", "'1/0s'"),
+        ("1/367d", "'1/367d'"),
+        ("-1/5s", "'-1/5s'"),
+        ("1/5s;reads=1/1s", "'reads'"),
+        ("1/5s;1/6s", "migration stands there twice"),
+        ("staging", "'staging'"),
+        ("1/1e9s", "'1/1e9s'"),
+    ],
+)
+def test_wrong_limits_are_refused_naming_the_part(text: str, part: str) -> None:
+    with pytest.raises(Unusable) as caught:
+        parse_limits(text, PRESETS)
+    assert part in caught.value.what
+    assert "dev, off" in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_a_window_is_written_in_its_largest_whole_unit() -> None:
+    windows = Window(1, 5.0), Window(3, 90.0), Window(250, 3600.0), Window(7, 86400.0), Window(1, 0.05)
+    assert [str(window) for window in windows] == ["1/5s", "3/90s", "250/1h", "7/1d", "1/0.05s"]
+    assert str(OFF) == "off"
+
+
+def test_an_account_without_a_name_is_a_hash_that_needs_key_and_address() -> None:
+    one = account_name(None, "https://a.example", "secret-key")
+    assert one == account_name("", "https://a.example", "secret-key")
+    assert (
+        len({one, account_name(None, "https://b.example", "secret-key"), account_name(None, "https://a.example", "k")})
+        == 3
+    )
+    assert "secret" not in one
+    assert account_name("acme", "https://a.example", "rotated") == "acme"
+
+
+def test_every_account_has_a_file_of_its_own_whatever_its_name(tmp_path: Path) -> None:
+    names = ["acme", "ACME", "Acme", "../acme", "a/b", "a b", "", "é", "x" * 300, "x" * 301, "key-0a"]
+    paths = {str(account_path(tmp_path, name)).casefold() for name in names}
+    assert len(paths) == len(names)
+    assert all(Path(path).parent == Path(str(tmp_path / "accounts").casefold()) for path in paths)
+    assert max(len(Path(path).name) for path in paths) < 100
+
+
+def test_folder_file_and_journal_are_the_owners_only(file: AccountFile, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        take(file, NOW)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()} == {0o600}
+
+
+def test_i7_a_start_must_be_older_than_window_and_margin(file: AccountFile) -> None:
+    first = file.take("migration", [None, None], pace(GAP, 0.5), NOW)
+    assert len(first.starts) == 1
+    file.sent(first.starts[0], NOW + 0.25)
+    assert file.take("migration", [None], pace(GAP, 0.5), NOW + 5.7).wait == pytest.approx(0.05, abs=1e-3)
+    assert file.take("migration", [None], pace(GAP, 0.5, lead=0.06), NOW + 5.7).starts
+
+
+def test_i7_a_request_that_has_not_left_yet_counts_as_leaving_now(file: AccountFile) -> None:
+    (start,) = take(file, NOW).starts
+    assert take(file, NOW + 7).wait == pytest.approx(5.0)
+    file.sent(start, NOW + 8)
+    assert take(file, NOW + 8.5).wait == pytest.approx(4.5)
+    assert take(file, NOW + 13).starts
+
+
+def test_i7_a_start_whose_process_is_silent_closes_by_itself(file: AccountFile) -> None:
+    take(file, NOW)
+    assert take(file, NOW + OPEN + 4).wait == pytest.approx(1.0)
+    assert take(file, NOW + OPEN + 5).starts
+
+
+def test_what_a_dead_run_left_open_left_before_it_is_resumed(file: AccountFile) -> None:
+    take(file, NOW, send=Send("run", "events", 1, 1))
+    assert file.enter("another", NOW + 2) == 0
+    assert take(file, NOW + 6).wait == pytest.approx(5.0)
+    assert file.enter("run", NOW + 7) == 0
+    assert take(file, NOW + 12).starts
+
+
+def test_migration_requests_count_in_the_general_windows_and_reads_not_in_theirs(file: AccountFile) -> None:
+    limits = Limits((Window(2, 10.0),), (Window(3, 100.0),))
+    for _ in range(2):
+        (start,) = take(file, NOW, limits).starts
+        file.sent(start, NOW)
+    assert file.take("general", [None], pace(limits, kind="general"), NOW + 1).starts
+    assert file.take("general", [None], pace(limits, kind="general"), NOW + 2).wait == pytest.approx(98.0)
+    assert take(file, NOW + 20, limits).wait == pytest.approx(80.0)
+
+
+def test_several_that_fit_are_taken_in_one_go_and_the_rest_not(file: AccountFile) -> None:
+    sends = [Send("run", "events", seq, 1) for seq in (1, 2, 3)]
+    taken = file.take("migration", sends, pace(Limits((Window(2, 10.0),))), NOW)
+    assert len(taken.starts) == 2
+    assert [send.seq for send in file.sends_of("run")] == [1, 2]
+
+
+def test_i2_a_send_is_noted_with_its_start_and_survives_a_reopening(file: AccountFile, path: Path) -> None:
+    take(file, NOW, OFF, Send("run", "events", 7, 1))
+    take(file, NOW + 1, OFF, Send("run", "customers", 3, 2))
+    other = AccountFile(path)
+    assert list(other.sends_of("run")) == [Send("run", "customers", 3, 2, NOW + 1), Send("run", "events", 7, 1, NOW)]
+    assert not other.fresh
+    assert file.fresh
+    assert list(other.sends_of("no such")) == []
+    other.close()
+
+
+def test_a_start_given_back_is_free_and_its_note_goes_only_when_asked(file: AccountFile) -> None:
+    send = Send("run", "events", 7, 1)
+    (start,) = take(file, NOW, send=send).starts
+    file.give_back(start)
+    assert len(list(file.sends_of("run"))) == 1
+    (start,) = take(file, NOW, send=send).starts
+    file.give_back(start, send)
+    assert list(file.sends_of("run")) == []
+
+
+def test_a_forgotten_checkpoint_leaves_no_sends_and_others_stay(file: AccountFile) -> None:
+    take(file, NOW, OFF, Send("one", "events", 1, 1))
+    take(file, NOW, OFF, Send("two", "events", 1, 1))
+    file.forget("one")
+    file.forget("never seen")
+    assert not file.knows("one")
+    assert len(list(file.sends_of("two"))) == 1
+
+
+def test_a_hold_stops_everyone_and_is_only_ever_prolonged(file: AccountFile, path: Path) -> None:
+    file.hold(NOW + 60)
+    file.hold(NOW + 10)
+    other = AccountFile(path)
+    assert take(other, NOW, OFF) == Taken((), 60.0)
+    assert other.take("general", [None], pace(GAP, kind="general"), NOW + 59).wait == pytest.approx(1.0)
+    assert take(other, NOW + 60, OFF).starts == (0,)
+    other.close()
+
+
+def test_a_429_widens_the_margin_and_time_narrows_it_again(file: AccountFile) -> None:
+    (start,) = take(file, NOW).starts
+    file.sent(start, NOW)
+    file.throttled(NOW)
+    file.throttled(NOW + 1)  # the same trouble
+    assert take(file, NOW + 5).wait == pytest.approx(0.05, abs=1e-3)
+    file.throttled(NOW + 11)
+    assert take(file, NOW).wait == pytest.approx(5.1, abs=1e-2)
+    for more in range(20):
+        file.throttled(NOW + 30 + 20 * more)
+    wide = NOW + 30 + 20 * 19
+    (start,) = take(file, wide).starts
+    file.sent(start, wide)
+    assert take(file, wide).wait == pytest.approx(7.0, abs=0.01)
+    (start,) = take(file, wide + 10 * EXTRA_HALVES).starts
+    file.sent(start, wide + 10 * EXTRA_HALVES)
+    assert take(file, wide + 10 * EXTRA_HALVES).wait == pytest.approx(5.002, abs=0.001)
+
+
+def test_starts_in_the_future_count_as_made_now(file: AccountFile) -> None:
+    (start,) = take(file, NOW + 3600).starts
+    file.sent(start, NOW + 3600)
+    file.hold(NOW + 3 * LONGEST_HOLD)
+    assert take(file, NOW).wait > 3 * LONGEST_HOLD - 1
+    assert file.enter("run", NOW) == 1
+    assert take(file, NOW + LONGEST_HOLD).starts
+
+
+def test_starts_that_no_window_needs_are_dropped_and_those_of_an_hour_kept(file: AccountFile) -> None:
+    limits = Limits((Window(1, 0.5),))
+    for moment in range(0, 7200, 60):
+        (start,) = take(file, NOW + moment, limits).starts
+        file.sent(start, NOW + moment)
+    with sqlite3.connect(file.path) as db:
+        assert db.execute("SELECT count(*), max(at) - min(at) FROM start").fetchone() == (62, 3660.0)
+    db.close()
+
+
+def test_a_new_file_is_seeded_once_from_what_a_checkpoint_knows(file: AccountFile) -> None:
+    sends = [Send("run", "events", 1, 1, NOW - 3)]
+    assert not file.knows("run")
+    assert file.seed("run", [NOW - 3, NOW + 500], sends, NOW)
+    assert not file.seed("run", [NOW], sends, NOW)
+    assert list(file.sends_of("run")) == sends
+    assert take(file, NOW + 1).wait == pytest.approx(4.0)
+    assert budget_of(file.path, Limits((Window(9, 60.0),)), NOW)[0].used == 2
+
+
+def test_the_budget_says_used_and_left_in_every_window(file: AccountFile) -> None:
+    limits = Limits((Window(1, 5.0), Window(3, 3600.0)), (Window(10, 86400.0),))
+    for moment in (0, 10):
+        (start,) = take(file, NOW + moment, limits).starts
+        file.sent(start, NOW + moment)
+    file.take("general", [None], pace(limits, kind="general"), NOW + 11)
+    assert [tuple(use) for use in budget_of(file.path, limits, NOW + 12)] == [
+        ("1/5s", "migration", 1, 1, 0, 3.0),
+        ("3/1h", "migration", 3, 2, 1, 3588.0),
+        ("10/1d", "general", 10, 3, 7, 86388.0),
+    ]
+    assert budget_of(file.path, limits, NOW + 100_000)[0] == ("1/5s", "migration", 1, 0, 1, 0.0)
+
+
+def test_an_account_never_used_has_its_whole_budget_and_reading_makes_no_file(tmp_path: Path) -> None:
+    assert budget_of(tmp_path / "none.sqlite", GAP, NOW) == [("1/5s", "migration", 1, 0, 1, 0.0)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_can_read_after_a_process_died_in_the_middle_of_a_commit(file: AccountFile, path: Path) -> None:
+    (start,) = take(file, NOW).starts
+    file.sent(start, NOW)
+    dies = (
+        "import os, sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('PRAGMA journal_mode = TRUNCATE'); db.execute('PRAGMA cache_size = 1')\n"
+        "db.execute('BEGIN IMMEDIATE'); db.execute('DELETE FROM start')\n"
+        "db.execute('CREATE TABLE filler (x)')\n"
+        "for _ in range(50): db.execute('INSERT INTO filler VALUES (zeroblob(4000))')\n"
+        "os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", dies, str(path)], check=False).returncode == 9
+    assert Path(f"{path}-journal").stat().st_size > 0
+    assert budget_of(path, GAP, NOW + 1)[0].used == 1
+
+
+def test_what_is_no_file_of_ours_is_refused_and_untouched(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    db.close()
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database, " * 100)
+    for path, words in ((foreign, "is not an account's file"), (text, "it is no account's file")):
+        before = path.read_bytes()
+        with pytest.raises(Unusable, match=words) as caught:
+            AccountFile(path)
+        assert str(path) in caught.value.what
+        with pytest.raises(Unusable, match=words):
+            budget_of(path, GAP, NOW)
+        assert path.read_bytes() == before
+
+
+def test_a_newer_format_is_refused_by_its_number(file: AccountFile) -> None:
+    with sqlite3.connect(file.path) as db:
+        db.execute("PRAGMA user_version = 9")
+    db.close()
+    with pytest.raises(Unusable, match="format 9; this streammig knows 1"):
+        AccountFile(file.path)
+
+
+def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineFault, match="Not a directory|File exists") as caught:
+        AccountFile(tmp_path / "file" / "accounts" / "a.sqlite")
+    assert "--state-dir" in caught.value.hint
+
+
+def test_i2_on_a_full_disk_no_slot_is_given_and_the_file_stays_whole(path: Path) -> None:
+    script = (
+        "import resource, signal, sys, pathlib\n"
+        "from streammig.budget import AccountFile, Limits, Send, Window\n"
+        "from streammig.budget.file import Pace\n"
+        "from streammig.errors import MachineFault\n"
+        "file = AccountFile(pathlib.Path(sys.argv[1]))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "size = pathlib.Path(sys.argv[1]).stat().st_size\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "noted = 0\n"
+        "try:\n"
+        "    while noted < 10_000:\n"
+        "        sends = [Send('run', 'events', noted + more, 1) for more in range(100)]\n"
+        "        file.take('migration', sends, Pace(Limits(), ()), 1.0)\n"
+        "        noted += 100\n"
+        "except MachineFault as fault:\n"
+        "    print(noted, fault.exit_code, fault.hint)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    noted, exit_code, hint = done.stdout.split(" ", 2)
+    assert exit_code == "1"
+    assert "Nothing was sent that it does not hold" in hint
+    after = AccountFile(path)
+    assert len(list(after.sends_of("run"))) == int(noted) < 10_000
+    after.close()
+
+
+def test_a_file_that_another_process_never_lets_go_is_said_so(file: AccountFile) -> None:
+    file._db.execute("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(file.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(MachineFault, match="locked") as caught:
+        file.hold(NOW)
+    assert "Another process" in caught.value.hint
+    other.close()
+    file.hold(NOW)
+
+
+def test_a_long_run_leaves_a_small_file(file: AccountFile) -> None:
+    for begin in range(0, 100_000, 5000):
+        file.take("migration", [Send("run", "events", begin + more, 1) for more in range(5000)], pace(OFF), NOW)
+    assert file.path.stat().st_size < 4_000_000
+
+
+def test_reading_the_budget_needs_no_http_client() -> None:
+    script = "import sys, streammig.budget; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
