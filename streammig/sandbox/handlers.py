@@ -1,0 +1,287 @@
+"""From a request to its reply: limits first, then the script's faults, then what the target would answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+from random import Random
+from urllib.parse import unquote
+
+import orjson
+from aiohttp import web
+
+from streammig.sandbox import script as faults
+from streammig.sandbox.config import SandboxConfig, Span
+from streammig.sandbox.forms import Refused
+from streammig.sandbox.intake import Intake
+from streammig.sandbox.ledger import holds, ledger
+from streammig.sandbox.limits import Limiter
+from streammig.sandbox.reads import Reads
+from streammig.sandbox.store import Store
+from streammig.sandbox.tokens import Tokens
+from streammig.sandbox.wire import HTML, Gone, Reply, Wire
+from streammig.sandbox.worker import Pump, Worker
+
+PREFIX = "/api/storefront/v1"
+OWN = "_sandbox"
+DRAIN_SECONDS = 60.0
+TITLES = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not found",
+    405: "method not allowed",
+    413: "payload too large",
+    415: "unsupported media type",
+    422: "invalid customer entry",
+    429: "too many requests",
+}
+PAGE = b"<!DOCTYPE html><html><head><title>%d</title></head><body><h1>%d</h1><p>nginx</p></body></html>\n"
+ROUTES = {
+    ("POST", ("customers", "migrate")): "customers",
+    ("POST", ("customers", "migrate", "events")): "events",
+    ("POST", ("customers", "migrate", "transactions")): "transactions",
+    ("DELETE", ("customers", "migrate")): "revert",
+    ("GET", ("auth", "authorize")): "auth",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, as far as it is known when its headers have arrived."""
+
+    request: web.BaseRequest
+    at: float
+    method: str
+    path: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        return ROUTES.get((self.method, self.path), "read")
+
+
+def error(status: int, details: str) -> Reply:
+    return Reply(status, orjson.dumps({"error": TITLES.get(status, f"error {status}"), "details": details}))
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Handles requests on the event loop, and leaves all work on JSON and the store to the worker."""
+
+    config: SandboxConfig
+    clock: Callable[[], float]
+    dice: Random
+    limiter: Limiter
+    script: faults.Script
+    tokens: Tokens
+    store: Store
+    worker: Worker
+    pump: Pump
+    intake: Intake
+    reads: Reads
+    latency: Span
+    queue_delay: Span
+    stopping: asyncio.Event
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        at = self.clock()  # before anything is awaited: this is the arrival that the limits judge
+        call = Call(request, at, request.method, _segments(request.rel_url.raw_path))
+        if call.path[:1] == (OWN,):
+            return self._response(await self._own(call))
+        verdict = self.limiter.judge(at, call.kind in faults.MIGRATIONS)
+        broken = " ".join(window.text for window in verdict.broken)
+        answer = "error"
+        try:
+            if broken:
+                reply = error(429, "rate limit exceeded")
+            else:
+                reply = await self._play(call)
+            reply = replace(reply, headers={**verdict.headers, **reply.headers})
+            await self._discard(request)
+            answer = str(reply.status)
+            return self._response(reply)
+        except Gone as gone:
+            answer = str(gone)
+            return web.Response()  # falls on a closed connection
+        except ConnectionError:
+            answer = "client-gone"
+            return web.Response()
+        finally:
+            await self.worker.note(at, call.kind, answer, broken)
+
+    def _response(self, reply: Reply) -> web.Response:
+        head = {**reply.head(), "Date": formatdate(self.clock(), usegmt=True)}
+        return web.Response(status=reply.status, body=reply.body, headers=head)
+
+    async def _play(self, call: Call) -> Reply:
+        """The reply that the script makes of the right one. Raises Gone if none is to be sent."""
+        wire = Wire(call.request)
+        fault = self.script.fault(call.kind)
+        match fault:
+            case faults.Answer():
+                right = await self._work(call) if fault.done else None
+                return self._instead(fault, call, right)
+            case faults.Revoke():
+                self.tokens.revoke()
+            case faults.Reset(at="head"):
+                raise wire.reset()
+            case faults.Reset(at="body"):
+                await self._half(call.request)
+                raise wire.reset()
+            case faults.Hang():
+                if fault.done:
+                    await self._work(call)
+                await self._pause(fault.seconds)
+                raise wire.close("hang")
+        reply = await self._work(call, fault)
+        await self._pause(self.latency.draw(self.dice))
+        match fault:
+            case faults.Reset():
+                raise wire.reset()
+            case faults.Slow():
+                await self._pause(fault.seconds)
+            case faults.Drip():
+                raise await wire.drip(self._dated(reply), fault.seconds)
+            case faults.Truncate():
+                raise await wire.truncate(self._dated(reply), fault.at)
+        return reply
+
+    def _instead(self, fault: faults.Answer, call: Call, right: Reply | None) -> Reply:
+        status = fault.status
+        headers = {}
+        if fault.retry_after is not None:
+            text = fault.retry_after
+            headers["Retry-After"] = text if isinstance(text, str) else f"{text:g}"
+        if fault.retry_after_date is not None:
+            headers["Retry-After"] = formatdate(self.clock() + fault.retry_after_date, usegmt=True)
+        if fault.location is not None or 300 <= status < 400:
+            headers["Location"] = fault.location or str(call.request.rel_url)
+        body = fault.body or ("error" if status >= 400 else "empty")
+        if body == "html":
+            return Reply(status, PAGE % (status, status), HTML, headers)
+        if body == "invalid-json":
+            return Reply(status, b'{"data": ', headers=headers)
+        if body == "error":
+            return replace(error(status, "played by the script"), headers=headers)
+        return Reply(status, right.body if right is not None and right.status < 300 else b"", headers=headers)
+
+    async def _work(self, call: Call, fault: faults.Fault | None = None) -> Reply:
+        """What the target does and answers."""
+        try:
+            return await self._target(call, fault)
+        except Refused as refused:
+            return error(refused.status, refused.details)
+
+    async def _target(self, call: Call, fault: faults.Fault | None) -> Reply:
+        headers = call.request.headers
+        if call.kind == "auth":
+            token = self.tokens.issue(headers.get("x-api-key", ""), call.at)
+            if token is None:
+                raise Refused("the API key is missing or not known", 401)
+            return Reply(200, orjson.dumps({"data": token}))
+        if not self.tokens.valid(headers.get("Authorization", ""), call.at):
+            raise Refused("the token is missing, not known or has ended", 401)
+        if call.kind == "read":
+            return await self._read(call)
+        if headers.get("Content-Encoding", "identity") != "identity":
+            raise Refused("Content-Encoding: plain JSON was expected", 415)
+        body = await self._body(call.request)
+        delay = self.queue_delay.draw(self.dice)
+        try:
+            if call.kind == "revert":
+                await self.worker.run(self.intake.revert, body, call.at, delay)
+                told = {"message": "Revert enqueued", "details": "Customers are reverted in the background"}
+                return Reply(200, orjson.dumps(told))
+            await self.worker.run(self.intake.take, call.kind, body, call.at, delay, fault)
+            return Reply(201)
+        finally:
+            self.pump.wake()  # a refusal may have been partial
+
+    async def _read(self, call: Call) -> Reply:
+        reads, run, query = self.reads, self.worker.run, call.request.query
+        match (call.method, *call.path):
+            case ("GET", "customers", id_):
+                body = await run(reads.customer, id_, call.at)
+            case ("GET", "customers", id_, "transactions"):
+                body = await run(reads.transactions_of, id_, query, call.at)
+            case ("GET", "customers", id_, "consent"):
+                body = await run(reads.consent, id_)
+            case ("PATCH", "customers", id_, "consent"):
+                body = await run(reads.change_consent, id_, await self._body(call.request))
+            case ("GET", "transactions"):
+                body = await run(reads.transactions, query)
+            case ("GET", "rewards"):
+                body = await run(reads.rewards, query)
+            case ("GET", "rewards", id_):
+                body = await run(reads.reward, id_)
+            case ("GET", "tiers"):
+                body = await run(reads.tiers)
+            case _:
+                raise Refused("there is no such route", 404)
+        return Reply(200, body)
+
+    async def _own(self, call: Call) -> Reply:
+        """The sandbox's own routes: neither limited nor authorized nor counted."""
+        query = call.request.query
+        try:
+            match (call.method, *call.path[1:]):
+                case ("GET", "ledger"):
+                    told = await self.worker.told(ledger, self.store)
+                case ("GET", "holds"):
+                    entity, after = query.get("entity", "customers"), query.get("after", "")
+                    told = await self.worker.told(holds, self.store, entity, after, int(query.get("limit", "1000")))
+                case ("GET", "drain"):
+                    drained = await self.pump.empty(float(query.get("timeout", DRAIN_SECONDS)))
+                    told = {"drained": drained, "waiting": await self.worker.run(self.store.waiting)}
+                case _:
+                    return error(404, "ledger, holds and drain are what there is")
+        except ValueError as problem:
+            return error(422, str(problem))
+        return Reply(200, orjson.dumps(told))
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        """The whole body. Raises Refused (413) for one byte too many, before it is read if its length says so."""
+        most = self.config.max_body
+        too_large = Refused(f"body: at most {most} bytes were expected", 413)
+        if (request.content_length or 0) > most:
+            raise too_large
+        parts = []
+        size = 0
+        async for part in request.content.iter_any():
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise too_large
+        return b"".join(parts)
+
+    async def _half(self, request: web.BaseRequest) -> None:
+        """Read about half of the body, whatever its length."""
+        half = (request.content_length or 2) // 2
+        while half > 0 and (part := await request.content.read(half)):
+            half -= len(part)
+
+    async def _discard(self, request: web.BaseRequest) -> None:
+        """Read what is left of a body that nobody needs: an answer that overtakes it is lost in a reset."""
+        left = self.config.max_body
+        while left > 0 and (part := await request.content.readany()):
+            left -= len(part)
+
+    async def _pause(self, seconds: float) -> None:
+        """Let time pass, but not beyond the server's end."""
+        if seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.stopping.wait()
+            except TimeoutError:
+                pass
+
+    def _dated(self, reply: Reply) -> Reply:
+        return replace(reply, headers={"Date": formatdate(self.clock(), usegmt=True), **reply.headers})
+
+
+def _segments(raw_path: str) -> tuple[str, ...]:
+    """The parts of a path behind the prefix, each decoded for itself, so that an id may hold an encoded slash."""
+    if raw_path.startswith(PREFIX + "/"):
+        raw_path = raw_path[len(PREFIX) :]
+    return tuple(unquote(part) for part in raw_path.strip("/").split("/"))

@@ -1,0 +1,90 @@
+"""What the target does while a migration request waits for its answer: look at its form, and enqueue it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+
+from streammig.sandbox.config import SandboxConfig
+from streammig.sandbox.forms import MOST, Element, Refused, WindowOfRevert, checked, elements, twins, units
+from streammig.sandbox.script import Fault, Late, Lose, Partial
+from streammig.sandbox.store import Store
+
+
+class Intake:
+    """Takes bodies into the queue. Runs in the store's thread."""
+
+    def __init__(self, config: SandboxConfig, store: Store, dice: Random) -> None:
+        self._config = config
+        self._store = store
+        self._dice = dice
+
+    def take(self, kind: str, body: bytes, at: float, delay: float, fault: Fault | None = None) -> None:
+        """Enqueue a migration body that came at `at`, to be applied `delay` seconds later.
+
+        Raises Refused if anything in it is refused: then nothing is enqueued, unless refusals are partial here.
+        """
+        raws = elements(body)
+        partial = self._config.partial_refusal or isinstance(fault, Partial)
+        good, bad = self._sort(kind, raws, not partial)
+        if isinstance(fault, Partial):
+            bad += [(index, f"customers[{index}]: invalid customer entry") for index, _ in good if index < fault.bad]
+        bad_indices = {index for index, _ in bad}
+        good = [(index, element) for index, element in good if index not in bad_indices]
+        weight = sum(units(element) for _, element in good)
+        if weight > MOST:
+            raise Refused(f"customers: at most {MOST} {kind} in all were expected, not {weight}")
+        if good and (partial or not bad):
+            kept = body if not bad else b'{"customers":[%s]}' % b",".join(bytes(raws[index]) for index, _ in good)
+            lost = fault.chosen(len(good), self._dice) if isinstance(fault, Lose) else []
+            late = fault.seconds if isinstance(fault, Late) else 0.0
+            owners = [element.id for _, element in good]
+            self._store.accept(kind, kept, at, at + delay + late, owners, weight, lost)
+        if bad:
+            raise Refused(self._told(*min(bad), raws))
+
+    def revert(self, body: bytes, at: float, delay: float) -> None:
+        """Enqueue a revert. Raises Refused if the body is no window."""
+        try:
+            window = msgspec.json.decode(body, type=WindowOfRevert)
+        except ValueError as error:
+            raise Refused(f"body: {error}") from error
+        if window.start_date >= window.end_date:
+            raise Refused("end_date: a moment after start_date was expected")
+        self._store.accept("revert", body, at, at + delay, (), 0)
+
+    def _sort(
+        self, kind: str, raws: Sequence[msgspec.Raw], stop: bool
+    ) -> tuple[list[tuple[int, Element]], list[tuple[int, str]]]:
+        """The elements that have their form, and what is wrong with the others; `stop`: the first fault is enough."""
+        good: list[tuple[int, Element]] = []
+        bad: list[tuple[int, str]] = []
+        refuse_unknown = self._config.unknown_fields == "refuse"
+        for index, raw in enumerate(raws):
+            try:
+                good.append((index, checked(kind, raw, index, refuse_unknown)))
+            except Refused as refused:
+                bad.append((index, refused.details))
+                if stop:
+                    return good, bad
+        bad += twins(good)
+        if kind == "transactions" and self._config.once_only:
+            claimed = self._store.claimed([element.id for _, element in good])
+            told = "the transactions of this customer were migrated before"
+            bad += [(index, f"customers[{index}].id: {told}") for index, element in good if element.id in claimed]
+        return good, bad
+
+    def _told(self, index: int, details: str, raws: Sequence[msgspec.Raw]) -> str:
+        if not self._config.name_offender:
+            return details
+        try:
+            named = msgspec.json.decode(raws[index], type=_Named).id
+        except ValueError:
+            return details
+        return f"{details} (customer {named})"
+
+
+class _Named(msgspec.Struct, frozen=True):
+    id: str

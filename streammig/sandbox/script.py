@@ -1,0 +1,219 @@
+"""The sandbox's bad days: a script of faults, checked before the server starts.
+
+A script is a JSON list of rules, or NDJSON with one rule a line. Of the rules that match a request the first is played.
+A request over the limits is answered with 429 before any rule is asked.
+
+Which requests a rule matches:
+
+    "on"      customers, events, transactions, revert, auth, read, migration (the first four) or any; default any
+    "nth"     the 3rd request of that kind, or a list of such numbers, counted from 1 over the server's life
+    "every"   each so-and-so-many-th
+    "chance"  a probability from 0 to 1, drawn with the sandbox's seed
+    "from", "until"   only the requests from this to that number of the kind, both included
+    "times"   at most so often
+
+`nth`, `every` and `chance` exclude each other; with none of them every request of the kind matches.
+
+What it does, `"do"`, with its own keys (and their defaults):
+
+    "answer"    "status" instead of the right answer; "done" (false): the work is done all the same; "body": "error",
+                "html" (a proxy's page, a captive portal), "invalid-json" or "empty" (error from 400 on, else empty);
+                "retry_after": seconds, or any text sent as it is; "retry_after_date": seconds from now, sent as an
+                HTTP date; "location": where a redirect leads (the same address)
+    "revoke"    every token issued so far ends, so the request gets its 401
+    "reset"     the connection is reset "at" the "head" (before the body is read), the "body" (half-way through it)
+                or "done" (the work is done, the answer is not sent; the default)
+    "hang"      no answer for "seconds" (60), then the connection closes; "done" (false)
+    "slow"      the right answer, "seconds" (1) after the work is done
+    "drip"      the right answer, byte by byte over "seconds" (1)
+    "truncate"  the right answer, cut "at" the "head" or the "body" (default), then the connection closes
+    "partial"   refused with 422, but the good part is taken; the first "bad" (1) customers count as bad
+    "lose"      taken with the right answer, but the queue drops the customers at "records" (a list of indices from 0)
+                or each with the probability "share" (1)
+    "late"      taken with the right answer, applied "seconds" (60) later than the queue would
+
+`partial`, `lose` and `late` are for customers, events and transactions; `on` is migration where they leave it out.
+
+Examples:
+
+    {"on": "customers", "nth": 3, "do": "reset", "at": "done"}
+    {"on": "migration", "every": 10, "do": "answer", "status": 429, "retry_after": 2}
+    {"on": "any", "chance": 0.05, "do": "answer", "status": 502, "body": "html", "done": true}
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+MIGRATIONS = ("customers", "events", "transactions", "revert")
+BATCHES = MIGRATIONS[:3]
+KINDS = (*MIGRATIONS, "auth", "read")
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class ScriptError(ValueError):
+    """A script that can't be played, with the rule and what is wrong with it."""
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
+    """Which requests a fault meets; the subclasses say what it does."""
+
+    on: Literal["customers", "events", "transactions", "revert", "auth", "read", "migration", "any"] = "any"
+    nth: Count | list[Count] | None = None
+    every: Count | None = None
+    chance: Share | None = None
+    first: Count = msgspec.field(name="from", default=1)
+    until: Count | None = None
+    times: Count | None = None
+
+    def meets(self, kind: str) -> bool:
+        return self.on == "any" or self.on == kind or (self.on == "migration" and kind in MIGRATIONS)
+
+    def strikes(self, number: int, dice: Random) -> bool:
+        """Whether the rule meets the `number`-th request of its kind."""
+        if number < self.first or (self.until is not None and number > self.until):
+            return False
+        if self.nth is not None:
+            return number == self.nth if isinstance(self.nth, int) else number in self.nth
+        if self.every is not None:
+            return number % self.every == 0
+        return self.chance is None or dice.random() < self.chance
+
+    def problem(self) -> str:
+        """What is wrong with the rule beyond its types, "" if nothing is."""
+        if sum(choice is not None for choice in (self.nth, self.every, self.chance)) > 1:
+            return "nth, every and chance exclude each other"
+        return ""
+
+
+class Answer(Rule, frozen=True, kw_only=True, tag="answer"):
+    status: Annotated[int, msgspec.Meta(ge=200, le=599)]
+    done: bool = False
+    body: Literal["error", "html", "invalid-json", "empty"] | None = None
+    retry_after: Seconds | str | None = None
+    retry_after_date: float | None = None
+    location: str | None = None
+
+    def problem(self) -> str:
+        texts = (self.location, self.retry_after if isinstance(self.retry_after, str) else None)
+        if any(text is not None and not (text.isprintable() and text.isascii()) for text in texts):
+            return "retry_after and location must be printable ASCII, as a header's value is"
+        return super().problem()
+
+
+class Revoke(Rule, frozen=True, kw_only=True, tag="revoke"):
+    pass
+
+
+class Reset(Rule, frozen=True, kw_only=True, tag="reset"):
+    at: Literal["head", "body", "done"] = "done"
+
+
+class Hang(Rule, frozen=True, kw_only=True, tag="hang"):
+    seconds: Seconds = 60.0
+    done: bool = False
+
+
+class Slow(Rule, frozen=True, kw_only=True, tag="slow"):
+    seconds: Seconds = 1.0
+
+
+class Drip(Rule, frozen=True, kw_only=True, tag="drip"):
+    seconds: Seconds = 1.0
+
+
+class Truncate(Rule, frozen=True, kw_only=True, tag="truncate"):
+    at: Literal["head", "body"] = "body"
+
+
+class Taken(Rule, frozen=True, kw_only=True):
+    """A fault in what becomes of a batch's content."""
+
+    on: Literal["customers", "events", "transactions", "migration"] = "migration"
+
+    def meets(self, kind: str) -> bool:
+        return kind in BATCHES and super().meets(kind)
+
+
+class Partial(Taken, frozen=True, kw_only=True, tag="partial"):
+    bad: Annotated[int, msgspec.Meta(ge=0)] = 1
+
+
+class Lose(Taken, frozen=True, kw_only=True, tag="lose"):
+    records: list[Annotated[int, msgspec.Meta(ge=0)]] | None = None
+    share: Share = 1.0
+
+    def chosen(self, count: int, dice: Random) -> list[int]:
+        """The indices, of `count` customers, that get lost."""
+        if self.records is not None:
+            return [index for index in self.records if index < count]
+        return [index for index in range(count) if dice.random() < self.share]
+
+
+class Late(Taken, frozen=True, kw_only=True, tag="late"):
+    seconds: Seconds = 60.0
+
+
+Fault = Answer | Revoke | Reset | Hang | Slow | Drip | Truncate | Partial | Lose | Late
+
+
+def load_script(script: Path | str | Sequence[Mapping[str, Any]] | None) -> tuple[Fault, ...]:
+    """The rules of a script. Raises ScriptError, naming the file and the rule, if it can't be played."""
+    if script is None:
+        return ()
+    if not isinstance(script, (Path, str)):
+        return tuple(_rule(rule, f"script: rule {number}") for number, rule in enumerate(script, 1))
+    try:
+        data = Path(script).read_bytes()
+    except OSError as error:
+        raise ScriptError(f"script {script} can't be read: {error.strerror}") from error
+    try:
+        if data.lstrip().startswith(b"["):
+            rules, word = msgspec.json.decode(data, type=list[Any]), "rule"
+        else:
+            rules, word = [msgspec.json.decode(line) if line.strip() else None for line in data.splitlines()], "line"
+    except ValueError as error:  # also for invalid UTF-8
+        raise ScriptError(f"script {script} is neither a JSON list nor NDJSON: {error}") from error
+    named = ((rule, f"script {script}: {word} {number}") for number, rule in enumerate(rules, 1))
+    return tuple(_rule(rule, where) for rule, where in named if word == "rule" or rule is not None)
+
+
+def _rule(rule: Any, where: str) -> Fault:
+    try:
+        fault: Fault = msgspec.convert(rule, Fault)
+    except msgspec.ValidationError as error:
+        raise ScriptError(f"{where}: {error}") from error
+    if problem := fault.problem():
+        raise ScriptError(f"{where}: {problem}")
+    return fault
+
+
+class Script:
+    """Plays the rules: counts the requests of each kind and says which fault meets one."""
+
+    def __init__(self, rules: Sequence[Fault], dice: Random) -> None:
+        self._rules = rules
+        self._dice = dice
+        self._seen: Counter[str] = Counter()
+        self._played: Counter[int] = Counter()
+
+    def fault(self, kind: str) -> Fault | None:
+        """The fault that meets this request; called once for each. A request counts for `kind`, its group and any."""
+        groups = {kind, "any", *(("migration",) if kind in MIGRATIONS else ())}
+        self._seen.update(groups)
+        for index, rule in enumerate(self._rules):
+            if rule.times is not None and self._played[index] >= rule.times:
+                continue
+            if rule.meets(kind) and rule.strikes(self._seen[rule.on], self._dice):
+                self._played[index] += 1
+                return rule
+        return None
