@@ -106,6 +106,10 @@ class ReadBack(Protocol):
         CANT_TELL, for counts never prove that something did not land."""
         ...
 
+    def can_tell(self, stage: str, record: Record) -> bool:
+        """Whether `visible` can ever say something of this record: an event that is no purchase leaves no trace."""
+        ...
+
     async def reachable(self) -> bool:
         """Whether an authenticated read succeeds now."""
         ...

@@ -88,9 +88,7 @@ class Checkpoint:
     # -- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(
-        cls, path: Path, *, binding: Mapping[str, Any], version: str, started: float, command: str
-    ) -> Checkpoint:
+    def create(cls, path: Path, *, binding: Mapping[str, Any], version: str, started: float) -> Checkpoint:
         """A new checkpoint, owner-only, durable before this returns. The file must not exist."""
         refuse_network_file_system(path)
         checkpoint = cls(path, connect(path, "rwc"))
@@ -100,7 +98,7 @@ class Checkpoint:
             checkpoint._db.execute(f"PRAGMA user_version = {FORMAT}")
             checkpoint._db.execute(
                 "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?)",
-                (secrets.token_hex(8), version, started, json.dumps(binding), command, secrets.token_bytes(16)),
+                (secrets.token_hex(8), version, started, json.dumps(binding), "{}", secrets.token_bytes(16)),
             )
         os.chmod(path, 0o600)
         sync_folder(path.parent)
@@ -166,13 +164,12 @@ class Checkpoint:
 
     @property
     def run(self) -> Mapping[str, Any]:
-        """id, version, started, binding, command, salt."""
+        """id, version, started, binding, context, salt."""
         row = dict(self._read("SELECT * FROM run")[0])
-        row["binding"] = json.loads(row["binding"])
-        return row
+        return row | {"binding": json.loads(row["binding"]), "context": json.loads(row["context"])}
 
-    def set_command(self, command: str) -> None:
-        self._change("UPDATE run SET command = ?", command)
+    def set_context(self, context: Mapping[str, Any]) -> None:
+        self._change("UPDATE run SET context = ?", json.dumps(context))
 
     def stages(self) -> list[StageRow]:
         rows = self._read("SELECT name, state, message, started, finished, shape FROM stage ORDER BY ordinal")
@@ -227,7 +224,6 @@ class Checkpoint:
 
     def advance(self, stage: str, progress: Progress) -> None:
         """Commit how far a stage is read, with the dead letters and absent owners found on the way."""
-        salt = self.run["salt"] if progress.absent else b""
         place = progress.frontier
         with self.transaction():
             self._db.execute(
@@ -241,10 +237,7 @@ class Checkpoint:
                 [(stage, reason, encode_tally(tally)) for reason, tally in progress.filtered.items()],
             )
             self._bury(stage, 0, progress.dead)
-            self._db.executemany(
-                "INSERT OR IGNORE INTO absent_owner VALUES (?, ?)",
-                [(hash_owner(salt, owner), reason) for owner, reason in progress.absent],
-            )
+            self._note_absent(progress.absent)
 
     def seal(self, stage: str, draft: Draft, progress: Progress, at: float) -> Batch:
         """A new batch, the frontier and every counter as of it, in one transaction (I2)."""
@@ -364,18 +357,20 @@ class Checkpoint:
                 )
         return parts
 
-    def dead(self, batch: Batch, letters: Sequence[DeadLetter], at: float) -> None:
-        """End a batch whose records will not be sent."""
+    def dead(
+        self, batch: Batch, letters: Sequence[DeadLetter], at: float, absent: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """End a batch whose records will not be sent, with the owners that the target will lack because of it."""
         with self.transaction():
             self._db.execute(
                 "UPDATE batch SET state = 'dead', settled = ? WHERE stage = ? AND seq = ?", (at, batch.stage, batch.seq)
             )
             self._bury(batch.stage, batch.seq, letters)
+            self._note_absent(absent)
 
-    def note_absent(self, owners: Iterable[tuple[str, str]]) -> None:
-        """Customers that will not be in the target after all, with the code of the reason."""
-        salt = self.run["salt"]
-        with self.transaction():
+    def _note_absent(self, owners: Sequence[tuple[str, str]]) -> None:
+        if owners:
+            salt = self.run["salt"]
             self._db.executemany(
                 "INSERT OR IGNORE INTO absent_owner VALUES (?, ?)", [(hash_owner(salt, o), why) for o, why in owners]
             )
@@ -421,6 +416,22 @@ class Checkpoint:
             0
         ][0]
         return at
+
+    def last_attempt(self, batch: Batch) -> float:
+        """When the last request for this batch was made, in seconds since the epoch."""
+        at: float = self._read(
+            "SELECT max(started) FROM attempt WHERE stage = ? AND seq = ?", batch.stage, batch.seq
+        )[0][0]  # fmt: skip
+        return at
+
+    def last_message(self, batch: Batch) -> str:
+        """What the last receipt for this batch said, redacted as it is stored."""
+        rows = self._read(
+            "SELECT message FROM attempt WHERE stage = ? AND seq = ? ORDER BY number DESC LIMIT 1",
+            batch.stage,
+            batch.seq,
+        )
+        return (rows[0][0] if rows else "") or ""
 
     def starts(self) -> list[tuple[str, int, int, float]]:
         """Stage, batch, attempt and time of every request made, to seed an account's file that was lost."""

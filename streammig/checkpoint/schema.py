@@ -6,8 +6,9 @@ FORMAT = 1
 SCHEMA = """
 -- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
 -- `started` (seconds since the epoch) is also the "now" by which lots count as expired, so that a resume agrees.
+-- `context` is JSON and changes with each call: the command that goes on from here, limits, state folder, inputs.
 CREATE TABLE run (
-    id TEXT NOT NULL, version TEXT NOT NULL, started REAL NOT NULL, binding TEXT NOT NULL, command TEXT NOT NULL,
+    id TEXT NOT NULL, version TEXT NOT NULL, started REAL NOT NULL, binding TEXT NOT NULL, context TEXT NOT NULL,
     salt BLOB NOT NULL
 );
 

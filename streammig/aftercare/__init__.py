@@ -1,0 +1,1 @@
+"""What is done behind a run: reading out its dead letters."""

@@ -1,0 +1,67 @@
+"""The command line: the only place that prints. `--help` and `status` start without importing aiohttp."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from streammig.errors import Problem
+
+COMMANDS = {
+    "run": "Migrate an export, or go on with a migration.",
+    "status": "Show how far a run is, also while it is on.",
+    "dead-letters": "Write the records that were not sent, with the reason.",
+    "sandbox": "Serve a local stand-in for the target, to try things out.",
+    "demo": "Show a migration that is interrupted and resumed, in under a minute.",
+}
+
+
+class Commands(click.Group):
+    """Loads the module of a command when that command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = importlib.import_module(f"streammig.cli.{cmd_name.replace('-', '_')}").command
+        return found
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="streammig")
+def streammig() -> None:
+    """Move a very large JSON export into Masivo, under its rate limits, without losing or doubling a record.
+
+    Exit codes: 0 all accepted or filtered; 1 a fault of this machine or of streammig; 2 settings, export or checkpoint
+    can't be used; 3 done, with dead letters; 4 batches whose outcome is unknown; 5 stopped by the target; 11 the
+    checkpoint is in use; 130 stopped on request. After 1, 4, 5 and 130 the same command goes on.
+    """
+
+
+def main() -> None:
+    """The entry point: turns a `Problem` into words on stderr and its exit code."""
+    try:
+        streammig()
+    except Problem as problem:
+        fail(problem)
+        sys.exit(problem.exit_code)
+    except Exception as error:
+        # Only the places: the message of an exception nobody expected may hold a value of a record.
+        places = traceback.extract_tb(error.__traceback__)
+        click.echo(f"error: a defect of streammig: {type(error).__name__}", err=True)
+        for place in places[-6:]:
+            click.echo(f"  {place.filename}:{place.lineno} in {place.name}", err=True)
+        click.echo("Please report these lines. The checkpoint is as it was: the same command goes on.", err=True)
+        sys.exit(1)
+
+
+def fail(problem: Problem) -> None:
+    """Say on stderr what stopped a command and what to do."""
+    click.echo(f"error: {problem.what}", err=True)
+    if problem.hint:
+        click.echo(problem.hint, err=True)

@@ -1,0 +1,144 @@
+"""`streammig run`: migrate an export, or go on with a migration."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streammig.errors import Problem, Unusable
+from streammig.records import STAGES
+
+if TYPE_CHECKING:
+    from streammig.settings import Settings
+
+FILE = "FILE[#path.to.array]"
+
+
+@click.command(short_help="Migrate an export, or go on with a migration.")
+@click.argument("migration", required=False, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]")
+@click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin.")
+@click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events.")
+@click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer.")
+@click.option("--base-url", metavar="URL", help="Where the API answers.")
+@click.option("--checkpoint", metavar="FILE", help="The file that makes the run resumable. [<migration>.checkpoint]")
+@click.option("--state-dir", metavar="DIR", help="Where the account's used slots are noted, for all runs.")
+@click.option("--limits", metavar="LIMITS", help="dev, prod, off, or like 1/5s,250/1h;general=1000/1d. [prod]")
+@click.option("--concurrency", type=int, metavar="N", help="Requests under way at most. [4]")
+@click.option(
+    "--settle-time", type=float, metavar="SECONDS", help="What the target's queue is given between stages. [300]"
+)
+@click.option("--request-timeout", type=float, metavar="SECONDS", help="For one request in all. [120]")
+@click.option("--max-bytes", type=int, metavar="BYTES", help="The largest request body. [4000000]")
+@click.option("--map", "maps", multiple=True, metavar="STAGE=MODULE:FUNCTION", help="Map the records of a stage.")
+@click.option(
+    "--first", type=click.IntRange(min=1), metavar="N", help="A pilot: only the first N records of each stage."
+)
+@click.option(
+    "--dry-run", type=click.Path(path_type=Path), metavar="DIR", help="Write the bodies to DIR, send nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the books as one JSON document on stdout.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
+    """Migrate an export, or go on with a migration: the same command line resumes.
+
+    The API key comes from MASIVO_API_KEY, or from a file or a command named in the settings. Ctrl-C once lets the
+    requests under way end; twice cuts them off. Either way the same command goes on from there.
+    """
+    from streammig.settings import api_key, load
+    from streammig.spool import with_stdin_spooled
+
+    first, dry_run = flags.pop("first"), flags.pop("dry_run")
+    settings = load(migration, _given(flags, maps))
+    key = "" if dry_run is not None else api_key(settings, os.environ)
+    settings = with_stdin_spooled(settings, sys.stdin.buffer, fresh=dry_run is not None)
+    code = _migrate(settings, key, migration, first, dry_run, as_json, quiet)
+    sys.exit(code)
+
+
+def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
+    """The flags that were given, nested like a settings file."""
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None and name not in STAGES}
+    for name in STAGES:
+        if flags[name]:
+            given[name] = {"files": list(flags[name])}
+    for text in maps:
+        stage, equals, function = text.partition("=")
+        if not equals or stage not in STAGES:
+            raise Unusable(f"--map {text}: it must be STAGE=MODULE:FUNCTION, with a stage of {', '.join(STAGES)}")
+        given.setdefault(stage, {})["map"] = function
+    return given
+
+
+def _migrate(
+    settings: Settings,
+    key: str,
+    migration: Path | None,
+    first: int | None,
+    dry_run: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    import asyncio
+    import random
+
+    from streammig.cli.outcome import SystemClock, finish
+    from streammig.migration import Ask, Migration
+    from streammig.reporting.watch import watching
+    from streammig.settings import state_folder
+    from streammig.spool import forget
+
+    folder = migration.parent if migration is not None else Path()
+    command = resume_command(sys.argv[1:])
+    state = state_folder(settings, os.environ, sys.platform)
+    problem: Problem | None = None
+    with watching(sys.stderr, quiet=quiet) as tell:
+        run = Migration(
+            settings, Ask(command, first, dry_run), key, state, SystemClock(), random.Random(), tell, folder,
+        )  # fmt: skip
+        try:
+            whole = asyncio.run(_drive(run, quiet))
+        except Problem as caught:
+            whole, problem = False, caught
+    checkpoint = dry_run / "dry-run.checkpoint" if dry_run is not None else Path(settings.checkpoint)
+    code = finish(checkpoint, problem, whole, as_json=as_json, quiet=quiet)
+    if code == 0:
+        forget(Path(settings.checkpoint))
+    return code
+
+
+async def _drive(run: Any, quiet: bool) -> bool:
+    """Run it, with the first Ctrl-C or SIGTERM as a drain and the second as an abort."""
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        if run.stop.is_set():
+            run.abort()
+            return
+        if not quiet:
+            click.echo("stopping: requests under way may end; once more cuts them off", err=True)
+        run.drain()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted)
+    whole: bool = await run.run()
+    return whole
+
+
+def resume_command(arguments: list[str]) -> str:
+    """The command line that goes on from here: the same one, without the pilot."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip or argument == "--first" or argument.startswith("--first="):
+            skip = argument == "--first"
+            continue
+        kept.append(argument)
+    return shlex.join(["streammig", *kept])

@@ -1,0 +1,1 @@
+"""What happens to one batch: slots, retry, splitting, and the gate between stages."""

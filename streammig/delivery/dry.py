@@ -1,0 +1,74 @@
+"""A dry run: everything but the sending; bodies become files in a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from streammig.errors import MachineFault
+from streammig.ports import Seen
+from streammig.records import Batch, Kind, Receipt, Record
+
+
+class FolderSink:
+    """Writes each body to `<stage>-<number>.json`, owner-only: a body holds personal data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written: dict[str, int] = {}
+
+    async def send(self, stage: str, body: bytes, began: Callable[[], None] = lambda: None) -> Receipt:
+        began()
+        number = self._written[stage] = self._written.get(stage, 0) + 1
+        path = self._folder / f"{stage}-{number:06d}.json"
+        await asyncio.to_thread(_write, path, body)
+        return Receipt(Kind.ACCEPTED)
+
+    async def renew(self) -> None:
+        """There are no credentials without a network."""
+
+
+def _write(path: Path, body: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(body)
+    except OSError as error:
+        raise MachineFault(f"{path}: {error.strerror}", "Make room, then run again with a new folder.") from None
+
+
+class NoReadBack:
+    """Nothing was sent, so nothing can be read back."""
+
+    async def visible(self, stage: str, record: Record) -> Seen:
+        return Seen.CANT_TELL
+
+    def can_tell(self, stage: str, record: Record) -> bool:
+        return False
+
+    async def reachable(self) -> bool:
+        return True
+
+
+class FreeSlots:
+    """A folder has no limits."""
+
+    async def take(self, batch: Batch, attempt: int) -> FreeSlots:
+        return self
+
+    def sent(self) -> None:
+        pass
+
+    async def unsent(self) -> None:
+        pass
+
+    def answered(self, latency: float) -> None:
+        pass
+
+    async def hold(self, seconds: float) -> None:
+        pass
+
+    async def throttled(self) -> None:
+        pass

@@ -1,0 +1,83 @@
+"""The gate between two stages: what the next one builds on must be visible at the target."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streammig.checkpoint import Journal
+from streammig.delivery.courier import Reread, unless
+from streammig.errors import UnknownOutcome
+from streammig.notices import Tell, Waiting, Warned
+from streammig.ports import Clock, ReadBack, Seen
+from streammig.records import Batch, Record
+
+BATCHES = 5  # spread from the first accepted batch to the last
+POLL = 20.0  # seconds between two looks at what is not yet visible
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Lets the next stage start when the target's queue has done its work on the last one (times in seconds)."""
+
+    readback: ReadBack
+    journal: Journal
+    clock: Clock
+    tell: Tell
+    reread: Reread
+    stop: asyncio.Event
+    settle_time: float
+    visible_time: float
+
+    async def passed(self, stage: str) -> bool:
+        """Wait until samples of this stage can be read back; False if the run is to stop first.
+
+        Samples that never appear while others do are listed, and the run goes on. Raises `UnknownOutcome` if none of
+        them appears within the time for it: then what was accepted has perhaps not been taken at all.
+        """
+        settled = await self.journal.read(lambda file: file.last_settled(stage))
+        if settled is None:
+            return True
+        rest = settled + self.settle_time - self.clock.time()
+        if rest > 0:
+            self.tell(Waiting(f"{stage} are accepted; the target is given time to apply them", rest))
+            await unless(self.stop, asyncio.sleep(rest))
+        missing = await self._samples(stage)
+        asked, began = len(missing), self.clock.time()
+        while missing and not self.stop.is_set():
+            missing = [it for it in missing if await self.readback.visible(stage, it[1]) not in (Seen.ALL, Seen.PART)]
+            # Where some are visible the queue works, and what it dropped never comes: no reason to wait for hours.
+            patience = self.visible_time if len(missing) == asked else min(self.settle_time, self.visible_time)
+            if not missing or self.clock.time() - began >= patience:
+                break
+            self.tell(Waiting(f"{asked - len(missing)} of {asked} samples of {stage} are visible at the target", POLL))
+            await unless(self.stop, asyncio.sleep(min(POLL, patience)))
+        if missing and not self.stop.is_set():
+            self._judge(stage, missing, asked)
+        return not self.stop.is_set()
+
+    async def _samples(self, stage: str) -> list[tuple[Batch, Record]]:
+        """The first and the last record of some batches that a read-back can say something of."""
+        batches = await self.journal.read(lambda file: file.sample(stage, BATCHES))
+        chosen: list[tuple[Batch, Record]] = []
+        for batch, records in zip(batches, await self.reread(batches), strict=True):
+            tellable = [record for record in _ends(records) if self.readback.can_tell(stage, record)]
+            chosen.extend((batch, record) for record in tellable)
+        if batches and not chosen:
+            self.tell(Warned(f"nothing of {stage} can be read back at the target; only the settle time was waited for"))
+        return chosen
+
+    def _judge(self, stage: str, missing: Sequence[tuple[Batch, Record]], asked: int) -> None:
+        where = ", ".join(f"record {it.position.ordinal} (batch {batch.seq})" for batch, it in missing[:10])
+        if len(missing) == asked:
+            raise UnknownOutcome(
+                f"none of {asked} samples of {stage} became visible at the target within {self.visible_time:.0f} s,"
+                f" though it accepted them: {where}",
+                "Ask the target's support whether its queue stands still, then run the same command: it looks again.",
+            )
+        self.tell(Warned(f"of {asked} samples of {stage}, {len(missing)} are not visible at the target: {where}"))
+
+
+def _ends(records: Sequence[Record]) -> list[Record]:
+    return [records[0], records[-1]] if len(records) > 1 else list(records)

@@ -1,0 +1,173 @@
+"""The reading side of a stage: the next draft of it, and sealed batches again by their ranges."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+
+import msgspec
+
+from streammig.errors import BrokenExport
+from streammig.packing import BatchLimits, Sealing, assemble, halves, packer, ranges_of, select
+from streammig.ports import Rules, Source
+from streammig.records import Batch, DeadLetter, Draft, Examined, Progress, Range, Record, Run
+
+Absent = Callable[[Iterable[str]], Mapping[str, str]]
+"""Owners in, those that will not be in the target out, each with the code of the reason."""
+
+
+def nobody_absent(owners: Iterable[str]) -> Mapping[str, str]:
+    return {}
+
+
+class Judge:
+    """What becomes of each slice: the target's rules, then whether its owner will be there at all.
+
+    Without state, so that a batch can be rebuilt with the outcome it was built with.
+    """
+
+    def __init__(self, rules: Rules, absent: Absent = nobody_absent) -> None:
+        self.rules = rules
+        self._absent = absent
+
+    def examine(self, run: Run) -> list[Examined]:
+        examined = self.rules.examine(run)
+        if self._absent is nobody_absent:
+            return examined
+        absent = self._absent({record.owner for it in examined for record in it.records})
+        return [_without(it, absent) for it in examined] if absent else examined
+
+
+def _without(examined: Examined, absent: Mapping[str, str]) -> Examined:
+    gone = [record for record in examined.records if record.owner in absent]
+    if not gone:
+        return examined
+    dead = tuple(
+        DeadLetter(
+            record.position,
+            record.unit,
+            "owner-" + absent[record.owner],
+            "its customer is not in the target: the customer's own record was left out or refused",
+            record.tally,
+        )
+        for record in gone
+    )
+    kept = tuple(record for record in examined.records if record.owner not in absent)
+    return msgspec.structs.replace(examined, records=kept, dead=examined.dead + dead)
+
+
+class Feed:
+    """Reads, examines and packs one stage from where its progress stands. Synchronous, for a thread of its own.
+
+    `first` is the number of source records to stop behind (a pilot), and `sent` tells in a pilot which owners the
+    target has been sent: reading stops before the first record of another, since it would be dropped there.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        judge: Judge,
+        limits: BatchLimits,
+        progress: Progress,
+        ahead: Sequence[Range] = (),
+        *,
+        first: int | None = None,
+        sent: Container[str] | None = None,
+    ) -> None:
+        rules = judge.rules
+        self._judge = judge
+        self._packer = packer(rules.head, rules.tail, rules.once, limits, progress, ahead)
+        self._runs = source.runs(progress.frontier)
+        self._ready: deque[Sealing] = deque()
+        self._left = None if first is None else max(first - progress.source_records, 0)
+        self._sent = sent
+        self._ended = False
+        self.broken: BrokenExport | None = None  # set when the export could not be read to its end
+        self.paused = ""  # set when a pilot stopped before the end, to why
+
+    def next(self) -> Sealing | None:
+        """The next draft or step of progress, or None when the stage is read as far as it goes."""
+        while not self._ready:
+            if self._ended:
+                return None
+            self._read_on()
+        return self._ready.popleft()
+
+    def close(self) -> None:
+        """Close the files that are open; the feed must not be used any more."""
+        close = getattr(self._runs, "close", None)
+        if close is not None:
+            close()
+
+    def _read_on(self) -> None:
+        if self._left == 0:
+            return self._end("the pilot's records are read")
+        try:
+            run = next(self._runs, None)
+        except BrokenExport as broken:
+            self.broken = broken
+            run = None
+        if run is None:
+            return self._end("")
+        if self._left is not None:
+            run = run[: self._left]
+            self._left -= len(run)
+        for examined in self._judge.examine(run):
+            if self._sent is not None and any(record.owner not in self._sent for record in examined.records):
+                ordinal = examined.position.ordinal
+                return self._end(f"record {ordinal} belongs to a customer that the pilot has not sent")
+            self._ready.extend(self._packer.add(examined))
+        return None
+
+    def _end(self, paused: str) -> None:
+        self._ended = True
+        self.paused = paused
+        self._ready.extend(self._packer.finish())
+        self.close()
+
+
+def reread(source: Source, judge: Judge, batches: Sequence[Batch]) -> list[list[Record]]:
+    """The records of each of these batches, read again from the export in one pass.
+
+    What they have become since then (another mapping, another version) shows as other bytes: compare digests.
+    Raises like `Source.runs`.
+    """
+    found: list[list[Record]] = [[] for _ in batches]
+    wanted = sorted((piece, index) for index, batch in enumerate(batches) for piece in batch.ranges)
+    if not wanted:
+        return found
+    begins = [piece.begin for piece, _ in wanted]
+    # Ranges of one stage never overlap, but several can share a record that was split between their batches.
+    last = max(piece.end for piece, _ in wanted)
+    for run in source.runs(begins[0]):
+        mine = [piece for piece in run if (piece.source, piece.offset) < (last.source, last.offset + bool(last.unit))]
+        for examined in judge.examine([it for it in mine if _touches(it.source, it.offset, it.length, wanted, begins)]):
+            for index, batch in enumerate(batches):
+                found[index].extend(select(examined.records, batch.ranges))
+        if len(mine) < len(run):
+            break
+    return found
+
+
+def _touches(
+    source: int, offset: int, length: int, wanted: Sequence[tuple[Range, int]], begins: Sequence[tuple[int, ...]]
+) -> bool:
+    """Whether a record has units in one of the ranges: one begins inside it, or the last one before it reaches it."""
+    at = bisect_right(begins, (source, offset + max(length, 1) - 1, 1 << 62, 0)) - 1
+    return at >= 0 and wanted[at][0].end > (source, offset, 0, 0)
+
+
+def reseal(rules: Rules, limits: BatchLimits, records: list[Record]) -> tuple[list[Draft], list[DeadLetter]]:
+    """Drafts that hold just these records, within the limits: for a batch that can't be rebuilt as it was sealed."""
+    if not records:
+        return [], []
+    draft = assemble(records, rules.head, rules.tail, ranges_of(records))
+    if draft.tally.units <= limits.units and len(draft.body) <= limits.bytes:
+        return [draft], []
+    parts = halves(records)
+    if not parts[1]:
+        message = "sealed anew, this customer's records alone are more than a batch may hold"
+        return [], [DeadLetter(it.position, it.unit, "too-large", message, it.tally) for it in records]
+    first, second = (reseal(rules, limits, part) for part in parts)
+    return first[0] + second[0], first[1] + second[1]

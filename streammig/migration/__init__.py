@@ -1,0 +1,275 @@
+"""Composition: settings in, a running migration out; the only package that names a target."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from streammig.budget import (
+    OFF,
+    AccountFile,
+    Limits,
+    Pacer,
+    Send,
+    Slot,
+    account_name,
+    account_path,
+    parse_limits,
+)
+from streammig.checkpoint import Checkpoint, Journal, locked
+from streammig.delivery.courier import Slots
+from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
+from streammig.errors import MachineFault, Unusable
+from streammig.masivo.limits import PRESETS
+from streammig.masivo.redact import redact
+from streammig.masivo.target import Masivo, RuleOptions, check_base_url
+from streammig.migration.binding import reopen, shapes
+from streammig.migration.crew import Crew
+from streammig.migration.mapping import load_mapping
+from streammig.notices import Tell, Waiting, Warned
+from streammig.ports import Clock as Clock
+from streammig.ports import ReadBack, Sink, Source
+from streammig.records import STAGES, Batch
+from streammig.settings import Settings
+from streammig.sources import open_source, parse_input
+
+
+def one_thread() -> Executor:
+    return ThreadPoolExecutor(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one call of `run` asks for beside the settings."""
+
+    command: str  # the command line that goes on from here
+    first: int | None = None  # a pilot: so many source records of each stage
+    dry_run: Path | None = None  # a folder for the bodies, instead of the target
+
+
+@dataclass(slots=True)
+class Migration:
+    """One migration in one process. `run` drives it to its end, `drain` and `abort` end it early.
+
+    Clock and dice are passed in; so is the way to make an executor of one thread, which a test replaces to run the
+    whole system in virtual time.
+    """
+
+    settings: Settings
+    ask: Ask
+    key: str = field(repr=False)
+    state_dir: Path
+    clock: Clock
+    rng: Random
+    tell: Tell
+    folder: Path = Path()  # where a mapping's module is looked for
+    executor: Callable[[], Executor] = field(default=one_thread)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[Any] | None = None
+
+    # -- ending early ------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Make no new request; those under way are waited for, up to the drain time."""
+        if not self.stop.is_set():
+            self.stop.set()
+            asyncio.get_running_loop().call_later(self.settings.drain_time, self.abort)
+
+    def abort(self) -> None:
+        """Cut off the requests under way: their outcome is unknown, and the checkpoint says so at the next run."""
+        self.stop.set()
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> bool:
+        """Deliver every stage; True when everything is read and settled, False when it was stopped or paused before.
+
+        Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
+        """
+        self._task = task = asyncio.current_task()
+        try:
+            async with AsyncExitStack() as stack:
+                crew = await self._assemble(stack)
+                return await crew.run()
+        except asyncio.CancelledError:
+            if not self.stop.is_set() or task is None:
+                raise
+            task.uncancel()
+            return False
+        finally:
+            self._task = None
+
+    async def _assemble(self, stack: AsyncExitStack) -> Crew:
+        """Check everything that can be checked before a record is read, then open and connect what a run needs."""
+        settings, dry = self.settings, self.ask.dry_run is not None
+        if not dry:
+            check_base_url(settings.base_url)
+        limits = OFF if dry else parse_limits(settings.limits, PRESETS)
+        mappings = {name: self._mapping(name) for name in STAGES}
+        sources = {name: self._open(name) for name in settings.stages}
+        if not sources:
+            raise Unusable(
+                "there is nothing to migrate: no stage has a file",
+                "Name one with --customers, --events or --transactions, or in a settings file.",
+            )
+        path = self._checkpoint_path()
+        stack.enter_context(locked(path, self.ask.command))
+        marks = {name: source.fingerprints() for name, source in sources.items()}
+        binding, shape = self._binding(), shapes(settings)
+        file = reopen(path, binding, shape, marks)
+        if file is not None:
+            stack.callback(file.close)
+        started = file.run["started"] if file is not None else self.clock.time()
+        options = rule_options(settings, started)
+        slots: Slots = FreeSlots()
+        pacer: Pacer | None = None
+        if not dry:
+            pacer = await self._pacer(stack, limits)
+        target = Masivo(
+            base_url=settings.base_url, auth_url=settings.auth_url, key=self.key, timeout=settings.request_timeout,
+            options=options, mappings=mappings, clock=self.clock, rng=self.rng, pacer=pacer,
+            waiting=lambda why, seconds: self.tell(Waiting(why, seconds)),
+        )  # fmt: skip
+        rules = {name: target.rules(name) for name in sources}
+        sink, readback = await stack.enter_async_context(self._connect(target))
+        if file is None:
+            file = Checkpoint.create(path, binding=binding, version=version("streammig"), started=started)
+            stack.callback(file.close)
+        self._bind(file, shape, marks, limits)
+        self._recover(file)
+        run_id = file.run["id"]
+        if pacer is not None:
+            if words := await pacer.enter(run_id):
+                self.tell(Warned(words))
+            slots = AccountSlots(pacer, run_id)
+        lookup = Checkpoint.open(path, read_only=True)
+        stack.callback(lookup.close)
+        journal = Journal(file, stack.enter_context(self.executor()))
+        stack.push_async_callback(journal.flush)
+        return Crew(
+            settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
+            self.tell, stack.enter_context(self.executor()), self.stop, 0.0 if dry else settings.settle_time,
+            self.ask.first,
+        )  # fmt: skip
+
+    def _mapping(self, name: str) -> Callable[[Any], Any] | None:
+        text = self.settings.stage(name).map
+        return load_mapping(text, self.folder) if text else None
+
+    def _open(self, name: str) -> Source:
+        inputs = [parse_input(text) for text in self.settings.stage(name).files]
+        return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
+
+    def _checkpoint_path(self) -> Path:
+        folder = self.ask.dry_run
+        if folder is None:
+            return Path(self.settings.checkpoint)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            taken = any(folder.iterdir())
+        except OSError as error:
+            raise MachineFault(f"{folder}: {error.strerror}", "Name a folder that can be made.") from None
+        if taken:
+            raise Unusable(f"{folder} is not empty", "Name a new folder for the dry run: it will hold every body.")
+        return folder / "dry-run.checkpoint"
+
+    def _binding(self) -> dict[str, Any]:
+        if self.ask.dry_run is not None:
+            return {"account": "none", "dry_run": True}
+        return {"account": account_name(self.settings.account or None, self.settings.base_url, self.key)}
+
+    async def _pacer(self, stack: AsyncExitStack, limits: Limits) -> Pacer:
+        account = account_name(self.settings.account or None, self.settings.base_url, self.key)
+        file = AccountFile(account_path(self.state_dir, account))
+        stack.callback(file.close)
+        pacer = Pacer(file, limits, self.clock, stack.enter_context(self.executor()))
+        stack.push_async_callback(pacer.close)
+        return pacer
+
+    @asynccontextmanager
+    async def _connect(self, target: Masivo) -> AsyncIterator[tuple[Sink, ReadBack]]:
+        if self.ask.dry_run is not None:
+            yield FolderSink(self.ask.dry_run), NoReadBack()
+            return
+        async with target.connect() as (sink, readback):
+            await sink.renew()  # a wrong key or host is found here, before a record is read
+            yield sink, readback
+
+    def _bind(self, file: Checkpoint, shape: Mapping[str, Any], marks: Mapping[str, Any], limits: Limits) -> None:
+        known = {row.name for row in file.stages()}
+        with file.transaction():
+            file.set_context(self._context(str(limits)))
+            for name in shape:
+                if name not in known:
+                    file.add_stage(name, STAGES.index(name), shape[name], marks[name])
+
+    def _context(self, limits: str) -> dict[str, Any]:
+        """What another command needs to know of this one: where its files lie, and the windows of its budget."""
+        inputs = {name: [absolute(text) for text in self.settings.stage(name).files] for name in self.settings.stages}
+        return {
+            "command": self.ask.command, "limits": limits, "inputs": inputs,
+            "state_dir": str(self.state_dir.absolute()), "max_record_bytes": self.settings.max_record_bytes,
+        }  # fmt: skip
+
+    def _recover(self, file: Checkpoint) -> None:
+        lost = file.recover()
+        if lost:
+            names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost)
+            self.tell(Warned(f"the last run ended while it was sending: the outcome is unknown for batch {names}"))
+
+
+def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
+    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
+    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
+    return {
+        name: RuleOptions(
+            unknown_fields=settings.unknown_fields,
+            fraction_digits=settings.fraction_digits,
+            include_inactive=settings.include_inactive,
+            send_anonymous=settings.send_anonymous,
+            zero_orders=settings.zero_orders,
+            send_redeem=settings.send_redeem,
+            time_zone=settings.time_zone or None,
+            deleted=settings.customers.deleted,
+            reversed=settings.events.reversed,
+            owner=settings.stage(name).owner or None,
+            max_bytes=settings.max_bytes,
+            now=now,
+        )
+        for name in STAGES
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSlots:
+    """The account's slots for one checkpoint: each is noted with the batch and attempt it is used for."""
+
+    pacer: Pacer
+    run_id: str
+
+    async def take(self, batch: Batch, attempt: int) -> Slot:
+        return await self.pacer.slot("migration", Send(self.run_id, batch.stage, batch.seq, attempt, self.pacer.now()))
+
+    def answered(self, latency: float) -> None:
+        self.pacer.answered(latency)
+
+    async def hold(self, seconds: float) -> None:
+        await self.pacer.hold(seconds)
+
+    async def throttled(self) -> None:
+        await self.pacer.throttled()
+
+
+def absolute(text: str) -> str:
+    """An input as the user named it, so that it is found from any folder."""
+    return str(Path(text).absolute())

@@ -1,0 +1,82 @@
+"""What a checkpoint is bound to, and opening one only if it belongs to this migration (I8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from streammig.checkpoint import Checkpoint
+from streammig.errors import Unusable
+from streammig.records import STAGES
+from streammig.settings import Settings
+
+# The settings of a run that decide which bytes a batch holds.
+SHAPING = (
+    "unknown_fields", "fraction_digits", "time_zone", "include_inactive", "send_anonymous", "zero_orders",
+    "send_redeem", "max_bytes", "max_record_bytes",
+)  # fmt: skip
+Marks = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def shapes(settings: Settings) -> dict[str, dict[str, Any]]:
+    """For each stage the settings that shape its batches, JSON-ready. A mapping is bound by its name: its code may
+    be mended between two runs."""
+    common = {name: getattr(settings, name) for name in SHAPING}
+    found = {}
+    for name in settings.stages:
+        stage = settings.stage(name)
+        own = {"map": stage.map, "owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
+        found[name] = common | own
+    return found
+
+
+def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], marks: Marks) -> Checkpoint | None:
+    """The checkpoint at `path`, or None if there is none. Raises `Unusable`, every difference named, if it is bound
+    to another export, account or settings; nothing is written then."""
+    if not path.exists():
+        return None
+    file = Checkpoint.open(path)
+    try:
+        found = differences("", file.run["binding"], binding)
+        known = [row.name for row in file.stages()]
+        for row in file.stages():
+            if row.name not in shape:
+                found.append(f"{row.name}: the checkpoint has this stage, but no file is named for it now")
+                continue
+            found += differences(f"{row.name}: ", row.shape, shape[row.name])
+            found += differences(f"{row.name}: ", _by_file(file.fingerprints(row.name)), _by_file(marks[row.name]))
+        found += [
+            f"{name}: it would come before {known[-1]}, which this checkpoint has already"
+            for name in shape
+            if name not in known and known and STAGES.index(name) < STAGES.index(known[-1])
+        ]
+        if found:
+            raise Unusable(
+                f"{path} belongs to another migration than the one asked for:\n  " + "\n  ".join(found),
+                "Undo the difference to go on with it, or name a new file with --checkpoint.",
+            )
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def differences(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each key whose value changed, in words."""
+    keys = sorted({*before, *now})
+    return [
+        f"{where}{key} was {before.get(key)!r} and is {now.get(key)!r} now"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _by_file(marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fingerprints of several files as one flat mapping, without the names under which they lie."""
+    return {
+        f"file {number}'s {key}": value
+        for number, mark in enumerate(marks, 1)
+        for key, value in mark.items()
+        if key != "name"
+    }

@@ -1,0 +1,170 @@
+"""Runs the stages of a migration one after the other, with a gate between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from streammig.checkpoint import Books, Checkpoint, Journal
+from streammig.delivery.bisection import Bisection
+from streammig.delivery.courier import Courier, Redact, Slots
+from streammig.delivery.gate import Gate
+from streammig.errors import MachineFault, Problem, UnknownOutcome
+from streammig.feed import Absent, Feed, Judge, nobody_absent, reread, reseal
+from streammig.notices import StageBegan, StageEnded, Tell
+from streammig.packing import BatchLimits, assemble, ranges_of
+from streammig.pipeline.stage import StageRun
+from streammig.ports import Clock, ReadBack, Rules, Sink, Source
+from streammig.records import Batch, BatchState, Draft, Record
+from streammig.settings import Settings
+
+QUEUE_BYTES = 16_000_000  # bodies waiting between producer and workers; beside them each worker holds one
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Everything that works on one run. Its executors have one thread each, for reading and for the checkpoint."""
+
+    settings: Settings
+    path: Path
+    lookup: Checkpoint  # the same file, opened to read, for the reader's thread
+    sources: Mapping[str, Source]
+    rules: Mapping[str, Rules]
+    journal: Journal
+    sink: Sink
+    readback: ReadBack
+    slots: Slots
+    redact: Redact
+    clock: Clock
+    rng: Random
+    tell: Tell
+    reader: Executor
+    stop: asyncio.Event
+    settle_time: float
+    first: int | None
+
+    async def run(self) -> bool:
+        """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
+        whole = True
+        before = ""
+        for name in self.sources:
+            if before and not await self._gate(before).passed(before):
+                return False
+            whole = await self._stage(name) and whole
+            if self.stop.is_set():
+                return False
+            before = name
+        return whole
+
+    def _gate(self, name: str) -> Gate:
+        return Gate(
+            self.readback, self.journal, self.clock, self.tell, partial(self._reread, name), self.stop,
+            self.settle_time, self.settings.visible_time,
+        )  # fmt: skip
+
+    async def _stage(self, name: str) -> bool:
+        progress = await self.journal.read(lambda file: file.progress(name))
+        marks = await self.journal.read(lambda file: file.fingerprints(name))
+        plain = not any(mark.get("compression") for mark in marks)
+        self.tell(StageBegan(name, progress.frontier, tuple(mark["size"] for mark in marks) if plain else None))
+        await self._note(name, "running")
+        run = await self._prepare(name)
+        try:
+            finished = await run.run()
+        except Problem as problem:
+            await self._end(name, "failed" if problem.exit_code == 2 else "interrupted", problem.what)
+            raise
+        await self._end(name, "complete" if finished else "interrupted", run.feed.paused)
+        await self._verify(name)
+        if not self.stop.is_set():
+            await self._no_unknown(name)
+        return finished
+
+    async def _end(self, name: str, state: str, message: str) -> None:
+        # "running" in the file of a process that is gone reads as interrupted, so only an end is worth a note.
+        await self._note(name, state if state != "interrupted" else "running", message)
+        self.tell(StageEnded(name, state, message))
+
+    async def _note(self, name: str, state: str, message: str = "") -> None:
+        at = self.clock.time()
+        await self.journal.write(lambda file: file.stage_state(name, state, at, message))
+
+    async def _prepare(self, name: str) -> StageRun:
+        rules = self.rules[name]
+        limits = BatchLimits(bytes=self.settings.max_bytes)
+        progress = await self.journal.read(lambda file: file.progress(name))
+        ahead = await self.journal.read(lambda file: file.ahead_ranges(name))
+        judge = await self._judge(name)
+        feed = Feed(self.sources[name], judge, limits, progress, ahead, first=self.first, sent=await self._sent(name))
+        again = partial(self._reread, name)
+        courier = Courier(
+            self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
+            partial(_exactly, rules), self.stop,
+        )  # fmt: skip
+        bisection = Bisection(courier, self.settle_time, self.settings.bisect_events)
+        return StageRun(
+            name, feed, courier, bisection, self.journal, self.clock, self.tell, self.reader, again,
+            partial(reseal, rules, limits), self.stop, self.settings.concurrency, QUEUE_BYTES,
+        )  # fmt: skip
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def _judge(self, name: str) -> Judge:
+        return Judge(self.rules[name], await self._absent(name))
+
+    async def _absent(self, name: str) -> Absent:
+        """Which owners will not be in the target."""
+        if name == "customers" or not await self.journal.read(Checkpoint.has_absent):
+            return nobody_absent
+        return self.lookup.absent_reasons
+
+    async def _reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
+        judge = await self._judge(name)
+        return await asyncio.get_running_loop().run_in_executor(self.reader, reread, self.sources[name], judge, batches)
+
+    async def _sent(self, name: str) -> set[str] | None:
+        """In a pilot, the customers that were sent, unless all of them were: what belongs to others must wait."""
+        if self.first is None or name == "customers" or "customers" not in self.sources:
+            return None
+        rows = await self.journal.read(Checkpoint.stages)
+        if any(row.name == "customers" and row.state == "complete" for row in rows):
+            return None
+        owners: set[str] = set()
+        for batch in await self.journal.read(lambda file: file.batches("customers", BatchState.ACCEPTED)):
+            owners.update(record.owner for record in (await self._reread("customers", [batch]))[0])
+        return owners
+
+    # -- what must hold behind a stage -------------------------------------------------------------------------------
+
+    async def _verify(self, name: str) -> None:
+        books = await self.journal.read(lambda file: file.books(name))
+        if not books.balanced:
+            raise unbalanced(name, books)
+
+    async def _no_unknown(self, name: str) -> None:
+        states = (BatchState.UNKNOWN, BatchState.PARKED)
+        left = await self.journal.read(lambda file: file.batches(name, *states))
+        if left:
+            numbers = ", ".join(str(batch.seq) for batch in left[:20])
+            raise UnknownOutcome(
+                f"nobody can say whether {len(left)} batches of {name} landed: {numbers}",
+                f"They are not sent again. Look at them with: streammig status {self.path}",
+            )
+
+
+def unbalanced(name: str, books: Books) -> MachineFault:
+    """The books of a stage don't add up: a defect of ours, with both sides of it."""
+    return MachineFault(
+        f"the books of {name} do not balance: read {books.taken}, but accounted for {books.placed}",
+        "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
+    )
+
+
+def _exactly(rules: Rules, records: list[Record]) -> Draft:
+    """A draft of just these records, with the ranges of nothing else."""
+    return assemble(records, rules.head, rules.tail, ranges_of(records))

@@ -1,0 +1,43 @@
+"""The bounded queue between the producer and the workers: it holds sealed batches up to so many bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from streammig.records import Batch
+
+
+class Backlog:
+    """First in, first out. `put` waits while the bodies inside hold `limit` bytes or more; `get` waits for a batch and
+    returns None once the backlog is closed and empty."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._batches: deque[tuple[Batch, bytes]] = deque()
+        self._closed = False
+        self._changed = asyncio.Condition()
+
+    async def put(self, batch: Batch, body: bytes) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._size < self._limit)
+            self._batches.append((batch, body))
+            self._size += len(body)
+            self._changed.notify_all()
+
+    async def get(self) -> tuple[Batch, bytes] | None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._batches) or self._closed)
+            if not self._batches:
+                return None
+            batch, body = self._batches.popleft()
+            self._size -= len(body)
+            self._changed.notify_all()
+            return batch, body
+
+    async def close(self) -> None:
+        """Nothing more is put in; who waits for a batch that will not come gets None."""
+        async with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,99 @@
+"""The one document that `run --json` and `status --json` print: a checkpoint's state, read without changing it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from streammig.budget import Use
+from streammig.checkpoint import Books, Checkpoint, StageRow
+from streammig.records import Sums, Tally
+
+UNITS = 1_000  # what a full batch holds
+
+
+def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (), now: float) -> dict[str, Any]:
+    """JSON-ready: state, balanced, verified, stages with their counts, budget, the command that goes on from here.
+
+    Counts of a stage: records, and units; `sums` are exact decimals as text. Times are ISO 8601 in UTC.
+    """
+    with checkpoint.reading():
+        rows = checkpoint.stages()
+        books = {row.name: checkpoint.books(row.name) for row in rows}
+        stages = {row.name: _stage(checkpoint, row, books[row.name], running, now) for row in rows}
+        run = checkpoint.run
+    state = _state(rows, running)
+    return {
+        "state": state,
+        "balanced": all(it.balanced for it in books.values()),
+        "verified": False,
+        "dry_run": bool(run["binding"].get("dry_run", False)),
+        "stages": stages,
+        "budget": [use._asdict() for use in budget],
+        "resume": None if state in ("complete", "running") else run["context"].get("command"),
+    }
+
+
+def _state(rows: Sequence[StageRow], running: bool) -> str:
+    if running:
+        return "running"
+    if any(row.state == "failed" for row in rows):
+        return "failed"
+    return "complete" if rows and all(row.state == "complete" for row in rows) else "interrupted"
+
+
+def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, now: float) -> dict[str, Any]:
+    counts = checkpoint.counts(row.name)
+    state = "interrupted" if row.state == "running" and not running else row.state
+    return {
+        "state": state,
+        "message": row.message,
+        "read": books.taken.records,
+        "accepted": books.accepted.records,
+        "dead": books.dead.records,
+        "filtered": books.filtered.records,
+        "unknown": books.unknown.records,
+        "pending": books.pending.records,
+        "source_records": checkpoint.progress(row.name).source_records,
+        "units": books.accepted.units,
+        "batches": counts["batches"],
+        "requests": counts["requests"],
+        "fill": round(books.accepted.units / (counts["accepted"] * UNITS), 4) if counts["accepted"] else None,
+        "eta": _eta(checkpoint, row, now) if running and row.state == "running" else None,
+        "sums": {
+            name: _decimals(getattr(books, name).sums)
+            for name in ("taken", "accepted", "dead", "filtered", "unknown", "pending")
+        },
+        "filtered_by": {reason: _plain(tally) for reason, tally in checkpoint.progress(row.name).filtered.items()},
+        "dead_by": checkpoint.dead_codes(row.name),
+        "dropped_fields": dict(checkpoint.progress(row.name).dropped),
+        "imbalance": None if books.balanced else {"read": _plain(books.taken), "placed": _plain(books.placed)},
+    }
+
+
+def _plain(tally: Tally) -> dict[str, Any]:
+    return {"records": tally.records, "units": tally.units, "sums": _decimals(tally.sums)}
+
+
+def _decimals(sums: Sums) -> dict[str, str]:
+    return {key: f"{value:f}" for key, value in sorted(sums.items())}
+
+
+def _eta(checkpoint: Checkpoint, row: StageRow, now: float) -> str | None:
+    """When the stage will have been read to its end at the rate so far; None where the export's length is not known."""
+    marks = checkpoint.fingerprints(row.name)
+    if row.started is None or any(mark.get("compression") for mark in marks):
+        return None
+    frontier = checkpoint.progress(row.name).frontier
+    sizes = [int(mark["size"]) for mark in marks]
+    done = sum(sizes[: frontier.source]) + frontier.offset
+    if not done or now <= row.started:
+        return None
+    rest = (now - row.started) * max(sum(sizes) - done, 0) / done
+    return iso(now + rest)
+
+
+def iso(seconds: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,114 @@
+"""Shows a run while it goes: bars on a terminal, lines elsewhere, nothing if asked for quiet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+from streammig.notices import Answered, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
+from streammig.records import Kind
+from streammig.reporting.words import line, spoken
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+EVERY = 100  # accepted batches between two lines where there is no terminal
+
+
+@contextmanager
+def watching(stream: TextIO, *, quiet: bool) -> Iterator[Tell]:
+    """A callable for the notices of one run, which shows them on `stream` as it can bear."""
+    if quiet:
+        yield tell_nobody
+    elif stream.isatty():
+        with _bars(stream) as bars:
+            yield bars
+    else:
+        yield Lines(stream)
+
+
+class Lines:
+    """One line for what matters, and one for every hundred batches: for logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._batches = 0
+        self._units = 0
+
+    def __call__(self, notice: Notice) -> None:
+        if isinstance(notice, StageBegan):
+            self._batches = self._units = 0
+        if text := line(notice):
+            print(text, file=self._stream, flush=True)
+        elif isinstance(notice, Answered):
+            self._batches += 1
+            self._units += notice.batch.tally.units
+            if self._batches % EVERY == 0:
+                said = f"{notice.batch.stage}: {self._batches:,} batches, {self._units:,} units accepted"
+                print(said, file=self._stream, flush=True)
+
+
+@contextmanager
+def _bars(stream: TextIO) -> Iterator[Tell]:
+    # Imported here: rich takes 40 ms and is of no use in a pipe.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(file=stream)
+    progress = Progress(
+        TextColumn("{task.description:<12}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[units]:>11,} units"), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[doing]}"), console=console,
+    )  # fmt: skip
+    with progress:
+        yield Bars(progress)
+
+
+class Bars:
+    """A bar for each stage; what is more than progress is written above them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._sizes: tuple[int, ...] | None = None
+        self._units = 0
+
+    def __call__(self, notice: Notice) -> None:
+        match notice:
+            case StageBegan(stage, frontier, sizes):
+                self._sizes, self._units = sizes, 0
+                total = sum(sizes) if sizes is not None else None
+                self._task = self._progress.add_task(stage, total=total, units=0, doing="")
+                self._advance(frontier.source, frontier.offset)
+            case Sealed(_, _, frontier):
+                self._advance(frontier.source, frontier.offset)
+                return
+            case Answered(batch, receipt) if receipt.kind is Kind.ACCEPTED:
+                self._units += batch.tally.units
+                self._show(units=self._units, doing="")
+                return
+            case Waiting(why, seconds):
+                self._show(doing=why + (f" ({spoken(seconds)})" if seconds is not None else ""))
+                return
+            case StageEnded(_, state, _):
+                if self._task is not None and state == "complete":
+                    done = self._progress.tasks[self._task].total or 1
+                    self._progress.update(self._task, total=done, completed=done)
+                self._show(doing=state)
+                return
+        if (text := line(notice)) and not isinstance(notice, StageBegan):
+            self._progress.console.print(text, markup=False, highlight=False)
+
+    def _advance(self, source: int, offset: int) -> None:
+        if self._task is not None and self._sizes is not None:
+            self._progress.update(self._task, completed=sum(self._sizes[:source]) + offset)
+
+    def _show(self, **fields: object) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, **fields)  # type: ignore[arg-type]
+
+
+def standard_error() -> TextIO:
+    return sys.stderr

@@ -1,0 +1,95 @@
+"""A run in words: the table of its books, and what each notice says on one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
+from streammig.records import Kind
+
+COLUMNS = ("read", "accepted", "filtered", "dead", "unknown", "pending", "requests")
+
+
+def books_table(document: Mapping[str, Any]) -> str:
+    """The stages of a document with their counts of records, as aligned text."""
+    lines = [["stage", *COLUMNS, "fill", "state"]]
+    for name, stage in document["stages"].items():
+        fill = "-" if stage["fill"] is None else f"{stage['fill']:.1%}"
+        lines.append([name, *(f"{stage[column]:,}" for column in COLUMNS), fill, stage["state"]])
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first and the last to the left, those between to the right."""
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    last = len(widths) - 1
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at in (0, last) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def summary(document: Mapping[str, Any]) -> str:
+    """The books, whether they balance, the reasons behind what was not sent, and the command that goes on from here."""
+    parts = [books_table(document)]
+    for name, stage in document["stages"].items():
+        for reason, tally in stage["filtered_by"].items():
+            parts.append(f"  {name}: filtered as {reason}: {tally['records']:,} records, {tally['units']:,} units")
+        for code, count in stage["dead_by"].items():
+            parts.append(f"  {name}: dead letters as {code}: {count:,}")
+        if stage["dropped_fields"]:
+            fields = ", ".join(f"{path} ({count:,})" for path, count in stage["dropped_fields"].items())
+            parts.append(f"  {name}: fields the target does not know were left out: {fields}")
+        if stage["message"]:
+            parts.append(f"  {name}: {stage['message']}")
+        if stage["imbalance"]:
+            parts.append(
+                f"  {name}: read {stage['imbalance']['read']}, but accounted for {stage['imbalance']['placed']}"
+            )
+    parts.extend(
+        f"  slots of {use['window']} ({use['kind']}): {use['used']:,} used, {use['left']:,} left"
+        for use in document["budget"]
+    )
+    parts.append("The books balance." if document["balanced"] else "THE BOOKS DO NOT BALANCE.")
+    if document["dry_run"]:
+        parts.append("A dry run: nothing was sent. Accepted means written to a file.")
+    elif any(stage["accepted"] for stage in document["stages"].values()):
+        parts.append("Accepted means that the target has enqueued it, not that its queue has applied it.")
+    if document["resume"]:
+        parts.append(f"To go on from here: {document['resume']}")
+    return "\n".join(parts)
+
+
+def line(notice: Notice) -> str:
+    """What a notice says to people, or "" for those that come with every batch."""
+    match notice:
+        case StageBegan(stage, frontier):
+            resumed = frontier.ordinal > 1 or frontier.source > 0 or frontier.unit > 0
+            return f"{stage}: going on at record {frontier.ordinal:,}" if resumed else f"{stage}: starting"
+        case StageEnded(stage, state, message):
+            return f"{stage}: {state}" + (f": {message}" if message else "")
+        case Waiting(why, seconds):
+            return f"waiting: {why}" + (f" ({spoken(seconds)})" if seconds is not None else "")
+        case Warned(text):
+            return f"warning: {text}"
+        case Answered(batch, receipt) if receipt.kind is not Kind.ACCEPTED:
+            status = f" ({receipt.status})" if receipt.status is not None else ""
+            return f"{batch.stage}: batch {batch.seq}: {receipt.kind}{status}"
+        case Buried(stage, tally):
+            return f"{stage}: {tally.records:,} records became dead letters"
+        case Sealed() | Answered():
+            return ""
+
+
+def spoken(seconds: float) -> str:
+    """A duration for people: 0.4 s, 12 s, 5 min, 3 h 20 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

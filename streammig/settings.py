@@ -1,0 +1,173 @@
+"""The settings of a migration: frozen, from a TOML file and flags, with every default in this one place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from streammig.errors import Unusable
+from streammig.records import STAGES
+
+KEY_VARIABLE = "MASIVO_API_KEY"
+
+
+class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stage of a migration. In the TOML file a table of the stage's name."""
+
+    files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, or - for standard input
+    map: str = ""  # module:function
+    owner: str = ""  # events: the field that names the customer, where each record is one event
+    deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value
+    reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A migration as it was asked for. Times are seconds, sizes are bytes."""
+
+    customers: StageSettings = StageSettings()
+    events: StageSettings = StageSettings()
+    transactions: StageSettings = StageSettings()
+
+    base_url: str = "https://app.masivo.ai/api/storefront/v1"
+    auth_url: str = ""  # where the token comes from; the base URL unless set
+    api_key_file: str = ""
+    api_key_command: str = ""
+    account: str = ""  # whose limits they are; else told apart by a hash of base URL and key
+    limits: str = "prod"
+
+    checkpoint: str = ""
+    state_dir: str = ""
+
+    concurrency: int = 4
+    settle_time: float = 300.0
+    visible_time: float = 3600.0  # how long the gate between stages waits for samples to appear
+    request_timeout: float = 120.0
+    drain_time: float = 150.0
+    max_bytes: int = 4_000_000
+    max_record_bytes: int = 16_777_216
+
+    unknown_fields: Literal["drop", "reject", "send"] = "drop"
+    fraction_digits: int = 2
+    time_zone: str = ""
+    include_inactive: bool = False
+    send_anonymous: bool = False
+    zero_orders: bool = False
+    send_redeem: bool = False
+    bisect_events: bool = False
+
+    def stage(self, name: str) -> StageSettings:
+        found: StageSettings = getattr(self, name)
+        return found
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that have files, in the order they run."""
+        return tuple(name for name in STAGES if self.stage(name).files)
+
+
+# What a number may be, checked where it is read: a mistake here would cost hours later.
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "concurrency": (1, 64),
+    "settle_time": (0, 86_400),
+    "visible_time": (0, 604_800),
+    "request_timeout": (1, 3_600),
+    "drain_time": (0, 7_200),
+    "max_bytes": (10_000, 1_000_000_000),
+    "max_record_bytes": (1_000, 1_000_000_000),
+    "fraction_digits": (0, 12),
+}
+
+
+def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """The settings of a TOML file with flags on top.
+
+    `flags` is nested like the file; a flag that was not given is absent. Paths in the file are relative to the
+    file's folder, paths in flags to the working folder. Raises `Unusable`, naming the setting.
+    """
+    found = _read(path) if path is not None else {}
+    merged: dict[str, Any] = dict(found)
+    for name, value in flags.items():
+        merged[name] = {**found.get(name, {}), **value} if isinstance(value, Mapping) else value
+    if not merged.get("checkpoint"):
+        merged["checkpoint"] = str(path.with_suffix(".checkpoint")) if path else "migration.checkpoint"
+    try:
+        settings = msgspec.convert(merged, Settings)
+    except msgspec.ValidationError as error:
+        raise Unusable(f"{path or 'the flags'}: {error}", "The README lists every setting.") from None
+    for name, (low, high) in BOUNDS.items():
+        if not low <= getattr(settings, name) <= high:
+            raise Unusable(f"{name} is {getattr(settings, name)}: it must lie between {low:g} and {high:g}")
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Unusable(
+            f"{path}: {error.strerror}: no settings can be read there", "Name a TOML file, or use flags."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Unusable(f"{path} is no TOML: {error}", "The README has an example of a settings file.") from None
+    for name in ("api_key", "key", "token"):
+        if name in found:
+            raise Unusable(
+                f"{path}: {name}: a key does not belong in the settings",
+                f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command.",
+            )
+    folder = path.parent
+    for name in ("checkpoint", "state_dir", "api_key_file"):
+        if isinstance(found.get(name), str):
+            found[name] = str(folder / Path(found[name]).expanduser())
+    for name in STAGES:
+        files = found.get(name, {}).get("files") if isinstance(found.get(name), dict) else None
+        if isinstance(files, str):
+            files = [files]
+        if isinstance(files, list):
+            found[name]["files"] = [_beside(folder, text) for text in files]
+    return found
+
+
+def _beside(folder: Path, text: Any) -> Any:
+    if not isinstance(text, str) or text == "-" or text.startswith("-#"):
+        return text
+    return str(folder / Path(text).expanduser())
+
+
+def api_key(settings: Settings, environment: Mapping[str, str]) -> str:
+    """The API key, from the environment, a file or a command. Raises `Unusable`; the key is in no message."""
+    if key := environment.get(KEY_VARIABLE, "").strip():
+        return key
+    hint = f"Set {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command in the settings."
+    if settings.api_key_file:
+        try:
+            key = Path(settings.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise Unusable(f"the API key's file {settings.api_key_file} can't be read: {reason}", hint) from None
+    elif settings.api_key_command:
+        done = subprocess.run(settings.api_key_command, shell=True, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise Unusable(f"the API key's command ended with {done.returncode}: {settings.api_key_command}", hint)
+        key = done.stdout.strip()
+    if not key:
+        raise Unusable("there is no API key", hint)
+    if not key.isprintable() or not key.isascii() or " " in key:
+        raise Unusable("the API key holds spaces, line breaks or characters that no HTTP header can carry", hint)
+    return key
+
+
+def state_folder(settings: Settings, environment: Mapping[str, str], platform: str) -> Path:
+    """Where the account's file lives: --state-dir, else the platform's folder for a program's state."""
+    if settings.state_dir:
+        return Path(settings.state_dir).expanduser()
+    if platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "streammig"
+    base = environment.get("XDG_STATE_HOME") or os.path.join(Path.home(), ".local", "state")
+    return Path(base) / "streammig"
