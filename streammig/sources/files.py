@@ -1,0 +1,113 @@
+"""Files chained into the source of a stage."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, Literal
+
+from streammig.errors import MachineFault
+from streammig.records import START, Place, Run
+from streammig.sources.elements import Elements
+from streammig.sources.finding import NDJSON, Layout, find_layout, first_byte, walk_to
+from streammig.sources.inputs import Input, path_text
+from streammig.sources.lines import Lines
+from streammig.sources.opening import Meter, Stream, open_file, open_stream
+from streammig.sources.walking import backend
+from streammig.sources.window import Window
+
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+READ_BYTES = 1024 * 1024
+HEAD_BYTES, SAMPLES, SAMPLE_BYTES = 64 * 1024, 16, 4 * 1024
+
+Reader = Literal["fast", "plain"]
+
+
+class FileSource:
+    """A `Source` over regular files, read one behind the other. `meter` counts what its readings cost."""
+
+    def __init__(self, inputs: Sequence[Input], reader: Reader, max_record_bytes: int, read_bytes: int) -> None:
+        backend()
+        self.reader = reader
+        self.meter = Meter()
+        self._inputs, self._max_record_bytes, self._read_bytes = tuple(inputs), max_record_bytes, read_bytes
+        self._found = [self._find(wanted) for wanted in self._inputs]
+
+    def _find(self, wanted: Input) -> tuple[Layout, str]:
+        stream, compression = open_stream(wanted.file, self.meter)
+        with closing(stream):
+            return find_layout(self._window(wanted, stream), wanted, self.meter), compression
+
+    def _window(self, wanted: Input, stream: Stream) -> Window:
+        return Window(wanted.file, stream, self._read_bytes)
+
+    def runs(self, start: Place = START) -> Iterator[Run]:
+        for source in range(start.source, len(self._inputs)):
+            place = start if source == start.source else Place(source)
+            stream, _ = open_stream(self._inputs[source].file, self.meter)
+            with closing(stream):
+                yield from self._framed(place, stream)
+
+    def _framed(self, place: Place, stream: Stream) -> Iterator[Run]:
+        wanted, (layout, _) = self._inputs[place.source], self._found[place.source]
+        resumed = place.offset > 0
+        if resumed:
+            stream.seek(place.offset)
+        window, at = self._window(wanted, stream), place.offset
+        if not resumed:
+            at = first_byte(window)
+        if layout.format == NDJSON:
+            lines = Lines(window, place.source, place.ordinal, self._max_record_bytes, self.meter)
+            return lines.runs(at, resumed)
+        if not resumed:
+            at = walk_to(window, at, [str(step) for step in layout.path], self.meter)[1]
+        framer = Elements
+        elements = framer(window, place.source, place.ordinal, self._max_record_bytes, self.meter)
+        return elements.runs(at, layout.path, resumed)
+
+    def fingerprints(self) -> list[dict[str, Any]]:
+        """One per file: `file` as named, `size` in bytes as it lies there, `sha256` over its head, tail and samples,
+        `compression` ("" if none), `format`, and the `path` of the array (None for NDJSON)."""
+        return [
+            _fingerprint(wanted.file, layout, compression)
+            for wanted, (layout, compression) in zip(self._inputs, self._found, strict=True)
+        ]
+
+
+def open_source(
+    inputs: Sequence[Input],
+    *,
+    reader: Reader = "fast",
+    max_record_bytes: int = MAX_RECORD_BYTES,
+    read_bytes: int = READ_BYTES,
+) -> FileSource:
+    """The source of a stage from its files in order. Looks at how each begins.
+
+    `reader`: "fast" cuts arrays into records with msgspec wherever it can, "plain" with ijson alone; both yield the
+    same. A record of more than `max_record_bytes` is a slice with its fault set. `read_bytes` is what is read and
+    held at once, in bytes. Raises Unusable, and Problem if ijson lacks its C backend.
+    """
+    return FileSource(inputs, reader, max_record_bytes, read_bytes)
+
+
+def _fingerprint(file: str, layout: Layout, compression: str) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with open_file(file) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        spots = [(0, HEAD_BYTES), (max(size - HEAD_BYTES, 0), HEAD_BYTES)]
+        spots += [(size * index // (SAMPLES + 1), SAMPLE_BYTES) for index in range(1, SAMPLES + 1)]
+        for offset, length in spots:
+            try:
+                digest.update(os.pread(handle.fileno(), length, offset))
+            except OSError as error:
+                raise MachineFault(f"{file}: reading at byte {offset} failed: {error.strerror}") from None
+    return {
+        "file": file,
+        "size": size,
+        "sha256": digest.hexdigest(),
+        "compression": compression,
+        "format": layout.format,
+        "path": None if layout.format == NDJSON else path_text(layout.path),
+    }

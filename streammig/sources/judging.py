@@ -1,0 +1,69 @@
+"""Whether the bytes of one record are valid: RFC 8259 in UTF-8 without lone surrogates."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+RAW = msgspec.json.Decoder(msgspec.Raw)
+
+WHITE = b" \t\n\r"
+TOO_LARGE, TOO_DEEP = "too-large", "too-deep"
+INVALID_JSON, INVALID_UTF8, LONE_SURROGATE = "invalid-json", "invalid-utf8", "lone-surrogate"
+
+_AT = re.compile(r" \(byte (\d+)\)$")
+
+
+def utf8_fault(data: bytes) -> str:
+    """What is wrong with the record's UTF-8, "" if nothing."""
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            return f"byte {error.start + 1} of the record belongs to no valid UTF-8 sequence"
+    return ""
+
+
+def judge(data: bytes, line: int = 0) -> tuple[str, str]:
+    """The code and the fault of a record's bytes, ("", "") if they are valid; `line` is its number for the message."""
+    if fault := utf8_fault(data):
+        return INVALID_UTF8, fault
+    try:
+        RAW.decode(data)
+    except RecursionError:
+        return TOO_DEEP, "the record is nested deeper than the parser goes"
+    except msgspec.DecodeError as error:
+        at, why = place_of(error, len(data))
+        if _grammar(data):
+            return (
+                LONE_SURROGATE,
+                f"an escaped surrogate near byte {at + 1} of the record stands without its other half",
+            )
+        return INVALID_JSON, f"no valid JSON at line {line}, column {at + 1}: {why}"
+    return "", ""
+
+
+def place_of(error: msgspec.DecodeError, length: int) -> tuple[int, str]:
+    """The index of the byte that a decoder stumbled over, and why; `length` is where truncated input ends."""
+    text = str(error)
+    found = _AT.search(text)
+    if found is None:
+        return length, "it ends too early"
+    return int(found[1]), text[: found.start()].removeprefix("JSON is malformed: ")
+
+
+def without_surrogates(data: bytes) -> bytes:
+    """The same number of bytes with harmless escapes in place of surrogates.
+
+    An escaped backslash before `ud` becomes another valid string of the same length: only the grammar counts here.
+    """
+    return data.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")
+
+
+def _grammar(data: bytes) -> bool:
+    try:
+        RAW.decode(without_surrogates(data))
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True

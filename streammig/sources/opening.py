@@ -1,0 +1,265 @@
+"""Opening an export: a regular file, plain, gzip or zstd by its content, read as one stream of bytes with offsets."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from streammig.errors import BrokenExport, Unusable
+
+if sys.version_info >= (3, 14):  # pragma: no cover
+    from compression import zstd
+else:
+    from backports import zstd
+
+PLAIN, GZIP, ZSTD = "", "gzip", "zstd"
+# Small, because what a read inflates to is lost time twice when its frame turns out to be damaged.
+COMPRESSED_BYTES = 64 * 1024
+# Bounds what one call inflates: 64 KiB of gzip may hold 64 MiB.
+PIECE_BYTES = 256 * 1024
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts work, so that tests and the log can tell what a reading cost: bytes taken from files, bytes of JSON
+    handed to a parser (the same byte counts each time)."""
+
+    read: int = 0
+    parsed: int = 0
+
+
+class Stream(Protocol):
+    """The bytes of an export, decompressed. `offset` is that of the next byte."""
+
+    offset: int
+
+    def read(self, size: int) -> bytes:
+        """1 to `size` bytes, b"" at the end. Raises BrokenExport where the file can't be read on, and again if asked
+        again; every byte before was returned."""
+        ...
+
+    def seek(self, offset: int) -> None:
+        """Go forward to an offset; beyond the end is the end."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_stream(file: str, meter: Meter) -> tuple[Stream, str]:
+    """The file's stream at its first byte, and its compression. Raises Unusable if it can't be opened."""
+    handle = open_file(file)
+    try:
+        magic = handle.read(4)
+        handle.seek(0)
+    except OSError as error:
+        handle.close()
+        raise _no_entry(file, error) from None
+    compression = _compression(magic)
+    if not compression:
+        return _Plain(file, handle, meter), compression
+    return _Inflated(file, handle, meter, compression), compression
+
+
+def open_file(file: str) -> io.FileIO:
+    """The file, opened, unbuffered. Raises Unusable unless it is a regular file that holds something."""
+    try:
+        # A FIFO without a writer would block in open() for ever.
+        number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _no_entry(file, error) from None
+    handle = io.FileIO(number, "r", closefd=True) if stat.S_ISREG(os.fstat(number).st_mode) else None
+    if handle is None:
+        kind = "a folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "a device, pipe or socket"
+        os.close(number)
+        raise Unusable(
+            f"{file}: the export must be a regular file, this is {kind}",
+            "Name the file itself; give - to read an export from standard input.",
+        )
+    if not os.fstat(number).st_size:
+        handle.close()
+        raise Unusable(f"{file}: an export was looked for, the file is empty", "Export again, or leave the file out.")
+    return handle
+
+
+def _no_entry(file: str, error: OSError | ValueError) -> Unusable:
+    code = error.errno if isinstance(error, OSError) else None
+    hints = {
+        errno.ENOENT: "Check the name and the folder; a path to an array stands behind a #: FILE#path.to.array.",
+        errno.EACCES: "Give the user who runs this the right to read it.",
+    }
+    why = os.strerror(code) if code else "that can't be a file's name"
+    return Unusable(f"{file}: the export can't be opened: {why}", hints.get(code or 0, ""))
+
+
+def _compression(magic: bytes) -> str:
+    if magic[:2] == b"\x1f\x8b":
+        return GZIP
+    # The second is a skippable frame, which may come first (pzstd and seekable archives write some).
+    if magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5):
+        return ZSTD
+    return PLAIN
+
+
+class _Plain:
+    """A file as it is."""
+
+    def __init__(self, file: str, handle: io.FileIO, meter: Meter) -> None:
+        self.offset = 0
+        self._file, self._handle, self._meter = file, handle, meter
+
+    def read(self, size: int) -> bytes:
+        try:
+            data = self._handle.read(size) or b""
+        except OSError as error:
+            raise BrokenExport(self._file, self.offset, f"reading failed: {os.strerror(error.errno or 0)}") from None
+        self.offset += len(data)
+        self._meter.read += len(data)
+        return data
+
+    def seek(self, offset: int) -> None:
+        self._handle.seek(offset)
+        self.offset = offset
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+class _Decompressor(Protocol):
+    """One gzip member or zstd frame, as in the standard library's bz2, lzma and zstd."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Member:
+    """A gzip member with the manners of `ZstdDecompressor`."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(wbits=31)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._inflate.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflate.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        out = self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
+        # A full answer may leave some behind even with all input taken.
+        self.needs_input = len(out) < max_length and not self._inflate.unconsumed_tail
+        return out
+
+
+_FRAMES: dict[str, Callable[[], _Decompressor]] = {GZIP: _Member, ZSTD: zstd.ZstdDecompressor}
+
+
+class _Inflated:
+    """A gzip or zstd file: all its members or frames, one behind the other."""
+
+    def __init__(self, file: str, handle: io.FileIO, meter: Meter, compression: str) -> None:
+        self.offset = 0
+        self._file, self._handle, self._meter, self._compression = file, handle, meter, compression
+        self._pieces = self._inflate()
+        self._piece = memoryview(b"")
+        self._broken: BrokenExport | None = None
+
+    def read(self, size: int) -> bytes:
+        if not self._piece:
+            self._piece = memoryview(self._next())
+        data, self._piece = bytes(self._piece[:size]), self._piece[size:]
+        self.offset += len(data)
+        return data
+
+    def seek(self, offset: int) -> None:
+        while self.offset < offset and self.read(offset - self.offset):
+            pass
+
+    def close(self) -> None:
+        self._handle.close()
+
+    def _next(self) -> bytes:
+        if self._broken is None:
+            try:
+                return next(self._pieces, b"")
+            except BrokenExport as broken:
+                self._broken = broken
+        raise self._broken
+
+    def _inflate(self) -> Iterator[bytes]:
+        kind = self._compression
+        waiting, taken = b"", 0  # read but not yet given to a frame, and the offset in the file where that begins
+        while True:
+            while len(waiting) < 4 and (more := self._fetch()):
+                waiting += more
+                if taken and kind == GZIP:
+                    # Tapes and some tools pad with zeros; gzip allows them behind a member.
+                    padded, waiting = len(waiting), waiting.lstrip(b"\0")
+                    taken += padded - len(waiting)
+            if not waiting:
+                return
+            if _compression(waiting[:4]) != kind:
+                raise self._break(f"garbage follows the {kind} data at byte {taken} of the compressed file")
+            frame, begin, out = _FRAMES[kind](), taken, 0
+            while not frame.eof:
+                given = b""
+                if frame.needs_input:
+                    given, waiting = waiting or self._fetch(), b""
+                    if not given:
+                        raise self._break(f"the compressed file is cut, it ends at byte {taken} inside its {kind} data")
+                try:
+                    data = frame.decompress(given, PIECE_BYTES)
+                except (zlib.error, zstd.ZstdError):
+                    yield from self._salvage(begin, taken, out)
+                    raise self._break(
+                        f"the {kind} data is damaged behind byte {taken} of the compressed file"
+                    ) from None
+                taken, out = taken + len(given), out + len(data)
+                if data:
+                    yield data
+            waiting = frame.unused_data
+            taken -= len(waiting)
+
+    def _salvage(self, begin: int, good: int, out: int) -> Iterator[bytes]:
+        """What a damaged frame holds behind its first `out` bytes: a call that fails gives nothing, so the frame is
+        read once more, from `good` on byte by byte, until it fails again."""
+        self._handle.seek(begin)
+        frame = _FRAMES[self._compression]()
+        while True:
+            given = b""
+            if frame.needs_input:
+                given = self._handle.read(min(COMPRESSED_BYTES, max(good - begin, 1))) or b""
+                begin += len(given)
+            try:
+                data = frame.decompress(given, PIECE_BYTES)
+            except (zlib.error, zstd.ZstdError):
+                return
+            if len(data) > out:
+                yield data[out:]
+            out = max(out - len(data), 0)
+
+    def _fetch(self) -> bytes:
+        try:
+            data = self._handle.read(COMPRESSED_BYTES) or b""
+        except OSError as error:
+            raise self._break(f"reading failed: {os.strerror(error.errno or 0)}") from None
+        self._meter.read += len(data)
+        return data
+
+    def _break(self, why: str) -> BrokenExport:
+        # Everything that was inflated has been returned by now: pieces are asked for one at a time.
+        return BrokenExport(self._file, self.offset, why, "Copy or export the file again, then run the same command.")
