@@ -1,0 +1,210 @@
+"""The bytes of a batch: records cut, joined and put together, exactly, without decoding what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal, localcontext
+from operator import itemgetter
+
+import msgspec
+
+from streammig.records import EXACT, ZERO, Draft, Examined, Place, Range, Record, Sums, Tally, total
+
+# Raw keeps each member of the list as the bytes it stands in: boundaries without values.
+_MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Bounds:
+    """Where the units of a record with `inner` begin and end, as offsets into its inner slice.
+
+    White space around the list as a whole belongs to its first and last unit; white space and the comma between two
+    units belong to neither, so they are dropped where a record is cut there and kept where it is not.
+    Raises ValueError if the list does not have as many members as the record says it has units.
+    """
+
+    __slots__ = ("ends", "starts")
+
+    def __init__(self, record: Record) -> None:
+        inner = _inner(record)
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        at = 0
+        for member in _MEMBERS.decode(b"[%b]" % inner):
+            raw = bytes(member)
+            # Only white space and one comma stand before it, so the first match is the member itself.
+            at = inner.index(raw, at)
+            self.starts.append(at)
+            at += len(raw)
+            self.ends.append(at)
+        if len(self.ends) != record.units:
+            raise ValueError(f"a record of {record.units} units holds {len(self.ends)} of them")
+        self.starts[0] = 0
+        self.ends[-1] = len(inner)
+
+
+def _inner(record: Record) -> bytes:
+    if record.inner is None:
+        raise ValueError("a record of a single unit can't be cut or joined")
+    return record.body[record.inner[0] : record.inner[1]]
+
+
+def part_of(record: Record, bounds: Bounds, begin: int, end: int) -> Record:
+    """The units from the record's own `begin` up to, not including, `end`, as a record of their own.
+
+    Cutting twice is cutting once: a part of a part is the same bytes as that part of the whole.
+    """
+    if begin == 0 and end == record.units:
+        return record
+    inner = _inner(record)[bounds.starts[begin] : bounds.ends[end - 1]]
+    assert record.inner is not None
+    start, stop = record.inner
+    return Record(
+        position=record.position,
+        unit=record.unit + begin,
+        owner=record.owner,
+        body=record.body[:start] + inner + record.body[stop:],
+        units=end - begin,
+        amounts=record.amounts[begin:end],
+        inner=(start, start + len(inner)),
+        twin=record.twin,
+        whole=record.whole and begin == 0,
+    )
+
+
+def split_record(record: Record, units: int) -> tuple[Record, Record]:
+    """The record's first `units` units, and the rest; both hold at least one unit."""
+    if not 0 < units < record.units:
+        raise ValueError(f"a record of {record.units} units can't be split behind {units}")
+    bounds = Bounds(record)
+    return part_of(record, bounds, 0, units), part_of(record, bounds, units, record.units)
+
+
+def cut(records: Iterable[Record], ranges: Sequence[Range]) -> Iterator[tuple[Record, bool]]:
+    """The records in order, split at the ranges' edges, each with whether it lies inside one of them.
+
+    `ranges` are in reading order and do not overlap.
+    """
+    for record in records:
+        at, end = record.unit, record.unit + record.units
+        for low, high in _covered(record, ranges):
+            if at < low:
+                yield _between(record, at, low), False
+            yield _between(record, low, high), True
+            at = high
+        if at < end:
+            yield _between(record, at, end), False
+
+
+def _covered(record: Record, ranges: Sequence[Range]) -> Iterator[tuple[int, int]]:
+    """The unit numbers of the record that lie in the ranges, as (begin, end), never empty."""
+    where = (record.position.source, record.position.offset)
+    # A rebuilt batch may have hundreds of ranges, and a resumed stage thousands: look the record up, don't scan.
+    index = bisect_left(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
+    for begin, end in ranges[max(index - 1, 0) :]:
+        if begin[:2] > where:
+            return
+        low = max(begin.unit if begin[:2] == where else 0, record.unit)
+        high = record.unit + record.units
+        if end[:2] <= where:
+            high = min(high, end.unit if end[:2] == where else 0)
+        if low < high:
+            yield low, high
+
+
+def _between(record: Record, low: int, high: int) -> Record:
+    if low == record.unit and high == record.unit + record.units:
+        return record
+    return part_of(record, Bounds(record), low - record.unit, high - record.unit)
+
+
+def select(examined: Examined, ranges: Sequence[Range]) -> list[Record]:
+    """The parts of the source record's records that lie in these ranges, split at the ranges' edges.
+
+    `ranges` are in reading order and do not overlap, as a draft's are.
+    """
+    return [record for record, inside in cut(examined.records, ranges) if inside]
+
+
+def distinct(records: Iterable[Record]) -> list[Record]:
+    """The records without those whose owner or twin came before: customers, of which a request holds each once.
+
+    Records with `inner` all stay, since the same owner's are joined.
+    """
+    kept: list[Record] = []
+    owners: set[str] = set()
+    twins: set[str] = set()
+    for record in records:
+        if record.inner is None:
+            if record.owner in owners or record.twin in twins:
+                continue
+            owners.add(record.owner)
+            if record.twin:
+                twins.add(record.twin)
+        kept.append(record)
+    return kept
+
+
+def assemble(records: Iterable[Record], head: bytes, tail: bytes, ranges: tuple[Range, ...] = ()) -> Draft:
+    """The batch that these records make, given in reading order; the same records make the same bytes.
+
+    Records of the same owner are joined in the place of the first, duplicates are left out as `distinct` does.
+    """
+    kept = distinct(records)
+    firsts: dict[str, Record] = {}
+    joined: dict[str, list[bytes]] = {}
+    for record in kept:
+        if record.owner not in firsts:
+            firsts[record.owner] = record
+        else:
+            joined.setdefault(record.owner, []).append(_inner(record))
+    bodies = [_with(record, joined[owner]) if owner in joined else record.body for owner, record in firsts.items()]
+    body = b"%b%b%b" % (head, b",".join(bodies), tail)
+    return Draft(ranges, tally_of(kept), body, hashlib.sha256(body).digest())
+
+
+def tally_of(records: list[Record]) -> Tally:
+    """What these records hold together."""
+    amounts = [pair for record in records for pair in record.amounts]
+    return Tally(sum([each.whole for each in records]), sum([each.units for each in records]), _sums(amounts))
+
+
+def _sums(amounts: list[tuple[str, Decimal]]) -> Sums:
+    """As `total`; three times as fast for many amounts of one key, which is what batches of events hold."""
+    if len(amounts) > 16 and len(set(map(itemgetter(0), amounts))) == 1:
+        with localcontext(EXACT):
+            added = sum(map(itemgetter(1), amounts), ZERO)
+        return {amounts[0][0]: added} if added else {}
+    return total(amounts)
+
+
+def _with(record: Record, inners: list[bytes]) -> bytes:
+    assert record.inner is not None
+    stop = record.inner[1]
+    return b"%b,%b%b" % (record.body[:stop], b",".join(inners), record.body[stop:])
+
+
+def halves(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """The records of a refused batch in two, by owner; duplicates, which were not sent, are left out.
+
+    The second is empty when there is only one owner, who can't be split further.
+    """
+    kept = distinct(records)
+    owners = list(dict.fromkeys(record.owner for record in kept))
+    first = set(owners[: (len(owners) + 1) // 2])
+    return [each for each in kept if each.owner in first], [each for each in kept if each.owner not in first]
+
+
+def ranges_of(records: Iterable[Record]) -> tuple[Range, ...]:
+    """Ranges that hold just these records, given in reading order, and nothing that lies between them."""
+    ranges: list[Range] = []
+    for record in records:
+        source, offset, _, ordinal = msgspec.structs.astuple(record.position)
+        begin = Place(source, offset, record.unit, ordinal)
+        end = begin._replace(unit=record.unit + record.units)
+        if ranges and ranges[-1].end == begin:
+            ranges[-1] = Range(ranges[-1].begin, end)
+        else:
+            ranges.append(Range(begin, end))
+    return tuple(ranges)

@@ -1,0 +1,368 @@
+"""Batches out of examined records: in order with splitting, or by bin packing where an owner is sent once only."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import msgspec
+
+from streammig.packing.bodies import Bounds, assemble, cut, part_of
+from streammig.packing.ledger import Ledger, Span
+from streammig.records import DeadLetter, Draft, Examined, Progress, Range, Record
+
+
+class BatchLimits(msgspec.Struct, frozen=True):
+    """What a request may hold, and how much a packer may keep open.
+
+    `units` and `bytes` bound a request, `bytes` its encoded body. `bins` bounds the open batches of a once-only stage
+    (32 miss the goal for records of 300 to 700 units by half a percent, 100 gain nothing over 64), `held` the bytes
+    of their bodies. They hold bodies and not positions, since a body can't be fetched again from a compressed export
+    without inflating it anew; `held` keeps that flat, and reaches its bound only with units of more than 500 bytes.
+    A bin older than `age` batches is sealed, so that the frontier follows the head.
+    `letters` dead letters waiting for the frontier seal whatever holds it back, so that a stretch of nothing
+    else does not grow memory. After `stretch` source records without a batch, how far was read is committed alone.
+    """
+
+    units: int = 1000
+    bytes: int = 4_000_000
+    bins: int = 64
+    held: int = 32_000_000
+    age: int = 128
+    letters: int = 10_000
+    stretch: int = 100_000
+
+
+class Sealing(msgspec.Struct, frozen=True):
+    """What one commit puts into the checkpoint: a batch, or None, and the progress as of it."""
+
+    draft: Draft | None
+    progress: Progress
+
+
+class OpenBatch:
+    """A batch that is still being filled, and the exact size of the body that it would have now."""
+
+    __slots__ = ("born", "owners", "records", "room", "size", "spans", "twins", "units")
+
+    def __init__(self, envelope: int, born: int) -> None:
+        self.records: list[Record] = []
+        self.spans: list[Span] = []
+        self.owners: dict[str, Record] = {}
+        self.twins: dict[str, Record] = {}
+        self.units = 0
+        self.size = envelope
+        self.born = born
+        self.room = 0
+
+    def rival(self, record: Record) -> Record | None:
+        """The record of which this one, a customer, would be a duplicate in the same request."""
+        return self.owners.get(record.owner) or (self.twins.get(record.twin) if record.twin else None)
+
+    def cost(self, record: Record) -> int:
+        """Bytes that the record adds to the body: its own, or its inner slice where it is joined, and a comma."""
+        if record.owner in self.owners and record.inner is not None:
+            return 1 + record.inner[1] - record.inner[0]
+        return len(record.body) + (1 if self.records else 0)
+
+    def fits(self, record: Record, limits: BatchLimits) -> bool:
+        return self.units + record.units <= limits.units and self.size + self.cost(record) <= limits.bytes
+
+    def put(self, record: Record) -> None:
+        self.size += self.cost(record)
+        self.units += record.units
+        self.records.append(record)
+        self.owners.setdefault(record.owner, record)
+        if record.twin:
+            self.twins.setdefault(record.twin, record)
+
+
+class Packer(ABC):
+    """Makes batches out of the examined records of one stage, given in reading order from the frontier on.
+
+    Synchronous and without I/O. Every unit ends in exactly one draft, dead letter or filter count; together the
+    sealings say so at each of them: `read + ahead` is what they have handed out so far. Raises ValueError for a
+    record without units, or whose units are not what it says.
+    """
+
+    def __init__(
+        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range]
+    ) -> None:
+        self._head = head
+        self._tail = tail
+        self._limits = limits
+        self._envelope = len(head) + len(tail)
+        self._sealed = 0
+        self._ledger = Ledger(progress)
+        self._ahead = sorted(ahead)
+        frontier = progress.frontier
+        # The units of the first source record that are behind the frontier: already counted, so left out here.
+        self._counted = [Range(frontier._replace(unit=0), frontier)] if frontier.unit else []
+
+    def add(self, examined: Examined) -> list[Sealing]:
+        """Take what became of the next source record; the batches that are full now, usually none."""
+        out: list[Sealing] = []
+        ledger, limits = self._ledger, self._limits
+        for record in examined.records:
+            if record.units < 1:
+                # It would lie in no range, and so be lost when its batch is put together again.
+                raise ValueError("a record without units can't be packed")
+        if not self._counted and not self._ahead:
+            for record in examined.records:
+                self._place(record, out)
+        else:
+            self._resume(examined, out)
+        ledger.close(examined)
+        self._tidy(out)
+        if ledger.letters >= limits.letters or ledger.unreported >= limits.stretch:
+            self._relieve(out)
+        return out
+
+    def finish(self) -> list[Sealing]:
+        """Seal everything that is open: the stage ends here. The last progress stands behind the last source record."""
+        out: list[Sealing] = []
+        while (batch := self._oldest()) is not None:
+            out.append(self._seal(batch))
+        if self._ledger.unreported:
+            out.append(Sealing(None, self._ledger.progress()))
+        return out
+
+    @abstractmethod
+    def _place(self, record: Record, out: list[Sealing]) -> None:
+        """Put the record into open batches, sealing what must go before it."""
+
+    @abstractmethod
+    def _tidy(self, out: list[Sealing]) -> None:
+        """Seal what is full or too old, at the end of a source record."""
+
+    @abstractmethod
+    def _oldest(self) -> OpenBatch | None:
+        """The open batch that was begun first, or None."""
+
+    @abstractmethod
+    def _forget(self, batch: OpenBatch) -> None:
+        """The batch is being sealed: no more into it."""
+
+    def _resume(self, examined: Examined, out: list[Sealing]) -> None:
+        fresh = [record for record, counted in cut(examined.records, self._counted) if not counted]
+        self._counted = []
+        for record, ahead in cut(fresh, self._ahead):
+            if ahead:
+                self._ledger.pass_by(record)
+            else:
+                self._place(record, out)
+        source, offset = examined.position.source, examined.position.offset
+        if self._ahead and self._ahead[-1].end[:2] <= (source, offset + examined.position.length):
+            self._ahead = []
+
+    def _put(self, record: Record, batch: OpenBatch) -> None:
+        batch.put(record)
+        self._ledger.pack(record, batch, batch.spans)
+
+    def _bury(self, record: Record, code: str, message: str, apart: bool) -> None:
+        letter = DeadLetter(record.position, record.unit, code, message, record.tally)
+        self._ledger.bury(record, letter, apart)
+
+    def _bury_too_large(self, record: Record) -> None:
+        message = (
+            f"{record.units} units in {self._envelope + len(record.body)} bytes that can't be split, "
+            f"more than the {self._limits.units} units or {self._limits.bytes} bytes that one request may hold"
+        )
+        self._bury(record, "too-large", message, apart=True)
+
+    def _seal(self, batch: OpenBatch) -> Sealing:
+        self._forget(batch)
+        self._sealed += 1
+        ranges = tuple([span.range for span in batch.spans])
+        draft = assemble(batch.records, self._head, self._tail, ranges)
+        self._ledger.seal(batch.spans, draft.tally)
+        return Sealing(draft, self._ledger.progress())
+
+    def _relieve(self, out: list[Sealing]) -> None:
+        """Keep memory flat, and the frontier moving, where many source records make no batch."""
+        ledger = self._ledger
+        while ledger.letters >= self._limits.letters:
+            blocker = ledger.blocker
+            if not isinstance(blocker, OpenBatch):
+                out.append(Sealing(None, ledger.progress()))
+                return
+            out.append(self._seal(blocker))
+        # A batch that still has room is not sealed for this: reading a filtered stretch again costs less than a slot.
+        if ledger.unreported >= self._limits.stretch and ledger.blocker is None:
+            out.append(Sealing(None, ledger.progress()))
+
+
+class InOrder(Packer):
+    """One open batch, filled to the last unit: records with `inner` are split wherever it is full."""
+
+    def __init__(
+        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range]
+    ) -> None:
+        super().__init__(head, tail, limits, progress, ahead)
+        self._batch = OpenBatch(self._envelope, 0)
+
+    def _place(self, record: Record, out: list[Sealing]) -> None:
+        rival = self._batch.rival(record) if record.inner is None else None
+        if rival is not None:
+            self._bury(record, "duplicate-customer", _duplicate(record, rival), apart=False)
+        elif self._batch.fits(record, self._limits):
+            self._put(record, self._batch)
+        elif record.inner is not None:
+            self._split(record, out)
+        elif self._envelope + len(record.body) > self._limits.bytes or record.units > self._limits.units:
+            self._bury_too_large(record)
+        else:
+            out.append(self._seal(self._batch))
+            self._put(record, self._batch)
+
+    def _split(self, record: Record, out: list[Sealing]) -> None:
+        bounds = Bounds(record)
+        at = 0
+        while at < record.units:
+            fitting = self._fitting(record, bounds, at)
+            if fitting:
+                self._put(part_of(record, bounds, at, at + fitting), self._batch)
+                at += fitting
+            if at == record.units:
+                return
+            # Never a second part into the same batch: joined, it would lose the white space that the two had between
+            # them, and so not be the bytes that the batch's range gives when it is read again.
+            unit = part_of(record, bounds, at, at + 1)
+            if self._envelope + len(unit.body) > self._limits.bytes:
+                self._bury_too_large(unit)
+                at += 1
+            else:
+                out.append(self._seal(self._batch))
+
+    def _fitting(self, record: Record, bounds: Bounds, at: int) -> int:
+        """How many of the record's units from `at` on the open batch has room for."""
+        batch, limits = self._batch, self._limits
+        most = min(record.units, at + limits.units - batch.units)
+        # The last end is the inner slice's length, so this is the room once all but that slice is in.
+        room = limits.bytes - batch.size - (batch.cost(record) - bounds.ends[-1])
+        return bisect_right(bounds.ends, bounds.starts[at] + room, at, most) - at
+
+    def _tidy(self, out: list[Sealing]) -> None:
+        if self._batch.units == self._limits.units:
+            out.append(self._seal(self._batch))
+
+    def _oldest(self) -> OpenBatch | None:
+        return self._batch if self._batch.records else None
+
+    def _forget(self, batch: OpenBatch) -> None:
+        self._batch = OpenBatch(self._envelope, 0)
+
+
+def _duplicate(record: Record, rival: Record) -> str:
+    shared = "the customer's id" if rival.owner == record.owner else "a value that must be unique, such as the e-mail,"
+    place = f"record {rival.position.ordinal}"
+    if rival.position.source != record.position.source:
+        place += f" of file {rival.position.source + 1}"
+    return f"{shared} is that of {place} already, which is sent"
+
+
+class Bins(Packer):
+    """Bin packing, best fit: a record goes whole into the open batch that it leaves the least room in.
+
+    Room is measured in one scale for units and bytes, the scarcer of the two, and open batches are listed by it. A
+    number whose bits are the rooms that are listed finds the best fit without a search.
+    """
+
+    def __init__(
+        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range]
+    ) -> None:
+        super().__init__(head, tail, limits, progress, ahead)
+        # At least 1,000 steps, so that rounding bytes to a step wastes no more than a thousandth of a body.
+        self._grain = -(-1000 // limits.units)
+        self._scale = limits.units * self._grain
+        self._listed: list[dict[OpenBatch, None]] = [{} for _ in range(self._scale + 1)]
+        self._rooms = 0
+        self._open: dict[OpenBatch, None] = {}
+        self._homes: dict[str, OpenBatch] = {}
+        self._held = 0
+
+    def _place(self, record: Record, out: list[Sealing]) -> None:
+        if record.inner is None:
+            raise ValueError("a record of a once-only stage must have units that can be joined with its owner's")
+        limits = self._limits
+        if record.units > limits.units or self._envelope + len(record.body) > limits.bytes:
+            self._bury_too_large(record)
+            return
+        batch = self._homes.get(record.owner)
+        if batch is None or not batch.fits(record, limits):
+            batch = self._best(record)
+        if batch is None:
+            if len(self._open) >= limits.bins:
+                out.append(self._seal(self._fullest()))
+            batch = OpenBatch(self._envelope, self._sealed)
+            self._open[batch] = None
+            self._held += batch.size
+        else:
+            self._unlist(batch)
+        self._held -= batch.size
+        self._put(record, batch)
+        self._held += batch.size
+        self._homes[record.owner] = batch
+        self._list(batch)
+
+    def _best(self, record: Record) -> OpenBatch | None:
+        size = len(record.body) + 1
+        need = max(record.units * self._grain, -(-size * self._scale // self._limits.bytes))
+        rooms = self._rooms >> need
+        return next(iter(self._listed[need + _lowest(rooms)])) if rooms else None
+
+    def _fullest(self) -> OpenBatch:
+        return next(iter(self._listed[_lowest(self._rooms)]))
+
+    def _list(self, batch: OpenBatch) -> None:
+        limits = self._limits
+        room = (limits.bytes - batch.size) * self._scale // limits.bytes
+        batch.room = min((limits.units - batch.units) * self._grain, room)
+        self._listed[batch.room][batch] = None
+        self._rooms |= 1 << batch.room
+
+    def _unlist(self, batch: OpenBatch) -> None:
+        listed = self._listed[batch.room]
+        del listed[batch]
+        if not listed:
+            self._rooms &= ~(1 << batch.room)
+
+    def _tidy(self, out: list[Sealing]) -> None:
+        while self._listed[0] or self._held > self._limits.held:
+            out.append(self._seal(self._fullest()))
+        while (oldest := self._oldest()) is not None and self._sealed - oldest.born >= self._limits.age:
+            out.append(self._seal(oldest))
+
+    def _oldest(self) -> OpenBatch | None:
+        return next(iter(self._open), None)
+
+    def _forget(self, batch: OpenBatch) -> None:
+        self._unlist(batch)
+        del self._open[batch]
+        self._held -= batch.size
+        for owner in batch.owners:
+            if self._homes.get(owner) is batch:
+                del self._homes[owner]
+
+
+def _lowest(bits: int) -> int:
+    """The number of the lowest bit that is set."""
+    return (bits & -bits).bit_length() - 1
+
+
+def packer(
+    head: bytes,
+    tail: bytes,
+    once: bool,
+    limits: BatchLimits | None = None,
+    progress: Progress | None = None,
+    ahead: Sequence[Range] = (),
+) -> Packer:
+    """The packer of a stage; `head`, `tail` and `once` are its rules'.
+
+    Resumed with the stored progress and the ranges of the batches sealed beyond its frontier, and fed again from the
+    frontier on, it goes on as if it had never stopped: nothing is counted or packed twice.
+    """
+    kind = Bins if once else InOrder
+    return kind(head, tail, limits or BatchLimits(), progress or Progress(), ahead)
