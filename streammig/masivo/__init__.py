@@ -1,0 +1,1 @@
+"""Masivo, the target: its rules, its limits, and the way to it."""

@@ -1,0 +1,162 @@
+"""What the rules of all stages share: one result for each slice, whatever it holds and a mapping makes of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from streammig.masivo.rules.filters import Filters
+from streammig.masivo.rules.mapping import Mapped
+from streammig.masivo.rules.options import RuleOptions
+from streammig.masivo.rules.reasons import Refusal
+from streammig.masivo.rules.shape import Shape
+from streammig.masivo.rules.values import Values, good_id, text_of
+from streammig.masivo.rules.walk import Walk
+from streammig.masivo.splice import NOT_JSON, Duplicate, Member, apply, cuts, elements, faithful, members
+from streammig.records import DeadLetter, Examined, Position, Record, Run, Slice, Sums, Tally, total
+
+Pair = tuple[str, Decimal]
+
+
+class StageRules(ABC):
+    """The `Rules` of one stage.
+
+    A record is first decoded strictly: if it is as the target wants it, it goes as it stands (`clean`). Everything else
+    is walked over field by field (`judge`), which edits or explains; it would find the same in a clean record, later.
+    """
+
+    head: bytes = b'{"customers":['
+    tail: bytes = b"]}"
+    once: ClassVar[bool] = False
+    _alone: int = 0  # units of a record that could not be looked into
+
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
+        """Raises `Unusable` for options that make no sense."""
+        options.check()
+        self._options = options
+        self._values = Values(options)
+        self._numbers = self._values.numbers
+        self._keys = self._values.keys
+        self._filters = Filters(options)
+        self._mapped = Mapped(mapping) if mapping is not None else None
+        self._room = options.max_bytes - len(self.head) - len(self.tail)
+
+    def examine(self, run: Run) -> list[Examined]:
+        return [self._examine(each) for each in run]
+
+    @abstractmethod
+    def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
+        """The record, if these bytes can be sent as they stand; None if that takes a closer look."""
+
+    @abstractmethod
+    def judge(self, data: bytes, position: Position, unit: int) -> Examined:
+        """What becomes of these bytes, numbered from `unit` on. Never raises."""
+
+    def _examine(self, each: Slice) -> Examined:
+        position = each.position
+        if each.fault:
+            return self._dead(position, 0, Refusal(each.code, each.fault), Tally(1, self._alone))
+        if self._mapped is not None:
+            return self._examine_mapped(self._mapped, each.data, position)
+        return self._one(each.data, position, 0)
+
+    def _one(self, data: bytes, position: Position, unit: int) -> Examined:
+        record = self.clean(data, position, unit)
+        return self.judge(data, position, unit) if record is None else Examined(position, (record,))
+
+    def _examine_mapped(self, mapped: Mapped, data: bytes, position: Position) -> Examined:
+        try:
+            made = mapped(data)
+        except Refusal as refusal:
+            return self._dead(position, 0, refusal, Tally(1, self._alone))
+        if not made:
+            return Examined(position, filtered=(("mapping", Tally(1, self._alone)),))
+        parts: list[Examined] = []
+        unit = 0
+        for each in made:
+            part = self._one(each, position, unit)
+            unit += sum(record.units for record in part.records) or 1
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else _joined(position, parts)
+
+    def _dead(self, position: Position, unit: int, refusal: Refusal, tally: Tally, absent: str = "") -> Examined:
+        letter = DeadLetter(position, unit, refusal.code, refusal.message, tally)
+        return Examined(position, dead=(letter,), absent=((absent, refusal.code),) if absent else ())
+
+    def _trimmed(
+        self, walk: Walk, found: Mapping[str, Member], cut: Collection[str], shape: Shape, position: Position, unit: int
+    ) -> Examined | None:
+        """The record, if it can be sent once the fields that it must not have are cut from its outermost object.
+
+        Most records that need a change need only this one; walking through all of one costs ten times as much.
+        """
+        keep = walk.outermost(found, shape, cut)
+        if all(keep):
+            return None
+        spans = [member.span for member in found.values()]
+        record = self.clean(apply(walk.data, cuts(spans, keep)), position, unit)
+        if record is None:
+            walk.dropped.clear()
+            return None
+        return Examined(position, (record,), dropped=tuple(walk.dropped))
+
+    def _walk(self, data: bytes) -> Walk:
+        return Walk(data, self._values, self._options)
+
+    def _salvage(self, data: bytes, member: Member | None) -> tuple[int, Sums]:
+        """How many units a list holds that is not sent, and their sums as far as they can be read."""
+        if member is None or data[member.begin] != 0x5B:
+            return 0, {}
+        spans = elements(data, member.begin, member.end)
+        pairs = []
+        for span in spans:
+            try:
+                pairs.append(self._pair(data, members(data, *span)))
+            except (Duplicate, *NOT_JSON):
+                continue
+        return len(spans), total(pair for pair in pairs if pair)
+
+    def _pair(self, data: bytes, fields: Mapping[str, Member]) -> Pair | None:
+        """What this unit adds to the sums, if that can be read and is a number that could be sent."""
+        reward = fields.get("reward_id")
+        key = self._keys[text_of(data, reward)]
+        amount = self._readable(data, fields.get("amount"))
+        return (key, amount) if key and amount is not None else None
+
+    def _readable(self, data: bytes, member: Member | None) -> Decimal | None:
+        return None if member is None else self._numbers[data[member.begin : member.end]]
+
+
+def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    """The bytes decoded, if they hold just what the type has, nothing twice and no number as text; else None."""
+    try:
+        value = decode(data)
+        return value if faithful(data, value) else None
+    except NOT_JSON:
+        return None
+
+
+def id_in(data: bytes, member: Member | None) -> str:
+    """The id that stands there, or "" if it is no good one."""
+    if member is None or data[member.begin] != 0x22:
+        return ""
+    text = text_of(data, member)
+    return text if good_id(text) else ""
+
+
+def _joined(position: Position, parts: Iterable[Examined]) -> Examined:
+    records: list[Record] = []
+    dead: list[DeadLetter] = []
+    absent: list[tuple[str, str]] = []
+    dropped: list[str] = []
+    filtered: dict[str, Tally] = {}
+    for part in parts:
+        records += part.records
+        dead += part.dead
+        absent += part.absent
+        dropped += part.dropped
+        for reason, tally in part.filtered:
+            filtered[reason] = filtered.get(reason, Tally()) + tally
+    return Examined(position, tuple(records), tuple(filtered.items()), tuple(dead), tuple(absent), tuple(dropped))

@@ -1,0 +1,143 @@
+"""The rules of events: purchases and what else happened, in a list below their owner or one to a record."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import UNSET
+
+from streammig.masivo import models
+from streammig.masivo.rules.base import Pair
+from streammig.masivo.rules.grouped import GroupedRules
+from streammig.masivo.rules.options import RuleOptions
+from streammig.masivo.rules.reasons import Refusal, expected
+from streammig.masivo.rules.shape import shape_of
+from streammig.masivo.rules.values import Numbers, text_of
+from streammig.masivo.rules.walk import Walk
+from streammig.masivo.splice import Duplicate, Member, members
+from streammig.records import ZERO, Examined, Position, Record, Tally
+
+_SHAPE = shape_of(models.Event)
+PURCHASES = "purchases"
+
+
+class EventRules(GroupedRules):
+    """Events: one unit each; the sum of the purchases' values."""
+
+    name = "events"
+    model = models.OwnerOfEvents
+
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
+        super().__init__(options, mapping)
+        self._alone = int(options.owner is not None)
+        self._marks = self._filters.event_fields - _SHAPE.fields.keys()
+
+    def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
+        return None if self._options.owner is not None else super().clean(data, position, unit)
+
+    def _clean_units(self, units: list[models.Event]) -> tuple[Pair, ...] | None:
+        amounts: list[Pair] = []
+        for event in units:
+            if not event.fulfilled or not clean_order(event.order, self._numbers):
+                return None
+            value = self._numbers[bytes(event.order.value)] if event.type == "PURCHASE" else ZERO
+            amounts.append((PURCHASES, value or ZERO))
+        return tuple(amounts)
+
+    def judge(self, data: bytes, position: Position, unit: int) -> Examined:
+        if self._options.owner is None:
+            return super().judge(data, position, unit)
+        walk = self._walk(data)
+        tally = Tally(1, 1)
+        try:
+            found = walk.open(0, len(data), "$", "not-an-object")
+            tally = Tally(1, 1, self._sums(data, found))
+            return self._row(walk, found, self._options.owner, position, unit, tally)
+        except Refusal as refusal:
+            return self._dead(position, unit, refusal, tally)
+
+    def _row(
+        self, walk: Walk, found: Mapping[str, Member], name: str, position: Position, unit: int, tally: Tally
+    ) -> Examined:
+        """A single event that names its owner."""
+        data = walk.data
+        if name not in found:
+            raise expected("missing-field", f"$.{name}", "the customer's id", "nothing")
+        begin, end, where = found[name].begin, found[name].end, f"$.{name}"
+        owner = self._values.id(self._values.text(data, begin, end, where), where)
+        amount = self._unit(walk, 0, len(data), found, "$", data[begin:end])
+        if isinstance(amount, str):
+            return Examined(position, filtered=((amount, tally),))
+        head, event, tail = b'{"id":%b,"events":[' % data[begin:end], walk.rest(), b"]}"
+        inner = (len(head), len(head) + len(event))
+        body = head + event + tail
+        if len(body) > self._room:
+            raise Refusal("too-large", f"$: one request has room for {self._room} bytes, this needs more")
+        record = Record(position, unit, owner, body, 1, (amount,), inner)
+        return Examined(position, (record,), dropped=tuple(walk.dropped))
+
+    def _unit(
+        self, walk: Walk, begin: int, end: int, fields: Mapping[str, Member], where: str, salt: bytes
+    ) -> Pair | str:
+        data, options = walk.data, self._options
+        if reason := self._filters.event(data, fields):
+            return reason
+        cut = {*self._marks, options.owner} if options.owner is not None else self._marks
+        waived, put = frozenset[str](), []
+        kind = fields.get("type")
+        purchase = kind is not None and text_of(data, kind) == "PURCHASE"
+        if not purchase and kind is not None and data[kind.begin] == 0x22 and not _there(data, fields.get("order")):
+            if not options.zero_orders:
+                return "not-a-purchase"
+            waived = frozenset({"order"})
+            put.append(_zero_order(data[begin:end] + salt))
+        values = walk.fields(begin, fields, _SHAPE, where, cut=cut, waived=waived, put=put)
+        if values.get("fulfilled") is False:
+            walk.replace(fields["fulfilled"], b"true")  # migrated events count as fulfilled, whatever was said
+        return PURCHASES, values["order"]["value"] if purchase else ZERO
+
+    def _pair(self, data: bytes, fields: Mapping[str, Member]) -> Pair | None:
+        order, kind = fields.get("order"), fields.get("type")
+        if order is None or data[order.begin] != 0x7B or text_of(data, kind) != "PURCHASE":
+            return None
+        try:
+            value = self._readable(data, members(data, order.begin, order.end).get("value"))
+        except Duplicate:
+            return None
+        return None if value is None else (PURCHASES, value)
+
+
+def _there(data: bytes, member: Member | None) -> bool:
+    return member is not None and data[member.begin] != ord("n")
+
+
+def _zero_order(seed: bytes) -> bytes:
+    """An order for an event that has none: its id is the same at every reading, and another for every event."""
+    name = hashlib.blake2b(seed, digest_size=16).hexdigest().encode()
+    return (
+        b'"order":{"purchase_id":"none-%b","value":0,"discounted_value":0,"products":[],"payment_method":"OTHER"}'
+        % name
+    )
+
+
+def clean_order(order: models.Order, numbers: Numbers) -> bool:
+    """Whether an order can be sent as it stands; one with redeems takes a closer look."""
+    if order.redeem is not UNSET or numbers[bytes(order.value)] is None:
+        return False
+    if numbers[bytes(order.discounted_value)] is None:
+        return False
+    for product in order.products:
+        if product.redeem is not UNSET or numbers[bytes(product.amount)] is None:
+            return False
+        if numbers[bytes(product.value)] is None:
+            return False
+        if product.discounted_value and numbers[bytes(product.discounted_value)] is None:
+            return False
+    shipping = order.shipping
+    return not shipping or not (
+        shipping.redeem is not UNSET
+        or (shipping.value and numbers[bytes(shipping.value)] is None)
+        or (shipping.discounted_value and numbers[bytes(shipping.discounted_value)] is None)
+    )

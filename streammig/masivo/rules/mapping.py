@@ -1,0 +1,94 @@
+"""Let a user's callable turn a source record into records, and let nothing it does reach the books."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import PurePath
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import orjson
+
+from streammig.masivo.rules.reasons import Refusal
+from streammig.masivo.splice import NOT_JSON, duplicated, faithful
+
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+_FAILED = "mapping-failed"
+_PLAIN = (str, bool, type(None), datetime.datetime, datetime.date, uuid.UUID)
+
+
+class Mapped:
+    """What a mapping makes of a record's bytes, as bytes: no record, one, or several."""
+
+    def __init__(self, mapping: Callable[[Any], Any]) -> None:
+        self._mapping = mapping
+
+    def __call__(self, data: bytes) -> list[bytes]:
+        """The records made of this one, encoded before the mapping can touch them again; raises `Refusal`."""
+        try:
+            source = _decode(data)
+            if not faithful(data, source) and duplicated(data, 0, len(data)):
+                raise Refusal("duplicate-field", "$: a field stands twice in an object")
+        except NOT_JSON:
+            raise Refusal("invalid-json", "$: the bytes are not valid JSON, or nested too deeply") from None
+        try:
+            made = self._mapping(source)
+        except (Exception, SystemExit) as error:  # a mapping that gives up on a record must not end the run
+            where = _line(error.__traceback__)
+            raise Refusal(_FAILED, f"the mapping raised {type(error).__name__}{where}") from None
+        if made is None:
+            return []
+        records = made if type(made) is list else [made]
+        return [_encoded(record) for record in records]
+
+
+def _encoded(record: object) -> bytes:
+    if not isinstance(record, dict):
+        found = type(record).__name__
+        raise Refusal(_FAILED, f"the mapping returned {found}; expected a dict, a list of dicts, or None")
+    try:
+        return orjson.dumps(_exactly(record))
+    except Refusal:
+        raise
+    except Exception as error:  # whatever a foreign object raises while it is looked at
+        raise Refusal(_FAILED, f"the mapping returned what is no JSON ({type(error).__name__})") from None
+
+
+def _exactly(value: Any) -> Any:
+    """The value with its decimals and large integers as JSON text, which orjson would refuse.
+
+    Floats go as their shortest text. NaN and infinity, which orjson would turn into null, are refused.
+    """
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, dict):
+        return {key: _exactly(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_exactly(each) for each in value]
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else orjson.Fragment(str(Decimal(value)))
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, Decimal) and value.is_finite():
+        return orjson.Fragment(str(value))
+    found = type(value).__name__
+    raise Refusal(_FAILED, f"the mapping returned a record with {found} in it; expected JSON and finite numbers")
+
+
+def _line(trace: TracebackType | None) -> str:
+    """Where in the mapping's own file it raised: the last line there before it went into somebody else's code."""
+    trace = trace.tb_next if trace is not None else None  # the first frame is ours
+    if trace is None:
+        return ""
+    home = trace.tb_frame.f_code.co_filename
+    line = trace.tb_lineno
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == home:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f" at line {line} of {PurePath(home).name}"

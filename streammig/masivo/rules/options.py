@@ -1,0 +1,81 @@
+"""What the rules can be told: every setting of theirs, with its default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from streammig.errors import Unusable
+
+MAX_DIGITS = 30  # of a number, before and behind the point together: the sums are exact with room for 10**30 of them
+
+
+class Match(NamedTuple):
+    """A field of a record holds a value, compared as text."""
+
+    field: str
+    value: str
+
+
+class RuleOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How records are judged; all of it shapes batches, so a checkpoint is bound to it.
+
+    `now` is what lots expire against: an aware time that stays the same when a run is resumed. `deleted` and
+    `reversed` are "field=value" pairs that mark a customer as deleted or an event as reversed, beside those that are
+    known (see `rules.filters`). `owner` names the field that holds the customer's id where a record is a single event.
+    `time_zone` is the IANA name of the zone that dates without one are in.
+    """
+
+    now: datetime
+    unknown_fields: Literal["drop", "reject", "send"] = "drop"
+    fraction_digits: int = 2
+    include_inactive: bool = False
+    send_anonymous: bool = False
+    zero_orders: bool = False
+    send_redeem: bool = False
+    time_zone: str | None = None
+    deleted: tuple[str, ...] = ()
+    reversed: tuple[str, ...] = ()
+    owner: str | None = None
+    max_units: int = 1000
+    max_bytes: int = 4_000_000
+
+    def check(self) -> None:
+        """Raises `Unusable` for a setting that makes no sense."""
+        if self.unknown_fields not in ("drop", "reject", "send"):
+            raise Unusable("unknown_fields is none of drop, reject, send.", "Set it to one of them.")
+        if not 0 <= self.fraction_digits < MAX_DIGITS:
+            raise Unusable(f"fraction_digits must lie between 0 and {MAX_DIGITS - 1}.", "The default is 2.")
+        if self.max_units < 1 or self.max_bytes < 1:
+            raise Unusable("max_units and max_bytes must be at least 1.", "The defaults are 1000 and 4000000.")
+        if self.now.tzinfo is None:
+            raise Unusable("now has no time zone.", "Write it like 2020-01-31T12:00:00Z.")
+        if self.owner == "":
+            raise Unusable("owner is the empty text.", "Name the field that holds the customer's id.")
+
+    def zone(self) -> ZoneInfo | None:
+        """The zone of dates without one; raises `Unusable` if this machine does not know it."""
+        if self.time_zone is None:
+            return None
+        try:
+            return ZoneInfo(self.time_zone)
+        except (KeyError, ValueError, OSError) as error:  # not known; a bad path; a folder of zones
+            raise Unusable(
+                f"time_zone: this machine knows no zone named {self.time_zone!r}.",
+                "Use an IANA name such as America/Bogota; a machine without time zones needs the package tzdata.",
+            ) from error
+
+
+def matches(pairs: Sequence[str], setting: str) -> tuple[Match, ...]:
+    """The pairs of a setting, taken apart at their first `=`; raises `Unusable` for one without."""
+    found = []
+    for pair in pairs:
+        field, sign, value = pair.partition("=")
+        if not sign or not field:
+            raise Unusable(f"{setting}: {pair!r} is no field=value pair.", f'Write it like {setting} = ["state=GONE"].')
+        found.append(Match(field, value))
+    return tuple(found)

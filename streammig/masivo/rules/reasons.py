@@ -1,0 +1,49 @@
+"""Why a record is not sent: every code of a dead letter and of a filter, with a sentence each."""
+
+from __future__ import annotations
+
+CODES = {
+    "invalid-json": "The bytes are not valid JSON.",
+    "invalid-utf8": "The bytes are not valid UTF-8.",
+    "lone-surrogate": "A text holds half of a surrogate pair.",
+    "too-large": "The record, or one of its units, needs a larger request than the settings allow.",
+    "not-an-object": "The record is not a JSON object.",
+    "duplicate-field": "A field stands twice in one object, so that it is unclear which one counts.",
+    "missing-field": "A field that the target requires is missing.",
+    "wrong-type": "A field holds another kind of JSON than the target asks for.",
+    "bad-id": "An id is empty, over 255 characters, holds a control character or a slash, or is `migrate`.",
+    "bad-email": "An e-mail address does not look like one.",
+    "bad-uuid": "The id of a reward or tier is not a UUID.",
+    "bad-date": "A date-time is not ISO 8601, or has no time zone while the settings name none.",
+    "bad-enum": "A field holds none of the words that the target knows.",
+    "bad-amount": "A number has too many digits, or is negative where it can't be.",
+    "too-long": "A text is longer than the target allows.",
+    "unknown-field": "A field that the target does not know, while the settings say to refuse such records.",
+    "too-many-transactions": "A customer has more transactions than one request may carry, and they must not be split.",
+    "mapping-failed": "The mapping raised, or returned what is no record.",
+}
+
+FILTERS = {
+    "deleted": "The customer is deleted.",
+    "inactive": "The customer is inactive; the settings can send such customers.",
+    "reversed": "The event is reversed.",
+    "not-a-purchase": "The event has no order and is no purchase; the settings can send it with an order of zero.",
+    "no-events": "The customer has no events.",
+    "no-transactions": "The customer has no transactions.",
+    "expired-lots": "Lots of a balance that expired before the run; they are left out of their record.",
+    "mapping": "The mapping left the record out.",
+}
+
+
+class Refusal(Exception):
+    """A record can't be sent: a code of `CODES`, and a message without any of its values."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def expected(code: str, where: str, what: str, found: str) -> Refusal:
+    """The refusal of one field: its path, what was expected there, what kind of thing stood there."""
+    return Refusal(code, f"{where}: expected {what}, found {found}")

@@ -1,0 +1,177 @@
+"""Single values: ids, e-mail addresses, UUIDs, date-times, exact numbers."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import msgspec
+
+from streammig.masivo.rules.options import MAX_DIGITS, RuleOptions
+from streammig.masivo.rules.reasons import expected
+from streammig.masivo.splice import NOT_JSON, Member
+from streammig.records import EXACT
+
+# Plain ASCII first: a class with \s in it costs four times as much a character.
+_EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+|[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+_MEMO = 16_384  # entries; a few megabytes
+
+_date = msgspec.json.Decoder(datetime).decode
+_text = msgspec.json.Decoder(str).decode
+
+# How the first byte of a value tells its kind, in the words of messages.
+KINDS = {
+    ord('"'): "a text",
+    ord("{"): "an object",
+    ord("["): "a list",
+    ord("t"): "true",
+    ord("f"): "false",
+    ord("n"): "null",
+}
+NUMBER = "a number"
+
+
+def kind_of(data: bytes, begin: int) -> str:
+    """What kind of JSON begins there, in the words of messages."""
+    return KINDS.get(data[begin], NUMBER)
+
+
+def text_of(data: bytes, member: Member | None) -> str:
+    """A field's text, the JSON of any other value, or "" where there is none or it can't be read."""
+    if member is None:
+        return ""
+    try:
+        value = data[member.begin : member.end]
+        return _text(value) if value[0] == 0x22 else value.decode()
+    except NOT_JSON:
+        return ""
+
+
+def good_id(text: str) -> bool:
+    """1 to 255 characters, no control character, no slash, and not the name of a route beside the customers'."""
+    if text.isprintable() or not _CONTROL.search(text):  # what is printable holds no control character
+        return 0 < len(text) <= 255 and "/" not in text and text != "migrate"
+    return False
+
+
+def good_email(text: str) -> bool:
+    """A light check: one @, no white space, no control character, no dot at an end of a side or beside another."""
+    if "." not in (text[:1], text[-1:]) and ".." not in text and ".@" not in text and "@." not in text:
+        return _EMAIL.fullmatch(text) is not None
+    return False
+
+
+def good_uuid(text: str) -> bool:
+    """A UUID in its usual spelling, in any case of letters."""
+    return _UUID.fullmatch(text) is not None
+
+
+class Numbers(dict[bytes, Decimal | None]):
+    """The number that a JSON text is, exactly, or None if it is none that may be sent.
+
+    It may have at most `digits` digits behind the point and `MAX_DIGITS` in all, by value: 1.50 is 15e-1. What was
+    weighed is remembered, since amounts repeat: looking one up costs a tenth of weighing it.
+    """
+
+    def __init__(self, digits: int) -> None:
+        self.digits = digits
+        self._step = Decimal(1).scaleb(-digits)
+        self._limit = Decimal(10) ** (MAX_DIGITS - digits)
+
+    def __missing__(self, text: bytes) -> Decimal | None:
+        number = self._weighed(text)
+        if len(text) <= MAX_DIGITS + 2:
+            if len(self) >= _MEMO:
+                self.clear()
+            self[text] = number
+        return number
+
+    def _weighed(self, text: bytes) -> Decimal | None:
+        try:
+            number = Decimal(text.decode())
+            # The bounds first, so that no exponent is too large for the remainder; `copy_abs`, because abs() rounds.
+            if number.copy_abs() < self._limit and not EXACT.remainder(number, self._step):
+                return number
+        except (ArithmeticError, ValueError):  # no number at all, or beyond what EXACT can hold: 1e-9999999
+            pass
+        return None
+
+
+class Keys(dict[str, str]):
+    """The key that a reward's sums have: its UUID in lower case, or "" for what is no UUID. Remembered as well."""
+
+    def __missing__(self, uuid: str) -> str:
+        key = uuid.lower() if good_uuid(uuid) else ""
+        if len(self) >= _MEMO:  # an account has at most 1,000 rewards: this export is odd
+            self.clear()
+        self[uuid] = key
+        return key
+
+
+class Values:
+    """The checks of single values that name the field they refuse; `where` is the field's path."""
+
+    def __init__(self, options: RuleOptions) -> None:
+        self.numbers = Numbers(options.fraction_digits)
+        self.keys = Keys()
+        self._zone = options.zone()
+
+    def text(self, data: bytes, begin: int, end: int, where: str) -> str:
+        """The text that stands there."""
+        if data[begin] != 0x22:
+            raise expected("wrong-type", where, "a text", kind_of(data, begin))
+        return _text(memoryview(data)[begin:end])
+
+    def id(self, text: str, where: str) -> str:
+        if not good_id(text):
+            raise expected("bad-id", where, "1 to 255 characters without control characters or slashes", "another text")
+        return text
+
+    def email(self, text: str, where: str) -> str:
+        if not good_email(text):
+            raise expected("bad-email", where, "an e-mail address", "another text")
+        return text
+
+    def uuid(self, text: str, where: str) -> str:
+        if not good_uuid(text):
+            raise expected("bad-uuid", where, "a UUID", "another text")
+        return text
+
+    def number(self, data: bytes, begin: int, end: int, where: str) -> Decimal:
+        """The number that stands there, exactly."""
+        kind = kind_of(data, begin)
+        if kind != NUMBER:
+            raise expected("wrong-type", where, NUMBER, kind)
+        number = self.numbers[data[begin:end]]
+        if number is None:
+            what = f"a number with at most {self.numbers.digits} digits behind the point and {MAX_DIGITS} in all"
+            raise expected("bad-amount", where, what, "a number with more")
+        return number
+
+    def date(self, data: bytes, begin: int, end: int, where: str) -> tuple[datetime, bytes]:
+        """The aware time that stands there, and the zone's offset to be put in behind it (empty if it has one)."""
+        self.text(data, begin, end, where)
+        try:
+            time = _date(memoryview(data)[begin:end])
+        except NOT_JSON:
+            raise expected("bad-date", where, _DATE, "another text") from None
+        if time.tzinfo is not None:
+            return time, b""
+        if self._zone is None:
+            raise expected("bad-date", where, _DATE, "one without a time zone")
+        time = time.replace(tzinfo=self._zone)
+        return time, _offset(time.utcoffset() or timedelta())
+
+
+_DATE = "a date-time such as 2020-01-31T12:00:00Z"
+
+
+def _offset(offset: timedelta) -> bytes:
+    # Before there were zones offsets had seconds, which ISO 8601 can't write: the nearest minute is taken.
+    minutes = round(offset.total_seconds() / 60)
+    hours, rest = divmod(abs(minutes), 60)
+    return b"%c%02d:%02d" % (b"-" if minutes < 0 else b"+", hours, rest)
