@@ -107,11 +107,11 @@ class Reads:
         num = self._number(id_)
         try:
             sent = msgspec.json.decode(body, type=_ConsentUpdate).consent
+            changed = msgspec.convert(sent.get("purposes", {}), dict[str, bool])
         except ValueError as error:
             raise Refused(f"body: {error}") from error
         stored = self._stored_consent(num) or {"purposes": dict.fromkeys(PURPOSES, True)}
-        purposes = {**stored["purposes"], **sent.get("purposes", {})}
-        merged = {**stored, **sent, "customer_id": id_, "purposes": purposes}
+        merged = {**stored, **sent, "customer_id": id_, "purposes": {**stored["purposes"], **changed}}
         with self._store.db:
             sql = "INSERT INTO documents VALUES (?, ?, ?) ON CONFLICT (num) DO UPDATE SET consent = excluded.consent"
             self._store.db.execute(sql, (num, b"{}", orjson.dumps(merged)))

@@ -178,13 +178,13 @@ def load_script(script: Path | str | Sequence[Mapping[str, Any]] | None) -> tupl
         raise ScriptError(f"script {script} can't be read: {error.strerror}") from error
     try:
         if data.lstrip().startswith(b"["):
-            rules, word = msgspec.json.decode(data, type=list[Any]), "rule"
+            rules = [(f"rule {number}", rule) for number, rule in enumerate(msgspec.json.decode(data), 1)]
         else:
-            rules, word = [msgspec.json.decode(line) if line.strip() else None for line in data.splitlines()], "line"
+            lines = enumerate(data.splitlines(), 1)
+            rules = [(f"line {number}", msgspec.json.decode(line)) for number, line in lines if line.strip()]
     except ValueError as error:  # also for invalid UTF-8
         raise ScriptError(f"script {script} is neither a JSON list nor NDJSON: {error}") from error
-    named = ((rule, f"script {script}: {word} {number}") for number, rule in enumerate(rules, 1))
-    return tuple(_rule(rule, where) for rule, where in named if word == "rule" or rule is not None)
+    return tuple(_rule(rule, f"script {script}: {place}") for place, rule in rules)
 
 
 def _rule(rule: Any, where: str) -> Fault:

@@ -63,7 +63,8 @@ class Pump:
 
     def wake(self) -> None:
         """Say that a batch was enqueued."""
-        self._empty.clear()
+        if self._failure is None:
+            self._empty.clear()
         self._arrived.set()
 
     async def run(self) -> None:
