@@ -489,7 +489,7 @@ async def test_serving_ends_at_a_signal_and_leaves_signals_as_they_were() -> Non
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_serve_says_where_it_listens_and_ends_at_a_signal(number: signal.Signals) -> None:
     code = "from streammig.sandbox import *; serve(SandboxConfig(api_key='k1'))"
-    process = await asyncio.create_subprocess_exec(sys.executable, "-uc", code, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     line = (await process.stdout.readline()).decode()
     url = re.findall(r"http://127\.0\.0\.1:\d+/api/storefront/v1", line)[0]

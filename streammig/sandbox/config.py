@@ -39,9 +39,9 @@ class SandboxConfig:
     """Everything about one sandbox. The defaults are the strictest reading of the documents, without limits.
 
     `store` is the SQLite file to keep (it goes on from what it holds), None for a temporary one. `limits` is text
-    like `1/5s,250/1h;general=1000/1d`, or `dev`, `prod`, `off`. `latency` is waited before every answer that does the work, `queue_delay`
-    between an acceptance and its effect: seconds, or a range as `0.1-0.3` (in the queue a range also reorders).
-    `script` is a file of faults or its rules as dicts, see `streammig.sandbox.script`.
+    like `1/5s,250/1h;general=1000/1d`, or `dev`, `prod`, `off`. `latency` is waited before every answer for which
+    the work is done, `queue_delay` between an acceptance and its effect: seconds, or a range as `0.1-0.3` (in the
+    queue a range also reorders). `script` is a file of faults or its rules as dicts, see `streammig.sandbox.script`.
 
     `rewards` maps known reward ids to their brand (None: of all brands), `tiers`, `stores` and `channels` are known
     ids; None means that every reference is known.
