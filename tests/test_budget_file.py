@@ -315,7 +315,7 @@ def test_a_newer_format_is_refused_by_its_number(file: AccountFile) -> None:
 
 def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MachineFault, match="Not a directory|File exists") as caught:
+    with pytest.raises(MachineFault, match=r"Not a directory|File exists") as caught:
         AccountFile(tmp_path / "file" / "accounts" / "a.sqlite")
     assert "--state-dir" in caught.value.hint
 

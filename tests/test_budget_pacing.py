@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import random
+import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import pytest
 from streammig.budget import OFF, AccountFile, Limits, Pacer, Send, Window
 from streammig.budget.file import Taken
 from streammig.errors import MachineFault
-from tests.virtual import VirtualClock, VirtualLoop, run_virtual
+from tests.virtual import Inline, VirtualClock, VirtualLoop, run_virtual
 
 GAP = Limits((Window(1, 5.0),))
 DEV = Limits((Window(1, 5.0), Window(250, 3600.0)), (Window(1000, 86400.0),))
@@ -49,13 +52,24 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "accounts" / "acme.sqlite"
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a place: thousands of commits, and no power cut to survive."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def path(folder: Path) -> Path:
+    return folder / "accounts" / "acme.sqlite"
 
 
 @asynccontextmanager
 async def opened(
-    path: Path, limits: Limits, executor: ThreadPoolExecutor, clock: VirtualClock | None = None
+    path: Path, limits: Limits, executor: Executor, clock: VirtualClock | None = None
 ) -> AsyncIterator[Pacer]:
     file = AccountFile(path)
     pacer = Pacer(file, limits, clock or VirtualClock(), executor)
@@ -122,7 +136,7 @@ def test_i7_a_late_start_followed_by_a_prompt_one_keeps_the_gap(path: Path, exec
             await asyncio.gather(worker(pacer, 7.0), worker(pacer, 0.0), worker(pacer, 0.0))
 
     run_virtual(main())
-    assert min(later - earlier for earlier, later in zip(sent, sent[1:], strict=False)) >= 5.0
+    assert min(later - earlier for earlier, later in itertools.pairwise(sent)) >= 5.0
     assert sent[-1] - sent[0] < 10.5
 
 
@@ -311,7 +325,7 @@ def test_a_clock_set_during_the_run_changes_nothing(path: Path, executor: Thread
         return sent
 
     sent = run_virtual(main())
-    assert [round(later - earlier) for earlier, later in zip(sent, sent[1:], strict=False)] == [5, 5, 5]
+    assert [round(later - earlier) for earlier, later in itertools.pairwise(sent)] == [5, 5, 5]
 
 
 def test_a_clock_set_back_between_runs_is_said_and_waited_for(path: Path, executor: ThreadPoolExecutor) -> None:
@@ -386,7 +400,9 @@ def test_headers_may_only_slow_down(
     assert run_virtual(main()) == pytest.approx(waited, abs=0.01)
 
 
-def test_a_start_that_nothing_left_for_is_free_again_and_its_note_stays(path: Path, executor: ThreadPoolExecutor) -> None:
+def test_a_start_that_nothing_left_for_is_free_again_and_its_note_stays(
+    path: Path, executor: ThreadPoolExecutor
+) -> None:
     async def main() -> tuple[float, int]:
         async with opened(path, GAP, executor) as pacer:
             slot = await pacer.slot("migration", Send("run", "events", 1, 1))
@@ -434,7 +450,7 @@ def test_short_windows_get_the_margin_that_the_link_was_seen_to_need(path: Path,
     assert 0.08 < noisy < 0.1
 
 
-def _one_account(seed: int, hours: float, limits: Limits, folder: Path, executor: ThreadPoolExecutor) -> float:
+def _one_account(seed: int, hours: float, limits: Limits, folder: Path) -> float:
     """Crashes, restarts and second processes at random for some hours; returns the share of the allowance used."""
     rng = random.Random(seed)
     target = Strict(limits)
@@ -453,7 +469,7 @@ def _one_account(seed: int, hours: float, limits: Limits, folder: Path, executor
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         while loop.time() < ends:
-            async with opened(path, limits, executor, clock) as pacer:
+            async with opened(path, limits, Inline(), clock) as pacer:
                 await pacer.enter("run")
                 workers = [asyncio.create_task(work(pacer, clock)) for _ in range(rng.choice((1, 4)))]
                 await asyncio.sleep(min(rng.expovariate(1 / 7200), ends - loop.time()) + 0.01)
@@ -463,23 +479,18 @@ def _one_account(seed: int, hours: float, limits: Limits, folder: Path, executor
 
     run_virtual(main())
     assert target.violations == [], f"seed {seed}"
-    allowed = min(
-        window.count * (hours * 3600 // window.seconds + 1) if window.count > 1 else hours * 3600 / window.seconds
-        for _, window in limits.counted("migration")
-    )
+    allowed = min(window.count * math.ceil(ends / window.seconds) for _, window in limits.counted("migration"))
     return target.arrivals / allowed
 
 
-def test_i7_dev_limits_hold_over_restarts(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
-    print(_one_account(1, 3, DEV, tmp_path, executor))
-    assert _one_account(2, 3, DEV, tmp_path, executor) > 0.5
+@pytest.mark.parametrize(("limits", "hours"), [(DEV, 6.0), (PROD, 1.0)])
+def test_i7_limits_hold_over_restarts_for_some_hours(folder: Path, limits: Limits, hours: float) -> None:
+    assert _one_account(2, hours, limits, folder) >= 0.95  # the first hours of a budget are coarse
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(50))
-def test_i7_limits_hold_over_restarts_for_three_days(tmp_path: Path, executor: ThreadPoolExecutor, seed: int) -> None:
-    used = _one_account(seed, 72, DEV if seed % 2 else PROD, tmp_path, executor)
+def test_i7_limits_hold_over_restarts_for_three_days(folder: Path, seed: int) -> None:
+    used = _one_account(seed, 72, DEV if seed % 5 else PROD, folder)
     assert used >= 0.98, f"seed {seed}: {used:.4f} of the allowance was used"
-
-

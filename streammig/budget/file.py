@@ -197,7 +197,9 @@ class AccountFile:
                 for (counted, window), margin in windows:
                     nth = self._nth_last(counted, window.count)
                     if nth is not None:
-                        wait = max(wait, nth + window.seconds + margin + extra - pace.lead - now)
+                        wait = nth + window.seconds + margin + extra - pace.lead - now
+                        if wait > 0:
+                            break  # the others are asked when that time is over
                 if wait > 0:
                     break
                 starts.append(self._insert(kind, send, bool(windows), now))
