@@ -144,7 +144,7 @@ def reread(source: Source, judge: Judge, batches: Sequence[Batch]) -> list[list[
         mine = [piece for piece in run if (piece.source, piece.offset) < (last.source, last.offset + bool(last.unit))]
         for examined in judge.examine([it for it in mine if _touches(it.source, it.offset, it.length, wanted, begins)]):
             for index, batch in enumerate(batches):
-                found[index].extend(select(examined.records, batch.ranges))
+                found[index].extend(select(examined, batch.ranges))
         if len(mine) < len(run):
             break
     return found

@@ -305,16 +305,23 @@ class Checkpoint:
             )
         return number
 
-    def received(
-        self, batch: Batch, attempt: int, receipt: Receipt, state: BatchState, message: str, at: float
-    ) -> None:
-        """Keep a receipt and the state it puts the batch in. `message` is redacted by the caller."""
+    def received(self, batch: Batch, attempt: int, receipt: Receipt, state: BatchState, at: float) -> None:
+        """Keep a receipt and the state it puts the batch in. Its message was redacted by the caller."""
         settled = at if state in (BatchState.ACCEPTED, BatchState.DEAD) else None
         with self.transaction():
             self._db.execute(
                 "UPDATE attempt SET kind = ?, status = ?, latency = ?, date = ?, message = ?"
                 " WHERE stage = ? AND seq = ? AND number = ?",
-                (receipt.kind, receipt.status, receipt.latency, receipt.date, message, batch.stage, batch.seq, attempt),
+                (
+                    receipt.kind,
+                    receipt.status,
+                    receipt.latency,
+                    receipt.date,
+                    receipt.message,
+                    batch.stage,
+                    batch.seq,
+                    attempt,
+                ),
             )
             self._db.execute(
                 "UPDATE batch SET state = ?, settled = ? WHERE stage = ? AND seq = ? AND state = 'sending'",
@@ -416,6 +423,16 @@ class Checkpoint:
             0
         ][0]
         return at
+
+    def accepted_after(self, batch: Batch) -> Batch | None:
+        """The latest batch of the stage that was accepted and whose request began after this one's had ended."""
+        rows = self._read(
+            "SELECT b.* FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq AND a.kind = 'accepted'"
+            " WHERE b.stage = ?1 AND b.state = 'accepted' AND a.started > (SELECT max(started + coalesce(latency, 0))"
+            " FROM attempt WHERE stage = ?1 AND seq = ?2) ORDER BY a.started DESC LIMIT 1",
+            batch.stage, batch.seq,
+        )  # fmt: skip
+        return self._batch(batch.stage, rows[0]) if rows else None
 
     def last_attempt(self, batch: Batch) -> float:
         """When the last request for this batch was made, in seconds since the epoch."""

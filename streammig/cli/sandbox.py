@@ -23,6 +23,15 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
 
     It says what it holds, what came twice and what its queue dropped at /_sandbox/ledger.
     """
-    from streammig.sandbox import serve_command
+    from streammig.errors import Unusable
+    from streammig.sandbox import SandboxConfig, ScriptError, serve
 
-    serve_command(port=port, store=store, limits=limits, latency=latency, queue_delay=queue_delay, script=script)
+    try:
+        config = SandboxConfig(store=store, limits=limits, latency=latency, queue_delay=queue_delay, script=script)
+        serve(config, port=port, say=click.echo)
+    except (ScriptError, ValueError) as error:
+        raise Unusable(str(error)) from None
+    except OSError as error:
+        raise Unusable(
+            f"the sandbox can't serve on port {port}: {error.strerror}", "Take another with --port."
+        ) from None

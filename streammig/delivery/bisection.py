@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from streammig.delivery.courier import Courier, bury, unless
+from streammig.delivery.courier import Courier, bury
+from streammig.delivery.waiting import unless
 from streammig.notices import Buried, Waiting, Warned
 from streammig.packing import halves
 from streammig.ports import Seen
@@ -73,11 +74,11 @@ class Bisection:
         if seen is Seen.NOTHING:
             return True
         await self.courier.journal.write(lambda file: file.move(batch, BatchState.REFUSED, BatchState.PARKED))
-        self.courier.undecided += 1
         why = (
             "some of it is at the target all the same"
             if seen in (Seen.ALL, Seen.PART)
             else "nothing could be read back"
         )
         self.courier.tell(Warned(f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked"))
+        await self.courier.count_parked(batch.stage)
         return False

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Protocol
+
+import msgspec
 
 from streammig.checkpoint import Journal
 from streammig.delivery.backoff import Backoff
-from streammig.errors import TargetStop
+from streammig.delivery.verdict import Verdict
+from streammig.delivery.waiting import Reread, unless
+from streammig.errors import TargetStop, UnknownOutcome
 from streammig.notices import Answered, Tell, Waiting
 from streammig.packing import halves
 from streammig.ports import Clock, ReadBack, Sink
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Kind, Receipt, Record
-
-T = TypeVar("T")
 
 LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then
 BLIND_WAIT = 60.0  # seconds to wait on a 429 that does not say how long
@@ -28,7 +30,7 @@ class Slot(Protocol):
     def sent(self) -> None:
         """The first byte leaves now."""
 
-    async def unsent(self) -> None:
+    def unsent(self) -> None:
         """Nothing left: the start is free for another request."""
 
 
@@ -47,18 +49,26 @@ class Slots(Protocol):
         """The target refused a request that our own count allowed: keep a wider margin."""
 
 
-Reread = Callable[[list[Batch]], Awaitable[list[list[Record]]]]
 Assemble = Callable[[list[Record]], Draft]
 Redact = Callable[[str, bytes], str]
 
 
 @dataclass(slots=True)
-class Courier:
-    """Delivers batches for all workers of a run, under I2 and I3.
+class _Tries:
+    """What was tried for one batch."""
 
-    `undecided` tells how many batches have an unknown outcome; a worker that meets one retires, so that there are
-    never more of them than requests may be in flight. `doubted` is set after one: the next request waits until an
-    authenticated read succeeds, because sending into a target that swallows answers only makes more of them.
+    attempt: int
+    failures: int = 0
+    renewed: bool = False
+
+
+@dataclass(slots=True)
+class Courier:
+    """Delivers the batches of one stage for all its workers, under I2 and I3.
+
+    A batch with an unknown outcome keeps its worker busy until it is decided, so that there are never more of them
+    than requests may be in flight. After one, the next request waits until an authenticated read succeeds: sending
+    into a target that swallows answers only makes more of them.
     """
 
     sink: Sink
@@ -71,62 +81,98 @@ class Courier:
     redact: Redact
     reread: Reread
     assemble: Assemble
+    verdict: Verdict
     stop: asyncio.Event
+    most_parked: int = 3
     backoff: Backoff = field(default_factory=Backoff)
-    undecided: int = 0
+    more_to_come: Callable[[], bool] = lambda: False
+    deciding: int = 0  # workers that read back and send nothing meanwhile
     _doubt: asyncio.Lock = field(default_factory=asyncio.Lock)
     _doubted: bool = False
 
     async def deliver(self, batch: Batch, body: bytes) -> BatchState:
-        """Send a sealed batch until its fate is known or the run stops; returns the state it is left in.
+        """Send a sealed batch until its fate is known; returns the state it is left in.
 
-        SEALED is returned only when `stop` is set: a request that is under way is waited for, nothing else is. Raises
-        `TargetStop` where the target's word ends the run.
+        SEALED or UNKNOWN are returned only when `stop` is set: a request that is under way is waited for, nothing else
+        is. Raises `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
-        attempt, failures, renewed = batch.attempts, 0, False
+        tries = _Tries(batch.attempts)
         while not self.stop.is_set():
-            await self._wait_for_trust()
-            slot = await self._unless_stopped(self.slots.take(batch, attempt + 1))
-            if slot is None:
+            receipt = await self._send(batch, body, tries)
+            if receipt is None:
                 break
-            started = self.clock.time()
-            attempt = await self.journal.write(lambda file, at=started: file.sending(batch, at))  # type: ignore[misc]
-            receipt = await self.sink.send(batch.stage, body, slot.sent)
-            message = self.redact(receipt.message, body) if receipt.message else ""
-            state = _state_after(receipt)
-            await self._keep(batch, attempt, receipt, state, message)
-            if receipt.kind is Kind.NOT_SENT:
-                await slot.unsent()
-            elif receipt.status is not None:
-                self.slots.answered(receipt.latency)
-            if state is BatchState.UNKNOWN:
-                self.undecided += 1
-                self._doubted = True
-            self.tell(Answered(batch, receipt))
-            if receipt.kind is Kind.WRONG_WORLD or receipt.stop:
-                raise _world_stop(batch, receipt, message)
-            if receipt.kind is Kind.TOO_LARGE:
-                return await self._split(batch, body)
+            state = await self._follow(batch, body, receipt, tries)
             if state is not BatchState.SEALED:
                 return state
-            if receipt.kind is Kind.UNAUTHORIZED:
-                if renewed:
+        return BatchState.SEALED
+
+    async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
+        """One request: slot and note, intent, sending, receipt, each durable before the next; None when stopped."""
+        await self._wait_for_trust()
+        slot = await unless(self.stop, self.slots.take(batch, tries.attempt + 1))
+        if slot is None:
+            return None
+        started = self.clock.time()
+        tries.attempt = await self.journal.write(lambda file: file.sending(batch, started))
+        receipt = await self.sink.send(batch.stage, body, slot.sent)
+        if receipt.message:
+            receipt = msgspec.structs.replace(receipt, message=self.redact(receipt.message, body))
+        state, at = _state_after(receipt), self.clock.time()
+        await self.journal.write(lambda file: file.received(batch, tries.attempt, receipt, state, at))
+        if receipt.kind is Kind.NOT_SENT:
+            slot.unsent()
+        elif receipt.status is not None:
+            self.slots.answered(receipt.latency)
+        self.tell(Answered(batch, receipt))
+        return receipt
+
+    async def _follow(self, batch: Batch, body: bytes, receipt: Receipt, tries: _Tries) -> BatchState:
+        """What follows from a receipt; SEALED means that the batch is to be sent again."""
+        if receipt.kind is Kind.WRONG_WORLD or receipt.stop:
+            raise _world_stop(batch, receipt)
+        match receipt.kind:
+            case Kind.UNKNOWN:
+                return await self.decide(batch)
+            case Kind.TOO_LARGE:
+                return await self._split(batch)
+            case Kind.UNAUTHORIZED:
+                if tries.renewed:
                     raise TargetStop(
                         f"the target answered 401 to batch {batch.seq} of {batch.stage} twice, also with a new token",
                         "Check that the API key is still valid, then run the same command.",
                     )
-                renewed = True
+                tries.renewed = True
                 await self.sink.renew()
-            elif receipt.kind is Kind.THROTTLED:
+            case Kind.THROTTLED:
                 await self._obey(receipt)
-            else:
-                failures += 1
-                await self._back_off(failures, message)
-        return BatchState.SEALED
+            case Kind.NOT_SENT:
+                tries.failures += 1
+                await self._back_off(tries.failures, receipt.message)
+        return _state_after(receipt)
 
-    async def _keep(self, batch: Batch, attempt: int, receipt: Receipt, state: BatchState, message: str) -> None:
-        at = self.clock.time()
-        await self.journal.write(lambda file: file.received(batch, attempt, receipt, state, message, at))
+    async def decide(self, batch: Batch) -> BatchState:
+        """Read back what became of a batch with an unknown outcome; SEALED means that it is proven not to have
+        landed, UNKNOWN that the run is to stop first."""
+        self._doubted = True
+        self.deciding += 1
+        try:
+            await self._wait_for_trust()
+            state = await self.verdict.decide(batch, self.more_to_come)
+        finally:
+            self.deciding -= 1
+        if state is BatchState.PARKED:
+            await self.count_parked(batch.stage)
+        return state
+
+    async def count_parked(self, stage: str) -> None:
+        """Stop the run where more batches are parked than a passing trouble explains."""
+        parked = await self.journal.read(lambda file: file.batches(stage, BatchState.PARKED))
+        if len(parked) > self.most_parked:
+            numbers = ", ".join(str(batch.seq) for batch in parked)
+            raise UnknownOutcome(
+                f"{len(parked)} batches of {stage} are parked: nobody can say whether they landed ({numbers})",
+                "They are not sent again. Find out at the target whether they landed before you go on.",
+            )
 
     async def _obey(self, receipt: Receipt) -> None:
         await self.slots.throttled()
@@ -142,11 +188,7 @@ class Courier:
     async def _back_off(self, failures: int, message: str) -> None:
         seconds = self.backoff.delay(failures, self.rng)
         self.tell(Waiting(f"no connection to the target: {message or 'no reason given'}", seconds))
-        await self._unless_stopped(asyncio.sleep(seconds))
-
-    async def _unless_stopped(self, waiting: Awaitable[T]) -> T | None:
-        """The result of what is waited for, or None if the run is to stop first."""
-        return await unless(self.stop, waiting)
+        await unless(self.stop, asyncio.sleep(seconds))
 
     async def _wait_for_trust(self) -> None:
         """After an unknown outcome nobody sends until the target answers a read again."""
@@ -161,9 +203,9 @@ class Courier:
                 failures += 1
                 seconds = self.backoff.delay(failures, self.rng)
                 self.tell(Waiting("a request got no answer; the target does not answer a read yet", seconds))
-                await self._unless_stopped(asyncio.sleep(seconds))
+                await unless(self.stop, asyncio.sleep(seconds))
 
-    async def _split(self, batch: Batch, body: bytes) -> BatchState:
+    async def _split(self, batch: Batch) -> BatchState:
         """Deliver a batch that was too large (413) in two halves; a single owner's records become dead letters."""
         records = (await self.reread([batch]))[0]
         parts = halves(records)
@@ -176,19 +218,6 @@ class Courier:
         for part, draft in zip(batches, drafts, strict=True):
             await self.deliver(part, draft.body)
         return BatchState.SPLIT
-
-
-async def unless(stop: asyncio.Event, waiting: Awaitable[T]) -> T | None:
-    """The result of `waiting`, which is cancelled, and None returned, as soon as `stop` is set."""
-    work = asyncio.ensure_future(waiting)
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        return work.result() if work.done() else None
-    finally:
-        for task in (work, stopped):
-            task.cancel()
-        await asyncio.gather(work, stopped, return_exceptions=True)
 
 
 async def bury(
@@ -214,7 +243,7 @@ def _state_after(receipt: Receipt) -> BatchState:
             return BatchState.SEALED
 
 
-def _world_stop(batch: Batch, receipt: Receipt, message: str) -> TargetStop:
+def _world_stop(batch: Batch, receipt: Receipt) -> TargetStop:
     answer = f"{receipt.status}" if receipt.status is not None else "something that is no answer of the API"
     hints = {
         401: "Check the API key.",
@@ -223,6 +252,7 @@ def _world_stop(batch: Batch, receipt: Receipt, message: str) -> TargetStop:
     }
     hint = hints.get(receipt.status or 0, "Look at what answers at --base-url: a proxy, a login page, another service.")
     return TargetStop(
-        f"batch {batch.seq} of {batch.stage}: the target answered {answer}" + (f": {message}" if message else ""),
+        f"batch {batch.seq} of {batch.stage}: the target answered {answer}"
+        + (f": {receipt.message}" if receipt.message else ""),
         f"{hint} Then run the same command: it goes on from here.",
     )

@@ -61,7 +61,7 @@ class FreeSlots:
     def sent(self) -> None:
         pass
 
-    async def unsent(self) -> None:
+    def unsent(self) -> None:
         pass
 
     def answered(self, latency: float) -> None:

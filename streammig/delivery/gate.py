@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streammig.checkpoint import Journal
-from streammig.delivery.courier import Reread, unless
+from streammig.delivery.waiting import Reread, unless
 from streammig.errors import UnknownOutcome
 from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock, ReadBack, Seen

@@ -14,6 +14,7 @@ from streammig.checkpoint import Books, Checkpoint, Journal
 from streammig.delivery.bisection import Bisection
 from streammig.delivery.courier import Courier, Redact, Slots
 from streammig.delivery.gate import Gate
+from streammig.delivery.verdict import Verdict
 from streammig.errors import MachineFault, Problem, UnknownOutcome
 from streammig.feed import Absent, Feed, Judge, nobody_absent, reread, reseal
 from streammig.notices import StageBegan, StageEnded, Tell
@@ -102,9 +103,13 @@ class Crew:
         judge = await self._judge(name)
         feed = Feed(self.sources[name], judge, limits, progress, ahead, first=self.first, sent=await self._sent(name))
         again = partial(self._reread, name)
+        verdict = Verdict(
+            self.readback, self.journal, self.clock, self.tell, again, self.stop, self.settle_time,
+            self.settings.visible_time,
+        )  # fmt: skip
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
-            partial(_exactly, rules), self.stop,
+            partial(_exactly, rules), verdict, self.stop,
         )  # fmt: skip
         bisection = Bisection(courier, self.settle_time, self.settings.bisect_events)
         return StageRun(

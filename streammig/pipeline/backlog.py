@@ -19,6 +19,9 @@ class Backlog:
         self._closed = False
         self._changed = asyncio.Condition()
 
+    def __len__(self) -> int:
+        return len(self._batches)
+
     async def put(self, batch: Batch, body: bytes) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: self._size < self._limit)

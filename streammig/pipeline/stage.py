@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from streammig.checkpoint import Journal
 from streammig.delivery.bisection import Bisection
-from streammig.delivery.courier import Courier, Reread, unless
-from streammig.errors import Problem, UnknownOutcome
+from streammig.delivery.courier import Courier
+from streammig.delivery.waiting import Reread, unless
+from streammig.errors import Problem
 from streammig.feed import Feed
 from streammig.notices import Buried, Sealed, Tell, Warned
 from streammig.packing import Sealing
@@ -46,15 +48,17 @@ class StageRun:
     backlog_bytes: int
     problem: Problem | None = None
     _backlog: Backlog = field(init=False)
-    _working: int = 0
+    _unknown: deque[Batch] = field(default_factory=deque)
+    _busy: int = 0
+    _drained: bool = False  # the producer has queued all that it had
 
     def __post_init__(self) -> None:
         self._backlog = Backlog(self.backlog_bytes)
 
     async def run(self) -> bool:
         """Deliver the stage; True if all of it is read and no batch waits to be sent."""
-        parked = await self.journal.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN, BatchState.PARKED))
-        self.courier.undecided = len(parked)
+        self._unknown.extend(await self.journal.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
+        self.courier.more_to_come = self._more_to_come
         async with asyncio.TaskGroup() as tasks:
             producer = tasks.create_task(self._guard(self._produce()))
             workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.concurrency)]
@@ -64,20 +68,10 @@ class StageRun:
         if self.problem is not None:
             raise self.problem
         if not self.stop.is_set():
-            await self._no_more_than_in_flight()
             await self.bisection.settle(self.stage)
         if self.feed.broken is not None and not self.stop.is_set():
             raise self.feed.broken
         return not self.stop.is_set() and not self.feed.paused
-
-    async def _no_more_than_in_flight(self) -> None:
-        waiting = await self.journal.read(lambda file: file.batches(self.stage, BatchState.SEALED))
-        if waiting and self.courier.undecided >= self.concurrency:
-            raise UnknownOutcome(
-                f"{self.courier.undecided} batches of {self.stage} have an unknown outcome: as many as requests may be"
-                " in flight, so nothing more is sent until they are decided",
-                "Look at them with status; what they hold is neither lost nor sent again.",
-            )
 
     async def _guard(self, work: Awaitable[None]) -> None:
         """A problem stops the run like a drain: requests under way must not be cut off because another one failed."""
@@ -99,6 +93,7 @@ class StageRun:
             if sealing is None:
                 break
             await self._seal(sealing)
+        self._drained = True
         await self._backlog.close()
 
     async def _seal(self, sealing: Sealing) -> None:
@@ -119,32 +114,48 @@ class StageRun:
         for start in range(0, len(waiting), REBUILD):
             group = waiting[start : start + REBUILD]
             for batch, records in zip(group, await self.reread(group), strict=True):
-                await self._queue_again(batch, records)
+                for sealed in await self._as_sealed(batch, records):
+                    await unless(self.stop, self._backlog.put(*sealed))
                 if self.stop.is_set():
                     return
 
-    async def _queue_again(self, batch: Batch, records: list[Record]) -> None:
+    async def _as_sealed(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, bytes]]:
+        """A batch with its body as it was sealed, or what takes its place if it comes out otherwise now."""
         draft = self.courier.assemble(records) if records else None
         if draft is not None and draft.digest == batch.digest:
-            await unless(self.stop, self._backlog.put(batch, draft.body))
-            return
+            return [(batch, draft.body)]
         drafts, dead = self.reseal(records)
         at = self.clock.time()
         parts = await self.journal.write(lambda file: file.reseal(batch, drafts, dead, at))
-        self.tell(Warned(f"batch {batch.seq} of {self.stage} was never sent and comes out otherwise now: sealed anew"))
-        for part, again in zip(parts, drafts, strict=True):
-            await unless(self.stop, self._backlog.put(part, again.body))
+        self.tell(Warned(f"batch {batch.seq} of {self.stage} has not landed and comes out otherwise now: sealed anew"))
+        return [(part, draft.body) for part, draft in zip(parts, drafts, strict=True)]
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        # Each undecided batch takes the place of a worker: never more of them than requests may be in flight.
-        self._working += 1
+        while not self.stop.is_set():
+            # What an earlier run left undecided comes first: it takes the place of a request in flight.
+            if self._unknown:
+                await self._busily(self._decide(self._unknown.popleft()))
+                continue
+            taken = await unless(self.stop, self._backlog.get())
+            if taken is None:
+                return
+            await self._busily(self.courier.deliver(*taken))
+
+    async def _busily(self, work: Awaitable[object]) -> None:
+        self._busy += 1
         try:
-            while not self.stop.is_set() and self._working + self.courier.undecided <= self.concurrency:
-                taken = await unless(self.stop, self._backlog.get())
-                if taken is None:
-                    return
-                await self.courier.deliver(*taken)
+            await work
         finally:
-            self._working -= 1
+            self._busy -= 1
+
+    async def _decide(self, batch: Batch) -> None:
+        if await self.courier.decide(batch) is BatchState.SEALED:
+            (records,) = await self.reread([batch])
+            for sealed in await self._as_sealed(batch, records):
+                await self.courier.deliver(*sealed)
+
+    def _more_to_come(self) -> bool:
+        """Whether a batch may still be accepted beside those that are being read back."""
+        return not self._drained or len(self._backlog) > 0 or self._busy > self.courier.deciding

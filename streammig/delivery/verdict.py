@@ -1,0 +1,108 @@
+"""Decides by reading back whether a batch with an unknown outcome landed, did not land, or is left to the operator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from streammig.checkpoint import Journal
+from streammig.delivery.waiting import Reread, unless
+from streammig.notices import Tell, Waiting, Warned
+from streammig.ports import Clock, ReadBack, Seen
+from streammig.records import Batch, BatchState, Record
+
+SAMPLE = 5  # records of a batch that are looked for: it lands as a whole or not at all
+LOOK = 30.0  # seconds between two looks, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Reads back what became of a batch (times in seconds). Time alone proves nothing (I3).
+
+    Landed: some of it is there. Not landed: none of the sample is there in two looks a settle time apart, both made
+    when a batch that was accepted later could be seen, so that the target's queue had passed it. Anything else is
+    parked. Purchase counts are no proof for events: the customers may have come with counts of their own.
+    """
+
+    readback: ReadBack
+    journal: Journal
+    clock: Clock
+    tell: Tell
+    reread: Reread
+    stop: asyncio.Event
+    settle_time: float
+    visible_time: float
+
+    async def decide(self, batch: Batch, more_to_come: Callable[[], bool]) -> BatchState:
+        """ACCEPTED, SEALED (to be sent again) or PARKED, durably; UNKNOWN if the run is to stop before that.
+
+        `more_to_come` says whether another batch may still be accepted: without one, nothing can prove that this one
+        did not land.
+        """
+        state, why = await self._look(batch, more_to_come)
+        if state is BatchState.UNKNOWN:
+            return state
+        settled = self.clock.time() if state is BatchState.ACCEPTED else None
+        await self.journal.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled))
+        self.tell(Warned(f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}"))
+        return state
+
+    async def _look(self, batch: Batch, more_to_come: Callable[[], bool]) -> tuple[BatchState, str]:
+        sample = await self._sample(batch)
+        if not sample:
+            return BatchState.PARKED, "nothing of it can be read back, so it is parked for you to decide"
+        began = await self.journal.read(lambda file: file.last_attempt(batch))
+        if not await self._sleep(began + self.settle_time - self.clock.time(), batch):
+            return BatchState.UNKNOWN, ""
+        partly, absent_since, looking = 0, None, self.clock.time()
+        while not self.stop.is_set():
+            passed = await self._passed(batch)
+            seen = [await self.readback.visible(batch.stage, record) for record in sample]
+            now = self.clock.time()
+            if Seen.ALL in seen:
+                return BatchState.ACCEPTED, "it can be read back, so it landed"
+            partly = partly + 1 if Seen.PART in seen else 0
+            if partly == 2:
+                return BatchState.ACCEPTED, "part of it can be read back, so it landed; check what is missing"
+            if not passed or any(it is not Seen.NOTHING for it in seen):
+                absent_since = None
+            elif absent_since is None:
+                absent_since = now
+            elif now - absent_since >= self.settle_time:
+                return BatchState.SEALED, "it did not land, though a later one did: it is sent again"
+            hopeless = not passed and not more_to_come() and now - looking >= self.settle_time
+            if hopeless or now - looking >= max(self.visible_time, 3 * self.settle_time):
+                return BatchState.PARKED, "it can't be proven whether it landed, so it is parked for you to decide"
+            if not await self._sleep(min(LOOK, max(self.settle_time, 0.05)), batch):
+                break
+        return BatchState.UNKNOWN, ""
+
+    async def _passed(self, batch: Batch) -> bool:
+        """Whether something that was accepted later than this batch was sent can be seen at the target."""
+        later = await self.journal.read(lambda file: file.accepted_after(batch))
+        if later is None:
+            return False
+        for record in await self._sample(later):
+            if await self.readback.visible(later.stage, record) in (Seen.ALL, Seen.PART):
+                return True
+        return False
+
+    async def _sample(self, batch: Batch) -> list[Record]:
+        if batch.stage == "events":
+            return []
+        (records,) = await self.reread([batch])
+        return spread([record for record in records if self.readback.can_tell(batch.stage, record)], SAMPLE)
+
+    async def _sleep(self, seconds: float, batch: Batch) -> bool:
+        """Wait so long; False if the run is to stop."""
+        if seconds > 0:
+            self.tell(Waiting(f"reading back whether batch {batch.seq} of {batch.stage} landed", seconds))
+            await unless(self.stop, asyncio.sleep(seconds))
+        return not self.stop.is_set()
+
+
+def spread(records: Sequence[Record], count: int) -> list[Record]:
+    """Up to `count` of the records, evenly from the first to the last."""
+    last = len(records) - 1
+    return [records[at] for at in sorted({last * k // max(count - 1, 1) for k in range(count)})] if records else []

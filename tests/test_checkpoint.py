@@ -1,0 +1,257 @@
+"""The checkpoint keeps what a run needs to go on, and nothing else gets in or out."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streammig.checkpoint import Checkpoint, is_held, locked
+from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
+from streammig.errors import Held, MachineFault, Unusable
+from streammig.records import (
+    Batch,
+    BatchState,
+    DeadLetter,
+    Draft,
+    Kind,
+    Place,
+    Position,
+    Progress,
+    Range,
+    Receipt,
+    Tally,
+)
+
+FINGERPRINT = {"name": "export.json", "size": 1000, "head": "aa"}
+
+
+def tally(records: int, amount: str = "0") -> Tally:
+    value = Decimal(amount)
+    return Tally(records, records, {"points": value} if value else {})
+
+
+def draft(begin: int, end: int, amount: str = "1.50") -> Draft:
+    ranges = (Range(Place(0, begin * 10, 0, begin + 1), Place(0, end * 10, 0, end + 1)),)
+    body = b"%d-%d" % (begin, end)
+    return Draft(ranges, tally(end - begin, amount), body, body.ljust(32, b"."))
+
+
+def behind(end: int, read: Tally, **more: object) -> Progress:
+    return Progress(Place(0, end * 10, 0, end + 1), end, read, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.checkpoint"
+
+
+@pytest.fixture
+def file(path: Path):  # type: ignore[no-untyped-def]
+    opened = Checkpoint.create(path, binding={"account": "a"}, version="1", started=1000.0)
+    opened.add_stage("customers", 0, {"map": ""}, [FINGERPRINT])
+    yield opened
+    opened.close()
+
+
+def sent(file: Checkpoint, batch: Batch, kind: Kind, state: BatchState) -> None:
+    attempt = file.sending(batch, 1.0)
+    file.received(batch, attempt, Receipt(kind, 201, latency=0.5, date="now"), state, 2.0)
+
+
+def test_a_sealed_batch_and_its_frontier_are_there_after_reopening(file: Checkpoint, path: Path) -> None:
+    sealed = file.seal("customers", draft(0, 3), behind(3, tally(3, "1.50")), 5.0)
+    file.close()
+    again = Checkpoint.open(path)
+    assert again.batches("customers", BatchState.SEALED) == [sealed]
+    assert again.progress("customers") == behind(3, tally(3, "1.50"))
+    assert again.fingerprints("customers") == [FINGERPRINT]
+    again.close()
+
+
+def test_i1_the_books_balance_through_every_state(file: Checkpoint) -> None:
+    filtered, letter = tally(2, "0.25"), DeadLetter(Position(0, 90, 5, 9), 0, "bad-date", "$.dob", tally(1, "3"))
+    reading = behind(3, tally(6, "4.75"), filtered={"deleted": filtered}, dead=(letter,))
+    batch = file.seal("customers", draft(0, 3), reading, 1.0)
+    assert file.books("customers").balanced
+    assert file.books("customers").pending == tally(3, "1.50")
+    attempt = file.sending(batch, 1.0)
+    assert file.books("customers").balanced
+    file.received(batch, attempt, Receipt(Kind.UNKNOWN, message="timeout"), BatchState.UNKNOWN, 2.0)
+    assert file.books("customers").unknown == tally(3, "1.50")
+    assert file.books("customers").balanced
+    assert file.move(batch, BatchState.UNKNOWN, BatchState.ACCEPTED, 3.0)
+    books = file.books("customers")
+    assert (books.accepted, books.dead, books.filtered) == (tally(3, "1.50"), tally(1, "3"), filtered)
+    assert books.balanced
+
+
+def test_i1_a_lost_cent_is_an_imbalance(file: Checkpoint) -> None:
+    file.seal("customers", draft(0, 3), behind(3, tally(3, "1.51")), 1.0)
+    assert not file.books("customers").balanced
+
+
+def test_what_bins_hold_beyond_the_frontier_is_counted_as_ahead(file: Checkpoint) -> None:
+    file.seal("customers", draft(5, 7, "2"), Progress(ahead=tally(2, "2")), 1.0)
+    assert file.books("customers").balanced
+    assert file.ahead_ranges("customers") == list(draft(5, 7).ranges)
+    file.seal("customers", draft(0, 5), behind(7, tally(7, "3.50")), 1.0)
+    assert file.ahead_ranges("customers") == []
+    assert file.books("customers").balanced
+
+
+def test_i3_a_batch_that_is_not_sealed_can_not_be_sent(file: Checkpoint) -> None:
+    batch = file.seal("customers", draft(0, 3), behind(3, tally(3, "1.50")), 1.0)
+    sent(file, batch, Kind.ACCEPTED, BatchState.ACCEPTED)
+    with pytest.raises(AssertionError, match="not sealed"):
+        file.sending(batch, 3.0)
+
+
+def test_i3_what_was_being_sent_when_the_process_ended_is_unknown(file: Checkpoint) -> None:
+    batch = file.seal("customers", draft(0, 3), behind(3, tally(3, "1.50")), 1.0)
+    file.sending(batch, 1.0)
+    assert [lost.seq for lost in file.recover()] == [batch.seq]
+    assert [it.seq for it in file.batches("customers", BatchState.UNKNOWN)] == [batch.seq]
+    assert file.recover() == []
+
+
+def test_the_parts_of_a_split_batch_name_it_and_carry_its_records(file: Checkpoint) -> None:
+    batch = file.seal("customers", draft(0, 4, "2"), behind(4, tally(4, "2")), 1.0)
+    first, second = file.split(batch, [draft(0, 2, "1.50"), draft(2, 4, "0.50")], 2.0)
+    assert (first.parent, second.parent) == (batch.seq, batch.seq)
+    assert file.books("customers").balanced
+    letters = [DeadLetter(Position(0, at * 10, 9, at + 1), 0, "refused", "422", tally(1)) for at in (0, 1)]
+    letters[0] = DeadLetter(letters[0].position, 0, "refused", "422", tally(1, "1.50"))
+    file.dead(first, letters, 3.0, [("c1", "refused")])
+    assert file.books("customers").balanced
+    assert file.absent_reasons(["c1", "c2"]) == {"c1": "refused"}
+    assert [batch for batch, _ in file.dead_letters("customers")] == [first.seq, first.seq]
+
+
+def test_a_batch_sealed_anew_keeps_the_books_and_shows_the_difference(file: Checkpoint) -> None:
+    batch = file.seal("customers", draft(0, 4, "2"), behind(4, tally(4, "2")), 1.0)
+    letter = DeadLetter(Position(0, 0, 9, 1), 0, "bad-date", "$.dob", tally(1, "0.25"))
+    parts = file.reseal(batch, [draft(2, 4, "1.50")], [letter], 2.0)
+    assert [part.parent for part in parts] == [batch.seq]
+    assert file.books("customers").balanced
+    assert file.progress("customers").filtered == {"resealed": tally(1, "0.25")}
+
+
+def test_storing_the_same_progress_twice_changes_nothing(file: Checkpoint) -> None:
+    letter = DeadLetter(Position(0, 0, 9, 1), 0, "bad-date", "$.dob", tally(1))
+    reading = behind(2, tally(2), filtered={"deleted": tally(1)}, dead=(letter,), absent=(("c1", "deleted"),))
+    file.advance("customers", reading)
+    file.advance("customers", reading)
+    assert file.books("customers").balanced
+    assert file.dead_codes("customers") == {"bad-date": 1}
+
+
+def test_i9_owners_are_kept_as_salted_hashes(file: Checkpoint, path: Path) -> None:
+    file.advance("customers", Progress(absent=(("anna@example.org", "deleted"),)))
+    file.close()
+    for name in os.listdir(path.parent):
+        assert b"anna@example.org" not in (path.parent / name).read_bytes()
+
+
+def test_samples_are_spread_from_the_first_to_the_last_accepted_batch(file: Checkpoint) -> None:
+    for at in range(20):
+        batch = file.seal("customers", draft(at, at + 1), behind(at + 1, tally(at + 1)), 1.0)
+        sent(file, batch, Kind.ACCEPTED, BatchState.ACCEPTED)
+    assert [it.seq for it in file.sample("customers", 5)] == [1, 5, 10, 15, 20]
+    assert [it.seq for it in file.sample("customers", 50)] == list(range(1, 21))
+    assert file.last_settled("customers") == 2.0
+
+
+def test_a_reader_sees_a_run_that_goes_on_and_can_not_write(file: Checkpoint, path: Path) -> None:
+    reader = Checkpoint.open(path, read_only=True)
+    file.seal("customers", draft(0, 3), behind(3, tally(3, "1.50")), 1.0)
+    assert reader.books("customers").pending == tally(3, "1.50")
+    with pytest.raises(MachineFault):
+        reader.stage_state("customers", "running", 1.0)
+    reader.close()
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(file: Checkpoint) -> None:
+    with pytest.raises(KeyError), file.transaction():
+        file.seal("customers", draft(0, 3), behind(3, tally(3)), 1.0)
+        raise KeyError
+    assert file.batches("customers", BatchState.SEALED) == []
+    assert file.progress("customers") == Progress()
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all, just text" * 100])
+def test_a_file_that_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(Unusable):
+        Checkpoint.open(path)
+
+
+def test_another_program_s_database_is_refused(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE t (a)")
+    db.close()
+    with pytest.raises(Unusable, match="no checkpoint of streammig"):
+        Checkpoint.open(path)
+
+
+def test_a_newer_format_is_refused_and_an_unknown_path_is_named(file: Checkpoint, path: Path) -> None:
+    file.close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(Unusable, match="newer"):
+        Checkpoint.open(path)
+    with pytest.raises(Unusable, match="there is no checkpoint"):
+        Checkpoint.open(path.with_name("nowhere"))
+
+
+def test_a_checkpoint_is_for_its_owner_only(file: Checkpoint, path: Path) -> None:
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_second_run_is_told_who_holds_the_checkpoint(path: Path) -> None:
+    assert not is_held(path)
+    with locked(path, "streammig run a.toml"):
+        assert is_held(path)
+        with pytest.raises(Held, match=rf"process {os.getpid()} .*a\.toml"), locked(path, "other"):
+            pass
+    assert not is_held(path)
+
+
+def test_a_lock_that_a_dead_process_left_is_no_hindrance(path: Path) -> None:
+    path.with_name(path.name + ".lock").write_text('{"pid": 1, "host": "gone", "command": "x"}')
+    with locked(path, "again"):
+        assert is_held(path)
+
+
+places = st.tuples(st.integers(0, 2**40), st.integers(0, 2000), st.integers(1, 2**33))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), places, st.integers(0, 2**34), st.integers(0, 999), st.integers(0, 1000))))
+def test_ranges_come_back_as_they_were_packed(seeds: list[tuple[int, tuple[int, int, int], int, int, int]]) -> None:
+    ranges: list[Range] = []
+    source = offset = 0
+    ordinal = 1
+    for step, (gap, unit, _), length, end_unit, count in seeds:
+        if step:
+            source, offset, ordinal = source + step, 0, 1
+        begin = Place(source, offset + gap, unit, ordinal)
+        end = Place(source, begin.offset + length, end_unit, begin.ordinal + count)
+        ranges.append(Range(begin, end))
+        offset, ordinal = end.offset, end.ordinal
+    assert unpack_ranges(pack_ranges(ranges)) == tuple(ranges)
+
+
+def test_ranges_out_of_order_are_a_defect() -> None:
+    with pytest.raises(ValueError, match="reading order"):
+        pack_ranges([draft(5, 6).ranges[0], draft(0, 1).ranges[0]])
+
+
+@given(st.dictionaries(st.text(), st.decimals(allow_nan=False, allow_infinity=False)))
+def test_a_tally_comes_back_exactly(sums: dict[str, Decimal]) -> None:
+    assert decode_tally(encode_tally(Tally(1, 2, sums))) == Tally(1, 2, sums)
