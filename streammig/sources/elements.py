@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ import msgspec
 from streammig.errors import BrokenExport
 from streammig.records import Run, Slice
 from streammig.sources.inputs import Path
-from streammig.sources.judging import INVALID_JSON, RAW, judge, place_of
+from streammig.sources.judging import INVALID_JSON, RAW, is_utf8, judge, place_of
 from streammig.sources.lines import RUN_RECORDS, too_large
 from streammig.sources.opening import Meter
 from streammig.sources.walking import NotJson, Walker, opening, whole
@@ -162,30 +161,42 @@ class Elements:
 
     def _check_rest(self, path: Path) -> None:
         """Raise BrokenExport unless what stands behind the array makes the document complete and valid."""
-        window = self._window
-        head = opening(path)
-        walker = Walker(self._meter)
-        walker.check(head + b"]")
-        decoder = codecs.getincrementaldecoder("utf-8")()
+        window, walker = self._window, Walker(self._meter)
+        before = opening(path) + b"]"  # what the walker was fed, as long as it is short
+        walker.check(before)
         while True:
             piece = whole(window.data[self.at - window.base :][:REST_BYTES])
-            if not piece:
-                if window.fill(self.at):
-                    continue
-                piece = window.data[self.at - window.base :]
-            try:
-                decoder.decode(piece, final=not piece)
-                walker.check(piece) if piece else walker.end()
-            except UnicodeDecodeError as error:
-                raise self._break(self.at + error.start, "no valid UTF-8 behind the array") from None
-            except NotJson:
-                if not piece:
-                    raise self._break(window.end, "") from None
-                raise self._break(self.at, f"garbage behind the array within {len(piece)} bytes from there") from None
+            if not piece and window.fill(self.at):
+                continue
+            piece = piece or window.data[self.at - window.base :]
             if not piece:
                 break
+            if not is_utf8(piece):
+                raise self._break(self.at, f"no valid UTF-8 behind the array within {len(piece)} bytes from there")
+            try:
+                walker.check(piece)
+            except NotJson:
+                at = self.at + self._good(before, piece)
+                raise self._break(at, "garbage behind the array") from None
+            before = before + piece if len(before) < REST_BYTES else before
             self.at += len(piece)
         window.finish()
+        try:
+            walker.end()
+        except NotJson:
+            raise self._break(window.end, "") from None
+
+    def _good(self, before: bytes, piece: bytes) -> int:
+        """How much of a piece that was refused behind `before` is good; 0 if `before` isn't all that stood there."""
+        low, high = 0, len(piece) if len(before) < REST_BYTES else 0
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                Walker(self._meter).check(before + piece[: middle + 1])
+                low = middle + 1
+            except NotJson:
+                high = middle
+        return low
 
     def _break(self, at: int, why: str) -> BrokenExport:
         return self._window.broken(

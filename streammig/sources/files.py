@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from streammig.errors import MachineFault
 from streammig.records import START, Place, Run
+from streammig.sources.cuts import Cuts
 from streammig.sources.elements import Elements
 from streammig.sources.finding import NDJSON, Layout, find_layout, first_byte, walk_to
 from streammig.sources.inputs import Input, path_text
@@ -63,7 +64,7 @@ class FileSource:
             return lines.runs(at, resumed)
         if not resumed:
             at = walk_to(window, at, [str(step) for step in layout.path], self.meter)[1]
-        framer = Elements
+        framer = Cuts if self.reader == "fast" else Elements
         elements = framer(window, place.source, place.ordinal, self._max_record_bytes, self.meter)
         return elements.runs(at, layout.path, resumed)
 

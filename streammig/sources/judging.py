@@ -25,6 +25,16 @@ def utf8_fault(data: bytes) -> str:
     return ""
 
 
+def is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def judge(data: bytes, line: int = 0) -> tuple[str, str]:
     """The code and the fault of a record's bytes, ("", "") if they are valid; `line` is its number for the message."""
     if fault := utf8_fault(data):

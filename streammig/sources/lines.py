@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from streammig.records import Run, Slice
-from streammig.sources.judging import RAW, TOO_LARGE, WHITE, judge
+from streammig.sources.judging import RAW, TOO_LARGE, WHITE, is_utf8, judge
 from streammig.sources.opening import Meter
 from streammig.sources.window import Window
 
@@ -57,7 +57,7 @@ class Lines:
     def _block(self, block: bytes, at: int) -> Iterator[Run]:
         """The runs of whole lines, the last without its newline."""
         self._meter.parsed += len(block)
-        clean, decode, source, limit = _is_utf8(block), RAW.decode, self._source, self._limit
+        clean, decode, source, limit = is_utf8(block), RAW.decode, self._source, self._limit
         run: Run = []
         number = self._ordinal
         for raw in block.split(b"\n"):
@@ -116,13 +116,3 @@ class Lines:
 def too_large(source: int, offset: int, ordinal: int, length: int, limit: int) -> Slice:
     fault = f"the record has {length} bytes, the limit is {limit}"
     return Slice(source, offset, ordinal, length, b"", TOO_LARGE, fault)
-
-
-def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -1,0 +1,130 @@
+"""The fast framer: many elements of a JSON array at once, wherever a cut between two of them can be proven."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import accumulate, count, repeat
+
+import msgspec
+
+from streammig.records import Run, Slice
+from streammig.sources.elements import Elements
+from streammig.sources.judging import INVALID_UTF8, WHITE, is_utf8, utf8_fault
+from streammig.sources.lines import RUN_RECORDS, too_large
+from streammig.sources.opening import Meter
+from streammig.sources.window import Window
+
+TRIES = 3  # closings tried at one cut
+# Spans between these are tried: from what is not worth a try to what stays in a processor's cache.
+LEAST_SPAN, FIRST_SPAN, MOST_SPAN = 4 * 1024, 64 * 1024, 1024 * 1024
+
+_HEAD = re.compile(rb'\{[ \t\n\r]*"[^"\\]*"')
+_GAP = re.compile(rb"[ \t\n\r]*,[ \t\n\r]*")
+_DECODE = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class Cuts(Elements):
+    """`Elements` that takes a span of many at once.
+
+    What stands from one element's first byte up to a cut, in brackets, is decoded as a list. If that succeeds the
+    cut lies between two elements, for the prefix of a JSON text has one reading. The same holds for a cut inside the
+    last element if closing signs are added that fit: then that element is left for the next time. So no guess can be
+    wrong, only in vain, and after a few in vain a shorter span is tried, at last the elements one by one.
+    """
+
+    def __init__(self, window: Window, source: int, ordinal: int, limit: int, meter: Meter) -> None:
+        super().__init__(window, source, ordinal, limit, meter)
+        self._span = FIRST_SPAN
+        self._singly = 0  # the offset up to which elements are taken one by one
+        # What closes the list from where a cut was made; the one that fitted last comes first.
+        self._closings = [b"]", b"]}]", b"}]", b"]]"]
+
+    def _take(self) -> Run:
+        window = self._window
+        if self.at >= self._singly:
+            while window.end - self.at < self._span and window.fill(self.at):
+                pass
+            span = min(self._span, window.end - self.at)
+            while span >= min(LEAST_SPAN, self._span):
+                if run := self._cut(span):
+                    # Runs of about a thousand records, also where these are small.
+                    self._span = min(span * 2, MOST_SPAN) if len(run) < RUN_RECORDS // 2 else span
+                    return run
+                span //= 4
+            self._span, self._singly = LEAST_SPAN, self.at + LEAST_SPAN
+        element = self._element()
+        # A span is to hold several: where they are large, a short one is in vain each time.
+        self._span = min(max(self._span, 4 * element.length), MOST_SPAN)
+        return [element]
+
+    def _cut(self, span: int) -> Run:
+        """The elements in a span up to a cut in its second half, none if no cut could be proven."""
+        data, low = self._window.data, self.at - self._window.base
+        view = memoryview(data)
+        for high in _guesses(data, low, low + span):
+            for closing in self._closings[:TRIES]:
+                self._meter.parsed += high - low
+                try:
+                    raws = _DECODE(b"".join((b"[", view[low:high], closing)))
+                except (msgspec.DecodeError, RecursionError):
+                    continue
+                if closing != b"]":
+                    raws.pop()
+                if closing != self._closings[0]:
+                    self._closings.remove(closing)
+                    self._closings.insert(0, closing)
+                if raws:
+                    return self._sliced(raws, low)
+                break
+        return []
+
+    def _sliced(self, raws: list[msgspec.Raw], low: int) -> Run:
+        """The slices of elements, the first of which begins at the index `low`."""
+        data, base = self._window.data, self._window.base
+        lengths = list(map(len, raws))
+        found = _GAP.match(data, low + lengths[0])
+        gap = found.group() if found else b""
+        joined = gap.join(raws)
+        if data.startswith(joined, low):
+            high = low + len(joined)
+            offsets: Iterator[int] = accumulate(map(len(gap).__add__, lengths), initial=self.at)
+        else:
+            begins, begin = [], low
+            for length in lengths:
+                begins.append(base + begin)
+                high = begin + length
+                found = _GAP.match(data, high)
+                begin = found.end() if found else high
+            offsets = iter(begins)
+        run = list(map(Slice, repeat(self._source), offsets, count(self._ordinal), lengths, map(bytes, raws)))
+        self._ordinal += len(run)
+        self.at = base + high
+        clean = is_utf8(data[low:high])
+        if not clean or max(lengths) > self._limit:
+            run = list(map(self._faulty, run))
+        return run
+
+    def _faulty(self, it: Slice) -> Slice:
+        if it.length > self._limit:
+            return too_large(it.source, it.offset, it.ordinal, it.length, self._limit)
+        if fault := utf8_fault(it.data):
+            return Slice(it.source, it.offset, it.ordinal, it.length, it.data, INVALID_UTF8, fault)
+        return it
+
+
+def _guesses(data: bytes, low: int, top: int) -> Iterator[int]:
+    """Where to cut the elements that begin at `low`: at the last comma before what begins like the first of them,
+    behind the last closing brace, at the last comma. All in the second half, so that a success is worth its cost."""
+    middle = (low + top) // 2
+    if head := _HEAD.match(data, low):
+        begin = data.rfind(head.group(), middle, top)
+        comma = data.rfind(b",", middle, begin) if begin > 0 else -1
+        if comma > low and not data[comma + 1 : begin].strip(WHITE):
+            yield comma
+    brace = data.rfind(b"}", middle, top) + 1
+    if brace > low:
+        yield brace
+    comma = data.rfind(b",", middle, top)
+    if comma > low:
+        yield comma
