@@ -177,9 +177,13 @@ def test_a_reader_sees_a_run_that_goes_on_and_can_not_write(file: Checkpoint, pa
 
 
 def test_a_transaction_that_fails_leaves_nothing_behind(file: Checkpoint) -> None:
-    with pytest.raises(KeyError), file.transaction():
-        file.seal("customers", draft(0, 3), behind(3, tally(3)), 1.0)
-        raise KeyError
+    def fails() -> None:
+        with file.transaction():
+            file.seal("customers", draft(0, 3), behind(3, tally(3)), 1.0)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
     assert file.batches("customers", BatchState.SEALED) == []
     assert file.progress("customers") == Progress()
 

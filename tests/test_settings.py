@@ -1,0 +1,149 @@
+"""Settings come from one place, and a mistake in them is named before anything is done."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammig.errors import Unusable
+from streammig.settings import Settings, api_key, load, state_folder
+from streammig.spool import forget, spool_path, with_stdin_spooled
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "move.toml"
+    path.write_text('limits = "dev"\n[customers]\nfiles = "export.json#customers"\n[events]\nfiles = ["a.json", "-"]\n')
+    return path
+
+
+def test_flags_override_the_file_and_the_rest_are_defaults(toml: Path) -> None:
+    settings = load(toml, {"limits": "off", "events": {"map": "m:f"}})
+    assert settings.limits == "off"
+    assert settings.concurrency == Settings().concurrency
+    assert settings.events.map == "m:f"
+    assert settings.stages == ("customers", "events")
+
+
+def test_paths_in_the_file_are_beside_it_and_stdin_stays_stdin(toml: Path) -> None:
+    settings = load(toml, {})
+    assert settings.customers.files == (str(toml.parent / "export.json#customers"),)
+    assert settings.events.files == (str(toml.parent / "a.json"), "-")
+    assert settings.checkpoint == str(toml.with_suffix(".checkpoint"))
+
+
+def test_without_a_file_the_checkpoint_lies_in_the_working_folder() -> None:
+    assert load(None, {}).checkpoint == "migration.checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("limit = 'dev'", "limit"),
+        ("concurrency = 'four'", "concurrency"),
+        ("concurrency = 0", "concurrency"),
+        ("settle_time = -1", "settle_time"),
+        ("[customers]\nfile = 'a'", "file"),
+        ("unknown_fields = 'maybe'", "unknown_fields"),
+        ("api_key = 'secret-value'", "MASIVO_API_KEY"),
+        ("= no toml", "no TOML"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(Unusable) as raised:
+        load(path, {})
+    assert named in str(raised.value)
+    assert "secret-value" not in str(raised.value)
+
+
+def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match=r"gone\.toml"):
+        load(tmp_path / "gone.toml", {})
+
+
+def test_the_key_comes_from_the_environment_a_file_or_a_command(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("from-file\n")
+    assert api_key(Settings(api_key_file=str(path)), {"MASIVO_API_KEY": "from-environment"}) == "from-environment"
+    assert api_key(Settings(api_key_file=str(path)), {}) == "from-file"
+    assert api_key(Settings(api_key_command="printf from-command"), {}) == "from-command"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(api_key_file="/nowhere/key"),
+        Settings(api_key_command="exit 3"),
+        Settings(api_key_command="printf 'secret key'"),
+    ],
+)
+def test_a_key_that_is_missing_or_can_not_be_one_is_refused_without_being_shown(settings: Settings) -> None:
+    with pytest.raises(Unusable) as raised:
+        api_key(settings, {})
+    assert "secret key" not in str(raised.value).replace(settings.api_key_command, "")
+
+
+@pytest.mark.parametrize(
+    ("platform", "environment", "expected"),
+    [
+        ("linux", {"XDG_STATE_HOME": "/state"}, "/state/streammig"),
+        ("linux", {}, str(Path.home() / ".local/state/streammig")),
+        ("darwin", {}, str(Path.home() / "Library/Application Support/streammig")),
+    ],
+)
+def test_the_state_folder_is_the_platform_s(platform: str, environment: dict[str, str], expected: str) -> None:
+    assert str(state_folder(Settings(), environment, platform)) == expected
+    assert str(state_folder(Settings(state_dir="/mine"), environment, platform)) == "/mine"
+
+
+def piped(tmp_path: Path, text: str = "-#customers") -> Settings:
+    return load(None, {"customers": {"files": [text]}, "checkpoint": str(tmp_path / "run.checkpoint")})
+
+
+def test_stdin_is_kept_owner_only_and_used_again_when_the_run_goes_on(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.checkpoint"
+    settings = with_stdin_spooled(piped(tmp_path), io.BytesIO(b'{"customers": []}'))
+    assert settings.customers.files == (f"{spool_path(checkpoint)}#customers",)
+    assert spool_path(checkpoint).read_bytes() == b'{"customers": []}'
+    assert spool_path(checkpoint).stat().st_mode & 0o077 == 0
+    checkpoint.touch()
+    again = with_stdin_spooled(piped(tmp_path), io.BytesIO(b"something else"))
+    assert again == settings
+    assert spool_path(checkpoint).read_bytes() == b'{"customers": []}'
+    forget(checkpoint)
+    with pytest.raises(Unusable, match="is gone"):
+        with_stdin_spooled(piped(tmp_path), io.BytesIO(b""))
+
+
+def test_a_work_file_of_an_attempt_that_never_began_is_replaced(tmp_path: Path) -> None:
+    with_stdin_spooled(piped(tmp_path, "-"), io.BytesIO(b"first"))
+    with_stdin_spooled(piped(tmp_path, "-"), io.BytesIO(b"second"))
+    assert spool_path(tmp_path / "run.checkpoint").read_bytes() == b"second"
+
+
+def test_a_terminal_is_no_export(tmp_path: Path) -> None:
+    class Terminal(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    with pytest.raises(Unusable, match="terminal"):
+        with_stdin_spooled(piped(tmp_path), Terminal())
+
+
+def test_settings_without_stdin_are_left_alone(toml: Path) -> None:
+    settings = load(toml, {"events": {"files": ["b.json"]}})
+    assert with_stdin_spooled(settings, _untouchable()) is settings
+
+
+def _untouchable() -> Any:
+    class Untouchable(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise AssertionError("standard input was read")
+
+    return Untouchable()
