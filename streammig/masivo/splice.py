@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import msgspec
 
-_KEY = re.compile(rb'[ \t\n\r]*,?[ \t\n\r]*"([^"\\]*(?:\\.[^"\\]*)*)"[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
+_KEY = re.compile(rb'[ \t\n\r]*,?[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
 _COMMA = re.compile(rb"[ \t\n\r]*,?[ \t\n\r]*")
-_ENDS = b",}] \t\n\r"  # what may stand behind a value
+_BLANK = b" \t\n\r"
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_text = msgspec.json.Decoder(str).decode
-_any = msgspec.json.Decoder().decode
+_any = msgspec.json.Decoder(float_hook=str).decode  # 1e999 is a number, if no float
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -63,24 +62,21 @@ def members(data: bytes, begin: int, end: int) -> dict[str, Member]:
 
     Raises `Duplicate` where a field stands twice, and one of `NOT_JSON` where the bytes are no JSON object.
     """
-    values = _object(memoryview(data)[begin:end])
     found: dict[str, Member] = {}
     at = begin + 1
-    # Of a field that stands twice msgspec keeps the last value. Walking along with the values it kept, each must be
-    # found again where it should stand, and end there; a value that does is the one that was read there.
-    for _ in values:
+    # Of a field that stands twice msgspec keeps the last value. So walk along with what it kept: if each value stands
+    # where it should and the object ends behind the last of them, nothing was lost.
+    for name, kept in _object(memoryview(data)[begin:end]).items():
         match = _KEY.match(data, at, end)
         if match is None:
             raise Duplicate
-        key = match[1]
-        name = _text(b'"%b"' % key) if b"\\" in key else key.decode()
         start = match.end()
-        kept = bytes(values[name])
-        at = start + len(kept)
-        if name in found or data[start:at] != kept or data[at] not in _ENDS:
+        value = bytes(kept)
+        if not data.startswith(value, start):
             raise Duplicate
-        found[name] = Member(match.start(1) - 1, start, at)
-    if b"," in data[at : _COMMA.match(data, at, end).end()]:  # type: ignore[union-attr]  # matches the empty text too
+        at = start + len(value)
+        found[name] = Member(match.start(1), start, at)
+    if data[at : end - 1].strip(_BLANK):
         raise Duplicate
     return found
 
@@ -91,7 +87,7 @@ def elements(data: bytes, begin: int, end: int) -> list[Span]:
     at = begin + 1
     for value in _list(memoryview(data)[begin:end]):
         start = _COMMA.match(data, at, end).end()  # type: ignore[union-attr]  # matches the empty text too
-        at = start + len(bytes(value))
+        at = start + len(value)
         spans.append(Span(start, at))
     return spans
 

@@ -14,7 +14,7 @@ from streammig.masivo.rules.reasons import Refusal
 from streammig.masivo.rules.shape import Shape
 from streammig.masivo.rules.values import Values, good_id, text_of
 from streammig.masivo.rules.walk import Walk
-from streammig.masivo.splice import NOT_JSON, Duplicate, Member, apply, cuts, elements, faithful, members
+from streammig.masivo.splice import NOT_JSON, Duplicate, Member, apply, cuts, elements, members
 from streammig.records import DeadLetter, Examined, Position, Record, Run, Slice, Sums, Tally, total
 
 Pair = tuple[str, Decimal]
@@ -31,6 +31,7 @@ class StageRules(ABC):
     tail: bytes = b"]}"
     once: ClassVar[bool] = False
     _alone: int = 0  # units of a record that could not be looked into
+    _marked: bool = False  # a field that is sent may mark what is left out: only `judge` sees that
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         """Raises `Unusable` for options that make no sense."""
@@ -63,7 +64,7 @@ class StageRules(ABC):
         return self._one(each.data, position, 0)
 
     def _one(self, data: bytes, position: Position, unit: int) -> Examined:
-        record = self.clean(data, position, unit)
+        record = None if self._marked else self.clean(data, position, unit)
         return self.judge(data, position, unit) if record is None else Examined(position, (record,))
 
     def _examine_mapped(self, mapped: Mapped, data: bytes, position: Position) -> Examined:
@@ -93,7 +94,7 @@ class StageRules(ABC):
         Most records that need a change need only this one; walking through all of one costs ten times as much.
         """
         keep = walk.outermost(found, shape, cut)
-        if all(keep):
+        if self._marked or all(keep):
             return None
         spans = [member.span for member in found.values()]
         record = self.clean(apply(walk.data, cuts(spans, keep)), position, unit)
@@ -127,15 +128,6 @@ class StageRules(ABC):
 
     def _readable(self, data: bytes, member: Member | None) -> Decimal | None:
         return None if member is None else self._numbers[data[member.begin : member.end]]
-
-
-def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
-    """The bytes decoded, if they hold just what the type has, nothing twice and no number as text; else None."""
-    try:
-        value = decode(data)
-        return value if faithful(data, value) else None
-    except NOT_JSON:
-        return None
 
 
 def id_in(data: bytes, member: Member | None) -> str:

@@ -8,16 +8,17 @@ from typing import Any
 import msgspec
 
 from streammig.masivo import models
-from streammig.masivo.rules.base import Pair, StageRules, id_in, strictly
+from streammig.masivo.rules.base import Pair, StageRules, id_in
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import good_email, good_id, text_of
+from streammig.masivo.rules.values import good_email, good_id, strictly, text_of
 from streammig.masivo.rules.walk import EXPECTED, Walk
 from streammig.masivo.splice import Member, cuts
 from streammig.records import Examined, Position, Record, Tally, total
 
 _SHAPE = shape_of(models.Customer)
+_METRICS = shape_of(models.Metrics)
 _LOT = shape_of(models.Lot)
 _MINUS = ord("-")
 _decode = msgspec.json.Decoder(models.Customer).decode
@@ -36,6 +37,7 @@ class CustomerRules(StageRules):
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         super().__init__(options, mapping)
         self._beside = (self._filters.customer_fields - _SHAPE.fields.keys()) | STRUCTURAL
+        self._marked = not self._filters.customer_fields.isdisjoint(_SHAPE.fields)
 
     def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
         customer: models.Customer | None = strictly(_decode, data)
@@ -49,19 +51,9 @@ class CustomerRules(StageRules):
             if not key or amount is None or text[0] == _MINUS or (expires is not None and expires <= now):
                 return None
             amounts.append((key, amount))
-        if customer.metrics and not self._clean_metrics(customer.metrics):
+        if customer.metrics and not self._values.sound(customer.metrics, _METRICS):
             return None
         return Record(position, unit, customer.id, data, 1, tuple(amounts), None, customer.email.casefold())
-
-    def _clean_metrics(self, metrics: models.Metrics) -> bool:
-        for period in msgspec.structs.astuple(metrics):
-            if isinstance(period, models.Period) and (
-                (period.tier_id and not self._keys[period.tier_id])
-                or (period.spend_total and self._numbers[bytes(period.spend_total)] is None)
-                or (period.number_of_purchases and self._numbers[bytes(period.number_of_purchases)] is None)
-            ):
-                return False
-        return True
 
     def judge(self, data: bytes, position: Position, unit: int) -> Examined:
         walk = self._walk(data)

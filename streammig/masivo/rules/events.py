@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from msgspec import UNSET
 
 from streammig.masivo import models
 from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
-from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import Numbers, text_of
+from streammig.masivo.rules.values import text_of
 from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Duplicate, Member, members
 from streammig.records import ZERO, Examined, Position, Record, Tally
 
-_SHAPE = shape_of(models.Event)
 PURCHASES = "purchases"
 
 
@@ -28,19 +24,21 @@ class EventRules(GroupedRules):
 
     name = "events"
     model = models.OwnerOfEvents
+    unit_model = models.Event
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         super().__init__(options, mapping)
         self._alone = int(options.owner is not None)
-        self._marks = self._filters.event_fields - _SHAPE.fields.keys()
+        self._marks = self._filters.event_fields - self._unit_shape.fields.keys()
+        self._marked |= not self._filters.event_fields.isdisjoint(self._unit_shape.fields)
 
     def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
         return None if self._options.owner is not None else super().clean(data, position, unit)
 
-    def _clean_units(self, units: list[models.Event]) -> tuple[Pair, ...] | None:
+    def _clean_units(self, units: Sequence[models.Event]) -> tuple[Pair, ...] | None:
         amounts: list[Pair] = []
         for event in units:
-            if not event.fulfilled or not clean_order(event.order, self._numbers):
+            if not event.fulfilled or not self._values.sound(event, self._unit_shape):
                 return None
             value = self._numbers[bytes(event.order.value)] if event.type == "PURCHASE" else ZERO
             amounts.append((PURCHASES, value or ZERO))
@@ -93,10 +91,10 @@ class EventRules(GroupedRules):
                 return "not-a-purchase"
             waived = frozenset({"order"})
             put.append(_zero_order(data[begin:end] + salt))
-        values = walk.fields(begin, fields, _SHAPE, where, cut=cut, waived=waived, put=put)
+        values = walk.fields(begin, fields, self._unit_shape, where, cut=cut, waived=waived, put=put)
         if values.get("fulfilled") is False:
             walk.replace(fields["fulfilled"], b"true")  # migrated events count as fulfilled, whatever was said
-        return PURCHASES, values["order"]["value"] if purchase else ZERO
+        return (purchase and self._pair(data, fields)) or (PURCHASES, ZERO)
 
     def _pair(self, data: bytes, fields: Mapping[str, Member]) -> Pair | None:
         order, kind = fields.get("order"), fields.get("type")
@@ -119,25 +117,4 @@ def _zero_order(seed: bytes) -> bytes:
     return (
         b'"order":{"purchase_id":"none-%b","value":0,"discounted_value":0,"products":[],"payment_method":"OTHER"}'
         % name
-    )
-
-
-def clean_order(order: models.Order, numbers: Numbers) -> bool:
-    """Whether an order can be sent as it stands; one with redeems takes a closer look."""
-    if order.redeem is not UNSET or numbers[bytes(order.value)] is None:
-        return False
-    if numbers[bytes(order.discounted_value)] is None:
-        return False
-    for product in order.products:
-        if product.redeem is not UNSET or numbers[bytes(product.amount)] is None:
-            return False
-        if numbers[bytes(product.value)] is None:
-            return False
-        if product.discounted_value and numbers[bytes(product.discounted_value)] is None:
-            return False
-    shipping = order.shipping
-    return not shipping or not (
-        shipping.redeem is not UNSET
-        or (shipping.value and numbers[bytes(shipping.value)] is None)
-        or (shipping.discounted_value and numbers[bytes(shipping.discounted_value)] is None)
     )

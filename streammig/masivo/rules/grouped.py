@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
 from streammig.masivo import models
-from streammig.masivo.rules.base import Pair, StageRules, strictly
+from streammig.masivo.rules.base import Pair, StageRules
 from streammig.masivo.rules.customers import STRUCTURAL
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import good_id
+from streammig.masivo.rules.values import good_id, strictly
 from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Member, cuts, elements, shifted
 from streammig.records import Examined, Position, Record, Tally, total
@@ -28,11 +28,15 @@ class GroupedRules(StageRules):
 
     name: ClassVar[str]
     model: ClassVar[type[msgspec.Struct]]
+    unit_model: ClassVar[type[msgspec.Struct]]
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         super().__init__(options, mapping)
         self._decode = msgspec.json.Decoder(self.model).decode
+        self._decode_unit = msgspec.json.Decoder(self.unit_model).decode
         self._shape = shape_of(self.model)
+        self._unit_shape = shape_of(self.unit_model)
+        self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)
         blank = rb"[ \t\n\r]*"
         parts = (rb"\{", rb'"id"', b":", rb'"[^"\\]*"', b",", b'"%b"' % self.name.encode(), b":", rb"\[")
         self._begins = re.compile(blank.join(parts)).match
@@ -53,7 +57,7 @@ class GroupedRules(StageRules):
         return Record(position, unit, owner.id, data, len(amounts), amounts, inner)
 
     @abstractmethod
-    def _clean_units(self, units: list[Any]) -> tuple[Pair, ...] | None:
+    def _clean_units(self, units: Sequence[Any]) -> tuple[Pair, ...] | None:
         """The amounts of these units, if all of them can be sent as they stand."""
 
     @abstractmethod
@@ -115,6 +119,11 @@ class GroupedRules(StageRules):
         spans = walk.spans(listed, f"$.{self.name}")
         keep: list[bool] = []
         for index, (begin, end) in enumerate(spans):
+            sound = None if self._marked else strictly(self._decode_unit, walk.data[begin:end])
+            if sound is not None and (pairs := self._clean_units((sound,))):
+                amounts += pairs
+                keep.append(True)
+                continue
             where = f"$.{self.name}[{index}]"
             fields = walk.open(begin, end, where)
             amount = self._unit(walk, begin, end, fields, where, b"%b %d" % (owner, index))

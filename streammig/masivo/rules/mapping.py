@@ -34,7 +34,7 @@ class Mapped:
             source = _decode(data)
             if not faithful(data, source) and duplicated(data, 0, len(data)):
                 raise Refusal("duplicate-field", "$: a field stands twice in an object")
-        except NOT_JSON:
+        except (*NOT_JSON, ArithmeticError):  # the latter for an exponent that no Decimal can hold
             raise Refusal("invalid-json", "$: the bytes are not valid JSON, or nested too deeply") from None
         try:
             made = self._mapping(source)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import inspect
@@ -25,13 +25,26 @@ class Field(msgspec.Struct, frozen=True):
     default: bytes = b""  # the JSON put in where the field is missing
     copy: str = ""  # the field whose value is put in where this one is missing
     policy: str = ""
+    decode: Callable[[bytes], Any] | None = None  # the strict decoder of an object or list
+
+
+class Check(NamedTuple):
+    """An attribute of a model whose type does not say all.
+
+    `kind` is one of number, number or null, uuid, object, list, policy.
+    """
+
+    attribute: str
+    kind: str
+    shape: Shape
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """The fields of an object by name, and those that it can't be without."""
+    """The fields of an object by name, those that it can't be without, and what to check of the model's instances."""
 
     fields: Mapping[str, Field]
     required: tuple[Field, ...]
+    checks: tuple[Check, ...] = ()
 
 
 def shape_of(model: type[msgspec.Struct]) -> Shape:
@@ -43,7 +56,21 @@ def shape_of(model: type[msgspec.Struct]) -> Shape:
 
 def _shape(info: inspect.StructType) -> Shape:
     fields = tuple(_field(field) for field in info.fields)
-    return Shape({field.name: field for field in fields}, tuple(field for field in fields if field.required))
+    checks = tuple(
+        Check(of.name, _kind_of_check(field), field.shape or _NOTHING)
+        for of, field in zip(info.fields, fields, strict=True)
+        if field.policy or field.kind in ("number", "uuid") or (field.shape is not None and field.shape.checks)
+    )
+    return Shape({field.name: field for field in fields}, tuple(field for field in fields if field.required), checks)
+
+
+def _kind_of_check(field: Field) -> str:
+    if field.policy:
+        return "policy"
+    return "number or null" if field.kind == "number" and field.nullable else field.kind
+
+
+_NOTHING = Shape({}, ())
 
 
 def _field(field: inspect.Field) -> Field:
@@ -64,8 +91,10 @@ def _field(field: inspect.Field) -> Field:
             kind, details["words"] = "enum", tuple(info.values)
         case inspect.StructType():
             kind, details["shape"] = "object", _shape(info)
+            details["decode"] = msgspec.json.Decoder(info.cls).decode
         case inspect.ListType(item_type=inspect.StructType() as element):
             kind, details["shape"] = "list", _shape(element)
+            details["decode"] = msgspec.json.Decoder(list[element.cls]).decode  # type: ignore[name-defined]
         case _:
             kind = _PLAIN[type(info)]
     default = extra.get("default", "").encode()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streammig.errors import Unusable
 from streammig.masivo import models
 from streammig.masivo.rules.base import Pair
-from streammig.masivo.rules.events import clean_order
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
-from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Member
-
-_SHAPE = shape_of(models.Transaction)
 
 
 class TransactionRules(GroupedRules):
@@ -24,6 +20,7 @@ class TransactionRules(GroupedRules):
     name = "transactions"
     once = True
     model = models.OwnerOfTransactions
+    unit_model = models.Transaction
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         """Raises `Unusable` for options that make no sense, and for single transactions."""
@@ -35,20 +32,17 @@ class TransactionRules(GroupedRules):
             )
         super().__init__(options, mapping)
 
-    def _clean_units(self, units: list[models.Transaction]) -> tuple[Pair, ...] | None:
+    def _clean_units(self, units: Sequence[models.Transaction]) -> tuple[Pair, ...] | None:
         amounts: list[Pair] = []
-        numbers, keys = self._numbers, self._keys
         for each in units:
-            key, amount, cost = keys[each.reward_id], numbers[bytes(each.amount)], bytes(each.cost)
-            if not key or amount is None or (cost != b"null" and numbers[cost] is None):
+            amount = self._numbers[bytes(each.amount)]
+            if amount is None or not self._values.sound(each, self._unit_shape):
                 return None
-            if each.event is not None and each.event.order and not clean_order(each.event.order, numbers):
-                return None
-            amounts.append((key, amount))
+            amounts.append((self._keys[each.reward_id], amount))
         return tuple(amounts)
 
     def _unit(
         self, walk: Walk, begin: int, end: int, fields: Mapping[str, Member], where: str, salt: bytes
     ) -> Pair | str:
-        values = walk.fields(begin, fields, _SHAPE, where)
+        values = walk.fields(begin, fields, self._unit_shape, where)
         return values["reward_id"].lower(), values["amount"]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from streammig.masivo.rules.options import MAX_DIGITS, RuleOptions
 from streammig.masivo.rules.reasons import expected
-from streammig.masivo.splice import NOT_JSON, Member
+from streammig.masivo.rules.shape import Shape
+from streammig.masivo.splice import NOT_JSON, Member, faithful
 from streammig.records import EXACT
 
 # Plain ASCII first: a class with \s in it costs four times as much a character.
@@ -112,6 +116,15 @@ class Keys(dict[str, str]):
         return key
 
 
+def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    """The bytes decoded if they hold just what the type has, and nothing twice; else None."""
+    try:
+        value = decode(data)
+        return value if faithful(data, value) else None
+    except NOT_JSON:
+        return None
+
+
 class Values:
     """The checks of single values that name the field they refuse; `where` is the field's path."""
 
@@ -119,6 +132,27 @@ class Values:
         self.numbers = Numbers(options.fraction_digits)
         self.keys = Keys()
         self._zone = options.zone()
+
+    def sound(self, value: Any, shape: Shape) -> bool:
+        """Whether a decoded model can be sent as it stands, also where its types say nothing of it."""
+        numbers = self.numbers
+        for attribute, kind, inner in shape.checks:
+            part = getattr(value, attribute)
+            if part is UNSET or part is None:
+                continue
+            if kind == "number":
+                if numbers[bytes(part)] is None:
+                    return False
+            elif kind == "uuid":
+                if not self.keys[part]:
+                    return False
+            elif kind in ("object", "list"):
+                for each in part if kind == "list" else (part,):
+                    if not self.sound(each, inner):
+                        return False
+            elif kind == "policy" or (bytes(part) != b"null" and numbers[bytes(part)] is None):
+                return False
+        return True
 
     def text(self, data: bytes, begin: int, end: int, where: str) -> str:
         """The text that stands there."""

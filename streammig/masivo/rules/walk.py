@@ -8,7 +8,7 @@ from typing import Any
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
 from streammig.masivo.rules.shape import Field, Shape
-from streammig.masivo.rules.values import NUMBER, Values, kind_of
+from streammig.masivo.rules.values import NUMBER, Values, kind_of, strictly
 from streammig.masivo.splice import (
     NOT_JSON,
     Duplicate,
@@ -183,15 +183,24 @@ class Walk:
         if duplicated(self.data, member.begin, member.end):
             raise Refusal("duplicate-field", f"{where}: a field stands twice in an object in it")
 
-    def _object(self, member: Member, field: Field, where: str) -> dict[str, Any]:
-        assert field.shape is not None
-        return self.fields(member.begin, self.open(member.begin, member.end, where), field.shape, where)
+    def _object(self, member: Member, field: Field, where: str) -> None:
+        if field.shape is not None and not self._clean(member, field):
+            self.fields(member.begin, self.open(member.begin, member.end, where), field.shape, where)
 
     def _objects(self, member: Member, field: Field, where: str) -> None:
+        if field.shape is not None and not self._clean(member, field):
+            for index, (begin, end) in enumerate(self.spans(member, where)):
+                path = f"{where}[{index}]"
+                self.fields(begin, self.open(begin, end, path), field.shape, path)
+
+    def _clean(self, member: Member, field: Field) -> bool:
+        """Whether all of this value can be sent as it stands: seen in a tenth of the time that walking it takes."""
+        assert field.decode is not None
         assert field.shape is not None
-        for index, (begin, end) in enumerate(self.spans(member, where)):
-            path = f"{where}[{index}]"
-            self.fields(begin, self.open(begin, end, path), field.shape, path)
+        value = strictly(field.decode, self.data[member.begin : member.end])
+        if field.kind == "object":
+            return value is not None and self._values.sound(value, field.shape)
+        return value is not None and all(self._values.sound(each, field.shape) for each in value)
 
 
 _CHECKS: dict[str, Callable[[Walk, Member, Field, str], Any]] = {
