@@ -1,0 +1,240 @@
+"""One HTTP exchange as a value: an answer, or why there is none and whether anything can have arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ipaddress
+import ssl
+from collections.abc import Callable, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from types import SimpleNamespace, TracebackType
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from streammig.errors import Unusable
+
+YEAR = 366 * 86400.0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back. `body` is cut at the limit given, then `whole` is False. `latency` is in seconds from the first
+    byte sent. `date` and `retry_after` are the headers' text, "" without one; `rate` are the X-RateLimit- numbers:
+    limit, remaining, seconds until the reset."""
+
+    status: int
+    body: bytes
+    whole: bool
+    html: bool
+    date: str
+    retry_after: str
+    rate: tuple[float | None, float | None, float | None]
+    latency: float
+
+
+class NoAnswer(msgspec.Struct, frozen=True):
+    """Why no (whole) answer came. Only where `connected` is False is it certain that nothing arrived."""
+
+    connected: bool
+    why: str
+    latency: float = 0.0
+
+
+class Http:
+    """An HTTP client that makes exactly the requests it is asked for: no redirect, no cookie, no credentials of its
+    own (netrc), proxy and CA from the environment. With `fresh`, every request has a connection of its own.
+
+    `connect_timeout` covers name, connection, TLS and proxy; `request_timeout` everything after; both in seconds.
+    """
+
+    def __init__(self, *, fresh: bool, connect_timeout: float, request_timeout: float) -> None:
+        self._fresh = fresh
+        self._connect_timeout = connect_timeout
+        self._request_timeout = request_timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Http:
+        trace = aiohttp.TraceConfig()
+        # The end of a connection's creation is behind TLS and the proxy's consent: nothing of the request has left
+        # yet, and from here on nobody can say what arrived.
+        trace.on_connection_create_end.append(_connected)
+        trace.on_connection_reuseconn.append(_connected)
+        self._session = aiohttp.ClientSession(
+            # The context is made here, not at import, so that SSL_CERT_FILE is read when it is needed.
+            connector=aiohttp.TCPConnector(force_close=self._fresh, ssl=ssl.create_default_context()),
+            timeout=aiohttp.ClientTimeout(total=None),  # the deadlines are ours, see `exchange`
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Not trust_env: it brings netrc along, which fails beside an Authorization header.
+            trust_env=False,
+            trace_configs=[trace],
+            headers={"User-Agent": "streammig"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Callable[[], Mapping[str, str]],
+        body: bytes | None = None,
+        *,
+        most: int = 65536,
+        began: Callable[[], None] = lambda: None,
+    ) -> Answer | NoAnswer:
+        """Make one request. `headers` is a callable so that no frame of ours keeps a secret in a local."""
+        assert self._session is not None, "enter the context first"
+        loop = asyncio.get_running_loop()
+        sent: list[float] = []
+
+        def connected() -> None:
+            if not sent:
+                sent.append(loop.time())
+                deadline.reschedule(loop.time() + self._request_timeout)
+                began()
+
+        proxy, proxy_auth = proxy_for(url)
+        try:
+            async with asyncio.timeout(self._connect_timeout) as deadline:
+                async with self._session.request(
+                    method,
+                    URL(url, encoded=True),
+                    headers=headers(),
+                    data=None if body is None else io.BytesIO(body),
+                    allow_redirects=False,
+                    proxy=proxy,
+                    proxy_auth=proxy_auth,
+                    trace_request_ctx=connected,
+                ) as response:
+                    content, whole = await _read(response.content, most)
+                    return _answer(response, content, whole, loop.time() - sent[0])
+        except asyncio.CancelledError as error:
+            # The frames below hold the request's headers: a traceback that shows locals must not show the token.
+            raise error.with_traceback(None) from None
+        except TimeoutError:
+            seconds = self._request_timeout if sent else self._connect_timeout
+            why = f"no {'answer' if sent else 'connection'} within {seconds:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            why = _reason(error, bool(sent))
+        return NoAnswer(bool(sent), why, loop.time() - sent[0] if sent else 0.0)
+
+
+async def _connected(_: object, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx()
+
+
+async def _read(stream: aiohttp.StreamReader, most: int) -> tuple[bytes, bool]:
+    content = bytearray()
+    while len(content) <= most:
+        part = await stream.read(most + 1 - len(content))
+        if not part:
+            return bytes(content), True
+        content += part
+    return bytes(content[:most]), False
+
+
+def _answer(response: aiohttp.ClientResponse, content: bytes, whole: bool, latency: float) -> Answer:
+    headers = response.headers
+    limit, remaining, reset = (_number(headers.get(f"X-RateLimit-{name}")) for name in ("Limit", "Remaining", "Reset"))
+    return Answer(
+        status=response.status,
+        body=content,
+        whole=whole,
+        html="html" in headers.get("Content-Type", "").lower() or content.lstrip()[:1] == b"<",
+        date=headers.get("Date", "")[:64],
+        retry_after=headers.get("Retry-After", "")[:64],
+        rate=(limit, remaining, reset),
+        latency=latency,
+    )
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def _reason(error: Exception, connected: bool) -> str:
+    """In words, without what aiohttp puts into its messages: addresses of proxies, headers, bytes of the answer."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "the host's name is not known"
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the host's certificate is not trusted ({error.certificate_error})"
+        case aiohttp.ClientConnectorSSLError():
+            return "no TLS could be agreed on"
+        case aiohttp.ClientProxyConnectionError():
+            return f"the proxy can't be reached ({error.os_error.strerror})"
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy refused to connect (HTTP {error.status})"
+        case aiohttp.ClientPayloadError():
+            return "the answer broke off"
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError():
+            return "the connection was closed without an answer"
+        case OSError(strerror=str(words)) if words:
+            return words
+        case _:
+            return "the answer is no HTTP" if connected else f"no connection ({type(error).__name__})"
+
+
+def proxy_for(url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
+    """The proxy that the environment names for this address, and the credentials in its URL, apart from it."""
+    parts = urlsplit(url)
+    named = getproxies().get(parts.scheme)
+    if not named or proxy_bypass(parts.netloc):
+        return None, None
+    proxy = URL(named if "://" in named else f"http://{named}")
+    return proxy.with_user(None), aiohttp.BasicAuth.from_url(proxy)
+
+
+def retry_after(text: str, now: float) -> float | None:
+    """Seconds that a `Retry-After` asks for, given as seconds or as an HTTP date; None where it can't be read.
+
+    A date in the past is 0; more than a year is a year.
+    """
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), YEAR)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return min(max(0.0, moment.timestamp() - now), YEAR)
+
+
+def check_base_url(url: str) -> str:
+    """The base URL without a trailing slash; `Unusable` where a key must not be sent there."""
+    hint = "Give the address of the API with --base-url, such as https://app.masivo.ai/api/storefront/v1"
+    try:
+        parts = urlsplit(url.strip())
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise Unusable("the base URL is no URL", hint) from None
+    if parts.username is not None or parts.password is not None:
+        raise Unusable("the base URL holds a user name or password", "Leave them out: the API key is all it takes.")
+    if parts.scheme not in ("http", "https") or not host:
+        raise Unusable(f"the base URL {url.strip()!r} is no http(s) address", hint)
+    if parts.query or parts.fragment:
+        raise Unusable(f"the base URL {url.strip()!r} has a query or a fragment", hint)
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise Unusable(
+            f"the base URL {url.strip()!r} is plain HTTP: the API key and the customers' data would travel readable",
+            "Use https. Plain http is for this machine only (localhost, 127.0.0.1).",
+        )
+    return url.strip().rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,162 @@
+"""What Masivo shows of what it was sent: customers, transactions by year, and counts of purchases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta
+
+from streammig.masivo.http import Answer, NoAnswer
+from streammig.masivo.session import Session
+from streammig.ports import Seen
+from streammig.records import Record
+
+FIRST_YEAR = 2020  # earlier ones can't be asked for
+# The year that is asked for is the account's, whose time zone we do not know: a moment near New Year is looked for in
+# both years. No zone is further from UTC than this.
+FARTHEST_ZONE = timedelta(hours=14)
+
+Key = tuple[str, str, Decimal]
+T = TypeVar("T")
+
+
+class _Transaction(msgspec.Struct):
+    reward_id: str
+    type: str
+    amount: Decimal
+
+
+class _Sent(_Transaction):
+    issued_at: Annotated[datetime, Meta(tz=True)]
+
+
+class _SentTransactions(msgspec.Struct):
+    transactions: list[_Sent]
+
+
+class _Rows(msgspec.Struct):
+    data: list[_Transaction]
+
+
+class _Event(msgspec.Struct):
+    type: str
+
+
+class _SentEvents(msgspec.Struct):
+    events: list[_Event]
+
+
+class _Period(msgspec.Struct):
+    number_of_purchases: Decimal = Decimal(0)
+
+
+class _Metrics(msgspec.Struct):
+    lifetime: _Period | None = None
+
+
+class _Customer(msgspec.Struct):
+    id: str
+    metrics: _Metrics | None = None
+
+
+class _Shown(msgspec.Struct):
+    customer: _Customer
+
+
+class _Data(msgspec.Struct):
+    data: _Shown
+
+
+class MasivoReadBack:
+    """Implements `ReadBack` on an entered session, which paces the reads, renews tokens and waits out a 429."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def visible(self, stage: str, record: Record) -> Seen:
+        """Customers: ALL or NOTHING. Transactions: those issued from 2020 on, compared as (reward, type, exact amount),
+        for ids of stores and channels come back as others; what Masivo books itself as MIGRATION is passed over.
+        Events: ALL by the count of purchases, else CANT_TELL, for it may not have been computed anew yet.
+        """
+        if not self.can_tell(stage, record):
+            return Seen.CANT_TELL
+        if stage == "transactions":
+            return await self._transactions(record)
+        answer = await self._session.get(f"/customers/{_in_path(record.owner)}")
+        if stage == "customers" and isinstance(answer, Answer) and answer.status == 404 and not answer.html:
+            return Seen.NOTHING
+        shown = _decoded(answer, _Data)
+        if shown is None or shown.data.customer.id != record.owner:
+            return Seen.CANT_TELL
+        if stage == "customers":
+            return Seen.ALL
+        metrics = shown.data.customer.metrics
+        counted = metrics.lifetime.number_of_purchases if metrics and metrics.lifetime else 0
+        return Seen.ALL if counted >= _purchases(record) else Seen.CANT_TELL
+
+    def can_tell(self, stage: str, record: Record) -> bool:
+        if stage == "transactions":
+            return bool(_readable(record))
+        return stage == "customers" or _purchases(record) > 0
+
+    async def reachable(self) -> bool:
+        # The tiers take no parameter and are at most ten.
+        answer = await self._session.get("/tiers")
+        return isinstance(answer, Answer) and answer.status == 200 and not answer.html
+
+    async def _transactions(self, record: Record) -> Seen:
+        sent = _readable(record)
+        there: Counter[Key] = Counter()
+        for year in sorted({year for each in sent for year in _years(each.issued_at)}):
+            answer = await self._session.get(f"/customers/{_in_path(record.owner)}/transactions", {"year": str(year)})
+            rows = _decoded(answer, _Rows)
+            if rows is None:
+                return Seen.CANT_TELL
+            there.update(_key(row) for row in rows.data)
+        expected = Counter(_key(each) for each in sent)
+        found = (expected & there).total()
+        if not found:
+            return Seen.NOTHING
+        return Seen.ALL if found == expected.total() else Seen.PART
+
+
+def _readable(record: Record) -> list[_Sent]:
+    """Those of the record's transactions that can be asked for."""
+    sent = msgspec.json.decode(record.body, type=_SentTransactions).transactions
+    return [each for each in sent if each.type != "MIGRATION" and min(_years(each.issued_at)) >= FIRST_YEAR]
+
+
+def _years(issued: datetime) -> set[int]:
+    try:
+        moment = issued.astimezone(UTC)
+        return {(moment - FARTHEST_ZONE).year, (moment + FARTHEST_ZONE).year}
+    except OverflowError:  # within a day of year 1 or 9999
+        return {issued.year}
+
+
+def _purchases(record: Record) -> int:
+    return sum(event.type == "PURCHASE" for event in msgspec.json.decode(record.body, type=_SentEvents).events)
+
+
+def _key(row: _Transaction) -> Key:
+    return row.reward_id.lower(), row.type, row.amount
+
+
+def _in_path(owner: str) -> str:
+    # Dots alone would be taken for a way through folders.
+    return quote(owner, safe="") if owner.strip(".") else owner.replace(".", "%2E")
+
+
+def _decoded(answer: Answer | NoAnswer, kind: type[T]) -> T | None:
+    """What a read says, or None where it says nothing: no answer, another status, another shape."""
+    if isinstance(answer, NoAnswer) or answer.status != 200 or not answer.whole:
+        return None
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except (msgspec.MsgspecError, ValueError):
+        return None
