@@ -59,9 +59,20 @@ class Rules(Protocol):
     process. Never raises for what a record holds: that is a dead letter. A defect of a user's mapping is one too.
     """
 
-    head: bytes  # what a request's body begins with, before the first record
-    tail: bytes  # what it ends with; records stand between, joined with b","
-    once: bool  # the units of one owner must never be split over batches (transactions)
+    @property
+    def head(self) -> bytes:
+        """What a request's body begins with, before the first record."""
+        ...
+
+    @property
+    def tail(self) -> bytes:
+        """What it ends with; records stand between, joined with b","."""
+        ...
+
+    @property
+    def once(self) -> bool:
+        """Whether the units of one owner must never be split over batches (transactions)."""
+        ...
 
     def examine(self, run: Run) -> list[Examined]:
         """What becomes of each slice, in order; one result a slice."""

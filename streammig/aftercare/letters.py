@@ -65,8 +65,8 @@ def _chain(first: DeadLetter, rest: Iterator[DeadLetter]) -> Iterator[DeadLetter
 
 
 def _check(source: Source, marks: list[dict[str, Any]]) -> None:
-    now = [{key: value for key, value in mark.items() if key != "name"} for mark in source.fingerprints()]
-    then = [{key: value for key, value in mark.items() if key != "name"} for mark in marks]
+    now = [{key: value for key, value in mark.items() if key != "file"} for mark in source.fingerprints()]
+    then = [{key: value for key, value in mark.items() if key != "file"} for mark in marks]
     if now != then:
         raise Unusable(
             "the export has changed since the run: its dead letters can't be read from it any more",

@@ -72,3 +72,9 @@ class FreeSlots:
 
     async def throttled(self) -> None:
         pass
+
+    async def read(self) -> None:
+        pass
+
+    async def observe(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
+        pass

@@ -130,16 +130,8 @@ class Migration:
         if file is not None:
             stack.callback(file.close)
         started = file.run["started"] if file is not None else self.clock.time()
-        options = rule_options(settings, started)
-        slots: Slots = FreeSlots()
-        pacer: Pacer | None = None
-        if not dry:
-            pacer = await self._pacer(stack, limits)
-        target = Masivo(
-            base_url=settings.base_url, auth_url=settings.auth_url, key=self.key, timeout=settings.request_timeout,
-            options=options, mappings=mappings, clock=self.clock, rng=self.rng, pacer=pacer,
-            waiting=lambda why, seconds: self.tell(Waiting(why, seconds)),
-        )  # fmt: skip
+        pacer = None if dry else await self._pacer(stack, limits)
+        target = self._target(rule_options(settings, started), mappings, pacer)
         rules = {name: target.rules(name) for name in sources}
         sink, readback = await stack.enter_async_context(self._connect(target))
         if file is None:
@@ -148,6 +140,7 @@ class Migration:
         self._bind(file, shape, marks, limits)
         self._recover(file)
         run_id = file.run["id"]
+        slots: Slots = FreeSlots()
         if pacer is not None:
             if words := await pacer.enter(run_id):
                 self.tell(Warned(words))
@@ -195,6 +188,21 @@ class Migration:
         pacer = Pacer(file, limits, self.clock, stack.enter_context(self.executor()))
         stack.push_async_callback(pacer.close)
         return pacer
+
+    def _target(
+        self,
+        options: Mapping[str, RuleOptions],
+        mappings: Mapping[str, Callable[[Any], Any] | None],
+        pacer: Pacer | None,
+    ) -> Masivo:
+        free = FreeSlots()
+        return Masivo(
+            base_url=self.settings.base_url, auth_url=self.settings.auth_url, key=self.key,
+            timeout=self.settings.request_timeout, options=options, mappings=mappings, clock=self.clock, rng=self.rng,
+            pace=free.read if pacer is None else pacer.read, hold=free.hold if pacer is None else pacer.hold,
+            observe=free.observe if pacer is None else pacer.observe,
+            waiting=lambda why, seconds: self.tell(Waiting(why, seconds)),
+        )  # fmt: skip
 
     @asynccontextmanager
     async def _connect(self, target: Masivo) -> AsyncIterator[tuple[Sink, ReadBack]]:

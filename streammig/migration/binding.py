@@ -78,5 +78,5 @@ def _by_file(marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         f"file {number}'s {key}": value
         for number, mark in enumerate(marks, 1)
         for key, value in mark.items()
-        if key != "name"
+        if key != "file"
     }

@@ -1,0 +1,5 @@
+"""`python -m streammig`."""
+
+from streammig.cli import main
+
+main()

@@ -1,0 +1,179 @@
+"""Whole migrations in virtual time: real files, rules, packing, pacing and checkpoint, against a target in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+from streammig.checkpoint import Checkpoint
+from streammig.errors import Problem
+from streammig.migration import Ask, Migration
+from streammig.notices import Notice, Warned
+from streammig.settings import load
+from tests.memory_target import Crash, MemoryTarget, Weather
+from tests.virtual import Inline, VirtualClock
+
+T = TypeVar("T")
+REWARD = "11111111-1111-4111-8111-111111111111"
+
+
+def write_export(folder: Path, customers: int, rng: Random) -> dict[str, set[str]]:
+    """Three files of small records; returns the keys of the units that are to arrive, by stage."""
+    rows: dict[str, list[dict[str, Any]]] = {"customers": [], "events": [], "transactions": []}
+    keys: dict[str, set[str]] = {name: set() for name in rows}
+    for number in range(customers):
+        owner = f"c{number}"
+        deleted = rng.random() < 0.05
+        customer = {
+            "id": owner,
+            "name": f"Name {number}",
+            "email": f"{owner}@example.org",
+            "registration_date": "2020-01-01T00:00:00Z",
+            "balance": [{"reward_id": REWARD, "amount": 2.50, "expiration_date": None, "brand_id": None}],
+        }
+        if deleted:
+            customer["deleted_at"] = "2021-01-01T00:00:00Z"
+        rows["customers"].append(customer)
+        if deleted:
+            continue
+        keys["customers"].add(owner)
+        events = [_event(f"p{number}-{k}") for k in range(rng.choice([0, 1, 1, 2, 7]))]
+        if events:
+            rows["events"].append({"id": owner, "events": events})
+            keys["events"] |= {event["order"]["purchase_id"] for event in events}
+        entries = [_entry(f"t{number}-{k}") for k in range(rng.choice([1, 2, 3, 20]))]
+        rows["transactions"].append({"id": owner, "transactions": entries})
+        keys["transactions"] |= {entry["details"] for entry in entries}
+    for name, records in rows.items():
+        (folder / f"{name}.json").write_text(json.dumps({"data": records}))
+    return keys
+
+
+def _event(purchase: str) -> dict[str, Any]:
+    order = {"purchase_id": purchase, "value": 10.25, "discounted_value": 10, "products": [], "payment_method": "CASH"}
+    when = "2022-02-02T10:00:00Z"
+    return {
+        "type": "PURCHASE", "brand_id": None, "order": order, "fulfilled": True, "issued_at": when, "resolved_at": when,
+    }  # fmt: skip
+
+
+def _entry(details: str) -> dict[str, Any]:
+    when = "2022-02-02T10:00:00Z"
+    return {
+        "brand_id": None, "reward_id": REWARD, "details": details, "type": "ACCUMULATION", "issued_at": when,
+        "resolved_at": when, "amount": 0.25, "cost": None, "store_id": None, "channel_id": None, "event": None,
+    }  # fmt: skip
+
+
+class Doomed(Inline):
+    """Does everything at once, until the world ends before or after a given piece of work."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        world = self._world
+        if world.dead or world.step() == "before":
+            return self._crash()
+        future = super().submit(function, *args, **kwargs)
+        return self._crash() if world.dead else future
+
+    def _crash(self) -> Future[Any]:
+        self._world.dead = True
+        future: Future[Any] = Future()
+        future.set_exception(Crash())
+        return future
+
+
+@dataclass
+class World:
+    """One export, one target, one state folder, and as many lives of the client as it takes."""
+
+    folder: Path
+    target: MemoryTarget
+    clock: VirtualClock
+    rng: Random
+    settings: dict[str, Any] = field(default_factory=dict)
+    dead: bool = False
+    steps: int = 0
+    crash_at: int | None = None
+    crash_after: bool = False
+    said: list[str] = field(default_factory=list)
+
+    def step(self) -> str:
+        """Count one piece of work in an executor; the world ends before it, or right after it."""
+        self.steps += 1
+        if self.steps != self.crash_at:
+            return ""
+        if self.crash_after:
+            self.dead = True
+            return "after"
+        return "before"
+
+    def migration(self) -> Migration:
+        flags = {
+            name: {"files": [str(self.folder / f"{name}.json")]} for name in ("customers", "events", "transactions")
+        }
+        settings = load(
+            None,
+            {"checkpoint": str(self.folder / "run.checkpoint"), "max_bytes": 10_000, "settle_time": 60.0,
+             "visible_time": 600.0, "base_url": "http://127.0.0.1:1", "limits": "1/5s,500/1h"} | flags | self.settings,
+        )  # fmt: skip
+        return VirtualMigration(
+            settings, Ask("streammig run"), "key", self.folder / "state", self.clock, Random(self.rng.random()),
+            self._hear, executor=lambda: Doomed(self), world=self,
+        )  # fmt: skip
+
+    def _hear(self, notice: Notice) -> None:
+        if isinstance(notice, Warned):
+            self.said.append(notice.text)
+
+    async def live(self, *, crash_at: int | None = None, crash_after: bool = False) -> bool | Problem | Crash:
+        """One life of the client: how it ended."""
+        self.dead, self.steps, self.crash_at, self.crash_after = False, 0, crash_at, crash_after
+        self.target.dead = lambda: self.dead
+        try:
+            return await asyncio.ensure_future(self.migration().run())
+        except Problem as problem:
+            return problem
+        except Crash as crash:
+            return crash
+        except BaseExceptionGroup as group:
+            if self.dead:
+                return Crash()
+            raise group from None
+
+    def books(self) -> dict[str, Any]:
+        file = Checkpoint.open(self.folder / "run.checkpoint", read_only=True)
+        try:
+            return {row.name: file.books(row.name) for row in file.stages()}
+        finally:
+            file.close()
+
+
+@dataclass(slots=True)
+class VirtualMigration(Migration):
+    world: Any = None
+
+    @contextlib.asynccontextmanager
+    async def _connect(self, target: Any) -> AsyncIterator[Any]:
+        yield self.world.target, self.world.target
+
+
+def executor_of(world: World) -> Executor:
+    return Doomed(world)
+
+
+def new_world(folder: Path, seed: int, customers: int, faults: dict[str, float] | None = None, **more: Any) -> World:
+    """A world of its own dice, to be made inside a virtual loop."""
+    rng = Random(seed)
+    clock = VirtualClock()
+    target = MemoryTarget(clock, Random(seed + 1), Weather(faults or {}), **more)
+    return World(folder, target, clock, rng)
