@@ -10,7 +10,7 @@ import msgspec
 from streammig.errors import BrokenExport
 from streammig.records import Run, Slice
 from streammig.sources.inputs import Path
-from streammig.sources.judging import INVALID_JSON, RAW, is_utf8, judge, place_of
+from streammig.sources.judging import INVALID_JSON, RAW, judge, place_of
 from streammig.sources.lines import RUN_RECORDS, too_large
 from streammig.sources.opening import Meter
 from streammig.sources.walking import NotJson, Walker, opening, whole
@@ -160,7 +160,10 @@ class Elements:
         return self._break(at, f"{why}, in element {self._ordinal} of the array, which begins at byte {begin}")
 
     def _check_rest(self, path: Path) -> None:
-        """Raise BrokenExport unless what stands behind the array makes the document complete and valid."""
+        """Raise BrokenExport unless what stands behind the array makes the document complete and its grammar valid.
+
+        Bad UTF-8 and lone surrogates in strings there are let pass: they may be those of another stage's records.
+        """
         window, walker = self._window, Walker(self._meter)
         before = opening(path) + b"]"  # what the walker was fed, as long as it is short
         walker.check(before)
@@ -171,8 +174,6 @@ class Elements:
             piece = piece or window.data[self.at - window.base :]
             if not piece:
                 break
-            if not is_utf8(piece):
-                raise self._break(self.at, f"no valid UTF-8 behind the array within {len(piece)} bytes from there")
             try:
                 walker.check(piece)
             except NotJson:
@@ -187,7 +188,10 @@ class Elements:
             raise self._break(window.end, "") from None
 
     def _good(self, before: bytes, piece: bytes) -> int:
-        """How much of a piece that was refused behind `before` is good; 0 if `before` isn't all that stood there."""
+        """How much of a piece that was refused behind `before` is good.
+
+        Where `before` has grown too long to be all that stood there, 0: then the break is somewhere in the piece.
+        """
         low, high = 0, len(piece) if len(before) < REST_BYTES else 0
         while low < high:
             middle = (low + high) // 2
