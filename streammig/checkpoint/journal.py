@@ -53,7 +53,7 @@ class Journal:
                 loop = asyncio.get_running_loop()
                 try:
                     results = await loop.run_in_executor(self._executor, self._commit, [it[0] for it in taken])
-                except Exception as error:
+                except BaseException as error:  # whatever it was: those who wait must not wait for ever
                     self._broken = error
                     for _, done in taken + self._waiting:
                         if not done.done():
