@@ -1,0 +1,190 @@
+"""What the demo plays with: a target of its own, a machine that is lost at the right moment, and the comparison."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from streammig.checkpoint import Checkpoint
+from streammig.errors import Problem
+from streammig.records import STAGES, BatchState
+from streammig.sandbox import Sandbox, SandboxConfig
+from streammig.sandbox.sample import Part
+
+GLANCE = 0.02  # seconds between two looks at a run that goes on
+STANDSTILL = 0.03  # seconds after which a process that was told to stop has stopped
+PATIENCE = 60.0  # seconds to wait for a quiet moment, and for the target's queue
+
+Document = Mapping[str, Any]
+
+
+class LocalTarget:
+    """A sandbox in a thread of its own, from entering to leaving it. Entering raises what kept it from starting."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self._config = config
+        self._ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, Sandbox]] = Future()
+        self._thread = threading.Thread(target=self._live, name="sandbox", daemon=True)
+
+    def __enter__(self) -> LocalTarget:
+        self._thread.start()
+        self._loop, self._end, self._sandbox = self._ready.result()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return self._sandbox.url
+
+    def ledger(self) -> Document:
+        """What it holds when its queue has done its work."""
+        asyncio.run_coroutine_threadsafe(self._sandbox.drain(PATIENCE), self._loop).result()
+        return self._sandbox.ledger()
+
+    def _live(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+
+    async def _serve(self) -> None:
+        end = asyncio.Event()
+        async with Sandbox(self._config) as sandbox:
+            self._ready.set_result((asyncio.get_running_loop(), end, sandbox))
+            await end.wait()
+
+
+class Command:
+    """One `streammig` command as a process, in a folder; killed, if need be, when the block is left."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], *arguments: str) -> None:
+        # Everything it says goes where we speak, in one order.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "streammig", *arguments], cwd=folder, env=environment, stderr=sys.stdout,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def lose(self, checkpoint: Path, batches: int) -> bool:
+        """Kill it like a machine that is lost, once so many batches are accepted and while no request is under way;
+        False if it ended before."""
+        while (enough := _accepted(checkpoint)) < batches:
+            if self._process.poll() is not None:
+                return False
+            time.sleep(GLANCE if enough else GLANCE * 5)
+        until = time.monotonic() + PATIENCE
+        while self._process.poll() is None:
+            # It stands still while we look, so what we see is what it is killed with.
+            self._process.send_signal(signal.SIGSTOP)
+            time.sleep(STANDSTILL)
+            if time.monotonic() > until or not _under_way(checkpoint):
+                self._process.kill()
+                return self._process.wait() == -signal.SIGKILL
+            self._process.send_signal(signal.SIGCONT)
+            time.sleep(GLANCE)
+        return False
+
+
+def _accepted(checkpoint: Path) -> int:
+    """How many batches the target has accepted; 0 as long as there is no checkpoint to read."""
+    return _count(checkpoint, BatchState.ACCEPTED)
+
+
+def _under_way(checkpoint: Path) -> int:
+    return _count(checkpoint, BatchState.SENDING)
+
+
+def _count(checkpoint: Path, state: BatchState) -> int:
+    try:
+        file = Checkpoint.open(checkpoint, read_only=True)
+    except Problem:
+        return 0
+    try:
+        return sum(len(file.batches(stage.name, state)) for stage in file.stages())
+    except Problem:
+        return 0
+    finally:
+        file.close()
+
+
+def environment(key: str) -> dict[str, str]:
+    """Ours, with the API key, and past any proxy: the target is on this machine."""
+    return {**os.environ, "MASIVO_API_KEY": key, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+
+def held(ledger: Document, stage: str) -> Part:
+    """What the target holds of a stage, in the terms of the books."""
+    found = ledger["holds"][stage]
+    if stage == "customers":
+        # A customer that came twice is held once: count what landed.
+        return Part(found["landed"], found["landed"], _exact(found["balances"]))
+    if stage == "events":
+        return Part(found["owners"], found["count"], _exact({"purchases": found["purchase_value"]}))
+    return Part(found["owners"], found["count"], _exact(found["amounts"]))
+
+
+def _exact(sums: Mapping[str, str]) -> dict[str, Decimal]:
+    return {key: Decimal(text) for key, text in sums.items() if Decimal(text)}
+
+
+def differences(good: Mapping[str, Part], books: Document, ledger: Document) -> list[str]:
+    """In words, everything in which the export, the books of the run and the target's ledger differ; empty if all is
+    as it should be. `good` is what of the export is to arrive."""
+    found = [] if books["balanced"] else ["the books of the run do not balance"]
+    for stage in STAGES:
+        account, there, wanted = books["stages"][stage], held(ledger, stage), good[stage]
+        if account["unknown"]:
+            found.append(f"{stage}: nobody can say whether {account['unknown']:,} records landed; see status")
+        if account["state"] != "complete":
+            found.append(f"{stage}: the run left this stage {account['state']}")
+        found += _unlike(stage, "were to be accepted", wanted.units, "were accepted", account["units"])
+        found += _unlike(stage, "were accepted", account["units"], "are held by the target", there.units)
+        found += _unlike_sums(stage, wanted.sums, _exact(account["sums"]["accepted"]), there.sums)
+        if twice := ledger["twice"][stage]["count"]:
+            found.append(f"{stage}: {twice:,} stand at the target more than once")
+        if dropped := sum(of["units"] for of in ledger["dropped"][stage].values()):
+            found.append(f"{stage}: the target accepted {dropped:,} and dropped them in its queue")
+    if broken := ledger["violations"]["count"]:
+        found.append(f"{broken:,} requests came earlier than the limits allow")
+    return found
+
+
+def _unlike(stage: str, one: str, left: int, other: str, right: int) -> list[str]:
+    return [] if left == right else [f"{stage}: {left:,} {one}, {right:,} {other}"]
+
+
+def _unlike_sums(
+    stage: str, wanted: Mapping[str, Decimal], accepted: Mapping[str, Decimal], there: Mapping[str, Decimal]
+) -> list[str]:
+    keys: Sequence[str] = sorted({*wanted, *accepted, *there})
+    return [
+        f"{stage}: the sum of {key} is {wanted.get(key, 0):,} in the export, {accepted.get(key, 0):,} in the books and"
+        f" {there.get(key, 0):,} at the target"
+        for key in keys
+        if not wanted.get(key) == accepted.get(key) == there.get(key)
+    ]
