@@ -11,6 +11,7 @@ import pytest
 
 from streammig.errors import Unusable
 from streammig.masivo.rules import CODES, FILTERS, RuleOptions, StageRules, rules
+from streammig.masivo.rules.values import Keys
 from streammig.records import Examined, Record, Slice, Tally
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
@@ -85,7 +86,7 @@ def test_a_clean_customer_goes_as_the_bytes_it_came_as() -> None:
     assert record.body is data
     assert (record.owner, record.twin, record.units, record.inner) == ("C-1", "zoe@example.com", 1, None)
     assert record.amounts == ((KEY, Decimal("12.50")),)
-    assert not (result.dropped or result.filtered or result.dead or result.absent)
+    assert [result.dropped, result.filtered, result.dead, result.absent] == [()] * 4
 
 
 @pytest.mark.parametrize(("name", "unit"), [("events", EVENT), ("transactions", ROW)])
@@ -334,6 +335,19 @@ def test_numbers_are_judged_by_value(number: str) -> None:
     record = sent("customers", CUSTOMER.replace("12.50", number))
     assert record.body.decode() == CUSTOMER.replace("12.50", number)
     assert record.amounts[0][1] == Decimal(number)
+
+
+def test_bytes_that_are_no_text_are_a_dead_letter_also_where_a_mark_is_looked_for() -> None:
+    assert refused("customers", CUSTOMER.encode().replace(b'"Zo', b'"\xff', 1))[0] == "invalid-json"
+    result = examine("customers", CUSTOMER.encode().replace(b'"id"', b'"status":"\xff","deleted_at":"\xff","id"'))
+    assert result.records[0].body == CUSTOMER.encode()
+
+
+def test_what_is_remembered_of_rewards_is_bounded() -> None:
+    keys = Keys()
+    for number in range(40_000):
+        assert keys[f"{number:08d}{POINTS[8:]}"]
+    assert len(keys) < 20_000
 
 
 def test_the_digits_behind_the_point_are_a_setting() -> None:

@@ -127,7 +127,7 @@ class StageRules(ABC):
         return (key, amount) if key and amount is not None else None
 
     def _readable(self, data: bytes, member: Member | None) -> Decimal | None:
-        return None if member is None else self._numbers[data[member.begin : member.end]]
+        return None if member is None else self._numbers.exact(data[member.begin : member.end])
 
 
 def id_in(data: bytes, member: Member | None) -> str:

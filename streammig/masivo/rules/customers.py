@@ -12,7 +12,7 @@ from streammig.masivo.rules.base import Pair, StageRules, id_in
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import good_email, good_id, strictly, text_of
+from streammig.masivo.rules.values import decimal, good_email, good_id, strictly, text_of
 from streammig.masivo.rules.walk import EXPECTED, Walk
 from streammig.masivo.splice import Member, cuts
 from streammig.records import Examined, Position, Record, Tally, total
@@ -20,7 +20,6 @@ from streammig.records import Examined, Position, Record, Tally, total
 _SHAPE = shape_of(models.Customer)
 _METRICS = shape_of(models.Metrics)
 _LOT = shape_of(models.Lot)
-_MINUS = ord("-")
 _decode = msgspec.json.Decoder(models.Customer).decode
 
 STRUCTURAL = frozenset({"events", "transactions"})  # one file may carry all three stages
@@ -36,24 +35,26 @@ class CustomerRules(StageRules):
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         super().__init__(options, mapping)
-        self._beside = (self._filters.customer_fields - _SHAPE.fields.keys()) | STRUCTURAL
+        self._beside = (self._filters.customer_fields - frozenset(_SHAPE.fields)) | STRUCTURAL
         self._marked = not self._filters.customer_fields.isdisjoint(_SHAPE.fields)
 
     def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
         customer: models.Customer | None = strictly(_decode, data)
         if customer is None or len(data) > self._room or not (good_id(customer.id) and good_email(customer.email)):
             return None
-        amounts: list[Pair] = []
-        now, numbers, keys = self._options.now, self._numbers, self._keys
+        now, keys = self._options.now, []
         for lot in customer.balance:
-            text, key, expires = bytes(lot.amount), keys[lot.reward_id], lot.expiration_date
-            amount = numbers[text]
-            if not key or amount is None or text[0] == _MINUS or (expires is not None and expires <= now):
+            key, expires = self._keys[lot.reward_id], lot.expiration_date
+            if not key or (expires is not None and expires <= now):
                 return None
-            amounts.append((key, amount))
-        if customer.metrics and not self._values.sound(customer.metrics, _METRICS):
+            keys.append(key)
+        numbers = [lot.amount for lot in customer.balance]
+        if not self._numbers.positive(numbers):
             return None
-        return Record(position, unit, customer.id, data, 1, tuple(amounts), None, customer.email.casefold())
+        if customer.metrics and not self._values.clean((customer.metrics,), _METRICS):
+            return None
+        amounts = tuple(zip(keys, map(decimal, numbers), strict=True))
+        return Record(position, unit, customer.id, data, 1, amounts, None, customer.email.casefold())
 
     def judge(self, data: bytes, position: Position, unit: int) -> Examined:
         walk = self._walk(data)
@@ -77,8 +78,7 @@ class CustomerRules(StageRules):
         if text_of(walk.data, found.get("email")).strip() in ("", "null"):
             if not self._options.send_anonymous:
                 raise expected("missing-field", "$.email", EXPECTED["email"], "none (see send_anonymous)")
-            cut |= {"email"}
-            apart |= {"is_anonymous"}
+            cut, apart = cut | {"email"}, apart | {"is_anonymous"}
             waived = _ANONYMOUS
             if "is_anonymous" not in found:
                 put.append(b'"is_anonymous":true')

@@ -11,7 +11,7 @@ from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
-from streammig.masivo.rules.values import text_of
+from streammig.masivo.rules.values import decimal, text_of
 from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Duplicate, Member, members
 from streammig.records import ZERO, Examined, Position, Record, Tally
@@ -29,20 +29,19 @@ class EventRules(GroupedRules):
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         super().__init__(options, mapping)
         self._alone = int(options.owner is not None)
-        self._marks = self._filters.event_fields - self._unit_shape.fields.keys()
+        self._marks = self._filters.event_fields - frozenset(self._unit_shape.fields)
         self._marked |= not self._filters.event_fields.isdisjoint(self._unit_shape.fields)
 
     def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
         return None if self._options.owner is not None else super().clean(data, position, unit)
 
     def _clean_units(self, units: Sequence[models.Event]) -> tuple[Pair, ...] | None:
-        amounts: list[Pair] = []
+        if not self._values.clean(units, self._unit_shape):
+            return None
         for event in units:
-            if not event.fulfilled or not self._values.sound(event, self._unit_shape):
+            if not event.fulfilled:
                 return None
-            value = self._numbers[bytes(event.order.value)] if event.type == "PURCHASE" else ZERO
-            amounts.append((PURCHASES, value or ZERO))
-        return tuple(amounts)
+        return tuple((PURCHASES, decimal(event.order.value) if event.type == "PURCHASE" else ZERO) for event in units)
 
     def judge(self, data: bytes, position: Position, unit: int) -> Examined:
         if self._options.owner is None:

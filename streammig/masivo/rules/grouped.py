@@ -20,7 +20,7 @@ from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Member, cuts, elements, shifted
 from streammig.records import Examined, Position, Record, Tally, total
 
-_CUSTOMER = shape_of(models.Customer).fields.keys()
+_CUSTOMER = frozenset(shape_of(models.Customer).fields)
 
 
 class GroupedRules(StageRules):

@@ -10,6 +10,7 @@ from streammig.masivo import models
 from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
+from streammig.masivo.rules.values import decimal
 from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Member
 
@@ -33,13 +34,9 @@ class TransactionRules(GroupedRules):
         super().__init__(options, mapping)
 
     def _clean_units(self, units: Sequence[models.Transaction]) -> tuple[Pair, ...] | None:
-        amounts: list[Pair] = []
-        for each in units:
-            amount = self._numbers[bytes(each.amount)]
-            if amount is None or not self._values.sound(each, self._unit_shape):
-                return None
-            amounts.append((self._keys[each.reward_id], amount))
-        return tuple(amounts)
+        if not self._values.clean(units, self._unit_shape):
+            return None
+        return tuple((self._keys[each.reward_id], decimal(each.amount)) for each in units)
 
     def _unit(
         self, walk: Walk, begin: int, end: int, fields: Mapping[str, Member], where: str, salt: bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -74,27 +74,19 @@ def good_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-class Numbers(dict[bytes, Decimal | None]):
-    """The number that a JSON text is, exactly, or None if it is none that may be sent.
-
-    It may have at most `digits` digits behind the point and `MAX_DIGITS` in all, by value: 1.50 is 15e-1. What was
-    weighed is remembered, since amounts repeat: looking one up costs a tenth of weighing it.
-    """
+class Numbers:
+    """Which numbers may be sent: at most `digits` digits behind the point, at most `MAX_DIGITS` in all, by value."""
 
     def __init__(self, digits: int) -> None:
         self.digits = digits
         self._step = Decimal(1).scaleb(-digits)
         self._limit = Decimal(10) ** (MAX_DIGITS - digits)
+        number = rb"[0-9]{1,%d}" % (MAX_DIGITS - digits) + (rb"(?:\.[0-9]{1,%d})?" % digits if digits else b"")
+        self._plain = re.compile(rb"-?%b(?:,-?%b)*" % (number, number)).fullmatch
+        self._positive = re.compile(rb"%b(?:,%b)*" % (number, number)).fullmatch
 
-    def __missing__(self, text: bytes) -> Decimal | None:
-        number = self._weighed(text)
-        if len(text) <= MAX_DIGITS + 2:
-            if len(self) >= _MEMO:
-                self.clear()
-            self[text] = number
-        return number
-
-    def _weighed(self, text: bytes) -> Decimal | None:
+    def exact(self, text: bytes) -> Decimal | None:
+        """The number that a JSON text is, exactly, or None if it is none that may be sent: 1.50 is 15e-1."""
         try:
             number = Decimal(text.decode())
             # The bounds first, so that no exponent is too large for the remainder; `copy_abs`, because abs() rounds.
@@ -103,6 +95,19 @@ class Numbers(dict[bytes, Decimal | None]):
         except (ArithmeticError, ValueError):  # no number at all, or beyond what EXACT can hold: 1e-9999999
             pass
         return None
+
+    def plain(self, texts: Sequence[msgspec.Raw]) -> bool:
+        """Whether all of these may be sent and are spelt plainly: a tenth of the time that weighing each takes."""
+        return not texts or self._plain(b",".join(texts)) is not None
+
+    def positive(self, texts: Sequence[msgspec.Raw]) -> bool:
+        """As `plain`, and none has a sign."""
+        return not texts or self._positive(b",".join(texts)) is not None
+
+
+def decimal(plain: msgspec.Raw) -> Decimal:
+    """The number that a plain text is."""
+    return Decimal(str(plain, "ascii"))
 
 
 class Keys(dict[str, str]):
@@ -133,25 +138,33 @@ class Values:
         self.keys = Keys()
         self._zone = options.zone()
 
-    def sound(self, value: Any, shape: Shape) -> bool:
-        """Whether a decoded model can be sent as it stands, also where its types say nothing of it."""
-        numbers = self.numbers
+    def clean(self, models: Iterable[Any], shape: Shape) -> bool:
+        """Whether these decoded models can be sent as they stand, also where their types say nothing of it."""
+        numbers: list[msgspec.Raw] = []
+        for each in models:
+            if not self._sound(each, shape, numbers):
+                return False
+        return self.numbers.plain(numbers)
+
+    def _sound(self, model: Any, shape: Shape, numbers: list[msgspec.Raw]) -> bool:
+        """All but the numbers, which are collected: one expression judges them all at once."""
         for attribute, kind, inner in shape.checks:
-            part = getattr(value, attribute)
+            part = getattr(model, attribute)
             if part is UNSET or part is None:
                 continue
             if kind == "number":
-                if numbers[bytes(part)] is None:
-                    return False
+                numbers.append(part)
             elif kind == "uuid":
                 if not self.keys[part]:
                     return False
             elif kind in ("object", "list"):
                 for each in part if kind == "list" else (part,):
-                    if not self.sound(each, inner):
+                    if not self._sound(each, inner, numbers):
                         return False
-            elif kind == "policy" or (bytes(part) != b"null" and numbers[bytes(part)] is None):
+            elif kind == "policy":
                 return False
+            elif bytes(part) != b"null":
+                numbers.append(part)
         return True
 
     def text(self, data: bytes, begin: int, end: int, where: str) -> str:
@@ -177,10 +190,7 @@ class Values:
 
     def number(self, data: bytes, begin: int, end: int, where: str) -> Decimal:
         """The number that stands there, exactly."""
-        kind = kind_of(data, begin)
-        if kind != NUMBER:
-            raise expected("wrong-type", where, NUMBER, kind)
-        number = self.numbers[data[begin:end]]
+        number = self.numbers.exact(data[begin:end])
         if number is None:
             what = f"a number with at most {self.numbers.digits} digits behind the point and {MAX_DIGITS} in all"
             raise expected("bad-amount", where, what, "a number with more")

@@ -198,9 +198,7 @@ class Walk:
         assert field.decode is not None
         assert field.shape is not None
         value = strictly(field.decode, self.data[member.begin : member.end])
-        if field.kind == "object":
-            return value is not None and self._values.sound(value, field.shape)
-        return value is not None and all(self._values.sound(each, field.shape) for each in value)
+        return value is not None and self._values.clean(value if field.kind == "list" else (value,), field.shape)
 
 
 _CHECKS: dict[str, Callable[[Walk, Member, Field, str], Any]] = {
