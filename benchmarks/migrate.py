@@ -1,0 +1,198 @@
+"""A million customers of about 1 KB through the real command to the sandbox, without limits: time and peak memory.
+
+    python -m benchmarks.migrate [--customers 1000000] [--json]
+
+Client and sandbox are processes of their own on one machine, so they share its cores: the time is that of both. The
+memory is the client's alone: the resident memory of `streammig run` and all its children together, sampled 20 times a
+second, or the kernel's own peak of the largest of them where that is more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from streammig.sandbox.sample import Sample, Written, write_sample
+
+GOAL_MB = 150
+SAMPLES = 20  # a second
+DRAIN_SECONDS = 600
+PROGRAM = [sys.executable, "-m", "streammig"]
+
+
+@contextmanager
+def sandbox(folder: Path) -> Iterator[tuple[str, str]]:
+    """Its base URL and API key, as long as the block lasts."""
+    arguments = ["sandbox", "--port", "0", "--limits", "off", "--store", str(folder / "sandbox.sqlite")]
+    with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            words = process.stdout.readline().split()
+            if "API" not in words:
+                raise SystemExit("the sandbox did not start")
+            yield words[words.index("at") + 1], words[-1]
+        finally:
+            process.terminate()
+
+
+def told(url: str) -> Any:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=DRAIN_SECONDS) as answer:
+        return json.load(answer)
+
+
+class Memory:
+    """Watches what a process and its children hold in memory together, in bytes."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak = 0
+        self._pid = pid
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(1 / SAMPLES):
+            self.peak = max(self.peak, resident(self._pid))
+
+
+def resident(root: int) -> int:
+    """Bytes of a process and all that descend from it; 0 once it has ended."""
+    parents, sizes = {}, {}
+    for pid, parent, kilobytes in processes():
+        parents[pid], sizes[pid] = parent, kilobytes * 1024
+    family = {root} & sizes.keys()
+    while found := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= found
+    return sum(sizes[pid] for pid in family)
+
+
+def processes() -> Iterator[tuple[int, int, int]]:
+    """Number, parent and resident kilobytes of every process of this machine."""
+    if not Path("/proc/self/status").exists():
+        listing = subprocess.run(["ps", "-axo", "pid=,ppid=,rss="], stdout=subprocess.PIPE, text=True, check=True)
+        for line in listing.stdout.splitlines():
+            pid, parent, kilobytes = map(int, line.split())
+            yield pid, parent, kilobytes
+        return
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                text = (entry / "status").read_text()
+            except OSError:
+                continue  # it has ended since
+            fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+            if "VmRSS" in fields:
+                yield int(entry.name), int(fields["PPid"]), int(fields["VmRSS"].split()[0])
+
+
+def migrate(folder: Path, url: str, key: str) -> dict[str, Any]:
+    """Run the migration; its document, exit code, seconds and peak memory in bytes."""
+    arguments = [
+        "run", "--customers", "customers.json", "--base-url", url, "--limits", "off", "--settle-time", "0",
+        "--state-dir", "state", "--json", "--quiet",
+    ]  # fmt: skip
+    own = {**os.environ, "MASIVO_API_KEY": key, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    begun = perf_counter()
+    with (folder / "books.json").open("wb") as out:
+        process = subprocess.Popen([*PROGRAM, *arguments], cwd=folder, env=own, stdout=out)
+        with Memory(process.pid) as memory:
+            _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = perf_counter() - begun
+    largest = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    books = json.loads((folder / "books.json").read_text() or "null")
+    return {"books": books, "exit": process.returncode, "seconds": seconds, "peak": max(memory.peak, largest)}
+
+
+def same(written: Written, books: Any, ledger: Any) -> bool:
+    """Whether the sandbox holds what was to arrive, once, and the books say so."""
+    from decimal import Decimal
+
+    good, held, account = written.good["customers"], ledger["holds"]["customers"], books["stages"]["customers"]
+    balances = {reward: Decimal(text) for reward, text in held["balances"].items()}
+    accepted = {reward: Decimal(text) for reward, text in account["sums"]["accepted"].items()}
+    counts = {good.records, account["accepted"], held["count"], held["landed"]}
+    return bool(books["balanced"] and len(counts) == 1 and good.sums == balances == accepted)
+
+
+def measure(customers: int, folder: Path) -> dict[str, Any]:
+    begun = perf_counter()
+    written = write_sample(Sample(customers), {"customers": folder / "customers.json"})
+    made = perf_counter() - begun
+    with sandbox(folder) as (url, key):
+        found = migrate(folder, url, key)
+        told(f"{url}/_sandbox/drain?timeout={DRAIN_SECONDS}")
+        ledger = told(f"{url}/_sandbox/ledger")
+    if found["books"] is None:
+        raise SystemExit(f"streammig run ended with {found['exit']} and no books")
+    account, seconds = found["books"]["stages"]["customers"], found["seconds"]
+    return {
+        "records": customers,
+        "megabytes": round(written.bytes / 1e6, 1),
+        "seconds_to_generate": round(made, 1),
+        "seconds": round(seconds, 1),
+        "records_per_second": round(customers / seconds),
+        "megabytes_per_second": round(written.bytes / 1e6 / seconds, 1),
+        "requests": account["requests"],
+        "fill": account["fill"],
+        "peak_megabytes": round(found["peak"] / 1e6, 1),
+        "goal_megabytes": GOAL_MB,
+        "reached": found["peak"] <= GOAL_MB * 1e6,
+        "exit": found["exit"],
+        "ledger_holds_exactly_what_was_read": same(written, found["books"], ledger),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--customers", type=int, default=1_000_000)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="streammig-migrate-") as name:
+        found = measure(asked.customers, Path(name))
+    right = found["exit"] == 0 and found["ledger_holds_exactly_what_was_read"]
+    if asked.json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+    return 0 if right and found["reached"] else 1
+
+
+def show(found: dict[str, Any]) -> None:
+    yes = {True: "yes", False: "NO"}
+    print(f"streammig run --limits off, {found['records']:,} customers, {found['megabytes']:,} MB, to the sandbox\n")
+    for name, text in {
+        "seconds": f"{found['seconds']:,}",
+        "records / s": f"{found['records_per_second']:,}",
+        "MB / s": f"{found['megabytes_per_second']:,}",
+        "requests": f"{found['requests']:,}",
+        "fill": f"{found['fill']:.1%}",
+        "peak memory of the client, MB": f"{found['peak_megabytes']:,}",
+        "  goal, MB": f"{found['goal_megabytes']:,}",
+        "  reached": yes[found["reached"]],
+        "exit code": f"{found['exit']}",
+        "the ledger holds what was read": yes[found["ledger_holds_exactly_what_was_read"]],
+    }.items():
+        print(f"{name:<32}{text:>12}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
