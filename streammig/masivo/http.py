@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import ipaddress
 import ssl
@@ -38,11 +39,13 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class NoAnswer(msgspec.Struct, frozen=True):
-    """Why no (whole) answer came. Only where `connected` is False is it certain that nothing arrived."""
+    """Why no (whole) answer came. Only where `connected` is False is it certain that nothing arrived. `stale` says that
+    a kept-alive connection was closed, perhaps before it was used: a read may be made again at once."""
 
     connected: bool
     why: str
     latency: float = 0.0
+    stale: bool = False
 
 
 class Http:
@@ -63,8 +66,8 @@ class Http:
         # The end of a connection's creation is behind TLS and the proxy's consent: nothing of the request has left
         # yet, and from here on nobody can say what arrived.
         trace.on_connection_create_end.append(_connected)
-        trace.on_connection_reuseconn.append(_connected)
-        self._session = aiohttp.ClientSession(
+        trace.on_connection_reuseconn.append(_reused)
+        self._session = session = aiohttp.ClientSession(
             # The context is made here, not at import, so that SSL_CERT_FILE is read when it is needed.
             connector=aiohttp.TCPConnector(force_close=self._fresh, ssl=ssl.create_default_context()),
             timeout=aiohttp.ClientTimeout(total=None),  # the deadlines are ours, see `exchange`
@@ -74,6 +77,9 @@ class Http:
             trace_configs=[trace],
             headers={"User-Agent": "streammig"},
         )
+        # By itself aiohttp sends what it takes for idempotent again when a connection is dropped, a fresh one too: a
+        # DELETE would arrive twice, and a read beside the pacing. There is no public switch.
+        session._retry_connection = False
         return self
 
     async def __aexit__(
@@ -96,14 +102,16 @@ class Http:
         assert self._session is not None, "enter the context first"
         loop = asyncio.get_running_loop()
         sent: list[float] = []
+        stale = False
 
-        def connected() -> None:
-            if not sent:
-                sent.append(loop.time())
-                deadline.reschedule(loop.time() + self._request_timeout)
-                began()
+        def connected(reused: bool) -> None:
+            nonlocal stale
+            stale = reused
+            sent.append(loop.time())
+            deadline.reschedule(loop.time() + self._request_timeout)
+            began()
 
-        proxy, proxy_auth = proxy_for(url)
+        proxy, consent = proxy_for(url)
         try:
             async with asyncio.timeout(self._connect_timeout) as deadline:
                 async with self._session.request(
@@ -113,7 +121,7 @@ class Http:
                     data=None if body is None else io.BytesIO(body),
                     allow_redirects=False,
                     proxy=proxy,
-                    proxy_auth=proxy_auth,
+                    proxy_headers=consent,
                     trace_request_ctx=connected,
                 ) as response:
                     content, whole = await _read(response.content, most)
@@ -122,15 +130,20 @@ class Http:
             # The frames below hold the request's headers: a traceback that shows locals must not show the token.
             raise error.with_traceback(None) from None
         except TimeoutError:
+            stale = False
             seconds = self._request_timeout if sent else self._connect_timeout
             why = f"no {'answer' if sent else 'connection'} within {seconds:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             why = _reason(error, bool(sent))
-        return NoAnswer(bool(sent), why, loop.time() - sent[0] if sent else 0.0)
+        return NoAnswer(bool(sent), why, loop.time() - sent[0] if sent else 0.0, stale)
 
 
 async def _connected(_: object, context: SimpleNamespace, __: object) -> None:
-    context.trace_request_ctx()
+    context.trace_request_ctx(False)
+
+
+async def _reused(_: object, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx(True)
 
 
 async def _read(stream: aiohttp.StreamReader, most: int) -> tuple[bytes, bool]:
@@ -185,14 +198,17 @@ def _reason(error: Exception, connected: bool) -> str:
             return "the answer is no HTTP" if connected else f"no connection ({type(error).__name__})"
 
 
-def proxy_for(url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
-    """The proxy that the environment names for this address, and the credentials in its URL, apart from it."""
+def proxy_for(url: str) -> tuple[URL | None, dict[str, str] | None]:
+    """The proxy that the environment names for this address, and a header with the credentials in its URL."""
     parts = urlsplit(url)
     named = getproxies().get(parts.scheme)
     if not named or proxy_bypass(parts.netloc):
         return None, None
     proxy = URL(named if "://" in named else f"http://{named}")
-    return proxy.with_user(None), aiohttp.BasicAuth.from_url(proxy)
+    if proxy.user is None:
+        return proxy, None
+    pair = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+    return proxy.with_user(None), {"Proxy-Authorization": f"Basic {pair}"}
 
 
 def retry_after(text: str, now: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 LONGEST = 2000  # characters of a message that are looked at; the rest is left out
@@ -69,23 +70,13 @@ def _beginning_at_the_end(value: str, text: str) -> str:
 def _replaced(text: str, folded: str, found: dict[str, str]) -> str:
     """One pass from left to right; at each place the longest value that stands there as a whole token."""
     lengths = sorted({len(value) for value in found}, reverse=True)
+    word = [False, *(each.isalnum() or each == "_" for each in folded), False]
+    edge = [not (left and right) for left, right in pairwise(word)]  # whether a token may begin or end before it
     parts: list[str] = []
     at = 0
     while at < len(text):
-        length = next((length for length in lengths if _stands(folded, at, length, found)), 0)
-        parts.append(f"<{found[folded[at : at + length]]}>" if length else text[at])
-        at += length or 1
+        ends = (at + length for length in lengths if at + length <= len(text)) if edge[at] else iter(())
+        end = next((end for end in ends if edge[end] and folded[at:end] in found), 0)
+        parts.append(f"<{found[folded[at:end]]}>" if end else text[at])
+        at = end or at + 1
     return "".join(parts)
-
-
-def _stands(folded: str, at: int, length: int, found: dict[str, str]) -> bool:
-    end = at + length
-    if folded[at:end] not in found:
-        return False
-    before = at > 0 and _word(folded[at - 1]) and _word(folded[at])
-    behind = end < len(folded) and _word(folded[end - 1]) and _word(folded[end])
-    return not before and not behind
-
-
-def _word(character: str) -> bool:
-    return character.isalnum() or character == "_"

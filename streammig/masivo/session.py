@@ -138,8 +138,7 @@ class Session:
             token = await self.token()
             if isinstance(token, NoAnswer):
                 return token
-            await self._pace()
-            answer = await self._reads.exchange("GET", url, bearer(token), most=LONGEST_READ)
+            answer = await self._read(url, bearer(token), LONGEST_READ)
             if isinstance(answer, NoAnswer):
                 return answer
             if answer.status == 403:
@@ -154,16 +153,21 @@ class Session:
             await self.renew(token)
         raise TargetStop("the target answered 401 to a read, also with a new token", KEY_HINT)
 
+    async def _read(self, url: str, headers: Callable[[], Mapping[str, str]], most: int) -> Answer | NoAnswer:
+        await self._pace()
+        answer = await self._reads.exchange("GET", url, headers, most=most)
+        if isinstance(answer, NoAnswer) and answer.stale:
+            await self._pace()
+            answer = await self._reads.exchange("GET", url, headers, most=most)
+        return answer
+
     async def _obey(self, answer: Answer) -> None:
         seconds = retry_after(answer.retry_after, self._clock.time())
         await self._hold(BLIND_WAIT if seconds is None else seconds)
 
     async def _authorize(self) -> Secret | NoAnswer:
         """One exchange of the key for a token, which is kept."""
-        await self._pace()
-        answer = await self._reads.exchange(
-            "GET", f"{self._auth_url}/auth/authorize", lambda: {"x-api-key": self._key.reveal()}
-        )
+        answer = await self._read(f"{self._auth_url}/auth/authorize", lambda: {"x-api-key": self._key.reveal()}, 65536)
         if isinstance(answer, NoAnswer):
             return answer
         if answer.status == 429:

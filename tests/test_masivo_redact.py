@@ -1,0 +1,95 @@
+"""No value of a record stays in a message, whatever the message and the body look like."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streammig.masivo.redact import CUT, redact
+
+BODY = json.dumps(
+    {
+        "customers": [
+            {
+                "id": "C-1001",
+                "name": "Ana María  Pérez",
+                "email": "Ana@Example.org",
+                "gender": "FEMALE",
+                "balance": [{"reward_id": "0b7e9c1e", "amount": 1234.5, "issued_at": "2020-01-01T00:00:00Z"}],
+                "metadata": {"type": "gold-card", "nested": [{"who": "Ana"}]},
+                "active": True,
+                "document_type": "CC",
+                "phone": 5551234567,
+            },
+            {"id": "C-10017", "name": "Ana", "type": "PURCHASE", "amount": 12.500},
+        ]
+    }
+).encode()
+
+
+@pytest.mark.parametrize(
+    ("message", "redacted"),
+    [
+        ("invalid customer entry", "invalid customer entry"),
+        ("customer C-1001 is bad", "customer <id> is bad"),
+        ("customer c-10017: C-1001, C-10018", "customer <id>: <id>, C-10018"),
+        ("e-mail 'ana@example.ORG' stands twice", "e-mail '<email>' stands twice"),
+        ("name Ana María Pérez (Ana)", "name <name> (<name>)"),
+        ("Anabel and Banana", "Anabel and Banana"),
+        ("FEMALE true PURCHASE CC", "FEMALE true PURCHASE CC"),
+        ("gold-card", "<metadata>"),
+        ("1234.5 and 11234.5 and 5551234567", "<amount> and 11234.5 and <phone>"),
+        (r'{"name": "Ana Mar\u00eda P\u00e9rez"}', '{"name": "<name>"}'),
+        ("C-1001" * 2, "C-1001" * 2),
+        ("(C-1001)", "(<id>)"),
+        ("", ""),
+    ],
+)
+def test_values_are_replaced_by_their_fields_and_words_are_not(message: str, redacted: str) -> None:
+    assert redact(message, BODY) == redacted
+
+
+def test_a_number_is_found_as_it_was_sent_and_without_its_zeros() -> None:
+    body = b'{"customers":[{"amount": 1500.50, "cost": 100000000000000000001}]}'
+    assert redact("1500.50 1500.5 100000000000000000001 1500", body) == "<amount> <amount> <cost> 1500"
+
+
+def test_a_value_cut_off_at_the_end_of_a_message_is_replaced_too() -> None:
+    assert redact("refused: Ana María Pé" + CUT, BODY) == "refused: <name>" + CUT
+    assert redact("refused: Ana María Pé", BODY) == "refused: <name> María Pé"
+    assert redact("refused: another" + CUT, BODY) == "refused: another" + CUT
+
+
+def test_a_body_that_can_not_be_read_leaves_nothing_of_the_message() -> None:
+    assert "C-1001" not in redact("C-1001", b'{"customers": [')
+    assert "C-1001" not in redact("C-1001", b"[" * 100_000)
+    assert redact("", b"{") == ""
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    value=st.text(st.characters(exclude_categories=["Cs"]), min_size=3, max_size=20).filter(
+        lambda text: len(text.split()) == 1 and len(text.strip()) >= 3 and len(text.lower()) == len(text)
+    ),
+    before=st.text(st.sampled_from(" .,:'\"()"), max_size=5),
+    behind=st.text(st.sampled_from(" .,:'\"()"), max_size=5),
+)
+def test_i9_no_value_survives_as_a_token(value: str, before: str, behind: str) -> None:
+    value = value.strip()
+    body = json.dumps({"customers": [{"xyz": value}]}).encode()
+    if value not in "xyz<>" and not value.startswith("\\u"):
+        assert value not in redact(f"{before}{value}{behind}", body).replace("<xyz>", "")
+
+
+@pytest.mark.parametrize("message", ["aaa " * 1000, "a" * 100_000, "aaa" * 700, " ".join(f"v{n}" for n in range(9999))])
+def test_big_bodies_and_hostile_messages_take_no_time(message: str) -> None:
+    nasty = ["a" * length for length in range(3, 2000)]
+    body = json.dumps({"customers": [{"id": f"v{n}", "name": "x" * 30} for n in range(60_000)] + nasty}).encode()
+    assert len(body) > 4_000_000
+    begun = time.process_time()
+    assert len(redact(message, body)) < 20_000
+    assert time.process_time() - begun < 3

@@ -1,0 +1,435 @@
+"""One POST and what became of it: every receipt, proven over real sockets, and what never happens."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammig.errors import TargetStop, Unusable
+from streammig.masivo.http import Answer, check_base_url, proxy_for, retry_after
+from streammig.masivo.session import Session
+from streammig.masivo.sink import MasivoSink, classify
+from streammig.records import Kind, Receipt
+from tests.masivo_session import WallClock, session_on
+from tests.wire import Act, Wire, answer, closed_port, cut, hang, jwt, listening, reset
+
+PATH = "/customers/migrate"
+BODY = b'{"customers":[{"id":"a"}]}'
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+async def sent(wire: Wire, *acts: bytes | Act, began: Callable[[], None] = lambda: None, **options: Any) -> Receipt:
+    wire.on(PATH, *acts)
+    async with session_on(wire.url, **options) as session:
+        return await MasivoSink(session, WallClock()).send("customers", BODY, began)
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "stop"),
+    [
+        (answer(201), Kind.ACCEPTED, False),
+        (answer(201, {"message": "enqueued"}), Kind.ACCEPTED, False),
+        (answer(200, {"message": "enqueued"}), Kind.ACCEPTED, False),
+        (answer(202), Kind.ACCEPTED, False),
+        (answer(204), Kind.ACCEPTED, False),
+        (answer(200, "null"), Kind.ACCEPTED, False),
+        (answer(201, "Created"), Kind.ACCEPTED, False),
+        (answer(200, "fine"), Kind.UNKNOWN, False),
+        (answer(201, '{"message": "enq', Content_Type="application/json"), Kind.UNKNOWN, False),
+        (answer(200, "<html>Sign in</html>"), Kind.UNKNOWN, True),
+        (answer(201, "Sign in", Content_Type="text/html; charset=utf-8"), Kind.UNKNOWN, True),
+        (answer(201, b'"' + b"x" * 70_000 + b'"'), Kind.UNKNOWN, False),
+        (answer(301, Location="http://localhost:1/"), Kind.WRONG_WORLD, False),
+        (answer(307, Location="/customers/migrate/events"), Kind.WRONG_WORLD, False),
+        (answer(400, {"error": "bad", "details": "no"}), Kind.WRONG_WORLD, False),
+        (answer(401), Kind.UNAUTHORIZED, False),
+        (answer(403), Kind.WRONG_WORLD, False),
+        (answer(404), Kind.WRONG_WORLD, False),
+        (answer(408), Kind.WRONG_WORLD, False),
+        (answer(413), Kind.TOO_LARGE, False),
+        (answer(422, {"error": "invalid", "details": "customer a"}), Kind.REFUSED, False),
+        (answer(429, Retry_After="7"), Kind.THROTTLED, False),
+        (answer(500), Kind.UNKNOWN, False),
+        (answer(502, "<html>Bad gateway</html>"), Kind.UNKNOWN, False),
+        (answer(503, Retry_After="7"), Kind.UNKNOWN, False),
+        (reset, Kind.UNKNOWN, False),
+        (cut(b""), Kind.UNKNOWN, False),
+        (cut(b"HTTP/1.1 201 Cre"), Kind.UNKNOWN, False),
+        (cut(b'HTTP/1.1 201 Created\r\nContent-Length: 50\r\n\r\n{"mess'), Kind.UNKNOWN, False),
+        (cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), Kind.UNKNOWN, False),
+        (cut(b"HTTP/1.1 201 Created\r\nX: " + b"y" * 20_000 + b"\r\n\r\n"), Kind.UNKNOWN, False),
+    ],
+)
+async def test_every_answer_has_its_receipt(act: bytes | Act, kind: Kind, stop: bool) -> None:
+    begun: list[float] = []
+    async with listening() as wire:
+        receipt = await sent(wire, act, began=lambda: begun.append(time.monotonic()))
+    assert (receipt.kind, receipt.stop) == (kind, stop), receipt
+    assert len(begun) == 1
+    assert wire.paths().count(PATH) == 1
+    assert receipt.latency > 0
+
+
+async def test_a_request_carries_token_and_body_and_nothing_else_of_note() -> None:
+    async with listening() as wire:
+        wire.on("/auth/authorize", answer(200, {"data": "token"}, Set_Cookie="a=b; Path=/"))
+        receipt = await sent(wire, answer(201, Date="Tue, 14 Nov 2023 22:13:20 GMT"))
+        (request,) = [each for each in wire.seen if each.path == PATH]
+    assert receipt.date == "Tue, 14 Nov 2023 22:13:20 GMT"
+    assert request.method == "POST"
+    assert request.body == BODY
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["authorization"] == "Bearer token"
+    assert request.headers["content-length"] == str(len(BODY))
+    assert not {"cookie", "content-encoding", "transfer-encoding", "expect", "x-api-key"} & request.headers.keys()
+
+
+async def test_every_stage_has_its_endpoint_and_every_request_its_connection() -> None:
+    async with listening() as wire:
+        for path in (PATH, PATH + "/events", PATH + "/transactions"):
+            wire.on(path, answer(201))
+        async with session_on(wire.url) as session:
+            sink = MasivoSink(session, WallClock())
+            for stage in ("customers", "events", "transactions", "events"):
+                assert (await sink.send(stage, BODY)).kind is Kind.ACCEPTED
+    posts = [each for each in wire.seen if each.method == "POST"]
+    assert [each.path for each in posts] == [PATH, PATH + "/events", PATH + "/transactions", PATH + "/events"]
+    assert len({each.connection for each in posts}) == 4
+
+
+async def test_a_body_of_four_megabytes_arrives_whole() -> None:
+    body = b'{"customers":["' + b"x" * 4_000_000 + b'"]}'
+    async with listening() as wire:
+        wire.on(PATH, answer(201))
+        async with session_on(wire.url) as session:
+            assert (await MasivoSink(session, WallClock()).send("customers", body)).kind is Kind.ACCEPTED
+    assert wire.seen[-1].body == body
+
+
+async def test_a_target_that_never_answers_is_unknown_after_the_timeout() -> None:
+    async with listening() as wire:
+        receipt = await sent(wire, hang, request_timeout=0.1)
+    assert receipt.kind is Kind.UNKNOWN
+    assert receipt.message == "no answer within 0.1 s"
+    assert 0.09 < receipt.latency < 1.5
+
+
+async def test_a_slow_drip_is_cut_off_by_the_same_deadline() -> None:
+    async def drip(_: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\n")
+        for _ in range(100):
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with listening() as wire:
+        receipt = await sent(wire, drip, request_timeout=0.15)
+    assert receipt.kind is Kind.UNKNOWN
+    assert receipt.latency < 1.5
+
+
+async def not_sent(session: Session, began: Callable[[], None]) -> Receipt:
+    """With a token from before, so that the POST itself is what fails."""
+    return await MasivoSink(session, WallClock()).send("customers", BODY, began)
+
+
+@pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
+async def test_where_no_connection_is_made_nothing_was_sent(host: str) -> None:
+    def began() -> None:
+        raise AssertionError("nothing left")
+
+    async with listening() as wire, session_on(wire.url) as session:
+        await session.renew()
+        session.base_url = f"https://{host}:{closed_port()}"
+        receipt = await not_sent(session, began)
+    assert receipt.kind is Kind.NOT_SENT
+    assert receipt.status is None
+    assert receipt.message
+    assert receipt.latency == 0.0
+
+
+async def test_a_connection_that_takes_too_long_was_not_made() -> None:
+    """A TLS handshake that the other side never answers."""
+    async with listening() as wire:
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        mute = await asyncio.start_server(silent, "127.0.0.1", 0)
+        async with session_on(wire.url, connect_timeout=0.1) as session:
+            await session.renew()
+            session.base_url = f"https://localhost:{mute.sockets[0].getsockname()[1]}"
+            receipt = await not_sent(session, lambda: None)
+        mute.close()
+        await mute.wait_closed()
+    assert receipt.kind is Kind.NOT_SENT
+    assert receipt.message == "no connection within 0.1 s"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and certificate for localhost in one file."""
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", path.with_suffix(".key"),
+         "-out", path],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    path.write_text(path.read_text() + path.with_suffix(".key").read_text())
+    return path
+
+
+@pytest.fixture
+def tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+async def test_a_certificate_that_nobody_vouches_for_means_not_sent(tls: ssl.SSLContext) -> None:
+    async with listening(tls) as secure, listening() as wire, session_on(wire.url) as session:
+        await session.renew()
+        session.base_url = secure.url
+        secure.on(PATH, answer(201))
+        receipt = await not_sent(session, lambda: None)
+    assert receipt.kind is Kind.NOT_SENT
+    assert "certificate is not trusted" in receipt.message
+    assert secure.seen == []
+
+
+async def test_the_environment_names_who_vouches(
+    tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with listening(tls) as wire:
+        assert (await sent(wire, answer(201))).kind is Kind.ACCEPTED
+        assert (await sent(wire, reset)).kind is Kind.UNKNOWN
+
+
+async def test_no_tls_on_the_other_side_means_not_sent() -> None:
+    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(400, "this is plain http"))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(plain, "127.0.0.1", 0)
+    async with listening() as wire, session_on(wire.url) as session:
+        await session.renew()
+        session.base_url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        receipt = await not_sent(session, lambda: None)
+    server.close()
+    await server.wait_closed()
+    assert receipt.kind is Kind.NOT_SENT
+
+
+@pytest.mark.parametrize("status", [407, 502])
+async def test_a_proxy_that_refuses_the_connection_means_not_sent(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer(status, "no"))
+        await writer.drain()
+        writer.close()
+
+    proxy = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    async with listening() as wire, session_on(wire.url) as session:
+        await session.renew()
+        monkeypatch.setenv("https_proxy", f"http://user:pass-word@127.0.0.1:{port}")
+        session.base_url = "https://masivo.invalid"
+        receipt = await not_sent(session, lambda: None)
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port()}")
+        unreachable = await not_sent(session, lambda: None)
+    proxy.close()
+    await proxy.wait_closed()
+    assert receipt.kind is unreachable.kind is Kind.NOT_SENT
+    assert receipt.message == f"the proxy refused to connect (HTTP {status})"
+    assert "pass-word" not in receipt.message
+    assert unreachable.message.startswith("the proxy can't be reached")
+    assert asked[0].startswith(b"CONNECT masivo.invalid:443 ")
+    assert b"Proxy-Authorization: Basic" in asked[0]
+    assert b"Bearer" not in asked[0]
+
+
+def test_the_proxy_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert proxy_for("https://a.example") == (None, None)
+    monkeypatch.setenv("https_proxy", "proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "localhost,b.example")
+    assert str(proxy_for("https://a.example")[0]) == "http://proxy.example:3128"
+    assert proxy_for("https://b.example:8443/x") == (None, None)
+    assert proxy_for("http://a.example") == (None, None)
+
+
+async def test_a_netrc_for_the_host_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine localhost login me password mine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    async with listening() as wire:
+        assert (await sent(wire, answer(201))).kind is Kind.ACCEPTED
+    assert wire.seen[-1].headers["authorization"].startswith("Bearer ")
+
+
+async def test_a_cancel_passes_and_its_traceback_shows_no_token() -> None:
+    arrived = asyncio.Event()
+
+    async def act(_: object, __: object) -> None:
+        arrived.set()
+        await asyncio.sleep(3600)
+
+    async with listening() as wire:
+        token = jwt(exp=2_000_000_000, secret="of the token")
+        wire.on("/auth/authorize", answer(200, {"data": token}))
+        task = asyncio.create_task(sent(wire, act))
+        await arrived.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+    error: BaseException | None = caught.value
+    while error is not None:
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename != __file__:
+                assert token not in repr(trace.tb_frame.f_locals)
+            trace = trace.tb_next
+        error = error.__context__
+
+
+async def test_without_a_token_nothing_is_sent() -> None:
+    async with listening() as wire:
+        wire.on("/auth/authorize", answer(503))
+        assert await sent(wire, answer(201)) == Receipt(Kind.NOT_SENT, message="no token: HTTP 503")
+        wire.on("/auth/authorize", answer(401))
+        assert (await sent(wire, answer(201))).kind is Kind.UNAUTHORIZED
+    assert PATH not in wire.paths()
+
+
+async def test_a_401_is_renewed_once_for_all_who_got_it() -> None:
+    async with listening() as wire:
+        wire.on("/auth/authorize", *(answer(200, {"data": f"token-{number}"}) for number in range(9)))
+        wire.on(PATH, answer(401))
+        async with session_on(wire.url) as session:
+            sink = MasivoSink(session, WallClock())
+            await sink.renew()
+            receipts = await asyncio.gather(*(sink.send("customers", BODY) for _ in range(4)))
+            assert [receipt.kind for receipt in receipts] == [Kind.UNAUTHORIZED] * 4
+            await asyncio.gather(*(sink.renew() for _ in range(4)))
+            wire.on(PATH, answer(201))
+            assert (await sink.send("customers", BODY)).kind is Kind.ACCEPTED
+    assert wire.paths().count("/auth/authorize") == 2
+    assert wire.seen[-1].headers["authorization"] == "Bearer token-1"
+
+
+async def test_a_key_refused_in_the_run_is_said_by_renewing() -> None:
+    async with listening() as wire:
+        wire.on("/auth/authorize", answer(200, {"data": "token"}), answer(403))
+        wire.on(PATH, answer(401))
+        async with session_on(wire.url) as session:
+            sink = MasivoSink(session, WallClock())
+            await sink.send("customers", BODY)
+            with pytest.raises(TargetStop, match="403"):
+                await sink.renew()
+
+
+async def test_rate_headers_are_passed_on() -> None:
+    seen: list[tuple[float | None, ...]] = []
+
+    async def observe(*numbers: float | None) -> None:
+        seen.append(numbers)
+
+    async with listening() as wire, session_on(wire.url) as session:
+        sink = MasivoSink(session, WallClock(), observe)
+        full = {"X_RateLimit_Limit": "250", "X_RateLimit_Remaining": "0", "X_RateLimit_Reset": "17"}
+        odd = {"X_RateLimit_Remaining": "-1", "X_RateLimit_Reset": "9" * 400, "X_RateLimit_Limit": "5"}
+        for headers in (full, odd, {}):
+            wire.on(PATH, answer(201, **headers))
+            await sink.send("customers", BODY)
+    assert seen == [(250.0, 0.0, 17.0), (5.0, None, None)]
+
+
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        (formatdate(NOW + 90, usegmt=True), 90.0),
+        ("Tue, 14 Nov 2023 22:14:50 -0000", 90.0),
+        (formatdate(NOW - 90, usegmt=True), 0.0),
+        ("9" * 60, 366 * 86400.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 366 * 86400.0),
+        ("-5", None),
+        ("soon", None),
+        ("", None),
+        ("1e9", None),
+        ("Fri, 99 Foo 2023 00:00:00 GMT", None),
+        ("٣", None),
+    ],
+)
+def test_a_retry_after_is_seconds_or_a_date_or_nothing(text: str, seconds: float | None) -> None:
+    assert retry_after(text, NOW) == seconds
+
+
+def read(status: int, body: bytes, html: bool = False, retry: str = "") -> Receipt:
+    return classify(Answer(status, body, True, html, "", retry, (None, None, None), 0.1), NOW)
+
+
+def test_the_receipt_says_what_the_target_said_on_one_short_line() -> None:
+    assert read(422, b'{"error": "invalid", "details": "id\\n\\u001b[31m of 7"}').message == "invalid: id [31m of 7"
+    assert read(422, b'{"error": {"code": 5}}').message == "{'code': 5}"
+    assert read(422, b"plain \xff words").message == "plain � words"
+    assert read(403, b"<html>secret page</html>", html=True).message == "a web page"
+    assert read(422, b"x " * 5000).message.endswith("…")
+    assert len(read(422, b"x" * 60_000).message) == 1001
+    assert read(422, b"[" * 60_000).kind is Kind.REFUSED
+    assert read(429, b"", retry="soon").retry_after is None
+    assert read(201, b"{}").message == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "checked"),
+    [
+        ("https://app.masivo.ai/api/storefront/v1/", "https://app.masivo.ai/api/storefront/v1"),
+        (" http://localhost:8080 ", "http://localhost:8080"),
+        ("http://127.1.2.3", "http://127.1.2.3"),
+        ("http://[::1]:80/", "http://[::1]:80"),
+    ],
+)
+def test_a_base_url_is_taken_without_its_trailing_slash(url: str, checked: str) -> None:
+    assert check_base_url(url) == checked
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://app.masivo.ai", "plain HTTP"),
+        ("http://localhost.evil.example", "plain HTTP"),
+        ("https://me:mine@app.masivo.ai", "user name or password"),
+        ("ftp://app.masivo.ai", "no http"),
+        ("app.masivo.ai", "no http"),
+        ("https://", "no http"),
+        ("https://a.example/?key=1", "query"),
+        ("https://a.example:99999", "no URL"),
+        ("https://[::1", "no URL"),
+    ],
+)
+def test_a_base_url_that_a_key_must_not_go_to_is_refused(url: str, words: str) -> None:
+    with pytest.raises(Unusable, match=words) as caught:
+        check_base_url(url)
+    assert "mine" not in str(caught.value)
