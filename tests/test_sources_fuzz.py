@@ -15,7 +15,7 @@ import pytest
 from backports import zstd
 
 from streammig.errors import Unusable
-from streammig.records import Place, Slice
+from streammig.records import START, Place, Slice
 from streammig.sources import FileSource, Input, open_source
 
 BLANKS = [b"", b"", b"", b" ", b"\n", b"\r\n  ", b"\t \n"]
@@ -85,7 +85,7 @@ class Built:
         return (self._blank() + b"," + self._blank()).join(members)
 
 
-def slices(source: FileSource, start: Place = Place()) -> tuple[list[Slice], str]:
+def slices(source: FileSource, start: Place = START) -> tuple[list[Slice], str]:
     """The slices from a place on, and what broke the export off."""
     found: list[Slice] = []
     try:
@@ -102,7 +102,7 @@ def both(path: Path, array: tuple[str, ...] | None, **settings: int) -> tuple[li
     answers = []
     for reader in ("plain", "fast"):
         try:
-            answers.append(slices(open_source([Input(str(path), array)], reader=reader, **settings)))  # type: ignore[arg-type]
+            answers.append(slices(open_source([Input(str(path), array)], reader=reader, **settings)))
         except Unusable as error:
             answers.append(([], f"not opened: {error}"))
     assert answers[0] == answers[1]

@@ -10,7 +10,7 @@ import msgspec
 from streammig.errors import BrokenExport
 from streammig.records import Run, Slice
 from streammig.sources.inputs import Path
-from streammig.sources.judging import INVALID_JSON, RAW, judge, place_of
+from streammig.sources.judging import INVALID_JSON, RAW, WHITE, judge, place_of
 from streammig.sources.lines import RUN_RECORDS, too_large
 from streammig.sources.opening import Meter
 from streammig.sources.walking import NotJson, Walker, opening, whole
@@ -165,7 +165,7 @@ class Elements:
         Bad UTF-8 and lone surrogates in strings there are let pass: they may be those of another stage's records.
         """
         window, walker = self._window, Walker(self._meter)
-        before = opening(path) + b"]"  # what the walker was fed, as long as it is short
+        before, complete = opening(path) + b"]", not path  # what the walker was fed, as long as it is short
         walker.check(before)
         while True:
             piece = whole(window.data[self.at - window.base :][:REST_BYTES])
@@ -174,11 +174,17 @@ class Elements:
             piece = piece or window.data[self.at - window.base :]
             if not piece:
                 break
+            text = piece.rstrip(WHITE)
             try:
-                walker.check(piece)
+                if text:
+                    # ijson lets a string pass that begins behind the document and has no end, so that the document
+                    # is complete is told by its last byte: it must end something.
+                    walker.check(text[:-1])
+                    ends = walker.check(text[-1:])
+                    complete = bool(ends) and ends[-1][0] in ("end_map", "end_array")
+                walker.check(piece[len(text) :])
             except NotJson:
-                at = self.at + self._good(before, piece)
-                raise self._break(at, "garbage behind the array") from None
+                raise self._break(self.at + self._good(before, piece), "garbage behind the array") from None
             before = before + piece if len(before) < REST_BYTES else before
             self.at += len(piece)
         window.finish()
@@ -186,6 +192,8 @@ class Elements:
             walker.end()
         except NotJson:
             raise self._break(window.end, "") from None
+        if not complete:
+            raise self._break(window.end, "a string begins behind the document and has no end")
 
     def _good(self, before: bytes, piece: bytes) -> int:
         """How much of a piece that was refused behind `before` is good.

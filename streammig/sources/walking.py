@@ -40,7 +40,7 @@ class Walker:
         """What the piece began and ended, as ijson's (event, value) pairs, overwritten by the next call.
 
         The values of strings and numbers are not always the document's. A piece must not end inside a UTF-8 sequence
-        unless it is the last. Raises NotJson.
+        or an escape unless it is the last. Raises NotJson.
         """
         events = self.check(piece)
         depth = self.depth
@@ -55,6 +55,8 @@ class Walker:
     def check(self, piece: bytes) -> Events:
         """As `feed`, without looking after `depth`."""
         self._events.clear()
+        if not piece:  # for ijson it would be the end
+            return self._events
         self._meter.parsed += len(piece)
         plainer = piece.translate(_FEEDS)
         if not plainer.isascii():
@@ -92,8 +94,13 @@ def opening(path: Path) -> bytes:
 
 
 def whole(piece: bytes) -> bytes:
-    """The piece without the bytes at its end that may begin a UTF-8 sequence going on behind it."""
+    """The piece without a UTF-8 sequence or an escape at its end that may go on behind it."""
     end = len(piece)
     while end and len(piece) - end < 4 and piece[end - 1] >= 0x80:
         end -= 1
+    last = piece.rfind(b"\\", max(end - 6, 0), end)
+    if last >= 0:
+        before = piece[:last]
+        if (last - len(before.rstrip(b"\\"))) % 2 == 0:  # it is not escaped itself, so it begins an escape
+            end = last
     return piece[:end]
