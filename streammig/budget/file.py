@@ -42,7 +42,8 @@ CREATE TABLE checkpoint (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 -- Migration requests, noted before they are sent; kept as long as their checkpoint may be resumed.
 CREATE TABLE send (
     checkpoint INTEGER NOT NULL REFERENCES checkpoint, stage TEXT NOT NULL, seq INTEGER NOT NULL,
-    attempt INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (checkpoint, stage, seq, attempt)) WITHOUT ROWID;
+    attempt INTEGER NOT NULL, at REAL NOT NULL, what BLOB NOT NULL, PRIMARY KEY (checkpoint, stage, seq, attempt))
+    WITHOUT ROWID;
 -- One line: nothing may start before `hold`; `extra` was added to the margin (by 429s) at `extra_at`;
 -- `keep` is the longest window, in seconds, that any process has paced by here.
 CREATE TABLE account (hold REAL NOT NULL, extra REAL NOT NULL, extra_at REAL NOT NULL, keep REAL NOT NULL);
@@ -53,13 +54,18 @@ PRAGMA user_version = {FORMAT};
 
 
 class Send(NamedTuple):
-    """One migration request: which checkpoint's which batch, and its how-manieth attempt (from 1)."""
+    """One migration request: which checkpoint's which batch, and its how-manieth attempt (from 1).
+
+    `what` is the batch as the checkpoint describes it, opaque here: so that a checkpoint that went back in time can
+    learn what it sent since then. It is the same for every attempt, so only the first one's is kept.
+    """
 
     checkpoint: str
     stage: str
     seq: int
     attempt: int
     at: float = 0.0
+    what: bytes = b""
 
 
 class Pace(NamedTuple):
@@ -223,8 +229,8 @@ class AccountFile:
         if send is not None:
             checkpoint = self._checkpoint(send.checkpoint)
             self._db.execute(
-                "INSERT OR REPLACE INTO send VALUES (?, ?, ?, ?, ?)",
-                (checkpoint, send.stage, send.seq, send.attempt, now),
+                "INSERT OR REPLACE INTO send VALUES (?, ?, ?, ?, ?, ?)",
+                (checkpoint, send.stage, send.seq, send.attempt, now, send.what if send.attempt == 1 else b""),
             )
         if not counted:
             return 0
@@ -284,8 +290,8 @@ class AccountFile:
             number = self._checkpoint(checkpoint)
             db.executemany("INSERT INTO start (migration, at) VALUES (1, ?)", ((min(at, now),) for at in starts))
             db.executemany(
-                "INSERT OR IGNORE INTO send VALUES (?, ?, ?, ?, ?)",
-                ((number, send.stage, send.seq, send.attempt, send.at) for send in sends),
+                "INSERT OR IGNORE INTO send VALUES (?, ?, ?, ?, ?, ?)",
+                ((number, send.stage, send.seq, send.attempt, send.at, send.what) for send in sends),
             )
         return True
 
@@ -293,8 +299,8 @@ class AccountFile:
         """Every send noted for a checkpoint, by stage, batch and attempt."""
         with translated(self.path):
             for line in self._db.execute(
-                "SELECT stage, seq, attempt, at FROM send WHERE checkpoint = (SELECT id FROM checkpoint WHERE name = ?)"
-                " ORDER BY stage, seq, attempt",
+                "SELECT stage, seq, attempt, at, what FROM send"
+                " WHERE checkpoint = (SELECT id FROM checkpoint WHERE name = ?) ORDER BY stage, seq, attempt",
                 (checkpoint,),
             ):
                 yield Send(checkpoint, *line)

@@ -72,7 +72,7 @@ class Slot:
         """Nothing left: the start is free for another request. The send's note stays, for the attempt stays too."""
         if not self._said:
             self._said = True
-            self._pacer._write(self._pacer._file.give_back, self._start)
+            self._pacer._write(self._pacer.file.give_back, self._start)
 
 
 class _Waiter:
@@ -102,7 +102,7 @@ class Pacer:
     def __init__(
         self, file: AccountFile, limits: Limits, clock: Clock, executor: Executor, interval: float = 0.2
     ) -> None:
-        self._file = file
+        self.file = file
         self.limits = limits
         self._executor = executor
         self._loop = asyncio.get_running_loop()
@@ -118,7 +118,7 @@ class Pacer:
 
     async def enter(self, checkpoint: str) -> str:
         """Begin a run on a checkpoint whose lock is held; returns what a person should know, or ""."""
-        future = await self._do(self._file.enter, checkpoint, self.now())
+        future = await self._do(self.file.enter, checkpoint, self.now())
         if not future:
             return ""
         return (
@@ -148,7 +148,7 @@ class Pacer:
                 waiter.gone = True
                 line.waiters.remove(waiter)
             else:
-                self._write(self._file.give_back, waiter.slot._start, note)
+                self._write(self.file.give_back, waiter.slot._start, note)
             raise
         return waiter.slot
 
@@ -163,13 +163,13 @@ class Pacer:
         pace = Pace(self.limits, margins, self._link.lead)
         asked = self._loop.time()
         work = self._loop.run_in_executor(
-            self._executor, self._file.take, kind, [waiter.send for waiter in asking], pace, self.now()
+            self._executor, self.file.take, kind, [waiter.send for waiter in asking], pace, self.now()
         )
         stopped = await _finished(work)
         taken = work.result()
         for waiter, start in zip(asking, taken.starts, strict=False):
             if waiter.gone:  # cancelled while its start was being written
-                self._write(self._file.give_back, start, waiter.send)
+                self._write(self.file.give_back, start, waiter.send)
             else:
                 line.waiters.remove(waiter)
                 waiter.slot = Slot(self, start, asked)
@@ -183,11 +183,11 @@ class Pacer:
 
     async def hold(self, seconds: float) -> None:
         """The whole account waits this long (at most a day), also over a restart."""
-        await self._do(self._file.hold, self.now() + min(max(0.0, seconds), LONGEST_HOLD))
+        await self._do(self.file.hold, self.now() + min(max(0.0, seconds), LONGEST_HOLD))
 
     async def throttled(self) -> None:
         """The target said 429 in spite of the pacing: widen the margin, for every process."""
-        await self._do(self._file.throttled, self.now())
+        await self._do(self.file.throttled, self.now())
 
     async def observe(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
         """Rate headers of an answer, `reset` in seconds from now. They may only slow us down, and a gap (a window of
@@ -207,7 +207,7 @@ class Pacer:
     def _sent(self, start: int, granted: float) -> None:
         self._link.delays.append(self._loop.time() - granted)
         if start:
-            self._write(self._file.sent, start, self.now())
+            self._write(self.file.sent, start, self.now())
 
     def _write(self, function: Callable[..., None], *args: object) -> None:
         """Write a word that nobody waits for; `close` does."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from decimal import Decimal
 
-from streammig.records import Place, Range, Tally
+from streammig.records import Batch, BatchState, Place, Range, Tally
 
 
 def encode_tally(tally: Tally) -> str:
@@ -64,6 +64,22 @@ def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
         offset, ordinal = end.offset, end.ordinal
         ranges.append(Range(begin, end))
     return tuple(ranges)
+
+
+def describe(batch: Batch) -> bytes:
+    """A batch as another file may keep it: `parent`, size, digest, tally and ranges; no personal data."""
+    parent = b"%d" % batch.parent if batch.parent is not None else b""
+    head = b"%b %d %b %b " % (parent, batch.size, batch.digest.hex().encode(), encode_tally(batch.tally).encode())
+    return head + pack_ranges(batch.ranges)
+
+
+def described(stage: str, seq: int, what: bytes) -> Batch:
+    """What `describe` described."""
+    parent, size, digest, tally, ranges = what.split(b" ", 4)
+    return Batch(
+        stage, seq, unpack_ranges(ranges), decode_tally(tally.decode()), bytes.fromhex(digest.decode()), int(size),
+        BatchState.UNKNOWN, int(parent) if parent else None,
+    )  # fmt: skip
 
 
 def hash_owner(salt: bytes, owner: str) -> bytes:

@@ -390,6 +390,56 @@ class Checkpoint:
             self._db.execute("UPDATE attempt SET kind = 'unknown', message = 'the process ended' WHERE kind IS NULL")
         return found
 
+    def adopt(self, batch: Batch, attempt: int, at: float) -> bool:
+        """Learn of a send that the account's file knows and this file may not: it was set back in time.
+
+        Returns whether it was news; then the batch's outcome is unknown. `batch.digest` is empty where only the first
+        attempt's note describes it. Raises `Unusable` where the two histories do not fit together.
+        """
+        with self.transaction():
+            rows = self._read("SELECT * FROM batch WHERE stage = ? AND seq = ?", batch.stage, batch.seq)
+            if rows and (not batch.digest or rows[0]["digest"] == batch.digest):
+                if rows[0]["attempts"] >= attempt:
+                    return False
+                self._db.execute(
+                    "UPDATE batch SET attempts = ?, state = CASE state WHEN 'sealed' THEN 'unknown' ELSE state END"
+                    " WHERE stage = ? AND seq = ?",
+                    (attempt, batch.stage, batch.seq),
+                )
+            elif rows or not batch.digest or self._overlaps(batch):
+                raise Unusable(
+                    f"{self.path} is an older copy of itself that can't be brought up to date: batch {batch.seq} of"
+                    f" {batch.stage} was sent later, and not as this file would send it",
+                    "Restore the newest copy. Nothing was sent.",
+                )
+            else:
+                self._insert_unknown(batch, attempt, at)
+            self._db.execute(
+                "INSERT OR REPLACE INTO attempt (stage, seq, number, started, kind, message)"
+                " VALUES (?, ?, ?, ?, 'unknown', 'known from the account''s file only')",
+                (batch.stage, batch.seq, attempt, at),
+            )
+        return True
+
+    def _overlaps(self, batch: Batch) -> bool:
+        """Whether a batch holds what lies behind the frontier, or in another batch: then it can't be taken in."""
+        frontier = self.progress(batch.stage).frontier
+        taken = self.ahead_ranges(batch.stage)
+        return any(
+            mine.begin < frontier or any(mine.begin < it.end and it.begin < mine.end for it in taken)
+            for mine in batch.ranges
+        )
+
+    def _insert_unknown(self, batch: Batch, attempt: int, at: float) -> None:
+        self._db.execute(
+            "INSERT INTO batch (stage, seq, state, parent, ranges, tally, size, digest, sealed, attempts)"
+            " VALUES (?, ?, 'unknown', ?, ?, ?, ?, ?, ?, ?)",
+            (batch.stage, batch.seq, batch.parent, pack_ranges(batch.ranges), encode_tally(batch.tally), batch.size,
+             batch.digest, at, attempt),
+        )  # fmt: skip
+        ahead = self.progress(batch.stage).ahead + batch.tally
+        self._db.execute("UPDATE stage SET ahead = ? WHERE name = ?", (encode_tally(ahead), batch.stage))
+
     def batches(self, stage: str, *states: BatchState) -> list[Batch]:
         """The batches of a stage in these states, in the order they were sealed."""
         marks = ", ".join("?" * len(states))

@@ -17,7 +17,7 @@ from streammig.delivery.waiting import Reread, unless
 from streammig.errors import TargetStop, UnknownOutcome
 from streammig.notices import Answered, Tell, Waiting
 from streammig.packing import halves
-from streammig.ports import Clock, ReadBack, Sink
+from streammig.ports import Clock, ReadBack, Seen, Sink
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Kind, Receipt, Record
 
 LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then
@@ -83,6 +83,7 @@ class Courier:
     assemble: Assemble
     verdict: Verdict
     stop: asyncio.Event
+    suspects: int = 0  # how many batches to look for at the target before they are sent for the first time
     most_parked: int = 3
     backoff: Backoff = field(default_factory=Backoff)
     more_to_come: Callable[[], bool] = lambda: False
@@ -97,6 +98,9 @@ class Courier:
         is. Raises `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
         tries = _Tries(batch.attempts)
+        if self.suspects > 0 and not batch.attempts:
+            self.suspects -= 1
+            await self._check_unsent(batch)
         while not self.stop.is_set():
             receipt = await self._send(batch, body, tries)
             if receipt is None:
@@ -105,6 +109,19 @@ class Courier:
             if state is not BatchState.SEALED:
                 return state
         return BatchState.SEALED
+
+    async def _check_unsent(self, batch: Batch) -> None:
+        """Raise `UnknownOutcome` if a batch that was never sent, as far as we know, is there: our file is outdated."""
+        (records,) = await self.reread([batch])
+        probe = next((record for record in records if self.readback.can_tell(batch.stage, record)), None)
+        if batch.stage == "events" or probe is None:
+            return
+        if await self.readback.visible(batch.stage, probe) in (Seen.ALL, Seen.PART):
+            raise UnknownOutcome(
+                f"the target holds record {probe.position.ordinal} of {batch.stage} already, though by this checkpoint"
+                " it was never sent: the checkpoint is probably an older copy",
+                "Restore the newest copy of it, or bring back the state folder it was run with. Nothing was sent.",
+            )
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
         """One request: slot and note, intent, sending, receipt, each durable before the next; None when stopped."""

@@ -24,7 +24,7 @@ from streammig.budget import (
     account_path,
     parse_limits,
 )
-from streammig.checkpoint import Checkpoint, Journal, locked
+from streammig.checkpoint import Checkpoint, Journal, describe, described, locked
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
 from streammig.errors import MachineFault, Unusable
@@ -37,7 +37,7 @@ from streammig.migration.mapping import load_mapping
 from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock as Clock
 from streammig.ports import ReadBack, Sink, Source
-from streammig.records import STAGES, Batch
+from streammig.records import STAGES, Batch, Tally
 from streammig.settings import Settings
 from streammig.sources import open_source, parse_input
 
@@ -141,7 +141,9 @@ class Migration:
         self._recover(file)
         run_id = file.run["id"]
         slots: Slots = FreeSlots()
+        vouched = True
         if pacer is not None:
+            vouched = self._reconcile(file, pacer.file)
             if words := await pacer.enter(run_id):
                 self.tell(Warned(words))
             slots = AccountSlots(pacer, run_id)
@@ -152,7 +154,7 @@ class Migration:
         return Crew(
             settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
             self.tell, stack.enter_context(self.executor()), self.stop, 0.0 if dry else settings.settle_time,
-            self.ask.first,
+            self.ask.first, vouched,
         )  # fmt: skip
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
@@ -229,11 +231,45 @@ class Migration:
             "state_dir": str(self.state_dir.absolute()), "max_record_bytes": self.settings.max_record_bytes,
         }  # fmt: skip
 
+    def _reconcile(self, file: Checkpoint, account: AccountFile) -> bool:
+        news, vouched = reconcile(file, account)
+        if news:
+            names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in news[:20])
+            self.tell(Warned(f"the checkpoint is older than its last send: the outcome is unknown for batch {names}"))
+        if not vouched:
+            self.tell(
+                Warned(
+                    "the account's file does not know this checkpoint (another host, a lost volume?), so nobody can"
+                    " tell whether it is the newest copy: what is to be sent first is looked for at the target before"
+                )
+            )
+        return vouched
+
     def _recover(self, file: Checkpoint) -> None:
         lost = file.recover()
         if lost:
             names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost)
             self.tell(Warned(f"the last run ended while it was sending: the outcome is unknown for batch {names}"))
+
+
+def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool]:
+    """Compare a checkpoint with what the account's file knows of its sends.
+
+    Returns the batches that the checkpoint did not know to be sent (it was set back in time), now unknown, and whether
+    the account's file can vouch for it at all: a new one can't, and takes over the starts that the checkpoint knows.
+    """
+    run_id, news = file.run["id"], []
+    if not account.knows(run_id):
+        starts = file.starts()
+        sends = [Send(run_id, stage, seq, attempt, at) for stage, seq, attempt, at in starts]
+        account.seed(run_id, [it.at for it in sends], sends, max((it.at for it in sends), default=0.0))
+        return [], not starts
+    for send in account.sends_of(run_id):
+        blank = Batch(send.stage, send.seq, (), Tally(), b"", 0)
+        batch = described(send.stage, send.seq, send.what) if send.what else blank
+        if file.adopt(batch, send.attempt, send.at):
+            news.append(batch)
+    return news, True
 
 
 def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
@@ -266,7 +302,8 @@ class AccountSlots:
     run_id: str
 
     async def take(self, batch: Batch, attempt: int) -> Slot:
-        return await self.pacer.slot("migration", Send(self.run_id, batch.stage, batch.seq, attempt, self.pacer.now()))
+        send = Send(self.run_id, batch.stage, batch.seq, attempt, self.pacer.now(), describe(batch))
+        return await self.pacer.slot("migration", send)
 
     def answered(self, latency: float) -> None:
         self.pacer.answered(latency)

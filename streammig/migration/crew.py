@@ -48,6 +48,7 @@ class Crew:
     stop: asyncio.Event
     settle_time: float
     first: int | None
+    vouched: bool  # the account's file knows every send of this checkpoint
 
     async def run(self) -> bool:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
@@ -110,6 +111,7 @@ class Crew:
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
             partial(_exactly, rules), verdict, self.stop,
+            suspects=0 if self.vouched else self.settings.concurrency,
         )  # fmt: skip
         bisection = Bisection(courier, self.settle_time, self.settings.bisect_events)
         return StageRun(
