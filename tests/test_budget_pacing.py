@@ -214,7 +214,7 @@ def test_cancelled_while_waiting_takes_no_start_and_leaves_the_line_whole(
                 (await task).sent()
             assert tasks[0].cancelled()
             assert tasks[2].cancelled()
-            return list(pacer._file.sends_of("run")), pacer.now() - begun
+            return list(pacer.file.sends_of("run")), pacer.now() - begun
 
     sends, elapsed = run_virtual(main())
     assert [send.seq for send in sends] == [1, 3]
@@ -222,56 +222,66 @@ def test_cancelled_while_waiting_takes_no_start_and_leaves_the_line_whole(
 
 
 class Slow(AccountFile):
-    """Calls back when a take is under way in the thread, and again when it is done."""
+    """Cancels a task while its work is under way in the thread, once it is armed."""
 
-    during: list[object]
+    victim: asyncio.Task[object] | None = None
+
+    def _cancel(self) -> None:
+        victim, self.victim = self.victim, None
+        if victim is not None:
+            loop = victim.get_loop()
+            loop.call_soon_threadsafe(victim.cancel)
+            # Two rounds of the loop later the cancel has been delivered.
+            for _ in range(2):
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(5)
 
     def take(self, kind, sends, pace, now) -> Taken:  # type: ignore[no-untyped-def]
-        for call in self.during:
-            call()  # type: ignore[operator]
-        self.during = []
+        self._cancel()
         return super().take(kind, sends, pace, now)
+
+    def hold(self, until: float) -> None:
+        self._cancel()
+        super().hold(until)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_cancelled_while_its_start_is_written_it_is_given_back(
     path: Path, executor: ThreadPoolExecutor, victim: int
 ) -> None:
-    """The leader of the line, and one whom the leader asks for."""
+    """The first of the line, and one for whom the first asks."""
 
     async def main() -> tuple[list[int], int]:
-        loop = asyncio.get_running_loop()
         file = Slow(path)
         pacer = Pacer(file, Limits((Window(3, 5.0),)), VirtualClock(), executor)
-        held = asyncio.Event()
-
-        def cancel() -> None:
-            tasks[victim].cancel()
-            held.set()
-
-        file.during = []
-        tasks: list[asyncio.Task[object]] = []
-        blocker = loop.run_in_executor(executor, held_up := asyncio.Event().is_set)
-        for number in range(2):
-            tasks.append(asyncio.create_task(pacer.slot("migration", Send("run", "events", number, 1))))  # noqa: PERF401
-        file.during = [lambda: asyncio.run_coroutine_threadsafe(_call(cancel), loop).result(5)]
-        await blocker
-        del held_up
+        await pacer.hold(1.0)
+        tasks = [asyncio.create_task(pacer.slot("migration", Send("run", "events", n, 1))) for n in range(2)]
+        await asyncio.sleep(0.5)
+        file.victim = tasks[victim]
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(results[victim], asyncio.CancelledError)
+        assert not isinstance(results[1 - victim], BaseException)
         await pacer.close()
         sends = [send.seq for send in file.sends_of("run")]
         used = file.usage(pacer.limits, pacer.now())[0].used
         file.close()
         return sends, used
 
-    sends, used = run_virtual(main())
-    assert sends == [1 - victim]
-    assert used == 1
+    assert run_virtual(main()) == ([1 - victim], 1)
 
 
-async def _call(function) -> None:  # type: ignore[no-untyped-def]
-    function()
+def test_a_hold_is_written_also_when_its_caller_is_cancelled(path: Path, executor: ThreadPoolExecutor) -> None:
+    async def main() -> float:
+        file = Slow(path)
+        pacer = Pacer(file, OFF, VirtualClock(), executor)
+        task = asyncio.create_task(pacer.hold(60.0))
+        file.victim = task
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await pacer.slot("migration")
+        file.close()
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(60.0, abs=0.01)
 
 
 def test_i7_after_a_restart_the_windows_are_what_they_were(path: Path, executor: ThreadPoolExecutor) -> None:
@@ -410,7 +420,7 @@ def test_a_start_that_nothing_left_for_is_free_again_and_its_note_stays(
             slot.unsent()
             slot.sent()
             await pacer.slot("migration")
-            return asyncio.get_running_loop().time(), len(list(pacer._file.sends_of("run")))
+            return asyncio.get_running_loop().time(), len(list(pacer.file.sends_of("run")))
 
     assert run_virtual(main()) == (0.0, 1)
 
@@ -419,9 +429,7 @@ def test_i2_where_the_file_cannot_be_written_nobody_gets_a_slot(path: Path, exec
     async def main() -> list[object]:
         async with opened(path, GAP, executor) as pacer:
             slot = await pacer.slot("migration")
-            await asyncio.get_running_loop().run_in_executor(
-                executor, pacer._file._db.execute, "PRAGMA query_only = ON"
-            )
+            await asyncio.get_running_loop().run_in_executor(executor, pacer.file._db.execute, "PRAGMA query_only = ON")
             slot.sent()  # its word is lost, which is said at the next slot
             return await asyncio.gather(*(pacer.slot("migration") for _ in range(3)), return_exceptions=True)
 
