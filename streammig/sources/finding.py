@@ -245,6 +245,7 @@ def _survey(window: Window, at: int, meter: Meter) -> Survey:
         try:
             survey.note(_fed(walker, piece, window, offset))
         except BrokenExport:
+            survey.note(walker.seen)
             if survey.candidates:
                 return survey  # Reading it will say where, behind the records before it.
             raise

@@ -204,12 +204,14 @@ class _Inflated:
         kind = self._compression
         waiting, taken = b"", 0  # read but not yet given to a frame, and the offset in the file where that begins
         while True:
-            while len(waiting) < 4 and (more := self._fetch()):
-                waiting += more
+            while True:
                 if taken and kind == GZIP:
                     # Tapes and some tools pad with zeros; gzip allows them behind a member.
                     padded, waiting = len(waiting), waiting.lstrip(b"\0")
                     taken += padded - len(waiting)
+                if len(waiting) >= 4 or not (more := self._fetch()):
+                    break
+                waiting += more
             if not waiting:
                 return
             if _compression(waiting[:4]) != kind:

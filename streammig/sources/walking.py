@@ -69,6 +69,11 @@ class Walker:
             raise NotJson from None
         return self._events
 
+    @property
+    def seen(self) -> Events:
+        """What the last piece began and ended, up to where it was no JSON any more."""
+        return self._events
+
     def end(self) -> None:
         """Raises NotJson unless the document is complete."""
         self._events.clear()

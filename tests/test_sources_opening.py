@@ -1,0 +1,273 @@
+"""Opening exports: regular files, plain, gzip and zstd by content, and what stands in the way."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backports import zstd
+
+from streammig.errors import BrokenExport, MachineFault, Problem, Unusable
+from streammig.records import Place, Slice
+from streammig.sources import FileSource, Input, files, open_source, opening, parse_input, walking
+
+# Random, so that compressed bytes are many and a cut falls where it is aimed at.
+RECORDS = [b'{"id":%d,"x":"%s"}' % (index, random.Random(index).randbytes(40).hex().encode()) for index in range(3000)]
+DOCUMENT = b"[" + b",\n".join(RECORDS) + b"]\n"
+SKIPPABLE = b"\x53\x2a\x4d\x18\x05\x00\x00\x00hello"
+
+
+def put(folder: Path, data: bytes, name: str = "export.json") -> str:
+    path = folder / name
+    path.write_bytes(data)
+    return str(path)
+
+
+def source_of(folder: Path, data: bytes, **settings: Any) -> FileSource:
+    return open_source([Input(put(folder, data))], **settings)
+
+
+def read(source: FileSource, start: Place = Place()) -> tuple[list[Slice], BrokenExport | None]:  # noqa: B008
+    found: list[Slice] = []
+    try:
+        for run in source.runs(start):
+            found += run
+    except BrokenExport as error:
+        return found, error
+    return found, None
+
+
+def texts(source: FileSource) -> list[bytes]:
+    found, broken = read(source)
+    assert broken is None
+    return [it.data for it in found]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("", DOCUMENT),
+        ("gzip", gzip.compress(DOCUMENT)),
+        ("gzip", b"".join(gzip.compress(DOCUMENT[at : at + 1000]) for at in range(0, len(DOCUMENT), 1000))),
+        ("gzip", gzip.compress(DOCUMENT) + b"\0" * 200_000),
+        ("gzip", gzip.compress(DOCUMENT[:10]) + b"\0" * 3 + gzip.compress(DOCUMENT[10:])),
+        ("zstd", zstd.compress(DOCUMENT)),
+        ("zstd", SKIPPABLE + zstd.compress(DOCUMENT[:5000]) + SKIPPABLE + zstd.compress(DOCUMENT[5000:])),
+    ],
+)
+def test_compression_is_told_by_content_and_all_members_and_frames_are_read(
+    kind: str, data: bytes, tmp_path: Path
+) -> None:
+    source = source_of(tmp_path, data)
+    assert source.fingerprints()[0]["compression"] == kind
+    found, broken = read(source)
+    assert broken is None
+    assert [it.data for it in found] == RECORDS
+    assert all(DOCUMENT[it.offset : it.offset + it.length] == it.data for it in found)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd.compress])
+def test_a_compressed_file_is_read_on_from_any_record(compress: Any, tmp_path: Path) -> None:
+    source = source_of(tmp_path, compress(DOCUMENT))
+    found, _ = read(source)
+    begin = found[1234]
+    assert read(source, Place(0, begin.offset, 0, begin.ordinal)) == (found[1234:], None)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("reader", ["plain", "fast"])
+def test_a_cut_file_yields_all_before_the_cut_and_names_the_byte(kind: str, reader: Any, tmp_path: Path) -> None:
+    data = gzip.compress(DOCUMENT) if kind == "gzip" else zstd.compress(DOCUMENT)
+    cut = data[: len(data) * 2 // 3]
+    source = source_of(tmp_path, cut, reader=reader)
+    found, broken = read(source)
+    assert broken is not None
+    assert [it.data for it in found] == RECORDS[: len(found)]
+    assert broken.path.endswith("export.json")
+    assert f"the compressed file is cut, it ends at byte {len(cut)}" in str(broken)
+    # Nothing was kept back: what is left is less than a record.
+    assert 0 <= broken.offset - (found[-1].offset + found[-1].length) < 110
+
+
+def test_a_bad_check_sum_of_gzip_comes_after_every_record(tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(DOCUMENT))
+    data[-8] ^= 1
+    found, broken = read(source_of(tmp_path, bytes(data)))
+    assert [it.data for it in found] == RECORDS
+    assert broken is not None
+    assert broken.offset == len(DOCUMENT)
+    assert "gzip data is damaged" in str(broken)
+
+
+def test_a_bad_check_sum_of_zstd_comes_after_every_record(tmp_path: Path) -> None:
+    data = bytearray(zstd.compress(DOCUMENT, options={zstd.CompressionParameter.checksum_flag: 1}))
+    data[-1] ^= 1
+    found, broken = read(source_of(tmp_path, bytes(data)))
+    assert [it.data for it in found] == RECORDS
+    assert broken is not None
+    assert broken.offset == len(DOCUMENT)
+
+
+def test_damage_in_a_later_frame_keeps_what_stands_before_it(tmp_path: Path) -> None:
+    first, second = zstd.compress(DOCUMENT[:100_000]), bytearray(zstd.compress(DOCUMENT[100_000:]))
+    second[len(second) // 2] ^= 0xFF
+    found, broken = read(source_of(tmp_path, first + bytes(second)))
+    assert broken is not None
+    assert broken.offset >= 100_000
+    assert [it.data for it in found[:900]] == RECORDS[:900]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd.compress])
+def test_garbage_behind_compressed_data_is_named_after_every_record(compress: Any, tmp_path: Path) -> None:
+    data = compress(DOCUMENT)
+    found, broken = read(source_of(tmp_path, data + b"garbage"))
+    assert [it.data for it in found] == RECORDS
+    assert broken is not None
+    assert broken.offset == len(DOCUMENT)
+    assert f"at byte {len(data)} of the compressed file" in str(broken)
+
+
+def test_a_cut_ndjson_file_does_not_take_half_a_line_for_a_record(tmp_path: Path) -> None:
+    lines = b"\n".join(RECORDS)
+    found, broken = read(source_of(tmp_path, gzip.compress(lines)[:-20_000]))
+    assert broken is not None
+    assert found
+    assert [it.data for it in found] == RECORDS[: len(found)]
+
+
+def test_little_that_inflates_to_much_is_read_in_small_pieces(tmp_path: Path) -> None:
+    bomb = gzip.compress(b'[{"a":1},' + b" " * 50_000_000 + b'{"a":2}]')
+    meter = opening.Meter()
+    stream, _ = opening.open_stream(put(tmp_path, bomb), meter)
+    sizes = set()
+    while data := stream.read(1 << 30):
+        sizes.add(len(data))
+    stream.close()
+    assert max(sizes) <= opening.PIECE_BYTES
+    assert meter.read == len(bomb)
+
+
+def test_a_byte_order_mark_is_skipped_and_counted(tmp_path: Path) -> None:
+    found, _ = read(source_of(tmp_path, b'\xef\xbb\xbf{"a":1}\n{"a":2}\n'))
+    assert [(it.offset, it.data) for it in found] == [(3, b'{"a":1}'), (11, b'{"a":2}')]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_utf_16_and_32_are_refused_with_what_to_do(encoding: str, tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="iconv"):
+        source_of(tmp_path, '[{"a":1}]'.encode(encoding))
+
+
+def test_what_is_no_readable_regular_file_is_refused_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    put(tmp_path, b"", "empty")
+    for name, why in [("none", "No such file"), ("pipe", "pipe"), ("", "a folder"), ("empty", "is empty")]:
+        path = str(tmp_path / name)
+        with pytest.raises(Unusable, match=why) as caught:
+            open_source([Input(path)])
+        assert path in str(caught.value)
+        assert caught.value.exit_code == 2
+    with pytest.raises(Unusable, match="can't be a file's name"):
+        open_source([Input("a\0b")])
+
+
+def test_a_file_without_permission_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests may run as root, to whom nothing is forbidden.
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "")
+
+    path = put(tmp_path, DOCUMENT)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(Unusable, match="Permission denied"):
+        open_source([Input(path)])
+
+
+class Failing(io.FileIO):
+    """A file whose disk fails behind a byte."""
+
+    good = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() >= self.good:
+            raise OSError(errno.EIO, "")
+        return super().read(min(size or 0, self.good - self.tell())) or b""
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_disk_that_fails_breaks_off_behind_the_last_good_record(
+    compress: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = compress(DOCUMENT)
+    source = source_of(tmp_path, data)
+    monkeypatch.setattr(opening, "open_file", lambda file: Failing(file, "r"))
+    monkeypatch.setattr(Failing, "good", len(data) // 2)
+    found, broken = read(source)
+    assert broken is not None
+    assert "Input/output error" in str(broken)
+    assert found
+    assert [it.data for it in found] == RECORDS[: len(found)]
+    monkeypatch.setattr(Failing, "good", 0)
+    with pytest.raises(Unusable, match="Input/output error"):
+        next(source.runs())
+
+
+def test_white_space_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="nothing but white space"):
+        source_of(tmp_path, b" \n\t\n" * 1000, read_bytes=100)
+
+
+def test_fingerprints_tell_files_apart_and_cost_no_reading(tmp_path: Path) -> None:
+    big = b"[" + b",".join(RECORDS * 20) + b"]"
+    source = source_of(tmp_path, big)
+    before = source.meter.read
+    (mark,) = source.fingerprints()
+    assert source.meter.read == before
+    assert (mark["size"], mark["format"], mark["path"]) == (len(big), "json", "")
+    assert mark["file"].endswith("export.json")
+    # Each sampled place counts: the head, the tail, the spots between.
+    for at in [0, len(big) - 1, len(big) // 17 * 5 + 100]:
+        changed = bytearray(big)
+        changed[at] = 32
+        put(tmp_path, bytes(changed))
+        assert source.fingerprints()[0]["sha256"] != mark["sha256"]
+    put(tmp_path, big)
+    assert source.fingerprints() == [mark]
+
+
+def test_a_fingerprint_that_cant_be_read_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    source = source_of(tmp_path, DOCUMENT)
+    monkeypatch.setattr(files.os, "pread", fail)
+    with pytest.raises(MachineFault, match="Input/output error"):
+        source.fingerprints()
+
+
+def test_an_ijson_without_its_c_backend_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walking.ijson, "backend", "python")
+    with pytest.raises(Problem, match="yajl2_c is needed"):
+        source_of(tmp_path, DOCUMENT)
+
+
+def test_a_hash_sign_divides_file_and_path_unless_the_file_has_it(tmp_path: Path) -> None:
+    assert parse_input("x.json") == Input("x.json")
+    assert parse_input("x.json#") == Input("x.json", ())
+    assert parse_input("x.json#a.b") == Input("x.json", ("a", "b"))
+    assert parse_input('x.json#a."b.c"."#\\"".0') == Input("x.json", ("a", "b.c", '#"', "0"))
+    odd = put(tmp_path, DOCUMENT, "export#1.json")
+    assert parse_input(odd) == Input(odd)
+    assert parse_input(odd + "#a.b") == Input(odd, ("a", "b"))
+    assert parse_input(odd + '#a."#"') == Input(odd, ("a", "#"))
+
+
+@pytest.mark.parametrize("path", [".", "a.", ".a", "a..b", '"a', '"a"b', 'a."\\x"', '"\udc80"'])
+def test_a_path_that_cant_be_read_is_refused(path: str) -> None:
+    with pytest.raises(Unusable):
+        parse_input(f"x.json#{path}")
