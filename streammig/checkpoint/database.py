@@ -33,19 +33,23 @@ def refuse_network_file_system(path: Path) -> None:
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a database; changes nothing in it, for it may turn out to be somebody else's."""
     with translated(path):
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5)
         db.row_factory = sqlite3.Row
         try:
-            if mode != "ro":
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = FULL")
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except BaseException:
             db.close()
             raise
         return db
+
+
+def prepare_to_write(db: sqlite3.Connection) -> None:
+    """Readers beside one writer, and every commit on the disk when it returns."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, pack_ranges, unpack_ranges
-from streammig.checkpoint.database import connect, refuse_network_file_system, sync_folder, translated
+from streammig.checkpoint.database import (
+    connect,
+    prepare_to_write,
+    refuse_network_file_system,
+    sync_folder,
+    translated,
+)
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.errors import Unusable
 from streammig.records import (
@@ -89,20 +94,39 @@ class Checkpoint:
 
     @classmethod
     def create(cls, path: Path, *, binding: Mapping[str, Any], version: str, started: float) -> Checkpoint:
-        """A new checkpoint, owner-only, durable before this returns. The file must not exist."""
+        """A new checkpoint, owner-only, durable before this returns. The file must not exist.
+
+        It takes its name when it is whole: a crash or a full disk must not leave a file there that nobody can open.
+        """
         refuse_network_file_system(path)
-        checkpoint = cls(path, connect(path, "rwc"))
-        with checkpoint.transaction():
-            checkpoint._db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
-            checkpoint._db.execute(f"PRAGMA application_id = {APPLICATION}")
-            checkpoint._db.execute(f"PRAGMA user_version = {FORMAT}")
-            checkpoint._db.execute(
+        part = path.with_name(path.name + ".part")
+        with translated(path):
+            part.unlink(missing_ok=True)
+            part.touch(mode=0o600)
+        try:
+            checkpoint = cls(path, connect(part, "rw"))
+            try:
+                checkpoint._lay_out(binding, version, started)
+            finally:
+                checkpoint.close()
+            with translated(path):
+                part.replace(path)
+                sync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+        return cls.open(path)
+
+    def _lay_out(self, binding: Mapping[str, Any], version: str, started: float) -> None:
+        with self.transaction():
+            self._db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
+            self._db.execute(f"PRAGMA application_id = {APPLICATION}")
+            self._db.execute(f"PRAGMA user_version = {FORMAT}")
+            self._db.execute(
                 "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?)",
                 (secrets.token_hex(8), version, started, json.dumps(binding), "{}", secrets.token_bytes(16)),
             )
-        os.chmod(path, 0o600)
-        sync_folder(path.parent)
-        return checkpoint
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Checkpoint:
@@ -112,19 +136,26 @@ class Checkpoint:
         if not read_only:
             refuse_network_file_system(path)
         checkpoint = cls(path, connect(path, "ro" if read_only else "rw"))
-        with translated(path):
-            found = checkpoint._db.execute("PRAGMA application_id").fetchone()[0]
-            newest = checkpoint._db.execute("PRAGMA user_version").fetchone()[0]
-        if found != APPLICATION:
+        try:
+            checkpoint._check()
+            if not read_only:
+                with translated(path):
+                    prepare_to_write(checkpoint._db)
+        except BaseException:
             checkpoint.close()
-            raise Unusable(f"{path} is no checkpoint of streammig", "Name another file with --checkpoint.")
+            raise
+        return checkpoint
+
+    def _check(self) -> None:
+        (application,) = self._read("PRAGMA application_id")[0]
+        (newest,) = self._read("PRAGMA user_version")[0]
+        if application != APPLICATION:
+            raise Unusable(f"{self.path} is no checkpoint of streammig", "Name another file with --checkpoint.")
         if newest > FORMAT:
-            checkpoint.close()
             raise Unusable(
-                f"{path} was written by a newer streammig (format {newest}, this one knows {FORMAT})",
+                f"{self.path} was written by a newer streammig (format {newest}, this one knows {FORMAT})",
                 "Go on with the version that wrote it, or a later one.",
             )
-        return checkpoint
 
     def close(self) -> None:
         with suppress(sqlite3.Error):

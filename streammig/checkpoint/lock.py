@@ -43,13 +43,22 @@ def locked(checkpoint: Path, command: str) -> Iterator[None]:
                 f" ({holder.get('command', 'unknown command')})",
                 f"Wait for it, stop it, or look at it with: streammig status {checkpoint}",
             ) from None
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": command}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        _write(descriptor, path, command)
         yield
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _write(descriptor: int, path: Path, command: str) -> None:
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": command}
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    except OSError as error:
+        raise MachineFault(
+            f"{path}: can't lock the checkpoint: {error.strerror}", "Make room, then run the same command."
+        ) from None
 
 
 def is_held(checkpoint: Path) -> bool:
