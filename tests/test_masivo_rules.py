@@ -552,6 +552,26 @@ def test_beside_events_the_customers_own_fields_are_cut_in_silence_and_unknown_o
     assert sorted(examine("events", nested).dropped) == ["$.events[].x", "$.phone"]
 
 
+@pytest.mark.parametrize(("name", "unit"), [("events", EVENT.replace("9.5e0", "9.5000")), ("transactions", ROW)])
+def test_an_owner_that_only_needs_the_customers_fields_cut_keeps_the_rest(name: str, unit: str) -> None:
+    data = f'{{"phone":[1,2], "id":"C-1" ,"name":"n","{name}":[{unit} ,{unit}], "email":null}}'
+    result = examine(name, data)
+    assert result.records[0].body.decode() == f'{{"id":"C-1" ,"{name}":[{unit} ,{unit}]}}'
+    assert result.dropped == ("$.phone",)
+
+
+def test_one_record_that_needs_a_closer_look_changes_nothing_for_the_others() -> None:
+    odd = ["7", CUSTOMER.replace("12.50", "1.234"), CUSTOMER.replace("12.50", "15e-1"), CUSTOMER.replace("C-1", "a/b")]
+    kept = [CUSTOMER.replace("C-1", f"C-{number}") for number in range(70)]
+    for each in odd:
+        texts = [*kept[:3], each, *kept[3:]]
+        run = [Slice(0, number, number, len(text.encode()), text.encode()) for number, text in enumerate(texts)]
+        run.insert(2, Slice(0, 999, 999, 5, b"", "invalid-json", "no JSON"))
+        results = made("customers").examine(run)
+        assert results == [result for each in run for result in made("customers").examine([each])]
+        assert sum(len(result.records) for result in results) in (70, 71)
+
+
 def test_an_owner_with_many_events_is_sent_and_one_with_a_huge_event_is_not() -> None:
     shell = len(b'{"customers":[]}') + len(grouped("events"))
     assert sent("events", grouped("events", *[EVENT] * 3000), max_bytes=shell + len(EVENT)).units == 3000

@@ -7,8 +7,8 @@ its white space.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,7 @@ _BLANK = b" \t\n\r"
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_any = msgspec.json.Decoder(float_hook=str).decode  # 1e999 is a number, if no float
+_anything = msgspec.json.Decoder(float_hook=str).decode  # 1e999 is a number, if no float
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -103,10 +103,19 @@ def faithful(data: bytes, value: object) -> bool:
     return _encode(value).count(b",") == data.count(b",")
 
 
+def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    """The bytes decoded if they hold just what the type has, and nothing twice; else None."""
+    try:
+        value = decode(data)
+    except NOT_JSON:
+        return None
+    return value if faithful(data, value) else None
+
+
 def duplicated(data: bytes, begin: int, end: int) -> bool:
     """Whether a field stands twice in any object of the value, at any depth; raises one of `NOT_JSON`."""
     piece = data[begin:end]
-    return not faithful(piece, _any(piece)) and _duplicated(data, begin, end)
+    return not faithful(piece, _anything(piece)) and _duplicated(data, begin, end)
 
 
 def _duplicated(data: bytes, begin: int, end: int) -> bool:

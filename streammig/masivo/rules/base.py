@@ -7,15 +7,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
 
+import msgspec
+
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.mapping import Mapped
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal
-from streammig.masivo.rules.shape import Shape
+from streammig.masivo.rules.shape import Shape, shape_of
 from streammig.masivo.rules.values import Values, good_id, text_of
 from streammig.masivo.rules.walk import Walk
-from streammig.masivo.splice import NOT_JSON, Duplicate, Member, apply, cuts, elements, members
+from streammig.masivo.splice import NOT_JSON, Duplicate, Member, apply, cuts, elements, faithful, members
 from streammig.records import DeadLetter, Examined, Position, Record, Run, Slice, Sums, Tally, total
+
+# Records proven in one go. One that needs a closer look after all costs each of them a second look, so not too many.
+_TOGETHER = 64
 
 Pair = tuple[str, Decimal]
 
@@ -23,13 +28,15 @@ Pair = tuple[str, Decimal]
 class StageRules(ABC):
     """The `Rules` of one stage.
 
-    A record is first decoded strictly: if it is as the target wants it, it goes as it stands (`clean`). Everything else
-    is walked over field by field (`judge`), which edits or explains; it would find the same in a clean record, later.
+    A record is first decoded strictly, into the model of its stage: if it is as the target wants it, it goes as it
+    stands (`clean`). Everything else is walked over field by field (`judge`), which edits or explains; of a clean
+    record it would find the same, in twenty times the time.
     """
 
     head: bytes = b'{"customers":['
     tail: bytes = b"]}"
     once: ClassVar[bool] = False
+    model: ClassVar[type[msgspec.Struct]]
     _alone: int = 0  # units of a record that could not be looked into
     _marked: bool = False  # a field that is sent may mark what is left out: only `judge` sees that
 
@@ -42,14 +49,54 @@ class StageRules(ABC):
         self._keys = self._values.keys
         self._filters = Filters(options)
         self._mapped = Mapped(mapping) if mapping is not None else None
+        self._decode = msgspec.json.Decoder(self.model).decode
+        self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
 
     def examine(self, run: Run) -> list[Examined]:
-        return [self._examine(each) for each in run]
+        if self._mapped is not None or self._marked:
+            return [self._examine(each) for each in run]
+        results: list[Examined] = []
+        for at in range(0, len(run), _TOGETHER):
+            results += self._together(run[at : at + _TOGETHER])
+        return results
 
     @abstractmethod
+    def as_it_stands(self, model: Any, data: bytes, position: Position, unit: int) -> Record | None:
+        """The record of a proven model, if these bytes can be sent as they stand; None if that takes a closer look."""
+
     def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
         """The record, if these bytes can be sent as they stand; None if that takes a closer look."""
+        model = self._read(data)
+        if model is None or not self._proven([data], [model]):
+            return None
+        return self.as_it_stands(model, data, position, unit)
+
+    def _together(self, run: Run) -> list[Examined]:
+        """What `clean` and `judge` find of each, with one proof for all that can be read: a third of the time."""
+        models = [None if each.fault else self._read(each.data) for each in run]
+        read = [model for model in models if model is not None]
+        if not self._proven([each.data for each, model in zip(run, models, strict=True) if model is not None], read):
+            return [self._examine(each) for each in run]
+        results: list[Examined] = []
+        for each, model in zip(run, models, strict=True):
+            position = each.position
+            record = None if model is None else self.as_it_stands(model, each.data, position, 0)
+            if record is not None:
+                results.append(Examined(position, (record,)))
+            else:
+                results.append(self._examine(each) if each.fault else self.judge(each.data, position, 0))
+        return results
+
+    def _read(self, data: bytes) -> Any:
+        try:
+            return self._decode(data) if len(data) <= self._room else None
+        except NOT_JSON:
+            return None
+
+    def _proven(self, data: list[bytes], models: list[Any]) -> bool:
+        """Whether these models hold all that the bytes do, and nothing in them that their types don't tell is wrong."""
+        return self._values.clean(models, self._shape) and faithful(b",".join(data), models)
 
     @abstractmethod
     def judge(self, data: bytes, position: Position, unit: int) -> Examined:

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from streammig.masivo import models
 from streammig.masivo.rules.base import Pair, StageRules, id_in
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import decimal, good_email, good_id, strictly, text_of
+from streammig.masivo.rules.values import decimals, good_email, good_id, text_of
 from streammig.masivo.rules.walk import EXPECTED, Walk
 from streammig.masivo.splice import Member, cuts
 from streammig.records import Examined, Position, Record, Tally, total
 
-_SHAPE = shape_of(models.Customer)
-_METRICS = shape_of(models.Metrics)
 _LOT = shape_of(models.Lot)
-_decode = msgspec.json.Decoder(models.Customer).decode
 
 STRUCTURAL = frozenset({"events", "transactions"})  # one file may carry all three stages
 _ANONYMOUS = frozenset({"name", "email", "registration_date"})  # what live registration waives for such customers
@@ -31,30 +26,24 @@ Amounts = tuple[Pair, ...]
 class CustomerRules(StageRules):
     """Customers: one unit each; sums of the lots that are sent, by reward."""
 
+    model = models.Customer
     _alone = 1
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         super().__init__(options, mapping)
-        self._beside = (self._filters.customer_fields - frozenset(_SHAPE.fields)) | STRUCTURAL
-        self._marked = not self._filters.customer_fields.isdisjoint(_SHAPE.fields)
+        self._beside = (self._filters.customer_fields - frozenset(self._shape.fields)) | STRUCTURAL
+        self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)
 
-    def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
-        customer: models.Customer | None = strictly(_decode, data)
-        if customer is None or len(data) > self._room or not (good_id(customer.id) and good_email(customer.email)):
+    def as_it_stands(self, model: models.Customer, data: bytes, position: Position, unit: int) -> Record | None:
+        if not (good_id(model.id) and good_email(model.email)):
             return None
-        now, keys = self._options.now, []
-        for lot in customer.balance:
-            key, expires = self._keys[lot.reward_id], lot.expiration_date
-            if not key or (expires is not None and expires <= now):
+        now, lots = self._options.now, model.balance
+        numbers = decimals([lot.amount for lot in lots])
+        for lot, number in zip(lots, numbers, strict=True):
+            if number < 0 or (lot.expiration_date is not None and lot.expiration_date <= now):
                 return None
-            keys.append(key)
-        numbers = [lot.amount for lot in customer.balance]
-        if not self._numbers.positive(numbers):
-            return None
-        if customer.metrics and not self._values.clean((customer.metrics,), _METRICS):
-            return None
-        amounts = tuple(zip(keys, map(decimal, numbers), strict=True))
-        return Record(position, unit, customer.id, data, 1, amounts, None, customer.email.casefold())
+        amounts = tuple(zip([self._keys[lot.reward_id] for lot in lots], numbers, strict=True))
+        return Record(position, unit, model.id, data, 1, amounts, None, model.email.casefold())
 
     def judge(self, data: bytes, position: Position, unit: int) -> Examined:
         walk = self._walk(data)
@@ -67,7 +56,7 @@ class CustomerRules(StageRules):
             tally = Tally(1, 1, self._salvage(data, found.get("balance"))[1])
             return Examined(position, filtered=((reason, tally),), absent=((owner, reason),) if owner else ())
         try:
-            trimmed = self._trimmed(walk, found, self._beside, _SHAPE, position, unit)
+            trimmed = self._trimmed(walk, found, self._beside, self._shape, position, unit)
             return trimmed or self._sent(walk, found, position, unit, owner)
         except Refusal as refusal:
             return self._dead(position, unit, refusal, Tally(1, 1, self._salvage(data, found.get("balance"))[1]), owner)
@@ -84,7 +73,7 @@ class CustomerRules(StageRules):
                 put.append(b'"is_anonymous":true')
             else:
                 walk.replace(found["is_anonymous"], b"true")
-        values = walk.fields(0, found, _SHAPE, "$", cut=cut, apart=apart, waived=waived, put=put)
+        values = walk.fields(0, found, self._shape, "$", cut=cut, apart=apart, waived=waived, put=put)
         if "balance" not in found:
             raise expected("missing-field", "$.balance", "a list", "nothing")
         sent, expired = self._lots(walk, found["balance"])

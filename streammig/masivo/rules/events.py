@@ -11,7 +11,7 @@ from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
-from streammig.masivo.rules.values import decimal, text_of
+from streammig.masivo.rules.values import decimals, text_of
 from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Duplicate, Member, members
 from streammig.records import ZERO, Examined, Position, Record, Tally
@@ -30,18 +30,19 @@ class EventRules(GroupedRules):
         super().__init__(options, mapping)
         self._alone = int(options.owner is not None)
         self._marks = self._filters.event_fields - frozenset(self._unit_shape.fields)
-        self._marked |= not self._filters.event_fields.isdisjoint(self._unit_shape.fields)
+        # A single event always needs its owner put around it.
+        self._marked |= options.owner is not None or not self._filters.event_fields.isdisjoint(self._unit_shape.fields)
 
-    def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
-        return None if self._options.owner is not None else super().clean(data, position, unit)
-
-    def _clean_units(self, units: Sequence[models.Event]) -> tuple[Pair, ...] | None:
-        if not self._values.clean(units, self._unit_shape):
-            return None
-        for event in units:
-            if not event.fulfilled:
-                return None
-        return tuple((PURCHASES, decimal(event.order.value) if event.type == "PURCHASE" else ZERO) for event in units)
+    def _amounts(self, units: Sequence[models.Event]) -> tuple[Pair, ...]:
+        if not all([event.fulfilled for event in units]):
+            return ()
+        values = decimals([event.order.value for event in units])
+        return tuple(
+            [
+                (PURCHASES, value if event.type == "PURCHASE" else ZERO)
+                for event, value in zip(units, values, strict=True)
+            ]
+        )
 
     def judge(self, data: bytes, position: Position, unit: int) -> Examined:
         if self._options.owner is None:

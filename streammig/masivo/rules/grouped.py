@@ -15,9 +15,9 @@ from streammig.masivo.rules.customers import STRUCTURAL
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import good_id, strictly
+from streammig.masivo.rules.values import good_id
 from streammig.masivo.rules.walk import Walk
-from streammig.masivo.splice import Member, cuts, elements, shifted
+from streammig.masivo.splice import Member, cuts, elements, shifted, strictly
 from streammig.records import Examined, Position, Record, Tally, total
 
 _CUSTOMER = frozenset(shape_of(models.Customer).fields)
@@ -27,14 +27,11 @@ class GroupedRules(StageRules):
     """Elements like `{"id": …, "<name>": [unit, …]}`; the customer's own fields beside them are cut."""
 
     name: ClassVar[str]
-    model: ClassVar[type[msgspec.Struct]]
     unit_model: ClassVar[type[msgspec.Struct]]
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         super().__init__(options, mapping)
-        self._decode = msgspec.json.Decoder(self.model).decode
         self._decode_unit = msgspec.json.Decoder(self.unit_model).decode
-        self._shape = shape_of(self.model)
         self._unit_shape = shape_of(self.unit_model)
         self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)
         blank = rb"[ \t\n\r]*"
@@ -42,23 +39,19 @@ class GroupedRules(StageRules):
         self._begins = re.compile(blank.join(parts)).match
         self._beside = (_CUSTOMER | self._filters.customer_fields | STRUCTURAL) - {"id", self.name}
 
-    def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
+    def as_it_stands(self, model: Any, data: bytes, position: Position, unit: int) -> Record | None:
         begins = self._begins(data)
-        if begins is None or len(data) > self._room:
+        if begins is None or not good_id(model.id):
             return None
-        owner = strictly(self._decode, data)
-        if owner is None or not good_id(owner.id):
-            return None
-        units = getattr(owner, self.name)
-        amounts = self._clean_units(units)
+        amounts = self._amounts(getattr(model, self.name))
         if not amounts or (self.once and len(amounts) > self._options.max_units):
             return None
         inner = (begins.end(), data.rindex(b"]"))  # nothing stands behind the list, it is the last field there is
-        return Record(position, unit, owner.id, data, len(amounts), amounts, inner)
+        return Record(position, unit, model.id, data, len(amounts), amounts, inner)
 
     @abstractmethod
-    def _clean_units(self, units: Sequence[Any]) -> tuple[Pair, ...] | None:
-        """The amounts of these units, if all of them can be sent as they stand."""
+    def _amounts(self, units: Sequence[Any]) -> tuple[Pair, ...]:
+        """The amounts of these proven units; none if one of them can't be sent as it stands."""
 
     @abstractmethod
     def _unit(
@@ -119,8 +112,7 @@ class GroupedRules(StageRules):
         spans = walk.spans(listed, f"$.{self.name}")
         keep: list[bool] = []
         for index, (begin, end) in enumerate(spans):
-            sound = None if self._marked else strictly(self._decode_unit, walk.data[begin:end])
-            if sound is not None and (pairs := self._clean_units((sound,))):
+            if pairs := self._clean_unit(walk.data[begin:end]):
                 amounts += pairs
                 keep.append(True)
                 continue
@@ -135,6 +127,10 @@ class GroupedRules(StageRules):
                 left_out[amount] = left_out.get(amount, Tally()) + tally
         walk.edits += cuts(spans, keep)
         return tuple(amounts), tuple(left_out.items())
+
+    def _clean_unit(self, data: bytes) -> tuple[Pair, ...]:
+        unit = None if self._marked else strictly(self._decode_unit, data)
+        return self._amounts((unit,)) if unit is not None and self._values.clean((unit,), self._unit_shape) else ()
 
     def _sums(self, data: bytes, fields: Mapping[str, Member]) -> Mapping[str, Any]:
         pair = self._pair(data, fields)

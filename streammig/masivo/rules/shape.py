@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -29,18 +30,18 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Check(NamedTuple):
-    """An attribute of a model whose type does not say all.
+    """An attribute of a model whose type does not say all, how to get it, and the shape of what is inside.
 
     `kind` is one of number, number or null, uuid, object, list, policy.
     """
 
-    attribute: str
+    get: Callable[[Any], Any]
     kind: str
-    shape: Shape
+    shape: Shape | None
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """The fields of an object by name, those that it can't be without, and what to check of the model's instances."""
+    """The fields of an object by name, those that it can't be without, and what to check of instances of its model."""
 
     fields: Mapping[str, Field]
     required: tuple[Field, ...]
@@ -57,7 +58,7 @@ def shape_of(model: type[msgspec.Struct]) -> Shape:
 def _shape(info: inspect.StructType) -> Shape:
     fields = tuple(_field(field) for field in info.fields)
     checks = tuple(
-        Check(of.name, _kind_of_check(field), field.shape or _NOTHING)
+        Check(attrgetter(of.name), _kind_of_check(field), field.shape)
         for of, field in zip(info.fields, fields, strict=True)
         if field.policy or field.kind in ("number", "uuid") or (field.shape is not None and field.shape.checks)
     )
@@ -68,9 +69,6 @@ def _kind_of_check(field: Field) -> str:
     if field.policy:
         return "policy"
     return "number or null" if field.kind == "number" and field.nullable else field.kind
-
-
-_NOTHING = Shape({}, ())
 
 
 def _field(field: inspect.Field) -> Field:

@@ -10,7 +10,7 @@ from streammig.masivo import models
 from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
-from streammig.masivo.rules.values import decimal
+from streammig.masivo.rules.values import decimals
 from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Member
 
@@ -33,10 +33,9 @@ class TransactionRules(GroupedRules):
             )
         super().__init__(options, mapping)
 
-    def _clean_units(self, units: Sequence[models.Transaction]) -> tuple[Pair, ...] | None:
-        if not self._values.clean(units, self._unit_shape):
-            return None
-        return tuple((self._keys[each.reward_id], decimal(each.amount)) for each in units)
+    def _amounts(self, units: Sequence[models.Transaction]) -> tuple[Pair, ...]:
+        keys = [self._keys[each.reward_id] for each in units]
+        return tuple(zip(keys, decimals([each.amount for each in units]), strict=True))
 
     def _unit(
         self, walk: Walk, begin: int, end: int, fields: Mapping[str, Member], where: str, salt: bytes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import UNSET
 from streammig.masivo.rules.options import MAX_DIGITS, RuleOptions
 from streammig.masivo.rules.reasons import expected
 from streammig.masivo.rules.shape import Shape
-from streammig.masivo.splice import NOT_JSON, Member, faithful
+from streammig.masivo.splice import NOT_JSON, Member
 from streammig.records import EXACT
 
 # Plain ASCII first: a class with \s in it costs four times as much a character.
@@ -81,9 +82,9 @@ class Numbers:
         self.digits = digits
         self._step = Decimal(1).scaleb(-digits)
         self._limit = Decimal(10) ** (MAX_DIGITS - digits)
-        number = rb"[0-9]{1,%d}" % (MAX_DIGITS - digits) + (rb"(?:\.[0-9]{1,%d})?" % digits if digits else b"")
+        behind = rb"\.[0-9]{1,%d}0*" % digits if digits else rb"\.0+"
+        number = rb"[0-9]{1,%d}(?:%b)?" % (MAX_DIGITS - digits, behind)
         self._plain = re.compile(rb"-?%b(?:,-?%b)*" % (number, number)).fullmatch
-        self._positive = re.compile(rb"%b(?:,%b)*" % (number, number)).fullmatch
 
     def exact(self, text: bytes) -> Decimal | None:
         """The number that a JSON text is, exactly, or None if it is none that may be sent: 1.50 is 15e-1."""
@@ -100,14 +101,10 @@ class Numbers:
         """Whether all of these may be sent and are spelt plainly: a tenth of the time that weighing each takes."""
         return not texts or self._plain(b",".join(texts)) is not None
 
-    def positive(self, texts: Sequence[msgspec.Raw]) -> bool:
-        """As `plain`, and none has a sign."""
-        return not texts or self._positive(b",".join(texts)) is not None
 
-
-def decimal(plain: msgspec.Raw) -> Decimal:
-    """The number that a plain text is."""
-    return Decimal(str(plain, "ascii"))
+def decimals(plain: Sequence[msgspec.Raw]) -> list[Decimal]:
+    """The numbers that plain texts are."""
+    return list(map(Decimal, b",".join(plain).decode().split(","))) if plain else []
 
 
 class Keys(dict[str, str]):
@@ -121,15 +118,6 @@ class Keys(dict[str, str]):
         return key
 
 
-def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
-    """The bytes decoded if they hold just what the type has, and nothing twice; else None."""
-    try:
-        value = decode(data)
-        return value if faithful(data, value) else None
-    except NOT_JSON:
-        return None
-
-
 class Values:
     """The checks of single values that name the field they refuse; `where` is the field's path."""
 
@@ -138,33 +126,33 @@ class Values:
         self.keys = Keys()
         self._zone = options.zone()
 
-    def clean(self, models: Iterable[Any], shape: Shape) -> bool:
-        """Whether these decoded models can be sent as they stand, also where their types say nothing of it."""
-        numbers: list[msgspec.Raw] = []
-        for each in models:
-            if not self._sound(each, shape, numbers):
-                return False
-        return self.numbers.plain(numbers)
+    def clean(self, models: Sequence[Any], shape: Shape) -> bool:
+        """Whether all of these decoded models can be sent as they stand, also where their types say nothing of it.
 
-    def _sound(self, model: Any, shape: Shape, numbers: list[msgspec.Raw]) -> bool:
-        """All but the numbers, which are collected: one expression judges them all at once."""
-        for attribute, kind, inner in shape.checks:
-            part = getattr(model, attribute)
-            if part is UNSET or part is None:
+        It looks at one attribute of all of them at a time, which takes a fourth of the time.
+        """
+        numbers: list[msgspec.Raw] = []
+        return self._sound(models, shape, numbers) and self.numbers.plain(numbers)
+
+    def _sound(self, models: Iterable[Any], shape: Shape, numbers: list[msgspec.Raw]) -> bool:
+        """All but the numbers, which are collected: one expression judges them all."""
+        for get, kind, inner in shape.checks:
+            found = [each for each in map(get, models) if each is not UNSET and each is not None]
+            if not found:
                 continue
             if kind == "number":
-                numbers.append(part)
+                numbers += found
+            elif kind == "number or null":
+                numbers += [each for each in found if bytes(each) != b"null"]
             elif kind == "uuid":
-                if not self.keys[part]:
+                if not all(map(self.keys.__getitem__, set(found))):
                     return False
-            elif kind in ("object", "list"):
-                for each in part if kind == "list" else (part,):
-                    if not self._sound(each, inner, numbers):
-                        return False
-            elif kind == "policy":
+            elif (
+                inner is None
+                or kind == "policy"
+                or not self._sound(list(chain.from_iterable(found)) if kind == "list" else found, inner, numbers)
+            ):
                 return False
-            elif bytes(part) != b"null":
-                numbers.append(part)
         return True
 
     def text(self, data: bytes, begin: int, end: int, where: str) -> str:

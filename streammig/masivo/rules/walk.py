@@ -8,7 +8,7 @@ from typing import Any
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
 from streammig.masivo.rules.shape import Field, Shape
-from streammig.masivo.rules.values import NUMBER, Values, kind_of, strictly
+from streammig.masivo.rules.values import NUMBER, Values, kind_of
 from streammig.masivo.splice import (
     NOT_JSON,
     Duplicate,
@@ -21,6 +21,7 @@ from streammig.masivo.splice import (
     duplicated,
     elements,
     members,
+    strictly,
 )
 
 _NULL = ord("n")
