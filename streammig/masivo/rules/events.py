@@ -34,7 +34,7 @@ class EventRules(GroupedRules):
         self._marked |= options.owner is not None or not self._filters.event_fields.isdisjoint(self._unit_shape.fields)
 
     def _amounts(self, units: Sequence[models.Event]) -> tuple[Pair, ...]:
-        if not all([event.fulfilled for event in units]):
+        if not all(event.fulfilled for event in units):
             return ()
         values = decimals([event.order.value for event in units])
         return tuple(
