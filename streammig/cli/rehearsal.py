@@ -9,18 +9,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from streammig.checkpoint import Checkpoint
+from streammig.checkpoint import Books, Checkpoint
 from streammig.errors import Problem
 from streammig.records import STAGES, BatchState
 from streammig.sandbox import Sandbox, SandboxConfig
-from streammig.sandbox.sample import Part
+from streammig.sandbox.sample import Part, Written
 
 GLANCE = 0.02  # seconds between two looks at a run that goes on
 STANDSTILL = 0.03  # seconds after which a process that was told to stop has stopped
@@ -137,6 +137,15 @@ def environment(key: str) -> dict[str, str]:
     return {**os.environ, "MASIVO_API_KEY": key, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
+def accounts(checkpoint: Path) -> dict[str, Books]:
+    """The books of each stage, as the checkpoint holds them."""
+    file = Checkpoint.open(checkpoint, read_only=True)
+    try:
+        return {stage: file.books(stage) for stage in STAGES}
+    finally:
+        file.close()
+
+
 def held(ledger: Document, stage: str) -> Part:
     """What the target holds of a stage, in the terms of the books."""
     found = ledger["holds"][stage]
@@ -152,23 +161,30 @@ def _exact(sums: Mapping[str, str]) -> dict[str, Decimal]:
     return {key: Decimal(text) for key, text in sums.items() if Decimal(text)}
 
 
-def differences(good: Mapping[str, Part], books: Document, ledger: Document) -> list[str]:
+def dropped(ledger: Document, stage: str) -> int:
+    """How many units the target's queue dropped."""
+    return sum(of["units"] for of in ledger["dropped"][stage].values())
+
+
+def differences(written: Written, books: Mapping[str, Books], ledger: Document) -> list[str]:
     """In words, everything in which the export, the books of the run and the target's ledger differ; empty if all is
-    as it should be. `good` is what of the export is to arrive."""
-    found = [] if books["balanced"] else ["the books of the run do not balance"]
+    as it should be."""
+    found: list[str] = []
     for stage in STAGES:
-        account, there, wanted = books["stages"][stage], held(ledger, stage), good[stage]
-        if account["unknown"]:
-            found.append(f"{stage}: nobody can say whether {account['unknown']:,} records landed; see status")
-        if account["state"] != "complete":
-            found.append(f"{stage}: the run left this stage {account['state']}")
-        found += _unlike(stage, "were to be accepted", wanted.units, "were accepted", account["units"])
-        found += _unlike(stage, "were accepted", account["units"], "are held by the target", there.units)
-        found += _unlike_sums(stage, wanted.sums, _exact(account["sums"]["accepted"]), there.sums)
+        own, there, good = books[stage], held(ledger, stage), written.good[stage]
+        accepted = own.accepted.units
+        if not own.balanced:
+            found.append(f"{stage}: the books of the run do not balance")
+        if own.unknown.records:
+            found.append(f"{stage}: nobody can say whether {own.unknown.units:,} landed, so they are not sent again")
+        found += _unlike(stage, "stand in the export", written.units[stage], "were read", own.taken.units)
+        found += _unlike(stage, "were to be accepted", good.units, "were accepted", accepted)
+        found += _unlike(stage, "were accepted", accepted, "are held by the stand-in", there.units)
+        found += _unlike_sums(stage, good.sums, own.accepted.sums, there.sums)
         if twice := ledger["twice"][stage]["count"]:
-            found.append(f"{stage}: {twice:,} stand at the target more than once")
-        if dropped := sum(of["units"] for of in ledger["dropped"][stage].values()):
-            found.append(f"{stage}: the target accepted {dropped:,} and dropped them in its queue")
+            found.append(f"{stage}: {twice:,} stand there more than once")
+        if lost := dropped(ledger, stage):
+            found.append(f"{stage}: the stand-in accepted {lost:,} and dropped them in its queue")
     if broken := ledger["violations"]["count"]:
         found.append(f"{broken:,} requests came earlier than the limits allow")
     return found
@@ -181,10 +197,9 @@ def _unlike(stage: str, one: str, left: int, other: str, right: int) -> list[str
 def _unlike_sums(
     stage: str, wanted: Mapping[str, Decimal], accepted: Mapping[str, Decimal], there: Mapping[str, Decimal]
 ) -> list[str]:
-    keys: Sequence[str] = sorted({*wanted, *accepted, *there})
     return [
         f"{stage}: the sum of {key} is {wanted.get(key, 0):,} in the export, {accepted.get(key, 0):,} in the books and"
-        f" {there.get(key, 0):,} at the target"
-        for key in keys
+        f" {there.get(key, 0):,} at the stand-in"
+        for key in sorted({*wanted, *accepted, *there})
         if not wanted.get(key) == accepted.get(key) == there.get(key)
     ]

@@ -71,6 +71,11 @@ class Written:
     bytes: int
     good: Mapping[str, Part]
 
+    @property
+    def units(self) -> dict[str, int]:
+        """All that stands in the files, by stage."""
+        return dict(zip(STAGES, (self.customers, self.events, self.transactions), strict=True))
+
 
 def write_sample(sample: Sample, into: Path | Mapping[str, Path]) -> Written:
     """Write an export: one file that holds all of it (customers with `events` and `transactions` inside), or a file
