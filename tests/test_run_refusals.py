@@ -1,0 +1,553 @@
+"""Bad input through the real command line: what it is answered with, and that nothing is lost or written for it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammig.checkpoint import Checkpoint, locked
+from streammig.cli.rehearsal import LocalTarget
+from tests.commands import Called, Shell, finished, like_any_user, quickly, sandbox, states, with_files_up_to, write
+from tests.sandbox_caller import customer
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+GOOD = [customer(f"c{number}") for number in range(8)]
+
+
+@pytest.fixture
+def target() -> Iterator[LocalTarget]:
+    with sandbox() as found:
+        yield found
+
+
+def landed(target: LocalTarget) -> int:
+    found: int = target.ledger()["holds"]["customers"]["landed"]
+    return found
+
+
+def asked(target: LocalTarget) -> dict[str, Any]:
+    """The requests that came, by kind."""
+    found: dict[str, Any] = target.ledger()["requests"]
+    return found
+
+
+# -- files that are no export ----------------------------------------------------------------------------------------
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, ["No such file"]),
+        (folder, ["folder"]),
+        (empty, ["empty"]),
+        (lambda path: path.write_text(" \n"), ["white space"]),
+        (os.mkfifo, ["pipe"]),
+    ],
+)
+def test_a_file_that_can_be_no_export_is_named_and_nothing_is_asked_of_the_target(
+    shell: Shell, target: LocalTarget, make: Callable[[Path], None], said: list[str]
+) -> None:
+    make(shell.folder / "export.json")
+    before = shell.files() if not said == ["pipe"] else {}
+    ended = shell.run(target.url, "--customers", "export.json")
+    assert ended.code == 2
+    assert "export.json" in ended.err
+    assert all(words in ended.err for words in said)
+    assert "export" in ended.err
+    assert asked(target) == {}
+    assert not shell.checkpoint.exists()
+    if before:
+        assert shell.files() == before
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, target: LocalTarget) -> None:
+    write(tmp_path / "export.json", GOOD).chmod(0)
+    ended = finished(tmp_path, "run", *quickly(target.url), "--customers", "export.json", before=like_any_user)
+    assert ended.code == 2
+    assert "export.json: the export can't be opened: Permission denied" in ended.err
+    assert asked(target) == {}
+
+
+@pytest.mark.parametrize(
+    ("document", "name", "said"),
+    [
+        ({"data": {"customers": GOOD}}, "e.json#data.members", ["no array at data.members", "data.customers"]),
+        ({"old": GOOD, "new": GOOD}, "e.json", ["several arrays", "old", "new", "FILE#path.to.array"]),
+        ({"data": 1}, "e.json", ["no array of objects", "FILE#path.to.array"]),
+    ],
+)
+def test_an_array_that_can_not_be_told_is_asked_for_with_the_arrays_there_are(
+    shell: Shell, target: LocalTarget, document: Any, name: str, said: list[str]
+) -> None:
+    (shell.folder / "e.json").write_text(json.dumps(document, indent=1))
+    ended = shell.run(target.url, "--customers", name)
+    assert ended.code == 2
+    assert all(words in ended.err for words in ["e.json", *said]), ended.err
+    assert asked(target) == {}
+    assert not shell.checkpoint.exists()
+
+
+# -- exports that break off --------------------------------------------------------------------------------------------
+
+WHOLE = json.dumps({"customers": GOOD}).encode()
+CUT = WHOLE.index(b'"c6"') + 2
+LINES = b"".join(json.dumps(record).encode() + b"\n" for record in GOOD)
+
+
+def cut_gzip() -> bytes:
+    packed = gzip.compress(WHOLE[:CUT]) + gzip.compress(WHOLE[CUT:])
+    return packed[:-12]
+
+
+def cut_zstd() -> bytes:
+    packed = zstd.compress(WHOLE[:CUT]) + zstd.compress(WHOLE[CUT:])
+    return bytes(packed[:-5])
+
+
+@pytest.mark.parametrize(
+    ("content", "delivered", "said"),
+    [
+        (WHOLE[:CUT], 6, f"byte {CUT}"),
+        (WHOLE[:-1], 8, f"byte {len(WHOLE) - 1}"),
+        (WHOLE[:-2], 8, f"byte {len(WHOLE) - 2}"),
+        (cut_gzip(), 7, "gzip"),
+        (gzip.compress(WHOLE)[:-4], 8, "gzip"),
+        (cut_zstd(), 6, "zstd"),
+        (gzip.compress(WHOLE) + b"PK", 8, "garbage"),
+        (WHOLE + b" x", 8, f"byte {len(WHOLE) + 1}"),
+        (WHOLE[:CUT] + b"\x00" + WHOLE[CUT:], 6, "byte"),
+    ],
+)
+def test_an_export_that_breaks_off_is_delivered_up_to_there_and_the_stage_fails(
+    shell: Shell, target: LocalTarget, content: bytes, delivered: int, said: str
+) -> None:
+    (shell.folder / "export.json").write_bytes(content)
+    ended = shell.run(target.url, "--customers", "export.json", "--json")
+    assert ended.code == 2
+    assert "export.json: the export breaks off at byte" in ended.err
+    assert said in ended.err
+    assert landed(target) == delivered
+    stage = ended.document["stages"]["customers"]
+    assert (ended.document["state"], stage["state"], stage["accepted"]) == ("failed", "failed", delivered)
+    assert "breaks off" in stage["message"]
+    assert ended.document["balanced"]
+    assert ended.document["resume"] is not None
+
+
+def test_a_broken_export_does_not_let_the_next_stage_begin(shell: Shell, target: LocalTarget) -> None:
+    (shell.folder / "export.json").write_bytes(WHOLE[:CUT])
+    events = [{"id": "c1", "events": [purchase("p1")]}]
+    write(shell.folder / "events.json", events)
+    ended = shell.run(target.url, "--customers", "export.json", "--events", "events.json")
+    assert ended.code == 2
+    assert "events" not in asked(target)
+
+
+def purchase(name: str) -> dict[str, Any]:
+    order = {"purchase_id": name, "value": 1, "discounted_value": 1, "products": [], "payment_method": "CASH"}
+    when = "2024-03-01T10:00:00Z"
+    return {"type": "PURCHASE", "brand_id": None, "order": order, "fulfilled": True, "issued_at": when,
+            "resolved_at": when}  # fmt: skip
+
+
+# -- records that can't be sent ---------------------------------------------------------------------------------------
+
+
+def encoded(record: Any) -> bytes:
+    return json.dumps(record).encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        (b'{"id": "bad", "name"', "invalid-json", ""),
+        (b'{"id": "bad", "name": "\xff"}', "invalid-utf8", ""),
+        (b'{"id": "bad", "name": "\\ud800"}', "lone-surrogate", ""),
+        (encoded({**customer("bad"), "name": 5}), "wrong-type", "$.name"),
+        (encoded({name: it for name, it in customer("bad").items() if name != "email"}), "missing-field", "$.email"),
+        (encoded({**customer("bad"), "registration_date": "2020-13-01T00:00:00Z"}), "bad-date", "$.registration_date"),
+        (encoded({**customer("bad"), "gender": "SOME"}), "bad-enum", "$.gender"),
+        (encoded({**customer("bad"), "email": "no address"}), "bad-email", "$.email"),
+        (encoded({**customer("bad"), "name": "x" * 5000}), "too-large", "max_record_bytes"),
+        (b"[1, 2]", "not-an-object", ""),
+    ],
+)
+def test_a_bad_record_is_a_dead_letter_and_the_rest_goes_on(
+    shell: Shell, target: LocalTarget, line: bytes, code: str, said: str
+) -> None:
+    lines = LINES.splitlines(keepends=True)
+    lines.insert(3, line + b"\n")
+    (shell.folder / "export.ndjson").write_bytes(b"".join(lines))
+    (shell.folder / "m.toml").write_text('max_record_bytes = 2000\n[customers]\nfiles = ["export.ndjson"]\n')
+    ended = shell.run(target.url, "m.toml", "--json")
+    assert ended.code == 3, ended.err
+    assert landed(target) == len(GOOD)
+    assert ended.document["stages"]["customers"]["dead_by"] == {code: 1}
+    assert ended.document["balanced"]
+    letters = shell("dead-letters", "m.checkpoint")
+    assert letters.code == 0
+    (letter,) = letters.out.splitlines()
+    found = json.loads(letter)
+    assert (found["stage"], found["line"], found["code"]) == ("customers", 4, code)
+    assert found["offset"] == sum(len(each) for each in lines[:3])
+    if code != "too-large":
+        assert said in found["message"]
+    assert "bad@example.org" not in found["message"]
+    assert "no address" not in found["message"]
+
+
+# -- keys, hosts, answers ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def export(shell: Shell) -> Path:
+    return write(shell.folder / "export.json", GOOD)
+
+
+def test_without_a_key_nothing_is_read_and_the_message_says_where_it_belongs(
+    shell: Shell, target: LocalTarget, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MASIVO_API_KEY")
+    before = shell.files()
+    ended = shell.run(target.url, "--customers", export)
+    assert ended.code == 2
+    assert "there is no API key" in ended.err
+    assert "MASIVO_API_KEY" in ended.err
+    assert shell.files() == before
+    assert asked(target) == {}
+
+
+def test_a_host_that_does_not_answer_at_the_start_is_a_mistake_in_the_address(shell: Shell, export: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for url, said in [
+        (f"http://127.0.0.1:{port}", "Connect"),
+        ("https://no-such-host.invalid/api", "the host's name is not known"),
+    ]:
+        ended = shell.run(url, "--customers", export)
+        assert ended.code == 2, ended.err
+        assert f"no connection to {url}" in ended.err
+        assert said in ended.err
+        assert "--base-url" in ended.err
+        assert not shell.checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://example.org/api", "plain HTTP"),
+        ("https://user:secretword@example.org", "user name or password"),
+        ("ftp://example.org", "no http(s) address"),
+        ("nonsense", "no http(s) address"),
+    ],
+)
+def test_an_address_that_a_key_must_not_be_sent_to_is_refused(shell: Shell, export: Path, url: str, said: str) -> None:
+    ended = shell.run(url, "--customers", export)
+    assert ended.code == 2
+    assert said in ended.err
+    assert "secretword" not in ended.err
+    assert not shell.checkpoint.exists()
+
+
+def test_a_wrong_key_is_the_target_s_word_and_nothing_is_written(
+    shell: Shell, target: LocalTarget, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASIVO_API_KEY", "quite-another-key")
+    ended = shell.run(target.url, "--customers", export)
+    assert ended.code == 5
+    assert "the key is not valid" in ended.err
+    assert "Advanced Settings" in ended.err
+    assert "quite-another-key" not in ended.err
+    assert asked(target) == {"auth": {"401": 1}}
+    assert not shell.checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "said"),
+    [
+        ({"status": 403}, "sealed", "Check that the API key may migrate"),
+        ({"status": 404}, "sealed", "Check --base-url"),
+        ({"status": 307}, "sealed", "the target answered 307"),
+        ({"status": 400}, "sealed", "the target answered 400"),
+        ({"status": 200, "body": "html"}, "unknown", "a web page"),
+    ],
+)
+def test_an_answer_that_no_record_explains_stops_the_run_and_the_same_command_goes_on(
+    shell: Shell, export: Path, fault: dict[str, Any], state: str, said: str
+) -> None:
+    with sandbox({"on": "customers", "nth": 1, "do": "answer", **fault}) as target:
+        ended = shell.run(target.url, "--customers", export, "--json")
+        assert ended.code == 5
+        assert said in ended.err
+        assert "Then run the same command" in ended.err
+        assert states(shell.checkpoint) == {"customers": [state]}
+        assert asked(target)["customers"] == {str(fault["status"]): 1}
+        stage = ended.document["stages"]["customers"]
+        assert stage["unknown" if state == "unknown" else "pending"] == len(GOOD)
+        assert ended.document["state"] == "interrupted"
+        again = shell.run(target.url, "--customers", export)
+        if state == "sealed":
+            assert again.code == 0, again.err
+            assert landed(target) == len(GOOD)
+        else:
+            # Nothing that was accepted later can show that it did not land: it is left to the operator.
+            assert again.code == 4, again.err
+            assert landed(target) == 0
+            assert states(shell.checkpoint) == {"customers": ["parked"]}
+
+
+def test_a_captive_portal_that_lets_the_key_through_to_nobody_is_named(shell: Shell, export: Path) -> None:
+    with sandbox({"on": "auth", "do": "answer", "status": 200, "body": "html"}) as target:
+        ended = shell.run(target.url, "--customers", export)
+        assert ended.code == 5
+        assert "which Masivo would not" in ended.err
+        assert not shell.checkpoint.exists()
+
+
+# -- checkpoints that do not belong here -------------------------------------------------------------------------------
+
+
+def interrupted(shell: Shell, target: LocalTarget, *arguments: object) -> Called:
+    return shell.run(target.url, "--first", 3, "--customers", "export.json", *arguments)
+
+
+@contextlib.contextmanager
+def untouched(shell: Shell, target: LocalTarget) -> Iterator[None]:
+    """Nothing is sent, and no file of the run changes."""
+    sent, before = asked(target).get("customers"), files_of_the_run(shell)
+    yield
+    assert asked(target).get("customers") == sent
+    assert files_of_the_run(shell) == before
+
+
+def files_of_the_run(shell: Shell) -> dict[str, bytes]:
+    """Not the lock, which names its last holder, nor what SQLite makes to read a file that a writer closed."""
+    return {
+        name: content
+        for name, content in shell.files().items()
+        if name.startswith("migration") and not name.endswith((".lock", "-shm")) and (content or "-" not in name)
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--max-bytes", 20_000], ["max_bytes was 4000000 and is 20000 now"]),
+        (["--base-url", "elsewhere"], ["account"]),
+    ],
+)
+def test_a_checkpoint_of_other_settings_or_another_account_is_refused(
+    shell: Shell, target: LocalTarget, export: Path, change: list[object], said: list[str]
+) -> None:
+    assert interrupted(shell, target).code == 130
+    with sandbox() as other:
+        change = [other.url if part == "elsewhere" else part for part in change]
+        with untouched(shell, target):
+            ended = shell.run(target.url, "--customers", export, *change)
+        assert ended.code == 2
+        assert "belongs to another migration than the one asked for" in ended.err
+        assert all(words in ended.err for words in said), ended.err
+        assert "--checkpoint" in ended.err
+        assert "customers" not in asked(other)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (json.dumps({"customers": GOOD[1:]}), "size was"),
+        (json.dumps({"customers": GOOD}).replace("c5@", "x5@"), "sha256 was"),
+        (json.dumps({"people": GOOD}), "path was 'customers' and is 'people' now"),
+    ],
+)
+def test_a_checkpoint_of_another_export_is_refused_with_the_difference_named(
+    shell: Shell, target: LocalTarget, export: Path, content: str, said: str
+) -> None:
+    assert interrupted(shell, target).code == 130
+    export.write_text(content)
+    with untouched(shell, target):
+        ended = shell.run(target.url, "--customers", export)
+    assert ended.code == 2
+    assert "belongs to another migration" in ended.err
+    assert said in ended.err
+
+
+def test_a_stage_whose_file_is_not_named_any_more_is_named(shell: Shell, target: LocalTarget, export: Path) -> None:
+    assert interrupted(shell, target).code == 130
+    with untouched(shell, target):
+        ended = shell.run(target.url, "--events", export)
+    assert ended.code == 2
+    assert "customers: the checkpoint has this stage, but no file is named for it now" in ended.err
+
+
+def test_another_key_of_the_same_account_is_refused_unless_the_account_has_a_name(
+    shell: Shell, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sandbox(api_key="first-key") as target:
+        monkeypatch.setenv("MASIVO_API_KEY", "first-key")
+        assert interrupted(shell, target).code == 130
+    with sandbox(api_key="second-key") as target:
+        monkeypatch.setenv("MASIVO_API_KEY", "second-key")
+        ended = shell.run(target.url, "--customers", export)
+        assert ended.code == 2
+        assert "account was" in ended.err
+        assert "second-key" not in ended.err
+
+
+def database(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE t (a)")
+        db.commit()
+
+
+def newer(path: Path) -> None:
+    Checkpoint.create(path, binding={}, version="99", started=1.0).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.write_text("my notes, not to be lost\n" * 100), "it is no checkpoint, or it is damaged"),
+        (lambda path: path.write_bytes(b""), "is no checkpoint of streammig"),
+        (database, "is no checkpoint of streammig"),
+        (newer, "was written by a newer streammig (format 99"),
+        (folder, "there is no checkpoint there"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_of_ours_is_refused_and_left_as_it_is(
+    shell: Shell, target: LocalTarget, export: Path, make: Callable[[Path], None], said: str
+) -> None:
+    make(shell.checkpoint)
+    with untouched(shell, target):
+        ended = shell.run(target.url, "--customers", export)
+    assert ended.code == 2
+    assert str(shell.checkpoint.name) in ended.err
+    assert said in ended.err
+    assert asked(target) == {}
+
+
+def test_a_checkpoint_that_another_run_holds_is_left_to_it(shell: Shell, target: LocalTarget, export: Path) -> None:
+    assert interrupted(shell, target).code == 130
+    with locked(shell.checkpoint, "streammig run other.toml"), untouched(shell, target):
+        ended = shell.run(target.url, "--customers", export)
+    assert ended.code == 11
+    assert f"held by process {os.getpid()}" in ended.err
+    assert "streammig run other.toml" in ended.err
+    assert "streammig status" in ended.err
+
+
+# -- machines that fail --------------------------------------------------------------------------------------------------
+
+
+def test_i2_what_a_full_disk_does_not_take_is_not_sent_and_goes_on_with_room(tmp_path: Path) -> None:
+    export = write(tmp_path / "export.json", [customer(f"c{number}") for number in range(3000)])
+    command = ["run", "--customers", export, "--max-bytes", 10_000]
+    with sandbox() as target:
+        # The account's file is the smaller one, and so is the lock; the checkpoint hits the limit first.
+        ended = finished(tmp_path, *command, *quickly(target.url), before=with_files_up_to(150_000))
+        assert ended.code == 1, ended.err
+        assert "Nothing was sent that it does not hold" in ended.err
+        assert "defect" not in ended.err
+        before = landed(target)
+        accounted = states(tmp_path / "migration.checkpoint")["customers"]
+        assert 0 < before < 3000
+        assert asked(target)["customers"]["201"] <= len([it for it in accounted if it != "sealed"])
+        again = finished(tmp_path, *command, *quickly(target.url))
+        assert again.code in (0, 4), again.err
+        assert target.ledger()["twice"]["customers"]["count"] == 0
+        assert target.ledger()["holds"]["customers"]["count"] + 1000 * (again.code == 4) >= 3000
+
+
+@pytest.mark.parametrize("size", [0, 5_000, 40_000])
+def test_a_disk_that_has_no_room_for_a_checkpoint_sends_nothing(tmp_path: Path, target: LocalTarget, size: int) -> None:
+    export = write(tmp_path / "export.json", GOOD)
+    ended = finished(tmp_path, "run", "--customers", export, *quickly(target.url), before=with_files_up_to(size))
+    assert ended.code == 1, ended.err
+    assert "error: " in ended.err
+    assert "defect" not in ended.err
+    assert "customers" not in asked(target)
+    again = finished(tmp_path, "run", "--customers", export, *quickly(target.url))
+    assert again.code == 0, again.err
+    assert landed(target) == len(GOOD)
+
+
+def test_a_checkpoint_that_is_read_only_sends_nothing_and_goes_on_when_it_is_not(
+    tmp_path: Path, shell: Shell, target: LocalTarget, export: Path
+) -> None:
+    assert interrupted(shell, target).code == 130
+    shell.checkpoint.chmod(0o400)
+    with untouched(shell, target):
+        ended = finished(tmp_path, "run", "--customers", export, *quickly(target.url), before=like_any_user)
+    assert ended.code == 1, ended.err
+    assert "Make it writable, then run the same command" in ended.err
+    shell.checkpoint.chmod(0o600)
+    assert shell.run(target.url, "--customers", export).code == 0
+    assert landed(target) == len(GOOD)
+
+
+def test_a_folder_that_is_read_only_is_named(tmp_path: Path, target: LocalTarget) -> None:
+    export = write(tmp_path / "export.json", GOOD)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    where = closed / "run.checkpoint"
+    command = ["run", "--customers", export, "--checkpoint", where, *quickly(target.url)]
+    ended = finished(tmp_path, *command, before=like_any_user)
+    assert ended.code == 1, ended.err
+    assert str(where) in ended.err
+    assert "writable" in ended.err
+    assert "customers" not in asked(target)
+
+
+# -- settings that can't be ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "there is nothing to migrate"),
+        (["gone.toml"], "gone.toml: No such file"),
+        (["--customers", "export.json", "--limits", "1 per day"], "limits"),
+        (["--customers", "export.json", "--map", "export"], "--map export: it must be STAGE=MODULE:FUNCTION"),
+        (["--customers", "export.json", "--map", "customers=nowhere:f"], "module nowhere can't be imported"),
+        (["--customers", "export.json", "--map", "customers=json:nothing"], "has no function nothing"),
+        (["--customers", "export.json", "--map", "customers=json"], "not of the form module:function"),
+        (["--customers", "export.json", "--concurrency", "0"], "concurrency is 0"),
+        (["--customers", "export.json", "--first", "0"], "--first"),
+        (["--customers", "export.json", "--dry-run", "export.json"], "export.json"),
+        (["--customers", "export.json", "--dry-run", "."], "is not empty"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_what_is_asked_for_wrongly_is_named(
+    shell: Shell, target: LocalTarget, export: Path, arguments: list[str], said: str
+) -> None:
+    before = shell.files()
+    ended = shell("run", "--base-url", target.url, *arguments)
+    assert ended.code in (1, 2)
+    assert ended.code == 2 or "dry-run" in str(arguments)
+    assert said in ended.err
+    assert shell.files() == before
+    assert asked(target) == {}
