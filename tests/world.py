@@ -21,6 +21,7 @@ from tests.memory_target import Crash, MemoryTarget, Weather
 from tests.virtual import Inline, VirtualClock
 
 T = TypeVar("T")
+SETTLE_TIME = 60.0  # seconds
 REWARD = "11111111-1111-4111-8111-111111111111"
 
 
@@ -123,7 +124,7 @@ class World:
         }
         settings = load(
             None,
-            {"checkpoint": str(self.folder / "run.checkpoint"), "max_bytes": 10_000, "settle_time": 60.0,
+            {"checkpoint": str(self.folder / "run.checkpoint"), "max_bytes": 10_000, "settle_time": SETTLE_TIME,
              "visible_time": 600.0, "base_url": "http://127.0.0.1:1", "limits": "1/5s,500/1h"} | flags | self.settings,
         )  # fmt: skip
         return VirtualMigration(

@@ -505,15 +505,17 @@ class Checkpoint:
         ][0]
         return at
 
-    def accepted_after(self, batch: Batch) -> Batch | None:
-        """The latest batch of the stage that was accepted and whose request began after this one's had ended."""
+    def accepted_after(self, batch: Batch, until: float, count: int) -> list[Batch]:
+        """Batches of the stage whose accepted request began after this one's had ended and was answered before
+        `until` (seconds since the epoch): the `count` that were accepted last."""
         rows = self._read(
             "SELECT b.* FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq AND a.kind = 'accepted'"
-            " WHERE b.stage = ?1 AND b.state = 'accepted' AND a.started > (SELECT max(started + coalesce(latency, 0))"
-            " FROM attempt WHERE stage = ?1 AND seq = ?2) ORDER BY a.started DESC LIMIT 1",
-            batch.stage, batch.seq,
+            " WHERE b.stage = ?1 AND b.state = 'accepted' AND b.settled <= ?3 AND a.started > (SELECT"
+            " max(started + coalesce(latency, 0)) FROM attempt WHERE stage = ?1 AND seq = ?2)"
+            " ORDER BY a.started DESC LIMIT ?4",
+            batch.stage, batch.seq, until, count,
         )  # fmt: skip
-        return self._batch(batch.stage, rows[0]) if rows else None
+        return [self._batch(batch.stage, row) for row in rows]
 
     def last_attempt(self, batch: Batch) -> float:
         """When the last request for this batch was made, in seconds since the epoch."""

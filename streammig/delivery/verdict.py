@@ -13,6 +13,7 @@ from streammig.ports import Clock, ReadBack, Seen
 from streammig.records import Batch, BatchState, Record
 
 SAMPLE = 5  # records of a batch that are looked for: it lands as a whole or not at all
+LATER = 3  # later batches that must have appeared; a single one may have overtaken it in a queue with several workers
 LOOK = 30.0  # seconds between two looks, at most
 
 
@@ -20,9 +21,10 @@ LOOK = 30.0  # seconds between two looks, at most
 class Verdict:
     """Reads back what became of a batch (times in seconds). Time alone proves nothing (I3).
 
-    Landed: some of it is there. Not landed: none of the sample is there in two looks a settle time apart, both made
-    when a batch that was accepted later could be seen, so that the target's queue had passed it. Anything else is
-    parked. Purchase counts are no proof for events: the customers may have come with counts of their own.
+    Landed: some of it is there. Not landed: none of the sample is there in two looks a settle time apart, and at both
+    the batches that were accepted later, and at least a settle time ago, could be seen: so the target's queue had
+    passed it, and it is not slower than the settle time. Anything else is parked. Purchase counts are no proof for
+    events: the customers may have come with counts of their own.
     """
 
     readback: ReadBack
@@ -79,14 +81,18 @@ class Verdict:
         return BatchState.UNKNOWN, ""
 
     async def _passed(self, batch: Batch) -> bool:
-        """Whether something that was accepted later than this batch was sent can be seen at the target."""
-        later = await self.journal.read(lambda file: file.accepted_after(batch))
-        if later is None:
+        """Whether the target's queue has passed this batch: the later ones that are a settle time old are there."""
+        old = self.clock.time() - self.settle_time
+        later = await self.journal.read(lambda file: file.accepted_after(batch, old, LATER))
+        if len(later) < LATER:
             return False
-        for record in await self._sample(later):
-            if await self.readback.visible(later.stage, record) in (Seen.ALL, Seen.PART):
-                return True
-        return False
+        for other in later:
+            sample = await self._sample(other)
+            # The first and the last of them are enough: what is asked is whether it was applied, not what became of it.
+            seen = [await self.readback.visible(other.stage, record) for record in (sample[:1] + sample[-1:])]
+            if Seen.ALL not in seen and Seen.PART not in seen:
+                return False
+        return True
 
     async def _sample(self, batch: Batch) -> list[Record]:
         if batch.stage == "events":

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from streammig.notices import Answered, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
-from streammig.records import Kind
+from streammig.records import Kind, Place
 from streammig.reporting.words import line, spoken
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+    from rich.text import Text
 
 EVERY = 100  # accepted batches between two lines where there is no terminal
 
@@ -53,62 +53,73 @@ class Lines:
 @contextmanager
 def _bars(stream: TextIO) -> Iterator[Tell]:
     # Imported here: rich takes 40 ms and is of no use in a pipe.
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.live import Live
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
 
     console = Console(file=stream)
+    narrow = console.width < 100
     progress = Progress(
-        TextColumn("{task.description:<12}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.description:<12}"), BarColumn(12 if narrow else 30), TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[units]:>11,} units"), TimeElapsedColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[doing]}"), console=console,
+        console=console, auto_refresh=False,
     )  # fmt: skip
-    with progress:
-        yield Bars(progress)
+    doing = Text("", no_wrap=True, overflow="ellipsis", style="dim")
+    with Live(Group(progress, doing), console=console, refresh_per_second=8):
+        yield Bars(progress, doing)
 
 
 class Bars:
-    """A bar for each stage; what is more than progress is written above them."""
+    """A bar for each stage and, below them, what the run is waiting for; anything more is written above."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, doing: Text) -> None:
         self._progress = progress
+        self._doing = doing
         self._task: TaskID | None = None
         self._sizes: tuple[int, ...] | None = None
         self._units = 0
+        self._sealed: dict[int, Place] = {}
 
     def __call__(self, notice: Notice) -> None:
         match notice:
             case StageBegan(stage, frontier, sizes):
                 self._sizes, self._units = sizes, 0
+                self._sealed.clear()
                 total = sum(sizes) if sizes is not None else None
-                self._task = self._progress.add_task(stage, total=total, units=0, doing="")
+                self._task = self._progress.add_task(stage, total=total, units=0)
                 self._advance(frontier.source, frontier.offset)
-            case Sealed(_, _, frontier):
-                self._advance(frontier.source, frontier.offset)
+            case Sealed(_, batch, frontier):
+                self._sealed[batch.seq] = frontier
                 return
             case Answered(batch, receipt) if receipt.kind is Kind.ACCEPTED:
                 self._units += batch.tally.units
-                self._show(units=self._units, doing="")
+                self._say("")
+                # How far it is read runs ahead of what is accepted by a full queue: the bar shows what is accepted.
+                frontier = self._sealed.pop(batch.seq, None)
+                if frontier is not None:
+                    self._advance(frontier.source, frontier.offset)
+                if self._task is not None:
+                    self._progress.update(self._task, units=self._units)
                 return
             case Waiting(why, seconds):
-                self._show(doing=why + (f" ({spoken(seconds)})" if seconds is not None else ""))
+                self._say(why + (f" ({spoken(seconds)})" if seconds is not None else ""))
                 return
-            case StageEnded(_, state, _):
+            case StageEnded(_, state, message):
                 if self._task is not None and state == "complete":
                     done = self._progress.tasks[self._task].total or 1
                     self._progress.update(self._task, total=done, completed=done)
-                self._show(doing=state)
-                return
+                    self._progress.stop_task(self._task)
+                self._say("")
+                if not message:
+                    return
         if (text := line(notice)) and not isinstance(notice, StageBegan):
             self._progress.console.print(text, markup=False, highlight=False)
 
     def _advance(self, source: int, offset: int) -> None:
         if self._task is not None and self._sizes is not None:
-            self._progress.update(self._task, completed=sum(self._sizes[:source]) + offset)
+            done = max(self._progress.tasks[self._task].completed, sum(self._sizes[:source]) + offset)
+            self._progress.update(self._task, completed=done)
 
-    def _show(self, **fields: object) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, **fields)  # type: ignore[arg-type]
-
-
-def standard_error() -> TextIO:
-    return sys.stderr
+    def _say(self, doing: str) -> None:
+        self._doing.plain = doing

@@ -80,7 +80,7 @@ def line(notice: Notice) -> str:
             status = f" ({receipt.status})" if receipt.status is not None else ""
             return f"{batch.stage}: batch {batch.seq}: {receipt.kind}{status}"
         case Buried(stage, tally):
-            return f"{stage}: {tally.records:,} records became dead letters"
+            return f"{stage}: {tally.records:,} record{'s' * (tally.records != 1)} became dead letters"
         case Sealed() | Answered():
             return ""
 
