@@ -17,7 +17,7 @@ def spool_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + ".stdin")
 
 
-def with_stdin_spooled(settings: Settings, stdin: BinaryIO, *, fresh: bool = False) -> Settings:
+def with_stdin_spooled(settings: Settings, stdin: BinaryIO) -> Settings:
     """The settings with `-` replaced by the work file beside the checkpoint.
 
     Where the checkpoint exists the work file of its first run is used and standard input is left alone; it belongs to
@@ -28,7 +28,7 @@ def with_stdin_spooled(settings: Settings, stdin: BinaryIO, *, fresh: bool = Fal
         return settings
     checkpoint = Path(settings.checkpoint)
     path = spool_path(checkpoint)
-    if fresh or not checkpoint.exists():
+    if not checkpoint.exists():
         if stdin.isatty():
             raise Unusable(
                 "the export is to come from standard input, but that is a terminal", "Pipe the export into it."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from streammig.errors import Problem, Unusable
 from streammig.records import STAGES
@@ -49,13 +50,17 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     The API key comes from MASIVO_API_KEY, or from a file or a command named in the settings. Ctrl-C once lets the
     requests under way end; twice cuts them off. Either way the same command goes on from there.
     """
+    from streammig.delivery.dry import dry_checkpoint
     from streammig.settings import api_key, load
     from streammig.spool import with_stdin_spooled
 
     first, dry_run = flags.pop("first"), flags.pop("dry_run")
     settings = load(migration, _given(flags, maps))
+    if dry_run is not None:
+        # Its checkpoint and its work file are its own: those of a migration under way must not be touched.
+        settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(dry_run)))
     key = "" if dry_run is not None else api_key(settings, os.environ)
-    settings = with_stdin_spooled(settings, sys.stdin.buffer, fresh=dry_run is not None)
+    settings = with_stdin_spooled(settings, sys.stdin.buffer)
     code = _migrate(settings, key, migration, first, dry_run, as_json, quiet)
     sys.exit(code)
 
@@ -104,8 +109,7 @@ def _migrate(
             whole = asyncio.run(_drive(run, quiet))
         except Problem as caught:
             whole, problem = False, caught
-    checkpoint = dry_run / "dry-run.checkpoint" if dry_run is not None else Path(settings.checkpoint)
-    code = finish(checkpoint, problem, whole, as_json=as_json, quiet=quiet)
+    code = finish(Path(settings.checkpoint), problem, whole, as_json=as_json, quiet=quiet)
     if code == 0:
         forget(Path(settings.checkpoint))
     return code

@@ -7,9 +7,22 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from streammig.errors import MachineFault
+from streammig.errors import MachineFault, Unusable
 from streammig.ports import Seen
 from streammig.records import Batch, Kind, Receipt, Record
+
+
+def dry_checkpoint(folder: Path) -> Path:
+    """Where the checkpoint of a dry run into this folder lies. Makes the folder; raises `Unusable` if it holds
+    anything."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        raise Unusable(f"{folder}: {error.strerror}", "Name a folder that can be made with --dry-run.") from None
+    if taken:
+        raise Unusable(f"{folder} is not empty", "Name a new folder for the dry run: it will hold every body.")
+    return folder / "dry-run.checkpoint"
 
 
 class FolderSink:

@@ -27,7 +27,7 @@ from streammig.budget import (
 from streammig.checkpoint import Checkpoint, Journal, describe, described, locked
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
-from streammig.errors import MachineFault, Unusable
+from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url
@@ -52,7 +52,7 @@ class Ask:
 
     command: str  # the command line that goes on from here
     first: int | None = None  # a pilot: so many source records of each stage
-    dry_run: Path | None = None  # a folder for the bodies, instead of the target
+    dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Migration:
                 "there is nothing to migrate: no stage has a file",
                 "Name one with --customers, --events or --transactions, or in a settings file.",
             )
-        path = self._checkpoint_path()
+        path = Path(settings.checkpoint)
         stack.enter_context(locked(path, self.ask.command))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         binding, shape = self._binding(), shapes(settings)
@@ -164,19 +164,6 @@ class Migration:
     def _open(self, name: str) -> Source:
         inputs = [parse_input(text) for text in self.settings.stage(name).files]
         return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
-
-    def _checkpoint_path(self) -> Path:
-        folder = self.ask.dry_run
-        if folder is None:
-            return Path(self.settings.checkpoint)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            taken = any(folder.iterdir())
-        except OSError as error:
-            raise MachineFault(f"{folder}: {error.strerror}", "Name a folder that can be made.") from None
-        if taken:
-            raise Unusable(f"{folder} is not empty", "Name a new folder for the dry run: it will hold every body.")
-        return folder / "dry-run.checkpoint"
 
     def _binding(self) -> dict[str, Any]:
         if self.ask.dry_run is not None:

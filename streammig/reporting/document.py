@@ -23,15 +23,16 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         books = {row.name: checkpoint.books(row.name) for row in rows}
         stages = {row.name: _stage(checkpoint, row, books[row.name], running, now) for row in rows}
         run = checkpoint.run
-    state = _state(rows, running)
+    state, dry_run = _state(rows, running), bool(run["binding"].get("dry_run", False))
     return {
         "state": state,
         "balanced": all(it.balanced for it in books.values()),
         "verified": False,
-        "dry_run": bool(run["binding"].get("dry_run", False)),
+        "dry_run": dry_run,
         "stages": stages,
         "budget": [use._asdict() for use in budget],
-        "resume": None if state in ("complete", "running") else run["context"].get("command"),
+        # A dry run is not resumed: its folder is for one.
+        "resume": None if dry_run or state in ("complete", "running") else run["context"].get("command"),
     }
 
 
