@@ -14,7 +14,7 @@ from streammig.ports import Clock, ReadBack, Seen
 from streammig.records import Batch, Record
 
 BATCHES = 5  # spread from the first accepted batch to the last
-POLL = 20.0  # seconds between two looks at what is not yet visible
+POLL = 20.0  # seconds between two looks at what is not yet visible, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,10 @@ class Gate:
             patience = self.visible_time if len(missing) == asked else min(self.settle_time, self.visible_time)
             if not missing or self.clock.time() - began >= patience:
                 break
-            self.tell(Waiting(f"{asked - len(missing)} of {asked} samples of {stage} are visible at the target", POLL))
-            await unless(self.stop, asyncio.sleep(min(POLL, patience)))
+            # A queue that was given a second to settle is not left alone for twenty.
+            pause = min(POLL, max(self.settle_time, 0.05), patience)
+            self.tell(Waiting(f"{asked - len(missing)} of {asked} samples of {stage} are visible at the target", pause))
+            await unless(self.stop, asyncio.sleep(pause))
         if missing and not self.stop.is_set():
             self._judge(stage, missing, asked)
         return not self.stop.is_set()
