@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 
@@ -46,18 +47,34 @@ def streammig() -> None:
 def main() -> None:
     """The entry point: turns a `Problem` into words on stderr and its exit code."""
     try:
-        streammig()
+        code = streammig.main(standalone_mode=False)
     except Problem as problem:
         fail(problem)
-        sys.exit(problem.exit_code)
+        code = problem.exit_code
+    except click.ClickException as mistake:
+        mistake.show()
+        code = mistake.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        code = 130
+    except BrokenPipeError:
+        # Who read our output has seen enough. What is left in the buffer must not fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except Exception as error:
-        # Only the places: the message of an exception nobody expected may hold a value of a record.
-        places = traceback.extract_tb(error.__traceback__)
-        click.echo(f"error: a defect of streammig: {type(error).__name__}", err=True)
-        for place in places[-6:]:
-            click.echo(f"  {place.filename}:{place.lineno} in {place.name}", err=True)
-        click.echo("Please report these lines. The checkpoint is as it was: the same command goes on.", err=True)
-        sys.exit(1)
+        code = _defect(error)
+    sys.exit(code)
+
+
+def _defect(error: BaseException) -> int:
+    # Only the places: the message of an exception nobody expected may hold a value of a record.
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    click.echo(f"error: a defect of streammig: {type(error).__name__}", err=True)
+    for place in traceback.extract_tb(error.__traceback__)[-6:]:
+        click.echo(f"  {place.filename}:{place.lineno} in {place.name}", err=True)
+    click.echo("Please report these lines. The checkpoint is as it was: the same command goes on.", err=True)
+    return 1
 
 
 def fail(problem: Problem) -> None:
