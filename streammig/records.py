@@ -30,7 +30,8 @@ class Tally(msgspec.Struct, frozen=True):
         return Tally(self.records + other.records, self.units + other.units, add_sums(self.sums, other.sums))
 
     def __sub__(self, other: Tally) -> Tally:
-        negated = {key: -value for key, value in other.sums.items()}
+        # copy_negate, for unary minus would round to the context's 28 digits.
+        negated = {key: value.copy_negate() for key, value in other.sums.items()}
         return Tally(self.records - other.records, self.units - other.units, add_sums(self.sums, negated))
 
 

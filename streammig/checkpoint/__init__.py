@@ -1,7 +1,8 @@
 """The run's file: one SQLite database that makes a run resumable."""
 
 from streammig.checkpoint.codec import describe, described
-from streammig.checkpoint.file import Books, Checkpoint, StageRow
+from streammig.checkpoint.file import Checkpoint
+from streammig.checkpoint.holdings import Books, StageRow
 from streammig.checkpoint.journal import Journal
 from streammig.checkpoint.lock import is_held, locked
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, pack_ranges, unpack_ranges
+from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
 from streammig.checkpoint.database import (
     connect,
     prepare_to_write,
@@ -19,6 +17,7 @@ from streammig.checkpoint.database import (
     sync_folder,
     translated,
 )
+from streammig.checkpoint.holdings import Holdings
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.errors import Unusable
 from streammig.records import (
@@ -26,71 +25,18 @@ from streammig.records import (
     BatchState,
     DeadLetter,
     Draft,
-    Place,
-    Position,
     Progress,
-    Range,
     Receipt,
     Tally,
-    add_up,
 )
 
-# What is pending, unknown or settled, by state; a split or resealed batch lives on in its parts.
-PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REFUSED)
-UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
 
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """The accounts of one stage. `read` and `ahead` come from the reading side, the rest from batches, dead letters
-    and filter counts; they balance when the two sides agree in records, units and every sum."""
-
-    read: Tally
-    ahead: Tally
-    accepted: Tally
-    dead: Tally
-    filtered: Tally
-    unknown: Tally
-    pending: Tally
-
-    @property
-    def taken(self) -> Tally:
-        return self.read + self.ahead
-
-    @property
-    def placed(self) -> Tally:
-        return self.accepted + self.dead + self.filtered + self.unknown + self.pending
-
-    @property
-    def balanced(self) -> bool:
-        return self.taken - self.placed == Tally()
-
-
-@dataclass(frozen=True, slots=True)
-class StageRow:
-    """A stage as the checkpoint has it."""
-
-    name: str
-    state: str
-    message: str
-    started: float | None
-    finished: float | None
-    shape: Mapping[str, Any]
-
-
-class Checkpoint:
+class Checkpoint(Holdings):
     """One connection to a checkpoint file. Every method that changes it is one transaction, or part of the open one.
 
     Synchronous; its owner runs it in a thread of its own (`Journal`). Raises `Unusable` for a file that can't be used
     as a checkpoint and `MachineFault` where the machine failed; no `sqlite3.Error` leaves this class.
     """
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._db = connection
-        self._open = False
-
-    # -- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def create(cls, path: Path, *, binding: Mapping[str, Any], version: str, started: float) -> Checkpoint:
@@ -157,54 +103,8 @@ class Checkpoint:
                 "Go on with the version that wrote it, or a later one.",
             )
 
-    def close(self) -> None:
-        with suppress(sqlite3.Error):
-            self._db.close()
-
-    # -- transactions ----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Everything inside is durable together when this ends, or not at all; nested ones join the outermost."""
-        if self._open:
-            yield
-            return
-        self._open = True
-        try:
-            with translated(self.path):
-                self._db.execute("BEGIN IMMEDIATE") if not self._db.in_transaction else None
-                try:
-                    yield
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):
-                        self._db.execute("ROLLBACK")
-                    raise
-        finally:
-            self._open = False
-
-    def _change(self, sql: str, *arguments: Any) -> None:
-        with self.transaction():
-            self._db.execute(sql, arguments)
-
-    def _read(self, sql: str, *arguments: Any) -> list[sqlite3.Row]:
-        with translated(self.path):
-            return self._db.execute(sql, arguments).fetchall()
-
-    # -- run and stages --------------------------------------------------------------------------------------------
-
-    @property
-    def run(self) -> Mapping[str, Any]:
-        """id, version, started, binding, context, salt."""
-        row = dict(self._read("SELECT * FROM run")[0])
-        return row | {"binding": json.loads(row["binding"]), "context": json.loads(row["context"])}
-
     def set_context(self, context: Mapping[str, Any]) -> None:
         self._change("UPDATE run SET context = ?", json.dumps(context))
-
-    def stages(self) -> list[StageRow]:
-        rows = self._read("SELECT name, state, message, started, finished, shape FROM stage ORDER BY ordinal")
-        return [StageRow(row[0], row[1], row[2], row[3], row[4], json.loads(row[5])) for row in rows]
 
     def add_stage(
         self, name: str, ordinal: int, shape: Mapping[str, Any], fingerprints: Sequence[Mapping[str, Any]]
@@ -218,10 +118,6 @@ class Checkpoint:
                 [(name, source, json.dumps(mark)) for source, mark in enumerate(fingerprints)],
             )
 
-    def fingerprints(self, stage: str) -> list[dict[str, Any]]:
-        rows = self._read("SELECT fingerprint FROM source_file WHERE stage = ? ORDER BY source", stage)
-        return [json.loads(row[0]) for row in rows]
-
     def stage_state(self, stage: str, state: str, at: float, message: str = "") -> None:
         """Set a stage's state; it starts when it first runs, and has finished when it is complete."""
         self._change(
@@ -229,29 +125,6 @@ class Checkpoint:
             " ELSE started END, finished = CASE WHEN ?1 = 'complete' THEN ?3 END WHERE name = ?4",
             state, message, at, stage,
         )  # fmt: skip
-
-    # -- reading side ----------------------------------------------------------------------------------------------
-
-    def progress(self, stage: str) -> Progress:
-        """Where reading goes on, with its counters; `dead` and `absent` are empty, they are stored already."""
-        row = self._read("SELECT * FROM stage WHERE name = ?", stage)[0]
-        filtered = self._read("SELECT reason, tally FROM filtered WHERE stage = ?", stage)
-        return Progress(
-            Place(row["source"], row["offset"], row["unit"], row["record"]),
-            row["source_records"],
-            decode_tally(row["read"]),
-            decode_tally(row["ahead"]),
-            {reason: decode_tally(tally) for reason, tally in filtered},
-            json.loads(row["dropped"]),
-        )
-
-    def ahead_ranges(self, stage: str) -> list[Range]:
-        """The ranges that batches hold beyond the frontier, in reading order."""
-        frontier = self.progress(stage).frontier
-        rows = self._read("SELECT ranges FROM batch WHERE stage = ? AND parent IS NULL ORDER BY seq DESC", stage)
-        # Bins are sealed at most some hundred batches ahead of the frontier, but which ones is not known: all are read.
-        found = [piece for row in rows for piece in unpack_ranges(row[0]) if piece.end > frontier]
-        return sorted(found)
 
     def advance(self, stage: str, progress: Progress) -> None:
         """Commit how far a stage is read, with the dead letters and absent owners found on the way."""
@@ -304,20 +177,6 @@ class Checkpoint:
                 for it in letters
             ],
         )  # fmt: skip
-
-    def absent_reasons(self, owners: Iterable[str]) -> dict[str, str]:
-        """Which of these customers will not be in the target, with the code of the reason."""
-        salt = self.run["salt"]
-        found: dict[str, str] = {}
-        for owner in owners:
-            for row in self._read("SELECT reason FROM absent_owner WHERE owner = ?", hash_owner(salt, owner)):
-                found[owner] = row[0]
-        return found
-
-    def has_absent(self) -> bool:
-        return bool(self._read("SELECT 1 FROM absent_owner LIMIT 1"))
-
-    # -- sending side ----------------------------------------------------------------------------------------------
 
     def sending(self, batch: Batch, at: float) -> int:
         """Note that a request for this batch is about to leave; returns the number of the attempt, from 1."""
@@ -470,131 +329,3 @@ class Checkpoint:
         )  # fmt: skip
         ahead = self.progress(batch.stage).ahead + batch.tally
         self._db.execute("UPDATE stage SET ahead = ? WHERE name = ?", (encode_tally(ahead), batch.stage))
-
-    def batches(self, stage: str, *states: BatchState) -> list[Batch]:
-        """The batches of a stage in these states, in the order they were sealed."""
-        marks = ", ".join("?" * len(states))
-        rows = self._read(
-            "SELECT seq, ranges, tally, digest, size, state, parent, attempts FROM batch"
-            f" WHERE stage = ? AND state IN ({marks}) ORDER BY seq",
-            stage, *states,
-        )  # fmt: skip
-        return [self._batch(stage, row) for row in rows]
-
-    @staticmethod
-    def _batch(stage: str, row: sqlite3.Row) -> Batch:
-        return Batch(
-            stage, row["seq"], unpack_ranges(row["ranges"]), decode_tally(row["tally"]), row["digest"], row["size"],
-            BatchState(row["state"]), row["parent"], row["attempts"],
-        )  # fmt: skip
-
-    def sample(self, stage: str, count: int) -> list[Batch]:
-        """Up to `count` accepted batches of a stage, spread evenly from the first to the last."""
-        seqs = [row[0] for row in self._read(
-            "SELECT seq FROM batch WHERE stage = ? AND state = 'accepted' ORDER BY seq", stage
-        )]  # fmt: skip
-        chosen = {seqs[(len(seqs) - 1) * k // max(count - 1, 1)] for k in range(count)} if seqs else set()
-        marks = ", ".join("?" * len(chosen))
-        rows = self._read(f"SELECT * FROM batch WHERE stage = ? AND seq IN ({marks}) ORDER BY seq", stage, *chosen)
-        return [self._batch(stage, row) for row in rows]
-
-    def last_settled(self, stage: str) -> float | None:
-        """When the last batch of a stage was accepted, in seconds since the epoch."""
-        at: float | None = self._read("SELECT max(settled) FROM batch WHERE stage = ? AND state = 'accepted'", stage)[
-            0
-        ][0]
-        return at
-
-    def accepted_after(self, batch: Batch, until: float, count: int) -> list[Batch]:
-        """Batches of the stage whose accepted request began after this one's had ended and was answered before
-        `until` (seconds since the epoch): the `count` that were accepted last."""
-        rows = self._read(
-            "SELECT b.* FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq AND a.kind = 'accepted'"
-            " WHERE b.stage = ?1 AND b.state = 'accepted' AND b.settled <= ?3 AND a.started > (SELECT"
-            " max(started + coalesce(latency, 0)) FROM attempt WHERE stage = ?1 AND seq = ?2)"
-            " ORDER BY a.started DESC LIMIT ?4",
-            batch.stage, batch.seq, until, count,
-        )  # fmt: skip
-        return [self._batch(batch.stage, row) for row in rows]
-
-    def last_attempt(self, batch: Batch) -> float:
-        """When the last request for this batch was made, in seconds since the epoch."""
-        at: float = self._read(
-            "SELECT max(started) FROM attempt WHERE stage = ? AND seq = ?", batch.stage, batch.seq
-        )[0][0]  # fmt: skip
-        return at
-
-    def last_message(self, batch: Batch) -> str:
-        """What the last receipt for this batch said, redacted as it is stored."""
-        rows = self._read(
-            "SELECT message FROM attempt WHERE stage = ? AND seq = ? ORDER BY number DESC LIMIT 1",
-            batch.stage,
-            batch.seq,
-        )
-        return (rows[0][0] if rows else "") or ""
-
-    def starts(self) -> list[tuple[str, int, int, float]]:
-        """Stage, batch, attempt and time of every request made, to seed an account's file that was lost."""
-        rows = self._read("SELECT stage, seq, number, started FROM attempt ORDER BY started")
-        return [(row[0], row[1], row[2], row[3]) for row in rows]
-
-    # -- what it holds ---------------------------------------------------------------------------------------------
-
-    def books(self, stage: str) -> Books:
-        """Both sides of a stage's accounts, added up from what is stored."""
-        with self.reading():
-            progress = self.progress(stage)
-            held: dict[str, list[Tally]] = {}
-            for state, tally in self._read("SELECT state, tally FROM batch WHERE stage = ?", stage):
-                held.setdefault(state, []).append(decode_tally(tally))
-            dead = self._dead_tally(stage)
-        return Books(
-            read=progress.read,
-            ahead=progress.ahead,
-            accepted=add_up(held.get(BatchState.ACCEPTED, ())),
-            dead=dead,
-            filtered=add_up(progress.filtered.values()),
-            unknown=add_up(tally for state in UNDECIDED for tally in held.get(state, ())),
-            pending=add_up(tally for state in PENDING for tally in held.get(state, ())),
-        )
-
-    def _dead_tally(self, stage: str) -> Tally:
-        rows = self._read("SELECT tally FROM dead_letter WHERE stage = ?", stage)
-        return add_up(decode_tally(row[0]) for row in rows)
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Everything read inside is of one moment, also while a run writes."""
-        if self._db.in_transaction:
-            yield
-            return
-        with translated(self.path):
-            self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._db.execute("COMMIT")
-
-    def counts(self, stage: str) -> dict[str, int]:
-        """Batches that carry records, requests made for them, and units and batches accepted, for the fill."""
-        row = self._read(
-            "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
-            " count(*) FILTER (WHERE state = 'accepted') AS accepted FROM batch WHERE stage = ?",
-            stage,
-        )[0]
-        return dict(row)
-
-    def dead_letters(self, stage: str) -> Iterator[tuple[int, DeadLetter]]:
-        """The dead letters of a stage in reading order, each with the batch that was refused, or 0."""
-        with translated(self.path):
-            for row in self._db.execute(
-                "SELECT * FROM dead_letter WHERE stage = ? ORDER BY source, offset, unit, batch", (stage,)
-            ):
-                position = Position(row["source"], row["offset"], row["length"], row["record"])
-                letter = DeadLetter(position, row["unit"], row["code"], row["message"], decode_tally(row["tally"]))
-                yield row["batch"], letter
-
-    def dead_codes(self, stage: str) -> dict[str, int]:
-        """How many dead letters there are by code."""
-        rows = self._read("SELECT code, count(*) FROM dead_letter WHERE stage = ? GROUP BY code ORDER BY 2 DESC", stage)
-        return {row[0]: row[1] for row in rows}
