@@ -10,6 +10,8 @@ import resource
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,3 +168,16 @@ def write(path: Path, records: list[Any], *, lines: bool = False) -> Path:
     else:
         path.write_text(json.dumps({"customers": records}))
     return path
+
+
+def listing(target: LocalTarget, entity: str) -> list[dict[str, Any]]:
+    """All that the target holds of an entity, asked for over the wire."""
+    found: list[dict[str, Any]] = []
+    after: Any = ""
+    while after is not None:
+        query = urllib.parse.urlencode({"entity": entity, "limit": 10_000, "after": after})
+        with urllib.request.urlopen(f"{target.url}/_sandbox/holds?{query}") as answer:
+            page = json.load(answer)
+        found += page["holds"]
+        after = page["next"]
+    return found

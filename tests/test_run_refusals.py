@@ -70,7 +70,7 @@ def test_a_file_that_can_be_no_export_is_named_and_nothing_is_asked_of_the_targe
     shell: Shell, target: LocalTarget, make: Callable[[Path], None], said: list[str]
 ) -> None:
     make(shell.folder / "export.json")
-    before = shell.files() if not said == ["pipe"] else {}
+    before = shell.files() if said != ["pipe"] else {}
     ended = shell.run(target.url, "--customers", "export.json")
     assert ended.code == 2
     assert "export.json" in ended.err
@@ -109,7 +109,7 @@ def test_an_array_that_can_not_be_told_is_asked_for_with_the_arrays_there_are(
     assert not shell.checkpoint.exists()
 
 
-# -- exports that break off --------------------------------------------------------------------------------------------
+# -- exports that break off ------------------------------------------------------------------------------------------
 
 WHOLE = json.dumps({"customers": GOOD}).encode()
 CUT = WHOLE.index(b'"c6"') + 2
@@ -172,7 +172,7 @@ def purchase(name: str) -> dict[str, Any]:
             "resolved_at": when}  # fmt: skip
 
 
-# -- records that can't be sent ---------------------------------------------------------------------------------------
+# -- records that can't be sent --------------------------------------------------------------------------------------
 
 
 def encoded(record: Any) -> bytes:
@@ -218,7 +218,7 @@ def test_a_bad_record_is_a_dead_letter_and_the_rest_goes_on(
     assert "no address" not in found["message"]
 
 
-# -- keys, hosts, answers ----------------------------------------------------------------------------------------------
+# -- keys, hosts, answers --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_a_captive_portal_that_lets_the_key_through_to_nobody_is_named(shell: Sh
         assert not shell.checkpoint.exists()
 
 
-# -- checkpoints that do not belong here -------------------------------------------------------------------------------
+# -- checkpoints that do not belong here -----------------------------------------------------------------------------
 
 
 def interrupted(shell: Shell, target: LocalTarget, *arguments: object) -> Called:
@@ -459,7 +459,7 @@ def test_a_checkpoint_that_another_run_holds_is_left_to_it(shell: Shell, target:
     assert "streammig status" in ended.err
 
 
-# -- machines that fail --------------------------------------------------------------------------------------------------
+# -- machines that fail ----------------------------------------------------------------------------------------------
 
 
 def test_i2_what_a_full_disk_does_not_take_is_not_sent_and_goes_on_with_room(tmp_path: Path) -> None:
@@ -521,7 +521,7 @@ def test_a_folder_that_is_read_only_is_named(tmp_path: Path, target: LocalTarget
     assert "customers" not in asked(target)
 
 
-# -- settings that can't be ----------------------------------------------------------------------------------------------
+# -- settings that can't be ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
