@@ -1,0 +1,140 @@
+"""Measures the owner table: seconds, the child's peak memory, disk, and how long a question takes.
+
+    python -m benchmarks.owners [--owners 1000000] [--twice 0.01] [--memory-mb 512] [--json]
+
+Synthetic owners, a share of which repeats an earlier id and e-mail; no export is read, so the seconds are those of the
+table alone. Peaks: `child` is what the system counted for the child, `own` what this process grew to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from streammig.owners import Census
+from streammig.records import Examined, Place, Position, Record
+
+STEP = 1_000
+LENGTH = 1_000  # bytes from one made-up record to the next
+
+
+class Owners:
+    """So many owners, of which a share repeats the key of an earlier one; the same at every reading."""
+
+    def __init__(self, count: int, twice: float, seed: int) -> None:
+        self._count, self._every, self._seed = count, round(1 / twice) if twice else 0, seed
+
+    def key(self, nth: int) -> tuple[str, str]:
+        if self._every and nth % self._every == self._every - 1:
+            nth = nth * 7919 % nth // self._every * self._every
+        return f"customer-{nth:012d}", f"customer-{nth:012d}@example.com"
+
+    def runs(self) -> Iterator[list[Examined]]:
+        for begin in range(0, self._count, STEP):
+            yield [self._examined(nth) for nth in range(begin, min(begin + STEP, self._count))]
+
+    def _examined(self, nth: int) -> Examined:
+        owner, twin = self.key(nth)
+        position = Position(0, nth * LENGTH, LENGTH - 1, nth + 1)
+        return Examined(position, (Record(position, 0, owner, b"", 1, (), None, twin),))
+
+    def again(self, places: Iterable[Place]) -> Iterator[tuple[str, str]]:
+        return (self.key(place.offset // LENGTH) for place in places)
+
+
+class DiskWatch:
+    """The most bytes that lay in a folder, looked at 20 times a second."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._stop, self.peak = folder, threading.Event(), 0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            total = 0
+            for path in self._folder.rglob("*"):
+                try:
+                    total += path.stat().st_blocks * 512
+                except OSError:
+                    continue
+            self.peak = max(self.peak, total)
+
+    def __enter__(self) -> DiskWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def measure(count: int, twice: float, memory_bytes: int, threads: int, seed: int) -> dict[str, Any]:
+    owners, rng = Owners(count, twice, seed), Random(seed)
+    top = Path(tempfile.mkdtemp(prefix="owners-"))
+    folder = top / "bench.owners"
+    try:
+        with DiskWatch(folder) as disk, Census(folder, "", memory_bytes=memory_bytes, threads=threads) as census:
+            began = time.perf_counter()
+            for run in owners.runs():
+                census.add(run)
+            passed = time.perf_counter()
+            table = census.finish(owners.again)
+            done = time.perf_counter()
+        with table:
+            ask = [[owners.key(rng.randrange(count))[0] for _ in range(1_000)] for _ in range(100)]
+            asked = []
+            for some in ask:
+                begin = time.perf_counter()
+                table.absent(some)
+                asked.append(time.perf_counter() - begin)
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            duplicates = table.duplicate_count
+    finally:
+        shutil.rmtree(top)
+    child, own = (resource.getrusage(who) for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "owners": count,
+        "duplicates": duplicates,
+        "pass_seconds": passed - began,
+        "finish_seconds": done - passed,
+        "child_cpu_seconds": child.ru_utime + child.ru_stime,
+        "child_mb": child.ru_maxrss * unit / 1e6,
+        "own_mb": own.ru_maxrss * unit / 1e6,
+        "disk_peak_mb": disk.peak / 1e6,
+        "table_mb": size / 1e6,
+        "ask_1000_ms": statistics.median(asked) * 1e3,
+        "ask_1000_p99_ms": sorted(asked)[98] * 1e3,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--owners", type=int, default=1_000_000)
+    parser.add_argument("--twice", type=float, default=0.01, help="share of records that repeat an earlier one")
+    parser.add_argument("--memory-mb", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    figures = measure(options.owners, options.twice, options.memory_mb << 20, options.threads, options.seed)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name:18} {value:14,.1f}" if isinstance(value, float) else f"{name:18} {value:14,}")
+
+
+if __name__ == "__main__":
+    main()
