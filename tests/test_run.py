@@ -1,0 +1,487 @@
+"""`streammig run` and the commands beside it, as people and programs meet them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammig.checkpoint import locked
+from streammig.cli.rehearsal import LocalTarget
+from streammig.sandbox.sample import Sample, Written, write_sample
+from tests.commands import Called, Shell, environment, listing, process, quickly, sandbox, until, write
+from tests.sandbox_caller import customer
+
+STAGES = ("customers", "events", "transactions")
+
+
+@pytest.fixture
+def target() -> Iterator[LocalTarget]:
+    with sandbox() as found:
+        yield found
+
+
+@pytest.fixture
+def export(shell: Shell) -> Written:
+    """One combined file: customers with their events and transactions inside, some of all kinds."""
+    share = 10 / 600
+    sample = Sample(600, size=600, deleted=share, bad=3 / 600, reversed=share, seed=3)
+    return write_sample(sample, shell.folder / "export.json")
+
+
+COMBINED = [f"--{name}=export.json#customers" for name in STAGES]
+
+
+def found_whole(written: Written, ended: Called, target: LocalTarget) -> None:
+    """What the target holds is what the export holds that is to arrive, once, and what the books say."""
+    ledger, stages = target.ledger(), ended.document["stages"]
+    for name, amounts in (("customers", "balances"), ("transactions", "amounts")):
+        assert exact(ledger["holds"][name][amounts]) == written.good[name].sums
+    assert exact({"purchases": ledger["holds"]["events"]["purchase_value"]}) == written.good["events"].sums
+    assert ledger["holds"]["customers"]["landed"] == written.good["customers"].units
+    for name in STAGES:
+        assert ledger["holds"][name]["count"] == stages[name]["units"] == written.good[name].units
+        assert exact(stages[name]["sums"]["accepted"]) == written.good[name].sums
+        assert ledger["twice"][name]["count"] == 0
+        assert ledger["dropped"][name] == {}
+
+
+def exact(sums: dict[str, str]) -> dict[str, Decimal]:
+    return {key: Decimal(text) for key, text in sums.items() if Decimal(text)}
+
+
+# -- a whole migration -----------------------------------------------------------------------------------------------
+
+
+def test_three_stages_from_one_combined_file_arrive_whole(shell: Shell, target: LocalTarget, export: Written) -> None:
+    ended = shell.run(target.url, *COMBINED, "--json")
+    assert ended.code == 3, ended.err
+    found_whole(export, ended, target)
+    document = ended.document
+    assert document["state"] == "complete"
+    assert document["resume"] is None
+    for name in STAGES:
+        stage = document["stages"][name]
+        counted = sum(stage[part] for part in ("accepted", "dead", "filtered", "unknown", "pending"))
+        assert stage["read"] == counted == 600, name
+    assert document["stages"]["customers"]["filtered_by"]["deleted"]["records"] == export.deleted
+    assert document["stages"]["customers"]["dead"] == export.bad
+    again = shell.run(target.url, *COMBINED, "--json")
+    assert again.code == 3
+    assert again.document["stages"] == document["stages"]
+    found_whole(export, again, target)
+
+
+def test_customers_alone_that_are_all_good_end_with_0(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(5)])
+    ended = shell.run(target.url, "--customers", "e.json")
+    assert ended.code == 0
+    assert ended.out == ""
+    assert "The books balance." in ended.err
+    assert "Accepted means that the target has enqueued it" in ended.err
+
+
+def test_what_belongs_to_a_refused_customer_waits_with_that_reason(
+    shell: Shell, target: LocalTarget, export: Written
+) -> None:
+    ended = shell.run(target.url, *COMBINED, "--json")
+    stages = ended.document["stages"]
+    codes = {f"owner-{code}" for code in stages["customers"]["dead_by"]}
+    assert set(stages["events"]["dead_by"]) == codes
+    assert set(stages["transactions"]["dead_by"]) <= codes
+
+
+# -- pilots ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pilot_stops_behind_its_records_and_the_full_run_goes_on_from_there(
+    shell: Shell, target: LocalTarget, export: Written
+) -> None:
+    pilot = shell.run(target.url, "--first", 100, *COMBINED, "--json")
+    assert pilot.code == 130, pilot.err
+    stages = pilot.document["stages"]
+    assert stages["customers"]["source_records"] == 100
+    assert all(stages[name]["source_records"] <= 100 for name in STAGES)
+    assert all(stages[name]["accepted"] > 50 for name in ("customers", "transactions"))
+    assert pilot.document["state"] == "interrupted"
+    assert target.ledger()["dropped"]["transactions"] == {}
+    resume = shlex.split(pilot.document["resume"])
+    assert resume[0] == "streammig"
+    assert "--first" not in resume
+    whole = shell(*resume[1:])
+    assert whole.code == 3, whole.err
+    found_whole(export, whole, target)
+
+
+def test_in_a_pilot_what_belongs_to_customers_that_were_not_sent_is_not_sent(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "c.json", [customer(f"c{number}") for number in range(10)])
+    events = [{"id": f"c{number}", "events": [purchase(f"p{number}")]} for number in (1, 2, 7, 3)]
+    write(shell.folder / "e.json", events)
+    pilot = shell.run(target.url, "--first", 5, "--customers", "c.json", "--events", "e.json", "--json")
+    assert pilot.code == 130
+    assert pilot.document["stages"]["events"]["accepted"] == 2
+    assert "belongs to a customer that the pilot has not sent" in pilot.document["stages"]["events"]["message"]
+    whole = shell.run(target.url, "--customers", "c.json", "--events", "e.json", "--json")
+    assert whole.code == 0
+    assert sorted(it["purchase_id"] for it in listing(target, "events")) == ["p1", "p2", "p3", "p7"]
+
+
+def purchase(name: str) -> dict[str, Any]:
+    order = {"purchase_id": name, "value": 1, "discounted_value": 1, "products": [], "payment_method": "CASH"}
+    when = "2024-03-01T10:00:00Z"
+    return {"type": "PURCHASE", "brand_id": None, "order": order, "fulfilled": True, "issued_at": when,
+            "resolved_at": when}  # fmt: skip
+
+
+# -- dry runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_opens_no_socket_and_writes_the_bodies_that_would_be_sent(
+    shell: Shell, target: LocalTarget, export: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MASIVO_API_KEY")
+    opened: list[Any] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: opened.append(address))
+    dry = shell.run("https://nowhere.invalid", *COMBINED, "--dry-run", "look", "--json")
+    monkeypatch.undo()
+    assert opened == []
+    assert dry.code == 3, dry.err
+    assert dry.document["dry_run"]
+    assert dry.document["resume"] is None
+    assert {name: it["accepted"] for name, it in dry.document["stages"].items()} == {
+        name: export.good[name].records for name in STAGES
+    }
+    folder = shell.folder / "look"
+    assert folder.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in folder.glob("*.json"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_bodies_of_a_dry_run_are_the_ones_that_are_sent(shell: Shell, export: Written, stage: str) -> None:
+    arguments = [f"--{stage}=export.json#customers", "--max-bytes", 50_000]
+    with sandbox(store=shell.folder / "store", queue_delay=1000) as target:  # what is applied is not kept
+        assert shell.run(target.url, *arguments, "--dry-run", "look").code in (0, 3)
+        assert asked(target) == {}
+        assert shell.run(target.url, *arguments).code in (0, 3)
+    with contextlib.closing(sqlite3.connect(shell.folder / "store")) as store:
+        sent = sorted(bytes(body) for (body,) in store.execute("SELECT body FROM batches WHERE kind = ?", (stage,)))
+    assert len(sent) > 2
+    assert sorted(path.read_bytes() for path in (shell.folder / "look").glob(f"{stage}-*.json")) == sent
+
+
+def asked(target: LocalTarget) -> dict[str, Any]:
+    """The requests that came, by kind; what waits in the queue stays there."""
+    found: dict[str, Any] = target._sandbox.ledger()["requests"]
+    return found
+
+
+def test_the_dead_letters_of_a_dry_run_can_be_read(shell: Shell, export: Written) -> None:
+    assert shell("run", *COMBINED, "--dry-run", "look").code == 3
+    letters = shell("dead-letters", "look/dry-run.checkpoint")
+    assert letters.code == 0
+    assert sum(json.loads(line)["stage"] == "customers" for line in letters.out.splitlines()) == export.bad
+
+
+# -- standard input --------------------------------------------------------------------------------------------------
+
+
+class Piped(io.TextIOWrapper):
+    """Standard input with something in it."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+
+
+def test_an_export_from_standard_input_is_kept_for_the_resume_and_deleted_at_the_end(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.dumps({"customers": [customer(f"c{number}") for number in range(10)]}).encode()
+    monkeypatch.setattr(sys, "stdin", Piped(content))
+    assert shell.run(target.url, "--customers", "-", "--first", 3).code == 130
+    kept = shell.folder / "migration.checkpoint.stdin"
+    assert kept.read_bytes() == content
+    assert kept.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(sys, "stdin", Piped(b"not asked for again"))
+    ended = shell.run(target.url, "--customers", "-")
+    assert ended.code == 0, ended.err
+    assert target.ledger()["holds"]["customers"]["landed"] == 10
+    assert not kept.exists()
+
+
+def test_a_dry_run_leaves_the_standard_input_of_a_migration_under_way_alone(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.dumps({"customers": [customer(f"c{number}") for number in range(10)]}).encode()
+    monkeypatch.setattr(sys, "stdin", Piped(content))
+    assert shell.run(target.url, "--customers", "-", "--first", 3).code == 130
+    monkeypatch.setattr(sys, "stdin", Piped(content[:-10] + b" " * 8 + b"]}"))
+    assert shell.run(target.url, "--customers", "-", "--dry-run", "look").code in (0, 2)
+    assert (shell.folder / "migration.checkpoint.stdin").read_bytes() == content
+    assert shell.run(target.url, "--customers", "-").code == 0
+    assert target.ledger()["holds"]["customers"]["landed"] == 10
+
+
+# -- status, also while a run is on ----------------------------------------------------------------------------------
+
+
+def test_status_says_what_the_run_said(shell: Shell, target: LocalTarget, export: Written) -> None:
+    ended = shell.run(target.url, *COMBINED, "--json")
+    status = shell("status", "migration.checkpoint", "--json")
+    assert status.code == 0
+    assert status.document == ended.document
+    words = shell("status", "migration.checkpoint")
+    assert words.code == 0
+    assert words.err == ""
+    assert "The books balance." in words.out
+    assert all(name in words.out for name in STAGES)
+
+
+def test_status_is_read_from_another_process_while_a_run_is_on(shell: Shell, export: Written) -> None:
+    command = ["run", *COMBINED, "--max-bytes", 20_000, "--concurrency", 1]
+    with (
+        sandbox({"on": "customers", "from": 4, "times": 1, "do": "slow", "seconds": 20}) as target,
+        process(shell.folder, *command, *quickly(target.url)) as running,
+    ):
+
+        def three() -> Any:
+            if not shell.checkpoint.exists():
+                return None
+            found = shell("status", "migration.checkpoint", "--json")
+            accepted = found.out and found.document["stages"].get("customers", {}).get("accepted")
+            return found if accepted else None
+
+        status = until(three, "the first batches to be accepted")
+        assert status.document["state"] == "running"
+        assert status.document["stages"]["customers"]["state"] == "running"
+        assert status.document["stages"]["customers"]["pending"] > 0
+        assert status.document["balanced"]
+        held = shell.run(target.url, *COMBINED)
+        assert held.code == 11
+        assert f"process {running.pid}" in held.err
+
+
+def test_status_of_a_run_that_was_killed_is_interrupted(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(5)])
+    assert shell.run(target.url, "--customers", "e.json", "--first", 2).code == 130
+    with locked(shell.checkpoint, "someone"):
+        assert shell("status", "migration.checkpoint", "--json").document["state"] == "running"
+    assert shell("status", "migration.checkpoint", "--json").document["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("arguments", [["status", "gone.checkpoint"], ["dead-letters", "gone.checkpoint"]])
+def test_a_checkpoint_that_is_not_there_is_named(shell: Shell, arguments: list[str]) -> None:
+    ended = shell(*arguments)
+    assert ended.code == 2
+    assert "gone.checkpoint: there is no checkpoint there" in ended.err
+    assert shell.files() == {}
+
+
+LEAN = "import sys; from streammig.cli import main\ntry: main()\nfinally: print(*sorted(sys.modules), file=sys.stderr)"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["status", "migration.checkpoint"]])
+def test_help_and_status_do_not_load_the_http_client(shell: Shell, target: LocalTarget, arguments: list[str]) -> None:
+    write(shell.folder / "e.json", [customer("c1")])
+    assert shell.run(target.url, "--customers", "e.json").code == 0
+    done = subprocess.run(
+        [sys.executable, "-c", LEAN, *arguments], cwd=shell.folder, env=environment(shell.folder), check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    loaded = done.stderr.split()
+    assert "click" in loaded
+    assert not {"aiohttp", "rich", "ijson", "asyncio"} & set(loaded) - ({"asyncio"} if "status" in arguments else set())
+
+
+# -- dead letters ----------------------------------------------------------------------------------------------------
+
+
+def test_dead_letters_hold_the_record_as_it_stands_in_the_export(shell: Shell, target: LocalTarget) -> None:
+    lines = [
+        json.dumps(customer("c0")).encode(),
+        b'{"id": "c1", "name": "\xc3\xa9 1.10", "n": 1.10, "x": 123456789012345678901234567890}',
+        b'{"id": "c2", "name": "\xff\xfe"}',
+        b'{"id": "c3", ',
+        b"[1.50, 2]",
+    ]
+    (shell.folder / "e.ndjson").write_bytes(b"\n".join(lines) + b"\n")
+    assert shell.run(target.url, "--customers", "e.ndjson").code == 3
+    ended = shell("dead-letters", "migration.checkpoint", "--out", "dead.ndjson")
+    assert ended.code == 0
+    assert ended.out == ""
+    assert "4 dead letters" in ended.err
+    out = shell.folder / "dead.ndjson"
+    assert out.stat().st_mode & 0o077 == 0
+    letters = out.read_bytes().splitlines()
+    found = [json.loads(letter, parse_float=Decimal) for letter in letters]
+    assert [list(letter) for letter in found] == [["stage", "file", "line", "offset", "code", "message", "record"]] * 4
+    assert [letter["line"] for letter in found] == [2, 3, 4, 5]
+    assert [letter["offset"] for letter in found] == [
+        sum(len(line) + 1 for line in lines[:number]) for number in (1, 2, 3, 4)
+    ]
+    assert all(Path(letter["file"]) == shell.folder / "e.ndjson" for letter in found)
+    assert [letter["code"] for letter in found] == ["missing-field", "invalid-utf8", "invalid-json", "not-an-object"]
+    # What is JSON comes as the bytes it was, what is none as text.
+    assert lines[1] in letters[0]
+    assert lines[4] in letters[3]
+    assert found[1]["record"] == lines[2].decode(errors="replace")
+    assert found[2]["record"] == lines[3].decode().strip()
+    again = shell("dead-letters", "migration.checkpoint")
+    assert again.out.encode() == out.read_bytes()
+
+
+def test_dead_letters_far_apart_are_each_found(shell: Shell, target: LocalTarget) -> None:
+    padding = [json.dumps(customer(f"c{number}", document_type="x" * 400_000)) for number in range(14)]
+    bad = [json.dumps({"id": f"bad{number}"}) for number in range(3)]
+    (shell.folder / "e.ndjson").write_text("\n".join([bad[0], *padding, bad[1], bad[2]]) + "\n")
+    assert shell.run(target.url, "--customers", "e.ndjson").code == 3
+    letters = [json.loads(line) for line in shell("dead-letters", "migration.checkpoint").out.splitlines()]
+    assert [letter["record"]["id"] for letter in letters if letter["code"] == "missing-field"] == [
+        "bad0",
+        "bad1",
+        "bad2",
+    ]
+
+
+def test_dead_letters_of_an_export_that_has_changed_are_not_guessed(shell: Shell, target: LocalTarget) -> None:
+    path = write(shell.folder / "e.json", [{"id": "bad"}, customer("c1")])
+    assert shell.run(target.url, "--customers", "e.json").code == 3
+    write(path, [{"id": "xxx"}, customer("c1")])
+    ended = shell("dead-letters", "migration.checkpoint")
+    assert ended.code == 2
+    assert "the export has changed since the run" in ended.err
+    assert ended.out == ""
+
+
+def test_dead_letters_that_can_not_be_written_are_the_machine_s_fault(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "e.json", [{"id": "bad"}])
+    assert shell.run(target.url, "--customers", "e.json").code == 3
+    ended = shell("dead-letters", "migration.checkpoint", "--out", "no/such/folder/dead")
+    assert ended.code == 1
+    assert "no/such/folder/dead" in ended.err
+
+
+# -- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_quiet_says_nothing_but_errors(shell: Shell, target: LocalTarget, export: Written) -> None:
+    ended = shell.run(target.url, *COMBINED, "--quiet")
+    assert ended == Called(3, "", "")
+    refused = shell.run(target.url, "--customers", "gone.json", "--quiet")
+    assert refused.code == 2
+    assert "gone.json" in refused.err
+
+
+def test_data_goes_to_stdout_and_words_to_stderr_without_escape_codes(
+    shell: Shell, target: LocalTarget, export: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = shell.run(target.url, *COMBINED)
+    assert plain.out == ""
+    assert "customers: starting" in plain.err
+    assert "customers: complete" in plain.err
+    documented = shell("status", "migration.checkpoint", "--json")
+    assert json.loads(documented.out)["balanced"]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for said in (plain.out, plain.err, documented.out, shell("status", "migration.checkpoint").out):
+        assert "\x1b" not in said
+
+
+def test_i9_key_and_token_are_in_no_output_log_checkpoint_or_account_file(
+    shell: Shell, export: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "key-that-must-not-be-seen-4711"
+    monkeypatch.setenv("MASIVO_API_KEY", key)
+    faults = [
+        {"on": "customers", "nth": 1, "do": "revoke"},
+        {"on": "customers", "nth": 3, "do": "reset", "at": "done"},
+        {"on": "transactions", "nth": 1, "do": "answer", "status": 403},
+    ]
+    said = ""
+    with sandbox(*faults, api_key=key, store=shell.folder.parent / f"{shell.folder.name}.store") as target:
+        for _ in range(2):
+            ended = shell.run(target.url, *COMBINED, "--max-bytes", 20_000)
+            said += ended.out + ended.err
+        said += shell("status", "migration.checkpoint", "--json").out
+    everywhere = said.encode() + b"".join(
+        content for name, content in shell.files().items() if not name.startswith("export")
+    )
+    assert "403" in said
+    assert key.encode() not in everywhere
+    assert b"eyJ" not in everywhere  # how every token begins
+    for number in range(1, 600, 50):
+        assert b"c-%09d" % number not in everywhere
+
+
+def test_proxies_of_the_environment_do_not_stand_between_us_and_this_machine(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(shell.folder / "e.json", [customer("c1")])
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert shell.run(target.url, "--customers", "e.json").code == 0
+    monkeypatch.delenv("NO_PROXY")
+    ended = shell.run(target.url, "--customers", "e.json", "--checkpoint", "other.checkpoint")
+    assert ended.code == 2
+    assert "the proxy can't be reached" in ended.err
+
+
+def test_a_defect_says_where_it_is_and_no_value(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streammig.migration.crew import Crew
+
+    async def broken(self: Any, name: str) -> Any:
+        raise KeyError("anna@example.org")
+
+    monkeypatch.setattr(Crew, "_prepare", broken)
+    write(shell.folder / "e.json", [customer("c1")])
+    ended = shell.run(target.url, "--customers", "e.json")
+    assert ended.code == 1
+    assert "a defect of streammig: KeyError" in ended.err
+    assert "test_run.py" in ended.err
+    assert "anna@example.org" not in ended.err
+
+
+def test_a_closed_pipe_is_no_defect(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "e.json", [{"id": f"bad{number}", "name": "x" * 3000} for number in range(200)])
+    assert shell.run(target.url, "--customers", "e.json").code == 3
+    done = subprocess.run(
+        f"{sys.executable} -m streammig dead-letters migration.checkpoint | head -c 10", shell=True, check=True,
+        cwd=shell.folder, env=environment(shell.folder), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == '{"stage":"'
+    assert "defect" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_the_key_from_a_command_or_a_file_of_the_settings_is_used(shell: Shell) -> None:
+    write(shell.folder / "e.json", [customer("c1")])
+    (shell.folder / "key").write_text("file-key\n")
+    (shell.folder / "m.toml").write_text('api_key_file = "key"\n[customers]\nfiles = "e.json"\n')
+    with sandbox(api_key="file-key") as target:
+        shell._patch.delenv("MASIVO_API_KEY")
+        assert shell.run(target.url, "m.toml").code == 0
+
+
+def test_the_modes_of_all_files_are_for_their_owner(shell: Shell, target: LocalTarget) -> None:
+    before = os.umask(0)
+    try:
+        write(shell.folder / "e.json", [customer("c1")])
+        assert shell.run(target.url, "--customers", "e.json", "--first", 1).code in (0, 130)
+    finally:
+        os.umask(before)
+    for path in shell.folder.rglob("*"):
+        if path.is_file() and path.name != "e.json":
+            assert path.stat().st_mode & 0o077 == 0, path
