@@ -162,6 +162,7 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
     _show_letters(folder / LETTERS)
 
     _step(7, "The books of the run beside what the stand-in holds")
+    click.echo("Each event and transaction is counted here; above, one record holds all that a customer has of them.")
     books, ledger = accounts(checkpoint), target.ledger()
     _show_books(books, read_document(checkpoint), ledger)
     ended = [] if code in (0, 3) else [f"the run ended with exit code {code}: it says above why"]
