@@ -15,7 +15,7 @@ from backports import zstd
 
 from streammig.errors import BrokenExport, MachineFault, Problem, Unusable
 from streammig.records import Place, Slice
-from streammig.sources import FileSource, Input, files, open_source, opening, parse_input, walking
+from streammig.sources import FileSource, Input, open_source, opening, parse_input
 
 # Random, so that compressed bytes are many and a cut falls where it is aimed at.
 RECORDS = [b'{"id":%d,"x":"%s"}' % (index, random.Random(index).randbytes(40).hex().encode()) for index in range(3000)]
@@ -245,13 +245,13 @@ def test_a_fingerprint_that_cant_be_read_is_the_machines_fault(tmp_path: Path, m
         raise OSError(errno.EIO, "Input/output error")
 
     source = source_of(tmp_path, DOCUMENT)
-    monkeypatch.setattr(files.os, "pread", fail)
+    monkeypatch.setattr("streammig.sources.files.os.pread", fail)
     with pytest.raises(MachineFault, match="Input/output error"):
         source.fingerprints()
 
 
 def test_an_ijson_without_its_c_backend_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walking.ijson, "backend", "python")
+    monkeypatch.setattr("streammig.sources.walking.ijson.backend", "python")
     with pytest.raises(Problem, match="yajl2_c is needed"):
         source_of(tmp_path, DOCUMENT)
 

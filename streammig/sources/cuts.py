@@ -9,8 +9,8 @@ from itertools import accumulate, count, repeat
 import msgspec
 
 from streammig.records import Run, Slice
-from streammig.sources.elements import Elements
-from streammig.sources.judging import INVALID_UTF8, WHITE, is_utf8, utf8_fault
+from streammig.sources.elements import LIMITS_PASSED, Elements
+from streammig.sources.judging import INVALID_UTF8, WHITE, is_utf8, place_of, utf8_fault
 from streammig.sources.lines import RUN_RECORDS, too_large
 from streammig.sources.opening import Meter
 from streammig.sources.window import Window
@@ -47,37 +47,49 @@ class Cuts(Elements):
                 pass
             span = min(self._span, window.end - self.at)
             while span >= min(LEAST_SPAN, self._span):
-                if run := self._cut(span):
+                run, good = self._cut(span)
+                if run:
                     # Runs of about a thousand records, also where these are small.
                     self._span = min(span * 2, MOST_SPAN) if len(run) < RUN_RECORDS // 2 else span
                     return run
-                span //= 4
+                span = span // 4 if good == span else good
             self._span, self._singly = LEAST_SPAN, self.at + LEAST_SPAN
         element = self._element()
         # A span is to hold several: where they are large, a short one is in vain each time.
         self._span = min(max(self._span, 4 * element.length), MOST_SPAN)
         return [element]
 
-    def _cut(self, span: int) -> Run:
-        """The elements in a span up to a cut in its second half, none if no cut could be proven."""
+    def _seconded(self, data: bytes) -> bool:
+        return True
+
+    def _cut(self, span: int) -> tuple[Run, int]:
+        """The elements in a span up to a cut in its second half, none if no cut could be proven; and how much of the
+        span might still be good."""
         data, low = self._window.data, self.at - self._window.base
         view = memoryview(data)
         for high in _guesses(data, low, low + span):
             for closing in self._closings[:TRIES]:
-                self._meter.parsed += high - low
                 try:
                     raws = _DECODE(b"".join((b"[", view[low:high], closing)))
-                except (msgspec.DecodeError, RecursionError):
+                except msgspec.DecodeError as error:
+                    # Where the text stumbles in front of the cut, no cut behind that place will do.
+                    bad = place_of(error, high - low + 2)[0] - 1
+                    self._meter.parsed += min(bad, high - low)
+                    if bad < high - low:
+                        return [], bad
                     continue
+                except RecursionError:
+                    return [], 0
+                self._meter.parsed += high - low
                 if closing != b"]":
                     raws.pop()
                 if closing != self._closings[0]:
                     self._closings.remove(closing)
                     self._closings.insert(0, closing)
-                if raws:
-                    return self._sliced(raws, low)
+                if raws and max(map(len, raws)) <= self._limit * LIMITS_PASSED:
+                    return self._sliced(raws, low), span
                 break
-        return []
+        return [], span
 
     def _sliced(self, raws: list[msgspec.Raw], low: int) -> Run:
         """The slices of elements, the first of which begins at the index `low`."""

@@ -1,4 +1,4 @@
-"""The plain framer: the elements of a JSON array one by one, each found by ijson fed up to closing signs."""
+"""The plain framer: the elements of a JSON array one by one, each found by its brackets and judged by two parsers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import msgspec
 
 from streammig.errors import BrokenExport
 from streammig.records import Run, Slice
+from streammig.sources.extent import Extent
 from streammig.sources.inputs import Path
-from streammig.sources.judging import INVALID_JSON, RAW, WHITE, judge, place_of
+from streammig.sources.judging import INVALID_JSON, RAW, WHITE, judge, place_of, without_surrogates
 from streammig.sources.lines import RUN_RECORDS, too_large
 from streammig.sources.opening import Meter
 from streammig.sources.walking import NotJson, Walker, opening, whole
 from streammig.sources.window import Window
 
 RUN_BYTES = 1 << 20
-# The end of a record over the limit is looked for without keeping its bytes, but not for ever: what ijson holds of
-# one string is in memory all the same.
+# The end of a record over the limit is looked for, but not for ever.
 LIMITS_PASSED = 16
+# What is wrong nearer to the end of a text than an escaped pair is long may be only that it goes on.
+ESCAPE_BYTES = 12
 REST_BYTES = 64 * 1024
 
-_CLOSERS = {ord("{"): b"}", ord("["): b"]", ord('"'): b'"'}
 _BLANKS = re.compile(rb"[ \t\n\r]*")
 _TOKEN = re.compile(rb"[^ \t\n\r,\[\]{}:\"]*")
 
@@ -91,17 +92,33 @@ class Elements:
         return [self._element()]
 
     def _element(self) -> Slice:
-        begin, window = self.at, self._window
-        closer = _CLOSERS.get(window.data[begin - window.base])
-        data = self._scalar() if closer is None else self._closed(closer)
-        length, ordinal = self.at - begin, self._ordinal
-        self._ordinal += 1
+        begin, ordinal = self.at, self._ordinal
+        scalar = self._window.data[begin - self._window.base] not in b'{["'
+        data = self._scalar() if scalar else self._enclosed()
+        length = self.at - begin
+        if length > self._limit * LIMITS_PASSED:
+            raise self._endless(begin)
         if length > self._limit:
+            self._stumble(begin, data[: self._limit])
+            self._ordinal += 1
             return too_large(self._source, begin, ordinal, length, self._limit)
+        self._meter.parsed += length
         code, fault = judge(data)
-        if code == INVALID_JSON and closer is None:
+        if code == INVALID_JSON or not (code or self._seconded(data)):
+            self._stumble(begin, data, complete=True)
             raise self._break(begin, f"element {ordinal} of the array is no JSON value")
+        self._ordinal += 1
         return Slice(self._source, begin, ordinal, length, data, code, fault)
+
+    def _seconded(self, data: bytes) -> bool:
+        """Whether a second parser finds the element valid too."""
+        walker = Walker(self._meter)
+        try:
+            walker.check(data)
+            walker.end()
+        except NotJson:
+            return False
+        return True
 
     def _scalar(self) -> bytes:
         """A number, true, false or null: up to the next sign that is in none."""
@@ -118,46 +135,45 @@ class Elements:
                 raise self._break(window.end, "")
         return window.data[begin - window.base : self.at - window.base] if keep == begin else b""
 
-    def _closed(self, closer: bytes) -> bytes:
-        """An object, array or string, b"" if it is over the limit: fed to ijson up to each sign that might close it."""
+    def _enclosed(self) -> bytes:
+        """An object, array or string, b"" if it is over the limit."""
         window, begin, limit = self._window, self.at, self._limit
-        walker = Walker(self._meter)
-        keep = fed = begin
+        extent = Extent()
+        keep, ended = begin, False
         while True:
-            low = fed - window.base
-            high = window.data.find(closer, low) + 1
-            if not high and window.end - begin > limit:
-                high = _safe_end(window.data, low)
-            if high > low:
-                piece = window.data[low:high]
-                try:
-                    events = walker.feed(piece)
-                except NotJson:
-                    raise self._not_json(keep, begin, fed, high) from None
-                fed += len(piece)
-                if events and not walker.depth:
-                    self.at = fed
-                    return window.data[begin - window.base : fed - window.base] if keep == begin else b""
-                if fed - begin > limit:
-                    keep = fed
-                    if fed - begin > limit * LIMITS_PASSED:
-                        raise self._break(begin, f"element {self._ordinal} has no end within {fed - begin} bytes")
-            elif not window.fill(keep):
+            low = self.at - window.base
+            high, ended = extent.advance(window.data, low)
+            self._meter.parsed += high - low
+            self.at = window.base + high
+            if ended:
+                return window.data[begin - window.base : high] if keep == begin else b""
+            if keep == begin:
+                # Each time twice as much stands here: looking at all of it costs no more than reading it.
+                self._stumble(begin, window.data[begin - window.base : high][:limit])
+            if self.at - begin > limit:
+                keep = self.at
+                if keep - begin > limit * LIMITS_PASSED:
+                    raise self._endless(begin)
+            if not window.fill(keep):
                 raise self._break(window.end, "")
 
-    def _not_json(self, keep: int, begin: int, fed: int, high: int) -> BrokenExport:
-        """Where a piece from `fed` up to the index `high` made an element no JSON: to the byte if all of it is here."""
-        at, why = fed, "no valid JSON"
-        if keep == begin:
-            text = self._window.data[begin - self._window.base : high]
-            try:
-                RAW.decode(text)
-            except msgspec.DecodeError as error:
-                index, why = place_of(error, len(text))
-                at = begin + index
-            except RecursionError:
-                pass
-        return self._break(at, f"{why}, in element {self._ordinal} of the array, which begins at byte {begin}")
+    def _stumble(self, begin: int, text: bytes, *, complete: bool = False) -> None:
+        """Raise BrokenExport if no element begins as the text does, at the byte that makes it none; `complete`: no
+        element is the text."""
+        self._meter.parsed += len(text)
+        try:
+            RAW.decode(without_surrogates(text))
+        except msgspec.DecodeError as error:
+            index, why = place_of(error, len(text))
+            if complete or index + ESCAPE_BYTES < len(text):
+                why = f"{why}, in element {self._ordinal} of the array, which begins at byte {begin}"
+                raise self._break(begin + index, why) from None
+        except RecursionError:
+            pass
+
+    def _endless(self, begin: int) -> BrokenExport:
+        far = self._limit * LIMITS_PASSED
+        return self._break(begin, f"element {self._ordinal} of the array has no end within {far} bytes")
 
     def _check_rest(self, path: Path) -> None:
         """Raise BrokenExport unless what stands behind the array makes the document complete and its grammar valid.
@@ -214,8 +230,3 @@ class Elements:
         return self._window.broken(
             at, why or f"the file ends too early, after {self._ordinal - 1} elements of the array"
         )
-
-
-def _safe_end(data: bytes, low: int) -> int:
-    """An index where the data can be cut without cutting an escape, a number or a UTF-8 sequence, if there is one."""
-    return max(data.rfind(b'"', low), data.rfind(b",", low)) + 1 or len(data)

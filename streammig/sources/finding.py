@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from streammig.errors import BrokenExport, Unusable
+from streammig.sources.extent import next_array
 from streammig.sources.inputs import Input, Path, leads_to, path_text
 from streammig.sources.judging import RAW, WHITE
 from streammig.sources.opening import Meter
@@ -22,7 +23,7 @@ JSON, NDJSON = "json", "ndjson"
 # that has none in the first 256 MiB is asked about, not read for an hour.
 LOOK_BYTES = 4 * 1024 * 1024
 LOOK_AT_MOST = 256 * 1024 * 1024
-PIECE_BYTES = 16 * 1024
+PIECE_BYTES = 64 * 1024
 LISTED = 20  # arrays named in a message
 
 _LINE_NAMES = re.compile(r"\.(ndjson|jsonl)(\.(gz|zst|zstd))?$", re.IGNORECASE)
@@ -148,9 +149,9 @@ def find_layout(window: Window, wanted: Input, meter: Meter) -> Layout:
         return Layout(JSON, survey.candidates[0].path)
     if alone and not survey.candidates:
         return Layout(NDJSON)
-    what = "several arrays of objects" if survey.candidates else "no array of objects"
+    what = "there are several arrays of objects" if survey.candidates else "there is no array of objects"
     raise Unusable(
-        f"{window.file}: one array of records was looked for, there are {what}; arrays seen:\n{survey.listing()}",
+        f"{window.file}: one array of records was looked for, {what}; arrays seen:\n{survey.listing()}",
         "Name the one to be read: FILE#path.to.array.",
     )
 
@@ -217,10 +218,10 @@ def walk_to(window: Window, at: int, wanted: Sequence[str], meter: Meter) -> tup
     """The path of the array that the segments name and the offset behind its bracket, in the document that begins at
     an offset of the window. Raises Unusable if the document has no such array, BrokenExport if it breaks off."""
     survey, walker, segments = Survey(), Walker(meter), tuple(wanted)
-    for piece, offset in _pieces(window, at, b"["):
+    for piece, offset in _pieces(window, at, arrays=True):
         events = _fed(walker, piece, window, offset)
         survey.note(events)
-        # Of the brackets, only the one that ends the piece is in it, and only outside a string it begins an array.
+        # A piece holds one bracket of an array at most, as its last byte.
         if events and events[-1][0] == "start_array" and leads_to(segments, survey.path):
             return survey.path, offset + len(piece)
     _ended(walker, window)
@@ -239,9 +240,9 @@ def _survey(window: Window, at: int, meter: Meter) -> Survey:
             f"{window.file}: JSON or NDJSON was looked for, the file begins with neither an object nor an array",
             "Export it as JSON: one array of records, a document that holds one, or one record a line.",
         )
-    for piece, offset in _pieces(window, at, b""):
+    for piece, offset in _pieces(window, at, arrays=False):
         if offset - at >= (LOOK_BYTES if survey.candidates else LOOK_AT_MOST):
-            return survey
+            break
         try:
             survey.note(_fed(walker, piece, window, offset))
         except BrokenExport:
@@ -249,25 +250,37 @@ def _survey(window: Window, at: int, meter: Meter) -> Survey:
             if survey.candidates:
                 return survey  # Reading it will say where, behind the records before it.
             raise
+    else:
+        if not survey.candidates:
+            _ended(walker, window)
+        return survey
     if not survey.candidates:
-        _ended(walker, window)
+        raise Unusable(
+            f"{window.file}: no array of objects begins in the first {LOOK_AT_MOST >> 20} MiB; arrays there:\n"
+            f"{survey.listing()}",
+            "Name the one to be read: FILE#path.to.array.",
+        )
     return survey
 
 
-def _pieces(window: Window, at: int, ending: bytes) -> Iterator[tuple[bytes, int]]:
-    """What follows an offset of the window, in pieces with their offsets, each cut behind `ending` if it has one."""
+def _pieces(window: Window, at: int, arrays: bool) -> Iterator[tuple[bytes, int]]:
+    """What follows an offset of the window, in pieces with their offsets; `arrays`: each ends behind the bracket that
+    begins an array, if it holds one."""
+    inside = False
     while True:
-        piece = window.data[at - window.base :][:PIECE_BYTES]
-        if ending and (found := piece.find(ending) + 1):
-            piece = piece[:found]
-        piece = whole(piece)
-        if not piece and not window.fill(at):
+        piece = whole(window.data[at - window.base :][:PIECE_BYTES])
+        if not piece:
+            if window.fill(at):
+                continue
             piece = window.data[at - window.base :]
-            if not piece:
-                return
-        if piece:
-            yield piece, at
-            at += len(piece)
+        if not piece:
+            return
+        if arrays:
+            end, inside = next_array(piece, 0, inside)
+            # A backslash that nothing follows is looked at with what follows it.
+            piece = piece[:end] or piece
+        yield piece, at
+        at += len(piece)
 
 
 def _fed(walker: Walker, piece: bytes, window: Window, at: int) -> Events:

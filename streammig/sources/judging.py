@@ -37,21 +37,21 @@ def is_utf8(data: bytes) -> bool:
 
 def judge(data: bytes, line: int = 0) -> tuple[str, str]:
     """The code and the fault of a record's bytes, ("", "") if they are valid; `line` is its number for the message."""
-    if fault := utf8_fault(data):
-        return INVALID_UTF8, fault
     try:
         RAW.decode(data)
     except RecursionError:
         return TOO_DEEP, "the record is nested deeper than the parser goes"
     except msgspec.DecodeError as error:
         at, why = place_of(error, len(data))
-        if _grammar(data):
-            return (
-                LONE_SURROGATE,
-                f"an escaped surrogate near byte {at + 1} of the record stands without its other half",
-            )
-        return INVALID_JSON, f"no valid JSON at line {line}, column {at + 1}: {why}"
-    return "", ""
+        if not _grammar(data):
+            return INVALID_JSON, f"no valid JSON at line {line}, column {at + 1}: {why}"
+        code = LONE_SURROGATE
+        fault = f"an escaped surrogate near byte {at + 1} of the record stands without its other half"
+    else:
+        code = fault = ""
+    if bad := utf8_fault(data):
+        return INVALID_UTF8, bad
+    return code, fault
 
 
 def place_of(error: msgspec.DecodeError, length: int) -> tuple[int, str]:

@@ -104,8 +104,9 @@ def whole(piece: bytes) -> bytes:
     while end and len(piece) - end < 4 and piece[end - 1] >= 0x80:
         end -= 1
     last = piece.rfind(b"\\", max(end - 6, 0), end)
-    if last >= 0:
+    if last >= 0 and end - last < (6 if piece[last + 1 : last + 2] == b"u" else 2):
+        # It is the beginning of an escape unless it is escaped itself.
         before = piece[:last]
-        if (last - len(before.rstrip(b"\\"))) % 2 == 0:  # it is not escaped itself, so it begins an escape
+        if (last - len(before.rstrip(b"\\"))) % 2 == 0:
             end = last
     return piece[:end]

@@ -1,0 +1,160 @@
+"""How fast exports are cut into records, beside what else reads them: python -m benchmarks.framing [--json] [--mb N].
+
+Each line is one export of `--mb` megabytes; its contestants take turns, so that a noisy machine is noisy for all, and
+the medians of their MB/s are compared. ijson and `json` build objects and give no positions, orjson builds objects
+line by line; streammig gives each record as checked bytes with its position, and builds no objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import ijson
+import orjson
+
+from streammig.sources import Input, open_source
+
+ROUNDS = 5
+SIZES = (1000, 3000, 10_000)
+SHAPES = ("compact", "pretty", "ndjson")
+# (shape, contestant): how many times as fast streammig is to be.
+GOALS = {("compact", "ijson"): 8.0, ("pretty", "ijson"): 6.0, ("ndjson", "orjson"): 1.5}
+
+
+def customer(rng: random.Random, number: int, size: int) -> dict[str, Any]:
+    """A customer of about `size` bytes of compact JSON."""
+    record: dict[str, Any] = {
+        "id": f"C{number:09d}",
+        "name": f"Zoë Müller {number}",
+        "email": f"customer{number}@example.com",
+        "registration_date": "1995-03-01T10:00:00Z",
+        "gender": rng.choice(["MALE", "FEMALE"]),
+        "balance": [],
+        "metrics": {"lifetime": {"spend_total": rng.randrange(10**6) / 100, "number_of_purchases": rng.randrange(99)}},
+    }
+    for _ in range(max(1, (size - 240) // 160)):
+        record["balance"].append(
+            {
+                "reward_id": f"3f207df6-78b1-43ee-a3ce-{rng.randrange(10**12):012d}",
+                "amount": rng.randrange(10**5) / 100,
+                "expiration_date": None,
+                "brand_id": None,
+                "issued_at": "2024-05-06T07:08:09Z",
+            }
+        )
+    return record
+
+
+def write(path: Path, shape: str, size: int, megabytes: float) -> tuple[int, int]:
+    """An export; the number of its records and bytes."""
+    rng = random.Random(size)
+    records, written = 0, 0
+    with path.open("wb") as file:
+        written += file.write(b"" if shape == "ndjson" else b'{"customers": [')
+        while written < megabytes * 1e6:
+            record = customer(rng, records, size)
+            if shape == "pretty":
+                text = ("\n" + json.dumps(record, indent=2, ensure_ascii=False)).replace("\n", "\n    ").encode()
+            else:
+                text = orjson.dumps(record)
+            between = b"" if not records else b"\n" if shape == "ndjson" else b","
+            written += file.write(between + text)
+            records += 1
+        written += file.write(b"\n" if shape == "ndjson" else b"]}\n")
+    return records, written
+
+
+def streammig(path: Path, shape: str) -> int:
+    return sum(map(len, open_source([Input(str(path))]).runs()))
+
+
+def by_ijson(path: Path, shape: str) -> int:
+    with path.open("rb") as file:
+        return count(ijson.items(file, "customers.item", use_float=True))
+
+
+def by_json(path: Path, shape: str) -> int:
+    return len(json.loads(path.read_bytes())["customers"])
+
+
+def by_json_lines(path: Path, shape: str) -> int:
+    with path.open("rb") as file:
+        return count(json.loads(line) for line in file)
+
+
+def by_orjson(path: Path, shape: str) -> int:
+    with path.open("rb") as file:
+        return count(orjson.loads(line) for line in file)
+
+
+def count(records: Iterable[Any]) -> int:
+    return sum(1 for _ in records)
+
+
+Contestant = Callable[[Path, str], int]
+DOCUMENT: dict[str, Contestant] = {"streammig": streammig, "ijson": by_ijson, "json": by_json}
+LINES: dict[str, Contestant] = {"streammig": streammig, "orjson": by_orjson, "json": by_json_lines}
+
+
+def measure(path: Path, shape: str, size: int, megabytes: float) -> dict[str, Any]:
+    """One export's figures: MB/s by contestant, and how many times as fast streammig is."""
+    records, length = write(path, shape, size, megabytes)
+    contestants = LINES if shape == "ndjson" else DOCUMENT
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(ROUNDS):
+        for name, read in contestants.items():
+            begin = time.perf_counter()
+            found = read(path, shape)
+            speeds[name].append(length / 1e6 / (time.perf_counter() - begin))
+            if found != records:
+                raise SystemExit(f"{name} found {found} of {records} records")
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    ratios = {name: medians["streammig"] / value for name, value in medians.items() if name != "streammig"}
+    goal = next(((name, GOALS[shape, name]) for name in ratios if (shape, name) in GOALS), None)
+    return {
+        "shape": shape,
+        "record_bytes": length // records,
+        "mb_per_s": {name: round(value, 1) for name, value in medians.items()},
+        "times": {name: round(value, 2) for name, value in ratios.items()},
+        "goal": {"against": goal[0], "times": goal[1], "met": ratios[goal[0]] >= goal[1]} if goal else None,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.framing", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
+    parser.add_argument("--mb", type=float, default=50, metavar="N", help="size of each export (default: 50)")
+    options = parser.parse_args(arguments)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for shape in SHAPES:
+            for size in SIZES:
+                name = "export.ndjson" if shape == "ndjson" else "export.json"
+                results.append(measure(Path(folder) / name, shape, size, options.mb))
+                if not options.json:
+                    print(line(results[-1], header=len(results) == 1), flush=True)
+    if options.json:
+        print(json.dumps({"benchmark": "framing", "rounds": ROUNDS, "mb": options.mb, "results": results}, indent=2))
+    return 0 if all(it["goal"]["met"] for it in results if it["goal"]) else 1
+
+
+def line(result: dict[str, Any], *, header: bool) -> str:
+    head = f"{'shape':8} {'bytes':>6}  {'MB/s':42} {'times as fast as':28} goal\n" if header else ""
+    speeds = "  ".join(f"{name} {value:6.0f}" for name, value in result["mb_per_s"].items())
+    times = "  ".join(f"{name} {value:5.1f}" for name, value in result["times"].items())
+    goal = result["goal"]
+    met = f"{goal['times']} x {goal['against']}: {'met' if goal['met'] else 'MISSED'}"
+    return f"{head}{result['shape']:8} {result['record_bytes']:6}  {speeds:42} {times:28} {met}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

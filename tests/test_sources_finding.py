@@ -1,0 +1,160 @@
+"""What an export is found to be: which array of a document, or NDJSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streammig.errors import BrokenExport, Unusable
+from streammig.sources import FileSource, Input, finding, open_source, parse_input
+
+ONE, TWO = b'{"id":1}', b'{"id":2}'
+
+
+def source_of(folder: Path, data: bytes, path: str = "", name: str = "export.json") -> FileSource:
+    file = folder / name
+    file.write_bytes(data)
+    return open_source([parse_input(f"{file}{path}")])
+
+
+def texts(source: FileSource) -> list[bytes]:
+    return [it.data for run in source.runs() for it in run]
+
+
+def mark(source: FileSource) -> tuple[str, str | None]:
+    print_ = source.fingerprints()[0]
+    return print_["format"], print_["path"]
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (b'[{"id":1},{"id":2}]', ""),
+        (b"[\n" + ONE + b",\n" + TWO + b"\n]", ""),
+        (b'{"customers":[{"id":1},{"id":2}]}', "customers"),
+        (b'{"customers":[\n{"id":1}\n,{"id":2}]}', "customers"),
+        (b'{"meta":{"tags":["a"],"n":[],"m":[[1]]},"data":{"list":[{"id":1},{"id":2}]},"z":[1]}', "data.list"),
+        (b'{"a.b":{"":{"\\"":[{"id":1},{"id":2}]}}}', '"a.b"."".' + '"\\""'),
+        ('{"données":[{"id":1},{"id":2}]}'.encode(), "données"),
+        (b'{"x":"]}[{","c":[{"id":1},{"id":2}]}', "c"),
+        (b'{"12345678901234567890":[{"id":1},{"id":2}]}', "12345678901234567890"),
+    ],
+)
+def test_the_one_obvious_array_is_found_and_its_path_can_be_typed(data: bytes, path: str, tmp_path: Path) -> None:
+    source = source_of(tmp_path, data)
+    assert mark(source) == ("json", path)
+    assert texts(source) == [ONE, TWO]
+    assert texts(source_of(tmp_path, data, f"#{path}")) == [ONE, TWO]
+
+
+def test_arrays_inside_the_records_are_no_candidates(tmp_path: Path) -> None:
+    record = b'{"id":1,"events":[{"id":2}]}'
+    assert texts(source_of(tmp_path, b'{"c":[' + record + b"]}")) == [record]
+
+
+def test_an_array_in_an_array_is_reached_by_its_index(tmp_path: Path) -> None:
+    data = b'[[{"a":[{"id":0}]}],[{"id":1},{"id":2}]]'
+    source = source_of(tmp_path, data, "#1")
+    assert texts(source) == [ONE, TWO]
+    assert mark(source) == ("json", "1")
+    assert texts(source_of(tmp_path, data, "#0.0.a")) == [b'{"id":0}']
+
+
+def test_several_candidates_are_named_with_what_they_hold(tmp_path: Path) -> None:
+    with pytest.raises(Unusable) as caught:
+        source_of(tmp_path, b'{"x":[1,2],"customers":[{"id":1},{"id":2}],"e":[],"data":{"events":[{"id":1}]}}')
+    text = str(caught.value)
+    for line in ("several arrays", "x: 2 numbers seen", "customers: 2 objects", "e: empty", "data.events: 1 objects"):
+        assert line in text
+    assert "FILE#path.to.array" in text
+
+
+def test_a_path_that_is_not_there_names_the_arrays_that_are(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match=r"no array at b\.c; arrays seen:\n  a: 1 strings seen"):
+        source_of(tmp_path, b'{"a":["x"],"b":{"c":{}}}', "#b.c")
+    with pytest.raises(Unusable, match=r"no array at its top; arrays seen:\n  none"):
+        source_of(tmp_path, b"{}", "#")
+
+
+def test_no_array_of_objects_is_said_with_the_arrays_there_are(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match=r"there is no array of objects; arrays seen:\n  a: 3 null"):
+        source_of(tmp_path, b'{\n"a":[null,null,null]}')
+
+
+def test_the_choice_is_made_in_the_first_mebibytes(tmp_path: Path) -> None:
+    filler = b'"' + b"x" * (finding.LOOK_BYTES + 100_000) + b'"'
+    # A second array behind them is not looked for, a first one is.
+    near = b'{"c":[{"id":1},{"id":2}],"x":' + filler + b',"d":[{"id":3}]}'
+    assert texts(source_of(tmp_path, near)) == [ONE, TWO]
+    far = b'{"x":' + filler + b',"d":[{"id":1},{"id":2}]}'
+    assert texts(source_of(tmp_path, far)) == [ONE, TWO]
+
+
+def test_a_file_without_an_array_is_not_read_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "LOOK_AT_MOST", 1 << 20)
+    monkeypatch.setattr(finding, "LOOK_BYTES", 1 << 16)
+    with pytest.raises(Unusable, match="in the first 1 MiB"):
+        source_of(tmp_path, b'{"x":[' + b"1," * (1 << 20) + b'1],"c":[{"id":1}]}')
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ONE + b"\n" + TWO,
+        b"\n\r\n" + ONE + b"\r\n" + TWO + b"\r\n",
+        b'{"id":1,}\n' + ONE + b"\n" + TWO,
+        b"id,name\n" + ONE + b"\n" + TWO,
+        b'{"id":"\\ud800"}\n' + ONE + b"\n" + TWO,
+        b'{"id":"cut\n' + ONE + b"\n" + TWO,
+        b"123\n" + ONE + b"\n" + TWO,
+        ONE + b"\nbad\n" + TWO,
+    ],
+)
+def test_one_object_a_line_is_ndjson_whichever_line_is_bad(data: bytes, tmp_path: Path) -> None:
+    source = source_of(tmp_path, data)
+    assert mark(source) == ("ndjson", None)
+    good = [it.data for run in source.runs() for it in run if not it.code and it.data != b"123"]
+    assert good == [ONE, TWO]
+
+
+def test_a_single_object_is_a_document_if_it_holds_an_array_of_objects(tmp_path: Path) -> None:
+    line = b'{"id":9,"x":[{"id":1},{"id":2}]}\n'
+    assert texts(source_of(tmp_path, line)) == [ONE, TWO]
+    assert texts(source_of(tmp_path, b'{"id":9,"x":[1]}\n')) == [b'{"id":9,"x":[1]}']
+    # The name decides where the content can't.
+    for name in ("export.ndjson", "export.JSONL", "export.jsonl.gz"):
+        assert texts(source_of(tmp_path, line, name=name)) == [line.strip()]
+
+
+def test_an_empty_array_has_no_records_if_it_is_named_or_the_whole_document(tmp_path: Path) -> None:
+    assert list(source_of(tmp_path, b" [ ] ").runs()) == []
+    assert list(source_of(tmp_path, b'{"c":[]}', "#c").runs()) == []
+
+
+@pytest.mark.parametrize("data", [b"id,name\n1,2\n", b"<html></html>", b'"text"', b"42"])
+def test_what_is_no_json_is_refused_with_what_was_looked_for(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="JSON or NDJSON was looked for"):
+        source_of(tmp_path, data)
+
+
+@pytest.mark.parametrize("path", ["", "#c"])
+@pytest.mark.parametrize("data", [b'{"a":{', b'{"a":tru}\n', b'{"a":[1,2', b'{\n"a":"\xc3', b'{"a":1,\n"b":[1]]'])
+def test_a_document_that_breaks_off_before_an_array_names_the_byte(data: bytes, path: str, tmp_path: Path) -> None:
+    with pytest.raises(BrokenExport) as caught:
+        source_of(tmp_path, data, path)
+    assert 0 <= caught.value.offset <= len(data)
+
+
+def test_arrays_beyond_those_listed_are_still_candidates(tmp_path: Path) -> None:
+    many = b",".join(b'"a%d":[1]' % index for index in range(50))
+    assert texts(source_of(tmp_path, b"{" + many + b',"c":[{"id":1},{"id":2}]}')) == [ONE, TWO]
+
+
+def test_files_are_chained_and_each_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b'{"c":[{"id":1}]}')
+    (tmp_path / "b").write_bytes(ONE + b"\n" + TWO)
+    source = open_source([Input(str(tmp_path / "a")), Input(str(tmp_path / "b"))])
+    found = [(it.source, it.ordinal, it.data) for run in source.runs() for it in run]
+    assert found == [(0, 1, ONE), (1, 1, ONE), (1, 2, TWO)]
+    assert [it["format"] for it in source.fingerprints()] == ["json", "ndjson"]
