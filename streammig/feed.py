@@ -11,7 +11,7 @@ import msgspec
 from streammig.errors import BrokenExport
 from streammig.packing import BatchLimits, Sealing, assemble, halves, packer, ranges_of, select
 from streammig.ports import Rules, Source
-from streammig.records import Batch, DeadLetter, Draft, Examined, Progress, Range, Record, Run
+from streammig.records import Batch, DeadLetter, Draft, Examined, Place, Progress, Range, Record, Run
 
 Absent = Callable[[Iterable[str]], Mapping[str, str]]
 """Owners in, those that will not be in the target out, each with the code of the reason."""
@@ -21,18 +21,29 @@ def nobody_absent(owners: Iterable[str]) -> Mapping[str, str]:
     return {}
 
 
+Repeated = Callable[[Place, Place], Mapping[tuple[int, int, int], tuple[str, str]]]
+"""The customers between two places that stand twice: (source, offset, unit) to code and message."""
+
+
 class Judge:
-    """What becomes of each slice: the target's rules, then whether its owner will be there at all.
+    """What becomes of each slice: the target's rules, then whether its owner will be there at all, or is there already.
 
     Without state, so that a batch can be rebuilt with the outcome it was built with.
     """
 
-    def __init__(self, rules: Rules, absent: Absent = nobody_absent) -> None:
+    def __init__(self, rules: Rules, absent: Absent = nobody_absent, repeated: Repeated | None = None) -> None:
         self.rules = rules
         self._absent = absent
+        self._repeated = repeated
 
     def examine(self, run: Run) -> list[Examined]:
         examined = self.rules.examine(run)
+        if self._repeated is not None and run:
+            last = run[-1]
+            begin = Place(run[0].source, run[0].offset)
+            repeated = self._repeated(begin, Place(last.source, last.offset + max(last.length, 1)))
+            if repeated:
+                examined = [_without_repeated(it, repeated) for it in examined]
         if self._absent is nobody_absent:
             return examined
         absent = self._absent({record.owner for it in examined for record in it.records})
@@ -54,6 +65,17 @@ def _without(examined: Examined, absent: Mapping[str, str]) -> Examined:
         for record in gone
     )
     kept = tuple(record for record in examined.records if record.owner not in absent)
+    return msgspec.structs.replace(examined, records=kept, dead=examined.dead + dead)
+
+
+def _without_repeated(examined: Examined, repeated: Mapping[tuple[int, int, int], tuple[str, str]]) -> Examined:
+    where = examined.position.source, examined.position.offset
+    gone = [(record, found) for record in examined.records if (found := repeated.get((*where, record.unit)))]
+    if not gone:
+        return examined
+    dead = tuple(DeadLetter(it.position, it.unit, code, message, it.tally) for it, (code, message) in gone)
+    out = {record.unit for record, _ in gone}
+    kept = tuple(record for record in examined.records if record.unit not in out)
     return msgspec.structs.replace(examined, records=kept, dead=examined.dead + dead)
 
 

@@ -10,11 +10,14 @@ from streammig.records import Batch, Place, Receipt, Tally
 
 @dataclass(frozen=True, slots=True)
 class StageBegan:
-    """A stage starts, or goes on from its `frontier`. `sizes` are its files' bytes, where all of them are known."""
+    """A stage starts, or goes on from its `frontier`. `sizes` are its files' bytes, where all of them are known;
+    `accepted` units and `pending` records are there from before."""
 
     stage: str
     frontier: Place
     sizes: tuple[int, ...] | None
+    accepted: int = 0
+    pending: int = 0
 
 
 @dataclass(frozen=True, slots=True)

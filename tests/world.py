@@ -102,6 +102,7 @@ class World:
     clock: VirtualClock
     rng: Random
     settings: dict[str, Any] = field(default_factory=dict)
+    unchecked: bool = True  # the owner table's child process takes half a second, in each life
     dead: bool = False
     steps: int = 0
     crash_at: int | None = None
@@ -127,9 +128,10 @@ class World:
             {"checkpoint": str(self.folder / "run.checkpoint"), "max_bytes": 10_000, "settle_time": SETTLE_TIME,
              "visible_time": 600.0, "base_url": "http://127.0.0.1:1", "limits": "1/5s,500/1h"} | flags | self.settings,
         )  # fmt: skip
+        ask = Ask("streammig run", unchecked=self.unchecked)
         return VirtualMigration(
-            settings, Ask("streammig run"), "key", self.folder / "state", self.clock, Random(self.rng.random()),
-            self._hear, executor=lambda: Doomed(self), world=self,
+            settings, ask, "key", self.folder / "state", self.clock, Random(self.rng.random()), self._hear,
+            executor=lambda: Doomed(self), world=self,
         )  # fmt: skip
 
     def _hear(self, notice: Notice) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -195,7 +196,8 @@ class Pacer:
         if remaining is None or reset is None or remaining > 0 or reset <= 0:
             return
         windows = (*self.limits.migration, *self.limits.general)
-        if any(window.count == limit == 1 and window.seconds >= reset for window in windows):
+        # The header counts whole seconds, rounded up.
+        if any(window.count == limit == 1 and math.ceil(window.seconds) >= reset for window in windows):
             return
         await self.hold(reset)
 

@@ -42,6 +42,7 @@ FILE = "FILE[#path.to.array]"
 @click.option(
     "--dry-run", type=click.Path(path_type=Path), metavar="DIR", help="Write the bodies to DIR, send nothing."
 )
+@click.option("--unchecked", is_flag=True, help="Do not look for customers that stand twice before the run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the books as one JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
@@ -54,15 +55,15 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     from streammig.settings import api_key, load
     from streammig.spool import with_stdin_spooled
 
-    first, dry_run = flags.pop("first"), flags.pop("dry_run")
+    ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked")}
     settings = load(migration, _given(flags, maps))
-    if dry_run is not None:
+    if ask["dry_run"] is not None:
         # Its checkpoint and its work file are its own: those of a migration under way must not be touched.
-        settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(dry_run)))
-    key = "" if dry_run is not None else api_key(settings, os.environ)
+        settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(ask["dry_run"])))
+    key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
     settings = with_stdin_spooled(settings, sys.stdin.buffer)
-    code = _migrate(settings, key, migration, first, dry_run, as_json, quiet)
-    sys.exit(code)
+    folder = migration.parent if migration is not None else Path()
+    sys.exit(_migrate(settings, key, folder, ask, as_json, quiet))
 
 
 def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
@@ -79,15 +80,7 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
     return given
 
 
-def _migrate(
-    settings: Settings,
-    key: str,
-    migration: Path | None,
-    first: int | None,
-    dry_run: Path | None,
-    as_json: bool,
-    quiet: bool,
-) -> int:
+def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], as_json: bool, quiet: bool) -> int:
     import asyncio
     import random
 
@@ -97,14 +90,11 @@ def _migrate(
     from streammig.settings import state_folder
     from streammig.spool import forget
 
-    folder = migration.parent if migration is not None else Path()
-    command = resume_command(sys.argv[1:])
+    ask = Ask(resume_command(sys.argv[1:]), **asked)
     state = state_folder(settings, os.environ, sys.platform)
     problem: Problem | None = None
     with watching(sys.stderr, quiet=quiet) as tell:
-        run = Migration(
-            settings, Ask(command, first, dry_run), key, state, SystemClock(), random.Random(), tell, folder,
-        )  # fmt: skip
+        run = Migration(settings, ask, key, state, SystemClock(), random.Random(), tell, folder)
         try:
             whole = asyncio.run(_drive(run, quiet))
         except Problem as caught:

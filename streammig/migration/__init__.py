@@ -27,16 +27,19 @@ from streammig.budget import (
 from streammig.checkpoint import Checkpoint, Journal, describe, described, locked
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
+from streammig.delivery.waiting import unless
 from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url
 from streammig.migration.binding import reopen, shapes
+from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
 from streammig.migration.mapping import load_mapping
 from streammig.notices import Tell, Waiting, Warned
+from streammig.owners import OwnerTable
 from streammig.ports import Clock as Clock
-from streammig.ports import ReadBack, Sink, Source
+from streammig.ports import ReadBack, Rules, Sink, Source
 from streammig.records import STAGES, Batch, Tally
 from streammig.settings import Settings
 from streammig.sources import open_source, parse_input
@@ -52,6 +55,7 @@ class Ask:
 
     command: str  # the command line that goes on from here
     first: int | None = None  # a pilot: so many source records of each stage
+    unchecked: bool = False  # do not pass over the customers for those that stand twice
     dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
 
 
@@ -100,7 +104,10 @@ class Migration:
         try:
             async with AsyncExitStack() as stack:
                 crew = await self._assemble(stack)
-                return await crew.run()
+                whole = await crew.run()
+            if whole:
+                clear(crew.path)
+            return whole
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
                 raise
@@ -151,11 +158,29 @@ class Migration:
         stack.callback(lookup.close)
         journal = Journal(file, stack.enter_context(self.executor()))
         stack.push_async_callback(journal.flush)
+        reader = stack.enter_context(self.executor())
+        owners = await self._owners(stack, path, sources, rules, shape, reader)
         return Crew(
             settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
-            self.tell, stack.enter_context(self.executor()), self.stop, 0.0 if dry else settings.settle_time,
-            self.ask.first, vouched,
+            self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners, vouched,
         )  # fmt: skip
+
+    async def _owners(
+        self, stack: AsyncExitStack, path: Path, sources: Mapping[str, Source], rules: Mapping[str, Rules],
+        shape: Mapping[str, Any], reader: Executor,
+    ) -> OwnerTable | None:  # fmt: skip
+        if "customers" not in sources:
+            return None
+        if self.ask.unchecked:
+            self.tell(Warned("unchecked: a customer that stands twice in the export will be sent twice"))
+            return None
+        made = owner_table(
+            owners_folder(path), sources["customers"], rules["customers"], shape["customers"], reader, self.tell
+        )
+        table = await unless(self.stop, made)
+        if table is not None:
+            stack.callback(table.close)
+        return table
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         text = self.settings.stage(name).map

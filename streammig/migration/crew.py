@@ -16,8 +16,10 @@ from streammig.delivery.courier import Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.verdict import Verdict
 from streammig.errors import MachineFault, Problem, UnknownOutcome
-from streammig.feed import Absent, Feed, Judge, nobody_absent, reread, reseal
+from streammig.feed import Feed, Judge, nobody_absent, reread, reseal
+from streammig.migration.census import absent_by, repeated_in
 from streammig.notices import StageBegan, StageEnded, Tell
+from streammig.owners import OwnerTable
 from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.stage import StageRun
 from streammig.ports import Clock, ReadBack, Rules, Sink, Source
@@ -48,6 +50,7 @@ class Crew:
     stop: asyncio.Event
     settle_time: float
     first: int | None
+    owners: OwnerTable | None  # None where it was left out, or no customers are in the run
     vouched: bool  # the account's file knows every send of this checkpoint
 
     async def run(self) -> bool:
@@ -73,7 +76,9 @@ class Crew:
         progress = await self.journal.read(lambda file: file.progress(name))
         marks = await self.journal.read(lambda file: file.fingerprints(name))
         plain = not any(mark.get("compression") for mark in marks)
-        self.tell(StageBegan(name, progress.frontier, tuple(mark["size"] for mark in marks) if plain else None))
+        books = await self.journal.read(lambda file: file.books(name))
+        sizes = tuple(mark["size"] for mark in marks) if plain else None
+        self.tell(StageBegan(name, progress.frontier, sizes, books.accepted.units, books.pending.records))
         await self._note(name, "running")
         run = await self._prepare(name)
         try:
@@ -111,24 +116,21 @@ class Crew:
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
             partial(_exactly, rules), verdict, self.stop,
-            suspects=0 if self.vouched else self.settings.concurrency,
+            lanes=asyncio.Semaphore(self.settings.concurrency), suspects=0 if self.vouched else self.settings.concurrency,
         )  # fmt: skip
         bisection = Bisection(courier, self.settle_time, self.settings.bisect_events)
         return StageRun(
             name, feed, courier, bisection, self.journal, self.clock, self.tell, self.reader, again,
-            partial(reseal, rules, limits), self.stop, self.settings.concurrency, QUEUE_BYTES,
+            partial(reseal, rules, limits), self.stop, self.settings.concurrency + 1, QUEUE_BYTES,
         )  # fmt: skip
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def _judge(self, name: str) -> Judge:
-        return Judge(self.rules[name], await self._absent(name))
-
-    async def _absent(self, name: str) -> Absent:
-        """Which owners will not be in the target."""
-        if name == "customers" or not await self.journal.read(Checkpoint.has_absent):
-            return nobody_absent
-        return self.lookup.absent_reasons
+        if name == "customers":
+            return Judge(self.rules[name], repeated=repeated_in(self.owners) if self.owners is not None else None)
+        known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)
+        return Judge(self.rules[name], absent_by(self.owners, self.lookup) if known else nobody_absent)
 
     async def _reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
         judge = await self._judge(name)

@@ -32,6 +32,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         "stages": stages,
         "budget": [use._asdict() for use in budget],
         # A dry run is not resumed: its folder is for one.
+        "checkpoint": str(checkpoint.path),
         "resume": None if dry_run or state in ("complete", "running") else run["context"].get("command"),
     }
 

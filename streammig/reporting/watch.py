@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 EVERY = 100  # accepted batches between two lines where there is no terminal
+SECONDS = 30.0  # between them at most
 
 
 @contextmanager
@@ -32,20 +34,22 @@ def watching(stream: TextIO, *, quiet: bool) -> Iterator[Tell]:
 class Lines:
     """One line for what matters, and one for every hundred batches: for logs."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
-        self._batches = 0
-        self._units = 0
+        self._batches = self._units = 0
+        self._clock = clock
+        self._said = clock()
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, StageBegan):
-            self._batches = self._units = 0
+            self._batches, self._units = 0, notice.accepted
         if text := line(notice):
             print(text, file=self._stream, flush=True)
         elif isinstance(notice, Answered):
             self._batches += 1
             self._units += notice.batch.tally.units
-            if self._batches % EVERY == 0:
+            if self._batches % EVERY == 0 or self._clock() - self._said >= SECONDS:
+                self._said = self._clock()
                 said = f"{notice.batch.stage}: {self._batches:,} batches, {self._units:,} units accepted"
                 print(said, file=self._stream, flush=True)
 
@@ -83,12 +87,13 @@ class Bars:
 
     def __call__(self, notice: Notice) -> None:
         match notice:
-            case StageBegan(stage, frontier, sizes):
-                self._sizes, self._units = sizes, 0
+            case StageBegan(stage, frontier, sizes, accepted, pending):
+                self._sizes, self._units = sizes, accepted
                 self._sealed.clear()
                 total = sum(sizes) if sizes is not None else None
-                self._task = self._progress.add_task(stage, total=total, units=0)
-                self._advance(frontier.source, frontier.offset)
+                self._task = self._progress.add_task(stage, total=total, units=accepted)
+                if not pending:
+                    self._advance(frontier.source, frontier.offset)
             case Sealed(_, batch, frontier):
                 self._sealed[batch.seq] = frontier
                 return

@@ -38,7 +38,8 @@ def summary(document: Mapping[str, Any]) -> str:
     parts = [books_table(document)]
     for name, stage in document["stages"].items():
         for reason, tally in stage["filtered_by"].items():
-            parts.append(f"  {name}: filtered as {reason}: {tally['records']:,} records, {tally['units']:,} units")
+            units = f", {counted(tally['units'], 'unit')}" if tally["units"] != tally["records"] else ""
+            parts.append(f"  {name}: filtered as {reason}: {counted(tally['records'], 'record')}{units}")
         for code, count in stage["dead_by"].items():
             parts.append(f"  {name}: dead letters as {code}: {count:,}")
         if stage["dropped_fields"]:
@@ -59,6 +60,8 @@ def summary(document: Mapping[str, Any]) -> str:
         parts.append("A dry run: nothing was sent. Accepted means written to a file.")
     elif any(stage["accepted"] for stage in document["stages"].values()):
         parts.append("Accepted means that the target has enqueued it, not that its queue has applied it.")
+    if any(stage["dead"] for stage in document["stages"].values()):
+        parts.append(f"What was not sent, and why: streammig dead-letters {document['checkpoint']}")
     if document["resume"]:
         parts.append(f"To go on from here: {document['resume']}")
     return "\n".join(parts)
@@ -67,9 +70,12 @@ def summary(document: Mapping[str, Any]) -> str:
 def line(notice: Notice) -> str:
     """What a notice says to people, or "" for those that come with every batch."""
     match notice:
-        case StageBegan(stage, frontier):
+        case StageBegan(stage, frontier, _, _, pending):
             resumed = frontier.ordinal > 1 or frontier.source > 0 or frontier.unit > 0
-            return f"{stage}: going on at record {frontier.ordinal:,}" if resumed else f"{stage}: starting"
+            if not resumed:
+                return f"{stage}: starting"
+            left = f", {pending:,} sealed records still to send" if pending else ""
+            return f"{stage}: going on, reading at record {frontier.ordinal:,}{left}"
         case StageEnded(stage, state, message):
             return f"{stage}: {state}" + (f": {message}" if message else "")
         case Waiting(why, seconds):
@@ -80,9 +86,13 @@ def line(notice: Notice) -> str:
             status = f" ({receipt.status})" if receipt.status is not None else ""
             return f"{batch.stage}: batch {batch.seq}: {receipt.kind}{status}"
         case Buried(stage, tally):
-            return f"{stage}: {tally.records:,} record{'s' * (tally.records != 1)} became dead letters"
+            return f"{stage}: {counted(tally.records, 'record')} became dead letters"
         case Sealed() | Answered():
             return ""
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + "s" * (number != 1)
 
 
 def spoken(seconds: float) -> str:

@@ -1,0 +1,101 @@
+"""Passes over the customers once before anything is sent: who stands twice, and who will not be in the target."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from streammig.checkpoint import Checkpoint
+from streammig.feed import Absent, Repeated
+from streammig.notices import Tell, Waiting
+from streammig.owners import Census, OwnerTable, check_space, forget, most_customers, open_table, take
+from streammig.ports import Rules, Source
+from streammig.records import Place
+
+EVERY = 200_000  # source records between two words about how far the pass is
+
+
+def owners_folder(checkpoint: Path) -> Path:
+    """Where the owner table lies: hashes of ids and e-mails under a random key, owner-only, deleted after use."""
+    return checkpoint.with_name(checkpoint.name + ".owners")
+
+
+async def owner_table(
+    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Tell
+) -> OwnerTable:
+    """The table of these customers, from an earlier call or made now. Raises `MachineFault` before it begins if there
+    is too little disk for it."""
+    loop = asyncio.get_running_loop()
+    marks = source.fingerprints()
+    token = json.dumps([list(marks), dict(shape)], sort_keys=True)
+    found = await loop.run_in_executor(reader, open_table, folder, token)
+    if found is not None:
+        return found
+    check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
+    tell(Waiting("passing over the customers once, for those that stand twice"))
+    with Census(folder, token) as census:
+        work = loop.run_in_executor(reader, take, census, source, rules, _teller(loop, tell))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            census.close()  # makes the pass fail, so that its thread ends
+            await asyncio.gather(work, return_exceptions=True)
+            raise
+
+
+def _teller(loop: asyncio.AbstractEventLoop, tell: Tell) -> Callable[[int], None]:
+    said = 0
+
+    def passed(records: int) -> None:
+        nonlocal said
+        if records - said >= EVERY:
+            said = records
+            loop.call_soon_threadsafe(tell, Waiting(f"passing over the customers once: {records:,} so far"))
+
+    return passed
+
+
+def repeated_in(table: OwnerTable) -> Repeated:
+    """What `Judge` asks for customers."""
+
+    def repeated(begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
+        return {
+            it.place[:3]: (
+                it.code,
+                f"the same {_KEYS[it.code]} stands in record {it.first.ordinal} already, which is sent",
+            )
+            for it in table.duplicates(begin, end)
+        }
+
+    return repeated
+
+
+_KEYS = {"duplicate-customer": "id", "duplicate-email": "e-mail"}
+
+
+def absent_by(table: OwnerTable | None, lookup: Checkpoint) -> Absent:
+    """What `Judge` asks for events and transactions: who will not be there by the export, or by a refusal."""
+
+    def absent(owners: Iterable[str]) -> Mapping[str, str]:
+        asked = list(owners)
+        noted = lookup.absent_reasons(asked)
+        if table is None:
+            return noted
+        # What the checkpoint noted while reading can be wrong for an id that stands twice: the table knows better.
+        return {owner: why for owner, why in noted.items() if why == "refused"} | table.absent(asked)
+
+    return absent
+
+
+def clear(checkpoint: Path) -> None:
+    """Delete the owner table of a run that needs it no more."""
+    folder = owners_folder(checkpoint)
+    if folder.exists():
+        forget(folder)
+
+
+__all__: Sequence[str] = ("absent_by", "clear", "owner_table", "owners_folder", "repeated_in")
