@@ -67,8 +67,9 @@ class Courier:
     """Delivers the batches of one stage for all its workers, under I2 and I3.
 
     A batch with an unknown outcome keeps its worker busy until it is decided, so that there are never more of them
-    than requests may be in flight. After one, the next request waits until an authenticated read succeeds: sending
-    into a target that swallows answers only makes more of them.
+    than workers. After one, the next request waits until an authenticated read succeeds: sending into a target that
+    swallows answers only makes more of them. `lanes` are the requests that may be in flight; there is one worker more,
+    for where all that were in flight are unknown, only what is accepted later can show that they did not land.
     """
 
     sink: Sink
@@ -83,6 +84,7 @@ class Courier:
     assemble: Assemble
     verdict: Verdict
     stop: asyncio.Event
+    lanes: asyncio.Semaphore
     suspects: int = 0  # how many batches to look for at the target before they are sent for the first time
     most_parked: int = 3
     backoff: Backoff = field(default_factory=Backoff)
@@ -125,7 +127,13 @@ class Courier:
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
         """One request: slot and note, intent, sending, receipt, each durable before the next; None when stopped."""
-        await self._wait_for_trust()
+        async with self.lanes:
+            await self._wait_for_trust()
+            if self.stop.is_set():
+                return None
+            return await self._send_now(batch, body, tries)
+
+    async def _send_now(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
         slot = await unless(self.stop, self.slots.take(batch, tries.attempt + 1))
         if slot is None:
             return None

@@ -116,7 +116,8 @@ class Crew:
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
             partial(_exactly, rules), verdict, self.stop,
-            lanes=asyncio.Semaphore(self.settings.concurrency), suspects=0 if self.vouched else self.settings.concurrency,
+            lanes=asyncio.Semaphore(self.settings.concurrency),
+            suspects=0 if self.vouched else self.settings.concurrency,
         )  # fmt: skip
         bisection = Bisection(courier, self.settle_time, self.settings.bisect_events)
         return StageRun(

@@ -44,7 +44,7 @@ class StageRun:
     reread: Reread
     reseal: Resealer
     stop: asyncio.Event
-    concurrency: int
+    workers: int
     backlog_bytes: int
     problem: Problem | None = None
     _backlog: Backlog = field(init=False)
@@ -61,7 +61,7 @@ class StageRun:
         self.courier.more_to_come = self._more_to_come
         async with asyncio.TaskGroup() as tasks:
             producer = tasks.create_task(self._guard(self._produce()))
-            workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.concurrency)]
+            workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
             await asyncio.wait(workers)
             producer.cancel()
         await asyncio.get_running_loop().run_in_executor(self.reader, self.feed.close)
