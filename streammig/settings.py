@@ -25,6 +25,7 @@ class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     owner: str = ""  # events: the field that names the customer, where each record is one event
     deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value
     reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value
+    unknown: Literal["read-back", "park", "resend"] = "read-back"  # what becomes of a batch with an unknown outcome
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +61,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zero_orders: bool = False
     send_redeem: bool = False
     bisect_events: bool = False
+    isolation_share: float = 0.05  # of a stage's requests, to be spent at most on finding the records it refuses
+    isolation_requests: int = 60  # to be spent on that in any case
+    breaker: int = 10  # whole batches refused in a row that stop the run
+    most_parked: int = 3  # batches of a stage that may be parked; one more stops the run
 
     def stage(self, name: str) -> StageSettings:
         found: StageSettings = getattr(self, name)
@@ -81,6 +86,10 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "max_bytes": (10_000, 1_000_000_000),
     "max_record_bytes": (1_000, 1_000_000_000),
     "fraction_digits": (0, 12),
+    "isolation_share": (0, 1),
+    "isolation_requests": (0, 100_000),
+    "breaker": (1, 100_000),
+    "most_parked": (0, 100_000),
 }
 
 

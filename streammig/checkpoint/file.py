@@ -26,6 +26,7 @@ from streammig.records import (
     DeadLetter,
     Draft,
     Progress,
+    Range,
     Receipt,
     Tally,
 )
@@ -216,6 +217,18 @@ class Checkpoint(Holdings):
             self._db.execute(
                 "UPDATE batch SET state = ?, settled = ? WHERE stage = ? AND seq = ? AND state = 'sending'",
                 (state, settled, batch.stage, batch.seq),
+            )
+
+    def explain(self, batch: Batch, attempt: int, message: str, nominee: Sequence[Range] = ()) -> None:
+        """Keep what the target said with a receipt, redacted by the caller, and the ranges of whom alone it named."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE attempt SET message = ? WHERE stage = ? AND seq = ? AND number = ?",
+                (message, batch.stage, batch.seq, attempt),
+            )
+            self._db.execute(
+                "UPDATE batch SET nominee = ? WHERE stage = ? AND seq = ?",
+                (pack_ranges(nominee) if nominee else None, batch.stage, batch.seq),
             )
 
     def move(self, batch: Batch, before: BatchState, after: BatchState, at: float | None = None) -> bool:

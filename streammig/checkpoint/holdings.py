@@ -11,7 +11,7 @@ from typing import Any
 from streammig.checkpoint.codec import decode_tally, hash_owner, unpack_ranges
 from streammig.checkpoint.database import translated
 from streammig.checkpoint.opened import Opened
-from streammig.records import Batch, BatchState, DeadLetter, Place, Position, Progress, Range, Tally, add_up
+from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Position, Progress, Range, Tally, add_up
 
 # What is pending, unknown or settled, by state; a split or resealed batch lives on in its parts.
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REFUSED)
@@ -160,13 +160,47 @@ class Holdings(Opened):
         return at
 
     def last_message(self, batch: Batch) -> str:
-        """What the last receipt for this batch said, redacted as it is stored."""
+        """What the last receipt for this batch said, redacted as it is stored; for a part that was never sent, what
+        was said of the batch that it is a part of."""
+        seq: int | None = batch.seq
+        while seq is not None:
+            rows = self._read(
+                "SELECT message FROM attempt WHERE stage = ? AND seq = ? ORDER BY number DESC LIMIT 1", batch.stage, seq
+            )
+            if rows:
+                return rows[0][0] or ""
+            seq = self._read("SELECT parent FROM batch WHERE stage = ? AND seq = ?", batch.stage, seq)[0][0]
+        return ""
+
+    def was_refused(self, batch: Batch) -> bool:
+        """Whether the last receipt for this batch said that it was refused."""
         rows = self._read(
-            "SELECT message FROM attempt WHERE stage = ? AND seq = ? ORDER BY number DESC LIMIT 1",
-            batch.stage,
-            batch.seq,
+            "SELECT kind FROM attempt WHERE stage = ? AND seq = ? ORDER BY number DESC LIMIT 1", batch.stage, batch.seq
         )
-        return (rows[0][0] if rows else "") or ""
+        return bool(rows) and rows[0][0] == Kind.REFUSED
+
+    def nominee(self, batch: Batch) -> tuple[Range, ...]:
+        """The ranges of the one owner whom the last answer to this batch named; empty if it named none or several."""
+        packed = self._read("SELECT nominee FROM batch WHERE stage = ? AND seq = ?", batch.stage, batch.seq)[0][0]
+        return unpack_ranges(packed) if packed is not None else ()
+
+    def attempts(self, batch: Batch) -> int:
+        """How many requests were made for this batch."""
+        made: int = self._read("SELECT attempts FROM batch WHERE stage = ? AND seq = ?", batch.stage, batch.seq)[0][0]
+        return made
+
+    def refused_parts(self, stage: str) -> dict[int, int]:
+        """The batches that stem from a refused one, by number, each with the requests made for it."""
+        refused = {row[0] for row in self._read("SELECT DISTINCT seq FROM attempt WHERE stage = ? AND kind = 'refused'",
+                                                stage)}  # fmt: skip
+        parts: dict[int, int] = {}
+        # A part is sealed after its parent, so one pass in order knows every parent before its parts.
+        for seq, parent, attempts in self._read(
+            "SELECT seq, parent, attempts FROM batch WHERE stage = ? AND parent IS NOT NULL ORDER BY seq", stage
+        ):
+            if parent in refused or parent in parts:
+                parts[seq] = attempts
+        return parts
 
     def starts(self) -> list[tuple[str, int, int, float]]:
         """Stage, batch, attempt and time of every request made, to seed an account's file that was lost."""

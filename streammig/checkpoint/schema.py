@@ -39,11 +39,12 @@ CREATE TABLE filtered (
 
 -- What one request carries. `ranges` are the places of its units in the export, packed (see pack_ranges); the body is
 -- rebuilt from them and must have the SHA-256 `digest`. A batch that replaces (part of) another names its `parent`.
--- state: sealed, sending, accepted, refused, split, dead, unknown, parked.
+-- state: sealed, sending, accepted, refused, split, dead, unknown, parked. `nominee` are the ranges of the one owner
+-- whom the answer to a refused batch named, packed like `ranges`: tried alone at the stage's end, also after a resume.
 CREATE TABLE batch (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, parent INTEGER, ranges BLOB NOT NULL,
     tally TEXT NOT NULL, size INTEGER NOT NULL, digest BLOB NOT NULL, sealed REAL NOT NULL, settled REAL,
-    attempts INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stage, seq)
+    attempts INTEGER NOT NULL DEFAULT 0, nominee BLOB, PRIMARY KEY (stage, seq)
 ) WITHOUT ROWID;
 CREATE INDEX batch_state ON batch (stage, state);
 

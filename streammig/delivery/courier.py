@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -12,13 +13,14 @@ import msgspec
 
 from streammig.checkpoint import Journal
 from streammig.delivery.backoff import Backoff
+from streammig.delivery.nomination import nominated
 from streammig.delivery.verdict import Verdict
 from streammig.delivery.waiting import Reread, unless
 from streammig.errors import TargetStop, UnknownOutcome
-from streammig.notices import Answered, Tell, Waiting
-from streammig.packing import halves
+from streammig.notices import Answered, Tell, Waiting, Warned
+from streammig.packing import halves, ranges_of
 from streammig.ports import Clock, ReadBack, Seen, Sink
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Kind, Receipt, Record
+from streammig.records import Batch, BatchState, DeadLetter, Draft, Kind, Range, Receipt, Record
 
 LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then
 BLIND_WAIT = 60.0  # seconds to wait on a 429 that does not say how long
@@ -51,6 +53,10 @@ class Slots(Protocol):
 
 Assemble = Callable[[list[Record]], Draft]
 Redact = Callable[[str, bytes], str]
+"""A message and the body that it answers in, the message without the body's values out; runs in a thread."""
+
+Reseal = Callable[[list[Record]], tuple[list[Draft], list[DeadLetter]]]
+"""What a batch's records make now, if they come out otherwise than when it was sealed."""
 
 
 @dataclass(slots=True)
@@ -82,16 +88,22 @@ class Courier:
     redact: Redact
     reread: Reread
     assemble: Assemble
+    reseal: Reseal
     verdict: Verdict
     stop: asyncio.Event
+    reader: Executor  # does what would hold the event loop: redacting takes a second for a body of 4 MB
     lanes: asyncio.Semaphore
     suspects: int = 0  # how many batches to look for at the target before they are sent for the first time
     most_parked: int = 3
+    breaker: int = 10  # whole batches refused in a row that stop the run
+    nominate: bool = True  # whether whom an answer names is set aside; not any more after it named a wrong one
+    refused_at: float | None = None  # when the last batch was refused in this process, in the loop's time
     backoff: Backoff = field(default_factory=Backoff)
     more_to_come: Callable[[], bool] = lambda: False
     deciding: int = 0  # workers that read back and send nothing meanwhile
     _doubt: asyncio.Lock = field(default_factory=asyncio.Lock)
     _doubted: bool = False
+    _refused: list[Batch] = field(default_factory=list)  # whole batches, since the last one that was accepted
 
     async def deliver(self, batch: Batch, body: bytes) -> BatchState:
         """Send a sealed batch until its fate is known; returns the state it is left in.
@@ -107,7 +119,9 @@ class Courier:
             receipt = await self._send(batch, body, tries)
             if receipt is None:
                 break
-            state = await self._follow(batch, body, receipt, tries)
+            receipt = await self._explain(batch, body, tries.attempt, receipt)
+            self.tell(Answered(batch, receipt))
+            state = await self._follow(batch, receipt, tries)
             if state is not BatchState.SEALED:
                 return state
         return BatchState.SEALED
@@ -140,22 +154,41 @@ class Courier:
         started = self.clock.time()
         tries.attempt = await self.journal.write(lambda file: file.sending(batch, started))
         receipt = await self.sink.send(batch.stage, body, slot.sent)
-        if receipt.message:
-            receipt = msgspec.structs.replace(receipt, message=self.redact(receipt.message, body))
-        state, at = _state_after(receipt), self.clock.time()
-        await self.journal.write(lambda file: file.received(batch, tries.attempt, receipt, state, at))
+        # Its message follows when it is redacted: what is decided must not wait for that.
+        silent, state, at = msgspec.structs.replace(receipt, message=""), _state_after(receipt), self.clock.time()
+        await self.journal.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
         if receipt.kind is Kind.NOT_SENT:
             slot.unsent()
         elif receipt.status is not None:
             self.slots.answered(receipt.latency)
-        self.tell(Answered(batch, receipt))
+        if receipt.kind is Kind.THROTTLED:
+            await self._obey(receipt)
+        self._doubted = self._doubted or receipt.kind is Kind.UNKNOWN
         return receipt
 
-    async def _follow(self, batch: Batch, body: bytes, receipt: Receipt, tries: _Tries) -> BatchState:
+    async def _explain(self, batch: Batch, body: bytes, attempt: int, receipt: Receipt) -> Receipt:
+        """Keep what the target said, redacted, and whom alone it named; returns the receipt as it may be shown."""
+        if not receipt.message:
+            return receipt
+        loop, said = asyncio.get_running_loop(), receipt.message
+        message = await loop.run_in_executor(self.reader, self.redact, said, body)
+        nominee: tuple[Range, ...] = ()
+        # Where nothing was redacted, nobody is named: no reason to read the export again.
+        if receipt.kind is Kind.REFUSED and self.nominate and message != said:
+            (records,) = await self.reread([batch])
+            nominee = ranges_of(nominated(said, records))
+        await self.journal.write(lambda file: file.explain(batch, attempt, message, nominee))
+        return msgspec.structs.replace(receipt, message=message)
+
+    async def _follow(self, batch: Batch, receipt: Receipt, tries: _Tries) -> BatchState:
         """What follows from a receipt; SEALED means that the batch is to be sent again."""
         if receipt.kind is Kind.WRONG_WORLD or receipt.stop:
             raise _world_stop(batch, receipt)
         match receipt.kind:
+            case Kind.ACCEPTED:
+                self._refused.clear()
+            case Kind.REFUSED:
+                await self._count_refused(batch, receipt)
             case Kind.UNKNOWN:
                 return await self.decide(batch)
             case Kind.TOO_LARGE:
@@ -168,8 +201,6 @@ class Courier:
                     )
                 tries.renewed = True
                 await self.sink.renew()
-            case Kind.THROTTLED:
-                await self._obey(receipt)
             case Kind.NOT_SENT:
                 tries.failures += 1
                 await self._back_off(tries.failures, receipt.message)
@@ -198,6 +229,48 @@ class Courier:
                 f"{len(parked)} batches of {stage} are parked: nobody can say whether they landed ({numbers})",
                 "They are not sent again. Find out at the target whether they landed before you go on.",
             )
+
+    async def _count_refused(self, batch: Batch, receipt: Receipt) -> None:
+        """Stop the run where so many whole batches are refused in a row that the cause is hardly in their records."""
+        self.refused_at = asyncio.get_running_loop().time()
+        if batch.parent is not None:  # a part, which is likely to be refused
+            return
+        self._refused.append(batch)
+        if len(self._refused) < self.breaker:
+            return
+        row = list(self._refused)
+        await self.journal.write(lambda file: [file.move(it, BatchState.REFUSED, BatchState.SEALED) for it in row])
+        raise TargetStop(
+            f"{len(row)} batches of {batch.stage} in a row were refused as a whole"
+            + (f", the last with: {receipt.message}" if receipt.message else ""),
+            "So the cause is hardly in their records, and nothing was dead-lettered. Find out what the target wants"
+            " (a reward, a brand or a permission that it lacks?), then run the same command: they are sent again"
+            + (", though events can't be looked for first." if batch.stage == "events" else "."),
+        )
+
+    async def may_go_again(self, batch: Batch, records: list[Record]) -> bool:
+        """Whether a refused batch, or one that was sealed again since, may be sent (again): none of it has landed, as
+        far as can be shown. Events can't be looked for. False if it was parked, or the run is to stop."""
+        if batch.stage == "events":
+            return True
+        now, settle_time = asyncio.get_running_loop().time(), self.verdict.settle_time
+        wait = self.refused_at + settle_time - now if self.refused_at is not None else 0.0
+        whole = await self.verdict.refused_whole(batch, records, wait)
+        if not whole and not self.stop.is_set():
+            await self.count_parked(batch.stage)
+        return whole
+
+    async def as_sealed(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, bytes]]:
+        """A batch with its body as it was sealed, or what takes its place if it comes out otherwise now."""
+        draft = self.assemble(records) if records else None
+        if draft is not None and draft.digest == batch.digest:
+            return [(batch, draft.body)]
+        drafts, dead = self.reseal(records)
+        at = self.clock.time()
+        parts = await self.journal.write(lambda file: file.reseal(batch, drafts, dead, at))
+        said = f"batch {batch.seq} of {batch.stage} has not landed and comes out otherwise now: sealed anew"
+        self.tell(Warned(said))
+        return [(part, draft.body) for part, draft in zip(parts, drafts, strict=True)]
 
     async def _obey(self, receipt: Receipt) -> None:
         await self.slots.throttled()

@@ -39,17 +39,19 @@ class Gate:
         settled = await self.journal.read(lambda file: file.last_settled(stage))
         if settled is None:
             return True
-        rest = settled + self.settle_time - self.clock.time()
+        # A wall clock that was set back by an hour must not make this wait an hour longer.
+        rest = min(settled + self.settle_time - self.clock.time(), self.settle_time)
         if rest > 0:
             self.tell(Waiting(f"{stage} are accepted; the target is given time to apply them", rest))
             await unless(self.stop, asyncio.sleep(rest))
         missing = await self._samples(stage)
-        asked, began = len(missing), self.clock.time()
+        asked, now = len(missing), asyncio.get_running_loop().time
+        began = now()
         while missing and not self.stop.is_set():
             missing = [it for it in missing if await self.readback.visible(stage, it[1]) not in (Seen.ALL, Seen.PART)]
             # Where some are visible the queue works, and what it dropped never comes: no reason to wait for hours.
             patience = self.visible_time if len(missing) == asked else min(self.settle_time, self.visible_time)
-            if not missing or self.clock.time() - began >= patience:
+            if not missing or now() - began >= patience:
                 break
             # A queue that was given a second to settle is not left alone for twenty.
             pause = min(POLL, max(self.settle_time, 0.05), patience)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from streammig.checkpoint import Journal
+from streammig.delivery.nomination import set_aside
 from streammig.delivery.waiting import Reread, unless
 from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock, ReadBack, Seen
@@ -15,6 +17,16 @@ from streammig.records import Batch, BatchState, Record
 SAMPLE = 5  # records of a batch that are looked for: it lands as a whole or not at all
 LATER = 3  # later batches that must have appeared; a single one may have overtaken it in a queue with several workers
 LOOK = 30.0  # seconds between two looks, at most
+TRIES = 5  # reads of such a record until one says something
+PROBES = 2  # records of a refused batch that must not be there; of a single one it might be the refused one itself
+
+Policy = Literal["read-back", "park", "resend"]
+
+# What becomes of a batch where nobody looks for it.
+_UNSEEN = {
+    "park": (BatchState.PARKED, "it is parked for you to decide, as the settings of its stage ask"),
+    "resend": (BatchState.SEALED, "it is SENT AGAIN without proof, as you accepted: it may double what it holds"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +35,13 @@ class Verdict:
 
     Landed: some of it is there. Not landed: none of the sample is there in two looks a settle time apart, and at both
     the batches that were accepted later, and at least a settle time ago, could be seen: so the target's queue had
-    passed it, and it is not slower than the settle time. Anything else is parked. Purchase counts are no proof for
-    events: the customers may have come with counts of their own.
+    passed it, and it is not slower than the settle time. Anything else is parked.
+
+    Purchase counts are no proof for events, neither way. A count that has become what the batch would make it shows
+    only that so many purchases are known: they may have come as `metrics` with the customer, from an earlier
+    migration, or from the till since then, and there is no count from before the batch to compare it with.
+
+    `policy` "park" leaves every unknown outcome to the operator; "resend" sends again without any proof.
     """
 
     readback: ReadBack
@@ -35,6 +52,7 @@ class Verdict:
     stop: asyncio.Event
     settle_time: float
     visible_time: float
+    policy: Policy = "read-back"
 
     async def decide(self, batch: Batch, more_to_come: Callable[[], bool]) -> BatchState:
         """ACCEPTED, SEALED (to be sent again) or PARKED, durably; UNKNOWN if the run is to stop before that.
@@ -42,7 +60,7 @@ class Verdict:
         `more_to_come` says whether another batch may still be accepted: without one, nothing can prove that this one
         did not land.
         """
-        state, why = await self._look(batch, more_to_come)
+        state, why = _UNSEEN.get(self.policy) or await self._look(batch, more_to_come)
         if state is BatchState.UNKNOWN:
             return state
         settled = self.clock.time() if state is BatchState.ACCEPTED else None
@@ -54,14 +72,14 @@ class Verdict:
         sample = await self._sample(batch)
         if not sample:
             return BatchState.PARKED, "nothing of it can be read back, so it is parked for you to decide"
-        began = await self.journal.read(lambda file: file.last_attempt(batch))
-        if not await self._sleep(began + self.settle_time - self.clock.time(), batch):
+        if not await self._sleep(await self._unsettled(batch), batch):
             return BatchState.UNKNOWN, ""
-        partly, absent_since, looking = 0, None, self.clock.time()
+        # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
+        now = asyncio.get_running_loop().time
+        partly, absent_since, looking = 0, None, now()
         while not self.stop.is_set():
             passed = await self._passed(batch)
             seen = [await self.readback.visible(batch.stage, record) for record in sample]
-            now = self.clock.time()
             if Seen.ALL in seen:
                 return BatchState.ACCEPTED, "it can be read back, so it landed"
             partly = partly + 1 if Seen.PART in seen else 0
@@ -70,15 +88,46 @@ class Verdict:
             if not passed or any(it is not Seen.NOTHING for it in seen):
                 absent_since = None
             elif absent_since is None:
-                absent_since = now
-            elif now - absent_since >= self.settle_time:
+                absent_since = now()
+            elif now() - absent_since >= self.settle_time:
                 return BatchState.SEALED, "it did not land, though a later one did: it is sent again"
-            hopeless = not passed and not more_to_come() and now - looking >= self.settle_time
-            if hopeless or now - looking >= max(self.visible_time, 3 * self.settle_time):
+            hopeless = not passed and not more_to_come() and now() - looking >= self.settle_time
+            if hopeless or now() - looking >= max(self.visible_time, 3 * self.settle_time):
                 return BatchState.PARKED, "it can't be proven whether it landed, so it is parked for you to decide"
             if not await self._sleep(min(LOOK, max(self.settle_time, 0.05)), batch):
                 break
         return BatchState.UNKNOWN, ""
+
+    async def _unsettled(self, batch: Batch) -> float:
+        """How long the target's queue has yet to be given for this batch, at most the settle time."""
+        began = await self.journal.read(lambda file: file.last_attempt(batch))
+        return min(began + self.settle_time - self.clock.time(), self.settle_time)
+
+    async def refused_whole(self, batch: Batch, records: Sequence[Record], wait: float) -> bool:
+        """Whether none of a refused batch landed, as far as a few records can show, looked for when the settle time
+        and `wait` seconds are over. Parks the batch if that is not proven; False also if the run is to stop."""
+        if not await self._sleep(max(wait, await self._unsettled(batch)), batch):
+            return False
+        others, _ = set_aside(records, await self.journal.read(lambda file: file.nominee(batch)))
+        probes = spread([record for record in others if self.readback.can_tell(batch.stage, record)], PROBES)
+        seen = [await self._seen(batch.stage, probe) for probe in probes]
+        if self.stop.is_set() or (seen and all(it is Seen.NOTHING for it in seen)):
+            return not self.stop.is_set()
+        there = Seen.ALL in seen or Seen.PART in seen
+        why = "some of it is at the target all the same" if there else "nothing could be read back"
+        before = batch.state
+        await self.journal.write(lambda file: file.move(batch, before, BatchState.PARKED))
+        self.tell(Warned(f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked"))
+        return False
+
+    async def _seen(self, stage: str, record: Record) -> Seen:
+        """What is visible of a record; a read that says nothing is tried again, for it may have met a bad moment."""
+        for _ in range(TRIES):
+            seen = await self.readback.visible(stage, record)
+            if seen is not Seen.CANT_TELL or self.stop.is_set():
+                return seen
+            await unless(self.stop, asyncio.sleep(min(LOOK, self.settle_time)))
+        return Seen.CANT_TELL
 
     async def _passed(self, batch: Batch) -> bool:
         """Whether the target's queue has passed this batch: the later ones that are a settle time old are there."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from random import Random
 
 from streammig.checkpoint import Books, Checkpoint, Journal
-from streammig.delivery.bisection import Bisection
 from streammig.delivery.courier import Courier, Redact, Slots
 from streammig.delivery.gate import Gate
+from streammig.delivery.isolation import Isolation
 from streammig.delivery.verdict import Verdict
 from streammig.errors import MachineFault, Problem, UnknownOutcome
 from streammig.feed import Feed, Judge, nobody_absent, reread, reseal
@@ -111,18 +111,20 @@ class Crew:
         again = partial(self._reread, name)
         verdict = Verdict(
             self.readback, self.journal, self.clock, self.tell, again, self.stop, self.settle_time,
-            self.settings.visible_time,
+            self.settings.visible_time, self.settings.stage(name).unknown,
         )  # fmt: skip
+        bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
-            partial(_exactly, rules), verdict, self.stop,
+            partial(_exactly, rules), partial(reseal, rules, limits), verdict, self.stop, self.reader,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             suspects=0 if self.vouched else self.settings.concurrency,
+            most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
         )  # fmt: skip
-        bisection = Bisection(courier, self.settle_time, self.settings.bisect_events)
+        isolation = Isolation(courier, bisected, self.settings.isolation_share, self.settings.isolation_requests)
         return StageRun(
-            name, feed, courier, bisection, self.journal, self.clock, self.tell, self.reader, again,
-            partial(reseal, rules, limits), self.stop, self.settings.concurrency + 1, QUEUE_BYTES,
+            name, feed, courier, isolation, self.journal, self.clock, self.tell, self.reader, again,
+            self.stop, self.settings.concurrency + 1, QUEUE_BYTES,
         )  # fmt: skip
 
     # -- reading -----------------------------------------------------------------------------------------------------

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from streammig.checkpoint import Journal
-from streammig.delivery.bisection import Bisection
 from streammig.delivery.courier import Courier
+from streammig.delivery.isolation import Isolation
 from streammig.delivery.waiting import Reread, unless
 from streammig.errors import Problem
 from streammig.feed import Feed
-from streammig.notices import Buried, Sealed, Tell, Warned
+from streammig.notices import Buried, Sealed, Tell
 from streammig.packing import Sealing
 from streammig.pipeline.backlog import Backlog
 from streammig.ports import Clock
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Record, add_up
+from streammig.records import Batch, BatchState, Record, add_up
 
 REBUILD = 8  # sealed batches that are read again in one pass after a resume: some 30 MB of bodies at most
-
-Resealer = Callable[[list[Record]], tuple[list[Draft], list[DeadLetter]]]
 
 
 @dataclass(slots=True)
@@ -36,13 +34,12 @@ class StageRun:
     stage: str
     feed: Feed
     courier: Courier
-    bisection: Bisection
+    isolation: Isolation
     journal: Journal
     clock: Clock
     tell: Tell
     reader: Executor
     reread: Reread
-    reseal: Resealer
     stop: asyncio.Event
     workers: int
     backlog_bytes: int
@@ -68,7 +65,7 @@ class StageRun:
         if self.problem is not None:
             raise self.problem
         if not self.stop.is_set():
-            await self.bisection.settle(self.stage)
+            await self.isolation.settle(self.stage)
         if self.feed.broken is not None and not self.stop.is_set():
             raise self.feed.broken
         return not self.stop.is_set() and not self.feed.paused
@@ -114,21 +111,16 @@ class StageRun:
         for start in range(0, len(waiting), REBUILD):
             group = waiting[start : start + REBUILD]
             for batch, records in zip(group, await self.reread(group), strict=True):
-                for sealed in await self._as_sealed(batch, records):
-                    await unless(self.stop, self._backlog.put(*sealed))
+                if await self._may_go(batch, records):
+                    for sealed in await self.courier.as_sealed(batch, records):
+                        await unless(self.stop, self._backlog.put(*sealed))
                 if self.stop.is_set():
                     return
 
-    async def _as_sealed(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, bytes]]:
-        """A batch with its body as it was sealed, or what takes its place if it comes out otherwise now."""
-        draft = self.courier.assemble(records) if records else None
-        if draft is not None and draft.digest == batch.digest:
-            return [(batch, draft.body)]
-        drafts, dead = self.reseal(records)
-        at = self.clock.time()
-        parts = await self.journal.write(lambda file: file.reseal(batch, drafts, dead, at))
-        self.tell(Warned(f"batch {batch.seq} of {self.stage} has not landed and comes out otherwise now: sealed anew"))
-        return [(part, draft.body) for part, draft in zip(parts, drafts, strict=True)]
+    async def _may_go(self, batch: Batch, records: list[Record]) -> bool:
+        """Whether a sealed batch may be sent: one that was refused before the breaker opened is looked for first."""
+        refused = batch.attempts > 0 and await self.journal.read(lambda file: file.was_refused(batch))
+        return not refused or await self.courier.may_go_again(batch, records)
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
@@ -153,7 +145,7 @@ class StageRun:
     async def _decide(self, batch: Batch) -> None:
         if await self.courier.decide(batch) is BatchState.SEALED:
             (records,) = await self.reread([batch])
-            for sealed in await self._as_sealed(batch, records):
+            for sealed in await self.courier.as_sealed(batch, records):
                 await self.courier.deliver(*sealed)
 
     def _more_to_come(self) -> bool:

@@ -1,0 +1,130 @@
+"""Finds the records for which batches were refused, at the end of a stage, within a budget of requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from streammig.delivery.courier import Courier, bury
+from streammig.delivery.nomination import set_aside
+from streammig.notices import Buried, Warned
+from streammig.packing import halves
+from streammig.records import Batch, BatchState, Draft, Record, add_up
+
+GROUP = 8  # refused batches that are read again in one pass: some 30 MB at most
+
+
+@dataclass(slots=True)
+class Isolation:
+    """Brings every refused batch of a stage to an end after its healthy data, the largest first.
+
+    A batch whose answer named one owner is sent without that one, who is tried alone afterwards: two requests instead
+    of twenty. Any other is halved until the refused records stand alone; where the first half is accepted, the second
+    is known to be refused and is halved without being sent. Halves of several batches don't share a request: each is
+    refused every second time, so two together are three times out of four, and the request would tell less.
+
+    Sending parts again is right only if the refusal was of the whole batch, so some of its records are looked for at
+    the target first. Events can't be: they are searched only where `bisected` says so, else they are dead letters.
+
+    The budget is `share` of the requests that the stage made otherwise, but at least `least`. When it is spent, what
+    is left becomes dead letters, refused with its batch: large batches come first, so that these are few.
+    """
+
+    courier: Courier
+    bisected: bool
+    share: float
+    least: int
+    _left: int = 0
+    _parts: set[int] = field(default_factory=set)  # batches that stem from a refused one, which was looked for
+    _inferred: dict[int, Batch] = field(default_factory=dict)  # parts known to be refused, without having been sent
+
+    async def settle(self, stage: str) -> None:
+        """Bring every refused batch of the stage to an end, or stop where the run stops."""
+        journal, stop = self.courier.journal, self.courier.stop
+        refused = await journal.read(lambda file: file.batches(stage, BatchState.REFUSED))
+        if refused:
+            await self._budget(stage)
+        while refused and not stop.is_set():
+            refused.sort(key=lambda batch: (-batch.tally.units, batch.seq))
+            await self._round(refused[:GROUP])
+            refused = await journal.read(lambda file: file.batches(stage, BatchState.REFUSED))
+            refused += self._inferred.values()
+
+    async def _budget(self, stage: str) -> None:
+        parts = await self.courier.journal.read(lambda file: file.refused_parts(stage))
+        counts = await self.courier.journal.read(lambda file: file.counts(stage))
+        spent = sum(parts.values())
+        self._left = max(self.least, int(self.share * (counts["requests"] - spent))) - spent
+        self._parts.update(parts)
+
+    async def _round(self, group: list[Batch]) -> None:
+        nominees: list[tuple[Batch, Draft]] = []
+        for batch, records in zip(group, await self.courier.reread(group), strict=True):
+            if self.courier.stop.is_set():
+                return
+            nominees += await self._step(batch, records)
+        for part, draft in nominees:
+            if await self._try(part, draft.body) is BatchState.ACCEPTED:
+                self.courier.nominate = False
+
+    async def _step(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, Draft]]:
+        """Take a batch that holds something refused one step further; returns its nominee, to be tried later."""
+        inferred = self._inferred.pop(batch.seq, None) is not None
+        if not self.bisected:
+            await self._bury(batch, records, "refused-with-its-batch", "events are not searched for the refused one")
+        elif await self._is_rebuilt(batch, records, inferred):
+            if not halves(records)[1]:
+                await self._bury(batch, records, "refused", "the target refused it")
+            elif self._left < 2:
+                await self._bury(batch, records, "refused-with-its-batch", "the requests for finding it are spent")
+            else:
+                return await self._part(batch, records)
+        return []
+
+    async def _is_rebuilt(self, batch: Batch, records: list[Record], inferred: bool) -> bool:
+        """Whether these are still the records that were refused, and nothing of them has landed."""
+        alone = len({record.owner for record in records}) == 1
+        looked_for = inferred or alone or batch.seq in self._parts
+        if not looked_for and not await self.courier.may_go_again(batch, records):
+            return False
+        sealed = await self.courier.as_sealed(batch, records)
+        if [part for part, _ in sealed] == [batch]:
+            return True
+        self._parts.update(part.seq for part, _ in sealed)
+        for part, body in sealed:
+            await self._try(part, body)
+        return False
+
+    async def _part(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, Draft]]:
+        journal, clock = self.courier.journal, self.courier.clock
+        nominee = await journal.read(lambda file: file.nominee(batch)) if self.courier.nominate else ()
+        pair = set_aside(records, nominee) if nominee else halves(records)
+        drafts = [self.courier.assemble(part) for part in pair]
+        at = clock.time()
+        first, second = await journal.write(lambda file: file.split(batch, drafts, at))
+        self._parts.update((first.seq, second.seq))
+        state = await self._try(first, drafts[0].body)
+        if nominee:
+            return [(second, drafts[1])]
+        if state is BatchState.ACCEPTED and halves(pair[1])[1]:
+            self._inferred[second.seq] = second
+        else:
+            await self._try(second, drafts[1].body)
+        return []
+
+    async def _try(self, part: Batch, body: bytes) -> BatchState:
+        state = await self.courier.deliver(part, body)
+        self._left -= await self.courier.journal.read(lambda file: file.attempts(part))
+        return state
+
+    async def _bury(self, batch: Batch, records: list[Record], code: str, why: str) -> None:
+        reason = await self.courier.journal.read(lambda file: file.last_message(batch))
+        await bury(
+            self.courier.journal, self.courier.clock, batch, records, code, f"{why}: {reason}" if reason else why
+        )
+        tally = add_up(record.tally for record in records)
+        self.courier.tell(Buried(batch.stage, tally))
+        if code == "refused-with-its-batch":
+            self.courier.tell(Warned(
+                f"{tally.records} records of {batch.stage} were refused together (batch {batch.seq}); {why},"
+                " so all of them are dead letters"
+            ))  # fmt: skip
