@@ -1,0 +1,95 @@
+"""Customers that stand twice are sent once, and what belongs to customers that will not be there waits (I3)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from streammig.migration.census import owners_folder
+from tests.memory_target import Crash
+from tests.test_system import run_world
+from tests.world import REWARD, World, write_export
+
+
+def add(folder: Path, stage: str, *records: dict[str, Any]) -> None:
+    """More records behind those that an export has."""
+    path = folder / f"{stage}.json"
+    found = json.loads(path.read_text())
+    found["data"] += records
+    path.write_text(json.dumps(found))
+
+
+def customer(owner: str, email: str) -> dict[str, Any]:
+    balance = [{"reward_id": REWARD, "amount": 2.50, "expiration_date": None, "brand_id": None}]
+    date = "2020-01-01T00:00:00Z"
+    return {"id": owner, "name": "Twice", "email": email, "registration_date": date, "balance": balance}
+
+
+def doubled(world: World) -> None:
+    """The same id far from its first, the same e-mail in other letters, and history of people who are not there."""
+    world.unchecked = False
+    wanted = [number for number in range(20) if f'"c{number}"' in (world.folder / "transactions.json").read_text()]
+    first, second = wanted[0], wanted[1]
+    add(
+        world.folder,
+        "customers",
+        customer(f"c{first}", "other@example.org"),
+        customer("c-new", f"C{second}@EXAMPLE.org"),
+    )
+    entry = json.loads((world.folder / "transactions.json").read_text())["data"][0]["transactions"]
+    add(world.folder, "transactions", {"id": "c-new", "transactions": entry}, {"id": "nobody", "transactions": entry})
+
+
+def codes(world: World) -> dict[str, dict[str, int]]:
+    from streammig.checkpoint import Checkpoint
+
+    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
+    try:
+        return {row.name: file.dead_codes(row.name) for row in file.stages()}
+    finally:
+        file.close()
+
+
+def test_a_customer_that_stands_twice_is_sent_once_and_what_has_no_customer_waits(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        doubled(world)
+        assert await world.live() is True
+        world.target.settle()
+        assert set(world.target.customers) == keys["customers"]
+        assert max(world.target.customers.values()) == 1
+        found = codes(world)
+        assert found["customers"] == {"duplicate-customer": 1, "duplicate-email": 1}
+        assert found["transactions"] == {"owner-duplicate-email": 1, "owner-unknown-customer": 1}
+        assert not world.target.dropped
+        assert not owners_folder(tmp_path / "run.checkpoint").exists()
+
+    run_world(tmp_path, 1, story)
+
+
+def test_i3_customers_that_stand_twice_stay_out_over_crashes(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        doubled(world)
+        crashes = 0
+        for at in (9, 30, 55, 80):
+            crashes += isinstance(await world.live(crash_at=at, crash_after=bool(at % 2)), Crash)
+            assert all(books.balanced for books in world.books().values())
+        assert crashes > 2
+        await world.live()
+        world.target.settle()
+        assert set(world.target.customers) <= keys["customers"]
+        assert max(world.target.customers.values()) == 1
+        assert codes(world)["customers"] == {"duplicate-customer": 1, "duplicate-email": 1}
+
+    run_world(tmp_path, 2, story)
+
+
+def test_unchecked_says_so_and_leaves_the_table_out(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        write_export(tmp_path, 3, Random(1))
+        assert await world.live() is True
+        assert any("unchecked" in said for said in world.said)
+        assert not owners_folder(tmp_path / "run.checkpoint").exists()
+
+    run_world(tmp_path, 3, story)
