@@ -149,6 +149,16 @@ class Feed:
         self.close()
 
 
+def first_records(source: Source, judge: Judge, count: int) -> list[Record]:
+    """The first records of a stage that would be sent, up to `count`; raises like `Source.runs`."""
+    found: list[Record] = []
+    for run in source.runs():
+        found.extend(record for examined in judge.examine(run) for record in examined.records)
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
 def reread(source: Source, judge: Judge, batches: Sequence[Batch]) -> list[list[Record]]:
     """The records of each of these batches, read again from the export in one pass.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from streammig.errors import Unusable
 from streammig.migration.census import owners_folder
 from tests.memory_target import Crash
 from tests.test_system import run_world
@@ -93,3 +94,18 @@ def test_unchecked_says_so_and_leaves_the_table_out(tmp_path: Path) -> None:
         assert not owners_folder(tmp_path / "run.checkpoint").exists()
 
     run_world(tmp_path, 3, story)
+
+
+def test_a_run_without_customers_looks_whether_they_are_there_before_it_sends_anything(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        world.settings = {"customers": {"files": []}}
+        ended = await world.live()
+        assert isinstance(ended, Unusable)
+        assert "customers of events are not at the target" in ended.what
+        assert world.target.requests == 0
+        world.target.customers.update(keys["customers"])
+        assert await world.live() is True
+        world.target.settle()
+        assert set(world.target.events) == keys["events"]
+
+    run_world(tmp_path, 4, story)

@@ -15,17 +15,18 @@ from streammig.delivery.courier import Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.verdict import Verdict
-from streammig.errors import MachineFault, Problem, UnknownOutcome
-from streammig.feed import Feed, Judge, nobody_absent, reread, reseal
+from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
+from streammig.feed import Feed, Judge, first_records, nobody_absent, reread, reseal
 from streammig.migration.census import absent_by, repeated_in
 from streammig.notices import StageBegan, StageEnded, Tell
 from streammig.owners import OwnerTable
 from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.stage import StageRun
-from streammig.ports import Clock, ReadBack, Rules, Sink, Source
+from streammig.ports import Clock, ReadBack, Rules, Seen, Sink, Source
 from streammig.records import Batch, BatchState, Draft, Record
 from streammig.settings import Settings
 
+SAMPLE = 5  # customers that are looked for where a run has none of its own
 QUEUE_BYTES = 16_000_000  # bodies waiting between producer and workers; beside them each worker holds one
 
 
@@ -57,6 +58,7 @@ class Crew:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
         whole = True
         before = ""
+        await self._expect_customers()
         for name in self.sources:
             if before and not await self._gate(before).passed(before):
                 return False
@@ -65,6 +67,22 @@ class Crew:
                 return False
             before = name
         return whole
+
+    async def _expect_customers(self) -> None:
+        """Where the run has no customers of its own, look whether those that it builds on are at the target at all."""
+        first = next(iter(self.sources))
+        if first == "customers" or (await self.journal.read(lambda file: file.counts(first)))["requests"]:
+            return
+        judge = await self._judge(first)
+        loop = asyncio.get_running_loop()
+        records = await loop.run_in_executor(self.reader, first_records, self.sources[first], judge, SAMPLE)
+        seen = [await self.readback.visible("customers", record) for record in records]
+        if seen and all(answer is Seen.NOTHING for answer in seen):
+            ordinals = ", ".join(str(record.position.ordinal) for record in records)
+            raise Unusable(
+                f"the customers of {first} are not at the target: none of those of record {ordinals} can be read back",
+                "Migrate the customers first, in this run or an earlier one: the target drops what has no customer.",
+            )
 
     def _gate(self, name: str) -> Gate:
         return Gate(
