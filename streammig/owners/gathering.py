@@ -13,7 +13,10 @@ import os
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import duckdb
@@ -26,15 +29,18 @@ from streammig.records import Place
 # Rows to a CSV file. DuckDB's Python takes rows at 3 ms (executemany), 10 us (unnested lists) or 3.7 us (CSV, its
 # making included) without numpy or pyarrow, which weigh more than DuckDB itself.
 ROWS = 122_880
+FETCH = 8_192
 PAGE = 20_000  # candidates whose keys are asked for at once, at most 5 MB of them
 
 _TABLES = {
     # `reason` is 0 for a record, else the number of the reason why there is none.
     "entry": "number UBIGINT, source UINTEGER, place UBIGINT, unit UINTEGER, ordinal UBIGINT, id UBIGINT, "
     "twin UBIGINT, reason UTINYINT",
-    "real": "number UBIGINT, id UHUGEINT, twin UHUGEINT",  # the candidates' keys, read again
-    # What became of the candidates that share a real key: `code` is 0 for kept, else as in CODES.
-    "verdict": "number UBIGINT, id_group UBIGINT, twin_group UBIGINT, code UTINYINT",
+    # The candidates, `id` and `twin` as digests of their real keys.
+    "real": "number UBIGINT, source UINTEGER, place UBIGINT, unit UINTEGER, ordinal UBIGINT, hash UBIGINT, "
+    "id UHUGEINT, twin UHUGEINT",
+    # Duplicates: the owner's hash, and minus what `_said` has it as.
+    "dropped": "id UBIGINT, said BIGINT",
 }
 
 
@@ -64,7 +70,7 @@ class Gathering:
         self._lines: dict[str, list[str]] = {name: [] for name in _TABLES}
         self._entries = 0
         self._found = self._given = 0  # candidates, and those of them whose places were given out
-        self._asked: deque[tuple[int, int, int | None]] = deque()  # number, id, twin of those without keys yet
+        self._asked: deque[tuple[int, ...]] = deque()  # those that have no keys yet
 
     # -- the pass ----------------------------------------------------------------------------------------------------
 
@@ -102,7 +108,7 @@ class Gathering:
         columns = "{" + ", ".join(f"'{it.split()[0]}': '{it.split()[1]}'" for it in _TABLES[table].split(", ")) + "}"
         self._db.execute(
             f"INSERT INTO {table} FROM read_csv(?, header = false, auto_detect = false, delim = ',', "
-            f"columns = {columns})",
+            f"columns = {columns}, max_line_size = 65536, buffer_size = 1048576)",  # not 32 MB
             [str(inbox)],
         )
         inbox.unlink()
@@ -114,16 +120,19 @@ class Gathering:
         self._flush("entry")
         if not self._first_wins:
             return 0
+        # Statements with one or two sorts or joins each: several at once would share the memory, and fail at last.
+        self._db.execute("CREATE TABLE hit (number UBIGINT)")
         for key in ("id", "twin"):
             self._db.execute(
                 f"CREATE TABLE twice_{key} AS SELECT {key} FROM entry WHERE reason = 0 AND {key} IS NOT NULL "
                 f"GROUP BY {key} HAVING count(*) > 1"
             )
+            self._db.execute(
+                f"INSERT INTO hit SELECT number FROM entry SEMI JOIN twice_{key} USING ({key}) WHERE reason = 0"
+            )
         self._db.execute(
-            "CREATE TABLE candidate AS SELECT row_number() OVER () - 1 AS nth, found.* FROM ("
-            "SELECT entry.* FROM entry LEFT JOIN twice_id ON entry.id = twice_id.id "
-            "LEFT JOIN twice_twin ON entry.twin = twice_twin.twin "
-            "WHERE reason = 0 AND (twice_id.id IS NOT NULL OR twice_twin.twin IS NOT NULL) ORDER BY number) found"
+            "CREATE TABLE candidate AS SELECT row_number() OVER () - 1 AS nth, found.* FROM "
+            "(SELECT * FROM entry SEMI JOIN hit USING (number) ORDER BY number) found"
         )
         self._found = self._count("candidate")
         return self._found
@@ -133,13 +142,13 @@ class Gathering:
         if self._given == self._found:
             return []
         rows = self._db.execute(
-            "SELECT number, id, twin, source, place, unit, ordinal FROM candidate WHERE nth BETWEEN ? AND ? "
+            "SELECT number, source, place, unit, ordinal, id, twin FROM candidate WHERE nth BETWEEN ? AND ? "
             "ORDER BY nth",
             [self._given, self._given + PAGE - 1],
         ).fetchall()
         self._given += len(rows)
-        self._asked.extend(row[:3] for row in rows)
-        return [Place(*row[3:]) for row in rows]
+        self._asked.extend(rows)
+        return [Place(*row[1:5]) for row in rows]
 
     def keys(self, keys: Sequence[tuple[str, str]]) -> None:
         """The real owner and twin at the next of the places given out, in that order.
@@ -153,10 +162,11 @@ class Gathering:
         long = self._hashing.long
         rows = []
         for (owner, twin), id_now, twin_now in zip(keys, ids, twins, strict=True):
-            number, id_then, twin_then = self._asked.popleft()
+            *place, id_then, twin_then = self._asked.popleft()
             if (id_then, twin_then) != (id_now, twin_now if twin else None):
                 raise Changed
-            rows.append(f"{number},{long(owner)},{long(twin) if twin else ''}\n")
+            row = (*place, id_now, long(owner), long(twin) if twin else "")
+            rows.append(",".join(map(str, row)) + "\n")
         self._take("real", rows)
 
     # -- the outcome -------------------------------------------------------------------------------------------------
@@ -169,71 +179,68 @@ class Gathering:
         if self._asked or self._given < self._found:
             raise Changed
         self._flush("real")
-        if self._first_wins:
-            self._judge()
         duplicates, repeated = self._write(layout.DUPLICATES, self._duplicates())
+        self._flush("dropped")
         owners, roster = self._write(layout.ROSTER, self._roster())
         self._db.close()
         clear(self._folder, (layout.GATHERED, layout.WAL, layout.INBOX))
         reasons = tuple(self._reasons)
         return About(about.binding, about.key, owners, duplicates, reasons, roster, repeated)
 
-    def _judge(self) -> None:
-        """Decide in reading order: a record is a duplicate if an earlier one that is kept has its id or its e-mail.
-
-        Which keys are taken is one bit a group of equal keys, so 100 M records that all stand twice need 12 MB.
-        """
+    def _duplicates(self) -> Iterator[tuple[int, bytes]]:
+        """Decide in reading order: a record is a duplicate if an earlier one that is kept has its id or its e-mail."""
+        if not self._found:
+            return
+        before = "real"
         for key in ("id", "twin"):
             self._db.execute(
-                f"CREATE TABLE group_{key} AS SELECT row_number() OVER () - 1 AS nth, same.{key} FROM (SELECT {key} "
-                f"FROM real WHERE {key} IS NOT NULL GROUP BY {key} HAVING count(*) > 1) same"
+                f"CREATE TABLE group_{key} AS SELECT row_number() OVER () - 1 AS nth_{key}, same.{key} FROM "
+                f"(SELECT {key} FROM real WHERE {key} IS NOT NULL GROUP BY {key} HAVING count(*) > 1) same"
             )
-        taken_ids, taken_twins = (_Bits(self._count(f"group_{key}")) for key in ("id", "twin"))
-        found = self._sorted(
-            "SELECT number, group_id.nth AS id, group_twin.nth AS twin FROM real "
-            "LEFT JOIN group_id ON real.id = group_id.id LEFT JOIN group_twin ON real.twin = group_twin.twin "
-            "WHERE group_id.nth IS NOT NULL OR group_twin.nth IS NOT NULL ORDER BY number"
+            self._db.execute(
+                f"CREATE TABLE with_{key} AS SELECT {before}.*, nth_{key} FROM {before} LEFT JOIN group_{key} "
+                f"ON {before}.{key} = group_{key}.{key}"
+            )
+            before = f"with_{key}"
+        rows = self._sorted(
+            f"SELECT number, source, place, unit, ordinal, hash, nth_id, nth_twin FROM {before} "
+            "WHERE nth_id IS NOT NULL OR nth_twin IS NOT NULL ORDER BY number"
         )
-        for rows in found:
-            lines = []
-            for number, id_group, twin_group in rows:
-                code = layout.SAME_ID if id_group in taken_ids else layout.SAME_TWIN if twin_group in taken_twins else 0
-                if not code:
-                    taken_ids.add(id_group)
-                    taken_twins.add(twin_group)
-                lines.append(f"{number},{_blank(id_group)},{_blank(twin_group)},{code}\n")
-            self._take("verdict", lines)
-        self._flush("verdict")
-
-    def _duplicates(self) -> Iterator[tuple[int, bytes]]:
-        if not self._first_wins:
-            return
-        halves = " UNION ALL ".join(
-            f"SELECT late.number, late.code, kept.number AS first FROM verdict late JOIN verdict kept "
-            f"ON late.{group} = kept.{group} WHERE late.code = {code} AND kept.code = 0"
-            for code, group in ((layout.SAME_ID, "id_group"), (layout.SAME_TWIN, "twin_group"))
-        )
-        found = self._sorted(
-            "SELECT late.source, late.place, late.unit, late.ordinal, "
-            "kept.source AS source_, kept.place AS place_, kept.unit AS unit_, kept.ordinal AS ordinal_, code "
-            f"FROM ({halves}) pair JOIN candidate late ON pair.number = late.number "
-            "JOIN candidate kept ON pair.first = kept.number ORDER BY pair.number"
-        )
-        for rows in found:
-            yield len(rows), b"".join(layout.pack_duplicate(Place(*row[:4]), Place(*row[4:8]), row[8]) for row in rows)
+        with _Firsts(self._folder) as ids, _Firsts(self._folder) as twins:
+            for number, source, offset, unit, ordinal, owner, id_group, twin_group in rows:
+                place, code = layout.PLACE.pack(source, offset, unit, ordinal), layout.SAME_ID
+                first = ids.get(id_group)
+                if first is None:
+                    first, code = twins.get(twin_group), layout.SAME_TWIN
+                if first is None:
+                    ids.put(id_group, place)
+                    twins.put(twin_group, place)
+                else:
+                    self._take("dropped", [f"{owner},{-_said(number, code)}\n"])
+                    yield 1, layout.pack_duplicate(place, first, code)
 
     def _roster(self) -> Iterator[tuple[int, bytes]]:
-        # Of all that is said of an owner, that it stands in a kept record wins (0), else what was said first.
-        found = self._sorted(
-            "SELECT id, min(CASE WHEN reason + coalesce(code, 0) = 0 THEN 0 "
-            "ELSE (entry.number + 1) * 256 + reason + coalesce(code, 0) END) % 256 AS code "
-            "FROM entry LEFT JOIN verdict ON entry.number = verdict.number AND verdict.code > 0 "
-            "GROUP BY id ORDER BY id"
+        """Every owner once: present if more records of it were read than dropped, else with what was said first."""
+        rows = self._sorted(
+            "SELECT id, CASE WHEN reason = 0 THEN 0 ELSE (number + 1) * 256 + reason END::BIGINT AS said FROM entry "
+            "UNION ALL SELECT id, said FROM dropped ORDER BY id"
         )
-        for rows in found:
-            for at in range(0, len(rows), layout.BLOCK):
-                hashes, codes = zip(*rows[at : at + layout.BLOCK], strict=True)
-                yield len(hashes), layout.pack_block(array("Q", hashes), bytes(codes))
+        hashes, codes = array("Q"), bytearray()
+        for owner, said in groupby(rows, itemgetter(0)):
+            records, least = 0, 1 << 63
+            for _, what in said:
+                if what > 0:
+                    least = min(least, what)
+                elif what == 0:
+                    records += 1
+                else:
+                    records, least = records - 1, min(least, -what)
+            hashes.append(owner)
+            codes.append(layout.PRESENT if records else least % 256)
+            if len(hashes) == layout.BLOCK:
+                yield layout.BLOCK, layout.pack_block(hashes, codes)
+                hashes, codes = array("Q"), bytearray()
+        yield len(hashes), layout.pack_block(hashes, codes)
 
     # -- DuckDB and files --------------------------------------------------------------------------------------------
 
@@ -242,13 +249,13 @@ class Gathering:
         assert row is not None
         return int(row[0])
 
-    def _sorted(self, query: str) -> Iterator[list[tuple[int, ...]]]:
-        """The rows of an ordered query, whole blocks of them at a time; other statements may run in between."""
+    def _sorted(self, query: str) -> Iterator[tuple[int, ...]]:
+        """The rows of an ordered query, fetched bit by bit; other statements may run in between."""
         reading = self._db.cursor()
         try:
             reading.execute(query)
-            while rows := reading.fetchmany(64 * layout.BLOCK):
-                yield rows
+            while rows := reading.fetchmany(FETCH):
+                yield from rows
         finally:
             reading.close()
 
@@ -265,22 +272,35 @@ class Gathering:
         return count, digest.hexdigest()
 
 
-class _Bits:
-    """A set of numbers below a bound, one bit each; None is never in it."""
+class _Firsts:
+    """For each group of records with an equal key the place of the one that is kept, packed, None before there is one.
 
-    def __init__(self, bound: int) -> None:
-        self._bytes = bytearray((bound + 7) // 8)
+    In a file without a name, at 24 bytes a group: if all of 100 M customers stood twice, memory would need GBs.
+    """
 
-    def add(self, number: int | None) -> None:
-        if number is not None:
-            self._bytes[number >> 3] |= 1 << (number & 7)
+    def __init__(self, folder: Path) -> None:
+        self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by __exit__
 
-    def __contains__(self, number: int | None) -> bool:
-        return number is not None and bool(self._bytes[number >> 3] & 1 << (number & 7))
+    def get(self, group: int | None) -> bytes | None:
+        if group is None:
+            return None
+        place = os.pread(self._file.fileno(), layout.PLACE.size, group * layout.PLACE.size)
+        return place if any(place) else None  # no place is all zeros, for ordinals count from 1
+
+    def put(self, group: int | None, place: bytes) -> None:
+        if group is not None:
+            os.pwrite(self._file.fileno(), place, group * layout.PLACE.size)
+
+    def __enter__(self) -> _Firsts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
-def _blank(number: int | None) -> str:
-    return "" if number is None else str(number)
+def _said(number: int, code: int) -> int:
+    """That an entry gives a reason, as a number: what was said first of an owner is the least."""
+    return (number + 1) * 256 + code
 
 
 def _create(path: Path) -> BinaryIO:

@@ -13,8 +13,6 @@ from typing import Literal
 
 import msgspec
 
-from streammig.records import Place
-
 Policy = Literal["first", "none"]
 """Which of several customers with the same id or e-mail is sent: the first; or all of them (not looked for)."""
 
@@ -33,6 +31,7 @@ PRESENT = 0  # code of an owner that stands in a record that is kept; every othe
 MOST_REASONS, OTHER = 255, "left-out"
 
 # A duplicate: its own place and the place of the record it repeats (source, offset, unit, ordinal each), and its code.
+PLACE = struct.Struct("<IQIQ")
 DUPLICATE = struct.Struct("<IQIQIQIQB")
 CODES = ("", "duplicate-customer", "duplicate-email")  # by the number that stands for them
 SAME_ID, SAME_TWIN = 1, 2
@@ -96,12 +95,12 @@ def binding(token: str, policy: Policy, bits: int) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def pack_block(hashes: array[int], codes: bytes) -> bytes:
+def pack_block(hashes: array[int], codes: bytearray) -> bytes:
     return hashes.tobytes() + codes
 
 
-def pack_duplicate(place: Place, first: Place, code: int) -> bytes:
-    return DUPLICATE.pack(*place, *first, code)
+def pack_duplicate(place: bytes, first: bytes, code: int) -> bytes:
+    return place + first + bytes((code,))
 
 
 def make_folder(folder: Path) -> None:

@@ -76,21 +76,18 @@ class OwnerTable:
         """
         asked = list(owners)
         found = {}
+        size, firsts = layout.BLOCK * layout.ENTRY, self._firsts
         for owner, value in zip(asked, self._hashing.short(asked), strict=True):
-            code = self._code(value)
-            if code != layout.PRESENT:
-                found[owner] = UNKNOWN if code is None else self._about.reasons[code]
+            block = bisect_right(firsts, value) - 1
+            data = self._read(self._roster, size, block * size) if block >= 0 else b""
+            count = len(data) // layout.ENTRY
+            hashes = memoryview(data)[: count * 8].cast("Q")
+            at = bisect_left(hashes, value)
+            if at == count or hashes[at] != value:
+                found[owner] = UNKNOWN
+            elif code := data[count * 8 + at]:
+                found[owner] = self._about.reasons[code]
         return found
-
-    def _code(self, value: int) -> int | None:
-        block = bisect_right(self._firsts, value) - 1
-        if block < 0:
-            return None
-        data = self._read(self._roster, layout.BLOCK * layout.ENTRY, block * layout.BLOCK * layout.ENTRY)
-        count = len(data) // layout.ENTRY
-        hashes = array("Q", data[: count * 8])
-        at = bisect_left(hashes, value)
-        return data[count * 8 + at] if at < count and hashes[at] == value else None
 
     def duplicates(self, start: Place = START, end: Place | None = None) -> Iterator[Duplicate]:
         """The duplicates from `start` up to, not including, `end`, in reading order.
