@@ -79,7 +79,7 @@ def streammig(path: Path, shape: str) -> int:
 
 def by_ijson(path: Path, shape: str) -> int:
     with path.open("rb") as file:
-        return count(ijson.items(file, "customers.item", use_float=True))
+        return count(ijson.items(file, "customers.item"))
 
 
 def by_json(path: Path, shape: str) -> int:

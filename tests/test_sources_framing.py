@@ -382,6 +382,17 @@ def test_memory_does_not_grow_with_the_export(ndjson: bool, reader: Any, tmp_pat
     assert peaks[1] < peaks[0] + (2 << 20)
 
 
+def test_a_record_that_only_one_parser_takes_ends_the_plain_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(tmp_path, b'[{"id":1},{"id":2}]', "plain")
+    monkeypatch.setattr("streammig.sources.elements.Elements._seconded", lambda self, data: data != b'{"id":2}')
+    found, broken = read(source)
+    assert len(found) == 1
+    assert broken is not None
+    assert broken.offset == 10
+
+
 def test_each_reader_is_the_one_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cuts: list[int] = []
     honest = Cuts._cut
@@ -392,9 +403,12 @@ def test_each_reader_is_the_one_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Cuts, "_cut", counted)
     data = b"[" + b",".join([b'{"id":1}'] * 5000) + b"]"
-    read(source_of(tmp_path, data, "plain"))
+    source = source_of(tmp_path, data, "plain")
+    cuts.clear()  # finding the array has its own
+    read(source)
     assert not cuts
     source = source_of(tmp_path, data, "fast")
+    cuts.clear()
     assert source.reader == "fast"
     read(source)
     assert cuts

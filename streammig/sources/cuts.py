@@ -86,18 +86,19 @@ class Cuts(Elements):
                 if closing != self._closings[0]:
                     self._closings.remove(closing)
                     self._closings.insert(0, closing)
-                if raws and max(map(len, raws)) <= self._limit * LIMITS_PASSED:
-                    return self._sliced(raws, low), span
+                lengths = list(map(len, raws))
+                if raws and max(lengths) <= self._limit * LIMITS_PASSED:
+                    return self._sliced(raws, lengths, low), span
                 break
         return [], span
 
-    def _sliced(self, raws: list[msgspec.Raw], low: int) -> Run:
+    def _sliced(self, raws: list[msgspec.Raw], lengths: list[int], low: int) -> Run:
         """The slices of elements, the first of which begins at the index `low`."""
         data, base = self._window.data, self._window.base
-        lengths = list(map(len, raws))
         found = _GAP.match(data, low + lengths[0])
         gap = found.group() if found else b""
         joined = gap.join(raws)
+        clean = is_utf8(joined)
         if data.startswith(joined, low):
             high = low + len(joined)
             offsets: Iterator[int] = accumulate(map(len(gap).__add__, lengths), initial=self.at)
@@ -112,7 +113,6 @@ class Cuts(Elements):
         run = list(map(Slice, repeat(self._source), offsets, count(self._ordinal), lengths, map(bytes, raws)))
         self._ordinal += len(run)
         self.at = base + high
-        clean = is_utf8(data[low:high])
         if not clean or max(lengths) > self._limit:
             run = list(map(self._faulty, run))
         return run

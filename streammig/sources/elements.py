@@ -10,11 +10,10 @@ import msgspec
 from streammig.errors import BrokenExport
 from streammig.records import Run, Slice
 from streammig.sources.extent import Extent
-from streammig.sources.inputs import Path
-from streammig.sources.judging import INVALID_JSON, RAW, WHITE, judge, place_of, without_surrogates
+from streammig.sources.judging import INVALID_JSON, RAW, judge, place_of, without_surrogates
 from streammig.sources.lines import RUN_RECORDS, too_large
 from streammig.sources.opening import Meter
-from streammig.sources.walking import NotJson, Walker, opening, whole
+from streammig.sources.walking import NotJson, Walker
 from streammig.sources.window import Window
 
 RUN_BYTES = 1 << 20
@@ -22,24 +21,23 @@ RUN_BYTES = 1 << 20
 LIMITS_PASSED = 16
 # What is wrong nearer to the end of a text than an escaped pair is long may be only that it goes on.
 ESCAPE_BYTES = 12
-REST_BYTES = 64 * 1024
 
 _BLANKS = re.compile(rb"[ \t\n\r]*")
 _TOKEN = re.compile(rb"[^ \t\n\r,\[\]{}:\"]*")
 
 
 class Elements:
-    """The elements of one array from a place on, and the check of what stands behind it.
-
-    `at` is the offset that it has come to; a value, a comma or the closing bracket is due there.
-    """
+    """The elements of one array from a place on. `at` is the offset that it has come to."""
 
     def __init__(self, window: Window, source: int, ordinal: int, limit: int, meter: Meter) -> None:
         self.at = window.base
         self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
 
-    def runs(self, at: int, path: Path, resumed: bool) -> Iterator[Run]:
-        """Runs from the offset `at` on, in the array at `path`; `resumed`: that may lie behind an element."""
+    def runs(self, at: int, *, resumed: bool) -> Iterator[Run]:
+        """Runs from the offset `at` on, up to the closing bracket; `resumed`: that may lie behind an element.
+
+        Raises BrokenExport behind the last element that is good.
+        """
         self.at = at
         comma = None if resumed else False  # whether one must come before the next value; None: it may
         run, size = Run(), 0
@@ -59,24 +57,23 @@ class Elements:
             yield run
         if broken is not None:
             raise broken
-        self._check_rest(path)
 
     def _next(self, comma: bool | None, first: bool) -> bool:
         """Go to the next value's first byte; False, and behind the closing bracket, if there is none."""
-        sign = self._sign()
+        sign = self.sign()
         if sign == b"]" and (first or comma is not False):
             self.at += 1
             return False
         if sign == b"," and comma is not False:
             self.at += 1
-            sign = self._sign()
+            sign = self.sign()
         elif comma:
             raise self._break(self.at, "a comma or the array's closing bracket was expected" if sign else "")
         if not sign or sign in b",:]}":
             raise self._break(self.at, "a value was expected" if sign else "")
         return True
 
-    def _sign(self) -> bytes:
+    def sign(self) -> bytes:
         """The next byte that isn't white space, b"" at the end of the stream."""
         window = self._window
         while True:
@@ -174,57 +171,6 @@ class Elements:
     def _endless(self, begin: int) -> BrokenExport:
         far = self._limit * LIMITS_PASSED
         return self._break(begin, f"element {self._ordinal} of the array has no end within {far} bytes")
-
-    def _check_rest(self, path: Path) -> None:
-        """Raise BrokenExport unless what stands behind the array makes the document complete and its grammar valid.
-
-        Bad UTF-8 and lone surrogates in strings there are let pass: they may be those of another stage's records.
-        """
-        window, walker = self._window, Walker(self._meter)
-        before, complete = opening(path) + b"]", not path  # what the walker was fed, as long as it is short
-        walker.check(before)
-        while True:
-            piece = whole(window.data[self.at - window.base :][:REST_BYTES])
-            if not piece and window.fill(self.at):
-                continue
-            piece = piece or window.data[self.at - window.base :]
-            if not piece:
-                break
-            text = piece.rstrip(WHITE)
-            try:
-                if text:
-                    # ijson lets a string pass that begins behind the document and has no end, so that the document
-                    # is complete is told by its last byte: it must end something.
-                    walker.check(text[:-1])
-                    ends = walker.check(text[-1:])
-                    complete = bool(ends) and ends[-1][0] in ("end_map", "end_array")
-                walker.check(piece[len(text) :])
-            except NotJson:
-                raise self._break(self.at + self._good(before, piece), "garbage behind the array") from None
-            before = before + piece if len(before) < REST_BYTES else before
-            self.at += len(piece)
-        window.finish()
-        try:
-            walker.end()
-        except NotJson:
-            raise self._break(window.end, "") from None
-        if not complete:
-            raise self._break(window.end, "a string begins behind the document and has no end")
-
-    def _good(self, before: bytes, piece: bytes) -> int:
-        """How much of a piece that was refused behind `before` is good.
-
-        Where `before` has grown too long to be all that stood there, 0: then the break is somewhere in the piece.
-        """
-        low, high = 0, len(piece) if len(before) < REST_BYTES else 0
-        while low < high:
-            middle = (low + high) // 2
-            try:
-                Walker(self._meter).check(before + piece[: middle + 1])
-                low = middle + 1
-            except NotJson:
-                high = middle
-        return low
 
     def _break(self, at: int, why: str) -> BrokenExport:
         return self._window.broken(

@@ -12,10 +12,11 @@ from streammig.errors import MachineFault
 from streammig.records import START, Place, Run
 from streammig.sources.cuts import Cuts
 from streammig.sources.elements import Elements
-from streammig.sources.finding import NDJSON, Layout, find_layout, first_byte, walk_to
+from streammig.sources.finding import NDJSON, Layout, find_layout, first_byte
 from streammig.sources.inputs import Input, path_text
 from streammig.sources.lines import Lines
 from streammig.sources.opening import Meter, Stream, open_file, open_stream
+from streammig.sources.tour import check_rest, walk_to
 from streammig.sources.walking import backend
 from streammig.sources.window import Window
 
@@ -61,12 +62,14 @@ class FileSource:
             at = first_byte(window)
         if layout.format == NDJSON:
             lines = Lines(window, place.source, place.ordinal, self._max_record_bytes, self.meter)
-            return lines.runs(at, resumed)
+            yield from lines.runs(at, resumed)
+            return
         if not resumed:
             at = walk_to(window, at, [str(step) for step in layout.path], self.meter)[1]
         framer = Cuts if self.reader == "fast" else Elements
         elements = framer(window, place.source, place.ordinal, self._max_record_bytes, self.meter)
-        return elements.runs(at, layout.path, resumed)
+        yield from elements.runs(at, resumed=resumed)
+        check_rest(window, elements.at, layout.path, self.meter)
 
     def fingerprints(self) -> list[dict[str, Any]]:
         """One per file: `file` as named, `size` in bytes as it lies there, `sha256` over its head, tail and samples,
@@ -86,8 +89,8 @@ def open_source(
 ) -> FileSource:
     """The source of a stage from its files in order. Looks at how each begins.
 
-    `reader`: "fast" cuts arrays into records with msgspec wherever it can, "plain" with ijson alone; both yield the
-    same. A record of more than `max_record_bytes` is a slice with its fault set. `read_bytes` is what is read and
+    `reader`: "fast" cuts arrays into records many at once wherever it can, "plain" one by one and asks a second
+    parser about each; both yield the same. A record of more than `max_record_bytes` is a slice with its fault set. `read_bytes` is what is read and
     held at once, in bytes. Raises Unusable, and Problem if ijson lacks its C backend.
     """
     return FileSource(inputs, reader, max_record_bytes, read_bytes)
