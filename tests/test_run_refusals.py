@@ -464,9 +464,10 @@ def test_a_checkpoint_that_another_run_holds_is_left_to_it(shell: Shell, target:
 
 def test_i2_what_a_full_disk_does_not_take_is_not_sent_and_goes_on_with_room(tmp_path: Path) -> None:
     export = write(tmp_path / "export.json", [customer(f"c{number}") for number in range(3000)])
-    command = ["run", "--customers", export, "--max-bytes", 10_000]
+    command = ["run", "--customers", export, "--max-bytes", 10_000, "--unchecked"]
     with sandbox() as target:
-        # The account's file is the smaller one, and so is the lock; the checkpoint hits the limit first.
+        # The account's file is the smaller one, and so is the lock; the checkpoint hits the limit first. The owner
+        # table, which is made before anything is sent, would hit it sooner.
         ended = finished(tmp_path, *command, *quickly(target.url), before=with_files_up_to(150_000))
         assert ended.code == 1, ended.err
         assert "Nothing was sent that it does not hold" in ended.err
