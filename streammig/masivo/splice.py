@@ -6,15 +6,19 @@ its white space.
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
 _KEY = re.compile(rb'[ \t\n\r]*,?[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
+_FIRST = re.compile(rb'(\{[ \t\n\r]*)"[^"\\]*"([ \t\n\r]*:[ \t\n\r]*)')
 _COMMA = re.compile(rb"[ \t\n\r]*,?[ \t\n\r]*")
 _BLANK = b" \t\n\r"
+_joined = cast(Callable[[bytes, msgspec.Raw], bytes], operator.concat)
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -101,6 +105,43 @@ def faithful(data: bytes, value: object) -> bool:
     if b"\\" in data and b"\\u002" in data:  # a single byte is found 30 times as fast
         return False
     return _encode(value).count(b",") == data.count(b",")
+
+
+class Spelling(NamedTuple):
+    """What stands around the fields of an object that is written evenly: its white space, in other words."""
+
+    head: bytes
+    colon: bytes
+    comma: bytes
+    tail: bytes
+
+
+class Uneven(Exception):
+    """An object whose fields are not all spelt the same way."""
+
+
+def spelling(data: bytes, values: Mapping[str, msgspec.Raw]) -> Spelling:
+    """How an object with these values is spelt, as far as its first field shows; raises `Uneven` if it has none."""
+    found = _FIRST.match(data)
+    if found is None or not values:
+        raise Uneven
+    comma = _COMMA.match(data, found.end() + len(next(iter(values.values()))))
+    body = data[:-1].rstrip(_BLANK)
+    return Spelling(found[1], found[2], comma.group() if comma else b",", data[len(body) :])
+
+
+def without(
+    data: bytes, values: Iterable[msgspec.Raw], keys: Sequence[bytes], keep: Sequence[bool], spelt: Spelling
+) -> bytes:
+    """The object without the fields that are not to be kept, as `cuts` has it, in a tenth of the time.
+
+    `keys` are the fields' names with quotes and colon. Raises `Uneven` unless the object is just these, spelt like
+    that: then no field stands twice in it.
+    """
+    fields = list(map(_joined, keys, values))
+    if data != b"%b%b%b" % (spelt.head, spelt.comma.join(fields), spelt.tail):
+        raise Uneven
+    return b"%b%b%b" % (spelt.head, spelt.comma.join(compress(fields, keep)), spelt.tail)
 
 
 def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import islice, repeat
 from typing import Any
 
 from streammig.masivo import models
@@ -10,7 +11,7 @@ from streammig.masivo.rules.base import Pair, StageRules, id_in
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import decimals, good_email, good_id, text_of
+from streammig.masivo.rules.values import decimals, folded_emails, good_email, good_id, good_ids, text_of, texts_of
 from streammig.masivo.rules.walk import EXPECTED, Walk
 from streammig.masivo.splice import Member, cuts
 from streammig.records import Examined, Position, Record, Tally, total
@@ -34,16 +35,30 @@ class CustomerRules(StageRules):
         self._beside = (self._filters.customer_fields - frozenset(self._shape.fields)) | STRUCTURAL
         self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)
 
-    def as_it_stands(self, model: models.Customer, data: bytes, position: Position, unit: int) -> Record | None:
-        if not (good_id(model.id) and good_email(model.email)):
-            return None
-        now, lots = self._options.now, model.balance
-        numbers = decimals([lot.amount for lot in lots])
-        for lot, number in zip(lots, numbers, strict=True):
-            if number < 0 or (lot.expiration_date is not None and lot.expiration_date <= now):
+    def as_they_stand(
+        self, models: list[models.Customer], data: list[bytes], positions: list[Position], unit: int
+    ) -> list[Record] | None:
+        owners, emails = [each.id for each in models], [each.email for each in models]
+        twins = folded_emails(emails)
+        if twins is None:
+            if not all(map(good_email, emails)):
                 return None
-        amounts = tuple(zip([self._keys[lot.reward_id] for lot in lots], numbers, strict=True))
-        return Record(position, unit, model.id, data, 1, amounts, None, model.email.casefold())
+            twins = list(map(str.casefold, emails))
+        if not (good_ids(owners) or all(map(good_id, owners))):
+            return None
+        lots = [lot for each in models for lot in each.balance]
+        expire = [lot.expiration_date for lot in lots if lot.expiration_date is not None]
+        if expire and min(expire) <= self._options.now:
+            return None
+        numbers = decimals([lot.amount for lot in lots])
+        if numbers and min(numbers) < 0:
+            return None
+        pairs = zip([self._keys[lot.reward_id] for lot in lots], numbers, strict=True)
+        amounts = [tuple(islice(pairs, len(each.balance))) for each in models]
+        return list(map(Record, positions, repeat(unit), owners, data, repeat(1), amounts, repeat(None), twins))
+
+    def _spare(self, names: Collection[str]) -> Collection[str]:
+        return self._beside
 
     def judge(self, data: bytes, position: Position, unit: int) -> Examined:
         walk = self._walk(data)
@@ -52,11 +67,11 @@ class CustomerRules(StageRules):
         except Refusal as refusal:
             return self._dead(position, unit, refusal, Tally(1, 1))
         owner = id_in(data, found.get("id"))
-        if reason := self._filters.customer(data, found):
+        if reason := self._filters.customer(texts_of(data, found, self._filters.customer_fields)):
             tally = Tally(1, 1, self._salvage(data, found.get("balance"))[1])
             return Examined(position, filtered=((reason, tally),), absent=((owner, reason),) if owner else ())
         try:
-            trimmed = self._trimmed(walk, found, self._beside, self._shape, position, unit)
+            trimmed = self._trimmed(walk, found, position, unit)
             return trimmed or self._sent(walk, found, position, unit, owner)
         except Refusal as refusal:
             return self._dead(position, unit, refusal, Tally(1, 1, self._salvage(data, found.get("balance"))[1]), owner)

@@ -11,7 +11,7 @@ from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, expected
-from streammig.masivo.rules.values import decimals, text_of
+from streammig.masivo.rules.values import decimals, text_of, texts_of
 from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Duplicate, Member, members
 from streammig.records import ZERO, Examined, Position, Record, Tally
@@ -80,7 +80,7 @@ class EventRules(GroupedRules):
         self, walk: Walk, begin: int, end: int, fields: Mapping[str, Member], where: str, salt: bytes
     ) -> Pair | str:
         data, options = walk.data, self._options
-        if reason := self._filters.event(data, fields):
+        if reason := self._filters.event(texts_of(data, fields, self._filters.event_fields)):
             return reason
         cut = {*self._marks, options.owner} if options.owner is not None else self._marks
         waived, put = frozenset[str](), []

@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from streammig.masivo.rules.options import Match, RuleOptions, matches
-from streammig.masivo.rules.values import text_of
-from streammig.masivo.splice import Member
 
 CUSTOMER_FIELDS = frozenset({"deleted_at", "status"})
 EVENT_FIELDS = frozenset({"reversed_at", "reversed", "status"})
 
-Fields = Mapping[str, Member]
+Texts = Mapping[str, str]
+"""Of fields that are there: a field's text, or the JSON of any other value."""
 
 
 class Filters:
@@ -33,27 +32,27 @@ class Filters:
         self.customer_fields = CUSTOMER_FIELDS | {match.field for match in self._deleted}
         self.event_fields = EVENT_FIELDS | {match.field for match in self._reversed}
 
-    def customer(self, data: bytes, fields: Fields) -> str:
-        """The reason why this customer, and what is theirs, is left out, or ""."""
-        status = text_of(data, fields.get("status")).upper()
-        if status == "DELETED" or _holds(data, fields.get("deleted_at")) or _any(self._deleted, data, fields):
+    def customer(self, texts: Texts) -> str:
+        """The reason why this customer, and what is theirs, is left out, or ""; told from their `customer_fields`."""
+        status = texts.get("status", "").upper()
+        if status == "DELETED" or _holds(texts.get("deleted_at", "")) or _any(self._deleted, texts):
             return "deleted"
         return "inactive" if status == "INACTIVE" and not self._inactive_too else ""
 
-    def event(self, data: bytes, fields: Fields) -> str:
-        """The reason why this event is left out, or ""."""
+    def event(self, texts: Texts) -> str:
+        """The reason why this event is left out, or ""; told from its `event_fields`."""
         marked = (
-            text_of(data, fields.get("reversed")) == "true"
-            or text_of(data, fields.get("status")).upper() == "REVERSED"
-            or _holds(data, fields.get("reversed_at"))
-            or _any(self._reversed, data, fields)
+            texts.get("reversed") == "true"
+            or texts.get("status", "").upper() == "REVERSED"
+            or _holds(texts.get("reversed_at", ""))
+            or _any(self._reversed, texts)
         )
         return "reversed" if marked else ""
 
 
-def _holds(data: bytes, member: Member | None) -> bool:
-    return text_of(data, member) not in ("", "null", "false")
+def _holds(text: str) -> bool:
+    return text not in ("", "null", "false")
 
 
-def _any(pairs: tuple[Match, ...], data: bytes, fields: Fields) -> bool:
-    return any(match.field in fields and text_of(data, fields[match.field]) == match.value for match in pairs)
+def _any(pairs: tuple[Match, ...], texts: Texts) -> bool:
+    return any(texts.get(match.field) == match.value for match in pairs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain, islice, repeat
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import msgspec
@@ -15,7 +17,7 @@ from streammig.masivo.rules.customers import STRUCTURAL
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import good_id
+from streammig.masivo.rules.values import good_id, good_ids, texts_of
 from streammig.masivo.rules.walk import Walk
 from streammig.masivo.splice import Member, cuts, elements, shifted, strictly
 from streammig.records import Examined, Position, Record, Tally, total
@@ -39,15 +41,26 @@ class GroupedRules(StageRules):
         self._begins = re.compile(blank.join(parts)).match
         self._beside = (_CUSTOMER | self._filters.customer_fields | STRUCTURAL) - {"id", self.name}
 
-    def as_it_stands(self, model: Any, data: bytes, position: Position, unit: int) -> Record | None:
-        begins = self._begins(data)
-        if begins is None or not good_id(model.id):
+    def as_they_stand(
+        self, models: list[Any], data: list[bytes], positions: list[Position], unit: int
+    ) -> list[Record] | None:
+        owners, lists = [each.id for each in models], list(map(attrgetter(self.name), models))
+        counts = list(map(len, lists))
+        begins = list(map(self._begins, data))
+        if None in begins or not min(counts) or (self.once and max(counts) > self._options.max_units):
             return None
-        amounts = self._amounts(getattr(model, self.name))
-        if not amounts or (self.once and len(amounts) > self._options.max_units):
+        found = self._amounts(list(chain.from_iterable(lists)))
+        if not found or not (good_ids(owners) or all(map(good_id, owners))):
             return None
-        inner = (begins.end(), data.rindex(b"]"))  # nothing stands behind the list, it is the last field there is
-        return Record(position, unit, model.id, data, len(amounts), amounts, inner)
+        pairs = iter(found)
+        amounts = [tuple(islice(pairs, count)) for count in counts]
+        # Nothing stands behind the list, it is the last field there is.
+        inner = [(each.end(), body.rindex(b"]")) for each, body in zip(begins, data, strict=True) if each]
+        return list(map(Record, positions, repeat(unit), owners, data, counts, amounts, inner))
+
+    def _spare(self, names: Collection[str]) -> Collection[str]:
+        # An unknown field of a customer is the customers stage's to send, so "send" means nothing here.
+        return {*names} - {"id", self.name} if self._options.unknown_fields == "send" else self._beside
 
     @abstractmethod
     def _amounts(self, units: Sequence[Any]) -> tuple[Pair, ...]:
@@ -69,7 +82,7 @@ class GroupedRules(StageRules):
         except Refusal as refusal:
             return self._dead(position, unit, refusal, Tally(1, self._alone))
         listed = found.get(self.name)
-        reason = self._filters.customer(data, found)
+        reason = self._filters.customer(texts_of(data, found, self._filters.customer_fields))
         if not reason and (listed is None or data[listed.begin] == ord("n")):
             reason = f"no-{self.name}"
         if reason:
@@ -82,11 +95,9 @@ class GroupedRules(StageRules):
 
     def _sent(self, walk: Walk, found: Mapping[str, Member], listed: Member, position: Position, unit: int) -> Examined:
         data = walk.data
-        # An unknown field of a customer is the customers stage's to send, so "send" means nothing here.
-        cut = found.keys() - {"id", self.name} if self._options.unknown_fields == "send" else self._beside
-        if trimmed := self._trimmed(walk, found, cut, self._shape, position, unit):
+        if trimmed := self._trimmed(walk, found, position, unit):
             return trimmed
-        owner: str = walk.fields(0, found, self._shape, "$", cut=cut, apart={self.name})["id"]
+        owner: str = walk.fields(0, found, self._shape, "$", cut=self._spare(found), apart={self.name})["id"]
         amounts, left_out = self._units(walk, listed, data[found["id"].begin : found["id"].end])
         if not amounts:
             return Examined(position, filtered=left_out or ((f"no-{self.name}", Tally(1)),))

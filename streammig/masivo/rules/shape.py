@@ -30,17 +30,18 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Check(NamedTuple):
-    """An attribute of a model whose type does not say all, how to get it, and the shape of what is inside.
+    """Attributes of a model whose type does not say all, how to get them, and the shape of what is inside them.
 
-    `kind` is one of number, number or null, uuid, object, list, policy.
+    `kind` is one of number, number or null, uuid, object, list, policy. Of several attributes `get` makes a tuple.
     """
 
     get: Callable[[Any], Any]
+    several: bool
     kind: str
     shape: Shape | None
 
 
-class Shape(msgspec.Struct, frozen=True):
+class Shape(msgspec.Struct, frozen=True, eq=False):
     """The fields of an object by name, those that it can't be without, and what to check of instances of its model."""
 
     fields: Mapping[str, Field]
@@ -52,16 +53,23 @@ def shape_of(model: type[msgspec.Struct]) -> Shape:
     """The table of one of the models."""
     info = inspect.type_info(model)
     assert isinstance(info, inspect.StructType)
-    return _shape(info)
+    return _shape(info, {})
 
 
-def _shape(info: inspect.StructType) -> Shape:
-    fields = tuple(_field(field) for field in info.fields)
-    checks = tuple(
-        Check(attrgetter(of.name), _kind_of_check(field), field.shape)
-        for of, field in zip(info.fields, fields, strict=True)
-        if field.policy or field.kind in ("number", "uuid") or (field.shape is not None and field.shape.checks)
-    )
+def _shape(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
+    """`known` has the shapes made so far, so that a model that stands in several fields has one."""
+    if info.cls not in known:
+        known[info.cls] = _made(info, known)
+    return known[info.cls]
+
+
+def _made(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
+    fields = tuple(_field(field, known) for field in info.fields)
+    alike: dict[tuple[str, Shape | None], list[str]] = {}
+    for of, field in zip(info.fields, fields, strict=True):
+        if field.policy or field.kind in ("number", "uuid") or (field.shape is not None and field.shape.checks):
+            alike.setdefault((_kind_of_check(field), field.shape), []).append(of.name)
+    checks = tuple(Check(attrgetter(*names), len(names) > 1, kind, shape) for (kind, shape), names in alike.items())
     return Shape({field.name: field for field in fields}, tuple(field for field in fields if field.required), checks)
 
 
@@ -71,7 +79,7 @@ def _kind_of_check(field: Field) -> str:
     return "number or null" if field.kind == "number" and field.nullable else field.kind
 
 
-def _field(field: inspect.Field) -> Field:
+def _field(field: inspect.Field, known: dict[type, Shape]) -> Field:
     info, extra = _bare(field.type)
     nullable = bool(extra.get("nullable"))
     if isinstance(info, inspect.UnionType):  # the models know no other union than that with null
@@ -88,10 +96,10 @@ def _field(field: inspect.Field) -> Field:
         case inspect.LiteralType():
             kind, details["words"] = "enum", tuple(info.values)
         case inspect.StructType():
-            kind, details["shape"] = "object", _shape(info)
+            kind, details["shape"] = "object", _shape(info, known)
             details["decode"] = msgspec.json.Decoder(info.cls).decode
         case inspect.ListType(item_type=inspect.StructType() as element):
-            kind, details["shape"] = "list", _shape(element)
+            kind, details["shape"] = "list", _shape(element, known)
             details["decode"] = msgspec.json.Decoder(list[element.cls]).decode  # type: ignore[name-defined]
         case _:
             kind = _PLAIN[type(info)]

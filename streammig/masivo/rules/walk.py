@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from streammig.masivo.rules.options import RuleOptions
@@ -100,7 +100,7 @@ class Walk:
         self.edits += additions(begin, spans, keep, texts)
         return values
 
-    def outermost(self, found: Mapping[str, Member], shape: Shape, cut: Collection[str]) -> list[bool]:
+    def outermost(self, found: Iterable[str], shape: Shape, cut: Collection[str]) -> list[bool]:
         """Which of these fields, of the record's outermost object, stay if nothing in them needs a look."""
         return [name in shape.fields or (name not in cut and self._keep_unknown(name, "$")) for name in found]
 
