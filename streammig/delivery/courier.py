@@ -116,6 +116,22 @@ class Courier:
             self.suspects -= 1
             await self._check_unsent(batch)
         while not self.stop.is_set():
+            async with self.lanes:
+                state = await self._insist(batch, body, tries)
+            # Who reads back, or waits for the parts of a batch, leaves the lane to others.
+            if state is BatchState.UNKNOWN:
+                state = await self.decide(batch)
+            elif state is BatchState.SPLIT:
+                state = await self._split(batch)
+            if state is not BatchState.SEALED:
+                return state
+        return BatchState.SEALED
+
+    async def _insist(self, batch: Batch, body: bytes, tries: _Tries) -> BatchState:
+        """Send a batch as long as the answer is that it was not taken in; SEALED means that the run is to stop, SPLIT
+        that it is to be split."""
+        await self._wait_for_trust()
+        while not self.stop.is_set():
             receipt = await self._send(batch, body, tries)
             if receipt is None:
                 break
@@ -124,6 +140,7 @@ class Courier:
             state = await self._follow(batch, receipt, tries)
             if state is not BatchState.SEALED:
                 return state
+            await self._wait_for_trust()
         return BatchState.SEALED
 
     async def _check_unsent(self, batch: Batch) -> None:
@@ -141,13 +158,6 @@ class Courier:
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
         """One request: slot and note, intent, sending, receipt, each durable before the next; None when stopped."""
-        async with self.lanes:
-            await self._wait_for_trust()
-            if self.stop.is_set():
-                return None
-            return await self._send_now(batch, body, tries)
-
-    async def _send_now(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
         slot = await unless(self.stop, self.slots.take(batch, tries.attempt + 1))
         if slot is None:
             return None
@@ -189,10 +199,8 @@ class Courier:
                 self._refused.clear()
             case Kind.REFUSED:
                 await self._count_refused(batch, receipt)
-            case Kind.UNKNOWN:
-                return await self.decide(batch)
             case Kind.TOO_LARGE:
-                return await self._split(batch)
+                return BatchState.SPLIT
             case Kind.UNAUTHORIZED:
                 if tries.renewed:
                     raise TargetStop(
