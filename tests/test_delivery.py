@@ -1,0 +1,626 @@
+"""What becomes of a batch, receipt by receipt: a scripted target under virtual time, everything else as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import sqlite3
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from streammig.checkpoint import Checkpoint
+from streammig.delivery.backoff import Backoff
+from streammig.errors import Problem, TargetStop, UnknownOutcome
+from streammig.notices import Notice, Waiting
+from streammig.records import STAGES, Kind, Receipt
+from tests.memory_target import MemoryTarget, Weather
+from tests.virtual import VirtualClock, run_virtual
+from tests.world import World, write_export
+
+CUSTOMERS = 60
+MANY = 300  # some 6 batches of customers of 10 KB
+
+
+@dataclass
+class Scripted(MemoryTarget):
+    """Answers the requests of one stage as the script says, by their number from 1, and the rest as a good target.
+
+    An answer is a receipt; `landed` are the numbers whose work is done all the same.
+    """
+
+    stage: str = "customers"
+    script: dict[int, Receipt] = field(default_factory=dict)
+    landed: frozenset[int] = frozenset()
+    before: Callable[[str, bytes], None] = lambda stage, body: None
+    sent: list[tuple[float, str, bytes]] = field(default_factory=list)
+    renewals: int = 0
+
+    async def _send(self, stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
+        number = 1 + sum(1 for _, of, _ in self.sent if of == self.stage)
+        self.sent.append((self.clock.time(), stage, body))
+        answer = self.script.get(number) if stage == self.stage else None
+        self.before(stage, body)
+        if answer is None:
+            return await super()._send(stage, body, began)
+        if answer.kind is not Kind.NOT_SENT:
+            began()
+        await asyncio.sleep(0.1)
+        if number in self.landed:
+            self._take(stage, body)
+        return answer
+
+    async def renew(self) -> None:
+        self.renewals += 1
+        await super().renew()
+
+    def bodies(self) -> list[bytes]:
+        return [body for _, stage, body in self.sent if stage == self.stage]
+
+    def times(self) -> list[float]:
+        return [at for at, stage, _ in self.sent if stage == self.stage]
+
+
+@dataclass
+class Told(World):
+    """A world that keeps what it was told."""
+
+    notices: list[Notice] = field(default_factory=list)
+
+    def _hear(self, notice: Notice) -> None:
+        self.notices.append(notice)
+        super()._hear(notice)
+
+    @property
+    def scripted(self) -> Scripted:
+        assert isinstance(self.target, Scripted)
+        return self.target
+
+
+Story = Callable[[Told, dict[str, set[str]]], Awaitable[None]]
+
+
+def play(tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, last: str = "", **target: Any) -> None:
+    """Tell a story in a world with a scripted target; one request at a time and no limits unless it says so. It ends
+    with the `last` stage, by default the one that is scripted."""
+
+    async def main() -> None:
+        clock = VirtualClock()
+        scripted = Scripted(clock, Random(2), Weather(), **target)
+        world = Told(tmp_path, scripted, clock, Random(1))
+        stages = STAGES[: 1 + STAGES.index(last or scripted.stage)]
+        without: dict[str, Any] = {name: {"files": []} for name in STAGES if name not in stages}
+        world.settings = {"max_bytes": 10_000, "limits": "off", "concurrency": 1} | without | (settings or {})
+        keys = write_export(tmp_path, MANY, Random(4))
+        await story(world, {name: keys[name] for name in stages})
+
+    run_virtual(main())
+
+
+def arrived(world: World, keys: dict[str, set[str]], but: dict[str, set[str]] | None = None) -> None:
+    """All is there once, but for these."""
+    world.target.settle()
+    for stage, wanted in keys.items():
+        held = getattr(world.target, stage)
+        assert not [key for key, count in held.items() if count > 1], f"{stage}: came twice"
+        assert set(held) == wanted - (but or {}).get(stage, set()), stage
+    assert all(books.balanced for books in world.books().values())
+
+
+def ask(world: World, sql: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(f"file:{world.folder}/run.checkpoint?mode=ro", uri=True)) as db:
+        return [tuple(row) for row in db.execute(sql)]
+
+
+def states(world: World, stage: str = "customers") -> list[str]:
+    return [row[0] for row in ask(world, f"SELECT state FROM batch WHERE stage = '{stage}' ORDER BY seq")]
+
+
+# -- before the first byte -------------------------------------------------------------------------------------------
+
+
+def test_i2_seal_attempt_and_note_are_durable_before_the_first_byte_leaves(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        def look(stage: str, body: bytes) -> None:
+            digest = hashlib.sha256(body).hexdigest()
+            found = ask(world, f"SELECT seq, state, attempts, size FROM batch WHERE hex(digest) = upper('{digest}')")
+            ((seq, state, attempts, size),) = [row for row in found if row]
+            assert (state, size) == ("sending", len(body))
+            made = ask(world, f"SELECT number, kind FROM attempt WHERE stage = '{stage}' AND seq = {seq}")
+            assert made[-1] == (attempts, None)
+            noted = 0
+            for path in (world.folder / "state").rglob("*.sqlite"):
+                with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                    sql = "SELECT count(*) FROM send WHERE stage = ? AND seq = ? AND attempt = ?"
+                    noted += db.execute(sql, (stage, seq, attempts)).fetchone()[0]
+            assert noted == 1
+            seen.append((stage, seq))
+
+        world.scripted.before = look
+        assert await world.live() is True
+        arrived(world, keys)
+
+    play(
+        tmp_path,
+        story,
+        {"limits": "1/5s"},
+        "events",
+        script={2: Receipt(Kind.THROTTLED, 429), 4: Receipt(Kind.NOT_SENT)},
+    )
+    assert len(seen) > 10
+    assert len(set(seen)) == len(seen) - 2
+
+
+# -- receipts that let the same batch be sent again ------------------------------------------------------------------
+
+
+def test_an_accepted_batch_keeps_the_answer_s_time(tmp_path: Path) -> None:
+    date = "Tue, 14 Nov 2023 22:13:20 GMT"
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        arrived(world, keys)
+        assert ask(world, "SELECT kind, status, latency, date FROM attempt WHERE stage = 'customers' AND seq = 1") == [
+            ("accepted", 201, 0.3, date)
+        ]
+
+    play(tmp_path, story, script={1: Receipt(Kind.ACCEPTED, 201, date=date, latency=0.3)}, landed=frozenset({1}))
+
+
+def test_without_a_connection_the_same_batch_waits_with_full_jitter_and_without_end(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        arrived(world, keys)
+        bodies, times = world.scripted.bodies(), world.scripted.times()
+        assert bodies[:41] == bodies[:1] * 41
+        waits = [later - earlier for earlier, later in itertools.pairwise(times[:41])]
+        assert max(waits) < 61
+        assert sum(waits[10:]) > 300
+        assert waits[0] < 1.5
+        assert states(world)[0] == "accepted"
+        told = [notice for notice in world.notices if isinstance(notice, Waiting) and "no connection" in notice.why]
+        assert len(told) == 40
+        assert "the host's name is not known" in told[0].why
+
+    refused = Receipt(Kind.NOT_SENT, message="the host's name is not known")
+    play(tmp_path, story, script=dict.fromkeys(range(1, 41), refused))
+
+
+def test_delays_grow_to_their_maximum_and_never_beyond() -> None:
+    rng = Random(1)
+    backoff = Backoff(1.0, 60.0)
+    for attempt in (1, 2, 5, 7, 60, 5000):
+        delays = [backoff.delay(attempt, rng) for _ in range(200)]
+        ceiling = min(60.0, 2.0 ** (attempt - 1)) if attempt < 60 else 60.0
+        assert 0 <= min(delays) < ceiling * 0.1
+        assert ceiling * 0.9 < max(delays) <= ceiling
+
+
+def test_a_401_gets_new_credentials_and_the_same_batch_goes_again(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        arrived(world, keys)
+        bodies = world.scripted.bodies()
+        assert bodies[1] == bodies[2]
+        assert world.scripted.renewals == 1
+
+    play(tmp_path, story, script={2: Receipt(Kind.UNAUTHORIZED, 401)})
+
+
+def test_a_401_with_new_credentials_stops_with_a_hint_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        assert isinstance(ended, TargetStop)
+        assert "401 to batch 2 of customers twice" in ended.what
+        assert "API key" in ended.hint
+        assert states(world)[:2] == ["accepted", "sealed"]
+        assert await world.live() is True
+        arrived(world, keys)
+
+    play(tmp_path, story, script=dict.fromkeys((2, 3), Receipt(Kind.UNAUTHORIZED, 401)))
+
+
+@pytest.mark.parametrize(("retry_after", "least", "most"), [(30.0, 30, 45), (None, 60, 80), (86_400.0, 86_400, 86_500)])
+def test_a_429_makes_the_whole_account_wait(
+    tmp_path: Path, retry_after: float | None, least: float, most: float
+) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        arrived(world, keys)
+        times, bodies = world.scripted.times(), world.scripted.bodies()
+        others = [at for at in times if times[1] < at]
+        assert least <= others[0] - times[1] <= most
+        assert bodies[1] in bodies[2:6]
+
+    script = {2: Receipt(Kind.THROTTLED, 429, retry_after=retry_after)}
+    play(tmp_path, story, {"limits": "1/1s", "concurrency": 4}, script=script)
+
+
+def test_a_429_for_more_than_a_day_stops_the_run_and_is_no_end_of_it(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        assert isinstance(ended, TargetStop)
+        assert "asks to wait 25.0 hours" in ended.what
+        assert states(world)[:2] == ["accepted", "sealed"]
+        assert await world.live() is True
+        arrived(world, keys)
+
+    play(tmp_path, story, script={2: Receipt(Kind.THROTTLED, 429, retry_after=90_000.0)})
+
+
+@pytest.mark.parametrize("status", [403, 404, 302, 409])
+def test_an_answer_that_no_record_explains_stops_after_what_is_under_way(tmp_path: Path, status: int) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        assert isinstance(ended, TargetStop)
+        assert f"the target answered {status}" in ended.what
+        assert "sending" not in states(world)
+        assert len(world.scripted.sent) < 10
+        assert await world.live() is True
+        arrived(world, keys)
+
+    play(tmp_path, story, {"concurrency": 4}, script={2: Receipt(Kind.WRONG_WORLD, status)})
+
+
+# -- too large, refused ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Choosy(Scripted):
+    """Refuses, or finds too large, whatever holds one of these customers in these stages."""
+
+    bad: frozenset[str] = frozenset()
+    of: tuple[str, ...] = ("customers", "events", "transactions")
+    kind: Kind = Kind.REFUSED
+    takes_the_rest: bool = False
+
+    async def _send(self, stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
+        if stage in self.of and any(b'"id": "%b"' % owner.encode() in body for owner in self.bad):
+            self.sent.append((self.clock.time(), stage, body))
+            began()
+            await asyncio.sleep(0.1)
+            if self.takes_the_rest:
+                self._take(stage, body)
+            return Receipt(self.kind, 413 if self.kind is Kind.TOO_LARGE else 422, "invalid customer entry")
+        return await super()._send(stage, body, began)
+
+
+def choose(tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, **target: Any) -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        world = Told(tmp_path, Choosy(clock, Random(2), Weather(), **target), clock, Random(1))
+        world.settings = {"limits": "off", "concurrency": 2} | (settings or {})
+        await story(world, write_export(tmp_path, CUSTOMERS, Random(4)))
+
+    run_virtual(main())
+
+
+def dead(world: World, stage: str) -> list[tuple[str, int]]:
+    """The dead letters of a stage by code, with the ordinal of the record."""
+    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
+    try:
+        return [(letter.code, letter.position.ordinal) for _, letter in file.dead_letters(stage)]
+    finally:
+        file.close()
+
+
+def theirs(keys: dict[str, set[str]], bad: set[str]) -> dict[str, set[str]]:
+    """What must be missing where these customers are."""
+    return {
+        "customers": keys["customers"] & bad,
+        "events": {key for key in keys["events"] if "c" + key[1:].split("-")[0] in bad},
+        "transactions": {key for key in keys["transactions"] if "c" + key[1:].split("-")[0] in bad},
+    }
+
+
+BAD = frozenset({"c7", "c8", "c31"})
+
+
+def test_a_batch_that_is_too_large_is_split_down_to_a_single_customer(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert keys["customers"] >= BAD
+        assert await world.live() is True
+        arrived(world, keys, theirs(keys, set(BAD)))
+        assert dead(world, "customers") == [("too-large-for-target", number) for number in (8, 9, 32)]
+        assert {code for code, _ in dead(world, "transactions")} == {"owner-refused"}
+        assert "split" in states(world)
+        parents = ask(world, "SELECT count(*) FROM batch WHERE parent IS NOT NULL AND stage = 'customers'")
+        assert parents[0][0] >= 6
+
+    choose(tmp_path, story, bad=BAD, kind=Kind.TOO_LARGE, of=("customers",))
+
+
+def test_exactly_the_records_for_which_a_batch_is_refused_become_dead_letters(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        arrived(world, keys, theirs(keys, set(BAD)))
+        assert [ordinal for _, ordinal in dead(world, "customers")] == [8, 9, 32]
+        assert all("invalid customer entry" in row[0] for row in ask(world, "SELECT message FROM dead_letter WHERE"
+                   " stage = 'customers'"))  # fmt: skip
+
+    choose(tmp_path, story, bad=BAD)
+
+
+def test_a_refusal_that_took_the_rest_is_parked_and_nothing_of_it_is_sent_again(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        assert isinstance(ended, UnknownOutcome)
+        assert states(world).count("parked") == 1
+        world.target.settle()
+        assert set(world.target.customers) == keys["customers"]
+        assert max(world.target.customers.values()) == 1
+        assert any("it is parked" in said for said in world.said)
+        books = world.books()["customers"]
+        assert books.balanced
+        assert books.unknown.records > 0
+
+    choose(tmp_path, story, bad=frozenset({"c7"}), of=("customers",), takes_the_rest=True)
+
+
+def test_events_that_can_not_be_looked_for_are_dead_letters_with_their_batch(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        lost = dead(world, "events")
+        assert {code for code, _ in lost} == {"refused-with-its-batch"}
+        assert 1 < len(lost) < 40
+        world.target.settle()
+        assert max(world.target.events.values()) == 1
+        assert "p7-0" not in world.target.events
+        assert all(books.balanced for books in world.books().values())
+
+    choose(tmp_path, story, bad=frozenset({owner_with_events(tmp_path)}), of=("events",))
+
+
+def test_events_are_searched_for_the_bad_one_where_that_is_allowed(tmp_path: Path) -> None:
+    owner = owner_with_events(tmp_path)
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        arrived(world, keys, {"events": theirs(keys, {owner})["events"]})
+        assert len({ordinal for _, ordinal in dead(world, "events")}) == 1
+
+    choose(tmp_path, story, {"bisect_events": True}, bad=frozenset({owner}), of=("events",))
+
+
+def owner_with_events(folder: Path) -> str:
+    keys = write_export(folder, CUSTOMERS, Random(4))
+    return "c" + max(keys["events"])[1:].split("-")[0]
+
+
+# -- unknown ---------------------------------------------------------------------------------------------------------
+
+LOST = Receipt(Kind.UNKNOWN, None, "the connection was closed without an answer")
+
+
+def test_an_unknown_batch_that_can_be_read_back_is_accepted_and_not_sent_again(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        arrived(world, keys)
+        bodies = world.scripted.bodies()
+        assert bodies.count(bodies[1]) == 1
+        assert any("it can be read back, so it landed" in said for said in world.said)
+
+    play(tmp_path, story, script={2: LOST}, landed=frozenset({2}))
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 4])
+def test_i3_unknown_batches_that_did_not_land_are_sent_again_only_when_that_is_proven(
+    tmp_path: Path, concurrency: int
+) -> None:
+    """All requests in flight are lost at once, so that only one more can show that they did not land."""
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        arrived(world, keys)
+        times, bodies = world.scripted.times(), world.scripted.bodies()
+        for body in bodies[:concurrency]:
+            first, again = (at for at, same in zip(times, bodies, strict=True) if same == body)
+            # Two looks a settle time apart, behind a settle time for the queue; far from the hour of giving up.
+            assert 2 * 60 <= again - first < 500
+        assert world.target.most_under_way <= concurrency
+
+    script = dict.fromkeys(range(1, concurrency + 1), LOST)
+    play(tmp_path, story, {"concurrency": concurrency}, script=script)
+
+
+def test_the_last_batch_of_a_stage_with_nothing_behind_it_is_parked_and_ends_with_4(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        assert isinstance(ended, UnknownOutcome)
+        assert ended.exit_code == 4
+        assert states(world, "transactions")[-1] == "parked"
+        assert not any(state in ("sealed", "sending", "unknown") for state in states(world, "transactions"))
+        again = await world.live()
+        assert isinstance(again, UnknownOutcome)
+        bodies = world.scripted.bodies()
+        assert bodies.count(bodies[-1]) == 1
+
+    async def count(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        numbers.append(len(world.scripted.bodies()))
+
+    numbers: list[int] = []
+    (tmp_path / "count").mkdir()
+    play(tmp_path / "count", count, stage="transactions")
+    play(tmp_path, story, stage="transactions", script={numbers[0]: LOST})
+
+
+def test_an_unknown_batch_of_events_is_parked_and_never_sent_again(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        assert isinstance(ended, UnknownOutcome)
+        assert "nobody can say whether 1 batches of events landed: 1" in ended.what
+        bodies = world.scripted.bodies()
+        assert bodies.count(bodies[0]) == 1
+        assert states(world, "events")[0] == "parked"
+        assert set(states(world, "events")[1:]) == {"accepted"}
+        assert "transactions" not in world.books() or world.books()["transactions"].accepted.units == 0
+
+    play(tmp_path, story, stage="events", script={1: LOST}, landed=frozenset({1}))
+
+
+def test_more_than_three_parked_batches_stop_the_run_at_once(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        assert isinstance(ended, UnknownOutcome)
+        assert "4 batches of events are parked" in ended.what
+        assert "1, 2, 3, 4" in ended.what
+        assert len(world.scripted.bodies()) <= 5
+        assert "sealed" in states(world, "events")
+
+    script = dict.fromkeys(range(1, 20), LOST)
+    play(tmp_path, story, stage="events", script=script)
+
+
+def test_after_an_unknown_nothing_is_sent_until_a_read_succeeds(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        back = world.clock.time() + 500
+
+        async def reachable() -> bool:
+            await asyncio.sleep(0.05)
+            return world.clock.time() > back
+
+        world.target.reachable = reachable  # type: ignore[method-assign]
+        assert await world.live() is True
+        arrived(world, keys)
+        times = world.scripted.times()
+        assert [at for at in times[2:] if at < back] == []
+        assert any(isinstance(it, Waiting) and "does not answer a read yet" in it.why for it in world.notices)
+
+    play(tmp_path, story, script={2: LOST}, landed=frozenset({2}))
+
+
+def test_a_web_page_instead_of_an_answer_is_unknown_and_stops(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        assert isinstance(ended, TargetStop)
+        assert "a web page came" in ended.what
+        assert states(world)[:2] == ["accepted", "unknown"]
+        assert await world.live() is True
+        arrived(world, keys)
+
+    portal = Receipt(Kind.UNKNOWN, 200, "a web page came where the answer should", stop=True)
+    play(tmp_path, story, script={2: portal})
+
+
+# -- ending early ----------------------------------------------------------------------------------------------------
+
+
+async def stopped(world: Told, at: float, how: str) -> bool | Problem:
+    migration = world.migration()
+    asyncio.get_running_loop().call_later(at, lambda: getattr(migration, how)())
+    try:
+        return await asyncio.ensure_future(migration.run())
+    except Problem as problem:
+        return problem
+
+
+def test_a_drain_waits_for_what_is_under_way_and_sends_nothing_more(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        world.target.weather.latency = (20.0, 20.0)
+        assert await stopped(world, 30, "drain") is False
+        assert "sending" not in states(world)
+        assert world.books()["customers"].accepted.units > 0
+        assert len(world.scripted.sent) <= 4
+        world.target.weather.latency = (0.1, 0.2)
+        assert await world.live() is True
+        arrived(world, keys)
+
+    play(tmp_path, story, {"concurrency": 2})
+
+
+@pytest.mark.parametrize(("how", "drain_time"), [("drain", 5.0), ("abort", 150.0)])
+def test_what_is_cut_off_is_unknown_at_the_next_run_and_decided_then(
+    tmp_path: Path, how: str, drain_time: float
+) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        world.target.weather.latency = (100.0, 100.0)
+        began = world.clock.time()
+        assert await stopped(world, 30, how) is False
+        assert world.clock.time() - began < 40
+        assert states(world).count("sending") == 2
+        world.target.weather.latency = (0.1, 0.2)
+        assert await world.live() is True
+        assert any("the outcome is unknown for batch 1 of customers, 2 of customers" in it for it in world.said)
+        arrived(world, keys)
+
+    play(tmp_path, story, {"concurrency": 2, "drain_time": drain_time})
+
+
+def test_a_drain_in_each_kind_of_waiting_ends_at_once_and_goes_on_later(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        # Among them: waiting for a slot, a held account, a backoff, a read-back, the gates and their settle time.
+        for _ in range(60):
+            began = world.clock.time()
+            ended = await stopped(world, world.rng.uniform(0.1, 40), "drain")
+            assert world.clock.time() - began < 60
+            assert not isinstance(ended, Problem), ended
+            assert all(books.balanced for books in world.books().values())
+            if ended:
+                break
+        assert await world.live() is True
+        arrived(world, keys)
+
+    script = {2: Receipt(Kind.THROTTLED, 429, retry_after=100.0), 5: LOST, 7: Receipt(Kind.NOT_SENT)}
+    play(tmp_path, story, {"limits": "1/5s"}, "events", script=script, landed=frozenset({5}))
+
+
+# -- the gate between stages -----------------------------------------------------------------------------------------
+
+
+def test_the_next_stage_waits_for_the_settle_time_and_for_samples_that_can_be_seen(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        world.target.weather.queue = (200.0, 200.0)
+        assert await world.live() is True
+        last = max(at for at, stage, _ in world.scripted.sent if stage == "customers")
+        first = min(at for at, stage, _ in world.scripted.sent if stage == "events")
+        assert 200 <= first - last < 240
+        arrived(world, keys)
+
+    play(tmp_path, story, last="events")
+
+
+def test_where_no_sample_ever_appears_the_run_stops_and_looks_again_at_the_next(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        world.target.weather.queue = (5000.0, 5000.0)
+        ended = await world.live()
+        assert isinstance(ended, UnknownOutcome)
+        assert "samples of customers became visible at the target within 600 s" in ended.what
+        assert "record 1 (batch 1)" in ended.what
+        world.target.settle()
+        world.target.weather.queue = (0.1, 1.0)
+        assert await world.live() is True
+        arrived(world, keys)
+
+    play(tmp_path, story, last="events")
+
+
+def test_samples_that_the_queue_dropped_while_others_appear_are_listed_and_the_run_goes_on(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        assert any("1 are not visible at the target: record 1 (batch 1)" in said for said in world.said), world.said
+
+    play(tmp_path, story, last="events", drops=frozenset({"c0"}))
+
+
+# -- the cases that only these fakes can make ------------------------------------------------------------------------
+
+
+def test_the_script_is_played_by_number() -> None:
+    async def main() -> None:
+        target = Scripted(VirtualClock(), Random(1), script={2: LOST}, landed=frozenset({2}))
+        bodies = [b'{"customers":[{"id":"c%d"}]}' % number for number in (1, 2)]
+        kinds = [(await target.send("customers", body)).kind for body in bodies]
+        target.settle()
+        assert kinds == [Kind.ACCEPTED, Kind.UNKNOWN]
+        assert set(target.customers) == {"c1", "c2"}
+
+    run_virtual(main())
