@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +113,24 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
         if not low <= getattr(settings, name) <= high:
             raise Unusable(f"{name} is {getattr(settings, name)}: it must lie between {low:g} and {high:g}")
     return settings
+
+
+def check_doubles(settings: Settings, accepted: Collection[str]) -> None:
+    """Raise `Unusable` unless just the stages that may send twice are accepted by name, in this very call."""
+    resending = [name for name in settings.stages if settings.stage(name).unknown == "resend"]
+    for name in resending:
+        if name not in accepted:
+            raise Unusable(
+                f'{name}: unknown = "resend" sends a batch again though it may have landed: what it holds may then be'
+                " there twice",
+                f"Add --i-accept-doubles {name} if that is what you want, or take the setting out.",
+            )
+    for name in accepted:
+        if name not in resending:
+            raise Unusable(
+                f"--i-accept-doubles {name}: nothing of {name} is ever sent twice by these settings",
+                f'Leave it out, or set unknown = "resend" in the table [{name}] of the settings.',
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

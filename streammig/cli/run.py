@@ -42,6 +42,10 @@ FILE = "FILE[#path.to.array]"
 @click.option(
     "--dry-run", type=click.Path(path_type=Path), metavar="DIR", help="Write the bodies to DIR, send nothing."
 )
+@click.option(
+    "--i-accept-doubles", "accept_doubles", multiple=True, type=click.Choice(STAGES), metavar="STAGE",
+    help='Confirms unknown = "resend" of a stage: what it holds may then be there twice.',
+)  # fmt: skip
 @click.option("--unchecked", is_flag=True, help="Do not look for customers that stand twice before the run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the books as one JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
@@ -55,7 +59,7 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     from streammig.settings import api_key, load
     from streammig.spool import with_stdin_spooled
 
-    ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked")}
+    ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked", "accept_doubles")}
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
         # Its checkpoint and its work file are its own: those of a migration under way must not be touched.

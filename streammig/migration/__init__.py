@@ -41,7 +41,7 @@ from streammig.owners import OwnerTable
 from streammig.ports import Clock as Clock
 from streammig.ports import ReadBack, Rules, Sink, Source
 from streammig.records import STAGES, Batch, Tally
-from streammig.settings import Settings
+from streammig.settings import Settings, check_doubles
 from streammig.sources import open_source, parse_input
 
 
@@ -57,6 +57,7 @@ class Ask:
     first: int | None = None  # a pilot: so many source records of each stage
     unchecked: bool = False  # do not pass over the customers for those that stand twice
     dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
+    accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
 
 
 @dataclass(slots=True)
@@ -121,6 +122,7 @@ class Migration:
         settings, dry = self.settings, self.ask.dry_run is not None
         if not dry:
             check_base_url(settings.base_url)
+        check_doubles(settings, self.ask.accept_doubles)
         limits = OFF if dry else parse_limits(settings.limits, PRESETS)
         mappings = {name: self._mapping(name) for name in STAGES}
         sources = {name: self._open(name) for name in settings.stages}

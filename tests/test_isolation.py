@@ -1,0 +1,770 @@
+"""Refused batches: what is found, what it costs, what stops the run, and that nothing is sent twice for it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streammig.checkpoint import Checkpoint, Journal
+from streammig.delivery.courier import Courier
+from streammig.delivery.dry import FreeSlots
+from streammig.delivery.gate import Gate
+from streammig.delivery.isolation import Isolation
+from streammig.delivery.nomination import nominated, set_aside
+from streammig.delivery.verdict import Verdict
+from streammig.errors import TargetStop, UnknownOutcome, Unusable
+from streammig.masivo.redact import redact
+from streammig.notices import Notice, Warned
+from streammig.packing import assemble, ranges_of
+from streammig.records import (
+    Batch,
+    BatchState,
+    DeadLetter,
+    Draft,
+    Kind,
+    Place,
+    Position,
+    Progress,
+    Receipt,
+    Record,
+    Tally,
+)
+from streammig.settings import Settings, StageSettings, check_doubles
+from tests.memory_target import Weather
+from tests.refusing_target import RefusingTarget
+from tests.virtual import Inline, VirtualClock, run_virtual
+
+T = TypeVar("T")
+SETTLE_TIME = 60.0
+HEAD, TAIL = b'{"customers":[', b"]}"
+
+
+class Thread(Inline):
+    """Stands for a thread: does its work at once, and knows when it is at it."""
+
+    busy = False
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        self.busy = True
+        try:
+            return super().submit(function, *args, **kwargs)
+        finally:
+            self.busy = False
+
+
+@dataclass
+class Room:
+    """One stage with its batches in a checkpoint, couriers and isolation as often as they are asked for, one target."""
+
+    folder: Path
+    target: RefusingTarget
+    clock: VirtualClock
+    stage: str = "customers"
+    options: dict[str, Any] = field(default_factory=dict)
+    policy: Any = "read-back"
+    records: list[Record] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    thread: Thread = field(default_factory=Thread)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    tail: bytes = TAIL
+
+    def __post_init__(self) -> None:
+        self.file = Checkpoint.create(self.folder / "run.checkpoint", binding={}, version="0", started=0.0)
+        self.file.add_stage(self.stage, 0, {}, [])
+        self.journal = Journal(self.file, Inline())
+        self.bodies: dict[int, bytes] = {}
+
+    def seal(self, *owners: str) -> Batch:
+        """One batch with a record of each of these owners."""
+        first = len(self.records)
+        mine = [self._record(first + nth, owner) for nth, owner in enumerate(owners)]
+        self.records += mine
+        draft = self._assemble(mine)
+        progress = Progress(Place(0, len(self.records) * 100), len(self.records), self.taken)
+        batch = self.file.seal(self.stage, draft, progress, self.clock.time())
+        self.bodies[batch.seq] = draft.body
+        return batch
+
+    def _record(self, number: int, owner: str) -> Record:
+        body = b'{"id":"%b","transactions":[{"details":"t%d"}],"events":[{"order":{"purchase_id":"p%d"}}]}'
+        twin = f"{owner}@example.org" if self.stage == "customers" else ""
+        more = body % (owner.encode(), number, number)
+        if twin:
+            more = b'{"id":"%b","email":"%b"}' % (owner.encode(), twin.encode())
+        return Record(Position(0, number * 100, 99, number + 1), 0, owner, more, 1, (("r", Decimal(1)),), None, twin)
+
+    @property
+    def taken(self) -> Tally:
+        return Tally(len(self.records), len(self.records), {"r": Decimal(len(self.records))})
+
+    def _assemble(self, records: list[Record]) -> Draft:
+        return assemble(records, HEAD, self.tail, ranges_of(records))
+
+    def _reseal(self, records: list[Record]) -> tuple[list[Draft], list[DeadLetter]]:
+        return [self._assemble(records)], []
+
+    async def _reread(self, batches: list[Batch]) -> list[list[Record]]:
+        return [self.of(batch) for batch in batches]
+
+    def of(self, batch: Batch) -> list[Record]:
+        """The records of a batch: here each has a range of its own."""
+        return [self.records[begin.offset // 100] for begin, _ in batch.ranges]
+
+    def courier(self, **options: Any) -> Courier:
+        verdict = Verdict(
+            self.target, self.journal, self.clock, self._hear, self._reread, self.stop, SETTLE_TIME, 600.0, self.policy
+        )
+        return Courier(
+            self.target, self.target, FreeSlots(), self.journal, self.clock, Random(1), self._hear,
+            options.pop("redact", redact), self._reread, self._assemble, self._reseal, verdict, self.stop, self.thread,
+            asyncio.Semaphore(4), **options,
+        )  # fmt: skip
+
+    def _hear(self, notice: Notice) -> None:
+        if isinstance(notice, Warned):
+            self.said.append(notice.text)
+
+    async def run(self, courier: Courier | None = None, *, share: float = 0.05, least: int = 10_000) -> None:
+        """One life: every sealed batch is delivered, then the refused ones are brought to an end."""
+        courier = courier or self.courier()
+        bisected = self.stage != "events" or courier.nominate
+        for batch in self.file.batches(self.stage, BatchState.SEALED):
+            await courier.deliver(batch, self.body(batch))
+        await Isolation(courier, bisected, share, least).settle(self.stage)
+
+    def body(self, batch: Batch) -> bytes:
+        return self._assemble(self.of(batch)).body
+
+    def dead(self) -> dict[str, list[str]]:
+        """The owners of the dead letters, by code."""
+        owners = {record.position.offset: record.owner for record in self.records}
+        found: dict[str, list[str]] = {}
+        for _, letter in self.file.dead_letters(self.stage):
+            found.setdefault(letter.code, []).append(owners[letter.position.offset])
+        return found
+
+    def states(self) -> list[str]:
+        return [str(row[0]) for row in self.file._read("SELECT state FROM batch ORDER BY seq")]
+
+    def check(self, *, refused: set[str], unsearched: int = 0) -> None:
+        """Just these are dead as refused, all else but so many is at the target once, and the books balance."""
+        self.target.settle()
+        held = getattr(self.target, self.stage)
+        assert not [key for key, count in held.items() if count > 1]
+        assert set(self.dead().get("refused", [])) == refused
+        assert len(self.dead().get("refused-with-its-batch", [])) == unsearched
+        assert len(held) == len(self.records) - len(refused) - unsearched
+        books = self.file.books(self.stage)
+        assert books.balanced, (books.taken, books.placed)
+        assert books.pending == books.unknown == Tally()
+
+
+def in_room(folder: Path, story: Callable[[Room], Coroutine[Any, Any, None]], **more: Any) -> None:
+    async def main() -> None:
+        clock = VirtualClock()  # the client's; the target has one of its own
+        target = RefusingTarget(VirtualClock(), Random(7), Weather(queue=(0.1, 5.0)))
+        room = Room(folder, target, clock, **more)
+        try:
+            await story(room)
+        finally:
+            await room.journal.flush()
+            room.file.close()
+
+    run_virtual(main())
+
+
+def ids(count: int, start: int = 0) -> list[str]:
+    return [f"c{number}" for number in range(start, start + count)]
+
+
+def bad(*owners: str, stage: str = "customers") -> frozenset[tuple[str, str]]:
+    return frozenset((stage, owner) for owner in owners)
+
+
+# -- nominations ------------------------------------------------------------------------------------------------------
+
+
+def one_name(poison: list[str]) -> str:
+    return f"customer {poison[0]} is invalid" if poison else "invalid"
+
+
+def test_a_right_nomination_costs_two_requests_more(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(1000))
+        room.target.bad, room.target.says = bad("c17"), one_name
+        await room.run()
+        assert room.target.requests == 3
+        room.check(refused={"c17"})
+
+    in_room(tmp_path, story)
+
+
+def test_a_nomination_by_email_is_one_too(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(1000))
+        room.target.bad = bad("c17")
+        room.target.says = lambda poison: f"e-mail {poison[0]}@EXAMPLE.org: no such host"
+        await room.run()
+        assert room.target.requests == 3
+        room.check(refused={"c17"})
+
+    in_room(tmp_path, story)
+
+
+def test_a_nomination_survives_a_restart(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        batch = room.seal(*ids(1000))
+        room.target.bad, room.target.says = bad("c17"), one_name
+        await room.courier().deliver(batch, room.bodies[1])
+        assert room.target.requests == 1
+        room.target.says = lambda poison: "never asked again"
+        await room.run()
+        assert room.target.requests == 3
+        room.check(refused={"c17"})
+
+    in_room(tmp_path, story)
+
+
+def test_a_target_that_names_one_refused_record_after_the_other_is_followed(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(1000))
+        room.target.bad, room.target.says = bad("c17", "c170", "c999"), one_name
+        await room.run()
+        assert room.target.requests == 1 + 2 * 3
+        room.check(refused={"c17", "c170", "c999"})
+
+    in_room(tmp_path, story)
+
+
+def test_a_wrong_nomination_only_costs_a_request_and_is_the_last_one_trusted(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(1000))
+        room.target.bad = bad("c17")
+        room.target.says = lambda poison: "somewhere behind c500"
+        await room.run()
+        room.check(refused={"c17"})
+        assert room.target.requests <= 1 + 2 + 2 * math.log2(1000) + 2
+
+    in_room(tmp_path, story)
+
+
+def test_what_is_stored_of_an_answer_names_nobody(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(1000))
+        room.target.bad, room.target.says = bad("c170"), one_name
+        await room.run()
+
+    in_room(tmp_path, story)
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"customer <id> is invalid" in stored
+    assert b"c170" not in stored
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("customer c1 is invalid", "c1"),
+        ("invalid: C1.", "c1"),
+        ("(c1)", "c1"),
+        ("customer c12 is invalid", ""),
+        ("xc1 c1x c_1 c1_", ""),
+        ("c1-7, c1.7, 7-c1, c1+7, c1@shop.example", ""),
+        ("c1@example.org is taken", "c1"),
+        ("C2@Example.org is taken", "c2"),
+        ("c1 and c2 are invalid", ""),
+        ("c1 with c1@example.org", "c1"),
+        ("c1 with c2@example.org", ""),
+        ("cut off behind c1…", ""),
+        ("customers[0] is invalid", ""),
+        ("", ""),
+    ],
+)
+def test_only_the_one_owner_named_by_a_whole_token_is_nominated(message: str, named: str) -> None:
+    records = [
+        Record(Position(0, nth, 1, nth), 0, owner, b"{}", 1, (), None, f"{owner}@example.org")
+        for nth, owner in enumerate(["c1", "c2", "c3"])
+    ]
+    assert [record.owner for record in nominated(message, records)] == ([named] if named else [])
+
+
+def test_all_records_of_an_owner_are_nominated_together_and_nobody_where_there_is_nobody_else() -> None:
+    records = [Record(Position(0, nth * 9, 8, nth), 0, owner, b"{}", 1) for nth, owner in enumerate(["a1", "b1", "a1"])]
+    chosen = nominated("a1", records)
+    assert chosen == [records[0], records[2]]
+    assert set_aside(records, ranges_of(chosen)) == ([records[1]], chosen)
+    assert nominated("a1", [records[0], records[2]]) == []
+
+
+# -- bisection and its budget -----------------------------------------------------------------------------------------
+
+
+def isolate(folder: Path, poison: set[str], count: int = 1000) -> int:
+    requests = 0
+
+    async def story(room: Room) -> None:
+        nonlocal requests
+        room.seal(*ids(count))
+        room.target.bad = bad(*poison)
+        await room.run()
+        room.check(refused=poison)
+        requests = room.target.requests
+
+    in_room(folder, story)
+    return requests
+
+
+def test_one_refused_record_among_a_thousand_costs_at_most_twenty_requests(tmp_path: Path) -> None:
+    for owner in ("c0", "c499", "c999"):
+        folder = tmp_path / owner
+        folder.mkdir()
+        assert isolate(folder, {owner}) <= 1 + 2 * math.log2(1000) + 1
+
+
+def test_the_last_record_costs_half_for_a_half_that_must_be_refused_is_not_sent(tmp_path: Path) -> None:
+    assert isolate(tmp_path, {"c999"}) == 1 + 9 + 1
+
+
+def at_most_2k_log2_n(folder: Path, poison: set[int]) -> None:
+    requests = isolate(folder, {f"c{number}" for number in poison})
+    assert requests <= 2 * len(poison) * math.log2(1000) + 2, poison
+
+
+def test_k_refused_records_cost_at_most_2k_log2_n_requests(tmp_path: Path) -> None:
+    at_most_2k_log2_n(tmp_path, {0, 1, 333, 500, 999})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@settings(max_examples=60, deadline=None)
+@given(poison=st.sets(st.integers(0, 999), min_size=1, max_size=20))
+def test_any_k_refused_records_cost_at_most_2k_log2_n_requests(
+    tmp_path_factory: pytest.TempPathFactory, poison: set[int]
+) -> None:
+    at_most_2k_log2_n(tmp_path_factory.mktemp("room"), poison)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(1, 60), data=st.data())
+def test_whatever_is_refused_is_found_in_batches_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, size: int, data: st.DataObject
+) -> None:
+    poison = data.draw(st.sets(st.integers(0, size - 1), min_size=1))
+    requests = isolate(tmp_path_factory.mktemp("room"), {f"c{number}" for number in poison}, size)
+    assert requests <= 2 * len(poison) * math.log2(max(size, 2)) + 3
+
+
+def test_a_spent_budget_leaves_the_smallest_part_refused_with_its_batch_and_drops_nothing(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        courier = room.courier(breaker=100)
+        for start in range(0, 2000, 200):
+            room.seal(*ids(200, start))
+        room.target.bad = bad(*(f"c{start + 77}" for start in range(0, 2000, 200)))
+        await room.run(courier, least=60)
+        assert 55 <= room.target.requests - 10 <= 60
+        left = len(room.dead()["refused-with-its-batch"])
+        assert 0 < left <= 500  # three of eight halvings each leave an eighth
+        room.check(refused=set(room.dead().get("refused", [])), unsearched=left)
+        assert any("refused together" in said for said in room.said)
+
+    in_room(tmp_path, story)
+
+
+def test_the_budget_is_a_share_of_the_stage_where_that_is_more(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        for start in range(0, 100, 2):
+            room.seal(*ids(2, start))
+        room.seal(*ids(64, 100))
+        room.target.bad = bad("c100")
+        await room.run(share=0.2, least=0)
+        assert room.target.requests - 51 == 10  # 0.2 of 51 requests, in pairs
+        room.check(refused=set(), unsearched=2)
+
+    in_room(tmp_path, story)
+
+
+def test_without_a_budget_everything_refused_is_a_dead_letter(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(10))
+        room.seal("alone")
+        room.target.bad = bad("c3", "alone")
+        await room.run(share=0.0, least=0)
+        assert room.target.requests == 2
+        room.check(refused={"alone"}, unsearched=10)
+
+    in_room(tmp_path, story)
+
+
+@pytest.mark.parametrize("requests", [1, 2, 3, 5, 8])
+def test_the_budget_is_spent_once_over_restarts(tmp_path: Path, requests: int) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(1000))
+        room.target.bad = bad("c0", "c999")
+
+        def stop_after(count: int) -> None:
+            send = room.target.send
+
+            async def counted(*given: Any) -> Any:
+                receipt = await send(*given)
+                if room.target.requests >= count:
+                    room.stop.set()
+                return receipt
+
+            room.target.send = counted  # type: ignore[assignment, method-assign]
+
+        stop_after(requests)
+        await room.run(least=12)
+        assert room.target.requests == requests
+        room.stop.clear()
+        room.target = RefusingTarget(
+            room.clock, Random(8), room.target.weather, bad=room.target.bad, customers=room.target.customers,
+            queue=room.target.queue,
+        )  # fmt: skip
+        await room.run(least=12)
+        assert requests + room.target.requests <= 1 + 12 + 1
+        room.check(refused=set(room.dead().get("refused", [])), unsearched=len(room.dead()["refused-with-its-batch"]))
+
+    in_room(tmp_path, story)
+
+
+def test_what_comes_out_otherwise_now_is_sealed_anew_before_it_is_searched(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        batch = room.seal(*ids(10))
+        room.target.bad = bad("c3")
+        await room.courier().deliver(batch, room.bodies[1])
+        room.target.bad, room.tail = frozenset(), b"] }"  # a mended mapping
+        await room.run()
+        assert room.target.requests == 2
+        room.check(refused=set())
+
+    in_room(tmp_path, story)
+
+
+# -- a refusal that may have been partial -----------------------------------------------------------------------------
+
+
+def test_i3_a_partial_refusal_is_parked_and_nothing_of_it_is_sent_again(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(1000))
+        room.target.bad, room.target.partial, room.target.says = bad("c0"), True, one_name
+        await room.run()
+        assert room.states() == ["parked"]
+        room.target.settle()
+        assert max(room.target.customers.values()) == 1
+        assert any("at the target all the same" in said for said in room.said)
+
+    in_room(tmp_path, story)
+
+
+def test_a_refused_batch_of_which_nothing_can_be_read_back_is_parked(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(10))
+        room.target.bad, room.target.blind = bad("c0"), 1000
+        await room.run()
+        assert room.states() == ["parked"]
+
+    in_room(tmp_path, story)
+
+
+def test_reads_that_say_nothing_for_a_while_are_tried_again(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(10))
+        room.target.bad, room.target.blind = bad("c0"), 3
+        await room.run()
+        room.check(refused={"c0"})
+
+    in_room(tmp_path, story)
+
+
+def test_the_settle_time_is_waited_for_also_where_the_wall_clock_is_set_forward(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        batch = room.seal(*ids(10))
+        room.target.bad, room.target.partial = bad("c0"), True
+        room.target.weather.queue = (30.0, 50.0)
+        courier = room.courier()
+        await courier.deliver(batch, room.bodies[1])
+        room.clock.jump(3600)
+        await room.run(courier)
+        assert room.states() == ["parked"]
+        room.target.settle()
+        assert max(room.target.customers.values()) == 1
+
+    in_room(tmp_path, story)
+
+
+def test_one_parked_more_than_the_setting_allows_stops_the_run(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        for start in (0, 10):
+            room.seal(*ids(10, start))
+        room.target.bad, room.target.partial = bad("c0", "c10"), True
+        with pytest.raises(UnknownOutcome, match="2 batches of customers are parked"):
+            await room.run(room.courier(most_parked=1))
+
+    in_room(tmp_path, story)
+
+
+def test_events_are_searched_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    for opted in (False, True):
+        folder = tmp_path / str(opted)
+        folder.mkdir()
+
+        async def story(room: Room, opted: bool = opted) -> None:
+            room.target.customers.update(ids(10))
+            room.seal(*ids(10))
+            room.target.bad = bad("c3", stage="events")
+            await room.run(room.courier(nominate=opted))
+            room.check(refused={"c3"} if opted else set(), unsearched=0 if opted else 10)
+
+        in_room(folder, story, stage="events")
+
+
+def test_transactions_are_looked_for_before_they_are_searched(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.target.customers.update(ids(10))
+        room.seal(*ids(10))
+        room.target.bad = bad("c3", stage="transactions")
+        await room.run()
+        room.check(refused={"c3"})
+
+    in_room(tmp_path, story, stage="transactions")
+
+
+# -- the breaker ------------------------------------------------------------------------------------------------------
+
+
+async def deliver_all(room: Room, courier: Courier) -> None:
+    """As the stage does it: what was refused before the breaker opened is looked for before it is sent again."""
+    for batch in room.file.batches(room.stage, BatchState.SEALED):
+        again = room.file.was_refused(batch)
+        if not again or await courier.may_go_again(batch, room.of(batch)):
+            await courier.deliver(batch, room.body(batch))
+
+
+@pytest.mark.parametrize("stage", ["customers", "events", "transactions"])
+def test_ten_batches_refused_in_a_row_stop_the_run_and_are_sent_again_by_the_next(tmp_path: Path, stage: str) -> None:
+    async def story(room: Room) -> None:
+        room.target.customers.update([] if stage == "customers" else ids(120))
+        for start in range(0, 120, 10):
+            room.seal(*ids(10, start))
+        room.target.closed = True
+        with pytest.raises(TargetStop, match=rf"10 batches of {stage} in a row were refused"):
+            await deliver_all(room, room.courier())
+        assert room.target.requests == 10
+        assert room.states() == ["sealed"] * 12
+        assert not room.dead()
+        room.target.closed = False
+        await deliver_all(room, room.courier())
+        assert room.states() == ["accepted"] * 12
+        room.check(refused=set())
+
+    in_room(tmp_path, story, stage=stage)
+
+
+def test_one_that_is_accepted_between_them_keeps_the_breaker_closed(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        for start in range(0, 190, 10):
+            room.seal(*ids(10, start))
+        room.target.bad = bad(*(f"c{start}" for start in range(0, 190, 10) if start != 90))
+        await room.run()
+        assert room.states()[:19] == ["split"] * 9 + ["accepted"] + ["split"] * 9
+        room.check(refused={owner for _, owner in room.target.bad})
+
+    in_room(tmp_path, story)
+
+
+def test_parts_that_are_refused_do_not_open_the_breaker(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.seal(*ids(40))
+        room.target.bad = bad(*ids(40))
+        await room.run(room.courier(breaker=2))
+        room.check(refused=set(ids(40)))
+
+    in_room(tmp_path, story)
+
+
+def test_i3_what_was_refused_in_part_before_the_breaker_opened_is_parked_by_the_next_run(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        for start in (0, 10):
+            room.seal(*ids(10, start))
+        room.target.bad, room.target.partial = bad("c0", "c10"), True
+        with pytest.raises(TargetStop):
+            await deliver_all(room, room.courier(breaker=2))
+        room.target.bad = frozenset()
+        await deliver_all(room, room.courier())
+        assert room.states() == ["parked", "parked"]
+        room.target.settle()
+        assert max(room.target.customers.values()) == 1
+
+    in_room(tmp_path, story)
+
+
+def test_a_stop_by_the_breaker_says_what_the_target_said_and_what_to_do(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        batch = room.seal("c33", *ids(10))
+        room.target.bad = bad("c33")
+        room.target.says = lambda poison: "no reward for c33"
+        with pytest.raises(TargetStop) as raised:
+            await room.courier(breaker=1).deliver(batch, room.bodies[1])
+        assert "no reward for <" in str(raised.value)
+        assert "c33" not in str(raised.value)
+        assert "the same command" in raised.value.hint
+
+    in_room(tmp_path, story)
+
+
+# -- unknown outcomes -------------------------------------------------------------------------------------------------
+
+
+async def decided(room: Room, fault: str) -> BatchState:
+    """What becomes of a batch that meets this fault once."""
+    batch = room.seal(*ids(10))
+    room.target.weather.faults = {fault: 1.0}
+
+    def hear(notice: Notice) -> None:
+        room._hear(notice)
+        room.target.weather.faults = {}  # good weather from the first answer on
+
+    courier = room.courier()
+    courier.tell = hear
+    return await courier.deliver(batch, room.bodies[batch.seq])
+
+
+@pytest.mark.parametrize("stage", ["customers", "events"])
+def test_the_policy_park_leaves_every_unknown_outcome_to_the_operator(tmp_path: Path, stage: str) -> None:
+    async def story(room: Room) -> None:
+        assert await decided(room, "landed-500") is BatchState.PARKED
+        assert room.target.requests == 1
+        assert any("as the settings of its stage ask" in said for said in room.said)
+
+    in_room(tmp_path, story, policy="park", stage=stage)
+
+
+@pytest.mark.parametrize("fault", ["landed-reset", "lost"])
+def test_the_policy_resend_sends_again_without_proof_and_says_so_loudly(tmp_path: Path, fault: str) -> None:
+    async def story(room: Room) -> None:
+        room.target.customers.update(ids(10))
+        assert await decided(room, fault) is BatchState.ACCEPTED
+        room.target.settle()
+        assert set(room.target.events.values()) == {2 if fault == "landed-reset" else 1}
+        assert any("SENT AGAIN without proof" in said for said in room.said)
+
+    in_room(tmp_path, story, policy="resend", stage="events")
+
+
+def test_by_default_an_unknown_batch_of_events_is_parked_and_one_of_customers_read_back(tmp_path: Path) -> None:
+    for stage, state in (("events", BatchState.PARKED), ("customers", BatchState.ACCEPTED)):
+        folder = tmp_path / stage
+        folder.mkdir()
+
+        async def story(room: Room, state: BatchState = state) -> None:
+            assert await decided(room, "landed-reset") is state
+            assert room.target.requests == 1
+
+        in_room(folder, story, stage=stage)
+
+
+def test_what_may_send_twice_must_be_confirmed_by_the_name_of_the_stage() -> None:
+    resending = Settings(events=StageSettings(files=("e",), unknown="resend"), customers=StageSettings(files=("c",)))
+    check_doubles(resending, ["events"])
+    check_doubles(Settings(events=StageSettings(unknown="resend")), [])  # no files, no stage
+    with pytest.raises(Unusable, match="--i-accept-doubles events"):
+        check_doubles(resending, [])
+    with pytest.raises(Unusable, match="nothing of customers is ever sent twice"):
+        check_doubles(resending, ["events", "customers"])
+
+
+def test_i3_a_wall_clock_that_is_set_forward_proves_nothing(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        room.target.weather.queue = (SETTLE_TIME + 40, SETTLE_TIME + 40)
+        room.target.weather.faults = {"landed-reset": 1.0}
+        batch = room.seal(*ids(10))
+        courier = room.courier()
+        courier.more_to_come = lambda: True
+        deciding = asyncio.ensure_future(courier.deliver(batch, room.bodies[1]))
+        await asyncio.sleep(2)
+        room.target.weather.faults, room.target.weather.queue = {}, (0.0, 0.1)  # the later ones overtake it
+        for start in (10, 20, 30):
+            later = room.seal(*ids(10, start))
+            await courier.deliver(later, room.bodies[later.seq])
+        await asyncio.sleep(SETTLE_TIME)  # it has been looked for once by now
+        room.clock.jump(3600)
+        assert await deciding is BatchState.ACCEPTED
+        room.check(refused=set())
+
+    in_room(tmp_path, story)
+
+
+def test_a_wall_clock_that_is_set_back_makes_nobody_wait_longer_than_the_settle_time(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        batch = room.seal(*ids(10))
+        courier = room.courier()
+        await courier.deliver(batch, room.bodies[1])
+        room.clock.jump(-3600)
+        began = asyncio.get_running_loop().time()
+        hear, reread = room._hear, room._reread
+        gate = Gate(room.target, room.journal, room.clock, hear, reread, room.stop, SETTLE_TIME, 600.0)
+        assert await gate.passed("customers")
+        assert asyncio.get_running_loop().time() - began < SETTLE_TIME + 10
+
+    in_room(tmp_path, story)
+
+
+# -- the event loop ---------------------------------------------------------------------------------------------------
+
+
+def test_messages_are_redacted_in_the_readers_thread_when_their_receipt_is_durable(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        batch = room.seal(*ids(10))
+        room.target.closed = True
+        seen: list[tuple[bool, str]] = []
+
+        def slow(message: str, body: bytes) -> str:
+            seen.append((room.thread.busy, room.states()[0]))
+            return "redacted"
+
+        await room.courier(redact=slow).deliver(batch, room.bodies[1])
+        assert seen == [(True, "refused")]
+        assert room.file.last_message(batch) == "redacted"
+
+    in_room(tmp_path, story)
+
+
+def test_after_a_429_the_account_waits_before_its_message_is_redacted(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        order: list[str] = []
+
+        class Held(FreeSlots):
+            async def hold(self, seconds: float) -> None:
+                order.append("hold")
+
+        def slow(message: str, body: bytes) -> str:
+            order.append("redact")
+            return message
+
+        class Full(RefusingTarget):
+            async def _send(self, stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
+                if self.requests == 0:
+                    self._arrive()
+                    return Receipt(Kind.THROTTLED, 429, "too many", retry_after=1.0)
+                return await super()._send(stage, body, began)
+
+        room.target = Full(room.clock, Random(1))
+        batch = room.seal(*ids(10))
+        courier = room.courier(redact=slow)
+        courier.slots = Held()
+        assert await courier.deliver(batch, room.bodies[1]) is BatchState.ACCEPTED
+        assert order == ["hold", "redact"]
+
+    in_room(tmp_path, story)
