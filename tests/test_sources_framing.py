@@ -185,6 +185,15 @@ def test_text_behind_the_array_is_judged_by_its_grammar_alone(reader: Any, tmp_p
     assert read(source_of(tmp_path, data, reader, ("c",), read_bytes=1))[1] is None
 
 
+@pytest.mark.parametrize("read_bytes", [1, 2, 3, 5, 8])
+def test_other_arrays_are_passed_over_wherever_reads_end(read_bytes: int, reader: Any, tmp_path: Path) -> None:
+    others = b'"x":[ \n "id" ,1],"y":[ \n {"id":1}\n ,\n{"id":[ {"c":[ ]} ]} \n ] ,"z":[ ]'
+    data = b"{" + others + b',"c": [ {"id":9} ] ,' + others + b"}"
+    found, broken = read(source_of(tmp_path, data, reader, ("c",), read_bytes=read_bytes))
+    assert [it.data for it in found] == [b'{"id":9}']
+    assert broken is None
+
+
 def test_a_long_rest_is_checked_to_its_last_byte(reader: Any, tmp_path: Path) -> None:
     data = b'{"c":[{"a":1}],"x":[' + b'{"a":"\\\\"},' * 30_000 + b'{"a":2}]}'
     assert read(source_of(tmp_path, data, reader, ("c",)))[1] is None

@@ -90,8 +90,8 @@ def open_source(
     """The source of a stage from its files in order. Looks at how each begins.
 
     `reader`: "fast" cuts arrays into records many at once wherever it can, "plain" one by one and asks a second
-    parser about each; both yield the same. A record of more than `max_record_bytes` is a slice with its fault set. `read_bytes` is what is read and
-    held at once, in bytes. Raises Unusable, and Problem if ijson lacks its C backend.
+    parser about each; both yield the same. A record of more than `max_record_bytes` is a slice with its fault set.
+    `read_bytes` is what is read and held at once, in bytes. Raises Unusable, and Problem if ijson lacks its C backend.
     """
     return FileSource(inputs, reader, max_record_bytes, read_bytes)
 

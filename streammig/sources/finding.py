@@ -40,6 +40,7 @@ def find_layout(window: Window, wanted: Input, meter: Meter) -> Layout:
     if the document breaks off before an array was found."""
     at = first_byte(window)
     if wanted.path is not None:
+        _refuse_other(window, at)
         return Layout(JSON, walk_to(window, at, wanted.path, meter)[0])
     while window.end - at < LOOK_BYTES and window.fill(at):
         pass
@@ -49,6 +50,7 @@ def find_layout(window: Window, wanted: Input, meter: Meter) -> Layout:
     alone = head.startswith(b"{") and b"\n" not in head.strip(WHITE) and _decodes(head)
     if alone and _LINE_NAMES.search(wanted.file):
         return Layout(NDJSON)
+    _refuse_other(window, at)
     survey = _survey(window, at, meter)
     if len(survey.candidates) == 1:
         return Layout(JSON, survey.candidates[0].path)
@@ -79,6 +81,14 @@ def _refuse_utf16(window: Window) -> None:
         raise Unusable(
             f"{window.file}: the export must be UTF-8, this looks like UTF-16 or UTF-32",
             "Convert it first: iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8",
+        )
+
+
+def _refuse_other(window: Window, at: int) -> None:
+    if window.data[at - window.base] not in b"[{":
+        raise Unusable(
+            f"{window.file}: JSON or NDJSON was looked for, the file begins with neither an object nor an array",
+            "Export it as JSON: one array of records, a document that holds one, or one record a line.",
         )
 
 
@@ -121,11 +131,6 @@ def _decodes(line: bytes) -> bool:
 
 def _survey(window: Window, at: int, meter: Meter) -> Survey:
     """What arrays the document that begins at an offset of the window holds, as far as one looks."""
-    if window.data[at - window.base] not in b"[{":
-        raise Unusable(
-            f"{window.file}: JSON or NDJSON was looked for, the file begins with neither an object nor an array",
-            "Export it as JSON: one array of records, a document that holds one, or one record a line.",
-        )
     tour = Tour(window, at, meter)
     survey = tour.survey
     try:

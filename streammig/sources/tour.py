@@ -60,7 +60,9 @@ class Tour:
         """Go to the closing bracket of the array just opened if it begins with an object, or behind `until`."""
         elements = Cuts(self._window, 0, 1, ELEMENT_BYTES, self._meter)
         elements.at = self.at
-        if elements.sign() != b"{":
+        sign = elements.sign()
+        self.at = elements.at  # the window may have been moved behind the white space
+        if sign != b"{":
             return
         count = 0
         self.survey.skimmed(1)  # a candidate even if it breaks off at once
