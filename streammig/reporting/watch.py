@@ -101,8 +101,7 @@ class Bars:
                 self._units += batch.tally.units
                 self._say("")
                 # How far it is read runs ahead of what is accepted by a full queue: the bar shows what is accepted.
-                frontier = self._sealed.pop(batch.seq, None)
-                if frontier is not None:
+                if reached := self._sealed.pop(batch.seq, None):
                     self._advance(frontier.source, frontier.offset)
                 if self._task is not None:
                     self._progress.update(self._task, units=self._units)
