@@ -102,7 +102,7 @@ class Bars:
                 self._say("")
                 # How far it is read runs ahead of what is accepted by a full queue: the bar shows what is accepted.
                 if reached := self._sealed.pop(batch.seq, None):
-                    self._advance(frontier.source, frontier.offset)
+                    self._advance(reached.source, reached.offset)
                 if self._task is not None:
                     self._progress.update(self._task, units=self._units)
                 return
