@@ -13,7 +13,7 @@ from streammig.settings import Settings
 
 # The settings of a run that decide which bytes a batch holds.
 SHAPING = (
-    "unknown_fields", "fraction_digits", "time_zone", "include_inactive", "send_anonymous", "zero_orders",
+    "duplicates", "unknown_fields", "fraction_digits", "time_zone", "include_inactive", "send_anonymous", "zero_orders",
     "send_redeem", "max_bytes", "max_record_bytes",
 )  # fmt: skip
 Marks = Mapping[str, Sequence[Mapping[str, Any]]]

@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from streammig.checkpoint import Checkpoint
 from streammig.feed import Absent, Repeated
 from streammig.notices import Tell, Waiting
-from streammig.owners import Census, OwnerTable, check_space, forget, most_customers, open_table, take
+from streammig.owners import Census, OwnerTable, Policy, check_space, forget, most_customers, open_table, take
 from streammig.ports import Rules, Source
 from streammig.records import Place
 
@@ -32,12 +33,13 @@ async def owner_table(
     loop = asyncio.get_running_loop()
     marks = source.fingerprints()
     token = json.dumps([list(marks), dict(shape)], sort_keys=True)
-    found = await loop.run_in_executor(reader, open_table, folder, token)
+    policy: Policy = shape["duplicates"]
+    found = await loop.run_in_executor(reader, partial(open_table, folder, token, policy=policy))
     if found is not None:
         return found
     check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
     tell(Waiting("passing over the customers once, for those that stand twice"))
-    with Census(folder, token) as census:
+    with Census(folder, token, policy=policy) as census:
         work = loop.run_in_executor(reader, take, census, source, rules, _teller(loop, tell))
         try:
             return await asyncio.shield(work)
