@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streammig.ports import Seen
 from streammig.records import Kind, Receipt, Record
@@ -24,6 +25,7 @@ class RefusingTarget(MemoryTarget):
     closed: bool = False  # refuses everything: the world is wrong, not a record
     partial: bool = False  # takes the healthy part of what it refuses
     blind: int = 0  # so many reads say nothing
+    took: set[bytes] = field(default_factory=set)  # SHA-256 of each body that it took
 
     async def _send(self, stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
         receipt = await super()._send(stage, body, began)
@@ -42,3 +44,7 @@ class RefusingTarget(MemoryTarget):
 
     def _refused(self, stage: str, body: bytes) -> bool:
         return self.closed or any((stage, owner) in self.bad for owner in _owners(body))
+
+    def _take(self, stage: str, body: bytes) -> None:
+        self.took.add(hashlib.sha256(body).digest())
+        super()._take(stage, body)
