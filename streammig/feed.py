@@ -135,12 +135,20 @@ class Feed:
         if self._left is not None:
             run = run[: self._left]
             self._left -= len(run)
-        for examined in self._judge.examine(run):
-            if self._sent is not None and any(record.owner not in self._sent for record in examined.records):
-                ordinal = examined.position.ordinal
-                return self._end(f"record {ordinal} belongs to a customer that the pilot has not sent")
-            self._ready.extend(self._packer.add(examined))
+        examined = self._judge.examine(run)
+        stranger = self._stranger(examined)
+        self._ready.extend(self._packer.take(examined[:stranger]))
+        if stranger is not None:
+            ordinal = examined[stranger].position.ordinal
+            return self._end(f"record {ordinal} belongs to a customer that the pilot has not sent")
         return None
+
+    def _stranger(self, examined: Sequence[Examined]) -> int | None:
+        """The index of the first of these that belongs to a customer whom the pilot has not sent."""
+        sent = self._sent
+        if sent is None:
+            return None
+        return next((at for at, it in enumerate(examined) if any(each.owner not in sent for each in it.records)), None)
 
     def _end(self, paused: str) -> None:
         self._ended = True

@@ -170,6 +170,22 @@ def numbers_in(body: bytes) -> list[int]:
     return [unit["n"] for each in customers for unit in each.get("list", [each])]
 
 
+@settings(max_examples=300, deadline=None)
+@given(stages, all_limits, dices)
+def test_i1_records_taken_many_at_a_time_pack_as_they_do_one_by_one(
+    drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
+) -> None:
+    kind, stage = drawn
+    singly, together = (packer(HEAD, TAIL, kind.once, limits) for _ in range(2))
+    expected = [sealing for each in stage for sealing in singly.add(each)] + singly.finish()
+    found: list[Sealing] = []
+    while stage:
+        count = dice.choice([1, 2, 3, 8, 40])
+        found += together.take(stage[:count])
+        stage = stage[count:]
+    assert found + together.finish() == expected
+
+
 def units_of(stage: Stage) -> dict[tuple[int, int, int], int]:
     """Every unit's place and its number."""
     found = {}

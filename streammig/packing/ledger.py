@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
 from streammig.packing.bodies import tally_of
@@ -89,9 +89,9 @@ class Span:
         self.sums: dict[str, Decimal] = {}
         self.rest: Rest | None = None
 
-    def settle(self) -> None:
-        """Count what it holds, and let go of it."""
-        packed = tally_of(self.held)
+    def settle(self, sealed: Sequence[Record], tally: Tally) -> None:
+        """Count what it holds, and let go of it. If that is just what was sealed, its sums are known: `tally`."""
+        packed = tally if self.held == sealed else tally_of(self.held)
         self.batch, self.held = None, []
         self.count(packed.records, packed.units, packed.sums)
 
@@ -173,6 +173,15 @@ class Ledger:
         span.position = self._position = position
         span.unit = self._unit = record.unit + record.units
 
+    def pack_all(self, records: Sequence[Record], batch: object, spans: list[Span]) -> None:
+        """As `pack` for each of these, the whole of source records of one file, one behind the other."""
+        self.pack(records[0], batch, spans)
+        span, last = self._last, records[-1]
+        assert span is not None
+        span.held.extend(records[1:])
+        span.position = self._position = last.position
+        span.unit = self._unit = last.unit + last.units
+
     def pass_by(self, record: Record) -> None:
         """The record lies in a batch that was sealed before this reading began."""
         tally = record.tally
@@ -199,11 +208,21 @@ class Ledger:
             span.unit = 0
         self.unreported += 1
 
-    def seal(self, spans: Iterable[Span], tally: Tally) -> None:
-        """The batch of these spans is sealed; `tally` is what its draft holds."""
+    def close_all(self, run: Sequence[Examined]) -> None:
+        """As `close` for each of these, which were just packed with `pack_all` and of which nothing else came."""
+        span = self._last
+        assert span is not None
+        span.source_records += len(run) - 1
+        self.unreported += len(run) - 1
+        if dropped := [(path, 1) for each in run[:-1] for path in each.dropped]:
+            span.other().add((), dropped, (), ())
+        self.close(run[-1])
+
+    def seal(self, spans: Iterable[Span], tally: Tally, records: Sequence[Record]) -> None:
+        """The batch of these spans is sealed; `tally` is what its draft holds, `records` those that are in it."""
         self._ahead += tally
         for span in spans:
-            span.settle()
+            span.settle(records, tally)
             if span.prev and span.prev.batch is None:
                 span = self._melt(span.prev)
             if span.next and span.next.batch is None:

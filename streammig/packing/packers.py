@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 import msgspec
 
-from streammig.packing.bodies import Bounds, assemble, cut, part_of
+from streammig.packing.bodies import Bounds, are_strangers, assemble, cut, part_of
 from streammig.packing.ledger import Ledger, Span
 from streammig.records import DeadLetter, Draft, Examined, Progress, Range, Record
 
@@ -69,6 +70,22 @@ class OpenBatch:
     def fits(self, record: Record, limits: BatchLimits) -> bool:
         return self.units + record.units <= limits.units and self.size + self.cost(record) <= limits.bytes
 
+    def strange_to(self, records: Sequence[Record]) -> bool:
+        """Whether these share no owner or twin with each other, or with what is in here."""
+        return (
+            are_strangers(records)
+            and self.owners.keys().isdisjoint([record.owner for record in records])
+            and self.twins.keys().isdisjoint([record.twin for record in records])
+        )
+
+    def put_all(self, records: Sequence[Record], size: int) -> None:
+        """Put in strangers whose bodies, each with a comma before it, are so many bytes."""
+        self.size += size - (not self.records)
+        self.units += sum([record.units for record in records])
+        self.records += records
+        self.owners.update([(record.owner, record) for record in records])
+        self.twins.update([(record.twin, record) for record in records if record.twin])
+
     def put(self, record: Record) -> None:
         self.size += self.cost(record)
         self.units += record.units
@@ -103,7 +120,7 @@ class Packer(ABC):
     def add(self, examined: Examined) -> list[Sealing]:
         """Take what became of the next source record; the batches that are full now, usually none."""
         out: list[Sealing] = []
-        ledger, limits = self._ledger, self._limits
+        ledger = self._ledger
         for record in examined.records:
             if record.units < 1:
                 # It would lie in no range, and so be lost when its batch is put together again.
@@ -115,9 +132,12 @@ class Packer(ABC):
             self._resume(examined, out)
         ledger.close(examined)
         self._tidy(out)
-        if ledger.letters >= limits.letters or ledger.unreported >= limits.stretch:
-            self._relieve(out)
+        self._relieve(out)
         return out
+
+    def take(self, run: Sequence[Examined]) -> list[Sealing]:
+        """As `add` for each of these in order."""
+        return [sealing for examined in run for sealing in self.add(examined)]
 
     def finish(self) -> list[Sealing]:
         """Seal everything that is open: the stage ends here. The last progress stands behind the last source record."""
@@ -176,12 +196,16 @@ class Packer(ABC):
         self._sealed += 1
         ranges = tuple([span.range for span in batch.spans])
         draft = assemble(batch.records, self._head, self._tail, ranges)
-        self._ledger.seal(batch.spans, draft.tally)
+        # A draft leaves out duplicates: only one with all units has the sums of all records.
+        whole = batch.records if draft.tally.units == batch.units else []
+        self._ledger.seal(batch.spans, draft.tally, whole)
         return Sealing(draft, self._ledger.progress())
 
     def _relieve(self, out: list[Sealing]) -> None:
         """Keep memory flat, and the frontier moving, where many source records make no batch."""
         ledger = self._ledger
+        if ledger.letters < self._limits.letters and ledger.unreported < self._limits.stretch:
+            return
         while ledger.letters >= self._limits.letters:
             blocker = ledger.blocker
             if not isinstance(blocker, OpenBatch):
@@ -201,6 +225,34 @@ class InOrder(Packer):
     ) -> None:
         super().__init__(head, tail, limits, progress, ahead)
         self._batch = OpenBatch(self._envelope, 0)
+
+    def take(self, run: Sequence[Examined]) -> list[Sealing]:
+        if self._counted or self._ahead or not _plain(run):
+            return super().take(run)
+        out: list[Sealing] = []
+        records = [examined.records[0] for examined in run]
+        # What so many of the records hold together, with the comma that each has before it.
+        sizes = list(accumulate([len(record.body) + 1 for record in records], initial=0))
+        units = list(accumulate([record.units for record in records], initial=0))
+        at = 0
+        while at < len(run):
+            batch, limits, ledger = self._batch, self._limits, self._ledger
+            size = limits.bytes - batch.size + (not batch.records)
+            most = bisect_right(units, units[at] + limits.units - batch.units)
+            end = bisect_right(sizes, sizes[at] + size, at, most) - 1
+            end = max(at, min(end, at + limits.stretch - ledger.unreported))
+            piece = records[at:end]
+            if piece and batch.strange_to(piece):
+                batch.put_all(piece, sizes[end] - sizes[at])
+                ledger.pack_all(piece, batch, batch.spans)
+                ledger.close_all(run[at:end])
+                self._tidy(out)
+                self._relieve(out)
+            else:
+                end = max(end, at + 1)
+                out += super().take(run[at:end])
+            at = end
+        return out
 
     def _place(self, record: Record, out: list[Sealing]) -> None:
         rival = self._batch.rival(record) if record.inner is None else None
@@ -252,6 +304,16 @@ class InOrder(Packer):
 
     def _forget(self, batch: OpenBatch) -> None:
         self._batch = OpenBatch(self._envelope, 0)
+
+
+def _plain(run: Sequence[Examined]) -> bool:
+    """Whether each of these, of one file, is one record with units, and nothing else but what was dropped of it."""
+    return (
+        bool(run)
+        and run[0].position.source == run[-1].position.source
+        and not any(it.filtered or it.dead or it.absent or len(it.records) != 1 for it in run)
+        and min([it.records[0].units for it in run]) > 0
+    )
 
 
 def _duplicate(record: Record, rival: Record) -> str:

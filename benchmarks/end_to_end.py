@@ -1,0 +1,245 @@
+"""From a file to a target as fast as it goes, side by side.
+
+    python -m benchmarks.end_to_end [--mb N] [--rounds N] [--json]
+
+Contestants take turns, each a process of its own, against a target in another process that takes everything at once:
+
+- streammig: the real command, `streammig run --limits off --settle-time 0 --unchecked`, with every rule, the
+  checkpoint and the account's file, both synced
+- script: what one would write instead: ijson, batches of 1,000, `gather` over four requests of aiohttp's `json=`; it
+  validates nothing and keeps no checkpoint
+- script, orjson: the same with orjson as the encoder
+- ceiling: the same aiohttp posting bodies that were built beforehand, four at a time; only the posting is timed
+
+Seconds are those of the whole process but for the ceiling; ratios are medians of the rounds' ratios. `held` is how late
+the client's event loop is for a timer that is due every 5 ms, at the 99th percentile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.migrate import Memory
+from benchmarks.null_target import direct, null_target, seen
+from streammig.sandbox.sample import Sample, write_sample
+
+GOAL_SCRIPT, GOAL_CEILING, GOAL_HELD = 4.0, 0.15, 0.020
+BATCH, UNDER_WAY = 1000, 4
+EVERY = 0.005
+PATH = "/customers/migrate"
+
+
+# -- contestants, each in a process of its own -------------------------------------------------------------------------
+
+
+def run_script(file: str, url: str, fast: bool) -> None:
+    import aiohttp
+    import ijson
+    import orjson
+
+    encode = (lambda value: orjson.dumps(value).decode()) if fast else json.dumps
+
+    async def main() -> None:
+        async with aiohttp.ClientSession(json_serialize=encode) as session:
+
+            async def post(records: list[Any]) -> None:
+                async with session.post(url + PATH, json={"customers": records}) as answer:
+                    answer.raise_for_status()
+
+            with open(file, "rb") as source:  # noqa: ASYNC230  # as such scripts are
+                batch: list[Any] = []
+                batches: list[list[Any]] = []
+                for record in ijson.items(source, "customers.item", use_float=True):
+                    batch.append(record)
+                    if len(batch) == BATCH:
+                        batches.append(batch)
+                        batch = []
+                    if len(batches) == UNDER_WAY:
+                        await asyncio.gather(*map(post, batches))
+                        batches = []
+                await asyncio.gather(*map(post, [*batches, batch] if batch else batches))
+
+    asyncio.run(main())
+
+
+def run_ceiling(file: str, url: str) -> None:
+    """Prints the seconds that posting alone took, for bodies of the file's size."""
+    import aiohttp
+
+    size = Path(file).stat().st_size
+    with open(file, "rb") as source:
+        bodies = [source.read(1_000_000) for _ in range(16)]
+    count = max(round(size / 1_000_000), 1)
+
+    async def main() -> float:
+        async with aiohttp.ClientSession() as session:
+            left = iter(range(count))
+
+            async def work() -> None:
+                for number in left:
+                    async with session.post(url + PATH, data=bodies[number % len(bodies)]) as answer:
+                        answer.raise_for_status()
+
+            begun = perf_counter()
+            await asyncio.gather(*(work() for _ in range(UNDER_WAY)))
+            return perf_counter() - begun
+
+    print(asyncio.run(main()))
+
+
+def run_streammig(arguments: list[str]) -> None:
+    """The real command, with a timer beside it that notes how late it was called; they go to the file `late.json`."""
+    late: list[float] = []
+
+    class Timed(asyncio.DefaultEventLoopPolicy):
+        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            loop = super().new_event_loop()
+
+            def tick(due: float) -> None:
+                now = loop.time()
+                late.append(now - due)
+                loop.call_at(now + EVERY, tick, now + EVERY)
+
+            loop.call_soon(tick, loop.time())
+            return loop
+
+    from streammig.cli import main
+
+    asyncio.set_event_loop_policy(Timed())
+    sys.argv = ["streammig", *arguments]
+    try:
+        main()
+    finally:
+        Path("late.json").write_text(json.dumps(late))
+
+
+# -- the race ----------------------------------------------------------------------------------------------------------
+
+
+def timed(contestant: str, file: Path, url: str, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.end_to_end", "--as", contestant, "--file", str(file), "--url", url]
+    before = seen(url)
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        begun = perf_counter()
+        here = direct() | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        process = subprocess.Popen(command, cwd=own, env=here, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with Memory(process.pid) as memory:
+            said = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+        seconds = perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{contestant} ended with {process.returncode}")
+        late = json.loads((Path(own) / "late.json").read_text()) if contestant == "streammig" else []
+    after = seen(url)
+    found = {
+        "seconds": float(said) if contestant == "ceiling" else seconds,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "requests": after["requests"] - before["requests"],
+        "bytes": after["bytes"] - before["bytes"],
+        "peak_mb": memory.peak / 1e6,
+    }
+    return found | ({"held": statistics.quantiles(late, n=100)[98]} if late else {})
+
+
+def race(megabytes: float, rounds: int, folder: Path) -> dict[str, Any]:
+    file = folder / "customers.json"
+    customers = max(round(megabytes * 1000), 1)
+    written = write_sample(Sample(customers), {"customers": file})
+    contestants = ("streammig", "script", "script, orjson", "ceiling")
+    table: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
+    with null_target() as url:
+        for _ in range(rounds):
+            for name in contestants:
+                table[name].append(timed(name, file, url, folder))
+    middle = {
+        name: {key: round(statistics.median(each[key] for each in found), 4) for key in found[0]}
+        for name, found in table.items()
+    }
+    ours = [each["seconds"] for each in table["streammig"]]
+
+    def ratio(other: str) -> float:
+        rows = [each["seconds"] for each in table[other]]
+        median: float = statistics.median(theirs / mine for mine, theirs in zip(ours, rows, strict=True))
+        return round(median, 3)
+
+    ratios = {name: ratio(name) for name in contestants[1:]}
+    held = middle["streammig"]["held"]
+    return {
+        "customers": customers,
+        "megabytes": round(written.bytes / 1e6, 1),
+        "rounds": rounds,
+        "cores": os.cpu_count(),
+        "contestants": middle,
+        "times_the_script": ratios["script"],
+        "times_the_script_with_orjson": ratios["script, orjson"],
+        "of_the_ceiling": ratios["ceiling"],
+        "held_p99_ms": round(held * 1000, 2),
+        "reached": {
+            "script": ratios["script"] >= GOAL_SCRIPT,
+            "ceiling": ratios["ceiling"] >= GOAL_CEILING,
+            "held": held <= GOAL_HELD,
+        },
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    print(f"{found['customers']:,} customers, {found['megabytes']:,} MB, {found['cores']} cores\n")
+    print(f"{'':<16}{'seconds':>9}{'MB/s':>8}{'CPU s':>8}{'requests':>10}{'peak MB':>9}")
+    for name, row in found["contestants"].items():
+        rate = found["megabytes"] / row["seconds"]
+        print(
+            f"{name:<16}{row['seconds']:>9.2f}{rate:>8.1f}{row['cpu']:>8.2f}{row['requests']:>10,.0f}"
+            f"{row['peak_mb']:>9.1f}"
+        )
+    yes = {True: "reached", False: "NOT reached"}
+    right = found["reached"]
+    print(f"\ntimes the script     {found['times_the_script']:>8.2f}   goal {GOAL_SCRIPT}: {yes[right['script']]}")
+    print(f"  with orjson        {found['times_the_script_with_orjson']:>8.2f}")
+    print(f"of the ceiling       {found['of_the_ceiling']:>8.3f}   goal {GOAL_CEILING}: {yes[right['ceiling']]}")
+    print(f"loop held, p99 ms    {found['held_p99_ms']:>8.2f}   goal {GOAL_HELD * 1000:g}: {yes[right['held']]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mb", type=float, default=1000.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--as", dest="contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--file", help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    match asked.contestant:
+        case "streammig":
+            run_streammig(
+                ["run", "--customers", asked.file, "--base-url", asked.url, "--limits", "off", "--settle-time", "0",
+                 "--unchecked", "--state-dir", "state", "--quiet"]
+            )  # fmt: skip
+        case "script" | "script, orjson":
+            run_script(asked.file, asked.url, asked.contestant != "script")
+        case "ceiling":
+            run_ceiling(asked.file, asked.url)
+        case _:
+            with tempfile.TemporaryDirectory(prefix="streammig-race-") as name:
+                found = race(asked.mb, asked.rounds, Path(name))
+            if asked.json:
+                print(json.dumps(found, indent=2))
+            else:
+                show(found)
+            return 0 if all(found["reached"].values()) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
