@@ -91,7 +91,7 @@ class Verdict:
                 absent_since = now()
             elif now() - absent_since >= self.settle_time:
                 return BatchState.SEALED, "it did not land, though a later one did: it is sent again"
-            hopeless = not passed and not more_to_come() and now() - looking >= self.settle_time
+            hopeless = passed is False and not more_to_come() and now() - looking >= self.settle_time
             if hopeless or now() - looking >= max(self.visible_time, 3 * self.settle_time):
                 return BatchState.PARKED, "it can't be proven whether it landed, so it is parked for you to decide"
             if not await self._sleep(min(LOOK, max(self.settle_time, 0.05)), batch):
@@ -129,12 +129,14 @@ class Verdict:
             await unless(self.stop, asyncio.sleep(min(LOOK, self.settle_time)))
         return Seen.CANT_TELL
 
-    async def _passed(self, batch: Batch) -> bool:
-        """Whether the target's queue has passed this batch: the later ones that are a settle time old are there."""
-        old = self.clock.time() - self.settle_time
-        later = await self.journal.read(lambda file: file.accepted_after(batch, old, LATER))
+    async def _passed(self, batch: Batch) -> bool | None:
+        """Whether the target's queue has passed this batch: the later ones that are a settle time old are there. None
+        where enough of them are accepted, but not yet so old."""
+        now = self.clock.time()
+        later = await self.journal.read(lambda file: file.accepted_after(batch, now - self.settle_time, LATER))
         if len(later) < LATER:
-            return False
+            young = await self.journal.read(lambda file: file.accepted_after(batch, now, LATER))
+            return None if len(young) == LATER else False
         for other in later:
             sample = await self._sample(other)
             # The first and the last of them are enough: what is asked is whether it was applied, not what became of it.
