@@ -366,6 +366,17 @@ def test_a_wrong_guess_never_makes_a_cut(tmp_path: Path, monkeypatch: pytest.Mon
         assert [it.data for it in found] == records
 
 
+@pytest.mark.parametrize("gaps", [[b",", b", "], [b", ", b","], [b" , ", b"\n,"], [b",\n", b",\n "]])
+@pytest.mark.parametrize("odd", [1, 2, 500, 998, 999])
+def test_offsets_are_exact_where_one_gap_differs(gaps: list[bytes], odd: int, tmp_path: Path) -> None:
+    records = [b'{"id":%d,"x":" , , ,"}' % index for index in range(1000)]
+    parts = [records[0], *((gaps[1] if index == odd else gaps[0]) + it for index, it in enumerate(records[1:], 1))]
+    data = b"[" + b"".join(parts) + b"]"
+    found, broken = read(source_of(tmp_path, data))
+    assert broken is None
+    assert [data[it.offset : it.offset + it.length] for it in found] == records
+
+
 def test_runs_are_neither_tiny_nor_huge(reader: Any, tmp_path: Path) -> None:
     for record, count in ((b'{"id":1}', 50_000), (b'{"id":"%s"}' % (b"x" * 3000), 3000)):
         source = source_of(tmp_path, b"[" + b",".join([record] * count) + b"]", reader)

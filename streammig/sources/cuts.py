@@ -69,8 +69,9 @@ class Cuts(Elements):
         view = memoryview(data)
         for high in _guesses(data, low, low + span):
             for closing in self._closings[:TRIES]:
+                text = b"".join((b"[", view[low:high], closing))
                 try:
-                    raws = _DECODE(b"".join((b"[", view[low:high], closing)))
+                    raws = _DECODE(text)
                 except msgspec.DecodeError as error:
                     # Where the text stumbles in front of the cut, no cut behind that place will do.
                     bad = place_of(error, high - low + 2)[0] - 1
@@ -81,41 +82,49 @@ class Cuts(Elements):
                 except RecursionError:
                     return [], 0
                 self._meter.parsed += high - low
-                if closing != b"]":
-                    raws.pop()
                 if closing != self._closings[0]:
                     self._closings.remove(closing)
                     self._closings.insert(0, closing)
                 lengths = list(map(len, raws))
+                # Between two elements there is one byte at least: if there are no more in all, it is the comma alone.
+                tight = sum(lengths) + len(lengths) + 1 == len(text)
+                if closing != b"]":
+                    del raws[-1], lengths[-1]
                 if raws and max(lengths) <= self._limit * LIMITS_PASSED:
-                    return self._sliced(raws, lengths, low), span
+                    return self._sliced(raws, lengths, low, tight, is_utf8(text)), span
                 break
         return [], span
 
-    def _sliced(self, raws: list[msgspec.Raw], lengths: list[int], low: int) -> Run:
-        """The slices of elements, the first of which begins at the index `low`."""
-        data, base = self._window.data, self._window.base
-        found = _GAP.match(data, low + lengths[0])
-        gap = found.group() if found else b""
-        joined = gap.join(raws)
-        clean = is_utf8(joined)
-        if data.startswith(joined, low):
-            high = low + len(joined)
-            offsets: Iterator[int] = accumulate(map(len(gap).__add__, lengths), initial=self.at)
-        else:
-            begins, begin = [], low
-            for length in lengths:
-                begins.append(base + begin)
-                high = begin + length
-                found = _GAP.match(data, high)
-                begin = found.end() if found else high
-            offsets = iter(begins)
-        run = list(map(Slice, repeat(self._source), offsets, count(self._ordinal), lengths, map(bytes, raws)))
+    def _sliced(self, raws: list[msgspec.Raw], lengths: list[int], low: int, tight: bool, clean: bool) -> Run:
+        """The slices of elements, the first of which begins at the index `low`; `tight`: one comma stands between any
+        two, and no more; `clean`: all is UTF-8."""
+        begins = self._begins(lengths, low, tight)
+        base, source = self._window.base, self._source
+        offsets = map(base.__add__, begins)
+        run = list(map(Slice, repeat(source), offsets, count(self._ordinal), lengths, map(bytes, raws)))
         self._ordinal += len(run)
-        self.at = base + high
+        self.at = base + begins[-1] + lengths[-1]
         if not clean or max(lengths) > self._limit:
             run = list(map(self._faulty, run))
         return run
+
+    def _begins(self, lengths: list[int], low: int, tight: bool) -> list[int]:
+        """The indexes at which elements of these lengths begin, the first at `low`."""
+        data, end = self._window.data, low + lengths[0]
+        found = _GAP.match(data, end)
+        gap = 1 if tight or found is None else found.end() - end
+        begins = list(accumulate(map(gap.__add__, lengths[:-1]), initial=low))
+        # Pretty documents have one gap throughout. If it stands wherever it should, and what begins behind it begins
+        # as the second element does, the guess was right: that is no white space, so no gap can have been longer.
+        lead = data[end : end + gap + 1]
+        if tight or all(map(data.startswith, repeat(lead), map(int.__add__, begins, lengths[:-1]))):
+            return begins
+        begins = [low]
+        for length in lengths[:-1]:
+            found = _GAP.match(data, begins[-1] + length)
+            assert found is not None
+            begins.append(found.end())
+        return begins
 
     def _faulty(self, it: Slice) -> Slice:
         if it.length > self._limit:
