@@ -489,3 +489,42 @@ def test_the_modes_of_all_files_are_for_their_owner(shell: Shell, target: LocalT
     for path in shell.folder.rglob("*"):
         if path.is_file() and path.name != "e.json":
             assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_books_that_fail_are_exit_1_also_for_status(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(5)])
+    assert shell.run(target.url, "--customers", "e.json").code == 0
+    with contextlib.closing(sqlite3.connect(shell.checkpoint)) as db:
+        db.execute("UPDATE stage SET read = '[6,6,{}]'")
+        db.commit()
+    for ended in (shell("status", "migration.checkpoint"), shell.run(target.url, "--customers", "e.json")):
+        assert ended.code == 1
+        assert "THE BOOKS DO NOT BALANCE." in ended.out + ended.err
+
+
+def test_all_workers_get_one_new_token_together(shell: Shell) -> None:
+    write(shell.folder / "e.json", [customer(f"c{number}", country="x" * 90) for number in range(400)])
+    revoked = {"on": "customers", "nth": 4, "do": "revoke"}
+    with sandbox(revoked, latency=0.02) as target:
+        ended = shell.run(target.url, "--customers", "e.json", "--max-bytes", 10_000)
+        assert ended.code == 0, ended.err
+        requests = target.ledger()["requests"]
+    assert requests["customers"]["401"] >= 1
+    assert requests["auth"] == {"200": 2}
+
+
+def test_a_key_pressed_before_the_run_began_ends_it_with_130(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise KeyboardInterrupt
+
+    class Terminal:
+        buffer = Interrupted()
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    ended = shell.run(target.url, "--customers", "-")
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
+    assert not shell.checkpoint.exists()

