@@ -18,6 +18,7 @@ import pytest
 from streammig.budget import OFF, AccountFile, Limits, Pacer, Send, Window
 from streammig.budget.file import Taken
 from streammig.errors import MachineFault
+from tests.shares import share
 from tests.virtual import Inline, VirtualClock, VirtualLoop, run_virtual
 
 GAP = Limits((Window(1, 5.0),))
@@ -498,7 +499,7 @@ def test_i7_limits_hold_over_restarts_for_some_hours(folder: Path, limits: Limit
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(share(50)))
 def test_i7_limits_hold_over_restarts_for_three_days(folder: Path, seed: int) -> None:
     used = _one_account(seed, 72, DEV if seed % 5 else PROD, folder)
     assert used >= 0.98, f"seed {seed}: {used:.4f} of the allowance was used"

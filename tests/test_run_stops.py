@@ -21,6 +21,7 @@ from streammig.cli.rehearsal import LocalTarget
 from streammig.sandbox.sample import Sample, write_sample
 from tests.commands import Called, environment, finished, process, quickly, sandbox, states, until, write
 from tests.sandbox_caller import customer
+from tests.shares import share
 
 CUSTOMERS = 400
 COMMAND = ["run", "--customers", "export.json#customers", "--max-bytes", 10_000]  # some 70 batches
@@ -192,7 +193,7 @@ def test_i3_i4_the_command_killed_at_random_moments_loses_and_doubles_nothing(tm
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(share(10)))
 def test_i3_i4_the_command_killed_a_hundred_times_loses_and_doubles_nothing(tmp_path: Path, seed: int) -> None:
     killed_until_done(tmp_path, 10, seed)
 
