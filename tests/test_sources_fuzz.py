@@ -17,13 +17,13 @@ from backports import zstd
 from streammig.errors import Unusable
 from streammig.records import START, Place, Slice
 from streammig.sources import FileSource, Input, open_source
+from tests.shares import share
 
 BLANKS = [b"", b"", b"", b" ", b"\n", b"\r\n  ", b"\t \n"]
 STRINGS = [
     "", "id", "]}],[{", '"', "\\", '\\"}', '{"id":1},{"id":', "é", "€", "😀", "\u2028", "x" * 300, "/", "\x7f", "\n\t",
 ]  # fmt: skip
 NUMBERS = [b"0", b"-0", b"1", b"-12", b"1.50", b"1e5", b"1E+400", b"0.1e-7", b"9223372036854775808", b"1" * 400]
-from tests.shares import share
 
 
 class Built:
