@@ -235,5 +235,3 @@ def test_i7_500_requests_go_through_a_target_that_enforces_just_those_limits_wit
     assert requests["201"] >= 500
     assert requests == {"201": requests["201"]}
     assert ledger["violations"]["count"] == 0
-    took = ledger["arrivals"]["customers"]["last"] - ledger["arrivals"]["customers"]["first"]
-    assert took < 2 * 0.05 * requests["201"]  # loose: the share of slots used is measured in virtual time
