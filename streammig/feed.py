@@ -93,7 +93,6 @@ class Feed:
         limits: BatchLimits,
         progress: Progress,
         ahead: Sequence[Range] = (),
-        *,
         first: int | None = None,
         sent: Container[str] | None = None,
     ) -> None:

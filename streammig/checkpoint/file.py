@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ class Checkpoint(Holdings):
     Synchronous; its owner runs it in a thread of its own (`Journal`). Raises `Unusable` for a file that can't be used
     as a checkpoint and `MachineFault` where the machine failed; no `sqlite3.Error` leaves this class.
     """
+
+    def __reduce__(self) -> tuple[Callable[[Path], Checkpoint], tuple[Path]]:
+        return partial(Checkpoint.open, read_only=True), (self.path,)  # another process may only read it
 
     @classmethod
     def create(cls, path: Path, *, binding: Mapping[str, Any], version: str, started: float) -> Checkpoint:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint import Checkpoint
-from streammig.feed import Absent, Repeated
 from streammig.notices import Tell, Waiting
 from streammig.owners import Census, OwnerTable, Policy, check_space, forget, most_customers, open_table, take
 from streammig.ports import Rules, Source
-from streammig.records import Place
 
 EVERY = 200_000  # source records between two words about how far the pass is
 
@@ -61,38 +58,6 @@ def _teller(loop: asyncio.AbstractEventLoop, tell: Tell) -> Callable[[int], None
     return passed
 
 
-def repeated_in(table: OwnerTable) -> Repeated:
-    """What `Judge` asks for customers."""
-
-    def repeated(begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
-        return {
-            it.place[:3]: (
-                it.code,
-                f"the same {_KEYS[it.code]} stands in record {it.first.ordinal} already, which is sent",
-            )
-            for it in table.duplicates(begin, end)
-        }
-
-    return repeated
-
-
-_KEYS = {"duplicate-customer": "id", "duplicate-email": "e-mail"}
-
-
-def absent_by(table: OwnerTable | None, lookup: Checkpoint) -> Absent:
-    """What `Judge` asks for events and transactions: who will not be there by the export, or by a refusal."""
-
-    def absent(owners: Iterable[str]) -> Mapping[str, str]:
-        asked = list(owners)
-        noted = lookup.absent_reasons(asked)
-        if table is None:
-            return noted
-        # What the checkpoint noted while reading can be wrong for an id that stands twice: the table knows better.
-        return {owner: why for owner, why in noted.items() if why == "refused"} | table.absent(asked)
-
-    return absent
-
-
 def clear(checkpoint: Path) -> None:
     """Delete the owner table of a run that needs it no more."""
     folder = owners_folder(checkpoint)
@@ -100,4 +65,4 @@ def clear(checkpoint: Path) -> None:
         forget(folder)
 
 
-__all__: Sequence[str] = ("absent_by", "clear", "owner_table", "owners_folder", "repeated_in")
+__all__: Sequence[str] = ("clear", "owner_table", "owners_folder")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from streammig.checkpoint import Books, Checkpoint, Journal
 from streammig.delivery.courier import Courier, Redact, Slots
@@ -17,10 +20,10 @@ from streammig.delivery.isolation import Isolation
 from streammig.delivery.verdict import Verdict
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
 from streammig.feed import Feed, Judge, first_records, nobody_absent, reread, reseal
-from streammig.migration.census import absent_by, repeated_in
 from streammig.notices import StageBegan, StageEnded, Tell
-from streammig.owners import OwnerTable
+from streammig.owners import OwnerTable, absent, repeated
 from streammig.packing import BatchLimits, assemble, ranges_of
+from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
 from streammig.ports import Clock, ReadBack, Rules, Seen, Sink, Source
 from streammig.records import Batch, BatchState, Draft, Record
@@ -53,6 +56,7 @@ class Crew:
     first: int | None
     owners: OwnerTable | None  # None where it was left out, or no customers are in the run
     vouched: bool  # the account's file knows every send of this checkpoint
+    away: int  # bytes of export from which on a stage is read in a process of its own
 
     async def run(self) -> bool:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
@@ -125,7 +129,9 @@ class Crew:
         progress = await self.journal.read(lambda file: file.progress(name))
         ahead = await self.journal.read(lambda file: file.ahead_ranges(name))
         judge = await self._judge(name)
-        feed = Feed(self.sources[name], judge, limits, progress, ahead, first=self.first, sent=await self._sent(name))
+        size = sum(mark["size"] for mark in await self.journal.read(lambda file: file.fingerprints(name)))
+        parts = (self.sources[name], judge, limits, progress, ahead, self.first, await self._sent(name))
+        feed = await asyncio.get_running_loop().run_in_executor(self.reader, self._feed, size, parts)
         again = partial(self._reread, name)
         verdict = Verdict(
             self.readback, self.journal, self.clock, self.tell, again, self.stop, self.settle_time,
@@ -147,11 +153,19 @@ class Crew:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
+    def _feed(self, size: int, parts: tuple[Any, ...]) -> Feed | Away:
+        """In a process of its own where there is enough to read to make up for starting it."""
+        if size >= self.away:
+            # A mapping that can't be named to another process is left here.
+            with suppress(pickle.PicklingError, AttributeError, TypeError):
+                return Away(*parts)
+        return Feed(*parts)
+
     async def _judge(self, name: str) -> Judge:
         if name == "customers":
-            return Judge(self.rules[name], repeated=repeated_in(self.owners) if self.owners is not None else None)
+            return Judge(self.rules[name], repeated=partial(repeated, self.owners) if self.owners is not None else None)
         known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)
-        return Judge(self.rules[name], absent_by(self.owners, self.lookup) if known else nobody_absent)
+        return Judge(self.rules[name], partial(absent, self.owners, self.lookup) if known else nobody_absent)
 
     async def _reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
         judge = await self._judge(name)

@@ -4,6 +4,7 @@ What it is to the rest of the house: `open_table` gives the finished table of an
 `check_space`, then a `Census`, then `take` makes one; `forget` deletes it, with everything that it left.
 """
 
+from streammig.owners.asking import absent, repeated
 from streammig.owners.census import MEMORY_BYTES, Census
 from streammig.owners.layout import Policy
 from streammig.owners.passing import take
@@ -17,9 +18,11 @@ __all__ = [
     "Duplicate",
     "OwnerTable",
     "Policy",
+    "absent",
     "check_space",
     "forget",
     "most_customers",
     "open_table",
+    "repeated",
     "take",
 ]

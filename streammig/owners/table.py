@@ -46,7 +46,7 @@ class OwnerTable:
 
     def __init__(self, folder: Path, about: About, bits: int = 64) -> None:
         """For `open_table` only. Raises ValueError if the files are not what `about` says."""
-        self._folder, self._about = folder, about
+        self._folder, self._about, self._bits = folder, about, bits
         self._hashing = Hashing(bytes.fromhex(about.key), bits)
         self._firsts = array("Q")
         self._files = [os.open(folder / name, os.O_RDONLY) for name in (layout.ROSTER, layout.DUPLICATES)]
@@ -58,6 +58,9 @@ class OwnerTable:
         except BaseException:
             self.close()
             raise
+
+    def __reduce__(self) -> tuple[type[OwnerTable], tuple[Path, About, int]]:
+        return OwnerTable, (self._folder, self._about, self._bits)  # in another process it is opened anew
 
     @property
     def owners(self) -> int:

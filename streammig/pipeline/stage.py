@@ -16,6 +16,7 @@ from streammig.errors import Problem
 from streammig.feed import Feed
 from streammig.notices import Buried, Sealed, Tell
 from streammig.packing import Sealing
+from streammig.pipeline.away import Away
 from streammig.pipeline.backlog import Backlog
 from streammig.ports import Clock
 from streammig.records import Batch, BatchState, Record, add_up
@@ -32,7 +33,7 @@ class StageRun:
     """
 
     stage: str
-    feed: Feed
+    feed: Feed | Away
     courier: Courier
     isolation: Isolation
     journal: Journal
@@ -56,12 +57,14 @@ class StageRun:
         """Deliver the stage; True if all of it is read and no batch waits to be sent."""
         self._unknown.extend(await self.journal.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
         self.courier.more_to_come = self._more_to_come
-        async with asyncio.TaskGroup() as tasks:
-            producer = tasks.create_task(self._guard(self._produce()))
-            workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
-            await asyncio.wait(workers)
-            producer.cancel()
-        await asyncio.get_running_loop().run_in_executor(self.reader, self.feed.close)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                producer = tasks.create_task(self._guard(self._produce()))
+                workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
+                await asyncio.wait(workers)
+                producer.cancel()
+        finally:
+            await asyncio.get_running_loop().run_in_executor(self.reader, self.feed.close)
         if self.problem is not None:
             raise self.problem
         if not self.stop.is_set():

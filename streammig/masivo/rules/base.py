@@ -76,10 +76,14 @@ class StageRules(ABC):
         self._numbers = self._values.numbers
         self._keys = self._values.keys
         self._filters = Filters(options)
+        self._mapping = mapping
         self._mapped = Mapped(mapping) if mapping is not None else None
         self._decode = msgspec.json.Decoder(list[self.model]).decode  # type: ignore[name-defined]
         self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
+
+    def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
+        return type(self), (self._options, self._mapping)  # in another process they are made anew
 
     def examine(self, run: Run) -> list[Examined]:
         if self._mapped is not None or self._marked:

@@ -1,0 +1,29 @@
+"""What is asked of a finished owner table while a stage is read: plain functions, fit to go to another process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from streammig.checkpoint import Checkpoint
+from streammig.owners.table import OwnerTable
+from streammig.records import Place
+
+_KEYS = {"duplicate-customer": "id", "duplicate-email": "e-mail"}
+
+
+def repeated(table: OwnerTable, begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
+    """The customers between two places that stand twice: (source, offset, unit) to code and message."""
+    return {
+        it.place[:3]: (it.code, f"the same {_KEYS[it.code]} stands in record {it.first.ordinal} already, which is sent")
+        for it in table.duplicates(begin, end)
+    }
+
+
+def absent(table: OwnerTable | None, lookup: Checkpoint, owners: Iterable[str]) -> Mapping[str, str]:
+    """Who of these will not be in the target by the export, or by a refusal, with the code of the reason."""
+    asked = list(owners)
+    noted = lookup.absent_reasons(asked)
+    if table is None:
+        return noted
+    # What the checkpoint noted while reading can be wrong for an id that stands twice: the table knows better.
+    return {owner: why for owner, why in noted.items() if why == "refused"} | table.absent(asked)
