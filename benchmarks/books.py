@@ -1,0 +1,148 @@
+"""Whether the books keep up with the requests: python -m benchmarks.books [--batches N] [--mb N] [--json].
+
+What each batch costs in the checkpoint and the account's file (sealed; slot taken and send noted; sending; received),
+by the journal and pacer of a run, all synced (`synchronous=FULL`), with as many workers as a run has, and no network.
+Beside it the disk's time for one fsync, and the batches a second of the real command from end to end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.end_to_end import timed
+from benchmarks.null_target import null_target
+from streammig.budget import OFF, AccountFile, Pacer
+from streammig.checkpoint import Checkpoint, Journal
+from streammig.migration import AccountSlots
+from streammig.records import Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
+from streammig.sandbox.sample import Sample, write_sample
+
+GOAL, WORKERS, RECORDS, ROUNDS = 3.0, 5, 1000, 3
+
+
+class Wall:
+    """The machine's clock."""
+
+    def time(self) -> float:
+        return time.time()
+
+
+def fsync_seconds(folder: Path) -> float:
+    """The median of 200 syncs of 4 KB each."""
+    times = []
+    with (folder / "synced").open("wb") as out:
+        for _ in range(200):
+            out.write(os.urandom(4096))
+            begun = perf_counter()
+            out.flush()
+            os.fsync(out.fileno())
+            times.append(perf_counter() - begun)
+    return statistics.median(times)
+
+
+def sealed(number: int) -> tuple[Draft, Progress]:
+    """A draft like a run's, but for its body, which no book holds."""
+    begin, end = (Place(0, each * 1_000_000, 0, each * RECORDS + 1) for each in (number, number + 1))
+    tally = Tally(RECORDS, RECORDS, {"11111111-1111-4111-8111-111111111111": Decimal("1234.56")})
+    body = b"%d" % number
+    read = Tally(number * RECORDS, number * RECORDS)
+    return Draft((Range(begin, end),), tally, body, hashlib.sha256(body).digest()), Progress(end, end.ordinal, read)
+
+
+async def keep_books(folder: Path, batches: int) -> float:
+    """Batches a second."""
+    clock = Wall()
+    file = Checkpoint.create(folder / "run.checkpoint", binding={"account": "a"}, version="0", started=clock.time())
+    file.add_stage("customers", 0, {}, [])
+    account = AccountFile(folder / "account.sqlite")
+    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as pacing:
+        journal, pacer = Journal(file, writer), Pacer(account, OFF, clock, pacing)
+        slots = AccountSlots(pacer, file.run["id"])
+        queue: asyncio.Queue[Batch | None] = asyncio.Queue(16)
+
+        async def produce() -> None:
+            for number in range(batches):
+                draft, progress = sealed(number)
+                await queue.put(
+                    await journal.write(lambda f, d=draft, p=progress: f.seal("customers", d, p, clock.time()))  # type: ignore[misc]
+                )
+            for _ in range(WORKERS):
+                await queue.put(None)
+
+        async def work() -> None:
+            while (batch := await queue.get()) is not None:
+                slot = await slots.take(batch, 1)
+                attempt = await journal.write(lambda f, b=batch: f.sending(b, clock.time()))  # type: ignore[misc]
+                slot.sent()
+                receipt = Receipt(Kind.ACCEPTED, 201)
+                await journal.write(
+                    lambda f, b=batch, n=attempt, r=receipt: f.received(b, n, r, BatchState.ACCEPTED, clock.time())  # type: ignore[misc]
+                )
+
+        begun = perf_counter()
+        await asyncio.gather(produce(), *(work() for _ in range(WORKERS)))
+        seconds = perf_counter() - begun
+        await journal.flush()
+        await pacer.close()
+    file.close()
+    account.close()
+    return batches / seconds
+
+
+def measure(batches: int, megabytes: float, folder: Path) -> dict[str, Any]:
+    file = folder / "customers.json"
+    write_sample(Sample(max(round(megabytes * 1000), 1)), {"customers": file})
+    books, whole, syncs = [], [], []
+    with null_target() as url:
+        for _ in range(ROUNDS):
+            syncs.append(fsync_seconds(folder))
+            with tempfile.TemporaryDirectory(dir=folder) as own:
+                books.append(asyncio.run(keep_books(Path(own), batches)))
+            found = timed("streammig", file, url, folder)
+            whole.append(found["requests"] / found["seconds"])
+    ratio = statistics.median(left / right for left, right in zip(books, whole, strict=True))
+    return {
+        "batches": batches,
+        "rounds": ROUNDS,
+        "fsync_ms": round(statistics.median(syncs) * 1000, 3),
+        "books_batches_s": round(statistics.median(books), 1),
+        "end_to_end_batches_s": round(statistics.median(whole), 1),
+        "ratio": round(ratio, 2),
+        "reached": ratio >= GOAL,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, default=1000)
+    parser.add_argument("--mb", type=float, default=300.0)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="streammig-books-") as name:
+        found = measure(asked.batches, asked.mb, Path(name))
+    if asked.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"one fsync, ms             {found['fsync_ms']:>8.3f}")
+        print(f"books alone, batches/s    {found['books_batches_s']:>8.1f}")
+        print(f"end to end, batches/s     {found['end_to_end_batches_s']:>8.1f}")
+        print(f"ratio                     {found['ratio']:>8.2f}   goal {GOAL}: ", end="")
+        print("reached" if found["reached"] else "NOT reached")
+    return 0 if found["reached"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
