@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from streammig.budget import AccountFile, account_name, account_path
 from streammig.checkpoint import Books, Checkpoint
 from streammig.errors import Problem
+from streammig.migration import Migration
 from streammig.ports import Clock
 from streammig.records import BatchState
 from tests.memory_target import MemoryTarget, Weather
@@ -100,12 +101,18 @@ class Lives:
 
     def _child(self, writes: int, fate: Fate) -> None:
         tell, dice = _Teller(writes), Random(f"{self.seed} {self.lives}")
-        Writes(fate, tell).watch()
+        running: list[Migration] = []
+        Writes(fate, tell, lambda: running[0].drain()).watch()
+
+        class Watched(World):
+            def migration(self) -> Migration:
+                running.append(super().migration())
+                return running[0]
 
         async def main() -> None:
             clock = VirtualClock(self.now)
             target = _ToldTarget(clock, Random(dice.random()), self.weather, queue=list(self.taken), told=tell)
-            world = World(self.folder, target, clock, Random(dice.random()), self.settings)
+            world = Watched(self.folder, target, clock, Random(dice.random()), self.settings)
             tell.clock = clock
             ended = await world.live()
             match ended:

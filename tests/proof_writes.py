@@ -18,8 +18,9 @@ class Fate(NamedTuple):
     """What happens at the `at`-th write of a life, counted over both files; `dice` seeds where within a write.
 
     "before" and "after" it the process is killed; "within": it may write up to a byte, and is killed there; "later":
-    so in whatever is written behind it. "full": this write and every later one fails beyond some byte, as on a full
-    disk; "failing": every one of them at its first byte; "once": this one only.
+    so in whatever is written behind it. "drain": the run is told to stop, and does in peace. "full": this write and
+    every later one fails beyond some byte, as on a full disk; "failing": every one of them at its first byte; "once":
+    this one only.
     """
 
     how: str = "nothing"
@@ -33,8 +34,8 @@ class Writes:
     For a process that was forked for this and ends soon: it replaces `sqlite3.connect` and `os.replace`.
     """
 
-    def __init__(self, fate: Fate, tell: Callable[[str, Any], None]) -> None:
-        self._fate, self._tell = fate, tell
+    def __init__(self, fate: Fate, tell: Callable[[str, Any], None], drain: Callable[[], None]) -> None:
+        self._fate, self._tell, self._drain = fate, tell, drain
         self._count, self._dice = 0, Random(fate.dice)
         self._open = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -64,6 +65,8 @@ class Writes:
                 resource.setrlimit(resource.RLIMIT_FSIZE, self._open)
         if how in ("within", "after"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "drain":
+            self._drain()
         if how == "later":
             self._limit(self._somewhere(path), to_death=True)
         return result

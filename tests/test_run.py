@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import locked
+from streammig.checkpoint.digest import Digest
 from streammig.cli.rehearsal import LocalTarget
 from streammig.sandbox.sample import Sample, Written, write_sample
 from tests.commands import Called, Shell, environment, listing, process, quickly, sandbox, until, write
@@ -496,6 +497,7 @@ def test_books_that_fail_are_exit_1_also_for_status(shell: Shell, target: LocalT
     assert shell.run(target.url, "--customers", "e.json").code == 0
     with contextlib.closing(sqlite3.connect(shell.checkpoint)) as db:
         db.execute("UPDATE stage SET read = '[6,6,{}]'")
+        db.execute("UPDATE run SET digest = ?", (Digest(db).compute(),))  # a defect of ours, not damage to the file
         db.commit()
     for ended in (shell("status", "migration.checkpoint"), shell.run(target.url, "--customers", "e.json")):
         assert ended.code == 1
@@ -527,4 +529,71 @@ def test_a_key_pressed_before_the_run_began_ends_it_with_130(
     ended = shell.run(target.url, "--customers", "-")
     assert ended.code == 130
     assert "Traceback" not in ended.err
+    assert not shell.checkpoint.exists()
+
+
+def mapping(record: dict[str, Any]) -> Any:
+    return record
+
+
+def test_a_batch_that_never_left_is_sealed_anew_when_the_mapping_was_mended(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(8)])
+    command = ["--customers", "e.json", "--map", "customers=tests.test_run:mapping", "--json"]
+
+    def mended(record: dict[str, Any]) -> Any:
+        if record["id"] == "c3":
+            return None
+        return {**record, "name": 5} if record["id"] == "c4" else {**record, "name": "Mended"}
+
+    with sandbox({"on": "customers", "nth": 1, "do": "answer", "status": 403}) as target:
+        assert shell.run(target.url, *command).code == 5
+        monkeypatch.setattr("tests.test_run.mapping", mended)
+        ended = shell.run(target.url, *command)
+        assert "comes out otherwise now: sealed anew" in ended.err
+        assert ended.document["balanced"]
+        assert {each["id"] for each in listing(target, "customers")} == {f"c{n}" for n in (0, 1, 2, 5, 6, 7)}
+    stage = ended.document["stages"]["customers"]
+    assert (stage["accepted"], stage["dead"], stage["filtered"]) == (6, 1, 1)
+    assert ended.code == 3
+
+
+def test_help_names_every_command_and_exit_code_and_an_unknown_command_is_refused(shell: Shell) -> None:
+    ended = shell("--help")
+    assert ended.code == 0
+    for command in ("run", "status", "dead-letters", "sandbox", "demo"):
+        assert command in ended.out
+        assert shell(command, "--help").code == 0
+    assert "130" in ended.out
+    unknown = shell("rum")
+    assert unknown.code == 2
+    assert "rum" in unknown.err
+
+
+def test_a_sandbox_that_can_not_be_is_refused(shell: Shell, target: LocalTarget) -> None:
+    (shell.folder / "script").write_text('[{"do": "nothing"}]')
+    port = target.url.split(":")[2].split("/")[0]
+    for arguments, said in [
+        (["--limits", "often"], "often"), (["--script", "script"], "script"), (["--port", port], f"port {port}"),
+    ]:  # fmt: skip
+        ended = shell("sandbox", *arguments)
+        assert ended.code == 2
+        assert said in ended.err
+
+
+def test_a_network_file_system_is_no_place_for_a_checkpoint(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(shell.folder / "e.json", [customer("c1")])
+    mounted = f"1 1 0:1 / / rw - ext4 a rw\n2 1 0:2 / {shell.folder} rw - nfs4 server:/export rw\n"
+    read = Path.read_text
+
+    def mounts(self: Path, *arguments: Any, **more: Any) -> str:
+        return mounted if str(self) == "/proc/self/mountinfo" else read(self, *arguments, **more)
+
+    monkeypatch.setattr(Path, "read_text", mounts)
+    ended = shell.run(target.url, "--customers", "e.json")
+    assert ended.code == 2
+    assert "network file system (nfs4)" in ended.err
     assert not shell.checkpoint.exists()

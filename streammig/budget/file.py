@@ -376,6 +376,8 @@ def translated(path: Path) -> Iterator[None]:
     """Turn what SQLite and the file system say into what the person who runs this can act on."""
     try:
         yield
+    except UnicodeDecodeError:  # in what SQLite said of a schema that is damaged; its words are of no use then
+        raise _damaged(f"the account's file {path}") from None
     except sqlite3.Error as error:
         raise _problem(path, error) from None
     except OSError as error:
@@ -385,14 +387,18 @@ def translated(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _damaged(said: str) -> Problem:
+    return Unusable(
+        f"{said}: it is no account's file, or it is damaged",
+        "Move it away: the budget is then taken from the checkpoint, as far as that knows it.",
+    )
+
+
 def _problem(path: Path, error: sqlite3.Error) -> Problem:
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     said = f"the account's file {path}: {error}"
     if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return Unusable(
-            f"{said}: it is no account's file, or it is damaged",
-            "Move it away: the budget is then taken from the checkpoint, as far as that knows it.",
-        )
+        return _damaged(said)
     hint = {
         sqlite3.SQLITE_FULL: "Nothing was sent that it does not hold. Make room, then run the same command.",
         sqlite3.SQLITE_BUSY: "Another process has held it for 30 seconds. End that one, then run the same command.",

@@ -66,6 +66,8 @@ def translated(path: Path) -> Iterator[None]:
     """Turn what SQLite says into what the person who runs this can act on."""
     try:
         yield
+    except UnicodeDecodeError:  # in what SQLite said of a schema that is damaged; its words are of no use then
+        raise _damaged(f"the checkpoint {path}") from None
     except sqlite3.Error as error:
         raise _problem(path, error) from None
     except OSError as error:
@@ -74,12 +76,16 @@ def translated(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _damaged(said: str) -> Problem:
+    return Unusable(f"{said}: it is no checkpoint, or it is damaged", "Restore it from a backup, or name another.")
+
+
 def _problem(path: Path, error: sqlite3.Error) -> Problem:
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
     said = f"the checkpoint {path}: {error}"
     if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return Unusable(f"{said}: it is no checkpoint, or it is damaged", "Restore it from a backup, or name another.")
+        return _damaged(said)
     if primary == sqlite3.SQLITE_CANTOPEN:
         return Unusable(said, "Check that its folder exists and may be written.")
     if primary == sqlite3.SQLITE_FULL:

@@ -75,13 +75,15 @@ class Checkpoint(Holdings):
             self._db.execute(f"PRAGMA application_id = {APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
             self._db.execute(
-                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, x'')",
                 (secrets.token_hex(8), version, started, json.dumps(binding), "{}", secrets.token_bytes(16)),
             )
+            self._db.execute("UPDATE run SET digest = ?", (self._digest.compute(),))
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Checkpoint:
-        """An existing checkpoint. A reader never writes, so it may read while a run is on."""
+        """An existing checkpoint, verified. A reader never writes, so it may read while a run is on; it says itself
+        when it wants to `verify`."""
         if not path.is_file():
             raise Unusable(f"{path}: there is no checkpoint there", "Name the file that --checkpoint named in the run.")
         if not read_only:
@@ -90,8 +92,10 @@ class Checkpoint(Holdings):
         try:
             checkpoint._check()
             if not read_only:
+                checkpoint.verify()
                 with translated(path):
                     prepare_to_write(checkpoint._db)
+                    checkpoint._digest.watch()
         except BaseException:
             checkpoint.close()
             raise

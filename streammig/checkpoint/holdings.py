@@ -11,6 +11,7 @@ from typing import Any
 from streammig.checkpoint.codec import decode_tally, hash_owner, unpack_ranges
 from streammig.checkpoint.database import translated
 from streammig.checkpoint.opened import Opened
+from streammig.errors import Unusable
 from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Position, Progress, Range, Tally, add_up
 
 # What is pending, unknown or settled, by state; a split or resealed batch lives on in its parts.
@@ -58,6 +59,16 @@ class StageRow:
 
 class Holdings(Opened):
     """The questions to a checkpoint; none of them changes it."""
+
+    def verify(self) -> None:
+        """Read all of it, and raise `Unusable` unless it is what was written."""
+        with translated(self.path), self.reading():
+            damage = self._digest.damage()
+        if damage:
+            raise Unusable(
+                f"the checkpoint {self.path} is damaged: {damage}",
+                "Nothing was sent. Restore the newest copy of it: what it does not know of is found out.",
+            )
 
     @property
     def run(self) -> Mapping[str, Any]:

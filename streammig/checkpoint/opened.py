@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from streammig.checkpoint.database import translated
+from streammig.checkpoint.digest import Digest
 
 
 class Opened:
@@ -18,6 +19,7 @@ class Opened:
         self.path = path
         self._db = connection
         self._open = False
+        self._digest = Digest(connection)
 
     def close(self) -> None:
         with suppress(sqlite3.Error):
@@ -35,10 +37,13 @@ class Opened:
                 self._db.execute("BEGIN IMMEDIATE") if not self._db.in_transaction else None
                 try:
                     yield
+                    self._digest.store()
                     self._db.execute("COMMIT")
+                    self._digest.kept()
                 except BaseException:
                     with suppress(sqlite3.Error):
                         self._db.execute("ROLLBACK")
+                    self._digest.forget()
                     raise
         finally:
             self._open = False

@@ -7,9 +7,10 @@ SCHEMA = """
 -- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
 -- `started` (seconds since the epoch) is also the "now" by which lots count as expired, so that a resume agrees.
 -- `context` is JSON and changes with each call: the command that goes on from here, limits, state folder, inputs.
+-- `digest` is that of every row of every table (see digest.py), changed with each of them and verified by each run.
 CREATE TABLE run (
     id TEXT NOT NULL, version TEXT NOT NULL, started REAL NOT NULL, binding TEXT NOT NULL, context TEXT NOT NULL,
-    salt BLOB NOT NULL
+    salt BLOB NOT NULL, digest BLOB NOT NULL
 );
 
 -- The files of each stage in reading order. `fingerprint` is JSON: name, size, hashes of head, tail and samples.

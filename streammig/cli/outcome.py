@@ -29,6 +29,7 @@ def read_document(path: Path) -> dict[str, Any]:
     """The document of a checkpoint, read without changing anything; raises `Unusable` if there is none."""
     file = Checkpoint.open(path, read_only=True)
     try:
+        file.verify()
         now = time.time()
         return document(file, running=is_held(path), budget=_budget(file.run, now), now=now)
     finally:
