@@ -34,6 +34,7 @@ class Ended(NamedTuple):
     code: int
     said: str
     writes: int
+    failures: int = 0
     sends_after_failure: tuple[bytes, ...] = ()
 
 
@@ -50,6 +51,7 @@ class Lives:
         self.weather = Weather()
         self.keys = write_export(folder, customers, Random(seed))
         self.now = EPOCH
+        self.sent: list[bytes] = []
         self.taken: list[tuple[float, str, bytes]] = []
 
     @property
@@ -82,7 +84,8 @@ class Lives:
         return ended
 
     def _listen(self, reads: int) -> Ended:
-        ended, failed, after = Ended("killed", 0, "", 0), False, []
+        after: list[bytes] = []
+        ended = Ended("killed", 0, "", 0)
         with os.fdopen(reads, "rb") as stream:
             for kind, what in _messages(stream):
                 if kind == "take":
@@ -92,9 +95,10 @@ class Lives:
                 elif kind == "write":
                     ended = ended._replace(writes=what)
                 elif kind == "failed":
-                    failed = True
-                elif kind == "send" and failed:
-                    after.append(what)
+                    ended = ended._replace(failures=ended.failures + 1)
+                elif kind == "send":
+                    self.sent.append(what)
+                    after += [what] if ended.failures else []
                 elif kind == "end":
                     ended = ended._replace(word=what[0], code=what[1], said=what[2])
         return ended._replace(sends_after_failure=tuple(after))
