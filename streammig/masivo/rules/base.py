@@ -108,7 +108,7 @@ class StageRules(ABC):
         return records[0] if records else None
 
     def _together(self, run: Run) -> list[Examined]:
-        """What `clean` and `judge` find of each, with one proof for as many as need no look."""
+        """What `clean` and `judge` find of each, with one proof for as many as can be decoded together."""
         if not any(map(_fault, run)):
             data, positions = [each.data for each in run], [each.position for each in run]
             dropped: Iterable[tuple[str, ...]] = repeat(())
@@ -116,16 +116,24 @@ class StageRules(ABC):
             if records is None and (cut := self._cut(data)) is not None:
                 bodies, dropped = cut
                 records = self._clean(bodies, positions, 0)
-            if records is not None:
+            if records is not None and all(records):
                 # `zip` of one makes tuples of one.
                 return list(map(Examined, positions, zip(records), repeat(()), repeat(()), repeat(()), dropped))
+            if records is not None:
+                return [
+                    Examined(each.position, (record,), dropped=paths)
+                    if record
+                    else self.judge(each.data, each.position, 0)
+                    for each, record, paths in zip(run, records, dropped, strict=False)
+                ]
         if len(run) == 1:
             each = run[0]
             return [self._examine(each) if each.fault else self.judge(each.data, each.position, 0)]
         half = len(run) // 2
         return self._together(run[:half]) + self._together(run[half:])
 
-    def _clean(self, data: list[bytes], positions: list[Position], unit: int) -> list[Record] | None:
+    def _clean(self, data: list[bytes], positions: list[Position], unit: int) -> list[Record | None] | None:
+        """The records, with None for those that take a closer look; None for all if not even that can be told."""
         if max(map(len, data)) > self._room:
             return None
         joined = b"[%b]" % b",".join(data)
@@ -133,9 +141,22 @@ class StageRules(ABC):
             models = self._decode(joined)
         except NOT_JSON:
             return None
-        if len(models) == len(data) and self._values.clean(models, self._shape) and faithful(joined, models):
-            return self.as_they_stand(models, data, positions, unit)
-        return None
+        if len(models) != len(data) or not faithful(joined, models):
+            return None
+        return self._sifted(models, data, positions, unit)
+
+    def _sifted(
+        self, models: list[Any], data: list[bytes], positions: list[Position], unit: int
+    ) -> list[Record | None]:
+        if self._values.clean(models, self._shape):
+            records = self.as_they_stand(models, data, positions, unit)
+            if records is not None:
+                return [*records]
+        if len(models) == 1:
+            return [None]
+        half = len(models) // 2
+        first = self._sifted(models[:half], data[:half], positions[:half], unit)
+        return first + self._sifted(models[half:], data[half:], positions[half:], unit)
 
     def _cut(self, data: list[bytes]) -> tuple[list[bytes], list[tuple[str, ...]]] | None:
         """Each without the outermost fields that it must not have, and the unknown ones of these; None if one of them

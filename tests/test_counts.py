@@ -1,0 +1,145 @@
+"""What speed and flat memory are made of, counted: bytes read, records decoded, requests made, records alive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammig.feed import Feed, Judge
+from streammig.masivo.rules import RuleOptions, StageRules, rules
+from streammig.packing import BatchLimits
+from streammig.records import START, Place, Progress, Run, Slice, Tally
+from streammig.sources import open_source, parse_input
+from tests.commands import Shell, sandbox, write
+from tests.sandbox_caller import customer
+
+OPTIONS = RuleOptions(now=datetime(2024, 1, 1, tzinfo=UTC))
+
+
+def bodies(count: int, **more: Any) -> list[bytes]:
+    made = (customer(f"c{number}", country="x" * 90, **more) for number in range(count))
+    return [json.dumps(each, separators=(",", ":")).encode() for each in made]
+
+
+def drafts(feed: Feed) -> int:
+    found = 0
+    while (sealing := feed.next()) is not None:
+        found += sealing.draft is not None
+    return found
+
+
+def test_a_resumed_stage_reads_nothing_that_is_settled(tmp_path: Path) -> None:
+    path, records = tmp_path / "export.json", bodies(20_000)
+    data = b'{"customers":[' + b",".join(records) + b"]}"
+    path.write_bytes(data)
+    offset = data.index(records[18_000])
+    source = open_source([parse_input(str(path))])
+    read, rest = source.meter.read, len(data) - offset
+    settled = Progress(Place(0, offset, 0, 18_001), 18_000, Tally(18_000, 18_000))
+    feed = Feed(source, Judge(rules("customers", OPTIONS)), BatchLimits(), settled)
+    assert drafts(feed) == 2
+    assert source.meter.read - read <= rest + 64 * 1024
+
+
+class Decoding:
+    """Counts what a stage's rules decode into models."""
+
+    def __init__(self, judged: StageRules) -> None:
+        self.records = self.calls = 0
+        self._decode = judged._decode
+        judged._decode = self  # type: ignore[assignment]
+
+    def __call__(self, data: bytes) -> Any:
+        self.calls += 1
+        found = self._decode(data)
+        self.records += len(found)
+        return found
+
+
+def slices(records: list[bytes]) -> Run:
+    return [Slice(0, 10_000 * at, at + 1, len(data), data) for at, data in enumerate(records)]
+
+
+@pytest.mark.parametrize("more", [{}, {"status": "ACTIVE"}])
+def test_a_record_is_decoded_once_to_be_judged_also_where_a_field_is_cut_from_it(more: dict[str, Any]) -> None:
+    judged = rules("customers", OPTIONS)
+    decoding = Decoding(judged)
+    examined = judged.examine(slices(bodies(1000, **more)))
+    assert all(it.records for it in examined)
+    assert decoding.records == 1000
+    assert decoding.calls <= 40
+
+
+def test_a_bad_value_in_one_record_does_not_have_the_others_decoded_again() -> None:
+    judged = rules("customers", OPTIONS)
+    decoding, records = Decoding(judged), bodies(64)
+    records[20] = records[20].replace(b"@", b"#")
+    examined = judged.examine(slices(records))
+    assert sum(len(it.records) for it in examined) == 63
+    assert decoding.records == 64
+
+
+def test_framing_looks_at_each_byte_once_and_a_tenth_of_them_again(tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    path.write_bytes(b'{"customers":[' + b",".join(bodies(20_000)) + b"]}")
+    source = open_source([parse_input(str(path))])
+    read, parsed, size = source.meter.read, source.meter.parsed, path.stat().st_size
+    assert sum(map(len, source.runs())) == 20_000
+    assert source.meter.parsed - parsed <= 1.1 * size
+    assert source.meter.read - read <= size
+
+
+def test_no_more_requests_are_made_than_the_records_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    write(tmp_path / "c.json", [customer(f"c{number}") for number in range(2500)])
+    with sandbox() as target:
+        ended = shell.run(target.url, "--customers", "c.json", "--json")
+        assert ended.code == 0, ended.err
+        assert target.ledger()["holds"]["customers"]["count"] == 2500
+    assert ended.document["stages"]["customers"]["requests"] == 3
+
+
+class Alive(bytes):
+    """Bytes of a record that tell how many like them there are."""
+
+    now = most = 0
+
+    def __new__(cls, data: bytes) -> Alive:
+        cls.now += 1
+        cls.most = max(cls.most, cls.now)
+        return super().__new__(cls, data)
+
+    def __del__(self) -> None:
+        Alive.now -= 1
+
+
+class Endless:
+    """A source that makes its records as they are asked for."""
+
+    def runs(self, start: Place = START) -> Iterator[Run]:
+        for number in range(0, 40_000, 500):
+            yield [
+                Slice(0, 10_000 * at, at + 1, 300, Alive(b'%b"id":"c%d"%b' % (HEAD, at, TAIL % at)))
+                for at in range(number, number + 500)
+            ]
+
+    def fingerprints(self) -> list[dict[str, Any]]:
+        return []
+
+
+HEAD = b"{"
+TAIL = b',"name":"n","email":"c%d@example.com","registration_date":"2020-01-01T00:00:00Z","balance":[]}'
+
+
+def test_i6_the_records_alive_at_once_are_those_of_a_run_and_the_open_batch() -> None:
+    feed = Feed(Endless(), Judge(rules("customers", OPTIONS)), BatchLimits(), Progress())
+    assert drafts(feed) == 40
+    assert Alive.most <= 2500
+    assert Alive.now <= 500
