@@ -189,6 +189,20 @@ def reread(source: Source, judge: Judge, batches: Sequence[Batch]) -> list[list[
     return found
 
 
+def buried(source: Source, judge: Judge, batch: Batch) -> list[DeadLetter]:
+    """What of a batch's records is a dead letter as the export is judged now, also what was one when it was sealed."""
+    begins = [piece.begin for piece in batch.ranges]
+    wanted = [(piece, 0) for piece in batch.ranges]
+    found: list[DeadLetter] = []
+    for run in source.runs(begins[0]):
+        mine = [piece for piece in run if (piece.source, piece.offset) < batch.ranges[-1].end]
+        touched = [it for it in mine if _touches(it.source, it.offset, it.length, wanted, begins)]
+        found.extend(letter for examined in judge.examine(touched) for letter in examined.dead)
+        if len(mine) < len(run):
+            break
+    return found
+
+
 def _touches(
     source: int, offset: int, length: int, wanted: Sequence[tuple[Range, int]], begins: Sequence[tuple[int, ...]]
 ) -> bool:

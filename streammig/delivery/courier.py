@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from random import Random
@@ -55,8 +55,8 @@ Assemble = Callable[[list[Record]], Draft]
 Redact = Callable[[str, bytes], str]
 """A message and the body that it answers in, the message without the body's values out; runs in a thread."""
 
-Reseal = Callable[[list[Record]], tuple[list[Draft], list[DeadLetter]]]
-"""What a batch's records make now, if they come out otherwise than when it was sealed."""
+Reseal = Callable[[Batch, list[Record]], Awaitable[tuple[list[Draft], list[DeadLetter]]]]
+"""What a batch and its records make now, if they come out otherwise than when it was sealed."""
 
 
 @dataclass(slots=True)
@@ -273,7 +273,7 @@ class Courier:
         draft = self.assemble(records) if records else None
         if draft is not None and draft.digest == batch.digest:
             return [(batch, draft.body)]
-        drafts, dead = self.reseal(records)
+        drafts, dead = await self.reseal(batch, records)
         at = self.clock.time()
         parts = await self.journal.write(lambda file: file.reseal(batch, drafts, dead, at))
         said = f"batch {batch.seq} of {batch.stage} has not landed and comes out otherwise now: sealed anew"

@@ -19,14 +19,14 @@ from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.verdict import Verdict
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
-from streammig.feed import Feed, Judge, first_records, nobody_absent, reread, reseal
+from streammig.feed import Feed, Judge, buried, first_records, nobody_absent, reread, reseal
 from streammig.notices import StageBegan, StageEnded, Tell
 from streammig.owners import OwnerTable, absent, repeated
 from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
 from streammig.ports import Clock, ReadBack, Rules, Seen, Sink, Source
-from streammig.records import Batch, BatchState, Draft, Record
+from streammig.records import Batch, BatchState, DeadLetter, Draft, Record
 from streammig.settings import Settings
 
 SAMPLE = 5  # customers that are looked for where a run has none of its own
@@ -140,7 +140,7 @@ class Crew:
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
-            partial(_exactly, rules), partial(reseal, rules, limits), verdict, self.stop, self.reader,
+            partial(_exactly, rules), partial(self._anew, name, limits), verdict, self.stop, self.reader,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             suspects=0 if self.vouched else self.settings.concurrency,
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
@@ -170,6 +170,15 @@ class Crew:
     async def _reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
         judge = await self._judge(name)
         return await asyncio.get_running_loop().run_in_executor(self.reader, reread, self.sources[name], judge, batches)
+
+    async def _anew(
+        self, name: str, limits: BatchLimits, batch: Batch, records: list[Record]
+    ) -> tuple[list[Draft], list[DeadLetter]]:
+        judge = await self._judge(name)
+        loop = asyncio.get_running_loop()
+        refused = await loop.run_in_executor(self.reader, buried, self.sources[name], judge, batch)
+        drafts, dead = reseal(self.rules[name], limits, records)
+        return drafts, refused + dead
 
     async def _sent(self, name: str) -> set[str] | None:
         """In a pilot, the customers that were sent, unless all of them were: what belongs to others must wait."""
