@@ -501,5 +501,6 @@ def test_i7_limits_hold_over_restarts_for_some_hours(folder: Path, limits: Limit
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(share(50)))
 def test_i7_limits_hold_over_restarts_for_three_days(folder: Path, seed: int) -> None:
-    used = _one_account(seed, 72, DEV if seed % 5 else PROD, folder)
+    # Three days take a minute and more to play on production limits; CI plays one.
+    used = _one_account(seed, max(24, share(72)), DEV if seed % 5 else PROD, folder)
     assert used >= 0.98, f"seed {seed}: {used:.4f} of the allowance was used"
