@@ -205,7 +205,7 @@ class Crew:
         if left:
             numbers = ", ".join(str(batch.seq) for batch in left[:20])
             raise UnknownOutcome(
-                f"nobody can say whether {len(left)} batches of {name} landed: {numbers}",
+                f"nobody can say whether these batches of {name} landed: {numbers}",
                 f"They are not sent again. Look at them with: streammig status {self.path}",
             )
 
