@@ -113,3 +113,34 @@ def test_a_checkpoint_without_its_log_is_found_to_be_an_older_copy() -> None:
         lives.checkpoint.with_name("run.checkpoint-wal").unlink()
         lives.checkpoint.with_name("run.checkpoint-shm").unlink()
         assert not lives.finish()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE send SET what = CAST(replace(CAST(what AS TEXT), '[', '{') AS BLOB) WHERE seq = 1",
+        "UPDATE send SET seq = 7 WHERE seq = 1 AND attempt = 1",  # then the note stands for another batch
+        "UPDATE send SET stage = CAST(x'ff' AS TEXT)",
+        "DROP TABLE start",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'hold', CAST(x'ff' AS TEXT))",
+    ],
+)
+def test_an_account_s_file_whose_notes_are_damaged_is_refused(damage: str, drained: Lives, tmp_path: Path) -> None:
+    shutil.copytree(drained.folder, tmp_path, dirs_exist_ok=True)
+    lives = Lives(tmp_path, drained.seed, CUSTOMERS)
+    db = sqlite3.connect(lives.account)
+    db.executescript(damage)
+    db.close()
+    ended = lives.live()
+    assert (ended.word, ended.code, lives.taken) == ("Unusable", 2, [])
+    assert "it is damaged" in ended.said
+
+
+def test_an_account_s_file_that_was_cut_is_refused(drained: Lives, tmp_path: Path) -> None:
+    shutil.copytree(drained.folder, tmp_path, dirs_exist_ok=True)
+    lives = Lives(tmp_path, drained.seed, CUSTOMERS)
+    whole = lives.account.read_bytes()
+    for size in range(512, len(whole), 4096):
+        lives.account.write_bytes(whole[:size])
+        ended = lives.live()
+        assert (ended.word, ended.code, lives.taken) == ("Unusable", 2, [])

@@ -1,6 +1,6 @@
 """The account's budget: its limits, its file of slots used and sends noted, and the pacing that obeys them."""
 
-from streammig.budget.file import AccountFile, Send, account_name, account_path, budget_of
+from streammig.budget.file import AccountFile, Send, account_name, account_path, budget_of, damaged
 from streammig.budget.limits import OFF, Limits, Use, Window, parse_limits
 from streammig.budget.pacing import Pacer, Slot
 
@@ -16,5 +16,6 @@ __all__ = [
     "account_name",
     "account_path",
     "budget_of",
+    "damaged",
     "parse_limits",
 ]

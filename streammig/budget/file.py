@@ -145,6 +145,11 @@ class AccountFile:
                     f"the account's file {self.path} has format {version}; this streammig knows {FORMAT}",
                     "Use the newer streammig that wrote it.",
                 )
+            elif not read_only:
+                # 0.2 s for 100,000 sends. A file that was cut reads as zeros and nulls where its pages are missing.
+                (said,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+                if said != "ok":
+                    raise damaged(self.path, " ".join(str(said).split()))
         except BaseException:
             self._rollback()
             raise
@@ -377,7 +382,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError:  # in what SQLite said of a schema that is damaged; its words are of no use then
-        raise _damaged(f"the account's file {path}") from None
+        raise damaged(path, "its schema can't be read") from None
     except sqlite3.Error as error:
         raise _problem(path, error) from None
     except OSError as error:
@@ -387,9 +392,10 @@ def translated(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _damaged(said: str) -> Problem:
+def damaged(path: Path, why: str) -> Problem:
+    """An account's file that can't be trusted."""
     return Unusable(
-        f"{said}: it is no account's file, or it is damaged",
+        f"the account's file {path}: {why}: it is no account's file, or it is damaged",
         "Move it away: the budget is then taken from the checkpoint, as far as that knows it.",
     )
 
@@ -397,8 +403,9 @@ def _damaged(said: str) -> Problem:
 def _problem(path: Path, error: sqlite3.Error) -> Problem:
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     said = f"the account's file {path}: {error}"
-    if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return _damaged(said)
+    # No code: a text in it is no UTF-8. A constraint of ours can only fail on what nobody wrote.
+    if primary in (0, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR):
+        return damaged(path, str(error))
     hint = {
         sqlite3.SQLITE_FULL: "Nothing was sent that it does not hold. Make room, then run the same command.",
         sqlite3.SQLITE_BUSY: "Another process has held it for 30 seconds. End that one, then run the same command.",

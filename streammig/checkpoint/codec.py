@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -67,19 +68,27 @@ def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
 
 
 def describe(batch: Batch) -> bytes:
-    """A batch as another file may keep it: `parent`, size, digest, tally and ranges; no personal data."""
+    """A batch as another file may keep it: a checksum, `parent`, size, digest, tally and ranges; no personal data."""
     parent = b"%d" % batch.parent if batch.parent is not None else b""
     head = b"%b %d %b %b " % (parent, batch.size, batch.digest.hex().encode(), encode_tally(batch.tally).encode())
-    return head + pack_ranges(batch.ranges)
+    what = head + pack_ranges(batch.ranges)
+    return b"%08x %b" % (_checksum(batch.stage, batch.seq, what), what)
 
 
 def described(stage: str, seq: int, what: bytes) -> Batch:
-    """What `describe` described."""
+    """What `describe` described; raises ValueError if it is not whole, or stands for another batch."""
+    checksum, _, what = what.partition(b" ")
+    if checksum != b"%08x" % _checksum(stage, seq, what):
+        raise ValueError(f"the note of batch {seq} of {stage} is damaged")
     parent, size, digest, tally, ranges = what.split(b" ", 4)
     return Batch(
         stage, seq, unpack_ranges(ranges), decode_tally(tally.decode()), bytes.fromhex(digest.decode()), int(size),
         BatchState.UNKNOWN, int(parent) if parent else None,
     )  # fmt: skip
+
+
+def _checksum(stage: str, seq: int, what: bytes) -> int:
+    return zlib.crc32(b"%b %d " % (stage.encode(), seq) + what)
 
 
 def hash_owner(salt: bytes, owner: str) -> bytes:

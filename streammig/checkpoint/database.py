@@ -84,7 +84,8 @@ def _problem(path: Path, error: sqlite3.Error) -> Problem:
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
     said = f"the checkpoint {path}: {error}"
-    if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+    # No code: a text in it is no UTF-8.
+    if primary in (None, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return _damaged(said)
     if primary == sqlite3.SQLITE_CANTOPEN:
         return Unusable(said, "Check that its folder exists and may be written.")

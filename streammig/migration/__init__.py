@@ -22,6 +22,7 @@ from streammig.budget import (
     Slot,
     account_name,
     account_path,
+    damaged,
     parse_limits,
 )
 from streammig.checkpoint import Checkpoint, Journal, describe, described, locked
@@ -276,6 +277,7 @@ def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool
 
     Returns the batches that the checkpoint did not know to be sent (it was set back in time), now unknown, and whether
     the account's file can vouch for it at all: a new one can't, and takes over the starts that the checkpoint knows.
+    Raises `Unusable` where the account's file is damaged, or the checkpoint too old to be brought up to date.
     """
     run_id, news = file.run["id"], []
     if not account.knows(run_id):
@@ -285,7 +287,10 @@ def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool
         return [], not starts
     for send in account.sends_of(run_id):
         blank = Batch(send.stage, send.seq, (), Tally(), b"", 0)
-        batch = described(send.stage, send.seq, send.what) if send.what else blank
+        try:
+            batch = described(send.stage, send.seq, send.what) if send.what else blank
+        except ValueError as error:
+            raise damaged(account.path, str(error)) from None
         if file.adopt(batch, send.attempt, send.at):
             news.append(batch)
     return news, True
