@@ -217,6 +217,7 @@ class Batch(msgspec.Struct, frozen=True):
     state: BatchState = BatchState.SEALED
     parent: int | None = None
     attempts: int = 0
+    retried: bool = False  # its records were dead letters: they stand in the work file of retries
 
 
 class Kind(enum.StrEnum):

@@ -168,6 +168,36 @@ def _beside(folder: Path, text: Any) -> Any:
     return str(folder / Path(text).expanduser())
 
 
+def absolute(text: str) -> str:
+    """An input as the user named it, so that it is found from any folder."""
+    return str(Path(text).absolute())
+
+
+def portable(settings: Settings) -> dict[str, Any]:
+    """The settings as a checkpoint keeps them, for commands that go on from it: JSON-ready, found from any folder,
+    without what may hold a secret."""
+    kept: dict[str, Any] = {
+        name: value for name, value in msgspec.to_builtins(settings).items() if value != getattr(Settings(), name)
+    }
+    kept.pop("api_key_command", None)  # a command line may have the key in it
+    for name in ("checkpoint", "state_dir", "api_key_file"):
+        if kept.get(name):
+            kept[name] = absolute(kept[name])
+    for name in settings.stages:
+        kept[name]["files"] = [absolute(text) for text in kept[name]["files"]]
+    return kept
+
+
+def from_checkpoint(checkpoint: Path, context: Mapping[str, Any], path: Path | None) -> tuple[Settings, Path]:
+    """The settings of the run that made a checkpoint, with those of a TOML file on top, and the folder in which its
+    mappings are looked for. `context` is the checkpoint's."""
+    merged: dict[str, Any] = dict(context.get("settings", {}))
+    for name, value in (_read(path) if path is not None else {}).items():
+        merged[name] = {**merged.get(name, {}), **value} if isinstance(value, Mapping) else value
+    settings = load(None, merged | {"checkpoint": str(checkpoint)})
+    return settings, path.parent if path is not None else Path(context.get("folder", ""))
+
+
 def api_key(settings: Settings, environment: Mapping[str, str]) -> str:
     """The API key, from the environment, a file or a command. Raises `Unusable`; the key is in no message."""
     if key := environment.get(KEY_VARIABLE, "").strip():

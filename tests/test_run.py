@@ -330,7 +330,8 @@ def test_dead_letters_hold_the_record_as_it_stands_in_the_export(shell: Shell, t
     assert out.stat().st_mode & 0o077 == 0
     letters = out.read_bytes().splitlines()
     found = [json.loads(letter, parse_float=Decimal) for letter in letters]
-    assert [list(letter) for letter in found] == [["stage", "file", "line", "offset", "code", "message", "record"]] * 4
+    keys = ["stage", "file", "line", "offset", "unit", "code", "message", "record"]
+    assert [list(letter) for letter in found] == [keys] * 4
     assert [letter["line"] for letter in found] == [2, 3, 4, 5]
     assert [letter["offset"] for letter in found] == [
         sum(len(line) + 1 for line in lines[:number]) for number in (1, 2, 3, 4)
@@ -450,7 +451,7 @@ def test_a_defect_says_where_it_is_and_no_value(
     async def broken(self: Any, name: str) -> Any:
         raise KeyError("anna@example.org")
 
-    monkeypatch.setattr(Crew, "_prepare", broken)
+    monkeypatch.setattr(Crew, "prepare", broken)
     write(shell.folder / "e.json", [customer("c1")])
     ended = shell.run(target.url, "--customers", "e.json")
     assert ended.code == 1

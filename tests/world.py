@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,12 +138,18 @@ class World:
         if isinstance(notice, Warned):
             self.said.append(notice.text)
 
-    async def live(self, *, crash_at: int | None = None, crash_after: bool = False) -> bool | Problem | Crash:
-        """One life of the client: how it ended."""
+    async def live(
+        self,
+        work: Callable[[Migration], Coroutine[Any, Any, Any]] = Migration.run,
+        *,
+        crash_at: int | None = None,
+        crash_after: bool = False,
+    ) -> Any:
+        """One life of the client: how it ended, in a result, a problem or a crash."""
         self.dead, self.steps, self.crash_at, self.crash_after = False, 0, crash_at, crash_after
         self.target.dead = lambda: self.dead
         try:
-            return await asyncio.ensure_future(self.migration().run())
+            return await asyncio.ensure_future(work(self.migration()))
         except Problem as problem:
             return problem
         except Crash as crash:

@@ -19,12 +19,14 @@ FAR = 4_000_000  # bytes between two letters from which on seeking beats reading
 
 
 class Line(msgspec.Struct):
-    """One line of the output. `record` is the record as it stands in the export, or its text if it is no JSON."""
+    """One line of the output. `record` is the record as it stands in the export, or its text if it is no JSON; `unit`
+    tells apart what one record was made into."""
 
     stage: str
     file: str
     line: int
     offset: int
+    unit: int
     code: str
     message: str
     record: msgspec.Raw | str
@@ -46,11 +48,11 @@ def export_letters(checkpoint: Path, out: BinaryIO) -> int:
             first = next(letters, None)
             if first is None:
                 continue
-            _check(source, file.fingerprints(row.name))
-            for letter, piece in _with_slices(source, _chain(first, letters)):
+            check_unchanged(source, file.fingerprints(row.name))
+            for letter, piece in with_slices(source, _chain(first, letters)):
                 line = Line(
                     row.name, texts[letter.position.source], letter.position.ordinal, letter.position.offset,
-                    letter.code, letter.message, _as_json(piece),
+                    letter.unit, letter.code, letter.message, _as_json(piece),
                 )  # fmt: skip
                 out.write(msgspec.json.encode(line) + b"\n")
                 count += 1
@@ -64,7 +66,8 @@ def _chain(first: DeadLetter, rest: Iterator[DeadLetter]) -> Iterator[DeadLetter
     yield from rest
 
 
-def _check(source: Source, marks: list[dict[str, Any]]) -> None:
+def check_unchanged(source: Source, marks: list[dict[str, Any]]) -> None:
+    """Raise `Unusable` if these are not the files that the checkpoint is bound to."""
     now = [{key: value for key, value in mark.items() if key != "file"} for mark in source.fingerprints()]
     then = [{key: value for key, value in mark.items() if key != "file"} for mark in marks]
     if now != then:
@@ -74,7 +77,7 @@ def _check(source: Source, marks: list[dict[str, Any]]) -> None:
         )
 
 
-def _with_slices(source: Source, letters: Iterator[DeadLetter]) -> Iterator[tuple[DeadLetter, Slice]]:
+def with_slices(source: Source, letters: Iterator[DeadLetter]) -> Iterator[tuple[DeadLetter, Slice]]:
     """Each letter with its slice; reads forward, and seeks only where the next letter is far ahead."""
     pieces: Iterator[Slice] = iter(())
     at = (-1, 0)

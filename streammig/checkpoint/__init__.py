@@ -2,8 +2,26 @@
 
 from streammig.checkpoint.codec import describe, described
 from streammig.checkpoint.file import Checkpoint
-from streammig.checkpoint.holdings import Books, StageRow
+from streammig.checkpoint.holdings import UNDECIDED, Books, StageRow
 from streammig.checkpoint.journal import Journal
+from streammig.checkpoint.letters import FIRST, Becomes, Spot
 from streammig.checkpoint.lock import is_held, locked
+from streammig.checkpoint.work import WorkFile, forget_work, work_path
 
-__all__ = ["Books", "Checkpoint", "Journal", "StageRow", "describe", "described", "is_held", "locked"]
+__all__ = [
+    "FIRST",
+    "UNDECIDED",
+    "Becomes",
+    "Books",
+    "Checkpoint",
+    "Journal",
+    "Spot",
+    "StageRow",
+    "WorkFile",
+    "describe",
+    "described",
+    "forget_work",
+    "is_held",
+    "locked",
+    "work_path",
+]

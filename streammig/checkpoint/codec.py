@@ -91,6 +91,11 @@ def _checksum(stage: str, seq: int, what: bytes) -> int:
     return zlib.crc32(b"%b %d " % (stage.encode(), seq) + what)
 
 
+def twin_key(twin: str) -> str:
+    """A second value that must be unique, in one name space with owners' ids, which hold no control characters."""
+    return "\0" + twin
+
+
 def hash_owner(salt: bytes, owner: str) -> bytes:
     """An owner's id as the checkpoint may hold it: 128 bits, salted by the run."""
     return hashlib.blake2b(owner.encode(), digest_size=16, key=salt).digest()

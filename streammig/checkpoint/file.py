@@ -18,7 +18,7 @@ from streammig.checkpoint.database import (
     sync_folder,
     translated,
 )
-from streammig.checkpoint.holdings import Holdings
+from streammig.checkpoint.letters import Letters, Spot
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.errors import Unusable
 from streammig.records import (
@@ -29,11 +29,12 @@ from streammig.records import (
     Progress,
     Range,
     Receipt,
+    Record,
     Tally,
 )
 
 
-class Checkpoint(Holdings):
+class Checkpoint(Letters):
     """One connection to a checkpoint file. Every method that changes it is one transaction, or part of the open one.
 
     Synchronous; its owner runs it in a thread of its own (`Journal`). Raises `Unusable` for a file that can't be used
@@ -159,11 +160,30 @@ class Checkpoint(Holdings):
             self.advance(stage, progress)
         return batch
 
-    def _insert(self, stage: str, draft: Draft, parent: int | None, at: float) -> Batch:
+    def seal_retried(
+        self,
+        stage: str,
+        drafts: Sequence[tuple[Draft, Sequence[Record]]],
+        letters: Sequence[tuple[Spot, bool]],
+        at: float,
+    ) -> list[Batch]:
+        """New batches out of dead letters, which are dead no more, in one transaction: all of a letter is sealed at
+        once, or it stays dead. Beside each draft, the records whose owners must not be sent again; beside each letter,
+        whether it was repaired."""
+        with self.transaction():
+            batches = [self._insert(stage, draft, None, at, retried=True) for draft, _ in drafts]
+            owners = {batch.seq: records for batch, (_, records) in zip(batches, drafts, strict=True)}
+            self._take(stage, owners, letters, at)
+        return batches
+
+    def _insert(self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False) -> Batch:
+        if parent is not None:
+            row = self._read("SELECT retried FROM batch WHERE stage = ? AND seq = ?", stage, parent)[0]
+            retried = bool(row[0])
         seq = self._db.execute("SELECT coalesce(max(seq), 0) + 1 FROM batch WHERE stage = ?", (stage,)).fetchone()[0]
         self._db.execute(
-            "INSERT INTO batch (stage, seq, state, parent, ranges, tally, size, digest, sealed)"
-            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO batch (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried)"
+            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?)",
             (
                 stage,
                 seq,
@@ -173,9 +193,12 @@ class Checkpoint(Holdings):
                 len(draft.body),
                 draft.digest,
                 at,
+                retried,
             ),
         )
-        return Batch(stage, seq, draft.ranges, draft.tally, draft.digest, len(draft.body), parent=parent)
+        return Batch(
+            stage, seq, draft.ranges, draft.tally, draft.digest, len(draft.body), parent=parent, retried=retried
+        )
 
     def _bury(self, stage: str, batch: int, letters: Iterable[DeadLetter]) -> None:
         self._db.executemany(
@@ -239,12 +262,15 @@ class Checkpoint(Holdings):
                 (pack_ranges(nominee) if nominee else None, batch.stage, batch.seq),
             )
 
-    def move(self, batch: Batch, before: BatchState, after: BatchState, at: float | None = None) -> bool:
-        """Change a batch's state if it is still `before`; says whether it was."""
+    def move(
+        self, batch: Batch, before: BatchState, after: BatchState, at: float | None = None, note: str = ""
+    ) -> bool:
+        """Change a batch's state if it is still `before`; says whether it was. `note` says why, for people."""
         with self.transaction():
             changed = self._db.execute(
-                "UPDATE batch SET state = ?, settled = ? WHERE stage = ? AND seq = ? AND state = ?",
-                (after, at, batch.stage, batch.seq, before),
+                "UPDATE batch SET state = ?, settled = ?, note = coalesce(nullif(?, ''), note)"
+                " WHERE stage = ? AND seq = ? AND state = ?",
+                (after, at, note, batch.stage, batch.seq, before),
             )
         return changed.rowcount == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from streammig.checkpoint.codec import decode_tally, hash_owner, unpack_ranges
@@ -31,10 +31,13 @@ class Books:
     filtered: Tally
     unknown: Tally
     pending: Tally
+    repaired: Tally = field(
+        default_factory=Tally
+    )  # what retried records hold more than the dead letters that they were
 
     @property
     def taken(self) -> Tally:
-        return self.read + self.ahead
+        return self.read + self.ahead + self.repaired
 
     @property
     def placed(self) -> Tally:
@@ -100,7 +103,7 @@ class Holdings(Opened):
     def ahead_ranges(self, stage: str) -> list[Range]:
         """The ranges that batches hold beyond the frontier, in reading order."""
         frontier = self.progress(stage).frontier
-        rows = self._read("SELECT ranges FROM batch WHERE stage = ? AND parent IS NULL ORDER BY seq DESC", stage)
+        rows = self._read("SELECT ranges FROM batch WHERE stage = ? AND parent IS NULL AND NOT retried", stage)
         # Bins are sealed at most some hundred batches ahead of the frontier, but which ones is not known: all are read.
         found = [piece for row in rows for piece in unpack_ranges(row[0]) if piece.end > frontier]
         return sorted(found)
@@ -121,7 +124,7 @@ class Holdings(Opened):
         """The batches of a stage in these states, in the order they were sealed."""
         marks = ", ".join("?" * len(states))
         rows = self._read(
-            "SELECT seq, ranges, tally, digest, size, state, parent, attempts FROM batch"
+            "SELECT * FROM batch"
             f" WHERE stage = ? AND state IN ({marks}) ORDER BY seq",
             stage, *states,
         )  # fmt: skip
@@ -131,13 +134,13 @@ class Holdings(Opened):
     def _batch(stage: str, row: sqlite3.Row) -> Batch:
         return Batch(
             stage, row["seq"], unpack_ranges(row["ranges"]), decode_tally(row["tally"]), row["digest"], row["size"],
-            BatchState(row["state"]), row["parent"], row["attempts"],
+            BatchState(row["state"]), row["parent"], row["attempts"], bool(row["retried"]),
         )  # fmt: skip
 
-    def sample(self, stage: str, count: int) -> list[Batch]:
-        """Up to `count` accepted batches of a stage, spread evenly from the first to the last."""
+    def sample(self, stage: str, count: int, retried: bool = False) -> list[Batch]:
+        """Up to `count` accepted batches of a stage (or of its retried ones), spread evenly from first to last."""
         seqs = [row[0] for row in self._read(
-            "SELECT seq FROM batch WHERE stage = ? AND state = 'accepted' ORDER BY seq", stage
+            "SELECT seq FROM batch WHERE stage = ? AND state = 'accepted' AND retried = ? ORDER BY seq", stage, retried
         )]  # fmt: skip
         chosen = {seqs[(len(seqs) - 1) * k // max(count - 1, 1)] for k in range(count)} if seqs else set()
         marks = ", ".join("?" * len(chosen))
@@ -213,6 +216,20 @@ class Holdings(Opened):
                 parts[seq] = attempts
         return parts
 
+    def about(self, batch: Batch) -> dict[str, Any]:
+        """When a batch was sealed, and the note of how it was decided so far."""
+        row = self._read("SELECT sealed, note FROM batch WHERE stage = ? AND seq = ?", batch.stage, batch.seq)[0]
+        return dict(row)
+
+    def requests(self, batch: Batch) -> list[dict[str, Any]]:
+        """The requests made for a batch: number, started, kind, status, latency, date, message."""
+        rows = self._read(
+            "SELECT number, started, kind, status, latency, date, message FROM attempt"
+            " WHERE stage = ? AND seq = ? ORDER BY number",
+            batch.stage, batch.seq,
+        )  # fmt: skip
+        return [dict(row) for row in rows]
+
     def starts(self) -> list[tuple[str, int, int, float]]:
         """Stage, batch, attempt and time of every request made, to seed an account's file that was lost."""
         rows = self._read("SELECT stage, seq, number, started FROM attempt ORDER BY started")
@@ -226,6 +243,7 @@ class Holdings(Opened):
             for state, tally in self._read("SELECT state, tally FROM batch WHERE stage = ?", stage):
                 held.setdefault(state, []).append(decode_tally(tally))
             dead = self._dead_tally(stage)
+            repaired = decode_tally(self._read("SELECT repaired FROM stage WHERE name = ?", stage)[0][0])
         return Books(
             read=progress.read,
             ahead=progress.ahead,
@@ -234,6 +252,7 @@ class Holdings(Opened):
             filtered=add_up(progress.filtered.values()),
             unknown=add_up(tally for state in UNDECIDED for tally in held.get(state, ())),
             pending=add_up(tally for state in PENDING for tally in held.get(state, ())),
+            repaired=repaired,
         )
 
     def _dead_tally(self, stage: str) -> Tally:

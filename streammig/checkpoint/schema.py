@@ -30,7 +30,10 @@ CREATE TABLE stage (
     source INTEGER NOT NULL DEFAULT 0, offset INTEGER NOT NULL DEFAULT 0, unit INTEGER NOT NULL DEFAULT 0,
     record INTEGER NOT NULL DEFAULT 1,          -- ordinal of the next source record, or its line
     source_records INTEGER NOT NULL DEFAULT 0, read TEXT NOT NULL DEFAULT '[0,0,{}]',
-    ahead TEXT NOT NULL DEFAULT '[0,0,{}]', dropped TEXT NOT NULL DEFAULT '{}'
+    ahead TEXT NOT NULL DEFAULT '[0,0,{}]', dropped TEXT NOT NULL DEFAULT '{}',
+    -- What retried records hold more (or less) than the dead letters that they were: the other way round, the books
+    -- of a repaired record could not balance. read + ahead + repaired = accepted + dead + filtered + ...
+    repaired TEXT NOT NULL DEFAULT '[0,0,{}]'
 ) WITHOUT ROWID;
 
 -- Records left out on purpose, by reason, as of the frontier.
@@ -45,7 +48,10 @@ CREATE TABLE filtered (
 CREATE TABLE batch (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, parent INTEGER, ranges BLOB NOT NULL,
     tally TEXT NOT NULL, size INTEGER NOT NULL, digest BLOB NOT NULL, sealed REAL NOT NULL, settled REAL,
-    attempts INTEGER NOT NULL DEFAULT 0, nominee BLOB, PRIMARY KEY (stage, seq)
+    attempts INTEGER NOT NULL DEFAULT 0, nominee BLOB,
+    -- 1 where it was made of dead letters: its ranges are places of the export still, but its bytes are in the work
+    -- file of retries. `note` says how its unknown outcome was decided, and by whom.
+    retried INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '', PRIMARY KEY (stage, seq)
 ) WITHOUT ROWID;
 CREATE INDEX batch_state ON batch (stage, state);
 
@@ -68,4 +74,26 @@ CREATE TABLE dead_letter (
 -- Customers that will not be in the target, by salted 128-bit hash of their id, with the code of the reason: what
 -- belongs to them waits as dead letters.
 CREATE TABLE absent_owner (owner BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+
+-- The lineage of dead letters: one row each time that one was retried and came out otherwise than it was. `batch`,
+-- `code`, `message` and `tally` are the letter's own, as it was before; `repaired` is 1 where the operator mended its
+-- record. It became a batch of its own (`seq`), or is filtered or dead (seq is NULL, `became` holds the reason's code).
+-- A letter that is refused again is a new row of dead_letter with its new batch.
+CREATE TABLE retried (
+    stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
+    number INTEGER NOT NULL, batch INTEGER NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL, tally TEXT NOT NULL,
+    at REAL NOT NULL, repaired INTEGER NOT NULL, became TEXT NOT NULL, seq INTEGER,
+    PRIMARY KEY (stage, source, offset, unit, number)
+) WITHOUT ROWID;
+
+-- Whom retried batches carried, by salted hash of id or e-mail: nobody is sent a second time by a later retry.
+CREATE TABLE sent_again (
+    stage TEXT NOT NULL, owner BLOB NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
+    seq INTEGER NOT NULL, PRIMARY KEY (stage, owner, source, offset, unit, seq)
+) WITHOUT ROWID;
+
+-- Owners whose retried customer was accepted and could be read back: they are absent no more, from the stage with the
+-- ordinal `since` on. A stage that had begun before goes on as it began, or its batches could not be rebuilt; what it
+-- buried meanwhile is for the next retry.
+CREATE TABLE released (owner BLOB PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID;
 """

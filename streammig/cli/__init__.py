@@ -15,6 +15,8 @@ COMMANDS = {
     "run": "Migrate an export, or go on with a migration.",
     "status": "Show how far a run is, also while it is on.",
     "dead-letters": "Write the records that were not sent, with the reason.",
+    "retry": "Send dead letters again, repaired or as they are.",
+    "resolve": "Decide whether a batch landed of which nobody can say it.",
     "sandbox": "Serve a local stand-in for the target, to try things out.",
     "demo": "Show a migration that is interrupted and resumed, in under a minute.",
 }

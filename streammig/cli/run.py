@@ -88,6 +88,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     import asyncio
     import random
 
+    from streammig.cli.driving import drive
     from streammig.cli.outcome import SystemClock, finish
     from streammig.migration import Ask, Migration
     from streammig.reporting.watch import watching
@@ -100,34 +101,13 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     with watching(sys.stderr, quiet=quiet) as tell:
         run = Migration(settings, ask, key, state, SystemClock(), random.Random(), tell, folder)
         try:
-            whole = asyncio.run(_drive(run, quiet))
+            whole = asyncio.run(drive(run, run.run, quiet))
         except Problem as caught:
             whole, problem = False, caught
     code = finish(Path(settings.checkpoint), problem, whole, as_json=as_json, quiet=quiet)
     if code == 0:
         forget(Path(settings.checkpoint))
     return code
-
-
-async def _drive(run: Any, quiet: bool) -> bool:
-    """Run it, with the first Ctrl-C or SIGTERM as a drain and the second as an abort."""
-    import asyncio
-    import signal
-
-    loop = asyncio.get_running_loop()
-
-    def interrupted() -> None:
-        if run.stop.is_set():
-            run.abort()
-            return
-        if not quiet:
-            click.echo("stopping: requests under way may end; once more cuts them off", err=True)
-        run.drain()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted)
-    whole: bool = await run.run()
-    return whole
 
 
 def resume_command(arguments: list[str]) -> str:

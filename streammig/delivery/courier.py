@@ -235,7 +235,8 @@ class Courier:
             numbers = ", ".join(str(batch.seq) for batch in parked)
             raise UnknownOutcome(
                 f"{len(parked)} batches of {stage} are parked: nobody can say whether they landed ({numbers})",
-                "They are not sent again. Find out at the target whether they landed before you go on.",
+                "They are not sent again. Find out at the target whether they landed, and say so with:"
+                f" streammig resolve CHECKPOINT BATCH --stage {stage} --landed (or --not-landed).",
             )
 
     async def _count_refused(self, batch: Batch, receipt: Receipt) -> None:

@@ -29,6 +29,7 @@ class Gate:
     stop: asyncio.Event
     settle_time: float
     visible_time: float
+    retried: bool = False  # only what was a dead letter once
 
     async def passed(self, stage: str) -> bool:
         """Wait until samples of this stage can be read back; False if the run is to stop first.
@@ -63,7 +64,7 @@ class Gate:
 
     async def _samples(self, stage: str) -> list[tuple[Batch, Record]]:
         """The first and the last record of some batches that a read-back can say something of."""
-        batches = await self.journal.read(lambda file: file.sample(stage, BATCHES))
+        batches = await self.journal.read(lambda file: file.sample(stage, BATCHES, self.retried))
         chosen: list[tuple[Batch, Record]] = []
         for batch, records in zip(batches, await self.reread(batches), strict=True):
             tellable = [record for record in _ends(records) if self.readback.can_tell(stage, record)]

@@ -64,7 +64,7 @@ class Verdict:
         if state is BatchState.UNKNOWN:
             return state
         settled = self.clock.time() if state is BatchState.ACCEPTED else None
-        await self.journal.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled))
+        await self.journal.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled, why))
         self.tell(Warned(f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}"))
         return state
 
@@ -115,8 +115,8 @@ class Verdict:
             return not self.stop.is_set()
         there = Seen.ALL in seen or Seen.PART in seen
         why = "some of it is at the target all the same" if there else "nothing could be read back"
-        before = batch.state
-        await self.journal.write(lambda file: file.move(batch, before, BatchState.PARKED))
+        before, note = batch.state, f"it was refused, but {why}"
+        await self.journal.write(lambda file: file.move(batch, before, BatchState.PARKED, note=note))
         self.tell(Warned(f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked"))
         return False
 

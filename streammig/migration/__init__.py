@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
+from streammig.aftercare.retry import Choice as Choice
 from streammig.budget import (
     OFF,
     AccountFile,
@@ -25,7 +26,7 @@ from streammig.budget import (
     damaged,
     parse_limits,
 )
-from streammig.checkpoint import Checkpoint, Journal, describe, described, locked
+from streammig.checkpoint import Checkpoint, Journal, describe, described, forget_work, locked
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
 from streammig.delivery.waiting import unless
@@ -37,16 +38,18 @@ from streammig.migration.binding import reopen, shapes
 from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
 from streammig.migration.mapping import load_mapping
+from streammig.migration.retrying import Retry
 from streammig.notices import Tell, Waiting, Warned
 from streammig.owners import OwnerTable
 from streammig.ports import Clock as Clock
 from streammig.ports import ReadBack, Rules, Sink, Source
-from streammig.records import STAGES, Batch, Tally
-from streammig.settings import Settings, check_doubles
+from streammig.records import STAGES, Batch, BatchState, Tally
+from streammig.settings import Settings, absolute, check_doubles, portable
 from streammig.sources import open_source, parse_input
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
+T = TypeVar("T")
 
 
 def one_thread() -> Executor:
@@ -62,6 +65,7 @@ class Ask:
     unchecked: bool = False  # do not pass over the customers for those that stand twice
     dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
+    aside: bool = False  # a command beside the run: what goes on from here is still the run's command
 
 
 @dataclass(slots=True)
@@ -106,19 +110,36 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
+        return await self._work(Crew.run) or False
+
+    async def retry(self, choice: Choice, repaired: Path | None = None) -> bool:
+        """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
+        before. Raises like `run`, and the same call goes on from there."""
+        return await self._work(lambda crew: Retry(crew, choice, repaired).run()) or False
+
+    async def read_back(self, stage: str, seq: int) -> BatchState:
+        """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
+        UNKNOWN if stopped before that is known."""
+        return await self._work(lambda crew: crew.read_back(stage, seq)) or BatchState.UNKNOWN
+
+    async def _work(self, work: Callable[[Crew], Awaitable[T]]) -> T | None:
+        """Assemble a crew and let it work; None if it was aborted."""
         self._task = task = asyncio.current_task()
         try:
             async with AsyncExitStack() as stack:
                 crew = await self._assemble(stack)
-                whole = await crew.run()
-            if whole:
+                done = await work(crew)
+                spare = not crew.lookup.needs_work_file()
+            if spare:
+                forget_work(crew.path)
+            if done is True:
                 clear(crew.path)
-            return whole
+            return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
                 raise
             task.uncancel()
-            return False
+            return None
         finally:
             self._task = None
 
@@ -238,7 +259,8 @@ class Migration:
     def _bind(self, file: Checkpoint, shape: Mapping[str, Any], marks: Mapping[str, Any], limits: Limits) -> None:
         known = {row.name for row in file.stages()}
         with file.transaction():
-            file.set_context(self._context(str(limits)))
+            if not self.ask.aside:
+                file.set_context(self._context(str(limits)))
             for name in shape:
                 if name not in known:
                     file.add_stage(name, STAGES.index(name), shape[name], marks[name])
@@ -249,6 +271,7 @@ class Migration:
         return {
             "command": self.ask.command, "limits": limits, "inputs": inputs,
             "state_dir": str(self.state_dir.absolute()), "max_record_bytes": self.settings.max_record_bytes,
+            "settings": portable(self.settings), "folder": str(self.folder.absolute()), "unchecked": self.ask.unchecked,
         }  # fmt: skip
 
     def _reconcile(self, file: Checkpoint, account: AccountFile) -> bool:
@@ -337,8 +360,3 @@ class AccountSlots:
 
     async def throttled(self) -> None:
         await self.pacer.throttled()
-
-
-def absolute(text: str) -> str:
-    """An input as the user named it, so that it is found from any folder."""
-    return str(Path(text).absolute())

@@ -7,12 +7,13 @@ import pickle
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from streammig.aftercare.retry import buried_retried, reread_retried, spot_of
 from streammig.checkpoint import Books, Checkpoint, Journal
 from streammig.delivery.courier import Courier, Redact, Slots
 from streammig.delivery.gate import Gate
@@ -28,6 +29,7 @@ from streammig.pipeline.stage import StageRun
 from streammig.ports import Clock, ReadBack, Rules, Seen, Sink, Source
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Record
 from streammig.settings import Settings
+from streammig.sources import open_source
 
 SAMPLE = 5  # customers that are looked for where a run has none of its own
 QUEUE_BYTES = 16_000_000  # bodies waiting between producer and workers; beside them each worker holds one
@@ -64,7 +66,7 @@ class Crew:
         before = ""
         await self._expect_customers()
         for name in self.sources:
-            if before and not await self._gate(before).passed(before):
+            if before and not await self.gate(before).passed(before):
                 return False
             whole = await self._stage(name) and whole
             if self.stop.is_set():
@@ -77,7 +79,7 @@ class Crew:
         first = next(iter(self.sources))
         if first == "customers" or (await self.journal.read(lambda file: file.counts(first)))["requests"]:
             return
-        judge = await self._judge(first)
+        judge = await self.judge(first)
         loop = asyncio.get_running_loop()
         records = await loop.run_in_executor(self.reader, first_records, self.sources[first], judge, SAMPLE)
         seen = [await self.readback.visible("customers", record) for record in records]
@@ -88,10 +90,11 @@ class Crew:
                 "Migrate the customers first, in this run or an earlier one: the target drops what has no customer.",
             )
 
-    def _gate(self, name: str) -> Gate:
+    def gate(self, name: str, retried: bool = False) -> Gate:
+        """The gate behind a stage, or behind what of it was retried."""
         return Gate(
             self.readback, self.journal, self.clock, self.tell, partial(self._reread, name), self.stop,
-            self.settle_time, self.settings.visible_time,
+            self.settle_time, self.settings.visible_time, retried,
         )  # fmt: skip
 
     async def _stage(self, name: str) -> bool:
@@ -102,14 +105,14 @@ class Crew:
         sizes = tuple(mark["size"] for mark in marks) if plain else None
         self.tell(StageBegan(name, progress.frontier, sizes, books.accepted.units, books.pending.records))
         await self._note(name, "running")
-        run = await self._prepare(name)
+        run = await self.prepare(name)
         try:
             finished = await run.run()
         except Problem as problem:
             await self._end(name, "failed" if problem.exit_code == 2 else "interrupted", problem.what)
             raise
         await self._end(name, "complete" if finished else "interrupted", run.feed.paused)
-        await self._verify(name)
+        await self.verify(name)
         if not self.stop.is_set():
             await self._no_unknown(name)
         return finished
@@ -123,14 +126,19 @@ class Crew:
         at = self.clock.time()
         await self.journal.write(lambda file: file.stage_state(name, state, at, message))
 
-    async def _prepare(self, name: str) -> StageRun:
+    async def prepare(self, name: str, source: Source | None = None) -> StageRun:
+        """A stage ready to run; `source` is what it reads on from, if not its files."""
         rules = self.rules[name]
         limits = BatchLimits(bytes=self.settings.max_bytes)
         progress = await self.journal.read(lambda file: file.progress(name))
         ahead = await self.journal.read(lambda file: file.ahead_ranges(name))
-        judge = await self._judge(name)
+        judge = await self.judge(name)
         size = sum(mark["size"] for mark in await self.journal.read(lambda file: file.fingerprints(name)))
-        parts = (self.sources[name], judge, limits, progress, ahead, self.first, await self._sent(name))
+        if source is not None:
+            size = 0
+        else:
+            source = self.sources[name]
+        parts = (source, judge, limits, progress, ahead, self.first, await self._sent(name))
         feed = await asyncio.get_running_loop().run_in_executor(self.reader, self._feed, size, parts)
         again = partial(self._reread, name)
         verdict = Verdict(
@@ -151,6 +159,16 @@ class Crew:
             self.stop, self.settings.concurrency + 1, QUEUE_BYTES,
         )  # fmt: skip
 
+    async def read_back(self, name: str, seq: int) -> BatchState:
+        """Ask the target what became of an undecided batch; the state it is left in, UNKNOWN if stopped before."""
+        asked = (BatchState.UNKNOWN, BatchState.PARKED)
+        found = await self.journal.read(lambda file: [it for it in file.batches(name, *asked) if it.seq == seq])
+        if not found:
+            raise Unusable(f"batch {seq} of {name} is not undecided (any more)", "See: streammig resolve CHECKPOINT")
+        await self.journal.write(lambda file: file.move(found[0], BatchState.PARKED, BatchState.UNKNOWN))
+        verdict = (await self.prepare(name, open_source([]))).courier.verdict
+        return await replace(verdict, policy="read-back").decide(found[0], lambda: False)
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _feed(self, size: int, parts: tuple[Any, ...]) -> Feed | Away:
@@ -161,24 +179,46 @@ class Crew:
                 return Away(*parts)
         return Feed(*parts)
 
-    async def _judge(self, name: str) -> Judge:
+    async def judge(self, name: str) -> Judge:
+        """What says which records of a stage are sent by the run."""
         if name == "customers":
             return Judge(self.rules[name], repeated=partial(repeated, self.owners) if self.owners is not None else None)
         known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)
-        return Judge(self.rules[name], partial(absent, self.owners, self.lookup) if known else nobody_absent)
+        return Judge(self.rules[name], partial(absent, self.owners, self.lookup, name) if known else nobody_absent)
 
     async def _reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
-        judge = await self._judge(name)
-        return await asyncio.get_running_loop().run_in_executor(self.reader, reread, self.sources[name], judge, batches)
+        judge = await self.judge(name)
+        return await asyncio.get_running_loop().run_in_executor(self.reader, self._read_again, name, judge, batches)
+
+    def _read_again(self, name: str, judge: Judge, batches: list[Batch]) -> list[list[Record]]:
+        """The records of batches: of those made of dead letters from the work file, of others from the export."""
+        of_export = [batch for batch in batches if not batch.retried]
+        of_letters = [batch for batch in batches if batch.retried]
+        found = dict(zip([it.seq for it in of_export], reread(self.sources[name], judge, of_export), strict=True))
+        for batch in of_export:
+            apart = self.lookup.unpacked(name, batch.ranges)
+            if apart:
+                found[batch.seq] = [it for it in found[batch.seq] if spot_of(it) not in apart]
+        if of_letters:
+            again = reread_retried(self.path, self.rules[name], of_letters)
+            found |= zip([it.seq for it in of_letters], again, strict=True)
+        return [found[batch.seq] for batch in batches]
 
     async def _anew(
         self, name: str, limits: BatchLimits, batch: Batch, records: list[Record]
     ) -> tuple[list[Draft], list[DeadLetter]]:
-        judge = await self._judge(name)
+        judge = await self.judge(name)
         loop = asyncio.get_running_loop()
-        refused = await loop.run_in_executor(self.reader, buried, self.sources[name], judge, batch)
+        refused = await loop.run_in_executor(self.reader, self._buried, name, judge, batch)
         drafts, dead = reseal(self.rules[name], limits, records)
         return drafts, refused + dead
+
+    def _buried(self, name: str, judge: Judge, batch: Batch) -> list[DeadLetter]:
+        """What of a batch's records is a dead letter now; not those that were one when it was sealed, nor retried."""
+        if batch.retried:
+            return buried_retried(self.path, self.rules[name], batch)
+        apart = self.lookup.unpacked(name, batch.ranges)
+        return [it for it in buried(self.sources[name], judge, batch) if spot_of(it) not in apart]
 
     async def _sent(self, name: str) -> set[str] | None:
         """In a pilot, the customers that were sent, unless all of them were: what belongs to others must wait."""
@@ -194,7 +234,7 @@ class Crew:
 
     # -- what must hold behind a stage -------------------------------------------------------------------------------
 
-    async def _verify(self, name: str) -> None:
+    async def verify(self, name: str) -> None:
         books = await self.journal.read(lambda file: file.books(name))
         if not books.balanced:
             raise unbalanced(name, books)
@@ -206,7 +246,7 @@ class Crew:
             numbers = ", ".join(str(batch.seq) for batch in left[:20])
             raise UnknownOutcome(
                 f"nobody can say whether these batches of {name} landed: {numbers}",
-                f"They are not sent again. Look at them with: streammig status {self.path}",
+                f"They are not sent again. See what is known of them, and decide, with: streammig resolve {self.path}",
             )
 
 

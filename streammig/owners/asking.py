@@ -19,9 +19,14 @@ def repeated(table: OwnerTable, begin: Place, end: Place) -> Mapping[tuple[int, 
     }
 
 
-def absent(table: OwnerTable | None, lookup: Checkpoint, owners: Iterable[str]) -> Mapping[str, str]:
-    """Who of these will not be in the target by the export, or by a refusal, with the code of the reason."""
+def absent(table: OwnerTable | None, lookup: Checkpoint, stage: str | None, owners: Iterable[str]) -> Mapping[str, str]:
+    """Who of these will not be in the target by the export, or by a refusal, with the code of the reason.
+
+    Whom a retry has brought to the target is there for the stages that began after it, and now (`stage` is None).
+    """
     asked = list(owners)
+    released = lookup.released_of(asked, stage)
+    asked = [owner for owner in asked if owner not in released]
     noted = lookup.absent_reasons(asked)
     if table is None:
         return noted

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streammig.budget import Use
-from streammig.checkpoint import Books, Checkpoint, StageRow
-from streammig.records import Sums, Tally
+from streammig.checkpoint import UNDECIDED, Books, Checkpoint, StageRow
+from streammig.records import Batch, BatchState, Sums, Tally
 
 UNITS = 1_000  # what a full batch holds
 
@@ -22,14 +22,16 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         rows = checkpoint.stages()
         books = {row.name: checkpoint.books(row.name) for row in rows}
         stages = {row.name: _stage(checkpoint, row, books[row.name], running, now) for row in rows}
+        left = undecided(checkpoint, running)
         run = checkpoint.run
-    state, dry_run = _state(rows, running), bool(run["binding"].get("dry_run", False))
+    state, dry_run = _state(rows, books, running), bool(run["binding"].get("dry_run", False))
     return {
         "state": state,
         "balanced": all(it.balanced for it in books.values()),
         "verified": False,
         "dry_run": dry_run,
         "stages": stages,
+        "undecided": [undecided_entry(checkpoint, it) for it in left],
         "budget": [use._asdict() for use in budget],
         # A dry run is not resumed: its folder is for one.
         "checkpoint": str(checkpoint.path),
@@ -37,12 +39,32 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
     }
 
 
-def _state(rows: Sequence[StageRow], running: bool) -> str:
+def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
+    """The batches of which nobody can say whether they landed; after a crash those that were being sent, too."""
+    states = UNDECIDED if running else (*UNDECIDED, BatchState.SENDING)
+    return [batch for row in checkpoint.stages() for batch in checkpoint.batches(row.name, *states)]
+
+
+def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
+    """One of them in short; `since` is when it was sent last."""
+    at = checkpoint.last_attempt(batch)
+    return {
+        "stage": batch.stage,
+        "batch": batch.seq,
+        "records": batch.tally.records,
+        "units": batch.tally.units,
+        "state": "parked" if batch.state is BatchState.PARKED else "unknown",
+        "since": iso(at) if at is not None else None,
+    }
+
+
+def _state(rows: Sequence[StageRow], books: Mapping[str, Books], running: bool) -> str:
     if running:
         return "running"
     if any(row.state == "failed" for row in rows):
         return "failed"
-    return "complete" if rows and all(row.state == "complete" for row in rows) else "interrupted"
+    whole = rows and all(row.state == "complete" and not books[row.name].pending.units for row in rows)
+    return "complete" if whole else "interrupted"
 
 
 def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, now: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
 from streammig.records import Kind
 
+MOST_UNDECIDED = 5  # that are listed one by one
 COLUMNS = ("read", "accepted", "filtered", "dead", "unknown", "pending", "requests")
 
 
@@ -62,9 +63,21 @@ def summary(document: Mapping[str, Any]) -> str:
         parts.append("Accepted means that the target has enqueued it, not that its queue has applied it.")
     if any(stage["dead"] for stage in document["stages"].values()):
         parts.append(f"What was not sent, and why: streammig dead-letters {document['checkpoint']}")
+    parts.extend(undecided_line(it, document["checkpoint"]) for it in document["undecided"][:MOST_UNDECIDED])
+    if more := document["undecided"][MOST_UNDECIDED:]:
+        parts.append(f"  and {len(more):,} more undecided batches: streammig resolve {document['checkpoint']}")
     if document["resume"]:
         parts.append(f"To go on from here: {document['resume']}")
     return "\n".join(parts)
+
+
+def undecided_line(it: Mapping[str, Any], checkpoint: str) -> str:
+    """An undecided batch, and the command that says what is known of it."""
+    held = f"{counted(it['records'], 'record')}, {counted(it['units'], 'unit')}"
+    return (
+        f"  {it['stage']}: batch {it['batch']} ({held}) is {it['state']} since {it['since']}: nobody can say whether it"
+        f" landed; streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"
+    )
 
 
 def line(notice: Notice) -> str:

@@ -1,0 +1,81 @@
+"""Reads the file in which the operator has repaired dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from streammig.checkpoint import Checkpoint, WorkFile
+from streammig.errors import Unusable
+from streammig.records import Slice
+from streammig.sources.judging import judge
+
+HINT = "Its lines must be those that `dead-letters` writes, with `record` repaired and the rest as it was."
+
+
+class Line(msgspec.Struct):
+    """One line as `dead-letters` writes it; what else it holds is for people."""
+
+    stage: str
+    file: str
+    offset: int
+    record: msgspec.Raw
+    unit: int = 0
+
+
+class TakenIn(NamedTuple):
+    """How many repaired records were taken in, and how many lines name no dead letter (any more)."""
+
+    records: int
+    strangers: int
+
+
+def take_in(path: Path, file: Checkpoint, work: WorkFile, files: Mapping[str, Sequence[str]], longest: int) -> TakenIn:
+    """Copy the repaired records into the work file, which a resume reads them from.
+
+    `files` are the files of each stage as they were named in the run, `longest` the bytes of a record at most. Raises
+    `Unusable`, naming the line, for what is no such file; then nothing is taken in.
+    """
+    taken = strangers = 0
+    with work.transaction():
+        for number, line in _lines(path, longest):
+            names = files.get(line.stage, ())
+            if line.file not in names:
+                raise Unusable(f"{path}: line {number} names a stage or a file that is none of this migration's", HINT)
+            spot = names.index(line.file), line.offset, line.unit
+            if not file.is_dead(line.stage, spot):
+                strangers += 1
+            elif data := _data(line.record):
+                work.put(line.stage, line.unit, Slice(spot[0], line.offset, 0, len(data), data), repaired=True)
+                taken += 1
+    return TakenIn(taken, strangers)
+
+
+def _lines(path: Path, longest: int) -> Iterator[tuple[int, Line]]:
+    most = 2 * longest + 100_000  # the record, which as text is up to twice as long, and what stands beside it
+    try:
+        with open(path, "rb") as lines:
+            number = 0
+            while text := lines.readline(most):
+                number += 1
+                if len(text) == most:
+                    raise Unusable(f"{path}: line {number} is longer than a record may be", HINT)
+                if not text.strip():
+                    continue
+                if fault := judge(text.strip(), number)[1]:
+                    raise Unusable(f"{path}: {fault}", HINT)
+                try:
+                    yield number, msgspec.json.decode(text, type=Line)
+                except msgspec.ValidationError as error:
+                    raise Unusable(f"{path}: line {number} is no dead letter: {error}", HINT) from None
+    except OSError as error:
+        raise Unusable(f"{path}: {error.strerror}", "Name the file of repaired dead letters with --input.") from None
+
+
+def _data(record: msgspec.Raw) -> bytes:
+    """The record's bytes; of one that was no JSON and stands there as a text, those of the text."""
+    data = bytes(record)
+    return msgspec.json.decode(data, type=str).encode() if data.startswith(b'"') else data

@@ -1,0 +1,85 @@
+"""Unknown and parked batches: what is known of one, and the operator's word on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from streammig.checkpoint import UNDECIDED, Checkpoint, forget_work, locked
+from streammig.errors import Unusable
+from streammig.records import Batch, BatchState
+from streammig.reporting.document import iso, undecided, undecided_entry
+
+PLACES = 10  # of a batch that are named; one of events lies in one stretch, one of transactions in hundreds
+
+
+def find(checkpoint: Checkpoint, seq: int, stage: str | None, running: bool) -> Batch:
+    """The undecided batch of this number. Raises `Unusable` if there is none, or one in several stages."""
+    left = undecided(checkpoint, running)
+    found = [batch for batch in left if batch.seq == seq and stage in (None, batch.stage)]
+    if len(found) > 1:
+        names = ", ".join(batch.stage for batch in found)
+        raise Unusable(f"there is an undecided batch {seq} in several stages: {names}", "Name one with --stage.")
+    if found:
+        return found[0]
+    states = [
+        f"batch {seq} of {row.name} is {batch.state}"
+        for row in checkpoint.stages()
+        if stage in (None, row.name)
+        for batch in checkpoint.batches(row.name, *BatchState)
+        if batch.seq == seq
+    ]
+    numbers = ", ".join(f"{batch.seq} of {batch.stage}" for batch in left[:20]) or "none"
+    raise Unusable(
+        f"{'; '.join(states) or f'there is no batch {seq}'}: there is nothing to decide",
+        f"Undecided in {checkpoint.path}: {numbers}.",
+    )
+
+
+def known(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
+    """All that is known of a batch, JSON-ready: what it holds, where that stands in the export, every request made for
+    it with its answer, and what a read-back showed."""
+    about = checkpoint.about(batch)
+    return undecided_entry(checkpoint, batch) | {
+        "sums": {key: f"{value:f}" for key, value in sorted(batch.tally.sums.items())},
+        "bytes": batch.size,
+        "sealed": iso(about["sealed"]),
+        "retried": batch.retried,
+        "parent": batch.parent,
+        "places": _places(checkpoint, batch),
+        "ranges": len(batch.ranges),
+        "requests": [{**request, "started": iso(request["started"])} for request in checkpoint.requests(batch)],
+        "note": about["note"],
+    }
+
+
+def _places(checkpoint: Checkpoint, batch: Batch) -> list[dict[str, Any]]:
+    files: Sequence[str] = checkpoint.run["context"].get("inputs", {}).get(batch.stage, ())
+    return [
+        {
+            "file": files[begin.source] if begin.source < len(files) else f"file {begin.source + 1}",
+            "from": {"record": begin.ordinal, "unit": begin.unit, "byte": begin.offset},
+            "to": {"record": end.ordinal, "unit": end.unit, "byte": end.offset},
+        }
+        for begin, end in batch.ranges[:PLACES]
+    ]
+
+
+def decide(path: Path, command: str, seq: int, stage: str | None, landed: bool, at: float) -> Batch:
+    """The operator says whether a batch landed: it is accepted, or sealed to be sent by the next run. Raises `Held`
+    while another process holds the checkpoint, and `Unusable` like `find`."""
+    with locked(path, command):
+        file = Checkpoint.open(path)
+        try:
+            file.recover()
+            batch = find(file, seq, stage, running=False)
+            state = BatchState.ACCEPTED if landed else BatchState.SEALED
+            note = f"the operator, {iso(at)}: it {'landed' if landed else 'did not land'}"
+            moved = [file.move(batch, before, state, at if landed else None, note) for before in UNDECIDED]
+            assert any(moved), "nobody else can have decided it: the checkpoint is locked"
+            if not file.needs_work_file():
+                forget_work(path)
+        finally:
+            file.close()
+    return batch

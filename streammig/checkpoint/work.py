@@ -1,0 +1,102 @@
+"""The work file of retries: the bytes of dead letters that are sent again, as they are or repaired."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from streammig.checkpoint.database import connect, translated
+from streammig.checkpoint.letters import Spot
+from streammig.checkpoint.opened import Opened
+from streammig.errors import Unusable
+from streammig.records import Place, Range, Slice
+
+# Keyed like the dead letter. From `first` up to, not including, `last` are the units of the source record that it
+# takes: the others belong to batches or other letters. `data` is the whole source record, so that rules and mapping
+# make the same of it at each reading.
+_SCHEMA = """
+CREATE TABLE record (
+    stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
+    first INTEGER NOT NULL, last INTEGER NOT NULL, length INTEGER NOT NULL, ordinal INTEGER NOT NULL,
+    repaired INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (stage, source, offset, unit)
+) WITHOUT ROWID"""
+
+
+def work_path(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ".retry")
+
+
+def forget_work(checkpoint: Path) -> None:
+    """Delete the work file: it holds records."""
+    path = work_path(checkpoint)
+    for name in (path, path.with_name(path.name + "-journal")):
+        with suppress(OSError):
+            name.unlink(missing_ok=True)
+
+
+class WorkFile(Opened):
+    """Slices of dead letters by their places in the export. Owner-only, durable, deleted when nothing needs it."""
+
+    @classmethod
+    def open(cls, checkpoint: Path, *, create: bool = False) -> WorkFile:
+        path = work_path(checkpoint)
+        fresh = not path.exists()
+        if fresh and not create:
+            raise Unusable(
+                f"{path} is gone: it holds the records of retried batches that are not settled yet",
+                "Restore it; without it they can be neither sent nor looked for.",
+            )
+        with translated(path):
+            if fresh:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        work = cls(path, connect(path, "rw"))
+        with translated(path):
+            work._db.execute("PRAGMA journal_mode = TRUNCATE")
+            work._db.execute("PRAGMA synchronous = FULL")
+            if not work._read("SELECT 1 FROM sqlite_master"):
+                work._db.execute(_SCHEMA)
+        return work
+
+    def put(self, stage: str, unit: int, piece: Slice, repaired: bool, units: tuple[int, int] = (0, 0)) -> None:
+        """Keep a slice under its letter's unit, with the units that the letter takes, as far as they are known."""
+        self._change(
+            "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            stage, piece.source, piece.offset, unit, *units, piece.length, piece.ordinal, repaired, piece.data,
+        )  # fmt: skip
+
+    def repaired(self, stage: str, spot: Spot) -> bytes | None:
+        """The record that was given in place of the one at this spot."""
+        rows = self._read(
+            "SELECT data FROM record WHERE stage = ? AND source = ? AND offset = ? AND unit = ? AND repaired",
+            stage, *spot,
+        )  # fmt: skip
+        return rows[0][0] if rows else None
+
+    def spots(self) -> Iterator[tuple[str, Spot]]:
+        for row in self._read("SELECT stage, source, offset, unit FROM record"):
+            yield row[0], (row[1], row[2], row[3])
+
+    def drop(self, spots: Iterable[tuple[str, Spot]]) -> None:
+        with self.transaction():
+            self._db.executemany(
+                "DELETE FROM record WHERE stage = ? AND source = ? AND offset = ? AND unit = ?",
+                [(stage, *spot) for stage, spot in spots],
+            )
+
+    def slices(self, stage: str, source: int, offset: int, unit: int | None = None) -> list[tuple[Slice, Range]]:
+        """What stands at a place, or under one of its units only: slices, each with the units that its letter takes."""
+        only = "" if unit is None else f" AND unit = {unit}"
+        rows = self._read(
+            "SELECT first, last, length, ordinal, data FROM record"
+            f" WHERE stage = ? AND source = ? AND offset = ? AND last > first{only} ORDER BY unit",
+            stage, source, offset,
+        )  # fmt: skip
+        return [
+            (
+                Slice(source, offset, ordinal, length, data),
+                Range(Place(source, offset, first, ordinal), Place(source, offset, last, ordinal)),
+            )
+            for first, last, length, ordinal, data in rows
+        ]

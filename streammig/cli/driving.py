@@ -1,0 +1,82 @@
+"""What every command that talks to the target shares: signals, and going on from a checkpoint with its own settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import click
+import msgspec
+
+from streammig.checkpoint import Checkpoint
+from streammig.cli.outcome import SystemClock
+from streammig.errors import Problem, Unusable
+from streammig.migration import Ask, Migration
+from streammig.records import STAGES
+from streammig.reporting.watch import watching
+from streammig.settings import api_key, from_checkpoint, state_folder
+
+T = TypeVar("T")
+
+
+async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -> T:
+    """Do it, with the first Ctrl-C or SIGTERM as a drain and the second as an abort."""
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        if run.stop.is_set():
+            run.abort()
+            return
+        if not quiet:
+            click.echo("stopping: requests under way may end; once more cuts them off", err=True)
+        run.drain()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted)
+    return await work()
+
+
+class Driven(NamedTuple):
+    """What a command beside the run gave, or the problem that ended it."""
+
+    result: object
+    problem: Problem | None
+
+
+def beside(
+    checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]], quiet: bool
+) -> Driven:
+    """Work on an existing checkpoint with the settings that its run had, and those of a file on top. The API key comes
+    from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part of the result.
+    """
+    file = Checkpoint.open(checkpoint, read_only=True)
+    try:
+        bound = file.run
+    finally:
+        file.close()
+    if bound["binding"].get("dry_run"):
+        raise Unusable(f"{checkpoint} is that of a dry run: nothing was sent", "Name the checkpoint of a run.")
+    context = bound["context"]
+    settings, folder = from_checkpoint(checkpoint, context, toml)
+    for name in STAGES:
+        if settings.stage(name).unknown == "resend":
+            # Sending again without proof is for a run that was asked for it by name.
+            safe = msgspec.structs.replace(settings.stage(name), unknown="read-back")
+            settings = msgspec.structs.replace(settings, **{name: safe})
+    if not settings.state_dir and context.get("state_dir"):
+        settings = msgspec.structs.replace(settings, state_dir=context["state_dir"])
+    key = api_key(settings, os.environ)
+    ask = Ask(command, unchecked=context.get("unchecked", False), aside=True)
+    with watching(sys.stderr, quiet=quiet) as tell:
+        state = state_folder(settings, os.environ, sys.platform)
+        run = Migration(settings, ask, key, state, SystemClock(), random.Random(), tell, folder)
+        try:
+            return Driven(asyncio.run(drive(run, lambda: work(run), quiet)), None)
+        except Problem as problem:
+            return Driven(None, problem)

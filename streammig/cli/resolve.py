@@ -1,0 +1,152 @@
+"""`streammig resolve`: what is known of a batch whose outcome is unknown, and the decision about it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streammig.records import STAGES, Batch, BatchState
+
+PARKED = 4  # the exit code where it is still undecided
+
+
+@click.command(short_help="Decide whether a batch landed of which nobody can say it.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("batch", required=False, type=click.IntRange(min=1))
+@click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
+@click.option("--landed", "answer", flag_value="landed", help="It landed: it is accepted, and never sent again.")
+@click.option("--not-landed", "answer", flag_value="not-landed", help="It did not land: the next run sends it.")
+@click.option("--read-back", "answer", flag_value="read-back", help="Ask the target now.")
+@click.option(
+    "--settings", "toml", type=click.Path(path_type=Path), metavar="MIGRATION.toml",
+    help="Settings on top of those that the run had, for --read-back.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print what is known as JSON on stdout.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors and warnings.")
+def command(
+    checkpoint: Path,
+    batch: int | None,
+    stage: str | None,
+    answer: str | None,
+    toml: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say all that is known of a batch of which nobody can say whether it landed, and decide it if you can.
+
+    Without BATCH: list them. With it alone: say what is known, and change nothing.
+    """
+    from streammig.aftercare.undecided import decide, find, known
+    from streammig.checkpoint import Checkpoint, is_held
+    from streammig.reporting.document import undecided, undecided_entry
+
+    if batch is None and answer is not None:
+        raise click.UsageError(f"--{answer} needs the number of the batch: streammig resolve {checkpoint} lists them")
+    file = Checkpoint.open(checkpoint, read_only=True)
+    try:
+        running = is_held(checkpoint)
+        if batch is None:
+            _list([undecided_entry(file, it) for it in undecided(file, running)], checkpoint, as_json)
+            return
+        found = find(file, batch, stage, running)
+        facts = known(file, found)
+        resume = file.run["context"].get("command")
+    finally:
+        file.close()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    elif answer is None or not quiet:
+        click.echo(in_words(facts), err=answer is not None)
+    called = shlex.join(["streammig", *sys.argv[1:]])
+    if answer == "read-back":
+        sys.exit(_read_back(checkpoint, found, toml, called, quiet))
+    if answer is not None:
+        click.echo(WARNINGS[answer].format(**facts), err=True)
+        decide(checkpoint, called, found.seq, found.stage, answer == "landed", time.time())
+        _say(found, BatchState.ACCEPTED if answer == "landed" else BatchState.SEALED, resume)
+
+
+WARNINGS = {
+    "landed": (
+        "WARNING: batch {batch} of {stage} counts as landed from now on. If it did not, its {units:,} units will never"
+        " be sent, and nothing but this batch tells that they are missing."
+    ),
+    "not-landed": (
+        "WARNING: batch {batch} of {stage} will be SENT AGAIN by the next run. If it landed after all, its {units:,}"
+        " units are at the target TWICE then: events and points of these customers are doubled."
+    ),
+}
+
+
+def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> None:
+    from streammig.reporting.words import undecided_line
+
+    if as_json:
+        click.echo(json.dumps(entries, indent=2))
+    elif entries:
+        click.echo("\n".join(undecided_line(it, str(checkpoint)) for it in entries))
+    else:
+        click.echo("nothing is undecided", err=True)
+
+
+def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, quiet: bool) -> int:
+    from streammig.cli import fail
+    from streammig.cli.driving import beside
+
+    state, problem = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
+    if problem is not None:
+        fail(problem)
+        return problem.exit_code
+    _say(batch, state, None)
+    return {BatchState.PARKED: PARKED, BatchState.UNKNOWN: 130}.get(BatchState(str(state)), 0)
+
+
+def _say(batch: Batch, state: object, resume: str | None) -> None:
+    what = {
+        BatchState.ACCEPTED: "is accepted",
+        BatchState.SEALED: "is to be sent again" + (f" by: {resume}" if resume else " by the next run"),
+        BatchState.PARKED: "is still undecided: the target shows nothing that proves it either way",
+        BatchState.UNKNOWN: "is still undecided: stopped before the target had shown enough",
+    }[BatchState(str(state))]
+    click.echo(f"batch {batch.seq} of {batch.stage} {what}", err=True)
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """What is known of a batch, for the one who decides."""
+    made = f"sealed {facts['sealed']}" + (", out of dead letters" if facts["retried"] else "")
+    made += f", a part of batch {facts['parent']}" if facts["parent"] else ""
+    lines = [
+        f"batch {facts['batch']} of {facts['stage']}: {facts['state']} since {facts['since']} ({made})",
+        f"  holds {facts['records']:,} records, {facts['units']:,} units, {facts['bytes']:,} bytes",
+    ]
+    lines += [f"  sum of {key}: {value}" for key, value in facts["sums"].items()]
+    lines += [
+        f"  from {place['file']}: {_spot(place['from'])} up to, not including, {_spot(place['to'])}"
+        for place in facts["places"]
+    ]
+    if facts["ranges"] > len(facts["places"]):
+        lines.append(f"  and from {facts['ranges'] - len(facts['places']):,} more places")
+    lines += [_request(it) for it in facts["requests"]]
+    lines.append(f"  {facts['note']}" if facts["note"] else "  nothing has been read back of it so far")
+    return "\n".join(lines)
+
+
+def _spot(spot: Mapping[str, int]) -> str:
+    unit = f", unit {spot['unit']}" if spot["unit"] else ""
+    return f"record {spot['record']}{unit} (byte {spot['byte']})"
+
+
+def _request(it: Mapping[str, Any]) -> str:
+    parts = [it["kind"] or "no answer was noted"]
+    parts += [f"status {it['status']}"] if it["status"] is not None else []
+    parts += [f"after {it['latency']:.1f} s"] if it["latency"] is not None else []
+    parts += [f"the target's clock said {it['date']}"] if it["date"] else []
+    parts += [it["message"]] if it["message"] else []
+    return f"  request {it['number']}, {it['started']}: {', '.join(parts)}"

@@ -1,0 +1,54 @@
+"""`streammig retry`: send dead letters again, repaired or as they are."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from streammig.records import STAGES
+
+
+@click.command(short_help="Send dead letters again, repaired or as they are.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--input", "repaired", type=click.Path(path_type=Path), metavar="FIXED.ndjson",
+    help="Only these, repaired: lines of `dead-letters` with the record mended.",
+)  # fmt: skip
+@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage.")
+@click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
+@click.option(
+    "--settings", "toml", type=click.Path(path_type=Path), metavar="MIGRATION.toml",
+    help="Settings on top of those that the run had.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the books as one JSON document on stdout.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+def command(
+    checkpoint: Path,
+    repaired: Path | None,
+    stages: tuple[str, ...],
+    codes: tuple[str, ...],
+    toml: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Send dead letters of a run again: those of a file, repaired, or all of them as they are.
+
+    A letter that is still no good stays a dead letter, with its new reason. Events and transactions that waited for a
+    customer follow in the same call, once the customer can be seen at the target. Whatever interrupts it, the same
+    command goes on: nothing is sent twice.
+    """
+    from streammig.cli.driving import beside
+    from streammig.cli.outcome import finish
+    from streammig.migration import Choice
+    from streammig.spool import forget
+
+    choice = Choice(frozenset(stages), frozenset(codes), repaired is not None)
+    called = shlex.join(["streammig", *sys.argv[1:]])
+    whole, problem = beside(checkpoint, toml, called, lambda run: run.retry(choice, repaired), quiet)
+    code = finish(checkpoint, problem, whole is True, as_json=as_json, quiet=quiet)
+    if code == 0:
+        forget(checkpoint)
+    sys.exit(code)

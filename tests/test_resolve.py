@@ -1,0 +1,187 @@
+"""`streammig resolve`: what is known of a batch that nobody can judge, and what each decision does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammig.checkpoint import Checkpoint, locked
+from streammig.cli.rehearsal import LocalTarget
+from streammig.records import BatchState
+from tests.commands import Called, Shell, sandbox, states, write
+from tests.sandbox_caller import customer, event
+
+EXPORT = ("--customers", "c.ndjson", "--events", "e.ndjson", "--unchecked")
+LANDED = {"on": "events", "nth": 1, "do": "reset", "at": "done"}
+LOST = {"on": "events", "nth": 1, "do": "reset", "at": "head"}
+
+
+def parked(shell: Shell, target: LocalTarget) -> Called:
+    """A run that ends with batch 1 of events parked."""
+    names = [f"c{number}" for number in range(4)]
+    write(shell.folder / "c.ndjson", [customer(name) for name in names], lines=True)
+    write(shell.folder / "e.ndjson", [{"id": name, "events": [event(f"p-{name}", 12.5)]} for name in names], lines=True)
+    ended = shell.run(target.url, *EXPORT)
+    assert ended.code == 4, ended.err
+    return ended
+
+
+def resolve(shell: Shell, *arguments: object) -> Called:
+    return shell("resolve", "migration.checkpoint", *arguments)
+
+
+def events(target: LocalTarget) -> int:
+    ledger = target.ledger()
+    assert ledger["twice"]["events"]["count"] == 0
+    held: int = ledger["holds"]["events"]["count"]
+    return held
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Iterator[LocalTarget]:
+    with sandbox(getattr(request, "param", LANDED)) as found:
+        yield found
+
+
+def test_a_run_that_ends_with_a_parked_batch_leads_to_resolve(shell: Shell, target: LocalTarget) -> None:
+    ended = parked(shell, target)
+    assert "streammig resolve migration.checkpoint 1 --stage events" in ended.err
+    status = shell("status", "migration.checkpoint", "--json")
+    (entry,) = status.document["undecided"]
+    assert entry.pop("since").endswith("Z")
+    assert entry == {"stage": "events", "batch": 1, "records": 4, "units": 4, "state": "parked"}
+    listed = resolve(shell)
+    assert listed.code == 0
+    assert "events: batch 1 (4 records, 4 units) is parked since" in listed.out
+    assert [it["batch"] for it in json.loads(resolve(shell, "--json").out)] == [1]
+
+
+def test_all_that_is_known_is_said_before_a_decision_and_nothing_is_changed(shell: Shell, target: LocalTarget) -> None:
+    parked(shell, target)
+    before = shell.checkpoint.read_bytes()
+    said = resolve(shell, 1)
+    assert said.code == 0
+    for words in ("batch 1 of events: parked", "4 records, 4 units", "sum of purchases: 50.0", "e.ndjson: record 1",
+                  "request 1,", "unknown", "nothing of it can be read back"):  # fmt: skip
+        assert words in said.out, words
+    facts: dict[str, Any] = json.loads(resolve(shell, 1, "--json").out)
+    assert facts["requests"][0]["kind"] == "unknown"
+    assert facts["places"][0]["from"] == {"record": 1, "unit": 0, "byte": 0}
+    assert facts["sums"] == {"purchases": "50.0"}
+    assert shell.checkpoint.read_bytes() == before
+
+
+def test_what_the_operator_says_has_landed_is_accepted_and_never_sent_again(shell: Shell, target: LocalTarget) -> None:
+    parked(shell, target)
+    ended = resolve(shell, 1, "--landed", "--quiet")
+    assert ended.code == 0, ended.err
+    assert "WARNING" in ended.err
+    assert shell.run(target.url, *EXPORT).code == 0
+    assert states(shell.checkpoint)["events"] == ["accepted"]
+    assert events(target) == 4
+
+
+@pytest.mark.parametrize("target", [LOST], indirect=True)
+def test_what_the_operator_says_has_not_landed_is_sent_by_the_next_run(shell: Shell, target: LocalTarget) -> None:
+    parked(shell, target)
+    ended = resolve(shell, 1, "--not-landed")
+    assert ended.code == 0, ended.err
+    assert "TWICE" in ended.err
+    assert "is to be sent again by: streammig run" in ended.err
+    status = shell("status", "migration.checkpoint", "--json").document
+    assert status["stages"]["events"]["pending"] == 4
+    assert status["state"] == "interrupted"
+    assert status["balanced"]
+    assert shell.run(target.url, *EXPORT).code == 0
+    assert events(target) == 4
+    file = Checkpoint.open(shell.checkpoint, read_only=True)
+    try:
+        (batch,) = file.batches("events", BatchState.ACCEPTED)
+        assert file.about(batch)["note"].startswith("the operator, 20")
+    finally:
+        file.close()
+
+
+def test_events_that_are_read_back_stay_parked(shell: Shell, target: LocalTarget) -> None:
+    parked(shell, target)
+    ended = resolve(shell, 1, "--read-back")
+    assert ended.code == 4, ended.err
+    assert "still undecided" in ended.err
+    assert states(shell.checkpoint)["events"] == ["parked"]
+
+
+def test_parked_customers_that_can_be_seen_now_are_accepted_by_a_read_back(shell: Shell) -> None:
+    with sandbox({"on": "customers", "nth": 1, "do": "reset", "at": "done"}) as target:
+        write(shell.folder / "c.ndjson", [customer("c1")], lines=True)
+        (shell.folder / "move.toml").write_text("[customers]\nfiles = 'c.ndjson'\nunknown = 'park'\n")
+        ended = shell.run(target.url, "move.toml", "--checkpoint", "migration.checkpoint")
+        assert ended.code == 4, ended.err
+        target.ledger()  # waits for the queue
+        ended = resolve(shell, 1, "--read-back", "--settings", "move.toml")
+        assert ended.code == 0, ended.err
+        assert "is accepted" in ended.err
+        assert states(shell.checkpoint)["customers"] == ["accepted"]
+        assert "so it landed" in resolve_note(shell.checkpoint)
+
+
+def resolve_note(checkpoint: Path) -> str:
+    file = Checkpoint.open(checkpoint, read_only=True)
+    try:
+        (batch,) = file.batches("customers", BatchState.ACCEPTED)
+        note: str = file.about(batch)["note"]
+        return note
+    finally:
+        file.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((1, "--stage", "customers", "--landed"), "batch 1 of customers is accepted: there is nothing to decide"),
+        ((7, "--landed"), "there is no batch 7"),
+        (("--landed",), "--landed needs the number of the batch"),
+        ((0,), "0 is not in the range"),
+    ],
+)
+def test_what_is_not_undecided_is_refused_with_what_is(
+    shell: Shell, target: LocalTarget, arguments: tuple[object, ...], said: str
+) -> None:
+    parked(shell, target)
+    ended = resolve(shell, *arguments)
+    assert ended.code == 2
+    assert said in ended.err
+    assert states(shell.checkpoint)["events"] == ["parked"]
+
+
+@pytest.mark.parametrize("answer", ["--landed", "--not-landed", "--read-back"])
+def test_nothing_is_decided_while_another_process_holds_the_checkpoint(
+    shell: Shell, target: LocalTarget, answer: str
+) -> None:
+    parked(shell, target)
+    with locked(shell.checkpoint, "streammig run other.toml"):
+        assert resolve(shell).code == 0  # but what is undecided can be looked at
+        ended = resolve(shell, 1, answer)
+    assert ended.code == 11
+    assert "streammig run other.toml" in ended.err
+
+
+def test_where_nothing_is_undecided_it_says_so(shell: Shell) -> None:
+    with sandbox() as target:
+        write(shell.folder / "c.ndjson", [customer("c1")], lines=True)
+        assert shell.run(target.url, "--customers", "c.ndjson", "--unchecked").code == 0
+        ended = resolve(shell)
+        assert (ended.code, ended.out) == (0, "")
+        assert "nothing is undecided" in ended.err
+        assert resolve(shell, 1, "--landed").code == 2
+
+
+def test_a_dry_run_has_nothing_to_retry(shell: Shell) -> None:
+    write(shell.folder / "c.ndjson", [customer("c1", email="none")], lines=True)
+    shell("run", "--customers", "c.ndjson", "--dry-run", "dry")
+    ended = shell("retry", "dry/dry-run.checkpoint")
+    assert ended.code == 2
+    assert "dry run" in ended.err
