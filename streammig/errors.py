@@ -33,6 +33,12 @@ class Unusable(Problem):
     exit_code = 2
 
 
+AFTER_A_BREAK = (
+    "What stands before it is delivered, and a whole new run would send that twice. So export what stands behind it as"
+    " a file of its own, and migrate that with a checkpoint of its own."
+)
+
+
 class BrokenExport(Unusable):
     """An export that can't be read on from a byte: everything before it was yielded.
 

@@ -25,7 +25,7 @@ CREATE TABLE source_file (
 -- `shape` is JSON: the settings that shape its batches. Tallies are JSON: [records, units, {key: "decimal"}].
 CREATE TABLE stage (
     name TEXT PRIMARY KEY, ordinal INTEGER NOT NULL, shape TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'waiting',      -- waiting, running, read, complete, failed
+    state TEXT NOT NULL DEFAULT 'waiting',      -- waiting, running, interrupted, complete, failed
     message TEXT NOT NULL DEFAULT '', started REAL, finished REAL,
     source INTEGER NOT NULL DEFAULT 0, offset INTEGER NOT NULL DEFAULT 0, unit INTEGER NOT NULL DEFAULT 0,
     record INTEGER NOT NULL DEFAULT 1,          -- ordinal of the next source record, or its line

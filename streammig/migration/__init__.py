@@ -222,7 +222,8 @@ class Migration:
     def _binding(self) -> dict[str, Any]:
         if self.ask.dry_run is not None:
             return {"account": "none", "dry_run": True}
-        return {"account": account_name(self.settings.account or None, self.settings.base_url, self.key)}
+        account = account_name(self.settings.account or None, self.settings.base_url, self.key)
+        return {"target": self.settings.base_url, "account": account}
 
     async def _pacer(self, stack: AsyncExitStack, limits: Limits) -> Pacer:
         account = account_name(self.settings.account or None, self.settings.base_url, self.key)

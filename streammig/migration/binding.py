@@ -54,7 +54,8 @@ def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], mar
         if found:
             raise Unusable(
                 f"{path} belongs to another migration than the one asked for:\n  " + "\n  ".join(found),
-                "Undo the difference to go on with it, or name a new file with --checkpoint.",
+                "Undo the difference to go on with it. A new --checkpoint starts anew: what this one has delivered to"
+                " the same target would be sent again.",
             )
     except BaseException:
         file.close()

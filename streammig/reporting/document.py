@@ -69,10 +69,14 @@ def _state(rows: Sequence[StageRow], books: Mapping[str, Books], running: bool) 
 
 def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, now: float) -> dict[str, Any]:
     counts = checkpoint.counts(row.name)
-    state = "interrupted" if row.state == "running" and not running else row.state
+    state, message = row.state, row.message
+    if running and state == "interrupted":
+        state, message = "waiting", ""  # what an earlier run left; this one has not come to it yet
+    elif state == "running" and not running:
+        state = "interrupted"
     return {
         "state": state,
-        "message": row.message,
+        "message": message,
         "read": books.taken.records,
         "accepted": books.accepted.records,
         "dead": books.dead.records,

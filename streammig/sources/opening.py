@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from streammig.errors import BrokenExport, Unusable
+from streammig.errors import AFTER_A_BREAK, BrokenExport, Unusable
 
 if sys.version_info >= (3, 14):  # pragma: no cover
     from compression import zstd
@@ -264,4 +264,4 @@ class _Inflated:
 
     def _break(self, why: str) -> BrokenExport:
         # Everything that was inflated has been returned by now: pieces are asked for one at a time.
-        return BrokenExport(self._file, self.offset, why, "Copy or export the file again, then run the same command.")
+        return BrokenExport(self._file, self.offset, why, AFTER_A_BREAK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from streammig.errors import BrokenExport
+from streammig.errors import AFTER_A_BREAK, BrokenExport
 from streammig.sources.opening import Stream
 
 
@@ -55,7 +55,7 @@ class Window:
         off, the reason is the stream's."""
         if self._broken is not None and offset >= self.end:
             return self._broken
-        return BrokenExport(self.file, offset, why, "Export the file again, or repair it at that byte.")
+        return BrokenExport(self.file, offset, why, AFTER_A_BREAK)
 
 
 def skip_bom(window: Window) -> int:
