@@ -7,6 +7,7 @@ import pickle
 import resource
 import signal
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,10 @@ class Lives:
         """One life, to its end or to its fate."""
         self.lives += 1
         reads, writes = os.pipe()
-        child = os.fork()
+        with warnings.catch_warnings():
+            # A test runner's other threads: the child does nothing that they could hold a lock for.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
         if child == 0:
             os.close(reads)
             _end_as(lambda: self._child(writes, fate))

@@ -15,6 +15,7 @@ from tests.proof_lives import Lives
 from tests.proof_report import scratch
 from tests.proof_surgery import damaged
 from tests.proof_writes import Fate
+from tests.shares import share
 
 CUSTOMERS = 150
 
@@ -36,7 +37,7 @@ def test_i3_i4_damaged_or_older_files_are_gone_on_with_or_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_thousand_damaged_or_older_files() -> None:
-    found = damaged(2000, seed=1000)
+    found = damaged(share(2000), seed=1000)
     found.must_hold()
     assert 0 < found.refusals < found.points
 

@@ -8,6 +8,7 @@ from tests.proof_kills import killed_at_writes
 from tests.proof_lives import Lives
 from tests.proof_report import scratch, shortest
 from tests.proof_writes import Fate
+from tests.shares import share
 
 
 def test_i1_i2_i3_i4_a_process_killed_at_its_writes_neither_loses_nor_doubles() -> None:
@@ -17,7 +18,7 @@ def test_i1_i2_i3_i4_a_process_killed_at_its_writes_neither_loses_nor_doubles() 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_thousand_kills_at_writes() -> None:
-    killed_at_writes(2000, seed=1000).must_hold()
+    killed_at_writes(share(2000), seed=1000).must_hold()
 
 
 def test_every_way_to_be_killed_at_a_write_ends_the_process() -> None:
