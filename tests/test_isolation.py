@@ -111,7 +111,7 @@ class Room:
     def _assemble(self, records: list[Record]) -> Draft:
         return assemble(records, HEAD, self.tail, ranges_of(records))
 
-    def _reseal(self, records: list[Record]) -> tuple[list[Draft], list[DeadLetter]]:
+    async def _reseal(self, batch: Batch, records: list[Record]) -> tuple[list[Draft], list[DeadLetter]]:
         return [self._assemble(records)], []
 
     async def _reread(self, batches: list[Batch]) -> list[list[Record]]:

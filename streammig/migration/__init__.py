@@ -307,7 +307,9 @@ def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool
     if not account.knows(run_id):
         starts = file.starts()
         sends = [Send(run_id, stage, seq, attempt, at) for stage, seq, attempt, at in starts]
-        account.seed(run_id, [it.at for it in sends], sends, max((it.at for it in sends), default=0.0))
+        # Under a name of its own: the file must not seem to know this checkpoint before a first send of it is noted.
+        seeded = f"{run_id} as its checkpoint has it"
+        account.seed(seeded, [it.at for it in sends], sends, max((it.at for it in sends), default=0.0))
         return [], not starts
     for send in account.sends_of(run_id):
         blank = Batch(send.stage, send.seq, (), Tally(), b"", 0)
