@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 FULL = 1.0
-CI = 0.2
+CI = 0.1
 
 
 def share(full: int) -> int:
