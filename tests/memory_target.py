@@ -50,6 +50,7 @@ class MemoryTarget:
     arrivals: list[float] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     queue: list[tuple[float, str, Any]] = field(default_factory=list)
+    taken: list[tuple[str, bytes]] = field(default_factory=list)
     requests: int = 0
     under_way: int = 0
     most_under_way: int = 0
@@ -154,6 +155,7 @@ class MemoryTarget:
     def _take(self, stage: str, body: bytes) -> None:
         due = self.clock.time() + self.rng.uniform(*self.weather.queue)
         self.queue.append((due, stage, body))
+        self.taken.append((stage, body))
 
     def _apply(self, everything: bool = False) -> None:
         now = self.clock.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import json
 import shutil
@@ -15,9 +16,9 @@ import pytest
 
 from streammig.aftercare.letters import export_letters
 from streammig.checkpoint import Checkpoint, work_path
-from streammig.errors import Problem
+from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Choice, Migration
-from tests.memory_target import Crash
+from tests.memory_target import FAULTS, Crash, Weather
 from tests.test_system import check, whole
 from tests.virtual import run_virtual
 from tests.world import World, new_world, write_export
@@ -119,7 +120,7 @@ def again(world: World, folder: Path) -> World:
     """The same world once more, in a folder of its own."""
     shutil.copytree(world.folder, folder)
     target = copy.copy(world.target)
-    for name in ("customers", "events", "transactions", "dropped", "arrivals", "violations", "queue"):
+    for name in ("customers", "events", "transactions", "dropped", "arrivals", "violations", "queue", "taken"):
         setattr(target, name, copy.copy(getattr(target, name)))
     return World(folder, target, world.clock, Random(1), settings=dict(world.settings))
 
@@ -158,3 +159,231 @@ def test_i3_i4_a_retry_killed_at_any_write_and_called_again_neither_loses_nor_do
 
     (tmp_path / "first").mkdir()
     in_world(tmp_path / "first", story)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_runs_and_retries_in_any_order_through_faults_and_crashes_end_with_all_delivered_once(
+    tmp_path: Path, seed: int
+) -> None:
+    """Also a retry in the middle of a run: a stage that had begun goes on as if nobody had been released."""
+
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        rng = Random(seed)
+        world.target.weather = Weather({name: rng.choice([0.0, 0.02, 0.05]) for name in FAULTS})
+        for _ in range(rng.randrange(4, 9)):
+            await world.live(
+                any_work(world, rng), crash_at=rng.choice([None, rng.randrange(1, 150)]), crash_after=rng.random() < 0.5
+            )
+            check(world, keys)
+            if rng.random() < 0.3:
+                world.target.poison = frozenset()
+        world.target.weather, world.target.poison = Weather(), frozenset()
+        for work in (Migration.run, repaired(world), retry(), Migration.run, repaired(world), retry(), retry()):
+            await world.live(work)
+            check(world, keys)
+        if not any(books.unknown.records for books in world.books().values()):
+            no_letter_is_left(world, keys)
+
+    def repaired(world: World) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
+        return retry(repaired=repair(world, good_email))
+
+    def any_work(world: World, rng: Random) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
+        if not (world.folder / "run.checkpoint").exists():
+            return Migration.run
+        return rng.choice([Migration.run, Migration.run, retry(), repaired(world)])
+
+    in_world(tmp_path, story)
+
+
+# -- what is sent how -------------------------------------------------------------------------------------------------
+
+
+def rewrite(world: World, stage: str, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    path = world.folder / f"{stage}.json"
+    document = json.loads(path.read_text())
+    change(document["data"])
+    path.write_text(json.dumps(document))
+
+
+def test_a_repaired_record_too_large_for_one_request_is_sealed_in_parts_all_at_once(tmp_path: Path) -> None:
+    """60 events are 15 KB, where a request may have 10."""
+
+    def grow(records: list[dict[str, Any]]) -> None:
+        (event, *_) = records[0]["events"]
+        records[0]["events"] = [
+            event | {"order": event["order"] | {"purchase_id": f"many-{number}"}} for number in range(60)
+        ]
+        records[0]["events"][30]["issued_at"] = "yesterday"
+
+    def mend(line: dict[str, Any]) -> None:
+        if line["code"] == "bad-date":
+            line["record"]["events"][30]["issued_at"] = "2022-02-02T10:00:00Z"
+
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        rewrite(world, "events", grow)
+        records = json.loads((world.folder / "events.json").read_text())["data"]
+        keys["events"] = {event["order"]["purchase_id"] for record in records for event in record["events"]}
+        world.target.poison = frozenset()
+        assert await world.live() is True
+        assert dead(world)["events"]["bad-date"] == 1
+        fixed = repair(world, mend)
+        before = world.target.requests
+        for at in range(1, 60, 4):
+            other = again(world, tmp_path / str(at))
+            await other.live(retry(Choice(frozenset({"events"})), fixed), crash_at=at)
+            check(other, keys)
+        assert await world.live(retry(repaired=fixed)) is True
+        check(world, keys)
+        assert world.target.requests == before + 2
+        assert {f"many-{number}" for number in range(60)} <= set(world.target.events)
+
+    (tmp_path / "first").mkdir()
+    in_world(tmp_path / "first", story)
+
+
+def test_all_that_waits_of_one_owner_travels_in_one_request_for_it_is_taken_once_only(tmp_path: Path) -> None:
+    def part(records: list[dict[str, Any]]) -> None:
+        for record in [it for it in records if it["id"] in BAD]:
+            entries = record["transactions"]
+            if len(entries) > 1:
+                record["transactions"] = entries[:1]
+                records.append({"id": record["id"], "transactions": entries[1:]})
+
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        rewrite(world, "transactions", part)
+        world.target.poison = frozenset()
+        assert await world.live() is True
+        waiting = dead(world)["transactions"]["owner-bad-email"]
+        assert waiting > len(BAD)
+        sent = len(batches(world, "transactions"))
+        assert await world.live(retry(repaired=repair(world, good_email))) is True
+        no_letter_is_left(world, keys)
+        owners = [owner for batch in batches(world, "transactions")[sent:] for owner in batch]
+        assert sorted(owners) == sorted(BAD)
+
+    in_world(tmp_path, story)
+
+
+def batches(world: World, stage: str) -> list[list[str]]:
+    """The owners in each request that the target took, in order."""
+    return [
+        [customer["id"] for customer in json.loads(body)["customers"]]
+        for name, body in world.target.taken
+        if name == stage
+    ]
+
+
+def test_letters_are_taken_in_waves_and_each_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streammig.aftercare.retry.WAVE", 1)
+    monkeypatch.setattr("streammig.aftercare.retry.SCAN", 1)
+
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        before = world.target.requests
+        assert await world.live(retry(Choice(codes=frozenset({"refused"})))) is True  # the poisonous one, once more
+        assert world.target.requests == before + 1
+        assert dead(world)["customers"] == {"bad-email": 3, "refused": 1}
+        world.target.poison = frozenset()
+        assert await world.live(retry(repaired=repair(world, good_email))) is True
+        assert await world.live(retry()) is True
+        no_letter_is_left(world, keys)
+
+    in_world(tmp_path, story)
+
+
+def test_a_retry_that_is_drained_leaves_the_rest_for_the_next_call(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        fixed = repair(world, good_email)
+
+        def drained(migration: Migration) -> Coroutine[Any, Any, bool]:
+            migration.stop.set()
+            return retry(repaired=fixed)(migration)
+
+        assert await world.live(drained) is False
+        assert dead(world)["customers"] == {"bad-email": 3, "refused": 1}
+        assert await world.live(retry(repaired=fixed)) is True
+        check(world, keys)
+
+    in_world(tmp_path, story)
+
+
+def test_where_the_work_file_is_gone_while_it_is_needed_nothing_is_sent_and_it_is_named(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        world.target.weather = Weather({"not-sent": 1.0})
+        fixed = repair(world, good_email)
+        for at in range(10, 60):
+            ended = await world.live(retry(repaired=fixed), crash_at=at)
+            assert isinstance(ended, Crash)
+            if any(books.pending.records for books in world.books().values()):
+                break
+        kept = work_path(world.folder / "run.checkpoint")
+        content = kept.read_bytes()
+        kept.unlink()
+        world.target.weather = Weather()
+        for work in (Migration.run, retry(repaired=fixed)):
+            ended = await world.live(work)
+            assert isinstance(ended, Unusable)
+            assert str(kept) in ended.what
+        kept.write_bytes(content)
+        assert await world.live() is True  # a run sends it as well
+        assert await world.live(retry(repaired=fixed)) is True
+        check(world, keys)
+        assert dead(world)["customers"] == {"refused": 1}
+
+    in_world(tmp_path, story)
+
+
+def interrupted_before_sending(world: World) -> Callable[[], Coroutine[Any, Any, None]]:
+    """A run that has sealed all customers and could send none of them."""
+
+    async def story() -> None:
+        world.target.weather = Weather({"not-sent": 1.0})
+        for at in range(20, 120, 10):
+            assert isinstance(await world.live(crash_at=at), Crash)
+            if world.books() and world.books()["customers"].dead.records == len(BAD):
+                break
+        assert world.books()["customers"].pending.records
+        world.target.weather = Weather()
+
+    return story
+
+
+def test_a_letter_is_retried_before_the_batch_around_it_is_sent(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        world.target.poison = frozenset()
+        await interrupted_before_sending(world)()
+        assert await world.live(retry(repaired=repair(world, good_email))) is True
+        check(world, keys)
+        assert await world.live() is True
+        assert await world.live(retry()) is True
+        no_letter_is_left(world, keys)
+
+    in_world(tmp_path, story)
+
+
+def test_a_letter_that_a_mended_mapping_makes_good_is_not_sent_with_the_batch_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mapping_of_retry.py").write_text(
+        "MENDED = []\n\ndef customer(record):\n"
+        "    return record | ({'email': record['id'] + '@example.org'} if MENDED else {})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        world.target.poison = frozenset()
+        world.settings["customers"] = {
+            "files": [str(tmp_path / "customers.json")],
+            "map": "mapping_of_retry:customer",
+        }
+        await interrupted_before_sending(world)()
+        importlib.import_module("mapping_of_retry").MENDED.append(True)
+        assert await world.live() is True
+        assert dead(world)["customers"] == {"bad-email": len(BAD)}
+        assert not any("sealed anew" in said for said in world.said)
+        assert await world.live(retry()) is True
+        no_letter_is_left(world, keys)
+
+    in_world(tmp_path, story)

@@ -40,13 +40,14 @@ def take_in(path: Path, file: Checkpoint, work: WorkFile, files: Mapping[str, Se
     `Unusable`, naming the line, for what is no such file; then nothing is taken in.
     """
     taken = strangers = 0
+    busy = {stage: file.busy(stage) for stage in files}
     with work.transaction():
         for number, line in _lines(path, longest):
             names = files.get(line.stage, ())
             if line.file not in names:
                 raise Unusable(f"{path}: line {number} names a stage or a file that is none of this migration's", HINT)
             spot = names.index(line.file), line.offset, line.unit
-            if not file.is_dead(line.stage, spot):
+            if spot[:2] in busy[line.stage] or not file.is_dead(line.stage, spot):
                 strangers += 1
             elif data := _data(line.record):
                 work.put(line.stage, line.unit, Slice(spot[0], line.offset, 0, len(data), data), repaired=True)

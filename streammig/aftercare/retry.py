@@ -13,7 +13,7 @@ from streammig.aftercare.letters import with_slices
 from streammig.aftercare.share import Share, share
 from streammig.checkpoint import Becomes, Checkpoint, Spot, WorkFile, work_path
 from streammig.checkpoint.codec import twin_key
-from streammig.errors import BrokenExport
+from streammig.errors import BrokenExport, Unusable
 from streammig.feed import Absent, Judge
 from streammig.packing import BatchLimits, assemble, ranges_of, select, split_record
 from streammig.ports import Rules, Source
@@ -109,12 +109,12 @@ class Retrial:
 
     def _chosen(self, after: Spot) -> tuple[list[DeadLetter], Spot]:
         chosen: list[DeadLetter] = []
-        released = self.file.has_released()
+        released, busy = self.file.has_released(), self.file.busy(self.stage)
         while len(chosen) < WAVE and not self.stopped():
             letters = self.file.letters_after(self.stage, after, SCAN)
             if not letters:
                 break
-            chosen += [it for it in letters if self._is_chosen(it, released)]
+            chosen += [it for it in letters if spot_of(it)[:2] not in busy and self._is_chosen(it, released)]
             after = spot_of(letters[-1])
         return chosen, after
 
@@ -303,9 +303,15 @@ def _examined(checkpoint: Path, rules: Rules, batch: Batch) -> Iterator[tuple[Ex
     work = WorkFile.open(checkpoint)
     try:
         places = dict.fromkeys((piece.begin.source, piece.begin.offset) for piece in batch.ranges)
-        pairs = [pair for place in places for pair in work.slices(batch.stage, *place)]
+        found = [work.slices(batch.stage, *place) for place in places]
     finally:
         work.close()
+    if not all(found) and batch.state is not BatchState.ACCEPTED:
+        raise Unusable(
+            f"{work.path} lacks records of batch {batch.seq} of {batch.stage}",
+            "Restore the file that lay there; without it they can be neither sent nor looked for.",
+        )
+    pairs = [pair for pieces in found for pair in pieces]
     return zip(rules.examine([it for it, _ in pairs]), (units for _, units in pairs), strict=True)
 
 

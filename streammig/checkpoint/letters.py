@@ -72,6 +72,12 @@ class Letters(Holdings):
         """Whether records of retried batches may have to be read again, if only to see whether they are visible."""
         return self.open_retried() or self.to_release()
 
+    def busy(self, stage: str) -> set[tuple[int, int]]:
+        """The places (source, offset) whose bytes in the work file a retried batch may still need. A letter there, a
+        part of what was too large for one request, has to wait until its other parts are settled."""
+        left = self.batches(stage, *PENDING, *UNDECIDED)
+        return {(piece.begin.source, piece.begin.offset) for it in left if it.retried for piece in it.ranges}
+
     def sent_again(self, stage: str, keys: Iterable[str]) -> set[str]:
         """Which of these owners (or twin keys) retried batches carry, or have brought to the target."""
         salt = self.run["salt"]

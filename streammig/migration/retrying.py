@@ -51,7 +51,12 @@ class Retry:
             forget_work(crew.path)
         self._work = WorkFile.open(crew.path, create=not file.open_retried())
         # What an earlier call was given for letters that are still dead is not what this one is asked for.
-        self._work.drop([it for it in self._work.spots() if file.is_dead(*it)])
+        busy = {name: file.busy(name) for name in crew.sources}
+        self._work.drop(
+            (name, spot)
+            for name, spot in self._work.spots()
+            if spot[:2] not in busy.get(name, ()) and file.is_dead(name, spot)
+        )
         if self.repaired is None:
             return
         taken = take_in(self.repaired, file, self._work, file.run["context"]["inputs"], crew.settings.max_record_bytes)

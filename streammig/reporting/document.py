@@ -95,6 +95,8 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
         },
         "filtered_by": {reason: _plain(tally) for reason, tally in checkpoint.progress(row.name).filtered.items()},
         "dead_by": checkpoint.dead_codes(row.name),
+        # What retried records hold more, or less, than the dead letters that they were: a part of what was read.
+        "repaired": _plain(books.repaired),
         "dropped_fields": dict(checkpoint.progress(row.name).dropped),
         "imbalance": None if books.balanced else {"read": _plain(books.taken), "placed": _plain(books.placed)},
     }
