@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -179,13 +179,10 @@ def reread(source: Source, judge: Judge, batches: Sequence[Batch]) -> list[list[
     begins = [piece.begin for piece, _ in wanted]
     # Ranges of one stage never overlap, but several can share a record that was split between their batches.
     last = max(piece.end for piece, _ in wanted)
-    for run in source.runs(begins[0]):
-        mine = [piece for piece in run if (piece.source, piece.offset) < (last.source, last.offset + bool(last.unit))]
-        for examined in judge.examine([it for it in mine if _touches(it.source, it.offset, it.length, wanted, begins)]):
+    for run in _runs(source, begins[0], last):
+        for examined in judge.examine([it for it in run if _touches(it.source, it.offset, it.length, wanted, begins)]):
             for index, batch in enumerate(batches):
                 found[index].extend(select(examined, batch.ranges))
-        if len(mine) < len(run):
-            break
     return found
 
 
@@ -194,13 +191,20 @@ def buried(source: Source, judge: Judge, batch: Batch) -> list[DeadLetter]:
     begins = [piece.begin for piece in batch.ranges]
     wanted = [(piece, 0) for piece in batch.ranges]
     found: list[DeadLetter] = []
-    for run in source.runs(begins[0]):
-        mine = [piece for piece in run if (piece.source, piece.offset) < batch.ranges[-1].end]
-        touched = [it for it in mine if _touches(it.source, it.offset, it.length, wanted, begins)]
+    for run in _runs(source, begins[0], batch.ranges[-1].end):
+        touched = [it for it in run if _touches(it.source, it.offset, it.length, wanted, begins)]
         found.extend(letter for examined in judge.examine(touched) for letter in examined.dead)
-        if len(mine) < len(run):
-            break
     return found
+
+
+def _runs(source: Source, begin: Place, end: Place) -> Iterator[Run]:
+    """The slices from one place to another, and nothing behind: the export may break off there."""
+    for run in source.runs(begin):
+        mine = [piece for piece in run if (piece.source, piece.offset) < (end.source, end.offset + bool(end.unit))]
+        yield mine
+        behind = run[-1].offset + run[-1].length
+        if len(mine) < len(run) or (run[-1].source, behind + (not end.unit)) > end[:2]:
+            return
 
 
 def _touches(

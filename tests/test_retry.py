@@ -18,6 +18,7 @@ from streammig.aftercare.letters import export_letters
 from streammig.checkpoint import Checkpoint, work_path
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Choice, Migration
+from streammig.settings import from_checkpoint, load, portable
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.test_system import check, whole
 from tests.virtual import run_virtual
@@ -387,3 +388,98 @@ def test_a_letter_that_a_mended_mapping_makes_good_is_not_sent_with_the_batch_ar
         no_letter_is_left(world, keys)
 
     in_world(tmp_path, story)
+
+
+def test_what_no_request_has_room_for_stays_a_letter_with_that_reason(tmp_path: Path) -> None:
+    """One event of 20 KB, and 80 transactions of one owner, which must not be split; a request may have 10 KB."""
+
+    def swell(line: dict[str, Any]) -> None:
+        good_email(line)
+        if line["record"]["id"] not in BAD:
+            return
+        if line["stage"] == "events":
+            line["record"]["events"][0]["order"]["products"] = [{"sku": "x" * 20_000, "amount": 1, "value": 1}]
+        if line["stage"] == "transactions":
+            line["record"]["transactions"] *= 80
+
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        assert await world.live(retry(repaired=repair(world, swell))) is True
+        check(world, keys)
+        assert dead(world)["transactions"]["owner-refused"] == 1
+        assert dead(world)["transactions"].keys() - {"too-many-transactions"} == {"too-large", "owner-refused"}
+        assert dead(world)["events"].keys() - {"owner-refused"} == {"too-large"}
+
+    in_world(tmp_path, story)
+
+
+def test_nobody_is_sent_by_two_retries(tmp_path: Path) -> None:
+    def as_one(line: dict[str, Any]) -> None:
+        good_email(line)
+        if line["stage"] == "customers" and line["code"] == "bad-email":
+            line["record"]["id"] = BAD[0]
+
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        lines = repair(world, as_one).read_text().splitlines(keepends=True)
+        customers = [line for line in lines if '"bad-email"' in line and '"customers"' in line]
+        one, both = world.folder / "one.ndjson", world.folder / "both.ndjson"
+        one.write_text(customers[0])
+        both.write_text("".join(customers))
+        assert await world.live(retry(repaired=one)) is True
+        assert await world.live(retry(repaired=both)) is True
+        check(world, keys)
+        assert dead(world)["customers"] == {"duplicate-customer": 2, "refused": 1}
+
+    in_world(tmp_path, story)
+
+
+def test_two_letters_repaired_into_one_customer_are_not_both_sent(tmp_path: Path) -> None:
+    def as_one(line: dict[str, Any]) -> None:
+        if line["code"] == "bad-email":
+            line["record"]["email"] = "Same@example.org"
+
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        assert await world.live(retry(repaired=repair(world, as_one))) is True
+        check(world, keys)
+        assert dead(world)["customers"] == {"duplicate-email": 2, "refused": 1}
+
+    in_world(tmp_path, story)
+
+
+def test_letters_of_an_export_that_breaks_off_are_retried_as_far_as_it_goes(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        path = world.folder / "customers.json"
+        path.write_text(path.read_text()[:-3])
+        ended = await world.live()
+        assert isinstance(ended, Problem)
+        assert "breaks off" in ended.what
+        world.target.poison = frozenset()
+        assert await world.live(retry(repaired=repair(world, good_email))) is True
+        assert await world.live(retry()) is True
+        check(world, keys)
+        assert dead(world) == {}
+
+    in_world(tmp_path, story)
+
+
+def test_the_settings_of_a_run_are_found_again_without_its_secrets(tmp_path: Path) -> None:
+    settings = load(
+        None,
+        {
+            "checkpoint": "a.checkpoint", "api_key_command": "echo secret", "api_key_file": "key", "concurrency": 2,
+            "customers": {"files": ["c.json#data"], "map": "m:f"},
+        },
+    )  # fmt: skip
+    kept = json.loads(json.dumps(portable(settings)))
+    assert "secret" not in json.dumps(kept)
+    found, folder = from_checkpoint(Path("b.checkpoint"), {"settings": kept, "folder": "/mappings"}, None)
+    assert (found.concurrency, found.checkpoint, folder) == (2, "b.checkpoint", Path("/mappings"))
+    assert found.customers.files == (str(Path("c.json#data").absolute()),)
+    assert found.api_key_file == str(Path("key").absolute())
+    toml = tmp_path / "more.toml"
+    toml.write_text("concurrency = 3\n[customers]\nmap = 'm:g'\n")
+    found, folder = from_checkpoint(Path("b.checkpoint"), {"settings": kept}, toml)
+    assert (found.concurrency, found.customers.map, folder) == (3, "m:g", tmp_path)
+    assert found.customers.files == (str(Path("c.json#data").absolute()),)

@@ -159,6 +159,7 @@ class Retrial:
             else:
                 home.spots.append(spot)
                 home.letters.append(letter)
+                home.keys += keys
                 home.units += group.units
                 home.size += group.size
 
