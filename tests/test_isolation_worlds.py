@@ -134,7 +134,7 @@ def test_a_target_that_names_them_is_asked_less(tmp_path: Path) -> None:
 def test_i3_i4_a_crash_at_any_write_of_the_isolation_neither_loses_nor_doubles(
     tmp_path: Path, seed: int, says: Any
 ) -> None:
-    crashing(tmp_path, seed, says)
+    assert crashing(tmp_path, seed, says) > 3
 
 
 def resolve(world: World, target: RefusingTarget) -> None:
@@ -147,17 +147,17 @@ def resolve(world: World, target: RefusingTarget) -> None:
     file.close()
 
 
-def crashing(folder: Path, seed: int, says: Any, faults: dict[str, float] | None = None) -> None:
+def crashing(folder: Path, seed: int, says: Any, faults: dict[str, float] | None = None) -> int:
+    """Live through up to eight crashes and then to the end; returns how many crashes there were."""
+    ends: list[object] = []
+
     async def story(world: World, target: RefusingTarget, keys: Keys) -> None:
         target.says = says
-        crashes = 0
         for life in range(8):
             target.weather.faults = faults or {}
-            crash_at = world.rng.randrange(10, 120)
-            crashes += isinstance(await world.live(crash_at=crash_at, crash_after=life % 2 == 0), Crash)
+            ends.append(await world.live(crash_at=world.rng.randrange(10, 120), crash_after=life % 2 == 0))
             check(world, keys)
             resolve(world, target)
-        assert crashes > 3
         target.weather.faults = {}
         for _ in range(30):
             ended = await world.live()
@@ -169,20 +169,23 @@ def crashing(folder: Path, seed: int, says: Any, faults: dict[str, float] | None
         arrived(world, target, keys)
 
     in_world(folder, seed, story)
+    return sum(isinstance(end, Crash) for end in ends)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_hundreds_of_lives_with_refused_records_faults_and_crashes(tmp_path: Path) -> None:
+    crashes = 0
     for seed in range(1000, 1150):
         folder = tmp_path / str(seed)
         folder.mkdir()
         try:
             faults = {name: Random(seed).choice([0.0, 0.01, 0.04]) for name in FAULTS}
-            crashing(folder, seed, Random(seed).choice([nobody, first_of_many, wrong]), faults)
+            crashes += crashing(folder, seed, Random(seed).choice([nobody, first_of_many, wrong]), faults)
         except BaseException:
             print(f"seed {seed}: crashing(tmp_path, {seed}, ...)")
             raise
+    assert crashes > 600
 
 
 def test_a_world_that_refuses_everything_stops_the_run_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
