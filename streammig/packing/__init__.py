@@ -4,8 +4,13 @@
 its ranges, byte for byte; `halves` and `ranges_of` serve the isolation of a refused batch.
 """
 
+from collections.abc import Sequence
+
+from streammig.packing.base import BatchLimits, Packer, Sealing
+from streammig.packing.bins import Bins
 from streammig.packing.bodies import assemble, distinct, halves, ranges_of, select, split_record
-from streammig.packing.packers import BatchLimits, Packer, Sealing, packer
+from streammig.packing.inorder import InOrder
+from streammig.records import Progress, Range
 
 __all__ = [
     "BatchLimits",
@@ -19,3 +24,20 @@ __all__ = [
     "select",
     "split_record",
 ]
+
+
+def packer(
+    head: bytes,
+    tail: bytes,
+    once: bool,
+    limits: BatchLimits | None = None,
+    progress: Progress | None = None,
+    ahead: Sequence[Range] = (),
+) -> Packer:
+    """The packer of a stage; `head`, `tail` and `once` are its rules'.
+
+    Resumed with the stored progress and the ranges of the batches sealed beyond its frontier, and fed again from the
+    frontier on, it goes on as if it had never stopped: nothing is counted or packed twice.
+    """
+    kind = Bins if once else InOrder
+    return kind(head, tail, limits or BatchLimits(), progress or Progress(), ahead)

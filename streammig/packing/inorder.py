@@ -1,0 +1,118 @@
+"""Packing in order: one open batch, filled to the last unit, with records split where it is full."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from streammig.packing.base import BatchLimits, OpenBatch, Packer, Sealing
+from streammig.packing.bodies import Bounds, part_of
+from streammig.records import Examined, Progress, Range, Record
+
+
+class InOrder(Packer):
+    """One open batch, filled to the last unit: records with `inner` are split wherever it is full."""
+
+    def __init__(
+        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range]
+    ) -> None:
+        super().__init__(head, tail, limits, progress, ahead)
+        self._batch = OpenBatch(self._envelope, 0)
+
+    def take(self, run: Sequence[Examined]) -> list[Sealing]:
+        if self._counted or self._ahead or not _plain(run):
+            return super().take(run)
+        out: list[Sealing] = []
+        records = [examined.records[0] for examined in run]
+        # What so many of the records hold together, with the comma that each has before it.
+        sizes = list(accumulate([len(record.body) + 1 for record in records], initial=0))
+        units = list(accumulate([record.units for record in records], initial=0))
+        at = 0
+        while at < len(run):
+            batch, limits, ledger = self._batch, self._limits, self._ledger
+            size = limits.bytes - batch.size + (not batch.records)
+            most = bisect_right(units, units[at] + limits.units - batch.units)
+            end = bisect_right(sizes, sizes[at] + size, at, most) - 1
+            end = max(at, min(end, at + limits.stretch - ledger.unreported))
+            piece = records[at:end]
+            if piece and batch.strange_to(piece):
+                batch.put_all(piece, sizes[end] - sizes[at])
+                ledger.pack_all(piece, batch, batch.spans)
+                ledger.close_all(run[at:end])
+                self._tidy(out)
+                self._relieve(out)
+            else:
+                end = max(end, at + 1)
+                out += super().take(run[at:end])
+            at = end
+        return out
+
+    def _place(self, record: Record, out: list[Sealing]) -> None:
+        rival = self._batch.rival(record) if record.inner is None else None
+        if rival is not None:
+            self._bury(record, "duplicate-customer", _duplicate(record, rival), apart=False)
+        elif self._batch.fits(record, self._limits):
+            self._put(record, self._batch)
+        elif record.inner is not None:
+            self._split(record, out)
+        elif self._envelope + len(record.body) > self._limits.bytes or record.units > self._limits.units:
+            self._bury_too_large(record)
+        else:
+            out.append(self._seal(self._batch))
+            self._put(record, self._batch)
+
+    def _split(self, record: Record, out: list[Sealing]) -> None:
+        bounds = Bounds(record)
+        at = 0
+        while at < record.units:
+            fitting = self._fitting(record, bounds, at)
+            if fitting:
+                self._put(part_of(record, bounds, at, at + fitting), self._batch)
+                at += fitting
+            if at == record.units:
+                return
+            # Never a second part into the same batch: joined, it would lose the white space that the two had between
+            # them, and so not be the bytes that the batch's range gives when it is read again.
+            unit = part_of(record, bounds, at, at + 1)
+            if self._envelope + len(unit.body) > self._limits.bytes:
+                self._bury_too_large(unit)
+                at += 1
+            else:
+                out.append(self._seal(self._batch))
+
+    def _fitting(self, record: Record, bounds: Bounds, at: int) -> int:
+        """How many of the record's units from `at` on the open batch has room for."""
+        batch, limits = self._batch, self._limits
+        most = min(record.units, at + limits.units - batch.units)
+        # The last end is the inner slice's length, so this is the room once all but that slice is in.
+        room = limits.bytes - batch.size - (batch.cost(record) - bounds.ends[-1])
+        return bisect_right(bounds.ends, bounds.starts[at] + room, at, most) - at
+
+    def _tidy(self, out: list[Sealing]) -> None:
+        if self._batch.units == self._limits.units:
+            out.append(self._seal(self._batch))
+
+    def _oldest(self) -> OpenBatch | None:
+        return self._batch if self._batch.records else None
+
+    def _forget(self, batch: OpenBatch) -> None:
+        self._batch = OpenBatch(self._envelope, 0)
+
+
+def _plain(run: Sequence[Examined]) -> bool:
+    """Whether each of these, of one file, is one record with units, and nothing else but what was dropped of it."""
+    return (
+        bool(run)
+        and run[0].position.source == run[-1].position.source
+        and not any(it.filtered or it.dead or it.absent or len(it.records) != 1 for it in run)
+        and min([it.records[0].units for it in run]) > 0
+    )
+
+
+def _duplicate(record: Record, rival: Record) -> str:
+    shared = "the customer's id" if rival.owner == record.owner else "a value that must be unique, such as the e-mail,"
+    place = f"record {rival.position.ordinal}"
+    if rival.position.source != record.position.source:
+        place += f" of file {rival.position.source + 1}"
+    return f"{shared} is that of {place} already, which is sent"
