@@ -112,7 +112,7 @@ def processes() -> Iterator[Process]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                text, command = (entry / "status").read_text(), (entry / "cmdline").read_text()
+                text, command = ((entry / name).read_text(errors="replace") for name in ("status", "cmdline"))
             except OSError:
                 continue  # it has ended since
             fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
