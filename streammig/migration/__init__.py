@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -34,7 +35,7 @@ from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url
-from streammig.migration.binding import reopen, shapes
+from streammig.migration.binding import check_contents, reopen, shapes
 from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
 from streammig.migration.mapping import load_mapping
@@ -45,7 +46,7 @@ from streammig.ports import Clock as Clock
 from streammig.ports import ReadBack, Rules, Sink, Source
 from streammig.records import STAGES, Batch, BatchState, Tally
 from streammig.settings import Settings, absolute, check_doubles, portable
-from streammig.sources import open_source, parse_input
+from streammig.sources import open_source, parse_input, with_content
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -161,18 +162,23 @@ class Migration:
         stack.enter_context(locked(path, self.ask.command))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         binding, shape = self._binding(), shapes(settings)
+        reader = stack.enter_context(self.executor())
         file = reopen(path, binding, shape, marks)
         if file is not None:
             stack.callback(file.close)
+            await self._reading(reader, partial(check_contents, file, marks))
         started = file.run["started"] if file is not None else self.clock.time()
         pacer = None if dry else await self._pacer(stack, limits)
         target = self._target(rule_options(settings, started), mappings, pacer)
         rules = {name: target.rules(name) for name in sources}
         sink, readback = await stack.enter_async_context(self._connect(target))
+        known = {row.name for row in file.stages()} if file is not None else ()
+        unknown = {name: found for name, found in marks.items() if name not in known}
+        fresh = await self._reading(reader, partial(with_content, unknown))
         if file is None:
             file = Checkpoint.create(path, binding=binding, version=version("streammig"), started=started)
             stack.callback(file.close)
-        self._bind(file, shape, marks, limits)
+        self._bind(file, shape, fresh, limits)
         self._recover(file)
         run_id = file.run["id"]
         slots: Slots = FreeSlots()
@@ -186,13 +192,19 @@ class Migration:
         stack.callback(lookup.close)
         journal = Journal(file, stack.enter_context(self.executor()))
         stack.push_async_callback(journal.flush)
-        reader = stack.enter_context(self.executor())
         owners = await self._owners(stack, path, sources, rules, shape, reader)
         return Crew(
             settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
             self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners, vouched,
             self.away,
         )  # fmt: skip
+
+    async def _reading(self, reader: Executor, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Do what may read whole files in the reader's thread. Ended early, nothing has begun, as after an abort."""
+        found = await asyncio.get_running_loop().run_in_executor(reader, work, self.stop.is_set)
+        if self.stop.is_set():
+            raise asyncio.CancelledError
+        return found
 
     async def _owners(
         self, stack: AsyncExitStack, path: Path, sources: Mapping[str, Source], rules: Mapping[str, Rules],
@@ -257,14 +269,12 @@ class Migration:
             await sink.renew()  # a wrong key or host is found here, before a record is read
             yield sink, readback
 
-    def _bind(self, file: Checkpoint, shape: Mapping[str, Any], marks: Mapping[str, Any], limits: Limits) -> None:
-        known = {row.name for row in file.stages()}
+    def _bind(self, file: Checkpoint, shape: Mapping[str, Any], fresh: Mapping[str, Any], limits: Limits) -> None:
         with file.transaction():
             if not self.ask.aside:
                 file.set_context(self._context(str(limits)))
-            for name in shape:
-                if name not in known:
-                    file.add_stage(name, STAGES.index(name), shape[name], marks[name])
+            for name, marks in fresh.items():
+                file.add_stage(name, STAGES.index(name), shape[name], marks)
 
     def _context(self, limits: str) -> dict[str, Any]:
         """What another command needs to know of this one: where its files lie, and the windows of its budget."""

@@ -110,6 +110,7 @@ class Crew:
         run = await self.prepare(name)
         try:
             finished = await run.run()
+            await asyncio.get_running_loop().run_in_executor(self.reader, self._unchanged)
         except Problem as problem:
             await self._end(name, "failed" if problem.exit_code == 2 else "interrupted", problem.what)
             raise
@@ -181,6 +182,10 @@ class Crew:
             with suppress(pickle.PicklingError, AttributeError, TypeError):
                 return Away(*parts)
         return Feed(*parts)
+
+    def _unchanged(self) -> None:
+        for source in self.sources.values():
+            source.unchanged()
 
     async def judge(self, name: str) -> Judge:
         """What says which records of a stage are sent by the run."""

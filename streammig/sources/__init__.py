@@ -26,5 +26,6 @@ document if it holds such an array, unless its file is named .ndjson or .jsonl; 
 from streammig.sources.files import FileSource, open_source
 from streammig.sources.inputs import Input, parse_input
 from streammig.sources.opening import Meter
+from streammig.sources.sameness import comparable, touched, with_content
 
-__all__ = ["FileSource", "Input", "Meter", "open_source", "parse_input"]
+__all__ = ["FileSource", "Input", "Meter", "comparable", "open_source", "parse_input", "touched", "with_content"]
