@@ -34,6 +34,7 @@ CREATE TABLE stage (
     ahead TEXT NOT NULL DEFAULT '[0,0,{}]', dropped TEXT NOT NULL DEFAULT '{}',
     -- What retried records hold more (or less) than the dead letters that they were: the other way round, the books
     -- of a repaired record could not balance. read + ahead + repaired = accepted + dead + filtered + ...
+    -- Also what the sums of batches that were sealed anew are more than before.
     repaired TEXT NOT NULL DEFAULT '[0,0,{}]'
 ) WITHOUT ROWID;
 
