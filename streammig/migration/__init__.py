@@ -161,7 +161,7 @@ class Migration:
         path = Path(settings.checkpoint)
         stack.enter_context(locked(path, self.ask.command))
         marks = {name: source.fingerprints() for name, source in sources.items()}
-        binding, shape = self._binding(), shapes(settings)
+        binding, shape = self._binding(), shapes(settings, self.ask.unchecked)
         reader = stack.enter_context(self.executor())
         file = reopen(path, binding, shape, marks)
         if file is not None:

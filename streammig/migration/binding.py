@@ -20,15 +20,15 @@ SHAPING = (
 Marks = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def shapes(settings: Settings) -> dict[str, dict[str, Any]]:
-    """For each stage the settings that shape its batches, JSON-ready. A mapping is bound by its name: its code may
-    be mended between two runs."""
+def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
+    """For each stage what shapes its batches, JSON-ready. A mapping is bound by its name: its code may be mended
+    between two runs. Customers that stand twice are looked for in all runs of a checkpoint, or in none."""
     common = {name: getattr(settings, name) for name in SHAPING}
     found = {}
     for name in settings.stages:
         stage = settings.stage(name)
         own = {"map": stage.map, "owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
-        found[name] = common | own
+        found[name] = common | own | ({"unchecked": unchecked} if name == "customers" else {})
     return found
 
 

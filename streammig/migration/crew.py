@@ -28,7 +28,7 @@ from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
 from streammig.ports import Clock, ReadBack, Rules, Seen, Sink, Source
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Record, add_up
+from streammig.records import Batch, BatchState, DeadLetter, Draft, Record, Tally, add_up
 from streammig.settings import Settings
 from streammig.sources import open_source
 
@@ -130,7 +130,7 @@ class Crew:
             await self._end(name, "failed" if problem.exit_code == 2 else "interrupted", problem.what)
             raise
         await self._end(name, "complete" if finished else "interrupted", run.feed.paused)
-        await self.verify(name)
+        await self.verify(name, whole=finished)
         if not self.stop.is_set() and name == "customers":
             # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
             # nothing behind them that builds on each of them.
@@ -314,9 +314,10 @@ class Crew:
 
     # -- what must hold behind a stage -------------------------------------------------------------------------------
 
-    async def verify(self, name: str) -> None:
+    async def verify(self, name: str, *, whole: bool = False) -> None:
+        """Raise unless the books balance; `whole`: all is read, so nothing can be ahead of what was."""
         books = await self.journal.read(lambda file: file.books(name))
-        if not books.balanced:
+        if not books.balanced or (whole and books.ahead != Tally()):
             raise unbalanced(name, books)
 
     async def _no_unknown(self, name: str) -> None:
