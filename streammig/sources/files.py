@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, Literal
 
-from streammig.errors import BrokenExport
+from streammig.errors import BrokenExport, Unusable
 from streammig.records import START, Place, Run
 from streammig.sources.cuts import Cuts
 from streammig.sources.elements import Elements
@@ -14,7 +14,7 @@ from streammig.sources.finding import NDJSON, Layout, find_layout, first_byte
 from streammig.sources.inputs import Input, path_text
 from streammig.sources.lines import Lines
 from streammig.sources.opening import Meter, Stream, open_file, open_stream
-from streammig.sources.sameness import Standing, sampled
+from streammig.sources.sameness import Standing, same_content, sampled
 from streammig.sources.tour import check_rest, walk_to
 from streammig.sources.walking import backend
 from streammig.sources.window import Window
@@ -37,6 +37,17 @@ class FileSource:
         self.meter = Meter()
         self._inputs, self._max_record_bytes, self._read_bytes = tuple(inputs), max_record_bytes, read_bytes
         self._found = [self._find(wanted) for wanted in self._inputs]
+        self._check_distinct()
+
+    def _check_distinct(self) -> None:
+        """Raise `Unusable` if an array is named twice, by whatever names or links: its records would be sent twice."""
+        for number, (wanted, (layout, _, standing)) in enumerate(zip(self._inputs, self._found, strict=True)):
+            for other, (its_layout, _, its_standing) in zip(self._inputs[:number], self._found, strict=False):
+                if layout == its_layout and same_content(wanted.file, standing, other.file, its_standing):
+                    raise Unusable(
+                        f"{other.file} and {wanted.file} are the same export: each of its records would be sent twice",
+                        "Name it once. Several arrays of one file may be named, each by its path: FILE#path.to.it.",
+                    )
 
     def _find(self, wanted: Input) -> tuple[Layout, str, Standing]:
         stream, compression = open_stream(wanted.file, self.meter)
