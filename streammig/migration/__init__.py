@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
 from streammig.migration.mapping import load_mapping
 from streammig.migration.retrying import Retry
-from streammig.notices import Tell, Waiting, Warned
+from streammig.notices import Chosen, Tell, Waiting, Warned
 from streammig.owners import OwnerTable
 from streammig.ports import Clock as Clock
 from streammig.ports import ReadBack, Rules, Sink, Source
@@ -175,6 +175,7 @@ class Migration:
         known = {row.name for row in file.stages()} if file is not None else ()
         unknown = {name: found for name, found in marks.items() if name not in known}
         fresh = await self._reading(reader, partial(with_content, unknown))
+        self._say_chosen(fresh)
         if file is None:
             file = Checkpoint.create(path, binding=binding, version=version("streammig"), started=started)
             stack.callback(file.close)
@@ -230,6 +231,13 @@ class Migration:
     def _open(self, name: str) -> Source:
         inputs = [parse_input(text) for text in self.settings.stage(name).files]
         return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
+
+    def _say_chosen(self, marks: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Say which array was found where none was named, before anything of it is sent."""
+        for name, files in marks.items():
+            for text, mark in zip(self.settings.stage(name).files, files, strict=True):
+                if parse_input(text).path is None and mark["path"]:
+                    self.tell(Chosen(name, mark["file"], mark["path"]))
 
     def _binding(self) -> dict[str, Any]:
         if self.ask.dry_run is not None:
