@@ -116,6 +116,15 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def check_folder(checkpoint: Path) -> None:
+    """Raise `Unusable` unless there is a folder for this checkpoint and its work files."""
+    if not checkpoint.parent.is_dir():
+        raise Unusable(
+            f"the checkpoint {checkpoint} can't be kept: there is no such folder as {checkpoint.parent}",
+            "Make the folder, or name another file with --checkpoint.",
+        )
+
+
 def check_doubles(settings: Settings, accepted: Collection[str]) -> None:
     """Raise `Unusable` unless just the stages that may send twice are accepted by name, in this very call."""
     resending = [name for name in settings.stages if settings.stage(name).unknown == "resend"]

@@ -556,6 +556,9 @@ def test_a_folder_that_is_read_only_is_named(tmp_path: Path, target: LocalTarget
         (["--customers", "export.json", "--first", "0"], "--first"),
         (["--customers", "export.json", "--dry-run", "export.json"], "export.json"),
         (["--customers", "export.json", "--dry-run", "."], "is not empty"),
+        (["--customers", "export.json", "--checkpoint", "no/such/x"], "there is no such folder as no/such"),
+        (["--customers", "-", "--checkpoint", "no/such/x"], "there is no such folder as no/such"),
+        (["--customers", "export.json", "--checkpoint", "export.json/x"], "there is no such folder as export.json"),
         (["--nonsense"], "--nonsense"),
     ],
 )

@@ -45,7 +45,7 @@ from streammig.owners import OwnerTable
 from streammig.ports import Clock as Clock
 from streammig.ports import ReadBack, Rules, Sink, Source
 from streammig.records import STAGES, Batch, BatchState, Tally
-from streammig.settings import Settings, absolute, check_doubles, portable
+from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
 from streammig.sources import open_source, parse_input, with_content
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
@@ -159,6 +159,7 @@ class Migration:
                 "Name one with --customers, --events or --transactions, or in a settings file.",
             )
         path = Path(settings.checkpoint)
+        check_folder(path)
         stack.enter_context(locked(path, self.ask.command))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         binding, shape = self._binding(), shapes(settings, self.ask.unchecked)
