@@ -6,8 +6,9 @@ import os
 import subprocess
 import tomllib
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -116,6 +117,26 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def _check_table(where: str, table: Mapping[str, Any], kind: type[msgspec.Struct]) -> None:
+    """Raise `Unusable`, with what was probably meant, for a key that is no setting or a value that is no choice."""
+    choices = {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
+    for key, value in table.items():
+        if key not in kind.__struct_fields__:
+            raise Unusable(f"{where}there is no setting {key}", _meant(key, kind))
+        if key in choices and value not in choices[key]:
+            raise Unusable(f"{where}{key} is {value!r}", "It may be " + " or ".join(f'"{it}"' for it in choices[key]))
+
+
+def _meant(key: str, kind: type[msgspec.Struct]) -> str:
+    if near := get_close_matches(key, kind.__struct_fields__, 1):
+        return f"Did you mean {near[0]}? The README lists every setting."
+    other = StageSettings if kind is Settings else Settings
+    if near := get_close_matches(key, other.__struct_fields__, 1):
+        place = "in the table of a stage" if other is StageSettings else "above the first table"
+        return f"There is a setting {near[0]} {place}. The README lists every setting."
+    return "The README lists every setting."
+
+
 def check_folder(checkpoint: Path) -> None:
     """Raise `Unusable` unless there is a folder for this checkpoint and its work files."""
     if not checkpoint.parent.is_dir():
@@ -158,6 +179,10 @@ def _read(path: Path) -> dict[str, Any]:
                 f"{path}: {name}: a key does not belong in the settings",
                 f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command.",
             )
+    _check_table(f"{path}: ", found, Settings)
+    for name in STAGES:
+        if isinstance(found.get(name), dict):
+            _check_table(f"{path}: [{name}]: ", found[name], StageSettings)
     folder = path.parent
     for name in ("checkpoint", "state_dir", "api_key_file"):
         if isinstance(found.get(name), str):
