@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,7 +37,8 @@ from streammig.masivo.target import Masivo, RuleOptions, check_base_url
 from streammig.migration.binding import check_contents, reopen, shapes
 from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
-from streammig.migration.mapping import load_mapping
+from streammig.migration.elsewhere import Elsewhere, open_elsewhere
+from streammig.migration.mapping import load_mapping, rule_options
 from streammig.migration.retrying import Retry
 from streammig.notices import Chosen, Tell, Waiting, Warned
 from streammig.owners import OwnerTable
@@ -162,12 +162,15 @@ class Migration:
         check_folder(path)
         stack.enter_context(locked(path, self.ask.command))
         marks = {name: source.fingerprints() for name, source in sources.items()}
-        binding, shape = self._binding(), shapes(settings, self.ask.unchecked)
         reader = stack.enter_context(self.executor())
+        other = await self._elsewhere(stack, reader)
+        binding, shape = self._binding(other), shapes(settings, self.ask.unchecked)
         file = reopen(path, binding, shape, marks)
         if file is not None:
             stack.callback(file.close)
             await self._reading(reader, partial(check_contents, file, marks))
+        elif other is not None:
+            other.check_delivered(None if dry else settings.base_url)
         started = file.run["started"] if file is not None else self.clock.time()
         pacer = None if dry else await self._pacer(stack, limits)
         target = self._target(rule_options(settings, started), mappings, pacer)
@@ -178,6 +181,8 @@ class Migration:
         fresh = await self._reading(reader, partial(with_content, unknown))
         self._say_chosen(fresh)
         if file is None:
+            if other is not None:
+                other.keep(path)
             file = Checkpoint.create(path, binding=binding, version=version("streammig"), started=started)
             stack.callback(file.close)
         self._bind(file, shape, fresh, limits)
@@ -194,11 +199,22 @@ class Migration:
         stack.callback(lookup.close)
         journal = Journal(file, stack.enter_context(self.executor()))
         stack.push_async_callback(journal.flush)
-        owners = await self._owners(stack, path, sources, rules, shape, reader)
+        delivered = None
+        if other is not None:
+            delivered = other.delivered(path)
+            stack.callback(delivered.then.close)
+            owners = await self._table(stack, path, other.source, self._rules_of(other), other.shape, reader)
+        elif "customers" not in sources or self.ask.unchecked:
+            owners = None
+        else:
+            parts = sources["customers"], rules["customers"], shape["customers"]
+            owners = await self._table(stack, path, *parts, reader)
+        if self.ask.unchecked and "customers" in sources:
+            self.tell(Warned("unchecked: a customer that stands twice in the export will be sent twice"))
         return Crew(
             settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
             self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners, vouched,
-            self.away,
+            self.away, delivered,
         )  # fmt: skip
 
     async def _reading(self, reader: Executor, work: Callable[[Callable[[], bool]], T]) -> T:
@@ -208,22 +224,31 @@ class Migration:
             raise asyncio.CancelledError
         return found
 
-    async def _owners(
-        self, stack: AsyncExitStack, path: Path, sources: Mapping[str, Source], rules: Mapping[str, Rules],
-        shape: Mapping[str, Any], reader: Executor,
+    async def _table(
+        self, stack: AsyncExitStack, path: Path, source: Source, rules: Rules, shape: Mapping[str, Any],
+        reader: Executor,
     ) -> OwnerTable | None:  # fmt: skip
-        if "customers" not in sources:
-            return None
-        if self.ask.unchecked:
-            self.tell(Warned("unchecked: a customer that stands twice in the export will be sent twice"))
-            return None
-        made = owner_table(
-            owners_folder(path), sources["customers"], rules["customers"], shape["customers"], reader, self.tell
-        )
+        """The owner table of these customers; None if stopped before it is made."""
+        made = owner_table(owners_folder(path), source, rules, shape, reader, self.tell)
         table = await unless(self.stop, made)
         if table is not None:
             stack.callback(table.close)
         return table
+
+    async def _elsewhere(self, stack: AsyncExitStack, reader: Executor) -> Elsewhere | None:
+        """The customers that another run delivered, if these were asked for."""
+        if not self.settings.customers_from:
+            return None
+        other = open_elsewhere(Path(self.settings.customers_from), self.settings.stages)
+        stack.callback(other.file.close)
+        await self._reading(reader, other.check_export)
+        return other
+
+    def _rules_of(self, other: Elsewhere) -> Rules:
+        text = other.settings.customers.map
+        mapping = load_mapping(text, other.folder) if text else None
+        options = rule_options(other.settings, other.file.run["started"])
+        return self._target(options, {**dict.fromkeys(STAGES), "customers": mapping}, None).rules("customers")
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         text = self.settings.stage(name).map
@@ -240,11 +265,12 @@ class Migration:
                 if parse_input(text).path is None and mark["path"]:
                     self.tell(Chosen(name, mark["file"], mark["path"]))
 
-    def _binding(self) -> dict[str, Any]:
+    def _binding(self, other: Elsewhere | None) -> dict[str, Any]:
+        customers = {"customers_from": other.file.run["id"]} if other is not None else {}
         if self.ask.dry_run is not None:
-            return {"account": "none", "dry_run": True}
+            return {"account": "none", "dry_run": True, **customers}
         account = account_name(self.settings.account or None, self.settings.base_url, self.key)
-        return {"target": self.settings.base_url, "account": account}
+        return {"target": self.settings.base_url, "account": account, **customers}
 
     async def _pacer(self, stack: AsyncExitStack, limits: Limits) -> Pacer:
         account = account_name(self.settings.account or None, self.settings.base_url, self.key)
@@ -339,28 +365,6 @@ def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool
         if file.adopt(batch, send.attempt, send.at):
             news.append(batch)
     return news, True
-
-
-def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
-    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
-    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
-    return {
-        name: RuleOptions(
-            unknown_fields=settings.unknown_fields,
-            fraction_digits=settings.fraction_digits,
-            include_inactive=settings.include_inactive,
-            send_anonymous=settings.send_anonymous,
-            zero_orders=settings.zero_orders,
-            send_redeem=settings.send_redeem,
-            time_zone=settings.time_zone or None,
-            deleted=settings.customers.deleted,
-            reversed=settings.events.reversed,
-            owner=settings.stage(name).owner or None,
-            max_bytes=settings.max_bytes,
-            now=now,
-        )
-        for name in STAGES
-    }
 
 
 @dataclass(frozen=True, slots=True)

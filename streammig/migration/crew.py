@@ -20,9 +20,11 @@ from streammig.delivery.courier import Anew, Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.verdict import Verdict
+from streammig.delivery.waiting import unless
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
-from streammig.feed import Feed, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
-from streammig.notices import StageBegan, StageEnded, Tell, Warned
+from streammig.feed import Absent, Feed, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
+from streammig.migration.elsewhere import Delivered
+from streammig.notices import StageBegan, StageEnded, Tell, Waiting, Warned
 from streammig.owners import RESEALED, OwnerTable, absent, repeated
 from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.away import Away
@@ -73,6 +75,7 @@ class Crew:
     owners: OwnerTable | None  # None where it was left out, or no customers are in the run
     vouched: bool  # the account's file knows every send of this checkpoint
     away: int  # bytes of export from which on a stage is read in a process of its own
+    delivered: Delivered | None = None  # by whom the customers were delivered, if by another run
 
     async def run(self) -> bool:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
@@ -95,6 +98,7 @@ class Crew:
         first = next(iter(self.sources))
         if first == "customers" or (await self.journal.read(lambda file: file.counts(first)))["requests"]:
             return
+        await self._settle_elsewhere()
         judge = await self.judge(first)
         loop = asyncio.get_running_loop()
         records = await loop.run_in_executor(self.reader, first_records, self.sources[first], judge, SAMPLE)
@@ -105,6 +109,13 @@ class Crew:
                 f"the customers of {first} are not at the target: none of those of record {ordinals} can be read back",
                 "Migrate the customers first, in this run or an earlier one: the target drops what has no customer.",
             )
+
+    async def _settle_elsewhere(self) -> None:
+        """Give the target's queue its time for customers that another run delivered just now."""
+        at = self.delivered.then.last_settled("customers") if self.delivered is not None else None
+        if at is not None and (left := at + self.settle_time - self.clock.time()) > 0:
+            self.tell(Waiting("the target's queue is given time for the customers", left))
+            await unless(self.stop, asyncio.sleep(left))
 
     def gate(self, name: str, retried: bool = False) -> Gate:
         """The gate behind a stage, or behind what of it was retried."""
@@ -206,8 +217,14 @@ class Crew:
         """What says which records of a stage are sent by the run."""
         if name == "customers":
             return Judge(self.rules[name], repeated=partial(repeated, self.owners) if self.owners is not None else None)
+        if self.delivered is not None:
+            return Judge(self.rules[name], partial(absent, self.owners, self.delivered.then, None))
         known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)
         return Judge(self.rules[name], partial(absent, self.owners, self.lookup, name) if known else nobody_absent)
+
+    def absent_now(self) -> Absent:
+        """Who is not in the target now, whatever was known when the run began."""
+        return partial(absent, self.owners, self.lookup if self.delivered is None else self.delivered.now, None)
 
     async def _reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
         judge = await self.judge(name)
