@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url
-from streammig.migration.binding import check_contents, reopen, shapes
+from streammig.migration.binding import Marks, check_contents, reopen, shapes
 from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
 from streammig.migration.elsewhere import Elsewhere, open_elsewhere
@@ -176,10 +176,7 @@ class Migration:
         target = self._target(rule_options(settings, started), mappings, pacer)
         rules = {name: target.rules(name) for name in sources}
         sink, readback = await stack.enter_async_context(self._connect(target))
-        known = {row.name for row in file.stages()} if file is not None else ()
-        unknown = {name: found for name, found in marks.items() if name not in known}
-        fresh = await self._reading(reader, partial(with_content, unknown))
-        self._say_chosen(fresh)
+        fresh = await self._fresh(file, marks, reader)
         if file is None:
             if other is not None:
                 other.keep(path)
@@ -199,18 +196,10 @@ class Migration:
         stack.callback(lookup.close)
         journal = Journal(file, stack.enter_context(self.executor()))
         stack.push_async_callback(journal.flush)
-        delivered = None
-        if other is not None:
-            delivered = other.delivered(path)
+        delivered = other.delivered(path) if other is not None else None
+        if delivered is not None:
             stack.callback(delivered.then.close)
-            owners = await self._table(stack, path, other.source, self._rules_of(other), other.shape, reader)
-        elif "customers" not in sources or self.ask.unchecked:
-            owners = None
-        else:
-            parts = sources["customers"], rules["customers"], shape["customers"]
-            owners = await self._table(stack, path, *parts, reader)
-        if self.ask.unchecked and "customers" in sources:
-            self.tell(Warned("unchecked: a customer that stands twice in the export will be sent twice"))
+        owners = await self._owners(stack, path, sources, rules, shape, other, reader)
         return Crew(
             settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
             self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners, vouched,
@@ -224,13 +213,34 @@ class Migration:
             raise asyncio.CancelledError
         return found
 
-    async def _table(
-        self, stack: AsyncExitStack, path: Path, source: Source, rules: Rules, shape: Mapping[str, Any],
-        reader: Executor,
+    async def _fresh(self, file: Checkpoint | None, marks: Marks, reader: Executor) -> dict[str, list[dict[str, Any]]]:
+        """The fingerprints of the stages that the checkpoint has not yet, as it is to keep them. Says of each file
+        which array was found in it where none was named."""
+        known = {row.name for row in file.stages()} if file is not None else ()
+        fresh = {name: found for name, found in marks.items() if name not in known}
+        for name, files in fresh.items():
+            for text, mark in zip(self.settings.stage(name).files, files, strict=True):
+                if parse_input(text).path is None and mark["path"]:
+                    self.tell(Chosen(name, mark["file"], mark["path"]))
+        if sum(mark["size"] for files in fresh.values() for mark in files) >= self.away:
+            self.tell(Waiting("reading the export once, to know it again on a resume"))
+        return await self._reading(reader, partial(with_content, fresh))
+
+    async def _owners(
+        self, stack: AsyncExitStack, path: Path, sources: Mapping[str, Source], rules: Mapping[str, Rules],
+        shape: Mapping[str, Any], other: Elsewhere | None, reader: Executor,
     ) -> OwnerTable | None:  # fmt: skip
-        """The owner table of these customers; None if stopped before it is made."""
-        made = owner_table(owners_folder(path), source, rules, shape, reader, self.tell)
-        table = await unless(self.stop, made)
+        """The owner table of the run's customers, or of those that another run delivered; None without one."""
+        if other is not None:
+            customers = other.source, self._rules_of(other), other.shape
+        elif "customers" not in sources:
+            return None
+        elif self.ask.unchecked:
+            self.tell(Warned("unchecked: a customer that stands twice in the export will be sent twice"))
+            return None
+        else:
+            customers = sources["customers"], rules["customers"], shape["customers"]
+        table = await unless(self.stop, owner_table(owners_folder(path), *customers, reader, self.tell))
         if table is not None:
             stack.callback(table.close)
         return table
@@ -257,13 +267,6 @@ class Migration:
     def _open(self, name: str) -> Source:
         inputs = [parse_input(text) for text in self.settings.stage(name).files]
         return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
-
-    def _say_chosen(self, marks: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Say which array was found where none was named, before anything of it is sent."""
-        for name, files in marks.items():
-            for text, mark in zip(self.settings.stage(name).files, files, strict=True):
-                if parse_input(text).path is None and mark["path"]:
-                    self.tell(Chosen(name, mark["file"], mark["path"]))
 
     def _binding(self, other: Elsewhere | None) -> dict[str, Any]:
         customers = {"customers_from": other.file.run["id"]} if other is not None else {}

@@ -47,7 +47,7 @@ class LeftOut(NamedTuple):
     will lack, and how many customers a mapping leaves out, of whom nobody knows who they are."""
 
     dead: list[DeadLetter]
-    absent: list[str]
+    absent: set[str]
     unnamed: int
 
 
@@ -273,8 +273,9 @@ class Crew:
                 " what belongs to them is sent, and dropped by the target"
             ))  # fmt: skip
         lost = {it.position for it in large}
-        owners = left.absent + [record.owner for record in records if record.position in lost]
-        return drafts, dead, [(owner, RESEALED) for owner in owners]
+        kept = {record.owner for record in records if record.position not in lost}
+        gone = left.absent | {record.owner for record in records} - kept
+        return drafts, dead, [(owner, RESEALED) for owner in sorted(gone - kept)]
 
     def _fixed(self, name: str) -> bool:
         """Whether nothing but the export decides what comes out of it: no mapping, and the version it began with."""
@@ -283,14 +284,14 @@ class Crew:
     def _left_out(self, name: str, judge: Judge, batch: Batch) -> LeftOut:
         """What of a batch's records is left out now; not what was when it was sealed."""
         if batch.retried:
-            return LeftOut(buried_retried(self.path, self.rules[name], batch), [], 0)
+            return LeftOut(buried_retried(self.path, self.rules[name], batch), set(), 0)
         apart = self.lookup.unpacked(name, batch.ranges)
         dead: list[DeadLetter] = []
-        absent: list[str] = []
+        absent: set[str] = set()
         unnamed = 0
         for it in examined_again(self.sources[name], judge, batch):
             dead += [letter for letter in it.dead if spot_of(letter) not in apart]
-            absent += [owner for owner, _ in it.absent]
+            absent |= {owner for owner, _ in it.absent}
             unnamed += sum(tally.records for _, tally in it.filtered) if not it.absent else 0
         return LeftOut(dead, absent, unnamed)
 

@@ -118,5 +118,5 @@ def touched(now: Sequence[Mark], then: Sequence[Mark], stopped: Callable[[], boo
     return [
         mark["file"]
         for mark, before in zip(now, then, strict=True)
-        if mark["modified"] != before["modified"] and content_of(mark["file"], stopped) != before["content"]
+        if mark["modified"] != before.get("modified") and content_of(mark["file"], stopped) != before.get("content")
     ]
