@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 
 import msgspec
 
+from streammig.checkpoint import Spot
 from streammig.errors import BrokenExport
 from streammig.packing import BatchLimits, Sealing, assemble, halves, packer, ranges_of, select
 from streammig.ports import Rules, Source
@@ -21,11 +22,8 @@ def nobody_absent(owners: Iterable[str]) -> Mapping[str, str]:
     return {}
 
 
-Spot = tuple[int, int, int]
-"""Where a record stands: source, offset, unit."""
-
 Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
-"""The customers between two places that stand twice: (source, offset, unit) to code and message."""
+"""The customers between two places that stand twice: their spots to code and message."""
 
 
 class Judge:

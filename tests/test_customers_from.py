@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from streammig.checkpoint import Checkpoint
 from streammig.cli.rehearsal import LocalTarget
 from streammig.migration.elsewhere import kept_path
+from streammig.records import BatchState
 from streammig.settings import load
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, event, lot, transaction
+from tests.test_system import run_world
+from tests.world import SETTLE_TIME, World
 
 PEOPLE = [
     *[customer(f"c{number}", balance=[lot(1)]) for number in range(6)],
@@ -127,6 +131,36 @@ def test_customers_of_unknown_outcome_are_refused_with_what_to_do(shell: Shell) 
         assert ended.code == 4, ended.err
         assert states(shell.folder / "c.checkpoint")["customers"] == ["parked"]
         refused(shell, target, "whether the customers of batch 1 of c.checkpoint landed", "streammig resolve c.checkp")
+
+
+def test_customers_that_are_still_to_be_sent_again_are_refused_with_what_to_do(
+    shell: Shell, target: LocalTarget
+) -> None:
+    exports(shell)
+    assert customers(shell, target).code == 3
+    file = Checkpoint.open(shell.folder / "c.checkpoint")
+    (batch,) = file.batches("customers", BatchState.ACCEPTED)
+    assert file.move(batch, BatchState.ACCEPTED, BatchState.SEALED)
+    file.close()
+    refused(shell, target, "some customers of c.checkpoint were to be sent again", "streammig retry c.checkpoint")
+
+
+def test_customers_that_were_delivered_just_now_are_given_time_to_settle(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        nothing: dict[str, list[str]] = {"files": []}
+        first = str(tmp_path / "first.checkpoint")
+        world.settings = {"events": nothing, "transactions": nothing, "checkpoint": first}
+        assert await world.live() is True
+        at, requests = world.clock.time(), len(world.target.arrivals)
+        world.settings = {"customers": nothing, "customers_from": first, "checkpoint": str(tmp_path / "second")}
+        assert await world.live() is True
+        assert world.target.arrivals[requests] >= at + SETTLE_TIME - 5
+        world.target.settle()
+        assert set(world.target.events) == keys["events"]
+        assert set(world.target.transactions) == keys["transactions"]
+        assert not world.target.dropped
+
+    run_world(tmp_path, 5, story)
 
 
 def test_a_checkpoint_that_can_not_tell_whose_customers_there_are_is_refused(shell: Shell, target: LocalTarget) -> None:

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from streammig.aftercare.retry import buried_retried, reread_retried, spot_of
-from streammig.checkpoint import Books, Checkpoint, Journal
+from streammig.checkpoint import Books, Checkpoint, Journal, Spot
 from streammig.delivery.courier import Anew, Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
@@ -315,7 +315,7 @@ class Crew:
                 AS_IT_WAS,
             )
 
-    def _apart(self, name: str, batch: Batch) -> set[tuple[int, int, int]]:
+    def _apart(self, name: str, batch: Batch) -> set[Spot]:
         return self.lookup.unpacked(name, batch.ranges)
 
     async def _sent(self, name: str) -> set[str] | None:
