@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from streammig.checkpoint import Spot
 from streammig.errors import BrokenExport
 from streammig.packing import BatchLimits, Sealing, assemble, halves, packer, ranges_of, select
 from streammig.ports import Rules, Source
-from streammig.records import Batch, DeadLetter, Draft, Examined, Place, Progress, Range, Record, Run
+from streammig.records import Batch, DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Run
 
 Absent = Callable[[Iterable[str]], Mapping[str, str]]
 """Owners in, those that will not be in the target out, each with the code of the reason."""
@@ -21,8 +22,8 @@ def nobody_absent(owners: Iterable[str]) -> Mapping[str, str]:
     return {}
 
 
-Repeated = Callable[[Place, Place], Mapping[tuple[int, int, int], tuple[str, str]]]
-"""The customers between two places that stand twice: (source, offset, unit) to code and message."""
+Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
+"""The customers between two places that stand twice: their spots to code and message."""
 
 
 class Judge:
@@ -68,7 +69,7 @@ def _without(examined: Examined, absent: Mapping[str, str]) -> Examined:
     return msgspec.structs.replace(examined, records=kept, dead=examined.dead + dead)
 
 
-def _without_repeated(examined: Examined, repeated: Mapping[tuple[int, int, int], tuple[str, str]]) -> Examined:
+def _without_repeated(examined: Examined, repeated: Mapping[Spot, tuple[str, str]]) -> Examined:
     where = examined.position.source, examined.position.offset
     gone = [(record, found) for record in examined.records if (found := repeated.get((*where, record.unit)))]
     if not gone:
@@ -172,29 +173,61 @@ def reread(source: Source, judge: Judge, batches: Sequence[Batch]) -> list[list[
     What they have become since then (another mapping, another version) shows as other bytes: compare digests.
     Raises like `Source.runs`.
     """
-    found: list[list[Record]] = [[] for _ in batches]
+    found = dict(_reread_each(source, judge, batches))
+    return [found.get(index, []) for index in range(len(batches))]
+
+
+def otherwise(
+    source: Source, rules: Rules, judge: Judge, batches: Sequence[Batch], apart: Callable[[Batch], Container[Spot]]
+) -> list[Batch]:
+    """Those of these batches that do not come out of the export any more as they were sealed.
+
+    One pass that holds what the packer held: the records of a batch only from its first to its last. `apart` gives the
+    spots of records that were no part of a batch though they stand within its ranges.
+    """
+    same = set()
+    for index, records in _reread_each(source, judge, batches):
+        batch, out = batches[index], apart(batches[index])
+        kept = [it for it in records if (it.position.source, it.position.offset, it.unit) not in out]
+        if assemble(kept, rules.head, rules.tail).digest == batch.digest:
+            same.add(index)
+    return [batch for index, batch in enumerate(batches) if index not in same]
+
+
+def _reread_each(source: Source, judge: Judge, batches: Sequence[Batch]) -> Iterator[tuple[int, list[Record]]]:
+    """Each batch's index with its records, as soon as all of them are read."""
     wanted = sorted((piece, index) for index, batch in enumerate(batches) for piece in batch.ranges)
     if not wanted:
-        return found
+        return
     begins = [piece.begin for piece, _ in wanted]
+    ends = deque(sorted((batch.ranges[-1].end[:2], index) for index, batch in enumerate(batches) if batch.ranges))
+    found: dict[int, list[Record]] = {index: [] for _, index in ends}
     # Ranges of one stage never overlap, but several can share a record that was split between their batches.
     last = max(piece.end for piece, _ in wanted)
     for run in _runs(source, begins[0], last):
         for examined in judge.examine([it for it in run if _touches(it.source, it.offset, it.length, wanted, begins)]):
-            for index, batch in enumerate(batches):
-                found[index].extend(select(examined, batch.ranges))
-    return found
+            position = examined.position
+            while ends and ends[0][0] < (position.source, position.offset):
+                index = ends.popleft()[1]
+                yield index, found.pop(index)
+            for index in _holders(position, wanted, begins) & found.keys():
+                found[index].extend(select(examined, batches[index].ranges))
+    yield from found.items()
 
 
-def buried(source: Source, judge: Judge, batch: Batch) -> list[DeadLetter]:
-    """What of a batch's records is a dead letter as the export is judged now, also what was one when it was sealed."""
+def _holders(it: Position, wanted: Sequence[tuple[Range, int]], begins: Sequence[tuple[int, ...]]) -> set[int]:
+    """Whose ranges begin within a record; and the last one before it, which may reach into it."""
+    low = bisect_left(begins, (it.source, it.offset))
+    high = bisect_left(begins, (it.source, it.offset + max(it.length, 1)))
+    return {index for _, index in wanted[max(low - 1, 0) : high]}
+
+
+def examined_again(source: Source, judge: Judge, batch: Batch) -> Iterator[Examined]:
+    """What becomes now of each source record in a batch's ranges."""
     begins = [piece.begin for piece in batch.ranges]
     wanted = [(piece, 0) for piece in batch.ranges]
-    found: list[DeadLetter] = []
     for run in _runs(source, begins[0], batch.ranges[-1].end):
-        touched = [it for it in run if _touches(it.source, it.offset, it.length, wanted, begins)]
-        found.extend(letter for examined in judge.examine(touched) for letter in examined.dead)
-    return found
+        yield from judge.examine([it for it in run if _touches(it.source, it.offset, it.length, wanted, begins)])
 
 
 def _runs(source: Source, begin: Place, end: Place) -> Iterator[Run]:

@@ -54,6 +54,15 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """An array of the export that nobody named, taken as the records of a stage: `path` as it is typed behind `#`."""
+
+    stage: str
+    file: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something the operator should know, in words, that does not stop the run."""
 
@@ -69,7 +78,7 @@ class StageEnded:
     message: str = ""
 
 
-Notice = StageBegan | Sealed | Answered | Buried | Waiting | Warned | StageEnded
+Notice = StageBegan | Sealed | Answered | Buried | Waiting | Chosen | Warned | StageEnded
 Tell = Callable[[Notice], None]
 
 

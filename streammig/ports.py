@@ -35,7 +35,8 @@ class Source(Protocol):
 
     Raises `Unusable` before the first run if a file can't be opened or has no such array, and `BrokenExport` behind
     the last good record where a file can't be read on. A record that is no record but whose end is known is a `Slice`
-    with its fault set, not an error.
+    with its fault set, not an error. Raises `Unusable` too, and hands out no slice more, once a file is not what it was
+    when this source was made.
     """
 
     def runs(self, start: Place = START) -> Iterator[Run]:
@@ -49,6 +50,10 @@ class Source(Protocol):
 
     def fingerprints(self) -> Sequence[dict[str, Any]]:
         """For each file, in order, what binds a checkpoint to it: JSON-ready, cheap at any size, no content."""
+        ...
+
+    def unchanged(self) -> None:
+        """Raise `Unusable` unless every file is still what it was when this source was made."""
         ...
 
 

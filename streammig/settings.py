@@ -6,8 +6,9 @@ import os
 import subprocess
 import tomllib
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -34,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     customers: StageSettings = StageSettings()
     events: StageSettings = StageSettings()
     transactions: StageSettings = StageSettings()
+    customers_from: str = ""  # the checkpoint of the run that delivered the customers, where this one has none
 
     base_url: str = "https://app.masivo.ai/api/storefront/v1"
     auth_url: str = ""  # where the token comes from; the base URL unless set
@@ -116,6 +118,35 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def _check_table(where: str, table: Mapping[str, Any], kind: type[msgspec.Struct]) -> None:
+    """Raise `Unusable`, with what was probably meant, for a key that is no setting or a value that is no choice."""
+    choices = {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
+    for key, value in table.items():
+        if key not in kind.__struct_fields__:
+            raise Unusable(f"{where}there is no setting {key}", _meant(key, kind))
+        if key in choices and value not in choices[key]:
+            raise Unusable(f"{where}{key} is {value!r}", "It may be " + " or ".join(f'"{it}"' for it in choices[key]))
+
+
+def _meant(key: str, kind: type[msgspec.Struct]) -> str:
+    if near := get_close_matches(key, kind.__struct_fields__, 1):
+        return f"Did you mean {near[0]}? The README lists every setting."
+    other = StageSettings if kind is Settings else Settings
+    if near := get_close_matches(key, other.__struct_fields__, 1):
+        place = "in the table of a stage" if other is StageSettings else "above the first table"
+        return f"There is a setting {near[0]} {place}. The README lists every setting."
+    return "The README lists every setting."
+
+
+def check_folder(checkpoint: Path) -> None:
+    """Raise `Unusable` unless there is a folder for this checkpoint and its work files."""
+    if not checkpoint.parent.is_dir():
+        raise Unusable(
+            f"the checkpoint {checkpoint} can't be kept: there is no such folder as {checkpoint.parent}",
+            "Make the folder, or name another file with --checkpoint.",
+        )
+
+
 def check_doubles(settings: Settings, accepted: Collection[str]) -> None:
     """Raise `Unusable` unless just the stages that may send twice are accepted by name, in this very call."""
     resending = [name for name in settings.stages if settings.stage(name).unknown == "resend"]
@@ -149,8 +180,12 @@ def _read(path: Path) -> dict[str, Any]:
                 f"{path}: {name}: a key does not belong in the settings",
                 f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command.",
             )
+    _check_table(f"{path}: ", found, Settings)
+    for name in STAGES:
+        if isinstance(found.get(name), dict):
+            _check_table(f"{path}: [{name}]: ", found[name], StageSettings)
     folder = path.parent
-    for name in ("checkpoint", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "customers_from", "state_dir", "api_key_file"):
         if isinstance(found.get(name), str):
             found[name] = str(folder / Path(found[name]).expanduser())
     for name in STAGES:
@@ -180,7 +215,7 @@ def portable(settings: Settings) -> dict[str, Any]:
         name: value for name, value in msgspec.to_builtins(settings).items() if value != getattr(Settings(), name)
     }
     kept.pop("api_key_command", None)  # a command line may have the key in it
-    for name in ("checkpoint", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "customers_from", "state_dir", "api_key_file"):
         if kept.get(name):
             kept[name] = absolute(kept[name])
     for name in settings.stages:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import msgspec
 
 from streammig.errors import MachineFault, Unusable
-from streammig.settings import Settings
+from streammig.settings import Settings, check_folder
 
 
 def spool_path(checkpoint: Path) -> Path:
@@ -27,6 +27,7 @@ def with_stdin_spooled(settings: Settings, stdin: BinaryIO) -> Settings:
     if not any(_is_stdin(text) for files in inputs.values() for text in files):
         return settings
     checkpoint = Path(settings.checkpoint)
+    check_folder(checkpoint)
     path = spool_path(checkpoint)
     if not checkpoint.exists():
         if stdin.isatty():

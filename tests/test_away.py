@@ -57,6 +57,14 @@ def test_a_stage_read_away_is_what_it_is_here(tmp_path: Path) -> None:
     assert away.next() is None
 
 
+def test_a_file_that_changed_before_it_is_read_away_is_noticed_there(tmp_path: Path) -> None:
+    made = parts(export(tmp_path / "export.json"))
+    export(tmp_path / "export.json", 229)
+    away = Away(*made)
+    with pytest.raises(Unusable, match=r"export.json: the export changed while it was read: it had [\d,]+ bytes"):
+        all_of(away)
+
+
 def test_a_pilot_read_away_says_why_it_stopped(tmp_path: Path) -> None:
     away = Away(*parts(export(tmp_path / "export.json")), first=60)
     assert sum(sealing.draft.tally.records for sealing in all_of(away) if sealing.draft) == 59

@@ -133,6 +133,9 @@ class Endless:
     def fingerprints(self) -> list[dict[str, Any]]:
         return []
 
+    def unchanged(self) -> None:
+        pass
+
 
 HEAD = b"{"
 TAIL = b',"name":"n","email":"c%d@example.com","registration_date":"2020-01-01T00:00:00Z","balance":[]}'

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.checkpoint import Checkpoint, Journal
-from streammig.delivery.courier import Courier
+from streammig.delivery.courier import Anew, Courier
 from streammig.delivery.dry import FreeSlots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
@@ -30,7 +30,6 @@ from streammig.packing import assemble, ranges_of
 from streammig.records import (
     Batch,
     BatchState,
-    DeadLetter,
     Draft,
     Kind,
     Place,
@@ -111,8 +110,8 @@ class Room:
     def _assemble(self, records: list[Record]) -> Draft:
         return assemble(records, HEAD, self.tail, ranges_of(records))
 
-    async def _reseal(self, batch: Batch, records: list[Record]) -> tuple[list[Draft], list[DeadLetter]]:
-        return [self._assemble(records)], []
+    async def _reseal(self, batch: Batch, records: list[Record]) -> Anew:
+        return [self._assemble(records)], [], []
 
     async def _reread(self, batches: list[Batch]) -> list[list[Record]]:
         return [self.of(batch) for batch in batches]

@@ -73,6 +73,9 @@ class Listed:
     def fingerprints(self) -> list[dict[str, Any]]:
         return [{"compression": self.compression} for _ in self.files]
 
+    def unchanged(self) -> None:
+        pass
+
     def examine(self, run: Run) -> list[Examined]:
         found = [(it.position, self.files[it.source][int(it.data)]) for it in run]
         return [Examined(at, (Record(at, 0, owner, b"", 1, (), None, twin),)) for at, (owner, twin) in found]

@@ -393,6 +393,23 @@ def test_a_checkpoint_of_another_export_is_refused_with_the_difference_named(
     assert said in ended.err
 
 
+@pytest.mark.parametrize("first", [[], ["--unchecked"]])
+def test_customers_that_stand_twice_are_looked_for_in_all_runs_of_a_checkpoint_or_in_none(
+    shell: Shell, target: LocalTarget, first: list[str]
+) -> None:
+    records = [*GOOD, customer("c1", name="Again"), *[customer(f"d{number}") for number in range(8)]]
+    export = write(shell.folder / "export.json", records)
+    assert interrupted(shell, target, *first).code == 130
+    with untouched(shell, target):
+        ended = shell.run(target.url, "--customers", export, *([] if first else ["--unchecked"]))
+    assert ended.code == 2
+    assert f"customers: unchecked was {bool(first)} and is {not first} now" in ended.err
+    ended = shell.run(target.url, "--customers", export, "--json", *first)
+    assert ended.code == (0 if first else 3)
+    assert ended.document["stages"]["customers"]["filtered"] == 0
+    assert landed(target) == 17 - (not first)
+
+
 def test_a_stage_whose_file_is_not_named_any_more_is_named(shell: Shell, target: LocalTarget, export: Path) -> None:
     assert interrupted(shell, target).code == 130
     with untouched(shell, target):
@@ -539,6 +556,9 @@ def test_a_folder_that_is_read_only_is_named(tmp_path: Path, target: LocalTarget
         (["--customers", "export.json", "--first", "0"], "--first"),
         (["--customers", "export.json", "--dry-run", "export.json"], "export.json"),
         (["--customers", "export.json", "--dry-run", "."], "is not empty"),
+        (["--customers", "export.json", "--checkpoint", "no/such/x"], "there is no such folder as no/such"),
+        (["--customers", "-", "--checkpoint", "no/such/x"], "there is no such folder as no/such"),
+        (["--customers", "export.json", "--checkpoint", "export.json/x"], "there is no such folder as export.json"),
         (["--nonsense"], "--nonsense"),
     ],
 )

@@ -61,6 +61,30 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
     assert "secret-value" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("conncurrency = 8", "bad.toml: there is no setting conncurrency\nDid you mean concurrency?"),
+        ("[events]\nonwer = 'x'", "bad.toml: [events]: there is no setting onwer\nDid you mean owner?"),
+        ("[customer]\nfiles = ['x']", "bad.toml: there is no setting customer\nDid you mean customers?"),
+        ("file = ['x']", "bad.toml: there is no setting file\nThere is a setting files in the table of a stage."),
+        (
+            "[events]\nlimit = 'x'",
+            "[events]: there is no setting limit\nThere is a setting limits above",
+        ),
+        ("xyzzy = 1", "bad.toml: there is no setting xyzzy\nThe README lists every setting."),
+        ("duplicates = 'last'", 'bad.toml: duplicates is \'last\'\nIt may be "first" or "none"'),
+        ("[customers]\nunknown = 1", '[customers]: unknown is 1\nIt may be "read-back" or "park" or "resend"'),
+    ],
+)
+def test_what_was_probably_meant_is_said(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(Unusable) as raised:
+        load(path, {})
+    assert said in str(raised.value)
+
+
 def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match=r"gone\.toml"):
         load(tmp_path / "gone.toml", {})

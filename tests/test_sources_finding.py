@@ -132,6 +132,47 @@ def test_an_empty_array_has_no_records_if_it_is_named_or_the_whole_document(tmp_
     assert list(source_of(tmp_path, b'{"c":[]}', "#c").runs()) == []
 
 
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (b'{"customers":[]}', "customers"),
+        (b'{"customers": [ ]}\n', "customers"),
+        (b'{\n  "customers": []\n}\n', "customers"),
+        (b'{"meta":{"total":0},"data":{"customers":[]}}', "data.customers"),
+        (b'{\n"total":0,"tags":["a"],\n"customers":[]}', "customers"),
+    ],
+)
+def test_the_only_empty_array_of_a_document_is_an_export_of_no_records(data: bytes, path: str, tmp_path: Path) -> None:
+    source = source_of(tmp_path, data)
+    assert mark(source) == ("json", path)
+    assert texts(source) == []
+
+
+def test_an_empty_array_in_a_record_makes_no_document_of_it(tmp_path: Path) -> None:
+    record = b'{"id":"c1","balance":[]}'
+    assert texts(source_of(tmp_path, record)) == [record]
+    assert texts(source_of(tmp_path, b'{"customers":[]}', name="export.ndjson")) == [b'{"customers":[]}']
+    with pytest.raises(Unusable, match=r"no array of objects; arrays seen:\n  a: empty\n  b: empty"):
+        source_of(tmp_path, b'{\n"a":[],\n"b":[]}')
+
+
+@pytest.mark.parametrize(
+    ("data", "codes"),
+    [
+        (ONE + b"\n\xef\xbb\xbf" + TWO, ["", "invalid-json"]),
+        (b"\xef\xbb\xbf" + ONE + b"\n\xef\xbb\xbf" + TWO + b"\n", ["", "invalid-json"]),
+        (b"[]\n" + ONE + b"\n" + TWO, ["", "", ""]),
+        (b"[ ]\n" + ONE, ["", ""]),
+    ],
+)
+def test_a_strange_line_among_records_is_one_line_s_fault(data: bytes, codes: list[str], tmp_path: Path) -> None:
+    source = source_of(tmp_path, data)
+    assert mark(source) == ("ndjson", None)
+    found = [it for run in source.runs() for it in run]
+    assert [it.code for it in found] == codes
+    assert found[0].data.strip(b"[ ]") in (b"", ONE)
+
+
 @pytest.mark.parametrize("data", [b"id,name\n1,2\n", b"<html></html>", b'"text"', b"42"])
 def test_what_is_no_json_is_refused_with_what_was_looked_for(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(Unusable, match="JSON or NDJSON was looked for"):

@@ -15,7 +15,7 @@ from backports import zstd
 
 from streammig.errors import BrokenExport, MachineFault, Problem, Unusable
 from streammig.records import Place, Slice
-from streammig.sources import FileSource, Input, open_source, opening, parse_input
+from streammig.sources import FileSource, Input, comparable, open_source, opening, parse_input
 
 # Random, so that compressed bytes are many and a cut falls where it is aimed at.
 RECORDS = [b'{"id":%d,"x":"%s"}' % (index, random.Random(index).randbytes(40).hex().encode()) for index in range(3000)]
@@ -231,13 +231,11 @@ def test_fingerprints_tell_files_apart_and_cost_no_reading(tmp_path: Path) -> No
     assert (mark["size"], mark["format"], mark["path"]) == (len(big), "json", "")
     assert mark["file"].endswith("export.json")
     # Each sampled place counts: the head, the tail, the spots between.
-    for at in [0, len(big) - 1, len(big) // 17 * 5 + 100]:
+    for at in [30, len(big) - 30, len(big) // 17 * 5 + 100]:
         changed = bytearray(big)
         changed[at] = 32
-        put(tmp_path, bytes(changed))
-        assert source.fingerprints()[0]["sha256"] != mark["sha256"]
-    put(tmp_path, big)
-    assert source.fingerprints() == [mark]
+        assert source_of(tmp_path, bytes(changed)).fingerprints()[0]["sha256"] != mark["sha256"]
+    assert comparable(source_of(tmp_path, big).fingerprints()) == comparable([mark])
 
 
 def test_a_fingerprint_that_cant_be_read_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +243,7 @@ def test_a_fingerprint_that_cant_be_read_is_the_machines_fault(tmp_path: Path, m
         raise OSError(errno.EIO, "Input/output error")
 
     source = source_of(tmp_path, DOCUMENT)
-    monkeypatch.setattr("streammig.sources.files.os.pread", fail)
+    monkeypatch.setattr("streammig.sources.sameness.os.pread", fail)
     with pytest.raises(MachineFault, match="Input/output error"):
         source.fingerprints()
 
@@ -271,3 +269,29 @@ def test_a_hash_sign_divides_file_and_path_unless_the_file_has_it(tmp_path: Path
 def test_a_path_that_cant_be_read_is_refused(path: str) -> None:
     with pytest.raises(Unusable):
         parse_input(f"x.json#{path}")
+
+
+@pytest.mark.parametrize("how", ["the same name", "another name of it", "symlink", "hard link", "copy"])
+def test_an_array_that_is_named_twice_is_refused(tmp_path: Path, how: str) -> None:
+    file = Path(put(tmp_path, b'{"c":' + DOCUMENT + b',"d":[{"id":1}]}'))
+    again = Input(str(tmp_path / "again"), ("c",))
+    if how == "symlink":
+        (tmp_path / "again").symlink_to(file)
+    elif how == "hard link":
+        os.link(file, tmp_path / "again")
+    elif how == "copy":
+        (tmp_path / "again").write_bytes(file.read_bytes())
+    else:
+        again = Input(str(tmp_path / ".." / tmp_path.name / file.name if how == "another name of it" else file), ("c",))
+    with pytest.raises(Unusable, match=r"export.json and .* are the same export: each of its records would be sent"):
+        open_source([Input(str(file), ("c",)), again])
+
+
+def test_several_arrays_of_one_file_and_files_that_differ_between_their_samples_are_no_repeat(tmp_path: Path) -> None:
+    file = put(tmp_path, b'{"c":[{"id":1}],"d":[{"id":2}]}')
+    assert texts(open_source([Input(file, ("c",)), Input(file, ("d",))])) == [b'{"id":1}', b'{"id":2}']
+    data = b"[" + b",".join(RECORDS * 20) + b"]"
+    at = data.index(b'"x":"', len(data) // 17 + 50_000) + 10
+    other = data[:at] + b"y" + data[at + 1 :]
+    two = [put(tmp_path, data, "one"), put(tmp_path, other, "two")]
+    assert len(texts(open_source([Input(name) for name in two]))) == 2 * len(RECORDS) * 20

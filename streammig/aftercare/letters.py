@@ -13,7 +13,7 @@ from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
 from streammig.ports import Source
 from streammig.records import DeadLetter, Place, Slice
-from streammig.sources import open_source, parse_input
+from streammig.sources import comparable, open_source, parse_input, touched
 
 FAR = 4_000_000  # bytes between two letters from which on seeking beats reading through
 
@@ -68,9 +68,8 @@ def _chain(first: DeadLetter, rest: Iterator[DeadLetter]) -> Iterator[DeadLetter
 
 def check_unchanged(source: Source, marks: list[dict[str, Any]]) -> None:
     """Raise `Unusable` if these are not the files that the checkpoint is bound to."""
-    now = [{key: value for key, value in mark.items() if key != "file"} for mark in source.fingerprints()]
-    then = [{key: value for key, value in mark.items() if key != "file"} for mark in marks]
-    if now != then:
+    now = source.fingerprints()
+    if comparable(now) != comparable(marks) or touched(now, marks):
         raise Unusable(
             "the export has changed since the run: its dead letters can't be read from it any more",
             "Put the export that was migrated back in its place.",

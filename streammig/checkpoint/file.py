@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
+from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, pack_ranges
 from streammig.checkpoint.database import (
     connect,
     prepare_to_write,
@@ -280,24 +280,40 @@ class Checkpoint(Letters):
             self._db.execute("UPDATE batch SET state = 'split' WHERE stage = ? AND seq = ?", (batch.stage, batch.seq))
             return [self._insert(batch.stage, draft, batch.seq, at) for draft in drafts]
 
-    def reseal(self, batch: Batch, drafts: Sequence[Draft], dead: Sequence[DeadLetter], at: float) -> list[Batch]:
+    def reseal(
+        self,
+        batch: Batch,
+        drafts: Sequence[Draft],
+        dead: Sequence[DeadLetter],
+        at: float,
+        absent: Sequence[tuple[str, str]] = (),
+    ) -> list[Batch]:
         """Replace a batch that never left and can't be rebuilt as it was (another mapping, another version).
 
-        What the records behind it have become now is counted as of now; the difference to what was read then is
-        filtered under the reason "resealed", so that the books still balance and show it.
+        What the records behind it have become now is counted as of now; what they are less than what was read then is
+        filtered under the reason "resealed", and what their sums are more is counted as read now, so that the books
+        still balance and show it. They may not be more records or units. `absent` as for `dead`.
         """
         with self.transaction():
             parts = self.split(batch, drafts, at)
             before = self._dead_tally(batch.stage)
             self._bury(batch.stage, 0, dead)
+            self._note_absent(absent)
             rest = batch.tally - (self._dead_tally(batch.stage) - before)
             for part in parts:
                 rest -= part.tally
-            if rest != Tally():
+            if rest.records < 0 or rest.units < 0:
+                raise AssertionError(f"batch {batch.seq} of {batch.stage} was sealed anew with more than it held")
+            more = Tally(sums={key: value.copy_negate() for key, value in rest.sums.items() if value < 0})
+            if more != Tally():
+                row = self._read("SELECT repaired FROM stage WHERE name = ?", batch.stage)[0]
+                total = encode_tally(decode_tally(row[0]) + more)
+                self._db.execute("UPDATE stage SET repaired = ? WHERE name = ?", (total, batch.stage))
+            if rest + more != Tally():
                 known = self.progress(batch.stage).filtered.get("resealed", Tally())
                 self._db.execute(
                     "INSERT INTO filtered VALUES (?, 'resealed', ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
-                    (batch.stage, encode_tally(known + rest)),
+                    (batch.stage, encode_tally(known + rest + more)),
                 )
         return parts
 

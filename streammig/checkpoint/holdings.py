@@ -100,13 +100,19 @@ class Holdings(Opened):
             json.loads(row["dropped"]),
         )
 
+    def ahead(self, stage: str) -> list[Batch]:
+        """The batches that hold something beyond the frontier, in the order they were sealed."""
+        frontier = self.progress(stage).frontier
+        rows = self._read("SELECT * FROM batch WHERE stage = ? AND parent IS NULL AND NOT retried ORDER BY seq", stage)
+        # Bins are sealed at most some hundred batches ahead of the frontier, but which ones is not known: all are read.
+        return [
+            self._batch(stage, row) for row in rows if any(it.end > frontier for it in unpack_ranges(row["ranges"]))
+        ]
+
     def ahead_ranges(self, stage: str) -> list[Range]:
         """The ranges that batches hold beyond the frontier, in reading order."""
         frontier = self.progress(stage).frontier
-        rows = self._read("SELECT ranges FROM batch WHERE stage = ? AND parent IS NULL AND NOT retried", stage)
-        # Bins are sealed at most some hundred batches ahead of the frontier, but which ones is not known: all are read.
-        found = [piece for row in rows for piece in unpack_ranges(row[0]) if piece.end > frontier]
-        return sorted(found)
+        return sorted(piece for batch in self.ahead(stage) for piece in batch.ranges if piece.end > frontier)
 
     def absent_reasons(self, owners: Iterable[str]) -> dict[str, str]:
         """Which of these customers will not be in the target, with the code of the reason."""

@@ -13,7 +13,8 @@ CREATE TABLE run (
     salt BLOB NOT NULL, digest BLOB NOT NULL
 );
 
--- The files of each stage in reading order. `fingerprint` is JSON: name, size, hashes of head, tail and samples.
+-- The files of each stage in reading order. `fingerprint` is JSON: name, size, time of the last
+-- change, hash of head, tail and samples; and a hash of all of it, for where only the time is another on a resume.
 CREATE TABLE source_file (
     stage TEXT NOT NULL, source INTEGER NOT NULL, fingerprint TEXT NOT NULL,
     PRIMARY KEY (stage, source)
@@ -33,6 +34,7 @@ CREATE TABLE stage (
     ahead TEXT NOT NULL DEFAULT '[0,0,{}]', dropped TEXT NOT NULL DEFAULT '{}',
     -- What retried records hold more (or less) than the dead letters that they were: the other way round, the books
     -- of a repaired record could not balance. read + ahead + repaired = accepted + dead + filtered + ...
+    -- Also what the sums of batches that were sealed anew are more than before.
     repaired TEXT NOT NULL DEFAULT '[0,0,{}]'
 ) WITHOUT ROWID;
 

@@ -49,7 +49,7 @@ def finish(path: Path, problem: Problem | None, whole: bool, *, as_json: bool, q
     if problem is not None:
         fail(problem)
     if isinstance(problem, Held) or not path.exists():
-        return problem.exit_code if problem is not None else 1
+        return problem.exit_code if problem is not None else 130  # stopped before anything had begun
     try:
         found = read_document(path)
     except Problem as unreadable:

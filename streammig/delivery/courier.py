@@ -55,8 +55,10 @@ Assemble = Callable[[list[Record]], Draft]
 Redact = Callable[[str, bytes], str]
 """A message and the body that it answers in, the message without the body's values out; runs in a thread."""
 
-Reseal = Callable[[Batch, list[Record]], Awaitable[tuple[list[Draft], list[DeadLetter]]]]
-"""What a batch and its records make now, if they come out otherwise than when it was sealed."""
+Anew = tuple[list[Draft], list[DeadLetter], list[tuple[str, str]]]
+Reseal = Callable[[Batch, list[Record]], Awaitable[Anew]]
+"""What a batch and its records make now, if they come out otherwise than when it was sealed; and the customers that the
+target will lack because of it, each with the code of the reason."""
 
 
 @dataclass(slots=True)
@@ -274,9 +276,9 @@ class Courier:
         draft = self.assemble(records) if records else None
         if draft is not None and draft.digest == batch.digest:
             return [(batch, draft.body)]
-        drafts, dead = await self.reseal(batch, records)
+        drafts, dead, absent = await self.reseal(batch, records)
         at = self.clock.time()
-        parts = await self.journal.write(lambda file: file.reseal(batch, drafts, dead, at))
+        parts = await self.journal.write(lambda file: file.reseal(batch, drafts, dead, at, absent))
         said = f"batch {batch.seq} of {batch.stage} has not landed and comes out otherwise now: sealed anew"
         self.tell(Warned(said))
         return [(part, draft.body) for part, draft in zip(parts, drafts, strict=True)]

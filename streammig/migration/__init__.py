@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -34,18 +34,19 @@ from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url
-from streammig.migration.binding import reopen, shapes
+from streammig.migration.binding import Marks, check_contents, reopen, shapes
 from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
-from streammig.migration.mapping import load_mapping
+from streammig.migration.elsewhere import Elsewhere, open_elsewhere
+from streammig.migration.mapping import load_mapping, rule_options
 from streammig.migration.retrying import Retry
-from streammig.notices import Tell, Waiting, Warned
+from streammig.notices import Chosen, Tell, Waiting, Warned
 from streammig.owners import OwnerTable
 from streammig.ports import Clock as Clock
 from streammig.ports import ReadBack, Rules, Sink, Source
 from streammig.records import STAGES, Batch, BatchState, Tally
-from streammig.settings import Settings, absolute, check_doubles, portable
-from streammig.sources import open_source, parse_input
+from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
+from streammig.sources import open_source, parse_input, with_content
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -158,21 +159,30 @@ class Migration:
                 "Name one with --customers, --events or --transactions, or in a settings file.",
             )
         path = Path(settings.checkpoint)
+        check_folder(path)
         stack.enter_context(locked(path, self.ask.command))
         marks = {name: source.fingerprints() for name, source in sources.items()}
-        binding, shape = self._binding(), shapes(settings)
+        reader = stack.enter_context(self.executor())
+        other = await self._elsewhere(stack, reader)
+        binding, shape = self._binding(other), shapes(settings, self.ask.unchecked)
         file = reopen(path, binding, shape, marks)
         if file is not None:
             stack.callback(file.close)
+            await self._reading(reader, partial(check_contents, file, marks))
+        elif other is not None:
+            other.check_delivered(None if dry else settings.base_url)
         started = file.run["started"] if file is not None else self.clock.time()
         pacer = None if dry else await self._pacer(stack, limits)
         target = self._target(rule_options(settings, started), mappings, pacer)
         rules = {name: target.rules(name) for name in sources}
         sink, readback = await stack.enter_async_context(self._connect(target))
+        fresh = await self._fresh(file, marks, reader)
         if file is None:
+            if other is not None:
+                other.keep(path)
             file = Checkpoint.create(path, binding=binding, version=version("streammig"), started=started)
             stack.callback(file.close)
-        self._bind(file, shape, marks, limits)
+        self._bind(file, shape, fresh, limits)
         self._recover(file)
         run_id = file.run["id"]
         slots: Slots = FreeSlots()
@@ -186,30 +196,69 @@ class Migration:
         stack.callback(lookup.close)
         journal = Journal(file, stack.enter_context(self.executor()))
         stack.push_async_callback(journal.flush)
-        reader = stack.enter_context(self.executor())
-        owners = await self._owners(stack, path, sources, rules, shape, reader)
+        delivered = other.delivered(path) if other is not None else None
+        if delivered is not None:
+            stack.callback(delivered.then.close)
+        owners = await self._owners(stack, path, sources, rules, shape, other, reader)
         return Crew(
             settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
             self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners, vouched,
-            self.away,
+            self.away, delivered,
         )  # fmt: skip
+
+    async def _reading(self, reader: Executor, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Do what may read whole files in the reader's thread. Ended early, nothing has begun, as after an abort."""
+        found = await asyncio.get_running_loop().run_in_executor(reader, work, self.stop.is_set)
+        if self.stop.is_set():
+            raise asyncio.CancelledError
+        return found
+
+    async def _fresh(self, file: Checkpoint | None, marks: Marks, reader: Executor) -> dict[str, list[dict[str, Any]]]:
+        """The fingerprints of the stages that the checkpoint has not yet, as it is to keep them. Says of each file
+        which array was found in it where none was named."""
+        known = {row.name for row in file.stages()} if file is not None else ()
+        fresh = {name: found for name, found in marks.items() if name not in known}
+        for name, files in fresh.items():
+            for text, mark in zip(self.settings.stage(name).files, files, strict=True):
+                if parse_input(text).path is None and mark["path"]:
+                    self.tell(Chosen(name, mark["file"], mark["path"]))
+        if sum(mark["size"] for files in fresh.values() for mark in files) >= self.away:
+            self.tell(Waiting("reading the export once, to know it again on a resume"))
+        return await self._reading(reader, partial(with_content, fresh))
 
     async def _owners(
         self, stack: AsyncExitStack, path: Path, sources: Mapping[str, Source], rules: Mapping[str, Rules],
-        shape: Mapping[str, Any], reader: Executor,
+        shape: Mapping[str, Any], other: Elsewhere | None, reader: Executor,
     ) -> OwnerTable | None:  # fmt: skip
-        if "customers" not in sources:
+        """The owner table of the run's customers, or of those that another run delivered; None without one."""
+        if other is not None:
+            customers = other.source, self._rules_of(other), other.shape
+        elif "customers" not in sources:
             return None
-        if self.ask.unchecked:
+        elif self.ask.unchecked:
             self.tell(Warned("unchecked: a customer that stands twice in the export will be sent twice"))
             return None
-        made = owner_table(
-            owners_folder(path), sources["customers"], rules["customers"], shape["customers"], reader, self.tell
-        )
-        table = await unless(self.stop, made)
+        else:
+            customers = sources["customers"], rules["customers"], shape["customers"]
+        table = await unless(self.stop, owner_table(owners_folder(path), *customers, reader, self.tell))
         if table is not None:
             stack.callback(table.close)
         return table
+
+    async def _elsewhere(self, stack: AsyncExitStack, reader: Executor) -> Elsewhere | None:
+        """The customers that another run delivered, if these were asked for."""
+        if not self.settings.customers_from:
+            return None
+        other = open_elsewhere(Path(self.settings.customers_from), self.settings.stages)
+        stack.callback(other.file.close)
+        await self._reading(reader, other.check_export)
+        return other
+
+    def _rules_of(self, other: Elsewhere) -> Rules:
+        text = other.settings.customers.map
+        mapping = load_mapping(text, other.folder) if text else None
+        options = rule_options(other.settings, other.file.run["started"])
+        return self._target(options, {**dict.fromkeys(STAGES), "customers": mapping}, None).rules("customers")
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         text = self.settings.stage(name).map
@@ -219,11 +268,12 @@ class Migration:
         inputs = [parse_input(text) for text in self.settings.stage(name).files]
         return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
 
-    def _binding(self) -> dict[str, Any]:
+    def _binding(self, other: Elsewhere | None) -> dict[str, Any]:
+        customers = {"customers_from": other.file.run["id"]} if other is not None else {}
         if self.ask.dry_run is not None:
-            return {"account": "none", "dry_run": True}
+            return {"account": "none", "dry_run": True, **customers}
         account = account_name(self.settings.account or None, self.settings.base_url, self.key)
-        return {"target": self.settings.base_url, "account": account}
+        return {"target": self.settings.base_url, "account": account, **customers}
 
     async def _pacer(self, stack: AsyncExitStack, limits: Limits) -> Pacer:
         account = account_name(self.settings.account or None, self.settings.base_url, self.key)
@@ -257,14 +307,12 @@ class Migration:
             await sink.renew()  # a wrong key or host is found here, before a record is read
             yield sink, readback
 
-    def _bind(self, file: Checkpoint, shape: Mapping[str, Any], marks: Mapping[str, Any], limits: Limits) -> None:
-        known = {row.name for row in file.stages()}
+    def _bind(self, file: Checkpoint, shape: Mapping[str, Any], fresh: Mapping[str, Any], limits: Limits) -> None:
         with file.transaction():
             if not self.ask.aside:
                 file.set_context(self._context(str(limits)))
-            for name in shape:
-                if name not in known:
-                    file.add_stage(name, STAGES.index(name), shape[name], marks[name])
+            for name, marks in fresh.items():
+                file.add_stage(name, STAGES.index(name), shape[name], marks)
 
     def _context(self, limits: str) -> dict[str, Any]:
         """What another command needs to know of this one: where its files lie, and the windows of its budget."""
@@ -320,28 +368,6 @@ def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool
         if file.adopt(batch, send.attempt, send.at):
             news.append(batch)
     return news, True
-
-
-def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
-    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
-    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
-    return {
-        name: RuleOptions(
-            unknown_fields=settings.unknown_fields,
-            fraction_digits=settings.fraction_digits,
-            include_inactive=settings.include_inactive,
-            send_anonymous=settings.send_anonymous,
-            zero_orders=settings.zero_orders,
-            send_redeem=settings.send_redeem,
-            time_zone=settings.time_zone or None,
-            deleted=settings.customers.deleted,
-            reversed=settings.events.reversed,
-            owner=settings.stage(name).owner or None,
-            max_bytes=settings.max_bytes,
-            now=now,
-        )
-        for name in STAGES
-    }
 
 
 @dataclass(frozen=True, slots=True)

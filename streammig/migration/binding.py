@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
 from streammig.records import STAGES
 from streammig.settings import Settings
+from streammig.sources import comparable, touched
 
 # The settings of a run that decide which bytes a batch holds.
 SHAPING = (
@@ -19,15 +20,15 @@ SHAPING = (
 Marks = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def shapes(settings: Settings) -> dict[str, dict[str, Any]]:
-    """For each stage the settings that shape its batches, JSON-ready. A mapping is bound by its name: its code may
-    be mended between two runs."""
+def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
+    """For each stage what shapes its batches, JSON-ready. A mapping is bound by its name: its code may be mended
+    between two runs. Customers that stand twice are looked for in all runs of a checkpoint, or in none."""
     common = {name: getattr(settings, name) for name in SHAPING}
     found = {}
     for name in settings.stages:
         stage = settings.stage(name)
         own = {"map": stage.map, "owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
-        found[name] = common | own
+        found[name] = common | own | ({"unchecked": unchecked} if name == "customers" else {})
     return found
 
 
@@ -45,22 +46,37 @@ def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], mar
                 found.append(f"{row.name}: the checkpoint has this stage, but no file is named for it now")
                 continue
             found += differences(f"{row.name}: ", row.shape, shape[row.name])
-            found += differences(f"{row.name}: ", _by_file(file.fingerprints(row.name)), _by_file(marks[row.name]))
+            found += differences(f"{row.name}: ", comparable(file.fingerprints(row.name)), comparable(marks[row.name]))
         found += [
             f"{name}: it would come before {known[-1]}, which this checkpoint has already"
             for name in shape
             if name not in known and known and STAGES.index(name) < STAGES.index(known[-1])
         ]
         if found:
-            raise Unusable(
-                f"{path} belongs to another migration than the one asked for:\n  " + "\n  ".join(found),
-                "Undo the difference to go on with it. A new --checkpoint starts anew: what this one has delivered to"
-                " the same target would be sent again.",
-            )
+            raise _another(path, found)
     except BaseException:
         file.close()
         raise
     return file
+
+
+def check_contents(file: Checkpoint, marks: Marks, stopped: Callable[[], bool]) -> None:
+    """Raise `Unusable` if a file that was written to since is not the same any more; reads such a file wholly."""
+    found = [
+        f"{row.name}: the content of {name} is not what it was, though its size is"
+        for row in file.stages()
+        for name in touched(marks[row.name], file.fingerprints(row.name), stopped)
+    ]
+    if found and not stopped():
+        raise _another(file.path, found)
+
+
+def _another(path: Path, found: Sequence[str]) -> Unusable:
+    return Unusable(
+        f"{path} belongs to another migration than the one asked for:\n  " + "\n  ".join(found),
+        "Undo the difference to go on with it. A new --checkpoint starts anew: what this one has delivered to the same"
+        " target would be sent again.",
+    )
 
 
 def differences(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -71,13 +87,3 @@ def differences(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -
         for key in keys
         if before.get(key) != now.get(key)
     ]
-
-
-def _by_file(marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Fingerprints of several files as one flat mapping, without the names under which they lie."""
-    return {
-        f"file {number}'s {key}": value
-        for number, mark in enumerate(marks, 1)
-        for key, value in mark.items()
-        if key != "file"
-    }

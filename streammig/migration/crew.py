@@ -9,30 +9,46 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from streammig.aftercare.retry import buried_retried, reread_retried, spot_of
-from streammig.checkpoint import Books, Checkpoint, Journal
-from streammig.delivery.courier import Courier, Redact, Slots
+from streammig.checkpoint import Books, Checkpoint, Journal, Spot
+from streammig.delivery.courier import Anew, Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.verdict import Verdict
+from streammig.delivery.waiting import unless
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
-from streammig.feed import Feed, Judge, buried, first_records, nobody_absent, reread, reseal
-from streammig.notices import StageBegan, StageEnded, Tell
-from streammig.owners import OwnerTable, absent, repeated
+from streammig.feed import Absent, Feed, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
+from streammig.migration.elsewhere import Delivered
+from streammig.notices import StageBegan, StageEnded, Tell, Waiting, Warned
+from streammig.owners import RESEALED, OwnerTable, absent, repeated
 from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
 from streammig.ports import Clock, ReadBack, Rules, Seen, Sink, Source
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Record
+from streammig.records import Batch, BatchState, DeadLetter, Draft, Record, Tally, add_up
 from streammig.settings import Settings
 from streammig.sources import open_source
 
+AS_IT_WAS = (
+    "It was not sent again. Take the mapping, and the version, that it was sealed with, and run the same command; what"
+    " another mapping would make of the rest can be migrated with a checkpoint of its own."
+)
 SAMPLE = 5  # customers that are looked for where a run has none of its own
 QUEUE_BYTES = 16_000_000  # bodies waiting between producer and workers; beside them each worker holds one
+
+
+class LeftOut(NamedTuple):
+    """What of a batch's records is not sent: dead letters that were none when it was sealed, owners that the target
+    will lack, and how many customers a mapping leaves out, of whom nobody knows who they are."""
+
+    dead: list[DeadLetter]
+    absent: set[str]
+    unnamed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +75,7 @@ class Crew:
     owners: OwnerTable | None  # None where it was left out, or no customers are in the run
     vouched: bool  # the account's file knows every send of this checkpoint
     away: int  # bytes of export from which on a stage is read in a process of its own
+    delivered: Delivered | None = None  # by whom the customers were delivered, if by another run
 
     async def run(self) -> bool:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
@@ -81,6 +98,7 @@ class Crew:
         first = next(iter(self.sources))
         if first == "customers" or (await self.journal.read(lambda file: file.counts(first)))["requests"]:
             return
+        await self._settle_elsewhere()
         judge = await self.judge(first)
         loop = asyncio.get_running_loop()
         records = await loop.run_in_executor(self.reader, first_records, self.sources[first], judge, SAMPLE)
@@ -91,6 +109,13 @@ class Crew:
                 f"the customers of {first} are not at the target: none of those of record {ordinals} can be read back",
                 "Migrate the customers first, in this run or an earlier one: the target drops what has no customer.",
             )
+
+    async def _settle_elsewhere(self) -> None:
+        """Give the target's queue its time for customers that another run delivered just now."""
+        at = self.delivered.then.last_settled("customers") if self.delivered is not None else None
+        if at is not None and (left := at + self.settle_time - self.clock.time()) > 0:
+            self.tell(Waiting("the target's queue is given time for the customers", left))
+            await unless(self.stop, asyncio.sleep(left))
 
     def gate(self, name: str, retried: bool = False) -> Gate:
         """The gate behind a stage, or behind what of it was retried."""
@@ -107,14 +132,16 @@ class Crew:
         sizes = tuple(mark["size"] for mark in marks) if plain else None
         self.tell(StageBegan(name, progress.frontier, sizes, books.accepted.units, books.pending.records))
         await self._note(name, "running")
-        run = await self.prepare(name)
         try:
+            await self._check_ahead(name)
+            run = await self.prepare(name)
             finished = await run.run()
+            await asyncio.get_running_loop().run_in_executor(self.reader, self._unchanged)
         except Problem as problem:
             await self._end(name, "failed" if problem.exit_code == 2 else "interrupted", problem.what)
             raise
         await self._end(name, "complete" if finished else "interrupted", run.feed.paused)
-        await self.verify(name)
+        await self.verify(name, whole=finished)
         if not self.stop.is_set() and name == "customers":
             # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
             # nothing behind them that builds on each of them.
@@ -182,12 +209,22 @@ class Crew:
                 return Away(*parts)
         return Feed(*parts)
 
+    def _unchanged(self) -> None:
+        for source in self.sources.values():
+            source.unchanged()
+
     async def judge(self, name: str) -> Judge:
         """What says which records of a stage are sent by the run."""
         if name == "customers":
             return Judge(self.rules[name], repeated=partial(repeated, self.owners) if self.owners is not None else None)
+        if self.delivered is not None:
+            return Judge(self.rules[name], partial(absent, self.owners, self.delivered.then, None))
         known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)
         return Judge(self.rules[name], partial(absent, self.owners, self.lookup, name) if known else nobody_absent)
+
+    def absent_now(self) -> Absent:
+        """Who is not in the target now, whatever was known when the run began."""
+        return partial(absent, self.owners, self.lookup if self.delivered is None else self.delivered.now, None)
 
     async def _reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
         judge = await self.judge(name)
@@ -207,21 +244,79 @@ class Crew:
             found |= zip([it.seq for it in of_letters], again, strict=True)
         return [found[batch.seq] for batch in batches]
 
-    async def _anew(
-        self, name: str, limits: BatchLimits, batch: Batch, records: list[Record]
-    ) -> tuple[list[Draft], list[DeadLetter]]:
+    async def _anew(self, name: str, limits: BatchLimits, batch: Batch, records: list[Record]) -> Anew:
+        """What takes the place of a batch that comes out otherwise now. Raises `Unusable` where nothing but another
+        export explains that, or what comes out now is more than what it held."""
+        if not batch.retried and self._fixed(name):
+            raise Unusable(
+                f"batch {batch.seq} of {name} does not come out of the export as it was sealed, and there is neither a"
+                " mapping nor another version that could be why: the export has changed",
+                "Put the export that the checkpoint was begun with back in its place, and run the same command.",
+            )
         judge = await self.judge(name)
         loop = asyncio.get_running_loop()
-        refused = await loop.run_in_executor(self.reader, self._buried, name, judge, batch)
-        drafts, dead = reseal(self.rules[name], limits, records)
-        return drafts, refused + dead
+        left = await loop.run_in_executor(self.reader, self._left_out, name, judge, batch)
+        drafts, large = reseal(self.rules[name], limits, records)
+        dead = left.dead + large
+        rest = batch.tally - add_up([*(it.tally for it in drafts), *(it.tally for it in dead)])
+        if rest.records < 0 or rest.units < 0:
+            raise Unusable(
+                f"batch {batch.seq} of {name} comes out as more than it was sealed as: what was left out of it by the"
+                " mapping or version of then is counted as filtered already",
+                AS_IT_WAS,
+            )
+        if name != "customers":
+            return drafts, dead, []
+        if rest.records and left.unnamed:
+            self.tell(Warned(
+                f"the mapping leaves out customers of batch {batch.seq} that it sent before: nobody can tell which, so"
+                " what belongs to them is sent, and dropped by the target"
+            ))  # fmt: skip
+        lost = {it.position for it in large}
+        kept = {record.owner for record in records if record.position not in lost}
+        gone = left.absent | {record.owner for record in records} - kept
+        return drafts, dead, [(owner, RESEALED) for owner in sorted(gone - kept)]
 
-    def _buried(self, name: str, judge: Judge, batch: Batch) -> list[DeadLetter]:
-        """What of a batch's records is a dead letter now; not those that were one when it was sealed, nor retried."""
+    def _fixed(self, name: str) -> bool:
+        """Whether nothing but the export decides what comes out of it: no mapping, and the version it began with."""
+        return not self.settings.stage(name).map and self.lookup.run["version"] == version("streammig")
+
+    def _left_out(self, name: str, judge: Judge, batch: Batch) -> LeftOut:
+        """What of a batch's records is left out now; not what was when it was sealed."""
         if batch.retried:
-            return buried_retried(self.path, self.rules[name], batch)
+            return LeftOut(buried_retried(self.path, self.rules[name], batch), set(), 0)
         apart = self.lookup.unpacked(name, batch.ranges)
-        return [it for it in buried(self.sources[name], judge, batch) if spot_of(it) not in apart]
+        dead: list[DeadLetter] = []
+        absent: set[str] = set()
+        unnamed = 0
+        for it in examined_again(self.sources[name], judge, batch):
+            dead += [letter for letter in it.dead if spot_of(letter) not in apart]
+            absent |= {owner for owner, _ in it.absent}
+            unnamed += sum(tally.records for _, tally in it.filtered) if not it.absent else 0
+        return LeftOut(dead, absent, unnamed)
+
+    async def _check_ahead(self, name: str) -> None:
+        """Raise `Unusable` unless what was sealed beyond the frontier still comes out of the export as it was.
+
+        Reading on passes it by, and can't tell then what a mapping that was mended leaves out of it from what was left
+        out before: that would be counted twice, or not at all.
+        """
+        batches = await self.journal.read(lambda file: file.ahead(name))
+        if not batches or self._fixed(name):
+            return
+        apart = partial(self._apart, name)
+        work = partial(otherwise, self.sources[name], self.rules[name], await self.judge(name), batches, apart)
+        changed = await asyncio.get_running_loop().run_in_executor(self.reader, work)
+        if changed:
+            numbers = ", ".join(str(batch.seq) for batch in changed[:20])
+            raise Unusable(
+                f"batch {numbers} of {name}, sealed ahead of what is counted, comes out otherwise now: the mapping or"
+                " the version has changed, and the books could not be kept",
+                AS_IT_WAS,
+            )
+
+    def _apart(self, name: str, batch: Batch) -> set[Spot]:
+        return self.lookup.unpacked(name, batch.ranges)
 
     async def _sent(self, name: str) -> set[str] | None:
         """In a pilot, the customers that were sent, unless all of them were: what belongs to others must wait."""
@@ -237,9 +332,10 @@ class Crew:
 
     # -- what must hold behind a stage -------------------------------------------------------------------------------
 
-    async def verify(self, name: str) -> None:
+    async def verify(self, name: str, *, whole: bool = False) -> None:
+        """Raise unless the books balance; `whole`: all is read, so nothing can be ahead of what was."""
         books = await self.journal.read(lambda file: file.books(name))
-        if not books.balanced:
+        if not books.balanced or (whole and books.ahead != Tally()):
             raise unbalanced(name, books)
 
     async def _no_unknown(self, name: str) -> None:

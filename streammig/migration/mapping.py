@@ -1,7 +1,8 @@
-"""Finds a user's mapping by its name."""
+"""What the rules of a stage are made of: options from the settings, and a user's mapping, found by its name."""
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import sys
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from streammig.errors import Unusable
+from streammig.masivo.target import RuleOptions
+from streammig.records import STAGES
+from streammig.settings import Settings
 
 
 def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
@@ -31,3 +35,25 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
         raise Unusable(f"the module {module} has no function {name}", f"It was read from {found.__file__}.")
     checked: Callable[[Any], Any] = mapping
     return checked
+
+
+def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
+    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
+    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
+    return {
+        name: RuleOptions(
+            unknown_fields=settings.unknown_fields,
+            fraction_digits=settings.fraction_digits,
+            include_inactive=settings.include_inactive,
+            send_anonymous=settings.send_anonymous,
+            zero_orders=settings.zero_orders,
+            send_redeem=settings.send_redeem,
+            time_zone=settings.time_zone or None,
+            deleted=settings.customers.deleted,
+            reversed=settings.events.reversed,
+            owner=settings.stage(name).owner or None,
+            max_bytes=settings.max_bytes,
+            now=now,
+        )
+        for name in STAGES
+    }

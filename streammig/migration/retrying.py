@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +14,6 @@ from streammig.checkpoint import FIRST, Checkpoint, WorkFile, forget_work
 from streammig.feed import nobody_absent
 from streammig.migration.crew import Crew
 from streammig.notices import StageBegan, StageEnded, Warned
-from streammig.owners import absent
 from streammig.packing import BatchLimits
 from streammig.records import BatchState
 from streammig.sources import open_source
@@ -109,7 +107,7 @@ class Retry:
 
     async def _retrial(self, name: str) -> Retrial:
         crew = self.crew
-        gone = nobody_absent if name == "customers" else partial(absent, crew.owners, crew.lookup, None)
+        gone = nobody_absent if name == "customers" else crew.absent_now()
         return Retrial(
             name, crew.sources[name], crew.rules[name], await crew.judge(name), gone, crew.lookup, self._work,
             BatchLimits(bytes=crew.settings.max_bytes), self.choice, crew.stop.is_set,

@@ -4,7 +4,7 @@ What it is to the rest of the house: `open_table` gives the finished table of an
 `check_space`, then a `Census`, then `take` makes one; `forget` deletes it, with everything that it left.
 """
 
-from streammig.owners.asking import absent, repeated
+from streammig.owners.asking import RESEALED, absent, repeated
 from streammig.owners.census import MEMORY_BYTES, Census
 from streammig.owners.layout import Policy
 from streammig.owners.passing import take
@@ -13,6 +13,7 @@ from streammig.owners.table import UNKNOWN, Duplicate, OwnerTable, forget, open_
 
 __all__ = [
     "MEMORY_BYTES",
+    "RESEALED",
     "UNKNOWN",
     "Census",
     "Duplicate",

@@ -8,6 +8,9 @@ from streammig.checkpoint import Checkpoint
 from streammig.owners.table import OwnerTable
 from streammig.records import Place
 
+REFUSED, RESEALED = "refused", "resealed"
+# What becomes of a customer after the owner table is made: by the target, or by a mapping that was mended meanwhile.
+_LATER = (REFUSED, RESEALED)
 _KEYS = {"duplicate-customer": "id", "duplicate-email": "e-mail"}
 
 
@@ -20,7 +23,7 @@ def repeated(table: OwnerTable, begin: Place, end: Place) -> Mapping[tuple[int, 
 
 
 def absent(table: OwnerTable | None, lookup: Checkpoint, stage: str | None, owners: Iterable[str]) -> Mapping[str, str]:
-    """Who of these will not be in the target by the export, or by a refusal, with the code of the reason.
+    """Who of these will not be in the target by the export, or by what became of it, with the code of the reason.
 
     Whom a retry has brought to the target is there for the stages that began after it, and now (`stage` is None).
     """
@@ -31,4 +34,4 @@ def absent(table: OwnerTable | None, lookup: Checkpoint, stage: str | None, owne
     if table is None:
         return noted
     # What the checkpoint noted while reading can be wrong for an id that stands twice: the table knows better.
-    return {owner: why for owner, why in noted.items() if why == "refused"} | table.absent(asked)
+    return {owner: why for owner, why in noted.items() if why in _LATER} | table.absent(asked)

@@ -39,7 +39,7 @@ def check_space(folder: Path, customers: int, free: Callable[[Path], int] | None
         raise MachineFault(
             f"{folder}: the owner table of up to {customers:,} customers needs {_megabytes(need)} there, "
             f"but {_megabytes(have)} are free",
-            "Make room, or name a checkpoint on a larger disk; --unchecked leaves the table out.",
+            "Make room, or name a checkpoint on a larger disk; a new one with --unchecked does without the table.",
         )
 
 

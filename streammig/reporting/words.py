@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
+from streammig.notices import Answered, Buried, Chosen, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
 from streammig.records import Kind
 
 MOST_UNDECIDED = 5  # that are listed one by one
@@ -93,6 +93,8 @@ def line(notice: Notice) -> str:
             return f"{stage}: {state}" + (f": {message}" if message else "")
         case Waiting(why, seconds):
             return f"waiting: {why}" + (f" ({spoken(seconds)})" if seconds is not None else "")
+        case Chosen(stage, file, path):
+            return f"{stage}: the records of {file} were found at {path}"
         case Warned(text):
             return f"warning: {text}"
         case Answered(batch, receipt) if receipt.kind is not Kind.ACCEPTED:

@@ -19,12 +19,14 @@ What counts as valid is RFC 8259 in UTF-8 without lone surrogates. Where the com
 
 How an export is told: with a path behind `#` it is a document. Else it is NDJSON if its first lines are values by
 themselves, else a document with one obvious array: one that begins with an object and lies in no other such array,
-looked for in the first 4 MiB; or the document itself, if it is an array. A single object on a single line is a
-document if it holds such an array, unless its file is named .ndjson or .jsonl; else it is a record.
+looked for in the first 4 MiB; or the document itself, if it is an array; or, where there is none of objects, the one
+array that is empty. A single object on a single line is a document if it holds such an array (if that is an empty one:
+and nothing but arrays and objects), unless its file is named .ndjson or .jsonl; else it is a record.
 """
 
 from streammig.sources.files import FileSource, open_source
 from streammig.sources.inputs import Input, parse_input
 from streammig.sources.opening import Meter
+from streammig.sources.sameness import comparable, touched, with_content
 
-__all__ = ["FileSource", "Input", "Meter", "open_source", "parse_input"]
+__all__ = ["FileSource", "Input", "Meter", "comparable", "open_source", "parse_input", "touched", "with_content"]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, Literal
 
-from streammig.errors import MachineFault
+from streammig.errors import BrokenExport, Unusable
 from streammig.records import START, Place, Run
 from streammig.sources.cuts import Cuts
 from streammig.sources.elements import Elements
@@ -16,19 +14,22 @@ from streammig.sources.finding import NDJSON, Layout, find_layout, first_byte
 from streammig.sources.inputs import Input, path_text
 from streammig.sources.lines import Lines
 from streammig.sources.opening import Meter, Stream, open_file, open_stream
+from streammig.sources.sameness import Standing, same_content, sampled
 from streammig.sources.tour import check_rest, walk_to
 from streammig.sources.walking import backend
 from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
-HEAD_BYTES, SAMPLES, SAMPLE_BYTES = 64 * 1024, 16, 4 * 1024
 
 Reader = Literal["fast", "plain"]
 
 
 class FileSource:
-    """A `Source` over regular files, read one behind the other. `meter` counts what its readings cost."""
+    """A `Source` over regular files, read one behind the other. `meter` counts what its readings cost.
+
+    Each file must stay what it was when this was made: every run of slices is given out only after a look at it.
+    """
 
     def __init__(self, inputs: Sequence[Input], reader: Reader, max_record_bytes: int, read_bytes: int) -> None:
         backend()
@@ -36,11 +37,23 @@ class FileSource:
         self.meter = Meter()
         self._inputs, self._max_record_bytes, self._read_bytes = tuple(inputs), max_record_bytes, read_bytes
         self._found = [self._find(wanted) for wanted in self._inputs]
+        self._check_distinct()
 
-    def _find(self, wanted: Input) -> tuple[Layout, str]:
+    def _check_distinct(self) -> None:
+        """Raise `Unusable` if an array is named twice, by whatever names or links: its records would be sent twice."""
+        for number, (wanted, (layout, _, standing)) in enumerate(zip(self._inputs, self._found, strict=True)):
+            for other, (its_layout, _, its_standing) in zip(self._inputs[:number], self._found, strict=False):
+                if layout == its_layout and same_content(wanted.file, standing, other.file, its_standing):
+                    raise Unusable(
+                        f"{other.file} and {wanted.file} are the same export: each of its records would be sent twice",
+                        "Name it once. Several arrays of one file may be named, each by its path: FILE#path.to.it.",
+                    )
+
+    def _find(self, wanted: Input) -> tuple[Layout, str, Standing]:
         stream, compression = open_stream(wanted.file, self.meter)
         with closing(stream):
-            return find_layout(self._window(wanted, stream), wanted, self.meter), compression
+            standing = Standing.of(stream.fileno())
+            return find_layout(self._window(wanted, stream), wanted, self.meter), compression, standing
 
     def _window(self, wanted: Input, stream: Stream) -> Window:
         return Window(wanted.file, stream, self._read_bytes)
@@ -50,10 +63,27 @@ class FileSource:
             place = start if source == start.source else Place(source)
             stream, _ = open_stream(self._inputs[source].file, self.meter)
             with closing(stream):
-                yield from self._framed(place, stream)
+                yield from self._watched(place, stream)
+
+    def _watched(self, place: Place, stream: Stream) -> Iterator[Run]:
+        file, standing = self._inputs[place.source].file, self._found[place.source][2]
+        standing.check(file, Standing.of(stream.fileno()))
+        try:
+            for run in self._framed(place, stream):
+                standing.check(file, Standing.of(stream.fileno()))
+                yield run
+        except BrokenExport:
+            standing.check(file, Standing.of(stream.fileno()))  # cut while it was read, it is not broken
+            raise
+        standing.check(file, Standing.of(stream.fileno()))
+
+    def unchanged(self) -> None:
+        for wanted, (_, _, standing) in zip(self._inputs, self._found, strict=True):
+            with open_file(wanted.file) as handle:
+                standing.check(wanted.file, Standing.of(handle.fileno()))
 
     def _framed(self, place: Place, stream: Stream) -> Iterator[Run]:
-        wanted, (layout, _) = self._inputs[place.source], self._found[place.source]
+        wanted, (layout, _, _) = self._inputs[place.source], self._found[place.source]
         resumed = place.offset > 0
         if resumed:
             stream.seek(place.offset)
@@ -72,11 +102,20 @@ class FileSource:
         check_rest(window, elements.at, layout.path, self.meter)
 
     def fingerprints(self) -> list[dict[str, Any]]:
-        """One per file: `file` as named, `size` in bytes as it lies there, `sha256` over its head, tail and samples,
-        `compression` ("" if none), `format`, and the `path` of the array (None for NDJSON)."""
+        """One per file: `file` as named, `size` in bytes as it lies there, `modified` in nanoseconds since the epoch,
+        `sha256` over its head, tail and samples, `compression` ("" if none), `format`, and the `path` of the array
+        (None for NDJSON)."""
         return [
-            _fingerprint(wanted.file, layout, compression)
-            for wanted, (layout, compression) in zip(self._inputs, self._found, strict=True)
+            {
+                "file": wanted.file,
+                "size": standing.size,
+                "modified": standing.modified,
+                "sha256": sampled(wanted.file, standing),
+                "compression": compression,
+                "format": layout.format,
+                "path": None if layout.format == NDJSON else path_text(layout.path),
+            }
+            for wanted, (layout, compression, standing) in zip(self._inputs, self._found, strict=True)
         ]
 
 
@@ -94,24 +133,3 @@ def open_source(
     `read_bytes` is what is read and held at once, in bytes. Raises Unusable, and Problem if ijson lacks its C backend.
     """
     return FileSource(inputs, reader, max_record_bytes, read_bytes)
-
-
-def _fingerprint(file: str, layout: Layout, compression: str) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with open_file(file) as handle:
-        size = os.fstat(handle.fileno()).st_size
-        spots = [(0, HEAD_BYTES), (max(size - HEAD_BYTES, 0), HEAD_BYTES)]
-        spots += [(size * index // (SAMPLES + 1), SAMPLE_BYTES) for index in range(1, SAMPLES + 1)]
-        for offset, length in spots:
-            try:
-                digest.update(os.pread(handle.fileno(), length, offset))
-            except OSError as error:
-                raise MachineFault(f"{file}: reading at byte {offset} failed: {error.strerror}") from None
-    return {
-        "file": file,
-        "size": size,
-        "sha256": digest.hexdigest(),
-        "compression": compression,
-        "format": layout.format,
-        "path": None if layout.format == NDJSON else path_text(layout.path),
-    }

@@ -25,6 +25,7 @@ LOOK_BYTES = 4 * 1024 * 1024
 LOOK_AT_MOST = 256 * 1024 * 1024
 
 _LINE_NAMES = re.compile(r"\.(ndjson|jsonl)(\.(gz|zst|zstd))?$", re.IGNORECASE)
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _FIRST = re.compile(rb"[^ \t\r\n]")
 
 
@@ -54,6 +55,8 @@ def find_layout(window: Window, wanted: Input, meter: Meter) -> Layout:
     survey = _survey(window, at, meter)
     if len(survey.candidates) == 1:
         return Layout(JSON, survey.candidates[0].path)
+    if not survey.candidates and (empty := survey.only_empty()) and (not alone or _holds_no_values(head)):
+        return Layout(JSON, empty.path)
     if alone and not survey.candidates:
         return Layout(NDJSON)
     what = "there are several arrays of objects" if survey.candidates else "there is no array of objects"
@@ -96,13 +99,15 @@ def _is_lines(head: bytes, meter: Meter) -> bool:
     """Whether an export that begins so is NDJSON.
 
     Decided by its first two lines that are not blank. Where the first is a value by itself: if an object begins on a
-    line below, unless that value is an array. Where it is none: if the second is an object by itself and the two
-    together can't be how a document begins.
+    line below, unless that value is an array with something in it. Where it is none: if the second is an object by
+    itself and the two together can't be how a document begins. A line below may begin with a byte order mark, as
+    where files were put one behind the other: that is its own fault.
     """
     lines = (line for raw in _lines(head) if (line := raw.strip(WHITE)))
     first, second = next(lines, b""), next(lines, b"")
     if _decodes(first):
-        return not first.startswith(b"[") and any(line.startswith(b"{") for line in (second, *lines))
+        document = first.startswith(b"[") and first.strip(b"[]" + WHITE)
+        return not document and any(line.removeprefix(codecs.BOM_UTF8).startswith(b"{") for line in (second, *lines))
     if not (second.startswith(b"{") and _decodes(second)):
         return False
     try:
@@ -127,6 +132,11 @@ def _decodes(line: bytes) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
+
+
+def _holds_no_values(head: bytes) -> bool:
+    """Whether an object holds nothing but objects and arrays: then it is no record."""
+    return all(value[:1] in b"{[" for value in map(bytes, _MEMBERS.decode(head).values()))
 
 
 def _survey(window: Window, at: int, meter: Meter) -> Survey:

@@ -49,6 +49,10 @@ class Stream(Protocol):
         """Go forward to an offset; beyond the end is the end."""
         ...
 
+    def fileno(self) -> int:
+        """The descriptor of the file below."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -127,6 +131,9 @@ class _Plain:
         self._handle.seek(offset)
         self.offset = offset
 
+    def fileno(self) -> int:
+        return self._handle.fileno()
+
     def close(self) -> None:
         self._handle.close()
 
@@ -188,6 +195,9 @@ class _Inflated:
     def seek(self, offset: int) -> None:
         while self.offset < offset and self.read(offset - self.offset):
             pass
+
+    def fileno(self) -> int:
+        return self._handle.fileno()
 
     def close(self) -> None:
         self._handle.close()

@@ -97,6 +97,11 @@ class Survey:
         self._steps.pop()
         self._open.pop()
 
+    def only_empty(self) -> Seen | None:
+        """The one array of the document that holds nothing, if there is just one and all arrays were noted."""
+        empty = [seen for seen in self.arrays if not seen.elements]
+        return empty[0] if len(empty) == 1 and len(self.arrays) < LISTED else None
+
     def listing(self) -> str:
         """The arrays for a message, one a line."""
         if not self.arrays:
