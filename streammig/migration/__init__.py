@@ -26,7 +26,7 @@ from streammig.budget import (
     damaged,
     parse_limits,
 )
-from streammig.checkpoint import Checkpoint, Journal, describe, described, forget_work, locked
+from streammig.checkpoint import Checkpoint, Journal, describe, described, forget_work, locked, only_copy
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
 from streammig.delivery.waiting import unless
@@ -172,6 +172,8 @@ class Migration:
         if file is None:
             file = Checkpoint.create(path, binding=binding, version=version("streammig"), started=started)
             stack.callback(file.close)
+        if pacer is not None:
+            stack.enter_context(only_copy(path, file.run["id"], pacer.file.path.parent, self.ask.command))
         self._bind(file, shape, marks, limits)
         self._recover(file)
         run_id = file.run["id"]
