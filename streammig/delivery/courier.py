@@ -15,7 +15,7 @@ from streammig.checkpoint import Journal
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.nomination import nominated
 from streammig.delivery.verdict import Verdict
-from streammig.delivery.waiting import Reread, unless
+from streammig.delivery.waiting import Assemble, Reread, unless
 from streammig.errors import TargetStop, UnknownOutcome
 from streammig.notices import Answered, Tell, Waiting, Warned
 from streammig.packing import halves, ranges_of
@@ -51,7 +51,6 @@ class Slots(Protocol):
         """The target refused a request that our own count allowed: keep a wider margin."""
 
 
-Assemble = Callable[[list[Record]], Draft]
 Redact = Callable[[str, bytes], str]
 """A message and the body that it answers in, the message without the body's values out; runs in a thread."""
 

@@ -143,15 +143,15 @@ class Crew:
             source = self.sources[name]
         parts = (source, judge, limits, progress, ahead, self.first, await self._sent(name))
         feed = await asyncio.get_running_loop().run_in_executor(self.reader, self._feed, size, parts)
-        again = partial(self._reread, name)
+        again, exactly = partial(self._reread, name), partial(_exactly, rules)
         verdict = Verdict(
-            self.readback, self.journal, self.clock, self.tell, again, self.stop, self.settle_time,
+            self.readback, self.journal, self.clock, self.tell, again, exactly, self.stop, self.settle_time,
             self.settings.visible_time, self.settings.stage(name).unknown,
         )  # fmt: skip
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
-            partial(_exactly, rules), partial(self._anew, name, limits), verdict, self.stop, self.reader,
+            exactly, partial(self._anew, name, limits), verdict, self.stop, self.reader,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             suspects=0 if self.vouched else self.settings.concurrency,
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
