@@ -287,6 +287,11 @@ class AccountFile:
             found = self._db.execute("SELECT 1 FROM checkpoint WHERE name = ?", (checkpoint,)).fetchone()
         return found is not None
 
+    def register(self, checkpoint: str) -> None:
+        """Know a checkpoint that is about to be made: every send of it will be noted here."""
+        with self._transaction():
+            self._checkpoint(checkpoint)
+
     def seed(self, checkpoint: str, starts: Iterable[float], sends: Iterable[Send], now: float) -> bool:
         """Take over what a checkpoint says was started and sent; False, and nothing done, if it is known already."""
         if self.knows(checkpoint):

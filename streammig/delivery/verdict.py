@@ -183,6 +183,15 @@ class Verdict:
         self.tell(Warned(f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked"))
         return False
 
+    async def glance(self, batch: Batch) -> Seen:
+        """What a few records of a batch that was never sent, as far as we know, show: ALL if any of them is there,
+        NOTHING if most are not, else CANT_TELL."""
+        records = spread(await self._tellable(batch) or [], SAMPLE)
+        seen = [await self._seen(batch.stage, record) for record in records]
+        if not THERE.isdisjoint(seen):
+            return Seen.ALL
+        return Seen.NOTHING if 2 * seen.count(Seen.NOTHING) > len(seen) else Seen.CANT_TELL
+
     async def _seen(self, stage: str, record: Record) -> Seen:
         """What is visible of a record; a read that says nothing is tried again, for it may have met a bad moment."""
         for _ in range(TRIES):

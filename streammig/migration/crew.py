@@ -18,6 +18,7 @@ from streammig.checkpoint import Books, Checkpoint, Journal
 from streammig.delivery.courier import Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
+from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.verdict import Verdict
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
 from streammig.feed import Feed, Judge, buried, first_records, nobody_absent, reread, reseal
@@ -57,7 +58,7 @@ class Crew:
     settle_time: float
     first: int | None
     owners: OwnerTable | None  # None where it was left out, or no customers are in the run
-    vouched: bool  # the account's file knows every send of this checkpoint
+    suspicion: Suspicion
     away: int  # bytes of export from which on a stage is read in a process of its own
 
     async def run(self) -> bool:
@@ -153,7 +154,7 @@ class Crew:
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
             exactly, partial(self._anew, name, limits), verdict, self.stop, self.reader,
             lanes=asyncio.Semaphore(self.settings.concurrency),
-            suspects=0 if self.vouched else self.settings.concurrency,
+            suspicion=self.suspicion,
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
         )  # fmt: skip
         isolation = Isolation(courier, bisected, self.settings.isolation_share, self.settings.isolation_requests)
