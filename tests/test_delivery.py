@@ -515,8 +515,13 @@ def test_more_than_three_parked_batches_stop_the_run_at_once(tmp_path: Path) -> 
         assert isinstance(ended, UnknownOutcome)
         assert "4 batches of events are parked" in ended.what
         assert "1, 2, 3, 4" in ended.what
-        assert len(world.scripted.bodies()) <= 5
+        sent = len(world.scripted.bodies())
+        assert sent <= 5
         assert "sealed" in states(world, "events")
+        again = await world.live()
+        assert isinstance(again, UnknownOutcome)
+        assert "5 batches of events are parked" in again.what
+        assert len(world.scripted.bodies()) == sent
 
     script = dict.fromkeys(range(1, 20), LOST)
     play(tmp_path, story, stage="events", script=script)
