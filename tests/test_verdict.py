@@ -11,8 +11,10 @@ import pytest
 from streammig.delivery.verdict import Looks
 from streammig.ports import Seen
 from streammig.records import BatchState, Kind, Receipt
+from tests.commands import Shell, sandbox, write
 from tests.memory_target import Weather
 from tests.refusing_target import RefusingTarget
+from tests.sandbox_caller import customer, lot, transaction
 from tests.test_isolation import SETTLE_TIME, Room
 from tests.virtual import VirtualClock, run_virtual
 
@@ -73,3 +75,28 @@ def test_i3_a_batch_whose_records_come_out_otherwise_now_is_parked_without_a_loo
         room.file.close()
 
     run_virtual(main())
+
+
+NAMES = [f"c{number}" for number in range(4)]
+DAYS = ["2023-05-01T10:00:00Z", "2023-05-02T10:00:00Z"]
+
+
+@pytest.mark.parametrize("stage", ["customers", "transactions"])
+def test_i4_what_an_earlier_migration_left_at_the_target_does_not_stand_for_a_lost_batch(
+    shell: Shell, stage: str
+) -> None:
+    lost = {"on": stage, "nth": 2, "do": "reset", "at": "head"}
+    with sandbox(lost, balance_match=False) as target:
+        for number, day in enumerate(DAYS):
+            made: dict[str, list[object]] = {
+                "customers": [customer(name, balance=[lot(5 + number)]) for name in NAMES],
+                "transactions": [{"id": name, "transactions": [transaction(4, issued_at=day)]} for name in NAMES],
+            }
+            for name, records in made.items():
+                write(shell.folder / f"{name}{number}.json", records)
+        before = ("--checkpoint", "before.checkpoint", "--customers", "customers0.json")
+        assert shell.run(target.url, *before, "--transactions", "transactions0.json").code == 0
+        ended = shell.run(target.url, f"--{stage}", f"{stage}1.json")
+        assert ended.code == 4, ended.err
+        assert "which may have been there before: it is parked for you to decide" in ended.err
+        assert target.ledger()["holds"][stage]["count"] == len(NAMES)
