@@ -43,6 +43,7 @@ class MemoryTarget:
     limits: tuple[tuple[int, float], ...] = ()
     poison: frozenset[str] = frozenset()
     drops: frozenset[str] = frozenset()  # owners that the queue loses without a word
+    strangers: frozenset[str] = frozenset()  # customers that stood there otherwise, until ours are taken
     customers: collections.Counter[str] = field(default_factory=collections.Counter)
     events: collections.Counter[str] = field(default_factory=collections.Counter)
     transactions: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -112,7 +113,9 @@ class MemoryTarget:
             return Seen.CANT_TELL
         self._apply()
         if stage == "customers":
-            return Seen.ALL if self.customers[record.owner] else Seen.NOTHING
+            if not self.customers[record.owner]:
+                return Seen.OTHER if record.owner in self.strangers else Seen.NOTHING
+            return Seen.ALL
         keys = [key for key, _ in _units("transactions", b'{"customers":[%b]}' % record.body)]
         there = [bool(self.transactions[key]) for key in keys]
         return Seen.ALL if all(there) else Seen.PART if any(there) else Seen.NOTHING

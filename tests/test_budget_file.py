@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -14,6 +15,7 @@ import pytest
 
 from streammig.budget import OFF, AccountFile, Limits, Send, Window, account_name, account_path, budget_of, parse_limits
 from streammig.budget.file import EXTRA_HALVES, LONGEST_HOLD, OPEN, Pace, Taken
+from streammig.budget.problems import translated
 from streammig.errors import MachineFault, Unusable
 
 PRESETS = {"dev": Limits((Window(1, 5.0), Window(250, 3600.0)), (Window(1000, 86400.0),))}
@@ -320,6 +322,13 @@ def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path) -> N
     assert "--state-dir" in caught.value.hint
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_folder_without_room_is_no_folder_that_may_not_be_written(tmp_path: Path, code: int) -> None:
+    with pytest.raises(MachineFault) as caught, translated(tmp_path / "a.sqlite"):
+        raise OSError(code, os.strerror(code))
+    assert "Make room in its folder" in caught.value.hint
+
+
 def test_i2_on_a_full_disk_no_slot_is_given_and_the_file_stays_whole(path: Path) -> None:
     script = (
         "import resource, signal, sys, pathlib\n"
@@ -342,7 +351,8 @@ def test_i2_on_a_full_disk_no_slot_is_given_and_the_file_stays_whole(path: Path)
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     noted, exit_code, hint = done.stdout.split(" ", 2)
     assert exit_code == "1"
-    assert "Nothing was sent that it does not hold" in hint
+    assert "There is no room for it" in hint
+    assert "Nothing was sent that is not noted in it" in hint
     after = AccountFile(path)
     assert len(list(after.sends_of("run"))) == int(noted) < 10_000
     after.close()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import json
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -431,6 +432,48 @@ def test_i3_unknown_batches_that_did_not_land_are_sent_again_only_when_that_is_p
     play(tmp_path, story, {"concurrency": concurrency}, script=script)
 
 
+def test_i4_customers_that_stood_at_the_target_otherwise_do_not_let_a_lost_batch_pass_for_landed(
+    tmp_path: Path,
+) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert isinstance(await world.live(), UnknownOutcome)
+        assert states(world)[1] == "parked"
+        assert any("which may have been there before" in said for said in world.said)
+        bodies = world.scripted.bodies()
+        assert bodies.count(bodies[1]) == 1
+        assert world.books()["customers"].unknown.records > 0
+
+    everybody = frozenset(f"c{number}" for number in range(MANY))
+    play(tmp_path, story, script={2: LOST}, strangers=everybody)
+
+
+@pytest.mark.parametrize("there", [[0], [0, 1, 2, -1]])
+def test_i4_a_few_records_that_are_there_decide_nothing_about_the_others(tmp_path: Path, there: list[int]) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        def meanwhile(stage: str, body: bytes) -> None:
+            if len(world.scripted.sent) == 2:
+                ids = [each["id"] for each in json.loads(body)["customers"]]
+                world.target.customers.update(ids[at] for at in there)
+
+        world.scripted.before = meanwhile
+        assert isinstance(await world.live(), UnknownOutcome)
+        assert states(world)[1] == "parked"
+        assert any("can be read back, which proves neither" in said for said in world.said), world.said
+
+    play(tmp_path, story, script={2: LOST})
+
+
+def test_what_a_queue_dropped_some_of_has_landed_all_the_same(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        assert any("part of it can be read back, so it landed" in said for said in world.said), world.said
+        bodies = world.scripted.bodies()
+        assert bodies.count(bodies[1]) == 1
+
+    dropped = frozenset(f"c{number}" for number in range(0, MANY, 3))
+    play(tmp_path, story, script={2: LOST}, landed=frozenset({2}), drops=dropped)
+
+
 def test_the_last_batch_of_a_stage_with_nothing_behind_it_is_parked_and_ends_with_4(tmp_path: Path) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         ended = await world.live()
@@ -472,8 +515,13 @@ def test_more_than_three_parked_batches_stop_the_run_at_once(tmp_path: Path) -> 
         assert isinstance(ended, UnknownOutcome)
         assert "4 batches of events are parked" in ended.what
         assert "1, 2, 3, 4" in ended.what
-        assert len(world.scripted.bodies()) <= 5
+        sent = len(world.scripted.bodies())
+        assert sent <= 5
         assert "sealed" in states(world, "events")
+        again = await world.live()
+        assert isinstance(again, UnknownOutcome)
+        assert "5 batches of events are parked" in again.what
+        assert len(world.scripted.bodies()) == sent
 
     script = dict.fromkeys(range(1, 20), LOST)
     play(tmp_path, story, stage="events", script=script)

@@ -122,8 +122,9 @@ class Room:
 
     def courier(self, **options: Any) -> Courier:
         verdict = Verdict(
-            self.target, self.journal, self.clock, self._hear, self._reread, self.stop, SETTLE_TIME, 600.0, self.policy
-        )
+            self.target, self.journal, self.clock, self._hear, self._reread, self._assemble, self.stop, SETTLE_TIME,
+            600.0, self.policy,
+        )  # fmt: skip
         return Courier(
             self.target, self.target, FreeSlots(), self.journal, self.clock, Random(1), self._hear,
             options.pop("redact", redact), self._reread, self._assemble, self._reseal, verdict, self.stop, self.thread,

@@ -28,6 +28,9 @@ async def wire() -> AsyncIterator[Wire]:
         yield one
 
 
+REWARD = "0b7e9c1e-6d0f-4a3e-9a52-3c8f5f1f4b11"
+
+
 def record(owner: str, **members: object) -> Record:
     body = json.dumps({"id": owner, **members}, default=lambda number: float(number)).encode()
     return Record(Position(0, 0, len(body), 1), 0, owner, body, 1)
@@ -66,6 +69,51 @@ async def test_a_customer_is_there_or_not_or_nobody_can_tell(wire: Wire, act: by
     assert await look(wire, "customers", record("c 1/ä")) is seen
 
 
+WHOLE = {
+    "name": "Ana  María", "email": "Ana@Example.org", "registration_date": "2001-02-03T22:00:00-05:00",
+    "gender": "FEMALE",
+    "dob": "1980-01-01T00:00:00Z", "document_type": "CC", "document_number": "12 34", "is_anonymous": False,
+    "country": "CO", "balance": [
+        {"reward_id": REWARD, "amount": 2.50, "expiration_date": None},
+        {"reward_id": REWARD, "amount": 1, "expiration_date": "2001-01-01T00:00:00Z"},
+    ],
+}  # fmt: skip
+SHOWN = {
+    "name": "ana maría", "email": "ana@example.org", "registration_date": "2001-02-04T03:00:00.000Z",
+    "gender": "FEMALE",
+    "dob": "1980-01-01", "document_type": "CC", "document_number": "12 34", "is_anonymous": False,
+    "country": "Colombia",
+    "metrics": {"lifetime": None}, "status": "ACTIVE",
+}  # fmt: skip
+LINES = [{"reward_id": REWARD.upper(), "amount": 2, "expiration_date": None}, {"reward_id": REWARD, "amount": "0.5"}]
+
+
+@pytest.mark.parametrize(
+    ("shown", "wallet", "seen"),
+    [
+        ({}, {"lines": LINES}, Seen.ALL),
+        ({"dob": None, "gender": None, "registration_date": "04/02/2001"}, None, Seen.ALL),
+        ({"dob": "1980-01-01T00:00:00"}, {"lines": "none"}, Seen.ALL),
+        ({}, {"lines": [{"reward_id": REWARD, "amount": 1, "expiration_date": "2001-01-01T00:00:00"}]}, Seen.ALL),
+        ({"name": "Eva"}, {"lines": LINES}, Seen.OTHER),
+        ({"email": "eva@example.org"}, {"lines": LINES}, Seen.OTHER),
+        ({"registration_date": "2001-02-03T22:00:00Z"}, {"lines": LINES}, Seen.OTHER),
+        ({"dob": "1980-01-02"}, {"lines": LINES}, Seen.OTHER),
+        ({"document_number": "12 35"}, {"lines": LINES}, Seen.OTHER),
+        ({"is_anonymous": True}, {"lines": LINES}, Seen.OTHER),
+        ({}, {"lines": []}, Seen.OTHER),
+        ({}, {"lines": LINES * 2}, Seen.OTHER),
+        ({}, {"lines": [*LINES, {"reward_id": "another", "amount": 1}]}, Seen.OTHER),
+    ],
+)
+async def test_a_customer_is_compared_field_by_field_with_what_was_sent(
+    wire: Wire, shown: dict[str, object], wallet: object, seen: Seen
+) -> None:
+    there = {"customer": {"id": "c", **SHOWN, **shown}, "wallet": wallet}
+    wire.on("/customers/c", answer(200, {"data": there}))
+    assert await look(wire, "customers", record("c", **WHOLE)) is seen
+
+
 async def test_an_id_of_dots_does_not_leave_its_folder(wire: Wire) -> None:
     wire.on("/customers/%2E%2E", customer(".."))
     assert await look(wire, "customers", record("..")) is Seen.ALL
@@ -75,9 +123,6 @@ async def test_a_key_that_may_not_read_stops(wire: Wire) -> None:
     wire.on("/customers/c", answer(403))
     with pytest.raises(TargetStop):
         await look(wire, "customers", record("c"))
-
-
-REWARD = "0b7e9c1e-6d0f-4a3e-9a52-3c8f5f1f4b11"
 
 
 def sent(
@@ -100,6 +145,10 @@ def rows(*each: dict[str, object]) -> bytes:
         ([sent(4)], Seen.PART),
         ([], Seen.NOTHING),
         ([sent(8)], Seen.NOTHING),
+        ([sent(4, "2023-06-01T05:00:00.004-05:00")], Seen.PART),
+        ([sent(4, "2023-06-02T10:00:00Z"), sent(-2, "2023-06-02T10:00:00Z", "REDEMPTION")], Seen.OTHER),
+        ([sent(4, "2023-06-01T10:00:00")], Seen.OTHER),
+        ([{**sent(4), "issued_at": None}], Seen.OTHER),
         ([sent(4, kind="MIGRATION"), sent(8, kind="MIGRATION")], Seen.NOTHING),
         ([sent("much")], Seen.CANT_TELL),
         ([{}], Seen.CANT_TELL),
@@ -113,7 +162,10 @@ async def test_transactions_are_compared_one_by_one(wire: Wire, there: list[dict
 
 
 async def test_amounts_are_compared_exactly(wire: Wire) -> None:
-    exact = b'{"data": [{"reward_id": "r", "type": "T", "amount": 0.1000000000000000000001}]}'
+    exact = (
+        b'{"data": [{"reward_id": "r", "type": "T", "amount": 0.1000000000000000000001,'
+        b' "issued_at": "2023-06-01T10:00:00Z"}]}'
+    )
     wire.on("/customers/c/transactions", answer(200, exact.decode()))
     body = b'{"transactions": [{"reward_id": "r", "type": "T", "amount": %s, "issued_at": "2023-06-01T10:00:00Z"}]}'
     for amount, seen in ((b"0.1", Seen.NOTHING), (b"0.1000000000000000000001", Seen.ALL)):
@@ -122,7 +174,8 @@ async def test_amounts_are_compared_exactly(wire: Wire) -> None:
 
 
 async def test_every_year_is_asked_for_and_both_around_new_year(wire: Wire) -> None:
-    wire.on("/customers/c/transactions", rows(sent(1)), rows(), rows(sent(2)))
+    first, last = rows(sent(1, "2021-03-01T00:00:00Z")), rows(sent(2, "2024-01-01T01:00:00Z"))
+    wire.on("/customers/c/transactions", first, rows(), last)
     late = "2023-12-31T20:00:00-05:00"
     one = record("c", transactions=[sent(1, "2021-03-01T00:00:00Z"), sent(2, late)])
     assert await look(wire, "transactions", one) is Seen.ALL

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import sys
@@ -17,7 +18,19 @@ import pytest
 
 from streammig.checkpoint import Checkpoint, locked
 from streammig.cli.rehearsal import LocalTarget
-from tests.commands import Called, Shell, finished, like_any_user, quickly, sandbox, states, with_files_up_to, write
+from tests.commands import (
+    Called,
+    Shell,
+    finished,
+    like_any_user,
+    process,
+    quickly,
+    sandbox,
+    states,
+    until,
+    with_files_up_to,
+    write,
+)
 from tests.sandbox_caller import customer
 
 if sys.version_info >= (3, 14):
@@ -474,6 +487,25 @@ def test_a_checkpoint_that_another_run_holds_is_left_to_it(shell: Shell, target:
     assert f"held by process {os.getpid()}" in ended.err
     assert "streammig run other.toml" in ended.err
     assert "streammig status" in ended.err
+
+
+def test_i3_of_two_copies_of_a_checkpoint_only_one_is_run_at_a_time(tmp_path: Path) -> None:
+    write(tmp_path / "export.json", [customer(f"c{number}", name="x" * 6000) for number in range(3)])
+    held_back = {"on": "customers", "nth": 2, "do": "slow", "seconds": 30}
+    with sandbox(held_back) as target:
+        run = ["run", "--customers", "export.json", "--unchecked", "--max-bytes", 10_000, *quickly(target.url)]
+        assert finished(tmp_path, *run, "--checkpoint", "run.checkpoint", "--first", 1).code == 130
+        shutil.copy(tmp_path / "run.checkpoint", tmp_path / "other.checkpoint")
+        with process(tmp_path, *run, "--checkpoint", "run.checkpoint", "--concurrency", 1) as first:
+            until(lambda: "sending" in states(tmp_path / "run.checkpoint").get("customers", ()), "the second request")
+            before = (tmp_path / "other.checkpoint").read_bytes()
+            ended = finished(tmp_path, *run, "--checkpoint", "other.checkpoint")
+            assert ended.code == 11, ended.err
+            assert f"another copy of the checkpoint other.checkpoint is being run by process {first.pid}" in ended.err
+            assert (tmp_path / "other.checkpoint").read_bytes() == before
+        ended = finished(tmp_path, *run, "--checkpoint", "other.checkpoint")
+        assert "older than its last send: the outcome is unknown for batch 2 of customers" in ended.err
+        assert target.ledger()["holds"]["customers"]["landed"] == 3
 
 
 # -- machines that fail ----------------------------------------------------------------------------------------------

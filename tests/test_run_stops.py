@@ -94,6 +94,14 @@ def test_the_second_signal_cuts_off_what_is_under_way_and_its_outcome_is_unknown
             running.communicate(timeout=20)
         assert running.returncode == 130
         assert states(tmp_path / "migration.checkpoint")["customers"].count("sending") == 1
+        status = finished(tmp_path, "status", "migration.checkpoint", "--json").document
+        found = status["stages"]["customers"]
+        assert found["sending"] > found["unknown"] == 0
+        parts = ("accepted", "dead", "filtered", "unknown", "sending", "pending")
+        assert found["read"] == sum(found[part] for part in parts)
+        assert status["undecided"][0]["state"] == "sending"
+        words = finished(tmp_path, "status", "migration.checkpoint").out
+        assert "customers: the run was cut off while it sent " in words
         again = finished(tmp_path, *COMMAND, *quickly(target.url), "--json")
         assert "the last run ended while it was sending: the outcome is unknown for batch 3 of customers" in again.err
         whole(target, again)
@@ -179,7 +187,7 @@ def compare(folder: Path, ended: Called, ledger: Mapping[str, Any], written: Any
         if ended.code == 0:
             assert there == good.units == found["units"], f"seed {seed}: {name}"
         else:
-            doubted = found["unknown"] + found["pending"]
+            doubted = found["unknown"] + found["sending"] + found["pending"]
             assert found["units"] <= there, f"seed {seed}: {name} lost"
             assert there == found["units"] or doubted, f"seed {seed}: {name} holds what nobody knows of"
     if ended.code == 4:

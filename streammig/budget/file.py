@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streammig.budget.limits import Limits, RequestKind, Use
-from streammig.errors import MachineFault, Problem, Unusable
+from streammig.budget.problems import damaged, translated
+from streammig.errors import Unusable
 
 FORMAT = 1
 APPLICATION = 0x734D4267  # "sMBg": tells the account's file from any other SQLite file
@@ -287,6 +288,11 @@ class AccountFile:
             found = self._db.execute("SELECT 1 FROM checkpoint WHERE name = ?", (checkpoint,)).fetchone()
         return found is not None
 
+    def register(self, checkpoint: str) -> None:
+        """Know a checkpoint that is about to be made: every send of it will be noted here."""
+        with self._transaction():
+            self._checkpoint(checkpoint)
+
     def seed(self, checkpoint: str, starts: Iterable[float], sends: Iterable[Send], now: float) -> bool:
         """Take over what a checkpoint says was started and sent; False, and nothing done, if it is known already."""
         if self.knows(checkpoint):
@@ -374,40 +380,3 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system say into what the person who runs this can act on."""
-    try:
-        yield
-    except UnicodeDecodeError:  # in what SQLite said of a schema that is damaged; its words are of no use then
-        raise damaged(path, "its schema can't be read") from None
-    except sqlite3.Error as error:
-        raise _problem(path, error) from None
-    except OSError as error:
-        raise MachineFault(
-            f"the account's file {path}: {error.strerror}",
-            "Make its folder writable, or name another with --state-dir.",
-        ) from None
-
-
-def damaged(path: Path, why: str) -> Problem:
-    """An account's file that can't be trusted."""
-    return Unusable(
-        f"the account's file {path}: {why}: it is no account's file, or it is damaged",
-        "Move it away: the budget is then taken from the checkpoint, as far as that knows it.",
-    )
-
-
-def _problem(path: Path, error: sqlite3.Error) -> Problem:
-    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    said = f"the account's file {path}: {error}"
-    # No code: a text in it is no UTF-8. A constraint of ours can only fail on what nobody wrote.
-    if primary in (0, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR):
-        return damaged(path, str(error))
-    hint = {
-        sqlite3.SQLITE_FULL: "Nothing was sent that it does not hold. Make room, then run the same command.",
-        sqlite3.SQLITE_BUSY: "Another process has held it for 30 seconds. End that one, then run the same command.",
-    }.get(primary, "Nothing was sent that it does not hold. Make it writable, then run the same command.")
-    return MachineFault(said, hint)

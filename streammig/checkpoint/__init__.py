@@ -5,7 +5,7 @@ from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.holdings import UNDECIDED, Books, StageRow
 from streammig.checkpoint.journal import Journal
 from streammig.checkpoint.letters import FIRST, Becomes, Spot
-from streammig.checkpoint.lock import is_held, locked
+from streammig.checkpoint.lock import is_held, locked, only_copy
 from streammig.checkpoint.work import WorkFile, forget_work, work_path
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "forget_work",
     "is_held",
     "locked",
+    "only_copy",
     "work_path",
 ]

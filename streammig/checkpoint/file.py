@@ -45,7 +45,9 @@ class Checkpoint(Letters):
         return partial(Checkpoint.open, read_only=True), (self.path,)  # another process may only read it
 
     @classmethod
-    def create(cls, path: Path, *, binding: Mapping[str, Any], version: str, started: float) -> Checkpoint:
+    def create(
+        cls, path: Path, *, binding: Mapping[str, Any], version: str, started: float, run_id: str = ""
+    ) -> Checkpoint:
         """A new checkpoint, owner-only, durable before this returns. The file must not exist.
 
         It takes its name when it is whole: a crash or a full disk must not leave a file there that nobody can open.
@@ -58,7 +60,7 @@ class Checkpoint(Letters):
         try:
             checkpoint = cls(path, connect(part, "rw"))
             try:
-                checkpoint._lay_out(binding, version, started)
+                checkpoint._lay_out(run_id or secrets.token_hex(8), binding, version, started)
             finally:
                 checkpoint.close()
             with translated(path):
@@ -70,14 +72,14 @@ class Checkpoint(Letters):
             raise
         return cls.open(path)
 
-    def _lay_out(self, binding: Mapping[str, Any], version: str, started: float) -> None:
+    def _lay_out(self, run_id: str, binding: Mapping[str, Any], version: str, started: float) -> None:
         with self.transaction():
             self._db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
             self._db.execute(f"PRAGMA application_id = {APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
             self._db.execute(
                 "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, x'')",
-                (secrets.token_hex(8), version, started, json.dumps(binding), "{}", secrets.token_bytes(16)),
+                (run_id, version, started, json.dumps(binding), "{}", secrets.token_bytes(16)),
             )
             self._db.execute("UPDATE run SET digest = ?", (self._digest.compute(),))
 

@@ -31,9 +31,10 @@ class Books:
     filtered: Tally
     unknown: Tally
     pending: Tally
-    repaired: Tally = field(
-        default_factory=Tally
-    )  # what retried records hold more than the dead letters that they were
+    # What retried records hold more than the dead letters that they were.
+    repaired: Tally = field(default_factory=Tally)
+    # The part of `pending` that is being sent or, where no run is on, was when it was cut off.
+    sending: Tally = field(default_factory=Tally)
 
     @property
     def taken(self) -> Tally:
@@ -259,6 +260,7 @@ class Holdings(Opened):
             unknown=add_up(tally for state in UNDECIDED for tally in held.get(state, ())),
             pending=add_up(tally for state in PENDING for tally in held.get(state, ())),
             repaired=repaired,
+            sending=add_up(held.get(BatchState.SENDING, ())),
         )
 
     def _dead_tally(self, stage: str) -> Tally:

@@ -50,8 +50,9 @@ class Driven(NamedTuple):
 
 
 def beside(
-    checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]], quiet: bool
-) -> Driven:
+    checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]], quiet: bool,
+    current: bool = False,
+) -> Driven:  # fmt: skip
     """Work on an existing checkpoint with the settings that its run had, and those of a file on top. The API key comes
     from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part of the result.
     """
@@ -72,7 +73,7 @@ def beside(
     if not settings.state_dir and context.get("state_dir"):
         settings = msgspec.structs.replace(settings, state_dir=context["state_dir"])
     key = api_key(settings, os.environ)
-    ask = Ask(command, unchecked=context.get("unchecked", False), aside=True)
+    ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
     with watching(sys.stderr, quiet=quiet) as tell:
         state = state_folder(settings, os.environ, sys.platform)
         run = Migration(settings, ask, key, state, SystemClock(), random.Random(), tell, folder)

@@ -23,6 +23,10 @@ from streammig.records import STAGES
     "--settings", "toml", type=click.Path(path_type=Path), metavar="MIGRATION.toml",
     help="Settings on top of those that the run had.",
 )  # fmt: skip
+@click.option(
+    "--checkpoint-is-current", "current", is_flag=True,
+    help="You know that the checkpoint is the newest copy, though the state folder was lost.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the books as one JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 def command(
@@ -31,6 +35,7 @@ def command(
     stages: tuple[str, ...],
     codes: tuple[str, ...],
     toml: Path | None,
+    current: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -47,7 +52,7 @@ def command(
 
     choice = Choice(frozenset(stages), frozenset(codes), repaired is not None)
     called = shlex.join(["streammig", *sys.argv[1:]])
-    whole, problem = beside(checkpoint, toml, called, lambda run: run.retry(choice, repaired), quiet)
+    whole, problem = beside(checkpoint, toml, called, lambda run: run.retry(choice, repaired), quiet, current)
     code = finish(checkpoint, problem, whole is True, as_json=as_json, quiet=quiet)
     if code == 0:
         forget(checkpoint)

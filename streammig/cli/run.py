@@ -49,6 +49,10 @@ FILE = "FILE[#path.to.array]"
     "--i-accept-doubles", "accept_doubles", multiple=True, type=click.Choice(STAGES), metavar="STAGE",
     help='Confirms unknown = "resend" of a stage: what it holds may then be there twice.',
 )  # fmt: skip
+@click.option(
+    "--checkpoint-is-current", "current", is_flag=True,
+    help="You know that the checkpoint is the newest copy, though the state folder was lost.",
+)  # fmt: skip
 @click.option("--unchecked", is_flag=True, help="Do not look for customers that stand twice before the run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the books as one JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
@@ -62,7 +66,7 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     from streammig.settings import api_key, load
     from streammig.spool import with_stdin_spooled
 
-    ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked", "accept_doubles")}
+    ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked", "current", "accept_doubles")}
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
         # Its checkpoint and its work file are its own: those of a migration under way must not be touched.
@@ -114,11 +118,11 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
 
 
 def resume_command(arguments: list[str]) -> str:
-    """The command line that goes on from here: the same one, without the pilot."""
+    """The command line that goes on from here: the same one, without the pilot and what was said for one call only."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
-        if skip or argument == "--first" or argument.startswith("--first="):
+        if skip or argument in ("--first", "--checkpoint-is-current") or argument.startswith("--first="):
             skip = argument == "--first"
             continue
         kept.append(argument)

@@ -14,12 +14,13 @@ import msgspec
 from streammig.checkpoint import Journal
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.nomination import nominated
+from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.verdict import Verdict
-from streammig.delivery.waiting import Reread, unless
+from streammig.delivery.waiting import Assemble, Reread, unless
 from streammig.errors import TargetStop, UnknownOutcome
 from streammig.notices import Answered, Tell, Waiting, Warned
 from streammig.packing import halves, ranges_of
-from streammig.ports import Clock, ReadBack, Seen, Sink
+from streammig.ports import Clock, ReadBack, Sink
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Kind, Range, Receipt, Record
 
 LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then
@@ -51,7 +52,6 @@ class Slots(Protocol):
         """The target refused a request that our own count allowed: keep a wider margin."""
 
 
-Assemble = Callable[[list[Record]], Draft]
 Redact = Callable[[str, bytes], str]
 """A message and the body that it answers in, the message without the body's values out; runs in a thread."""
 
@@ -95,7 +95,7 @@ class Courier:
     stop: asyncio.Event
     reader: Executor  # does what would hold the event loop: redacting takes a second for a body of 4 MB
     lanes: asyncio.Semaphore
-    suspects: int = 0  # how many batches to look for at the target before they are sent for the first time
+    suspicion: Suspicion = field(default_factory=Suspicion)
     most_parked: int = 3
     breaker: int = 10  # whole batches refused in a row that stop the run
     nominate: bool = True  # whether whom an answer names is set aside; not any more after it named a wrong one
@@ -114,9 +114,7 @@ class Courier:
         is. Raises `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
         tries = _Tries(batch.attempts)
-        if self.suspects > 0 and not batch.attempts:
-            self.suspects -= 1
-            await self._check_unsent(batch)
+        await self.suspicion.check(batch, self.verdict.glance, self.stop)
         while not self.stop.is_set():
             async with self.lanes:
                 state = await self._insist(batch, body, tries)
@@ -144,19 +142,6 @@ class Courier:
                 return state
             await self._wait_for_trust()
         return BatchState.SEALED
-
-    async def _check_unsent(self, batch: Batch) -> None:
-        """Raise `UnknownOutcome` if a batch that was never sent, as far as we know, is there: our file is outdated."""
-        (records,) = await self.reread([batch])
-        probe = next((record for record in records if self.readback.can_tell(batch.stage, record)), None)
-        if batch.stage == "events" or probe is None:
-            return
-        if await self.readback.visible(batch.stage, probe) in (Seen.ALL, Seen.PART):
-            raise UnknownOutcome(
-                f"the target holds record {probe.position.ordinal} of {batch.stage} already, though by this checkpoint"
-                " it was never sent: the checkpoint is probably an older copy",
-                "Restore the newest copy of it, or bring back the state folder it was run with. Nothing was sent.",
-            )
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
         """One request: slot and note, intent, sending, receipt, each durable before the next; None when stopped."""

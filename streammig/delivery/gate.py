@@ -45,11 +45,13 @@ class Gate:
         if rest > 0:
             self.tell(Waiting(f"{stage} are accepted; the target is given time to apply them", rest))
             await unless(self.stop, asyncio.sleep(rest))
-        missing = await self._samples(stage)
+        missing, others = await self._samples(stage), []
         asked, now = len(missing), asyncio.get_running_loop().time
         began = now()
         while missing and not self.stop.is_set():
-            missing = [it for it in missing if await self.readback.visible(stage, it[1]) not in (Seen.ALL, Seen.PART)]
+            seen = [(it, await self.readback.visible(stage, it[1])) for it in missing]
+            missing = [it for it, what in seen if what not in (Seen.ALL, Seen.PART, Seen.OTHER)]
+            others += [it for it, what in seen if what is Seen.OTHER]
             # Where some are visible the queue works, and what it dropped never comes: no reason to wait for hours.
             patience = self.visible_time if len(missing) == asked else min(self.settle_time, self.visible_time)
             if not missing or now() - began >= patience:
@@ -58,6 +60,10 @@ class Gate:
             pause = min(POLL, max(self.settle_time, 0.05), patience)
             self.tell(Waiting(f"{asked - len(missing)} of {asked} samples of {stage} are visible at the target", pause))
             await unless(self.stop, asyncio.sleep(pause))
+        if others:
+            # What the next stage builds on is there; that it is not as it was sent is for people to look at.
+            there = f"of {asked} samples of {stage}, {len(others)} are at the target, but not as they were sent"
+            self.tell(Warned(f"{there}: {_listed(others)}"))
         if missing and not self.stop.is_set():
             self._judge(stage, missing, asked)
         return not self.stop.is_set()
@@ -74,7 +80,7 @@ class Gate:
         return chosen
 
     def _judge(self, stage: str, missing: Sequence[tuple[Batch, Record]], asked: int) -> None:
-        where = ", ".join(f"record {it.position.ordinal} (batch {batch.seq})" for batch, it in missing[:10])
+        where = _listed(missing)
         if len(missing) == asked:
             raise UnknownOutcome(
                 f"none of {asked} samples of {stage} became visible at the target within {self.visible_time:.0f} s,"
@@ -82,6 +88,10 @@ class Gate:
                 "Ask the target's support whether its queue stands still, then run the same command: it looks again.",
             )
         self.tell(Warned(f"of {asked} samples of {stage}, {len(missing)} are not visible at the target: {where}"))
+
+
+def _listed(samples: Sequence[tuple[Batch, Record]]) -> str:
+    return ", ".join(f"record {it.position.ordinal} (batch {batch.seq})" for batch, it in samples[:10])
 
 
 def _ends(records: Sequence[Record]) -> list[Record]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from streammig.checkpoint import Journal
 from streammig.delivery.nomination import set_aside
-from streammig.delivery.waiting import Reread, unless
+from streammig.delivery.waiting import Assemble, Reread, unless
 from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock, ReadBack, Seen
 from streammig.records import Batch, BatchState, Record
 
-SAMPLE = 5  # records of a batch that are looked for: it lands as a whole or not at all
+SAMPLE = 5  # records of a batch that are looked for, as long as they all say the same
+WIDE = 20  # where they do not, and before a batch is sent again
 LATER = 3  # later batches that must have appeared; a single one may have overtaken it in a queue with several workers
 LOOK = 30.0  # seconds between two looks, at most
 TRIES = 5  # reads of such a record until one says something
@@ -29,13 +30,74 @@ _UNSEEN = {
 }
 
 
+THERE = frozenset({Seen.ALL, Seen.PART})
+COMES_OUT_OTHERWISE = (
+    "it comes out otherwise now than it was sent (another mapping or version?) and can't be looked for"
+)
+
+
+@dataclass(slots=True)
+class Looks:
+    """What successive looks at a sample of a batch add up to (times in seconds)."""
+
+    settle_time: float
+    _partly: int = 0  # looks in a row at which most of the sample was there, though not all
+    _absent_since: float | None = None
+    _mixed: list[Seen] = field(default_factory=list)
+    _mixed_since: float = 0.0
+
+    def conclude_absence(self, now: float) -> bool:
+        """Whether the next look counts as the first or the last of those that find nothing."""
+        return self._absent_since is None or now - self._absent_since >= self.settle_time
+
+    def weigh(self, seen: list[Seen], passed: bool, now: float) -> tuple[BatchState, str] | None:
+        """ACCEPTED, SEALED or PARKED with the reason, or None as long as this look decides nothing. `passed` says
+        that later batches could be seen just before."""
+        told = set(seen) - {Seen.CANT_TELL}
+        if set(seen) == {Seen.NOTHING}:
+            return self._absent(passed, now)
+        self._absent_since = None
+        most = 2 * sum(it in THERE for it in seen) > len(seen)
+        if most and told == {Seen.ALL}:
+            return BatchState.ACCEPTED, "it can be read back, so it landed"
+        self._partly = self._partly + 1 if most else 0
+        if self._partly == 2:
+            return BatchState.ACCEPTED, "part of it can be read back, so it landed; check what is missing"
+        return None if most or not told - {Seen.NOTHING} else self._unclear(seen, now)
+
+    def _absent(self, passed: bool, now: float) -> tuple[BatchState, str] | None:
+        self._partly = 0
+        if not passed:
+            self._absent_since = None
+        elif self._absent_since is None:
+            self._absent_since = now
+        elif now - self._absent_since >= self.settle_time:
+            return BatchState.SEALED, "it did not land, though a later one did: it is sent again"
+        return None
+
+    def _unclear(self, seen: list[Seen], now: float) -> tuple[BatchState, str] | None:
+        """Parked when the same few records, or others in their place, are there for as long as a queue may need."""
+        if seen != self._mixed:
+            self._mixed, self._mixed_since = seen, now
+        if now - self._mixed_since < self.settle_time:
+            return None
+        if Seen.OTHER in seen:
+            why = "under its ids the target holds what is not as it was sent, which may have been there before"
+        else:
+            there = sum(it in THERE for it in seen)
+            why = f"of {len(seen)} of its records only {there} can be read back, which proves neither"
+        return BatchState.PARKED, f"{why}: it is parked for you to decide"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Reads back what became of a batch (times in seconds). Time alone proves nothing (I3).
 
-    Landed: some of it is there. Not landed: none of the sample is there in two looks a settle time apart, and at both
-    the batches that were accepted later, and at least a settle time ago, could be seen: so the target's queue had
-    passed it, and it is not slower than the settle time. Anything else is parked.
+    Landed: what is there matches what was sent, in most of the sample; where some of it is missing, in two looks in a
+    row. Not landed: none of the sample is there in two looks a settle time apart, and at both the batches that were
+    accepted later, and at least a settle time ago, could be seen: so the target's queue had passed it, and it is not
+    slower than the settle time. Anything else is parked: a customer that stood there before, too, though under an id
+    of the batch, and a batch whose records come out otherwise now, for then it is others that are looked for.
 
     Purchase counts are no proof for events, neither way. A count that has become what the batch would make it shows
     only that so many purchases are known: they may have come as `metrics` with the customer, from an earlier
@@ -49,6 +111,7 @@ class Verdict:
     clock: Clock
     tell: Tell
     reread: Reread
+    assemble: Assemble
     stop: asyncio.Event
     settle_time: float
     visible_time: float
@@ -69,34 +132,34 @@ class Verdict:
         return state
 
     async def _look(self, batch: Batch, more_to_come: Callable[[], bool]) -> tuple[BatchState, str]:
-        sample = await self._sample(batch)
-        if not sample:
-            return BatchState.PARKED, "nothing of it can be read back, so it is parked for you to decide"
+        records = await self._tellable(batch)
+        if not records:
+            why = "nothing of it can be read back" if records is not None else COMES_OUT_OTHERWISE
+            return BatchState.PARKED, f"{why}, so it is parked for you to decide"
         if not await self._sleep(await self._unsettled(batch), batch):
             return BatchState.UNKNOWN, ""
         # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
         now = asyncio.get_running_loop().time
-        partly, absent_since, looking = 0, None, now()
+        looks, looking = Looks(self.settle_time), now()
         while not self.stop.is_set():
-            passed = await self._passed(batch)
-            seen = [await self.readback.visible(batch.stage, record) for record in sample]
-            if Seen.ALL in seen:
-                return BatchState.ACCEPTED, "it can be read back, so it landed"
-            partly = partly + 1 if Seen.PART in seen else 0
-            if partly == 2:
-                return BatchState.ACCEPTED, "part of it can be read back, so it landed; check what is missing"
-            if not passed or any(it is not Seen.NOTHING for it in seen):
-                absent_since = None
-            elif absent_since is None:
-                absent_since = now()
-            elif now() - absent_since >= self.settle_time:
-                return BatchState.SEALED, "it did not land, though a later one did: it is sent again"
+            passed, at = await self._passed(batch), now()
+            seen = await self._see(batch.stage, records, passed is True and looks.conclude_absence(at))
+            if decided := looks.weigh(seen, passed is True, at):
+                return decided
             hopeless = passed is False and not more_to_come() and now() - looking >= self.settle_time
             if hopeless or now() - looking >= max(self.visible_time, 3 * self.settle_time):
                 return BatchState.PARKED, "it can't be proven whether it landed, so it is parked for you to decide"
             if not await self._sleep(min(LOOK, max(self.settle_time, 0.05)), batch):
                 break
         return BatchState.UNKNOWN, ""
+
+    async def _see(self, stage: str, records: Sequence[Record], sure: bool) -> list[Seen]:
+        """What is visible of a few records, or, to be `sure` or where the few do not agree, of more of them."""
+        few = [await self.readback.visible(stage, record) for record in spread(records, SAMPLE)]
+        told = set(few) - {Seen.CANT_TELL}
+        if told <= {Seen.ALL} or (told == {Seen.NOTHING} and not sure):
+            return few
+        return [await self.readback.visible(stage, record) for record in spread(records, WIDE)]
 
     async def _unsettled(self, batch: Batch) -> float:
         """How long the target's queue has yet to be given for this batch, at most the settle time."""
@@ -113,12 +176,21 @@ class Verdict:
         seen = [await self._seen(batch.stage, probe) for probe in probes]
         if self.stop.is_set() or (seen and all(it is Seen.NOTHING for it in seen)):
             return not self.stop.is_set()
-        there = Seen.ALL in seen or Seen.PART in seen
+        there = not THERE.isdisjoint(seen) or Seen.OTHER in seen
         why = "some of it is at the target all the same" if there else "nothing could be read back"
         before, note = batch.state, f"it was refused, but {why}"
         await self.journal.write(lambda file: file.move(batch, before, BatchState.PARKED, note=note))
         self.tell(Warned(f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked"))
         return False
+
+    async def glance(self, batch: Batch) -> Seen:
+        """What a few records of a batch that was never sent, as far as we know, show: ALL if any of them is there,
+        NOTHING if most are not, else CANT_TELL."""
+        records = spread(await self._tellable(batch) or [], SAMPLE)
+        seen = [await self._seen(batch.stage, record) for record in records]
+        if not THERE.isdisjoint(seen):
+            return Seen.ALL
+        return Seen.NOTHING if 2 * seen.count(Seen.NOTHING) > len(seen) else Seen.CANT_TELL
 
     async def _seen(self, stage: str, record: Record) -> Seen:
         """What is visible of a record; a read that says nothing is tried again, for it may have met a bad moment."""
@@ -138,18 +210,20 @@ class Verdict:
             young = await self.journal.read(lambda file: file.accepted_after(batch, now, LATER))
             return None if len(young) == LATER else False
         for other in later:
-            sample = await self._sample(other)
             # The first and the last of them are enough: what is asked is whether it was applied, not what became of it.
-            seen = [await self.readback.visible(other.stage, record) for record in (sample[:1] + sample[-1:])]
-            if Seen.ALL not in seen and Seen.PART not in seen:
+            ends = spread(await self._tellable(other) or [], 2)
+            if THERE.isdisjoint([await self.readback.visible(other.stage, record) for record in ends]):
                 return False
         return True
 
-    async def _sample(self, batch: Batch) -> list[Record]:
+    async def _tellable(self, batch: Batch) -> list[Record] | None:
+        """Its records that can be looked for; None if they are not those that were sent any more."""
         if batch.stage == "events":
             return []
         (records,) = await self.reread([batch])
-        return spread([record for record in records if self.readback.can_tell(batch.stage, record)], SAMPLE)
+        if not records or self.assemble(records).digest != batch.digest:
+            return None
+        return [record for record in records if self.readback.can_tell(batch.stage, record)]
 
     async def _sleep(self, seconds: float, batch: Batch) -> bool:
         """Wait so long; False if the run is to stop."""

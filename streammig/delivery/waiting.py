@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from streammig.records import Batch, Record
+from streammig.records import Batch, Draft, Record
 
 T = TypeVar("T")
 
 Reread = Callable[[list[Batch]], Awaitable[list[list[Record]]]]
 """The records of each of these batches, read from the export again."""
+
+
+Assemble = Callable[[list[Record]], Draft]
+"""A draft of just these records."""
 
 
 async def unless(stop: asyncio.Event, waiting: Awaitable[T]) -> T | None:

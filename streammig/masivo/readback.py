@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta
 
 from streammig.masivo.http import Answer, NoAnswer
+from streammig.masivo.likeness import is_as_sent
 from streammig.masivo.session import Session
 from streammig.ports import Seen
 from streammig.records import Record
@@ -22,6 +24,7 @@ FIRST_YEAR = 2020  # earlier ones can't be asked for
 FARTHEST_ZONE = timedelta(hours=14)
 
 Key = tuple[str, str, Decimal]
+Dated = tuple[str, str, Decimal, float]
 T = TypeVar("T")
 
 
@@ -39,8 +42,12 @@ class _SentTransactions(msgspec.Struct):
     transactions: list[_Sent]
 
 
+class _Row(_Transaction):
+    issued_at: datetime | None = None
+
+
 class _Rows(msgspec.Struct):
-    data: list[_Transaction]
+    data: list[_Row]
 
 
 class _Event(msgspec.Struct):
@@ -64,8 +71,17 @@ class _Customer(msgspec.Struct):
     metrics: _Metrics | None = None
 
 
-class _Shown(msgspec.Struct):
+class _Counted(msgspec.Struct):
     customer: _Customer
+
+
+class _Counts(msgspec.Struct):
+    data: _Counted
+
+
+class _Shown(msgspec.Struct):
+    customer: dict[str, Any]
+    wallet: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Data(msgspec.Struct):
@@ -79,8 +95,9 @@ class MasivoReadBack:
         self._session = session
 
     async def visible(self, stage: str, record: Record) -> Seen:
-        """Customers: ALL or NOTHING. Transactions: those issued from 2020 on, compared as (reward, type, exact amount),
-        for ids of stores and channels come back as others; what Masivo books itself as MIGRATION is passed over.
+        """Customers: ALL, OTHER or NOTHING. Transactions: those issued from 2020 on, compared as (reward, type, exact
+        amount, second of issue), for ids of stores and channels come back as others; what Masivo books itself as
+        MIGRATION is passed over. OTHER where nothing is there but what differs in its moment only.
         Events: ALL by the count of purchases, else CANT_TELL, for it may not have been computed anew yet.
         """
         if not self.can_tell(stage, record):
@@ -90,14 +107,20 @@ class MasivoReadBack:
         answer = await self._session.get(f"/customers/{_in_path(record.owner)}")
         if stage == "customers" and isinstance(answer, Answer) and answer.status == 404 and not answer.html:
             return Seen.NOTHING
-        shown = _decoded(answer, _Data)
-        if shown is None or shown.data.customer.id != record.owner:
-            return Seen.CANT_TELL
         if stage == "customers":
-            return Seen.ALL
-        metrics = shown.data.customer.metrics
+            return self._customer(record, _decoded(answer, _Data))
+        counts = _decoded(answer, _Counts)
+        if counts is None or counts.data.customer.id != record.owner:
+            return Seen.CANT_TELL
+        metrics = counts.data.customer.metrics
         counted = metrics.lifetime.number_of_purchases if metrics and metrics.lifetime else 0
         return Seen.ALL if counted >= _purchases(record) else Seen.CANT_TELL
+
+    def _customer(self, record: Record, found: _Data | None) -> Seen:
+        if found is None or found.data.customer.get("id") != record.owner:
+            return Seen.CANT_TELL
+        shown, wallet = found.data.customer, bytes(found.data.wallet)
+        return Seen.ALL if is_as_sent(record.body, shown, wallet, self._session.now()) else Seen.OTHER
 
     def can_tell(self, stage: str, record: Record) -> bool:
         if stage == "transactions":
@@ -111,18 +134,18 @@ class MasivoReadBack:
 
     async def _transactions(self, record: Record) -> Seen:
         sent = _readable(record)
-        there: Counter[Key] = Counter()
+        there: list[_Row] = []
         for year in sorted({year for each in sent for year in _years(each.issued_at)}):
             answer = await self._session.get(f"/customers/{_in_path(record.owner)}/transactions", {"year": str(year)})
             rows = _decoded(answer, _Rows)
             if rows is None:
                 return Seen.CANT_TELL
-            there.update(_key(row) for row in rows.data)
-        expected = Counter(_key(each) for each in sent)
-        found = (expected & there).total()
-        if not found:
-            return Seen.NOTHING
-        return Seen.ALL if found == expected.total() else Seen.PART
+            there += rows.data
+        found = (_dated(sent) & _dated(there)).total()
+        if found:
+            return Seen.ALL if found == len(sent) else Seen.PART
+        alike = {_key(each) for each in sent} & {_key(row) for row in there}
+        return Seen.OTHER if alike else Seen.NOTHING
 
 
 def _readable(record: Record) -> list[_Sent]:
@@ -141,6 +164,15 @@ def _years(issued: datetime) -> set[int]:
 
 def _purchases(record: Record) -> int:
     return sum(event.type == "PURCHASE" for event in msgspec.json.decode(record.body, type=_SentEvents).events)
+
+
+def _dated(rows: Iterable[_Sent | _Row]) -> Counter[Dated]:
+    """How often each is there, to the second; those whose moment is not told are left out."""
+    return Counter(
+        (*_key(row), row.issued_at.timestamp() // 1)
+        for row in rows
+        if row.issued_at is not None and row.issued_at.tzinfo is not None
+    )
 
 
 def _key(row: _Transaction) -> Key:

@@ -128,6 +128,10 @@ class Session:
                 self._waiting(f"no token from {self._auth_url} yet: {trouble.why}", seconds)
                 await asyncio.sleep(seconds)
 
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that was passed in."""
+        return self._clock.time()
+
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer | NoAnswer:
         """One authenticated read. A 401 gets a new token and one more try; a 429 is waited for by the next request.
 

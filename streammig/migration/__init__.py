@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,9 +27,10 @@ from streammig.budget import (
     damaged,
     parse_limits,
 )
-from streammig.checkpoint import Checkpoint, Journal, describe, described, forget_work, locked
+from streammig.checkpoint import Checkpoint, Journal, describe, described, forget_work, locked, only_copy
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
+from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.waiting import unless
 from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
@@ -65,6 +67,7 @@ class Ask:
     first: int | None = None  # a pilot: so many source records of each stage
     unchecked: bool = False  # do not pass over the customers for those that stand twice
     dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
+    current: bool = False  # the checkpoint is the newest copy, though no account's file can vouch for it
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
 
@@ -178,10 +181,18 @@ class Migration:
         sink, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, reader)
         if file is None:
+            run_id = secrets.token_hex(8)
+            if pacer is not None:
+                # Before it exists: a file that is found without this was made where another account's file is.
+                pacer.file.register(run_id)
             if other is not None:
                 other.keep(path)
-            file = Checkpoint.create(path, binding=binding, version=version("streammig"), started=started)
+            file = Checkpoint.create(
+                path, run_id=run_id, binding=binding, version=version("streammig"), started=started
+            )
             stack.callback(file.close)
+        if pacer is not None:
+            stack.enter_context(only_copy(path, file.run["id"], pacer.file.path.parent, self.ask.command))
         self._bind(file, shape, fresh, limits)
         self._recover(file)
         run_id = file.run["id"]
@@ -202,8 +213,8 @@ class Migration:
         owners = await self._owners(stack, path, sources, rules, shape, other, reader)
         return Crew(
             settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
-            self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners, vouched,
-            self.away, delivered,
+            self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners,
+            Suspicion(0 if vouched else settings.concurrency), self.away, delivered,
         )  # fmt: skip
 
     async def _reading(self, reader: Executor, work: Callable[[Callable[[], bool]], T]) -> T:
@@ -329,13 +340,14 @@ class Migration:
             names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in news[:20])
             self.tell(Warned(f"the checkpoint is older than its last send: the outcome is unknown for batch {names}"))
         if not vouched:
+            then = "as you said that it is, nothing is" if self.ask.current else "what is to be sent first is"
             self.tell(
                 Warned(
                     "the account's file does not know this checkpoint (another host, a lost volume?), so nobody can"
-                    " tell whether it is the newest copy: what is to be sent first is looked for at the target before"
+                    f" tell whether it is the newest copy: {then} looked for at the target before"
                 )
             )
-        return vouched
+        return vouched or self.ask.current
 
     def _recover(self, file: Checkpoint) -> None:
         lost = file.recover()
@@ -358,7 +370,7 @@ def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool
         # Under a name of its own: the file must not seem to know this checkpoint before a first send of it is noted.
         seeded = f"{run_id} as its checkpoint has it"
         account.seed(seeded, [it.at for it in sends], sends, max((it.at for it in sends), default=0.0))
-        return [], not starts
+        return [], False
     for send in account.sends_of(run_id):
         blank = Batch(send.stage, send.seq, (), Tally(), b"", 0)
         try:

@@ -19,6 +19,7 @@ from streammig.checkpoint import Books, Checkpoint, Journal, Spot
 from streammig.delivery.courier import Anew, Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
+from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.verdict import Verdict
 from streammig.delivery.waiting import unless
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
@@ -73,7 +74,7 @@ class Crew:
     settle_time: float
     first: int | None
     owners: OwnerTable | None  # None where it was left out, or no customers are in the run
-    vouched: bool  # the account's file knows every send of this checkpoint
+    suspicion: Suspicion
     away: int  # bytes of export from which on a stage is read in a process of its own
     delivered: Delivered | None = None  # by whom the customers were delivered, if by another run
 
@@ -170,17 +171,17 @@ class Crew:
             source = self.sources[name]
         parts = (source, judge, limits, progress, ahead, self.first, await self._sent(name))
         feed = await asyncio.get_running_loop().run_in_executor(self.reader, self._feed, size, parts)
-        again = partial(self._reread, name)
+        again, exactly = partial(self._reread, name), partial(_exactly, rules)
         verdict = Verdict(
-            self.readback, self.journal, self.clock, self.tell, again, self.stop, self.settle_time,
+            self.readback, self.journal, self.clock, self.tell, again, exactly, self.stop, self.settle_time,
             self.settings.visible_time, self.settings.stage(name).unknown,
         )  # fmt: skip
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
-            partial(_exactly, rules), partial(self._anew, name, limits), verdict, self.stop, self.reader,
+            exactly, partial(self._anew, name, limits), verdict, self.stop, self.reader,
             lanes=asyncio.Semaphore(self.settings.concurrency),
-            suspects=0 if self.vouched else self.settings.concurrency,
+            suspicion=self.suspicion,
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
         )  # fmt: skip
         isolation = Isolation(courier, bisected, self.settings.isolation_share, self.settings.isolation_requests)

@@ -58,6 +58,7 @@ class StageRun:
         self._unknown.extend(await self.journal.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
         self.courier.more_to_come = self._more_to_come
         try:
+            await self.courier.count_parked(self.stage)  # those of earlier runs, too
             async with asyncio.TaskGroup() as tasks:
                 producer = tasks.create_task(self._guard(self._produce()))
                 workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]

@@ -16,7 +16,9 @@ UNITS = 1_000  # what a full batch holds
 def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (), now: float) -> dict[str, Any]:
     """JSON-ready: state, balanced, verified, stages with their counts, budget, the command that goes on from here.
 
-    Counts of a stage: records, and units; `sums` are exact decimals as text. Times are ISO 8601 in UTC.
+    Counts of a stage: records, and units; read = accepted + dead + filtered + unknown + sending + pending, where
+    `sending` is what a run was sending when it was cut off (while one is on, that is pending); `sums` are exact
+    decimals as text. Times are ISO 8601 in UTC.
     """
     with checkpoint.reading():
         rows = checkpoint.stages()
@@ -53,7 +55,7 @@ def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
         "batch": batch.seq,
         "records": batch.tally.records,
         "units": batch.tally.units,
-        "state": "parked" if batch.state is BatchState.PARKED else "unknown",
+        "state": str(batch.state),
         "since": iso(at) if at is not None else None,
     }
 
@@ -69,6 +71,9 @@ def _state(rows: Sequence[StageRow], books: Mapping[str, Books], running: bool) 
 
 def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, now: float) -> dict[str, Any]:
     counts = checkpoint.counts(row.name)
+    parts = {name: getattr(books, name) for name in ("taken", "accepted", "dead", "filtered", "unknown")}
+    parts["sending"] = Tally() if running else books.sending
+    parts["pending"] = books.pending - parts["sending"]
     state, message = row.state, row.message
     if running and state == "interrupted":
         state, message = "waiting", ""  # what an earlier run left; this one has not come to it yet
@@ -82,17 +87,15 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
         "dead": books.dead.records,
         "filtered": books.filtered.records,
         "unknown": books.unknown.records,
-        "pending": books.pending.records,
+        "sending": parts["sending"].records,
+        "pending": parts["pending"].records,
         "source_records": checkpoint.progress(row.name).source_records,
         "units": books.accepted.units,
         "batches": counts["batches"],
         "requests": counts["requests"],
         "fill": round(books.accepted.units / (counts["accepted"] * UNITS), 4) if counts["accepted"] else None,
         "eta": _eta(checkpoint, row, now) if running and row.state == "running" else None,
-        "sums": {
-            name: _decimals(getattr(books, name).sums)
-            for name in ("taken", "accepted", "dead", "filtered", "unknown", "pending")
-        },
+        "sums": {name: _decimals(tally.sums) for name, tally in parts.items()},
         "filtered_by": {reason: _plain(tally) for reason, tally in checkpoint.progress(row.name).filtered.items()},
         "dead_by": checkpoint.dead_codes(row.name),
         # What retried records hold more, or less, than the dead letters that they were: a part of what was read.

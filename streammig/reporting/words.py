@@ -9,7 +9,7 @@ from streammig.notices import Answered, Buried, Chosen, Notice, Sealed, StageBeg
 from streammig.records import Kind
 
 MOST_UNDECIDED = 5  # that are listed one by one
-COLUMNS = ("read", "accepted", "filtered", "dead", "unknown", "pending", "requests")
+COLUMNS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "requests")
 
 
 def books_table(document: Mapping[str, Any]) -> str:
@@ -38,20 +38,7 @@ def summary(document: Mapping[str, Any]) -> str:
     """The books, whether they balance, the reasons behind what was not sent, and the command that goes on from here."""
     parts = [books_table(document)]
     for name, stage in document["stages"].items():
-        for reason, tally in stage["filtered_by"].items():
-            units = f", {counted(tally['units'], 'unit')}" if tally["units"] != tally["records"] else ""
-            parts.append(f"  {name}: filtered as {reason}: {counted(tally['records'], 'record')}{units}")
-        for code, count in stage["dead_by"].items():
-            parts.append(f"  {name}: dead letters as {code}: {count:,}")
-        if stage["dropped_fields"]:
-            fields = ", ".join(f"{path} ({count:,})" for path, count in stage["dropped_fields"].items())
-            parts.append(f"  {name}: fields the target does not know were left out: {fields}")
-        if stage["message"]:
-            parts.append(f"  {name}: {stage['message']}")
-        if stage["imbalance"]:
-            parts.append(
-                f"  {name}: read {stage['imbalance']['read']}, but accounted for {stage['imbalance']['placed']}"
-            )
+        parts += _reasons(name, stage)
     parts.extend(
         f"  slots of {use['window']} ({use['kind']}): {use['used']:,} used, {use['left']:,} left"
         for use in document["budget"]
@@ -71,11 +58,33 @@ def summary(document: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a stage beside its counts."""
+    lines = []
+    for reason, tally in stage["filtered_by"].items():
+        units = f", {counted(tally['units'], 'unit')}" if tally["units"] != tally["records"] else ""
+        lines.append(f"  {name}: filtered as {reason}: {counted(tally['records'], 'record')}{units}")
+    for code, count in stage["dead_by"].items():
+        lines.append(f"  {name}: dead letters as {code}: {count:,}")
+    if stage["dropped_fields"]:
+        fields = ", ".join(f"{path} ({count:,})" for path, count in stage["dropped_fields"].items())
+        lines.append(f"  {name}: fields the target does not know were left out: {fields}")
+    if stage["sending"]:
+        held = counted(stage["sending"], "record")
+        lines.append(f"  {name}: the run was cut off while it sent {held}: the next one looks whether they landed")
+    if stage["message"]:
+        lines.append(f"  {name}: {stage['message']}")
+    if stage["imbalance"]:
+        lines.append(f"  {name}: read {stage['imbalance']['read']}, but accounted for {stage['imbalance']['placed']}")
+    return lines
+
+
 def undecided_line(it: Mapping[str, Any], checkpoint: str) -> str:
     """An undecided batch, and the command that says what is known of it."""
     held = f"{counted(it['records'], 'record')}, {counted(it['units'], 'unit')}"
+    doubt = f"was being sent at {it['since']}" if it["state"] == "sending" else f"is {it['state']} since {it['since']}"
     return (
-        f"  {it['stage']}: batch {it['batch']} ({held}) is {it['state']} since {it['since']}: nobody can say whether it"
+        f"  {it['stage']}: batch {it['batch']} ({held}) {doubt}: nobody can say whether it"
         f" landed; streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"
     )
 

@@ -1,0 +1,82 @@
+"""Whether what Masivo shows under a customer's id is what was sent for that customer."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from streammig.records import Sums, total
+
+# What is shown of what was sent. Not the country, whose form is the target's own; nor the metrics, which it computes
+# anew from the events.
+TEXTS = ("name", "email", "gender", "document_type", "document_number")
+MOMENTS = ("registration_date", "dob")
+
+
+class _Lot(msgspec.Struct):
+    reward_id: str
+    amount: Decimal
+    expiration_date: datetime | None = None
+
+
+class _Sent(msgspec.Struct):
+    balance: list[_Lot] | None = None
+
+
+class _Wallet(msgspec.Struct):
+    lines: list[_Lot]
+
+
+def is_as_sent(body: bytes, shown: Mapping[str, Any], wallet: bytes, now: float) -> bool:
+    """Whether a customer that is shown, with its wallet as JSON, is the one that `body` was sent as.
+
+    Only what was sent and is shown can differ. Case, white space and the way a moment is written are the target's
+    own; lots that have expired (`now` is in seconds since the epoch) count on neither side.
+    """
+    sent = msgspec.json.decode(body, type=dict[str, Any])
+    return (
+        all(_same(_folded, sent.get(name), shown.get(name)) for name in TEXTS)
+        and all(_same_moment(sent.get(name), shown.get(name)) for name in MOMENTS)
+        and _same(bool, sent.get("is_anonymous"), shown.get("is_anonymous"))
+        and _same_balance(body, wallet, datetime.fromtimestamp(now, UTC))
+    )
+
+
+def _same(form: Any, sent: Any, shown: Any) -> bool:
+    return sent is None or shown is None or form(sent) == form(shown)
+
+
+def _folded(text: Any) -> str:
+    return " ".join(unicodedata.normalize("NFKC", str(text)).split()).casefold()
+
+
+def _same_moment(sent: Any, shown: Any) -> bool:
+    """To the second, for not everybody keeps more; a day alone is the day as it was written, or that of UTC."""
+    try:
+        left, right = datetime.fromisoformat(sent), datetime.fromisoformat(shown)
+        if len(shown) == len("2020-01-01"):
+            return right.date() in (left.date(), left.astimezone(UTC).date())
+        return abs((left - right).total_seconds()) < 1
+    except (TypeError, ValueError, OverflowError):
+        return True  # not sent, not shown, or shown in a form that says nothing to us
+
+
+def _same_balance(body: bytes, wallet: bytes, now: datetime) -> bool:
+    sent = msgspec.json.decode(body, type=_Sent).balance
+    try:
+        shown = msgspec.json.decode(wallet, type=_Wallet).lines
+        return sent is None or _totals(sent, now) == _totals(shown, now)
+    except (msgspec.MsgspecError, TypeError, ArithmeticError):
+        return True  # not shown, or in a form that says nothing to us
+
+
+def _totals(lots: Iterable[_Lot], now: datetime) -> Sums:
+    """By reward, for how the target parts a wallet into lines is its own; without zeros."""
+    return total(
+        (lot.reward_id.lower(), lot.amount) for lot in lots if lot.expiration_date is None or lot.expiration_date > now
+    )

@@ -1,0 +1,102 @@
+"""What becomes of a batch with an unknown outcome: what successive looks add up to, and what can't be looked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from streammig.delivery.verdict import Looks
+from streammig.ports import Seen
+from streammig.records import BatchState, Kind, Receipt
+from tests.commands import Shell, sandbox, write
+from tests.memory_target import Weather
+from tests.refusing_target import RefusingTarget
+from tests.sandbox_caller import customer, lot, transaction
+from tests.test_isolation import SETTLE_TIME, Room
+from tests.virtual import VirtualClock, run_virtual
+
+A, N, P, D, X = Seen.ALL, Seen.NOTHING, Seen.PART, Seen.OTHER, Seen.CANT_TELL
+
+
+@pytest.mark.parametrize(
+    ("looks", "state"),
+    [
+        ([[A, A, A]], BatchState.ACCEPTED),
+        ([[A, A, X]], BatchState.ACCEPTED),
+        ([[A, X, X]], None),
+        ([[X, X, X]] * 9, None),
+        ([[A, A, N]], None),
+        ([[A, A, N], [A, A, N]], BatchState.ACCEPTED),
+        ([[A, P, D], [A, P, D]], BatchState.ACCEPTED),
+        ([[A, A, N], [A, N, N], [A, A, N]], None),
+        ([[A, N], [A, N], [A, N]], BatchState.PARKED),
+        ([[A, N, N], [A, N, N], [A, A, A]], BatchState.ACCEPTED),
+        ([[D, D, D]] * 3, BatchState.PARKED),
+        ([[D, D, D], [D, D, N], [N, N, N]], None),
+        ([[N, N, N]] * 3, BatchState.SEALED),
+        ([[N, N, N], [N, N, X], [N, N, N], [N, N, N]], None),
+        ([[N, N, N], [N, N, D], [N, N, N], [N, N, N]], None),
+    ],
+)
+def test_i3_i4_looks_add_up_to_a_state_only_where_they_prove_it(
+    looks: list[list[Seen]], state: BatchState | None
+) -> None:
+    """The looks are half a settle time apart."""
+    watching = Looks(SETTLE_TIME)
+    *before, last = [watching.weigh(seen, True, at * SETTLE_TIME / 2) for at, seen in enumerate(looks)]
+    assert before == [None] * len(before)
+    assert (last and last[0]) == state
+
+
+def test_i3_absence_counts_only_while_later_batches_can_be_seen() -> None:
+    watching = Looks(SETTLE_TIME)
+    said = [watching.weigh([N], passed, at * SETTLE_TIME) for at, passed in enumerate([True, False, True])]
+    assert said == [None] * 3
+    assert watching.weigh([N], True, 3 * SETTLE_TIME) is not None
+
+
+def test_i3_a_batch_whose_records_come_out_otherwise_now_is_parked_without_a_look(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        room = Room(tmp_path, RefusingTarget(clock, Random(1), Weather()), clock)
+        batch = room.seal("a", "b")
+        number = room.file.sending(batch, clock.time())
+        room.file.received(batch, number, Receipt(Kind.UNKNOWN), BatchState.UNKNOWN, clock.time())
+        room.target.customers.update(["new-a", "new-b"])
+        room.records[:] = [
+            msgspec.structs.replace(it, owner=f"new-{it.owner}", body=it.body.replace(b'"id":"', b'"id":"new-'))
+            for it in room.records
+        ]
+        assert await room.courier().decide(batch) is BatchState.PARKED
+        assert "it comes out otherwise now than it was sent (another mapping or version?)" in room.said[-1]
+        room.file.close()
+
+    run_virtual(main())
+
+
+NAMES = [f"c{number}" for number in range(4)]
+DAYS = ["2023-05-01T10:00:00Z", "2023-05-02T10:00:00Z"]
+
+
+@pytest.mark.parametrize("stage", ["customers", "transactions"])
+def test_i4_what_an_earlier_migration_left_at_the_target_does_not_stand_for_a_lost_batch(
+    shell: Shell, stage: str
+) -> None:
+    lost = {"on": stage, "nth": 2, "do": "reset", "at": "head"}
+    with sandbox(lost, balance_match=False) as target:
+        for number, day in enumerate(DAYS):
+            made: dict[str, list[object]] = {
+                "customers": [customer(name, balance=[lot(5 + number)]) for name in NAMES],
+                "transactions": [{"id": name, "transactions": [transaction(4, issued_at=day)]} for name in NAMES],
+            }
+            for name, records in made.items():
+                write(shell.folder / f"{name}{number}.json", records)
+        before = ("--checkpoint", "before.checkpoint", "--customers", "customers0.json")
+        assert shell.run(target.url, *before, "--transactions", "transactions0.json").code == 0
+        ended = shell.run(target.url, f"--{stage}", f"{stage}1.json")
+        assert ended.code == 4, ended.err
+        assert "which may have been there before: it is parked for you to decide" in ended.err
+        assert target.ledger()["holds"][stage]["count"] == len(NAMES)
