@@ -21,6 +21,8 @@ COMMANDS = {
     "demo": "Show a migration that is interrupted and resumed, in under a minute.",
 }
 
+STOPPED = 130  # the exit code of what was stopped on request
+
 
 class Commands(click.Group):
     """Loads the module of a command when that command is called."""
@@ -47,7 +49,7 @@ def streammig() -> None:
 
 
 def main() -> None:
-    """The entry point: turns a `Problem` into words on stderr and its exit code."""
+    """What the command line asks for: turns a `Problem` into words on stderr and its exit code."""
     try:
         code = streammig.main(standalone_mode=False)
     except Problem as problem:
@@ -58,7 +60,7 @@ def main() -> None:
         code = mistake.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
-        code = 130
+        code = STOPPED
     except BrokenPipeError:
         # Who read our output has seen enough. What is left in the buffer must not fail once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

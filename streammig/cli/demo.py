@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,23 +56,13 @@ def command(keep: Path | None) -> None:
     machine, resumes it, and compares the books with what the stand-in holds. Nothing leaves this machine, and nothing
     stays on it unless --keep is given. Exits with 1 if anything is not as it should be.
     """
-    with _terminable(), _folder(keep) as folder:
+    with _folder(keep) as folder:
         try:
             same = demonstrate(folder, kept=keep is not None)
         except KeyboardInterrupt:
             click.echo("\nstopped; every process of the demo is ended")
             sys.exit(130)
     sys.exit(0 if same else 1)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within, SIGTERM ends us as Ctrl-C does: with everything put away."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

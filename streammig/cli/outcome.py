@@ -12,7 +12,7 @@ import click
 
 from streammig.budget import Use, account_path, budget_of, parse_limits
 from streammig.checkpoint import Checkpoint, is_held
-from streammig.cli import fail
+from streammig.cli import STOPPED, fail
 from streammig.errors import Held, Problem
 from streammig.reporting.document import document
 from streammig.reporting.words import summary
@@ -48,8 +48,11 @@ def finish(path: Path, problem: Problem | None, whole: bool, *, as_json: bool, q
     """Say how a run ended, and return its exit code."""
     if problem is not None:
         fail(problem)
-    if isinstance(problem, Held) or not path.exists():
-        return problem.exit_code if problem is not None else 1
+    if problem is None and not path.exists():
+        click.echo("stopped before anything was done", err=True)
+        return STOPPED
+    if problem is not None and (isinstance(problem, Held) or not path.exists()):
+        return problem.exit_code
     try:
         found = read_document(path)
     except Problem as unreadable:
@@ -70,10 +73,10 @@ def exit_code(found: dict[str, Any], problem: Problem | None, whole: bool) -> in
         return 1
     if problem is not None:
         return problem.exit_code
+    if not whole:
+        return STOPPED  # an undecided batch is what the same command goes on with
     if any(stage["unknown"] for stage in stages):
         return 4
-    if not whole:
-        return 130
     return 3 if any(stage["dead"] for stage in stages) else 0
 
 
