@@ -56,12 +56,13 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     requests under way end; twice cuts them off. Either way the same command goes on from there.
     """
     from streammig.delivery.dry import dry_checkpoint
-    from streammig.settings import api_key, load
+    from streammig.settings import api_key, check_texts, load
     from streammig.spool import with_stdin_spooled
 
     ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked", "accept_doubles")}
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
+        check_texts({"--dry-run": str(ask["dry_run"])})
         # Its checkpoint and its work file are its own: those of a migration under way must not be touched.
         settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(ask["dry_run"])))
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
