@@ -125,7 +125,7 @@ def check_texts(found: Mapping[str, Any], above: str = "") -> None:
         for text in value if isinstance(value, tuple | list) else (value,):
             if isinstance(text, str) and ("\0" in text or not _is_utf8(text)):
                 raise Unusable(
-                    f"{above}{name} holds a NUL character or bytes that are no UTF-8: {ascii(text)}",
+                    f"{above}{name} holds a NUL character or bytes that are no UTF-8: {text!a}",
                     "Write it anew, or rename the file it names.",
                 )
 

@@ -262,6 +262,8 @@ BAD_CUSTOMERS: list[tuple[str, str, str, str]] = [
     ("12.50", "1e28", "bad-amount", "$.balance[0].amount"),
     ("12.50", "1e99999999999999999999", "bad-amount", "$.balance[0].amount"),
     ("12.50", "1e-9999999", "bad-amount", "$.balance[0].amount"),
+    ("12.50", "0e999999999", "bad-amount", "$.balance[0].amount"),
+    ("12.50", "-0e-999999999", "bad-amount", "$.balance[0].amount"),
     ('"amount":12.50,', "", "missing-field", "$.balance[0].amount: expected a number, found nothing"),
     (f'"{POINTS}"', '"points"', "bad-uuid", "$.balance[0].reward_id: expected a UUID, found another text"),
     (',"brand_id":null', "", "missing-field", "$.balance[0].brand_id"),
