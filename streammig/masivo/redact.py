@@ -19,16 +19,15 @@ _FREE = frozenset({"metadata", "tags"})
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _WORDS = re.compile(r"[^\W_]{3,}")
 # Words of messages, which are no less readable because a shop or a note has them in it.
-_PLAIN = frozenset(
-    """
-    and any are bad but can client code com contain contains could customer customers data does duplicate duplicated
-    each else email empty enqueued entry error event events exist exists expected failed field for format found from
-    greater has have http https invalid item items key less limit list long may more must name net non not null number
-    object one only order org phone please product products purchase record records rejected request required reward
-    server should store string than that the there this too transaction transactions true type unique unknown url user
-    valid validation value was when with without wrong you your
-    """.split()
+_USUAL = (
+    "and any are bad but can client code com contain contains could customer customers data does duplicate duplicated "
+    "each else email empty enqueued entry error event events exist exists expected failed field for format found from "
+    "greater has have http https invalid item items key less limit list long may more must name net non not null number "
+    "object one only order org phone please product products purchase record records rejected request required reward "
+    "server should store string than that the there this too transaction transactions true type unique unknown url user "
+    "valid validation value was when with without wrong you your"
 )
+_PLAIN = frozenset(_USUAL.split())
 
 
 def redact(message: str, body: bytes) -> str:
@@ -47,6 +46,7 @@ def redact(message: str, body: bytes) -> str:
     except (ValueError, RecursionError):
         return "(a message that may repeat what was sent)" if message else ""
     found: dict[str, str] = {}
+    within: dict[str, str] = {}
     said = {*_words(folded)}
     for name, value in _values(leaves):
         if len(value) < SHORTEST or value in found:
@@ -54,12 +54,12 @@ def redact(message: str, body: bytes) -> str:
         parts = {part for part in _sides(value) if len(part) >= SHORTEST and part in folded}
         if said:
             parts |= said.intersection(_words(value))
-        found.update((part, name) for part in parts if part not in found)
+        within.update(dict.fromkeys(parts, name))
         if value in folded:
             found[value] = name
         elif cut and (tail := _beginning_at_the_end(value, folded)):
             found.setdefault(tail, name)
-    return _replaced(text, folded, found) + CUT * cut
+    return _replaced(text, folded, within | found) + CUT * cut
 
 
 def _values(root: Any) -> Iterator[tuple[str, str]]:
