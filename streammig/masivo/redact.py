@@ -22,9 +22,9 @@ _WORDS = re.compile(r"[^\W_]{3,}")
 _USUAL = (
     "and any are bad but can client code com contain contains could customer customers data does duplicate duplicated "
     "each else email empty enqueued entry error event events exist exists expected failed field for format found from "
-    "greater has have http https invalid item items key less limit list long may more must name net non not null number "
+    "greater has have http https invalid item items key less limit list long may more must name non not null number "
     "object one only order org phone please product products purchase record records rejected request required reward "
-    "server should store string than that the there this too transaction transactions true type unique unknown url user "
+    "server should store string than that the there this too transaction transactions true type unique unknown user "
     "valid validation value was when with without wrong you your"
 )
 _PLAIN = frozenset(_USUAL.split())
