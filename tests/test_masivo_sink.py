@@ -100,7 +100,7 @@ async def test_a_request_carries_token_and_body_and_nothing_else_of_note() -> No
 @pytest.mark.parametrize("status", [400, 422, 500])
 async def test_a_target_that_repeats_the_headers_does_not_bring_token_or_key_into_the_receipt(status: int) -> None:
     token = jwt(exp=time.time() + 3600)
-    said = {"error": "bad", "details": {"authorization": f"Bearer {token}", "x-api-key": KEY}}
+    said: dict[str, object] = {"error": "bad", "details": {"authorization": f"Bearer {token}", "x-api-key": KEY}}
     async with listening() as wire:
         wire.on("/auth/authorize", answer(200, {"data": token}))
         receipt = await sent(wire, answer(status, said))
