@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint
+from streammig.cli.outcome import headline
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
-from streammig.records import START, Batch, Draft, Kind, Place, Progress, Range, Receipt, Tally
+from streammig.records import STAGES, START, Batch, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.reporting.document import document, iso
 from streammig.reporting.watch import watching
-from streammig.reporting.words import aligned, line, spoken, summary
+from streammig.reporting.words import ROWS, aligned, books_table, line, spoken, summary
 
 END = Place(0, 500, 0, 11)
 
@@ -116,8 +117,38 @@ def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> Non
 
 def test_columns_are_aligned() -> None:
     assert (
-        aligned([["stage", "read", "state"], ["customers", "1", "x"]]) == "stage      read  state\ncustomers     1  x"
+        aligned([["stage", "read", "state"], ["customers", "1", "x"]])
+        == "stage      read  state\ncustomers     1      x"
     )
+
+
+def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers() -> None:
+    stage = {"state": "interrupted", "message": "the pilot's records are read", "fill": 1.0}
+    stages = {name: stage | dict.fromkeys(ROWS, 10**12) for name in STAGES}
+    table = books_table({"stages": stages})
+    assert max(map(len, table.splitlines())) <= 79
+    assert "paused" in table
+
+
+@pytest.mark.parametrize(
+    ("code", "pilot", "said"),
+    [
+        (0, None, "Complete: every record is accepted or left out on purpose (exit code 0)."),
+        (3, None, "Complete, but for 2 dead letters: see streammig dead-letters x.checkpoint (exit code 3)."),
+        (4, None, "Of 1 record nobody can say whether they landed: see streammig resolve x.checkpoint (exit code 4)."),
+        (5, None, "The target stopped this run: see the error above (exit code 5)."),
+        (130, None, "Stopped on request; nothing is lost (exit code 130)."),
+        (
+            130,
+            9,
+            "The pilot is done, 9 records a stage at most; the rest waits for the full run (exit code 130).",
+        ),
+    ],
+)
+def test_the_last_words_of_a_run_say_how_it_ended(code: int, pilot: int | None, said: str) -> None:
+    found = {"stages": {"events": {"dead": 2, "unknown": 1}}, "checkpoint": "x.checkpoint", "resume": "again"}
+    assert headline(code, found, pilot) == f"{said}\nTo go on from here: again"
+    assert headline(code, found | {"resume": None}, pilot) == said
 
 
 # -- the document ------------------------------------------------------------------------------------------------------

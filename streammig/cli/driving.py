@@ -55,6 +55,7 @@ class Driven(NamedTuple):
 
     result: object
     problem: Problem | None
+    began: bool = True
 
 
 def beside(
@@ -87,4 +88,4 @@ def beside(
         try:
             return Driven(asyncio.run(drive(run, lambda: work(run), quiet)), None)
         except Problem as problem:
-            return Driven(None, problem)
+            return Driven(None, problem, run.assembled)

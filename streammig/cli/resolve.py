@@ -100,7 +100,7 @@ def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, q
     from streammig.cli import fail
     from streammig.cli.driving import beside
 
-    state, problem = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
+    state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
     if problem is not None:
         fail(problem)
         return problem.exit_code

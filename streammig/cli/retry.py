@@ -41,14 +41,14 @@ def command(
     command goes on: nothing is sent twice.
     """
     from streammig.cli.driving import beside
-    from streammig.cli.outcome import finish
+    from streammig.cli.outcome import Ended, finish
     from streammig.migration import Choice
     from streammig.spool import forget
 
     choice = Choice(frozenset(stages), frozenset(codes), repaired is not None)
     called = shlex.join(["streammig", *sys.argv[1:]])
-    whole, problem = beside(checkpoint, toml, called, lambda run: run.retry(choice, repaired), quiet)
-    code = finish(checkpoint, problem, whole is True, as_json=as_json, quiet=quiet)
+    whole, problem, began = beside(checkpoint, toml, called, lambda run: run.retry(choice, repaired), quiet)
+    code = finish(checkpoint, Ended(whole is True, problem, began), as_json=as_json, quiet=quiet)
     if code == 0:
         forget(checkpoint)
     sys.exit(code)

@@ -90,7 +90,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     import random
 
     from streammig.cli.driving import drive
-    from streammig.cli.outcome import SystemClock, finish
+    from streammig.cli.outcome import Ended, SystemClock, finish
     from streammig.migration import Ask, Migration
     from streammig.reporting.watch import watching
     from streammig.settings import state_folder
@@ -105,7 +105,9 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             whole = asyncio.run(drive(run, run.run, quiet))
         except Problem as caught:
             whole, problem = False, caught
-    code = finish(Path(settings.checkpoint), problem, whole, as_json=as_json, quiet=quiet)
+    pilot = None if run.stop.is_set() else ask.first
+    ended = Ended(whole, problem, run.assembled, pilot)
+    code = finish(Path(settings.checkpoint), ended, as_json=as_json, quiet=quiet)
     if code == 0:
         forget(Path(settings.checkpoint))
     return code
