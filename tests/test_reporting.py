@@ -13,7 +13,7 @@ from streammig.cli.outcome import headline
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
 from streammig.records import STAGES, START, Batch, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.reporting.document import document, iso
-from streammig.reporting.watch import watching
+from streammig.reporting.watch import Gathered, Lines, watching
 from streammig.reporting.words import ROWS, aligned, books_table, line, spoken, summary
 
 END = Place(0, 500, 0, 11)
@@ -50,7 +50,7 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
         (Waiting("for you"), "waiting: for you"),
         (Warned("look"), "warning: look"),
         (Answered(batch(7), Receipt(Kind.THROTTLED, 429)), "customers: batch 7: throttled (429)"),
-        (Answered(batch(7), Receipt(Kind.NOT_SENT)), "customers: batch 7: not-sent"),
+        (Answered(batch(7), Receipt(Kind.NOT_SENT)), "customers: batch 7: not sent, no connection was made"),
         (Buried("events", Tally(1234, 5)), "events: 1,234 records became dead letters"),
         (Buried("events", Tally(1, 5)), "events: 1 record became dead letters"),
         (accepted(), ""),
@@ -70,6 +70,29 @@ def test_a_log_has_a_line_for_every_hundred_batches() -> None:
         "customers: 200 batches, 200,000 units accepted",
     ]  # fmt: skip
     assert "\x1b" not in said
+
+
+def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end() -> None:
+    told: list[Notice] = []
+    now = [0.0]
+    tell = Gathered(told.append, lambda: now[0])
+    for second in range(40):
+        now[0] = second
+        tell(Buried("events", Tally(1, 2)))
+    ended = StageEnded("events", "complete")
+    tell(ended)
+    assert told == [*(Buried("events", Tally(n, 2 * n)) for n in (1, 30, 9)), ended]
+
+
+def test_a_log_does_not_repeat_what_the_run_waits_for() -> None:
+    stream, now = io.StringIO(), [0.0]
+    lines = Lines(stream, lambda: now[0])
+    for second in range(40):
+        now[0] = second
+        lines(Waiting(f"reading back whether batch {second} landed", 0.0))
+    assert stream.getvalue().splitlines() == [
+        f"waiting: reading back whether batch {second} landed" for second in (0, 30)
+    ]
 
 
 def test_quiet_shows_nothing() -> None:

@@ -420,7 +420,8 @@ def test_another_key_of_the_same_account_is_refused_unless_the_account_has_a_nam
         monkeypatch.setenv("MASIVO_API_KEY", "second-key")
         ended = shell.run(target.url, "--customers", export)
         assert ended.code == 2
-        assert "account was" in ended.err
+        assert "the account is another" in ended.err
+        assert "`account` in the settings" in ended.err
         assert "second-key" not in ended.err
 
 

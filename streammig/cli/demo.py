@@ -148,7 +148,6 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
     _typed(f"streammig dead-letters {CHECKPOINT} --out {LETTERS}")
     with Command(folder, own, "dead-letters", CHECKPOINT, "--out", LETTERS) as letters:
         letters.wait()
-    _show_letters(folder / LETTERS)
 
     _step(7, "The books of the run beside what the stand-in holds")
     click.echo("Each event and transaction is counted here; above, one record holds all that a customer has of them.")
@@ -193,15 +192,6 @@ def _show_export(folder: Path, written: Written) -> None:
     for stage, name in FILES.items():
         size = (folder / name).stat().st_size / 1e6
         click.echo(f"  {name:<18} {size:5.1f} MB  {counts[stage]}")
-
-
-def _show_letters(path: Path) -> None:
-    import json
-
-    for line in path.read_text(encoding="utf-8").splitlines():
-        letter = json.loads(line)
-        where = f"{Path(letter['file']).name}, record {letter['line']:,}"
-        click.echo(f"  {where}: {letter['code']}\n    {letter['message']}")
 
 
 def _show_books(books: Mapping[str, Books], document: Document, ledger: Document) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 
 import click
 
+from streammig.cli import checkpoint_named
 from streammig.records import STAGES, Batch, BatchState
 
 PARKED = 4  # the exit code where it is still undecided
 
 
 @click.command(short_help="Decide whether a batch landed of which nobody can say it.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), callback=checkpoint_named)
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
 @click.option("--landed", "answer", flag_value="landed", help="It landed: it is accepted, and never sent again.")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import click
 
+from streammig.cli import checkpoint_named
 from streammig.records import STAGES
 
 
 @click.command(short_help="Send dead letters again, repaired or as they are.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), callback=checkpoint_named)
 @click.option(
     "--input", "repaired", type=click.Path(path_type=Path), metavar="FIXED.ndjson",
     help="Only these, repaired: lines of `dead-letters` with the record mended.",

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from streammig.notices import Answered, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
-from streammig.records import Kind, Place
-from streammig.reporting.words import line, spoken
+from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
+from streammig.records import Kind, Place, Tally
+from streammig.reporting.words import lasting, line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
 EVERY = 100  # accepted batches between two lines where there is no terminal
-SECONDS = 30.0  # between them at most
+SECONDS = 30.0  # between them at most; also between two that say the same
+_DIGITS = re.compile(r"\d+")
 
 
 @contextmanager
@@ -26,9 +28,30 @@ def watching(stream: TextIO, *, quiet: bool) -> Iterator[Tell]:
         yield tell_nobody
     elif stream.isatty():
         with _bars(stream) as bars:
-            yield bars
+            yield Gathered(bars)
     else:
-        yield Lines(stream)
+        yield Gathered(Lines(stream))
+
+
+class Gathered:
+    """Passes notices on, the dead letters of a while and a stage as one: there may be some in every batch."""
+
+    def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._said = -SECONDS
+        self._buried: Buried | None = None
+
+    def __call__(self, notice: Notice) -> None:
+        if isinstance(notice, Buried):
+            before = self._buried.tally if self._buried is not None else Tally()
+            self._buried = Buried(notice.stage, before + notice.tally)
+        ended = isinstance(notice, StageEnded)
+        if self._buried is not None and (ended or self._clock() - self._said >= SECONDS):
+            self._tell(self._buried)
+            self._buried, self._said = None, self._clock()
+        if not isinstance(notice, Buried):
+            self._tell(notice)
 
 
 class Lines:
@@ -39,10 +62,13 @@ class Lines:
         self._batches = self._units = 0
         self._clock = clock
         self._said = clock()
+        self._waits: dict[str, float] = {}  # when each was last said
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, StageBegan):
             self._batches, self._units = 0, notice.accepted
+        if isinstance(notice, Waiting) and self._repeats(notice):
+            return
         if text := line(notice):
             print(text, file=self._stream, flush=True)
         elif isinstance(notice, Answered):
@@ -52,6 +78,14 @@ class Lines:
                 self._said = self._clock()
                 said = f"{notice.batch.stage}: {self._batches:,} batches, {self._units:,} units accepted"
                 print(said, file=self._stream, flush=True)
+
+    def _repeats(self, waiting: Waiting) -> bool:
+        """Whether the same was said a moment ago, perhaps of another batch."""
+        why, now = _DIGITS.sub("", waiting.why), self._clock()
+        if now - self._waits.get(why, -SECONDS) < SECONDS:
+            return True
+        self._waits[why] = now
+        return False
 
 
 @contextmanager
@@ -107,7 +141,7 @@ class Bars:
                     self._progress.update(self._task, units=self._units)
                 return
             case Waiting(why, seconds):
-                self._say(why + (f" ({spoken(seconds)})" if seconds is not None else ""))
+                self._say(why + lasting(seconds))
                 return
             case StageEnded(_, state, message):
                 if self._task is not None and state == "complete":

@@ -94,12 +94,13 @@ def line(notice: Notice) -> str:
         case StageEnded(stage, state, message):
             return f"{stage}: {state_word(state, message)}" + (f": {message}" if message else "")
         case Waiting(why, seconds):
-            return f"waiting: {why}" + (f" ({spoken(seconds)})" if seconds is not None else "")
+            return f"waiting: {why}" + lasting(seconds)
         case Warned(text):
             return f"warning: {text}"
         case Answered(batch, receipt) if receipt.kind is not Kind.ACCEPTED:
             status = f" ({receipt.status})" if receipt.status is not None else ""
-            return f"{batch.stage}: batch {batch.seq}: {receipt.kind}{status}"
+            said = "not sent, no connection was made" if receipt.kind is Kind.NOT_SENT else receipt.kind
+            return f"{batch.stage}: batch {batch.seq}: {said}{status}"
         case Buried(stage, tally):
             return f"{stage}: {counted(tally.records, 'record')} became dead letters"
         case Sealed() | Answered():
@@ -108,6 +109,11 @@ def line(notice: Notice) -> str:
 
 def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" + "s" * (number != 1)
+
+
+def lasting(seconds: float | None) -> str:
+    """How long a wait lasts, behind its reason; nothing of what is over before it is read."""
+    return f" ({spoken(seconds)})" if seconds is not None and seconds >= 0.05 else ""
 
 
 def spoken(seconds: float) -> str:
