@@ -146,11 +146,14 @@ def test_columns_are_aligned() -> None:
 
 
 def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers() -> None:
-    stage = {"state": "interrupted", "message": "the pilot's records are read", "fill": 1.0}
+    stage = {"state": "interrupted", "message": "the pilot's records are read", "fill": 1.0, "done": 0.425}
+    stage["eta"] = "2026-11-22T08:30:00Z"
     stages = {name: stage | dict.fromkeys(ROWS, 10**12) for name in STAGES}
     table = books_table({"stages": stages})
     assert max(map(len, table.splitlines())) <= 79
     assert "paused" in table
+    assert "42.5%" in table
+    assert "11-22 08:30" in table
 
 
 @pytest.mark.parametrize(

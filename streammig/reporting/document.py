@@ -70,6 +70,7 @@ def _state(rows: Sequence[StageRow], books: Mapping[str, Books], running: bool) 
 def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, now: float) -> dict[str, Any]:
     counts = checkpoint.counts(row.name)
     state, message = row.state, row.message
+    done = 1.0 if state == "complete" else _done(checkpoint, row)
     if running and state == "interrupted":
         state, message = "waiting", ""  # what an earlier run left; this one has not come to it yet
     elif state == "running" and not running:
@@ -88,7 +89,8 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
         "batches": counts["batches"],
         "requests": counts["requests"],
         "fill": round(books.accepted.units / (counts["accepted"] * UNITS), 4) if counts["accepted"] else None,
-        "eta": _eta(checkpoint, row, now) if running and row.state == "running" else None,
+        "done": done,
+        "eta": _eta(row, done, now) if running and row.state == "running" else None,
         "sums": {
             name: _decimals(getattr(books, name).sums)
             for name in ("taken", "accepted", "dead", "filtered", "unknown", "pending")
@@ -110,18 +112,22 @@ def _decimals(sums: Sums) -> dict[str, str]:
     return {key: f"{value:f}" for key, value in sorted(sums.items())}
 
 
-def _eta(checkpoint: Checkpoint, row: StageRow, now: float) -> str | None:
-    """When the stage will have been read to its end at the rate so far; None where the export's length is not known."""
+def _done(checkpoint: Checkpoint, row: StageRow) -> float | None:
+    """Which share of the stage's bytes is read, from 0 to 1; None where the export's length is not known."""
     marks = checkpoint.fingerprints(row.name)
-    if row.started is None or any(mark.get("compression") for mark in marks):
+    if any(mark.get("compression") for mark in marks):
         return None
     frontier = checkpoint.progress(row.name).frontier
     sizes = [int(mark["size"]) for mark in marks]
-    done = sum(sizes[: frontier.source]) + frontier.offset
-    if not done or now <= row.started:
+    whole = sum(sizes)
+    return min((sum(sizes[: frontier.source]) + frontier.offset) / whole, 1.0) if whole else None
+
+
+def _eta(row: StageRow, done: float | None, now: float) -> str | None:
+    """When the stage will have been read to its end at the rate so far; None where that can't be told."""
+    if row.started is None or not done or now <= row.started:
         return None
-    rest = (now - row.started) * max(sum(sizes) - done, 0) / done
-    return iso(now + rest)
+    return iso(now + (now - row.started) * (1 - done) / done)
 
 
 def iso(seconds: float) -> str:

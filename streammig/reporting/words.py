@@ -17,7 +17,9 @@ def books_table(document: Mapping[str, Any]) -> str:
     stages = document["stages"].values()
     lines = [["stage", *document["stages"]], ["state", *(state_word(it["state"], it["message"]) for it in stages)]]
     lines += [[row, *(f"{it[row]:,}" for it in stages)] for row in ROWS]
-    lines.append(["fill", *("-" if it["fill"] is None else f"{it['fill']:.1%}" for it in stages)])
+    lines += [[row, *("-" if it[row] is None else f"{it[row]:.1%}" for it in stages)] for row in ("fill", "done")]
+    if any(it["eta"] for it in stages):
+        lines.append(["eta (UTC)", *("-" if it["eta"] is None else it["eta"][5:16].replace("T", " ") for it in stages)])
     return aligned(lines)
 
 
