@@ -72,6 +72,16 @@ def test_a_log_has_a_line_for_every_hundred_batches() -> None:
     assert "\x1b" not in said
 
 
+def test_a_log_says_how_much_is_read_and_how_long_the_rest_takes() -> None:
+    stream, now = io.StringIO(), [0.0]
+    lines = Lines(stream, lambda: now[0])
+    lines(StageBegan("customers", Place(0, 200), (1000,)))
+    now[0] = 60.0
+    lines(Sealed("customers", batch(), Place(0, 500)))
+    lines(accepted())
+    assert stream.getvalue().splitlines()[-1] == "customers: 1 batches, 1,000 units accepted, 50% read, 100 s left"
+
+
 def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end() -> None:
     told: list[Notice] = []
     now = [0.0]
@@ -112,7 +122,7 @@ def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(m
         Warned("[not markup]"),
         Answered(batch(2), Receipt(Kind.THROTTLED, 429)),
     )
-    assert "50 %" in said
+    assert "50%" in said
     assert "1,000 units" in said
     assert "warning: [not markup]" in said
     assert "throttled (429)" in said
@@ -121,8 +131,8 @@ def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(m
         StageBegan("events", Place(0, 250, 0, 3), (1000,), accepted=40), StageEnded("events", "failed", "byte 7"),
         StageBegan("transactions", START, None),
     )  # fmt: skip
-    assert "100 %" in ended
-    assert "25 %" in ended
+    assert "100%" in ended
+    assert "25%" in ended
     assert "events: failed: byte 7" in ended
 
 
