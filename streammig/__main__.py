@@ -1,5 +1,37 @@
-"""`python -m streammig`."""
+"""The process: Ctrl-C and SIGTERM end it in order and with 130, from here to its last line."""
 
-from streammig.cli import main
+from __future__ import annotations
 
-main()
+import signal
+import sys
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. A kind of its own, because of a plain one that passes through the `exec` of a string, which
+    imports are full of, CPython takes a note and ends with -2, though it was caught."""
+
+
+def main() -> None:
+    """The entry point."""
+    for number in SIGNALS:
+        signal.signal(number, _stop)
+    try:
+        from streammig.cli import main as cli  # a fifth of a second, in which a signal must be heard already
+
+        cli()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        # The end of the interpreter must not change the exit code.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _stop(*_: object) -> None:
+    raise Stopped
+
+
+if __name__ == "__main__":
+    main()

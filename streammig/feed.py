@@ -60,7 +60,7 @@ def _without(examined: Examined, absent: Mapping[str, str]) -> Examined:
             record.position,
             record.unit,
             "owner-" + absent[record.owner],
-            "its customer is not in the target: the customer's own record was left out or refused",
+            "its customer is not in the target: the customer's own record was left out or refused, or stands nowhere",
             record.tally,
         )
         for record in gone

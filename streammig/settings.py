@@ -112,6 +112,7 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
         raise Unusable(f"{path or 'the flags'}: {error}", "The README lists every setting.") from None
+    check_texts(msgspec.to_builtins(settings))
     for name, (low, high) in BOUNDS.items():
         if not low <= getattr(settings, name) <= high:
             raise Unusable(f"{name} is {getattr(settings, name)}: it must lie between {low:g} and {high:g}")
@@ -145,6 +146,27 @@ def check_folder(checkpoint: Path) -> None:
             f"the checkpoint {checkpoint} can't be kept: there is no such folder as {checkpoint.parent}",
             "Make the folder, or name another file with --checkpoint.",
         )
+
+
+def check_texts(found: Mapping[str, Any], above: str = "") -> None:
+    """Raise `Unusable` where a text can be no path, no address and no name: it would fail somewhere deep within."""
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            check_texts(value, f"{above}{name}.")
+        for text in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(text, str) and ("\0" in text or not _is_utf8(text)):
+                raise Unusable(
+                    f"{above}{name} holds a NUL character or bytes that are no UTF-8: {text!a}",
+                    "Write it anew, or rename the file it names.",
+                )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8 come as lone surrogates
+        return False
+    return True
 
 
 def check_doubles(settings: Settings, accepted: Collection[str]) -> None:
@@ -235,24 +257,27 @@ def from_checkpoint(checkpoint: Path, context: Mapping[str, Any], path: Path | N
 
 def api_key(settings: Settings, environment: Mapping[str, str]) -> str:
     """The API key, from the environment, a file or a command. Raises `Unusable`; the key is in no message."""
-    if key := environment.get(KEY_VARIABLE, "").strip():
-        return key
     hint = f"Set {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command in the settings."
-    if settings.api_key_file:
+    key, whence = environment.get(KEY_VARIABLE, "").strip(), KEY_VARIABLE
+    if not key and settings.api_key_file:
+        whence = f"the API key's file {settings.api_key_file}"
         try:
             key = Path(settings.api_key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise Unusable(f"the API key's file {settings.api_key_file} can't be read: {reason}", hint) from None
-    elif settings.api_key_command:
-        done = subprocess.run(settings.api_key_command, shell=True, stdout=subprocess.PIPE, text=True, check=False)
+            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise Unusable(f"{whence} can't be read: {reason}", hint) from None
+    elif not key and settings.api_key_command:
+        whence = f"the API key's command {settings.api_key_command}"
+        done = subprocess.run(settings.api_key_command, shell=True, stdout=subprocess.PIPE, check=False)
         if done.returncode:
-            raise Unusable(f"the API key's command ended with {done.returncode}: {settings.api_key_command}", hint)
-        key = done.stdout.strip()
+            raise Unusable(f"{whence} ended with {done.returncode}", hint)
+        key = done.stdout.decode("utf-8", "replace").strip()
     if not key:
         raise Unusable("there is no API key", hint)
     if not key.isprintable() or not key.isascii() or " " in key:
-        raise Unusable("the API key holds spaces, line breaks or characters that no HTTP header can carry", hint)
+        raise Unusable(
+            f"the API key from {whence} holds spaces, line breaks or characters that no HTTP header can carry", hint
+        )
     return key
 
 

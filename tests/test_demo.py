@@ -366,13 +366,6 @@ def test_ctrl_c_leaves_no_folder(shell: Shell, tmp_path: Path, monkeypatch: pyte
     assert not list(places.iterdir())
 
 
-def test_within_the_demo_a_sigterm_is_a_ctrl_c() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), demo._terminable():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
 def test_a_folder_that_holds_something_is_refused(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "mine").touch()

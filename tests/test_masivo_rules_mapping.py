@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import decimal
 import json
 import uuid
@@ -110,6 +111,29 @@ def test_a_mapping_that_raises_is_named_by_its_own_line_and_not_by_its_text() ->
     message = failed(outer, b'{"a":"x"}')
     assert message == f"the mapping raised JSONDecodeError at line {line} of test_masivo_rules_mapping.py"
     assert failed(outer, b"{}").startswith("the mapping raised KeyError at line ")
+
+
+@pytest.mark.parametrize("kind", [GeneratorExit, asyncio.CancelledError, BaseException])
+def test_whatever_a_mapping_raises_is_a_dead_letter_without_a_value(kind: type[BaseException]) -> None:
+    def give_up(record: Any) -> Any:
+        raise kind(record)
+
+    class Odd(dict[str, Any]):
+        def items(self) -> Any:
+            raise kind("secret")
+
+    assert failed(give_up, b'"secret"').startswith(f"the mapping raised {kind.__name__}")
+    assert failed(lambda _: Odd(a=1)) == f"the mapping returned what is no JSON ({kind.__name__})"
+
+
+def test_a_mapping_that_interrupts_says_nothing_of_its_record() -> None:
+    def interrupt(record: Any) -> Any:
+        raise KeyboardInterrupt(record)
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        failed(interrupt)
+    assert not raised.value.args
+    assert raised.value.__suppress_context__
 
 
 def test_a_callable_without_a_frame_of_its_own_is_named_by_what_it_raised() -> None:

@@ -337,6 +337,7 @@ def test_numbers_are_judged_exactly(text: str, digits: int) -> None:
     assert isinstance(exponent, int)
     stripped = "".join(map(str, figures)).rstrip("0")
     behind = max(0, -exponent - (len(figures) - len(stripped))) if stripped else 0
-    small = not stripped or number.adjusted() < 30 - digits
+    # A zero has no size but its exponent, which must not be that of a text of gigabytes either.
+    small = number.adjusted() < 30 - digits if stripped else abs(number.adjusted()) <= 60
     assert (found is not None) == (small and behind <= digits)
     assert found is None or found == number

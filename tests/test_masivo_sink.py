@@ -18,7 +18,7 @@ from streammig.masivo.http import Answer, check_base_url, proxy_for, retry_after
 from streammig.masivo.session import Session
 from streammig.masivo.sink import MasivoSink, classify
 from streammig.records import Kind, Receipt
-from tests.masivo_session import WallClock, session_on
+from tests.masivo_session import KEY, WallClock, session_on
 from tests.wire import Act, Wire, answer, closed_port, cut, hang, jwt, listening, reset
 
 PATH = "/customers/migrate"
@@ -95,6 +95,18 @@ async def test_a_request_carries_token_and_body_and_nothing_else_of_note() -> No
     assert request.headers["authorization"] == "Bearer token"
     assert request.headers["content-length"] == str(len(BODY))
     assert not {"cookie", "content-encoding", "transfer-encoding", "expect", "x-api-key"} & request.headers.keys()
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+async def test_a_target_that_repeats_the_headers_does_not_bring_token_or_key_into_the_receipt(status: int) -> None:
+    token = jwt(exp=time.time() + 3600)
+    said: dict[str, object] = {"error": "bad", "details": {"authorization": f"Bearer {token}", "x-api-key": KEY}}
+    async with listening() as wire:
+        wire.on("/auth/authorize", answer(200, {"data": token}))
+        receipt = await sent(wire, answer(status, said))
+    assert "Bearer ***" in receipt.message
+    assert token not in receipt.message
+    assert KEY not in receipt.message
 
 
 async def test_every_stage_has_its_endpoint_and_every_request_its_connection() -> None:

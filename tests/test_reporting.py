@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint
+from streammig.cli.outcome import headline
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
-from streammig.records import START, Batch, Draft, Kind, Place, Progress, Range, Receipt, Tally
+from streammig.records import STAGES, START, Batch, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.reporting.document import document, iso
-from streammig.reporting.watch import watching
-from streammig.reporting.words import aligned, line, spoken, summary
+from streammig.reporting.watch import Gathered, Lines, watching
+from streammig.reporting.words import ROWS, aligned, books_table, line, spoken, summary
 
 END = Place(0, 500, 0, 11)
 
@@ -49,7 +50,7 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
         (Waiting("for you"), "waiting: for you"),
         (Warned("look"), "warning: look"),
         (Answered(batch(7), Receipt(Kind.THROTTLED, 429)), "customers: batch 7: throttled (429)"),
-        (Answered(batch(7), Receipt(Kind.NOT_SENT)), "customers: batch 7: not-sent"),
+        (Answered(batch(7), Receipt(Kind.NOT_SENT)), "customers: batch 7: not sent, no connection was made"),
         (Buried("events", Tally(1234, 5)), "events: 1,234 records became dead letters"),
         (Buried("events", Tally(1, 5)), "events: 1 record became dead letters"),
         (accepted(), ""),
@@ -71,6 +72,39 @@ def test_a_log_has_a_line_for_every_hundred_batches() -> None:
     assert "\x1b" not in said
 
 
+def test_a_log_says_how_much_is_read_and_how_long_the_rest_takes() -> None:
+    stream, now = io.StringIO(), [0.0]
+    lines = Lines(stream, lambda: now[0])
+    lines(StageBegan("customers", Place(0, 200), (1000,)))
+    now[0] = 60.0
+    lines(Sealed("customers", batch(), Place(0, 500)))
+    lines(accepted())
+    assert stream.getvalue().splitlines()[-1] == "customers: 1 batches, 1,000 units accepted, 50% read, 100 s left"
+
+
+def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end() -> None:
+    told: list[Notice] = []
+    now = [0.0]
+    tell = Gathered(told.append, lambda: now[0])
+    for second in range(40):
+        now[0] = second
+        tell(Buried("events", Tally(1, 2)))
+    ended = StageEnded("events", "complete")
+    tell(ended)
+    assert told == [*(Buried("events", Tally(n, 2 * n)) for n in (1, 30, 9)), ended]
+
+
+def test_a_log_does_not_repeat_what_the_run_waits_for() -> None:
+    stream, now = io.StringIO(), [0.0]
+    lines = Lines(stream, lambda: now[0])
+    for second in range(40):
+        now[0] = second
+        lines(Waiting(f"reading back whether batch {second} landed", 0.0))
+    assert stream.getvalue().splitlines() == [
+        f"waiting: reading back whether batch {second} landed" for second in (0, 30)
+    ]
+
+
 def test_quiet_shows_nothing() -> None:
     assert shown(io.StringIO(), Warned("look"), quiet=True) == ""
     assert shown(Terminal(), Warned("look"), quiet=True) == ""
@@ -88,7 +122,7 @@ def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(m
         Warned("[not markup]"),
         Answered(batch(2), Receipt(Kind.THROTTLED, 429)),
     )
-    assert "50 %" in said
+    assert "50%" in said
     assert "1,000 units" in said
     assert "warning: [not markup]" in said
     assert "throttled (429)" in said
@@ -97,8 +131,8 @@ def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(m
         StageBegan("events", Place(0, 250, 0, 3), (1000,), accepted=40), StageEnded("events", "failed", "byte 7"),
         StageBegan("transactions", START, None),
     )  # fmt: skip
-    assert "100 %" in ended
-    assert "25 %" in ended
+    assert "100%" in ended
+    assert "25%" in ended
     assert "events: failed: byte 7" in ended
 
 
@@ -116,8 +150,41 @@ def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> Non
 
 def test_columns_are_aligned() -> None:
     assert (
-        aligned([["stage", "read", "state"], ["customers", "1", "x"]]) == "stage      read  state\ncustomers     1  x"
+        aligned([["stage", "read", "state"], ["customers", "1", "x"]])
+        == "stage      read  state\ncustomers     1      x"
     )
+
+
+def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers() -> None:
+    stage = {"state": "interrupted", "message": "the pilot's records are read", "fill": 1.0, "done": 0.425}
+    stage["eta"] = "2026-11-22T08:30:00Z"
+    stages = {name: stage | dict.fromkeys(ROWS, 10**12) for name in STAGES}
+    table = books_table({"stages": stages})
+    assert max(map(len, table.splitlines())) <= 79
+    assert "paused" in table
+    assert "42.5%" in table
+    assert "11-22 08:30" in table
+
+
+@pytest.mark.parametrize(
+    ("code", "pilot", "said"),
+    [
+        (0, None, "Complete: every record is accepted or left out on purpose (exit code 0)."),
+        (3, None, "Complete, but for 2 dead letters: see streammig dead-letters x.checkpoint (exit code 3)."),
+        (4, None, "Of 1 record nobody can say whether they landed: see streammig resolve x.checkpoint (exit code 4)."),
+        (5, None, "The target stopped this run: see the error above (exit code 5)."),
+        (130, None, "Stopped on request; nothing is lost (exit code 130)."),
+        (
+            130,
+            9,
+            "The pilot is done, 9 records a stage at most; the rest waits for the full run (exit code 130).",
+        ),
+    ],
+)
+def test_the_last_words_of_a_run_say_how_it_ended(code: int, pilot: int | None, said: str) -> None:
+    found = {"stages": {"events": {"dead": 2, "unknown": 1}}, "checkpoint": "x.checkpoint", "resume": "again"}
+    assert headline(code, found, pilot) == f"{said}\nTo go on from here: again"
+    assert headline(code, found | {"resume": None}, pilot) == said
 
 
 # -- the document ------------------------------------------------------------------------------------------------------

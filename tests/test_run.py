@@ -299,6 +299,13 @@ def test_status_of_a_run_that_was_killed_is_interrupted(shell: Shell, target: Lo
     assert shell("status", "migration.checkpoint", "--json").document["state"] == "interrupted"
 
 
+@pytest.mark.parametrize("command", ["status", "dead-letters", "retry", "resolve"])
+def test_settings_are_no_checkpoint_and_the_answer_names_it(shell: Shell, command: str) -> None:
+    ended = shell(command, "move.toml")
+    assert ended.code == 2
+    assert ended.err == "error: move.toml holds settings; this command needs the checkpoint\nTry move.checkpoint\n"
+
+
 @pytest.mark.parametrize("arguments", [["status", "gone.checkpoint"], ["dead-letters", "gone.checkpoint"]])
 def test_a_checkpoint_that_is_not_there_is_named(shell: Shell, arguments: list[str]) -> None:
     ended = shell(*arguments)

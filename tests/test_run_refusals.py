@@ -431,6 +431,15 @@ def test_a_stage_whose_file_is_not_named_any_more_is_named(shell: Shell, target:
     assert "customers: the checkpoint has this stage, but no file is named for it now" in ended.err
 
 
+def test_a_refusal_before_anything_was_done_shows_no_books(shell: Shell, target: LocalTarget, export: Path) -> None:
+    interrupted(shell, target)
+    refused = shell.run(target.url, "--customers", "export.json", "--max-bytes", 20_000)
+    assert refused.code == 2
+    assert refused.err.startswith("error: ")
+    assert "accepted" not in refused.err
+    assert "To go on from here" not in refused.err
+
+
 def test_another_key_of_the_same_account_is_refused_unless_the_account_has_a_name(
     shell: Shell, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,7 +450,8 @@ def test_another_key_of_the_same_account_is_refused_unless_the_account_has_a_nam
         monkeypatch.setenv("MASIVO_API_KEY", "second-key")
         ended = shell.run(target.url, "--customers", export)
         assert ended.code == 2
-        assert "account was" in ended.err
+        assert "the account is another" in ended.err
+        assert "`account` in the settings" in ended.err
         assert "second-key" not in ended.err
 
 

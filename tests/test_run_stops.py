@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from streammig.cli.outcome import exit_code
 from streammig.cli.rehearsal import LocalTarget
 from streammig.sandbox.sample import Sample, write_sample
 from tests.commands import Called, environment, finished, process, quickly, sandbox, states, until, write
@@ -117,6 +118,48 @@ def test_a_drain_has_a_deadline(tmp_path: Path, export: Path) -> None:
             running.communicate(timeout=20)
         assert running.returncode == 130
         assert states(tmp_path / "migration.checkpoint")["customers"].count("sending") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_first_token_is_fetched_ends_the_command_at_once(
+    tmp_path: Path, export: Path, number: signal.Signals
+) -> None:
+    silent = {"on": "auth", "do": "hang", "seconds": 60}
+    with sandbox(silent) as target, process(tmp_path, *COMMAND, *quickly(target.url)) as running:
+        until(lambda: target._sandbox._running().script._seen["auth"], "the request for a token")
+        running.send_signal(number)
+        _, err = running.communicate(timeout=20)
+    assert running.returncode == 130, err
+    assert "stopped before anything was done" in err
+    assert not (tmp_path / "migration.checkpoint").exists()
+
+
+def ended_by(folder: Path, number: signal.Signals, seconds: float, *arguments: object) -> Called:
+    with process(folder, *arguments) as running:
+        time.sleep(seconds)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=20)
+        return Called(running.returncode, out, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_of_the_process_ends_it_in_order(
+    tmp_path: Path, export: Path, number: signal.Signals
+) -> None:
+    with sandbox() as target:
+        for tenth in range(2, 15):
+            ended = ended_by(tmp_path, number, tenth / 10, *COMMAND, *quickly(target.url))
+            assert ended.code in (0, 130), f"after {tenth / 10} s: {ended.err}"
+            assert "Traceback" not in ended.err
+        assert finished(tmp_path, *COMMAND, *quickly(target.url)).code == 0
+        assert (landed(target)["count"], landed(target)["landed"]) == (CUSTOMERS, CUSTOMERS)
+
+
+def test_a_run_that_is_stopped_says_so_though_batches_are_undecided() -> None:
+    found = {"balanced": True, "stages": {"customers": {"unknown": 10, "dead": 1}}}
+    assert exit_code(found, None, False) == 130
+    assert exit_code(found, None, True) == 4
 
 
 # -- SIGKILL -------------------------------------------------------------------------------------------------------

@@ -105,12 +105,44 @@ def test_the_key_comes_from_the_environment_a_file_or_a_command(tmp_path: Path) 
         Settings(api_key_file="/nowhere/key"),
         Settings(api_key_command="exit 3"),
         Settings(api_key_command="printf 'secret key'"),
+        Settings(api_key_command="printf 'secret key\\377'"),
     ],
 )
 def test_a_key_that_is_missing_or_can_not_be_one_is_refused_without_being_shown(settings: Settings) -> None:
     with pytest.raises(Unusable) as raised:
         api_key(settings, {})
     assert "secret key" not in str(raised.value).replace(settings.api_key_command, "")
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "tab\tbed", "caf\u00e9", "nul\0", "raw\udcff"])
+def test_a_key_from_the_environment_that_no_header_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(Unusable, match="the API key from MASIVO_API_KEY holds") as raised:
+        api_key(Settings(), {"MASIVO_API_KEY": key})
+    assert key not in str(raised.value)
+    assert api_key(Settings(), {"MASIVO_API_KEY": "fine\n"}) == "fine"
+
+
+def test_a_key_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"\xff\xfe")
+    with pytest.raises(Unusable, match="key can't be read: it is no text in UTF-8"):
+        api_key(Settings(api_key_file=str(tmp_path / "key")), {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"base_url": "https://caf\udce9"}, "base_url"),
+        ({"checkpoint": "a\0b"}, "checkpoint"),
+        ({"state_dir": "a\0b"}, "state_dir"),
+        ({"api_key_file": "a\0b"}, "api_key_file"),
+        ({"customers": {"files": ["a.json", "b\udcff.json"]}}, r"customers\.files"),
+        ({"events": {"owner": "\0"}}, r"events\.owner"),
+    ],
+)
+def test_a_text_that_can_be_no_path_or_address_is_named(flags: dict[str, Any], named: str) -> None:
+    with pytest.raises(Unusable, match=f"{named} holds a NUL character or bytes that are no UTF-8") as raised:
+        load(None, flags)
+    str(raised.value).encode()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import click
 
-from streammig.errors import Problem
+from streammig.errors import Problem, Unusable
 
 COMMANDS = {
     "run": "Migrate an export, or go on with a migration.",
@@ -20,6 +21,9 @@ COMMANDS = {
     "sandbox": "Serve a local stand-in for the target, to try things out.",
     "demo": "Show a migration that is interrupted and resumed, in under a minute.",
 }
+
+CHECKPOINT = ".checkpoint"  # what the name of a checkpoint ends with unless the settings say otherwise
+STOPPED = 130  # the exit code of what was stopped on request
 
 
 class Commands(click.Group):
@@ -47,7 +51,7 @@ def streammig() -> None:
 
 
 def main() -> None:
-    """The entry point: turns a `Problem` into words on stderr and its exit code."""
+    """What the command line asks for: turns a `Problem` into words on stderr and its exit code."""
     try:
         code = streammig.main(standalone_mode=False)
     except Problem as problem:
@@ -58,7 +62,7 @@ def main() -> None:
         code = mistake.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
-        code = 130
+        code = STOPPED
     except BrokenPipeError:
         # Who read our output has seen enough. What is left in the buffer must not fail once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,6 +81,15 @@ def _defect(error: BaseException) -> int:
         click.echo(f"  {place.filename}:{place.lineno} in {place.name}", err=True)
     click.echo("Please report these lines. The checkpoint is as it was: the same command goes on.", err=True)
     return 1
+
+
+def checkpoint_named(ctx: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    """What a command takes for a checkpoint, unless it is the settings file beside it."""
+    if path.suffix == ".toml":
+        raise Unusable(
+            f"{path} holds settings; this command needs the checkpoint", f"Try {path.with_suffix(CHECKPOINT)}"
+        )
+    return path
 
 
 def fail(problem: Problem) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from itertools import islice
 from pathlib import Path
 
 import click
 
+from streammig.cli import checkpoint_named
+
+SHOWN = 10  # dead letters that are shown beside the file they are written to
+
 
 @click.command(short_help="Write the records that were not sent, with the reason.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), callback=checkpoint_named)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A file instead of stdout, owner-only.")
 def command(checkpoint: Path, out: Path | None) -> None:
     """Write the dead letters of a run as NDJSON: stage, file, line, offset, code, message, record.
 
-    The records are read from the export again, for the checkpoint holds none of them; so the export must lie where it
-    lay, unchanged.
+    `line` counts lines of an NDJSON file and records of any other, from 1; `offset` counts bytes, of the decompressed
+    file. The records are read from the export again, for the checkpoint holds none of them; so the export must lie
+    where it lay, unchanged.
     """
     from streammig.aftercare.letters import export_letters
     from streammig.errors import MachineFault
+    from streammig.reporting.words import counted
 
     if out is None:
         count = export_letters(checkpoint, sys.stdout.buffer)
@@ -30,4 +38,16 @@ def command(checkpoint: Path, out: Path | None) -> None:
                 count = export_letters(checkpoint, file)
         except OSError as error:
             raise MachineFault(f"{out}: {error.strerror}", "Name a file that can be written with --out.") from None
-    click.echo(f"{count:,} dead letters", err=True)
+    click.echo(counted(count, "dead letter"), err=True)
+    if out is not None:
+        _show(out, count)
+
+
+def _show(path: Path, count: int) -> None:
+    """The first of them, without their records."""
+    with path.open(encoding="utf-8") as lines:
+        for letter in map(json.loads, islice(lines, SHOWN)):
+            where = f"{Path(letter['file']).name}, record {letter['line']:,}"
+            click.echo(f"  {where}: {letter['code']}\n    {letter['message']}", err=True)
+    if count > SHOWN:
+        click.echo(f"  and {count - SHOWN:,} more in {path}", err=True)

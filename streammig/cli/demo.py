@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,23 +56,13 @@ def command(keep: Path | None) -> None:
     machine, resumes it, and compares the books with what the stand-in holds. Nothing leaves this machine, and nothing
     stays on it unless --keep is given. Exits with 1 if anything is not as it should be.
     """
-    with _terminable(), _folder(keep) as folder:
+    with _folder(keep) as folder:
         try:
             same = demonstrate(folder, kept=keep is not None)
         except KeyboardInterrupt:
             click.echo("\nstopped; every process of the demo is ended")
             sys.exit(130)
     sys.exit(0 if same else 1)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within, SIGTERM ends us as Ctrl-C does: with everything put away."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -159,7 +148,6 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
     _typed(f"streammig dead-letters {CHECKPOINT} --out {LETTERS}")
     with Command(folder, own, "dead-letters", CHECKPOINT, "--out", LETTERS) as letters:
         letters.wait()
-    _show_letters(folder / LETTERS)
 
     _step(7, "The books of the run beside what the stand-in holds")
     click.echo("Each event and transaction is counted here; above, one record holds all that a customer has of them.")
@@ -204,15 +192,6 @@ def _show_export(folder: Path, written: Written) -> None:
     for stage, name in FILES.items():
         size = (folder / name).stat().st_size / 1e6
         click.echo(f"  {name:<18} {size:5.1f} MB  {counts[stage]}")
-
-
-def _show_letters(path: Path) -> None:
-    import json
-
-    for line in path.read_text(encoding="utf-8").splitlines():
-        letter = json.loads(line)
-        where = f"{Path(letter['file']).name}, record {letter['line']:,}"
-        click.echo(f"  {where}: {letter['code']}\n    {letter['message']}")
 
 
 def _show_books(books: Mapping[str, Books], document: Document, ledger: Document) -> None:

@@ -22,6 +22,7 @@ from streammig.records import STAGES
 from streammig.reporting.watch import watching
 from streammig.settings import api_key, from_checkpoint, state_folder
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 T = TypeVar("T")
 
 
@@ -37,9 +38,16 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -
             click.echo("stopping: requests under way may end; once more cuts them off", err=True)
         run.drain()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted)
-    return await work()
+    def heard(*_: object) -> None:
+        loop.call_soon_threadsafe(interrupted)
+
+    # Not the loop's own handlers: it would leave SIGTERM to kill us while the books are printed.
+    before = {number: signal.signal(number, heard) for number in SIGNALS}
+    try:
+        return await work()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Driven(NamedTuple):
@@ -47,6 +55,7 @@ class Driven(NamedTuple):
 
     result: object
     problem: Problem | None
+    began: bool = True
 
 
 def beside(
@@ -80,4 +89,4 @@ def beside(
         try:
             return Driven(asyncio.run(drive(run, lambda: work(run), quiet)), None)
         except Problem as problem:
-            return Driven(None, problem)
+            return Driven(None, problem, run.assembled)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from streammig.budget import Use, account_path, budget_of, parse_limits
 from streammig.checkpoint import Checkpoint, is_held
-from streammig.cli import fail
+from streammig.cli import STOPPED, fail
 from streammig.errors import Held, Problem
 from streammig.reporting.document import document
-from streammig.reporting.words import summary
+from streammig.reporting.words import counted, summary
 
 
 class SystemClock:
@@ -44,23 +44,57 @@ def _budget(run: Any, now: float) -> list[Use]:
     return budget_of(account_path(Path(context["state_dir"]), account), limits, now)
 
 
-def finish(path: Path, problem: Problem | None, whole: bool, *, as_json: bool, quiet: bool) -> int:
-    """Say how a run ended, and return its exit code."""
-    if problem is not None:
+class Ended(NamedTuple):
+    """How the work of a command ended. `began` is False where it was refused before a record was read; `pilot` is the
+    number of records of each stage that a pilot has done, if this was one and it came to its end."""
+
+    whole: bool
+    problem: Problem | None = None
+    began: bool = True
+    pilot: int | None = None
+
+
+def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
+    """Say how a run ended, and return its exit code: what it holds first, then what that means and what to do."""
+    problem = ended.problem
+    if problem is None and not path.exists():
+        click.echo("stopped before anything was done", err=True)
+        return STOPPED
+    if problem is not None and (isinstance(problem, Held) or not path.exists() or not (ended.began or as_json)):
         fail(problem)
-    if isinstance(problem, Held) or not path.exists():
-        return problem.exit_code if problem is not None else 130  # stopped before anything had begun
+        return problem.exit_code
     try:
         found = read_document(path)
     except Problem as unreadable:
-        if problem is None:
-            fail(unreadable)
+        fail(problem or unreadable)
         return (problem or unreadable).exit_code
+    code = exit_code(found, problem, ended.whole)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not quiet:
-        click.echo(summary(found), err=True)
-    return exit_code(found, problem, whole)
+        click.echo("\n" + summary(found) + "\n", err=True)
+    if problem is not None:
+        fail(problem)
+    if not quiet and not as_json:
+        click.echo(headline(code, found, ended.pilot), err=True)
+    return code
+
+
+def headline(code: int, found: Mapping[str, Any], pilot: int | None) -> str:
+    """In words, how a run ended and what its exit code means; behind it the command that goes on from here."""
+    stages, checkpoint = found["stages"].values(), found["checkpoint"]
+    dead, unknown = (sum(stage[name] for stage in stages) for name in ("dead", "unknown"))
+    said = {
+        0: "Complete: every record is accepted or left out on purpose",
+        3: f"Complete, but for {counted(dead, 'dead letter')}: see streammig dead-letters {checkpoint}",
+        4: f"Of {counted(unknown, 'record')} nobody can say whether they landed: see streammig resolve {checkpoint}",
+        5: "The target stopped this run: see the error above",
+        STOPPED: "Stopped on request; nothing is lost",
+    }.get(code, "This run failed: see the error above")
+    if code == STOPPED and pilot is not None:
+        said = f"The pilot is done, {counted(pilot, 'record')} a stage at most; the rest waits for the full run"
+    said += f" (exit code {code})."
+    return f"{said}\nTo go on from here: {found['resume']}" if found["resume"] else said
 
 
 def exit_code(found: dict[str, Any], problem: Problem | None, whole: bool) -> int:
@@ -70,13 +104,17 @@ def exit_code(found: dict[str, Any], problem: Problem | None, whole: bool) -> in
         return 1
     if problem is not None:
         return problem.exit_code
+    if not whole:
+        return STOPPED  # an undecided batch is what the same command goes on with
     if any(stage["unknown"] for stage in stages):
         return 4
-    if not whole:
-        return 130
     return 3 if any(stage["dead"] for stage in stages) else 0
 
 
 def print_document(found: dict[str, Any], as_json: bool) -> None:
     """A document on stdout, for programs or for people."""
-    click.echo(json.dumps(found, indent=2) if as_json else summary(found), file=sys.stdout)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    state = f"The run is {found['state']}."
+    click.echo(f"{summary(found)}\n\n{state}" + (f"\nTo go on: {found['resume']}" if found["resume"] else ""))

@@ -12,13 +12,14 @@ from typing import Any
 
 import click
 
+from streammig.cli import checkpoint_named
 from streammig.records import STAGES, Batch, BatchState
 
 PARKED = 4  # the exit code where it is still undecided
 
 
 @click.command(short_help="Decide whether a batch landed of which nobody can say it.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), callback=checkpoint_named)
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
 @click.option("--landed", "answer", flag_value="landed", help="It landed: it is accepted, and never sent again.")
@@ -100,7 +101,7 @@ def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, q
     from streammig.cli import fail
     from streammig.cli.driving import beside
 
-    state, problem = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
+    state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
     if problem is not None:
         fail(problem)
         return problem.exit_code

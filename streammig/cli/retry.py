@@ -8,11 +8,12 @@ from pathlib import Path
 
 import click
 
+from streammig.cli import checkpoint_named
 from streammig.records import STAGES
 
 
 @click.command(short_help="Send dead letters again, repaired or as they are.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), callback=checkpoint_named)
 @click.option(
     "--input", "repaired", type=click.Path(path_type=Path), metavar="FIXED.ndjson",
     help="Only these, repaired: lines of `dead-letters` with the record mended.",
@@ -46,14 +47,14 @@ def command(
     command goes on: nothing is sent twice.
     """
     from streammig.cli.driving import beside
-    from streammig.cli.outcome import finish
+    from streammig.cli.outcome import Ended, finish
     from streammig.migration import Choice
     from streammig.spool import forget
 
     choice = Choice(frozenset(stages), frozenset(codes), repaired is not None)
     called = shlex.join(["streammig", *sys.argv[1:]])
-    whole, problem = beside(checkpoint, toml, called, lambda run: run.retry(choice, repaired), quiet, current)
-    code = finish(checkpoint, problem, whole is True, as_json=as_json, quiet=quiet)
+    whole, problem, began = beside(checkpoint, toml, called, lambda run: run.retry(choice, repaired), quiet, current)
+    code = finish(checkpoint, Ended(whole is True, problem, began), as_json=as_json, quiet=quiet)
     if code == 0:
         forget(checkpoint)
     sys.exit(code)

@@ -63,12 +63,13 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     requests under way end; twice cuts them off. Either way the same command goes on from there.
     """
     from streammig.delivery.dry import dry_checkpoint
-    from streammig.settings import api_key, load
+    from streammig.settings import api_key, check_texts, load
     from streammig.spool import with_stdin_spooled
 
     ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked", "current", "accept_doubles")}
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
+        check_texts({"--dry-run": str(ask["dry_run"])})
         # Its checkpoint and its work file are its own: those of a migration under way must not be touched.
         settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(ask["dry_run"])))
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
@@ -96,7 +97,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     import random
 
     from streammig.cli.driving import drive
-    from streammig.cli.outcome import SystemClock, finish
+    from streammig.cli.outcome import Ended, SystemClock, finish
     from streammig.migration import Ask, Migration
     from streammig.reporting.watch import watching
     from streammig.settings import state_folder
@@ -111,7 +112,9 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             whole = asyncio.run(drive(run, run.run, quiet))
         except Problem as caught:
             whole, problem = False, caught
-    code = finish(Path(settings.checkpoint), problem, whole, as_json=as_json, quiet=quiet)
+    pilot = None if run.stop.is_set() else ask.first
+    ended = Ended(whole, problem, run.assembled, pilot)
+    code = finish(Path(settings.checkpoint), ended, as_json=as_json, quiet=quiet)
     if code == 0:
         forget(Path(settings.checkpoint))
     return code

@@ -168,7 +168,9 @@ class Courier:
         if not receipt.message:
             return receipt
         loop, said = asyncio.get_running_loop(), receipt.message
-        message = await loop.run_in_executor(self.reader, self.redact, said, body)
+        # Without an answer the words are ours: why there is none, and nothing of a record.
+        ours = receipt.status is None and receipt.kind in (Kind.NOT_SENT, Kind.UNKNOWN)
+        message = said if ours else await loop.run_in_executor(self.reader, self.redact, said, body)
         nominee: tuple[Range, ...] = ()
         # Where nothing was redacted, nobody is named: no reason to read the export again.
         if receipt.kind is Kind.REFUSED and self.nominate and message != said:

@@ -50,6 +50,7 @@ class MasivoSink:
         if isinstance(answer, NoAnswer):
             kind = Kind.UNKNOWN if answer.connected else Kind.NOT_SENT
             return Receipt(kind, message=answer.why, latency=answer.latency)
+        answer = msgspec.structs.replace(answer, body=self._session.without_secrets(answer.body, token))
         if answer.status == 401:
             self._refused = token
         if self._observe is not None and any(number is not None for number in answer.rate):

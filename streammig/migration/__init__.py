@@ -91,13 +91,16 @@ class Migration:
     executor: Callable[[], Executor] = field(default=one_thread)
     away: int = AWAY
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    assembled: bool = False  # whether the work itself has begun
     _task: asyncio.Task[Any] | None = None
 
     # -- ending early ------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Make no new request; those under way are waited for, up to the drain time."""
-        if not self.stop.is_set():
+        if not self.assembled:
+            self.abort()  # nothing is under way yet
+        elif not self.stop.is_set():
             self.stop.set()
             asyncio.get_running_loop().call_later(self.settings.drain_time, self.abort)
 
@@ -132,6 +135,7 @@ class Migration:
         try:
             async with AsyncExitStack() as stack:
                 crew = await self._assemble(stack)
+                self.assembled = True
                 done = await work(crew)
                 spare = not crew.lookup.needs_work_file()
             if spare:

@@ -17,6 +17,10 @@ SHAPING = (
     "duplicates", "unknown_fields", "fraction_digits", "time_zone", "include_inactive", "send_anonymous", "zero_orders",
     "send_redeem", "max_bytes", "max_record_bytes",
 )  # fmt: skip
+ANOTHER_ACCOUNT = (
+    "the account is another: it is told by base URL and API key, or by `account` in the settings; a name given there"
+    " before the first run lets the key be changed later"
+)
 Marks = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -83,7 +87,7 @@ def differences(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -
     """One line for each key whose value changed, in words."""
     keys = sorted({*before, *now})
     return [
-        f"{where}{key} was {before.get(key)!r} and is {now.get(key)!r} now"
+        ANOTHER_ACCOUNT if key == "account" else f"{where}{key} was {before.get(key)!r} and is {now.get(key)!r} now"
         for key in keys
         if before.get(key) != now.get(key)
     ]

@@ -75,6 +75,7 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
     parts["sending"] = Tally() if running else books.sending
     parts["pending"] = books.pending - parts["sending"]
     state, message = row.state, row.message
+    done = 1.0 if state == "complete" else _done(checkpoint, row)
     if running and state == "interrupted":
         state, message = "waiting", ""  # what an earlier run left; this one has not come to it yet
     elif state == "running" and not running:
@@ -94,7 +95,8 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
         "batches": counts["batches"],
         "requests": counts["requests"],
         "fill": round(books.accepted.units / (counts["accepted"] * UNITS), 4) if counts["accepted"] else None,
-        "eta": _eta(checkpoint, row, now) if running and row.state == "running" else None,
+        "done": done,
+        "eta": _eta(row, done, now) if running and row.state == "running" else None,
         "sums": {name: _decimals(tally.sums) for name, tally in parts.items()},
         "filtered_by": {reason: _plain(tally) for reason, tally in checkpoint.progress(row.name).filtered.items()},
         "dead_by": checkpoint.dead_codes(row.name),
@@ -113,18 +115,22 @@ def _decimals(sums: Sums) -> dict[str, str]:
     return {key: f"{value:f}" for key, value in sorted(sums.items())}
 
 
-def _eta(checkpoint: Checkpoint, row: StageRow, now: float) -> str | None:
-    """When the stage will have been read to its end at the rate so far; None where the export's length is not known."""
+def _done(checkpoint: Checkpoint, row: StageRow) -> float | None:
+    """Which share of the stage's bytes is read, from 0 to 1; None where the export's length is not known."""
     marks = checkpoint.fingerprints(row.name)
-    if row.started is None or any(mark.get("compression") for mark in marks):
+    if any(mark.get("compression") for mark in marks):
         return None
     frontier = checkpoint.progress(row.name).frontier
     sizes = [int(mark["size"]) for mark in marks]
-    done = sum(sizes[: frontier.source]) + frontier.offset
-    if not done or now <= row.started:
+    whole = sum(sizes)
+    return min((sum(sizes[: frontier.source]) + frontier.offset) / whole, 1.0) if whole else None
+
+
+def _eta(row: StageRow, done: float | None, now: float) -> str | None:
+    """When the stage will have been read to its end at the rate so far; None where that can't be told."""
+    if row.started is None or not done or now <= row.started:
         return None
-    rest = (now - row.started) * max(sum(sizes) - done, 0) / done
-    return iso(now + rest)
+    return iso(now + (now - row.started) * (1 - done) / done)
 
 
 def iso(seconds: float) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from streammig.notices import Answered, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
-from streammig.records import Kind, Place
-from streammig.reporting.words import line, spoken
+from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
+from streammig.records import START, Kind, Place, Tally
+from streammig.reporting.words import lasting, line, spoken
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
 EVERY = 100  # accepted batches between two lines where there is no terminal
-SECONDS = 30.0  # between them at most
+SECONDS = 30.0  # between them at most; also between two that say the same
+_DIGITS = re.compile(r"\d+")
 
 
 @contextmanager
@@ -26,9 +28,30 @@ def watching(stream: TextIO, *, quiet: bool) -> Iterator[Tell]:
         yield tell_nobody
     elif stream.isatty():
         with _bars(stream) as bars:
-            yield bars
+            yield Gathered(bars)
     else:
-        yield Lines(stream)
+        yield Gathered(Lines(stream))
+
+
+class Gathered:
+    """Passes notices on, the dead letters of a while and a stage as one: there may be some in every batch."""
+
+    def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._said = -SECONDS
+        self._buried: Buried | None = None
+
+    def __call__(self, notice: Notice) -> None:
+        if isinstance(notice, Buried):
+            before = self._buried.tally if self._buried is not None else Tally()
+            self._buried = Buried(notice.stage, before + notice.tally)
+        ended = isinstance(notice, StageEnded)
+        if self._buried is not None and (ended or self._clock() - self._said >= SECONDS):
+            self._tell(self._buried)
+            self._buried, self._said = None, self._clock()
+        if not isinstance(notice, Buried):
+            self._tell(notice)
 
 
 class Lines:
@@ -39,10 +62,20 @@ class Lines:
         self._batches = self._units = 0
         self._clock = clock
         self._said = clock()
+        self._waits: dict[str, float] = {}  # when each was last said
+        self._sizes: tuple[int, ...] | None = None
+        self._read = START
+        self._began = self._said, 0.0  # when, and with which share read
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, StageBegan):
             self._batches, self._units = 0, notice.accepted
+            self._sizes, self._read = notice.sizes, notice.frontier
+            self._began = self._clock(), self._share()
+        if isinstance(notice, Sealed):
+            self._read = notice.frontier
+        if isinstance(notice, Waiting) and self._repeats(notice):
+            return
         if text := line(notice):
             print(text, file=self._stream, flush=True)
         elif isinstance(notice, Answered):
@@ -51,7 +84,27 @@ class Lines:
             if self._batches % EVERY == 0 or self._clock() - self._said >= SECONDS:
                 self._said = self._clock()
                 said = f"{notice.batch.stage}: {self._batches:,} batches, {self._units:,} units accepted"
-                print(said, file=self._stream, flush=True)
+                print(said + self._rest(), file=self._stream, flush=True)
+
+    def _share(self) -> float:
+        whole = sum(self._sizes or ())
+        return (sum((self._sizes or ())[: self._read.source]) + self._read.offset) / whole if whole else 0.0
+
+    def _rest(self) -> str:
+        """How much of the stage is read, and how long the rest will take at the rate so far."""
+        share, (at, before) = self._share(), self._began
+        if share <= before:
+            return ""
+        seconds = (self._clock() - at) * (1 - share) / (share - before)
+        return f", {share:.0%} read" + (f", {spoken(seconds)} left" if share < 1 else "")
+
+    def _repeats(self, waiting: Waiting) -> bool:
+        """Whether the same was said a moment ago, perhaps of another batch."""
+        why, now = _DIGITS.sub("", waiting.why), self._clock()
+        if now - self._waits.get(why, -SECONDS) < SECONDS:
+            return True
+        self._waits[why] = now
+        return False
 
 
 @contextmanager
@@ -65,7 +118,7 @@ def _bars(stream: TextIO) -> Iterator[Tell]:
     console = Console(file=stream)
     narrow = console.width < 100
     progress = Progress(
-        TextColumn("{task.description:<12}"), BarColumn(12 if narrow else 30), TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.description:<12}"), BarColumn(12 if narrow else 30), TextColumn("{task.fields[share]:>5}"),
         TextColumn("{task.fields[units]:>11,} units"), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, auto_refresh=False,
     )  # fmt: skip
@@ -91,7 +144,9 @@ class Bars:
                 self._sizes, self._units = sizes, accepted
                 self._sealed.clear()
                 total = sum(sizes) if sizes is not None else None
-                self._task = self._progress.add_task(stage, total=total, units=accepted)
+                self._task = self._progress.add_task(
+                    stage, total=total, units=accepted, share="" if total is None else "0%"
+                )
                 if not pending:
                     self._advance(frontier.source, frontier.offset)
             case Sealed(_, batch, frontier):
@@ -107,12 +162,12 @@ class Bars:
                     self._progress.update(self._task, units=self._units)
                 return
             case Waiting(why, seconds):
-                self._say(why + (f" ({spoken(seconds)})" if seconds is not None else ""))
+                self._say(why + lasting(seconds))
                 return
             case StageEnded(_, state, message):
                 if self._task is not None and state == "complete":
                     done = self._progress.tasks[self._task].total or 1
-                    self._progress.update(self._task, total=done, completed=done)
+                    self._progress.update(self._task, total=done, completed=done, share="100%")
                     self._progress.stop_task(self._task)
                 self._say("")
                 if not message:
@@ -123,7 +178,7 @@ class Bars:
     def _advance(self, source: int, offset: int) -> None:
         if self._task is not None and self._sizes is not None:
             done = max(self._progress.tasks[self._task].completed, sum(self._sizes[:source]) + offset)
-            self._progress.update(self._task, completed=done)
+            self._progress.update(self._task, completed=done, share=f"{done / max(sum(self._sizes), 1):.0%}")
 
     def _say(self, doing: str) -> None:
         self._doing.plain = doing

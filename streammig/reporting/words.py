@@ -9,33 +9,39 @@ from streammig.notices import Answered, Buried, Chosen, Notice, Sealed, StageBeg
 from streammig.records import Kind
 
 MOST_UNDECIDED = 5  # that are listed one by one
-COLUMNS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "requests")
+ROWS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "requests")
 
 
 def books_table(document: Mapping[str, Any]) -> str:
-    """The stages of a document with their counts of records, as aligned text."""
-    lines = [["stage", *COLUMNS, "fill", "state"]]
-    for name, stage in document["stages"].items():
-        fill = "-" if stage["fill"] is None else f"{stage['fill']:.1%}"
-        lines.append([name, *(f"{stage[column]:,}" for column in COLUMNS), fill, stage["state"]])
+    """The counts of records of a document, a column for each stage: whatever the numbers, it fits in 80 columns."""
+    stages = document["stages"].values()
+    lines = [["stage", *document["stages"]], ["state", *(state_word(it["state"], it["message"]) for it in stages)]]
+    lines += [[row, *(f"{it[row]:,}" for it in stages)] for row in ROWS]
+    lines += [[row, *("-" if it[row] is None else f"{it[row]:.1%}" for it in stages)] for row in ("fill", "done")]
+    if any(it["eta"] for it in stages):
+        lines.append(["eta (UTC)", *("-" if it["eta"] is None else it["eta"][5:16].replace("T", " ") for it in stages)])
     return aligned(lines)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first and the last to the left, those between to the right."""
+    """Columns of text: the first to the left, the others to the right."""
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
-    last = len(widths) - 1
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if at in (0, last) else cell.rjust(width)
+            cell.rjust(width) if at else cell.ljust(width)
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+        )
         for line in lines
     )
 
 
+def state_word(state: str, message: str) -> str:
+    """A stage's state for people: a pilot that is done has been interrupted by nobody."""
+    return "paused" if state == "interrupted" and "the pilot" in message else state
+
+
 def summary(document: Mapping[str, Any]) -> str:
-    """The books, whether they balance, the reasons behind what was not sent, and the command that goes on from here."""
+    """The books, whether they balance, and the reasons behind what was not sent."""
     parts = [books_table(document)]
     for name, stage in document["stages"].items():
         parts += _reasons(name, stage)
@@ -53,8 +59,6 @@ def summary(document: Mapping[str, Any]) -> str:
     parts.extend(undecided_line(it, document["checkpoint"]) for it in document["undecided"][:MOST_UNDECIDED])
     if more := document["undecided"][MOST_UNDECIDED:]:
         parts.append(f"  and {len(more):,} more undecided batches: streammig resolve {document['checkpoint']}")
-    if document["resume"]:
-        parts.append(f"To go on from here: {document['resume']}")
     return "\n".join(parts)
 
 
@@ -99,16 +103,17 @@ def line(notice: Notice) -> str:
             left = f", {pending:,} sealed records still to send" if pending else ""
             return f"{stage}: going on, reading at record {frontier.ordinal:,}{left}"
         case StageEnded(stage, state, message):
-            return f"{stage}: {state}" + (f": {message}" if message else "")
+            return f"{stage}: {state_word(state, message)}" + (f": {message}" if message else "")
         case Waiting(why, seconds):
-            return f"waiting: {why}" + (f" ({spoken(seconds)})" if seconds is not None else "")
+            return f"waiting: {why}" + lasting(seconds)
         case Chosen(stage, file, path):
             return f"{stage}: the records of {file} were found at {path}"
         case Warned(text):
             return f"warning: {text}"
         case Answered(batch, receipt) if receipt.kind is not Kind.ACCEPTED:
             status = f" ({receipt.status})" if receipt.status is not None else ""
-            return f"{batch.stage}: batch {batch.seq}: {receipt.kind}{status}"
+            said = "not sent, no connection was made" if receipt.kind is Kind.NOT_SENT else receipt.kind
+            return f"{batch.stage}: batch {batch.seq}: {said}{status}"
         case Buried(stage, tally):
             return f"{stage}: {counted(tally.records, 'record')} became dead letters"
         case Sealed() | Answered():
@@ -117,6 +122,11 @@ def line(notice: Notice) -> str:
 
 def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" + "s" * (number != 1)
+
+
+def lasting(seconds: float | None) -> str:
+    """How long a wait lasts, behind its reason; nothing of what is over before it is read."""
+    return f" ({spoken(seconds)})" if seconds is not None and seconds >= 0.05 else ""
 
 
 def spoken(seconds: float) -> str:

@@ -38,7 +38,9 @@ class Mapped:
             raise Refusal("invalid-json", "$: the bytes are not valid JSON, or nested too deeply") from None
         try:
             made = self._mapping(source)
-        except (Exception, SystemExit) as error:  # a mapping that gives up on a record must not end the run
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # what it says, and what led to it, may hold a value of the record
+        except BaseException as error:  # a mapping that gives up on a record, in whatever way, must not end the run
             where = _line(error.__traceback__)
             raise Refusal(_FAILED, f"the mapping raised {type(error).__name__}{where}") from None
         if made is None:
@@ -55,7 +57,9 @@ def _encoded(record: object) -> bytes:
         return orjson.dumps(_exactly(record))
     except Refusal:
         raise
-    except Exception as error:  # whatever a foreign object raises while it is looked at
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt from None
+    except BaseException as error:  # whatever a foreign object raises while it is looked at
         raise Refusal(_FAILED, f"the mapping returned what is no JSON ({type(error).__name__})") from None
 
 

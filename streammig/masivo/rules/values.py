@@ -116,8 +116,10 @@ class Numbers:
         try:
             number = Decimal(text.decode())
             # The bounds first, so that no exponent is too large for the remainder; `copy_abs`, because abs() rounds.
-            if number.copy_abs() < self._limit and not EXACT.remainder(number, self._step):
-                return number
+            if number.copy_abs() >= self._limit or EXACT.remainder(number, self._step):
+                return None
+            # 0e999999999 is in bounds and a gigabyte when it is written out.
+            return number if abs(number.adjusted()) <= EXACT.prec else None
         except (ArithmeticError, ValueError):  # no number at all, or beyond what EXACT can hold: 1e-9999999
             pass
         return None

@@ -138,7 +138,7 @@ class Walk:
                 source = found[field.copy]
                 text = self.data[source.begin : source.end]
             else:
-                raise expected("missing-field", f"{where}.{field.name}", EXPECTED.get(field.kind, "a text"), "nothing")
+                raise expected("missing-field", f"{where}.{field.name}", _wanted(field), "nothing")
             texts.append(b'"%b":%b' % (field.name.encode(), text))
         return texts
 
@@ -147,7 +147,7 @@ class Walk:
         if kind == "null" and field.nullable:
             return None
         if kind not in _JSON.get(field.kind, ("a text",)):
-            raise expected("wrong-type", where, EXPECTED.get(field.kind, "a text"), kind)
+            raise expected("wrong-type", where, _wanted(field), kind)
         try:
             return _CHECKS[field.kind](self, member, field, where)
         except NOT_JSON:
@@ -241,3 +241,8 @@ def _no_index(path: str) -> str:
     """The path with `[]` for `[7]`, so that the report has a line for each field, not for each record."""
     pieces = path.split("[")
     return "[".join([pieces[0], *("]" + piece.partition("]")[2] for piece in pieces[1:])])
+
+
+def _wanted(field: Field) -> str:
+    """What may stand in a field, in the words of messages."""
+    return EXPECTED.get(field.kind, "a text") + (" or null" if field.nullable or not field.required else "")
