@@ -12,7 +12,8 @@ from streammig.cli.run import resume_command
 from streammig.errors import UnknownOutcome
 from streammig.migration import Migration
 from tests.memory_target import Crash
-from tests.test_delivery import Told, arrived, ask, play, stopped
+from tests.test_delivery import Told, arrived, ask, play
+from tests.world import until_sealed
 
 LOST_VOLUME = "the account's file does not know this checkpoint"
 
@@ -26,7 +27,7 @@ def test_i3_a_copy_from_before_the_first_send_is_found_out_though_the_state_fold
     tmp_path: Path, concurrency: int
 ) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await stopped(world, 0.0, "drain") is False
+        assert await world.live(until_sealed) is False
         assert ask(world, "SELECT count(*) FROM attempt") == [(0,)]
         shutil.copy(tmp_path / "run.checkpoint", tmp_path / "copy")
         assert await world.live() is True
@@ -46,7 +47,7 @@ def test_a_current_checkpoint_goes_on_without_its_account_s_file_once_what_comes
     tmp_path: Path,
 ) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await stopped(world, 0.0, "drain") is False
+        assert await world.live(until_sealed) is False
         lose_the_state_folder(world)
         assert await world.live() is True
         assert any(LOST_VOLUME in said for said in world.said)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Problem
 from streammig.migration import Ask, Migration
-from streammig.notices import Notice, Warned
+from streammig.notices import Notice, Sealed, Warned
 from streammig.settings import load
 from tests.memory_target import Crash, MemoryTarget, Weather
 from tests.virtual import Inline, VirtualClock
@@ -174,6 +174,19 @@ class VirtualMigration(Migration):
     @contextlib.asynccontextmanager
     async def _connect(self, target: Any) -> AsyncIterator[Any]:
         yield self.world.target, self.world.target
+
+
+async def until_sealed(migration: Migration) -> bool:
+    """A run that is drained when its first batch is sealed, before anything is sent."""
+    tell = migration.tell
+
+    def hear(notice: Notice) -> None:
+        tell(notice)
+        if isinstance(notice, Sealed):
+            migration.drain()
+
+    migration.tell = hear
+    return await migration.run()
 
 
 def executor_of(world: World) -> Executor:
