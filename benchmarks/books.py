@@ -26,7 +26,7 @@ from benchmarks.end_to_end import timed
 from benchmarks.null_target import null_target
 from streammig.budget import OFF, AccountFile, Pacer
 from streammig.checkpoint import Checkpoint, Journal
-from streammig.migration import AccountSlots
+from streammig.migration.vouching import AccountSlots
 from streammig.records import Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.sandbox.sample import Sample, write_sample
 

@@ -15,19 +15,8 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.aftercare.retry import Choice as Choice
-from streammig.budget import (
-    OFF,
-    AccountFile,
-    Limits,
-    Pacer,
-    Send,
-    Slot,
-    account_name,
-    account_path,
-    damaged,
-    parse_limits,
-)
-from streammig.checkpoint import Checkpoint, Journal, describe, described, forget_work, locked, only_copy
+from streammig.budget import OFF, AccountFile, Limits, Pacer, account_name, account_path, parse_limits
+from streammig.checkpoint import Checkpoint, Journal, forget_work, locked, only_copy
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
 from streammig.delivery.suspicion import Suspicion
@@ -42,11 +31,12 @@ from streammig.migration.crew import Crew
 from streammig.migration.elsewhere import Elsewhere, open_elsewhere
 from streammig.migration.mapping import load_mapping, rule_options
 from streammig.migration.retrying import Retry
+from streammig.migration.vouching import AccountSlots, vouched_for
 from streammig.notices import Chosen, Tell, Waiting, Warned
 from streammig.owners import OwnerTable
 from streammig.ports import Clock as Clock
 from streammig.ports import ReadBack, Rules, Sink, Source
-from streammig.records import STAGES, Batch, BatchState, Tally
+from streammig.records import STAGES, BatchState
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
 from streammig.sources import open_source, parse_input, with_content
 
@@ -203,7 +193,7 @@ class Migration:
         slots: Slots = FreeSlots()
         vouched = True
         if pacer is not None:
-            vouched = self._reconcile(file, pacer.file)
+            vouched = vouched_for(file, pacer.file, self.ask.current, self.tell)
             if words := await pacer.enter(run_id):
                 self.tell(Warned(words))
             slots = AccountSlots(pacer, run_id)
@@ -338,70 +328,8 @@ class Migration:
             "settings": portable(self.settings), "folder": str(self.folder.absolute()), "unchecked": self.ask.unchecked,
         }  # fmt: skip
 
-    def _reconcile(self, file: Checkpoint, account: AccountFile) -> bool:
-        news, vouched = reconcile(file, account)
-        if news:
-            names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in news[:20])
-            self.tell(Warned(f"the checkpoint is older than its last send: the outcome is unknown for batch {names}"))
-        if not vouched:
-            then = "as you said that it is, nothing is" if self.ask.current else "what is to be sent first is"
-            self.tell(
-                Warned(
-                    "the account's file does not know this checkpoint (another host, a lost volume?), so nobody can"
-                    f" tell whether it is the newest copy: {then} looked for at the target before"
-                )
-            )
-        return vouched or self.ask.current
-
     def _recover(self, file: Checkpoint) -> None:
         lost = file.recover()
         if lost:
             names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost)
             self.tell(Warned(f"the last run ended while it was sending: the outcome is unknown for batch {names}"))
-
-
-def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool]:
-    """Compare a checkpoint with what the account's file knows of its sends.
-
-    Returns the batches that the checkpoint did not know to be sent (it was set back in time), now unknown, and whether
-    the account's file can vouch for it at all: a new one can't, and takes over the starts that the checkpoint knows.
-    Raises `Unusable` where the account's file is damaged, or the checkpoint too old to be brought up to date.
-    """
-    run_id, news = file.run["id"], []
-    if not account.knows(run_id):
-        starts = file.starts()
-        sends = [Send(run_id, stage, seq, attempt, at) for stage, seq, attempt, at in starts]
-        # Under a name of its own: the file must not seem to know this checkpoint before a first send of it is noted.
-        seeded = f"{run_id} as its checkpoint has it"
-        account.seed(seeded, [it.at for it in sends], sends, max((it.at for it in sends), default=0.0))
-        return [], False
-    for send in account.sends_of(run_id):
-        blank = Batch(send.stage, send.seq, (), Tally(), b"", 0)
-        try:
-            batch = described(send.stage, send.seq, send.what) if send.what else blank
-        except ValueError as error:
-            raise damaged(account.path, str(error)) from None
-        if file.adopt(batch, send.attempt, send.at):
-            news.append(batch)
-    return news, True
-
-
-@dataclass(frozen=True, slots=True)
-class AccountSlots:
-    """The account's slots for one checkpoint: each is noted with the batch and attempt it is used for."""
-
-    pacer: Pacer
-    run_id: str
-
-    async def take(self, batch: Batch, attempt: int) -> Slot:
-        send = Send(self.run_id, batch.stage, batch.seq, attempt, self.pacer.now(), describe(batch))
-        return await self.pacer.slot("migration", send)
-
-    def answered(self, latency: float) -> None:
-        self.pacer.answered(latency)
-
-    async def hold(self, seconds: float) -> None:
-        await self.pacer.hold(seconds)
-
-    async def throttled(self) -> None:
-        await self.pacer.throttled()
