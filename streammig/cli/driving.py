@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from streammig.checkpoint import Checkpoint
+from streammig.cli.memory import give_back_bodies
 from streammig.cli.outcome import SystemClock
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Migration
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -> T:
     """Do it, with the first Ctrl-C or SIGTERM as a drain and the second as an abort."""
+    give_back_bodies()
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:
