@@ -64,6 +64,16 @@ def sent(file: Checkpoint, batch: Batch, kind: Kind, state: BatchState) -> None:
     file.received(batch, attempt, Receipt(kind, 201, latency=0.5, date="now"), state, 2.0)
 
 
+@pytest.mark.parametrize("state", [BatchState.SEALED, BatchState.REFUSED])
+def test_i3_a_batch_that_was_sent_after_this_copy_was_made_is_unknown(file: Checkpoint, state: BatchState) -> None:
+    batch = file.seal("customers", draft(0, 3), behind(3, tally(3, "1.50")), 5.0)
+    if state is BatchState.REFUSED:
+        sent(file, batch, Kind.REFUSED, state)
+    assert file.adopt(batch, 2, 9.0)
+    assert [it.seq for it in file.batches("customers", BatchState.UNKNOWN)] == [batch.seq]
+    assert not file.adopt(batch, 2, 9.0)
+
+
 def test_a_sealed_batch_and_its_frontier_are_there_after_reopening(file: Checkpoint, path: Path) -> None:
     sealed = file.seal("customers", draft(0, 3), behind(3, tally(3, "1.50")), 5.0)
     file.close()

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streammig.checkpoint import Checkpoint, Journal
+from streammig.checkpoint import DENIED, OPERATOR, Checkpoint, Journal
 from streammig.delivery.courier import Anew, Courier
 from streammig.delivery.dry import FreeSlots
 from streammig.delivery.gate import Gate
@@ -465,6 +465,26 @@ def test_i3_a_partial_refusal_is_parked_and_nothing_of_it_is_sent_again(tmp_path
         room.target.settle()
         assert max(room.target.customers.values()) == 1
         assert any("at the target all the same" in said for said in room.said)
+
+    in_room(tmp_path, story)
+
+
+def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_though_some_of_it_stood_there(
+    tmp_path: Path,
+) -> None:
+    async def story(room: Room) -> None:
+        batch = room.seal(*ids(10))
+        room.target.customers["c0"] = 1
+        room.target.bad = bad("c0")
+        await room.run()
+        assert room.states() == ["parked"]
+        said = f"{OPERATOR}2026-01-01T00:00:00Z: {DENIED}"
+        assert room.file.move(batch, BatchState.PARKED, BatchState.SEALED, note=said)
+        assert await room.courier().may_go_again(batch, room.of(batch))
+        await room.run()
+        room.target.settle()
+        assert room.dead() == {"refused": ["c0"]}
+        assert dict(room.target.customers) == dict.fromkeys(ids(10), 1)
 
     in_room(tmp_path, story)
 

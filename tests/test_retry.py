@@ -19,6 +19,7 @@ from streammig.aftercare.letters import export_letters
 from streammig.checkpoint import Checkpoint, work_path
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Choice, Migration
+from streammig.records import Kind, Receipt
 from streammig.settings import from_checkpoint, load, portable
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.test_system import check, whole
@@ -353,6 +354,31 @@ def interrupted_before_sending(world: World) -> Callable[[], Coroutine[Any, Any,
         world.target.weather = Weather()
 
     return story
+
+
+def test_i4_what_waits_for_a_customer_is_not_released_by_a_retry_that_was_refused_or_lost(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        refused = retry(Choice(codes=frozenset({"refused"})))
+        assert await world.live(refused) is True
+        assert dead(world)["customers"]["refused"] == 1
+        sent = world.target._send
+
+        async def lost(stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
+            world.target._send = sent  # type: ignore[method-assign]
+            began()
+            return Receipt(Kind.UNKNOWN, message="reset", latency=1.0)
+
+        world.target._send = lost  # type: ignore[method-assign]
+        await world.live(refused)
+        assert world.books()["customers"].unknown.units == 1
+        await world.live(retry(Choice(stages=frozenset({"transactions"}))))
+        assert "refused" not in dead(world)["customers"]
+        assert dead(world)["transactions"]["owner-refused"] == 1
+        world.target.settle()
+        assert not world.target.dropped
+
+    in_world(tmp_path, story)
 
 
 def test_a_letter_is_retried_before_the_batch_around_it_is_sent(tmp_path: Path) -> None:

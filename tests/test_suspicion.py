@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streammig.cli.run import resume_command
-from streammig.errors import UnknownOutcome
+from streammig.errors import UnknownOutcome, Unusable
 from streammig.migration import Migration
 from tests.memory_target import Crash
 from tests.test_delivery import Told, arrived, ask, play
@@ -51,6 +51,23 @@ def test_a_current_checkpoint_goes_on_without_its_account_s_file_once_what_comes
         lose_the_state_folder(world)
         assert await world.live() is True
         assert any(LOST_VOLUME in said for said in world.said)
+        arrived(world, keys)
+
+    play(tmp_path, story, {"concurrency": 4}, "events")
+
+
+def test_i3_a_new_checkpoint_sends_nothing_where_another_has_sent_the_same_customers(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        for name in ("run.checkpoint", "run.checkpoint-wal", "run.checkpoint-shm"):
+            (tmp_path / name).unlink(missing_ok=True)
+        before = len(world.scripted.sent)
+        for _ in range(2):  # nor does it help to ask again
+            ended = await world.live()
+            assert isinstance(ended, Unusable)
+            assert "5 of the first 5 customers of the export are at the target already" in ended.what
+            assert "--checkpoint-is-current" in ended.hint
+        assert len(world.scripted.sent) == before
         arrived(world, keys)
 
     play(tmp_path, story, {"concurrency": 4}, "events")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint import UNDECIDED, Checkpoint, forget_work, locked
+from streammig.checkpoint import DENIED, OPERATOR, UNDECIDED, Checkpoint, forget_work, locked
 from streammig.errors import Unusable
 from streammig.records import Batch, BatchState
 from streammig.reporting.document import iso, undecided, undecided_entry
@@ -75,7 +75,7 @@ def decide(path: Path, command: str, seq: int, stage: str | None, landed: bool, 
             file.recover()
             batch = find(file, seq, stage, running=False)
             state = BatchState.ACCEPTED if landed else BatchState.SEALED
-            note = f"the operator, {iso(at)}: it {'landed' if landed else 'did not land'}"
+            note = f"{OPERATOR}{iso(at)}: {'it landed' if landed else DENIED}"
             moved = [file.move(batch, before, state, at if landed else None, note) for before in UNDECIDED]
             assert any(moved), "nobody else can have decided it: the checkpoint is locked"
             if not file.needs_work_file():

@@ -357,7 +357,7 @@ class Checkpoint(Letters):
                 if rows[0]["attempts"] >= attempt:
                     return False
                 self._db.execute(
-                    "UPDATE batch SET attempts = ?, state = CASE state WHEN 'sealed' THEN 'unknown' ELSE state END"
+                    "UPDATE batch SET attempts = ?, state = iif(state IN ('sealed', 'refused'), 'unknown', state)"
                     " WHERE stage = ? AND seq = ?",
                     (attempt, batch.stage, batch.seq),
                 )

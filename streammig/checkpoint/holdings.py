@@ -17,6 +17,8 @@ from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Positi
 # What is pending, unknown or settled, by state; a split or resealed batch lives on in its parts.
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REFUSED)
 UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
+# How a note begins that keeps the operator's word, and how it ends where it is a no.
+OPERATOR, DENIED = "the operator, ", "it did not land"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +229,11 @@ class Holdings(Opened):
         """When a batch was sealed, and the note of how it was decided so far."""
         row = self._read("SELECT sealed, note FROM batch WHERE stage = ? AND seq = ?", batch.stage, batch.seq)[0]
         return dict(row)
+
+    def denied(self, batch: Batch) -> bool:
+        """Whether the operator has said that this batch did not land."""
+        note: str = self.about(batch)["note"]
+        return note.startswith(OPERATOR) and note.endswith(DENIED)
 
     def requests(self, batch: Batch) -> list[dict[str, Any]]:
         """The requests made for a batch: number, started, kind, status, latency, date, message."""

@@ -176,35 +176,40 @@ class Letters(Holdings):
 
     def to_release(self) -> bool:
         """Whether customers of retried batches were accepted whose dependents don't know of it yet."""
-        return bool(self._read(f"SELECT 1 {self._accepted()} LIMIT 1"))
+        return bool(self._delivered())
 
     def release(self) -> None:
         """Their dependents may be sent: those of the stages that have not begun yet, and those that are retried."""
         with self.transaction():
             begun = self._read("SELECT coalesce(max(ordinal), 0) + 1 FROM stage WHERE started IS NOT NULL")[0][0]
-            self._db.execute(f"INSERT INTO released SELECT DISTINCT owner, ? {self._accepted()}", (begun,))
+            self._db.executemany("INSERT INTO released VALUES (?, ?)", [(it, begun) for it in self._delivered()])
 
-    def _accepted(self) -> str:
-        """The rows of `sent_again` whose customer was accepted for certain and is not yet released."""
-        waiting = ", ".join(str(seq) for seq in sorted(self._open_roots()))
-        return (
-            f"FROM sent_again s WHERE stage = 'customers' AND NOT {_DEAD} AND seq NOT IN ({waiting})"
-            " AND owner NOT IN (SELECT owner FROM released)"
-        )
+    def _delivered(self) -> set[bytes]:
+        """The hashed owners whose retried customer was accepted for certain, and who are not yet released.
 
-    def _open_roots(self) -> set[int]:
-        """The retried batches of customers of which some part is not settled."""
-        roots = set()
-        states = (*PENDING, *UNDECIDED)
-        for batch in self.batches("customers", *states):
-            seq, parent = batch.seq, batch.parent
-            while batch.retried and parent is not None:
-                seq, parent = (
-                    parent,
-                    self._read("SELECT parent FROM batch WHERE stage = 'customers' AND seq = ?", parent)[0][0],
-                )
-            roots.add(seq)
-        return roots
+        Accepted is what lies in no part of its batch that is still open, and was refused in none of them: that it is no
+        dead letter any more says nothing, for a later retry may have taken it, or found it filtered.
+        """
+        if not (
+            rows := self._read(
+                "SELECT * FROM sent_again WHERE stage = 'customers' AND owner NOT IN (SELECT owner FROM released)"
+            )
+        ):
+            return set()  # fmt: skip
+        roots: dict[int, int] = {}
+        for row in self._read("SELECT seq, parent FROM batch WHERE stage = 'customers' AND retried ORDER BY seq"):
+            roots[row["seq"]] = roots.get(row["parent"], row["seq"])
+        waiting = {roots.get(it.seq) for it in self.batches("customers", *PENDING, *UNDECIDED)}
+        letters = "SELECT source, offset, unit, batch FROM {} WHERE stage = 'customers'"
+        refused = {
+            (*tuple(row)[:3], roots.get(row["batch"]))
+            for row in self._read(f"{letters.format('dead_letter')} UNION ALL {letters.format('retried')}")
+        }
+        return {
+            row["owner"]
+            for row in rows
+            if row["seq"] not in waiting and (row["source"], row["offset"], row["unit"], row["seq"]) not in refused
+        }
 
 
 # Of a row of sent_again: what it brought is a dead letter again.

@@ -168,7 +168,10 @@ class Verdict:
 
     async def refused_whole(self, batch: Batch, records: Sequence[Record], wait: float) -> bool:
         """Whether none of a refused batch landed, as far as a few records can show, looked for when the settle time
-        and `wait` seconds are over. Parks the batch if that is not proven; False also if the run is to stop."""
+        and `wait` seconds are over. Parks the batch if that is not proven; False also if the run is to stop. The
+        operator's word that it did not land stands for the look: what is seen of it stood there before."""
+        if await self.journal.read(lambda file: file.denied(batch)):
+            return True
         if not await self._sleep(max(wait, await self._unsettled(batch)), batch):
             return False
         others, _ = set_aside(records, await self.journal.read(lambda file: file.nominee(batch)))

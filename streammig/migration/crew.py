@@ -77,12 +77,14 @@ class Crew:
     suspicion: Suspicion
     away: int  # bytes of export from which on a stage is read in a process of its own
     delivered: Delivered | None = None  # by whom the customers were delivered, if by another run
+    wary: bool = False  # look whether another checkpoint has sent the first customers already
 
     async def run(self) -> bool:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
         whole = True
         before = ""
         await self._expect_customers()
+        await self._expect_nobody()
         for name in self.sources:
             if before and not await self.gate(before).passed(before):
                 return False
@@ -109,6 +111,25 @@ class Crew:
             raise Unusable(
                 f"the customers of {first} are not at the target: none of those of record {ordinals} can be read back",
                 "Migrate the customers first, in this run or an earlier one: the target drops what has no customer.",
+            )
+
+    async def _expect_nobody(self) -> None:
+        """Before the first request of a checkpoint, look whether another one has sent its first customers already."""
+        if "customers" not in self.sources or not self.wary:
+            return
+        if (await self.journal.read(lambda file: file.counts("customers")))["requests"]:
+            return
+        judge = await self.judge("customers")
+        loop = asyncio.get_running_loop()
+        source = self.sources["customers"]
+        records = await loop.run_in_executor(self.reader, first_records, source, judge, SAMPLE)
+        seen = [await self.readback.visible("customers", record) for record in records]
+        if Seen.ALL in seen:
+            raise Unusable(
+                f"{seen.count(Seen.ALL)} of the first {len(seen)} customers of the export are at the target already, as"
+                " this run would send them, though by this checkpoint nothing was sent: another one was probably used",
+                "Nothing was sent. Go on with the checkpoint that they were sent with: a new one sends everything anew."
+                " If you know that no run has sent this export, run this command once with --checkpoint-is-current.",
             )
 
     async def _settle_elsewhere(self) -> None:
