@@ -78,7 +78,10 @@ def live_through(folder: Path, seed: int, script: Iterable[Rule], requests: int)
     with LocalTarget(config) as target:
         for stages in (("customers", "transactions"), ("events",)):
             settings = _settings(folder, target.url, {name: paths[name] for name in stages})
-            wrong += _insist(settings, folder, Random(seed))
+            found = _insist(settings, folder, Random(seed))
+            if unknown and "events" in stages and any("are not at the target" in said for said in found):
+                break  # rightly refused: the customers that it begins with are among those that are parked
+            wrong += found
             books = _books(Path(settings.checkpoint))
             ledger = target.ledger()
             for stage in stages:
