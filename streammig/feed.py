@@ -178,15 +178,19 @@ def reread(source: Source, judge: Judge, batches: Sequence[Batch]) -> list[list[
 
 
 def otherwise(
-    source: Source, rules: Rules, judge: Judge, batches: Sequence[Batch], apart: Callable[[Batch], Container[Spot]]
-) -> list[Batch]:
+    source: Source, rules: Rules, judge: Judge, batches: Sequence[Batch], apart: Callable[[Batch], Container[Spot]],
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Batch]:  # fmt: skip
     """Those of these batches that do not come out of the export any more as they were sealed.
 
     One pass that holds what the packer held: the records of a batch only from its first to its last. `apart` gives the
-    spots of records that were no part of a batch though they stand within its ranges.
+    spots of records that were no part of a batch though they stand within its ranges. Ends early, with none, once it
+    is `stopped`.
     """
     same = set()
     for index, records in _reread_each(source, judge, batches):
+        if stopped():
+            return []
         batch, out = batches[index], apart(batches[index])
         kept = [it for it in records if (it.position.source, it.position.offset, it.unit) not in out]
         if assemble(kept, rules.head, rules.tail).digest == batch.digest:

@@ -119,9 +119,10 @@ class ReadBack(Protocol):
 
     async def visible(self, stage: str, record: Record) -> Seen:
         """How much of this record, as sent, can be seen at the target now; NOTHING, PART, ALL and OTHER only where the
-        answer is the target's. OTHER: what stands there in its place is not what was sent, so it may have been there
-        before, or changed since; that proves nothing. For events: ALL if at least as many purchases are counted for
-        its owner as it holds, else CANT_TELL, for counts never prove that something did not land."""
+        answer is the target's. OTHER: what stands there in its place is not what was sent, or is in a form that can't
+        be held against it, so it may have been there before, or changed since; that proves nothing. For events: ALL if
+        at least as many purchases are counted for its owner as it holds, else CANT_TELL, for counts never prove that
+        something did not land."""
         ...
 
     def can_tell(self, stage: str, record: Record) -> bool:

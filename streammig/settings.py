@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tomllib
 from collections.abc import Collection, Mapping
@@ -267,7 +268,7 @@ def api_key(settings: Settings, environment: Mapping[str, str]) -> str:
             reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
             raise Unusable(f"{whence} can't be read: {reason}", hint) from None
     elif not key and settings.api_key_command:
-        whence = f"the API key's command {settings.api_key_command}"
+        whence = f"the API key's command{_program(settings.api_key_command)}"
         done = subprocess.run(settings.api_key_command, shell=True, stdout=subprocess.PIPE, check=False)
         if done.returncode:
             raise Unusable(f"{whence} ended with {done.returncode}", hint)
@@ -279,6 +280,12 @@ def api_key(settings: Settings, environment: Mapping[str, str]) -> str:
             f"the API key from {whence} holds spaces, line breaks or characters that no HTTP header can carry", hint
         )
     return key
+
+
+def _program(command: str) -> str:
+    """The name of the program that a command line begins with, and nothing that may be a secret."""
+    first = command.split()[0] if command.split() else ""
+    return f" ({Path(first).name} …)" if re.fullmatch(r"[\w./~-]{1,200}", first) else ""
 
 
 def state_folder(settings: Settings, environment: Mapping[str, str], platform: str) -> Path:

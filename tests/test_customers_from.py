@@ -191,6 +191,31 @@ def test_the_customers_export_must_be_there_and_be_what_was_delivered(shell: She
     assert others(shell, target).code == 3
 
 
+def reworked(record: dict[str, Any]) -> Any:
+    return current(record)
+
+
+def current(record: dict[str, Any]) -> Any:
+    return record
+
+
+def test_customers_of_a_mapping_that_makes_others_of_them_now_are_refused(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports(shell)
+    assert customers(shell, target, "--map", "customers=tests.test_customers_from:reworked").code == 3
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.test_customers_from.current", lambda record: {**record, "id": "n" + record["id"]})
+        refused(
+            shell, target, "test_customers_from:reworked of c.checkpoint makes other customers now than it delivered",
+            "Put the mapping back as it was",
+        )  # fmt: skip
+        assert not shell.checkpoint.with_name("migration.checkpoint.owners").exists()
+    ended = others(shell, target)
+    assert ended.code == 3, ended.err
+    assert ended.document["stages"]["events"]["dead_by"] == WAITING
+
+
 def test_a_resume_takes_the_customers_from_the_same_checkpoint_or_is_refused(shell: Shell, target: LocalTarget) -> None:
     exports(shell)
     assert customers(shell, target).code == 3

@@ -173,15 +173,19 @@ def test_a_file_that_grows_after_it_was_read_keeps_its_stage_from_being_complete
 
 
 @pytest.mark.parametrize("at", [20_000, 150_000, -20_000])
+@pytest.mark.parametrize("dated_back", [False, True])
 def test_a_change_that_keeps_the_size_and_lies_between_the_samples_is_found_on_a_resume(
-    shell: Shell, target: LocalTarget, at: int
+    shell: Shell, target: LocalTarget, at: int, dated_back: bool
 ) -> None:
     path = shell.folder / "e.ndjson"
     path.write_bytes(LINES)
+    modified = path.stat().st_mtime_ns
     assert run(shell, target, "--first", 1200).code == 130
     sent = landed(target)
     at = LINES.index(FILLER.encode(), len(LINES) // 17 + at if at > 0 else len(LINES) - 100_000 + at)
     path.write_bytes(LINES[:at] + b"y" + LINES[at + 1 :])
+    if dated_back:
+        os.utime(path, ns=(modified, modified))
     before = states(shell.checkpoint)
     ended = run(shell, target)
     assert ended.code == 2
@@ -201,6 +205,16 @@ def test_a_copy_that_was_put_back_is_the_same_export_whatever_its_time(shell: Sh
     path.write_bytes(LINES)
     assert run(shell, target).code == 0
     assert landed(target) == 3000
+
+
+def test_an_export_that_got_another_name_and_other_rights_is_the_same(shell: Shell, target: LocalTarget) -> None:
+    path = shell.folder / "e.ndjson"
+    path.write_bytes(LINES)
+    at_c2000.append(lambda: path.chmod(0o600))
+    assert run(shell, target, "--first", 2200).code == 130
+    assert not at_c2000
+    os.link(path, shell.folder / "other")
+    assert run(shell, target).code == 0
 
 
 def test_a_stop_while_the_export_is_looked_at_begins_nothing(

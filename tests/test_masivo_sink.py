@@ -109,6 +109,32 @@ async def test_a_target_that_repeats_the_headers_does_not_bring_token_or_key_int
     assert KEY not in receipt.message
 
 
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize(
+    "escaped",
+    [
+        lambda text: text,
+        lambda text: text.replace("/", "\\/"),
+        lambda text: text.replace("/", "\\\\/"),
+        lambda text: text.replace("+", "\\u002B").replace("/", "\\u002f"),
+        lambda text: text.replace("+", "%2B").replace("/", "%2f"),
+        lambda text: text.replace("+", "%252B"),
+        lambda text: text.replace("+", "&#43;").replace("/", "&#x2F;").replace("=", "&equals;"),
+    ],
+)
+@pytest.mark.parametrize("form", ['{"error": "bad %s"}', "bad %s", "x" * 990 + " %s", " " * 3990 + "%s"])
+async def test_a_token_is_blotted_out_however_the_answer_escapes_it(
+    status: int, escaped: Callable[[str], str], form: str
+) -> None:
+    token = "ab+cd/ef+gh/ij%2Bkl=="
+    async with listening() as wire:
+        wire.on("/auth/authorize", answer(200, {"data": token}))
+        receipt = await sent(wire, answer(status, form % escaped(token)))
+    assert "ab+" not in receipt.message
+    assert "cd" not in receipt.message
+    assert receipt.message.startswith(("bad ***", "x", "***"))
+
+
 async def test_every_stage_has_its_endpoint_and_every_request_its_connection() -> None:
     async with listening() as wire:
         for path in (PATH, PATH + "/events", PATH + "/transactions"):

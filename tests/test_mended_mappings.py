@@ -128,8 +128,10 @@ def test_more_records_than_a_batch_was_sealed_with_are_refused(shell: Shell) -> 
         assert balanced(ended, "customers")["filtered_by"]["mapping"]["records"] == 1
 
 
-@pytest.mark.parametrize("checked", [[], ["--unchecked"]])
-def test_what_belongs_to_a_customer_that_a_mended_mapping_made_bad_waits(shell: Shell, checked: list[str]) -> None:
+@pytest.mark.parametrize(("checked", "why"), [([], "owner-wrong-type"), (["--unchecked"], "owner-resealed")])
+def test_what_belongs_to_a_customer_that_a_mended_mapping_made_bad_waits(
+    shell: Shell, checked: list[str], why: str
+) -> None:
     write(shell.folder / "e.json", [customer(f"c{number}") for number in range(8)])
     write(shell.folder / "v.json", [{"id": f"c{number}", "events": [event("p")]} for number in range(8)])
     command = ["--customers", "e.json", "--events", "v.json", *checked]
@@ -143,9 +145,57 @@ def test_what_belongs_to_a_customer_that_a_mended_mapping_made_bad_waits(shell: 
         ended = run(shell, target, *command)
         assert ended.code == 3, ended.err
         assert "c4" not in {each["id"] for each in listing(target, "customers")}
-        assert ended.document["stages"]["events"]["dead_by"] == {"owner-resealed": 1}
+        assert ended.document["stages"]["events"]["dead_by"] == {why: 1}
         assert target.ledger()["dropped"]["events"] == {}
         balanced(ended, "customers")
+
+
+def test_i3_a_customer_whom_a_mended_mapping_makes_the_double_of_one_that_was_sent_is_not_sent(shell: Shell) -> None:
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(8)])
+
+    def renamed(record: dict[str, Any]) -> Any:
+        return {**record, "id": "c1"} if record["id"] == "c6" else record
+
+    with sandbox() as target:
+        assert run(shell, target, "--customers", "e.json", "--first", 4).code == 130
+        current[0] = renamed
+        ended = run(shell, target, "--customers", "e.json")
+        assert ended.code == 3, ended.err
+        assert balanced(ended, "customers")["dead_by"] == {"duplicate-customer": 1}
+        assert target.ledger()["twice"]["customers"]["count"] == 0
+
+
+def test_what_belongs_to_a_customer_that_a_mended_mapping_leaves_out_waits(shell: Shell) -> None:
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(8)])
+    write(shell.folder / "v.json", [{"id": f"c{number}", "events": [event("p")]} for number in range(8)])
+    command = ["--customers", "e.json", "--events", "v.json"]
+
+    def left_out(record: dict[str, Any]) -> Any:
+        return None if record["id"] == "c6" and "events" not in record else record
+
+    with sandbox() as target:
+        assert run(shell, target, *command, "--first", 4).code == 130
+        current[0] = left_out
+        ended = run(shell, target, *command)
+        assert ended.code == 3, ended.err
+        assert ended.document["stages"]["events"]["dead_by"] == {"owner-unknown-customer": 1}
+        assert target.ledger()["dropped"]["events"] == {}
+
+
+def test_a_mapping_that_is_mended_when_all_customers_are_delivered_takes_nothing_from_them(shell: Shell) -> None:
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(8)])
+    write(shell.folder / "v.json", [{"id": f"c{number}", "events": [event("p")]} for number in range(8)])
+    command = ["--customers", "e.json", "--events", "v.json"]
+
+    def left_out(record: dict[str, Any]) -> Any:
+        return None if record["id"] == "c6" and "events" not in record else record
+
+    with sandbox({**BLOCKED, "on": "events"}) as target:
+        assert run(shell, target, *command).code == 5
+        current[0] = left_out
+        ended = run(shell, target, *command)
+        assert ended.code == 0, ended.err
+        assert ended.document["stages"]["events"]["accepted"] == 8
 
 
 def test_who_is_left_out_by_a_mended_mapping_can_not_be_named_and_that_is_said(shell: Shell) -> None:

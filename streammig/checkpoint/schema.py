@@ -13,8 +13,8 @@ CREATE TABLE run (
     salt BLOB NOT NULL, digest BLOB NOT NULL
 );
 
--- The files of each stage in reading order. `fingerprint` is JSON: name, size, time of the last
--- change, hash of head, tail and samples; and a hash of all of it, for where only the time is another on a resume.
+-- The files of each stage in reading order. `fingerprint` is JSON: name, size, times of the last change, inode, hash of
+-- head, tail and samples; and a hash of all of it, for where only times or inode are others on a resume.
 CREATE TABLE source_file (
     stage TEXT NOT NULL, source INTEGER NOT NULL, fingerprint TEXT NOT NULL,
     PRIMARY KEY (stage, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ CUT = "…"  # what a message that was cut short ends with
 # Their values are words of the API, which a person needs to read.
 _ENUMS = frozenset({"type", "gender", "payment_method", "platform", "status", "fulfilled"})
 _FREE = frozenset({"metadata", "tags"})
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\([/\"\\])")
+_LAYERS = 3  # of escapes within escapes
 _WORDS = re.compile(r"[^\W_]{3,}")
 # Words of messages, which are no less readable because a shop or a note has them in it.
 _USUAL = (
@@ -30,6 +32,16 @@ _USUAL = (
 _PLAIN = frozenset(_USUAL.split())
 
 
+def unescaped(text: str) -> str:
+    """A text without the escapes of JSON, addresses and HTML, also where it was escaped more than once."""
+    for _ in range(_LAYERS):
+        plain = _ESCAPE.sub(lambda match: match[2] or chr(int(match[1], 16)), text)
+        text, before = html.unescape(unquote(plain)), text
+        if text == before:
+            break
+    return text
+
+
 def redact(message: str, body: bytes) -> str:
     """The message without any value of the body's records: `<email>` stands where an e-mail of them stood.
 
@@ -38,7 +50,7 @@ def redact(message: str, body: bytes) -> str:
     Takes time in proportion to the body, whatever the message.
     """
     cut = message.endswith(CUT) or len(message) > LONGEST
-    text = unquote(_ESCAPE.sub(lambda match: chr(int(match[1], 16)), message[:LONGEST].removesuffix(CUT)))
+    text = unescaped(message[:LONGEST].removesuffix(CUT))
     # lower() may lengthen a text (a dotted capital I does); what does not keep its length is compared as it is.
     folded = text.lower() if len(text.lower()) == len(text) else text
     try:

@@ -16,6 +16,7 @@ import msgspec
 
 from streammig.errors import Problem, TargetStop, Unusable
 from streammig.masivo.http import Answer, Http, NoAnswer, check_base_url, retry_after
+from streammig.masivo.redact import unescaped
 from streammig.ports import Clock
 
 LIFETIME = 3600.0  # of a token that does not say its own
@@ -157,11 +158,14 @@ class Session:
             await self.renew(token)
         raise TargetStop("the target answered 401 to a read, also with a new token", KEY_HINT)
 
-    def without_secrets(self, body: bytes, token: Secret) -> bytes:
-        """An answer's body with the API key and this token blotted out: some servers repeat a request's headers."""
-        for secret in (token, self._key):
-            body = body.replace(secret.reveal().encode(), b"***")
-        return body
+    def without_secrets(self, text: str, token: Secret) -> str:
+        """What the target said, unescaped, with the API key and this token blotted out: some servers repeat a request's
+        headers, and escape what stands in them."""
+        for form in (str, unescaped):
+            text = form(text)
+            for secret in (token, self._key):
+                text = text.replace(form(secret.reveal()), "***")
+        return text
 
     async def _read(self, url: str, headers: Callable[[], Mapping[str, str]], most: int) -> Answer | NoAnswer:
         await self._pace()

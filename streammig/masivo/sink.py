@@ -50,12 +50,11 @@ class MasivoSink:
         if isinstance(answer, NoAnswer):
             kind = Kind.UNKNOWN if answer.connected else Kind.NOT_SENT
             return Receipt(kind, message=answer.why, latency=answer.latency)
-        answer = msgspec.structs.replace(answer, body=self._session.without_secrets(answer.body, token))
         if answer.status == 401:
             self._refused = token
         if self._observe is not None and any(number is not None for number in answer.rate):
             await self._observe(*answer.rate)
-        return classify(answer, self._clock.time())
+        return classify(answer, self._clock.time(), lambda text: self._session.without_secrets(text, token))
 
     async def renew(self) -> None:
         await self._session.renew(self._refused)
@@ -64,10 +63,11 @@ class MasivoSink:
 _BY_STATUS = {401: Kind.UNAUTHORIZED, 413: Kind.TOO_LARGE, 422: Kind.REFUSED, 429: Kind.THROTTLED}
 
 
-def classify(answer: Answer, now: float) -> Receipt:
-    """What an answer to a migration request means; `now` is the wall time that a `Retry-After` date counts from."""
+def classify(answer: Answer, now: float, blot: Callable[[str], str] = str) -> Receipt:
+    """What an answer to a migration request means; `now` is the wall time that a `Retry-After` date counts from, and
+    `blot` takes secrets out of what the target said."""
     status, stop, wait = answer.status, False, None
-    message = _message(answer)
+    message = _message(answer, blot)
     if 200 <= status < 300:
         kind, message, stop = _success(answer)
     elif status >= 500:
@@ -101,7 +101,7 @@ def _decoded(body: bytes) -> tuple[object] | None:
         return None
 
 
-def _message(answer: Answer) -> str:
+def _message(answer: Answer, blot: Callable[[str], str]) -> str:
     """What the target said: its `error` and `details`, else the beginning of its text; nothing of a web page."""
     decoded = _decoded(answer.body)
     if decoded is not None and isinstance(decoded[0], dict):
@@ -110,6 +110,7 @@ def _message(answer: Answer) -> str:
     elif answer.html:
         text = "a web page"
     else:
-        text = answer.body[: 4 * LONGEST_MESSAGE].decode("utf-8", "replace")
+        text = answer.body.decode("utf-8", "replace")
+    text = blot(text)  # before anything is cut off: nobody would know the half of a secret
     text = " ".join("".join(each if each.isprintable() else " " for each in text[: 4 * LONGEST_MESSAGE]).split())
     return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + CUT

@@ -25,7 +25,7 @@ from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url
-from streammig.migration.binding import Marks, check_contents, reopen, shapes
+from streammig.migration.binding import Marks, check_contents, fixed, reopen, shapes
 from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
 from streammig.migration.elsewhere import Elsewhere, open_elsewhere
@@ -43,6 +43,10 @@ from streammig.sources import open_source, parse_input, with_content
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
 T = TypeVar("T")
+
+
+def _nothing() -> None:
+    """No check."""
 
 
 def one_thread() -> Executor:
@@ -204,7 +208,7 @@ class Migration:
         delivered = other.delivered(path) if other is not None else None
         if delivered is not None:
             stack.callback(delivered.then.close)
-        owners = await self._owners(stack, path, sources, rules, shape, other, reader)
+        owners = await self._owners(stack, file, sources, rules, shape, other, reader)
         return Crew(
             settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
             self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners,
@@ -233,12 +237,17 @@ class Migration:
         return await self._reading(reader, partial(with_content, fresh))
 
     async def _owners(
-        self, stack: AsyncExitStack, path: Path, sources: Mapping[str, Source], rules: Mapping[str, Rules],
+        self, stack: AsyncExitStack, file: Checkpoint, sources: Mapping[str, Source], rules: Mapping[str, Rules],
         shape: Mapping[str, Any], other: Elsewhere | None, reader: Executor,
     ) -> OwnerTable | None:  # fmt: skip
-        """The owner table of the run's customers, or of those that another run delivered; None without one."""
+        """The owner table of the run's customers, or of those that another run delivered; None without one.
+
+        Until all customers are read, a table that a mapping made is made anew at each call: its code may be another
+        now. Later what they were read by is right, whatever the mapping has become."""
+        anew, check = False, _nothing
         if other is not None:
             customers = other.source, self._rules_of(other), other.shape
+            check = partial(other.check_mapping, customers[1], self.stop.is_set)
         elif "customers" not in sources:
             return None
         elif self.ask.unchecked:
@@ -246,7 +255,11 @@ class Migration:
             return None
         else:
             customers = sources["customers"], rules["customers"], shape["customers"]
-        table = await unless(self.stop, owner_table(owners_folder(path), *customers, reader, self.tell))
+            (state,) = [row.state for row in file.stages() if row.name == "customers"]
+            anew = state != "complete" and not fixed(self.settings, "customers", file)
+        folder = owners_folder(Path(self.settings.checkpoint))
+        work = owner_table(folder, *customers, reader, self.tell, anew=anew, check=check)
+        table = await unless(self.stop, work)
         if table is not None:
             stack.callback(table.close)
         return table

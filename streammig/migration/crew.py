@@ -9,7 +9,6 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from streammig.delivery.verdict import Verdict
 from streammig.delivery.waiting import unless
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
 from streammig.feed import Absent, Feed, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
+from streammig.migration.binding import fixed
 from streammig.migration.elsewhere import Delivered
 from streammig.notices import StageBegan, StageEnded, Tell, Waiting, Warned
 from streammig.owners import RESEALED, OwnerTable, absent, repeated
@@ -269,7 +269,7 @@ class Crew:
     async def _anew(self, name: str, limits: BatchLimits, batch: Batch, records: list[Record]) -> Anew:
         """What takes the place of a batch that comes out otherwise now. Raises `Unusable` where nothing but another
         export explains that, or what comes out now is more than what it held."""
-        if not batch.retried and self._fixed(name):
+        if not batch.retried and fixed(self.settings, name, self.lookup):
             raise Unusable(
                 f"batch {batch.seq} of {name} does not come out of the export as it was sealed, and there is neither a"
                 " mapping nor another version that could be why: the export has changed",
@@ -299,10 +299,6 @@ class Crew:
         gone = left.absent | {record.owner for record in records} - kept
         return drafts, dead, [(owner, RESEALED) for owner in sorted(gone - kept)]
 
-    def _fixed(self, name: str) -> bool:
-        """Whether nothing but the export decides what comes out of it: no mapping, and the version it began with."""
-        return not self.settings.stage(name).map and self.lookup.run["version"] == version("streammig")
-
     def _left_out(self, name: str, judge: Judge, batch: Batch) -> LeftOut:
         """What of a batch's records is left out now; not what was when it was sealed."""
         if batch.retried:
@@ -324,7 +320,7 @@ class Crew:
         out before: that would be counted twice, or not at all.
         """
         batches = await self.journal.read(lambda file: file.ahead(name))
-        if not batches or self._fixed(name):
+        if not batches or fixed(self.settings, name, self.lookup):
             return
         apart = partial(self._apart, name)
         work = partial(otherwise, self.sources[name], self.rules[name], await self.judge(name), batches, apart)

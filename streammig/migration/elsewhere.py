@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from streammig.checkpoint import UNDECIDED, Checkpoint
 from streammig.errors import Unusable
-from streammig.ports import Source
+from streammig.feed import Judge, otherwise
+from streammig.ports import Rules, Source
 from streammig.records import BatchState
 from streammig.settings import Settings, from_checkpoint
 from streammig.sources import comparable, open_source, parse_input, touched
@@ -42,6 +43,22 @@ class Elsewhere:
             raise Unusable(
                 f"the customers' export of {self.file.path} is not what it was when they were delivered",
                 "Put it back in its place: by it the run tells whose customers there are.",
+            )
+
+    def check_mapping(self, rules: Rules, stopped: Callable[[], bool]) -> None:
+        """Raise `Unusable` if a mapping makes other customers now than were delivered; reads the export wholly then."""
+        if not self.settings.customers.map:
+            return
+        batches = [batch for batch in self.file.batches("customers", BatchState.ACCEPTED) if not batch.retried]
+        changed = otherwise(
+            self.source, rules, Judge(rules), batches, lambda it: self.file.unpacked("customers", it.ranges), stopped
+        )
+        if changed:
+            numbers = ", ".join(str(batch.seq) for batch in changed[:20])
+            raise Unusable(
+                f"the mapping {self.settings.customers.map} of {self.file.path} makes other customers now than it"
+                f" delivered: batch {numbers} comes out otherwise, and whose customers there are can't be told",
+                "Put the mapping back as it was for that run, and run the same command.",
             )
 
     def check_delivered(self, target: str | None) -> None:

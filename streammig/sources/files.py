@@ -102,14 +102,16 @@ class FileSource:
         check_rest(window, elements.at, layout.path, self.meter)
 
     def fingerprints(self) -> list[dict[str, Any]]:
-        """One per file: `file` as named, `size` in bytes as it lies there, `modified` in nanoseconds since the epoch,
-        `sha256` over its head, tail and samples, `compression` ("" if none), `format`, and the `path` of the array
-        (None for NDJSON)."""
+        """One per file: `file` as named, `size` in bytes as it lies there, `modified` and `changed` in nanoseconds
+        since the epoch, `inode`, `sha256` over its head, tail and samples, `compression` ("" if none), `format`, and
+        the `path` of the array (None for NDJSON)."""
         return [
             {
                 "file": wanted.file,
                 "size": standing.size,
                 "modified": standing.modified,
+                "changed": standing.changed,
+                "inode": standing.inode,
                 "sha256": sampled(wanted.file, standing),
                 "compression": compression,
                 "format": layout.format,

@@ -12,6 +12,8 @@ from streammig.sources.opening import open_file
 
 HEAD_BYTES, SAMPLES, SAMPLE_BYTES = 64 * 1024, 16, 4 * 1024
 PIECE_BYTES = 4 * 1024 * 1024
+# By what of a fingerprint a file is taken for untouched. A copy that was put back has others, and may be the same.
+STANDING = ("modified", "changed", "inode")
 
 Mark = Mapping[str, Any]
 
@@ -22,16 +24,17 @@ class Standing(NamedTuple):
     device: int
     inode: int
     size: int
-    modified: int  # in nanoseconds
+    modified: int  # in nanoseconds, as is
+    changed: int  # when its content, times, name or rights were changed last: nobody can set it back
 
     @classmethod
     def of(cls, descriptor: int) -> Standing:
         found = os.fstat(descriptor)
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def check(self, file: str, now: Standing) -> None:
-        """Raise `Unusable` unless the file is still what it was."""
-        if now == self:
+        """Raise `Unusable` unless the file is still what it was; its name and rights may have changed."""
+        if now._replace(changed=self.changed) == self:
             return
         if now.size != self.size:
             how = f"it had {self.size:,} bytes and has {now.size:,} now"
@@ -106,17 +109,18 @@ def comparable(marks: Sequence[Mark]) -> dict[str, Any]:
         f"file {number}'s {key}": value
         for number, mark in enumerate(marks, 1)
         for key, value in mark.items()
-        if key not in ("file", "modified", "content")
+        if key not in ("file", *STANDING, "content")
     }
 
 
 def touched(now: Sequence[Mark], then: Sequence[Mark], stopped: Callable[[], bool] = lambda: False) -> list[str]:
     """The files, of fingerprints that compare as equal, whose content is not what a checkpoint has of it all the same.
 
-    The samples miss most of a file, so one that was written to since is read wholly.
+    The samples miss most of a file, so one that may have been written to since is read wholly.
     """
     return [
         mark["file"]
         for mark, before in zip(now, then, strict=True)
-        if mark["modified"] != before.get("modified") and content_of(mark["file"], stopped) != before.get("content")
+        if any(mark[key] != before.get(key) for key in STANDING)
+        and content_of(mark["file"], stopped) != before.get("content")
     ]
