@@ -10,7 +10,7 @@ import msgspec
 
 from streammig.checkpoint import Spot
 from streammig.errors import BrokenExport
-from streammig.packing import BatchLimits, Sealing, assemble, halves, packer, ranges_of, select
+from streammig.packing import BatchLimits, Sealing, assemble, cut, halves, packer, ranges_of, select
 from streammig.ports import Rules, Source
 from streammig.records import Batch, DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Run
 
@@ -29,13 +29,21 @@ Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
 class Judge:
     """What becomes of each slice: the target's rules, then whether its owner will be there at all, or is there already.
 
-    Without state, so that a batch can be rebuilt with the outcome it was built with.
+    Without state, so that a batch can be rebuilt with the outcome it was built with. What lies in `sealed`, ranges in
+    reading order, is in a batch already, and no dead letter though its owner were found to be absent since.
     """
 
-    def __init__(self, rules: Rules, absent: Absent = nobody_absent, repeated: Repeated | None = None) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        absent: Absent = nobody_absent,
+        repeated: Repeated | None = None,
+        sealed: Sequence[Range] = (),
+    ) -> None:
         self.rules = rules
         self._absent = absent
         self._repeated = repeated
+        self._sealed = sealed
 
     def examine(self, run: Run) -> list[Examined]:
         examined = self.rules.examine(run)
@@ -48,13 +56,17 @@ class Judge:
         if self._absent is nobody_absent:
             return examined
         absent = self._absent({record.owner for it in examined for record in it.records})
-        return [_without(it, absent) for it in examined] if absent else examined
+        return [_without(it, absent, self._sealed) for it in examined] if absent else examined
 
 
-def _without(examined: Examined, absent: Mapping[str, str]) -> Examined:
-    gone = [record for record in examined.records if record.owner in absent]
-    if not gone:
+def _without(examined: Examined, absent: Mapping[str, str], sealed: Sequence[Range]) -> Examined:
+    if absent.keys().isdisjoint([record.owner for record in examined.records]):
         return examined
+    kept: list[Record] = []
+    gone: list[Record] = []
+    for record in examined.records:
+        for part, inside in cut([record], sealed) if record.owner in absent else [(record, True)]:
+            (kept if inside else gone).append(part)
     dead = tuple(
         DeadLetter(
             record.position,
@@ -65,8 +77,7 @@ def _without(examined: Examined, absent: Mapping[str, str]) -> Examined:
         )
         for record in gone
     )
-    kept = tuple(record for record in examined.records if record.owner not in absent)
-    return msgspec.structs.replace(examined, records=kept, dead=examined.dead + dead)
+    return msgspec.structs.replace(examined, records=tuple(kept), dead=examined.dead + dead)
 
 
 def _without_repeated(examined: Examined, repeated: Mapping[Spot, tuple[str, str]]) -> Examined:

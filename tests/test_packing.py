@@ -163,7 +163,10 @@ def test_a_customer_whose_id_or_twin_is_in_the_open_batch_is_a_dead_letter_that_
     [sealing] = run(packer(HEAD, TAIL, once=False), stage)
     assert sealing.draft
     assert list(contents(sealing.draft)) == ["secret-id", "third"]
-    assert sealing.draft.ranges == (Range(Place(0, 0, 0, 1), Place(0, 3900, 0, 5)),)
+    assert sealing.draft.ranges == (
+        Range(Place(0, 0, 0, 1), Place(0, 900, 0, 2)),
+        Range(Place(0, 3000, 0, 4), Place(0, 3900, 0, 5)),
+    )
     letters = sealing.progress.dead
     assert [(letter.position.ordinal, letter.code) for letter in letters] == [
         (2, "duplicate-customer"),
@@ -287,19 +290,21 @@ def test_the_bytes_held_in_open_bins_are_bounded() -> None:
         assert held <= 5000
 
 
-def test_a_range_spans_what_was_filtered_or_dead_and_ends_with_the_file() -> None:
+def test_a_range_spans_what_was_filtered_and_ends_before_what_is_dead_and_with_the_file() -> None:
     stage = [
         examined(customer("a", number=0)),
         filtered(1),
-        dead(2),
-        examined(customer("b", number=3)),
+        examined(customer("b", number=2)),
+        dead(3),
+        examined(customer("e", number=4)),
         examined(customer("c", number=0, source=1)),
         examined(customer("d", number=1, source=1)),
     ]
     [sealing] = run(packer(HEAD, TAIL, once=False), stage)
     assert sealing.draft
     assert sealing.draft.ranges == (
-        Range(Place(0, 0, 0, 1), Place(0, 3900, 0, 5)),
+        Range(Place(0, 0, 0, 1), Place(0, 2900, 0, 4)),
+        Range(Place(0, 4000, 0, 5), Place(0, 4900, 0, 6)),
         Range(Place(1, 0, 0, 1), Place(1, 1900, 0, 3)),
     )
 

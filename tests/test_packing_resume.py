@@ -273,6 +273,22 @@ def test_a_batch_put_together_again_from_its_ranges_is_byte_for_byte_the_sealed_
         assert assemble(chosen, HEAD, TAIL, draft.ranges) == draft
 
 
+@settings(max_examples=300, deadline=None)
+@given(stages, all_limits, dices)
+def test_a_dead_letter_lies_in_no_range_so_a_batch_is_the_same_whatever_else_is_alive_when_it_is_read_again(
+    drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
+) -> None:
+    kind, stage = drawn
+    revived = []
+    for each in stage:
+        alive = [record_of(dice, kind, each.position, letter.unit, [10**6]) for letter in each.dead]
+        records = sorted((*each.records, *alive), key=lambda record: record.unit)
+        revived.append(Examined(each.position, tuple(records), each.filtered))
+    for draft in migrate(kind, stage, limits, lambda: dice.random() < 0.2).drafts:
+        chosen = [record for each in revived for record in select(each, draft.ranges)]
+        assert assemble(chosen, HEAD, TAIL, draft.ranges) == draft
+
+
 @settings(max_examples=200, deadline=None)
 @given(stages, all_limits)
 def test_the_frontier_stands_before_the_first_unit_that_is_in_nothing_committed(
@@ -320,9 +336,11 @@ def test_events_are_filled_as_a_plain_list_of_units_cut_every_so_many(dice: Rand
     assert [sorted(numbers_in(draft.body)) for draft in books.drafts] == [
         numbers[start : start + units] for start in range(0, len(numbers), units)
     ]
-    # Nothing but filtered and dead records lies between, so a batch is one range for each file.
+    # Nothing but filtered records lies within a range: a batch is one for each file, and one more for each dead one.
+    spots = [(letter.position.source, letter.position.offset, letter.unit) for each in stage for letter in each.dead]
     for draft in books.drafts:
-        assert len(draft.ranges) == len({each.begin.source for each in draft.ranges})
+        within = [spot for spot in spots if draft.ranges[0].begin < spot < draft.ranges[-1].end]
+        assert len(draft.ranges) <= len({each.begin.source for each in draft.ranges}) + len(within)
 
 
 @settings(max_examples=200, deadline=None)

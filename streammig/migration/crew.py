@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
 from streammig.ports import Clock, ReadBack, Rules, Seen, Sink, Source
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Record, Tally, add_up
+from streammig.records import Batch, BatchState, DeadLetter, Draft, Range, Record, Tally, add_up
 from streammig.settings import Settings
 from streammig.sources import open_source
 
@@ -184,7 +184,7 @@ class Crew:
         limits = BatchLimits(bytes=self.settings.max_bytes)
         progress = await self.journal.read(lambda file: file.progress(name))
         ahead = await self.journal.read(lambda file: file.ahead_ranges(name))
-        judge = await self.judge(name)
+        judge = await self.judge(name, ahead)
         size = sum(mark["size"] for mark in await self.journal.read(lambda file: file.fingerprints(name)))
         if source is not None:
             size = 0
@@ -235,14 +235,16 @@ class Crew:
         for source in self.sources.values():
             source.unchanged()
 
-    async def judge(self, name: str) -> Judge:
-        """What says which records of a stage are sent by the run."""
+    async def judge(self, name: str, sealed: Sequence[Range] = ()) -> Judge:
+        """What says which records of a stage are sent by the run, beside those that are `sealed` already."""
+        rules = self.rules[name]
         if name == "customers":
-            return Judge(self.rules[name], repeated=partial(repeated, self.owners) if self.owners is not None else None)
+            return Judge(rules, repeated=partial(repeated, self.owners) if self.owners is not None else None)
         if self.delivered is not None:
-            return Judge(self.rules[name], partial(absent, self.owners, self.delivered.then, None))
+            return Judge(rules, partial(absent, self.owners, self.delivered.then, None), sealed=sealed)
         known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)
-        return Judge(self.rules[name], partial(absent, self.owners, self.lookup, name) if known else nobody_absent)
+        who = partial(absent, self.owners, self.lookup, name) if known else nobody_absent
+        return Judge(rules, who, sealed=sealed)
 
     def absent_now(self) -> Absent:
         """Who is not in the target now, whatever was known when the run began."""
@@ -323,7 +325,8 @@ class Crew:
         if not batches or fixed(self.settings, name, self.lookup):
             return
         apart = partial(self._apart, name)
-        work = partial(otherwise, self.sources[name], self.rules[name], await self.judge(name), batches, apart)
+        judge = await self.judge(name, await self.journal.read(lambda file: file.ahead_ranges(name)))
+        work = partial(otherwise, self.sources[name], self.rules[name], judge, batches, apart)
         changed = await asyncio.get_running_loop().run_in_executor(self.reader, work)
         if changed:
             numbers = ", ".join(str(batch.seq) for batch in changed[:20])
@@ -353,8 +356,7 @@ class Crew:
     async def verify(self, name: str, *, whole: bool = False) -> None:
         """Raise unless the books balance; `whole`: all is read, so nothing can be ahead of what was."""
         books = await self.journal.read(lambda file: file.books(name))
-        if not books.balanced or (whole and books.ahead != Tally()):
-            raise unbalanced(name, books)
+        check_books(name, books, whole)
 
     async def _no_unknown(self, name: str) -> None:
         states = (BatchState.UNKNOWN, BatchState.PARKED)
@@ -367,10 +369,16 @@ class Crew:
             )
 
 
-def unbalanced(name: str, books: Books) -> MachineFault:
-    """The books of a stage don't add up: a defect of ours, with both sides of it."""
-    return MachineFault(
-        f"the books of {name} do not balance: read {books.taken}, but accounted for {books.placed}",
+def check_books(name: str, books: Books, whole: bool) -> None:
+    """Raise `MachineFault` with the sides that don't agree; `whole` as in `Crew.verify`."""
+    if not books.balanced:
+        sides = f"read {books.taken}, {books.ahead} of it ahead of the rest, but accounted for {books.placed}"
+    elif whole and books.ahead != Tally():
+        sides = f"all of it is read, {books.read}, but batches hold {books.ahead} beyond that"
+    else:
+        return
+    raise MachineFault(
+        f"the books of {name} do not balance: {sides}",
         "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from streammig.packing.base import BatchLimits, Packer, Sealing
 from streammig.packing.bins import Bins
-from streammig.packing.bodies import assemble, distinct, halves, ranges_of, select, split_record
+from streammig.packing.bodies import assemble, cut, distinct, halves, ranges_of, select, split_record
 from streammig.packing.inorder import InOrder
 from streammig.records import Progress, Range
 
@@ -17,6 +17,7 @@ __all__ = [
     "Packer",
     "Sealing",
     "assemble",
+    "cut",
     "distinct",
     "halves",
     "packer",

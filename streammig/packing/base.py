@@ -123,6 +123,8 @@ class Packer(ABC):
             if record.units < 1:
                 # It would lie in no range, and so be lost when its batch is put together again.
                 raise ValueError("a record without units can't be packed")
+        if examined.dead:
+            ledger.begin(examined)
         if not self._counted and not self._ahead:
             for record in examined.records:
                 self._place(record, out)
@@ -178,16 +180,16 @@ class Packer(ABC):
         batch.put(record)
         self._ledger.pack(record, batch, batch.spans)
 
-    def _bury(self, record: Record, code: str, message: str, apart: bool) -> None:
+    def _bury(self, record: Record, code: str, message: str) -> None:
         letter = DeadLetter(record.position, record.unit, code, message, record.tally)
-        self._ledger.bury(record, letter, apart)
+        self._ledger.bury(record, letter)
 
     def _bury_too_large(self, record: Record) -> None:
         message = (
             f"{record.units} units in {self._envelope + len(record.body)} bytes that can't be split, "
             f"more than the {self._limits.units} units or {self._limits.bytes} bytes that one request may hold"
         )
-        self._bury(record, "too-large", message, apart=True)
+        self._bury(record, "too-large", message)
 
     def _seal(self, batch: OpenBatch) -> Sealing:
         self._forget(batch)

@@ -51,7 +51,7 @@ class InOrder(Packer):
     def _place(self, record: Record, out: list[Sealing]) -> None:
         rival = self._batch.rival(record) if record.inner is None else None
         if rival is not None:
-            self._bury(record, "duplicate-customer", _duplicate(record, rival), apart=False)
+            self._bury(record, "duplicate-customer", _duplicate(record, rival))
         elif self._batch.fits(record, self._limits):
             self._put(record, self._batch)
         elif record.inner is not None:

@@ -56,10 +56,11 @@ class Rest:
 class Span:
     """A stretch of the stage between the frontier and the head: packed into one open batch, or settled (None).
 
-    Filtered and dead records are counted in the span of the packed record before them. A linked list, so that
-    settled neighbours melt into one: spans are then never more than twice the records in open batches, however
-    long the oldest of these holds the frontier back. Its end is kept as the last packed record's position and unit,
-    since one Place for each record would be a tenth of packing's time.
+    Filtered records are counted in the span of the packed record before them. Dead ones are never within a span: what
+    is dead now may not be so when it is read again, and then only the ranges tell that it was in no batch. A linked
+    list, so that settled neighbours melt into one: spans are then never more than twice the records in open batches,
+    however long the oldest of these holds the frontier back. Its end is kept as the last packed record's position and
+    unit, since one Place for each record would be a tenth of packing's time.
     """
 
     __slots__ = (
@@ -132,7 +133,8 @@ class Ledger:
     """Takes a stage in reading order, and says at any moment what lies behind the frontier.
 
     `read` is added up from what was examined, never from the drafts, so that the two can be held against each other.
-    For each source record: `pack`, `pass_by` or `bury` for each of its records, then `close`.
+    For each source record: `begin` if something of it is dead, `pack`, `pass_by` or `bury` for each of its records,
+    then `close`.
     The units of a source record count as the frontier passes them; all else about it (that it was read, what is
     filtered, dead and dropped of it) counts as the frontier passes its end, since that has no unit to stand at.
     """
@@ -141,6 +143,7 @@ class Ledger:
         self._head = progress.frontier
         self._position: Position | None = None  # of the last record read; with its last unit, the head
         self._unit = 0
+        self._dead: tuple[int, ...] = ()  # the units at which something of the source record that is open is dead
         self._source_records = progress.source_records
         self._read = progress.read
         self._ahead = progress.ahead
@@ -163,10 +166,19 @@ class Ledger:
             span = span.next
         return span.batch if span else None
 
+    def begin(self, examined: Examined) -> None:
+        """Something of this source record is dead, and is kept out of the ranges of what is packed of it."""
+        self._dead = tuple(letter.unit for letter in examined.dead)
+
     def pack(self, record: Record, batch: object, spans: list[Span]) -> None:
         """The record went into this open batch, whose spans, in order, are `spans`."""
         position, span = record.position, self._last
-        if span is None or span.batch is not batch or span.position.source != position.source:
+        if (
+            span is None
+            or span.batch is not batch
+            or span.position.source != position.source
+            or (self._dead and any(self._unit <= unit < record.unit for unit in self._dead))
+        ):
             span = self._new(Place(position.source, position.offset, record.unit, position.ordinal), batch)
             spans.append(span)
         span.held.append(record)
@@ -188,16 +200,15 @@ class Ledger:
         self._settled().count(tally.records, tally.units, tally.sums)
         self._position, self._unit = record.position, record.unit + record.units
 
-    def bury(self, record: Record, letter: DeadLetter, apart: bool) -> None:
-        """The record became a dead letter here. `apart` keeps it out of any range, for a fault that does not show
-        when the batch is put together again from its ranges."""
-        span = self._settled() if apart or self._last is None else self._last
-        span.other().dead.append(letter)
+    def bury(self, record: Record, letter: DeadLetter) -> None:
+        """The record became a dead letter here."""
+        self._settled().other().dead.append(letter)
         self.letters += 1
         self._position, self._unit = record.position, record.unit + record.units
 
     def close(self, examined: Examined) -> None:
-        span = self._last or self._settled()
+        ends_dead = any(letter.unit >= self._unit for letter in examined.dead)
+        span = self._settled() if ends_dead or self._last is None else self._last
         span.source_records += 1
         if examined.filtered or examined.dead or examined.dropped or examined.absent:
             dropped = ((path, 1) for path in examined.dropped)
@@ -206,6 +217,7 @@ class Ledger:
         self._position, self._unit = examined.position, 0
         if span.position == examined.position:
             span.unit = 0
+        self._dead = ()
         self.unreported += 1
 
     def close_all(self, run: Sequence[Examined]) -> None:
