@@ -307,11 +307,38 @@ def test_what_is_no_file_of_ours_is_refused_and_untouched(tmp_path: Path) -> Non
         assert path.read_bytes() == before
 
 
+def test_a_checkpoint_that_was_there_before_the_file_is_doubted_until_somebody_knows(
+    file: AccountFile, path: Path
+) -> None:
+    file.register("born here")
+    file.seed("from elsewhere", [], [], NOW)
+    take(file, NOW, OFF, Send("from elsewhere", "customers", 1, 1))
+    other = AccountFile(path)
+    assert [other.doubts(it) for it in ("born here", "from elsewhere", "never seen")] == [False, True, True]
+    other.trust("from elsewhere")
+    other.close()
+    assert not file.doubts("from elsewhere")
+
+
+def test_a_file_of_the_first_format_is_brought_up_to_date(file: AccountFile, path: Path) -> None:
+    take(file, NOW, OFF, Send("run", "customers", 1, 1))
+    file.close()
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE checkpoint DROP COLUMN doubted")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    newer = AccountFile(path)
+    assert not newer.doubts("run")
+    assert len(list(newer.sends_of("run"))) == 1
+    newer.close()
+    assert not AccountFile(path).doubts("run")
+
+
 def test_a_newer_format_is_refused_by_its_number(file: AccountFile) -> None:
     with sqlite3.connect(file.path) as db:
         db.execute("PRAGMA user_version = 9")
     db.close()
-    with pytest.raises(Unusable, match="format 9; this streammig knows 1"):
+    with pytest.raises(Unusable, match="format 9; this streammig knows 2"):
         AccountFile(file.path)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from streammig.checkpoint import Checkpoint, is_held, locked
 from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
+from streammig.checkpoint.digest import Digest
 from streammig.errors import Held, MachineFault, Unusable
 from streammig.records import (
     Batch,
@@ -222,6 +223,45 @@ def test_a_newer_format_is_refused_and_an_unknown_path_is_named(file: Checkpoint
         Checkpoint.open(path)
     with pytest.raises(Unusable, match="there is no checkpoint"):
         Checkpoint.open(path.with_name("nowhere"))
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 0.0, 3600.0])
+def test_i3_what_counts_as_accepted_later_does_not_hang_on_the_wall_clock(file: Checkpoint, jump: float) -> None:
+    """The clock is set while the outcome of the second of three batches is in doubt, and told wrong since."""
+    first, lost, last = (
+        file.seal("customers", draft(it, it + 1), behind(it + 1, tally(it + 1)), 1.0) for it in range(3)
+    )
+    for batch, at, kind in (
+        (first, 10.0, Kind.ACCEPTED), (lost, 20.0 + jump, Kind.UNKNOWN), (last, 30.0 + jump, Kind.ACCEPTED)
+    ):  # fmt: skip
+        state = BatchState.ACCEPTED if kind is Kind.ACCEPTED else BatchState.UNKNOWN
+        file.received(batch, file.sending(batch, at), Receipt(kind, latency=0.1), state, at + 0.1)
+    assert [it.seq for it in file.accepted_after(lost, 1e9, 3)] == [last.seq]
+
+
+def test_a_checkpoint_of_the_first_format_is_brought_up_to_date_and_nothing_in_it_counts_as_later(
+    file: Checkpoint, path: Path
+) -> None:
+    """Also what was accepted after a request with an unknown outcome: by what order the first format did not say."""
+    lost, taken = (file.seal("customers", draft(it, it + 1), behind(it + 1, tally(it + 1)), 1.0) for it in (0, 1))
+    sent(file, lost, Kind.UNKNOWN, BatchState.UNKNOWN)
+    sent(file, taken, Kind.ACCEPTED, BatchState.ACCEPTED)
+    assert [it.seq for it in file.accepted_after(lost, 9.0, 3)] == [taken.seq]
+    file.close()
+    db = sqlite3.connect(path)
+    for table, column in (("run", "ticks"), ("attempt", "began"), ("attempt", "ended")):
+        db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    db.execute("PRAGMA user_version = 1")
+    db.row_factory = sqlite3.Row
+    db.execute("UPDATE run SET digest = ?", (Digest(db).compute(),))
+    db.commit()
+    db.close()
+    for _ in range(2):
+        newer = Checkpoint.open(path)
+        assert newer.accepted_after(lost, 9.0, 3) == []
+        assert len(newer.starts()) == 2
+        newer.verify()
+        newer.close()
 
 
 def test_a_checkpoint_is_for_its_owner_only(file: Checkpoint, path: Path) -> None:

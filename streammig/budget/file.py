@@ -16,7 +16,7 @@ from streammig.budget.limits import Limits, RequestKind, Use
 from streammig.budget.problems import damaged, translated
 from streammig.errors import Unusable
 
-FORMAT = 1
+FORMAT = 2
 APPLICATION = 0x734D4267  # "sMBg": tells the account's file from any other SQLite file
 
 # A start is written before its request leaves. Until somebody says when it left it may leave at any moment, so it
@@ -38,8 +38,10 @@ CREATE TABLE start (
 CREATE INDEX start_all ON start (at);
 CREATE INDEX start_migration ON start (at) WHERE migration = 1;
 CREATE INDEX start_open ON start (open_until) WHERE open_until IS NOT NULL;
--- Checkpoints by the id they carry inside, so that a copied or restored file is still the same one.
-CREATE TABLE checkpoint (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+-- Checkpoints by the id they carry inside, so that a copied or restored file is still the same one. `doubted` is 1
+-- where this file was made after the checkpoint: what was sent before is known as far as that one knew it only.
+CREATE TABLE checkpoint (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, doubted INTEGER NOT NULL DEFAULT 0);
 -- Migration requests, noted before they are sent; kept as long as their checkpoint may be resumed.
 CREATE TABLE send (
     checkpoint INTEGER NOT NULL REFERENCES checkpoint, stage TEXT NOT NULL, seq INTEGER NOT NULL,
@@ -151,6 +153,9 @@ class AccountFile:
                 (said,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
                 if said != "ok":
                     raise damaged(self.path, " ".join(str(said).split()))
+                if version < 2:
+                    self._db.execute("ALTER TABLE checkpoint ADD COLUMN doubted INTEGER NOT NULL DEFAULT 0")
+                    self._db.execute(f"PRAGMA user_version = {FORMAT}")
         except BaseException:
             self._rollback()
             raise
@@ -288,17 +293,30 @@ class AccountFile:
             found = self._db.execute("SELECT 1 FROM checkpoint WHERE name = ?", (checkpoint,)).fetchone()
         return found is not None
 
+    def doubts(self, checkpoint: str) -> bool:
+        """Whether a checkpoint may have sent what this file does not know, and so be an older copy of itself."""
+        with translated(self.path):
+            known = self._db.execute("SELECT doubted FROM checkpoint WHERE name = ?", (checkpoint,)).fetchone()
+        return known is None or bool(known[0])
+
+    def trust(self, checkpoint: str) -> None:
+        """The operator says that a checkpoint is the newest copy of itself."""
+        with self._transaction() as db:
+            db.execute("UPDATE checkpoint SET doubted = 0 WHERE name = ?", (checkpoint,))
+
     def register(self, checkpoint: str) -> None:
         """Know a checkpoint that is about to be made: every send of it will be noted here."""
         with self._transaction():
             self._checkpoint(checkpoint)
 
     def seed(self, checkpoint: str, starts: Iterable[float], sends: Iterable[Send], now: float) -> bool:
-        """Take over what a checkpoint says was started and sent; False, and nothing done, if it is known already."""
+        """Take over what a checkpoint says was started and sent, and doubt that this is all; False, and nothing done,
+        if it is known already."""
         if self.knows(checkpoint):
             return False
         with self._transaction() as db:
             number = self._checkpoint(checkpoint)
+            db.execute("UPDATE checkpoint SET doubted = 1 WHERE id = ?", (number,))
             db.executemany("INSERT INTO start (migration, at) VALUES (1, ?)", ((min(at, now),) for at in starts))
             db.executemany(
                 "INSERT OR IGNORE INTO send VALUES (?, ?, ?, ?, ?, ?)",

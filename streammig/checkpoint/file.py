@@ -19,7 +19,7 @@ from streammig.checkpoint.database import (
     translated,
 )
 from streammig.checkpoint.letters import Letters, Spot
-from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
+from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA, SINCE_FIRST
 from streammig.errors import Unusable
 from streammig.records import (
     Batch,
@@ -78,7 +78,7 @@ class Checkpoint(Letters):
             self._db.execute(f"PRAGMA application_id = {APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
             self._db.execute(
-                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, x'')",
+                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, x'', 0)",
                 (run_id, version, started, json.dumps(binding), "{}", secrets.token_bytes(16)),
             )
             self._db.execute("UPDATE run SET digest = ?", (self._digest.compute(),))
@@ -98,6 +98,7 @@ class Checkpoint(Letters):
                 checkpoint.verify()
                 with translated(path):
                     prepare_to_write(checkpoint._db)
+                    checkpoint._bring_up_to_date()
                     checkpoint._digest.watch()
         except BaseException:
             checkpoint.close()
@@ -114,6 +115,18 @@ class Checkpoint(Letters):
                 f"{self.path} was written by a newer streammig (format {newest}, this one knows {FORMAT})",
                 "Go on with the version that wrote it, or a later one.",
             )
+
+    def _bring_up_to_date(self) -> None:
+        if self._read("PRAGMA user_version")[0][0] < FORMAT:
+            with self.transaction():
+                for statement in SINCE_FIRST:
+                    self._db.execute(statement)
+                self._db.execute("UPDATE run SET digest = ?", (self._digest.compute(),))
+
+    def _tick(self) -> int:
+        """The next place in the order of beginnings and ends of requests, within the open transaction."""
+        ticks: int = self._db.execute("UPDATE run SET ticks = ticks + 1 RETURNING ticks").fetchall()[0][0]
+        return ticks
 
     def set_context(self, context: Mapping[str, Any]) -> None:
         self._change("UPDATE run SET context = ?", json.dumps(context))
@@ -186,18 +199,9 @@ class Checkpoint(Letters):
         self._db.execute(
             "INSERT INTO batch (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried)"
             " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?)",
-            (
-                stage,
-                seq,
-                parent,
-                pack_ranges(draft.ranges),
-                encode_tally(draft.tally),
-                len(draft.body),
-                draft.digest,
-                at,
-                retried,
-            ),
-        )
+            (stage, seq, parent, pack_ranges(draft.ranges), encode_tally(draft.tally), len(draft.body), draft.digest,
+             at, retried),
+        )  # fmt: skip
         return Batch(
             stage, seq, draft.ranges, draft.tally, draft.digest, len(draft.body), parent=parent, retried=retried
         )
@@ -224,8 +228,8 @@ class Checkpoint(Letters):
                 raise AssertionError(f"batch {batch.seq} of {batch.stage} is not sealed: it must not be sent")
             number: int = moved[0][0]
             self._db.execute(
-                "INSERT INTO attempt (stage, seq, number, started) VALUES (?, ?, ?, ?)",
-                (batch.stage, batch.seq, number, at),
+                "INSERT INTO attempt (stage, seq, number, started, began) VALUES (?, ?, ?, ?, ?)",
+                (batch.stage, batch.seq, number, at, self._tick()),
             )
         return number
 
@@ -234,19 +238,11 @@ class Checkpoint(Letters):
         settled = at if state in (BatchState.ACCEPTED, BatchState.DEAD) else None
         with self.transaction():
             self._db.execute(
-                "UPDATE attempt SET kind = ?, status = ?, latency = ?, date = ?, message = ?"
+                "UPDATE attempt SET kind = ?, status = ?, latency = ?, date = ?, message = ?, ended = ?"
                 " WHERE stage = ? AND seq = ? AND number = ?",
-                (
-                    receipt.kind,
-                    receipt.status,
-                    receipt.latency,
-                    receipt.date,
-                    receipt.message,
-                    batch.stage,
-                    batch.seq,
-                    attempt,
-                ),
-            )
+                (receipt.kind, receipt.status, receipt.latency, receipt.date, receipt.message, self._tick(),
+                 batch.stage, batch.seq, attempt),
+            )  # fmt: skip
             self._db.execute(
                 "UPDATE batch SET state = ?, settled = ? WHERE stage = ? AND seq = ? AND state = 'sending'",
                 (state, settled, batch.stage, batch.seq),
@@ -342,7 +338,10 @@ class Checkpoint(Letters):
         with self.transaction():
             found = [batch for row in self.stages() for batch in self.batches(row.name, BatchState.SENDING)]
             self._db.execute("UPDATE batch SET state = 'unknown' WHERE state = 'sending'")
-            self._db.execute("UPDATE attempt SET kind = 'unknown', message = 'the process ended' WHERE kind IS NULL")
+            self._db.execute(
+                "UPDATE attempt SET kind = 'unknown', message = 'the process ended', ended = ? WHERE kind IS NULL",
+                (self._tick(),),
+            )
         return found
 
     def adopt(self, batch: Batch, attempt: int, at: float) -> bool:
@@ -370,9 +369,9 @@ class Checkpoint(Letters):
             else:
                 self._insert_unknown(batch, attempt, at)
             self._db.execute(
-                "INSERT OR REPLACE INTO attempt (stage, seq, number, started, kind, message)"
-                " VALUES (?, ?, ?, ?, 'unknown', 'known from the account''s file only')",
-                (batch.stage, batch.seq, attempt, at),
+                "INSERT OR REPLACE INTO attempt (stage, seq, number, started, kind, message, began, ended)"
+                " VALUES (?, ?, ?, ?, 'unknown', 'known from the account''s file only', ?5, ?5)",
+                (batch.stage, batch.seq, attempt, at, self._tick()),
             )
         return True
 

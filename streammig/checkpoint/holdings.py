@@ -165,12 +165,13 @@ class Holdings(Opened):
 
     def accepted_after(self, batch: Batch, until: float, count: int) -> list[Batch]:
         """Batches of the stage whose accepted request began after this one's had ended and was answered before
-        `until` (seconds since the epoch): the `count` that were accepted last."""
+        `until` (seconds since the epoch): the `count` that were sent last. In the order of the checkpoint, for the
+        wall clock may have been set back meanwhile."""
         rows = self._read(
             "SELECT b.* FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq AND a.kind = 'accepted'"
-            " WHERE b.stage = ?1 AND b.state = 'accepted' AND b.settled <= ?3 AND a.started > (SELECT"
-            " max(started + coalesce(latency, 0)) FROM attempt WHERE stage = ?1 AND seq = ?2)"
-            " ORDER BY a.started DESC LIMIT ?4",
+            " WHERE b.stage = ?1 AND b.state = 'accepted' AND b.settled <= ?3"
+            " AND a.began > (SELECT max(max(began, ended)) FROM attempt WHERE stage = ?1 AND seq = ?2)"
+            " ORDER BY a.began DESC LIMIT ?4",
             batch.stage, batch.seq, until, count,
         )  # fmt: skip
         return [self._batch(batch.stage, row) for row in rows]

@@ -1,16 +1,17 @@
 """The schema of a checkpoint: its comments are the documentation of how a run resumes."""
 
 APPLICATION = 0x736D6967  # "smig", in the file's header: tells a checkpoint from any other database
-FORMAT = 1
+FORMAT = 2
 
 SCHEMA = """
 -- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
 -- `started` (seconds since the epoch) is also the "now" by which lots count as expired, so that a resume agrees.
 -- `context` is JSON and changes with each call: the command that goes on from here, limits, state folder, inputs.
 -- `digest` is that of every row of every table (see digest.py), changed with each of them and verified by each run.
+-- `ticks` counts the beginnings and ends of requests, which orders them: the wall clock may be set back.
 CREATE TABLE run (
     id TEXT NOT NULL, version TEXT NOT NULL, started REAL NOT NULL, binding TEXT NOT NULL, context TEXT NOT NULL,
-    salt BLOB NOT NULL, digest BLOB NOT NULL
+    salt BLOB NOT NULL, digest BLOB NOT NULL, ticks INTEGER NOT NULL DEFAULT 0
 );
 
 -- The files of each stage in reading order. `fingerprint` is JSON: name, size, times of the last change, inode, hash of
@@ -58,10 +59,12 @@ CREATE TABLE batch (
 CREATE INDEX batch_state ON batch (stage, state);
 
 -- One row a request, written before its first byte leaves; `kind` stays NULL until its receipt is durable.
--- `date` is the answer's Date header, `latency` seconds. `message` holds no value of a record.
+-- `date` is the answer's Date header, `latency` seconds. `message` holds no value of a record. `began` and `ended` are
+-- ticks of the run, 0 where a file of the first format did not say: nothing of it counts as later than anything.
 CREATE TABLE attempt (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, number INTEGER NOT NULL, started REAL NOT NULL, kind TEXT,
-    status INTEGER, latency REAL, date TEXT, message TEXT, PRIMARY KEY (stage, seq, number)
+    status INTEGER, latency REAL, date TEXT, message TEXT, began INTEGER NOT NULL DEFAULT 0,
+    ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stage, seq, number)
 ) WITHOUT ROWID;
 
 -- Records that will not be sent, keyed by position. `batch` is 0 for those that were never packed, else the batch
@@ -99,3 +102,11 @@ CREATE TABLE sent_again (
 -- buried meanwhile is for the next retry.
 CREATE TABLE released (owner BLOB PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID;
 """
+
+# What makes a file of the first format one of this.
+SINCE_FIRST = (
+    "ALTER TABLE run ADD COLUMN ticks INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE attempt ADD COLUMN began INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE attempt ADD COLUMN ended INTEGER NOT NULL DEFAULT 0",
+    f"PRAGMA user_version = {FORMAT}",
+)

@@ -114,7 +114,7 @@ class Courier:
         is. Raises `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
         tries = _Tries(batch.attempts)
-        await self.suspicion.check(batch, self.verdict.glance, self.stop)
+        await self.suspicion.check(batch, self.verdict)
         while not self.stop.is_set():
             async with self.lanes:
                 state = await self._insist(batch, body, tries)

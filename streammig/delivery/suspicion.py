@@ -1,11 +1,11 @@
-"""Looks for what is to be sent first at the target, where nobody can tell whether the checkpoint is the newest copy."""
+"""Looks for what is to be sent at the target, where nobody can tell whether the checkpoint is the newest copy."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from streammig.delivery.verdict import Verdict
 from streammig.errors import UnknownOutcome
 from streammig.ports import Seen
 from streammig.records import Batch
@@ -13,36 +13,41 @@ from streammig.records import Batch
 
 @dataclass(slots=True)
 class Suspicion:
-    """Shared by all stages of a run. A run that went on from a newer copy has sent what this one would send first: so
-    the first `left` batches are looked for, one after the other, before anything else is sent."""
+    """Shared by all stages of a run. A run that went on from a newer copy may have sent whatever this one would send.
 
-    left: int = 0
-    _proven: bool = False  # one was looked for and is not there: then nothing behind it was sent, nor a later stage
-    _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    So every batch is looked for before it is sent, until the operator says that the checkpoint is the newest copy. No
+    number of absent ones ends that: they may have been refused in that run, or dropped by the target's queue, or have
+    been left out of a pilot or of a retry, and what stands behind them was sent all the same. What can't be looked for
+    is not sent.
+    """
 
-    async def check(self, batch: Batch, glance: Callable[[Batch], Awaitable[Seen]], stop: asyncio.Event) -> None:
-        """Return when a batch may be sent as far as this goes; raises `UnknownOutcome` if it is at the target, or can't
-        be looked for before one could."""
-        async with self._one:
-            if not self.left or stop.is_set():
-                return
-            seen = await glance(batch)
-            if stop.is_set():
-                return
-            if seen is Seen.ALL:
-                raise UnknownOutcome(
-                    f"the target holds records of batch {batch.seq} of {batch.stage} already, though by this checkpoint"
-                    " they were never sent: the checkpoint is probably an older copy",
-                    "Restore the newest copy of it, or bring back the state folder it was run with.",
-                )
-            if seen is not Seen.NOTHING and not self._proven:
-                raise UnknownOutcome(
-                    "the account's file does not know this checkpoint, so nobody can tell whether it is the newest"
-                    f" copy, and batch {batch.seq} of {batch.stage}, the first to be sent, can't be looked for at the"
-                    " target",
-                    "Nothing was sent. Restore the newest copy of it, or bring back the state folder it was run with."
-                    " If you know that no run went on since this copy was made, run the same command once with"
-                    " --checkpoint-is-current.",
-                )
-            self._proven = True
-            self.left -= 1
+    doubted: bool = False
+    _settled: float | None = None  # when the queue has done what was sent before this run, in the loop's time
+
+    async def check(self, batch: Batch, verdict: Verdict) -> None:
+        """Return when a batch may be sent as far as this goes, or the run is to stop; raises `UnknownOutcome` if it is
+        at the target, or can't be looked for."""
+        if not self.doubted:
+            return
+        now = asyncio.get_running_loop().time
+        if self._settled is None:
+            self._settled = now() + verdict.settle_time
+        seen = await verdict.glance(batch)
+        if seen is Seen.NOTHING and now() < self._settled:  # it may have been sent just before this run began
+            await verdict.rest(self._settled - now(), batch)
+            seen = await verdict.glance(batch)
+        if verdict.stop.is_set() or seen is Seen.NOTHING:
+            return
+        if seen is Seen.ALL:
+            raise UnknownOutcome(
+                f"the target holds records of batch {batch.seq} of {batch.stage} already, though by this checkpoint"
+                " they were never sent: the checkpoint is probably an older copy",
+                "Restore the newest copy of it, or bring back the state folder it was run with.",
+            )
+        raise UnknownOutcome(
+            "the account's file does not know this checkpoint from its beginning on, so nobody can tell whether it is"
+            f" the newest copy, and batch {batch.seq} of {batch.stage} can't be looked for at the target",
+            "It was not sent. Restore the newest copy of the checkpoint, or bring back the state folder it was run"
+            " with. If you know that no run has gone on from a newer copy, run the same command once with"
+            " --checkpoint-is-current.",
+        )

@@ -136,7 +136,7 @@ class Verdict:
         if not records:
             why = "nothing of it can be read back" if records is not None else COMES_OUT_OTHERWISE
             return BatchState.PARKED, f"{why}, so it is parked for you to decide"
-        if not await self._sleep(await self._unsettled(batch), batch):
+        if not await self.rest(await self._unsettled(batch), batch):
             return BatchState.UNKNOWN, ""
         # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
         now = asyncio.get_running_loop().time
@@ -149,7 +149,7 @@ class Verdict:
             hopeless = passed is False and not more_to_come() and now() - looking >= self.settle_time
             if hopeless or now() - looking >= max(self.visible_time, 3 * self.settle_time):
                 return BatchState.PARKED, "it can't be proven whether it landed, so it is parked for you to decide"
-            if not await self._sleep(min(LOOK, max(self.settle_time, 0.05)), batch):
+            if not await self.rest(min(LOOK, max(self.settle_time, 0.05)), batch):
                 break
         return BatchState.UNKNOWN, ""
 
@@ -172,7 +172,7 @@ class Verdict:
         operator's word that it did not land stands for the look: what is seen of it stood there before."""
         if await self.journal.read(lambda file: file.denied(batch)):
             return True
-        if not await self._sleep(max(wait, await self._unsettled(batch)), batch):
+        if not await self.rest(max(wait, await self._unsettled(batch)), batch):
             return False
         others, _ = set_aside(records, await self.journal.read(lambda file: file.nominee(batch)))
         probes = spread([record for record in others if self.readback.can_tell(batch.stage, record)], PROBES)
@@ -187,9 +187,9 @@ class Verdict:
         return False
 
     async def glance(self, batch: Batch) -> Seen:
-        """What a few records of a batch that was never sent, as far as we know, show: ALL if any of them is there,
-        NOTHING if most are not, else CANT_TELL."""
-        records = spread(await self._tellable(batch) or [], SAMPLE)
+        """What some records of a batch that was never sent, as far as we know, show: ALL if any of them is there,
+        NOTHING if most are not, else CANT_TELL. As many as find the smallest part that isolation may have saved."""
+        records = spread(await self._tellable(batch) or [], WIDE)
         seen = [await self._seen(batch.stage, record) for record in records]
         if not THERE.isdisjoint(seen):
             return Seen.ALL
@@ -228,7 +228,7 @@ class Verdict:
             return None
         return [record for record in records if self.readback.can_tell(batch.stage, record)]
 
-    async def _sleep(self, seconds: float, batch: Batch) -> bool:
+    async def rest(self, seconds: float, batch: Batch) -> bool:
         """Wait so long; False if the run is to stop."""
         if seconds > 0:
             self.tell(Waiting(f"reading back whether batch {batch.seq} of {batch.stage} landed", seconds))

@@ -212,7 +212,7 @@ class Migration:
         return Crew(
             settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
             self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners,
-            Suspicion(0 if vouched else settings.concurrency), self.away, delivered,
+            Suspicion(not vouched), self.away, delivered,
             wary=vouched and not dry and not self.ask.current,
         )  # fmt: skip
 

@@ -17,12 +17,19 @@ def vouched_for(file: Checkpoint, account: AccountFile, current: bool, tell: Tel
     if news:
         names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in news[:20])
         tell(Warned(f"the checkpoint is older than its last send: the outcome is unknown for batch {names}"))
+    if current:
+        account.trust(file.run["id"])
     if not vouched:
-        then = "as you said that it is, nothing is" if current else "what is to be sent first is"
+        then = (
+            "as you said that it is, nothing is looked for at the target before"
+            if current
+            else "each batch is looked for at the target before it is sent, and events, which can't be looked for, wait"
+            " for your word (--checkpoint-is-current)"
+        )
         tell(
             Warned(
-                "the account's file does not know this checkpoint (another host, a lost volume?), so nobody can"
-                f" tell whether it is the newest copy: {then} looked for at the target before"
+                "the account's file does not know this checkpoint from its beginning on (another host, a lost volume?),"
+                f" so nobody can tell whether it is the newest copy: {then}"
             )
         )
     return vouched or current
@@ -32,16 +39,15 @@ def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool
     """Compare a checkpoint with what the account's file knows of its sends.
 
     Returns the batches that the checkpoint did not know to be sent (it was set back in time), now unknown, and whether
-    the account's file can vouch for it at all: a new one can't, and takes over the starts that the checkpoint knows.
+    the account's file can vouch for it at all: one that was made later can't, and takes over the sends that the
+    checkpoint knows, so that at least no older copy than this one passes for the newest.
     Raises `Unusable` where the account's file is damaged, or the checkpoint too old to be brought up to date.
     """
     run_id, news = file.run["id"], []
     if not account.knows(run_id):
         starts = file.starts()
         sends = [Send(run_id, stage, seq, attempt, at) for stage, seq, attempt, at in starts]
-        # Under a name of its own: the file must not seem to know this checkpoint before a first send of it is noted.
-        seeded = f"{run_id} as its checkpoint has it"
-        account.seed(seeded, [it.at for it in sends], sends, max((it.at for it in sends), default=0.0))
+        account.seed(run_id, [it.at for it in sends], sends, max((it.at for it in sends), default=0.0))
         return [], False
     for send in account.sends_of(run_id):
         blank = Batch(send.stage, send.seq, (), Tally(), b"", 0)
@@ -51,7 +57,7 @@ def reconcile(file: Checkpoint, account: AccountFile) -> tuple[list[Batch], bool
             raise damaged(account.path, str(error)) from None
         if file.adopt(batch, send.attempt, send.at):
             news.append(batch)
-    return news, True
+    return news, not account.doubts(run_id)
 
 
 @dataclass(frozen=True, slots=True)
