@@ -183,8 +183,18 @@ def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers()
 )
 def test_the_last_words_of_a_run_say_how_it_ended(code: int, pilot: int | None, said: str) -> None:
     found = {"stages": {"events": {"dead": 2, "unknown": 1}}, "checkpoint": "x.checkpoint", "resume": "again"}
+    found |= {"state": "interrupted", "warnings": []}
     assert headline(code, found, pilot) == f"{said}\nTo go on from here: again"
     assert headline(code, found | {"resume": None}, pilot) == said
+
+
+def test_the_last_words_name_warnings_and_what_was_not_looked_for_any_more() -> None:
+    found: dict[str, Any] = {"stages": {"events": {"dead": 0, "unknown": 0}}, "checkpoint": "x", "resume": None}
+    found |= {"warnings": ["look"], "state": "complete"}
+    assert headline(0, found, None).endswith("left out on purpose, with warnings (exit code 0).")
+    stopped = headline(130, found, None)
+    assert "was not yet looked for at the target: the same command does that" in stopped
+    assert headline(4, found, None) == "It can't be told what the target holds: see the error above (exit code 4)."
 
 
 # -- the document ------------------------------------------------------------------------------------------------------
@@ -236,6 +246,25 @@ def test_books_that_do_not_balance_say_so_with_both_sides(file: Checkpoint) -> N
     assert "THE BOOKS DO NOT BALANCE." in said
     assert "'records': 11" in said
     assert "'records': 10" in said
+
+
+def test_a_stage_of_which_nothing_was_left_to_send_is_warned_of(file: Checkpoint) -> None:
+    all_of_it = Tally(10, 0)
+    file.advance("customers", Progress(END, 10, all_of_it, filtered={"without-events": all_of_it}))
+    assert document(file, running=False, now=1.0)["warnings"] == []  # more may come
+    file.stage_state("customers", "complete", 1.0)
+    found = document(file, running=False, now=1.0)
+    (warning,) = found["warnings"]
+    assert warning.startswith("customers: nothing was sent: all of its 10 records were filtered (without-events)")
+    assert f"WARNING: {warning}" in summary(found)
+
+
+def test_what_the_look_behind_a_stage_found_missing_is_warned_of_also_by_status(file: Checkpoint) -> None:
+    seal(file)
+    file.stage_state("customers", "complete", 1.0, "of 10 samples, 1 are not visible")
+    found = document(file, running=False, now=1.0)
+    assert found["warnings"] == ["customers: of 10 samples, 1 are not visible"]
+    assert summary(found).count("of 10 samples") == 1
 
 
 def test_a_run_without_a_stage_is_not_complete(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ UNITS = 1_000  # what a full batch holds
 def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (), now: float) -> dict[str, Any]:
     """JSON-ready: state, balanced, verified, stages with their counts, budget, the command that goes on from here.
 
+    `verified` is false: nothing here reads every record back. `warnings` say in words what is no failure of the run,
+    but for people to look at.
+
     Counts of a stage: records, and units; read = accepted + dead + filtered + unknown + sending + pending, where
     `sending` is what a run was sending when it was cut off (while one is on, that is pending); `sums` are exact
     decimals as text. Times are ISO 8601 in UTC.
@@ -33,6 +36,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         "verified": False,
         "dry_run": dry_run,
         "stages": stages,
+        "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)],
         "undecided": [undecided_entry(checkpoint, it) for it in left],
         "budget": [use._asdict() for use in budget],
         # A dry run is not resumed: its folder is for one.
@@ -105,6 +109,17 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
         "dropped_fields": dict(checkpoint.progress(row.name).dropped),
         "imbalance": None if books.balanced else {"read": _plain(books.taken), "placed": _plain(books.placed)},
     }
+
+
+def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:
+    if stage["state"] != "complete":
+        return []
+    found = [f"{name}: {stage['message']}"] if stage["message"] else []
+    if stage["read"] and stage["filtered"] == stage["read"]:
+        reasons = ", ".join(stage["filtered_by"])
+        all_of_it = f"nothing was sent: all of its {stage['read']:,} records were filtered ({reasons})"
+        found.append(f"{name}: {all_of_it}. Is it the file of another stage?")
+    return found
 
 
 def _plain(tally: Tally) -> dict[str, Any]:

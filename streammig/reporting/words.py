@@ -59,6 +59,7 @@ def summary(document: Mapping[str, Any]) -> str:
     parts.extend(undecided_line(it, document["checkpoint"]) for it in document["undecided"][:MOST_UNDECIDED])
     if more := document["undecided"][MOST_UNDECIDED:]:
         parts.append(f"  and {len(more):,} more undecided batches: streammig resolve {document['checkpoint']}")
+    parts.extend(f"WARNING: {text}" for text in document["warnings"])
     return "\n".join(parts)
 
 
@@ -76,7 +77,7 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
     if stage["sending"]:
         held = counted(stage["sending"], "record")
         lines.append(f"  {name}: the run was cut off while it sent {held}: the next one looks whether they landed")
-    if stage["message"]:
+    if stage["message"] and stage["state"] != "complete":  # there it is a warning
         lines.append(f"  {name}: {stage['message']}")
     if stage["imbalance"]:
         lines.append(f"  {name}: read {stage['imbalance']['read']}, but accounted for {stage['imbalance']['placed']}")
