@@ -11,10 +11,10 @@ import pytest
 from streammig.checkpoint import Checkpoint
 from streammig.cli.outcome import headline
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
-from streammig.records import STAGES, START, Batch, Draft, Kind, Place, Progress, Range, Receipt, Tally
+from streammig.records import STAGES, START, Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.reporting.document import document, iso
 from streammig.reporting.watch import Gathered, Lines, watching
-from streammig.reporting.words import ROWS, aligned, books_table, line, spoken, summary
+from streammig.reporting.words import ROWS, aligned, books_table, line, shared, spoken, summary
 
 END = Place(0, 500, 0, 11)
 
@@ -72,14 +72,15 @@ def test_a_log_has_a_line_for_every_hundred_batches() -> None:
     assert "\x1b" not in said
 
 
-def test_a_log_says_how_much_is_read_and_how_long_the_rest_takes() -> None:
+def test_a_log_says_how_much_is_accepted_and_how_long_the_rest_takes() -> None:
     stream, now = io.StringIO(), [0.0]
     lines = Lines(stream, lambda: now[0])
     lines(StageBegan("customers", Place(0, 200), (1000,)))
     now[0] = 60.0
     lines(Sealed("customers", batch(), Place(0, 500)))
+    lines(Sealed("customers", batch(2), Place(0, 900)))  # read, and not sent yet
     lines(accepted())
-    assert stream.getvalue().splitlines()[-1] == "customers: 1 batches, 1,000 units accepted, 50% read, 100 s left"
+    assert stream.getvalue().splitlines()[-1] == "customers: 1 batches, 1,000 units accepted, 50% done, 100 s left"
 
 
 def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end() -> None:
@@ -219,8 +220,11 @@ def seal(file: Checkpoint, read: int = 10) -> Batch:
 def test_a_stage_is_expected_to_end_at_the_rate_so_far(file: Checkpoint) -> None:
     file.stage_state("customers", "running", 1000.0)
     assert document(file, running=True, now=1100.0)["stages"]["customers"]["eta"] is None  # nothing to go by
-    seal(file)
+    sealed = seal(file)
+    assert document(file, running=True, now=1100.0)["stages"]["customers"]["done"] == 0  # read, and not sent yet
+    assert file.move(sealed, BatchState.SEALED, BatchState.ACCEPTED, 1100.0)
     found = document(file, running=True, now=1100.0)
+    assert found["stages"]["customers"]["done"] == 0.5
     assert found["state"] == "running"
     assert found["resume"] is None
     assert found["stages"]["customers"]["eta"] == iso(1200.0) == "1970-01-01T00:20:00Z"
@@ -234,6 +238,16 @@ def test_no_end_is_expected_of_what_is_compressed(file: Checkpoint) -> None:
     file.add_stage("events", 1, {}, [MARK | {"compression": "gzip"}])
     file.stage_state("events", "running", 1000.0)
     assert document(file, running=True, now=1100.0)["stages"]["events"]["eta"] is None
+
+
+def test_of_a_stage_that_is_read_only_what_is_settled_counts_as_done(file: Checkpoint) -> None:
+    sealed = seal(file)
+    file.stage_state("customers", "complete", 1.0)
+    assert file.move(sealed, BatchState.SEALED, BatchState.PARKED)
+    assert document(file, running=False, now=1.0)["stages"]["customers"]["done"] == 0
+    assert file.move(sealed, BatchState.PARKED, BatchState.ACCEPTED, 1.0)
+    assert document(file, running=False, now=1.0)["stages"]["customers"]["done"] == 1
+    assert (shared(0.99999), shared(1.0), shared(0.57)) == ("99.9%", "100.0%", "57.0%")
 
 
 def test_books_that_do_not_balance_say_so_with_both_sides(file: Checkpoint) -> None:

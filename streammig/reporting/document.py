@@ -21,7 +21,8 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
 
     Counts of a stage: records, and units; read = accepted + dead + filtered + unknown + sending + pending, where
     `sending` is what a run was sending when it was cut off (while one is on, that is pending); `sums` are exact
-    decimals as text. Times are ISO 8601 in UTC.
+    decimals as text; `done` is the share of the export that is settled, from 0 to 1, None where its length
+    is not known. Times are ISO 8601 in UTC.
     """
     with checkpoint.reading():
         rows = checkpoint.stages()
@@ -79,7 +80,8 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
     parts["sending"] = Tally() if running else books.sending
     parts["pending"] = books.pending - parts["sending"]
     state, message = row.state, row.message
-    done = 1.0 if state == "complete" else _done(checkpoint, row)
+    read = 1.0 if state == "complete" else _share_read(checkpoint, row)
+    done = None if read is None else read * _share_settled(books)
     if running and state == "interrupted":
         state, message = "waiting", ""  # what an earlier run left; this one has not come to it yet
     elif state == "running" and not running:
@@ -130,7 +132,14 @@ def _decimals(sums: Sums) -> dict[str, str]:
     return {key: f"{value:f}" for key, value in sorted(sums.items())}
 
 
-def _done(checkpoint: Checkpoint, row: StageRow) -> float | None:
+def _share_settled(books: Books) -> float:
+    """Which share of what was read is accepted, a dead letter or filtered, from 0 to 1."""
+    whole = books.taken.records
+    settled = books.accepted.records + books.dead.records + books.filtered.records
+    return min(max(settled / whole, 0.0), 1.0) if whole else 1.0
+
+
+def _share_read(checkpoint: Checkpoint, row: StageRow) -> float | None:
     """Which share of the stage's bytes is read, from 0 to 1; None where the export's length is not known."""
     marks = checkpoint.fingerprints(row.name)
     if any(mark.get("compression") for mark in marks):
@@ -142,7 +151,7 @@ def _done(checkpoint: Checkpoint, row: StageRow) -> float | None:
 
 
 def _eta(row: StageRow, done: float | None, now: float) -> str | None:
-    """When the stage will have been read to its end at the rate so far; None where that can't be told."""
+    """When the stage will be settled to its end at the rate so far; None where that can't be told."""
     if row.started is None or not done or now <= row.started:
         return None
     return iso(now + (now - row.started) * (1 - done) / done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ def books_table(document: Mapping[str, Any]) -> str:
     stages = document["stages"].values()
     lines = [["stage", *document["stages"]], ["state", *(state_word(it["state"], it["message"]) for it in stages)]]
     lines += [[row, *(f"{it[row]:,}" for it in stages)] for row in ROWS]
-    lines += [[row, *("-" if it[row] is None else f"{it[row]:.1%}" for it in stages)] for row in ("fill", "done")]
+    lines += [[row, *("-" if it[row] is None else shared(it[row]) for it in stages)] for row in ("fill", "done")]
     if any(it["eta"] for it in stages):
         lines.append(["eta (UTC)", *("-" if it["eta"] is None else it["eta"][5:16].replace("T", " ") for it in stages)])
     return aligned(lines)
@@ -119,6 +120,11 @@ def line(notice: Notice) -> str:
             return f"{stage}: {counted(tally.records, 'record')} became dead letters"
         case Sealed() | Answered():
             return ""
+
+
+def shared(share: float) -> str:
+    """A share in percent, cut off: 100 % is all of it."""
+    return f"{math.floor(round(share * 1000, 6)) / 10:.1f}%"
 
 
 def counted(number: int, what: str) -> str:
