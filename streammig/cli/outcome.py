@@ -15,7 +15,7 @@ from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import STOPPED, fail
 from streammig.errors import Held, Problem
 from streammig.reporting.document import document
-from streammig.reporting.words import counted, summary
+from streammig.reporting.words import counted, state_sentence, summary
 
 
 class SystemClock:
@@ -121,5 +121,5 @@ def print_document(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    state = f"The run is {found['state']}."
-    click.echo(f"{summary(found)}\n\n{state}" + (f"\nTo go on: {found['resume']}" if found["resume"] else ""))
+    resume = f"\nTo go on: {found['resume']}" if found["resume"] else ""
+    click.echo(f"{summary(found)}\n\n{state_sentence(found)}{resume}")

@@ -41,6 +41,18 @@ def state_word(state: str, message: str) -> str:
     return "paused" if state == "interrupted" and "the pilot" in message else state
 
 
+def state_sentence(document: Mapping[str, Any]) -> str:
+    """How a run stands, and what of it waits for people, with the command that shows it."""
+    stages, checkpoint = document["stages"].values(), document["checkpoint"]
+    words = {state_word(it["state"], it["message"]) for it in stages}
+    said = f"The run is {'on' if document['state'] == 'running' else document['state']}."
+    if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
+        said = "The pilot is done; the rest waits for the full run."
+    if parked := sum(it["state"] == "parked" for it in document["undecided"]):
+        said += f"\nParked until you decide: {counted(parked, 'batch', 'es')}. See: streammig resolve {checkpoint}"
+    return said
+
+
 def summary(document: Mapping[str, Any]) -> str:
     """The books, whether they balance, and the reasons behind what was not sent."""
     parts = [books_table(document)]
@@ -127,8 +139,8 @@ def shared(share: float) -> str:
     return f"{math.floor(round(share * 1000, 6)) / 10:.1f}%"
 
 
-def counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" + "s" * (number != 1)
+def counted(number: int, what: str, more: str = "s") -> str:
+    return f"{number:,} {what}" + (more if number != 1 else "")
 
 
 def lasting(seconds: float | None) -> str:
