@@ -114,6 +114,7 @@ class Feed:
         self._runs = source.runs(progress.frontier)
         self._ready: deque[Sealing] = deque()
         self._left = None if first is None else max(first - progress.source_records, 0)
+        self._cut = False  # whether a record of the last run was left for after the pilot
         self._sent = sent
         self._ended = False
         self.broken: BrokenExport | None = None  # set when the export could not be read to its end
@@ -135,7 +136,7 @@ class Feed:
 
     def _read_on(self) -> None:
         if self._left == 0:
-            return self._end("the pilot's records are read")
+            return self._end("the pilot's records are read" if self._more() else "")
         try:
             run = next(self._runs, None)
         except BrokenExport as broken:
@@ -144,6 +145,7 @@ class Feed:
         if run is None:
             return self._end("")
         if self._left is not None:
+            self._cut = len(run) > self._left
             run = run[: self._left]
             self._left -= len(run)
         examined = self._judge.examine(run)
@@ -153,6 +155,13 @@ class Feed:
             ordinal = examined[stranger].position.ordinal
             return self._end(f"record {ordinal} belongs to a customer that the pilot has not sent")
         return None
+
+    def _more(self) -> bool:
+        """Whether the export goes on behind the pilot's records. Where it breaks off there, that is the full run's."""
+        try:
+            return self._cut or next(self._runs, None) is not None
+        except BrokenExport:
+            return True
 
     def _stranger(self, examined: Sequence[Examined]) -> int | None:
         """The index of the first of these that belongs to a customer whom the pilot has not sent."""

@@ -149,7 +149,7 @@ def test_customers_that_were_delivered_just_now_are_given_time_to_settle(tmp_pat
     async def story(world: World, keys: dict[str, set[str]]) -> None:
         nothing: dict[str, list[str]] = {"files": []}
         first = str(tmp_path / "first.checkpoint")
-        world.settings = {"events": nothing, "transactions": nothing, "checkpoint": first}
+        world.settings = {"events": nothing, "transactions": nothing, "checkpoint": first, "settle_time": 0.0}
         assert await world.live() is True
         at, requests = world.clock.time(), len(world.target.arrivals)
         world.settings = {"customers": nothing, "customers_from": first, "checkpoint": str(tmp_path / "second")}

@@ -19,11 +19,12 @@ import pytest
 from streammig.checkpoint import Checkpoint
 from streammig.delivery.backoff import Backoff
 from streammig.errors import Problem, TargetStop, UnknownOutcome
+from streammig.migration import Migration
 from streammig.notices import Notice, Waiting
 from streammig.records import STAGES, Kind, Receipt
 from tests.memory_target import MemoryTarget, Weather
 from tests.virtual import VirtualClock, run_virtual
-from tests.world import World, write_export
+from tests.world import SETTLE_TIME, World, write_export
 
 CUSTOMERS = 60
 MANY = 300  # some 6 batches of customers of 10 KB
@@ -656,6 +657,80 @@ def test_samples_that_the_queue_dropped_while_others_appear_are_listed_and_the_r
         assert any("1 are not visible at the target: record 1 (batch 1)" in said for said in world.said), world.said
 
     play(tmp_path, story, last="events", drops=frozenset({"c0"}))
+
+
+def test_a_run_ends_when_samples_of_its_last_stage_can_be_seen(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        world.target.weather.queue = (200.0, 200.0)
+        assert await world.live() is True
+        last = max(at for at, stage, _ in world.scripted.sent if stage == "customers")
+        assert 200 <= world.clock.time() - last < 240
+        arrived(world, keys)
+
+    play(tmp_path, story)
+
+
+def test_a_run_of_whose_last_stage_the_queue_dropped_every_sample_does_not_end_well(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        for _ in range(2):  # the same command looks again
+            ended = await world.live()
+            assert isinstance(ended, UnknownOutcome)
+            assert "samples of customers became visible at the target within 600 s" in ended.what
+        assert message(world, "customers").startswith("none of ")
+
+    play(tmp_path, story, drops=frozenset(f"c{number}" for number in range(MANY)))
+
+
+def test_what_of_the_last_stage_the_queue_dropped_stands_with_the_stage_when_the_run_has_ended(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        for _ in range(2):
+            assert await world.live() is True
+            assert message(world, "customers").endswith("1 are not visible at the target: record 1 (batch 1)")
+            assert message(world, "customers").count("of ") == 1
+
+    play(tmp_path, story, drops=frozenset({"c0"}))
+
+
+@pytest.mark.parametrize(("settings", "stage"), [({"settle_time": 0.0}, "customers"), ({}, "events")])
+def test_nothing_is_waited_for_at_the_end_without_a_settle_time_or_a_sample_that_can_tell(
+    tmp_path: Path, settings: dict[str, Any], stage: str
+) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        world.target.weather.queue = (0.0, 0.0)
+        assert await world.live() is True
+        last = max(at for at, sent, _ in world.scripted.sent if sent == stage)
+        assert world.clock.time() - last < 5
+
+    play(tmp_path, story, settings, last=stage)
+
+
+def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_books_complete(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        async def stopped(migration: Migration) -> bool:
+            tell = migration.tell
+
+            def hear(notice: Notice) -> None:
+                tell(notice)
+                if isinstance(notice, Waiting) and "is given time" in notice.why:
+                    asyncio.get_running_loop().call_later(1.0, migration.drain)
+
+            migration.tell = hear
+            return await migration.run()
+
+        assert await world.live(stopped) is False
+        assert ask(world, "SELECT state, message FROM stage") == [("complete", "")]
+        last = max(at for at, _, _ in world.scripted.sent)
+        assert world.clock.time() - last < SETTLE_TIME
+        sent = len(world.scripted.sent)
+        assert await world.live() is True
+        assert len(world.scripted.sent) == sent
+        arrived(world, keys)
+
+    play(tmp_path, story)
+
+
+def message(world: World, stage: str) -> str:
+    return str(ask(world, f"SELECT message FROM stage WHERE name = '{stage}'")[0][0])
 
 
 # -- the cases that only these fakes can make ------------------------------------------------------------------------

@@ -11,10 +11,10 @@ import pytest
 from streammig.checkpoint import Checkpoint
 from streammig.cli.outcome import headline
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
-from streammig.records import STAGES, START, Batch, Draft, Kind, Place, Progress, Range, Receipt, Tally
+from streammig.records import STAGES, START, Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.reporting.document import document, iso
 from streammig.reporting.watch import Gathered, Lines, watching
-from streammig.reporting.words import ROWS, aligned, books_table, line, spoken, summary
+from streammig.reporting.words import ROWS, aligned, books_table, line, shared, spoken, summary
 
 END = Place(0, 500, 0, 11)
 
@@ -72,14 +72,15 @@ def test_a_log_has_a_line_for_every_hundred_batches() -> None:
     assert "\x1b" not in said
 
 
-def test_a_log_says_how_much_is_read_and_how_long_the_rest_takes() -> None:
+def test_a_log_says_how_much_is_accepted_and_how_long_the_rest_takes() -> None:
     stream, now = io.StringIO(), [0.0]
     lines = Lines(stream, lambda: now[0])
     lines(StageBegan("customers", Place(0, 200), (1000,)))
     now[0] = 60.0
     lines(Sealed("customers", batch(), Place(0, 500)))
+    lines(Sealed("customers", batch(2), Place(0, 900)))  # read, and not sent yet
     lines(accepted())
-    assert stream.getvalue().splitlines()[-1] == "customers: 1 batches, 1,000 units accepted, 50% read, 100 s left"
+    assert stream.getvalue().splitlines()[-1] == "customers: 1 batches, 1,000 units accepted, 50% done, 100 s left"
 
 
 def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end() -> None:
@@ -183,8 +184,18 @@ def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers()
 )
 def test_the_last_words_of_a_run_say_how_it_ended(code: int, pilot: int | None, said: str) -> None:
     found = {"stages": {"events": {"dead": 2, "unknown": 1}}, "checkpoint": "x.checkpoint", "resume": "again"}
+    found |= {"state": "interrupted", "warnings": []}
     assert headline(code, found, pilot) == f"{said}\nTo go on from here: again"
     assert headline(code, found | {"resume": None}, pilot) == said
+
+
+def test_the_last_words_name_warnings_and_what_was_not_looked_for_any_more() -> None:
+    found: dict[str, Any] = {"stages": {"events": {"dead": 0, "unknown": 0}}, "checkpoint": "x", "resume": None}
+    found |= {"warnings": ["look"], "state": "complete"}
+    assert headline(0, found, None).endswith("left out on purpose, with warnings (exit code 0).")
+    stopped = headline(130, found, None)
+    assert "was not yet looked for at the target: the same command does that" in stopped
+    assert headline(4, found, None) == "It can't be told what the target holds: see the error above (exit code 4)."
 
 
 # -- the document ------------------------------------------------------------------------------------------------------
@@ -209,8 +220,11 @@ def seal(file: Checkpoint, read: int = 10) -> Batch:
 def test_a_stage_is_expected_to_end_at_the_rate_so_far(file: Checkpoint) -> None:
     file.stage_state("customers", "running", 1000.0)
     assert document(file, running=True, now=1100.0)["stages"]["customers"]["eta"] is None  # nothing to go by
-    seal(file)
+    sealed = seal(file)
+    assert document(file, running=True, now=1100.0)["stages"]["customers"]["done"] == 0  # read, and not sent yet
+    assert file.move(sealed, BatchState.SEALED, BatchState.ACCEPTED, 1100.0)
     found = document(file, running=True, now=1100.0)
+    assert found["stages"]["customers"]["done"] == 0.5
     assert found["state"] == "running"
     assert found["resume"] is None
     assert found["stages"]["customers"]["eta"] == iso(1200.0) == "1970-01-01T00:20:00Z"
@@ -226,6 +240,16 @@ def test_no_end_is_expected_of_what_is_compressed(file: Checkpoint) -> None:
     assert document(file, running=True, now=1100.0)["stages"]["events"]["eta"] is None
 
 
+def test_of_a_stage_that_is_read_only_what_is_settled_counts_as_done(file: Checkpoint) -> None:
+    sealed = seal(file)
+    file.stage_state("customers", "complete", 1.0)
+    assert file.move(sealed, BatchState.SEALED, BatchState.PARKED)
+    assert document(file, running=False, now=1.0)["stages"]["customers"]["done"] == 0
+    assert file.move(sealed, BatchState.PARKED, BatchState.ACCEPTED, 1.0)
+    assert document(file, running=False, now=1.0)["stages"]["customers"]["done"] == 1
+    assert (shared(0.99999), shared(1.0), shared(0.57)) == ("99.9%", "100.0%", "57.0%")
+
+
 def test_books_that_do_not_balance_say_so_with_both_sides(file: Checkpoint) -> None:
     seal(file, read=11)
     found = document(file, running=False, now=1.0)
@@ -236,6 +260,25 @@ def test_books_that_do_not_balance_say_so_with_both_sides(file: Checkpoint) -> N
     assert "THE BOOKS DO NOT BALANCE." in said
     assert "'records': 11" in said
     assert "'records': 10" in said
+
+
+def test_a_stage_of_which_nothing_was_left_to_send_is_warned_of(file: Checkpoint) -> None:
+    all_of_it = Tally(10, 0)
+    file.advance("customers", Progress(END, 10, all_of_it, filtered={"without-events": all_of_it}))
+    assert document(file, running=False, now=1.0)["warnings"] == []  # more may come
+    file.stage_state("customers", "complete", 1.0)
+    found = document(file, running=False, now=1.0)
+    (warning,) = found["warnings"]
+    assert warning.startswith("customers: nothing was sent: all of its 10 records were filtered (without-events)")
+    assert f"WARNING: {warning}" in summary(found)
+
+
+def test_what_the_look_behind_a_stage_found_missing_is_warned_of_also_by_status(file: Checkpoint) -> None:
+    seal(file)
+    file.stage_state("customers", "complete", 1.0, "of 10 samples, 1 are not visible")
+    found = document(file, running=False, now=1.0)
+    assert found["warnings"] == ["customers: of 10 samples, 1 are not visible"]
+    assert summary(found).count("of 10 samples") == 1
 
 
 def test_a_run_without_a_stage_is_not_complete(tmp_path: Path) -> None:

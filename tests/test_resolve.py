@@ -54,6 +54,8 @@ def test_a_run_that_ends_with_a_parked_batch_leads_to_resolve(shell: Shell, targ
     (entry,) = status.document["undecided"]
     assert entry.pop("since").endswith("Z")
     assert entry == {"stage": "events", "batch": 1, "records": 4, "units": 4, "state": "parked"}
+    words = shell("status", "migration.checkpoint").out
+    assert "Parked until you decide: 1 batch. See: streammig resolve migration.checkpoint\n" in words
     listed = resolve(shell)
     assert listed.code == 0
     assert "events: batch 1 (4 records, 4 units) is parked since" in listed.out

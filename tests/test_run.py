@@ -140,6 +140,21 @@ def test_a_pilot_stops_behind_its_records_and_the_full_run_goes_on_from_there(
     found_whole(export, whole, target)
 
 
+def test_status_says_that_a_pilot_is_done_and_a_pilot_of_what_is_all_sent_is_a_complete_run(
+    shell: Shell, target: LocalTarget
+) -> None:
+    write(shell.folder / "c.json", [customer(f"c{number}") for number in range(10)])
+    assert shell.run(target.url, "--first", 9, "--customers", "c.json").code == 130
+    status = shell("status", shell.checkpoint).out
+    assert "The pilot is done; the rest waits for the full run.\nTo go on: streammig run" in status
+    for first in (["--first", 10], [], ["--first", 3]):
+        ended = shell.run(target.url, *first, "--customers", "c.json")
+        assert ended.code == 0, ended.err
+        assert "Complete: every record is accepted or left out on purpose (exit code 0)." in ended.err
+        assert "The run is complete." in shell("status", shell.checkpoint).out
+    assert target.ledger()["requests"]["customers"] == {"201": 2}
+
+
 def test_in_a_pilot_what_belongs_to_customers_that_were_not_sent_is_not_sent(shell: Shell, target: LocalTarget) -> None:
     write(shell.folder / "c.json", [customer(f"c{number}") for number in range(10)])
     events = [{"id": f"c{number}", "events": [purchase(f"p{number}")]} for number in (1, 2, 7, 3)]
@@ -193,7 +208,7 @@ def test_the_bodies_of_a_dry_run_are_the_ones_that_are_sent(shell: Shell, export
             target.ledger()  # waits for the queue
         assert shell.run(target.url, *arguments, "--dry-run", "look").code in (0, 3)
         assert stage not in asked(target)
-        assert shell.run(target.url, *arguments).code in (0, 3)
+        assert shell.run(target.url, *arguments, "--settle-time", 0).code in (0, 3)
     with contextlib.closing(sqlite3.connect(shell.folder / "store")) as store:
         sent = sorted(bytes(body) for (body,) in store.execute("SELECT body FROM batches WHERE kind = ?", (stage,)))
     assert len(sent) > 2

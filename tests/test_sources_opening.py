@@ -287,6 +287,26 @@ def test_an_array_that_is_named_twice_is_refused(tmp_path: Path, how: str) -> No
         open_source([Input(str(file), ("c",)), again])
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, zstd.compress])
+@pytest.mark.parametrize("data", [DOCUMENT, b"[" + b",".join(RECORDS * 10) + b"]"])
+def test_an_export_that_is_named_as_it_is_and_compressed_is_refused(tmp_path: Path, compress: Any, data: bytes) -> None:
+    names = [put(tmp_path, data), put(tmp_path, compress(data), "packed")]
+    for pair in (names, names[::-1], [names[1], put(tmp_path, compress(data) + compress(b" "), "again")]):
+        with pytest.raises(Unusable, match=r"begin with the same records: each would be sent twice"):
+            open_source([parse_input(name) for name in pair])
+    other = put(tmp_path, compress(b"[" + RECORDS[0] + b"]"), "other")
+    assert len(texts(open_source([Input(names[0]), Input(other)]))) > len(RECORDS)
+    both = put(tmp_path, compress(b'{"c":[{"id":1}],"d":[{"id":2}]}'), "both")
+    assert len(texts(open_source([parse_input(f"{both}#{path}") for path in "cd"]))) == 2
+
+
+def test_a_compressed_file_that_is_cut_is_compared_as_far_as_it_goes(tmp_path: Path) -> None:
+    cut = gzip.compress(b"[" + b",".join(RECORDS[:1000]) + b"]")[:-20]
+    found, broken = read(open_source([Input(put(tmp_path, DOCUMENT)), Input(put(tmp_path, cut, "cut"))]))
+    assert broken is not None
+    assert len(found) > len(RECORDS)
+
+
 def test_several_arrays_of_one_file_and_files_that_differ_between_their_samples_are_no_repeat(tmp_path: Path) -> None:
     file = put(tmp_path, b'{"c":[{"id":1}],"d":[{"id":2}]}')
     assert texts(open_source([Input(file, ("c",)), Input(file, ("d",))])) == [b'{"id":1}', b'{"id":2}']

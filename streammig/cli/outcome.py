@@ -15,7 +15,7 @@ from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import STOPPED, fail
 from streammig.errors import Held, Problem
 from streammig.reporting.document import document
-from streammig.reporting.words import counted, summary
+from streammig.reporting.words import counted, state_sentence, summary
 
 
 class SystemClock:
@@ -84,8 +84,9 @@ def headline(code: int, found: Mapping[str, Any], pilot: int | None) -> str:
     """In words, how a run ended and what its exit code means; behind it the command that goes on from here."""
     stages, checkpoint = found["stages"].values(), found["checkpoint"]
     dead, unknown = (sum(stage[name] for stage in stages) for name in ("dead", "unknown"))
+    warned = ", with warnings" if found["warnings"] else ""
     said = {
-        0: "Complete: every record is accepted or left out on purpose",
+        0: f"Complete: every record is accepted or left out on purpose{warned}",
         3: f"Complete, but for {counted(dead, 'dead letter')}: see streammig dead-letters {checkpoint}",
         4: f"Of {counted(unknown, 'record')} nobody can say whether they landed: see streammig resolve {checkpoint}",
         5: "The target stopped this run: see the error above",
@@ -93,6 +94,10 @@ def headline(code: int, found: Mapping[str, Any], pilot: int | None) -> str:
     }.get(code, "This run failed: see the error above")
     if code == STOPPED and pilot is not None:
         said = f"The pilot is done, {counted(pilot, 'record')} a stage at most; the rest waits for the full run"
+    elif code == STOPPED and found["state"] == "complete":
+        said = "Everything is sent, but was not yet looked for at the target: the same command does that"
+    elif code == 4 and not unknown:
+        said = "It can't be told what the target holds: see the error above"
     said += f" (exit code {code})."
     return f"{said}\nTo go on from here: {found['resume']}" if found["resume"] else said
 
@@ -116,5 +121,5 @@ def print_document(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    state = f"The run is {found['state']}."
-    click.echo(f"{summary(found)}\n\n{state}" + (f"\nTo go on: {found['resume']}" if found["resume"] else ""))
+    resume = f"\nTo go on: {found['resume']}" if found["resume"] else ""
+    click.echo(f"{summary(found)}\n\n{state_sentence(found)}{resume}")

@@ -1,4 +1,4 @@
-"""The gate between two stages: what the next one builds on must be visible at the target."""
+"""The gate behind a stage: what the next one builds on, or the run ends with, must be visible at the target."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streammig.checkpoint import Journal
+from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.waiting import Reread, unless
 from streammig.errors import UnknownOutcome
 from streammig.notices import Tell, Waiting, Warned
@@ -31,21 +31,25 @@ class Gate:
     visible_time: float
     retried: bool = False  # only what was a dead letter once
 
-    async def passed(self, stage: str) -> bool:
-        """Wait until samples of this stage can be read back; False if the run is to stop first.
+    async def passed(self, stage: str, last: bool = False) -> bool:
+        """Wait until samples of this stage can be read back; False if the run is to stop first. Behind the `last`
+        stage, which nothing builds on, there is nothing to wait for where no sample can tell.
 
         Samples that never appear while others do are listed, and the run goes on. Raises `UnknownOutcome` if none of
-        them appears within the time for it: then what was accepted has perhaps not been taken at all.
+        them appears within the time for it: then what was accepted has perhaps not been taken at all. Behind a run's
+        stage either is the stage's message from then on.
         """
         settled = await self.journal.read(lambda file: file.last_settled(stage))
         if settled is None:
             return True
+        missing, others = await self._samples(stage), []
+        if last and not missing:
+            return not self.stop.is_set()
         # A wall clock that was set back by an hour must not make this wait an hour longer.
         rest = min(settled + self.settle_time - self.clock.time(), self.settle_time)
         if rest > 0:
             self.tell(Waiting(f"{stage} are accepted; the target is given time to apply them", rest))
             await unless(self.stop, asyncio.sleep(rest))
-        missing, others = await self._samples(stage), []
         asked, now = len(missing), asyncio.get_running_loop().time
         began = now()
         while missing and not self.stop.is_set():
@@ -58,14 +62,15 @@ class Gate:
                 break
             # A queue that was given a second to settle is not left alone for twenty.
             pause = min(POLL, max(self.settle_time, 0.05), patience)
-            self.tell(Waiting(f"{asked - len(missing)} of {asked} samples of {stage} are visible at the target", pause))
+            there, rest = f"{asked - len(missing)} of {asked} samples of {stage}", patience - (now() - began)
+            self.tell(Waiting(f"{there} are visible yet; up to {rest:.0f} s more", pause))
             await unless(self.stop, asyncio.sleep(pause))
         if others:
             # What the next stage builds on is there; that it is not as it was sent is for people to look at.
-            there = f"of {asked} samples of {stage}, {len(others)} are at the target, but not as they were sent"
-            self.tell(Warned(f"{there}: {_listed(others)}"))
+            there = f"of {asked} samples, {len(others)} are at the target, but not as they were sent"
+            await self._warn(stage, f"{there}: {_listed(others)}")
         if missing and not self.stop.is_set():
-            self._judge(stage, missing, asked)
+            await self._judge(stage, missing, asked)
         return not self.stop.is_set()
 
     async def _samples(self, stage: str) -> list[tuple[Batch, Record]]:
@@ -76,18 +81,32 @@ class Gate:
             tellable = [record for record in _ends(records) if self.readback.can_tell(stage, record)]
             chosen.extend((batch, record) for record in tellable)
         if batches and not chosen:
-            self.tell(Warned(f"nothing of {stage} can be read back at the target; only the settle time was waited for"))
+            self.tell(Warned(f"nothing of {stage} can be read back at the target: whether it was applied is not known"))
         return chosen
 
-    def _judge(self, stage: str, missing: Sequence[tuple[Batch, Record]], asked: int) -> None:
+    async def _judge(self, stage: str, missing: Sequence[tuple[Batch, Record]], asked: int) -> None:
         where = _listed(missing)
-        if len(missing) == asked:
-            raise UnknownOutcome(
-                f"none of {asked} samples of {stage} became visible at the target within {self.visible_time:.0f} s,"
-                f" though it accepted them: {where}",
-                "Ask the target's support whether its queue stands still, then run the same command: it looks again.",
-            )
-        self.tell(Warned(f"of {asked} samples of {stage}, {len(missing)} are not visible at the target: {where}"))
+        if len(missing) < asked:
+            await self._warn(stage, f"of {asked} samples, {len(missing)} are not visible at the target: {where}")
+            return
+        none = f"none of {asked} samples of {stage} became visible at the target within {self.visible_time:.0f} s"
+        await self._note(stage, f"{none}, though it accepted them")
+        raise UnknownOutcome(
+            f"{none}, though it accepted them: {where}",
+            "Ask the target's support whether its queue stands still, or why it drops them. The same command looks"
+            " again, and sends nothing twice.",
+        )
+
+    async def _warn(self, stage: str, text: str) -> None:
+        self.tell(Warned(f"{stage}: {text}"))
+        await self._note(stage, text)
+
+    async def _note(self, stage: str, text: str) -> None:
+        if self.retried:
+            return
+        (row,) = [row for row in await self.journal.read(Checkpoint.stages) if row.name == stage]
+        message, at = f"{row.message}; {text}" if row.message else text, self.clock.time()
+        await self.journal.write(lambda file: file.stage_state(stage, row.state, at, message))
 
 
 def _listed(samples: Sequence[tuple[Batch, Record]]) -> str:

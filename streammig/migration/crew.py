@@ -92,6 +92,9 @@ class Crew:
             if self.stop.is_set():
                 return False
             before = name
+        # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
+        if self.settle_time and not await self.gate(before).passed(before, last=True):
+            return False
         for name in self.sources:
             await self._no_unknown(name)
         return whole

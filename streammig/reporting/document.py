@@ -16,9 +16,13 @@ UNITS = 1_000  # what a full batch holds
 def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (), now: float) -> dict[str, Any]:
     """JSON-ready: state, balanced, verified, stages with their counts, budget, the command that goes on from here.
 
+    `verified` is false: nothing here reads every record back. `warnings` say in words what is no failure of the run,
+    but for people to look at.
+
     Counts of a stage: records, and units; read = accepted + dead + filtered + unknown + sending + pending, where
     `sending` is what a run was sending when it was cut off (while one is on, that is pending); `sums` are exact
-    decimals as text. Times are ISO 8601 in UTC.
+    decimals as text; `done` is the share of the export that is settled, from 0 to 1, None where its length
+    is not known. Times are ISO 8601 in UTC.
     """
     with checkpoint.reading():
         rows = checkpoint.stages()
@@ -33,6 +37,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         "verified": False,
         "dry_run": dry_run,
         "stages": stages,
+        "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)],
         "undecided": [undecided_entry(checkpoint, it) for it in left],
         "budget": [use._asdict() for use in budget],
         # A dry run is not resumed: its folder is for one.
@@ -75,7 +80,8 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
     parts["sending"] = Tally() if running else books.sending
     parts["pending"] = books.pending - parts["sending"]
     state, message = row.state, row.message
-    done = 1.0 if state == "complete" else _done(checkpoint, row)
+    read = 1.0 if state == "complete" else _share_read(checkpoint, row)
+    done = None if read is None else read * _share_settled(books)
     if running and state == "interrupted":
         state, message = "waiting", ""  # what an earlier run left; this one has not come to it yet
     elif state == "running" and not running:
@@ -107,6 +113,17 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
     }
 
 
+def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:
+    if stage["state"] != "complete":
+        return []
+    found = [f"{name}: {stage['message']}"] if stage["message"] else []
+    if stage["read"] and stage["filtered"] == stage["read"]:
+        reasons = ", ".join(stage["filtered_by"])
+        all_of_it = f"nothing was sent: all of its {stage['read']:,} records were filtered ({reasons})"
+        found.append(f"{name}: {all_of_it}. Is it the file of another stage?")
+    return found
+
+
 def _plain(tally: Tally) -> dict[str, Any]:
     return {"records": tally.records, "units": tally.units, "sums": _decimals(tally.sums)}
 
@@ -115,7 +132,14 @@ def _decimals(sums: Sums) -> dict[str, str]:
     return {key: f"{value:f}" for key, value in sorted(sums.items())}
 
 
-def _done(checkpoint: Checkpoint, row: StageRow) -> float | None:
+def _share_settled(books: Books) -> float:
+    """Which share of what was read is accepted, a dead letter or filtered, from 0 to 1."""
+    whole = books.taken.records
+    settled = books.accepted.records + books.dead.records + books.filtered.records
+    return min(max(settled / whole, 0.0), 1.0) if whole else 1.0
+
+
+def _share_read(checkpoint: Checkpoint, row: StageRow) -> float | None:
     """Which share of the stage's bytes is read, from 0 to 1; None where the export's length is not known."""
     marks = checkpoint.fingerprints(row.name)
     if any(mark.get("compression") for mark in marks):
@@ -127,7 +151,7 @@ def _done(checkpoint: Checkpoint, row: StageRow) -> float | None:
 
 
 def _eta(row: StageRow, done: float | None, now: float) -> str | None:
-    """When the stage will have been read to its end at the rate so far; None where that can't be told."""
+    """When the stage will be settled to its end at the rate so far; None where that can't be told."""
     if row.started is None or not done or now <= row.started:
         return None
     return iso(now + (now - row.started) * (1 - done) / done)

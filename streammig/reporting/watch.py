@@ -64,16 +64,21 @@ class Lines:
         self._said = clock()
         self._waits: dict[str, float] = {}  # when each was last said
         self._sizes: tuple[int, ...] | None = None
-        self._read = START
+        self._done = START
+        self._sealed: dict[int, Place] = {}
         self._began = self._said, 0.0  # when, and with which share read
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, StageBegan):
             self._batches, self._units = 0, notice.accepted
-            self._sizes, self._read = notice.sizes, notice.frontier
+            self._sizes, self._done = notice.sizes, notice.frontier
+            self._sealed.clear()
             self._began = self._clock(), self._share()
         if isinstance(notice, Sealed):
-            self._read = notice.frontier
+            self._sealed[notice.batch.seq] = notice.frontier
+        if isinstance(notice, Answered) and notice.receipt.kind is Kind.ACCEPTED:
+            # How far it is read runs ahead of what is accepted by a full queue: what is accepted is told.
+            self._done = max(self._done, self._sealed.pop(notice.batch.seq, START))
         if isinstance(notice, Waiting) and self._repeats(notice):
             return
         if text := line(notice):
@@ -88,15 +93,15 @@ class Lines:
 
     def _share(self) -> float:
         whole = sum(self._sizes or ())
-        return (sum((self._sizes or ())[: self._read.source]) + self._read.offset) / whole if whole else 0.0
+        return (sum((self._sizes or ())[: self._done.source]) + self._done.offset) / whole if whole else 0.0
 
     def _rest(self) -> str:
-        """How much of the stage is read, and how long the rest will take at the rate so far."""
+        """How much of the stage is done, and how long the rest will take at the rate so far."""
         share, (at, before) = self._share(), self._began
         if share <= before:
             return ""
         seconds = (self._clock() - at) * (1 - share) / (share - before)
-        return f", {share:.0%} read" + (f", {spoken(seconds)} left" if share < 1 else "")
+        return f", {share:.0%} done" + (f", {spoken(seconds)} left" if share < 1 else "")
 
     def _repeats(self, waiting: Waiting) -> bool:
         """Whether the same was said a moment ago, perhaps of another batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ def books_table(document: Mapping[str, Any]) -> str:
     stages = document["stages"].values()
     lines = [["stage", *document["stages"]], ["state", *(state_word(it["state"], it["message"]) for it in stages)]]
     lines += [[row, *(f"{it[row]:,}" for it in stages)] for row in ROWS]
-    lines += [[row, *("-" if it[row] is None else f"{it[row]:.1%}" for it in stages)] for row in ("fill", "done")]
+    lines += [[row, *("-" if it[row] is None else shared(it[row]) for it in stages)] for row in ("fill", "done")]
     if any(it["eta"] for it in stages):
         lines.append(["eta (UTC)", *("-" if it["eta"] is None else it["eta"][5:16].replace("T", " ") for it in stages)])
     return aligned(lines)
@@ -40,6 +41,18 @@ def state_word(state: str, message: str) -> str:
     return "paused" if state == "interrupted" and "the pilot" in message else state
 
 
+def state_sentence(document: Mapping[str, Any]) -> str:
+    """How a run stands, and what of it waits for people, with the command that shows it."""
+    stages, checkpoint = document["stages"].values(), document["checkpoint"]
+    words = {state_word(it["state"], it["message"]) for it in stages}
+    said = f"The run is {'on' if document['state'] == 'running' else document['state']}."
+    if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
+        said = "The pilot is done; the rest waits for the full run."
+    if parked := sum(it["state"] == "parked" for it in document["undecided"]):
+        said += f"\nParked until you decide: {counted(parked, 'batch', 'es')}. See: streammig resolve {checkpoint}"
+    return said
+
+
 def summary(document: Mapping[str, Any]) -> str:
     """The books, whether they balance, and the reasons behind what was not sent."""
     parts = [books_table(document)]
@@ -59,6 +72,7 @@ def summary(document: Mapping[str, Any]) -> str:
     parts.extend(undecided_line(it, document["checkpoint"]) for it in document["undecided"][:MOST_UNDECIDED])
     if more := document["undecided"][MOST_UNDECIDED:]:
         parts.append(f"  and {len(more):,} more undecided batches: streammig resolve {document['checkpoint']}")
+    parts.extend(f"WARNING: {text}" for text in document["warnings"])
     return "\n".join(parts)
 
 
@@ -76,7 +90,7 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
     if stage["sending"]:
         held = counted(stage["sending"], "record")
         lines.append(f"  {name}: the run was cut off while it sent {held}: the next one looks whether they landed")
-    if stage["message"]:
+    if stage["message"] and stage["state"] != "complete":  # there it is a warning
         lines.append(f"  {name}: {stage['message']}")
     if stage["imbalance"]:
         lines.append(f"  {name}: read {stage['imbalance']['read']}, but accounted for {stage['imbalance']['placed']}")
@@ -120,8 +134,13 @@ def line(notice: Notice) -> str:
             return ""
 
 
-def counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" + "s" * (number != 1)
+def shared(share: float) -> str:
+    """A share in percent, cut off: 100 % is all of it."""
+    return f"{math.floor(round(share * 1000, 6)) / 10:.1f}%"
+
+
+def counted(number: int, what: str, more: str = "s") -> str:
+    return f"{number:,} {what}" + (more if number != 1 else "")
 
 
 def lasting(seconds: float | None) -> str:

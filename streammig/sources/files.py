@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Literal
 
 from streammig.errors import BrokenExport, Unusable
@@ -21,6 +22,7 @@ from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
+HEAD_BYTES = 256 * 1024  # compared where one of two files is compressed; 256 KB hold some hundred records
 
 Reader = Literal["fast", "plain"]
 
@@ -40,14 +42,34 @@ class FileSource:
         self._check_distinct()
 
     def _check_distinct(self) -> None:
-        """Raise `Unusable` if an array is named twice, by whatever names or links: its records would be sent twice."""
-        for number, (wanted, (layout, _, standing)) in enumerate(zip(self._inputs, self._found, strict=True)):
-            for other, (its_layout, _, its_standing) in zip(self._inputs[:number], self._found, strict=False):
-                if layout == its_layout and same_content(wanted.file, standing, other.file, its_standing):
+        """Raise `Unusable` if an array is named twice, by whatever names or links, or as it is and compressed: its
+        records would be sent twice."""
+        heads: dict[str, bytes] = {}
+        if any(packed for _, packed, _ in self._found) and len(self._inputs) > 1:
+            heads = {it.file: self._head(it) for it in self._inputs}
+        for number, (wanted, (layout, packed, standing)) in enumerate(zip(self._inputs, self._found, strict=True)):
+            for other, (its_layout, its, its_standing) in zip(self._inputs[:number], self._found, strict=False):
+                if layout != its_layout:
+                    continue
+                if (packed or its) and heads[wanted.file] == heads[other.file]:
+                    raise Unusable(
+                        f"{other.file} and {wanted.file} begin with the same records: each would be sent twice",
+                        "Name one of them: a compressed file and what it was made of are one export.",
+                    )
+                if same_content(wanted.file, standing, other.file, its_standing):
                     raise Unusable(
                         f"{other.file} and {wanted.file} are the same export: each of its records would be sent twice",
                         "Name it once. Several arrays of one file may be named, each by its path: FILE#path.to.it.",
                     )
+
+    def _head(self, wanted: Input) -> bytes:
+        """A SHA-256 over what the file begins with, decompressed; of a small one over all."""
+        stream, _ = open_stream(wanted.file, self.meter)
+        head = b""
+        with closing(stream), suppress(BrokenExport):
+            while len(head) < HEAD_BYTES and (piece := stream.read(HEAD_BYTES - len(head))):
+                head += piece
+        return hashlib.sha256(head).digest()
 
     def _find(self, wanted: Input) -> tuple[Layout, str, Standing]:
         stream, compression = open_stream(wanted.file, self.meter)
