@@ -10,12 +10,13 @@ import pytest
 
 from streammig.aftercare import undecided
 from streammig.checkpoint import Books, Checkpoint
-from streammig.errors import MachineFault
+from streammig.errors import MachineFault, Unusable
+from streammig.migration import Migration
 from streammig.migration.crew import check_books
 from streammig.records import BatchState, Kind, Receipt, Tally
 from tests.test_delivery import Told, arrived, play
-from tests.test_retry import dead
-from tests.world import until_sealed
+from tests.test_retry import dead, good_email, in_world, repair, retry
+from tests.world import World, until_sealed
 
 REFUSED = Receipt(Kind.REFUSED, 422, "no")
 # Every refused batch is dead as a whole, and any number may be parked.
@@ -88,6 +89,31 @@ def test_i1_what_was_sent_stays_sent_though_its_customer_is_refused_now_that_an_
         assert max(world.target.events.values()) == 1
 
     play(tmp_path, story, PLAIN, last="events")
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_i3_a_copy_from_before_a_repaired_retry_is_refused_by_run_and_retry_and_left_as_it_was(
+    tmp_path: Path, later: bool
+) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        world.target.poison = frozenset()
+        await world.live() if later else await world.live(until_sealed)
+        keep(tmp_path)
+        assert await world.live() is True
+        fixed = repair(world, good_email)
+        assert await world.live(retry(repaired=fixed)) is True
+        made = world.target.requests
+        set_back(tmp_path)
+        before = world.books()
+        for work in (Migration.run, retry(repaired=fixed)):
+            ended = await world.live(work)
+            assert isinstance(ended, Unusable)
+            assert "was made of dead letters and sent, later than this copy was made" in ended.what
+            assert "Restore the newest copy" in ended.hint
+        assert world.books() == before
+        assert world.target.requests == made
+
+    in_world(tmp_path, story)
 
 
 def test_books_that_do_not_balance_say_which_sides_do_not_agree() -> None:

@@ -68,9 +68,10 @@ def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
 
 
 def describe(batch: Batch) -> bytes:
-    """A batch as another file may keep it: a checksum, `parent`, size, digest, tally and ranges; no personal data."""
-    parent = b"%d" % batch.parent if batch.parent is not None else b""
-    head = b"%b %d %b %b " % (parent, batch.size, batch.digest.hex().encode(), encode_tally(batch.tally).encode())
+    """A batch as another file may keep it: a checksum, `parent` ("r" behind it if it was made of dead letters), size,
+    digest, tally and ranges; no personal data."""
+    origin = (b"%d" % batch.parent if batch.parent is not None else b"") + (b"r" if batch.retried else b"")
+    head = b"%b %d %b %b " % (origin, batch.size, batch.digest.hex().encode(), encode_tally(batch.tally).encode())
     what = head + pack_ranges(batch.ranges)
     return b"%08x %b" % (_checksum(batch.stage, batch.seq, what), what)
 
@@ -80,10 +81,11 @@ def described(stage: str, seq: int, what: bytes) -> Batch:
     checksum, _, what = what.partition(b" ")
     if checksum != b"%08x" % _checksum(stage, seq, what):
         raise ValueError(f"the note of batch {seq} of {stage} is damaged")
-    parent, size, digest, tally, ranges = what.split(b" ", 4)
+    origin, size, digest, tally, ranges = what.split(b" ", 4)
+    parent = origin.rstrip(b"r")
     return Batch(
         stage, seq, unpack_ranges(ranges), decode_tally(tally.decode()), bytes.fromhex(digest.decode()), int(size),
-        BatchState.UNKNOWN, int(parent) if parent else None,
+        BatchState.UNKNOWN, int(parent) if parent else None, retried=parent != origin,
     )  # fmt: skip
 
 

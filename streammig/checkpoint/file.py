@@ -360,10 +360,12 @@ class Checkpoint(Letters):
                     " WHERE stage = ? AND seq = ?",
                     (attempt, batch.stage, batch.seq),
                 )
-            elif rows or not batch.digest or self._overlaps(batch):
+            elif rows or not batch.digest or batch.retried or self._overlaps(batch):
+                # Of a later retry nobody knows here which letters it took, and whose they were.
+                how = "made of dead letters and sent" if batch.retried else "sent, and not as this file would send it"
                 raise Unusable(
                     f"{self.path} is an older copy of itself that can't be brought up to date: batch {batch.seq} of"
-                    f" {batch.stage} was sent later, and not as this file would send it",
+                    f" {batch.stage} was {how}, later than this copy was made",
                     "Restore the newest copy. Nothing was sent.",
                 )
             else:

@@ -13,7 +13,8 @@ from streammig.records import Batch, Tally
 def vouched_for(file: Checkpoint, account: AccountFile, current: bool, tell: Tell) -> bool:
     """Whether the checkpoint is known to be the newest copy, by the account's file or because the operator says so
     (`current`); what it has forgotten of its sends is unknown from now on, and told. Raises like `reconcile`."""
-    news, vouched = reconcile(file, account)
+    with file.transaction():  # a copy that is refused is left as it was
+        news, vouched = reconcile(file, account)
     if news:
         names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in news[:20])
         tell(Warned(f"the checkpoint is older than its last send: the outcome is unknown for batch {names}"))
