@@ -469,6 +469,54 @@ def test_i3_a_partial_refusal_is_parked_and_nothing_of_it_is_sent_again(tmp_path
     in_room(tmp_path, story)
 
 
+@pytest.mark.parametrize("healthy", [0, 1, 4])
+def test_i3_a_partial_refusal_is_found_though_the_queue_takes_longer_than_the_settle_time(
+    tmp_path: Path, healthy: int
+) -> None:
+    """With nothing accepted that could show how far the queue is, it is given two settle times."""
+
+    async def story(room: Room) -> None:
+        for start in range(0, 10 * (healthy + 1), 10):
+            room.seal(*ids(10, start))
+        room.target.bad, room.target.partial = bad("c0"), True
+        room.target.weather.queue = (1.8 * SETTLE_TIME, 1.9 * SETTLE_TIME) if not healthy else (200.0, 220.0)
+        await room.run()
+        assert room.states() == ["parked"] + ["accepted"] * healthy
+        assert any("at the target all the same" in said for said in room.said)
+        room.target.settle()
+        assert max(room.target.customers.values()) == 1
+
+    in_room(tmp_path, story)
+
+
+def test_i3_a_refused_batch_is_parked_where_the_queue_stands_still(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        for start in range(0, 50, 10):
+            room.seal(*ids(10, start))
+        room.target.bad, room.target.partial, room.target.weather.queue = bad("c0"), True, (1e6, 1e6)
+        await room.run()
+        assert room.states() == ["parked"] + ["accepted"] * 4
+        assert any("the target does not show what it accepted" in said for said in room.said)
+
+    in_room(tmp_path, story)
+
+
+@pytest.mark.parametrize(("healthy", "waits"), [(0, 2), (2, 2), (5, 1)])
+def test_a_refused_batch_is_searched_after_the_settle_time_where_later_ones_show_that_the_queue_has_passed_it(
+    tmp_path: Path, healthy: int, waits: int
+) -> None:
+    async def story(room: Room) -> None:
+        for start in range(0, 10 * (healthy + 1), 10):
+            room.seal(*ids(10, start))
+        room.target.bad, room.target.weather.queue = bad("c0"), (1.0, 2.0)
+        began = room.clock.time()
+        await room.run()
+        assert room.clock.time() - began == pytest.approx(waits * SETTLE_TIME, abs=SETTLE_TIME / 2 + 5)
+        room.check(refused={"c0"})
+
+    in_room(tmp_path, story)
+
+
 def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_though_some_of_it_stood_there(
     tmp_path: Path,
 ) -> None:

@@ -176,6 +176,17 @@ class Holdings(Opened):
         )  # fmt: skip
         return [self._batch(batch.stage, row) for row in rows]
 
+    def last_accepted(self, batch: Batch, until: float, count: int) -> list[Batch]:
+        """The `count` batches of the stage that were sent last, of those accepted before `until` (seconds since the
+        epoch) or sent before this batch was answered, whatever the wall clock said then."""
+        rows = self._read(
+            "SELECT b.* FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq AND a.kind = 'accepted'"
+            " WHERE b.stage = ?1 AND b.state = 'accepted' AND (b.settled <= ?3 OR a.began < (SELECT max(ended)"
+            " FROM attempt WHERE stage = ?1 AND seq = ?2)) ORDER BY a.began DESC LIMIT ?4",
+            batch.stage, batch.seq, until, count,
+        )  # fmt: skip
+        return [self._batch(batch.stage, row) for row in rows]
+
     def last_attempt(self, batch: Batch) -> float:
         """When the last request for this batch was made, in seconds since the epoch."""
         at: float = self._read(

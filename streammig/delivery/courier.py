@@ -99,7 +99,7 @@ class Courier:
     most_parked: int = 3
     breaker: int = 10  # whole batches refused in a row that stop the run
     nominate: bool = True  # whether whom an answer names is set aside; not any more after it named a wrong one
-    refused_at: float | None = None  # when the last batch was refused in this process, in the loop's time
+    refused_at: dict[int, float] = field(default_factory=dict)  # by batch: in this process, in the loop's time
     backoff: Backoff = field(default_factory=Backoff)
     more_to_come: Callable[[], bool] = lambda: False
     deciding: int = 0  # workers that read back and send nothing meanwhile
@@ -230,7 +230,7 @@ class Courier:
 
     async def _count_refused(self, batch: Batch, receipt: Receipt) -> None:
         """Stop the run where so many whole batches are refused in a row that the cause is hardly in their records."""
-        self.refused_at = asyncio.get_running_loop().time()
+        self.refused_at[batch.seq] = asyncio.get_running_loop().time()
         if batch.parent is not None:  # a part, which is likely to be refused
             return
         self._refused.append(batch)
@@ -251,9 +251,7 @@ class Courier:
         far as can be shown. Events can't be looked for. False if it was parked, or the run is to stop."""
         if batch.stage == "events":
             return True
-        now, settle_time = asyncio.get_running_loop().time(), self.verdict.settle_time
-        wait = self.refused_at + settle_time - now if self.refused_at is not None else 0.0
-        whole = await self.verdict.refused_whole(batch, records, wait)
+        whole = await self.verdict.refused_whole(batch, records, self.refused_at.get(batch.seq))
         if not whole and not self.stop.is_set():
             await self.count_parked(batch.stage)
         return whole

@@ -147,11 +147,21 @@ class Verdict:
             if decided := looks.weigh(seen, passed is True, at):
                 return decided
             hopeless = passed is False and not more_to_come() and now() - looking >= self.settle_time
-            if hopeless or now() - looking >= max(self.visible_time, 3 * self.settle_time):
+            if hopeless or now() - looking >= self._patience:
                 return BatchState.PARKED, "it can't be proven whether it landed, so it is parked for you to decide"
-            if not await self.rest(min(LOOK, max(self.settle_time, 0.05)), batch):
+            if not await self.rest(self._pause, batch):
                 break
         return BatchState.UNKNOWN, ""
+
+    @property
+    def _patience(self) -> float:
+        """How long a batch is looked for, at most."""
+        return max(self.visible_time, 3 * self.settle_time)
+
+    @property
+    def _pause(self) -> float:
+        """Between two looks."""
+        return min(LOOK, max(self.settle_time, 0.05))
 
     async def _see(self, stage: str, records: Sequence[Record], sure: bool) -> list[Seen]:
         """What is visible of a few records, or, to be `sure` or where the few do not agree, of more of them."""
@@ -166,21 +176,40 @@ class Verdict:
         began = await self.journal.read(lambda file: file.last_attempt(batch))
         return min(began + self.settle_time - self.clock.time(), self.settle_time)
 
-    async def refused_whole(self, batch: Batch, records: Sequence[Record], wait: float) -> bool:
-        """Whether none of a refused batch landed, as far as a few records can show, looked for when the settle time
-        and `wait` seconds are over. Parks the batch if that is not proven; False also if the run is to stop. The
-        operator's word that it did not land stands for the look: what is seen of it stood there before."""
+    async def refused_whole(self, batch: Batch, records: Sequence[Record], refused_at: float | None) -> bool:
+        """Whether none of a refused batch landed, as far as a few records can show, looked for when the target's queue
+        has passed it: batches that were accepted later can be seen, or, where too few were, two settle times are over
+        since it was refused (`refused_at` in the loop's time, if in this process) and nothing that was accepted is
+        missing. Parks the batch if that is not proven; False also if the run is to stop. The operator's word that it
+        did not land stands for the look: what is seen of it stood there before."""
         if await self.journal.read(lambda file: file.denied(batch)):
             return True
-        if not await self.rest(max(wait, await self._unsettled(batch)), batch):
+        now = asyncio.get_running_loop().time
+        # By both clocks: the wall clock may be set forward meanwhile, and the loop's knows nothing of an earlier run.
+        settled = now() + await self._unsettled(batch)
+        if refused_at is not None:
+            settled = max(settled, refused_at + self.settle_time)
+        if not await self.rest(settled - now(), batch):
             return False
         others, _ = set_aside(records, await self.journal.read(lambda file: file.nominee(batch)))
         probes = spread([record for record in others if self.readback.can_tell(batch.stage, record)], PROBES)
-        seen = [await self._seen(batch.stage, probe) for probe in probes]
-        if self.stop.is_set() or (seen and all(it is Seen.NOTHING for it in seen)):
-            return not self.stop.is_set()
-        there = not THERE.isdisjoint(seen) or Seen.OTHER in seen
-        why = "some of it is at the target all the same" if there else "nothing could be read back"
+        looking = now()
+        while True:
+            passed = await self._works(batch)
+            seen = [await self._seen(batch.stage, probe) for probe in probes]
+            if self.stop.is_set():
+                return False
+            if not seen or set(seen) != {Seen.NOTHING}:
+                there = not THERE.isdisjoint(seen) or Seen.OTHER in seen
+                why = "some of it is at the target all the same" if there else "nothing could be read back"
+                break
+            if passed or (passed is None and now() >= settled + self.settle_time):
+                return True
+            if passed is False and now() - looking >= self._patience:
+                why = "the target does not show what it accepted, so it may not have come to this one yet"
+                break
+            if not await self.rest(self._pause, batch):
+                return False
         before, note = batch.state, f"it was refused, but {why}"
         await self.journal.write(lambda file: file.move(batch, before, BatchState.PARKED, note=note))
         self.tell(Warned(f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked"))
@@ -213,11 +242,33 @@ class Verdict:
             young = await self.journal.read(lambda file: file.accepted_after(batch, now, LATER))
             return None if len(young) == LATER else False
         for other in later:
-            # The first and the last of them are enough: what is asked is whether it was applied, not what became of it.
-            ends = spread(await self._tellable(other) or [], 2)
-            if THERE.isdisjoint([await self.readback.visible(other.stage, record) for record in ends]):
+            if not await self._applied(other):
                 return False
         return True
+
+    async def _works(self, batch: Batch) -> bool | None:
+        """Whether the target's queue does its work: what was accepted a settle time ago is there. None where that is so
+        as far as it goes, but fewer than it takes were accepted after this batch, or can be told from what stood there
+        before."""
+        until = self.clock.time() - self.settle_time
+        later = await self.journal.read(lambda file: file.accepted_after(batch, until, LATER))
+        enough = len(later) == LATER
+        if not enough:
+            later = await self.journal.read(lambda file: file.last_accepted(batch, until, LATER))
+        shown = [await self._applied(other) for other in later]
+        return False if False in shown else True if enough and all(shown) else None
+
+    async def _applied(self, accepted: Batch) -> bool | None:
+        """Whether anything of an accepted batch is there, which is enough: what is asked is whether the queue has come
+        to it, not what became of it. None where what is there may have stood there before, or nothing can be told."""
+        records = spread(await self._tellable(accepted) or [], SAMPLE)
+        unclear = not records
+        for record in records:
+            seen = await self.readback.visible(accepted.stage, record)
+            if seen in THERE:
+                return True
+            unclear = unclear or seen is Seen.OTHER
+        return None if unclear else False
 
     async def _tellable(self, batch: Batch) -> list[Record] | None:
         """Its records that can be looked for; None if they are not those that were sent any more."""
