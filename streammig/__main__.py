@@ -1,22 +1,23 @@
-"""The process: Ctrl-C and SIGTERM end it in order and with 130, from here to its last line."""
+"""The process: Ctrl-C, SIGTERM and SIGHUP end it in order and with 130, from here to its last line."""
 
 from __future__ import annotations
 
 import signal
 import sys
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM. A kind of its own, because of a plain one that passes through the `exec` of a string, which
-    imports are full of, CPython takes a note and ends with -2, though it was caught."""
+    """Ctrl-C, SIGTERM or SIGHUP. A kind of its own, because of a plain one that passes through the `exec` of a string,
+    which imports are full of, CPython takes a note and ends with -2, though it was caught."""
 
 
 def main() -> None:
     """The entry point."""
     for number in SIGNALS:
-        signal.signal(number, _stop)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # which is what nohup asks for
+            signal.signal(number, _stop)
     try:
         from streammig.cli import main as cli  # a fifth of a second, in which a signal must be heard already
 

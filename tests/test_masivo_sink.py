@@ -314,6 +314,27 @@ def test_the_proxy_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy_for("http://a.example") == (None, None)
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        "http://u:pass-word/x@h:1",
+        "http://u:x@h:pass-word",
+        "http://u:pass-word@h:99999",
+        "http://",
+        "socks5://u:pass-word@h:1",
+        "http://[h",
+    ],
+)
+def test_a_proxy_that_is_no_address_is_the_users_mistake_and_shows_no_password(
+    monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("https_proxy", named)
+    with pytest.raises(Unusable, match="the proxy that https_proxy names in the environment is no") as caught:
+        proxy_for("https://a.example")
+    assert "pass-word" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
 async def test_a_netrc_for_the_host_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "netrc").write_text("machine localhost login me password mine\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -172,6 +172,9 @@ def test_retry_leaves_a_checkpoint_that_a_run_holds_alone(shell: Shell, target: 
         ("no json\n", "line 1"),
         ('{"stage":"customers"}\n', "line 1 is no dead letter"),
         ('\n{"stage":"customers","file":"other.json","offset":0,"record":{}}\n', "line 2 names a stage or a file"),
+        (f'{{"stage":"customers","file":"c.ndjson","offset":{2**70},"record":{{}}}}', "line 1 is no dead letter"),
+        ('{"stage":"customers","file":"c.ndjson","offset":-1,"record":{}}', "line 1 is no dead letter"),
+        (f'{{"stage":"customers","file":"c.ndjson","offset":0,"unit":{2**64},"record":1}}', "line 1 is no dead letter"),
     ],
 )
 def test_a_file_that_is_none_of_repaired_letters_is_named_and_nothing_is_sent(
@@ -185,6 +188,20 @@ def test_a_file_that_is_none_of_repaired_letters_is_named_and_nothing_is_sent(
     assert ended.code == 2
     assert said in ended.err
     assert target.ledger()["requests"]["customers"] == before
+
+
+def test_two_lines_of_one_dead_letter_are_both_named_and_nothing_is_sent(shell: Shell, target: LocalTarget) -> None:
+    migrated(shell, target)
+    before = target.ledger()["requests"]["customers"]
+    fixed = repair(shell, good_email)
+    lines = fixed.read_text().splitlines(keepends=True)
+    fixed.write_text("".join([*lines, "\n", lines[1]]))
+    ended = retry(shell, "--input", fixed)
+    assert ended.code == 2
+    assert f"lines 2 and {len(lines) + 2} are of the same dead letter" in ended.err
+    assert target.ledger()["requests"]["customers"] == before
+    fixed.write_text("".join(lines))
+    assert retry(shell, "--input", fixed).code == 0
 
 
 def test_the_work_file_is_the_owners_alone_and_kept_while_a_batch_is_undecided(tmp_path: Path, shell: Shell) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -66,7 +70,7 @@ SILENT_THIRD = {"on": "customers", "nth": 3, "do": "hang", "seconds": 60}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_lets_requests_under_way_end_and_makes_no_new_one(
     tmp_path: Path, export: Path, number: signal.Signals
 ) -> None:
@@ -83,6 +87,39 @@ def test_the_first_signal_lets_requests_under_way_end_and_makes_no_new_one(
         assert target.ledger()["requests"]["customers"] == {"201": 3}
         assert finished(tmp_path, *COMMAND, *quickly(target.url)).code == 0
         assert (landed(target)["count"], landed(target)["landed"]) == (CUSTOMERS, CUSTOMERS)
+
+
+def in_terminal(number: int, nohup: bool) -> None:
+    """For a child about to begin: make this terminal its own."""
+    fcntl.ioctl(number, termios.TIOCSCTTY, 0)
+    if nohup:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_is_closed_ends_a_run_in_order_unless_it_was_begun_with_nohup(
+    tmp_path: Path, export: Path, nohup: bool
+) -> None:
+    with sandbox(SLOW_THIRD) as target:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "streammig", *map(str, COMMAND), "--concurrency", "1", *quickly(target.url)]
+        with (
+            (tmp_path / "out").open("wb") as out,
+            subprocess.Popen(
+                command, cwd=tmp_path, env=environment(tmp_path, TERM="xterm"), stdin=theirs, stdout=out,
+                stderr=out if nohup else theirs, start_new_session=True, preexec_fn=partial(in_terminal, theirs, nohup),
+            ) as running,
+        ):  # fmt: skip
+            os.close(theirs)
+            until(lambda: under_way(tmp_path, target), "the third request")
+            os.close(ours)
+            if not nohup:
+                running.send_signal(signal.SIGHUP)  # by the shell, once more
+            running.wait(20)
+        assert running.returncode == (0 if nohup else 130), (tmp_path / "out").read_text()
+        assert accepted(tmp_path) == (len(states(tmp_path / "migration.checkpoint")["customers"]) if nohup else 3)
+        assert "sending" not in states(tmp_path / "migration.checkpoint")["customers"]
 
 
 def test_the_second_signal_cuts_off_what_is_under_way_and_its_outcome_is_unknown(tmp_path: Path, export: Path) -> None:
@@ -120,7 +157,7 @@ def test_a_drain_has_a_deadline(tmp_path: Path, export: Path) -> None:
         assert states(tmp_path / "migration.checkpoint")["customers"].count("sending") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_the_first_token_is_fetched_ends_the_command_at_once(
     tmp_path: Path, export: Path, number: signal.Signals
 ) -> None:

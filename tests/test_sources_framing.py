@@ -15,6 +15,7 @@ from streammig.errors import BrokenExport
 from streammig.records import START, Place, Slice
 from streammig.sources import FileSource, Input, open_source
 from streammig.sources.cuts import Cuts
+from streammig.sources.judging import judge
 
 READERS = ["plain", "fast"]
 
@@ -43,6 +44,11 @@ def read(source: FileSource, start: Place = START) -> tuple[list[Slice], BrokenE
 
 def codes(found: list[Slice]) -> list[str]:
     return [it.code for it in found]
+
+
+def test_a_fault_is_placed_by_its_line_or_where_there_is_none_by_its_byte() -> None:
+    assert judge(b'{"a":1,}', 7)[1] == "no valid JSON at line 7, column 8: trailing comma in object"
+    assert judge(b'{"a":1,}')[1] == "no valid JSON at byte 8 of the record: trailing comma in object"
 
 
 # -- records that are none ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -16,14 +16,17 @@ from streammig.sources.judging import judge
 HINT = "Its lines must be those that `dead-letters` writes, with `record` repaired and the rest as it was."
 
 
+Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+
+
 class Line(msgspec.Struct):
     """One line as `dead-letters` writes it; what else it holds is for people."""
 
     stage: str
     file: str
-    offset: int
+    offset: Number
     record: msgspec.Raw
-    unit: int = 0
+    unit: Number = 0
 
 
 class TakenIn(NamedTuple):
@@ -37,7 +40,8 @@ def take_in(path: Path, file: Checkpoint, work: WorkFile, files: Mapping[str, Se
     """Copy the repaired records into the work file, which a resume reads them from.
 
     `files` are the files of each stage as they were named in the run, `longest` the bytes of a record at most. Raises
-    `Unusable`, naming the line, for what is no such file; then nothing is taken in.
+    `Unusable`, naming the line, for what is no such file, and where two lines are of one dead letter; then nothing is
+    taken in. In the work file the record's ordinal is its line.
     """
     taken = strangers = 0
     busy = {stage: file.busy(stage) for stage in files}
@@ -49,8 +53,13 @@ def take_in(path: Path, file: Checkpoint, work: WorkFile, files: Mapping[str, Se
             spot = names.index(line.file), line.offset, line.unit
             if spot[:2] in busy[line.stage] or not file.is_dead(line.stage, spot):
                 strangers += 1
+            elif first := work.ordinal(line.stage, spot):
+                raise Unusable(
+                    f"{path}: lines {first} and {number} are of the same dead letter: only one of them can be sent",
+                    "Leave out the one that is not to be.",
+                )
             elif data := _data(line.record):
-                work.put(line.stage, line.unit, Slice(spot[0], line.offset, 0, len(data), data), repaired=True)
+                work.put(line.stage, line.unit, Slice(spot[0], line.offset, number, len(data), data), repaired=True)
                 taken += 1
     return TakenIn(taken, strangers)
 

@@ -74,6 +74,12 @@ class WorkFile(Opened):
         )  # fmt: skip
         return rows[0][0] if rows else None
 
+    def ordinal(self, stage: str, spot: Spot) -> int | None:
+        """The ordinal of what is kept for this spot."""
+        where = "stage = ? AND source = ? AND offset = ? AND unit = ?"
+        rows = self._read(f"SELECT ordinal FROM record WHERE {where}", stage, *spot)
+        return rows[0][0] if rows else None
+
     def spots(self) -> Iterator[tuple[str, Spot]]:
         for row in self._read("SELECT stage, source, offset, unit FROM record"):
             yield row[0], (row[1], row[2], row[3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import signal
@@ -23,33 +24,48 @@ from streammig.records import STAGES
 from streammig.reporting.watch import watching
 from streammig.settings import api_key, from_checkpoint, state_folder
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 T = TypeVar("T")
 
 
 async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -> T:
-    """Do it, with the first Ctrl-C or SIGTERM as a drain and the second as an abort."""
+    """Do it, with the first Ctrl-C, SIGTERM or SIGHUP as a drain and the second as an abort; but a terminal that is
+    closed sends SIGHUP more than once."""
     give_back_bodies()
     loop = asyncio.get_running_loop()
 
-    def interrupted() -> None:
+    def interrupted(number: int) -> None:
         if run.stop.is_set():
-            run.abort()
+            if number != signal.SIGHUP:
+                run.abort()
             return
         if not quiet:
             click.echo("stopping: requests under way may end; once more cuts them off", err=True)
         run.drain()
 
-    def heard(*_: object) -> None:
-        loop.call_soon_threadsafe(interrupted)
+    def heard(number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            _without_terminal()
+        loop.call_soon_threadsafe(interrupted, number)
 
     # Not the loop's own handlers: it would leave SIGTERM to kill us while the books are printed.
-    before = {number: signal.signal(number, heard) for number in SIGNALS}
+    unheard = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
+    before = {it: signal.signal(it, heard) for it in SIGNALS if it != signal.SIGHUP or not unheard}
     try:
         return await work()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _without_terminal() -> None:
+    """Write to nowhere where a terminal is gone: each word to it would fail, and the drain with it."""
+    for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
+        try:
+            os.get_terminal_size(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), descriptor)
 
 
 class Driven(NamedTuple):

@@ -206,12 +206,23 @@ def _reason(error: Exception, connected: bool) -> str:
 
 
 def proxy_for(url: str) -> tuple[URL | None, dict[str, str] | None]:
-    """The proxy that the environment names for this address, and a header with the credentials in its URL."""
+    """The proxy that the environment names for this address, and a header with the credentials in its URL. Raises
+    `Unusable` where that is no address, and shows nothing of it."""
     parts = urlsplit(url)
     named = getproxies().get(parts.scheme)
     if not named or proxy_bypass(parts.netloc):
         return None, None
-    proxy = URL(named if "://" in named else f"http://{named}")
+    try:
+        proxy = URL(named if "://" in named else f"http://{named}")
+        fits = proxy.scheme in ("http", "https") and bool(proxy.host) and bool(proxy.port)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise Unusable(
+            f"the proxy that {parts.scheme}_proxy names in the environment is no http(s) address of a host",
+            "Set it to http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, with %40 for an @ in the password, or list"
+            " the target's host in no_proxy. The address is not shown here, for it may hold a password.",
+        )
     if proxy.user is None:
         return proxy, None
     pair = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()

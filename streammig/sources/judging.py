@@ -36,7 +36,8 @@ def is_utf8(data: bytes) -> bool:
 
 
 def judge(data: bytes, line: int = 0) -> tuple[str, str]:
-    """The code and the fault of a record's bytes, ("", "") if they are valid; `line` is its number for the message."""
+    """The code and the fault of a record's bytes, ("", "") if they are valid; `line` is its number for the message, 0
+    where it is no line."""
     try:
         RAW.decode(data)
     except RecursionError:
@@ -44,7 +45,8 @@ def judge(data: bytes, line: int = 0) -> tuple[str, str]:
     except msgspec.DecodeError as error:
         at, why = place_of(error, len(data))
         if not _grammar(data):
-            return INVALID_JSON, f"no valid JSON at line {line}, column {at + 1}: {why}"
+            where = f"line {line}, column {at + 1}" if line else f"byte {at + 1} of the record"
+            return INVALID_JSON, f"no valid JSON at {where}: {why}"
         code = LONE_SURROGATE
         fault = f"an escaped surrogate near byte {at + 1} of the record stands without its other half"
     else:
