@@ -127,7 +127,8 @@ def line(notice: Notice) -> str:
         case Answered(batch, receipt) if receipt.kind is not Kind.ACCEPTED:
             status = f" ({receipt.status})" if receipt.status is not None else ""
             said = "not sent, no connection was made" if receipt.kind is Kind.NOT_SENT else receipt.kind
-            return f"{batch.stage}: batch {batch.seq}: {said}{status}"
+            why = " ".join(receipt.message.split())  # redacted
+            return f"{batch.stage}: batch {batch.seq}: {said}{status}" + (f": {why}" if why else "")
         case Buried(stage, tally):
             return f"{stage}: {counted(tally.records, 'record')} became dead letters"
         case Sealed() | Answered():
