@@ -45,7 +45,9 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     """How a run stands, and what of it waits for people, with the command that shows it."""
     stages, checkpoint = document["stages"].values(), document["checkpoint"]
     words = {state_word(it["state"], it["message"]) for it in stages}
-    said = f"The run is {'on' if document['state'] == 'running' else document['state']}."
+    said = {"running": "The run is on.", "failed": "The run has failed."}.get(
+        document["state"], f"The run is {document['state']}."
+    )
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
         said = "The pilot is done; the rest waits for the full run."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
