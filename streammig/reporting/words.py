@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,8 +85,8 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
     for reason, tally in stage["filtered_by"].items():
         units = f", {counted(tally['units'], 'unit')}" if tally["units"] != tally["records"] else ""
         lines.append(f"  {name}: filtered as {reason}: {counted(tally['records'], 'record')}{units}")
-    for code, count in stage["dead_by"].items():
-        lines.append(f"  {name}: dead letters as {code}: {count:,}")
+    if stage["dead_by"]:
+        lines += _wrapped(f"  {name}: dead letters as", [f"{code}: {it:,}" for code, it in stage["dead_by"].items()])
     if stage["dropped_fields"]:
         fields = ", ".join(f"{path} ({count:,})" for path, count in stage["dropped_fields"].items())
         lines.append(f"  {name}: fields the target does not know were left out: {fields}")
@@ -97,6 +98,13 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
     if stage["imbalance"]:
         lines.append(f"  {name}: read {stage['imbalance']['read']}, but accounted for {stage['imbalance']['placed']}")
     return lines
+
+
+def _wrapped(head: str, parts: Sequence[str]) -> list[str]:
+    """A list in lines of less than 80 columns, its parts kept whole."""
+    text = f"{head} " + ", ".join(part.replace(" ", "\0") for part in parts)
+    lines = textwrap.wrap(text, 79, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+    return [text.replace("\0", " ") for text in lines]
 
 
 def undecided_line(it: Mapping[str, Any], checkpoint: str) -> str:
