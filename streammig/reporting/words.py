@@ -69,7 +69,7 @@ def summary(document: Mapping[str, Any]) -> str:
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. Accepted means written to a file.")
     elif any(stage["accepted"] for stage in document["stages"].values()):
-        parts.append("Accepted means that the target has enqueued it, not that its queue has applied it.")
+        parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
     if any(stage["dead"] for stage in document["stages"].values()):
         parts.append(f"What was not sent, and why: streammig dead-letters {document['checkpoint']}")
     parts.extend(undecided_line(it, document["checkpoint"]) for it in document["undecided"][:MOST_UNDECIDED])
