@@ -33,6 +33,8 @@ class Unusable(Problem):
     exit_code = 2
 
 
+BREAKS_OFF = "the export breaks off at byte"
+READING_FAILED = "reading failed"  # the disk's fault, not the export's: the same file may be read later
 AFTER_A_BREAK = (
     "What stands before it is delivered, and a whole new run would send that twice. So export what stands behind it as"
     " a file of its own, and migrate that with a checkpoint of its own."
@@ -46,7 +48,7 @@ class BrokenExport(Unusable):
     """
 
     def __init__(self, path: str, offset: int, why: str, hint: str = "") -> None:
-        super().__init__(f"{path}: the export breaks off at byte {offset}: {why}", hint)
+        super().__init__(f"{path}: {BREAKS_OFF} {offset}: {why}", hint)
         self.path = path
         self.offset = offset
         self.why = why

@@ -121,13 +121,53 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
 
 
 def _check_table(where: str, table: Mapping[str, Any], kind: type[msgspec.Struct]) -> None:
-    """Raise `Unusable`, with what was probably meant, for a key that is no setting or a value that is no choice."""
-    choices = {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
+    """Raise `Unusable`, with what was probably meant, for a key that is no setting or a value that is no such."""
+    hints = get_type_hints(kind)
+    choices = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
     for key, value in table.items():
         if key not in kind.__struct_fields__:
             raise Unusable(f"{where}there is no setting {key}", _meant(key, kind))
         if key in choices and value not in choices[key]:
             raise Unusable(f"{where}{key} is {value!r}", "It may be " + " or ".join(f'"{it}"' for it in choices[key]))
+        if key not in choices and not (key == "files" and isinstance(value, str)) and not _fits(value, hints[key]):
+            raise Unusable(f"{where}{key} is {_kind(value)}", f"It must be {_expected(key, kind)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is StageSettings:
+        return isinstance(value, Mapping)
+    if get_origin(hint) is tuple:
+        return isinstance(value, list) and all(isinstance(it, str) for it in value)
+    # TOML tells 1 from true; in Python a bool is an int.
+    return isinstance(value, (int, float) if hint is float else hint) and (hint is bool) == isinstance(value, bool)
+
+
+def _kind(value: Any) -> str:
+    """What a value is, without the value: it may be a secret in the wrong place."""
+    kinds = ((bool, "true or false"), (int, "a number"), (float, "a fraction"), (str, "a text"), (list, "a list"))
+    if isinstance(value, list) and not all(isinstance(it, str) for it in value):
+        return "a list of other than texts"
+    return next((words for kind, words in kinds if isinstance(value, kind)), "a table or a date")
+
+
+def _expected(key: str, kind: type[msgspec.Struct]) -> str:
+    hint, default = get_type_hints(kind)[key], getattr(kind(), key)
+    if hint is StageSettings:
+        return f'a table: [{key}] on a line of its own, and below it files = ["export.json"]'
+    if get_origin(hint) is tuple:
+        return f'a list of texts, like {key} = ["{EXAMPLES.get(key, "...")}"]'
+    if hint is bool:
+        return f"true or false, without quotes, like {key} = true"
+    if hint is str:
+        return f'a text in quotes, like {key} = "{default or EXAMPLES.get(key, "...")}"'
+    number, example = ("whole number", f"{default}") if hint is int else ("number", f"{default:g}")
+    return f"a {number}, without quotes, like {key} = {example}"
+
+
+EXAMPLES = {
+    "files": "export.json", "deleted": "state=CLOSED", "reversed": "state=VOID", "map": "mymaps:customer",
+    "time_zone": "America/Bogota", "checkpoint": "move.checkpoint", "owner": "customer_id",
+}  # fmt: skip
 
 
 def _meant(key: str, kind: type[msgspec.Struct]) -> str:

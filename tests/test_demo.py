@@ -33,7 +33,7 @@ SUMS = {
     "transactions": {REWARD: Decimal(5)},
 }
 UNITS = {"customers": 3, "events": 4, "transactions": 2}
-VERDICT = "The stand-in holds exactly what the books say: nothing lost, nothing twice, no limit broken."
+VERDICT = "The stand-in holds exactly what the books say: nothing lost, nothing twice,\nno limit broken."
 
 
 def written() -> Written:
@@ -313,6 +313,8 @@ def test_the_demo_tells_what_it_does_and_ends_well(tmp_path: Path, shell: Shell)
     ):
         assert words in ended.out
     assert "\x1b" not in ended.out
+    own = ended.out.replace(str(tmp_path), "")
+    assert [it for it in own.splitlines() if len(it) > 80 and "0.1" not in it] == []
     kept = {path.name for path in (tmp_path / "kept").iterdir()}
     assert {*demo.FILES.values(), demo.MIGRATION, demo.CHECKPOINT, demo.LETTERS} <= kept
 

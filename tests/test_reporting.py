@@ -11,7 +11,21 @@ import pytest
 from streammig.checkpoint import Checkpoint
 from streammig.cli.outcome import headline
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
-from streammig.records import STAGES, START, Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
+from streammig.records import (
+    STAGES,
+    START,
+    Batch,
+    BatchState,
+    DeadLetter,
+    Draft,
+    Kind,
+    Place,
+    Position,
+    Progress,
+    Range,
+    Receipt,
+    Tally,
+)
 from streammig.reporting.document import document, iso
 from streammig.reporting.watch import Gathered, Lines, watching
 from streammig.reporting.words import ROWS, aligned, books_table, line, shared, spoken, summary
@@ -50,6 +64,10 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
         (Waiting("for you"), "waiting: for you"),
         (Warned("look"), "warning: look"),
         (Answered(batch(7), Receipt(Kind.THROTTLED, 429)), "customers: batch 7: throttled (429)"),
+        (
+            Answered(batch(7), Receipt(Kind.REFUSED, 422, "invalid\n reward of <id>")),
+            "customers: batch 7: refused (422): invalid reward of <id>",
+        ),
         (Answered(batch(7), Receipt(Kind.NOT_SENT)), "customers: batch 7: not sent, no connection was made"),
         (Buried("events", Tally(1234, 5)), "events: 1,234 records became dead letters"),
         (Buried("events", Tally(1, 5)), "events: 1 record became dead letters"),
@@ -279,6 +297,20 @@ def test_what_the_look_behind_a_stage_found_missing_is_warned_of_also_by_status(
     found = document(file, running=False, now=1.0)
     assert found["warnings"] == ["customers: of 10 samples, 1 are not visible"]
     assert summary(found).count("of 10 samples") == 1
+
+
+def test_many_kinds_of_dead_letters_are_named_in_few_lines(file: Checkpoint) -> None:
+    codes = [f"bad-field-{number}" for number in range(28)]
+    tally = Tally(1, 1)
+    letters = tuple(
+        DeadLetter(Position(0, at, 1, at + 1), 0, code, "x", tally) for at, code in enumerate([*codes, "bad-field-7"])
+    )
+    file.advance("customers", Progress(END, 29, Tally(29, 29), dead=letters))
+    said = [it for it in summary(document(file, running=False, now=1.0)).splitlines() if "bad-field" in it]
+    assert said[0].startswith("  customers: dead letters as bad-field-7: 2, bad-field-")
+    assert len(said) < 9
+    assert max(map(len, said)) < 80
+    assert all(f"{code}: {2 if code == 'bad-field-7' else 1}" in "\n".join(said) for code in codes)
 
 
 def test_a_run_without_a_stage_is_not_complete(tmp_path: Path) -> None:

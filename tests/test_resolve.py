@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,25 @@ def test_all_that_is_known_is_said_before_a_decision_and_nothing_is_changed(shel
     assert facts["places"][0]["from"] == {"record": 1, "unit": 0, "byte": 0}
     assert facts["sums"] == {"purchases": "50.0"}
     assert shell.checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize(("target", "packed"), [(LANDED, False), (LANDED, True)], indirect=["target"])
+def test_the_records_of_a_batch_can_be_found_in_the_export_by_the_command_that_is_said(
+    shell: Shell, target: LocalTarget, packed: bool
+) -> None:
+    if packed:
+        write(shell.folder / "c.json", [customer("c0")])
+        (shell.folder / "e.json.gz").write_bytes(
+            gzip.compress(json.dumps([{"id": "c0", "events": [event("p")]}]).encode())
+        )
+        assert shell.run(target.url, "--customers", "c.json", "--events", "e.json.gz").code == 4
+    else:
+        parked(shell, target)
+    look = json.loads(resolve(shell, 1, "--json").out)["look"]
+    assert f"see whose the first of them are: {look}\n" in resolve(shell, 1).out
+    shown = subprocess.run(look, shell=True, capture_output=True, text=True, check=True).stdout
+    assert shown.startswith('{"id": "c0", "events": [{')
+    assert "c0" not in look  # whose they are is in the export alone
 
 
 def test_what_the_operator_says_has_landed_is_accepted_and_never_sent_again(shell: Shell, target: LocalTarget) -> None:

@@ -83,6 +83,18 @@ def test_repaired_customers_and_what_waited_for_them_are_sent_by_one_command(
     assert not {name for name in shell.files() if "retry" in name or name.endswith(".owners")}
 
 
+def test_a_retry_says_what_it_sent_what_was_accepted_and_what_is_left(shell: Shell, target: LocalTarget) -> None:
+    migrated(shell, target)
+    said = (
+        "This retry: 0 dead letters sent, 0 records accepted; 6 dead letters left, of which 4 wait for their customer."
+    )
+    assert said in retry(shell).err
+    lines = Path(repair(shell, good_email)).read_text().splitlines()
+    (shell.folder / "one.ndjson").write_text(lines[0] + "\n")
+    ended = retry(shell, "--input", "one.ndjson")
+    assert "This retry: 3 dead letters sent, 3 records accepted; 3 dead letters left, of which 2 wait" in ended.err
+
+
 def test_the_same_call_again_finds_nothing_to_do_and_says_so(shell: Shell, target: LocalTarget) -> None:
     migrated(shell, target)
     fixed = repair(shell, good_email)
@@ -186,6 +198,7 @@ def test_a_file_that_is_none_of_repaired_letters_is_named_and_nothing_is_sent(
         (shell.folder / "fixed.ndjson").write_text(content)
     ended = retry(shell, "--input", "fixed.ndjson")
     assert ended.code == 2
+    assert ended.err.startswith("error: fixed.ndjson: ")  # before any work, and no books
     assert said in ended.err
     assert target.ledger()["requests"]["customers"] == before
 

@@ -166,7 +166,30 @@ def test_an_export_that_breaks_off_is_delivered_up_to_there_and_the_stage_fails(
     assert (ended.document["state"], stage["state"], stage["accepted"]) == ("failed", "failed", delivered)
     assert "breaks off" in stage["message"]
     assert ended.document["balanced"]
-    assert ended.document["resume"] is not None
+    assert "What stands before it is delivered" in ended.err
+    assert ended.document["resume"] is None  # the same command would end there again, and a mended file is another one
+    again = shell.run(target.url, "--customers", "export.json")
+    assert (again.code, landed(target)) == (2, delivered)
+    assert "To go on" not in again.err
+    assert "The run has failed.\n" in shell("status", shell.checkpoint).out
+
+
+def test_an_export_that_breaks_off_before_anything_is_sent_is_to_be_exported_again(
+    shell: Shell, target: LocalTarget
+) -> None:
+    (shell.folder / "export.json").write_bytes(WHOLE[:CUT])
+    dry = shell("run", "--customers", "export.json", "--dry-run", "look")
+    (shell.folder / "export.json").write_bytes(gzip.compress(WHOLE)[:12])
+    at_once = shell.run(target.url, "--customers", "export.json")
+    for ended in (dry, at_once):
+        assert ended.code == 2
+        assert "Nothing was sent. Export it again" in ended.err
+        assert "is delivered" not in ended.err
+    (shell.folder / "export.json").write_bytes(WHOLE)
+    assert shell.run(target.url, "--customers", "export.json").code == 0
+    (shell.folder / "export.json").write_bytes(gzip.compress(WHOLE)[:12])
+    ended = shell.run(target.url, "--customers", "export.json")
+    assert (ended.code, "Put back the export" in ended.err, "is delivered" in ended.err) == (2, True, False)
 
 
 def test_a_broken_export_does_not_let_the_next_stage_begin(shell: Shell, target: LocalTarget) -> None:

@@ -85,6 +85,42 @@ def test_what_was_probably_meant_is_said(tmp_path: Path, text: str, said: str) -
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('concurrency = "4"', "concurrency is a text\nIt must be a whole number, without quotes, like concurrency = 4"),
+        ("concurrency = 1.5", "concurrency is a fraction\nIt must be a whole number"),
+        ("concurrency = true", "concurrency is true or false\nIt must be a whole number"),
+        ('settle_time = "1"', "settle_time is a text\nIt must be a number, without quotes, like settle_time = 300"),
+        ("include_inactive = 1", "is a number\nIt must be true or false, without quotes, like include_inactive = tr"),
+        ("limits = 5", 'limits is a number\nIt must be a text in quotes, like limits = "prod"'),
+        (
+            "max_bytes = 4e6",
+            "max_bytes is a fraction\nIt must be a whole number, without quotes, like max_bytes = 4000000",
+        ),
+        ('customers = "x.json"', "customers is a text\nIt must be a table: [customers] on a line of its own"),
+        (
+            "[customers]\nfiles = 5",
+            '[customers]: files is a number\nIt must be a list of texts, like files = ["export.json"]',
+        ),
+        ("[customers]\nfiles = [5]", "[customers]: files is a list of other than texts"),
+        (
+            '[events]\nreversed = "a=b"',
+            '[events]: reversed is a text\nIt must be a list of texts, like reversed = ["state',
+        ),
+        ("checkpoint = 2024-01-01", "checkpoint is a table or a date"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_said_in_words_with_an_example(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "move.toml"
+    file.write_text(text)
+    with pytest.raises(Unusable) as raised:
+        load(file, {})
+    assert str(raised.value).startswith(f"{file}: ")
+    assert said in str(raised.value)
+    assert "$" not in str(raised.value)
+
+
 def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match=r"gone\.toml"):
         load(tmp_path / "gone.toml", {})

@@ -36,6 +36,22 @@ class TakenIn(NamedTuple):
     strangers: int
 
 
+def check(path: Path, checkpoint: Path) -> None:
+    """Raise `Unusable`, naming the line, unless this is a file of repaired dead letters of a checkpoint's migration."""
+    file = Checkpoint.open(checkpoint, read_only=True)
+    try:
+        context = file.run["context"]
+    finally:
+        file.close()
+    for number, line in _lines(path, context["max_record_bytes"]):
+        _check_names(path, number, line, context["inputs"])
+
+
+def _check_names(path: Path, number: int, line: Line, files: Mapping[str, Sequence[str]]) -> None:
+    if line.file not in files.get(line.stage, ()):
+        raise Unusable(f"{path}: line {number} names a stage or a file that is none of this migration's", HINT)
+
+
 def take_in(path: Path, file: Checkpoint, work: WorkFile, files: Mapping[str, Sequence[str]], longest: int) -> TakenIn:
     """Copy the repaired records into the work file, which a resume reads them from.
 
@@ -47,10 +63,8 @@ def take_in(path: Path, file: Checkpoint, work: WorkFile, files: Mapping[str, Se
     busy = {stage: file.busy(stage) for stage in files}
     with work.transaction():
         for number, line in _lines(path, longest):
-            names = files.get(line.stage, ())
-            if line.file not in names:
-                raise Unusable(f"{path}: line {number} names a stage or a file that is none of this migration's", HINT)
-            spot = names.index(line.file), line.offset, line.unit
+            _check_names(path, number, line, files)
+            spot = files[line.stage].index(line.file), line.offset, line.unit
             if spot[:2] in busy[line.stage] or not file.is_dead(line.stage, spot):
                 strangers += 1
             elif first := work.ordinal(line.stage, spot):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from streammig.checkpoint import DENIED, OPERATOR, UNDECIDED, Checkpoint, forget
 from streammig.errors import Unusable
 from streammig.records import Batch, BatchState
 from streammig.reporting.document import iso, undecided, undecided_entry
+from streammig.sources import parse_input
 
+SHOWN_BYTES = 2_000  # of the export, so that somebody can tell whose records they are
+UNPACK = {"": "", "gzip": "gzip -dc", "zstd": "zstd -dc"}
 PLACES = 10  # of a batch that are named; one of events lies in one stretch, one of transactions in hundreds
 
 
@@ -48,6 +52,7 @@ def known(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
         "retried": batch.retried,
         "parent": batch.parent,
         "places": _places(checkpoint, batch),
+        "look": _look(checkpoint, batch),
         "ranges": len(batch.ranges),
         "requests": [{**request, "started": iso(request["started"])} for request in checkpoint.requests(batch)],
         "note": about["note"],
@@ -64,6 +69,19 @@ def _places(checkpoint: Checkpoint, batch: Batch) -> list[dict[str, Any]]:
         }
         for begin, end in batch.ranges[:PLACES]
     ]
+
+
+def _look(checkpoint: Checkpoint, batch: Batch) -> str | None:
+    """A shell command that shows what a batch begins with in the export: the ids stand there, not in the checkpoint."""
+    files: Sequence[str] = checkpoint.run["context"].get("inputs", {}).get(batch.stage, ())
+    if not batch.ranges or batch.ranges[0].begin.source >= len(files):
+        return None
+    begin, end = batch.ranges[0]
+    file, before = shlex.quote(parse_input(files[begin.source]).file), begin.offset + 1
+    length = min(end.offset - begin.offset, SHOWN_BYTES) or SHOWN_BYTES
+    unpack = UNPACK[checkpoint.fingerprints(batch.stage)[begin.source].get("compression", "")]
+    read = f"{unpack} {file} | tail -c +{before}" if unpack else f"tail -c +{before} {file}"
+    return f"{read} | head -c {length}"
 
 
 def decide(path: Path, command: str, seq: int, stage: str | None, landed: bool, at: float) -> Batch:

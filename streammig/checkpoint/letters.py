@@ -90,6 +90,10 @@ class Letters(Holdings):
             )
         }  # fmt: skip
 
+    def letters_sent(self) -> int:
+        """How many times retries have sealed a letter to be sent."""
+        return int(self._read("SELECT count(*) FROM retried WHERE seq IS NOT NULL")[0][0])
+
     def retried_at(self, stage: str) -> float | None:
         """When the last retried batch of a stage was accepted, in seconds since the epoch."""
         at: float | None = self._read(

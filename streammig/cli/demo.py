@@ -24,17 +24,24 @@ KEY = "demo-key"
 MIGRATION, CHECKPOINT, LETTERS = "MIGRATION.toml", "MIGRATION.checkpoint", "dead-letters.ndjson"
 FILES = {"customers": "customers.json", "events": "events.ndjson", "transactions": "transactions.json"}
 INTRODUCTION = """\
-streammig moves a loyalty program out of an old system into Masivo, through an API that takes 1,000 records in one
-request and one request in 5 seconds, that only ever answers "enqueued", and that doubles somebody's points if it gets
-a record twice. A real migration runs for hours or days and will be interrupted; this one takes half a minute."""
+streammig moves a loyalty program out of an old system into Masivo, through an
+API that takes 1,000 records in one request and one request in 5 seconds, that
+only ever answers "enqueued", and that doubles somebody's points if it gets a
+record twice. A real migration runs for hours or days and will be interrupted;
+this one takes half a minute."""
 SETTINGS = """\
-# What goes where. One command line starts this migration, and goes on with it after any stop:
+# What goes where. One command line starts this migration, and goes on with it
+# after any stop:
 #   streammig run MIGRATION.toml
 
-base_url = "{url}"  # the stand-in; leave it out for Masivo itself
-limits = "{limits}"   # one request in 0.2 seconds; of a real account: "prod" or "dev"
-settle_time = {settle_time}           # seconds for the target's queue between two stages; 300 if left out
-state_dir = "state"         # where used slots are noted; left out, all runs of this user share one place
+# the stand-in; leave it out for Masivo itself
+base_url = "{url}"
+# one request in 0.2 seconds; of a real account: "prod" or "dev"
+limits = "{limits}"
+# seconds for the target's queue behind each stage; 300 if left out
+settle_time = {settle_time}
+# where used slots are noted; left out, all runs of this user share one place
+state_dir = "state"
 
 [customers]
 files = ["customers.json"]
@@ -104,14 +111,14 @@ def demonstrate(folder: Path, *, kept: bool = False, script: Sequence[Mapping[st
     store = folder / "stand-in.sqlite"
     config = SandboxConfig(store, LIMITS, LATENCY, QUEUE_DELAY, script, KEY)
     with LocalTarget(config) as target:
-        _step(2, "A stand-in for Masivo on this machine (for your own tries: streammig sandbox), and the settings")
+        _step(2, "A stand-in for Masivo (for your own tries: streammig sandbox), and settings")
         settings = SETTINGS.format(url=target.url, limits=LIMITS, settle_time=SETTLE_TIME)
         (folder / MIGRATION).write_text(settings, encoding="utf-8")
         click.echo("".join(f"  {line}\n" if line else "\n" for line in settings.splitlines()), nl=False)
         found = _play(folder, target, written)
     _show_verdict(found)
     if kept:
-        click.echo(f"\nEverything lies in {folder}: the export, MIGRATION.toml, the checkpoint, the dead letters.")
+        click.echo(f"\nThe export, MIGRATION.toml, the checkpoint and the dead letters lie in\n{folder}")
     return not found
 
 
@@ -132,8 +139,8 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
     if not lost:
         return ["the run ended before it could be interrupted: it says above why"]
 
-    _step(4, "Half-way the machine is lost: the process is killed (SIGKILL), without a chance to tidy up")
-    click.echo("What was done stands in the checkpoint. Any shell can ask, also while a run is on:")
+    _step(4, "Half-way the machine is lost: the process is killed, and can't tidy up")
+    click.echo("What was done stands in the checkpoint. Any shell can ask, also in a run:")
     _typed(f"streammig status {CHECKPOINT}")
     with Command(folder, own, "status", CHECKPOINT) as status:
         status.wait()
@@ -144,13 +151,13 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
         code = run.wait()
     click.echo(f"(exit code {code}: {MEANINGS.get(code, 'see streammig --help')})")
 
-    _step(6, "What could not be sent is written out, each record with its place in the export and the reason")
+    _step(6, "What could not be sent is written out, each record with place and reason")
     _typed(f"streammig dead-letters {CHECKPOINT} --out {LETTERS}")
     with Command(folder, own, "dead-letters", CHECKPOINT, "--out", LETTERS) as letters:
         letters.wait()
 
     _step(7, "The books of the run beside what the stand-in holds")
-    click.echo("Each event and transaction is counted here; above, one record holds all that a customer has of them.")
+    click.echo("Here each event and transaction counts; above, a customer's are one record.")
     books, ledger = accounts(checkpoint), target.ledger()
     _show_books(books, read_document(checkpoint), ledger)
     ended = [] if code in (0, 3) else [f"the run ended with exit code {code}: it says above why"]
@@ -184,10 +191,9 @@ def _tidy() -> None:
 
 def _show_export(folder: Path, written: Written) -> None:
     counts = {
-        "customers": f"{written.customers:,} customers with their balances, {written.deleted} of them deleted,"
-        f" {written.bad} with a mistake",
+        "customers": f"{written.customers:,} with balances, {written.deleted} deleted, {written.bad} with a mistake",
         "events": f"{written.events:,} purchases, {written.reversed} of them reversed",
-        "transactions": f"{written.transactions:,} points transactions that explain the balances",
+        "transactions": f"{written.transactions:,} transactions that explain the balances",
     }
     for stage, name in FILES.items():
         size = (folder / name).stat().st_size / 1e6
@@ -220,7 +226,7 @@ def _row(name: str, cells: Sequence[object]) -> None:
 
 def _show_verdict(found: Sequence[str]) -> None:
     if not found:
-        click.echo("\nThe stand-in holds exactly what the books say: nothing lost, nothing twice, no limit broken.")
+        click.echo("\nThe stand-in holds exactly what the books say: nothing lost, nothing twice,\nno limit broken.")
         return
     click.echo("\n" + _styled("THIS IS NOT AS IT SHOULD BE:", fg="red"))
     for difference in found:

@@ -46,12 +46,14 @@ def _budget(run: Any, now: float) -> list[Use]:
 
 class Ended(NamedTuple):
     """How the work of a command ended. `began` is False where it was refused before a record was read; `pilot` is the
-    number of records of each stage that a pilot has done, if this was one and it came to its end."""
+    number of records of each stage that a pilot has done, if this was one and it came to its end; `said` is what the
+    command itself has to say, behind the books."""
 
     whole: bool
     problem: Problem | None = None
     began: bool = True
     pilot: int | None = None
+    said: str = ""
 
 
 def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
@@ -72,7 +74,7 @@ def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not quiet:
-        click.echo("\n" + summary(found) + "\n", err=True)
+        click.echo("\n" + summary(found) + "\n" + (f"\n{ended.said}" if ended.said else ""), err=True)
     if problem is not None:
         fail(problem)
     if not quiet and not as_json:

@@ -134,6 +134,7 @@ def in_words(facts: Mapping[str, Any]) -> str:
     ]
     if facts["ranges"] > len(facts["places"]):
         lines.append(f"  and from {facts['ranges'] - len(facts['places']):,} more places")
+    lines += [f"  see whose the first of them are: {facts['look']}"] if facts["look"] else []
     lines += [_request(it) for it in facts["requests"]]
     lines.append(f"  {facts['note']}" if facts["note"] else "  nothing has been read back of it so far")
     return "\n".join(lines)

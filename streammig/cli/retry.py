@@ -5,11 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from streammig.cli import checkpoint_named
 from streammig.records import STAGES
+
+if TYPE_CHECKING:
+    from streammig.aftercare.counts import Counts
 
 
 @click.command(short_help="Send dead letters again, repaired or as they are.")
@@ -46,15 +50,33 @@ def command(
     customer follow in the same call, once the customer can be seen at the target. Whatever interrupts it, the same
     command goes on: nothing is sent twice.
     """
+    from streammig.aftercare.counts import counts
+    from streammig.aftercare.repaired import check
     from streammig.cli.driving import beside
     from streammig.cli.outcome import Ended, finish
     from streammig.migration import Choice
     from streammig.spool import forget
 
     choice = Choice(frozenset(stages), frozenset(codes), repaired is not None)
+    if repaired is not None:
+        check(repaired, checkpoint)
+    before = counts(checkpoint)
     called = shlex.join(["streammig", *sys.argv[1:]])
     whole, problem, began = beside(checkpoint, toml, called, lambda run: run.retry(choice, repaired), quiet, current)
-    code = finish(checkpoint, Ended(whole is True, problem, began), as_json=as_json, quiet=quiet)
+    said = _in_words(before, counts(checkpoint))
+    code = finish(checkpoint, Ended(whole is True, problem, began, said=said), as_json=as_json, quiet=quiet)
     if code == 0:
         forget(checkpoint)
     sys.exit(code)
+
+
+def _in_words(before: Counts, after: Counts) -> str:
+    """What one call of `retry` did, and what is left."""
+    from streammig.reporting.words import counted
+
+    sent, accepted, filtered, undecided = (now - then for now, then in zip(after[:4], before[:4], strict=True))
+    parts = [f"{counted(sent, 'dead letter')} sent", f"{counted(accepted, 'record')} accepted"]
+    parts += [f"{filtered:,} filtered"] if filtered else []
+    parts += [f"{undecided:,} undecided or still to be sent"] if undecided > 0 else []
+    left = f"{counted(after.left, 'dead letter')} left"
+    return f"This retry: {', '.join(parts)}; {left}, of which {after.waiting:,} wait for their customer."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from streammig.errors import Problem, Unusable
+from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.records import STAGES
 
 if TYPE_CHECKING:
@@ -112,12 +112,23 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             whole = asyncio.run(drive(run, run.run, quiet))
         except Problem as caught:
             whole, problem = False, caught
+            if isinstance(caught, BrokenExport) and (ask.dry_run is not None or not run.assembled):
+                caught.hint = _nothing_sent(ask.dry_run is not None, Path(settings.checkpoint))
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
     code = finish(Path(settings.checkpoint), ended, as_json=as_json, quiet=quiet)
     if code == 0:
         forget(Path(settings.checkpoint))
     return code
+
+
+def _nothing_sent(dry: bool, checkpoint: Path) -> str:
+    """What to do about an export that breaks off before this call has sent anything of it."""
+    if dry:
+        return "Nothing was sent. Export it again, and look at the new file by another dry run."
+    if not checkpoint.exists():
+        return "Nothing was sent. Export it again, and run the same command."
+    return "Put back the export that the checkpoint was begun with, and run the same command."
 
 
 def resume_command(arguments: list[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from streammig.budget import Use
 from streammig.checkpoint import UNDECIDED, Books, Checkpoint, StageRow
+from streammig.errors import BREAKS_OFF, READING_FAILED
 from streammig.records import Batch, BatchState, Sums, Tally
 
 UNITS = 1_000  # what a full batch holds
@@ -31,6 +32,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         left = undecided(checkpoint, running)
         run = checkpoint.run
     state, dry_run = _state(rows, books, running), bool(run["binding"].get("dry_run", False))
+    over = dry_run or state in ("complete", "running") or any(_broken_off(row, books[row.name]) for row in rows)
     return {
         "state": state,
         "balanced": all(it.balanced for it in books.values()),
@@ -40,10 +42,16 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)],
         "undecided": [undecided_entry(checkpoint, it) for it in left],
         "budget": [use._asdict() for use in budget],
-        # A dry run is not resumed: its folder is for one.
         "checkpoint": str(checkpoint.path),
-        "resume": None if dry_run or state in ("complete", "running") else run["context"].get("command"),
+        # A dry run is not resumed: its folder is for one.
+        "resume": None if over else run["context"].get("command"),
     }
+
+
+def _broken_off(row: StageRow, books: Books) -> bool:
+    """Whether a stage has come to where its export breaks off: the same command would only come there again."""
+    broken = row.state == "failed" and BREAKS_OFF in row.message and READING_FAILED not in row.message
+    return broken and not books.pending.records and not books.unknown.records
 
 
 def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,9 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     """How a run stands, and what of it waits for people, with the command that shows it."""
     stages, checkpoint = document["stages"].values(), document["checkpoint"]
     words = {state_word(it["state"], it["message"]) for it in stages}
-    said = f"The run is {'on' if document['state'] == 'running' else document['state']}."
+    said = {"running": "The run is on.", "failed": "The run has failed."}.get(
+        document["state"], f"The run is {document['state']}."
+    )
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
         said = "The pilot is done; the rest waits for the full run."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
@@ -66,7 +69,7 @@ def summary(document: Mapping[str, Any]) -> str:
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. Accepted means written to a file.")
     elif any(stage["accepted"] for stage in document["stages"].values()):
-        parts.append("Accepted means that the target has enqueued it, not that its queue has applied it.")
+        parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
     if any(stage["dead"] for stage in document["stages"].values()):
         parts.append(f"What was not sent, and why: streammig dead-letters {document['checkpoint']}")
     parts.extend(undecided_line(it, document["checkpoint"]) for it in document["undecided"][:MOST_UNDECIDED])
@@ -82,8 +85,8 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
     for reason, tally in stage["filtered_by"].items():
         units = f", {counted(tally['units'], 'unit')}" if tally["units"] != tally["records"] else ""
         lines.append(f"  {name}: filtered as {reason}: {counted(tally['records'], 'record')}{units}")
-    for code, count in stage["dead_by"].items():
-        lines.append(f"  {name}: dead letters as {code}: {count:,}")
+    if stage["dead_by"]:
+        lines += _wrapped(f"  {name}: dead letters as", [f"{code}: {it:,}" for code, it in stage["dead_by"].items()])
     if stage["dropped_fields"]:
         fields = ", ".join(f"{path} ({count:,})" for path, count in stage["dropped_fields"].items())
         lines.append(f"  {name}: fields the target does not know were left out: {fields}")
@@ -95,6 +98,13 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
     if stage["imbalance"]:
         lines.append(f"  {name}: read {stage['imbalance']['read']}, but accounted for {stage['imbalance']['placed']}")
     return lines
+
+
+def _wrapped(head: str, parts: Sequence[str]) -> list[str]:
+    """A list in lines of less than 80 columns, its parts kept whole."""
+    text = f"{head} " + ", ".join(part.replace(" ", "\0") for part in parts)
+    lines = textwrap.wrap(text, 79, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+    return [text.replace("\0", " ") for text in lines]
 
 
 def undecided_line(it: Mapping[str, Any], checkpoint: str) -> str:
@@ -127,7 +137,8 @@ def line(notice: Notice) -> str:
         case Answered(batch, receipt) if receipt.kind is not Kind.ACCEPTED:
             status = f" ({receipt.status})" if receipt.status is not None else ""
             said = "not sent, no connection was made" if receipt.kind is Kind.NOT_SENT else receipt.kind
-            return f"{batch.stage}: batch {batch.seq}: {said}{status}"
+            why = " ".join(receipt.message.split())  # redacted
+            return f"{batch.stage}: batch {batch.seq}: {said}{status}" + (f": {why}" if why else "")
         case Buried(stage, tally):
             return f"{stage}: {counted(tally.records, 'record')} became dead letters"
         case Sealed() | Answered():

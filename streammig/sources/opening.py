@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from streammig.errors import AFTER_A_BREAK, BrokenExport, Unusable
+from streammig.errors import AFTER_A_BREAK, READING_FAILED, BrokenExport, Unusable
 
 if sys.version_info >= (3, 14):  # pragma: no cover
     from compression import zstd
@@ -122,7 +122,7 @@ class _Plain:
         try:
             data = self._handle.read(size) or b""
         except OSError as error:
-            raise BrokenExport(self._file, self.offset, f"reading failed: {os.strerror(error.errno or 0)}") from None
+            raise BrokenExport(self._file, self.offset, f"{READING_FAILED}: {os.strerror(error.errno or 0)}") from None
         self.offset += len(data)
         self._meter.read += len(data)
         return data
@@ -268,7 +268,7 @@ class _Inflated:
         try:
             data = self._handle.read(COMPRESSED_BYTES) or b""
         except OSError as error:
-            raise self._break(f"reading failed: {os.strerror(error.errno or 0)}") from None
+            raise self._break(f"{READING_FAILED}: {os.strerror(error.errno or 0)}") from None
         self._meter.read += len(data)
         return data
 
