@@ -12,7 +12,9 @@ from streammig.checkpoint import Spot
 from streammig.errors import BrokenExport
 from streammig.packing import BatchLimits, Sealing, assemble, cut, halves, packer, ranges_of, select
 from streammig.ports import Rules, Source
-from streammig.records import Batch, DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Run
+from streammig.records import START, Batch, DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Run
+
+FIRST = 100_000  # source records that are gone through for some to look for: a second, if all of these are filtered
 
 Absent = Callable[[Iterable[str]], Mapping[str, str]]
 """Owners in, those that will not be in the target out, each with the code of the reason."""
@@ -177,13 +179,24 @@ class Feed:
         self.close()
 
 
-def first_records(source: Source, judge: Judge, count: int) -> list[Record]:
-    """The first records of a stage that would be sent, up to `count`; raises like `Source.runs`."""
+def first_records(
+    source: Source, judge: Judge, count: int, start: Place = START, sealed: Sequence[Range] = ()
+) -> list[Record]:
+    """The first records of a stage from a place on that would be sent and are not `sealed`, up to `count`, out of the
+    next `FIRST` source records that can be read. Raises `Unusable` like `Source.runs`."""
     found: list[Record] = []
-    for run in source.runs():
-        found.extend(record for examined in judge.examine(run) for record in examined.records)
-        if len(found) >= count:
-            break
+    read = 0
+    try:
+        for run in source.runs(start):
+            for examined in judge.examine(run):
+                where = examined.position.source, examined.position.offset
+                records = [it for it in examined.records if (*where, it.unit) >= start[:3]]
+                found += [part for part, inside in cut(records, sealed) if not inside]
+            read += len(run)
+            if len(found) >= count or read >= FIRST:
+                break
+    except BrokenExport:
+        pass  # it is said when all before the break is sent
     return found[:count]
 
 

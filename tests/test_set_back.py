@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streammig.aftercare import undecided
 from streammig.checkpoint import Books, Checkpoint
-from streammig.errors import MachineFault, Unusable
+from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.migration.crew import check_books
-from streammig.records import BatchState, Kind, Receipt, Tally
+from streammig.notices import Answered, Notice
+from streammig.ports import Seen
+from streammig.records import BatchState, Kind, Receipt, Record, Tally
+from tests.memory_target import Crash
 from tests.test_delivery import Told, arrived, play
 from tests.test_retry import dead, good_email, in_world, repair, retry
 from tests.world import World, until_sealed
@@ -114,6 +120,146 @@ def test_i3_a_copy_from_before_a_repaired_retry_is_refused_by_run_and_retry_and_
         assert world.target.requests == made
 
     in_world(tmp_path, story)
+
+
+# -- together with the state folder: a backup of the whole machine ---------------------------------------------------
+
+
+def back_up(folder: Path) -> None:
+    for name in ("run.checkpoint", "run.checkpoint-wal"):
+        if (folder / name).exists():
+            shutil.copy(folder / name, folder / name.replace("run", "backup"))
+    shutil.copytree(folder / "state", folder / "state.backup")
+
+
+def restore(folder: Path) -> None:
+    for name in ("run.checkpoint", "run.checkpoint-wal", "run.checkpoint-shm"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("backup.checkpoint", "backup.checkpoint-wal"):
+        if (folder / name).exists():
+            shutil.copy(folder / name, folder / name.replace("backup", "run"))
+    shutil.rmtree(folder / "state")
+    shutil.copytree(folder / "state.backup", folder / "state")
+
+
+def pilot(migration: Migration) -> Coroutine[Any, Any, bool]:
+    migration.ask = replace(migration.ask, first=60)
+    return migration.run()
+
+
+def at_request(world: Told, stage: str, number: int) -> None:
+    """The machine ends at this request of a stage."""
+
+    def end(of: str, body: bytes) -> None:
+        world.dead = of == stage and len([0 for _, each, _ in world.scripted.sent if each == stage]) == number
+
+    world.scripted.before = end
+
+
+def never(world: Told) -> None:
+    world.scripted.before = lambda stage, body: None
+
+
+@pytest.mark.parametrize("begun", ["crash", "pilot"])
+def test_i3_a_machine_that_was_set_back_while_customers_went_sends_nothing(tmp_path: Path, begun: str) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        if begun == "crash":
+            at_request(world, "customers", 2)
+            assert isinstance(await world.live(), Crash)
+            never(world)
+        else:
+            assert await world.live(pilot) is False
+        back_up(tmp_path)
+        assert await world.live() is True
+        restore(tmp_path)
+        made = world.target.requests
+        for _ in range(2):  # nor does it help to ask again
+            ended = await world.live()
+            assert isinstance(ended, UnknownOutcome)
+            assert "already, as this run would send them" in ended.what
+            assert "--checkpoint-is-current" in ended.hint
+        assert world.target.requests == made
+
+    play(tmp_path, story, {"concurrency": 4}, "events")
+
+
+def test_i3_a_machine_that_was_set_back_while_events_went_sends_nothing_if_transactions_are_there(
+    tmp_path: Path,
+) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        at_request(world, "events", 3)
+        assert isinstance(await world.live(), Crash)
+        never(world)
+        back_up(tmp_path)
+        await world.live()
+        decide(world)  # the batch of events that was being sent
+        assert await world.live() is True
+        restore(tmp_path)
+        made = world.target.requests
+        ended = await world.live()
+        assert isinstance(ended, UnknownOutcome)
+        assert "the target holds transactions of record" in ended.what
+        assert world.target.requests == made
+
+    play(tmp_path, story, PLAIN, last="transactions")
+
+
+@pytest.mark.parametrize("stage", ["customers", "events", "transactions"])
+def test_a_plain_resume_looks_for_a_few_records_and_asks_nobody(tmp_path: Path, stage: str) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        # Those who stood there before, otherwise than they are sent, are no sign of a newer copy.
+        world.target.strangers = frozenset(list(keys["customers"])[::2])
+        assert await world.live(until_answered(stage, 2)) is False
+        looked: list[str] = []
+        before: list[int] = []
+        visible = world.target.visible
+
+        async def counted(of: str, record: Record) -> Seen:
+            looked.append(of)
+            return await visible(of, record)
+
+        world.target.visible = counted  # type: ignore[method-assign, assignment]
+        world.scripted.before = lambda of, body: before.append(len(looked))
+        assert await world.live() is True
+        arrived(world, keys)
+        coming = looked[: before[0]].count("customers" if stage == "customers" else "transactions")
+        assert coming == (5 if stage == "customers" else 2)  # the gate behind the customers looks for more of these
+
+    play(tmp_path, story, last="transactions")
+
+
+def test_a_resume_in_an_outage_does_not_wait_for_one_look_after_the_other(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live(until_answered("customers", 2)) is False
+        looked: list[str] = []
+
+        async def dark(of: str, record: Record) -> Seen:
+            looked.append(record.owner)
+            return Seen.CANT_TELL
+
+        world.target.visible = dark  # type: ignore[method-assign, assignment]
+        assert await world.live() is True
+        assert len(looked) == 1
+        arrived(world, keys)
+
+    play(tmp_path, story)
+
+
+def until_answered(stage: str, number: int) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
+    """A run that is drained at this answer of a stage."""
+
+    def work(migration: Migration) -> Coroutine[Any, Any, bool]:
+        tell, answers = migration.tell, count(1)
+
+        def hear(notice: Notice) -> None:
+            tell(notice)
+            if isinstance(notice, Answered) and notice.batch.stage == stage and next(answers) == number:
+                migration.drain()
+
+        migration.tell = hear
+        return migration.run()
+
+    return work
 
 
 def test_books_that_do_not_balance_say_which_sides_do_not_agree() -> None:

@@ -25,6 +25,7 @@ from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
 from streammig.feed import Absent, Feed, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
 from streammig.migration.binding import fixed
 from streammig.migration.elsewhere import Delivered
+from streammig.migration.newer import expect_no_newer
 from streammig.notices import StageBegan, StageEnded, Tell, Waiting, Warned
 from streammig.owners import RESEALED, OwnerTable, absent, repeated
 from streammig.packing import BatchLimits, assemble, ranges_of
@@ -85,6 +86,8 @@ class Crew:
         before = ""
         await self._expect_customers()
         await self._expect_nobody()
+        if self.wary:
+            await expect_no_newer(self)
         for name in self.sources:
             if before and not await self.gate(before).passed(before):
                 return False
@@ -145,7 +148,7 @@ class Crew:
     def gate(self, name: str, retried: bool = False) -> Gate:
         """The gate behind a stage, or behind what of it was retried."""
         return Gate(
-            self.readback, self.journal, self.clock, self.tell, partial(self._reread, name), self.stop,
+            self.readback, self.journal, self.clock, self.tell, partial(self.reread, name), self.stop,
             self.settle_time, self.settings.visible_time, retried,
         )  # fmt: skip
 
@@ -195,7 +198,7 @@ class Crew:
             source = self.sources[name]
         parts = (source, judge, limits, progress, ahead, self.first, await self._sent(name))
         feed = await asyncio.get_running_loop().run_in_executor(self.reader, self._feed, size, parts)
-        again, exactly = partial(self._reread, name), partial(_exactly, rules)
+        again, exactly = partial(self.reread, name), partial(_exactly, rules)
         verdict = Verdict(
             self.readback, self.journal, self.clock, self.tell, again, exactly, self.stop, self.settle_time,
             self.settings.visible_time, self.settings.stage(name).unknown,
@@ -253,7 +256,7 @@ class Crew:
         """Who is not in the target now, whatever was known when the run began."""
         return partial(absent, self.owners, self.lookup if self.delivered is None else self.delivered.now, None)
 
-    async def _reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
+    async def reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
         judge = await self.judge(name)
         return await asyncio.get_running_loop().run_in_executor(self.reader, self._read_again, name, judge, batches)
 
@@ -351,7 +354,7 @@ class Crew:
             return None
         owners: set[str] = set()
         for batch in await self.journal.read(lambda file: file.batches("customers", BatchState.ACCEPTED)):
-            owners.update(record.owner for record in (await self._reread("customers", [batch]))[0])
+            owners.update(record.owner for record in (await self.reread("customers", [batch]))[0])
         return owners
 
     # -- what must hold behind a stage -------------------------------------------------------------------------------
