@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from streammig.settings import Settings
 
 FILE = "FILE[#path.to.array]"
+# What must be said anew each time, and whether a value follows it.
+FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False}
 
 
 @click.command(short_help="Migrate an export, or go on with a migration.")
@@ -125,8 +127,9 @@ def resume_command(arguments: list[str]) -> str:
     kept: list[str] = []
     skip = False
     for argument in arguments:
-        if skip or argument in ("--first", "--checkpoint-is-current") or argument.startswith("--first="):
-            skip = argument == "--first"
+        name, equals, _ = argument.partition("=")
+        if skip or name in FOR_ONE_CALL:
+            skip = not skip and FOR_ONE_CALL[name] and not equals
             continue
         kept.append(argument)
     return shlex.join(["streammig", *kept])
