@@ -66,7 +66,6 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     """
     from streammig.delivery.dry import dry_checkpoint
     from streammig.settings import api_key, check_texts, load
-    from streammig.spool import with_stdin_spooled
 
     ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked", "current", "accept_doubles")}
     settings = load(migration, _given(flags, maps))
@@ -75,7 +74,6 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
         # Its checkpoint and its work file are its own: those of a migration under way must not be touched.
         settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(ask["dry_run"])))
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
-    settings = with_stdin_spooled(settings, sys.stdin.buffer)
     folder = migration.parent if migration is not None else Path()
     sys.exit(_migrate(settings, key, folder, ask, as_json, quiet))
 
@@ -97,18 +95,24 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
 def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], as_json: bool, quiet: bool) -> int:
     import asyncio
     import random
+    from contextlib import ExitStack
 
     from streammig.cli.driving import drive
-    from streammig.cli.outcome import Ended, SystemClock, finish
+    from streammig.cli.outcome import Ended, SystemClock, finish, read_document
     from streammig.migration import Ask, Migration
     from streammig.reporting.watch import watching
     from streammig.settings import state_folder
-    from streammig.spool import forget
+    from streammig.spool import forget, is_gone, reads_stdin, stdin_spooled
 
-    ask = Ask(resume_command(sys.argv[1:]), **asked)
+    checkpoint = Path(settings.checkpoint)
+    if is_gone(settings) and read_document(checkpoint)["state"] == "complete":
+        return finish(checkpoint, Ended(True), as_json=as_json, quiet=quiet)
+    ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     state = state_folder(settings, os.environ, sys.platform)
     problem: Problem | None = None
-    with watching(sys.stderr, quiet=quiet) as tell:
+    with watching(sys.stderr, quiet=quiet) as tell, ExitStack() as stack:
+        if ask.held:
+            settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, state, SystemClock(), random.Random(), tell, folder)
         try:
             whole = asyncio.run(drive(run, run.run, quiet))
@@ -116,9 +120,9 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             whole, problem = False, caught
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
-    code = finish(Path(settings.checkpoint), ended, as_json=as_json, quiet=quiet)
+    code = finish(checkpoint, ended, as_json=as_json, quiet=quiet)
     if code == 0:
-        forget(Path(settings.checkpoint))
+        forget(checkpoint)
     return code
 
 
