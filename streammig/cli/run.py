@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from streammig.cli import options
 from streammig.errors import Problem, Unusable
 from streammig.records import STAGES
 
@@ -51,13 +52,10 @@ FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-cu
     "--i-accept-doubles", "accept_doubles", multiple=True, type=click.Choice(STAGES), metavar="STAGE",
     help='Confirms unknown = "resend" of a stage: what it holds may then be there twice.',
 )  # fmt: skip
-@click.option(
-    "--checkpoint-is-current", "current", is_flag=True,
-    help="You know that the checkpoint is the newest copy, though the state folder was lost.",
-)  # fmt: skip
+@options.current
 @click.option("--unchecked", is_flag=True, help="Do not look for customers that stand twice before the run.")
-@click.option("--json", "as_json", is_flag=True, help="Print the books as one JSON document on stdout.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@options.as_json()
+@options.quiet()
 def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
     """Migrate an export, or go on with a migration: the same command line resumes.
 
