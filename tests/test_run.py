@@ -253,7 +253,9 @@ def test_a_run_from_standard_input_that_is_complete_says_so_again(
     assert ended.code == code, ended.err
     assert ended.document["state"] == "complete"
     assert target.ledger()["requests"] == before
-    assert f"(exit code {code})" in shell.run(target.url, "--customers", "-").err
+    said = shell.run(target.url, "--customers", "-").err
+    assert "migration.checkpoint is complete already: standard input was not read" in said
+    assert f"(exit code {code})" in said
 
 
 def test_standard_input_is_left_alone_while_another_run_holds_the_checkpoint(

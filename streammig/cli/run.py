@@ -104,6 +104,10 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
 
     checkpoint = Path(settings.checkpoint)
     if is_gone(settings) and read_document(checkpoint)["state"] == "complete":
+        click.echo(
+            f"{checkpoint} is complete already: standard input was not read. Another export needs a --checkpoint of its"
+            " own.", err=True,
+        )  # fmt: skip
         return finish(checkpoint, Ended(True), as_json=as_json, quiet=quiet)
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     state = state_folder(settings, os.environ, sys.platform)
