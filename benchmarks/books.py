@@ -7,10 +7,8 @@ Beside it the disk's time for one fsync, and the batches a second of the real co
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
-import json
 import os
 import statistics
 import sys
@@ -23,6 +21,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.end_to_end import timed
+from benchmarks.figures import figures, yes
 from benchmarks.null_target import null_target
 from streammig.budget import OFF, AccountFile, Pacer
 from streammig.checkpoint import Checkpoint, Journal
@@ -125,23 +124,15 @@ def measure(batches: int, megabytes: float, folder: Path) -> dict[str, Any]:
     }
 
 
+def show(found: dict[str, Any]) -> None:
+    print(f"one fsync, ms             {found['fsync_ms']:>8.3f}")
+    print(f"books alone, batches/s    {found['books_batches_s']:>8.1f}")
+    print(f"end to end, batches/s     {found['end_to_end_batches_s']:>8.1f}")
+    print(f"ratio                     {found['ratio']:>8.2f}   goal {GOAL}: {yes(found['reached'])}")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=1000)
-    parser.add_argument("--mb", type=float, default=300.0)
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="streammig-books-") as name:
-        found = measure(asked.batches, asked.mb, Path(name))
-    if asked.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print(f"one fsync, ms             {found['fsync_ms']:>8.3f}")
-        print(f"books alone, batches/s    {found['books_batches_s']:>8.1f}")
-        print(f"end to end, batches/s     {found['end_to_end_batches_s']:>8.1f}")
-        print(f"ratio                     {found['ratio']:>8.2f}   goal {GOAL}: ", end="")
-        print("reached" if found["reached"] else "NOT reached")
-    return 0 if found["reached"] else 1
+    return figures(__doc__, "books", measure, show, batches=1000, mb=300.0)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from benchmarks.figures import figures, yes
 from benchmarks.migrate import Memory
 from benchmarks.null_target import direct, null_target, seen
 from streammig.sandbox.sample import Sample, write_sample
@@ -203,22 +204,19 @@ def show(found: dict[str, Any]) -> None:
             f"{name:<16}{row['seconds']:>9.2f}{rate:>8.1f}{row['cpu']:>8.2f}{row['requests']:>10,.0f}"
             f"{row['peak_mb']:>9.1f}"
         )
-    yes = {True: "reached", False: "NOT reached"}
     right = found["reached"]
-    print(f"\ntimes the script     {found['times_the_script']:>8.2f}   goal {GOAL_SCRIPT}: {yes[right['script']]}")
+    print(f"\ntimes the script     {found['times_the_script']:>8.2f}   goal {GOAL_SCRIPT}: {yes(right['script'])}")
     print(f"  with orjson        {found['times_the_script_with_orjson']:>8.2f}")
-    print(f"of the ceiling       {found['of_the_ceiling']:>8.3f}   goal {GOAL_CEILING}: {yes[right['ceiling']]}")
-    print(f"loop held, p99 ms    {found['held_p99_ms']:>8.2f}   goal {GOAL_HELD * 1000:g}: {yes[right['held']]}")
+    print(f"of the ceiling       {found['of_the_ceiling']:>8.3f}   goal {GOAL_CEILING}: {yes(right['ceiling'])}")
+    print(f"loop held, p99 ms    {found['held_p99_ms']:>8.2f}   goal {GOAL_HELD * 1000:g}: {yes(right['held'])}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mb", type=float, default=1000.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--as", dest="contestant", help=argparse.SUPPRESS)
-    parser.add_argument("--file", help=argparse.SUPPRESS)
-    parser.add_argument("--url", help=argparse.SUPPRESS)
+def contend() -> int:
+    """Be one of the contestants."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--as", dest="contestant")
+    parser.add_argument("--file")
+    parser.add_argument("--url")
     asked = parser.parse_args()
     match asked.contestant:
         case "streammig":
@@ -230,15 +228,11 @@ def main() -> int:
             run_script(asked.file, asked.url, asked.contestant != "script")
         case "ceiling":
             run_ceiling(asked.file, asked.url)
-        case _:
-            with tempfile.TemporaryDirectory(prefix="streammig-race-") as name:
-                found = race(asked.mb, asked.rounds, Path(name))
-            if asked.json:
-                print(json.dumps(found, indent=2))
-            else:
-                show(found)
-            return 0 if all(found["reached"].values()) else 1
     return 0
+
+
+def main() -> int:
+    return contend() if "--as" in sys.argv else figures(__doc__, "race", race, show, mb=1000.0, rounds=3)
 
 
 if __name__ == "__main__":

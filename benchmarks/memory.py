@@ -7,8 +7,6 @@ together, sampled 20 times a second; what they share counts for each of them.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from benchmarks.figures import figures, yes
 from benchmarks.large import write_large
 from benchmarks.migrate import PROGRAM, Memory
 from benchmarks.null_target import direct, null_target
@@ -62,25 +61,13 @@ def show(found: dict[str, Any]) -> None:
     print(f"{'GB':>6}{'customers':>12}{'seconds':>9}{'peak MB':>9}")
     for row in found["rows"]:
         print(f"{row['gb']:>6}{row['customers']:>12,}{row['seconds']:>9}{row['peak_mb']:>9.1f}")
-    yes = {True: "reached", False: "NOT reached"}
     right = found["reached"]
-    print(f"\npeak    {found['peak_mb']:>8.1f} MB   goal {GOAL_MB:g}: {yes[right['peak']]}")
-    print(f"growth  {found['growth']:>8.1%}      goal {GOAL_GROWTH:.0%}: {yes[right['growth']]}")
+    print(f"\npeak    {found['peak_mb']:>8.1f} MB   goal {GOAL_MB:g}: {yes(right['peak'])}")
+    print(f"growth  {found['growth']:>8.1%}      goal {GOAL_GROWTH:.0%}: {yes(right['growth'])}")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gb", type=float, default=5.0)
-    parser.add_argument("--wait", type=float, default=0.1)
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="streammig-memory-") as name:
-        found = measure(asked.gb, asked.wait, Path(name))
-    if asked.json:
-        print(json.dumps(found, indent=2))
-    else:
-        show(found)
-    return 0 if all(found["reached"].values()) else 1
+    return figures(__doc__, "memory", measure, show, gb=5.0, wait=0.1)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ ijson reading up to the same record, which is what it takes to go on without pos
 
 from __future__ import annotations
 
-import argparse
-import json
 import mmap
 import os
 import statistics
@@ -24,6 +22,7 @@ from typing import Any
 
 import ijson
 
+from benchmarks.figures import figures, yes
 from benchmarks.large import HEAD, write_large
 from benchmarks.migrate import PROGRAM, processes
 from benchmarks.null_target import direct, null_target, seen
@@ -122,23 +121,16 @@ def measure(gigabytes: float, rounds: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def show(found: dict[str, Any]) -> None:
+    seconds, reached = found["seconds_to_first_request"], yes(found["reached"])
+    print(f"resume at {SHARE:.0%} of {found['gb']} GB, {found['customers']:,} customers\n")
+    print(f"start to first request, s    {seconds:>8.2f}   goal {GOAL_SECONDS}: {reached}")
+    print(f"MB read by then              {found['megabytes_read']:>8.1f}")
+    print(f"ijson reading up to there, s {found['ijson_seconds']:>8.1f}   {found['ratio']} times as long")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gb", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="streammig-resume-") as name:
-        found = measure(asked.gb, asked.rounds, Path(name))
-    if asked.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print(f"resume at {SHARE:.0%} of {found['gb']} GB, {found['customers']:,} customers\n")
-        print(f"start to first request, s    {found['seconds_to_first_request']:>8.2f}   goal {GOAL_SECONDS}: ", end="")
-        print("reached" if found["reached"] else "NOT reached")
-        print(f"MB read by then              {found['megabytes_read']:>8.1f}")
-        print(f"ijson reading up to there, s {found['ijson_seconds']:>8.1f}   {found['ratio']} times as long")
-    return 0 if found["reached"] else 1
+    return figures(__doc__, "resume", measure, show, gb=5.0, rounds=3)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from streammig.checkpoint import locked
 from streammig.errors import MachineFault, Unusable
 from streammig.settings import Settings, check_folder
 
@@ -17,32 +20,49 @@ def spool_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + ".stdin")
 
 
-def with_stdin_spooled(settings: Settings, stdin: BinaryIO) -> Settings:
-    """The settings with `-` replaced by the work file beside the checkpoint.
+def reads_stdin(settings: Settings) -> bool:
+    return any(_is_stdin(text) for name in settings.stages for text in settings.stage(name).files)
+
+
+def is_gone(settings: Settings) -> bool:
+    """Whether the run of this checkpoint began from standard input, and its work file is there no more: deleted when
+    the run was complete, or lost."""
+    checkpoint = Path(settings.checkpoint)
+    return reads_stdin(settings) and checkpoint.exists() and not spool_path(checkpoint).exists()
+
+
+@contextmanager
+def stdin_spooled(settings: Settings, stdin: BinaryIO, command: str) -> Iterator[Settings]:
+    """The settings with `-` replaced by the work file beside the checkpoint, which is held meanwhile, so that nobody
+    else puts another export there; raises `Held` where another process holds it.
 
     Where the checkpoint exists the work file of its first run is used and standard input is left alone; it belongs to
     that run, and is deleted with `forget` when nothing needs it any more.
     """
-    inputs = {name: settings.stage(name).files for name in settings.stages}
-    if not any(_is_stdin(text) for files in inputs.values() for text in files):
-        return settings
     checkpoint = Path(settings.checkpoint)
     check_folder(checkpoint)
-    path = spool_path(checkpoint)
-    if not checkpoint.exists():
-        if stdin.isatty():
+    with locked(checkpoint, command):
+        path = spool_path(checkpoint)
+        if is_gone(settings):
             raise Unusable(
-                "the export is to come from standard input, but that is a terminal", "Pipe the export into it."
+                f"{path} is gone: the export that came from standard input",
+                "Restore it. A new checkpoint would send again what this one has delivered.",
             )
-        _write(path, stdin)
-    elif not path.exists():
-        raise Unusable(f"{path} is gone: the export that came from standard input", "Restore it, or start anew.")
-    changed = {
-        name: msgspec.structs.replace(
-            settings.stage(name), files=tuple(f"{path}{text[1:]}" if _is_stdin(text) else text for text in files)
-        )
-        for name, files in inputs.items()
-    }
+        if not checkpoint.exists():
+            if stdin.isatty():
+                raise Unusable(
+                    "the export is to come from standard input, but that is a terminal", "Pipe the export into it."
+                )
+            _write(path, stdin)
+        yield _with(settings, str(path))
+
+
+def _with(settings: Settings, path: str) -> Settings:
+    changed = {}
+    for name in settings.stages:
+        stage = settings.stage(name)
+        files = tuple(f"{path}{text[1:]}" if _is_stdin(text) else text for text in stage.files)
+        changed[name] = msgspec.structs.replace(stage, files=files)
     return msgspec.structs.replace(settings, **changed)
 
 

@@ -254,6 +254,35 @@ def test_an_export_from_standard_input_is_kept_for_the_resume_and_deleted_at_the
     assert not kept.exists()
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_run_from_standard_input_that_is_complete_says_so_again(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    people = [customer("c1"), customer("c2", email="none" if code else "c2@example.org")]
+    monkeypatch.setattr(sys, "stdin", Piped(json.dumps(people).encode()))
+    assert shell.run(target.url, "--customers", "-").code == code
+    if code:
+        (shell.folder / "migration.checkpoint.stdin").unlink()
+    before = target.ledger()["requests"]
+    ended = shell.run(target.url, "--customers", "-", "--json")
+    assert ended.code == code, ended.err
+    assert ended.document["state"] == "complete"
+    assert target.ledger()["requests"] == before
+    said = shell.run(target.url, "--customers", "-").err
+    assert "migration.checkpoint is complete already: standard input was not read" in said
+    assert f"(exit code {code})" in said
+
+
+def test_standard_input_is_left_alone_while_another_run_holds_the_checkpoint(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Piped(b"[]"))
+    with locked(shell.checkpoint, "someone"):
+        ended = shell.run(target.url, "--customers", "-")
+    assert ended.code == 11
+    assert not (shell.folder / "migration.checkpoint.stdin").exists()
+
+
 def test_a_dry_run_leaves_the_standard_input_of_a_migration_under_way_alone(
     shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from streammig.errors import Unusable
+from streammig.errors import Held, Unusable
 from streammig.settings import Settings, api_key, load, state_folder
-from streammig.spool import forget, spool_path, with_stdin_spooled
+from streammig.spool import forget, reads_stdin, spool_path, stdin_spooled
 
 
 @pytest.fixture
@@ -39,6 +39,14 @@ def test_without_a_file_the_checkpoint_lies_in_the_working_folder() -> None:
     assert load(None, {}).checkpoint == "migration.checkpoint"
 
 
+def refused(path: Path, text: str) -> str:
+    """What is said of a settings file that holds this."""
+    path.write_text(text)
+    with pytest.raises(Unusable) as raised:
+        load(path, {})
+    return str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -53,12 +61,9 @@ def test_without_a_file_the_checkpoint_lies_in_the_working_folder() -> None:
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:
-    path = tmp_path / "bad.toml"
-    path.write_text(text)
-    with pytest.raises(Unusable) as raised:
-        load(path, {})
-    assert named in str(raised.value)
-    assert "secret-value" not in str(raised.value)
+    said = refused(tmp_path / "bad.toml", text)
+    assert named in said
+    assert "secret-value" not in said
 
 
 @pytest.mark.parametrize(
@@ -78,11 +83,7 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
     ],
 )
 def test_what_was_probably_meant_is_said(tmp_path: Path, text: str, said: str) -> None:
-    path = tmp_path / "bad.toml"
-    path.write_text(text)
-    with pytest.raises(Unusable) as raised:
-        load(path, {})
-    assert said in str(raised.value)
+    assert said in refused(tmp_path / "bad.toml", text)
 
 
 @pytest.mark.parametrize(
@@ -215,25 +216,39 @@ def piped(tmp_path: Path, text: str = "-#customers") -> Settings:
     return load(None, {"customers": {"files": [text]}, "checkpoint": str(tmp_path / "run.checkpoint")})
 
 
+def spooled(settings: Settings, stdin: io.BytesIO) -> Settings:
+    with stdin_spooled(settings, stdin, "streammig run") as found:
+        return found
+
+
 def test_stdin_is_kept_owner_only_and_used_again_when_the_run_goes_on(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.checkpoint"
-    settings = with_stdin_spooled(piped(tmp_path), io.BytesIO(b'{"customers": []}'))
+    settings = spooled(piped(tmp_path), io.BytesIO(b'{"customers": []}'))
     assert settings.customers.files == (f"{spool_path(checkpoint)}#customers",)
     assert spool_path(checkpoint).read_bytes() == b'{"customers": []}'
     assert spool_path(checkpoint).stat().st_mode & 0o077 == 0
     checkpoint.touch()
-    again = with_stdin_spooled(piped(tmp_path), io.BytesIO(b"something else"))
+    again = spooled(piped(tmp_path), io.BytesIO(b"something else"))
     assert again == settings
     assert spool_path(checkpoint).read_bytes() == b'{"customers": []}'
     forget(checkpoint)
     with pytest.raises(Unusable, match="is gone"):
-        with_stdin_spooled(piped(tmp_path), io.BytesIO(b""))
+        spooled(piped(tmp_path), io.BytesIO(b""))
 
 
 def test_a_work_file_of_an_attempt_that_never_began_is_replaced(tmp_path: Path) -> None:
-    with_stdin_spooled(piped(tmp_path, "-"), io.BytesIO(b"first"))
-    with_stdin_spooled(piped(tmp_path, "-"), io.BytesIO(b"second"))
+    spooled(piped(tmp_path, "-"), io.BytesIO(b"first"))
+    spooled(piped(tmp_path, "-"), io.BytesIO(b"second"))
     assert spool_path(tmp_path / "run.checkpoint").read_bytes() == b"second"
+
+
+def test_nobody_writes_over_the_work_file_of_a_run_that_is_about_to_begin(tmp_path: Path) -> None:
+    with (
+        stdin_spooled(piped(tmp_path), io.BytesIO(b"first"), "streammig run first"),
+        pytest.raises(Held, match="streammig run first"),
+    ):
+        spooled(piped(tmp_path), io.BytesIO(b"second"))
+    assert spool_path(tmp_path / "run.checkpoint").read_bytes() == b"first"
 
 
 def test_a_terminal_is_no_export(tmp_path: Path) -> None:
@@ -242,17 +257,9 @@ def test_a_terminal_is_no_export(tmp_path: Path) -> None:
             return True
 
     with pytest.raises(Unusable, match="terminal"):
-        with_stdin_spooled(piped(tmp_path), Terminal())
+        spooled(piped(tmp_path), Terminal())
 
 
-def test_settings_without_stdin_are_left_alone(toml: Path) -> None:
-    settings = load(toml, {"events": {"files": ["b.json"]}})
-    assert with_stdin_spooled(settings, _untouchable()) is settings
-
-
-def _untouchable() -> Any:
-    class Untouchable(io.BytesIO):
-        def read(self, *_: Any) -> bytes:
-            raise AssertionError("standard input was read")
-
-    return Untouchable()
+def test_standard_input_is_asked_for_where_a_stage_names_it(toml: Path, tmp_path: Path) -> None:
+    assert not reads_stdin(load(toml, {"events": {"files": ["b.json"]}}))
+    assert reads_stdin(piped(tmp_path))

@@ -222,6 +222,8 @@ def test_i3_where_what_comes_first_are_events_nothing_is_sent_unless_somebody_kn
     play(tmp_path, story, stage="events")
 
 
-def test_a_confirmation_holds_for_one_call_only() -> None:
-    given = ["run", "--first", "5", "move.toml", "--checkpoint-is-current", "--quiet"]
+@pytest.mark.parametrize("pilot", [["--first", "5"], ["--first=5"]])
+@pytest.mark.parametrize("doubles", [["--i-accept-doubles", "events"], ["--i-accept-doubles=events"]])
+def test_a_confirmation_holds_for_one_call_only(pilot: list[str], doubles: list[str]) -> None:
+    given = ["run", *pilot, *doubles, *doubles, "move.toml", "--checkpoint-is-current", "--quiet"]
     assert resume_command(given) == "streammig run move.toml --quiet"

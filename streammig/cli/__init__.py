@@ -6,11 +6,10 @@ import importlib
 import os
 import sys
 import traceback
-from pathlib import Path
 
 import click
 
-from streammig.errors import Problem, Unusable
+from streammig.errors import Problem
 
 COMMANDS = {
     "run": "Migrate an export, or go on with a migration.",
@@ -81,15 +80,6 @@ def _defect(error: BaseException) -> int:
         click.echo(f"  {place.filename}:{place.lineno} in {place.name}", err=True)
     click.echo("Please report these lines. The checkpoint is as it was: the same command goes on.", err=True)
     return 1
-
-
-def checkpoint_named(ctx: click.Context, parameter: click.Parameter, path: Path) -> Path:
-    """What a command takes for a checkpoint, unless it is the settings file beside it."""
-    if path.suffix == ".toml":
-        raise Unusable(
-            f"{path} holds settings; this command needs the checkpoint", f"Try {path.with_suffix(CHECKPOINT)}"
-        )
-    return path
 
 
 def fail(problem: Problem) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import click
 
-from streammig.cli import checkpoint_named
+from streammig.cli import options
 
 SHOWN = 10  # dead letters that are shown beside the file they are written to
 
 
 @click.command(short_help="Write the records that were not sent, with the reason.")
-@click.argument("checkpoint", type=click.Path(path_type=Path), callback=checkpoint_named)
+@options.checkpoint
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A file instead of stdout, owner-only.")
 def command(checkpoint: Path, out: Path | None) -> None:
     """Write the dead letters of a run as NDJSON: stage, file, line, offset, code, message, record.

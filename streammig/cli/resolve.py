@@ -12,25 +12,22 @@ from typing import Any
 
 import click
 
-from streammig.cli import checkpoint_named
+from streammig.cli import options
 from streammig.records import STAGES, Batch, BatchState
 
 PARKED = 4  # the exit code where it is still undecided
 
 
 @click.command(short_help="Decide whether a batch landed of which nobody can say it.")
-@click.argument("checkpoint", type=click.Path(path_type=Path), callback=checkpoint_named)
+@options.checkpoint
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
 @click.option("--landed", "answer", flag_value="landed", help="It landed: it is accepted, and never sent again.")
 @click.option("--not-landed", "answer", flag_value="not-landed", help="It did not land: the next run sends it.")
 @click.option("--read-back", "answer", flag_value="read-back", help="Ask the target now.")
-@click.option(
-    "--settings", "toml", type=click.Path(path_type=Path), metavar="MIGRATION.toml",
-    help="Settings on top of those that the run had, for --read-back.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print what is known as JSON on stdout.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors and warnings.")
+@options.settings_on_top(", for --read-back")
+@options.as_json("Print what is known as JSON on stdout.")
+@options.quiet("errors and warnings")
 def command(
     checkpoint: Path,
     batch: int | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streammig.cli import checkpoint_named
+from streammig.cli import options
 from streammig.records import STAGES
 
 if TYPE_CHECKING:
@@ -17,23 +17,17 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Send dead letters again, repaired or as they are.")
-@click.argument("checkpoint", type=click.Path(path_type=Path), callback=checkpoint_named)
+@options.checkpoint
 @click.option(
     "--input", "repaired", type=click.Path(path_type=Path), metavar="FIXED.ndjson",
     help="Only these, repaired: lines of `dead-letters` with the record mended.",
 )  # fmt: skip
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage.")
 @click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
-@click.option(
-    "--settings", "toml", type=click.Path(path_type=Path), metavar="MIGRATION.toml",
-    help="Settings on top of those that the run had.",
-)  # fmt: skip
-@click.option(
-    "--checkpoint-is-current", "current", is_flag=True,
-    help="You know that the checkpoint is the newest copy, though the state folder was lost.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the books as one JSON document on stdout.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@options.settings_on_top()
+@options.current
+@options.as_json()
+@options.quiet()
 def command(
     checkpoint: Path,
     repaired: Path | None,

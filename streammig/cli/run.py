@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from streammig.cli import options
 from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.records import STAGES
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from streammig.settings import Settings
 
 FILE = "FILE[#path.to.array]"
+# What must be said anew each time, and whether a value follows it.
+FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False}
 
 
 @click.command(short_help="Migrate an export, or go on with a migration.")
@@ -49,13 +52,10 @@ FILE = "FILE[#path.to.array]"
     "--i-accept-doubles", "accept_doubles", multiple=True, type=click.Choice(STAGES), metavar="STAGE",
     help='Confirms unknown = "resend" of a stage: what it holds may then be there twice.',
 )  # fmt: skip
-@click.option(
-    "--checkpoint-is-current", "current", is_flag=True,
-    help="You know that the checkpoint is the newest copy, though the state folder was lost.",
-)  # fmt: skip
+@options.current
 @click.option("--unchecked", is_flag=True, help="Do not look for customers that stand twice before the run.")
-@click.option("--json", "as_json", is_flag=True, help="Print the books as one JSON document on stdout.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@options.as_json()
+@options.quiet()
 def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
     """Migrate an export, or go on with a migration: the same command line resumes.
 
@@ -64,7 +64,6 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     """
     from streammig.delivery.dry import dry_checkpoint
     from streammig.settings import api_key, check_texts, load
-    from streammig.spool import with_stdin_spooled
 
     ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked", "current", "accept_doubles")}
     settings = load(migration, _given(flags, maps))
@@ -73,7 +72,6 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
         # Its checkpoint and its work file are its own: those of a migration under way must not be touched.
         settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(ask["dry_run"])))
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
-    settings = with_stdin_spooled(settings, sys.stdin.buffer)
     folder = migration.parent if migration is not None else Path()
     sys.exit(_migrate(settings, key, folder, ask, as_json, quiet))
 
@@ -95,30 +93,40 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
 def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], as_json: bool, quiet: bool) -> int:
     import asyncio
     import random
+    from contextlib import ExitStack
 
     from streammig.cli.driving import drive
-    from streammig.cli.outcome import Ended, SystemClock, finish
+    from streammig.cli.outcome import Ended, SystemClock, finish, read_document
     from streammig.migration import Ask, Migration
     from streammig.reporting.watch import watching
     from streammig.settings import state_folder
-    from streammig.spool import forget
+    from streammig.spool import forget, is_gone, reads_stdin, stdin_spooled
 
-    ask = Ask(resume_command(sys.argv[1:]), **asked)
+    checkpoint = Path(settings.checkpoint)
+    if is_gone(settings) and read_document(checkpoint)["state"] == "complete":
+        click.echo(
+            f"{checkpoint} is complete already: standard input was not read. Another export needs a --checkpoint of its"
+            " own.", err=True,
+        )  # fmt: skip
+        return finish(checkpoint, Ended(True), as_json=as_json, quiet=quiet)
+    ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     state = state_folder(settings, os.environ, sys.platform)
     problem: Problem | None = None
-    with watching(sys.stderr, quiet=quiet) as tell:
+    with watching(sys.stderr, quiet=quiet) as tell, ExitStack() as stack:
+        if ask.held:
+            settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, state, SystemClock(), random.Random(), tell, folder)
         try:
             whole = asyncio.run(drive(run, run.run, quiet))
         except Problem as caught:
             whole, problem = False, caught
             if isinstance(caught, BrokenExport) and (ask.dry_run is not None or not run.assembled):
-                caught.hint = _nothing_sent(ask.dry_run is not None, Path(settings.checkpoint))
+                caught.hint = _nothing_sent(ask.dry_run is not None, checkpoint)
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
-    code = finish(Path(settings.checkpoint), ended, as_json=as_json, quiet=quiet)
+    code = finish(checkpoint, ended, as_json=as_json, quiet=quiet)
     if code == 0:
-        forget(Path(settings.checkpoint))
+        forget(checkpoint)
     return code
 
 
@@ -136,8 +144,9 @@ def resume_command(arguments: list[str]) -> str:
     kept: list[str] = []
     skip = False
     for argument in arguments:
-        if skip or argument in ("--first", "--checkpoint-is-current") or argument.startswith("--first="):
-            skip = argument == "--first"
+        name, equals, _ = argument.partition("=")
+        if skip or name in FOR_ONE_CALL:
+            skip = not skip and FOR_ONE_CALL[name] and not equals
             continue
         kept.append(argument)
     return shlex.join(["streammig", *kept])

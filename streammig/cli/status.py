@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from streammig.cli import checkpoint_named
+from streammig.cli import options
 
 
 @click.command(short_help="Show how far a run is, also while it is on.")
-@click.argument("checkpoint", type=click.Path(path_type=Path), callback=checkpoint_named)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@options.checkpoint
+@options.as_json("Print one JSON document.")
 def command(checkpoint: Path, as_json: bool) -> None:
     """Show the books of a run: what was read, accepted, filtered, is dead, unknown or pending.
 

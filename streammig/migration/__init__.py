@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -63,6 +63,7 @@ class Ask:
     dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
     current: bool = False  # the checkpoint is the newest copy, though no account's file can vouch for it
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
+    held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
 
 
@@ -161,7 +162,7 @@ class Migration:
             )
         path = Path(settings.checkpoint)
         check_folder(path)
-        stack.enter_context(locked(path, self.ask.command))
+        stack.enter_context(self._lock(path))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         reader = stack.enter_context(self.executor())
         other = await self._elsewhere(stack, reader)
@@ -215,6 +216,9 @@ class Migration:
             Suspicion(not vouched), self.away, delivered,
             wary=vouched and not dry and not self.ask.current,
         )  # fmt: skip
+
+    def _lock(self, path: Path) -> AbstractContextManager[None]:
+        return nullcontext() if self.ask.held else locked(path, self.ask.command)
 
     async def _reading(self, reader: Executor, work: Callable[[Callable[[], bool]], T]) -> T:
         """Do what may read whole files in the reader's thread. Ended early, nothing has begun, as after an abort."""

@@ -1,0 +1,46 @@
+"""The arguments and options that several commands have, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streammig.cli import CHECKPOINT
+from streammig.errors import Unusable
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _named(ctx: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    """What a command takes for a checkpoint, unless it is the settings file beside it."""
+    if path.suffix == ".toml":
+        raise Unusable(
+            f"{path} holds settings; this command needs the checkpoint", f"Try {path.with_suffix(CHECKPOINT)}"
+        )
+    return path
+
+
+checkpoint: Decorator = click.argument("checkpoint", type=click.Path(path_type=Path), callback=_named)
+
+current: Decorator = click.option(
+    "--checkpoint-is-current", "current", is_flag=True,
+    help="You know that the checkpoint is the newest copy, though the state folder was lost.",
+)  # fmt: skip
+
+
+def settings_on_top(what_for: str = "") -> Decorator:
+    return click.option(
+        "--settings", "toml", type=click.Path(path_type=Path), metavar="MIGRATION.toml",
+        help=f"Settings on top of those that the run had{what_for}.",
+    )  # fmt: skip
+
+
+def as_json(what: str = "Print the books as one JSON document on stdout.") -> Decorator:
+    return click.option("--json", "as_json", is_flag=True, help=what)
+
+
+def quiet(but: str = "errors") -> Decorator:
+    return click.option("--quiet", is_flag=True, help=f"Say nothing but {but}.")
