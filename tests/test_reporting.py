@@ -313,6 +313,18 @@ def test_many_kinds_of_dead_letters_are_named_in_few_lines(file: Checkpoint) -> 
     assert all(f"{code}: {2 if code == 'bad-field-7' else 1}" in "\n".join(said) for code in codes)
 
 
+def test_a_try_that_found_no_connection_is_no_request(file: Checkpoint) -> None:
+    sealed = seal(file)
+    for kind in (Kind.NOT_SENT, Kind.NOT_SENT, Kind.ACCEPTED):
+        attempt = file.sending(sealed, 1.0)
+        state = BatchState.ACCEPTED if kind is Kind.ACCEPTED else BatchState.SEALED
+        file.received(sealed, attempt, Receipt(kind), state, 1.0)
+    found = document(file, running=False, now=1.0)
+    stage = found["stages"]["customers"]
+    assert (stage["requests"], stage["not_sent"]) == (1, 2)
+    assert "customers: tries that found no connection, and are no requests: 2" in summary(found)
+
+
 def test_a_run_without_a_stage_is_not_complete(tmp_path: Path) -> None:
     empty = Checkpoint.create(tmp_path / "empty", binding={}, version="1", started=0.0)
     assert document(empty, running=False, now=1.0)["state"] == "interrupted"

@@ -275,10 +275,12 @@ class Holdings(Opened):
         return add_up(decode_tally(row[0]) for row in rows)
 
     def counts(self, stage: str) -> dict[str, int]:
-        """Batches that carry records, requests made for them, and units and batches accepted, for the fill."""
+        """Batches that carry records, requests begun for them, those of them of which nothing left, and batches
+        accepted, for the fill."""
         row = self._read(
             "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
-            " count(*) FILTER (WHERE state = 'accepted') AS accepted FROM batch WHERE stage = ?",
+            " (SELECT count(*) FROM attempt WHERE stage = ?1 AND kind = 'not-sent') AS not_sent,"
+            " count(*) FILTER (WHERE state = 'accepted') AS accepted FROM batch WHERE stage = ?1",
             stage,
         )[0]
         return dict(row)

@@ -107,7 +107,8 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
         "source_records": checkpoint.progress(row.name).source_records,
         "units": books.accepted.units,
         "batches": counts["batches"],
-        "requests": counts["requests"],
+        "requests": counts["requests"] - counts["not_sent"],
+        "not_sent": counts["not_sent"],  # begun, but no connection was made
         "fill": round(books.accepted.units / (counts["accepted"] * UNITS), 4) if counts["accepted"] else None,
         "done": done,
         "eta": _eta(row, done, now) if running and row.state == "running" else None,
