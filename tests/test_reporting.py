@@ -252,10 +252,16 @@ def test_a_stage_is_expected_to_end_at_the_rate_so_far(file: Checkpoint) -> None
     assert stopped["resume"] == "streammig run"
 
 
-def test_no_end_is_expected_of_what_is_compressed(file: Checkpoint) -> None:
+def test_of_what_is_compressed_the_progress_is_told_by_its_length_where_that_is_known(file: Checkpoint) -> None:
     file.add_stage("events", 1, {}, [MARK | {"compression": "gzip"}])
     file.stage_state("events", "running", 1000.0)
     assert document(file, running=True, now=1100.0)["stages"]["events"]["eta"] is None
+    file.add_stage("transactions", 2, {}, [MARK | {"compression": "gzip", "size": 100, "length": 1000}])
+    file.advance("transactions", Progress(END, 10, Tally(10, 0), filtered={"deleted": Tally(10, 0)}))
+    assert document(file, running=True, now=1100.0)["stages"]["transactions"]["done"] == 0.5
+    over = Progress(Place(0, 5000, 0, 11), 10, Tally(10, 0), filtered={"deleted": Tally(10, 0)})
+    file.advance("transactions", over)
+    assert document(file, running=True, now=1100.0)["stages"]["transactions"]["done"] < 1  # until it is complete
 
 
 def test_of_a_stage_that_is_read_only_what_is_settled_counts_as_done(file: Checkpoint) -> None:

@@ -90,6 +90,12 @@ class Holdings(Opened):
         rows = self._read("SELECT fingerprint FROM source_file WHERE stage = ? ORDER BY source", stage)
         return [json.loads(row[0]) for row in rows]
 
+    def lengths(self, stage: str) -> tuple[int, ...] | None:
+        """The bytes of each of a stage's files, decompressed, about; None where one is not known."""
+        marks = self.fingerprints(stage)
+        found = [mark.get("length", 0 if mark.get("compression") else mark["size"]) for mark in marks]
+        return tuple(found) if all(found) else None
+
     def progress(self, stage: str) -> Progress:
         """Where reading goes on, with its counters; `dead` and `absent` are empty, they are stored already."""
         row = self._read("SELECT * FROM stage WHERE name = ?", stage)[0]
