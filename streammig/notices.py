@@ -10,7 +10,7 @@ from streammig.records import Batch, Place, Receipt, Tally
 
 @dataclass(frozen=True, slots=True)
 class StageBegan:
-    """A stage starts, or goes on from its `frontier`. `sizes` are its files' bytes, where all of them are known;
+    """A stage starts, or goes on from its `frontier`. `sizes` are its files' bytes, decompressed, about;
     `accepted` units and `pending` records are there from before."""
 
     stage: str

@@ -252,10 +252,16 @@ def test_a_stage_is_expected_to_end_at_the_rate_so_far(file: Checkpoint) -> None
     assert stopped["resume"] == "streammig run"
 
 
-def test_no_end_is_expected_of_what_is_compressed(file: Checkpoint) -> None:
+def test_of_what_is_compressed_the_progress_is_told_by_its_length_where_that_is_known(file: Checkpoint) -> None:
     file.add_stage("events", 1, {}, [MARK | {"compression": "gzip"}])
     file.stage_state("events", "running", 1000.0)
     assert document(file, running=True, now=1100.0)["stages"]["events"]["eta"] is None
+    file.add_stage("transactions", 2, {}, [MARK | {"compression": "gzip", "size": 100, "length": 1000}])
+    file.advance("transactions", Progress(END, 10, Tally(10, 0), filtered={"deleted": Tally(10, 0)}))
+    assert document(file, running=True, now=1100.0)["stages"]["transactions"]["done"] == 0.5
+    over = Progress(Place(0, 5000, 0, 11), 10, Tally(10, 0), filtered={"deleted": Tally(10, 0)})
+    file.advance("transactions", over)
+    assert document(file, running=True, now=1100.0)["stages"]["transactions"]["done"] < 1  # until it is complete
 
 
 def test_of_a_stage_that_is_read_only_what_is_settled_counts_as_done(file: Checkpoint) -> None:
@@ -311,6 +317,18 @@ def test_many_kinds_of_dead_letters_are_named_in_few_lines(file: Checkpoint) -> 
     assert len(said) < 9
     assert max(map(len, said)) < 80
     assert all(f"{code}: {2 if code == 'bad-field-7' else 1}" in "\n".join(said) for code in codes)
+
+
+def test_a_try_that_found_no_connection_is_no_request(file: Checkpoint) -> None:
+    sealed = seal(file)
+    for kind in (Kind.NOT_SENT, Kind.NOT_SENT, Kind.ACCEPTED):
+        attempt = file.sending(sealed, 1.0)
+        state = BatchState.ACCEPTED if kind is Kind.ACCEPTED else BatchState.SEALED
+        file.received(sealed, attempt, Receipt(kind), state, 1.0)
+    found = document(file, running=False, now=1.0)
+    stage = found["stages"]["customers"]
+    assert (stage["requests"], stage["not_sent"]) == (1, 2)
+    assert "customers: tries that found no connection, and are no requests: 2" in summary(found)
 
 
 def test_a_run_without_a_stage_is_not_complete(tmp_path: Path) -> None:

@@ -238,6 +238,17 @@ def test_fingerprints_tell_files_apart_and_cost_no_reading(tmp_path: Path) -> No
     assert comparable(source_of(tmp_path, big).fingerprints()) == comparable([mark])
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, zstd.compress, lambda data: data])
+@pytest.mark.parametrize("size", [100_000, 6_000_000])
+def test_how_long_a_file_is_decompressed_is_told_by_what_it_begins_with(
+    tmp_path: Path, compress: Any, size: int
+) -> None:
+    text = random.Random(1).randbytes(size).hex().encode()
+    data = b"[" + b",".join(b'{"id":"%s"}' % text[at : at + 1000] for at in range(0, len(text), 1000)) + b"]"
+    (mark,) = source_of(tmp_path, compress(data)).fingerprints()
+    assert mark["length"] == pytest.approx(len(data), rel=0.02 if size > 1_000_000 else 0)
+
+
 def test_a_fingerprint_that_cant_be_read_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> bytes:
         raise OSError(errno.EIO, "Input/output error")

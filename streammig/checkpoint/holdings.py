@@ -90,6 +90,12 @@ class Holdings(Opened):
         rows = self._read("SELECT fingerprint FROM source_file WHERE stage = ? ORDER BY source", stage)
         return [json.loads(row[0]) for row in rows]
 
+    def lengths(self, stage: str) -> tuple[int, ...] | None:
+        """The bytes of each of a stage's files, decompressed, about; None where one is not known."""
+        marks = self.fingerprints(stage)
+        found = [mark.get("length", 0 if mark.get("compression") else mark["size"]) for mark in marks]
+        return tuple(found) if all(found) else None
+
     def progress(self, stage: str) -> Progress:
         """Where reading goes on, with its counters; `dead` and `absent` are empty, they are stored already."""
         row = self._read("SELECT * FROM stage WHERE name = ?", stage)[0]
@@ -287,10 +293,12 @@ class Holdings(Opened):
         return add_up(decode_tally(row[0]) for row in rows)
 
     def counts(self, stage: str) -> dict[str, int]:
-        """Batches that carry records, requests made for them, and units and batches accepted, for the fill."""
+        """Batches that carry records, requests begun for them, those of them of which nothing left, and batches
+        accepted, for the fill."""
         row = self._read(
             "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
-            " count(*) FILTER (WHERE state = 'accepted') AS accepted FROM batch WHERE stage = ?",
+            " (SELECT count(*) FROM attempt WHERE stage = ?1 AND kind = 'not-sent') AS not_sent,"
+            " count(*) FILTER (WHERE state = 'accepted') AS accepted FROM batch WHERE stage = ?1",
             stage,
         )[0]
         return dict(row)

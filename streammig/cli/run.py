@@ -37,7 +37,7 @@ FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-cu
 @click.option("--limits", metavar="LIMITS", help="dev, prod, off, or like 1/5s,250/1h;general=1000/1d. [prod]")
 @click.option("--concurrency", type=int, metavar="N", help="Requests under way at most. [4]")
 @click.option(
-    "--settle-time", type=float, metavar="SECONDS", help="What the target's queue is given between stages. [300]"
+    "--settle-time", type=float, metavar="SECONDS", help="What the target's queue is given behind each stage. [300]"
 )
 @click.option("--request-timeout", type=float, metavar="SECONDS", help="For one request in all. [120]")
 @click.option("--max-bytes", type=int, metavar="BYTES", help="The largest request body. [4000000]")

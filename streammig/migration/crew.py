@@ -154,10 +154,8 @@ class Crew:
 
     async def _stage(self, name: str) -> bool:
         progress = await self.journal.read(lambda file: file.progress(name))
-        marks = await self.journal.read(lambda file: file.fingerprints(name))
-        plain = not any(mark.get("compression") for mark in marks)
+        sizes = await self.journal.read(lambda file: file.lengths(name))
         books = await self.journal.read(lambda file: file.books(name))
-        sizes = tuple(mark["size"] for mark in marks) if plain else None
         self.tell(StageBegan(name, progress.frontier, sizes, books.accepted.units, books.pending.records))
         await self._note(name, "running")
         try:

@@ -12,6 +12,7 @@ from streammig.errors import BREAKS_OFF, READING_FAILED
 from streammig.records import Batch, BatchState, Sums, Tally
 
 UNITS = 1_000  # what a full batch holds
+ALMOST = 0.999
 
 
 def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (), now: float) -> dict[str, Any]:
@@ -107,7 +108,8 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
         "source_records": checkpoint.progress(row.name).source_records,
         "units": books.accepted.units,
         "batches": counts["batches"],
-        "requests": counts["requests"],
+        "requests": counts["requests"] - counts["not_sent"],
+        "not_sent": counts["not_sent"],  # begun, but no connection was made
         "fill": round(books.accepted.units / (counts["accepted"] * UNITS), 4) if counts["accepted"] else None,
         "done": done,
         "eta": _eta(row, done, now) if running and row.state == "running" else None,
@@ -149,13 +151,12 @@ def _share_settled(books: Books) -> float:
 
 def _share_read(checkpoint: Checkpoint, row: StageRow) -> float | None:
     """Which share of the stage's bytes is read, from 0 to 1; None where the export's length is not known."""
-    marks = checkpoint.fingerprints(row.name)
-    if any(mark.get("compression") for mark in marks):
+    sizes = checkpoint.lengths(row.name)
+    if not sizes:
         return None
     frontier = checkpoint.progress(row.name).frontier
-    sizes = [int(mark["size"]) for mark in marks]
-    whole = sum(sizes)
-    return min((sum(sizes[: frontier.source]) + frontier.offset) / whole, 1.0) if whole else None
+    # Some of it is an estimate: the end is reached when the stage is complete.
+    return min((sum(sizes[: frontier.source]) + frontier.offset) / sum(sizes), ALMOST)
 
 
 def _eta(row: StageRow, done: float | None, now: float) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EVERY = 100  # accepted batches between two lines where there is no terminal
 SECONDS = 30.0  # between them at most; also between two that say the same
+ALMOST = 0.99
 _DIGITS = re.compile(r"\d+")
 
 
@@ -31,6 +32,12 @@ def watching(stream: TextIO, *, quiet: bool) -> Iterator[Tell]:
             yield Gathered(bars)
     else:
         yield Gathered(Lines(stream))
+
+
+def _share(sizes: Sequence[int] | None, source: int, offset: float) -> float:
+    """How far a place is in files of these sizes, which may be estimates: all is done when the stage has ended."""
+    whole = sum(sizes or ())
+    return min((sum((sizes or ())[:source]) + offset) / whole, ALMOST) if whole else 0.0
 
 
 class Gathered:
@@ -92,8 +99,7 @@ class Lines:
                 print(said + self._rest(), file=self._stream, flush=True)
 
     def _share(self) -> float:
-        whole = sum(self._sizes or ())
-        return (sum((self._sizes or ())[: self._done.source]) + self._done.offset) / whole if whole else 0.0
+        return _share(self._sizes, self._done.source, self._done.offset)
 
     def _rest(self) -> str:
         """How much of the stage is done, and how long the rest will take at the rate so far."""
@@ -101,7 +107,7 @@ class Lines:
         if share <= before:
             return ""
         seconds = (self._clock() - at) * (1 - share) / (share - before)
-        return f", {share:.0%} done" + (f", {spoken(seconds)} left" if share < 1 else "")
+        return f", {share:.0%} done" + f", {spoken(seconds)} left"
 
     def _repeats(self, waiting: Waiting) -> bool:
         """Whether the same was said a moment ago, perhaps of another batch."""
@@ -183,7 +189,7 @@ class Bars:
     def _advance(self, source: int, offset: int) -> None:
         if self._task is not None and self._sizes is not None:
             done = max(self._progress.tasks[self._task].completed, sum(self._sizes[:source]) + offset)
-            self._progress.update(self._task, completed=done, share=f"{done / max(sum(self._sizes), 1):.0%}")
+            self._progress.update(self._task, completed=done, share=f"{_share(self._sizes, 0, done):.0%}")
 
     def _say(self, doing: str) -> None:
         self._doing.plain = doing

@@ -87,6 +87,8 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {name}: filtered as {reason}: {counted(tally['records'], 'record')}{units}")
     if stage["dead_by"]:
         lines += _wrapped(f"  {name}: dead letters as", [f"{code}: {it:,}" for code, it in stage["dead_by"].items()])
+    if stage["not_sent"]:
+        lines.append(f"  {name}: tries that found no connection, and are no requests: {stage['not_sent']:,}")
     if stage["dropped_fields"]:
         fields = ", ".join(f"{path} ({count:,})" for path, count in stage["dropped_fields"].items())
         lines.append(f"  {name}: fields the target does not know were left out: {fields}")

@@ -14,7 +14,7 @@ from streammig.sources.elements import Elements
 from streammig.sources.finding import NDJSON, Layout, find_layout, first_byte
 from streammig.sources.inputs import Input, path_text
 from streammig.sources.lines import Lines
-from streammig.sources.opening import Meter, Stream, open_file, open_stream
+from streammig.sources.opening import COMPRESSED_BYTES, Meter, Stream, open_file, open_stream
 from streammig.sources.sameness import Standing, same_content, sampled
 from streammig.sources.tour import check_rest, walk_to
 from streammig.sources.walking import backend
@@ -22,6 +22,7 @@ from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
+LOOK_BYTES = 8 * 1024 * 1024  # inflated to tell how long all of a compressed file is: 30 ms
 HEAD_BYTES = 256 * 1024  # compared where one of two files is compressed; 256 KB hold some hundred records
 
 Reader = Literal["fast", "plain"]
@@ -40,6 +41,10 @@ class FileSource:
         self._inputs, self._max_record_bytes, self._read_bytes = tuple(inputs), max_record_bytes, read_bytes
         self._found = [self._find(wanted) for wanted in self._inputs]
         self._check_distinct()
+        self._lengths = [
+            _length(it.file, packed, standing)
+            for it, (_, packed, standing) in zip(self._inputs, self._found, strict=True)
+        ]
 
     def _check_distinct(self) -> None:
         """Raise `Unusable` if an array is named twice, by whatever names or links, or as it is and compressed: its
@@ -124,13 +129,14 @@ class FileSource:
         check_rest(window, elements.at, layout.path, self.meter)
 
     def fingerprints(self) -> list[dict[str, Any]]:
-        """One per file: `file` as named, `size` in bytes as it lies there, `modified` and `changed` in nanoseconds
-        since the epoch, `inode`, `sha256` over its head, tail and samples, `compression` ("" if none), `format`, and
-        the `path` of the array (None for NDJSON)."""
+        """One per file: `file` as named, `size` in bytes as it lies there, its `length` decompressed (of a compressed
+        one about), `modified` and `changed` in nanoseconds since the epoch, `inode`, `sha256` over its head, tail and
+        samples, `compression` ("" if none), `format`, and the `path` of the array (None for NDJSON)."""
         return [
             {
                 "file": wanted.file,
                 "size": standing.size,
+                "length": length,
                 "modified": standing.modified,
                 "changed": standing.changed,
                 "inode": standing.inode,
@@ -139,8 +145,24 @@ class FileSource:
                 "format": layout.format,
                 "path": None if layout.format == NDJSON else path_text(layout.path),
             }
-            for wanted, (layout, compression, standing) in zip(self._inputs, self._found, strict=True)
+            for wanted, length, (layout, compression, standing) in zip(
+                self._inputs, self._lengths, self._found, strict=True
+            )
         ]
+
+
+def _length(file: str, compression: str, standing: Standing) -> int:
+    """The file's bytes, decompressed: if it is compressed an estimate, by what it begins with."""
+    if not compression:
+        return standing.size
+    meter = Meter()
+    stream, _ = open_stream(file, meter)
+    with closing(stream), suppress(BrokenExport):
+        while stream.offset < LOOK_BYTES:
+            if not stream.read(READ_BYTES):
+                return stream.offset
+    # Half of what was fetched last is not yet inflated, on average.
+    return stream.offset * standing.size // max(meter.read - COMPRESSED_BYTES // 2, 1)
 
 
 def open_source(

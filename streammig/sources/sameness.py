@@ -104,12 +104,12 @@ def with_content(marks: Mapping[str, Sequence[Mark]], stopped: Callable[[], bool
 
 def comparable(marks: Sequence[Mark]) -> dict[str, Any]:
     """Fingerprints of several files as one flat mapping, without where they lie and when they were written: a copy
-    that was put back is the same export."""
+    that was put back is the same export. An estimate is no mark either."""
     return {
         f"file {number}'s {key}": value
         for number, mark in enumerate(marks, 1)
         for key, value in mark.items()
-        if key not in ("file", *STANDING, "content")
+        if key not in ("file", *STANDING, "content", "length")
     }
 
 
