@@ -232,12 +232,18 @@ def test_a_resume_in_an_outage_does_not_wait_for_one_look_after_the_other(tmp_pa
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         assert await world.live(until_answered("customers", 2)) is False
         looked: list[str] = []
+        visible, before = world.target.visible, world.scripted.before
 
         async def dark(of: str, record: Record) -> Seen:
             looked.append(record.owner)
             return Seen.CANT_TELL
 
+        def over(stage: str, body: bytes) -> None:
+            world.target.visible = visible  # type: ignore[method-assign]
+            world.scripted.before = before
+
         world.target.visible = dark  # type: ignore[method-assign, assignment]
+        world.scripted.before = over
         assert await world.live() is True
         assert len(looked) == 1
         arrived(world, keys)

@@ -30,6 +30,7 @@ from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
 from streammig.migration.elsewhere import Elsewhere, open_elsewhere
 from streammig.migration.mapping import load_mapping, rule_options
+from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
 from streammig.migration.vouching import AccountSlots, vouched_for
 from streammig.notices import Chosen, Tell, Waiting, Warned
@@ -132,11 +133,11 @@ class Migration:
                 crew = await self._assemble(stack)
                 self.assembled = True
                 done = await work(crew)
-                spare = not crew.lookup.needs_work_file()
+                spare = not crew.reading.lookup.needs_work_file()
             if spare:
-                forget_work(crew.path)
+                forget_work(crew.reading.path)
             if done is True:
-                clear(crew.path)
+                clear(crew.reading.path)
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -154,12 +155,7 @@ class Migration:
         check_doubles(settings, self.ask.accept_doubles)
         limits = OFF if dry else parse_limits(settings.limits, PRESETS)
         mappings = {name: self._mapping(name) for name in STAGES}
-        sources = {name: self._open(name) for name in settings.stages}
-        if not sources:
-            raise Unusable(
-                "there is nothing to migrate: no stage has a file",
-                "Name one with --customers, --events or --transactions, or in a settings file.",
-            )
+        sources = self._sources()
         path = Path(settings.checkpoint)
         check_folder(path)
         stack.enter_context(self._lock(path))
@@ -180,28 +176,13 @@ class Migration:
         sink, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, reader)
         if file is None:
-            run_id = secrets.token_hex(8)
-            if pacer is not None:
-                # Before it exists: a file that is found without this was made where another account's file is.
-                pacer.file.register(run_id)
-            if other is not None:
-                other.keep(path)
-            file = Checkpoint.create(
-                path, run_id=run_id, binding=binding, version=version("streammig"), started=started
-            )
+            file = self._create(path, pacer, other, binding, started)
             stack.callback(file.close)
         if pacer is not None:
             stack.enter_context(only_copy(path, file.run["id"], pacer.file.path.parent, self.ask.command))
         self._bind(file, shape, fresh, limits)
         self._recover(file)
-        run_id = file.run["id"]
-        slots: Slots = FreeSlots()
-        vouched = True
-        if pacer is not None:
-            vouched = vouched_for(file, pacer.file, self.ask.current, self.tell)
-            if words := await pacer.enter(run_id):
-                self.tell(Warned(words))
-            slots = AccountSlots(pacer, run_id)
+        slots, vouched = await self._slots(file, pacer)
         lookup = Checkpoint.open(path, read_only=True)
         stack.callback(lookup.close)
         journal = Journal(file, stack.enter_context(self.executor()))
@@ -210,12 +191,34 @@ class Migration:
         if delivered is not None:
             stack.callback(delivered.then.close)
         owners = await self._owners(stack, file, sources, rules, shape, other, reader)
+        reading = Reading(settings, path, lookup, journal, sources, rules, owners, delivered, reader, self.tell)
         return Crew(
-            settings, path, lookup, sources, rules, journal, sink, readback, slots, redact, self.clock, self.rng,
-            self.tell, reader, self.stop, 0.0 if dry else settings.settle_time, self.ask.first, owners,
-            Suspicion(not vouched), self.away, delivered,
+            settings, reading, journal, sink, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
+            0.0 if dry else settings.settle_time, self.ask.first, Suspicion(not vouched), self.away,
             wary=vouched and not dry and not self.ask.current,
         )  # fmt: skip
+
+    def _create(
+        self, path: Path, pacer: Pacer | None, other: Elsewhere | None, binding: Mapping[str, Any], started: float
+    ) -> Checkpoint:
+        """A new checkpoint."""
+        run_id = secrets.token_hex(8)
+        if pacer is not None:
+            # Before it exists: a file that is found without this was made where another account's file is.
+            pacer.file.register(run_id)
+        if other is not None:
+            other.keep(path)
+        return Checkpoint.create(path, run_id=run_id, binding=binding, version=version("streammig"), started=started)
+
+    async def _slots(self, file: Checkpoint, pacer: Pacer | None) -> tuple[Slots, bool]:
+        """The slots of the account (without a pacer, of nobody) for this checkpoint, and whether it is known to be the
+        newest copy of itself."""
+        if pacer is None:
+            return FreeSlots(), True
+        vouched = vouched_for(file, pacer.file, self.ask.current, self.tell)
+        if words := await pacer.enter(file.run["id"]):
+            self.tell(Warned(words))
+        return AccountSlots(pacer, file.run["id"]), vouched
 
     def _lock(self, path: Path) -> AbstractContextManager[None]:
         return nullcontext() if self.ask.held else locked(path, self.ask.command)
@@ -286,6 +289,15 @@ class Migration:
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         text = self.settings.stage(name).map
         return load_mapping(text, self.folder) if text else None
+
+    def _sources(self) -> dict[str, Source]:
+        sources = {name: self._open(name) for name in self.settings.stages}
+        if not sources:
+            raise Unusable(
+                "there is nothing to migrate: no stage has a file",
+                "Name one with --customers, --events or --transactions, or in a settings file.",
+            )
+        return sources
 
     def _open(self, name: str) -> Source:
         inputs = [parse_input(text) for text in self.settings.stage(name).files]

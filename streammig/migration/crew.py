@@ -4,64 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
-from streammig.aftercare.retry import buried_retried, reread_retried, spot_of
-from streammig.checkpoint import Books, Checkpoint, Journal, Spot
-from streammig.delivery.courier import Anew, Courier, Redact, Slots
+from streammig.checkpoint import Books, Journal
+from streammig.delivery.courier import Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.verdict import Verdict
-from streammig.delivery.waiting import unless
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
-from streammig.feed import Absent, Feed, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
-from streammig.migration.binding import fixed
-from streammig.migration.elsewhere import Delivered
-from streammig.migration.newer import expect_no_newer
-from streammig.notices import StageBegan, StageEnded, Tell, Waiting, Warned
-from streammig.owners import RESEALED, OwnerTable, absent, repeated
+from streammig.feed import Feed
+from streammig.migration.expecting import Expectations
+from streammig.migration.reading import Reading
+from streammig.notices import StageBegan, StageEnded, Tell
 from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
-from streammig.ports import Clock, ReadBack, Rules, Seen, Sink, Source
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Range, Record, Tally, add_up
+from streammig.ports import Clock, ReadBack, Rules, Sink, Source
+from streammig.records import BatchState, Draft, Record, Tally
 from streammig.settings import Settings
 from streammig.sources import open_source
 
-AS_IT_WAS = (
-    "It was not sent again. Take the mapping, and the version, that it was sealed with, and run the same command; what"
-    " another mapping would make of the rest can be migrated with a checkpoint of its own."
-)
-SAMPLE = 5  # customers that are looked for where a run has none of its own
 QUEUE_BYTES = 16_000_000  # bodies waiting between producer and workers; beside them each worker holds one
-
-
-class LeftOut(NamedTuple):
-    """What of a batch's records is not sent: dead letters that were none when it was sealed, owners that the target
-    will lack, and how many customers a mapping leaves out, of whom nobody knows who they are."""
-
-    dead: list[DeadLetter]
-    absent: set[str]
-    unnamed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Everything that works on one run. Its executors have one thread each, for reading and for the checkpoint."""
+    """Everything that works on one run."""
 
     settings: Settings
-    path: Path
-    lookup: Checkpoint  # the same file, opened to read, for the reader's thread
-    sources: Mapping[str, Source]
-    rules: Mapping[str, Rules]
+    reading: Reading
     journal: Journal
     sink: Sink
     readback: ReadBack
@@ -70,25 +46,21 @@ class Crew:
     clock: Clock
     rng: Random
     tell: Tell
-    reader: Executor
     stop: asyncio.Event
     settle_time: float
     first: int | None
-    owners: OwnerTable | None  # None where it was left out, or no customers are in the run
     suspicion: Suspicion
     away: int  # bytes of export from which on a stage is read in a process of its own
-    delivered: Delivered | None = None  # by whom the customers were delivered, if by another run
-    wary: bool = False  # look whether another checkpoint has sent the first customers already
+    wary: bool  # whether another checkpoint, or a newer copy of this one, may have sent what comes next
 
     async def run(self) -> bool:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
         whole = True
         before = ""
-        await self._expect_customers()
-        await self._expect_nobody()
-        if self.wary:
-            await expect_no_newer(self)
-        for name in self.sources:
+        await Expectations(
+            self.reading, self.journal, self.readback, self.clock, self.tell, self.stop, self.settle_time
+        ).check(self.wary)
+        for name in self.reading.sources:
             if before and not await self.gate(before).passed(before):
                 return False
             whole = await self._stage(name) and whole
@@ -98,57 +70,14 @@ class Crew:
         # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
         if self.settle_time and not await self.gate(before).passed(before, last=True):
             return False
-        for name in self.sources:
+        for name in self.reading.sources:
             await self._no_unknown(name)
         return whole
-
-    async def _expect_customers(self) -> None:
-        """Where the run has no customers of its own, look whether those that it builds on are at the target at all."""
-        first = next(iter(self.sources))
-        if first == "customers" or (await self.journal.read(lambda file: file.counts(first)))["requests"]:
-            return
-        await self._settle_elsewhere()
-        judge = await self.judge(first)
-        loop = asyncio.get_running_loop()
-        records = await loop.run_in_executor(self.reader, first_records, self.sources[first], judge, SAMPLE)
-        seen = [await self.readback.visible("customers", record) for record in records]
-        if seen and all(answer is Seen.NOTHING for answer in seen):
-            ordinals = ", ".join(str(record.position.ordinal) for record in records)
-            raise Unusable(
-                f"the customers of {first} are not at the target: none of those of record {ordinals} can be read back",
-                "Migrate the customers first, in this run or an earlier one: the target drops what has no customer.",
-            )
-
-    async def _expect_nobody(self) -> None:
-        """Before the first request of a checkpoint, look whether another one has sent its first customers already."""
-        if "customers" not in self.sources or not self.wary:
-            return
-        if (await self.journal.read(lambda file: file.counts("customers")))["requests"]:
-            return
-        judge = await self.judge("customers")
-        loop = asyncio.get_running_loop()
-        source = self.sources["customers"]
-        records = await loop.run_in_executor(self.reader, first_records, source, judge, SAMPLE)
-        seen = [await self.readback.visible("customers", record) for record in records]
-        if Seen.ALL in seen:
-            raise Unusable(
-                f"{seen.count(Seen.ALL)} of the first {len(seen)} customers of the export are at the target already, as"
-                " this run would send them, though by this checkpoint nothing was sent: another one was probably used",
-                "Nothing was sent. Go on with the checkpoint that they were sent with: a new one sends everything anew."
-                " If you know that no run has sent this export, run this command once with --checkpoint-is-current.",
-            )
-
-    async def _settle_elsewhere(self) -> None:
-        """Give the target's queue its time for customers that another run delivered just now."""
-        at = self.delivered.then.last_settled("customers") if self.delivered is not None else None
-        if at is not None and (left := at + self.settle_time - self.clock.time()) > 0:
-            self.tell(Waiting("the target's queue is given time for the customers", left))
-            await unless(self.stop, asyncio.sleep(left))
 
     def gate(self, name: str, retried: bool = False) -> Gate:
         """The gate behind a stage, or behind what of it was retried."""
         return Gate(
-            self.readback, self.journal, self.clock, self.tell, partial(self.reread, name), self.stop,
+            self.readback, self.journal, self.clock, self.tell, partial(self.reading.reread, name), self.stop,
             self.settle_time, self.settings.visible_time, retried,
         )  # fmt: skip
 
@@ -159,10 +88,10 @@ class Crew:
         self.tell(StageBegan(name, progress.frontier, sizes, books.accepted.units, books.pending.records))
         await self._note(name, "running")
         try:
-            await self._check_ahead(name)
+            await self.reading.check_ahead(name)
             run = await self.prepare(name)
             finished = await run.run()
-            await asyncio.get_running_loop().run_in_executor(self.reader, self._unchanged)
+            await self.reading.unchanged()
         except Problem as problem:
             await self._end(name, "failed" if problem.exit_code == 2 else "interrupted", problem.what)
             raise
@@ -184,19 +113,20 @@ class Crew:
 
     async def prepare(self, name: str, source: Source | None = None) -> StageRun:
         """A stage ready to run; `source` is what it reads on from, if not its files."""
-        rules = self.rules[name]
+        rules = self.reading.rules[name]
         limits = BatchLimits(bytes=self.settings.max_bytes)
         progress = await self.journal.read(lambda file: file.progress(name))
         ahead = await self.journal.read(lambda file: file.ahead_ranges(name))
-        judge = await self.judge(name, ahead)
+        judge = await self.reading.judge(name, ahead)
         size = sum(mark["size"] for mark in await self.journal.read(lambda file: file.fingerprints(name)))
         if source is not None:
             size = 0
         else:
-            source = self.sources[name]
-        parts = (source, judge, limits, progress, ahead, self.first, await self._sent(name))
-        feed = await asyncio.get_running_loop().run_in_executor(self.reader, self._feed, size, parts)
-        again, exactly = partial(self.reread, name), partial(_exactly, rules)
+            source = self.reading.sources[name]
+        sent = None if self.first is None else await self.reading.pilots(name)
+        parts = (source, judge, limits, progress, ahead, self.first, sent)
+        feed = await self.reading.read(self._feed, size, parts)
+        again, exactly = partial(self.reading.reread, name), partial(_exactly, rules)
         verdict = Verdict(
             self.readback, self.journal, self.clock, self.tell, again, exactly, self.stop, self.settle_time,
             self.settings.visible_time, self.settings.stage(name).unknown,
@@ -204,14 +134,14 @@ class Crew:
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
-            exactly, partial(self._anew, name, limits), verdict, self.stop, self.reader,
+            exactly, partial(self.reading.anew, name, limits), verdict, self.stop, self.reading.thread,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             suspicion=self.suspicion,
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
         )  # fmt: skip
         isolation = Isolation(courier, bisected, self.settings.isolation_share, self.settings.isolation_requests)
         return StageRun(
-            name, feed, courier, isolation, self.journal, self.clock, self.tell, self.reader, again,
+            name, feed, courier, isolation, self.journal, self.clock, self.tell, self.reading.thread, again,
             self.stop, self.settings.concurrency + 1, QUEUE_BYTES,
         )  # fmt: skip
 
@@ -235,126 +165,6 @@ class Crew:
                 return Away(*parts)
         return Feed(*parts)
 
-    def _unchanged(self) -> None:
-        for source in self.sources.values():
-            source.unchanged()
-
-    async def judge(self, name: str, sealed: Sequence[Range] = ()) -> Judge:
-        """What says which records of a stage are sent by the run, beside those that are `sealed` already."""
-        rules = self.rules[name]
-        if name == "customers":
-            return Judge(rules, repeated=partial(repeated, self.owners) if self.owners is not None else None)
-        if self.delivered is not None:
-            return Judge(rules, partial(absent, self.owners, self.delivered.then, None), sealed=sealed)
-        known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)
-        who = partial(absent, self.owners, self.lookup, name) if known else nobody_absent
-        return Judge(rules, who, sealed=sealed)
-
-    def absent_now(self) -> Absent:
-        """Who is not in the target now, whatever was known when the run began."""
-        return partial(absent, self.owners, self.lookup if self.delivered is None else self.delivered.now, None)
-
-    async def reread(self, name: str, batches: list[Batch]) -> list[list[Record]]:
-        judge = await self.judge(name)
-        return await asyncio.get_running_loop().run_in_executor(self.reader, self._read_again, name, judge, batches)
-
-    def _read_again(self, name: str, judge: Judge, batches: list[Batch]) -> list[list[Record]]:
-        """The records of batches: of those made of dead letters from the work file, of others from the export."""
-        of_export = [batch for batch in batches if not batch.retried]
-        of_letters = [batch for batch in batches if batch.retried]
-        found = dict(zip([it.seq for it in of_export], reread(self.sources[name], judge, of_export), strict=True))
-        for batch in of_export:
-            apart = self.lookup.unpacked(name, batch.ranges)
-            if apart:
-                found[batch.seq] = [it for it in found[batch.seq] if spot_of(it) not in apart]
-        if of_letters:
-            again = reread_retried(self.path, self.rules[name], of_letters)
-            found |= zip([it.seq for it in of_letters], again, strict=True)
-        return [found[batch.seq] for batch in batches]
-
-    async def _anew(self, name: str, limits: BatchLimits, batch: Batch, records: list[Record]) -> Anew:
-        """What takes the place of a batch that comes out otherwise now. Raises `Unusable` where nothing but another
-        export explains that, or what comes out now is more than what it held."""
-        if not batch.retried and fixed(self.settings, name, self.lookup):
-            raise Unusable(
-                f"batch {batch.seq} of {name} does not come out of the export as it was sealed, and there is neither a"
-                " mapping nor another version that could be why: the export has changed",
-                "Put the export that the checkpoint was begun with back in its place, and run the same command.",
-            )
-        judge = await self.judge(name)
-        loop = asyncio.get_running_loop()
-        left = await loop.run_in_executor(self.reader, self._left_out, name, judge, batch)
-        drafts, large = reseal(self.rules[name], limits, records)
-        dead = left.dead + large
-        rest = batch.tally - add_up([*(it.tally for it in drafts), *(it.tally for it in dead)])
-        if rest.records < 0 or rest.units < 0:
-            raise Unusable(
-                f"batch {batch.seq} of {name} comes out as more than it was sealed as: what was left out of it by the"
-                " mapping or version of then is counted as filtered already",
-                AS_IT_WAS,
-            )
-        if name != "customers":
-            return drafts, dead, []
-        if rest.records and left.unnamed:
-            self.tell(Warned(
-                f"the mapping leaves out customers of batch {batch.seq} that it sent before: nobody can tell which, so"
-                " what belongs to them is sent, and dropped by the target"
-            ))  # fmt: skip
-        lost = {it.position for it in large}
-        kept = {record.owner for record in records if record.position not in lost}
-        gone = left.absent | {record.owner for record in records} - kept
-        return drafts, dead, [(owner, RESEALED) for owner in sorted(gone - kept)]
-
-    def _left_out(self, name: str, judge: Judge, batch: Batch) -> LeftOut:
-        """What of a batch's records is left out now; not what was when it was sealed."""
-        if batch.retried:
-            return LeftOut(buried_retried(self.path, self.rules[name], batch), set(), 0)
-        apart = self.lookup.unpacked(name, batch.ranges)
-        dead: list[DeadLetter] = []
-        absent: set[str] = set()
-        unnamed = 0
-        for it in examined_again(self.sources[name], judge, batch):
-            dead += [letter for letter in it.dead if spot_of(letter) not in apart]
-            absent |= {owner for owner, _ in it.absent}
-            unnamed += sum(tally.records for _, tally in it.filtered) if not it.absent else 0
-        return LeftOut(dead, absent, unnamed)
-
-    async def _check_ahead(self, name: str) -> None:
-        """Raise `Unusable` unless what was sealed beyond the frontier still comes out of the export as it was.
-
-        Reading on passes it by, and can't tell then what a mapping that was mended leaves out of it from what was left
-        out before: that would be counted twice, or not at all.
-        """
-        batches = await self.journal.read(lambda file: file.ahead(name))
-        if not batches or fixed(self.settings, name, self.lookup):
-            return
-        apart = partial(self._apart, name)
-        judge = await self.judge(name, await self.journal.read(lambda file: file.ahead_ranges(name)))
-        work = partial(otherwise, self.sources[name], self.rules[name], judge, batches, apart)
-        changed = await asyncio.get_running_loop().run_in_executor(self.reader, work)
-        if changed:
-            numbers = ", ".join(str(batch.seq) for batch in changed[:20])
-            raise Unusable(
-                f"batch {numbers} of {name}, sealed ahead of what is counted, comes out otherwise now: the mapping or"
-                " the version has changed, and the books could not be kept",
-                AS_IT_WAS,
-            )
-
-    def _apart(self, name: str, batch: Batch) -> set[Spot]:
-        return self.lookup.unpacked(name, batch.ranges)
-
-    async def _sent(self, name: str) -> set[str] | None:
-        """In a pilot, the customers that were sent, unless all of them were: what belongs to others must wait."""
-        if self.first is None or name == "customers" or "customers" not in self.sources:
-            return None
-        rows = await self.journal.read(Checkpoint.stages)
-        if any(row.name == "customers" and row.state == "complete" for row in rows):
-            return None
-        owners: set[str] = set()
-        for batch in await self.journal.read(lambda file: file.batches("customers", BatchState.ACCEPTED)):
-            owners.update(record.owner for record in (await self.reread("customers", [batch]))[0])
-        return owners
-
     # -- what must hold behind a stage -------------------------------------------------------------------------------
 
     async def verify(self, name: str, *, whole: bool = False) -> None:
@@ -369,7 +179,8 @@ class Crew:
             numbers = ", ".join(str(batch.seq) for batch in left[:20])
             raise UnknownOutcome(
                 f"nobody can say whether these batches of {name} landed: {numbers}",
-                f"They are not sent again. See what is known of them, and decide, with: streammig resolve {self.path}",
+                "They are not sent again. See what is known of them, and decide, with: streammig resolve"
+                f" {self.reading.path}",
             )
 
 

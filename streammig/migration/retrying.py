@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ class Retry:
         """Try all that is chosen; False if stopped before. Raises like a run."""
         await self._read(self._begin)
         try:
-            for name in self.crew.sources:
+            for name in self.crew.reading.sources:
                 if not await self._stage(name):
                     return False
             return True
@@ -44,12 +44,12 @@ class Retry:
             await self._read(self._work.close)
 
     def _begin(self) -> None:
-        crew, file = self.crew, self.crew.lookup
+        reading, file = self.crew.reading, self.crew.reading.lookup
         if not file.needs_work_file():
-            forget_work(crew.path)
-        self._work = WorkFile.open(crew.path, create=not file.open_retried())
+            forget_work(reading.path)
+        self._work = WorkFile.open(reading.path, create=not file.open_retried())
         # What an earlier call was given for letters that are still dead is not what this one is asked for.
-        busy = {name: file.busy(name) for name in crew.sources}
+        busy = {name: file.busy(name) for name in reading.sources}
         self._work.drop(
             (name, spot)
             for name, spot in self._work.spots()
@@ -57,9 +57,11 @@ class Retry:
         )
         if self.repaired is None:
             return
-        taken = take_in(self.repaired, file, self._work, file.run["context"]["inputs"], crew.settings.max_record_bytes)
+        taken = take_in(
+            self.repaired, file, self._work, file.run["context"]["inputs"], reading.settings.max_record_bytes
+        )
         if taken.strangers:
-            crew.tell(Warned(f"{self.repaired}: {taken.strangers} lines name what is no dead letter (any more)"))
+            reading.tell(Warned(f"{self.repaired}: {taken.strangers} lines name what is no dead letter (any more)"))
 
     # -- one stage ---------------------------------------------------------------------------------------------------
 
@@ -106,11 +108,11 @@ class Retry:
         await crew.verify(name)
 
     async def _retrial(self, name: str) -> Retrial:
-        crew = self.crew
-        gone = nobody_absent if name == "customers" else crew.absent_now()
+        crew, reading = self.crew, self.crew.reading
+        gone = nobody_absent if name == "customers" else reading.absent_now()
         return Retrial(
-            name, crew.sources[name], crew.rules[name], await crew.judge(name), gone, crew.lookup, self._work,
-            BatchLimits(bytes=crew.settings.max_bytes), self.choice, crew.stop.is_set,
+            name, reading.sources[name], reading.rules[name], await reading.judge(name), gone, reading.lookup,
+            self._work, BatchLimits(bytes=crew.settings.max_bytes), self.choice, crew.stop.is_set,
         )  # fmt: skip
 
     # -- between stages ----------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ class Retry:
         return await crew.gate("events", retried=True).passed("events")
 
     async def _read(self, work: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.crew.reader, work, *arguments)
+        return await self.crew.reading.read(partial(work, *arguments))
 
 
 def _next(parcels: Iterator[Parcel]) -> Parcel | None:
