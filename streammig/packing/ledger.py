@@ -207,7 +207,7 @@ class Ledger:
         self._position, self._unit = record.position, record.unit + record.units
 
     def close(self, examined: Examined) -> None:
-        ends_dead = any(letter.unit >= self._unit for letter in examined.dead)
+        ends_dead = examined.dead and any(letter.unit >= self._unit for letter in examined.dead)
         span = self._settled() if ends_dead or self._last is None else self._last
         span.source_records += 1
         if examined.filtered or examined.dead or examined.dropped or examined.absent:
