@@ -557,7 +557,7 @@ def test_i2_what_a_full_disk_does_not_take_is_not_sent_and_goes_on_with_room(tmp
         before = landed(target)
         accounted = states(tmp_path / "migration.checkpoint")["customers"]
         assert before < 3000  # none, where all was sealed before the first request was answered
-        assert asked(target)["customers"]["201"] <= len([it for it in accounted if it != "sealed"])
+        assert asked(target).get("customers", {}).get("201", 0) <= len([it for it in accounted if it != "sealed"])
         again = finished(tmp_path, *command, *quickly(target.url))
         assert again.code in (0, 4), again.err
         assert target.ledger()["twice"]["customers"]["count"] == 0
