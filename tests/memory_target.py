@@ -44,6 +44,7 @@ class MemoryTarget:
     poison: frozenset[str] = frozenset()
     drops: frozenset[str] = frozenset()  # owners that the queue loses without a word
     strangers: frozenset[str] = frozenset()  # customers that stood there otherwise, until ours are taken
+    counting: bool = False  # whether purchases are said to be counted, though they never are in time
     customers: collections.Counter[str] = field(default_factory=collections.Counter)
     events: collections.Counter[str] = field(default_factory=collections.Counter)
     transactions: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -104,7 +105,7 @@ class MemoryTarget:
     # -- ReadBack --------------------------------------------------------------------------------------------------
 
     def can_tell(self, stage: str, record: Record) -> bool:
-        return stage != "events"
+        return stage != "events" or self.counting
 
     async def visible(self, stage: str, record: Record) -> Seen:
         self._alive()
@@ -112,6 +113,8 @@ class MemoryTarget:
         if self._fault() is not None:
             return Seen.CANT_TELL
         self._apply()
+        if stage == "events":
+            return Seen.CANT_TELL
         if stage == "customers":
             if not self.customers[record.owner]:
                 return Seen.OTHER if record.owner in self.strangers else Seen.NOTHING

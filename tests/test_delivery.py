@@ -691,6 +691,16 @@ def test_what_of_the_last_stage_the_queue_dropped_stands_with_the_stage_when_the
     play(tmp_path, story, drops=frozenset({"c0"}))
 
 
+def test_purchases_that_are_not_counted_yet_are_no_reason_to_end_badly(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        world.target.counting = True
+        assert await world.live() is True
+        assert "are not visible at the target: record 1 (batch 1)" in message(world, "events")
+        assert world.clock.time() - max(at for at, _, _ in world.scripted.sent) < 3 * SETTLE_TIME
+
+    play(tmp_path, story, last="events")
+
+
 @pytest.mark.parametrize(("settings", "stage"), [({"settle_time": 0.0}, "customers"), ({}, "events")])
 def test_nothing_is_waited_for_at_the_end_without_a_settle_time_or_a_sample_that_can_tell(
     tmp_path: Path, settings: dict[str, Any], stage: str

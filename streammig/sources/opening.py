@@ -274,4 +274,4 @@ class _Inflated:
 
     def _break(self, why: str) -> BrokenExport:
         # Everything that was inflated has been returned by now: pieces are asked for one at a time.
-        return BrokenExport(self._file, self.offset, why, AFTER_A_BREAK)
+        return BrokenExport(self._file, self.offset, why, "" if why.startswith(READING_FAILED) else AFTER_A_BREAK)
