@@ -7,6 +7,7 @@ import sqlite3
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,13 +181,25 @@ def test_i9_owners_are_kept_as_salted_hashes(file: Checkpoint, path: Path) -> No
         assert b"anna@example.org" not in (path.parent / name).read_bytes()
 
 
+def sized(it: Draft, size: int) -> Draft:
+    return msgspec.structs.replace(it, body=it.body.ljust(size, b"."))
+
+
 def test_samples_are_spread_from_the_first_to_the_last_accepted_batch(file: Checkpoint) -> None:
     for at in range(20):
-        batch = file.seal("customers", draft(at, at + 1), behind(at + 1, tally(at + 1)), 1.0)
+        batch = file.seal("customers", sized(draft(at, at + 1), 10), behind(at + 1, tally(at + 1)), 1.0)
         sent(file, batch, Kind.ACCEPTED, BatchState.ACCEPTED)
     assert [it.seq for it in file.sample("customers", 5)] == [1, 5, 10, 15, 20]
     assert [it.seq for it in file.sample("customers", 50)] == list(range(1, 21))
     assert file.last_settled("customers") == 2.0
+
+
+def test_samples_are_of_batches_that_hold_much_not_of_the_many_parts_of_a_refused_one(file: Checkpoint) -> None:
+    for at in range(26):
+        size = 4000 if at < 6 else 40
+        batch = file.seal("customers", sized(draft(at, at + 1), size), behind(at + 1, tally(at + 1)), 1.0)
+        sent(file, batch, Kind.ACCEPTED, BatchState.ACCEPTED)
+    assert [it.seq for it in file.sample("customers", 5)] == [1, 2, 4, 5, 26]
 
 
 def test_a_reader_sees_a_run_that_goes_on_and_can_not_write(file: Checkpoint, path: Path) -> None:
@@ -260,7 +273,7 @@ def test_a_checkpoint_of_the_first_format_is_brought_up_to_date_and_nothing_in_i
     assert [it.seq for it in file.accepted_after(lost, 9.0, 3)] == [taken.seq]
     file.close()
     db = sqlite3.connect(path)
-    for table, column in (("run", "ticks"), ("attempt", "began"), ("attempt", "ended")):
+    for table, column in (("run", "ticks"), ("run", "born"), ("attempt", "began"), ("attempt", "ended")):
         db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     db.execute("PRAGMA user_version = 1")
     db.row_factory = sqlite3.Row

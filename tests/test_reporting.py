@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint
-from streammig.cli.outcome import headline
+from streammig.cli.outcome import Ended, headline
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
 from streammig.records import (
     STAGES,
@@ -203,17 +203,19 @@ def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers()
 def test_the_last_words_of_a_run_say_how_it_ended(code: int, pilot: int | None, said: str) -> None:
     found = {"stages": {"events": {"dead": 2, "unknown": 1}}, "checkpoint": "x.checkpoint", "resume": "again"}
     found |= {"state": "interrupted", "warnings": []}
-    assert headline(code, found, pilot) == f"{said}\nTo go on from here: again"
-    assert headline(code, found | {"resume": None}, pilot) == said
+    assert headline(code, found, Ended(code != 130, pilot=pilot)) == f"{said}\nTo go on from here: again"
+    assert headline(code, found | {"resume": None}, Ended(code != 130, pilot=pilot)) == said
 
 
 def test_the_last_words_name_warnings_and_what_was_not_looked_for_any_more() -> None:
     found: dict[str, Any] = {"stages": {"events": {"dead": 0, "unknown": 0}}, "checkpoint": "x", "resume": None}
     found |= {"warnings": ["look"], "state": "complete"}
-    assert headline(0, found, None).endswith("left out on purpose, with warnings (exit code 0).")
-    stopped = headline(130, found, None)
+    assert headline(0, found, Ended(True)).endswith("left out on purpose, with warnings (exit code 0).")
+    stopped = headline(130, found, Ended(False))
     assert "was not yet looked for at the target: the same command does that" in stopped
-    assert headline(4, found, None) == "It can't be told what the target holds: see the error above (exit code 4)."
+    assert (
+        headline(4, found, Ended(True)) == "It can't be told what the target holds: see the error above (exit code 4)."
+    )
 
 
 # -- the document ------------------------------------------------------------------------------------------------------

@@ -108,6 +108,15 @@ def test_what_the_operator_says_has_landed_is_accepted_and_never_sent_again(shel
     assert events(target) == 4
 
 
+@pytest.mark.parametrize("answers", [("--landed", "--not-landed"), ("--not-landed", "--read-back")])
+def test_two_answers_at_once_are_none(shell: Shell, target: LocalTarget, answers: tuple[str, str]) -> None:
+    parked(shell, target)
+    ended = resolve(shell, 1, *answers)
+    assert ended.code == 2
+    assert "give one of them" in ended.err
+    assert states(shell.checkpoint)["events"] == ["parked"]
+
+
 @pytest.mark.parametrize("target", [LOST], indirect=True)
 def test_what_the_operator_says_has_not_landed_is_sent_by_the_next_run(shell: Shell, target: LocalTarget) -> None:
     parked(shell, target)

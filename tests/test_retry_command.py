@@ -95,6 +95,16 @@ def test_a_retry_says_what_it_sent_what_was_accepted_and_what_is_left(shell: She
     assert "This retry: 3 dead letters sent, 3 records accepted; 3 dead letters left, of which 2 wait" in ended.err
 
 
+def test_a_retry_after_a_pilot_does_not_call_the_run_complete(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder)
+    assert shell.run(target.url, *STAGES, "--first", "4", "--unchecked").code == 130
+    ended = retry(shell, "--input", repair(shell, good_email))
+    assert ended.code == 130, ended.err
+    assert "The retry is done; what the run has not read yet waits for the run" in ended.err
+    assert "To go on from here: streammig run" in ended.err
+    assert "Complete" not in ended.err
+
+
 def test_the_same_call_again_finds_nothing_to_do_and_says_so(shell: Shell, target: LocalTarget) -> None:
     migrated(shell, target)
     fixed = repair(shell, good_email)

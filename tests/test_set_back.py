@@ -245,7 +245,64 @@ def test_a_resume_in_an_outage_does_not_wait_for_one_look_after_the_other(tmp_pa
         world.target.visible = dark  # type: ignore[method-assign, assignment]
         world.scripted.before = over
         assert await world.live() is True
-        assert len(looked) == 1
+        assert len(set(looked)) == 1  # again and again for one, then no more
+        assert any("customers can't be looked for at the target now" in it for it in world.said)
+        arrived(world, keys)
+
+    play(tmp_path, story)
+
+
+def test_i3_a_moment_in_which_nothing_can_be_read_does_not_hide_that_the_machine_was_set_back(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live(pilot) is False
+        back_up(tmp_path)
+        assert await world.live() is True
+        restore(tmp_path)
+        visible = world.target.visible
+        missed: list[Record] = []
+
+        async def first_missed(of: str, record: Record) -> Seen:
+            if not missed:
+                missed.append(record)
+                return Seen.CANT_TELL
+            return await visible(of, record)
+
+        world.target.visible = first_missed  # type: ignore[method-assign, assignment]
+        assert isinstance(await world.live(), UnknownOutcome)
+
+    play(tmp_path, story)
+
+
+def test_i3_a_first_try_that_found_no_connection_does_not_count_as_a_beginning(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        (tmp_path / "run.checkpoint").rename(tmp_path / "other.checkpoint")
+        visible = world.target.visible
+
+        async def dark(of: str, record: Record) -> Seen:
+            return Seen.CANT_TELL
+
+        world.target.visible = dark  # type: ignore[method-assign, assignment]
+        world.scripted.script = dict.fromkeys(range(100), Receipt(Kind.NOT_SENT, None, "no connection"))
+        assert await world.live(until_answered("customers", 1)) is False
+        world.target.visible, world.scripted.script = visible, {}  # type: ignore[method-assign]
+        ended = await world.live()
+        assert isinstance(ended, Unusable)
+        assert "are at the target already" in ended.what
+
+    play(tmp_path, story)
+
+
+def test_a_few_customers_who_stood_there_just_as_they_would_be_sent_stop_no_resume(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live(until_answered("customers", 2)) is False
+        visible, looked = world.target.visible, count()
+
+        async def some_there(of: str, record: Record) -> Seen:
+            return Seen.ALL if next(looked) in (1, 3) else await visible(of, record)
+
+        world.target.visible = some_there  # type: ignore[method-assign, assignment]
+        assert await world.live() is True
         arrived(world, keys)
 
     play(tmp_path, story)

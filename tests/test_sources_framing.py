@@ -225,6 +225,29 @@ def test_a_bad_line_is_a_fault_with_line_and_column_and_no_content(reader: Any, 
     assert found[5].data == b'{"id":2}'
 
 
+@pytest.mark.parametrize("last", [b'{"id":3,"name":"Mar', b'{"id":3', b'  {"id":[1,', b'{"id":tr', b'"\\u00'])
+def test_a_file_of_lines_that_was_cut_inside_its_last_one_breaks_off_there(
+    last: bytes, reader: Any, tmp_path: Path
+) -> None:
+    whole = b'{"id":1}\n{"id":2}\n'
+    found, broken = read(source_of(tmp_path, whole + last, reader, read_bytes=7))
+    assert [it.data for it in found] == [b'{"id":1}', b'{"id":2}']
+    assert broken is not None
+    assert broken.offset == len(whole)
+    assert "line 3 has neither its end nor a newline" in broken.what
+    assert "Mar" not in str(broken)
+    # With a newline behind it somebody meant it as a line: a dead letter.
+    found, broken = read(source_of(tmp_path, whole + last + b"\n", reader))
+    assert (len(found), found[-1].code, broken) == (3, "invalid-json", None)
+
+
+@pytest.mark.parametrize("last", [b'{"id":3}', b'{"id":3,}', b'{"id":3}}', b"   ", b""])
+def test_the_last_line_needs_no_newline(last: bytes, reader: Any, tmp_path: Path) -> None:
+    found, broken = read(source_of(tmp_path, b'{"id":1}\n' + last, reader))
+    assert broken is None
+    assert len(found) == 1 + bool(last.strip())
+
+
 def test_long_blank_stretches_in_lines_are_no_records(tmp_path: Path) -> None:
     blank = b" " * 5000
     data = b'{"id":1}\n' + blank + b"\n" + blank + b'{"id":2}' + blank + b"\r\n" + blank + b'{"id":3,}' + blank

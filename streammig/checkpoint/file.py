@@ -78,8 +78,8 @@ class Checkpoint(Letters):
             self._db.execute(f"PRAGMA application_id = {APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
             self._db.execute(
-                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, x'', 0)",
-                (run_id, version, started, json.dumps(binding), "{}", secrets.token_bytes(16)),
+                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, x'', 0, ?)",
+                (run_id, version, started, json.dumps(binding), "{}", secrets.token_bytes(16), FORMAT),
             )
             self._db.execute("UPDATE run SET digest = ?", (self._digest.compute(),))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from streammig.checkpoint.codec import decode_tally, hash_owner, unpack_ranges
@@ -49,6 +51,10 @@ class Books:
     @property
     def balanced(self) -> bool:
         return self.taken - self.placed == Tally()
+
+    def holds(self, *, whole: bool) -> bool:
+        """Whether they balance, and, where the `whole` stage is read, nothing lies ahead of what was."""
+        return self.balanced and not (whole and self.ahead != Tally())
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +159,19 @@ class Holdings(Opened):
         )  # fmt: skip
 
     def sample(self, stage: str, count: int, retried: bool = False) -> list[Batch]:
-        """Up to `count` accepted batches of a stage (or of its retried ones), spread evenly from first to last."""
-        seqs = [row[0] for row in self._read(
-            "SELECT seq FROM batch WHERE stage = ? AND state = 'accepted' AND retried = ? ORDER BY seq", stage, retried
-        )]  # fmt: skip
-        chosen = {seqs[(len(seqs) - 1) * k // max(count - 1, 1)] for k in range(count)} if seqs else set()
+        """Up to `count` accepted batches of a stage (or of its retried ones), spread evenly over the bytes they hold:
+        the small parts of a refused batch, many as they may be, are not looked at in place of the others."""
+        rows = self._read(
+            "SELECT seq, size FROM batch WHERE stage = ? AND state = 'accepted' AND retried = ? ORDER BY seq",
+            stage,
+            retried,
+        )
+        ends = list(accumulate(size for _, size in rows))
+        wanted = [ends[-1] * k / max(count - 1, 1) for k in range(count)] if rows else []
+        chosen = {rows[bisect_left(ends, place)][0] for place in wanted}
         marks = ", ".join("?" * len(chosen))
-        rows = self._read(f"SELECT * FROM batch WHERE stage = ? AND seq IN ({marks}) ORDER BY seq", stage, *chosen)
-        return [self._batch(stage, row) for row in rows]
+        found = self._read(f"SELECT * FROM batch WHERE stage = ? AND seq IN ({marks}) ORDER BY seq", stage, *chosen)
+        return [self._batch(stage, row) for row in found]
 
     def last_settled(self, stage: str) -> float | None:
         """When the last batch of a stage was accepted, in seconds since the epoch."""

@@ -9,9 +9,10 @@ SCHEMA = """
 -- `context` is JSON and changes with each call: the command that goes on from here, limits, state folder, inputs.
 -- `digest` is that of every row of every table (see digest.py), changed with each of them and verified by each run.
 -- `ticks` counts the beginnings and ends of requests, which orders them: the wall clock may be set back.
+-- `born` is the format it was made with: by the first one, ranges ran over dead letters between their records.
 CREATE TABLE run (
     id TEXT NOT NULL, version TEXT NOT NULL, started REAL NOT NULL, binding TEXT NOT NULL, context TEXT NOT NULL,
-    salt BLOB NOT NULL, digest BLOB NOT NULL, ticks INTEGER NOT NULL DEFAULT 0
+    salt BLOB NOT NULL, digest BLOB NOT NULL, ticks INTEGER NOT NULL DEFAULT 0, born INTEGER NOT NULL DEFAULT 1
 );
 
 -- The files of each stage in reading order. `fingerprint` is JSON: name, size, times of the last change, inode, hash of
@@ -106,6 +107,7 @@ CREATE TABLE released (owner BLOB PRIMARY KEY, since INTEGER NOT NULL) WITHOUT R
 # What makes a file of the first format one of this.
 SINCE_FIRST = (
     "ALTER TABLE run ADD COLUMN ticks INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE run ADD COLUMN born INTEGER NOT NULL DEFAULT 1",
     "ALTER TABLE attempt ADD COLUMN began INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE attempt ADD COLUMN ended INTEGER NOT NULL DEFAULT 0",
     f"PRAGMA user_version = {FORMAT}",

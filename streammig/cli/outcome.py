@@ -78,11 +78,11 @@ def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
     if problem is not None:
         fail(problem)
     if not quiet and not as_json:
-        click.echo(headline(code, found, ended.pilot), err=True)
+        click.echo(headline(code, found, ended), err=True)
     return code
 
 
-def headline(code: int, found: Mapping[str, Any], pilot: int | None) -> str:
+def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     """In words, how a run ended and what its exit code means; behind it the command that goes on from here."""
     stages, checkpoint = found["stages"].values(), found["checkpoint"]
     dead, unknown = (sum(stage[name] for stage in stages) for name in ("dead", "unknown"))
@@ -94,10 +94,12 @@ def headline(code: int, found: Mapping[str, Any], pilot: int | None) -> str:
         5: "The target stopped this run: see the error above",
         STOPPED: "Stopped on request; nothing is lost",
     }.get(code, "This run failed: see the error above")
-    if code == STOPPED and pilot is not None:
-        said = f"The pilot is done, {counted(pilot, 'record')} a stage at most; the rest waits for the full run"
+    if code == STOPPED and ended.pilot is not None:
+        said = f"The pilot is done, {counted(ended.pilot, 'record')} a stage at most; the rest waits for the full run"
     elif code == STOPPED and found["state"] == "complete":
         said = "Everything is sent, but was not yet looked for at the target: the same command does that"
+    elif code == STOPPED and ended.whole:
+        said = "The retry is done; what the run has not read yet waits for the run"
     elif code == 4 and not unknown:
         said = "It can't be told what the target holds: see the error above"
     said += f" (exit code {code})."
@@ -111,8 +113,9 @@ def exit_code(found: dict[str, Any], problem: Problem | None, whole: bool) -> in
         return 1
     if problem is not None:
         return problem.exit_code
-    if not whole:
-        return STOPPED  # an undecided batch is what the same command goes on with
+    if not whole or found["state"] in ("interrupted", "failed"):
+        # A retry may be done where its run is not. An undecided batch is what the same command goes on with.
+        return STOPPED
     if any(stage["unknown"] for stage in stages):
         return 4
     return 3 if any(stage["dead"] for stage in stages) else 0

@@ -22,9 +22,9 @@ PARKED = 4  # the exit code where it is still undecided
 @options.checkpoint
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
-@click.option("--landed", "answer", flag_value="landed", help="It landed: it is accepted, and never sent again.")
-@click.option("--not-landed", "answer", flag_value="not-landed", help="It did not land: the next run sends it.")
-@click.option("--read-back", "answer", flag_value="read-back", help="Ask the target now.")
+@click.option("--landed", is_flag=True, help="It landed: it is accepted, and never sent again.")
+@click.option("--not-landed", is_flag=True, help="It did not land: the next run sends it.")
+@click.option("--read-back", is_flag=True, help="Ask the target now.")
 @options.settings_on_top(", for --read-back")
 @options.as_json("Print what is known as JSON on stdout.")
 @options.quiet("errors and warnings")
@@ -32,7 +32,9 @@ def command(
     checkpoint: Path,
     batch: int | None,
     stage: str | None,
-    answer: str | None,
+    landed: bool,
+    not_landed: bool,
+    read_back: bool,
     toml: Path | None,
     as_json: bool,
     quiet: bool,
@@ -45,6 +47,11 @@ def command(
     from streammig.checkpoint import Checkpoint, is_held
     from streammig.reporting.document import undecided, undecided_entry
 
+    given = {"landed": landed, "not-landed": not_landed, "read-back": read_back}
+    answers = [name for name, asked in given.items() if asked]
+    if len(answers) > 1:
+        raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
+    answer = answers[0] if answers else None
     if batch is None and answer is not None:
         raise click.UsageError(f"--{answer} needs the number of the batch: streammig resolve {checkpoint} lists them")
     file = Checkpoint.open(checkpoint, read_only=True)

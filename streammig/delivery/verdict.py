@@ -225,13 +225,7 @@ class Verdict:
         return Seen.NOTHING if 2 * seen.count(Seen.NOTHING) > len(seen) else Seen.CANT_TELL
 
     async def _seen(self, stage: str, record: Record) -> Seen:
-        """What is visible of a record; a read that says nothing is tried again, for it may have met a bad moment."""
-        for _ in range(TRIES):
-            seen = await self.readback.visible(stage, record)
-            if seen is not Seen.CANT_TELL or self.stop.is_set():
-                return seen
-            await unless(self.stop, asyncio.sleep(min(LOOK, self.settle_time)))
-        return Seen.CANT_TELL
+        return await seen_at_last(self.readback, stage, record, self.stop, self.settle_time)
 
     async def _passed(self, batch: Batch) -> bool | None:
         """Whether the target's queue has passed this batch: the later ones that are a settle time old are there. None
@@ -291,3 +285,13 @@ def spread(records: Sequence[Record], count: int) -> list[Record]:
     """Up to `count` of the records, evenly from the first to the last."""
     last = len(records) - 1
     return [records[at] for at in sorted({last * k // max(count - 1, 1) for k in range(count)})] if records else []
+
+
+async def seen_at_last(readback: ReadBack, stage: str, record: Record, stop: asyncio.Event, settle_time: float) -> Seen:
+    """What is visible of a record; a read that says nothing is tried again, for it may have met a bad moment."""
+    for _ in range(TRIES):
+        seen = await readback.visible(stage, record)
+        if seen is not Seen.CANT_TELL or stop.is_set():
+            return seen
+        await unless(stop, asyncio.sleep(min(LOOK, settle_time)))
+    return Seen.CANT_TELL

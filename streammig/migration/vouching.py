@@ -24,8 +24,8 @@ def vouched_for(file: Checkpoint, account: AccountFile, current: bool, tell: Tel
         then = (
             "as you said that it is, nothing is looked for at the target before"
             if current
-            else "each batch is looked for at the target before it is sent, and events, which can't be looked for, wait"
-            " for your word (--checkpoint-is-current)"
+            else "each batch is looked for at the target before it is sent, by up to 20 reads, and events, which can't"
+            " be looked for, wait for your word (--checkpoint-is-current)"
         )
         tell(
             Warned(

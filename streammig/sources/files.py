@@ -23,6 +23,7 @@ from streammig.sources.window import Window
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
 LOOK_BYTES = 8 * 1024 * 1024  # inflated to tell how long all of a compressed file is: 30 ms
+LEAST_BYTES = 64
 HEAD_BYTES = 256 * 1024  # compared where one of two files is compressed; 256 KB hold some hundred records
 
 Reader = Literal["fast", "plain"]
@@ -56,7 +57,7 @@ class FileSource:
             for other, (its_layout, its, its_standing) in zip(self._inputs[:number], self._found, strict=False):
                 if layout != its_layout:
                     continue
-                if (packed or its) and heads[wanted.file] == heads[other.file]:
+                if (packed or its) and heads[wanted.file] == heads[other.file] != b"":
                     raise Unusable(
                         f"{other.file} and {wanted.file} begin with the same records: each would be sent twice",
                         "Name one of them: a compressed file and what it was made of are one export.",
@@ -68,13 +69,14 @@ class FileSource:
                     )
 
     def _head(self, wanted: Input) -> bytes:
-        """A SHA-256 over what the file begins with, decompressed; of a small one over all."""
+        """A SHA-256 over what the file begins with, decompressed; b"" for one too small to be told by it: shards of an
+        export may well be alike in holding nothing."""
         stream, _ = open_stream(wanted.file, self.meter)
         head = b""
         with closing(stream), suppress(BrokenExport):
             while len(head) < HEAD_BYTES and (piece := stream.read(HEAD_BYTES - len(head))):
                 head += piece
-        return hashlib.sha256(head).digest()
+        return hashlib.sha256(head).digest() if len(head) >= LEAST_BYTES else b""
 
     def _find(self, wanted: Input) -> tuple[Layout, str, Standing]:
         stream, compression = open_stream(wanted.file, self.meter)

@@ -56,6 +56,17 @@ def judge(data: bytes, line: int = 0) -> tuple[str, str]:
     return code, fault
 
 
+def is_cut_off(data: bytes) -> bool:
+    """Whether the bytes are the beginning of JSON that goes on."""
+    try:
+        RAW.decode(data)
+    except RecursionError:
+        return False
+    except msgspec.DecodeError as error:
+        return bool(data) and _AT.search(str(error)) is None  # only what is truncated is wrong at no byte
+    return False
+
+
 def place_of(error: msgspec.DecodeError, length: int) -> tuple[int, str]:
     """The index of the byte that a decoder stumbled over, and why; `length` is where truncated input ends."""
     text = str(error)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from streammig.records import Run, Slice
-from streammig.sources.judging import RAW, TOO_LARGE, WHITE, is_utf8, judge
+from streammig.sources.judging import RAW, TOO_LARGE, WHITE, is_cut_off, is_utf8, judge
 from streammig.sources.opening import Meter
 from streammig.sources.window import Window
 
@@ -25,7 +25,8 @@ class Lines:
         self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
 
     def runs(self, at: int, resumed: bool) -> Iterator[Run]:
-        """Runs from the offset `at` on; `resumed`: it is not the file's beginning."""
+        """Runs from the offset `at` on; `resumed`: it is not the file's beginning. Raises BrokenExport where the file
+        was cut inside its last line: behind the line before."""
         if resumed:
             at = self._past_blanks(at)
         window = self._window
@@ -41,7 +42,11 @@ class Lines:
             elif not window.fill(at):
                 break
         window.finish()
-        yield from self._block(window.data[at - window.base :], at)
+        last = window.data[at - window.base :]
+        if is_cut_off(last.strip(WHITE)):
+            why = f"line {self._ordinal} has neither its end nor a newline: the file was cut"
+            raise window.broken(at, why)
+        yield from self._block(last, at)
 
     def _past_blanks(self, at: int) -> int:
         """Behind the newline of the line that the place lies in, if nothing but white space stands before it."""
