@@ -52,8 +52,14 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
         said = "The pilot is done; the rest waits for the full run."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
+        if document["state"] == "complete":
+            said = f"All is sent, but {waiting_for_people(parked)}."
         said += f"\nParked until you decide: {counted(parked, 'batch', 'es')}. See: streammig resolve {checkpoint}"
     return said
+
+
+def waiting_for_people(parked: int) -> str:
+    return f"{counted(parked, 'batch', 'es')} {'waits' if parked == 1 else 'wait'} for you to decide"
 
 
 def summary(document: Mapping[str, Any]) -> str:
