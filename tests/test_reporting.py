@@ -27,7 +27,7 @@ from streammig.records import (
     Tally,
 )
 from streammig.reporting.document import document, iso
-from streammig.reporting.watch import Gathered, Lines, watching
+from streammig.reporting.watch import Doing, Gathered, Lines, watching
 from streammig.reporting.words import ROWS, aligned, books_table, line, shared, spoken, summary
 
 END = Place(0, 500, 0, 11)
@@ -153,6 +153,18 @@ def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(m
     assert "100%" in ended
     assert "25%" in ended
     assert "events: failed: byte 7" in ended
+
+
+def test_a_wait_counts_down_while_it_lasts() -> None:
+    now = [0.0]
+    doing = Doing(lambda: now[0])
+    doing.say("the target asked to wait", 60.0)
+    drawn = []
+    for now[0] in (0.0, 20.0, 61.0):
+        drawn.append(doing.__rich__().plain)
+    assert drawn == ["the target asked to wait (60 s)", "the target asked to wait (40 s)", "the target asked to wait"]
+    doing.say("for you")
+    assert doing.__rich__().plain == "for you"
 
 
 def test_what_is_told_before_a_stage_begins_needs_no_bar() -> None:
