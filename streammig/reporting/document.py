@@ -130,7 +130,8 @@ def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:
     found = [f"{name}: {stage['message']}"] if stage["message"] else []
     if stage["read"] and stage["filtered"] == stage["read"]:
         reasons = ", ".join(stage["filtered_by"])
-        all_of_it = f"nothing was sent: all of its {stage['read']:,} records were filtered ({reasons})"
+        whole = f"all of its {stage['read']:,} records were" if stage["read"] > 1 else "its only record was"
+        all_of_it = f"nothing was sent: {whole} filtered ({reasons})"
         found.append(f"{name}: {all_of_it}. Is it the file of another stage?")
     return found
 

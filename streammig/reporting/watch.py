@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
 from streammig.records import START, Kind, Place, Tally
-from streammig.reporting.words import lasting, line, spoken
+from streammig.reporting.words import counted, lasting, line, spoken
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -95,8 +95,8 @@ class Lines:
             self._units += notice.batch.tally.units
             if self._batches % EVERY == 0 or self._clock() - self._said >= SECONDS:
                 self._said = self._clock()
-                said = f"{notice.batch.stage}: {self._batches:,} batches, {self._units:,} units accepted"
-                print(said + self._rest(), file=self._stream, flush=True)
+                done = f"{counted(self._batches, 'batch', 'es')}, {counted(self._units, 'unit')} accepted"
+                print(f"{notice.batch.stage}: {done}{self._rest()}", file=self._stream, flush=True)
 
     def _share(self) -> float:
         return _share(self._sizes, self._done.source, self._done.offset)
