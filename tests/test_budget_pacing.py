@@ -352,7 +352,7 @@ def test_a_clock_set_back_between_runs_is_said_and_waited_for(path: Path, execut
             return words, pacer.now() - begun
 
     words, waited = run_virtual(main())
-    assert words.startswith("1 requests of this account lie in the future")
+    assert words.startswith("1 request of this account lies in the future")
     assert 5 <= waited < 5.1
 
 

@@ -654,7 +654,7 @@ def test_where_no_sample_ever_appears_the_run_stops_and_looks_again_at_the_next(
 def test_samples_that_the_queue_dropped_while_others_appear_are_listed_and_the_run_goes_on(tmp_path: Path) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         assert await world.live() is True
-        assert any("1 are not visible at the target: record 1 (batch 1)" in said for said in world.said), world.said
+        assert any("1 is not visible at the target: record 1 (batch 1)" in said for said in world.said), world.said
 
     play(tmp_path, story, last="events", drops=frozenset({"c0"}))
 
@@ -685,7 +685,7 @@ def test_what_of_the_last_stage_the_queue_dropped_stands_with_the_stage_when_the
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         for _ in range(2):
             assert await world.live() is True
-            assert message(world, "customers").endswith("1 are not visible at the target: record 1 (batch 1)")
+            assert message(world, "customers").endswith("1 is not visible at the target: record 1 (batch 1)")
             assert message(world, "customers").count("of ") == 1
 
     play(tmp_path, story, drops=frozenset({"c0"}))

@@ -27,7 +27,7 @@ from streammig.records import (
     Tally,
 )
 from streammig.reporting.document import document, iso
-from streammig.reporting.watch import Gathered, Lines, watching
+from streammig.reporting.watch import Doing, Gathered, Lines, watching
 from streammig.reporting.words import ROWS, aligned, books_table, line, shared, spoken, summary
 
 END = Place(0, 500, 0, 11)
@@ -70,7 +70,7 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
         ),
         (Answered(batch(7), Receipt(Kind.NOT_SENT)), "customers: batch 7: not sent, no connection was made"),
         (Buried("events", Tally(1234, 5)), "events: 1,234 records became dead letters"),
-        (Buried("events", Tally(1, 5)), "events: 1 record became dead letters"),
+        (Buried("events", Tally(1, 5)), "events: 1 record became a dead letter"),
         (accepted(), ""),
         (Sealed("customers", batch(), END), ""),
     ],
@@ -98,7 +98,7 @@ def test_a_log_says_how_much_is_accepted_and_how_long_the_rest_takes() -> None:
     lines(Sealed("customers", batch(), Place(0, 500)))
     lines(Sealed("customers", batch(2), Place(0, 900)))  # read, and not sent yet
     lines(accepted())
-    assert stream.getvalue().splitlines()[-1] == "customers: 1 batches, 1,000 units accepted, 50% done, 100 s left"
+    assert stream.getvalue().splitlines()[-1] == "customers: 1 batch, 1,000 units accepted, 50% done, 100 s left"
 
 
 def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end() -> None:
@@ -155,6 +155,18 @@ def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(m
     assert "events: failed: byte 7" in ended
 
 
+def test_a_wait_counts_down_while_it_lasts() -> None:
+    now = [0.0]
+    doing = Doing(lambda: now[0])
+    doing.say("the target asked to wait", 60.0)
+    drawn = []
+    for now[0] in (0.0, 20.0, 61.0):
+        drawn.append(doing.__rich__().plain)
+    assert drawn == ["the target asked to wait (60 s)", "the target asked to wait (40 s)", "the target asked to wait"]
+    doing.say("for you")
+    assert doing.__rich__().plain == "for you"
+
+
 def test_what_is_told_before_a_stage_begins_needs_no_bar() -> None:
     assert "look" in shown(Terminal(), Warned("look"), accepted(), Waiting("a while"), StageEnded("x", "complete"))
 
@@ -190,7 +202,7 @@ def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers()
     [
         (0, None, "Complete: every record is accepted or left out on purpose (exit code 0)."),
         (3, None, "Complete, but for 2 dead letters: see streammig dead-letters x.checkpoint (exit code 3)."),
-        (4, None, "Of 1 record nobody can say whether they landed: see streammig resolve x.checkpoint (exit code 4)."),
+        (4, None, "Of 1 record nobody can say whether it landed: see streammig resolve x.checkpoint (exit code 4)."),
         (5, None, "The target stopped this run: see the error above (exit code 5)."),
         (130, None, "Stopped on request; nothing is lost (exit code 130)."),
         (
@@ -198,10 +210,20 @@ def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers()
             9,
             "The pilot is done, 9 records a stage at most; the rest waits for the full run (exit code 130).",
         ),
+        (
+            130,
+            5,
+            "The pilot is done, 7 records a stage at most (an earlier run went further than the 5 of this one);"
+            " the rest waits for the full run (exit code 130).",
+        ),
     ],
 )
 def test_the_last_words_of_a_run_say_how_it_ended(code: int, pilot: int | None, said: str) -> None:
-    found = {"stages": {"events": {"dead": 2, "unknown": 1}}, "checkpoint": "x.checkpoint", "resume": "again"}
+    found = {
+        "stages": {"events": {"dead": 2, "unknown": 1, "source_records": 7}},
+        "checkpoint": "x.checkpoint",
+        "resume": "again",
+    }
     found |= {"state": "interrupted", "warnings": []}
     assert headline(code, found, Ended(code != 130, pilot=pilot)) == f"{said}\nTo go on from here: again"
     assert headline(code, found | {"resume": None}, Ended(code != 130, pilot=pilot)) == said

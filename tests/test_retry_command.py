@@ -89,6 +89,10 @@ def test_a_retry_says_what_it_sent_what_was_accepted_and_what_is_left(shell: She
         "This retry: 0 dead letters sent, 0 records accepted; 6 dead letters left, of which 4 wait for their customer."
     )
     assert said in retry(shell).err
+    assert "No dead letter that was asked for has the code nosuchcode: there are bad-email, owner-bad-email." in (
+        retry(shell, "--code", "nosuchcode").err
+    )
+    assert "No dead letter" not in retry(shell, "--code", "bad-email").err
     lines = Path(repair(shell, good_email)).read_text().splitlines()
     (shell.folder / "one.ndjson").write_text(lines[0] + "\n")
     ended = retry(shell, "--input", "one.ndjson")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from click.testing import CliRunner
+from msgspec.structs import fields
 
+from streammig.cli.sandbox import command
 from streammig.sandbox import Sandbox, SandboxConfig, ScriptError
 from streammig.sandbox.config import Span
 from streammig.sandbox.limits import Limiter, parse_limits
-from streammig.sandbox.script import Lose, Reset, Script, load_script
+from streammig.sandbox.script import Fault, Lose, Reset, Script, load_script
 from streammig.sandbox.tokens import Tokens
 
 
@@ -136,6 +141,32 @@ def test_a_span_that_cannot_be_read_is_named(text: str) -> None:
 def test_a_rule_that_cannot_be_played_is_named_before_the_start(rule: Any, told: str) -> None:
     with pytest.raises(ScriptError, match=rf"(?s)script: rule 2: .*{told}"):
         Sandbox(SandboxConfig(script=[{"do": "reset"}, rule]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ({"do": "drop"}, "one of answer, revoke, reset, hang, slow, drip, truncate, partial, lose, late"),
+        ({"on": "any"}, "one of answer"),
+        ({"do": "reset", "at": "end"}, r'"reset" takes on \(customers, .*, times, at \(head, body, done\)'),
+        ({"do": "answer", "status": 429, "x": 1}, r"status, done, body \(error, html, invalid-json, empty\)"),
+    ],
+)
+def test_a_rule_that_is_not_known_is_answered_by_what_is_valid(rule: dict[str, Any], told: str) -> None:
+    with pytest.raises(ScriptError, match=told):
+        load_script([rule])
+
+
+def test_the_help_of_the_sandbox_shows_every_fault_and_key_of_a_script() -> None:
+    text = CliRunner().invoke(command, ["--help"]).output
+    for fault in get_args(Fault):
+        told = {fault.__struct_config__.tag, *(key.encode_name for key in fields(fault))}
+        assert [word for word in sorted(told) if not re.search(rf"\b{word}\b", text)] == []
+
+
+def test_the_examples_in_the_help_of_the_sandbox_can_be_played() -> None:
+    text = CliRunner().invoke(command, ["--help"]).output
+    assert len(load_script([json.loads(it) for it in re.findall(r"\{[^}]+\}", text)])) == 3
 
 
 def test_a_script_is_a_json_list_or_ndjson(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from random import Random
 
@@ -10,7 +11,7 @@ import pytest
 
 from streammig.delivery.verdict import Looks
 from streammig.ports import Seen
-from streammig.records import BatchState, Kind, Receipt
+from streammig.records import BatchState, Kind, Receipt, Record
 from tests.commands import Shell, sandbox, write
 from tests.memory_target import Weather
 from tests.refusing_target import RefusingTarget
@@ -72,6 +73,38 @@ def test_i3_a_batch_whose_records_come_out_otherwise_now_is_parked_without_a_loo
         ]
         assert await room.courier().decide(batch) is BatchState.PARKED
         assert "it comes out otherwise now than it was sent (another mapping or version?)" in room.said[-1]
+        room.file.close()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("later", "mute", "why"),
+    [
+        (2, False, "it takes 3 batches that were accepted after it and can be seen, and there are 2"),
+        (3, False, "the target does not show what it accepted after it"),
+        (3, True, "some of it could not be read and the target does not show what it accepted after it"),
+    ],
+)
+def test_a_batch_that_is_parked_without_proof_says_why_and_what_may_prove_it_later(
+    tmp_path: Path, later: int, mute: bool, why: str
+) -> None:
+    class Target(RefusingTarget):
+        async def visible(self, stage: str, record: Record) -> Seen:
+            return X if mute else N
+
+    async def main() -> None:
+        clock = VirtualClock()
+        room = Room(tmp_path, Target(clock, Random(1), Weather()), clock)
+        kinds = [(Kind.UNKNOWN, BatchState.UNKNOWN)] + [(Kind.ACCEPTED, BatchState.ACCEPTED)] * later
+        batch, *_ = batches = [room.seal(f"a{number}", f"b{number}") for number in range(len(kinds))]
+        for it, (kind, state) in zip(batches, kinds, strict=True):
+            await asyncio.sleep(1)
+            room.file.received(it, room.file.sending(it, clock.time()), Receipt(kind), state, clock.time())
+        assert await room.courier().decide(batch) is BatchState.PARKED
+        assert f"it can't be proven whether it landed ({why})" in room.said[-1]
+        assert room.said[-1].endswith("once more was accepted, `streammig resolve` with --read-back may prove it")
+        assert str(room.file.about(batch)["note"]) in room.said[-1]
         room.file.close()
 
     run_virtual(main())

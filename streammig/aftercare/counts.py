@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from streammig.checkpoint import Checkpoint
 
 class Counts(NamedTuple):
     """How many letters retries have sent so far, records by what became of them, and the letters that are left;
-    `waiting` are those of them that wait for their customer."""
+    `waiting` are those of them that wait for their customer, `codes` those of each stage."""
 
     sent: int = 0
     accepted: int = 0
@@ -18,6 +19,7 @@ class Counts(NamedTuple):
     undecided: int = 0
     left: int = 0
     waiting: int = 0
+    codes: Mapping[str, Collection[str]] = {}
 
 
 def counts(checkpoint: Path) -> Counts:
@@ -26,14 +28,16 @@ def counts(checkpoint: Path) -> Counts:
     try:
         names = [row.name for row in file.stages()]
         books = [file.books(name) for name in names]
-        codes = [it for name in names for it in file.dead_codes(name).items()]
+        codes = {name: file.dead_codes(name) for name in names}
+        letters = [it for found in codes.values() for it in found.items()]
         return Counts(
             file.letters_sent(),
             sum(it.accepted.records for it in books),
             sum(it.filtered.records for it in books),
             sum(it.unknown.records + it.pending.records for it in books),
-            sum(count for _, count in codes),
-            sum(count for code, count in codes if code.startswith("owner-")),
+            sum(count for _, count in letters),
+            sum(count for code, count in letters if code.startswith("owner-")),
+            codes,
         )
     finally:
         file.close()

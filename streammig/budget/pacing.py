@@ -123,8 +123,9 @@ class Pacer:
         if not future:
             return ""
         return (
-            f"{future} requests of this account lie in the future: the clock has been set back. "
-            "They are counted as made now, so the first slot may take longer."
+            ("1 request of this account lies" if future == 1 else f"{future} requests of this account lie")
+            + " in the future: the clock has been set back. What lies there counts as made now, so the first slot may"
+            " take longer."
         )
 
     async def slot(self, kind: RequestKind, note: Send | None = None) -> Slot:

@@ -86,16 +86,19 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     """In words, how a run ended and what its exit code means; behind it the command that goes on from here."""
     stages, checkpoint = found["stages"].values(), found["checkpoint"]
     dead, unknown = (sum(stage[name] for stage in stages) for name in ("dead", "unknown"))
+    they = "it" if unknown == 1 else "they"
     warned = ", with warnings" if found["warnings"] else ""
     said = {
         0: f"Complete: every record is accepted or left out on purpose{warned}",
         3: f"Complete, but for {counted(dead, 'dead letter')}: see streammig dead-letters {checkpoint}",
-        4: f"Of {counted(unknown, 'record')} nobody can say whether they landed: see streammig resolve {checkpoint}",
+        4: f"Of {counted(unknown, 'record')} nobody can say whether {they} landed: see streammig resolve {checkpoint}",
         5: "The target stopped this run: see the error above",
         STOPPED: "Stopped on request; nothing is lost",
     }.get(code, "This run failed: see the error above")
     if code == STOPPED and ended.pilot is not None:
-        said = f"The pilot is done, {counted(ended.pilot, 'record')} a stage at most; the rest waits for the full run"
+        done = max([ended.pilot, *(stage["source_records"] for stage in stages)])
+        further = f" (an earlier run went further than the {ended.pilot:,} of this one)" if done > ended.pilot else ""
+        said = f"The pilot is done, {counted(done, 'record')} a stage at most{further}; the rest waits for the full run"
     elif code == STOPPED and found["state"] == "complete":
         said = "Everything is sent, but was not yet looked for at the target: the same command does that"
     elif code == STOPPED and ended.whole:

@@ -14,6 +14,7 @@ from streammig.records import STAGES
 
 if TYPE_CHECKING:
     from streammig.aftercare.counts import Counts
+    from streammig.migration import Choice
 
 
 @click.command(short_help="Send dead letters again, repaired or as they are.")
@@ -57,7 +58,7 @@ def command(
     before = counts(checkpoint)
     called = shlex.join(["streammig", *sys.argv[1:]])
     whole, problem, began = beside(checkpoint, toml, called, lambda run: run.retry(choice, repaired), quiet, current)
-    said = _in_words(before, counts(checkpoint))
+    said = "\n".join([*_unmatched(choice, before), _in_words(before, counts(checkpoint))])
     code = finish(checkpoint, Ended(whole is True, problem, began, said=said), as_json=as_json, quiet=quiet)
     if code == 0:
         forget(checkpoint)
@@ -72,5 +73,14 @@ def _in_words(before: Counts, after: Counts) -> str:
     parts = [f"{counted(sent, 'dead letter')} sent", f"{counted(accepted, 'record')} accepted"]
     parts += [f"{filtered:,} filtered"] if filtered else []
     parts += [f"{undecided:,} undecided or still to be sent"] if undecided > 0 else []
-    left = f"{counted(after.left, 'dead letter')} left"
-    return f"This retry: {', '.join(parts)}; {left}, of which {after.waiting:,} wait for their customer."
+    left = f"{counted(after.left, 'dead letter')} left" if after.left else "no dead letters left"
+    waits = "waits for its" if after.waiting == 1 else "wait for their"
+    waiting = f", of which {after.waiting:,} {waits} customer" if after.waiting else ""
+    return f"This retry: {', '.join(parts)}; {left}{waiting}."
+
+
+def _unmatched(choice: Choice, before: Counts) -> list[str]:
+    """What is to be said of codes that no letter had."""
+    there = {code for stage in choice.stages or STAGES for code in before.codes.get(stage, ())}
+    found = f"there {'are' if there else 'is'} {', '.join(sorted(there)) or 'none at all'}"
+    return [f"No dead letter that was asked for has the code {code}: {found}." for code in sorted(choice.codes - there)]

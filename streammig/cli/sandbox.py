@@ -22,6 +22,34 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
     """Serve a local Masivo on 127.0.0.1: its limits, its queue, its rules and, with --script, its bad days.
 
     It says what it holds, what came twice and what its queue dropped at /_sandbox/ledger.
+
+    A script is a JSON list of rules, or one rule a line; of those that match a request, the first is played:
+
+    \b
+      {"on": "events", "nth": 1, "do": "reset", "at": "done"}
+          the first events are taken, and their answer is lost
+      {"on": "customers", "every": 10, "do": "lose", "share": 0.1}
+          taken, but the queue drops a tenth of them
+      {"on": "migration", "chance": 0.05, "times": 3,
+       "do": "answer", "status": 429, "retry_after": 2}
+
+    \b
+    on     customers, events, transactions, revert, migration (these four),
+           auth, read or any (the default)
+    which  nth (a number or a list of them, from 1), every or chance (0 to 1);
+           from and until (numbers of the kind); times (at most so often)
+    do     answer    status, done (the work is done all the same), location,
+                     body (error, html, invalid-json, empty),
+                     retry_after, retry_after_date (seconds)
+           revoke    every token issued so far ends
+           reset     at (head, body, done): the connection is reset there
+           hang      seconds, done: no answer
+           slow      seconds: the answer comes late
+           drip      seconds: it comes byte by byte
+           truncate  at (head, body): it is cut there
+           partial   bad (a number): 422, but the good part is taken
+           lose      records (a list, from 0) or share (0 to 1)
+           late      seconds: applied so much later
     """
     from streammig.errors import Unusable
     from streammig.sandbox import SandboxConfig, ScriptError, serve

@@ -222,9 +222,10 @@ class Courier:
         parked = await self.journal.read(lambda file: file.batches(stage, BatchState.PARKED))
         if len(parked) > self.most_parked:
             numbers = ", ".join(str(batch.seq) for batch in parked)
+            held = f"{len(parked)} batches of {stage} are" if len(parked) > 1 else f"1 batch of {stage} is"
             raise UnknownOutcome(
-                f"{len(parked)} batches of {stage} are parked: nobody can say whether they landed ({numbers})",
-                "They are not sent again. Find out at the target whether they landed, and say so with:"
+                f"{held} parked: nobody can say whether that landed ({numbers})",
+                "Nothing of it is sent again. Find out at the target whether it landed, and say so with:"
                 f" streammig resolve CHECKPOINT BATCH --stage {stage} --landed (or --not-landed).",
             )
 

@@ -142,13 +142,13 @@ class Verdict:
         now = asyncio.get_running_loop().time
         looks, looking = Looks(self.settle_time), now()
         while not self.stop.is_set():
-            passed, at = await self._passed(batch), now()
+            (passed, behind), at = await self._passed(batch), now()
             seen = await self._see(batch.stage, records, passed is True and looks.conclude_absence(at))
             if decided := looks.weigh(seen, passed is True, at):
                 return decided
             hopeless = passed is False and not more_to_come() and now() - looking >= self.settle_time
             if hopeless or now() - looking >= self._patience:
-                return BatchState.PARKED, "it can't be proven whether it landed, so it is parked for you to decide"
+                return BatchState.PARKED, _unproven(seen, behind)
             if not await self.rest(self._pause, batch):
                 break
         return BatchState.UNKNOWN, ""
@@ -227,18 +227,21 @@ class Verdict:
     async def _seen(self, stage: str, record: Record) -> Seen:
         return await seen_at_last(self.readback, stage, record, self.stop, self.settle_time)
 
-    async def _passed(self, batch: Batch) -> bool | None:
-        """Whether the target's queue has passed this batch: the later ones that are a settle time old are there. None
-        where enough of them are accepted, but not yet so old."""
+    async def _passed(self, batch: Batch) -> tuple[bool | None, str]:
+        """Whether the target's queue has passed this batch: the later ones that are a settle time old are there; and
+        what is missing for that, in words. None where enough of them are accepted, but not yet so old."""
         now = self.clock.time()
         later = await self.journal.read(lambda file: file.accepted_after(batch, now - self.settle_time, LATER))
         if len(later) < LATER:
             young = await self.journal.read(lambda file: file.accepted_after(batch, now, LATER))
-            return None if len(young) == LATER else False
+            if len(young) == LATER:
+                return None, "what was accepted after it is not yet a settle time old"
+            enough = f"it takes {LATER} batches that were accepted after it and can be seen"
+            return False, f"{enough}, and there are {len(young)}"
         for other in later:
             if not await self._applied(other):
-                return False
-        return True
+                return False, "the target does not show what it accepted after it"
+        return True, ""
 
     async def _works(self, batch: Batch) -> bool | None:
         """Whether the target's queue does its work: what was accepted a settle time ago is there. None where that is so
@@ -279,6 +282,14 @@ class Verdict:
             self.tell(Waiting(f"reading back whether batch {batch.seq} of {batch.stage} landed", seconds))
             await unless(self.stop, asyncio.sleep(seconds))
         return not self.stop.is_set()
+
+
+def _unproven(seen: Sequence[Seen], behind: str) -> str:
+    """Why a batch is parked of which no look proved anything; `behind` is what was amiss with those accepted later."""
+    unread = "some of it could not be read" if Seen.CANT_TELL in seen else ""
+    why = " and ".join(filter(None, (unread, behind))) or "what can be read back of it was not twice the same"
+    later = "once more was accepted, `streammig resolve` with --read-back may prove it"
+    return f"it can't be proven whether it landed ({why}): it is parked for you to decide; {later}"
 
 
 def spread(records: Sequence[Record], count: int) -> list[Record]:

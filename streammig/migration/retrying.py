@@ -61,7 +61,8 @@ class Retry:
             self.repaired, file, self._work, file.run["context"]["inputs"], reading.settings.max_record_bytes
         )
         if taken.strangers:
-            reading.tell(Warned(f"{self.repaired}: {taken.strangers} lines name what is no dead letter (any more)"))
+            lines = "1 line names" if taken.strangers == 1 else f"{taken.strangers} lines name"
+            reading.tell(Warned(f"{self.repaired}: {lines} what is no dead letter (any more)"))
 
     # -- one stage ---------------------------------------------------------------------------------------------------
 

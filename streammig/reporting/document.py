@@ -10,6 +10,7 @@ from streammig.budget import Use
 from streammig.checkpoint import UNDECIDED, Books, Checkpoint, StageRow
 from streammig.errors import BREAKS_OFF, READING_FAILED
 from streammig.records import Batch, BatchState, Sums, Tally
+from streammig.reporting.words import waiting_for_people
 
 UNITS = 1_000  # what a full batch holds
 ALMOST = 0.999
@@ -40,7 +41,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         "verified": False,
         "dry_run": dry_run,
         "stages": stages,
-        "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)],
+        "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)] + _parked(state, left),
         "undecided": [undecided_entry(checkpoint, it) for it in left],
         "budget": [use._asdict() for use in budget],
         "checkpoint": str(checkpoint.path),
@@ -129,9 +130,16 @@ def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:
     found = [f"{name}: {stage['message']}"] if stage["message"] else []
     if stage["read"] and stage["filtered"] == stage["read"]:
         reasons = ", ".join(stage["filtered_by"])
-        all_of_it = f"nothing was sent: all of its {stage['read']:,} records were filtered ({reasons})"
+        whole = f"all of its {stage['read']:,} records were" if stage["read"] > 1 else "its only record was"
+        all_of_it = f"nothing was sent: {whole} filtered ({reasons})"
         found.append(f"{name}: {all_of_it}. Is it the file of another stage?")
     return found
+
+
+def _parked(state: str, left: Sequence[Batch]) -> list[str]:
+    """A run that is complete but for what people have to decide."""
+    parked = sum(it.state is BatchState.PARKED for it in left)
+    return [f"all is sent, but {waiting_for_people(parked)}"] if parked and state == "complete" else []
 
 
 def _plain(tally: Tally) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
 from streammig.records import START, Kind, Place, Tally
-from streammig.reporting.words import lasting, line, spoken
+from streammig.reporting.words import counted, lasting, line, spoken
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -95,8 +95,8 @@ class Lines:
             self._units += notice.batch.tally.units
             if self._batches % EVERY == 0 or self._clock() - self._said >= SECONDS:
                 self._said = self._clock()
-                said = f"{notice.batch.stage}: {self._batches:,} batches, {self._units:,} units accepted"
-                print(said + self._rest(), file=self._stream, flush=True)
+                done = f"{counted(self._batches, 'batch', 'es')}, {counted(self._units, 'unit')} accepted"
+                print(f"{notice.batch.stage}: {done}{self._rest()}", file=self._stream, flush=True)
 
     def _share(self) -> float:
         return _share(self._sizes, self._done.source, self._done.offset)
@@ -124,7 +124,6 @@ def _bars(stream: TextIO) -> Iterator[Tell]:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.text import Text
 
     console = Console(file=stream)
     narrow = console.width < 100
@@ -133,15 +132,32 @@ def _bars(stream: TextIO) -> Iterator[Tell]:
         TextColumn("{task.fields[units]:>11,} units"), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, auto_refresh=False,
     )  # fmt: skip
-    doing = Text("", no_wrap=True, overflow="ellipsis", style="dim")
+    doing = Doing()
     with Live(Group(progress, doing), console=console, refresh_per_second=8):
         yield Bars(progress, doing)
+
+
+class Doing:
+    """What the run is waiting for, and for how long yet, as of the moment that it is drawn."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._why, self._until = "", 0.0
+
+    def say(self, why: str, seconds: float | None = None) -> None:
+        self._why, self._until = why, self._clock() + (seconds or 0.0)
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        text = self._why + lasting(self._until - self._clock())
+        return Text(text, no_wrap=True, overflow="ellipsis", style="dim")
 
 
 class Bars:
     """A bar for each stage and, below them, what the run is waiting for; anything more is written above."""
 
-    def __init__(self, progress: Progress, doing: Text) -> None:
+    def __init__(self, progress: Progress, doing: Doing) -> None:
         self._progress = progress
         self._doing = doing
         self._task: TaskID | None = None
@@ -165,7 +181,7 @@ class Bars:
                 return
             case Answered(batch, receipt) if receipt.kind is Kind.ACCEPTED:
                 self._units += batch.tally.units
-                self._say("")
+                self._doing.say("")
                 # How far it is read runs ahead of what is accepted by a full queue: the bar shows what is accepted.
                 if reached := self._sealed.pop(batch.seq, None):
                     self._advance(reached.source, reached.offset)
@@ -173,14 +189,14 @@ class Bars:
                     self._progress.update(self._task, units=self._units)
                 return
             case Waiting(why, seconds):
-                self._say(why + lasting(seconds))
+                self._doing.say(why, seconds)
                 return
             case StageEnded(_, state, message):
                 if self._task is not None and state == "complete":
                     done = self._progress.tasks[self._task].total or 1
                     self._progress.update(self._task, total=done, completed=done, share="100%")
                     self._progress.stop_task(self._task)
-                self._say("")
+                self._doing.say("")
                 if not message:
                     return
         if (text := line(notice)) and not isinstance(notice, StageBegan):
@@ -190,6 +206,3 @@ class Bars:
         if self._task is not None and self._sizes is not None:
             done = max(self._progress.tasks[self._task].completed, sum(self._sizes[:source]) + offset)
             self._progress.update(self._task, completed=done, share=f"{_share(self._sizes, 0, done):.0%}")
-
-    def _say(self, doing: str) -> None:
-        self._doing.plain = doing

@@ -52,8 +52,14 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
         said = "The pilot is done; the rest waits for the full run."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
+        if document["state"] == "complete":
+            said = f"All is sent, but {waiting_for_people(parked)}."
         said += f"\nParked until you decide: {counted(parked, 'batch', 'es')}. See: streammig resolve {checkpoint}"
     return said
+
+
+def waiting_for_people(parked: int) -> str:
+    return f"{counted(parked, 'batch', 'es')} {'waits' if parked == 1 else 'wait'} for you to decide"
 
 
 def summary(document: Mapping[str, Any]) -> str:
@@ -74,7 +80,9 @@ def summary(document: Mapping[str, Any]) -> str:
         parts.append(f"What was not sent, and why: streammig dead-letters {document['checkpoint']}")
     parts.extend(undecided_line(it, document["checkpoint"]) for it in document["undecided"][:MOST_UNDECIDED])
     if more := document["undecided"][MOST_UNDECIDED:]:
-        parts.append(f"  and {len(more):,} more undecided batches: streammig resolve {document['checkpoint']}")
+        parts.append(
+            f"  and {counted(len(more), 'more undecided batch', 'es')}: streammig resolve {document['checkpoint']}"
+        )
     parts.extend(f"WARNING: {text}" for text in document["warnings"])
     return "\n".join(parts)
 
@@ -94,7 +102,8 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {name}: fields the target does not know were left out: {fields}")
     if stage["sending"]:
         held = counted(stage["sending"], "record")
-        lines.append(f"  {name}: the run was cut off while it sent {held}: the next one looks whether they landed")
+        they = "it" if stage["sending"] == 1 else "they"
+        lines.append(f"  {name}: the run was cut off while it sent {held}: the next one looks whether {they} landed")
     if stage["message"] and stage["state"] != "complete":  # there it is a warning
         lines.append(f"  {name}: {stage['message']}")
     if stage["imbalance"]:
@@ -142,7 +151,8 @@ def line(notice: Notice) -> str:
             why = " ".join(receipt.message.split())  # redacted
             return f"{batch.stage}: batch {batch.seq}: {said}{status}" + (f": {why}" if why else "")
         case Buried(stage, tally):
-            return f"{stage}: {counted(tally.records, 'record')} became dead letters"
+            became = "became a dead letter" if tally.records == 1 else "became dead letters"
+            return f"{stage}: {counted(tally.records, 'record')} {became}"
         case Sealed() | Answered():
             return ""
 

@@ -47,7 +47,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -191,10 +191,24 @@ def _rule(rule: Any, where: str) -> Fault:
     try:
         fault: Fault = msgspec.convert(rule, Fault)
     except msgspec.ValidationError as error:
-        raise ScriptError(f"{where}: {error}") from error
+        raise ScriptError(f"{where}: {error}; {_valid(rule)}") from error
     if problem := fault.problem():
         raise ScriptError(f"{where}: {problem}")
     return fault
+
+
+def _valid(rule: Any) -> str:
+    """What may stand in a rule that does what this one says, or what a rule may do if it says none of that."""
+    faults = {fault.__struct_config__.tag: fault for fault in get_args(Fault)}
+    do = rule.get("do") if isinstance(rule, Mapping) else None
+    if not isinstance(do, str) or do not in faults:
+        return f'a rule is an object, and its "do" one of {", ".join(faults)}'
+    keys = []
+    for key in msgspec.structs.fields(faults[do]):
+        kinds = [kind for kind in (key.type, *get_args(key.type)) if get_origin(kind) is Literal]
+        values = ", ".join(str(value) for kind in kinds for value in get_args(kind))
+        keys.append(f"{key.encode_name} ({values})" if values else key.encode_name)
+    return f'"{do}" takes {", ".join(keys)}'
 
 
 class Script:
