@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -99,9 +100,17 @@ def process(
     folder: Path, *arguments: object, before: Callable[[], None] | None = None, **environ: str
 ) -> Iterator[subprocess.Popen[str]]:
     """A command as a process, killed if need be when the block is left. `before` is called in it first."""
+
+    def begin() -> None:
+        # Tests that run in the background or under nohup hand on that they ignore these.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        if before is not None:
+            before()
+
     with subprocess.Popen(
         [sys.executable, "-m", "streammig", *map(str, arguments)], cwd=folder, env=environment(folder, **environ),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=begin,
     ) as running:  # fmt: skip
         try:
             yield running

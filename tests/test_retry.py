@@ -339,7 +339,7 @@ def test_where_the_work_file_is_gone_while_it_is_needed_nothing_is_sent_and_it_i
 
 
 async def drained(migration: Migration) -> bool:
-    asyncio.get_running_loop().call_later(60, migration.drain)
+    asyncio.get_running_loop().call_later(600, migration.drain)  # behind the looks before a run
     return await migration.run()
 
 

@@ -92,8 +92,7 @@ def test_the_first_signal_lets_requests_under_way_end_and_makes_no_new_one(
 def in_terminal(number: int, nohup: bool) -> None:
     """For a child about to begin: make this terminal its own."""
     fcntl.ioctl(number, termios.TIOCSCTTY, 0)
-    if nohup:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
 
 
 @pytest.mark.slow
@@ -194,7 +193,7 @@ def test_a_signal_at_any_moment_of_the_process_ends_it_in_order(
 
 
 def test_a_run_that_is_stopped_says_so_though_batches_are_undecided() -> None:
-    found = {"balanced": True, "stages": {"customers": {"unknown": 10, "dead": 1}}}
+    found = {"balanced": True, "state": "complete", "stages": {"customers": {"unknown": 10, "dead": 1}}}
     assert exit_code(found, None, False) == 130
     assert exit_code(found, None, True) == 4
 

@@ -97,7 +97,8 @@ class Expectations:
     async def _there(self, name: str, records: list[Record]) -> list[Record]:
         """Those of these records that are there as they would be sent, if they are most of them: one alone may be a
         customer whom somebody has moved by hand, or one that stands twice in an export that was not looked through."""
-        seen = []
+        seen: list[Seen] = []
+        self.tell(Waiting(f"looking whether the first {name} to be sent are at the target already"))
         for record in records:
             seen.append(await seen_at_last(self.readback, name, record, self.stop, self.settle_time))
             if seen[-1] is Seen.CANT_TELL:
