@@ -29,7 +29,7 @@ from streammig.records import BatchState, Draft, Record, Tally
 from streammig.settings import Settings
 from streammig.sources import open_source
 
-QUEUE_BYTES = 16_000_000  # bodies waiting between producer and workers; beside them each worker holds one
+QUEUE_BYTES = 8_000_000  # bodies waiting between producer and workers; beside them each worker holds one
 
 
 @dataclass(frozen=True, slots=True)
