@@ -184,22 +184,23 @@ class Holdings(Opened):
         """Batches of the stage whose accepted request began after this one's had ended and was answered before
         `until` (seconds since the epoch): the `count` that were sent last. In the order of the checkpoint, for the
         wall clock may have been set back meanwhile."""
-        rows = self._read(
-            "SELECT b.* FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq AND a.kind = 'accepted'"
-            " WHERE b.stage = ?1 AND b.state = 'accepted' AND b.settled <= ?3"
-            " AND a.began > (SELECT max(max(began, ended)) FROM attempt WHERE stage = ?1 AND seq = ?2)"
-            " ORDER BY a.began DESC LIMIT ?4",
-            batch.stage, batch.seq, until, count,
-        )  # fmt: skip
-        return [self._batch(batch.stage, row) for row in rows]
+        after = (
+            "b.settled <= ?3 AND a.began > (SELECT max(max(began, ended)) FROM attempt WHERE stage = ?1 AND seq = ?2)"
+        )
+        return self._accepted(after, batch, until, count)
 
     def last_accepted(self, batch: Batch, until: float, count: int) -> list[Batch]:
         """The `count` batches of the stage that were sent last, of those accepted before `until` (seconds since the
         epoch) or sent before this batch was answered, whatever the wall clock said then."""
+        ended = "SELECT max(ended) FROM attempt WHERE stage = ?1 AND seq = ?2"
+        return self._accepted(f"b.settled <= ?3 OR a.began < ({ended})", batch, until, count)
+
+    def _accepted(self, which: str, batch: Batch, until: float, count: int) -> list[Batch]:
+        """The `count` accepted batches `b` of the batch's stage that were sent last, by requests `a`, of `which` this
+        holds: ?1 and ?2 are the batch, ?3 is `until`."""
         rows = self._read(
             "SELECT b.* FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq AND a.kind = 'accepted'"
-            " WHERE b.stage = ?1 AND b.state = 'accepted' AND (b.settled <= ?3 OR a.began < (SELECT max(ended)"
-            " FROM attempt WHERE stage = ?1 AND seq = ?2)) ORDER BY a.began DESC LIMIT ?4",
+            f" WHERE b.stage = ?1 AND b.state = 'accepted' AND ({which}) ORDER BY a.began DESC LIMIT ?4",
             batch.stage, batch.seq, until, count,
         )  # fmt: skip
         return [self._batch(batch.stage, row) for row in rows]

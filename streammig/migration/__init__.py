@@ -46,10 +46,6 @@ AWAY = 20_000_000
 T = TypeVar("T")
 
 
-def _nothing() -> None:
-    """No check."""
-
-
 def one_thread() -> Executor:
     return ThreadPoolExecutor(1)
 
@@ -251,7 +247,8 @@ class Migration:
 
         Until all customers are read, a table that a mapping made is made anew at each call: its code may be another
         now. Later what they were read by is right, whatever the mapping has become."""
-        anew, check = False, _nothing
+        anew = False
+        check: Callable[[], None] | None = None
         if other is not None:
             customers = other.source, self._rules_of(other), other.shape
             check = partial(other.check_mapping, customers[1], self.stop.is_set)

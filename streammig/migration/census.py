@@ -24,7 +24,7 @@ def owners_folder(checkpoint: Path) -> Path:
 
 async def owner_table(
     folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Tell, *,
-    anew: bool, check: Callable[[], None],
+    anew: bool, check: Callable[[], None] | None,
 ) -> OwnerTable:  # fmt: skip
     """The table of these customers: from an earlier call, unless it is to be made `anew`, or made now. `check` raises
     where the rules of now could not make it; it may read the whole export, and is called where one is made.
@@ -38,7 +38,8 @@ async def owner_table(
         found = await loop.run_in_executor(reader, partial(open_table, folder, token, policy=policy))
         if found is not None:
             return found
-    await loop.run_in_executor(reader, check)
+    if check is not None:
+        await loop.run_in_executor(reader, check)
     check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
     tell(Waiting("passing over the customers once, for those that stand twice"))
     with Census(folder, token, policy=policy) as census:

@@ -98,8 +98,7 @@ class Reading:
         of_letters = [batch for batch in batches if batch.retried]
         found = dict(zip([it.seq for it in of_export], reread(self.sources[name], judge, of_export), strict=True))
         for batch in of_export:
-            apart = self.lookup.unpacked(name, batch.ranges)
-            if apart:
+            if apart := self._apart(name, batch):
                 found[batch.seq] = [it for it in found[batch.seq] if spot_of(it) not in apart]
         if of_letters:
             again = reread_retried(self.path, self.rules[name], of_letters)
@@ -142,7 +141,7 @@ class Reading:
         """What of a batch's records is left out now; not what was when it was sealed."""
         if batch.retried:
             return LeftOut(buried_retried(self.path, self.rules[name], batch), set(), 0)
-        apart = self.lookup.unpacked(name, batch.ranges)
+        apart = self._apart(name, batch)
         dead: list[DeadLetter] = []
         absent: set[str] = set()
         unnamed = 0
@@ -173,6 +172,7 @@ class Reading:
             )
 
     def _apart(self, name: str, batch: Batch) -> set[Spot]:
+        """What stands within a batch's ranges and was no part of it."""
         return self.lookup.unpacked(name, batch.ranges)
 
     async def pilots(self, name: str) -> set[str] | None:

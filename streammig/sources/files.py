@@ -23,7 +23,7 @@ from streammig.sources.window import Window
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
 LOOK_BYTES = 8 * 1024 * 1024  # inflated to tell how long all of a compressed file is: 30 ms
-LEAST_BYTES = 64
+LEAST_BYTES = 64  # less may be alike by chance: an array without records
 HEAD_BYTES = 256 * 1024  # compared where one of two files is compressed; 256 KB hold some hundred records
 
 Reader = Literal["fast", "plain"]
