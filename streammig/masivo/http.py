@@ -53,10 +53,12 @@ class Http:
     own (netrc), proxy and CA from the environment. With `fresh`, every request has a connection of its own.
 
     `connect_timeout` covers name, connection, TLS and proxy; `request_timeout` everything after; both in seconds.
+    `tls` says whom to trust.
     """
 
-    def __init__(self, *, fresh: bool, connect_timeout: float, request_timeout: float) -> None:
+    def __init__(self, *, fresh: bool, tls: ssl.SSLContext, connect_timeout: float, request_timeout: float) -> None:
         self._fresh = fresh
+        self._tls = tls
         self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
         self._session: aiohttp.ClientSession | None = None
@@ -68,8 +70,7 @@ class Http:
         trace.on_connection_create_end.append(_connected)
         trace.on_connection_reuseconn.append(_reused)
         self._session = session = aiohttp.ClientSession(
-            # The context is made here, not at import, so that SSL_CERT_FILE is read when it is needed.
-            connector=aiohttp.TCPConnector(force_close=self._fresh, ssl=ssl.create_default_context()),
+            connector=aiohttp.TCPConnector(force_close=self._fresh, ssl=self._tls),
             timeout=aiohttp.ClientTimeout(total=None),  # the deadlines are ours, see `exchange`
             cookie_jar=aiohttp.DummyCookieJar(),
             # Not trust_env: it brings netrc along, which fails beside an Authorization header.

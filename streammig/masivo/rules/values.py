@@ -27,6 +27,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _MEMO = 16_384  # entries; a few megabytes
 
+_NOTHING = frozenset({UNSET, None})
+_UNSEEN = frozenset(map(type, _NOTHING))
+
 _date = msgspec.json.Decoder(datetime).decode
 _text = msgspec.json.Decoder(str).decode
 
@@ -174,22 +177,23 @@ class Values:
             values: Iterable[Any] = map(get, models)
             if several:
                 values = chain.from_iterable(values)
-            found = [each for each in values if each is not UNSET and each is not None]
-            if not found:
-                continue
-            if kind == "number":
-                numbers += found
-            elif kind == "number or null":
-                numbers += [each for each in found if bytes(each) != b"null"]
-            elif kind == "uuid":
-                if not all(map(self.keys.__getitem__, set(found))):
+            if kind == "uuid":
+                if not all(map(self.keys.__getitem__, {*values} - _NOTHING)):
                     return False
-            elif (
-                inner is None
-                or kind == "policy"
-                or not self._sound(list(chain.from_iterable(found)) if kind == "list" else found, inner, numbers)
-            ):
-                return False
+            elif kind == "policy":
+                if not {*map(type, values)} <= _UNSEEN:
+                    return False
+            else:
+                # What is not there is false; so is a list of nothing, in which nothing can be wrong.
+                found: Iterable[Any] = filter(None, values)
+                if kind == "number or null":
+                    found = [each for each in found if bytes(each) != b"null"]
+                elif kind == "list":
+                    found = chain.from_iterable(found)
+                if inner is None:
+                    numbers += found
+                elif (parts := list(found)) and not self._sound(parts, inner, numbers):
+                    return False
         return True
 
     def text(self, data: bytes, begin: int, end: int, where: str) -> str:
