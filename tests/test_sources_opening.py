@@ -15,7 +15,7 @@ from backports import zstd
 
 from streammig.errors import BrokenExport, MachineFault, Problem, Unusable
 from streammig.records import Place, Slice
-from streammig.sources import FileSource, Input, comparable, open_source, opening, parse_input
+from streammig.sources import FileSource, Input, comparable, files, finding, open_source, opening, parse_input
 
 # Random, so that compressed bytes are many and a cut falls where it is aimed at.
 RECORDS = [b'{"id":%d,"x":"%s"}' % (index, random.Random(index).randbytes(40).hex().encode()) for index in range(3000)]
@@ -247,6 +247,19 @@ def test_how_long_a_file_is_decompressed_is_told_by_what_it_begins_with(
     data = b"[" + b",".join(b'{"id":"%s"}' % text[at : at + 1000] for at in range(0, len(text), 1000)) + b"]"
     (mark,) = source_of(tmp_path, compress(data)).fingerprints()
     assert mark["length"] == pytest.approx(len(data), rel=0.02 if size > 1_000_000 else 0)
+
+
+def test_many_compressed_shards_are_looked_into_no_further_than_a_few_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOOK_BYTES", 4_000_000)
+    monkeypatch.setattr(finding, "LOOK_BYTES", 65536)
+    rows = "\n".join(f'{{"x":"{random.Random(at).randbytes(2000).hex()}"}}' for at in range(1000))  # 4 MB
+    names = [put(tmp_path, gzip.compress(f'{{"id":{at}}}\n{rows}'.encode(), 1), f"{at}.gz") for at in range(8)]
+    source = open_source(list(map(Input, names)), read_bytes=65536)
+    packed = sum(mark["size"] for mark in source.fingerprints())
+    assert source.meter.read < packed * 0.35
+    assert [mark["length"] for mark in source.fingerprints()] == [pytest.approx(len(rows), rel=0.15)] * 8
 
 
 def test_a_fingerprint_that_cant_be_read_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from streammig.errors import BrokenExport, Unusable
 from streammig.records import START, Place, Run
@@ -22,7 +23,7 @@ from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
-LOOK_BYTES = 8 * 1024 * 1024  # inflated to tell how long all of a compressed file is: 30 ms
+LOOK_BYTES = 8 * 1024 * 1024  # inflated to tell how long compressed files are, over all of them: 30 ms
 LEAST_BYTES = 64  # less may be alike by chance: an array without records
 HEAD_BYTES = 256 * 1024  # compared where one of two files is compressed; 256 KB hold some hundred records
 
@@ -41,18 +42,18 @@ class FileSource:
         self.meter = Meter()
         self._inputs, self._max_record_bytes, self._read_bytes = tuple(inputs), max_record_bytes, read_bytes
         self._found = [self._find(wanted) for wanted in self._inputs]
-        self._check_distinct()
-        self._lengths = [
-            _length(it.file, packed, standing)
-            for it, (_, packed, standing) in zip(self._inputs, self._found, strict=True)
+        packed = sum(bool(compression) for _, compression, _ in self._found)
+        most = LOOK_BYTES // max(packed, 1)
+        self._begins = [
+            _Begin.of(it.file, most, self.meter) if packed else _Begin(b"", standing.size)
+            for it, (_, _, standing) in zip(self._inputs, self._found, strict=True)
         ]
+        self._check_distinct()
 
     def _check_distinct(self) -> None:
         """Raise `Unusable` if an array is named twice, by whatever names or links, or as it is and compressed: its
         records would be sent twice."""
-        heads: dict[str, bytes] = {}
-        if any(packed for _, packed, _ in self._found) and len(self._inputs) > 1:
-            heads = {it.file: self._head(it) for it in self._inputs}
+        heads = {it.file: begin.digest for it, begin in zip(self._inputs, self._begins, strict=True)}
         for number, (wanted, (layout, packed, standing)) in enumerate(zip(self._inputs, self._found, strict=True)):
             for other, (its_layout, its, its_standing) in zip(self._inputs[:number], self._found, strict=False):
                 if layout != its_layout:
@@ -67,16 +68,6 @@ class FileSource:
                         f"{other.file} and {wanted.file} are the same export: each of its records would be sent twice",
                         "Name it once. Several arrays of one file may be named, each by its path: FILE#path.to.it.",
                     )
-
-    def _head(self, wanted: Input) -> bytes:
-        """A SHA-256 over what the file begins with, decompressed; b"" for one too small to be told by it: shards of an
-        export may well be alike in holding nothing."""
-        stream, _ = open_stream(wanted.file, self.meter)
-        head = b""
-        with closing(stream), suppress(BrokenExport):
-            while len(head) < HEAD_BYTES and (piece := stream.read(HEAD_BYTES - len(head))):
-                head += piece
-        return hashlib.sha256(head).digest() if len(head) >= LEAST_BYTES else b""
 
     def _find(self, wanted: Input) -> tuple[Layout, str, Standing]:
         stream, compression = open_stream(wanted.file, self.meter)
@@ -138,7 +129,7 @@ class FileSource:
             {
                 "file": wanted.file,
                 "size": standing.size,
-                "length": length,
+                "length": begin.length,
                 "modified": standing.modified,
                 "changed": standing.changed,
                 "inode": standing.inode,
@@ -147,24 +138,36 @@ class FileSource:
                 "format": layout.format,
                 "path": None if layout.format == NDJSON else path_text(layout.path),
             }
-            for wanted, length, (layout, compression, standing) in zip(
-                self._inputs, self._lengths, self._found, strict=True
+            for wanted, begin, (layout, compression, standing) in zip(
+                self._inputs, self._begins, self._found, strict=True
             )
         ]
 
 
-def _length(file: str, compression: str, standing: Standing) -> int:
-    """The file's bytes, decompressed: if it is compressed an estimate, by what it begins with."""
-    if not compression:
-        return standing.size
-    meter = Meter()
-    stream, _ = open_stream(file, meter)
-    with closing(stream), suppress(BrokenExport):
-        while stream.offset < LOOK_BYTES:
-            if not stream.read(READ_BYTES):
-                return stream.offset
-    # Half of what was fetched last is not yet inflated, on average.
-    return stream.offset * standing.size // max(meter.read - COMPRESSED_BYTES // 2, 1)
+class _Begin(NamedTuple):
+    """What a look into a file tells, decompressed: a digest of what it begins with, b"" for one too small to be told
+    by it (shards of an export may well be alike in holding nothing), and its length; of a compressed file about."""
+
+    digest: bytes
+    length: int
+
+    @classmethod
+    def of(cls, file: str, most: int, meter: Meter) -> _Begin:
+        """Look into the first bytes, `most` or a few more."""
+        before, head, ended = meter.read, b"", False
+        stream, compression = open_stream(file, meter)
+        with closing(stream), suppress(BrokenExport):
+            size = os.fstat(stream.fileno()).st_size
+            while not ended and (len(head) < HEAD_BYTES or (compression and stream.offset < most)):
+                piece = stream.read(READ_BYTES)
+                head += piece[: HEAD_BYTES - len(head)]
+                ended = not piece
+        digest = hashlib.sha256(head).digest() if len(head) >= LEAST_BYTES else b""
+        if not compression:
+            return cls(digest, size)
+        # Half of what was fetched last is not yet inflated, on average.
+        about = stream.offset * size // max(meter.read - before - COMPRESSED_BYTES // 2, 1)
+        return cls(digest, stream.offset if ended else about)
 
 
 def open_source(
