@@ -1,31 +1,34 @@
-"""How fast records are judged: all rules of a stage, against ijson, which validates nothing.
+"""How fast records are cut out and judged by all rules of a stage, against ijson, which validates nothing.
 
-    python -m benchmarks.validation [--megabytes N] [--rounds N] [--json]
+    python -m benchmarks.validation [--mb N] [--rounds N] [--json]
 
-Both are given the same bytes from memory: the rules as slices already cut, ijson as the array they stand in. Rounds are
-interleaved, so that whatever else the machine does hits both; the figures are medians in MB/s of the records' bytes.
+Both read the same file on one core, as the reader process does: from its bytes to records that could be packed, or to
+the objects that ijson makes of them. Rounds are interleaved, so that whatever else the machine does hits both; MB/s are
+medians, the ratio is that of the rounds. `edited` records have a field that must be cut out of each.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
+import gc
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
+from time import perf_counter
 from typing import Any
 
 import ijson
 
+from benchmarks.figures import figures, yes
 from streammig.masivo.rules import RuleOptions, rules
-from streammig.records import Run, Slice
+from streammig.pipeline.away import GC_THRESHOLD
+from streammig.sources import Input, open_source
 
+GOAL = 2.5
 REWARDS = ["3f2504e0-4f89-11d3-9a0c-0305e82c3301", "9b2d7f1a-0c4e-4f62-8d35-6a1b0e9c7d21"]
-RUN = 500  # slices handed over at once
 
 
 def customer(dice: Random, number: int) -> dict[str, Any]:
@@ -90,77 +93,84 @@ def owner_of_transactions(dice: Random, number: int) -> dict[str, Any]:
 MAKERS = {"customers": customer, "events": owner_of_events, "transactions": owner_of_transactions}
 
 
-def slices(stage: str, size: int, *, edited: bool) -> list[Run]:
-    """Runs of slices with about `size` bytes of records; `edited` ones have a field that must be cut out."""
-    dice, runs, at = Random(7), [], 1
-    run: Run = []
+def write(file: Path, stage: str, size: int, *, edited: bool) -> int:
+    """An export with about `size` bytes of records; how many these are."""
+    dice, at = Random(7), 0
+    texts: list[str] = []
     while at < size:
-        record = MAKERS[stage](dice, at)
+        record = MAKERS[stage](dice, len(texts) + 1)
         if edited:
             record = {"status": "ACTIVE", **record}
-        data = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()
-        run.append(Slice(0, at, 1, len(data), data))
-        at += len(data) + 1
-        if len(run) == RUN:
-            runs.append(run)
-            run = []
-    return [*runs, run] if run else runs
+        texts.append(json.dumps(record, separators=(",", ":"), ensure_ascii=False))
+        at += len(texts[-1]) + 1
+    file.write_text("[" + ",".join(texts) + "]")
+    return len(texts)
 
 
 def timed(work: Callable[[], None]) -> float:
-    begin = time.perf_counter()
+    begin = perf_counter()
     work()
-    return time.perf_counter() - begin
+    return perf_counter() - begin
 
 
-def measure(stage: str, size: int, rounds: int, *, edited: bool) -> dict[str, Any]:
-    """Medians of one stage in MB/s."""
-    runs = slices(stage, size, edited=edited)
-    records = sum(map(len, runs))
-    document = b"[" + b",".join(each.data for run in runs for each in run) + b"]"
-    found = rules(stage, RuleOptions(now=datetime(2024, 1, 1, tzinfo=UTC)))
+def compare(file: Path, stage: str, records: int, rounds: int) -> dict[str, Any]:
+    """Medians of one export."""
+    judged = rules(stage, RuleOptions(now=datetime(2024, 1, 1, tzinfo=UTC)))
     backend = ijson.get_backend("yajl2_c")
 
     def judge() -> None:
-        for run in runs:
-            assert all(result.records for result in found.examine(run))
+        found = 0
+        for run in open_source([Input(str(file))]).runs():
+            found += sum(len(it.records) for it in judged.examine(run))
+        assert found == records
 
     def walk() -> None:
-        for _ in backend.items(io.BytesIO(document), "item", buf_size=65536):
-            pass
+        with file.open("rb") as source:
+            found = sum(1 for _ in backend.items(source, "item"))
+        assert found == records
 
     times = [(timed(judge), timed(walk)) for _ in range(rounds)]
     ours, theirs = (statistics.median(each) for each in zip(*times, strict=True))
+    size = file.stat().st_size
     return {
         "stage": stage,
-        "edited": edited,
-        "bytes_a_record": len(document) // records,
-        "rules_mb_s": round(len(document) / ours / 1e6, 1),
-        "ijson_mb_s": round(len(document) / theirs / 1e6, 1),
+        "bytes_a_record": size // records,
+        "streammig_mb_s": round(size / ours / 1e6, 1),
+        "ijson_mb_s": round(size / theirs / 1e6, 1),
         "ratio": round(statistics.median(right / left for left, right in times), 2),
         "us_a_record": round(ours / records * 1e6, 1),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--megabytes", type=float, default=8.0)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    size = int(options.megabytes * 1e6)
-    table = [measure(stage, size, options.rounds, edited=edited) for edited in (False, True) for stage in MAKERS]
-    if options.json:
-        json.dump(table, sys.stdout, indent=1)
-        return
-    print(f"{'stage':14}{'record':>12}{'bytes':>8}{'rules MB/s':>12}{'ijson MB/s':>12}{'ratio':>8}{'µs a record':>13}")
-    for line in table:
+def measure(megabytes: float, rounds: int, folder: Path) -> dict[str, Any]:
+    gc.set_threshold(GC_THRESHOLD)
+    table = []
+    for edited in (False, True):
+        for stage in MAKERS:
+            file = folder / f"{stage}.json"
+            records = write(file, stage, int(megabytes * 1e6), edited=edited)
+            table.append({"edited": edited, **compare(file, stage, records, rounds)})
+    return {
+        "rounds": rounds,
+        "results": table,
+        "reached": {f"{it['stage']}{', edited' * it['edited']}": it["ratio"] >= GOAL for it in table},
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    head = f"{'stage':14}{'record':>12}{'bytes':>8}{'MB/s':>8}{'ijson MB/s':>12}{'µs a record':>13}{'ratio':>8}"
+    print(f"{head}   goal {GOAL}")
+    for line, reached in zip(found["results"], found["reached"].values(), strict=True):
         kind = "edited" if line["edited"] else "as it is"
         print(
-            f"{line['stage']:14}{kind:>12}{line['bytes_a_record']:>8}{line['rules_mb_s']:>12}"
-            f"{line['ijson_mb_s']:>12}{line['ratio']:>8}{line['us_a_record']:>13}"
+            f"{line['stage']:14}{kind:>12}{line['bytes_a_record']:>8}{line['streammig_mb_s']:>8}"
+            f"{line['ijson_mb_s']:>12}{line['us_a_record']:>13}{line['ratio']:>8}   {yes(reached)}"
         )
 
 
+def main() -> int:
+    return figures(__doc__, "validation", measure, show, mb=20.0, rounds=7)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,6 +23,7 @@ from streammig.packing import Sealing
 from streammig.records import Draft
 
 AHEAD = 1 << 20  # bytes that the pipe holds: with the default of 64 KB the two took turns sixteen times a body
+GC_THRESHOLD = 200_000  # records hold no cycles: looking for some among thousands of them took a tenth of all
 _LENGTHS = Struct("!IQ")  # of a message's pickle and of the body behind it
 # What the parent found its modules by comes first, so that the child finds the same.
 _BEGIN = """import pickle, sys
@@ -125,8 +126,7 @@ def _environment() -> dict[str, str]:
 def main() -> None:
     # Ctrl-C does not reach this session, but `kill -INT` may: only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Records hold no cycles: looking for some among thousands of them took a tenth of all.
-    gc.set_threshold(200_000)
+    gc.set_threshold(GC_THRESHOLD)
     with suppress(BrokenPipeError), open(int(sys.argv[-1]), "wb") as answers:
         try:
             parts, more = pickle.load(sys.stdin.buffer)
