@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def counted(number: int, what: str, more: str = "s") -> str:
+    """A number of things as messages say it: 1 batch, 2,000 batches (`more` is "es")."""
+    return f"{number:,} {what}" + (more if number != 1 else "")
+
+
 class Problem(Exception):
     """What stops a command, in words for the person who typed it.
 

@@ -8,10 +8,26 @@ from random import Random
 from typing import Any
 
 from streammig.errors import Unusable
+from streammig.migration import Migration
 from streammig.migration.census import owners_folder
+from streammig.notices import Answered, Notice
+from streammig.records import Kind
 from tests.memory_target import Crash
 from tests.test_system import run_world
 from tests.world import REWARD, World, write_export
+
+
+async def until_no_connection(migration: Migration) -> bool:
+    """A run that is drained when a try found no connection."""
+    tell = migration.tell
+
+    def hear(notice: Notice) -> None:
+        tell(notice)
+        if isinstance(notice, Answered) and notice.receipt.kind is Kind.NOT_SENT:
+            migration.drain()
+
+    migration.tell = hear
+    return await migration.run()
 
 
 def add(folder: Path, stage: str, *records: dict[str, Any]) -> None:
@@ -102,6 +118,14 @@ def test_a_run_without_customers_looks_whether_they_are_there_before_it_sends_an
         ended = await world.live()
         assert isinstance(ended, Unusable)
         assert "customers of events are not at the target" in ended.what
+        assert world.target.requests == 0
+        world.target.customers.update(keys["customers"])
+        # Tries that find no connection are no beginning: the next run looks again.
+        world.target.weather.faults = {"not-sent": 1.0}
+        assert await world.live(until_no_connection) is False
+        world.target.weather.faults = {}
+        world.target.customers.clear()
+        assert "customers of events are not at the target" in (await world.live()).what
         assert world.target.requests == 0
         world.target.customers.update(keys["customers"])
         assert await world.live() is True

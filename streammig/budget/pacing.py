@@ -14,7 +14,7 @@ from aiolimiter import AsyncLimiter
 
 from streammig.budget.file import LONGEST_HOLD, AccountFile, Pace, Send
 from streammig.budget.limits import Limits, RequestKind
-from streammig.errors import Problem
+from streammig.errors import Problem, counted
 from streammig.ports import Clock
 
 T = TypeVar("T")
@@ -123,9 +123,8 @@ class Pacer:
         if not future:
             return ""
         return (
-            ("1 request of this account lies" if future == 1 else f"{future} requests of this account lie")
-            + " in the future: the clock has been set back. What lies there counts as made now, so the first slot may"
-            " take longer."
+            f"{counted(future, 'request')} of this account {'lies' if future == 1 else 'lie'} in the future: the clock"
+            " has been set back. What lies there counts as made now, so the first slot may take longer."
         )
 
     async def slot(self, kind: RequestKind, note: Send | None = None) -> Slot:

@@ -26,8 +26,7 @@ def command(checkpoint: Path, out: Path | None) -> None:
     where it lay, unchanged.
     """
     from streammig.aftercare.letters import export_letters
-    from streammig.errors import MachineFault
-    from streammig.reporting.words import counted
+    from streammig.errors import MachineFault, counted
 
     if out is None:
         count = export_letters(checkpoint, sys.stdout.buffer)

@@ -13,9 +13,9 @@ import click
 from streammig.budget import Use, account_path, budget_of, parse_limits
 from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import STOPPED, fail
-from streammig.errors import Held, Problem
+from streammig.errors import Held, Problem, counted
 from streammig.reporting.document import document
-from streammig.reporting.words import counted, state_sentence, summary
+from streammig.reporting.words import state_sentence, summary
 
 
 class SystemClock:

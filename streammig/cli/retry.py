@@ -67,7 +67,7 @@ def command(
 
 def _in_words(before: Counts, after: Counts) -> str:
     """What one call of `retry` did, and what is left."""
-    from streammig.reporting.words import counted
+    from streammig.errors import counted
 
     sent, accepted, filtered, undecided = (now - then for now, then in zip(after[:4], before[:4], strict=True))
     parts = [f"{counted(sent, 'dead letter')} sent", f"{counted(accepted, 'record')} accepted"]

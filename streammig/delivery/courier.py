@@ -17,7 +17,7 @@ from streammig.delivery.nomination import nominated
 from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.verdict import Verdict
 from streammig.delivery.waiting import Assemble, Reread, unless
-from streammig.errors import TargetStop, UnknownOutcome
+from streammig.errors import TargetStop, UnknownOutcome, counted
 from streammig.notices import Answered, Tell, Waiting, Warned
 from streammig.packing import halves, ranges_of
 from streammig.ports import Clock, ReadBack, Sink
@@ -222,7 +222,7 @@ class Courier:
         parked = await self.journal.read(lambda file: file.batches(stage, BatchState.PARKED))
         if len(parked) > self.most_parked:
             numbers = ", ".join(str(batch.seq) for batch in parked)
-            held = f"{len(parked)} batches of {stage} are" if len(parked) > 1 else f"1 batch of {stage} is"
+            held = f"{counted(len(parked), 'batch', 'es')} of {stage} {'is' if len(parked) == 1 else 'are'}"
             raise UnknownOutcome(
                 f"{held} parked: nobody can say whether that landed ({numbers})",
                 "Nothing of it is sent again. Find out at the target whether it landed, and say so with:"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.waiting import Reread, unless
-from streammig.errors import UnknownOutcome
+from streammig.errors import UnknownOutcome, counted
 from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock, ReadBack, Seen
 from streammig.records import Batch, Record
@@ -65,12 +65,12 @@ class Gate:
                 break
             # A queue that was given a second to settle is not left alone for twenty.
             pause = min(POLL, max(self.settle_time, 0.05), patience)
-            there, rest = f"{asked - len(missing)} of {_counted(asked)} of {stage}", patience - (now() - began)
+            there, rest = f"{asked - len(missing)} of {counted(asked, 'sample')} of {stage}", patience - (now() - began)
             self.tell(Waiting(f"{there} are visible yet; up to {rest:.0f} s more", pause))
             await unless(self.stop, asyncio.sleep(pause))
         if others:
             # What the next stage builds on is there; that it is not as it was sent is for people to look at.
-            there = f"of {_counted(asked)}, {_are(others)} at the target, but not as sent"
+            there = f"of {counted(asked, 'sample')}, {_are(others)} at the target, but not as sent"
             await self._warn(stage, f"{there}: {_listed(others)}")
         if missing and not self.stop.is_set():
             await self._judge(stage, missing, asked, proving)
@@ -88,11 +88,11 @@ class Gate:
         return chosen
 
     async def _judge(self, stage: str, missing: Sequence[tuple[Batch, Record]], asked: int, proving: bool) -> None:
-        where = _listed(missing)
+        where, samples = _listed(missing), counted(asked, "sample")
         if len(missing) < asked or not proving:
-            await self._warn(stage, f"of {_counted(asked)}, {_are(missing)} not visible at the target: {where}")
+            await self._warn(stage, f"of {samples}, {_are(missing)} not visible at the target: {where}")
             return
-        none = f"none of {_counted(asked)} of {stage} became visible at the target within {self.visible_time:.0f} s"
+        none = f"none of {samples} of {stage} became visible at the target within {self.visible_time:.0f} s"
         await self._note(stage, f"{none}, though it accepted them")
         raise UnknownOutcome(
             f"{none}, though it accepted them: {where}",
@@ -110,10 +110,6 @@ class Gate:
         (row,) = [row for row in await self.journal.read(Checkpoint.stages) if row.name == stage]
         message, at = f"{row.message}; {text}" if row.message else text, self.clock.time()
         await self.journal.write(lambda file: file.stage_state(stage, row.state, at, message))
-
-
-def _counted(count: int) -> str:
-    return "1 sample" if count == 1 else f"{count} samples"
 
 
 def _are(samples: Sequence[object]) -> str:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from streammig.aftercare.repaired import take_in
 from streammig.aftercare.retry import Choice, Parcel, Retrial, Wave
 from streammig.checkpoint import FIRST, Checkpoint, WorkFile, forget_work
+from streammig.errors import counted
 from streammig.feed import nobody_absent
 from streammig.migration.crew import Crew
 from streammig.notices import StageBegan, StageEnded, Warned
@@ -61,8 +62,9 @@ class Retry:
             self.repaired, file, self._work, file.run["context"]["inputs"], reading.settings.max_record_bytes
         )
         if taken.strangers:
-            lines = "1 line names" if taken.strangers == 1 else f"{taken.strangers} lines name"
-            reading.tell(Warned(f"{self.repaired}: {lines} what is no dead letter (any more)"))
+            name = "names" if taken.strangers == 1 else "name"
+            lines = counted(taken.strangers, "line")
+            reading.tell(Warned(f"{self.repaired}: {lines} {name} what is no dead letter (any more)"))
 
     # -- one stage ---------------------------------------------------------------------------------------------------
 

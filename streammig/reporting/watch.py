@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from streammig.errors import counted
 from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
 from streammig.records import START, Kind, Place, Tally
-from streammig.reporting.words import counted, lasting, line, spoken
+from streammig.reporting.words import lasting, line, spoken
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

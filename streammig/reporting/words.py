@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from streammig.errors import counted
 from streammig.notices import Answered, Buried, Chosen, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
 from streammig.records import Kind
 
@@ -160,10 +161,6 @@ def line(notice: Notice) -> str:
 def shared(share: float) -> str:
     """A share in percent, cut off: 100 % is all of it."""
     return f"{math.floor(round(share * 1000, 6)) / 10:.1f}%"
-
-
-def counted(number: int, what: str, more: str = "s") -> str:
-    return f"{number:,} {what}" + (more if number != 1 else "")
 
 
 def lasting(seconds: float | None) -> str:
