@@ -1,13 +1,21 @@
-"""What the benchmarks of whole runs share: numbers are asked for, something is measured in a folder, figures shown."""
+"""What benchmarks share: numbers are asked for, something is measured in a folder, figures shown; calls set apart."""
 
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import Any
+
+from streammig.pipeline.away import GC_THRESHOLD, MEMORY
 
 Found = dict[str, Any]
 """Figures, JSON-ready; `reached` says whether the goal is, or of several goals which are."""
@@ -37,3 +45,33 @@ def figures(
 
 def yes(reached: bool) -> str:
     return "reached" if reached else "NOT reached"
+
+
+def apart(work: Callable[..., int], *arguments: str, reader: bool) -> tuple[float, int]:
+    """The seconds that this function of a benchmark takes in a fresh process, and what it returns there.
+
+    `reader`: in one that is set up as streammig sets up its own for reading, else in one as Python comes.
+    """
+    module = f"benchmarks.{Path(work.__code__.co_filename).stem}"  # by its own word it may be __main__
+    call = json.dumps([module, work.__name__, reader, arguments])
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.figures", call], stdout=subprocess.PIPE, check=True,
+        env=os.environ | (MEMORY if reader else {}), cwd=Path(__file__).resolve().parents[1],
+    )  # fmt: skip
+    seconds, result = json.loads(found.stdout)
+    return seconds, result
+
+
+def main() -> None:
+    """The other side of `apart`."""
+    module, name, reader, arguments = json.loads(sys.argv[1])
+    work = getattr(importlib.import_module(module), name)
+    if reader:
+        gc.set_threshold(GC_THRESHOLD)
+    begun = perf_counter()
+    result = work(*arguments)
+    print(json.dumps([perf_counter() - begun, result]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
 """How fast exports are cut into records, beside what else reads them: python -m benchmarks.framing [--json] [--mb N].
 
 Each line is one export of `--mb` megabytes; its contestants take turns, so that a noisy machine is noisy for all, and
-the medians of their MB/s are compared. ijson and `json` build objects and give no positions, orjson builds objects
-line by line; streammig gives each record as checked bytes with its position, and builds no objects.
+the medians of their MB/s are compared. Each has a process of its own for each turn: streammig one that is set up as it
+sets up its reader, the others one as Python comes. ijson and `json` build objects and give no positions, orjson builds
+objects line by line; streammig gives each record as checked bytes with its position, and builds no objects.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import random
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import ijson
 import orjson
 
+from benchmarks.figures import apart
 from streammig.sources import Input, open_source
 
 ROUNDS = 5
@@ -73,26 +74,26 @@ def write(path: Path, shape: str, size: int, megabytes: float) -> tuple[int, int
     return records, written
 
 
-def streammig(path: Path, shape: str) -> int:
-    return sum(map(len, open_source([Input(str(path))]).runs()))
+def streammig(path: str) -> int:
+    return sum(map(len, open_source([Input(path)]).runs()))
 
 
-def by_ijson(path: Path, shape: str) -> int:
-    with path.open("rb") as file:
+def by_ijson(path: str) -> int:
+    with open(path, "rb") as file:
         return count(ijson.items(file, "customers.item"))
 
 
-def by_json(path: Path, shape: str) -> int:
-    return len(json.loads(path.read_bytes())["customers"])
+def by_json(path: str) -> int:
+    return len(json.loads(Path(path).read_bytes())["customers"])
 
 
-def by_json_lines(path: Path, shape: str) -> int:
-    with path.open("rb") as file:
+def by_json_lines(path: str) -> int:
+    with open(path, "rb") as file:
         return count(json.loads(line) for line in file)
 
 
-def by_orjson(path: Path, shape: str) -> int:
-    with path.open("rb") as file:
+def by_orjson(path: str) -> int:
+    with open(path, "rb") as file:
         return count(orjson.loads(line) for line in file)
 
 
@@ -100,7 +101,7 @@ def count(records: Iterable[Any]) -> int:
     return sum(1 for _ in records)
 
 
-Contestant = Callable[[Path, str], int]
+Contestant = Callable[[str], int]
 DOCUMENT: dict[str, Contestant] = {"streammig": streammig, "ijson": by_ijson, "json": by_json}
 LINES: dict[str, Contestant] = {"streammig": streammig, "orjson": by_orjson, "json": by_json_lines}
 
@@ -112,9 +113,8 @@ def measure(path: Path, shape: str, size: int, megabytes: float) -> dict[str, An
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(ROUNDS):
         for name, read in contestants.items():
-            begin = time.perf_counter()
-            found = read(path, shape)
-            speeds[name].append(length / 1e6 / (time.perf_counter() - begin))
+            seconds, found = apart(read, str(path), reader=name == "streammig")
+            speeds[name].append(length / 1e6 / seconds)
             if found != records:
                 raise SystemExit(f"{name} found {found} of {records} records")
     medians = {name: statistics.median(values) for name, values in speeds.items()}

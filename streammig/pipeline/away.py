@@ -32,7 +32,7 @@ from streammig.pipeline.away import main
 main()"""
 _SECRET = "MASIVO_API_KEY"  # a reader needs no key
 # Bodies come and go: memory that is given back to the kernel each time is cleared again page by page, a tenth of all.
-_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
 
 
 class Away:
@@ -117,7 +117,7 @@ def _problem(kind: type[Problem], fields: dict[str, Any]) -> Any:
 
 
 def _environment() -> dict[str, str]:
-    return _MEMORY | {name: value for name, value in os.environ.items() if name != _SECRET}
+    return MEMORY | {name: value for name, value in os.environ.items() if name != _SECRET}
 
 
 # -- the child ---------------------------------------------------------------------------------------------------------

@@ -98,26 +98,25 @@ class Cuts(Elements):
     def _sliced(self, raws: list[msgspec.Raw], lengths: list[int], low: int, tight: bool, clean: bool) -> Run:
         """The slices of elements, the first of which begins at the index `low`; `tight`: one comma stands between any
         two, and no more; `clean`: all is UTF-8."""
-        begins = self._begins(lengths, low, tight)
+        elements = list(map(bytes, raws))
+        begins = self._begins(elements, lengths, low, tight)
         base, source = self._window.base, self._source
         offsets = map(base.__add__, begins)
-        run = list(map(Slice, repeat(source), offsets, count(self._ordinal), lengths, map(bytes, raws)))
+        run = list(map(Slice, repeat(source), offsets, count(self._ordinal), lengths, elements))
         self._ordinal += len(run)
         self.at = base + begins[-1] + lengths[-1]
         if not clean or max(lengths) > self._limit:
             run = list(map(self._faulty, run))
         return run
 
-    def _begins(self, lengths: list[int], low: int, tight: bool) -> list[int]:
-        """The indexes at which elements of these lengths begin, the first at `low`."""
-        data, end = self._window.data, low + lengths[0]
-        found = _GAP.match(data, end)
-        gap = 1 if tight or found is None else found.end() - end
-        begins = list(accumulate(map(gap.__add__, lengths[:-1]), initial=low))
-        # Pretty documents have one gap throughout. If it stands wherever it should, and what begins behind it begins
-        # as the second element does, the guess was right: that is no white space, so no gap can have been longer.
-        lead = data[end : end + gap + 1]
-        if tight or all(map(data.startswith, repeat(lead), map(int.__add__, begins, lengths[:-1]))):
+    def _begins(self, elements: list[bytes], lengths: list[int], low: int, tight: bool) -> list[int]:
+        """The indexes at which these elements begin, the first at `low`."""
+        data = self._window.data
+        found = _GAP.match(data, low + lengths[0])
+        gap = b"," if tight or found is None else found.group()
+        begins = list(accumulate(map(len(gap).__add__, lengths[:-1]), initial=low))
+        # Pretty documents have one gap throughout: then this is, byte for byte, what stands there.
+        if tight or data.startswith(gap.join(elements), low):
             return begins
         begins = [low]
         for length in lengths[:-1]:
