@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streammig.records import Batch, Place, Receipt, Tally
 
@@ -11,13 +11,13 @@ from streammig.records import Batch, Place, Receipt, Tally
 @dataclass(frozen=True, slots=True)
 class StageBegan:
     """A stage starts, or goes on from its `frontier`. `sizes` are its files' bytes, decompressed, about;
-    `accepted` units and `pending` records are there from before."""
+    `accepted` and `pending` are there from before."""
 
     stage: str
     frontier: Place
     sizes: tuple[int, ...] | None
-    accepted: int = 0
-    pending: int = 0
+    accepted: Tally = field(default_factory=Tally)
+    pending: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from streammig.records import (
     Tally,
 )
 from streammig.reporting.document import document, iso
-from streammig.reporting.watch import Doing, Gathered, Lines, watching
+from streammig.reporting.watch import Delivered, Doing, Gathered, Lines, watching
 from streammig.reporting.words import ROWS, aligned, books_table, line, shared, spoken, summary
 
 END = Place(0, 500, 0, 11)
@@ -101,6 +101,14 @@ def test_a_log_says_how_much_is_accepted_and_how_long_the_rest_takes() -> None:
     assert stream.getvalue().splitlines()[-1] == "customers: 1 batch, 1,000 units accepted, 50% done, 100 s left"
 
 
+def test_where_sealed_batches_wait_from_before_only_what_is_accepted_counts_as_done() -> None:
+    delivered = Delivered()
+    delivered.hear(StageBegan("customers", Place(0, 800), (1000,), Tally(100, 100), Tally(300, 300)))
+    assert (delivered.share, delivered.units) == (0.2, 100)
+    delivered.hear(StageBegan("customers", Place(0, 800), (1000,)))  # all of it filtered
+    assert delivered.share == 0.8
+
+
 def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end() -> None:
     told: list[Notice] = []
     now = [0.0]
@@ -147,7 +155,7 @@ def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(m
     assert "throttled (429)" in said
     ended = shown(
         Terminal(), StageBegan("customers", START, (1000,)), StageEnded("customers", "complete"),
-        StageBegan("events", Place(0, 250, 0, 3), (1000,), accepted=40), StageEnded("events", "failed", "byte 7"),
+        StageBegan("events", Place(0, 250, 0, 3), (1000,), Tally(40, 40)), StageEnded("events", "failed", "byte 7"),
         StageBegan("transactions", START, None),
     )  # fmt: skip
     assert "100%" in ended

@@ -85,7 +85,7 @@ class Crew:
         progress = await self.journal.read(lambda file: file.progress(name))
         sizes = await self.journal.read(lambda file: file.lengths(name))
         books = await self.journal.read(lambda file: file.books(name))
-        self.tell(StageBegan(name, progress.frontier, sizes, books.accepted.units, books.pending.records))
+        self.tell(StageBegan(name, progress.frontier, sizes, books.accepted, books.pending))
         await self._note(name, "running")
         try:
             await self.reading.check_ahead(name)

@@ -104,7 +104,7 @@ class Retry:
         crew = self.crew
         progress = await crew.journal.read(lambda file: file.progress(name))
         books = await crew.journal.read(lambda file: file.books(name))
-        crew.tell(StageBegan(name, progress.frontier, None, books.accepted.units, books.pending.records))
+        crew.tell(StageBegan(name, progress.frontier, None, books.accepted, books.pending))
         run = await crew.prepare(name, open_source([]))
         await run.run()
         crew.tell(StageEnded(name, "interrupted" if crew.stop.is_set() else "retried"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -35,10 +35,41 @@ def watching(stream: TextIO, *, quiet: bool) -> Iterator[Tell]:
         yield Gathered(Lines(stream))
 
 
-def _share(sizes: Sequence[int] | None, source: int, offset: float) -> float:
-    """How far a place is in files of these sizes, which may be estimates: all is done when the stage has ended."""
-    whole = sum(sizes or ())
-    return min((sum((sizes or ())[:source]) + offset) / whole, ALMOST) if whole else 0.0
+class Delivered:
+    """How much of a stage the target has accepted, as its notices tell: units, and bytes of the stage's files.
+
+    What is read runs ahead of that by a full queue. The files' sizes may be estimates, or not known (0).
+    """
+
+    def __init__(self) -> None:
+        self.units = self.bytes = 0
+        self._sizes: tuple[int, ...] = ()
+        self._sealed: dict[int, Place] = {}
+
+    def hear(self, notice: Notice) -> None:
+        match notice:
+            case StageBegan(_, frontier, sizes, accepted, pending):
+                self._sizes, self.units, self._sealed = sizes or (), accepted.units, {}
+                # Of what is read the part that is accepted, about: a small export is all read before much of it is.
+                left = pending.units / (accepted.units + pending.units or 1)
+                self.bytes = int(self._upto(frontier) * (1 - left))
+            case Sealed(_, batch, frontier):
+                self._sealed[batch.seq] = frontier
+            case Answered(batch, receipt) if receipt.kind is Kind.ACCEPTED:
+                self.units += batch.tally.units
+                self.bytes = max(self.bytes, self._upto(self._sealed.pop(batch.seq, START)))
+
+    @property
+    def total(self) -> int:
+        return sum(self._sizes)
+
+    @property
+    def share(self) -> float:
+        """Between 0 and almost 1: all is done when the stage has ended."""
+        return min(self.bytes / self.total, ALMOST) if self.total else 0.0
+
+    def _upto(self, place: Place) -> int:
+        return sum(self._sizes[: place.source]) + place.offset if self._sizes else 0
 
 
 class Gathered:
@@ -67,44 +98,32 @@ class Lines:
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
-        self._batches = self._units = 0
+        self._batches = 0
         self._clock = clock
         self._said = clock()
         self._waits: dict[str, float] = {}  # when each was last said
-        self._sizes: tuple[int, ...] | None = None
-        self._done = START
-        self._sealed: dict[int, Place] = {}
-        self._began = self._said, 0.0  # when, and with which share read
+        self._delivered = Delivered()
+        self._began = self._said, 0.0  # when, and with which share delivered
 
     def __call__(self, notice: Notice) -> None:
+        self._delivered.hear(notice)
         if isinstance(notice, StageBegan):
-            self._batches, self._units = 0, notice.accepted
-            self._sizes, self._done = notice.sizes, notice.frontier
-            self._sealed.clear()
-            self._began = self._clock(), self._share()
-        if isinstance(notice, Sealed):
-            self._sealed[notice.batch.seq] = notice.frontier
-        if isinstance(notice, Answered) and notice.receipt.kind is Kind.ACCEPTED:
-            # How far it is read runs ahead of what is accepted by a full queue: what is accepted is told.
-            self._done = max(self._done, self._sealed.pop(notice.batch.seq, START))
+            self._batches = 0
+            self._began = self._clock(), self._delivered.share
         if isinstance(notice, Waiting) and self._repeats(notice):
             return
         if text := line(notice):
             print(text, file=self._stream, flush=True)
         elif isinstance(notice, Answered):
             self._batches += 1
-            self._units += notice.batch.tally.units
             if self._batches % EVERY == 0 or self._clock() - self._said >= SECONDS:
                 self._said = self._clock()
-                done = f"{counted(self._batches, 'batch', 'es')}, {counted(self._units, 'unit')} accepted"
+                done = f"{counted(self._batches, 'batch', 'es')}, {counted(self._delivered.units, 'unit')} accepted"
                 print(f"{notice.batch.stage}: {done}{self._rest()}", file=self._stream, flush=True)
-
-    def _share(self) -> float:
-        return _share(self._sizes, self._done.source, self._done.offset)
 
     def _rest(self) -> str:
         """How much of the stage is done, and how long the rest will take at the rate so far."""
-        share, (at, before) = self._share(), self._began
+        share, (at, before) = self._delivered.share, self._began
         if share <= before:
             return ""
         seconds = (self._clock() - at) * (1 - share) / (share - before)
@@ -162,32 +181,20 @@ class Bars:
         self._progress = progress
         self._doing = doing
         self._task: TaskID | None = None
-        self._sizes: tuple[int, ...] | None = None
-        self._units = 0
-        self._sealed: dict[int, Place] = {}
+        self._delivered = Delivered()
 
     def __call__(self, notice: Notice) -> None:
+        delivered = self._delivered
+        delivered.hear(notice)
         match notice:
-            case StageBegan(stage, frontier, sizes, accepted, pending):
-                self._sizes, self._units = sizes, accepted
-                self._sealed.clear()
-                total = sum(sizes) if sizes is not None else None
-                self._task = self._progress.add_task(
-                    stage, total=total, units=accepted, share="" if total is None else "0%"
-                )
-                if not pending:
-                    self._advance(frontier.source, frontier.offset)
-            case Sealed(_, batch, frontier):
-                self._sealed[batch.seq] = frontier
+            case StageBegan(stage):
+                self._task = self._progress.add_task(stage, total=delivered.total or None, units=0, share="")
+                self._show()
+            case Sealed():
                 return
-            case Answered(batch, receipt) if receipt.kind is Kind.ACCEPTED:
-                self._units += batch.tally.units
+            case Answered(_, receipt) if receipt.kind is Kind.ACCEPTED:
                 self._doing.say("")
-                # How far it is read runs ahead of what is accepted by a full queue: the bar shows what is accepted.
-                if reached := self._sealed.pop(batch.seq, None):
-                    self._advance(reached.source, reached.offset)
-                if self._task is not None:
-                    self._progress.update(self._task, units=self._units)
+                self._show()
                 return
             case Waiting(why, seconds):
                 self._doing.say(why, seconds)
@@ -203,7 +210,8 @@ class Bars:
         if (text := line(notice)) and not isinstance(notice, StageBegan):
             self._progress.console.print(text, markup=False, highlight=False)
 
-    def _advance(self, source: int, offset: int) -> None:
-        if self._task is not None and self._sizes is not None:
-            done = max(self._progress.tasks[self._task].completed, sum(self._sizes[:source]) + offset)
-            self._progress.update(self._task, completed=done, share=f"{_share(self._sizes, 0, done):.0%}")
+    def _show(self) -> None:
+        if self._task is not None:
+            it = self._delivered
+            share = f"{it.share:.0%}" if it.total else ""
+            self._progress.update(self._task, completed=it.bytes, units=it.units, share=share)

@@ -136,7 +136,7 @@ def line(notice: Notice) -> str:
             resumed = frontier.ordinal > 1 or frontier.source > 0 or frontier.unit > 0
             if not resumed:
                 return f"{stage}: starting"
-            left = f", {pending:,} sealed records still to send" if pending else ""
+            left = f", {counted(pending.records, 'sealed record')} still to send" if pending.records else ""
             return f"{stage}: going on, reading at record {frontier.ordinal:,}{left}"
         case StageEnded(stage, state, message):
             return f"{stage}: {state_word(state, message)}" + (f": {message}" if message else "")
