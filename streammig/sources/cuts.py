@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, count, repeat
 
 import msgspec
@@ -90,34 +90,30 @@ class Cuts(Elements):
                 tight = sum(lengths) + len(lengths) + 1 == len(text)
                 if closing != b"]":
                     del raws[-1], lengths[-1]
-                if raws and max(lengths) <= self._limit * LIMITS_PASSED:
-                    return self._sliced(raws, lengths, low, tight, is_utf8(text)), span
+                longest = max(lengths, default=0)
+                if raws and longest <= self._limit * LIMITS_PASSED:
+                    return self._sliced(raws, lengths, low, tight, is_utf8(text) and longest <= self._limit), span
                 break
         return [], span
 
-    def _sliced(self, raws: list[msgspec.Raw], lengths: list[int], low: int, tight: bool, clean: bool) -> Run:
+    def _sliced(self, raws: list[msgspec.Raw], lengths: list[int], low: int, tight: bool, sound: bool) -> Run:
         """The slices of elements, the first of which begins at the index `low`; `tight`: one comma stands between any
-        two, and no more; `clean`: all is UTF-8."""
-        elements = list(map(bytes, raws))
+        two, and no more; `sound`: all is UTF-8, and none over the limit."""
+        base, source, elements = self._window.base, self._source, list(map(bytes, raws))
         begins = self._begins(elements, lengths, low, tight)
-        base, source = self._window.base, self._source
-        offsets = map(base.__add__, begins)
-        run = list(map(Slice, repeat(source), offsets, count(self._ordinal), lengths, elements))
+        run = list(map(Slice, repeat(source), map(base.__add__, begins), count(self._ordinal), lengths, elements))
         self._ordinal += len(run)
-        self.at = base + begins[-1] + lengths[-1]
-        if not clean or max(lengths) > self._limit:
-            run = list(map(self._faulty, run))
-        return run
+        self.at = run[-1].offset + run[-1].length
+        return run if sound else list(map(self._faulty, run))
 
-    def _begins(self, elements: list[bytes], lengths: list[int], low: int, tight: bool) -> list[int]:
+    def _begins(self, elements: list[bytes], lengths: list[int], low: int, tight: bool) -> Iterable[int]:
         """The indexes at which these elements begin, the first at `low`."""
         data = self._window.data
-        found = _GAP.match(data, low + lengths[0])
-        gap = b"," if tight or found is None else found.group()
-        begins = list(accumulate(map(len(gap).__add__, lengths[:-1]), initial=low))
+        found = None if tight else _GAP.match(data, low + lengths[0])
+        gap = found.group() if found else b","
         # Pretty documents have one gap throughout: then this is, byte for byte, what stands there.
         if tight or data.startswith(gap.join(elements), low):
-            return begins
+            return accumulate(map(len(gap).__add__, lengths), initial=low)
         begins = [low]
         for length in lengths[:-1]:
             found = _GAP.match(data, begins[-1] + length)
