@@ -45,12 +45,14 @@ _objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 class _Plan(NamedTuple):
     """What becomes of the outermost fields of records that have just these: the keys as they are spelt, which are
-    kept, the paths of unknown ones that are not, and the names of those that may mark what is left out."""
+    kept, the paths of unknown ones that are not, the names of those that may mark what is left out, and with which
+    values they do not."""
 
     keys: list[bytes]
     keep: list[bool]
     dropped: tuple[str, ...]
     marks: list[str]
+    passed: set[tuple[bytes, ...]]
 
 
 class StageRules(ABC):
@@ -170,8 +172,11 @@ class StageRules(ABC):
             for each, values in zip(data, objects, strict=True):
                 names = tuple(values)
                 plan = plans[names] if names in plans else plans.setdefault(names, self._plan(names, spelt))
-                if plan.marks and self._filters.customer({name: text_in(bytes(values[name])) for name in plan.marks}):
-                    return None
+                marks = tuple([bytes(values[name]) for name in plan.marks])
+                if marks not in plan.passed:
+                    if self._filters.customer(dict(zip(plan.marks, map(text_in, marks), strict=True))):
+                        return None
+                    plan.passed.add(marks)
                 bodies.append(without(each, values.values(), plan.keys, plan.keep, spelt))
                 dropped.append(plan.dropped)
         except (Refusal, Uneven, IndexError, *NOT_JSON):
@@ -182,7 +187,8 @@ class StageRules(ABC):
         walk = self._walk(b"")
         keep = walk.outermost(names, self._shape, self._spare(names))
         keys = [b'"%b"%b' % (name.encode(), spelt.colon) for name in names]
-        return _Plan(keys, keep, tuple(walk.dropped), [name for name in names if name in self._filters.customer_fields])
+        marks = [name for name in names if name in self._filters.customer_fields]
+        return _Plan(keys, keep, tuple(walk.dropped), marks, {()})
 
     @abstractmethod
     def _spare(self, names: Collection[str]) -> Collection[str]:
