@@ -526,6 +526,15 @@ def test_a_bad_event_makes_its_record_a_dead_letter(old: str, new: str, code: st
     assert result.absent == ()
 
 
+def test_what_is_nobodys_and_no_list_of_units_is_no_owner_without_any() -> None:
+    """Parts of records that were taken for records, single units: none of it may be left out in silence."""
+    for stage in ("events", "transactions"):
+        code, message = refused(stage, "{}")
+        assert (code, message) == refused(stage, '{"type":"PURCHASE","order":{}}')
+        assert code == "missing-field"
+        assert message.startswith(f"$: expected a customer's id and {stage}, found neither")
+
+
 def test_owners_of_events_without_any_are_filtered() -> None:
     for data in ('{"id":"C"}', '{"id":"C","events":null}', '{"id":"C","events":[]}'):
         assert examine("events", data).filtered == (("no-events", Tally(1)),)

@@ -127,6 +127,21 @@ def test_a_single_object_is_a_document_if_it_holds_an_array_of_objects(tmp_path:
         assert texts(source_of(tmp_path, line, name=name)) == [line.strip()]
 
 
+def test_a_shard_of_one_line_is_what_the_others_of_its_stage_are(tmp_path: Path) -> None:
+    lines = [b'{"id":9,"x":[{"id":1}]}', b'{"id":8,"x":[{"id":2}]}', b'{"id":7,"x":[{"id":3}]}']
+    names = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    Path(names[0]).write_bytes(lines[0] + b"\n")
+    Path(names[1]).write_bytes(lines[1] + b"\n" + lines[2] + b"\n")
+    assert texts(open_source(list(map(Input, names)))) == lines
+
+
+def test_a_line_longer_than_the_look_is_one_by_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "LOOK_BYTES", 1 << 16)
+    line = b'{"id":9,"x":[%b]}' % b",".join([b'{"id":1}'] * 200_000)
+    source = source_of(tmp_path, line + b"\n" + ONE, name="export.ndjson")
+    assert texts(source) == [line, ONE]
+
+
 def test_an_empty_array_has_no_records_if_it_is_named_or_the_whole_document(tmp_path: Path) -> None:
     assert list(source_of(tmp_path, b" [ ] ").runs()) == []
     assert list(source_of(tmp_path, b'{"c":[]}', "#c").runs()) == []

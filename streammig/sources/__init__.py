@@ -21,7 +21,8 @@ How an export is told: with a path behind `#` it is a document. Else it is NDJSO
 themselves, else a document with one obvious array: one that begins with an object and lies in no other such array,
 looked for in the first 4 MiB; or the document itself, if it is an array; or, where there is none of objects, the one
 array that is empty. A single object on a single line is a document if it holds such an array (if that is an empty one:
-and nothing but arrays and objects), unless its file is named .ndjson or .jsonl; else it is a record.
+and nothing but arrays and objects), unless its file is named .ndjson or .jsonl, or it has an id and another file of the
+stage is NDJSON; else it is a record.
 """
 
 from streammig.sources.files import FileSource, open_source

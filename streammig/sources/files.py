@@ -42,6 +42,12 @@ class FileSource:
         self.meter = Meter()
         self._inputs, self._max_record_bytes, self._read_bytes = tuple(inputs), max_record_bytes, read_bytes
         self._found = [self._find(wanted) for wanted in self._inputs]
+        if any(layout.format == NDJSON for layout, _, _ in self._found):
+            # A shard of one line may look like a document: what the others are decides.
+            self._found = [
+                it if it[0].format == NDJSON else self._find(wanted, lines=True)
+                for wanted, it in zip(self._inputs, self._found, strict=True)
+            ]
         packed = sum(bool(compression) for _, compression, _ in self._found)
         most = LOOK_BYTES // max(packed, 1)
         self._begins = [
@@ -69,11 +75,11 @@ class FileSource:
                         "Name it once. Several arrays of one file may be named, each by its path: FILE#path.to.it.",
                     )
 
-    def _find(self, wanted: Input) -> tuple[Layout, str, Standing]:
+    def _find(self, wanted: Input, *, lines: bool = False) -> tuple[Layout, str, Standing]:
         stream, compression = open_stream(wanted.file, self.meter)
         with closing(stream):
             standing = Standing.of(stream.fileno())
-            return find_layout(self._window(wanted, stream), wanted, self.meter), compression, standing
+            return find_layout(self._window(wanted, stream), wanted, self.meter, lines=lines), compression, standing
 
     def _window(self, wanted: Input, stream: Stream) -> Window:
         return Window(wanted.file, stream, self._read_bytes)
@@ -158,7 +164,10 @@ class _Begin(NamedTuple):
         stream, compression = open_stream(file, meter)
         with closing(stream), suppress(BrokenExport):
             size = os.fstat(stream.fileno()).st_size
-            while not ended and (len(head) < HEAD_BYTES or (compression and stream.offset < most)):
+            # What is fetched as a whole is inflated to its end: 64 KiB are left at most.
+            while not ended and (
+                len(head) < HEAD_BYTES or (compression and (stream.offset < most or meter.read - before >= size))
+            ):
                 piece = stream.read(READ_BYTES)
                 head += piece[: HEAD_BYTES - len(head)]
                 ended = not piece
@@ -166,7 +175,7 @@ class _Begin(NamedTuple):
         if not compression:
             return cls(digest, size)
         # Half of what was fetched last is not yet inflated, on average.
-        about = stream.offset * size // max(meter.read - before - COMPRESSED_BYTES // 2, 1)
+        about = stream.offset * size // max(meter.read - before - COMPRESSED_BYTES // 2, COMPRESSED_BYTES // 2)
         return cls(digest, stream.offset if ended else about)
 
 

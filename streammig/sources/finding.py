@@ -36,9 +36,10 @@ class Layout(NamedTuple):
     path: Path = ()
 
 
-def find_layout(window: Window, wanted: Input, meter: Meter) -> Layout:
-    """What the file in a fresh window is. Raises Unusable if it can't be told, or holds no such array; BrokenExport
-    if the document breaks off before an array was found."""
+def find_layout(window: Window, wanted: Input, meter: Meter, *, lines: bool = False) -> Layout:
+    """What the file in a fresh window is; `lines`: others of its stage are NDJSON, so that one object with an id is a
+    record. Raises Unusable if it can't be told, or holds no such array; BrokenExport if the document breaks off before
+    an array was found."""
     at = first_byte(window)
     if wanted.path is not None:
         _refuse_other(window, at)
@@ -48,8 +49,11 @@ def find_layout(window: Window, wanted: Input, meter: Meter) -> Layout:
     head = window.data[at - window.base :]
     if _is_lines(head, meter):
         return Layout(NDJSON)
-    alone = head.startswith(b"{") and b"\n" not in head.strip(WHITE) and _decodes(head)
-    if alone and _LINE_NAMES.search(wanted.file):
+    single = head.startswith(b"{") and b"\n" not in head.strip(WHITE)
+    if single and _LINE_NAMES.search(wanted.file):
+        return Layout(NDJSON)
+    alone = single and _decodes(head)
+    if alone and lines and "id" in _MEMBERS.decode(head):
         return Layout(NDJSON)
     _refuse_other(window, at)
     survey = _survey(window, at, meter)

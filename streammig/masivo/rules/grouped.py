@@ -84,6 +84,11 @@ class GroupedRules(StageRules):
         listed = found.get(self.name)
         reason = self._filters.customer(texts_of(data, found, self._filters.customer_fields))
         if not reason and (listed is None or data[listed.begin] == ord("n")):
+            if "id" not in found:
+                # Nobody's, and so no customer's who has none: a part of some record, taken for one, or a single unit.
+                what = f"$: expected a customer's id and {self.name}, found neither"
+                hint = "of a file of lines the name should end in .ndjson"
+                return self._dead(position, unit, Refusal("missing-field", f"{what} ({hint})"), Tally(1, self._alone))
             reason = f"no-{self.name}"
         if reason:
             return Examined(position, filtered=((reason, Tally(1, *self._salvage(data, listed))),))
