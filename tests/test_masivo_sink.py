@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
 import time
@@ -216,6 +217,32 @@ async def test_a_connection_that_takes_too_long_was_not_made() -> None:
         await mute.wait_closed()
     assert receipt.kind is Kind.NOT_SENT
     assert receipt.message == "no connection within 0.1 s"
+
+
+async def test_a_2xx_that_comes_before_the_body_has_left_is_no_acceptance() -> None:
+    """The connection ends with the answer: what had not left yet never arrives."""
+
+    async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(201, {}))
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+        writer.close()
+        ended.set()
+
+    ended = asyncio.Event()
+    async with listening() as wire:
+        server = await asyncio.start_server(hasty, "127.0.0.1", 0)
+        async with session_on(wire.url) as session:
+            await session.renew()
+            session.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            receipt = await MasivoSink(session, WallClock()).send("customers", b" " * 20_000_000)
+            await ended.wait()
+        server.close()
+        await server.wait_closed()
+    assert (receipt.kind, receipt.status) == (Kind.UNKNOWN, None)
+    assert receipt.message == "201 came before all of the request had left"
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,7 @@ class Http:
         assert self._session is not None, "enter the context first"
         loop = asyncio.get_running_loop()
         sent: list[float] = []
+        left = _Pieces(body) if body else None
         stale = False
 
         def connected(reused: bool) -> None:
@@ -119,14 +120,17 @@ class Http:
                     method,
                     URL(url, encoded=True),
                     headers=headers() if body is None else {**headers(), "Content-Length": str(len(body))},
-                    data=None if body is None else _pieces(body),
+                    data=left,
                     allow_redirects=False,
                     proxy=proxy,
                     proxy_headers=consent,
                     trace_request_ctx=connected,
                 ) as response:
                     content, whole = await _read(response.content, most)
-                    return _answer(response, content, whole, loop.time() - sent[0])
+                    if not (left and left.rest and 200 <= response.status < 300):
+                        return _answer(response, content, whole, loop.time() - sent[0])
+                # Whoever takes a request must have had it: of this one the rest is never sent.
+                why = f"{response.status} came before all of the request had left"
         except asyncio.CancelledError as error:
             # The frames below hold the request's headers: a traceback that shows locals must not show the token.
             raise error.with_traceback(None) from None
@@ -139,11 +143,19 @@ class Http:
         return NoAnswer(bool(sent), why, loop.time() - sent[0] if sent else 0.0, stale)
 
 
-async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
-    """The body piece by piece, without a copy of it: of bytes aiohttp makes up to two, of a `BytesIO` one."""
-    view = memoryview(body)
-    for at in range(0, len(view), PIECE_BYTES):
-        yield view[at : at + PIECE_BYTES]
+class _Pieces:
+    """A body piece by piece, without a copy of it: of bytes aiohttp makes up to two, of a `BytesIO` one. `rest` is how
+    much of it was not asked for yet."""
+
+    def __init__(self, body: bytes) -> None:
+        self._view = memoryview(body)
+        self.rest = len(body)
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        while self.rest:
+            at = len(self._view) - self.rest
+            self.rest -= min(PIECE_BYTES, self.rest)
+            yield self._view[at : at + PIECE_BYTES]
 
 
 async def _connected(_: object, context: SimpleNamespace, __: object) -> None:
