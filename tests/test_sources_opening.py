@@ -15,7 +15,7 @@ from backports import zstd
 
 from streammig.errors import BrokenExport, MachineFault, Problem, Unusable
 from streammig.records import Place, Slice
-from streammig.sources import FileSource, Input, comparable, files, finding, open_source, opening, parse_input
+from streammig.sources import FileSource, Input, comparable, files, finding, open_source, opening, parse_input, sameness
 
 # Random, so that compressed bytes are many and a cut falls where it is aimed at.
 RECORDS = [b'{"id":%d,"x":"%s"}' % (index, random.Random(index).randbytes(40).hex().encode()) for index in range(3000)]
@@ -322,6 +322,31 @@ def test_an_export_that_is_named_as_it_is_and_compressed_is_refused(tmp_path: Pa
     assert len(texts(open_source([Input(names[0]), Input(other)]))) > len(RECORDS)
     both = put(tmp_path, compress(b'{"c":[{"id":1}],"d":[{"id":2}]}'), "both")
     assert len(texts(open_source([parse_input(f"{both}#{path}") for path in "cd"]))) == 2
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_shards_that_hold_no_record_may_be_alike(tmp_path: Path, pack: Any) -> None:
+    for number, data in enumerate([b'{"c":[]}', b'{"exported_at":"%b",\n"c":[]}' % (b"2020" * 50)]):
+        names = [put(tmp_path, pack(data), f"{number}-{shard}") for shard in range(3)]
+        assert texts(open_source(list(map(Input, names)))) == []
+        with pytest.raises(Unusable, match=r"are the same export|begin with the same"):
+            open_source([Input(names[0]), Input(names[0])])
+
+
+def test_each_of_many_shards_is_sampled_once_to_tell_them_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def counted(file: str, was: Any) -> str:
+        looks.append(file)
+        return sampled(file, was)
+
+    sampled = sameness.sampled
+    monkeypatch.setattr(sameness, "sampled", counted)
+    names = [put(tmp_path, b'[{"id":%d}]' % (100 + at), f"{at}.json") for at in range(30)]
+    assert len(texts(open_source(list(map(Input, names))))) == 30
+    assert sorted(looks) == sorted(names)
 
 
 def test_a_compressed_file_that_is_cut_is_compared_as_far_as_it_goes(tmp_path: Path) -> None:

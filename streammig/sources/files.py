@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from streammig.errors import BrokenExport, Unusable
@@ -16,7 +17,7 @@ from streammig.sources.finding import NDJSON, Layout, find_layout, first_byte
 from streammig.sources.inputs import Input, path_text
 from streammig.sources.lines import Lines
 from streammig.sources.opening import COMPRESSED_BYTES, Meter, Stream, open_file, open_stream
-from streammig.sources.sameness import Standing, same_content, sampled
+from streammig.sources.sameness import Sameness, Standing, sampled
 from streammig.sources.tour import check_rest, walk_to
 from streammig.sources.walking import backend
 from streammig.sources.window import Window
@@ -24,7 +25,6 @@ from streammig.sources.window import Window
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
 LOOK_BYTES = 8 * 1024 * 1024  # inflated to tell how long compressed files are, over all of them: 30 ms
-LEAST_BYTES = 64  # less may be alike by chance: an array without records
 HEAD_BYTES = 256 * 1024  # compared where one of two files is compressed; 256 KB hold some hundred records
 
 Reader = Literal["fast", "plain"]
@@ -60,20 +60,32 @@ class FileSource:
         """Raise `Unusable` if an array is named twice, by whatever names or links, or as it is and compressed: its
         records would be sent twice."""
         heads = {it.file: begin.digest for it, begin in zip(self._inputs, self._begins, strict=True)}
+        sameness, empty = Sameness(), cache(self._is_empty)
         for number, (wanted, (layout, packed, standing)) in enumerate(zip(self._inputs, self._found, strict=True)):
             for other, (its_layout, its, its_standing) in zip(self._inputs[:number], self._found, strict=False):
                 if layout != its_layout:
                     continue
-                if (packed or its) and heads[wanted.file] == heads[other.file] != b"":
+                alike = (packed or its) and heads[wanted.file] == heads[other.file]
+                same = alike or sameness.same(wanted.file, standing, other.file, its_standing)
+                # Shards may well be alike in holding no record; but for one named twice that may be a mistake, too.
+                if not same or (standing[:2] != its_standing[:2] and empty(number)):
+                    continue
+                if alike:
                     raise Unusable(
                         f"{other.file} and {wanted.file} begin with the same records: each would be sent twice",
                         "Name one of them: a compressed file and what it was made of are one export.",
                     )
-                if same_content(wanted.file, standing, other.file, its_standing):
-                    raise Unusable(
-                        f"{other.file} and {wanted.file} are the same export: each of its records would be sent twice",
-                        "Name it once. Several arrays of one file may be named, each by its path: FILE#path.to.it.",
-                    )
+                raise Unusable(
+                    f"{other.file} and {wanted.file} are the same export: each of its records would be sent twice",
+                    "Name it once. Several arrays of one file may be named, each by its path: FILE#path.to.it.",
+                )
+
+    def _is_empty(self, number: int) -> bool:
+        """Whether a file holds no record, as far as it can be read."""
+        stream, _ = open_stream(self._inputs[number].file, self.meter)
+        with closing(stream), suppress(BrokenExport):
+            return next(self._framed(Place(number), stream), None) is None
+        return False
 
     def _find(self, wanted: Input, *, lines: bool = False) -> tuple[Layout, str, Standing]:
         stream, compression = open_stream(wanted.file, self.meter)
@@ -151,8 +163,8 @@ class FileSource:
 
 
 class _Begin(NamedTuple):
-    """What a look into a file tells, decompressed: a digest of what it begins with, b"" for one too small to be told
-    by it (shards of an export may well be alike in holding nothing), and its length; of a compressed file about."""
+    """What a look into a file tells, decompressed: a digest of what it begins with, and its length; of a compressed
+    file about."""
 
     digest: bytes
     length: int
@@ -171,7 +183,7 @@ class _Begin(NamedTuple):
                 piece = stream.read(READ_BYTES)
                 head += piece[: HEAD_BYTES - len(head)]
                 ended = not piece
-        digest = hashlib.sha256(head).digest() if len(head) >= LEAST_BYTES else b""
+        digest = hashlib.sha256(head).digest()
         if not compression:
             return cls(digest, size)
         # Half of what was fetched last is not yet inflated, on average.
