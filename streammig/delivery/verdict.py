@@ -31,6 +31,10 @@ _UNSEEN = {
 
 
 THERE = frozenset({Seen.ALL, Seen.PART})
+REFUSED_IN_PART = (
+    "it was refused, but some of it is at the target all the same, and a sample can't tell what of it is not: it is"
+    " parked for you to decide"
+)
 COMES_OUT_OTHERWISE = (
     "it comes out otherwise now than it was sent (another mapping or version?) and can't be looked for"
 )
@@ -126,6 +130,9 @@ class Verdict:
         state, why = _UNSEEN.get(self.policy) or await self._look(batch, more_to_come)
         if state is BatchState.UNKNOWN:
             return state
+        if state is BatchState.ACCEPTED and await self.journal.read(lambda file: file.was_refused(batch)):
+            # What a sample shows of a batch that landed whole or not at all says nothing of one that was taken in part.
+            state, why = BatchState.PARKED, REFUSED_IN_PART
         settled = self.clock.time() if state is BatchState.ACCEPTED else None
         await self.journal.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled, why))
         self.tell(Warned(f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}"))
