@@ -22,7 +22,7 @@ from streammig.checkpoint import locked
 from streammig.checkpoint.digest import Digest
 from streammig.cli.rehearsal import LocalTarget
 from streammig.sandbox.sample import Sample, Written, write_sample
-from tests.commands import Called, Shell, environment, listing, process, quickly, sandbox, until, write
+from tests.commands import Called, Shell, environment, finished, listing, process, quickly, sandbox, until, write
 from tests.sandbox_caller import customer
 
 STAGES = ("customers", "events", "transactions")
@@ -523,6 +523,19 @@ def test_a_defect_says_where_it_is_and_no_value(
     assert "a defect of streammig: KeyError" in ended.err
     assert "test_run.py" in ended.err
     assert "anna@example.org" not in ended.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_no_defect(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "e.json", [customer("c1")])
+    assert shell.run(target.url, "--customers", "e.json").code == 0
+
+    def full() -> None:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+    ended = finished(shell.folder, "status", shell.checkpoint, "--json", before=full)
+    assert ended.code == 1
+    assert ended.err == "error: writing the output failed: No space left on device\nMake room, and call it again.\n"
 
 
 def test_a_closed_pipe_is_no_defect(shell: Shell, target: LocalTarget) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -9,7 +10,7 @@ import traceback
 
 import click
 
-from streammig.errors import Problem
+from streammig.errors import MachineFault, Problem
 
 COMMANDS = {
     "run": "Migrate an export, or go on with a migration.",
@@ -22,6 +23,7 @@ COMMANDS = {
 }
 
 CHECKPOINT = ".checkpoint"  # what the name of a checkpoint ends with unless the settings say otherwise
+FULL = (errno.ENOSPC, errno.EDQUOT)  # our own files say so themselves: this is standard output
 STOPPED = 130  # the exit code of what was stopped on request
 
 
@@ -62,13 +64,26 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = STOPPED
-    except BrokenPipeError:
-        # Who read our output has seen enough. What is left in the buffer must not fail once more at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who read our output has seen enough
+        _hush()
         code = 0
+    except OSError as error:
+        if error.errno in FULL:
+            _hush()
+            fail(
+                MachineFault(f"writing the output failed: {os.strerror(error.errno)}", "Make room, and call it again.")
+            )
+            code = MachineFault.exit_code
+        else:
+            code = _defect(error)
     except Exception as error:
         code = _defect(error)
     sys.exit(code)
+
+
+def _hush() -> None:
+    """What is left in the buffer must not fail once more at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _defect(error: BaseException) -> int:
