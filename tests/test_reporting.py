@@ -237,6 +237,11 @@ def test_the_last_words_of_a_run_say_how_it_ended(code: int, pilot: int | None, 
     assert headline(code, found | {"resume": None}, Ended(code != 130, pilot=pilot)) == said
 
 
+def test_what_cant_be_used_is_not_offered_to_be_called_again() -> None:
+    found = {"stages": {}, "checkpoint": "x.checkpoint", "resume": "again", "state": "interrupted", "warnings": []}
+    assert headline(2, found, Ended(False)) == "This run failed: see the error above (exit code 2)."
+
+
 def test_the_last_words_name_warnings_and_what_was_not_looked_for_any_more() -> None:
     found: dict[str, Any] = {"stages": {"events": {"dead": 0, "unknown": 0}}, "checkpoint": "x", "resume": None}
     found |= {"warnings": ["look"], "state": "complete"}

@@ -13,7 +13,7 @@ import click
 from streammig.budget import Use, account_path, budget_of, parse_limits
 from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import STOPPED, fail
-from streammig.errors import Held, Problem, counted
+from streammig.errors import Held, Problem, Unusable, counted
 from streammig.reporting.document import document
 from streammig.reporting.words import state_sentence, summary
 
@@ -106,7 +106,9 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     elif code == 4 and not unknown:
         said = "It can't be told what the target holds: see the error above"
     said += f" (exit code {code})."
-    return f"{said}\nTo go on from here: {found['resume']}" if found["resume"] else said
+    # What can't be used as it is does not become usable by calling it again: the error above says what to do.
+    resume = found["resume"] if code != Unusable.exit_code else None
+    return f"{said}\nTo go on from here: {resume}" if resume else said
 
 
 def exit_code(found: dict[str, Any], problem: Problem | None, whole: bool) -> int:
