@@ -443,6 +443,18 @@ def test_dead_letters_that_can_not_be_written_are_the_machine_s_fault(shell: She
     assert "no/such/folder/dead" in ended.err
 
 
+def test_dead_letters_are_not_written_over_a_file_and_never_by_halves(shell: Shell, target: LocalTarget) -> None:
+    path = write(shell.folder / "e.json", [{"id": "bad"}])
+    assert shell.run(target.url, "--customers", "e.json").code == 3
+    before = path.read_bytes()
+    ended = shell("dead-letters", "migration.checkpoint", "--out", "e.json")
+    assert (ended.code, path.read_bytes()) == (2, before)
+    assert "e.json is there already" in ended.err
+    write(path, [{"id": "xxx"}])
+    assert shell("dead-letters", "migration.checkpoint", "--out", "dead").code == 2
+    assert not (shell.folder / "dead").exists()
+
+
 # -- what is printed -------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,9 @@ SHOWN = 10  # dead letters that are shown beside the file they are written to
 
 @click.command(short_help="Write the records that were not sent, with the reason.")
 @options.checkpoint
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A file instead of stdout, owner-only.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="A new file instead of stdout, owner-only."
+)
 def command(checkpoint: Path, out: Path | None) -> None:
     """Write the dead letters of a run as NDJSON: stage, file, line, offset, code, message, record.
 
@@ -26,15 +28,22 @@ def command(checkpoint: Path, out: Path | None) -> None:
     where it lay, unchanged.
     """
     from streammig.aftercare.letters import export_letters
-    from streammig.errors import MachineFault, counted
+    from streammig.errors import MachineFault, Unusable, counted
 
     if out is None:
         count = export_letters(checkpoint, sys.stdout.buffer)
     else:
         try:
-            descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "wb") as file:
-                count = export_letters(checkpoint, file)
+            descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with open(descriptor, "wb") as file:
+                    count = export_letters(checkpoint, file)
+            except BaseException:
+                out.unlink()  # half of them would pass for all
+                raise
+        except FileExistsError:
+            # It may hold letters that somebody has mended, or be the export itself.
+            raise Unusable(f"{out} is there already", "Name another file with --out, or move that one away.") from None
         except OSError as error:
             raise MachineFault(f"{out}: {error.strerror}", "Name a file that can be written with --out.") from None
     click.echo(counted(count, "dead letter"), err=True)
