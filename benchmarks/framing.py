@@ -132,7 +132,7 @@ def measure(path: Path, shape: str, size: int, megabytes: float) -> dict[str, An
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.framing", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
-    parser.add_argument("--mb", type=float, default=100, metavar="N", help="size of each export (default: 100)")
+    parser.add_argument("--mb", type=float, default=200, metavar="N", help="size of each export (default: 200)")
     options = parser.parse_args(arguments)
     results = []
     with tempfile.TemporaryDirectory() as folder:
