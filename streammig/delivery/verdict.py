@@ -31,9 +31,9 @@ _UNSEEN = {
 
 
 THERE = frozenset({Seen.ALL, Seen.PART})
+SOME_IS_THERE = "some of it is at the target all the same"  # of a batch that was refused
 REFUSED_IN_PART = (
-    "it was refused, but some of it is at the target all the same, and a sample can't tell what of it is not: it is"
-    " parked for you to decide"
+    f"it was refused, but {SOME_IS_THERE}, and a sample can't tell what of it is not: it is parked for you to decide"
 )
 COMES_OUT_OTHERWISE = (
     "it comes out otherwise now than it was sent (another mapping or version?) and can't be looked for"
@@ -208,7 +208,7 @@ class Verdict:
                 return False
             if not seen or set(seen) != {Seen.NOTHING}:
                 there = not THERE.isdisjoint(seen) or Seen.OTHER in seen
-                why = "some of it is at the target all the same" if there else "nothing could be read back"
+                why = SOME_IS_THERE if there else "nothing could be read back"
                 break
             if passed or (passed is None and now() >= settled + self.settle_time):
                 return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from functools import cache
@@ -45,13 +44,13 @@ class FileSource:
         if any(layout.format == NDJSON for layout, _, _ in self._found):
             # A shard of one line may look like a document: what the others are decides.
             self._found = [
-                it if it[0].format == NDJSON else self._find(wanted, lines=True)
+                it if it[0].format == NDJSON or wanted.path is not None else self._find(wanted, lines=True)
                 for wanted, it in zip(self._inputs, self._found, strict=True)
             ]
         packed = sum(bool(compression) for _, compression, _ in self._found)
         most = LOOK_BYTES // max(packed, 1)
         self._begins = [
-            _Begin.of(it.file, most, self.meter) if packed else _Begin(b"", standing.size)
+            _Begin.of(it.file, standing.size, most, self.meter) if packed else _Begin(b"", standing.size)
             for it, (_, _, standing) in zip(self._inputs, self._found, strict=True)
         ]
         self._check_distinct()
@@ -170,12 +169,11 @@ class _Begin(NamedTuple):
     length: int
 
     @classmethod
-    def of(cls, file: str, most: int, meter: Meter) -> _Begin:
-        """Look into the first bytes, `most` or a few more."""
+    def of(cls, file: str, size: int, most: int, meter: Meter) -> _Begin:
+        """Look into the first bytes of a file of this size, `most` or a few more."""
         before, head, ended = meter.read, b"", False
         stream, compression = open_stream(file, meter)
         with closing(stream), suppress(BrokenExport):
-            size = os.fstat(stream.fileno()).st_size
             # What is fetched as a whole is inflated to its end: 64 KiB are left at most.
             while not ended and (
                 len(head) < HEAD_BYTES or (compression and (stream.offset < most or meter.read - before >= size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from streammig.errors import MachineFault, Unusable
@@ -68,27 +69,16 @@ class Sameness:
     """Tells whether files hold the same; looks into each once, however many it is compared with."""
 
     def __init__(self) -> None:
-        self._samples: dict[str, str] = {}
-        self._contents: dict[str, str] = {}
+        self._sampled, self._content = cache(sampled), cache(content_of)
 
     def same(self, file: str, standing: Standing, other: str, its: Standing) -> bool:
         """Whether two names stand for one file, or for files that hold the same. Reads them wholly only if all that is
         cheap to see of them is equal."""
         if standing[:2] == its[:2]:
             return True
-        if standing.size != its.size or self._sample(file, standing) != self._sample(other, its):
+        if standing.size != its.size or self._sampled(file, standing) != self._sampled(other, its):
             return False
         return self._content(file) == self._content(other)
-
-    def _sample(self, file: str, standing: Standing) -> str:
-        if file not in self._samples:
-            self._samples[file] = sampled(file, standing)
-        return self._samples[file]
-
-    def _content(self, file: str) -> str:
-        if file not in self._contents:
-            self._contents[file] = content_of(file)
-        return self._contents[file]
 
 
 def content_of(file: str, stopped: Callable[[], bool] = lambda: False) -> str:

@@ -15,7 +15,7 @@ from streammig.masivo import models
 from streammig.masivo.rules.base import Pair, StageRules
 from streammig.masivo.rules.customers import STRUCTURAL
 from streammig.masivo.rules.options import RuleOptions
-from streammig.masivo.rules.reasons import Refusal
+from streammig.masivo.rules.reasons import Refusal, expected
 from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import good_id, good_ids, texts_of
 from streammig.masivo.rules.walk import Walk
@@ -86,9 +86,9 @@ class GroupedRules(StageRules):
         if not reason and (listed is None or data[listed.begin] == ord("n")):
             if "id" not in found:
                 # Nobody's, and so no customer's who has none: a part of some record, taken for one, or a single unit.
-                what = f"$: expected a customer's id and {self.name}, found neither"
-                hint = "of a file of lines the name should end in .ndjson"
-                return self._dead(position, unit, Refusal("missing-field", f"{what} ({hint})"), Tally(1, self._alone))
+                neither = "neither (of a file of lines the name should end in .ndjson)"
+                nobodys = expected("missing-field", "$", f"a customer's id and {self.name}", neither)
+                return self._dead(position, unit, nobodys, Tally(1, self._alone))
             reason = f"no-{self.name}"
         if reason:
             return Examined(position, filtered=((reason, Tally(1, *self._salvage(data, listed))),))
