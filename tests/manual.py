@@ -6,6 +6,7 @@ A comment on the line before a fence says what a test does with the block:
     <!-- background -->        a server: it goes on while the rest of the page runs
     <!-- exit CODE -->         its last command ends with this code, not 0
     <!-- not run: REASON -->   nothing
+    <!-- the suite -->         nothing: this is the test command, which `.ci/run` takes from here
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def run(page: Path, folder: Path) -> str:
             lines += [f"cat > {value} <<'END OF {value}'", f"{text}END OF {value}"]
         elif mark == "background":
             lines += [f"{text.rstrip()} &", f"until (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.05; done"]
-        elif block.kind == "sh" and mark != "not":
+        elif block.kind == "sh" and mark not in ("not", "the"):
             code = value if mark == "exit" else "0"
             begin, end = ("set +e", "set -e") if mark == "exit" else ("set -e", "true")
             check = f'[ $code = {code} ] || {{ echo "block {number} ended with $code"; exit 1; }}'
@@ -94,7 +95,8 @@ def run(page: Path, folder: Path) -> str:
     kept |= {"PATH": path, "HOME": str(folder), "XDG_STATE_HOME": str(folder)}
     said = folder / ".said"
     with said.open("wb") as out, subprocess.Popen(
-        ["bash", ".page"], cwd=folder, env=kept, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        ["bash", ".page"], cwd=folder, env=kept, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+        start_new_session=True,
     ) as shell:  # fmt: skip
         try:
             shell.wait(SECONDS)
