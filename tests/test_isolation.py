@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streammig.checkpoint import DENIED, OPERATOR, Checkpoint, Journal
+from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.courier import Anew, Courier
 from streammig.delivery.dry import FreeSlots
 from streammig.delivery.gate import Gate
@@ -127,7 +127,7 @@ class Room:
         )  # fmt: skip
         return Courier(
             self.target, self.target, FreeSlots(), self.journal, self.clock, Random(1), self._hear,
-            options.pop("redact", redact), self._reread, self._assemble, self._reseal, verdict, self.stop, self.thread,
+            options.pop("redact", redact), self._reread, self._assemble, self._reseal, verdict, self.stop,
             asyncio.Semaphore(4), **options,
         )  # fmt: skip
 
@@ -526,8 +526,7 @@ def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_though_
         room.target.bad = bad("c0")
         await room.run()
         assert room.states() == ["parked"]
-        said = f"{OPERATOR}2026-01-01T00:00:00Z: {DENIED}"
-        assert room.file.move(batch, BatchState.PARKED, BatchState.SEALED, note=said)
+        assert room.file.rule(batch, BatchState.SEALED, "not-landed", 5.0, "the operator: it did not land")
         assert await room.courier().may_go_again(batch, room.of(batch))
         await room.run()
         room.target.settle()

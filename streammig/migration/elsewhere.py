@@ -15,7 +15,7 @@ from streammig.records import BatchState
 from streammig.settings import Settings, from_checkpoint
 from streammig.sources import comparable, open_source, parse_input, touched
 
-OPEN = (BatchState.SEALED, BatchState.SENDING, BatchState.REFUSED)
+OPEN = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
 
 
 class Delivered(NamedTuple):
