@@ -36,7 +36,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     customers: StageSettings = StageSettings()
     events: StageSettings = StageSettings()
     transactions: StageSettings = StageSettings()
-    customers_from: str = ""  # the checkpoint of the run that delivered the customers, where this one has none
 
     base_url: str = "https://app.masivo.ai/api/storefront/v1"
     auth_url: str = ""  # where the token comes from; the base URL unless set
@@ -254,7 +253,7 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(found.get(name), dict):
             _check_table(f"{path}: [{name}]: ", found[name], StageSettings)
     folder = path.parent
-    for name in ("checkpoint", "customers_from", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "state_dir", "api_key_file"):
         if isinstance(found.get(name), str):
             found[name] = str(folder / Path(found[name]).expanduser())
     for name in STAGES:
@@ -284,7 +283,7 @@ def portable(settings: Settings) -> dict[str, Any]:
         name: value for name, value in msgspec.to_builtins(settings).items() if value != getattr(Settings(), name)
     }
     kept.pop("api_key_command", None)  # a command line may have the key in it
-    for name in ("checkpoint", "customers_from", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "state_dir", "api_key_file"):
         if kept.get(name):
             kept[name] = absolute(kept[name])
     for name in settings.stages:

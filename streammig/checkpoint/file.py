@@ -136,9 +136,14 @@ class Checkpoint(Letters):
             self._db.execute(
                 "INSERT INTO stage (name, ordinal, shape) VALUES (?, ?, ?)", (name, ordinal, json.dumps(shape))
             )
+            self.add_files(name, 0, fingerprints)
+
+    def add_files(self, stage: str, first: int, fingerprints: Sequence[Mapping[str, Any]]) -> None:
+        """Add files to a stage; `first` is the number of the first of them, and how many the stage has already."""
+        with self.transaction():
             self._db.executemany(
                 "INSERT INTO source_file VALUES (?, ?, ?)",
-                [(name, source, json.dumps(mark)) for source, mark in enumerate(fingerprints)],
+                [(stage, source, json.dumps(mark)) for source, mark in enumerate(fingerprints, first)],
             )
 
     def stage_state(self, stage: str, state: str, at: float, message: str = "") -> None:

@@ -24,10 +24,9 @@ def owners_folder(checkpoint: Path) -> Path:
 
 async def owner_table(
     folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Tell, *,
-    anew: bool, check: Callable[[], None] | None,
+    anew: bool,
 ) -> OwnerTable:  # fmt: skip
-    """The table of these customers: from an earlier call, unless it is to be made `anew`, or made now. `check` raises
-    where the rules of now could not make it; it may read the whole export, and is called where one is made.
+    """The table of these customers: from an earlier call, unless it is to be made `anew`, or made now.
 
     Raises `MachineFault` before it begins if there is too little disk for it."""
     loop = asyncio.get_running_loop()
@@ -38,8 +37,6 @@ async def owner_table(
         found = await loop.run_in_executor(reader, partial(open_table, folder, token, policy=policy))
         if found is not None:
             return found
-    if check is not None:
-        await loop.run_in_executor(reader, check)
     check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
     tell(Waiting("passing over the customers once, for those that stand twice"))
     with Census(folder, token, policy=policy) as census:
