@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from streammig.checkpoint import Checkpoint, describe, described, is_held, locked
 from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
-from streammig.checkpoint.digest import Digest
 from streammig.errors import Held, MachineFault, Unusable
 from streammig.records import (
     Batch,
