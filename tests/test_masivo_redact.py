@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.masivo import models
-from streammig.masivo.redact import CUT, GONE, redact
-from streammig.masivo.words import ALLOWED
+from streammig.masivo.redact import ALLOWED, CUT, GONE, redact
 
 
 @pytest.mark.parametrize(

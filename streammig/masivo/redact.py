@@ -6,15 +6,18 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
+from pathlib import Path
 from urllib.parse import unquote
-
-from streammig.masivo.words import ALLOWED
 
 LONGEST = 2000  # characters of a message that are looked at; the rest is left out
 CUT = "…"  # what a message that was cut short ends with
 GONE = "<…>"  # what stands for what is taken out
 GREATEST = 1000  # of the numbers that stay: an index or a count within a request; a year is more
+
+_LISTED = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").splitlines()
+ALLOWED = frozenset(word for line in _LISTED if not line.startswith("#") for word in line.split())
+"""The words that stay, in lower case."""
 
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\([/\"\\])")
 _LAYERS = 3  # of escapes within escapes
@@ -88,6 +91,6 @@ def _kind(chunk: str) -> str:
     numbers = [bool(_NUMBER.fullmatch(part)) and int(part) <= GREATEST for part in parts]
     if numbers == [True]:
         return "number"
-    dated = any(one and other for one, other in zip(numbers, numbers[1:], strict=False))
+    dated = any(one and other for one, other in pairwise(numbers))
     known = all(number or part.lower() in ALLOWED for number, part in zip(numbers, parts, strict=True))
     return "word" if known and parts and not dated else "gone"
