@@ -55,6 +55,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: int = 4_000_000
     max_record_bytes: int = 16_777_216
 
+    # Conditions on the JSON of a 2xx, as path=value or a path alone: it is a no where any of `refused_if` holds; else,
+    # where `accepted_if` is given, a yes if any of it holds and a no if none does.
+    accepted_if: tuple[str, ...] = ()
+    refused_if: tuple[str, ...] = ()
+
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
     fraction_digits: int = 2
@@ -165,6 +170,7 @@ def _expected(key: str, kind: type[msgspec.Struct]) -> str:
 
 EXAMPLES = {
     "files": "export.json", "deleted": "state=CLOSED", "reversed": "state=VOID", "map": "mymaps:customer",
+    "accepted_if": "result.state=done", "refused_if": "result.state=failed",
     "time_zone": "America/Bogota", "checkpoint": "move.checkpoint", "owner": "customer_id",
 }  # fmt: skip
 

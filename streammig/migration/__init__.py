@@ -24,7 +24,7 @@ from streammig.delivery.waiting import unless
 from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
-from streammig.masivo.target import Masivo, RuleOptions, check_base_url
+from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.migration.binding import Marks, check_contents, fixed, reopen, shapes
 from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
@@ -295,6 +295,7 @@ class Migration:
             pace=free.read if pacer is None else pacer.read, hold=free.hold if pacer is None else pacer.hold,
             observe=free.observe if pacer is None else pacer.observe,
             waiting=lambda why, seconds: self.tell(Waiting(why, seconds)),
+            answers=conditions(self.settings.accepted_if, self.settings.refused_if),
         )  # fmt: skip
 
     @asynccontextmanager
