@@ -2,8 +2,8 @@
 
     python -m benchmarks.owners [--owners 1000000] [--twice 0.01] [--memory-mb 512] [--json]
 
-The owners are made up, and a share of them repeats an earlier id and e-mail. No export is read, so the seconds are those
-of the table alone. Peak memory: `child` is that of the child process, `own` is that of this process.
+The owners are made up, and a share of them repeats an earlier id and e-mail. No export is read, so the seconds are
+those of the table alone. Peak memory: `child` is that of the child process, `own` is that of this process.
 """
 
 from __future__ import annotations
