@@ -234,9 +234,9 @@ async def test_a_batch_holds_at_most_a_thousand_of_everything_and_never_an_empty
 async def test_ids_and_folded_emails_must_be_unique_in_a_request() -> None:
     async with running() as caller:
         answer = await caller.customers(customer("a"), customer("b"), customer("a", email="new@example.org"))
-        assert answer.json["details"] == "customers[2].id: the same id stands earlier in the request"
+        assert answer.json["details"] == "customers[2].id: the same id occurs earlier in the request"
         answer = await caller.customers(customer("a"), customer("b", email=" A@example.ORG "))
-        assert answer.json["details"] == "customers[1].email: the same e-mail stands earlier in the request"
+        assert answer.json["details"] == "customers[1].email: the same e-mail occurs earlier in the request"
         body = {"customers": [{"id": "a", "events": [event("p")]}] * 2}
         assert (await caller.call("POST", "/customers/migrate/events", body)).status == 422
 
