@@ -64,7 +64,7 @@ def test_what_belongs_to_customers_that_another_run_did_not_deliver_waits_with_t
         assert stages[name]["dead_by"] == WAITING
         assert target.ledger()["holds"][name]["count"] == 6
         assert target.ledger()["dropped"][name] == {}
-    assert not (shell.folder / "migration.checkpoint.owners").exists()
+    assert not (shell.folder / "migration.checkpoint.dedup").exists()
 
 
 def test_the_setting_does_what_the_flag_does_and_lies_beside_the_file(shell: Shell, target: LocalTarget) -> None:
@@ -210,7 +210,7 @@ def test_customers_of_a_mapping_that_makes_others_of_them_now_are_refused(
             shell, target, "test_customers_from:reworked of c.checkpoint makes other customers now than it delivered",
             "Put the mapping back as it was",
         )  # fmt: skip
-        assert not shell.checkpoint.with_name("migration.checkpoint.owners").exists()
+        assert not shell.checkpoint.with_name("migration.checkpoint.dedup").exists()
     ended = others(shell, target)
     assert ended.code == 3, ended.err
     assert ended.document["stages"]["events"]["dead_by"] == WAITING

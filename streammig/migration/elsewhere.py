@@ -28,7 +28,7 @@ class Delivered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """Another run's customers: its checkpoint, and what its owner table is made of."""
+    """Another run's customers: its checkpoint, and what its dedup index is built of."""
 
     file: Checkpoint
     settings: Settings
