@@ -54,8 +54,8 @@ def told(url: str) -> Any:
 
 
 class Memory:
-    """Watches what a process and its readers hold in memory together (`peak`), and the process that sorts its dedup index (`owners`),
-    in bytes."""
+    """Watches, in bytes, what a process and its readers hold in memory together (`peak`), and what the process that
+    sorts its dedup index does (`owners`)."""
 
     def __init__(self, pid: int) -> None:
         self.peak = self.owners = 0

@@ -36,7 +36,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     customers: StageSettings = StageSettings()
     events: StageSettings = StageSettings()
     transactions: StageSettings = StageSettings()
-    customers_from: str = ""  # the checkpoint of the run that delivered the customers, where this one has none
 
     base_url: str = "https://app.masivo.ai/api/storefront/v1"
     auth_url: str = ""  # where the token comes from; the base URL unless set
@@ -55,6 +54,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_time: float = 150.0
     max_bytes: int = 4_000_000
     max_record_bytes: int = 16_777_216
+
+    # Conditions on the JSON of a 2xx, as path=value or a path alone: it is a no where any of `refused_if` holds; else,
+    # where `accepted_if` is given, a yes if any of it holds and a no if none does.
+    accepted_if: tuple[str, ...] = ()
+    refused_if: tuple[str, ...] = ()
 
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
@@ -166,6 +170,7 @@ def _expected(key: str, kind: type[msgspec.Struct]) -> str:
 
 EXAMPLES = {
     "files": "export.json", "deleted": "state=CLOSED", "reversed": "state=VOID", "map": "mymaps:customer",
+    "accepted_if": "result.state=done", "refused_if": "result.state=failed",
     "time_zone": "America/Bogota", "checkpoint": "move.checkpoint", "owner": "customer_id",
 }  # fmt: skip
 
@@ -248,7 +253,7 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(found.get(name), dict):
             _check_table(f"{path}: [{name}]: ", found[name], StageSettings)
     folder = path.parent
-    for name in ("checkpoint", "customers_from", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "state_dir", "api_key_file"):
         if isinstance(found.get(name), str):
             found[name] = str(folder / Path(found[name]).expanduser())
     for name in STAGES:
@@ -278,7 +283,7 @@ def portable(settings: Settings) -> dict[str, Any]:
         name: value for name, value in msgspec.to_builtins(settings).items() if value != getattr(Settings(), name)
     }
     kept.pop("api_key_command", None)  # a command line may have the key in it
-    for name in ("checkpoint", "customers_from", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "state_dir", "api_key_file"):
         if kept.get(name):
             kept[name] = absolute(kept[name])
     for name in settings.stages:

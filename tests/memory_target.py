@@ -94,7 +94,7 @@ class MemoryTarget:
         await asyncio.sleep(self.rng.uniform(*self.weather.latency) * (10 if fault == "drip" else 1))
         self._alive()
         if refused:
-            return Receipt(Kind.REFUSED, 422, "invalid customer entry")
+            return Receipt(Kind.REJECTED, 422, "invalid customer entry")
         self._take(stage, body)
         return Receipt(Kind.ACCEPTED, 201, latency=self.clock.time() - start)
 

@@ -1,10 +1,13 @@
-"""An export that nobody here wrote arrives whole: members as customers, a log of single lines as their events."""
+"""An export in a foreign form arrives whole: members as customers, a log of single lines as their events.
+
+The export is made here. Where STREAMMIG_LOYALTY_DATA names the folder of the published one, the same holds for that.
+"""
 
 from __future__ import annotations
 
 import collections
-import gzip
 import json
+import os
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -14,11 +17,11 @@ from typing import Any
 import pytest
 
 from streammig.cli.rehearsal import LocalTarget
-from tests import loyalty_maps
+from tests import loyalty_data, loyalty_maps
 from tests.commands import Called, Shell, listing, sandbox
+from tests.loyalty_data import Loyalty
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "loyalty"
-MEMBERS, LOG = DATA / "profile.ndjson.gz", DATA / "transcript-part.ndjson.gz"
+PUBLISHED = os.environ.get("STREAMMIG_LOYALTY_DATA")
 SETTINGS = """
 zero_orders = true
 
@@ -39,14 +42,17 @@ def target() -> Iterator[LocalTarget]:
         yield found
 
 
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    assert path.is_file(), f"{path} is missing: the published export belongs beside the project"
-    with gzip.open(path, "rb") as file:
-        return [json.loads(line) for line in file]
+@pytest.fixture(params=["made", "published"] if PUBLISHED else ["made"])
+def loyalty(request: pytest.FixtureRequest, tmp_path: Path) -> Loyalty:
+    return loyalty_data.read(Path(PUBLISHED or "")) if request.param == "published" else made(tmp_path)
 
 
-def migrated(shell: Shell, target: LocalTarget, members: Path, log: Path) -> Called:
-    (shell.folder / "loyalty.toml").write_text(SETTINGS.format(members=members, log=log))
+def made(folder: Path) -> Loyalty:
+    return loyalty_data.make(folder, dice=Random(7))
+
+
+def migrated(shell: Shell, target: LocalTarget, loyalty: Loyalty) -> Called:
+    (shell.folder / "loyalty.toml").write_text(SETTINGS.format(members=loyalty.members_file, log=loyalty.log_file))
     return shell.run(target.url, "loyalty.toml", "--json")
 
 
@@ -69,66 +75,53 @@ def held(target: LocalTarget) -> collections.Counter[Key]:
     )
 
 
-def test_the_published_members_and_their_log_arrive_each_exactly_once(shell: Shell, target: LocalTarget) -> None:
-    members, log = lines_of(MEMBERS), lines_of(LOG)
-    ended = migrated(shell, target, MEMBERS, LOG)
-    assert ended.code == 0, ended.err
-    stages = ended.document["stages"]
-    assert (stages["customers"]["accepted"], stages["events"]["accepted"]) == (17_000, 12_000)
-    # Nobody is at the end of a batch that is not full but the last.
-    assert (stages["customers"]["batches"], stages["events"]["batches"]) == (17, 12)
-    ledger = target.ledger()
-    assert {each["id"] for each in listing(target, "customers")} == {member["id"] for member in members}
-    assert ledger["holds"]["customers"]["landed"] == 17_000
-    assert held(target) == expected(log)
-    assert all(ledger["twice"][stage]["count"] == 0 for stage in ("customers", "events"))
-    assert ledger["dropped"]["events"] == {}
-
-
 def known(purchase: str) -> str:
     return "none" if purchase.startswith("none-") else purchase
 
 
-def lines_of_every_kind(people: list[str], dice: Random) -> list[dict[str, Any]]:
-    """A log in time order like the published one, several lines to a person and not grouped."""
-    made: list[dict[str, Any]] = []
-    value: dict[str, Any]
-    for time in range(0, 714, 6):
-        for person in dice.sample(people, 30):
-            match dice.randrange(4):
-                case 0:
-                    kind, value = "offer received", {"offer id": "9b98b8c7a33c4b65b9aebfe6a799e6d9"}
-                case 1:
-                    kind, value = "offer viewed", {"offer id": "9b98b8c7a33c4b65b9aebfe6a799e6d9"}
-                case 2:
-                    offer = {"offer_id": "2906b810c7d4411798c6938adc9daaa5", "reward": dice.choice([2, 3, 5, 10])}
-                    kind, value = "offer completed", offer
-                case _:
-                    kind, value = "transaction", {"amount": dice.choice([0.8300000000000001, 34.56, 19.89, 1062.28, 7])}
-            made.append({"person": person, "event": kind, "value": value, "time": time})
-    return made
-
-
-def test_purchases_and_rewards_that_are_not_grouped_by_person_are_joined_and_arrive_once(
-    shell: Shell, target: LocalTarget
+def test_members_and_a_log_that_is_not_grouped_by_person_arrive_each_exactly_once(
+    shell: Shell, target: LocalTarget, loyalty: Loyalty
 ) -> None:
-    members = lines_of(MEMBERS)[:150]
-    log = lines_of_every_kind([member["id"] for member in members], Random(7))
-    files = shell.folder / "members.ndjson", shell.folder / "log.ndjson"
-    for path, records in zip(files, (members, log), strict=True):
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    ended = migrated(shell, target, *files)
+    ended = migrated(shell, target, loyalty)
     assert ended.code == 0, ended.err
-    assert held(target) == expected(log)
+    stages = ended.document["stages"]
+    counts = {"customers": len(loyalty.members), "events": len(loyalty.log)}
+    assert {stage: stages[stage]["accepted"] for stage in counts} == counts
+    # Every batch is full but the last.
+    assert {stage: stages[stage]["batches"] for stage in counts} == {s: -(-n // 1000) for s, n in counts.items()}
     ledger = target.ledger()
-    kinds = collections.Counter(line["event"].upper().replace(" ", "_") for line in log)
+    assert {each["id"] for each in listing(target, "customers")} == {member["id"] for member in loyalty.members}
+    assert ledger["holds"]["customers"]["landed"] == len(loyalty.members)
+    assert held(target) == expected(loyalty.log)
+    assert all(ledger["twice"][stage]["count"] == 0 for stage in counts)
+    assert ledger["dropped"]["events"] == {}
+
+
+def test_what_was_paid_adds_up_to_the_cent_in_the_books_and_at_the_target(
+    shell: Shell, target: LocalTarget, tmp_path: Path
+) -> None:
+    loyalty = made(tmp_path)
+    ended = migrated(shell, target, loyalty)
+    ledger = target.ledger()
+    kinds = collections.Counter(line["event"].upper().replace(" ", "_") for line in loyalty.log)
     kinds["PURCHASE"] = kinds.pop("TRANSACTION")
     assert ledger["holds"]["events"]["types"] == kinds
-    paid = sum((key[3] * count for key, count in expected(log).items() if key[1] == "PURCHASE"), Decimal())
+    paid = sum((key[3] * count for key, count in expected(loyalty.log).items() if key[1] == "PURCHASE"), Decimal())
     assert Decimal(ledger["holds"]["events"]["purchase_value"]) == paid
     assert Decimal(ended.document["stages"]["events"]["sums"]["accepted"]["purchases"]) == paid
-    assert ended.document["stages"]["events"]["batches"] == -(-len(log) // 1000)
-    assert ledger["twice"]["events"]["count"] == 0
+
+
+def test_the_made_export_has_the_oddities_of_a_foreign_one(tmp_path: Path) -> None:
+    members, log = made(tmp_path)[2:]
+    silent = [member for member in members if member["gender"] is None]
+    assert 0 < len(silent) < len(members)
+    assert all(member["age"] == 118 and member["income"] is None for member in silent)
+    assert {member["gender"] for member in members} == {"M", "F", "O", None}
+    assert {(line["event"], *line["value"]) for line in log} == {
+        ("offer received", "offer id"), ("offer viewed", "offer id"), ("offer completed", "offer_id", "reward"),
+        ("transaction", "amount"),
+    }  # fmt: skip
+    assert max(collections.Counter(line["person"] for line in log).values()) > 5
 
 
 def test_the_same_shape_is_refused_for_transactions_with_the_reason(shell: Shell, target: LocalTarget) -> None:

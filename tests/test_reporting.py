@@ -65,8 +65,8 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
         (Warned("look"), "warning: look"),
         (Answered(batch(7), Receipt(Kind.THROTTLED, 429)), "customers: batch 7: throttled (429)"),
         (
-            Answered(batch(7), Receipt(Kind.REFUSED, 422, "invalid\n reward of <id>")),
-            "customers: batch 7: refused (422): invalid reward of <id>",
+            Answered(batch(7), Receipt(Kind.REJECTED, 422, "invalid\n reward of <id>")),
+            "customers: batch 7: rejected (422): invalid reward of <id>",
         ),
         (Answered(batch(7), Receipt(Kind.NOT_SENT)), "customers: batch 7: not sent, no connection was made"),
         (Buried("events", Tally(1234, 5)), "events: 1,234 records became dead letters"),

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint.database import sync_folder, translated
+from streammig.checkpoint.database import translated
 from streammig.checkpoint.digest import Digest
 
 
@@ -24,21 +24,6 @@ class Opened:
     def close(self) -> None:
         with suppress(sqlite3.Error):
             self._db.close()
-
-    def copy_to(self, path: Path) -> None:
-        """A copy of it as of now: one file, owner-only and durable, or none."""
-        part = path.with_name(path.name + ".part")
-        with translated(path):
-            part.unlink(missing_ok=True)
-            part.touch(mode=0o600)
-            copy = sqlite3.connect(part)
-            try:
-                self._db.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")
-            finally:
-                copy.close()
-            part.replace(path)
-            sync_folder(path.parent)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "resolve": "Decide whether a batch landed of which nobody can say it.",
     "sandbox": "Serve a local stand-in for the target, to try things out.",
     "demo": "Show a migration that is interrupted and resumed, in under a minute.",
+    "guide": "Show a page of the manual.",
 }
 
 CHECKPOINT = ".checkpoint"  # what the name of a checkpoint ends with unless the settings say otherwise

@@ -28,9 +28,6 @@ FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-cu
 @click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin.")
 @click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events.")
 @click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer.")
-@click.option(
-    "--customers-from", metavar="CHECKPOINT", help="Without customers: the run that delivered them, to tell whose are."
-)
 @click.option("--base-url", metavar="URL", help="Where the API answers.")
 @click.option("--checkpoint", metavar="FILE", help="The file that makes the run resumable. [<migration>.checkpoint]")
 @click.option("--state-dir", metavar="DIR", help="Where the account's used slots are noted, for all runs.")

@@ -220,13 +220,12 @@ def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None]
 
 async def key_index(
     folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Tell, *,
-    frontier: Place | None, check: Callable[[], None] | None,
+    frontier: Place | None,
 ) -> KeyIndex:  # fmt: skip
     """The index of these customers: from an earlier call, or built now. Where the rules may have changed, `frontier`
     is how far they were read: keys before it stay as they were indexed, those from there on are scanned again.
 
-    `check` raises where the rules of now can't build it; it may read the whole export. Raises `MachineFault` before it
-    begins if there is too little disk.
+    Raises `MachineFault` before it begins if there is too little disk.
     """
     loop = asyncio.get_running_loop()
     marks = source.fingerprints()
@@ -236,8 +235,6 @@ async def key_index(
     if earlier is not None and frontier is None:
         return earlier
     try:
-        if check is not None:
-            await loop.run_in_executor(reader, check)
         check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
         tell(Waiting("scanning the customers once, for duplicates"))
         start = frontier if frontier is not None and earlier is not None else START

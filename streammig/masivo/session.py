@@ -137,7 +137,8 @@ class Session:
         return self._clock.time()
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer | NoAnswer:
-        """One authenticated read. A 401 gets a new token and one more try; a 429 is waited for by the next request.
+        """One authenticated read. A 401 gets a new token and one more try; the next request waits as long as a 429 or
+        503 asks for.
 
         Raises `TargetStop` for a 401 with a new token and for a 403.
         """
@@ -154,8 +155,6 @@ class Session:
                     "the target answered 403 to a read: the key may not see what was migrated",
                     "Ask Masivo to allow it.",
                 )
-            if answer.status == 429:
-                await self._obey(answer)
             if answer.status != 401:
                 return answer
             await self.renew(token)
@@ -176,21 +175,19 @@ class Session:
         if isinstance(answer, NoAnswer) and answer.stale:
             await self._pace()
             answer = await self._reads.exchange("GET", url, headers, most=most)
+        if isinstance(answer, Answer) and answer.status in (429, 503):
+            seconds = retry_after(answer.retry_after, self._clock.time())
+            if seconds is not None or answer.status == 429:
+                await self._hold(BLIND_WAIT if seconds is None else seconds)
         return answer
-
-    async def _obey(self, answer: Answer) -> None:
-        seconds = retry_after(answer.retry_after, self._clock.time())
-        await self._hold(BLIND_WAIT if seconds is None else seconds)
 
     async def _authorize(self) -> Secret | NoAnswer:
         """One exchange of the key for a token, which is kept."""
         answer = await self._read(f"{self._auth_url}/auth/authorize", lambda: {"x-api-key": self._key.reveal()}, 65536)
         if isinstance(answer, NoAnswer):
             return answer
-        if answer.status == 429:
-            await self._obey(answer)
         if answer.status == 429 or answer.status >= 500:
-            return NoAnswer(True, f"HTTP {answer.status}")
+            return NoAnswer(True, f"HTTP {answer.status}", f"http-{answer.status}")
         token = _token_in(answer)
         if token is None:
             raise self._refused(answer)

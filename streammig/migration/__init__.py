@@ -25,10 +25,9 @@ from streammig.delivery.waiting import unless
 from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
-from streammig.masivo.target import Masivo, RuleOptions, check_base_url
+from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.migration.binding import Marks, check_contents, fixed, reopen, shapes
 from streammig.migration.crew import Crew
-from streammig.migration.elsewhere import Elsewhere, open_elsewhere
 from streammig.migration.mapping import load_mapping, rule_options
 from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
@@ -156,14 +155,11 @@ class Migration:
         stack.enter_context(self._lock(path))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         reader = stack.enter_context(self.executor())
-        other = await self._elsewhere(stack, reader)
-        binding, shape = self._binding(other), shapes(settings, self.ask.unchecked)
+        binding, shape = self._binding(), shapes(settings, self.ask.unchecked)
         file = reopen(path, binding, shape, marks)
         if file is not None:
             stack.callback(file.close)
             await self._reading(reader, partial(check_contents, file, marks))
-        elif other is not None:
-            other.check_delivered(None if dry else settings.base_url)
         started = file.run["started"] if file is not None else self.clock.time()
         pacer = None if dry else await self._pacer(stack, limits)
         target = self._target(rule_options(settings, started), mappings, pacer)
@@ -171,7 +167,7 @@ class Migration:
         sink, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, reader)
         if file is None:
-            file = self._create(path, pacer, other, binding, started)
+            file = self._create(path, pacer, binding, started)
             stack.callback(file.close)
         if pacer is not None:
             stack.enter_context(only_copy(path, file.run["id"], pacer.file.path.parent, self.ask.command))
@@ -182,27 +178,20 @@ class Migration:
         stack.callback(lookup.close)
         journal = Journal(file, stack.enter_context(self.executor()))
         stack.push_async_callback(journal.flush)
-        delivered = other.delivered(path) if other is not None else None
-        if delivered is not None:
-            stack.callback(delivered.then.close)
-        owners = await self._owners(stack, file, sources, rules, shape, other, reader)
-        reading = Reading(settings, path, lookup, journal, sources, rules, owners, delivered, reader, self.tell)
+        owners = await self._owners(stack, file, sources, rules, shape, reader)
+        reading = Reading(settings, path, lookup, journal, sources, rules, owners, reader, self.tell)
         return Crew(
             settings, reading, journal, sink, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
             0.0 if dry else settings.settle_time, self.ask.first, Suspicion(not vouched), self.away,
             wary=vouched and not dry and not self.ask.current,
         )  # fmt: skip
 
-    def _create(
-        self, path: Path, pacer: Pacer | None, other: Elsewhere | None, binding: Mapping[str, Any], started: float
-    ) -> Checkpoint:
+    def _create(self, path: Path, pacer: Pacer | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
         """A new checkpoint."""
         run_id = secrets.token_hex(8)
         if pacer is not None:
             # Before it exists: a file that is found without this was made where another account's file is.
             pacer.file.register(run_id)
-        if other is not None:
-            other.keep(path)
         return Checkpoint.create(path, run_id=run_id, binding=binding, version=version("streammig"), started=started)
 
     async def _slots(self, file: Checkpoint, pacer: Pacer | None) -> tuple[Slots, bool]:
@@ -226,12 +215,12 @@ class Migration:
         return found
 
     async def _fresh(self, file: Checkpoint | None, marks: Marks, reader: Executor) -> dict[str, list[dict[str, Any]]]:
-        """The fingerprints of the stages that the checkpoint has not yet, as it is to keep them. Says of each file
-        which array was found in it where none was named."""
-        known = {row.name for row in file.stages()} if file is not None else ()
-        fresh = {name: found for name, found in marks.items() if name not in known}
+        """The fingerprints of the files that the checkpoint does not have yet, by stage, as it is to keep them. Tells
+        which array was found in a file where none was named."""
+        known = {row.name: len(file.fingerprints(row.name)) for row in file.stages()} if file is not None else {}
+        fresh = {name: list(found[known.get(name, 0) :]) for name, found in marks.items()}
         for name, files in fresh.items():
-            for text, mark in zip(self.settings.stage(name).files, files, strict=True):
+            for text, mark in zip(self.settings.stage(name).files[known.get(name, 0) :], files, strict=True):
                 if parse_input(text).path is None and mark["path"]:
                     self.tell(Chosen(name, mark["file"], mark["path"]))
         if sum(mark["size"] for files in fresh.values() for mark in files) >= self.away:
@@ -240,48 +229,27 @@ class Migration:
 
     async def _owners(
         self, stack: AsyncExitStack, file: Checkpoint, sources: Mapping[str, Source], rules: Mapping[str, Rules],
-        shape: Mapping[str, Any], other: Elsewhere | None, reader: Executor,
+        shape: Mapping[str, Any], reader: Executor,
     ) -> KeyIndex | None:  # fmt: skip
-        """The dedup index of the run's customers, or of those that another run delivered; None without one.
+        """The dedup index of the run's customers; None without one.
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
+        if "customers" not in sources:
+            return None
+        if self.ask.unchecked:
+            self.tell(Warned("unchecked: a duplicate customer in the export will be sent twice"))
+            return None
+        customers = sources["customers"], rules["customers"], shape["customers"]
+        (state,) = [row.state for row in file.stages() if row.name == "customers"]
         frontier: Place | None = None
-        check: Callable[[], None] | None = None
-        if other is not None:
-            customers = other.source, self._rules_of(other), other.shape
-            check = partial(other.check_mapping, customers[1], self.stop.is_set)
-        elif "customers" not in sources:
-            return None
-        elif self.ask.unchecked:
-            self.tell(Warned("unchecked: a customer that occurs twice in the export will be sent twice"))
-            return None
-        else:
-            customers = sources["customers"], rules["customers"], shape["customers"]
-            (state,) = [row.state for row in file.stages() if row.name == "customers"]
-            if state != "complete" and not fixed(self.settings, "customers", file):
-                frontier = file.progress("customers").frontier
+        if state != "complete" and not fixed(self.settings, "customers", file):
+            frontier = file.progress("customers").frontier
         folder = dedup_folder(Path(self.settings.checkpoint))
-        work = key_index(folder, *customers, reader, self.tell, frontier=frontier, check=check)
-        index = await unless(self.stop, work)
+        index = await unless(self.stop, key_index(folder, *customers, reader, self.tell, frontier=frontier))
         if index is not None:
             stack.callback(index.close)
         return index
-
-    async def _elsewhere(self, stack: AsyncExitStack, reader: Executor) -> Elsewhere | None:
-        """The customers that another run delivered, if these were asked for."""
-        if not self.settings.customers_from:
-            return None
-        other = open_elsewhere(Path(self.settings.customers_from), self.settings.stages)
-        stack.callback(other.file.close)
-        await self._reading(reader, other.check_export)
-        return other
-
-    def _rules_of(self, other: Elsewhere) -> Rules:
-        text = other.settings.customers.map
-        mapping = load_mapping(text, other.folder) if text else None
-        options = rule_options(other.settings, other.file.run["started"])
-        return self._target(options, {**dict.fromkeys(STAGES), "customers": mapping}, None).rules("customers")
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         text = self.settings.stage(name).map
@@ -300,12 +268,11 @@ class Migration:
         inputs = [parse_input(text) for text in self.settings.stage(name).files]
         return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
 
-    def _binding(self, other: Elsewhere | None) -> dict[str, Any]:
-        customers = {"customers_from": other.file.run["id"]} if other is not None else {}
+    def _binding(self) -> dict[str, Any]:
         if self.ask.dry_run is not None:
-            return {"account": "none", "dry_run": True, **customers}
+            return {"account": "none", "dry_run": True}
         account = account_name(self.settings.account or None, self.settings.base_url, self.key)
-        return {"target": self.settings.base_url, "account": account, **customers}
+        return {"target": self.settings.base_url, "account": account}
 
     async def _pacer(self, stack: AsyncExitStack, limits: Limits) -> Pacer:
         account = account_name(self.settings.account or None, self.settings.base_url, self.key)
@@ -328,6 +295,7 @@ class Migration:
             pace=free.read if pacer is None else pacer.read, hold=free.hold if pacer is None else pacer.hold,
             observe=free.observe if pacer is None else pacer.observe,
             waiting=lambda why, seconds: self.tell(Waiting(why, seconds)),
+            answers=conditions(self.settings.accepted_if, self.settings.refused_if),
         )  # fmt: skip
 
     @asynccontextmanager
@@ -343,8 +311,12 @@ class Migration:
         with file.transaction():
             if not self.ask.aside:
                 file.set_context(self._context(str(limits)))
+            known = {row.name for row in file.stages()}
             for name, marks in fresh.items():
-                file.add_stage(name, STAGES.index(name), shape[name], marks)
+                if name not in known:
+                    file.add_stage(name, STAGES.index(name), shape[name], marks)
+                else:
+                    file.add_files(name, len(file.fingerprints(name)), marks)
 
     def _context(self, limits: str) -> dict[str, Any]:
         """What another command needs to know of this one: where its files lie, and the windows of its budget."""

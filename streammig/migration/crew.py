@@ -134,7 +134,7 @@ class Crew:
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
-            exactly, partial(self.reading.anew, name, limits), verdict, self.stop, self.reading.thread,
+            exactly, partial(self.reading.anew, name, limits), verdict, self.stop,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             suspicion=self.suspicion,
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.verdict import seen_at_last, spread
-from streammig.delivery.waiting import unless
 from streammig.errors import UnknownOutcome, Unusable
 from streammig.migration.reading import Reading
 from streammig.notices import Tell, Waiting, Warned
@@ -43,7 +42,6 @@ class Expectations:
         first = next(iter(self.reading.sources))
         if first == "customers" or await self.journal.read(_began):
             return
-        await self._settle_elsewhere()
         records = await self.reading.first(first, SAMPLES["customers"])
         seen = [await self.readback.visible("customers", record) for record in records]
         if seen and all(answer is Seen.NOTHING for answer in seen):
@@ -65,13 +63,6 @@ class Expectations:
                 "Nothing was sent. Go on with the checkpoint that they were sent with: a new one sends everything anew."
                 " If you know that no run has sent this export, run this command once with --checkpoint-is-current.",
             )
-
-    async def _settle_elsewhere(self) -> None:
-        """Give the target's queue its time for customers that another run delivered just now."""
-        at = self.reading.delivered.then.last_settled("customers") if self.reading.delivered is not None else None
-        if at is not None and (left := at + self.settle_time - self.clock.time()) > 0:
-            self.tell(Waiting("the target's queue is given time for the customers", left))
-            await unless(self.stop, asyncio.sleep(left))
 
     async def _no_newer(self) -> None:
         """Before a run goes on, raise `UnknownOutcome` if what it would send next is at the target already.

@@ -17,7 +17,6 @@ from streammig.delivery.courier import Anew
 from streammig.errors import Unusable
 from streammig.feed import Absent, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
 from streammig.migration.binding import fixed
-from streammig.migration.elsewhere import Delivered
 from streammig.notices import Tell, Warned
 from streammig.packing import BatchLimits
 from streammig.ports import Rules, Source
@@ -53,7 +52,6 @@ class Reading:
     sources: Mapping[str, Source]
     rules: Mapping[str, Rules]
     owners: KeyIndex | None  # None where it was left out, or no customers are in the run
-    delivered: Delivered | None  # by whom the customers were delivered, if by another run
     thread: Executor
     tell: Tell
 
@@ -68,15 +66,13 @@ class Reading:
             sealed = ()  # its ranges hold dead letters too
         if name == "customers":
             return Judge(rules, repeated=partial(repeated, self.owners) if self.owners is not None else None)
-        if self.delivered is not None:
-            return Judge(rules, partial(absent, self.owners, self.delivered.then, None), sealed=sealed)
         known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)
         who = partial(absent, self.owners, self.lookup, name) if known else nobody_absent
         return Judge(rules, who, sealed=sealed)
 
     def absent_now(self) -> Absent:
         """Who is not in the target now, whatever was known when the run began."""
-        return partial(absent, self.owners, self.lookup if self.delivered is None else self.delivered.now, None)
+        return partial(absent, self.owners, self.lookup, None)
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
         """As `first_records`, of those that the run sends."""
