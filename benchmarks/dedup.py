@@ -1,9 +1,9 @@
-"""Measures the dedup index: seconds, the child's peak memory, disk, and how long a question takes.
+"""Measures the dedup index: seconds, peak memory of the child, disk, and the time of one lookup.
 
     python -m benchmarks.dedup [--owners 1000000] [--twice 0.01] [--memory-mb 512] [--json]
 
-Synthetic owners, a share of which repeats an earlier id and e-mail; no export is read, so the seconds are those of the
-index alone. Peaks: `child` is what the system counted for the child, `own` what this process grew to.
+The owners are made up, and a share of them repeats an earlier id and e-mail. No export is read, so the seconds are
+those of the index alone. Peak memory: `child` is that of the child process, `own` is that of this process.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m benchmarks.migrate [--customers 1000000] [--json]
 
-Client and sandbox are processes of their own on one machine, so they share its cores: the time is that of both. The
-memory is the client's alone: the resident memory of `streammig run` and its readers together, 20 times a second,
-and the kernel's own peak of the command where that is more. The child that sorts the owners in DuckDB lives before the
-first request only and has a cap of its own, so its peak stands on a line of its own.
+Client and sandbox are two processes on one machine. They share its cores, so the time is that of both. The memory is
+the client's: the resident memory of `streammig run` and its readers together, sampled 20 times a second, or the
+kernel's own peak of the command if that is more. The child that sorts the owners in DuckDB lives only before the first
+request, and has its own cap and its own line.
 """
 
 from __future__ import annotations
