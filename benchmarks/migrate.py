@@ -29,7 +29,7 @@ from streammig.sandbox.sample import Sample, Written, write_sample
 GOAL_MB = 150
 SAMPLES = 20  # a second
 DRAIN_SECONDS = 600
-OWNERS = "streammig.owners.child"
+OWNERS = "streammig.dedup.sort"
 PROGRAM = [sys.executable, "-m", "streammig"]
 
 
@@ -54,8 +54,8 @@ def told(url: str) -> Any:
 
 
 class Memory:
-    """Watches what a process and its readers hold in memory together (`peak`), and its owner table's child (`owners`),
-    in bytes."""
+    """Watches, in bytes, what a process and its readers hold in memory together (`peak`), and what the process that
+    sorts its dedup index does (`owners`)."""
 
     def __init__(self, pid: int) -> None:
         self.peak = self.owners = 0
@@ -172,7 +172,7 @@ def measure(customers: int, folder: Path) -> dict[str, Any]:
         "requests": account["requests"],
         "fill": account["fill"],
         "peak_megabytes": round(found["peak"] / 1e6, 1),
-        "owner_table_peak_megabytes": round(found["owners"] / 1e6, 1),
+        "dedup_index_peak_megabytes": round(found["owners"] / 1e6, 1),
         "goal_megabytes": GOAL_MB,
         "reached": found["peak"] <= GOAL_MB * 1e6,
         "exit": found["exit"],
@@ -207,7 +207,7 @@ def show(found: dict[str, Any]) -> None:
         "peak memory of the client, MB": f"{found['peak_megabytes']:,}",
         "  goal, MB": f"{found['goal_megabytes']:,}",
         "  reached": yes[found["reached"]],
-        "peak of the owner table's child": f"{found['owner_table_peak_megabytes']:,}",
+        "peak of the process that sorts the dedup index": f"{found['dedup_index_peak_megabytes']:,}",
         "exit code": f"{found['exit']}",
         "the ledger holds what was read": yes[found["ledger_holds_exactly_what_was_read"]],
     }.items():
