@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 
 async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -> T:
-    """Run `work`. The first Ctrl-C, SIGTERM or SIGHUP drains, the second one aborts. More SIGHUPs count as one,
-    because a closed terminal sends several."""
+    """Run `work`. The first Ctrl-C, SIGTERM or SIGHUP drains; then a Ctrl-C or SIGTERM aborts. A further SIGHUP does
+    nothing, because a closed terminal sends several."""
     give_back_bodies()
     loop = asyncio.get_running_loop()
 
