@@ -24,8 +24,8 @@ import pytest
 from streammig.dedup import Build, KeyIndex, check_space, fill, key_index, most_customers, open_index, scan, sort
 from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
 from streammig.errors import MachineFault
-from streammig.notices import Notice
 from streammig.records import START, Place
+from streammig.telemetry import Notice
 from tests.test_dedup import CHAIN, Export, Here, Said, build, check, place
 
 MANY: list[Said] = [(f"o{nth % 900}", f"m{nth}", "") for nth in range(1_000)]

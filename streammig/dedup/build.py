@@ -23,9 +23,9 @@ import msgspec
 from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, damaged, open_index
 from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, scan, spot
 from streammig.errors import BrokenExport, MachineFault
-from streammig.notices import Tell, Waiting
 from streammig.ports import Rules, Source
 from streammig.records import START, Place
+from streammig.telemetry import Notify, Waiting
 
 MEMORY_BYTES = 512 << 20
 EVERY = 200_000  # source records between two notices of a scan
@@ -220,7 +220,7 @@ def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None]
 
 
 async def key_index(
-    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Tell, *,
+    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Notify, *,
     frontier: Place | None,
 ) -> KeyIndex:  # fmt: skip
     """The index of these customers: from an earlier call, or built now. Where the rules may have changed, `frontier`
@@ -237,7 +237,7 @@ async def key_index(
         return earlier
     try:
         check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
-        tell(Waiting("scanning the customers once, for duplicates"))
+        tell(Waiting("scanning", "scanning the customers once, for duplicates"))
         start = frontier if frontier is not None and earlier is not None else START
         with Build(folder, token, policy=policy, earlier=earlier, frontier=start) as build:
             work = loop.run_in_executor(reader, fill, build, source, rules, _teller(loop, tell), start)
@@ -252,14 +252,14 @@ async def key_index(
             earlier.close()
 
 
-def _teller(loop: asyncio.AbstractEventLoop, tell: Tell) -> Callable[[int], None]:
+def _teller(loop: asyncio.AbstractEventLoop, tell: Notify) -> Callable[[int], None]:
     said = 0
 
     def scanned(records: int) -> None:
         nonlocal said
         if records - said >= EVERY:
             said = records
-            loop.call_soon_threadsafe(tell, Waiting(f"scanning the customers once: {records:,} so far"))
+            loop.call_soon_threadsafe(tell, Waiting("scanning", f"scanning the customers once: {records:,} so far"))
 
     return scanned
 
