@@ -12,7 +12,7 @@ import msgspec
 STAGES = ("customers", "events", "transactions")
 
 # The default context rounds to 28 digits in silence. Validation refuses numbers that need more than 30, so 60
-# digits leave room for 10**30 additions; if a sum were inexact all the same, it raises instead of being wrong.
+# digits leave room for 10**30 additions; an inexact sum raises instead of being wrong.
 EXACT = Context(prec=60, traps=[Inexact])
 ZERO = Decimal(0)
 

@@ -135,7 +135,7 @@ async def test_an_answer_can_be_a_page_or_broken_json() -> None:
         assert await held(caller) == 1
 
 
-async def test_a_429_says_seconds_a_date_or_nonsense() -> None:
+async def test_retry_after_is_seconds_a_date_or_any_text() -> None:
     clock = FakeClock()
     rules = [
         {"on": "customers", "nth": 1, "do": "answer", "status": 429, "retry_after": 2},
@@ -157,7 +157,7 @@ async def test_a_redirect_leads_where_it_says() -> None:
         assert (await caller.get("/tiers")).headers["Location"] == "http://127.0.0.1:9/elsewhere"
 
 
-async def test_revoked_tokens_are_dead_and_a_new_one_is_not() -> None:
+async def test_revoking_ends_old_tokens_and_not_new_ones() -> None:
     async with running(script=[{"on": "customers", "nth": 2, "do": "revoke"}]) as caller:
         assert (await caller.customers(customer("a"))).status == 201
         assert (await caller.customers(customer("b"))).status == 401
@@ -167,7 +167,7 @@ async def test_revoked_tokens_are_dead_and_a_new_one_is_not() -> None:
 
 
 @pytest.mark.parametrize("done", [False, True])
-async def test_no_answer_comes_for_a_while_and_then_the_connection_closes(done: bool) -> None:
+async def test_hang_gives_no_answer_and_then_closes_the_connection(done: bool) -> None:
     async with running(script=[{"on": "customers", "do": "hang", "seconds": 0.1, "done": done}]) as caller:
         began = asyncio.get_running_loop().time()
         assert isinstance(await broken(caller), aiohttp.ServerDisconnectedError)
@@ -203,7 +203,7 @@ async def test_a_dripping_answer_is_the_right_one_byte_by_byte() -> None:
         assert await held(caller) == 1
 
 
-async def test_a_drip_that_nobody_waits_for_harms_nothing() -> None:
+async def test_a_client_may_leave_during_a_drip() -> None:
     async with running(script=[{"on": "customers", "do": "drip", "seconds": 0.1}]) as caller:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -239,7 +239,7 @@ async def settled(caller: Caller) -> Any:
     return caller.sandbox.holds("customers")["holds"]
 
 
-async def test_chosen_records_get_lost_in_the_queue_and_the_ledger_knows() -> None:
+async def test_lose_drops_the_chosen_records_and_the_ledger_counts_them() -> None:
     rules = [
         {"on": "customers", "nth": 1, "do": "lose", "records": [1, 9]},
         {"on": "customers", "nth": 2, "do": "lose", "share": 0.5},
@@ -257,7 +257,7 @@ async def test_chosen_records_get_lost_in_the_queue_and_the_ledger_knows() -> No
         assert dropped["events"] == {"lost": {"count": 1, "units": 2, "examples": ["a"]}}
 
 
-async def test_a_late_batch_is_overtaken() -> None:
+async def test_a_late_batch_is_applied_after_a_newer_one() -> None:
     clock = FakeClock()
     async with running(clock, script=[{"on": "customers", "nth": 1, "do": "late", "seconds": 60}]) as caller:
         await caller.customers(customer("a", email="same@example.org"))
@@ -266,13 +266,13 @@ async def test_a_late_batch_is_overtaken() -> None:
         assert [entry["id"] for entry in (await settled(caller))] == ["b"]
 
 
-async def test_a_fault_may_meet_the_authorization_and_no_token_is_given() -> None:
+async def test_a_fault_on_authorization_gives_no_token() -> None:
     async with running(token=False, script=[{"on": "auth", "nth": 1, "do": "answer", "status": 503}]) as caller:
         assert (await caller.call("GET", "/auth/authorize", **{"x-api-key": "sandbox-key"})).status == 503
         await caller.authorize()
 
 
-async def test_a_client_that_hangs_up_in_the_middle_of_its_body_is_noted() -> None:
+async def test_a_client_that_disconnects_during_its_body_is_recorded() -> None:
     async with running() as caller:
         host, port = caller.sandbox.url.split("/")[2].split(":")
         _, writer = await asyncio.open_connection(host, int(port))

@@ -21,7 +21,7 @@ _BY_STATUS = {
 }  # fmt: skip
 _NOT_PROCESSED = (403, 404, 405)  # of which no record is the cause
 _YES = (200, 201, 202, 204)
-_GAVE_UP = (408, 425)  # somebody on the way waited in vain
+_GAVE_UP = (408, 425)  # a proxy or the target gave up waiting
 _WAITED_FOR = (408, 425, 429, 503)
 
 _ERRORS = ("error", "errors")

@@ -12,12 +12,12 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from streammig.aftercare.retry import buried_retried, reread_retried, spot_of
 from streammig.checkpoint import Checkpoint, Journal, Spot
+from streammig.dedup import RESEALED, KeyIndex, absent, repeated
 from streammig.delivery.courier import Anew
 from streammig.errors import Unusable
 from streammig.feed import Absent, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
 from streammig.migration.binding import fixed
 from streammig.notices import Tell, Warned
-from streammig.owners import RESEALED, OwnerTable, absent, repeated
 from streammig.packing import BatchLimits
 from streammig.ports import Rules, Source
 from streammig.records import START, Batch, BatchState, DeadLetter, Place, Range, Record, add_up
@@ -51,7 +51,7 @@ class Reading:
     journal: Journal
     sources: Mapping[str, Source]
     rules: Mapping[str, Rules]
-    owners: OwnerTable | None  # None where it was left out, or no customers are in the run
+    owners: KeyIndex | None  # None where it was left out, or no customers are in the run
     thread: Executor
     tell: Tell
 
