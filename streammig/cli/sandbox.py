@@ -73,8 +73,8 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
         config = SandboxConfig(store=store, limits=limits, latency=latency, queue_delay=queue_delay, script=script)
         serve(config, port=port, say=click.echo)
     except (ScriptError, ValueError) as error:
-        raise Unusable(str(error)) from None
+        raise Unusable("sandbox-usage", str(error)) from None
     except OSError as error:
         raise Unusable(
-            f"the sandbox can't serve on port {port}: {error.strerror}", "Take another with --port."
+            "sandbox-port", f"the sandbox can't serve on port {port}: {error.strerror}", "Take another with --port."
         ) from None
