@@ -29,7 +29,7 @@ class Here(Build):
     def _sorted(self) -> Sorted:
         found = run(self._request())
         if found.fault:
-            raise MachineFault(found.fault, found.hint)
+            raise MachineFault("fake", found.fault, found.hint)
         return found
 
 

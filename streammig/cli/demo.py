@@ -84,9 +84,11 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         keep.mkdir(parents=True, exist_ok=True)
         taken = any(keep.iterdir())
     except OSError as error:
-        raise Unusable(f"{keep}: {error.strerror}", "Name a folder that can be made.") from None
+        raise Unusable("folder-unusable", f"{keep}: {error.strerror}", "Name a folder that can be made.") from None
     if taken:
-        raise Unusable(f"{keep} is not empty", "Name a new folder: the demo leaves its files there.")
+        raise Unusable(
+            "folder-not-empty", f"{keep} is not empty", "Name a new folder: the demo leaves its files there."
+        )
     yield keep
 
 

@@ -148,10 +148,11 @@ class Build:
             code = child.wait()
         found = msgspec.json.decode(answer, type=Sorted) if answer.endswith(b"}") else Sorted()
         if found.fault:
-            raise MachineFault(found.fault, found.hint)
+            raise MachineFault("dedup-failed", found.fault, found.hint)
         if code or not answer:
             ended = f"by signal {-code}" if code < 0 else f"with code {code}"
             raise MachineFault(
+                "dedup-failed",
                 f"the process that sorts the dedup index in {self._folder} ended {ended}",
                 "If the machine was short of memory, make room; then run the same command.",
             )
@@ -180,8 +181,8 @@ class Build:
     def _fault(self, error: OSError | ValueError) -> MachineFault:
         where, number = f"{self._folder}: the dedup index can't be kept there: ", getattr(error, "errno", None)
         if number in FULL:
-            return MachineFault(where + "the disk is full", ROOM)
-        return MachineFault(where + (os.strerror(number) if number else "it was closed"), MEND)
+            return MachineFault("disk-full", where + "the disk is full", ROOM)
+        return MachineFault("dedup-io", where + (os.strerror(number) if number else "it was closed"), MEND)
 
     def close(self) -> None:
         """End the child; may be called twice, and from another thread."""
@@ -285,6 +286,7 @@ def check_space(folder: Path, customers: int, free: Callable[[Path], int] | None
     need, have = LEAST + customers * BYTES_A_CUSTOMER, (free or (lambda path: shutil.disk_usage(path).free))(there)
     if have < need:
         raise MachineFault(
+            "disk-space",
             f"{folder}: the dedup index of up to {customers:,} customers needs {need / 1e6:,.0f} MB there, "
             f"{have / 1e6:,.0f} MB are free",
             "Make room, or name a checkpoint on a larger disk; a new one with --unchecked does without the index.",

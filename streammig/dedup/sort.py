@@ -13,8 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import groupby
-from operator import itemgetter
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -24,8 +23,8 @@ import duckdb
 import msgspec
 
 from streammig.dedup.build import FULL, MEND, ROOM, Request, Sorted
-from streammig.dedup.lookup import NUMBER
-from streammig.dedup.scan import NONE, OWNER, PRESENT, REASON, ROW, SAME_OWNER, SAME_UNIQUE, UNIQUE
+from streammig.dedup.lookup import DUPLICATE, ENTRY, NUMBER
+from streammig.dedup.scan import NONE, OWNER, REASON, ROW, SAME_OWNER, SAME_UNIQUE, UNIQUE
 
 LOADED = 122_880  # rows to a statement: a row group of DuckDB, which it writes to its file at once
 FETCHED = 8_192
@@ -84,13 +83,6 @@ def run(request: Request) -> Sorted:
     except (duckdb.Error, OSError) as error:
         what, hint = _fault(request, error)
         return Sorted(fault=what, hint=hint)
-    except Exception as error:  # a defect: its text may hold a value, its kind and place do not
-        at = error.__traceback__
-        while at is not None and at.tb_next is not None:
-            at = at.tb_next
-        where = f" in {Path(at.tb_frame.f_code.co_filename).name}, line {at.tb_lineno}" if at else ""
-        what = f"the dedup index can't be built: {type(error).__name__}{where}"
-        return Sorted(fault=what, hint="This is a defect of streammig. Report it; the run can be resumed.")
 
 
 class Sorting:
@@ -113,40 +105,29 @@ class Sorting:
     def result(self) -> Sorted:
         self._db.execute(MADE)
         digest = hashlib.blake2b(digest_size=16)
-        self._load(self._spooled(digest))
+        for number in range(0, os.fstat(self._rows).st_size // ROW + 1, LOADED):
+            rows = os.pread(self._rows, LOADED * ROW, number * ROW)
+            digest.update(rows)
+            self._insert(LOAD, rows.hex("\n", ROW), first=number)
         if digest.hexdigest() != self._request.rows:
             raise OSError(errno.EIO, "the rows read back as something else")
-        duplicates, repeated = self._write("duplicates", self._duplicates())
-        roster = hashlib.blake2b(digest_size=16)
-        owners, _ = self._write("roster", self._roster("owner"), roster)
-        uniques, whole = self._write("roster", self._roster("other"), roster)
-        return Sorted(owners, uniques, duplicates, whole, repeated)
+        repeated, roster = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        found = self._duplicates() if self._request.first_wins else ()
+        duplicates = self._write("duplicates", repeated, found) // DUPLICATE
+        owners, others = (self._write("roster", roster, self._roster(key)) // ENTRY for key in ("owner", "other"))
+        return Sorted(owners, others, duplicates, roster.hexdigest(), repeated.hexdigest())
 
-    def _spooled(self, digest: Any) -> Iterator[bytes]:
-        at = 0
-        while rows := os.pread(self._rows, LOADED * ROW, at):
-            digest.update(rows)
-            at += len(rows)
-            yield rows
-
-    def _load(self, pieces: Iterable[bytes]) -> None:
-        inbox, number = self._folder / "inbox", 0
-        for rows in pieces:
-            inbox.write_text(rows.hex("\n", ROW))
-            self._db.execute(LOAD, {"first": number, "path": str(inbox)})
-            number += len(rows) // ROW
-        inbox.unlink(missing_ok=True)
+    def _insert(self, statement: str, lines: str, **more: int) -> None:
+        inbox = self._folder / "inbox"
+        inbox.write_text(lines)
+        self._db.execute(statement, {"path": str(inbox), **more})
+        inbox.unlink()
 
     def _duplicates(self) -> Iterator[bytes]:
-        """Decide in reading order: a record is a duplicate if an earlier one that is kept has its id or its e-mail.
-
-        What was decided of a record is told to the roster too.
-        """
-        if not self._request.first_wins:
-            return
+        """Decide in reading order: a record is a duplicate if an earlier one that is kept has its id or its e-mail."""
         dropped: list[str] = []
         with Firsts(self._folder) as owners, Firsts(self._folder) as others:
-            for number, owner, other in self._fetched(SHARING):
+            for number, owner, other in chain.from_iterable(self._fetched(SHARING)):
                 first, why = owners.get(owner), SAME_OWNER
                 if first is None:
                     first, why = others.get(other), SAME_UNIQUE
@@ -155,57 +136,54 @@ class Sorting:
                     others.put(other, number)
                     continue
                 row = self._row(number)
-                keys = row[OWNER:UNIQUE].hex(), row[UNIQUE:REASON].hex()
-                dropped.append(f"{number},{','.join(keys)},{why}\n")
+                dropped.append(f"{number},{row[OWNER:UNIQUE].hex()},{row[UNIQUE:REASON].hex()},{why}\n")
                 yield row[:OWNER] + self._row(first)[:OWNER] + bytes([why])
                 if len(dropped) >= LOADED:
-                    self._drop(dropped)
-        self._drop(dropped)
-
-    def _drop(self, dropped: list[str]) -> None:
-        inbox = self._folder / "inbox"
-        inbox.write_text("".join(dropped))
-        self._db.execute(DROP, {"path": str(inbox)})
-        inbox.unlink()
-        dropped.clear()
+                    self._insert(DROP, "".join(dropped))
+                    dropped.clear()
+        self._insert(DROP, "".join(dropped))
 
     def _roster(self, column: str) -> Iterator[bytes]:
-        """Every key once, ascending: with its first record that is kept, else with what was said of it first.
+        """Every key once, ascending: with its first row that is kept, else with the first reason why none is.
 
         An e-mail of which no record is kept has no entry.
         """
-        for key, said in groupby(self._fetched(ENTRIES.format(column)), itemgetter(0)):
-            found, dropped = None, -1
-            for _, number, reason in said:
+        last, entry, kept, dropped = b"", b"", False, -1
+        for rows in self._fetched(ENTRIES.format(column)):
+            entries = []
+            for key, number, reason in rows:
+                if key != last:
+                    entries.append(entry)
+                    last, entry, kept, dropped = key, b"", False, -1
                 if reason:
-                    found, dropped = found or (number, reason), number
-                elif number != dropped:
-                    found = number, PRESENT
-                    break
-            if found is not None and (found[1] == PRESENT or column == "owner"):
-                yield key + found[0].to_bytes(NUMBER, "big") + bytes([found[1]])
+                    dropped = number
+                    if not entry and column == "owner":
+                        entry = key + number.to_bytes(NUMBER, "big") + bytes([reason])
+                elif not kept and number != dropped:
+                    entry, kept = key + number.to_bytes(NUMBER, "big") + b"\0", True
+            yield b"".join(entries)
+        yield entry
 
     def _row(self, number: int) -> bytes:
         return os.pread(self._rows, ROW, number * ROW)
 
-    def _fetched(self, query: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of an ordered query, bit by bit; other statements may run in between."""
+    def _fetched(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of an ordered query, some at a time; other statements may run in between."""
         with self._db.cursor() as reading:
             reading.execute(query)
             while rows := reading.fetchmany(FETCHED):
-                yield from rows
+                yield rows
 
-    def _write(self, name: str, pieces: Iterable[bytes], digest: Any = None) -> tuple[int, str]:
-        """Append pieces to a file, durably: how many they are, and the file's digest."""
-        count, digest = 0, digest or hashlib.blake2b(digest_size=16)
+    def _write(self, name: str, digest: Any, pieces: Iterable[bytes]) -> int:
+        """Append pieces to a file, durably; returns how many bytes."""
         with open(self._folder / name, "ab") as file:
+            before = file.tell()
             for piece in pieces:
-                count += 1
                 digest.update(piece)
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        return count, digest.hexdigest()
+            return file.tell() - before
 
     def __enter__(self) -> Sorting:
         return self

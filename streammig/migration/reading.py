@@ -106,6 +106,7 @@ class Reading:
         export explains that, or what comes out now is more than what it held."""
         if not batch.retried and fixed(self.settings, name, self.lookup):
             raise Unusable(
+                "batch-changed",
                 f"batch {batch.seq} of {name} does not come out of the export as it was sealed, and there is neither a"
                 " mapping nor another version that could be why: the export has changed",
                 "Put the export that the checkpoint was begun with back in its place, and run the same command.",
@@ -117,6 +118,7 @@ class Reading:
         rest = batch.tally - add_up([*(it.tally for it in drafts), *(it.tally for it in dead)])
         if rest.records < 0 or rest.units < 0:
             raise Unusable(
+                "batch-changed",
                 f"batch {batch.seq} of {name} comes out as more than it was sealed as: what was left out of it by the"
                 " mapping or version of then is counted as filtered already",
                 AS_IT_WAS,
@@ -162,6 +164,7 @@ class Reading:
         if changed:
             numbers = ", ".join(str(batch.seq) for batch in changed[:20])
             raise Unusable(
+                "batch-changed",
                 f"batch {numbers} of {name}, sealed ahead of what is counted, comes out otherwise now: the mapping or"
                 " the version has changed, and the books could not be kept",
                 AS_IT_WAS,
