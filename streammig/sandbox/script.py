@@ -16,8 +16,8 @@ Which requests a rule matches:
 
 What it does, `"do"`, with its own keys (and their defaults):
 
-    "answer"    "status" instead of the right answer; "done" (false): the work is done first; "share": it is done for the
-                first customers only, this share of them; "body": "error" (also in a 2xx), "html" (a proxy's
+    "answer"    "status" instead of the right answer; "done" (false): the work is done first; "share": it is done for
+                the first customers only, this share of them; "body": "error" (also in a 2xx), "html" (a proxy's
                 page, a captive portal), "invalid-json", "empty" (error from 400 on, else empty), "count" (how many
                 customers were enqueued, of how many) or "list" (a status for each of them); "json": any JSON instead;
                 "retry_after": seconds, or any text sent as it is; "retry_after_date": seconds from now, sent as an
