@@ -1,8 +1,8 @@
-"""Whether the books keep up with the requests: python -m benchmarks.books [--batches N] [--mb N] [--json].
+"""Whether the checkpoint keeps up with the requests: python -m benchmarks.books [--batches N] [--mb N] [--json].
 
-What each batch costs in the checkpoint and the account's file (sealed; slot taken and send noted; sending; received),
-by the journal and pacer of a run, all synced (`synchronous=FULL`), with as many workers as a run has, and no network.
-Beside it the disk's time for one fsync, and the batches a second of the real command from end to end.
+Measures the cost of each batch in the checkpoint and the account's file, without a network: seal, permit, sending,
+receipt. All are synced (`synchronous=FULL`), by as many workers as a run has. For comparison it also prints the time of
+one fsync, and the batches a second of the real command from end to end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a file to a target as fast as it goes, side by side.
+"""Sends a file to a target without limits, and compares ways to do so.
 
     python -m benchmarks.end_to_end [--mb N] [--rounds N] [--json]
 
@@ -6,7 +6,7 @@ Contestants take turns, each a process of its own, against a target in another p
 
 - streammig: the real command, `streammig run --limits off --settle-time 0 --unchecked`, with every rule, the
   checkpoint and the account's file, both synced
-- script: what one would write instead: ijson, batches of 1,000, `gather` over four requests of aiohttp's `json=`; it
+- script: a simple program instead: ijson, batches of 1,000, `gather` over four requests of aiohttp's `json=`; it
   validates nothing and keeps no checkpoint
 - script, orjson: the same with orjson as the encoder
 - ceiling: the same aiohttp posting bodies that were built beforehand, four at a time; only the posting is timed

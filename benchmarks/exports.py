@@ -4,8 +4,8 @@
     python -m benchmarks.exports --customers 50000 --events 5 --transactions 3 --out all.json
     python -m benchmarks.exports --customers 50000 --events 5 --transactions 3 --out folder --ndjson
 
-Without events and transactions only customers are written. With them `--out` that ends in .json or .ndjson is one
-file that holds all of it, anything else a folder with a file for each stage. What was written is said on stdout.
+Without events and transactions, only customers are written. With them, an `--out` that ends in .json or .ndjson is one
+file with everything; any other `--out` is a folder with a file for each stage. The counts are printed on stdout.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What benchmarks share: numbers are asked for, something is measured in a folder, figures shown; calls set apart."""
+"""Shared by all benchmarks: options, a folder to measure in, the output of figures, calls in a process of their own."""
 
 from __future__ import annotations
 

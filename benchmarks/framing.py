@@ -1,9 +1,9 @@
-"""How fast exports are cut into records, beside what else reads them: python -m benchmarks.framing [--json] [--mb N].
+"""How fast records are found in an export, against other readers: python -m benchmarks.framing [--json] [--mb N].
 
-Each line is one export of `--mb` megabytes; its contestants take turns, so that a noisy machine is noisy for all, and
-the medians of their MB/s are compared. Each has a process of its own for each turn: streammig one that is set up as it
-sets up its reader, the others one as Python comes. ijson and `json` build objects and give no positions, orjson builds
-objects line by line; streammig gives each record as checked bytes with its position, and builds no objects.
+Each line is one export of `--mb` megabytes. The contestants take turns, so that noise of the machine meets all of them.
+The medians of their MB/s are compared. Each turn is a process of its own: streammig's is set up like its reader, the
+others are plain Python. ijson and `json` build objects and give no positions; orjson builds objects line by line.
+streammig gives each record as checked bytes with its position, and builds no objects.
 """
 
 from __future__ import annotations

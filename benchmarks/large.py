@@ -1,6 +1,6 @@
 """Large exports of customers of about 1 KB in little time: 50,000 of them are made, then repeated.
 
-So ids repeat, and `streammig run` has to be told `--unchecked`. Nothing else about the file is less than real.
+So ids repeat, and `streammig run` needs `--unchecked`. Otherwise the file is like a real one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether memory stays flat as the export grows: python -m benchmarks.memory [--gb N] [--wait SECONDS] [--json].
+"""Peak memory by size of export: python -m benchmarks.memory [--gb N] [--wait SECONDS] [--json].
 
-The real command against a target that takes its time (`--wait` for each request), so that the queue is full, on plain
-JSON of a tenth, two fifths and all of `--gb`. Memory is the resident memory of the client and all its children
-together, sampled 20 times a second; what they share counts for each of them.
+Runs the real command on plain JSON of a tenth, two fifths and all of `--gb`. The target waits `--wait` seconds for each
+request, so the queue is full. Memory is the resident memory of the client and all its children together, sampled 20
+times a second. Shared memory counts for each process.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m benchmarks.migrate [--customers 1000000] [--json]
 
-Client and sandbox are processes of their own on one machine, so they share its cores: the time is that of both. The
-memory is the client's alone: the resident memory of `streammig run` and its readers together, 20 times a second,
-and the kernel's own peak of the command where that is more. The child that sorts the owners in DuckDB lives before the
-first request only and has a cap of its own, so its peak stands on a line of its own.
+Client and sandbox are two processes on one machine. They share its cores, so the time is that of both. The memory is
+the client's: the resident memory of `streammig run` and its readers together, sampled 20 times a second, or the
+kernel's own peak of the command if that is more. The child that sorts the owners in DuckDB lives only before the first
+request, and has its own cap and its own line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from streammig.sandbox.sample import Sample, Written, write_sample
 GOAL_MB = 150
 SAMPLES = 20  # a second
 DRAIN_SECONDS = 600
-OWNERS = "streammig.owners.child"
+OWNERS = "streammig.dedup.sort"
 PROGRAM = [sys.executable, "-m", "streammig"]
 
 
@@ -54,8 +54,8 @@ def told(url: str) -> Any:
 
 
 class Memory:
-    """Watches what a process and its readers hold in memory together (`peak`), and its owner table's child (`owners`),
-    in bytes."""
+    """Watches, in bytes, what a process and its readers hold in memory together (`peak`), and what the process that
+    sorts its dedup index does (`owners`)."""
 
     def __init__(self, pid: int) -> None:
         self.peak = self.owners = 0
@@ -172,7 +172,7 @@ def measure(customers: int, folder: Path) -> dict[str, Any]:
         "requests": account["requests"],
         "fill": account["fill"],
         "peak_megabytes": round(found["peak"] / 1e6, 1),
-        "owner_table_peak_megabytes": round(found["owners"] / 1e6, 1),
+        "dedup_index_peak_megabytes": round(found["owners"] / 1e6, 1),
         "goal_megabytes": GOAL_MB,
         "reached": found["peak"] <= GOAL_MB * 1e6,
         "exit": found["exit"],
@@ -207,7 +207,7 @@ def show(found: dict[str, Any]) -> None:
         "peak memory of the client, MB": f"{found['peak_megabytes']:,}",
         "  goal, MB": f"{found['goal_megabytes']:,}",
         "  reached": yes[found["reached"]],
-        "peak of the owner table's child": f"{found['owner_table_peak_megabytes']:,}",
+        "peak of the process that sorts the dedup index": f"{found['dedup_index_peak_megabytes']:,}",
         "exit code": f"{found['exit']}",
         "the ledger holds what was read": yes[found["ledger_holds_exactly_what_was_read"]],
     }.items():

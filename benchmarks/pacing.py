@@ -1,4 +1,4 @@
-"""Slots used of slots allowed, at a target with strict windows behind a jittering link, under a virtual clock."""
+"""The share of allowed slots that is used, at a target with strict windows and a jittering link, in virtual time."""
 
 from __future__ import annotations
 

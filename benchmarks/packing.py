@@ -1,11 +1,11 @@
-"""How many requests packing needs beside the fewest possible, and beside what is commonly done.
+"""How many requests packing needs, against the fewest possible and against common ways.
 
     python -m benchmarks.packing [--batches 5000] [--seeds 1,2,3] [--json]
 
 Records are owners whose units can't be split, 1,000 units a request. The lower bound is all units by 1,000, rounded up:
-no packing can do better, and often none can reach it. Next-fit is what a script does that fills a list and sends it
-when the next record no longer fits. First-fit-decreasing needs the whole stage in memory, sorted, and so is no way for
-a stream: it stands here for what is possible. Fixed seeds, medians over them.
+no packing can do better, and often none can reach it. Next-fit fills a list, and sends it when the next record no
+longer fits. First-fit-decreasing needs the whole stage in memory, sorted. It can't be used on a stream, and shows what
+is possible. Seeds are fixed; the results are medians over them.
 """
 
 from __future__ import annotations

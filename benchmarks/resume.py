@@ -1,8 +1,8 @@
-"""How soon an interrupted migration sends again: python -m benchmarks.resume [--gb N] [--rounds N] [--json].
+"""Time from the start of a resume to its first request: python -m benchmarks.resume [--gb N] [--rounds N] [--json].
 
-A plain export of `--gb`, a checkpoint whose frontier is at 90 % of it, and the real command: seconds from its start to
-the first request at the target, and the bytes that it has read by then (Python's own modules among them). Beside it
-ijson reading up to the same record, which is what it takes to go on without positions.
+Makes a plain export of `--gb` and a checkpoint with its frontier at 90 % of it, and starts the real command. Prints the
+seconds until the first request, and the bytes that were read by then (with Python's own modules). For comparison, ijson
+reads up to the same record: a resume without positions needs that.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""How fast records are cut out and judged by all rules of a stage, against ijson, which validates nothing.
+"""How fast records are found and checked by all rules of a stage, against ijson, which validates nothing.
 
     python -m benchmarks.validation [--mb N] [--rounds N] [--json]
 
-Both read the same file on one core: from its bytes to records that could be packed, or to the objects that ijson makes
-of them. They take turns, so that whatever else the machine does hits both, each time in a process of its own: streammig
-in one that is set up as it sets up its reader, ijson in one as Python comes. MB/s are medians, the ratio is that of the
-rounds. `edited` records have a field that must be cut out of each.
+Both read the same file on one core, streammig to records ready to be packed, ijson to objects. They take turns, so that
+noise of the machine meets both. Each turn is a process of its own: streammig's is set up like its reader, ijson's is
+plain Python. MB/s are medians; the ratio is that of the rounds. Each `edited` record has a field that must be cut.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import msgspec
 STAGES = ("customers", "events", "transactions")
 
 # The default context rounds to 28 digits in silence. Validation refuses numbers that need more than 30, so 60
-# digits leave room for 10**30 additions; if a sum were inexact all the same, it raises instead of being wrong.
+# digits leave room for 10**30 additions; an inexact sum raises instead of being wrong.
 EXACT = Context(prec=60, traps=[Inexact])
 ZERO = Decimal(0)
 
@@ -297,7 +297,7 @@ class BatchState(enum.StrEnum):
     SEALED = "sealed"
     SENDING = "sending"
     ACCEPTED = "accepted"
-    REFUSED = "refused"
+    REJECTED = "rejected"
     SPLIT = "split"
     DEAD = "dead"
     UNKNOWN = "unknown"
@@ -326,19 +326,20 @@ class Batch(msgspec.Struct, frozen=True):
     parent: int | None = None
     attempts: int = 0
     retried: bool = False  # its records were dead letters: they stand in the work file of retries
+    rejects: int = 0  # the status by which it is rejected for its records, though it stops the run by itself
+    ruling: str = ""  # the operator's word on it: "landed", "not-landed", "reject" or "set-aside"
 
 
 class Kind(enum.StrEnum):
     """What a receipt says became of a request."""
 
     ACCEPTED = "accepted"
-    REFUSED = "refused"
+    REJECTED = "rejected"
     THROTTLED = "throttled"
     UNAUTHORIZED = "unauthorized"
     TOO_LARGE = "too-large"
     NOT_SENT = "not-sent"
     UNKNOWN = "unknown"
-    WRONG_WORLD = "wrong-world"
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -346,8 +347,11 @@ class Receipt(msgspec.Struct, frozen=True):
 
     `status` is the HTTP status or None; `message` what the target or the network said, cut short, still holding
     whatever values the target put there: it is redacted before it is stored or shown. `retry_after` is in seconds.
-    `date` is the answer's `Date` header, "" without one. `stop` asks the run to stop though the kind alone would not
-    (a 2xx with HTML in it is unknown, and a stop). `latency` is seconds from the first byte sent to the answer's end.
+    `date` is the answer's `Date` header, "" without one. So many receipts as `stop_after` in a row stop the run, 0:
+    none does. `latency` is seconds from the first byte sent to the answer's end. `code` names in a stable way what came
+    ("http-422", "says-no", "html-in-2xx", "timeout"). `unjudged` are fields of a yes that may speak against it.
+    `in_part` says that a part may have been taken, so that what a sample shows proves nothing of the rest.
+    `ours` says that the message is our own, and holds no value of a record.
     """
 
     kind: Kind
@@ -355,8 +359,12 @@ class Receipt(msgspec.Struct, frozen=True):
     message: str = ""
     retry_after: float | None = None
     date: str = ""
-    stop: bool = False
+    stop_after: int = 0
     latency: float = 0.0
+    code: str = ""
+    unjudged: tuple[str, ...] = ()
+    in_part: bool = False
+    ours: bool = False
 
 
 class Progress(msgspec.Struct, frozen=True):

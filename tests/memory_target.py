@@ -53,6 +53,7 @@ class MemoryTarget:
     violations: list[str] = field(default_factory=list)
     queue: list[tuple[float, str, Any]] = field(default_factory=list)
     taken: list[tuple[str, bytes]] = field(default_factory=list)
+    misread: str = ""
     requests: int = 0
     under_way: int = 0
     most_under_way: int = 0
@@ -94,7 +95,7 @@ class MemoryTarget:
         await asyncio.sleep(self.rng.uniform(*self.weather.latency) * (10 if fault == "drip" else 1))
         self._alive()
         if refused:
-            return Receipt(Kind.REFUSED, 422, "invalid customer entry")
+            return Receipt(Kind.REJECTED, 422, "invalid customer entry")
         self._take(stage, body)
         return Receipt(Kind.ACCEPTED, 201, latency=self.clock.time() - start)
 

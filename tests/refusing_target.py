@@ -29,12 +29,12 @@ class RefusingTarget(MemoryTarget):
 
     async def _send(self, stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
         receipt = await super()._send(stage, body, began)
-        if receipt.kind is not Kind.REFUSED:
+        if receipt.kind is not Kind.REJECTED:
             return receipt
         if self.partial:
             healthy = [it for it in json.loads(body)["customers"] if (stage, it["id"]) not in self.bad]
             self._take(stage, json.dumps({"customers": healthy}).encode())
-        return Receipt(Kind.REFUSED, 422, self.says([it for it in _owners(body) if (stage, it) in self.bad]))
+        return Receipt(Kind.REJECTED, 422, self.says([it for it in _owners(body) if (stage, it) in self.bad]))
 
     async def visible(self, stage: str, record: Record) -> Seen:
         if self.blind > 0:

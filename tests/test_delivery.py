@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from streammig.aftercare import undecided
 from streammig.checkpoint import Checkpoint
 from streammig.delivery.backoff import Backoff
-from streammig.errors import Problem, TargetStop, UnknownOutcome
+from streammig.errors import Problem, TargetStop, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.notices import Notice, Waiting
 from streammig.records import STAGES, Kind, Receipt
@@ -40,6 +41,8 @@ class Scripted(MemoryTarget):
     stage: str = "customers"
     script: dict[int, Receipt] = field(default_factory=dict)
     landed: frozenset[int] = frozenset()
+    share: float = 1.0  # of the entries of what landed by the script
+    forbidden: frozenset[str] = frozenset()  # a batch with one of these owners is answered with 403
     before: Callable[[str, bytes], None] = lambda stage, body: None
     sent: list[tuple[float, str, bytes]] = field(default_factory=list)
     renewals: int = 0
@@ -49,13 +52,18 @@ class Scripted(MemoryTarget):
         self.sent.append((self.clock.time(), stage, body))
         answer = self.script.get(number) if stage == self.stage else None
         self.before(stage, body)
+        if stage == self.stage and any(b'"id": "%b"' % owner.encode() in body for owner in self.forbidden):
+            answer = Receipt(Kind.REJECTED, 403, "forbidden", stop_after=1)
         if answer is None:
             return await super()._send(stage, body, began)
         if answer.kind is not Kind.NOT_SENT:
             began()
         await asyncio.sleep(0.1)
         if number in self.landed:
-            self._take(stage, body)
+            entries = json.loads(body)["customers"]
+            kept = entries[: round(len(entries) * self.share)]
+            if kept:
+                self._take(stage, json.dumps({"customers": kept}).encode())
         return answer
 
     async def renew(self) -> None:
@@ -258,7 +266,7 @@ def test_a_429_for_more_than_a_day_stops_the_run_and_is_no_end_of_it(tmp_path: P
     play(tmp_path, story, script={2: Receipt(Kind.THROTTLED, 429, retry_after=90_000.0)})
 
 
-@pytest.mark.parametrize("status", [403, 404, 302, 409])
+@pytest.mark.parametrize("status", [403, 404, 405])
 def test_an_answer_that_no_record_explains_stops_after_what_is_under_way(tmp_path: Path, status: int) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         ended = await world.live()
@@ -269,7 +277,119 @@ def test_an_answer_that_no_record_explains_stops_after_what_is_under_way(tmp_pat
         assert await world.live() is True
         arrived(world, keys)
 
-    play(tmp_path, story, {"concurrency": 4}, script={2: Receipt(Kind.WRONG_WORLD, status)})
+    play(tmp_path, story, {"concurrency": 4}, script={2: Receipt(Kind.REJECTED, status, stop_after=1)})
+
+
+@pytest.mark.parametrize("landed", [True, False])
+@pytest.mark.parametrize("gap", [False, True])
+def test_i3_odd_answers_are_unknown_and_read_back_and_two_in_a_row_stop(
+    tmp_path: Path, landed: bool, gap: bool
+) -> None:
+    """Once they put a batch back that had landed, and the same command doubled it."""
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        if gap:
+            assert ended is True
+        else:
+            assert isinstance(ended, TargetStop)
+            assert [state for state in states(world) if state == "unknown"]
+            assert await world.live() is True
+        arrived(world, keys)
+
+    odd = Receipt(Kind.UNKNOWN, 409, stop_after=2)
+    numbers = frozenset({1, 3} if gap else {1, 2})
+    play(
+        tmp_path,
+        story,
+        {"concurrency": 2},
+        script=dict.fromkeys(numbers, odd),
+        landed=numbers if landed else frozenset(),
+    )
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_i3_a_408_is_unknown_and_the_account_waits_as_long_as_it_asks(tmp_path: Path, landed: bool) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        arrived(world, keys)
+        times = world.scripted.times()
+        assert times[2] - times[1] >= 100
+
+    gave_up = Receipt(Kind.UNKNOWN, 408, retry_after=100.0)
+    play(tmp_path, story, {"limits": "1/1s"}, script={2: gave_up}, landed=frozenset({2} if landed else set()))
+
+
+@pytest.mark.parametrize("stage", ["customers", "events", "transactions"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_i4_a_yes_that_speaks_of_a_part_is_read_back_whole_and_what_is_missing_is_dead(
+    tmp_path: Path, stage: str, share: float
+) -> None:
+    """Once it was booked as accepted: 1,000 units lost, and exit 0."""
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        world.target.settle()
+        held, wanted = set(getattr(world.target, stage)), keys[stage]
+        letters = dead(world, stage)
+        assert all(books.balanced for books in world.books().values())
+        assert max(getattr(world.target, stage).values()) == 1
+        if stage == "events":
+            assert isinstance(ended, UnknownOutcome)
+            assert states(world, stage)[1] == "parked"
+        elif share == 0.5:
+            assert ended is True
+            assert {code for code, _ in letters} == {"accepted-in-part"}
+            assert states(world, stage)[1] == "split"
+            assert sum(books.dead.units for books in world.books().values()) == len(wanted - held) > 0
+        else:
+            assert ended is True
+            assert not letters
+            assert held == wanted
+
+    says_no = Receipt(Kind.UNKNOWN, 200, "saved 9", code="says-no", in_part=True)
+    play(tmp_path, story, stage=stage, script={2: says_no}, landed=frozenset({2}), share=share)
+
+
+@pytest.mark.parametrize("ruling", ["reject", "set-aside"])
+def test_a_batch_that_stops_the_run_for_its_records_is_rejected_by_the_operator(tmp_path: Path, ruling: str) -> None:
+    """A firewall that takes a customer's name for an attack answers 403 to its batch, at every run."""
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        path = world.folder / "run.checkpoint"
+        ended = await world.live()
+        assert isinstance(ended, TargetStop)
+        assert "resolve CHECKPOINT 2 --stage customers --reject" in ended.hint
+        assert states(world)[:2] == ["accepted", "sealed"]
+        assert isinstance(await world.live(), TargetStop)
+        undecided.decide(path, "streammig resolve", 2, None, ruling, world.clock.time())
+        assert await world.live() is True
+        gone = {ordinal for _, ordinal in dead(world, "customers")}
+        assert {code for code, _ in dead(world, "customers")} == {"refused" if ruling == "reject" else "set-aside"}
+        assert len(gone) == 1 if ruling == "reject" else len(gone) > 10
+        arrived(world, keys, {"customers": {f"c{ordinal - 1}" for ordinal in gone}})
+
+    play(tmp_path, story, {"concurrency": 1}, forbidden=frozenset({"c70"}))
+
+
+def test_the_first_batch_of_a_stage_is_not_rejected_for_a_403(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        ended = await world.live()
+        assert isinstance(ended, TargetStop)
+        assert "--reject" not in ended.hint
+        with pytest.raises(Unusable, match="nothing of customers was accepted yet"):
+            undecided.decide(world.folder / "run.checkpoint", "streammig resolve", 1, None, "reject", 1.0)
+
+    play(tmp_path, story, {"concurrency": 1}, forbidden=frozenset({"c0"}))
+
+
+def test_fields_of_a_yes_that_nobody_judges_are_told_once(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        assert len([said for said in world.said if "message" in said and "accepted_if" in said]) == 1
+
+    yes = Receipt(Kind.ACCEPTED, 200, unjudged=("message",))
+    play(tmp_path, story, script={1: yes, 2: yes}, landed=frozenset({1, 2}))
 
 
 # -- too large, refused ----------------------------------------------------------------------------------------------
@@ -281,7 +401,7 @@ class Choosy(Scripted):
 
     bad: frozenset[str] = frozenset()
     of: tuple[str, ...] = ("customers", "events", "transactions")
-    kind: Kind = Kind.REFUSED
+    kind: Kind = Kind.REJECTED
     takes_the_rest: bool = False
 
     async def _send(self, stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
@@ -555,7 +675,7 @@ def test_a_web_page_instead_of_an_answer_is_unknown_and_stops(tmp_path: Path) ->
         assert await world.live() is True
         arrived(world, keys)
 
-    portal = Receipt(Kind.UNKNOWN, 200, "a web page came where the answer should", stop=True)
+    portal = Receipt(Kind.UNKNOWN, 200, "a web page came where the answer should", stop_after=1, ours=True)
     play(tmp_path, story, script={2: portal})
 
 

@@ -33,7 +33,7 @@ SUMS = {
     "transactions": {REWARD: Decimal(5)},
 }
 UNITS = {"customers": 3, "events": 4, "transactions": 2}
-VERDICT = "The stand-in holds exactly what the books say: nothing lost, nothing twice,\nno limit broken."
+VERDICT = "The stand-in holds exactly what the run reports: nothing lost, nothing twice,\nno limit broken."
 
 
 def written() -> Written:
@@ -81,7 +81,7 @@ def changed(value: Any, *path: str) -> dict[str, Any]:
     return found
 
 
-def test_books_that_agree_have_no_differences() -> None:
+def test_totals_that_agree_have_no_differences() -> None:
     assert differences(written(), books(), ledger()) == []
 
 
@@ -95,7 +95,7 @@ def test_books_that_agree_have_no_differences() -> None:
             ("holds", "transactions", "amounts"),
             f"transactions: the sum of {REWARD} is 5 in the export, 5 in the books and 4.99 at the stand-in",
         ),
-        (1, ("twice", "events", "count"), "events: 1 stand there more than once"),
+        (1, ("twice", "events", "count"), "events: 1 are there more than once"),
         (
             {"lost": {"units": 2}},
             ("dropped", "customers"),
@@ -104,7 +104,7 @@ def test_books_that_agree_have_no_differences() -> None:
         (1, ("violations", "count"), "1 requests came earlier than the limits allow"),
     ],
 )
-def test_whatever_the_ledger_holds_otherwise_is_named(value: Any, path: tuple[str, ...], words: str) -> None:
+def test_each_difference_in_the_ledger_is_named(value: Any, path: tuple[str, ...], words: str) -> None:
     assert differences(written(), books(), changed(value, *path)) == [words]
 
 
@@ -112,10 +112,10 @@ def test_whatever_the_ledger_holds_otherwise_is_named(value: Any, path: tuple[st
     ("events", "words"),
     [
         (closed(Tally(2, 3, SUMS["events"]), dead=Tally(0, 1)), "events: 4 were to be accepted, 3 were accepted"),
-        (closed(Tally(2, 4, SUMS["events"]), dead=Tally(1, 1)), "events: 4 stand in the export, 5 were read"),
+        (closed(Tally(2, 4, SUMS["events"]), dead=Tally(1, 1)), "events: 4 are in the export, 5 were read"),
         (
             closed(Tally(1, 3, SUMS["events"]), unknown=Tally(1, 1)),
-            "events: nobody can say whether 1 landed, so they are not sent again",
+            "events: the outcome of 1 is unknown, so they are not sent again",
         ),
         (
             Books(
@@ -125,7 +125,7 @@ def test_whatever_the_ledger_holds_otherwise_is_named(value: Any, path: tuple[st
         ),
     ],
 )
-def test_whatever_the_books_hold_otherwise_is_named(events: Books, words: str) -> None:
+def test_each_difference_in_the_totals_is_named(events: Books, words: str) -> None:
     assert words in differences(written(), books(events=events), ledger())
 
 
@@ -218,7 +218,7 @@ def test_a_machine_is_lost_only_while_no_request_is_under_way(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("sleeper")
-def test_after_long_patience_a_machine_is_lost_with_a_request_under_way(
+def test_after_its_patience_the_demo_kills_a_run_with_a_request_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rehearsal, "PATIENCE", 0.0)

@@ -1,140 +1,91 @@
-"""No value of a record stays in a message, whatever the message and the body look like."""
+"""No value of a record stays in a message, whoever's it is and however it is written; useful messages stay."""
 
 from __future__ import annotations
 
-import json
+import re
 import time
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streammig.masivo.redact import CUT, redact
+from streammig.masivo import models
+from streammig.masivo.redact import ALLOWED, CUT, GONE, redact
 
-BODY = json.dumps(
-    {
-        "customers": [
-            {
-                "id": "C-1001",
-                "name": "Ana María  Pérez",
-                "email": "Ana@Example.org",
-                "gender": "FEMALE",
-                "balance": [{"reward_id": "0b7e9c1e", "amount": 1234.5, "issued_at": "2020-01-01T00:00:00Z"}],
-                "metadata": {"type": "gold-card", "nested": [{"who": "Ana"}]},
-                "active": True,
-                "document_type": "CC",
-                "phone": 5551234567,
-            },
-            {"id": "C-10017", "name": "Ana", "type": "PURCHASE", "amount": 12.500},
-        ]
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "invalid customer entry",
+        "customers[7].email: a valid email was expected",
+        '{"errors": [{"detail": "Invalid email", "source": {"pointer": "/data/7/email"}}]}',
+        '{"success": true, "saved_count": 750, "requested_count": 1000}',
+        "the reward does not exist in this account (400)",
+        "balance.0.reward_id must be a UUID; expiration_date must be an ISO date or null",
+        "Unprocessable Entity: duplicate key value violates unique constraint",
+        "events 12, 13 and 999 have no registrationDate",
+        "queue full, try again later!",
+        "",
+    ],
+)
+def test_a_useful_message_stays_as_it_is(message: str) -> None:
+    assert redact(message) == message
+
+
+PLANTED = [
+    "Ana", "ANA MARÍA PÉREZ", "Pérez-García", "O'Neill", "李伟", "Jose\u0301", "Jos&eacute;", "ana.perez",
+    "ana@example.org", "ana%40example.org", r"ana\u0040example.org", "ana (at) example.org", "mailto:Ana@Shop.Example",
+    "+57 555 123 4567", "(555) 123-4567", "555.123.4567", "555 123 456", "5551234567",
+    "1990-04-12", "12/04/1990", "12.4.90", "12 April 1990", "1990-04-12T00:00:00Z", "20:15",
+    "c-7", "C-1001", "0b7e9c1e-1111-4111-8111-111111111111", "gold-card", "1234.5", "1990", "12.345.678-9", "A\u200bna",
+]  # fmt: skip
+FRAMES = ["customer {} is invalid", '{{"error": "duplicate", "details": "name: {}"}}', "{}", "id={}, index 7", "({})"]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("value", PLANTED)
+def test_i9_names_addresses_phones_and_dates_go_also_of_people_who_were_not_sent(value: str, frame: str) -> None:
+    told = redact(frame.format(value))
+    plain = redact(frame.format(""))
+    left = re.findall(r"\w+", told.replace(GONE, ""))
+    assert GONE in told
+    assert not [word for word in left if word not in re.findall(r"\w+", plain) and word != "at"], told
+
+
+def test_what_is_taken_out_is_one_mark_and_leaves_the_words_around_it() -> None:
+    assert redact("name 'Ana María Pérez' is too long") == f"name '{GONE}' is too long"
+    assert redact("phone (555) 123-4567 of customer Ana exists") == f"phone ({GONE} of customer {GONE} exists"
+    assert redact("born 3 April 90, row 12") == f"{GONE}, row 12"
+
+
+def test_a_word_cut_off_at_the_end_of_a_message_goes_too() -> None:
+    assert redact("refused: the card" + CUT) == f"refused: the {GONE}{CUT}"
+    assert redact("refused: the store" + CUT) == f"refused: the {GONE}{CUT}"
+
+
+def test_every_field_of_the_models_may_be_named() -> None:
+    names = {
+        field.encode_name
+        for model in vars(models).values()
+        if isinstance(model, type) and issubclass(model, msgspec.Struct)
+        for field in msgspec.structs.fields(model)
     }
-).encode()
+    assert len(names) > 50
+    assert [name for name in names if redact(name) != name] == []
+    assert 400 < len(ALLOWED) < 1000
 
 
-@pytest.mark.parametrize(
-    ("message", "redacted"),
-    [
-        ("invalid customer entry", "invalid customer entry"),
-        ("customer C-1001 is bad", "customer <id> is bad"),
-        ("customer c-10017: C-1001, C-10018", "customer <id>: <id>, C-10018"),
-        ("e-mail 'ana@example.ORG' stands twice", "e-mail '<email>' stands twice"),
-        ("name Ana María Pérez (Ana)", "name <name> (<name>)"),
-        ("Anabel and Banana", "Anabel and Banana"),
-        ("FEMALE true PURCHASE CC", "FEMALE true PURCHASE CC"),
-        ("gold-card", "<metadata>"),
-        ("1234.5 and 11234.5 and 5551234567", "<amount> and 11234.5 and <phone>"),
-        (r'{"name": "Ana Mar\u00eda P\u00e9rez"}', '{"name": "<name>"}'),
-        ("C-1001" * 2, "C-1001" * 2),
-        ("(C-1001)", "(<id>)"),
-        ("", ""),
-    ],
-)
-def test_values_are_replaced_by_their_fields_and_words_are_not(message: str, redacted: str) -> None:
-    assert redact(message, BODY) == redacted
+@settings(max_examples=200, deadline=None)
+@given(value=st.text(min_size=1, max_size=20), before=st.text(st.sampled_from(" .,:'\"()"), max_size=5))
+def test_i9_no_word_survives_that_is_not_on_the_list(value: str, before: str) -> None:
+    told = redact(f"{before}{value}").replace(GONE, " ")
+    words = [word for word in re.findall(r"[^\W\d_]+", told) if word.lower() not in ALLOWED]
+    assert not [word for word in words if any(part.lower() not in ALLOWED for part in re.findall("[A-Z]?[a-z]+", word))]
 
 
-@pytest.mark.parametrize(
-    ("message", "redacted"),
-    [
-        ("ana.maria is taken", "<email> is taken"),
-        ("no mail for example.org", "no mail for <email>"),
-        ("ana%2Emaria%40example.org and ana.maria%40Example.org", "<email> and <email>"),
-        ("Ms. Pérez, born 1990-04-12", "Ms. <name>, born <dob>"),
-        ("1990 is no date; the name must not be empty (400)", "1990 is no date; the name must not be empty (400)"),
-    ],
-)
-def test_parts_of_values_that_tell_whose_they_are_are_replaced_too(message: str, redacted: str) -> None:
-    person = {"email": "Ana.Maria@example.org", "name": "María Pérez (name not valid)", "dob": "1990-04-12T00:00:00Z"}
-    assert redact(message, json.dumps({"customers": [person]}).encode()) == redacted
-
-
-@pytest.mark.parametrize(
-    ("message", "redacted"),
-    [
-        ("born 1990-01-02T00:00:00.000Z", "born <dob>"),
-        ("born 1990-01-02 00:00:00", "born <dob>"),
-        ("born 02/01/1990, 1/2/1990 or 1990/01/02", "born <dob>, <dob> or <dob>"),
-        ("born 1990-01-03, 2.1.2024, v1.2.1990-3", "born 1990-01-03, 2.1.2024, v1.2.1990-3"),
-        ("document 123456789, 12.345.678-9", "document <document_number>, <document_number>"),
-        ("call 5551234567, +57 (555) 123-4567 or 57-555-123-4567", "call 5551234567, <phone> or <phone>"),
-        ("at most 1000 of 100000 in 12345 ms", "at most 1000 of 100000 in 12345 ms"),
-        ("Jose\u0301 and José", "<name> and <name>"),
-        ("Jos&eacute; and Jos&#233;", "<name> and <name>"),
-        ("名前 李伟", "名前 <nick>"),
-        (
-            '"document_type": "CC", kind=CC, CC',
-            '"document_type": "<document_type>", kind=<document_type>, <document_type>',
-        ),
-        ("x@example.net and 77-1, color", "<metadata> and <metadata>, color"),
-    ],
-)
-def test_a_value_that_is_written_otherwise_than_it_was_sent_is_replaced_too(message: str, redacted: str) -> None:
-    person = {
-        "dob": "1990-01-02T00:00:00Z", "document_number": "12.345.678-9", "phone": "+57 555 1234567", "name": "José",
-        "nick": "李伟", "document_type": "CC", "metadata": {"x@example.net": 1, "77-1": 2, "color": 3},
-    }  # fmt: skip
-    assert redact(message, json.dumps({"customers": [person]}).encode()) == redacted
-
-
-def test_a_number_is_found_as_it_was_sent_and_without_its_zeros() -> None:
-    body = b'{"customers":[{"amount": 1500.50, "cost": 100000000000000000001}]}'
-    assert redact("1500.50 1500.5 100000000000000000001 1500", body) == "<amount> <amount> <cost> 1500"
-
-
-def test_a_value_cut_off_at_the_end_of_a_message_is_replaced_too() -> None:
-    assert redact("refused: Ana María Pé" + CUT, BODY) == "refused: <name>" + CUT
-    assert redact("refused: Ana María Pé", BODY) == "refused: <name> <name> Pé"
-    assert redact("refused: another" + CUT, BODY) == "refused: another" + CUT
-
-
-def test_a_body_that_can_not_be_read_leaves_nothing_of_the_message() -> None:
-    assert "C-1001" not in redact("C-1001", b'{"customers": [')
-    assert "C-1001" not in redact("C-1001", b"[" * 100_000)
-    assert redact("", b"{") == ""
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    value=st.text(st.characters(exclude_categories=["Cs"]), min_size=3, max_size=20).filter(
-        lambda text: len(text.split()) == 1 and len(text.strip()) >= 3 and len(text.lower()) == len(text)
-    ),
-    before=st.text(st.sampled_from(" .,:'\"()"), max_size=5),
-    behind=st.text(st.sampled_from(" .,:'\"()"), max_size=5),
-)
-def test_i9_no_value_survives_as_a_token(value: str, before: str, behind: str) -> None:
-    value = value.strip()
-    body = json.dumps({"customers": [{"xyz": value}]}).encode()
-    if value not in "xyz<>" and not value.startswith("\\u"):
-        assert value not in redact(f"{before}{value}{behind}", body).replace("<xyz>", "")
-
-
-@pytest.mark.parametrize(
-    "message", ["aaa " * 1000, "a" * 100_000, "aaa" * 700, "55512345 " * 300, " ".join(f"v{n}" for n in range(9999))]
-)
-def test_big_bodies_and_hostile_messages_take_no_time(message: str) -> None:
-    nasty = ["a" * length for length in range(3, 2000)]
-    body = json.dumps({"customers": [{"id": f"v{n}", "name": "x" * 30} for n in range(60_000)] + nasty}).encode()
-    assert len(body) > 4_000_000
+@pytest.mark.parametrize("message", ["aaa " * 1000, "a" * 100_000, "5 " * 50_000, "a.b-" * 50_000, "&amp;" * 50_000])
+def test_a_hostile_message_takes_no_time(message: str) -> None:
     begun = time.process_time()
-    assert len(redact(message, body)) < 20_000
-    assert time.process_time() - begun < 3
+    assert len(redact(message)) < 10_000
+    assert time.process_time() - begun < 1

@@ -105,7 +105,7 @@ async def test_an_expired_token_is_not_used_when_there_is_no_new_one() -> None:
         wire.on(AUTH, answer(200, {"data": jwt(exp=time.time() + 0.1)}), answer(503))
         await session.token()
         await asyncio.sleep(0.12)
-        assert await session.token() == NoAnswer(True, "HTTP 503")
+        assert await session.token() == NoAnswer(True, "HTTP 503", "http-503")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ async def test_a_read_without_an_answer_is_a_value(act: Act) -> None:
 async def test_a_read_without_a_token_is_no_read() -> None:
     async with listening() as wire:
         wire.on(AUTH, answer(500))
-        assert await read(wire, answer(200)) == NoAnswer(True, "HTTP 500")
+        assert await read(wire, answer(200)) == NoAnswer(True, "HTTP 500", "http-500")
     assert "/tiers" not in wire.paths()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import json
 import ssl
 import subprocess
 import time
@@ -15,15 +17,17 @@ from typing import Any
 import pytest
 
 from streammig.errors import TargetStop, Unusable
+from streammig.masivo.answers import classify, conditions
 from streammig.masivo.http import Answer, check_base_url, proxy_for, retry_after
 from streammig.masivo.session import Session
-from streammig.masivo.sink import MasivoSink, classify
+from streammig.masivo.sink import MasivoSink
 from streammig.records import Kind, Receipt
 from tests.masivo_session import KEY, WallClock, session_on
 from tests.wire import Act, Wire, answer, closed_port, cut, hang, jwt, listening, reset
 
 PATH = "/customers/migrate"
 BODY = b'{"customers":[{"id":"a"}]}'
+COUNTS = ("accepted", "saved", "saved_count", "enqueued", "imported", "processed")
 
 
 @pytest.fixture(autouse=True)
@@ -38,50 +42,161 @@ async def sent(wire: Wire, *acts: bytes | Act, began: Callable[[], None] = lambd
         return await MasivoSink(session, WallClock()).send("customers", BODY, began)
 
 
+HUGE = {"X": "y" * 300_000}
+GZIP = {"Content_Encoding": "gzip"}
+NO = {"error": "Internal", "details": "queue full"}
+
+
 @pytest.mark.parametrize(
-    ("act", "kind", "stop"),
+    ("act", "kind", "stop_after", "code"),
     [
-        (answer(201), Kind.ACCEPTED, False),
-        (answer(201, {"message": "enqueued"}), Kind.ACCEPTED, False),
-        (answer(200, {"message": "enqueued"}), Kind.ACCEPTED, False),
-        (answer(202), Kind.ACCEPTED, False),
-        (answer(204), Kind.ACCEPTED, False),
-        (answer(200, "null"), Kind.ACCEPTED, False),
-        (answer(201, "Created"), Kind.ACCEPTED, False),
-        (answer(200, "fine"), Kind.UNKNOWN, False),
-        (answer(201, '{"message": "enq', Content_Type="application/json"), Kind.UNKNOWN, False),
-        (answer(200, "<html>Sign in</html>"), Kind.UNKNOWN, True),
-        (answer(201, "Sign in", Content_Type="text/html; charset=utf-8"), Kind.UNKNOWN, True),
-        (answer(201, b'"' + b"x" * 70_000 + b'"'), Kind.UNKNOWN, False),
-        (answer(301, Location="http://localhost:1/"), Kind.WRONG_WORLD, False),
-        (answer(307, Location="/customers/migrate/events"), Kind.WRONG_WORLD, False),
-        (answer(400, {"error": "bad", "details": "no"}), Kind.WRONG_WORLD, False),
-        (answer(401), Kind.UNAUTHORIZED, False),
-        (answer(403), Kind.WRONG_WORLD, False),
-        (answer(404), Kind.WRONG_WORLD, False),
-        (answer(408), Kind.WRONG_WORLD, False),
-        (answer(413), Kind.TOO_LARGE, False),
-        (answer(422, {"error": "invalid", "details": "customer a"}), Kind.REFUSED, False),
-        (answer(429, Retry_After="7"), Kind.THROTTLED, False),
-        (answer(500), Kind.UNKNOWN, False),
-        (answer(502, "<html>Bad gateway</html>"), Kind.UNKNOWN, False),
-        (answer(503, Retry_After="7"), Kind.UNKNOWN, False),
-        (reset, Kind.UNKNOWN, False),
-        (cut(b""), Kind.UNKNOWN, False),
-        (cut(b"HTTP/1.1 201 Cre"), Kind.UNKNOWN, False),
-        (cut(b'HTTP/1.1 201 Created\r\nContent-Length: 50\r\n\r\n{"mess'), Kind.UNKNOWN, False),
-        (cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), Kind.UNKNOWN, False),
-        (cut(b"HTTP/1.1 201 Created\r\nX: " + b"y" * 20_000 + b"\r\n\r\n"), Kind.UNKNOWN, False),
+        *((answer(status), Kind.ACCEPTED, 0, f"http-{status}") for status in (200, 201, 202, 204)),
+        (answer(201, {"message": "enqueued"}), Kind.ACCEPTED, 0, "http-201"),
+        (answer(200, "null"), Kind.ACCEPTED, 0, "http-200"),
+        (answer(201, "Created"), Kind.ACCEPTED, 0, "http-201"),
+        (answer(200, "{}", Set_Cookie="x" * 9000), Kind.ACCEPTED, 0, "http-200"),
+        (answer(200, "{}", **GZIP), Kind.ACCEPTED, 0, "http-200"),
+        (answer(200, gzip.compress(b"{}"), **GZIP), Kind.ACCEPTED, 0, "http-200"),
+        (answer(200, gzip.compress(json.dumps(NO).encode()), **GZIP), Kind.UNKNOWN, 0, "says-no"),
+        *((answer(status, json.dumps(NO)), Kind.UNKNOWN, 0, "says-no") for status in (200, 201, 202)),
+        (answer(207), Kind.UNKNOWN, 0, "says-no"),
+        (answer(207, "[]"), Kind.UNKNOWN, 0, "says-no"),
+        (answer(203), Kind.UNKNOWN, 2, "http-203"),
+        (answer(206, {}), Kind.UNKNOWN, 2, "http-206"),
+        (answer(200, "fine"), Kind.UNKNOWN, 0, "not-json"),
+        (answer(201, '{"message": "enq', Content_Type="application/json"), Kind.UNKNOWN, 0, "not-json"),
+        (answer(200, "<html>Sign in</html>"), Kind.UNKNOWN, 1, "html-in-2xx"),
+        (answer(201, "Sign in", Content_Type="text/html; charset=utf-8"), Kind.UNKNOWN, 1, "html-in-2xx"),
+        (answer(207, "<html>Sign in</html>"), Kind.UNKNOWN, 1, "html-in-2xx"),
+        (answer(201, b'"' + b"x" * 70_000 + b'"'), Kind.UNKNOWN, 0, "answer-cut"),
+        *((answer(status, {"error": "bad"}), Kind.REJECTED, 0, f"http-{status}") for status in (400, 422)),
+        (answer(401), Kind.UNAUTHORIZED, 0, "http-401"),
+        *((answer(status), Kind.REJECTED, 1, f"http-{status}") for status in (403, 404, 405)),
+        *((answer(status), Kind.UNKNOWN, 0, f"http-{status}") for status in (408, 425)),
+        *((answer(status, Location="/x"), Kind.UNKNOWN, 2, f"http-{status}") for status in (101, 301, 302, 307, 308)),
+        *((answer(status), Kind.UNKNOWN, 2, f"http-{status}") for status in (402, 406, 409, 410, 415, 418, 499)),
+        (answer(413), Kind.TOO_LARGE, 0, "http-413"),
+        (answer(429, Retry_After="7"), Kind.THROTTLED, 0, "http-429"),
+        *((answer(status, "<p>no"), Kind.UNKNOWN, 0, f"http-{status}") for status in (500, 502, 503, 504, 524)),
+        (reset, Kind.UNKNOWN, 0, "connection-closed"),
+        (cut(b""), Kind.UNKNOWN, 0, "connection-closed"),
+        (cut(b"HTTP/1.1 201 Cre"), Kind.UNKNOWN, 0, "connection-closed"),
+        (cut(b"HTTP/1.1 100 Continue\r\n\r\n"), Kind.UNKNOWN, 0, "connection-closed"),
+        (cut(b'HTTP/1.1 201 Created\r\nContent-Length: 50\r\n\r\n{"mess'), Kind.UNKNOWN, 0, "answer-cut"),
+        (cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), Kind.UNKNOWN, 0, "no-http"),
+        (answer(201, **HUGE), Kind.UNKNOWN, 0, "no-http"),
     ],
 )
-async def test_every_answer_has_its_receipt(act: bytes | Act, kind: Kind, stop: bool) -> None:
+async def test_every_answer_has_its_receipt(act: bytes | Act, kind: Kind, stop_after: int, code: str) -> None:
     begun: list[float] = []
     async with listening() as wire:
         receipt = await sent(wire, act, began=lambda: begun.append(time.monotonic()))
-    assert (receipt.kind, receipt.stop) == (kind, stop), receipt
+    assert (receipt.kind, receipt.stop_after, receipt.code) == (kind, stop_after, code), receipt
     assert len(begun) == 1
     assert wire.paths().count(PATH) == 1
     assert receipt.latency > 0
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, Kind.UNAUTHORIZED),
+        (413, Kind.TOO_LARGE),
+        (422, Kind.REJECTED),
+        (429, Kind.THROTTLED),
+        (403, Kind.REJECTED),
+    ],
+)
+@pytest.mark.parametrize("fault", ["cut", "mislabelled", "chunked", "stalled"])
+async def test_the_status_decides_where_the_answer_can_not_be_read(status: int, kind: Kind, fault: str) -> None:
+    async def stalled(_: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'HTTP/1.1 %d X\r\nRetry-After: 3\r\nContent-Length: 99\r\n\r\n{"error": "bad' % status)
+        await writer.drain()
+        await asyncio.sleep(3600)
+
+    head = b"HTTP/1.1 %d X\r\nRetry-After: 3\r\n" % status
+    acts: dict[str, bytes | Act] = {
+        "cut": cut(head + b'Content-Length: 99\r\n\r\n{"error": "bad'),
+        "mislabelled": answer(status, '{"error": "bad"}', Retry_After="3", **GZIP),
+        "chunked": cut(head + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"bad'),
+        "stalled": stalled,
+    }
+    async with listening() as wire:
+        receipt = await sent(wire, acts[fault], request_timeout=0.2 if fault == "stalled" else 2.0)
+    assert (receipt.kind, receipt.status) == (kind, status)
+    assert "bad" in receipt.message
+    assert receipt.retry_after == (3.0 if status == 429 else None)
+
+
+SENT = b'{"customers":[{"id":"a"},{"id":"b"},{"id":"c"}]}'
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        *(({name: 2}, Kind.UNKNOWN) for name in COUNTS),
+        *(({name: 3}, Kind.ACCEPTED) for name in COUNTS),
+        *(({name: 9}, Kind.ACCEPTED) for name in COUNTS),
+        *(({name: False}, Kind.UNKNOWN) for name in ("success", "ok", "accepted")),
+        *(({name: True}, Kind.ACCEPTED) for name in ("success", "ok", "accepted")),
+        *(({name: 1}, Kind.UNKNOWN) for name in ("failed", "rejected")),
+        *(({name: 0}, Kind.ACCEPTED) for name in ("failed", "rejected")),
+        *(({name: ["a"]}, Kind.UNKNOWN) for name in ("failed", "rejected", "errors", "saved")),
+        *(({name: []}, Kind.ACCEPTED) for name in ("failed", "rejected", "errors")),
+        *(({name: None}, Kind.ACCEPTED) for name in ("error", "errors", "saved", "success", "failed")),
+        ({"error": ""}, Kind.ACCEPTED),
+        ({"error": {"code": 5}}, Kind.UNKNOWN),
+        ({"saved": 3, "processed": 2}, Kind.UNKNOWN),
+        ({"success": True, "saved_count": 2, "requested_count": 3}, Kind.UNKNOWN),
+    ],
+)
+def test_i4_a_yes_that_says_no_is_unknown_and_its_words_are_kept(said: dict[str, object], kind: Kind) -> None:
+    receipt = read(200, json.dumps(said).encode(), sent=SENT)
+    assert receipt.kind is kind
+    assert receipt.in_part is (kind is Kind.UNKNOWN)
+    assert receipt.message == (json.dumps(said) if kind is Kind.UNKNOWN else "")
+
+
+@pytest.mark.parametrize(
+    ("said", "accepted_if", "refused_if", "kind"),
+    [
+        ({"status": "queued"}, ["status=queued"], [], Kind.ACCEPTED),
+        ({"status": "lost"}, ["status=queued"], [], Kind.UNKNOWN),
+        ({"errors": ["none"], "status": "queued"}, ["status=queued"], [], Kind.ACCEPTED),
+        ({"data": [{"n": 3}]}, ["data.0.n=3"], [], Kind.ACCEPTED),
+        ({"data": [{"n": 3}]}, ["data.1.n=3"], [], Kind.UNKNOWN),
+        ({"done": True}, ["done=true"], [], Kind.ACCEPTED),
+        ({"job": "77"}, ["job"], [], Kind.ACCEPTED),
+        ({"job": ""}, ["job"], [], Kind.UNKNOWN),
+        ({"status": "lost"}, [], ["status=lost"], Kind.UNKNOWN),
+        ({"status": "fine"}, [], ["status=lost"], Kind.ACCEPTED),
+        ({"a": 1, "b": 1}, ["a=1"], ["b=1"], Kind.UNKNOWN),
+    ],
+)
+def test_conditions_overrule_what_an_answer_seems_to_say(
+    said: dict[str, object], accepted_if: list[str], refused_if: list[str], kind: Kind
+) -> None:
+    for status in (200, 207):
+        receipt = read(status, json.dumps(said).encode(), rules=conditions(accepted_if, refused_if))
+        assert receipt.kind is (kind if status == 200 or accepted_if else Kind.UNKNOWN)
+
+
+@pytest.mark.parametrize("text", ["", "=x", "a..b=1", " . "])
+def test_a_condition_that_names_no_field_is_refused(text: str) -> None:
+    with pytest.raises(Unusable, match="names no field of an answer"):
+        conditions([text])
+
+
+def test_fields_of_a_yes_that_nobody_judges_are_named() -> None:
+    receipt = read(201, b'{"message": "3 were dropped", "saved": 3, "queue": null}', sent=SENT)
+    assert (receipt.kind, receipt.unjudged) == (Kind.ACCEPTED, ("message", "queue"))
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds"), [(408, 9.0), (425, 9.0), (429, 9.0), (503, 9.0), (500, None), (409, None)]
+)
+def test_who_may_ask_for_a_pause(status: int, seconds: float | None) -> None:
+    assert read(status, b"", retry="9").retry_after == seconds
 
 
 async def test_a_request_carries_token_and_body_and_nothing_else_of_note() -> None:
@@ -398,7 +513,7 @@ async def test_a_cancel_passes_and_its_traceback_shows_no_token() -> None:
 async def test_without_a_token_nothing_is_sent() -> None:
     async with listening() as wire:
         wire.on("/auth/authorize", answer(503))
-        assert await sent(wire, answer(201)) == Receipt(Kind.NOT_SENT, message="no token: HTTP 503")
+        assert await sent(wire, answer(201)) == Receipt(Kind.NOT_SENT, message="no token: HTTP 503", code="http-503")
         wire.on("/auth/authorize", answer(401))
         assert (await sent(wire, answer(201))).kind is Kind.UNAUTHORIZED
     assert PATH not in wire.paths()
@@ -472,18 +587,18 @@ def test_a_retry_after_is_seconds_or_a_date_or_nothing(text: str, seconds: float
     assert retry_after(text, NOW) == seconds
 
 
-def read(status: int, body: bytes, html: bool = False, retry: str = "") -> Receipt:
-    return classify(Answer(status, body, True, html, "", retry, (None, None, None), 0.1), NOW)
+def read(status: int, body: bytes, html: bool = False, retry: str = "", sent: bytes = b"", **more: Any) -> Receipt:
+    return classify(Answer(status, body, True, html, "", retry, (None, None, None), 0.1), NOW, body=sent, **more)
 
 
 def test_the_receipt_says_what_the_target_said_on_one_short_line() -> None:
     assert read(422, b'{"error": "invalid", "details": "id\\n\\u001b[31m of 7"}').message == "invalid: id [31m of 7"
-    assert read(422, b'{"error": {"code": 5}}').message == "{'code': 5}"
+    assert read(422, b'{"error": {"code": 5}}').message == '{"code":5}'
     assert read(422, b"plain \xff words").message == "plain � words"
     assert read(403, b"<html>secret page</html>", html=True).message == "a web page"
     assert read(422, b"x " * 5000).message.endswith("…")
     assert len(read(422, b"x" * 60_000).message) == 1001
-    assert read(422, b"[" * 60_000).kind is Kind.REFUSED
+    assert read(422, b"[" * 60_000).kind is Kind.REJECTED
     assert read(429, b"", retry="soon").retry_after is None
     assert read(201, b"{}").message == ""
 

@@ -30,7 +30,7 @@ from streammig.records import (
 
 STAGE = "customers"
 ANSWERS = {
-    Kind.ACCEPTED: BatchState.ACCEPTED, Kind.REFUSED: BatchState.REFUSED, Kind.UNKNOWN: BatchState.UNKNOWN,
+    Kind.ACCEPTED: BatchState.ACCEPTED, Kind.REJECTED: BatchState.REJECTED, Kind.UNKNOWN: BatchState.UNKNOWN,
     Kind.THROTTLED: BatchState.SEALED, Kind.NOT_SENT: BatchState.SEALED,
 }  # fmt: skip
 
@@ -161,10 +161,10 @@ class CheckpointMachine(RuleBasedStateMachine):
         assert self.file.move(batch, held.state, after, 4.0)
         held.state = after
 
-    @precondition(lambda self: self.model.in_state(BatchState.REFUSED))
+    @precondition(lambda self: self.model.in_state(BatchState.REJECTED))
     @rule(data=st.data())
     def split(self, data: st.DataObject) -> None:
-        batch, held = self._chosen(data, BatchState.REFUSED)
+        batch, held = self._chosen(data, BatchState.REJECTED)
         half = len(held.numbers) // 2
         parts = [part for part in (held.numbers[:half], held.numbers[half:]) if part]
         made = self.file.split(batch, [draft(part) for part in parts], 5.0)
@@ -172,10 +172,10 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.model.batches += [Held(part, BatchState.SEALED, batch.seq) for part in parts]
         assert [it.seq for it in made] == list(range(len(self.model.batches) - len(made) + 1, made[-1].seq + 1))
 
-    @precondition(lambda self: self.model.in_state(BatchState.REFUSED))
+    @precondition(lambda self: self.model.in_state(BatchState.REJECTED))
     @rule(data=st.data())
     def bury(self, data: st.DataObject) -> None:
-        batch, held = self._chosen(data, BatchState.REFUSED)
+        batch, held = self._chosen(data, BatchState.REJECTED)
         self.file.dead(batch, [letter(number, "refused") for number in held.numbers], 5.0, [("c", "refused")])
         held.state = BatchState.DEAD
         self.model.dead |= {(number, batch.seq): "refused" for number in held.numbers}
@@ -245,7 +245,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         assert books.read == tally(list(range(model.read)))
         assert books.accepted == model.tally(BatchState.ACCEPTED)
         assert books.unknown == model.tally(BatchState.UNKNOWN, BatchState.PARKED)
-        assert books.pending == model.tally(BatchState.SEALED, BatchState.SENDING, BatchState.REFUSED)
+        assert books.pending == model.tally(BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
         assert books.dead == add_up(tally([number]) for number, _ in model.dead)
         assert books.filtered == tally([*model.filtered, *model.resealed])
 

@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, sample: Sample) -> N
     assert one.read_bytes() == two.read_bytes() != other.read_bytes()
 
 
-def test_what_is_said_to_be_written_is_what_stands_in_the_files(tmp_path: Path) -> None:
+def test_the_reported_counts_are_those_of_the_files(tmp_path: Path) -> None:
     written, paths = three(tmp_path, MIXED)
     customers, events, transactions = (read(paths[stage]) for stage in STAGES)
     assert written.bytes == sum(path.stat().st_size for path in paths.values())
@@ -86,7 +86,7 @@ def test_what_is_said_to_be_written_is_what_stands_in_the_files(tmp_path: Path) 
     assert written.transactions == sum(len(owner["transactions"]) for owner in transactions)
 
 
-def test_the_good_part_is_all_but_the_deleted_the_reversed_the_bad_and_what_is_theirs(tmp_path: Path) -> None:
+def test_the_good_part_leaves_out_deleted_reversed_and_bad_records_and_their_history(tmp_path: Path) -> None:
     written, paths = three(tmp_path, MIXED)
     customers, events, transactions = (read(paths[stage]) for stage in STAGES)
     good = [customer for customer in customers if "status" not in customer and not is_bad(customer)]
@@ -112,7 +112,7 @@ def test_transactions_match_the_balance_by_reward_and_brand(tmp_path: Path) -> N
     assert signs.keys() == {("ACCUMULATION", True), ("REDEMPTION", False)}
 
 
-def test_events_and_transactions_stand_in_the_order_of_their_owners(tmp_path: Path) -> None:
+def test_events_and_transactions_are_in_the_order_of_their_owners(tmp_path: Path) -> None:
     _, paths = three(tmp_path, MIXED)
     for stage in STAGES:
         ids = [record["id"] for record in read(paths[stage])]
@@ -166,7 +166,7 @@ def test_a_customer_alone_has_neither_events_nor_transactions(tmp_path: Path) ->
     assert written.good["events"] == written.good["transactions"] == (0, 0, {})
 
 
-def test_an_export_of_nobody_is_an_empty_array(tmp_path: Path) -> None:
+def test_an_export_without_customers_is_an_empty_array(tmp_path: Path) -> None:
     for pretty in (False, True):
         write_sample(Sample(customers=0, pretty=pretty), tmp_path / "none.json")
         assert json.loads((tmp_path / "none.json").read_text()) == {"customers": []}

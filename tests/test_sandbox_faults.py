@@ -61,6 +61,61 @@ async def test_any_status_can_be_answered_before_and_after_the_work(status: int,
         assert ("Location" in answer.headers) == (300 <= status < 400)
 
 
+ODD = [408, 409, 425, 499, 405, 207]
+
+
+@pytest.mark.parametrize("status", ODD)
+@pytest.mark.parametrize(("share", "held_then"), [(None, 0), (0.0, 0), (0.5, 2), (1.0, 4)])
+async def test_a_part_can_be_taken_whatever_the_answer(status: int, share: float | None, held_then: int) -> None:
+    rule = {
+        "on": "customers",
+        "nth": 1,
+        "do": "answer",
+        "status": status,
+        **({} if share is None else {"share": share}),
+    }
+    async with running(script=[rule]) as caller:
+        assert (await caller.customers(*map(customer, "abcd"))).status == status
+        assert await held(caller) == held_then
+
+
+async def test_an_answer_can_count_what_was_taken_or_say_anything() -> None:
+    rules = [
+        {"on": "customers", "nth": 1, "do": "answer", "status": 200, "body": "count", "share": 0.75},
+        {"on": "customers", "nth": 2, "do": "answer", "status": 207, "body": "list", "done": True},
+        {"on": "customers", "nth": 3, "do": "answer", "status": 207, "body": "list"},
+        {"on": "customers", "nth": 4, "do": "answer", "status": 201, "json": {"errors": ["x"]}},
+        {"on": "customers", "nth": 5, "do": "answer", "status": 201, "body": "error", "done": True},
+        {"on": "customers", "nth": 6, "do": "answer", "status": 200, "json": None},
+    ]
+    async with running(script=rules) as caller:
+        said = [(await caller.customers(*(customer(f"{n}{it}") for it in "abcd"))).json for n in range(6)]
+        assert said[0] == {"success": False, "saved_count": 3, "requested_count": 4}
+        assert [it["status"] for it in said[1]] == [201] * 4
+        assert [it["status"] for it in said[2]] == [422] * 4
+        assert said[3] == {"errors": ["x"]}
+        assert set(said[4]) == {"error", "details"}
+        assert said[5] is None
+        assert await held(caller) == 3 + 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("say", "status", "text"), [("404", 404, '"error"'), ("null", 200, "null"), ("object", 200, "{}"), ("204", 204, ""),
+                                ("400", 400, '"error"')],
+)  # fmt: skip
+async def test_a_read_of_a_customer_who_is_not_there_says_what_the_script_says(
+    say: str, status: int, text: str
+) -> None:
+    async with running(script=[{"do": "missing", "as": say}]) as caller:
+        await caller.customers(customer("a"))
+        assert await held(caller) == 1
+        assert (await caller.get("/customers/a")).json["data"]["customer"]["id"] == "a"
+        answer = await caller.get("/customers/b")
+        assert answer.status == status
+        assert text in answer.text
+        assert (await caller.get("/tiers")).status == 200
+
+
 async def test_an_answer_can_be_a_page_or_broken_json() -> None:
     rules = [
         {"on": "customers", "nth": 1, "do": "answer", "status": 502, "body": "html"},
@@ -80,7 +135,7 @@ async def test_an_answer_can_be_a_page_or_broken_json() -> None:
         assert await held(caller) == 1
 
 
-async def test_a_429_says_seconds_a_date_or_nonsense() -> None:
+async def test_retry_after_is_seconds_a_date_or_any_text() -> None:
     clock = FakeClock()
     rules = [
         {"on": "customers", "nth": 1, "do": "answer", "status": 429, "retry_after": 2},
@@ -102,7 +157,7 @@ async def test_a_redirect_leads_where_it_says() -> None:
         assert (await caller.get("/tiers")).headers["Location"] == "http://127.0.0.1:9/elsewhere"
 
 
-async def test_revoked_tokens_are_dead_and_a_new_one_is_not() -> None:
+async def test_revoking_ends_old_tokens_and_not_new_ones() -> None:
     async with running(script=[{"on": "customers", "nth": 2, "do": "revoke"}]) as caller:
         assert (await caller.customers(customer("a"))).status == 201
         assert (await caller.customers(customer("b"))).status == 401
@@ -112,7 +167,7 @@ async def test_revoked_tokens_are_dead_and_a_new_one_is_not() -> None:
 
 
 @pytest.mark.parametrize("done", [False, True])
-async def test_no_answer_comes_for_a_while_and_then_the_connection_closes(done: bool) -> None:
+async def test_hang_gives_no_answer_and_then_closes_the_connection(done: bool) -> None:
     async with running(script=[{"on": "customers", "do": "hang", "seconds": 0.1, "done": done}]) as caller:
         began = asyncio.get_running_loop().time()
         assert isinstance(await broken(caller), aiohttp.ServerDisconnectedError)
@@ -148,7 +203,7 @@ async def test_a_dripping_answer_is_the_right_one_byte_by_byte() -> None:
         assert await held(caller) == 1
 
 
-async def test_a_drip_that_nobody_waits_for_harms_nothing() -> None:
+async def test_a_client_may_leave_during_a_drip() -> None:
     async with running(script=[{"on": "customers", "do": "drip", "seconds": 0.1}]) as caller:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -184,7 +239,7 @@ async def settled(caller: Caller) -> Any:
     return caller.sandbox.holds("customers")["holds"]
 
 
-async def test_chosen_records_get_lost_in_the_queue_and_the_ledger_knows() -> None:
+async def test_lose_drops_the_chosen_records_and_the_ledger_counts_them() -> None:
     rules = [
         {"on": "customers", "nth": 1, "do": "lose", "records": [1, 9]},
         {"on": "customers", "nth": 2, "do": "lose", "share": 0.5},
@@ -202,7 +257,7 @@ async def test_chosen_records_get_lost_in_the_queue_and_the_ledger_knows() -> No
         assert dropped["events"] == {"lost": {"count": 1, "units": 2, "examples": ["a"]}}
 
 
-async def test_a_late_batch_is_overtaken() -> None:
+async def test_a_late_batch_is_applied_after_a_newer_one() -> None:
     clock = FakeClock()
     async with running(clock, script=[{"on": "customers", "nth": 1, "do": "late", "seconds": 60}]) as caller:
         await caller.customers(customer("a", email="same@example.org"))
@@ -211,13 +266,13 @@ async def test_a_late_batch_is_overtaken() -> None:
         assert [entry["id"] for entry in (await settled(caller))] == ["b"]
 
 
-async def test_a_fault_may_meet_the_authorization_and_no_token_is_given() -> None:
+async def test_a_fault_on_authorization_gives_no_token() -> None:
     async with running(token=False, script=[{"on": "auth", "nth": 1, "do": "answer", "status": 503}]) as caller:
         assert (await caller.call("GET", "/auth/authorize", **{"x-api-key": "sandbox-key"})).status == 503
         await caller.authorize()
 
 
-async def test_a_client_that_hangs_up_in_the_middle_of_its_body_is_noted() -> None:
+async def test_a_client_that_disconnects_during_its_body_is_recorded() -> None:
     async with running() as caller:
         host, port = caller.sandbox.url.split("/")[2].split(":")
         _, writer = await asyncio.open_connection(host, int(port))

@@ -53,7 +53,7 @@ async def test_amounts_stay_exact_beyond_what_a_binary_float_can_hold() -> None:
         assert '"amount":12345678901234567890.10' in (await caller.get("/customers/1")).text
 
 
-async def test_nothing_is_visible_before_the_queue_s_time_has_come() -> None:
+async def test_nothing_is_visible_before_the_queue_delay() -> None:
     clock = FakeClock()
     async with running(clock, queue_delay=30) as caller:
         await caller.customers(customer("a"))
@@ -77,7 +77,7 @@ async def test_a_range_of_delays_changes_the_order_in_the_queue() -> None:
         assert (await caller.get("/customers/own0")).status == 404  # another of them was first
 
 
-async def test_a_customer_sent_again_doubles_its_balance_and_is_told_in_the_ledger() -> None:
+async def test_a_customer_sent_again_has_a_double_balance_and_the_ledger_counts_it() -> None:
     async with running() as caller:
         for _ in range(3):
             assert (await caller.customers(customer("a", balance=[lot(5)]), customer("b"))).status == 201
@@ -88,7 +88,7 @@ async def test_a_customer_sent_again_doubles_its_balance_and_is_told_in_the_ledg
         assert caller.sandbox.holds("customers")["holds"] == [{"id": "a", "times": 3}, {"id": "b", "times": 3}]
 
 
-async def test_a_repeat_is_ignored_where_it_is_set_so_and_still_told() -> None:
+async def test_repeat_ignore_keeps_the_first_customer_and_counts_the_second() -> None:
     async with running(repeat="ignore") as caller:
         for _ in range(2):
             await caller.customers(customer("a", balance=[lot(5)]))
@@ -97,7 +97,7 @@ async def test_a_repeat_is_ignored_where_it_is_set_so_and_still_told() -> None:
         assert caller.sandbox.ledger()["dropped"]["customers"]["repeat-ignored"]["examples"] == ["a"]
 
 
-async def test_an_email_that_a_stored_customer_has_is_dropped_in_silence() -> None:
+async def test_a_duplicate_email_is_dropped_silently() -> None:
     async with running() as caller:
         await caller.customers(customer("a", email="Ann@Example.org"))
         assert (await caller.customers(customer("b", email=" ann@example.ORG"), customer("c"))).status == 201
@@ -106,7 +106,7 @@ async def test_an_email_that_a_stored_customer_has_is_dropped_in_silence() -> No
         assert dropped == {"duplicate-email": {"count": 1, "units": 1, "examples": ["b"]}}
 
 
-async def test_an_email_that_a_stored_customer_has_is_taken_where_it_is_set_so() -> None:
+async def test_duplicate_email_accept_keeps_both_customers() -> None:
     async with running(duplicate_email="accept") as caller:
         await caller.customers(customer("a", email="x@example.org"))
         await caller.customers(customer("b", email="x@example.org"))
@@ -133,7 +133,7 @@ async def test_events_of_unknown_customers_are_dropped_and_the_others_counted_by
         assert ledger["batches"]["events"] == {"accepted": 2, "applied": 2, "customers": 3, "units": 6}
 
 
-async def test_events_of_unknown_customers_are_held_where_it_is_set_so() -> None:
+async def test_events_of_unknown_customers_are_kept_with_customer_must_exist_off() -> None:
     async with running(customer_must_exist=False) as caller:
         await caller.events({"x": [event("p1")]})
         await caller.events({"x": [event("p2")]})
@@ -144,7 +144,7 @@ async def test_events_of_unknown_customers_are_held_where_it_is_set_so() -> None
         assert (await caller.get("/customers/x")).json["data"]["customer"]["metrics"]["lifetime"] is not None
 
 
-async def test_an_event_sent_twice_counts_twice_and_is_told() -> None:
+async def test_an_event_sent_twice_counts_twice_and_the_ledger_shows_it() -> None:
     async with running() as caller:
         await caller.customers(customer("a"))
         for _ in range(2):
@@ -208,14 +208,14 @@ async def test_transactions_must_add_up_to_the_balance_exactly_by_reward_and_bra
         assert dropped["unknown-customer"] == {"count": 1, "units": 1, "examples": ["x"]}
 
 
-async def test_a_balance_mismatch_is_taken_where_it_is_set_so() -> None:
+async def test_a_balance_mismatch_is_accepted_with_balance_match_off() -> None:
     async with running(balance_match=False) as caller:
         await caller.customers(customer("a", balance=[lot(5)]))
         await caller.transactions({"a": [transaction(1)]})
         assert (await caller.held("transactions"))["count"] == 1
 
 
-async def test_a_second_transactions_request_for_a_customer_is_refused_whole_also_while_the_first_waits() -> None:
+async def test_a_second_transactions_request_is_refused_even_while_the_first_is_queued() -> None:
     clock = FakeClock()
     async with running(clock, queue_delay=10) as caller:
         await caller.customers(customer("a"), customer("b"))
@@ -228,7 +228,7 @@ async def test_a_second_transactions_request_for_a_customer_is_refused_whole_als
         assert (await caller.held("transactions"))["owners"] == 1
 
 
-async def test_what_the_queue_dropped_may_be_sent_again() -> None:
+async def test_dropped_records_may_be_sent_again() -> None:
     async with running() as caller:
         pair = [transaction(1), transaction(-1)]
         assert (await caller.transactions({"a": pair})).status == 201
@@ -238,7 +238,7 @@ async def test_what_the_queue_dropped_may_be_sent_again() -> None:
         assert (await caller.held("transactions"))["count"] == 2
 
 
-async def test_transactions_may_come_in_instalments_where_it_is_set_so_and_are_told() -> None:
+async def test_transactions_may_come_in_instalments_with_once_only_off() -> None:
     async with running(once_only=False) as caller:
         await caller.customers(customer("a"))
         for _ in range(2):
@@ -256,14 +256,14 @@ async def test_transactions_may_come_in_instalments_where_it_is_set_so_and_are_t
         ({"tiers": {REWARD}}, {"metrics": {"this_year": {"tier_id": TIER}, "updated_at": DAY}}),
     ],
 )
-async def test_a_customer_that_names_something_unknown_is_dropped_alone(known: Any, sent: Any) -> None:
+async def test_a_customer_with_an_unknown_reference_is_dropped_alone(known: Any, sent: Any) -> None:
     async with running(**known) as caller:
         assert (await caller.customers(customer("a", **sent), customer("b"))).status == 201
         assert (await caller.held("customers"))["count"] == 1
         assert caller.sandbox.ledger()["dropped"]["customers"]["unknown-reference"]["examples"] == ["a"]
 
 
-async def test_events_and_transactions_that_name_something_unknown_are_dropped_with_their_owner() -> None:
+async def test_events_and_transactions_with_an_unknown_reference_are_dropped_with_their_owner() -> None:
     async with running(stores={"s1"}, rewards={REWARD: None}) as caller:
         await caller.customers(customer("a"), customer("b"))
         inside = event("p2")
@@ -309,7 +309,7 @@ async def test_a_revert_without_a_window_is_refused(window: Any) -> None:
         assert (await caller.call("DELETE", "/customers/migrate", window)).status == 422
 
 
-async def test_a_kept_store_goes_on_with_its_queue_its_limits_and_its_books(tmp_path: Path) -> None:
+async def test_a_kept_store_resumes_queue_limits_and_content(tmp_path: Path) -> None:
     clock = FakeClock()
     kept: dict[str, Any] = {"store": tmp_path / "store", "limits": "1/5s", "queue_delay": 10}
     async with running(clock, **kept) as caller:
@@ -323,7 +323,7 @@ async def test_a_kept_store_goes_on_with_its_queue_its_limits_and_its_books(tmp_
         assert caller.sandbox.ledger()["requests"]["customers"] == {"201": 1, "429": 1}
 
 
-async def test_a_store_that_is_something_else_is_refused(tmp_path: Path) -> None:
+async def test_a_store_that_is_no_sandbox_store_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "store"
     file.write_text("this is no database, but long enough to be looked at as one" * 20)
     with pytest.raises(ValueError, match="can't use the store"):
@@ -335,7 +335,7 @@ async def test_a_store_that_is_something_else_is_refused(tmp_path: Path) -> None
         await Sandbox(SandboxConfig(store=tmp_path / "other")).start()
 
 
-async def test_a_queue_that_broke_is_not_waited_for_in_vain(tmp_path: Path) -> None:
+async def test_waiting_for_a_broken_queue_raises(tmp_path: Path) -> None:
     config = SandboxConfig(store=tmp_path / "store")
     async with Sandbox(config):
         pass

@@ -51,7 +51,7 @@ async def test_the_api_key_is_exchanged_for_a_token_that_ends() -> None:
         assert (await caller.customers(customer("a"))).status == 401
 
 
-async def test_it_is_served_with_and_without_the_prefix() -> None:
+async def test_paths_work_with_and_without_the_prefix() -> None:
     async with running() as caller:
         assert caller.sandbox.url.endswith("/api/storefront/v1")
         bare = caller.sandbox.url.removesuffix("/api/storefront/v1")
@@ -67,7 +67,7 @@ async def test_every_answer_carries_the_date_of_the_sandbox_s_clock() -> None:
             assert parsedate_to_datetime(date).timestamp() == clock.now
 
 
-async def test_a_request_too_early_is_answered_with_429_and_when_to_come_back() -> None:
+async def test_an_early_request_gets_429_with_retry_after() -> None:
     clock = FakeClock()
     async with running(clock, limits="1/5s,3/1h;general=100/1d") as caller:
         first = await caller.customers(customer("a"))
@@ -90,7 +90,7 @@ async def test_a_request_too_early_is_answered_with_429_and_when_to_come_back() 
         assert [entry["at"] for entry in caller.sandbox.holds("requests")["holds"][1:]] == [clock.now - 4.5, clock.now]
 
 
-async def test_refused_and_unauthorized_requests_count_and_the_sandbox_s_own_do_not() -> None:
+async def test_refused_and_unauthorized_requests_count_for_the_limits_and_sandbox_calls_do_not() -> None:
     async with running(FakeClock(), token=False, limits="general=3/1d") as caller:
         for _ in range(3):
             await caller.own("ledger")
@@ -110,7 +110,7 @@ class WatchedClock(FakeClock):
         return super().__call__()
 
 
-async def test_the_arrival_is_when_the_headers_came_however_long_the_body_takes() -> None:
+async def test_a_request_arrives_with_its_headers_not_its_body() -> None:
     clock = WatchedClock()
     async with running(clock, limits="1/5s") as caller:
         body = orjson.dumps({"customers": [customer("a")]})
@@ -234,9 +234,9 @@ async def test_a_batch_holds_at_most_a_thousand_of_everything_and_never_an_empty
 async def test_ids_and_folded_emails_must_be_unique_in_a_request() -> None:
     async with running() as caller:
         answer = await caller.customers(customer("a"), customer("b"), customer("a", email="new@example.org"))
-        assert answer.json["details"] == "customers[2].id: the same id stands earlier in the request"
+        assert answer.json["details"] == "customers[2].id: the same id occurs earlier in the request"
         answer = await caller.customers(customer("a"), customer("b", email=" A@example.ORG "))
-        assert answer.json["details"] == "customers[1].email: the same e-mail stands earlier in the request"
+        assert answer.json["details"] == "customers[1].email: the same e-mail occurs earlier in the request"
         body = {"customers": [{"id": "a", "events": [event("p")]}] * 2}
         assert (await caller.call("POST", "/customers/migrate/events", body)).status == 422
 
@@ -261,13 +261,13 @@ async def test_unknown_fields_are_ignored_or_refused_by_setting() -> None:
         assert (await caller.customers(customer("d", balance=[lot(1)]))).status == 201
 
 
-async def test_the_offender_is_named_where_it_is_set_so() -> None:
+async def test_name_offender_puts_the_id_into_the_details() -> None:
     async with running(name_offender=True) as caller:
         assert (await caller.customers(customer("a7", gender="X"))).json["details"].endswith("(customer a7)")
         assert "(customer" not in (await caller.customers(customer("a") | {"id": 7})).json["details"]
 
 
-async def test_a_refusal_is_partial_where_it_is_set_so() -> None:
+async def test_partial_refusal_takes_the_good_part() -> None:
     async with running(partial_refusal=True) as caller:
         answer = await caller.customers(customer("a"), customer("b", gender="X"), customer("c"), customer("c"))
         assert answer.status == 422
@@ -324,7 +324,7 @@ async def test_transactions_are_shown_for_three_months_or_for_a_year_from_2020_o
         assert (await caller.get("/customers/x/transactions")).status == 404
 
 
-async def test_the_balance_shows_as_a_migration_entry_unless_it_is_set_otherwise() -> None:
+async def test_migration_entry_shows_the_balance_as_a_transaction() -> None:
     async with running(FakeClock()) as caller:
         await history(caller)
         data = (await caller.get("/customers/a/transactions?year=2023")).json["data"]
@@ -362,7 +362,7 @@ async def test_an_expired_lot_is_taken_and_not_shown() -> None:
         assert wallet["totals"][0]["expiration_date"] == "2033-01-01T00:00:00.000Z"
 
 
-async def test_every_reward_is_known_unless_they_are_set() -> None:
+async def test_every_reward_is_known_without_a_list() -> None:
     async with running() as caller:
         await caller.customers(customer("a", balance=[lot(1, brand_id="b")]))
         await caller.sandbox.drain()
@@ -410,7 +410,7 @@ async def test_consent_is_all_true_until_it_is_changed() -> None:
         assert (await caller.call("PATCH", "/customers/x/consent", {"consent": {}})).status == 404
 
 
-async def test_what_is_not_there_is_answered_with_404_and_an_error_body() -> None:
+async def test_a_missing_resource_is_404_with_an_error_body() -> None:
     async with running() as caller:
         for method, path in (("GET", "/customers/x"), ("GET", "/customers"), ("POST", "/customers"), ("PUT", "/tiers")):
             answer = await caller.call(method, path)
@@ -418,7 +418,7 @@ async def test_what_is_not_there_is_answered_with_404_and_an_error_body() -> Non
             assert set(answer.json) == {"error", "details"}
 
 
-async def test_holds_are_listed_page_by_page_until_every_one_was_named() -> None:
+async def test_holds_are_listed_in_pages() -> None:
     async with running() as caller:
         await caller.customers(*(customer(f"c{number}", balance=[lot(number)]) for number in range(5)))
         await caller.events({"c0": [event("", 1), event("", 1)], "c1": [event("p", 2, type="ADD_TO_CART")]})

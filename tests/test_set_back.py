@@ -24,7 +24,7 @@ from tests.test_delivery import Told, arrived, play
 from tests.test_retry import dead, good_email, in_world, repair, retry
 from tests.world import World, until_sealed
 
-REFUSED = Receipt(Kind.REFUSED, 422, "no")
+REFUSED = Receipt(Kind.REJECTED, 422, "no")
 # Every refused batch is dead as a whole, and any number may be parked.
 PLAIN = {"isolation_requests": 0, "isolation_share": 0.0, "most_parked": 100}
 
@@ -47,7 +47,14 @@ def decide(world: Told, *lost: tuple[str, int]) -> None:
     left = [(row.name, batch.seq) for row in file.stages() for batch in file.batches(row.name, *states)]
     file.close()
     for stage, seq in left:
-        undecided.decide(path, "streammig resolve", seq, stage, (stage, seq) not in lost, world.clock.time())
+        undecided.decide(
+            path,
+            "streammig resolve",
+            seq,
+            stage,
+            "landed" if (stage, seq) not in lost else "not-landed",
+            world.clock.time(),
+        )
 
 
 def test_i4_what_was_dead_within_a_batch_that_an_older_copy_learns_of_is_sent_where_its_customer_is_there_now(

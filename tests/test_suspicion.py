@@ -112,7 +112,7 @@ def test_i3_the_doubt_outlasts_a_first_send(tmp_path: Path, concurrency: int) ->
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         await world.live(until_sealed)
         copy = copy_of(world)
-        world.scripted.script = {1: Receipt(Kind.REFUSED, 422, "no")}
+        world.scripted.script = {1: Receipt(Kind.REJECTED, 422, "no")}
         assert await world.live() is True
         lose_the_state_folder(world)
         go_back_to(world, copy)
@@ -152,7 +152,7 @@ def test_i3_what_was_sent_just_before_the_state_folder_was_lost_is_given_time_to
 def test_i3_dead_customers_that_are_not_there_do_not_let_events_go_that_another_retry_has_sent(tmp_path: Path) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         world.target.poison = frozenset({"c7"})
-        world.scripted.script = {2: Receipt(Kind.REFUSED, 422, "oops")}
+        world.scripted.script = {2: Receipt(Kind.REJECTED, 422, "oops")}
         assert await world.live() is True
         copy = copy_of(world)
         assert await world.live(retry(Choice(stages=frozenset({"events"})))) is True

@@ -102,7 +102,7 @@ class World:
     clock: VirtualClock
     rng: Random
     settings: dict[str, Any] = field(default_factory=dict)
-    unchecked: bool = True  # the owner table's child process takes half a second, in each life
+    unchecked: bool = True  # the process that sorts the dedup index takes half a second, in each life
     dead: bool = False
     steps: int = 0
     crash_at: int | None = None

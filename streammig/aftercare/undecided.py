@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint import DENIED, OPERATOR, UNDECIDED, Checkpoint, forget_work, locked
+from streammig.checkpoint import Checkpoint, forget_work, locked
 from streammig.errors import Unusable
 from streammig.records import Batch, BatchState
 from streammig.reporting.document import iso, undecided, undecided_entry
@@ -18,13 +18,25 @@ UNPACK = {"": "", "gzip": "gzip -dc", "zstd": "zstd -dc"}
 PLACES = 10  # of a batch that are named; one of events lies in one stretch, one of transactions in hundreds
 
 
-def find(checkpoint: Checkpoint, seq: int, stage: str | None, running: bool) -> Batch:
-    """The undecided batch of this number. Raises `Unusable` if there is none, or one in several stages."""
-    left = undecided(checkpoint, running)
+RULINGS = {
+    "landed": (BatchState.ACCEPTED, "it landed"),
+    "not-landed": (BatchState.SEALED, "it did not land"),
+    "reject": (BatchState.REJECTED, "it is rejected for its records, and its bad ones are to be searched"),
+    "set-aside": (BatchState.REJECTED, "it is rejected, and all of it is to become dead letters"),
+}
+"""What the operator may say of a batch: its state then, and the note that keeps the word."""
+
+
+def find(checkpoint: Checkpoint, seq: int, stage: str | None, running: bool, rejecting: bool = False) -> Batch:
+    """The undecided batch of this number; `rejecting`: or one that waits after an answer that stopped the run. Raises
+    `Unusable` if there is none, or one in several stages."""
+    left = undecided(checkpoint, running) + (checkpoint.stopped() if rejecting else [])
     found = [batch for batch in left if batch.seq == seq and stage in (None, batch.stage)]
     if len(found) > 1:
         names = ", ".join(batch.stage for batch in found)
-        raise Unusable(f"there is an undecided batch {seq} in several stages: {names}", "Name one with --stage.")
+        raise Unusable(
+            "batch-ambiguous", f"there is an undecided batch {seq} in several stages: {names}", "Name one with --stage."
+        )
     if found:
         return found[0]
     states = [
@@ -36,6 +48,7 @@ def find(checkpoint: Checkpoint, seq: int, stage: str | None, running: bool) -> 
     ]
     numbers = ", ".join(f"{batch.seq} of {batch.stage}" for batch in left[:20]) or "none"
     raise Unusable(
+        "nothing-to-decide",
         f"{'; '.join(states) or f'there is no batch {seq}'}: there is nothing to decide",
         f"Undecided in {checkpoint.path}: {numbers}.",
     )
@@ -84,18 +97,24 @@ def _look(checkpoint: Checkpoint, batch: Batch) -> str | None:
     return f"{read} | head -c {length}"
 
 
-def decide(path: Path, command: str, seq: int, stage: str | None, landed: bool, at: float) -> Batch:
-    """The operator says whether a batch landed: it is accepted, or sealed to be sent by the next run. Raises `Held`
-    while another process holds the checkpoint, and `Unusable` like `find`."""
+def decide(path: Path, command: str, seq: int, stage: str | None, ruling: str, at: float) -> Batch:
+    """Keep the operator's word on a batch, one of `RULINGS`. Raises `Held` while another process holds the checkpoint,
+    and `Unusable` like `find`, or where a batch that stopped the run is the first of its stage."""
+    rejecting = ruling in ("reject", "set-aside")
     with locked(path, command):
         file = Checkpoint.open(path)
         try:
             file.recover()
-            batch = find(file, seq, stage, running=False)
-            state = BatchState.ACCEPTED if landed else BatchState.SEALED
-            note = f"{OPERATOR}{iso(at)}: {'it landed' if landed else DENIED}"
-            moved = [file.move(batch, before, state, at if landed else None, note) for before in UNDECIDED]
-            assert any(moved), "nobody else can have decided it: the checkpoint is locked"
+            batch = find(file, seq, stage, running=False, rejecting=rejecting)
+            if batch.state is BatchState.SEALED and not file.counts(batch.stage)["accepted"]:
+                raise Unusable(
+                    "nothing-accepted",
+                    f"nothing of {batch.stage} was accepted yet: the records of batch {seq} are not the cause",
+                    "Find out what the target's answer is about: its address, the key, a permission.",
+                )
+            state, words = RULINGS[ruling]
+            ruled = file.rule(batch, state, ruling, at, f"the operator, {iso(at)}: {words}")
+            assert ruled, "nobody else can have decided it: the checkpoint is locked"
             if not file.needs_work_file():
                 forget_work(path)
         finally:

@@ -2,16 +2,14 @@
 
 from streammig.checkpoint.codec import describe, described
 from streammig.checkpoint.file import Checkpoint
-from streammig.checkpoint.holdings import DENIED, OPERATOR, UNDECIDED, Books, StageRow
+from streammig.checkpoint.holdings import UNDECIDED, Books, StageRow
 from streammig.checkpoint.journal import Journal
 from streammig.checkpoint.letters import FIRST, Becomes, Spot
 from streammig.checkpoint.lock import is_held, locked, only_copy
 from streammig.checkpoint.work import WorkFile, forget_work, work_path
 
 __all__ = [
-    "DENIED",
     "FIRST",
-    "OPERATOR",
     "UNDECIDED",
     "Becomes",
     "Books",

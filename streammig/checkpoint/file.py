@@ -19,7 +19,7 @@ from streammig.checkpoint.database import (
     translated,
 )
 from streammig.checkpoint.letters import Letters, Spot
-from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA, SINCE_FIRST
+from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.errors import Unusable
 from streammig.records import (
     Batch,
@@ -88,7 +88,11 @@ class Checkpoint(Letters):
         """An existing checkpoint, verified. A reader never writes, so it may read while a run is on; it says itself
         when it wants to `verify`."""
         if not path.is_file():
-            raise Unusable(f"{path}: there is no checkpoint there", "Name the file that --checkpoint named in the run.")
+            raise Unusable(
+                "checkpoint-missing",
+                f"{path}: there is no checkpoint there",
+                "Name the file that --checkpoint named in the run.",
+            )
         if not read_only:
             refuse_network_file_system(path)
         checkpoint = cls(path, connect(path, "ro" if read_only else "rw"))
@@ -98,7 +102,6 @@ class Checkpoint(Letters):
                 checkpoint.verify()
                 with translated(path):
                     prepare_to_write(checkpoint._db)
-                    checkpoint._bring_up_to_date()
                     checkpoint._digest.watch()
         except BaseException:
             checkpoint.close()
@@ -109,19 +112,24 @@ class Checkpoint(Letters):
         (application,) = self._read("PRAGMA application_id")[0]
         (newest,) = self._read("PRAGMA user_version")[0]
         if application != APPLICATION:
-            raise Unusable(f"{self.path} is no checkpoint of streammig", "Name another file with --checkpoint.")
+            raise Unusable(
+                "checkpoint-foreign",
+                f"{self.path} is no checkpoint of streammig",
+                "Name another file with --checkpoint.",
+            )
         if newest > FORMAT:
             raise Unusable(
+                "checkpoint-newer",
                 f"{self.path} was written by a newer streammig (format {newest}, this one knows {FORMAT})",
                 "Go on with the version that wrote it, or a later one.",
             )
-
-    def _bring_up_to_date(self) -> None:
-        if self._read("PRAGMA user_version")[0][0] < FORMAT:
-            with self.transaction():
-                for statement in SINCE_FIRST:
-                    self._db.execute(statement)
-                self._db.execute("UPDATE run SET digest = ?", (self._digest.compute(),))
+        if newest < FORMAT:
+            (wrote,) = self._read("SELECT version FROM run")[0]
+            raise Unusable(
+                "checkpoint-older-format",
+                f"{self.path} has format {newest}, and this streammig reads format {FORMAT} only",
+                f"It was written by streammig {wrote}, which reads it: go on with that version.",
+            )
 
     def _tick(self) -> int:
         """The next place in the order of beginnings and ends of requests, within the open transaction."""
@@ -197,19 +205,21 @@ class Checkpoint(Letters):
         return batches
 
     def _insert(self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False) -> Batch:
+        rejects = 0
         if parent is not None:
-            row = self._read("SELECT retried FROM batch WHERE stage = ? AND seq = ?", stage, parent)[0]
-            retried = bool(row[0])
+            row = self._read("SELECT retried, rejects FROM batch WHERE stage = ? AND seq = ?", stage, parent)[0]
+            retried, rejects = bool(row[0]), row[1]
         seq = self._db.execute("SELECT coalesce(max(seq), 0) + 1 FROM batch WHERE stage = ?", (stage,)).fetchone()[0]
         self._db.execute(
-            "INSERT INTO batch (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried)"
-            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO batch (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried, rejects)"
+            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?, ?)",
             (stage, seq, parent, pack_ranges(draft.ranges), encode_tally(draft.tally), len(draft.body), draft.digest,
-             at, retried),
+             at, retried, rejects),
         )  # fmt: skip
         return Batch(
-            stage, seq, draft.ranges, draft.tally, draft.digest, len(draft.body), parent=parent, retried=retried
-        )
+            stage, seq, draft.ranges, draft.tally, draft.digest, len(draft.body), parent=parent, retried=retried,
+            rejects=rejects,
+        )  # fmt: skip
 
     def _bury(self, stage: str, batch: int, letters: Iterable[DeadLetter]) -> None:
         self._db.executemany(
@@ -243,10 +253,10 @@ class Checkpoint(Letters):
         settled = at if state in (BatchState.ACCEPTED, BatchState.DEAD) else None
         with self.transaction():
             self._db.execute(
-                "UPDATE attempt SET kind = ?, status = ?, latency = ?, date = ?, message = ?, ended = ?"
-                " WHERE stage = ? AND seq = ? AND number = ?",
+                "UPDATE attempt SET kind = ?, status = ?, latency = ?, date = ?, message = ?, ended = ?, code = ?,"
+                " stopped = ?, in_part = ? WHERE stage = ? AND seq = ? AND number = ?",
                 (receipt.kind, receipt.status, receipt.latency, receipt.date, receipt.message, self._tick(),
-                 batch.stage, batch.seq, attempt),
+                 receipt.code, receipt.stop_after == 1, receipt.in_part, batch.stage, batch.seq, attempt),
             )  # fmt: skip
             self._db.execute(
                 "UPDATE batch SET state = ?, settled = ? WHERE stage = ? AND seq = ? AND state = 'sending'",
@@ -276,6 +286,31 @@ class Checkpoint(Letters):
                 (after, at, note, batch.stage, batch.seq, before),
             )
         return changed.rowcount == 1
+
+    def rule(self, batch: Batch, state: BatchState, ruling: str, at: float, note: str) -> bool:
+        """Keep the operator's word on a batch, and the state it puts that in; says whether it was still to be decided.
+
+        Rejected by that word, its parts are rejected by the status that it was answered with last.
+        """
+        with self.transaction():
+            changed = self._db.execute(
+                "UPDATE batch SET state = ?1, settled = iif(?1 = 'accepted', ?2, NULL), ruling = ?3, note = ?4,"
+                " rejects = iif(?1 != 'rejected', 0, coalesce((SELECT status FROM attempt a WHERE a.stage = batch.stage"
+                " AND a.seq = batch.seq AND a.number = batch.attempts AND a.stopped), 0))"
+                " WHERE stage = ?5 AND seq = ?6 AND state IN ('unknown', 'parked', 'sealed')",
+                (state, at, ruling, note, batch.stage, batch.seq),
+            )
+        return changed.rowcount == 1
+
+    def settle_in_part(
+        self, batch: Batch, there: Draft, missing: Draft, letters: Sequence[DeadLetter], at: float,
+        absent: Sequence[tuple[str, str]],
+    ) -> None:  # fmt: skip
+        """Book a batch that was taken in part: what is there is accepted, what is missing dead."""
+        with self.transaction():
+            accepted, dead = self.split(batch, [there, missing], at)
+            self.move(accepted, BatchState.SEALED, BatchState.ACCEPTED, at)
+            self.dead(dead, letters, at, absent)
 
     def split(self, batch: Batch, drafts: Sequence[Draft], at: float) -> list[Batch]:
         """Replace a batch that did not land by its parts, which name it as their parent."""
@@ -361,7 +396,7 @@ class Checkpoint(Letters):
                 if rows[0]["attempts"] >= attempt:
                     return False
                 self._db.execute(
-                    "UPDATE batch SET attempts = ?, state = iif(state IN ('sealed', 'refused'), 'unknown', state)"
+                    "UPDATE batch SET attempts = ?, state = iif(state IN ('sealed', 'rejected'), 'unknown', state)"
                     " WHERE stage = ? AND seq = ?",
                     (attempt, batch.stage, batch.seq),
                 )
@@ -369,6 +404,7 @@ class Checkpoint(Letters):
                 # Of a later retry nobody knows here which letters it took, and whose they were.
                 how = "made of dead letters and sent" if batch.retried else "sent, and not as this file would send it"
                 raise Unusable(
+                    "checkpoint-stale",
                     f"{self.path} is an older copy of itself that can't be brought up to date: batch {batch.seq} of"
                     f" {batch.stage} was {how}, later than this copy was made",
                     "Restore the newest copy. Nothing was sent.",

@@ -17,10 +17,8 @@ from streammig.errors import Unusable
 from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Position, Progress, Range, Tally, add_up
 
 # What is pending, unknown or settled, by state; a split or resealed batch lives on in its parts.
-PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REFUSED)
+PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
 UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
-# How a note begins that keeps the operator's word, and how it ends where it is a no.
-OPERATOR, DENIED = "the operator, ", "it did not land"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +76,7 @@ class Holdings(Opened):
             damage = self._digest.damage()
         if damage:
             raise Unusable(
+                "checkpoint-damaged",
                 f"the checkpoint {self.path} is damaged: {damage}",
                 "Nothing was sent. Restore the newest copy of it: what it does not know of is found out.",
             )
@@ -155,7 +154,8 @@ class Holdings(Opened):
     def _batch(stage: str, row: sqlite3.Row) -> Batch:
         return Batch(
             stage, row["seq"], unpack_ranges(row["ranges"]), decode_tally(row["tally"]), row["digest"], row["size"],
-            BatchState(row["state"]), row["parent"], row["attempts"], bool(row["retried"]),
+            BatchState(row["state"]), row["parent"], row["attempts"], bool(row["retried"]), row["rejects"],
+            row["ruling"],
         )  # fmt: skip
 
     def sample(self, stage: str, count: int, retried: bool = False) -> list[Batch]:
@@ -226,11 +226,28 @@ class Holdings(Opened):
         return ""
 
     def was_refused(self, batch: Batch) -> bool:
-        """Whether the last receipt for this batch said that it was refused."""
+        """Whether the last receipt for this batch said that it was refused for its records."""
+        row = self._last_receipt(batch)
+        return row is not None and row["kind"] == Kind.REJECTED and not row["stopped"]
+
+    def taken_in_part(self, batch: Batch) -> bool:
+        """Whether by the last receipt a part of this batch may have been taken, and the rest not."""
+        row = self._last_receipt(batch)
+        return row is not None and bool(row["in_part"])
+
+    def stopped(self) -> list[Batch]:
+        """The batches that wait to be sent again after an answer that stopped the run."""
         rows = self._read(
-            "SELECT kind FROM attempt WHERE stage = ? AND seq = ? ORDER BY number DESC LIMIT 1", batch.stage, batch.seq
+            "SELECT b.* FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq AND a.number = b.attempts"
+            " WHERE b.state = 'sealed' AND a.stopped"
         )
-        return bool(rows) and rows[0][0] == Kind.REFUSED
+        return [self._batch(row["stage"], row) for row in rows]
+
+    def _last_receipt(self, batch: Batch) -> sqlite3.Row | None:
+        rows = self._read(
+            "SELECT * FROM attempt WHERE stage = ? AND seq = ? ORDER BY number DESC LIMIT 1", batch.stage, batch.seq
+        )
+        return rows[0] if rows else None
 
     def nominee(self, batch: Batch) -> tuple[Range, ...]:
         """The ranges of the one owner whom the last answer to this batch named; empty if it named none or several."""
@@ -244,8 +261,8 @@ class Holdings(Opened):
 
     def refused_parts(self, stage: str) -> dict[int, int]:
         """The batches that stem from a refused one, by number, each with the requests made for it."""
-        refused = {row[0] for row in self._read("SELECT DISTINCT seq FROM attempt WHERE stage = ? AND kind = 'refused'",
-                                                stage)}  # fmt: skip
+        kind = "SELECT DISTINCT seq FROM attempt WHERE stage = ? AND kind = 'rejected'"
+        refused = {row[0] for row in self._read(kind, stage)}
         parts: dict[int, int] = {}
         # A part is sealed after its parent, so one pass in order knows every parent before its parts.
         for seq, parent, attempts in self._read(
@@ -262,13 +279,13 @@ class Holdings(Opened):
 
     def denied(self, batch: Batch) -> bool:
         """Whether the operator has said that this batch did not land."""
-        note: str = self.about(batch)["note"]
-        return note.startswith(OPERATOR) and note.endswith(DENIED)
+        (row,) = self._read("SELECT ruling FROM batch WHERE stage = ? AND seq = ?", batch.stage, batch.seq)
+        return bool(row[0] == "not-landed")
 
     def requests(self, batch: Batch) -> list[dict[str, Any]]:
-        """The requests made for a batch: number, started, kind, status, latency, date, message."""
+        """The requests made for a batch: number, started, kind, code, status, latency, date, message."""
         rows = self._read(
-            "SELECT number, started, kind, status, latency, date, message FROM attempt"
+            "SELECT number, started, kind, code, status, latency, date, message FROM attempt"
             " WHERE stage = ? AND seq = ? ORDER BY number",
             batch.stage, batch.seq,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """The schema of a checkpoint: its comments are the documentation of how a run resumes."""
 
 APPLICATION = 0x736D6967  # "smig", in the file's header: tells a checkpoint from any other database
-FORMAT = 2
+FORMAT = 3
 
 SCHEMA = """
 -- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
@@ -47,7 +47,7 @@ CREATE TABLE filtered (
 
 -- What one request carries. `ranges` are the places of its units in the export, packed (see pack_ranges); the body is
 -- rebuilt from them and must have the SHA-256 `digest`. A batch that replaces (part of) another names its `parent`.
--- state: sealed, sending, accepted, refused, split, dead, unknown, parked. `nominee` are the ranges of the one owner
+-- state: sealed, sending, accepted, rejected, split, dead, unknown, parked. `nominee` are the ranges of the one owner
 -- whom the answer to a refused batch named, packed like `ranges`: tried alone at the stage's end, also after a resume.
 CREATE TABLE batch (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, parent INTEGER, ranges BLOB NOT NULL,
@@ -55,17 +55,22 @@ CREATE TABLE batch (
     attempts INTEGER NOT NULL DEFAULT 0, nominee BLOB,
     -- 1 where it was made of dead letters: its ranges are places of the export still, but its bytes are in the work
     -- file of retries. `note` says how its unknown outcome was decided, and by whom.
-    retried INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '', PRIMARY KEY (stage, seq)
+    retried INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '',
+    -- `ruling` is the operator's word: landed, not-landed, reject or set-aside. `rejects` is the status (403, say) that
+    -- rejects this batch for its records since that word, as it does the parts of it; elsewhere it stops the run.
+    ruling TEXT NOT NULL DEFAULT '', rejects INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stage, seq)
 ) WITHOUT ROWID;
 CREATE INDEX batch_state ON batch (stage, state);
 
 -- One row a request, written before its first byte leaves; `kind` stays NULL until its receipt is durable.
 -- `date` is the answer's Date header, `latency` seconds. `message` holds no value of a record. `began` and `ended` are
--- ticks of the run, 0 where a file of the first format did not say: nothing of it counts as later than anything.
+-- ticks of the run. `code` names what came in a stable way (http-422, says-no, timeout). `stopped` is 1 where the
+-- answer is about the run, not about the batch; `in_part` where a part may have been taken: a sample proves nothing.
 CREATE TABLE attempt (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, number INTEGER NOT NULL, started REAL NOT NULL, kind TEXT,
     status INTEGER, latency REAL, date TEXT, message TEXT, began INTEGER NOT NULL DEFAULT 0,
-    ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stage, seq, number)
+    ended INTEGER NOT NULL DEFAULT 0, code TEXT NOT NULL DEFAULT '', stopped INTEGER NOT NULL DEFAULT 0,
+    in_part INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stage, seq, number)
 ) WITHOUT ROWID;
 
 -- Records that will not be sent, keyed by position. `batch` is 0 for those that were never packed, else the batch
@@ -103,12 +108,3 @@ CREATE TABLE sent_again (
 -- buried meanwhile is for the next retry.
 CREATE TABLE released (owner BLOB PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID;
 """
-
-# What makes a file of the first format one of this.
-SINCE_FIRST = (
-    "ALTER TABLE run ADD COLUMN ticks INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE run ADD COLUMN born INTEGER NOT NULL DEFAULT 1",
-    "ALTER TABLE attempt ADD COLUMN began INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE attempt ADD COLUMN ended INTEGER NOT NULL DEFAULT 0",
-    f"PRAGMA user_version = {FORMAT}",
-)

@@ -1,4 +1,4 @@
-"""`streammig resolve`: what is known of a batch whose outcome is unknown, and the decision about it."""
+"""`streammig resolve`: shows a batch with an unknown outcome, and takes the decision about it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from streammig.records import STAGES, Batch, BatchState
 PARKED = 4  # the exit code where it is still undecided
 
 
-@click.command(short_help="Decide whether a batch landed of which nobody can say it.")
+@click.command(short_help="Show a batch with an unknown outcome, and decide about it.")
 @options.checkpoint
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
 @click.option("--landed", is_flag=True, help="It landed: it is accepted, and never sent again.")
 @click.option("--not-landed", is_flag=True, help="It did not land: the next run sends it.")
 @click.option("--read-back", is_flag=True, help="Ask the target now.")
+@click.option("--reject", is_flag=True, help="Its records are the cause of the answer: the next run searches them.")
+@click.option("--set-aside", is_flag=True, help="As --reject, but all of it becomes dead letters.")
 @options.settings_on_top(", for --read-back")
 @options.as_json("Print what is known as JSON on stdout.")
 @options.quiet("errors and warnings")
@@ -35,19 +37,24 @@ def command(
     landed: bool,
     not_landed: bool,
     read_back: bool,
+    reject: bool,
+    set_aside: bool,
     toml: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Say all that is known of a batch of which nobody can say whether it landed, and decide it if you can.
+    """Show a batch with an unknown outcome, and decide whether it landed.
 
-    Without BATCH: list them. With it alone: say what is known, and change nothing.
+    Without BATCH: list all such batches. With BATCH alone: show what is known, and change nothing.
     """
-    from streammig.aftercare.undecided import decide, find, known
+    from streammig.aftercare.undecided import RULINGS, decide, find, known
     from streammig.checkpoint import Checkpoint, is_held
     from streammig.reporting.document import undecided, undecided_entry
 
-    given = {"landed": landed, "not-landed": not_landed, "read-back": read_back}
+    given = {
+        "landed": landed, "not-landed": not_landed, "read-back": read_back,
+        "reject": reject and not set_aside, "set-aside": set_aside,
+    }  # fmt: skip
     answers = [name for name, asked in given.items() if asked]
     if len(answers) > 1:
         raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
@@ -60,7 +67,7 @@ def command(
         if batch is None:
             _list([undecided_entry(file, it) for it in undecided(file, running)], checkpoint, as_json)
             return
-        found = find(file, batch, stage, running)
+        found = find(file, batch, stage, running, answer in ("reject", "set-aside"))
         facts = known(file, found)
         resume = file.run["context"].get("command")
     finally:
@@ -74,8 +81,8 @@ def command(
         sys.exit(_read_back(checkpoint, found, toml, called, quiet))
     if answer is not None:
         click.echo(WARNINGS[answer].format(**facts), err=True)
-        decide(checkpoint, called, found.seq, found.stage, answer == "landed", time.time())
-        _say(found, BatchState.ACCEPTED if answer == "landed" else BatchState.SEALED, resume)
+        decide(checkpoint, called, found.seq, found.stage, answer, time.time())
+        _say(found, RULINGS[answer][0], resume)
 
 
 WARNINGS = {
@@ -86,6 +93,13 @@ WARNINGS = {
     "not-landed": (
         "WARNING: batch {batch} of {stage} will be SENT AGAIN by the next run. If it landed after all, its {units:,}"
         " units are at the target TWICE then: events and points of these customers are doubled."
+    ),
+    "reject": (
+        "WARNING: batch {batch} of {stage} counts as rejected from now on: none of its {units:,} units was taken. The"
+        " next run sends parts of it, to find the records that are the cause."
+    ),
+    "set-aside": (
+        "WARNING: the {units:,} units of batch {batch} of {stage} are not sent: the next run makes them dead letters."
     ),
 }
 
@@ -117,6 +131,8 @@ def _say(batch: Batch, state: object, resume: str | None) -> None:
     what = {
         BatchState.ACCEPTED: "is accepted",
         BatchState.SEALED: "is to be sent again" + (f" by: {resume}" if resume else " by the next run"),
+        BatchState.REJECTED: "is rejected" + (f"; go on with: {resume}" if resume else "; the next run goes on"),
+        BatchState.SPLIT: "is settled: what the target shows is accepted, the rest are dead letters",
         BatchState.PARKED: "is still undecided: the target shows nothing that proves it either way",
         BatchState.UNKNOWN: "is still undecided: stopped before the target had shown enough",
     }[BatchState(str(state))]
@@ -124,7 +140,7 @@ def _say(batch: Batch, state: object, resume: str | None) -> None:
 
 
 def in_words(facts: Mapping[str, Any]) -> str:
-    """What is known of a batch, for the one who decides."""
+    """What is known of a batch, as text for the operator."""
     made = f"sealed {facts['sealed']}" + (", out of dead letters" if facts["retried"] else "")
     made += f", a part of batch {facts['parent']}" if facts["parent"] else ""
     lines = [

@@ -7,29 +7,41 @@ from pathlib import Path
 import click
 
 
-@click.command(short_help="Serve a local stand-in for the target, to try things out.")
+@click.command(short_help="Serve a local stand-in for Masivo, to practise.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 takes a free one.")
 @click.option(
-    "--store", type=click.Path(path_type=Path), metavar="FILE", help="Keep what it holds; else it is forgotten."
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep its records in FILE; else they are forgotten.",
 )
-@click.option("--limits", default="prod", show_default=True, metavar="LIMITS", help="What it enforces; like run's.")
-@click.option("--latency", default="0", show_default=True, metavar="SECONDS", help="Of an answer: 0.2, or 0.1-0.5.")
 @click.option(
-    "--queue-delay", default="0", show_default=True, metavar="SECONDS", help="Until it is applied: 2, or 1-5."
+    "--limits",
+    default="prod",
+    show_default=True,
+    metavar="LIMITS",
+    help="The limits that it enforces, written as for run.",
+)
+@click.option("--latency", default="0", show_default=True, metavar="SECONDS", help="Before an answer: 0.2, or 0.1-0.5.")
+@click.option(
+    "--queue-delay", default="0", show_default=True, metavar="SECONDS", help="Until a batch is applied: 2, or 1-5."
 )
 @click.option("--script", type=click.Path(path_type=Path), metavar="FILE", help="Faults to play, as JSON or NDJSON.")
 def command(port: int, store: Path | None, limits: str, latency: str, queue_delay: str, script: Path | None) -> None:
-    """Serve a local Masivo on 127.0.0.1: its limits, its queue, its rules and, with --script, its bad days.
+    """Serve a local Masivo on 127.0.0.1, with limits, a queue, rules and, with --script, faults.
 
-    It says what it holds, what came twice and what its queue dropped at /_sandbox/ledger.
+    /_sandbox/ledger shows the records it holds, received twice, or dropped.
 
-    A script is a JSON list of rules, or one rule a line; of those that match a request, the first is played:
+    A script is a JSON list of rules, or one rule a line. The first rule that matches a request is played:
 
     \b
       {"on": "events", "nth": 1, "do": "reset", "at": "done"}
           the first events are taken, and their answer is lost
       {"on": "customers", "every": 10, "do": "lose", "share": 0.1}
           taken, but the queue drops a tenth of them
+      {"on": "events", "nth": 2,
+       "do": "answer", "status": 207, "body": "list", "share": 0.75}
+          three quarters are taken, and a list says which
       {"on": "migration", "chance": 0.05, "times": 3,
        "do": "answer", "status": 429, "retry_after": 2}
 
@@ -38,9 +50,10 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
            auth, read or any (the default)
     which  nth (a number or a list of them, from 1), every or chance (0 to 1);
            from and until (numbers of the kind); times (at most so often)
-    do     answer    status, done (the work is done all the same), location,
-                     body (error, html, invalid-json, empty),
-                     retry_after, retry_after_date (seconds)
+    do     answer    status, done (the work is done first), location,
+                     share (it is done for this share of them),
+                     body (error, html, invalid-json, empty, count, list)
+                     or json (any), retry_after, retry_after_date (seconds)
            revoke    every token issued so far ends
            reset     at (head, body, done): the connection is reset there
            hang      seconds, done: no answer
@@ -50,6 +63,8 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
            partial   bad (a number): 422, but the good part is taken
            lose      records (a list, from 0) or share (0 to 1)
            late      seconds: applied so much later
+           missing   as (404, null, object, 204, 400): the answer to a
+                     read of a customer who is not there
     """
     from streammig.errors import Unusable
     from streammig.sandbox import SandboxConfig, ScriptError, serve
@@ -58,8 +73,8 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
         config = SandboxConfig(store=store, limits=limits, latency=latency, queue_delay=queue_delay, script=script)
         serve(config, port=port, say=click.echo)
     except (ScriptError, ValueError) as error:
-        raise Unusable(str(error)) from None
+        raise Unusable("sandbox-usage", str(error)) from None
     except OSError as error:
         raise Unusable(
-            f"the sandbox can't serve on port {port}: {error.strerror}", "Take another with --port."
+            "sandbox-port", f"the sandbox can't serve on port {port}: {error.strerror}", "Take another with --port."
         ) from None

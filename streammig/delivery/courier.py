@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -14,6 +13,7 @@ import msgspec
 from streammig.checkpoint import Journal
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.nomination import nominated
+from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.verdict import Verdict
 from streammig.delivery.waiting import Assemble, Reread, unless
@@ -52,8 +52,8 @@ class Slots(Protocol):
         """The target refused a request that our own count allowed: keep a wider margin."""
 
 
-Redact = Callable[[str, bytes], str]
-"""A message and the body that it answers in, the message without the body's values out; runs in a thread."""
+Redact = Callable[[str], str]
+"""What the target said in, the same without any value of a record out."""
 
 Anew = tuple[list[Draft], list[DeadLetter], list[tuple[str, str]]]
 Reseal = Callable[[Batch, list[Record]], Awaitable[Anew]]
@@ -93,7 +93,6 @@ class Courier:
     reseal: Reseal
     verdict: Verdict
     stop: asyncio.Event
-    reader: Executor  # does what would hold the event loop: redacting takes a second for a body of 4 MB
     lanes: asyncio.Semaphore
     suspicion: Suspicion = field(default_factory=Suspicion)
     most_parked: int = 3
@@ -103,6 +102,8 @@ class Courier:
     backoff: Backoff = field(default_factory=Backoff)
     more_to_come: Callable[[], bool] = lambda: False
     deciding: int = 0  # workers that read back and send nothing meanwhile
+    stops: Stops = field(default_factory=Stops)
+    _noted: set[str] = field(default_factory=set)  # fields of answers that were told
     _doubt: asyncio.Lock = field(default_factory=asyncio.Lock)
     _doubted: bool = False
     _refused: list[Batch] = field(default_factory=list)  # whole batches, since the last one that was accepted
@@ -135,7 +136,7 @@ class Courier:
             receipt = await self._send(batch, body, tries)
             if receipt is None:
                 break
-            receipt = await self._explain(batch, body, tries.attempt, receipt)
+            receipt = await self._explain(batch, tries.attempt, receipt)
             self.tell(Answered(batch, receipt))
             state = await self._follow(batch, receipt, tries)
             if state is not BatchState.SEALED:
@@ -150,49 +151,61 @@ class Courier:
             return None
         started = self.clock.time()
         tries.attempt = await self.journal.write(lambda file: file.sending(batch, started))
-        receipt = await self.sink.send(batch.stage, body, slot.sent)
+        receipt = as_ruled(batch, await self.sink.send(batch.stage, body, slot.sent))
         # Its message follows when it is redacted: what is decided must not wait for that.
-        silent, state, at = msgspec.structs.replace(receipt, message=""), _state_after(receipt), self.clock.time()
+        silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.clock.time()
         await self.journal.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
         if receipt.kind is Kind.NOT_SENT:
             slot.unsent()
         elif receipt.status is not None:
             self.slots.answered(receipt.latency)
-        if receipt.kind is Kind.THROTTLED:
+        if receipt.kind is Kind.THROTTLED or receipt.retry_after is not None:
             await self._obey(receipt)
         self._doubted = self._doubted or receipt.kind is Kind.UNKNOWN
         return receipt
 
-    async def _explain(self, batch: Batch, body: bytes, attempt: int, receipt: Receipt) -> Receipt:
+    async def _explain(self, batch: Batch, attempt: int, receipt: Receipt) -> Receipt:
         """Keep what the target said, redacted, and whom alone it named; returns the receipt as it may be shown."""
+        self._note_unjudged(batch.stage, receipt)
         if not receipt.message:
             return receipt
-        loop, said = asyncio.get_running_loop(), receipt.message
-        # Without an answer the words are ours: why there is none, and nothing of a record.
-        ours = receipt.status is None and receipt.kind in (Kind.NOT_SENT, Kind.UNKNOWN)
-        message = said if ours else await loop.run_in_executor(self.reader, self.redact, said, body)
+        said = receipt.message
+        # Without an answer the words are ours, too: why there is none.
+        ours = receipt.ours or receipt.status is None
+        message = said if ours else self.redact(said)
         nominee: tuple[Range, ...] = ()
         # Where nothing was redacted, nobody is named: no reason to read the export again.
-        if receipt.kind is Kind.REFUSED and self.nominate and message != said:
+        if receipt.kind is Kind.REJECTED and self.nominate and message != said:
             (records,) = await self.reread([batch])
             nominee = ranges_of(nominated(said, records))
         await self.journal.write(lambda file: file.explain(batch, attempt, message, nominee))
         return msgspec.structs.replace(receipt, message=message)
 
+    def _note_unjudged(self, stage: str, receipt: Receipt) -> None:
+        """Say once which fields of a yes nobody judges."""
+        if new := sorted({self.redact(name) for name in receipt.unjudged} - self._noted):
+            self._noted.update(new)
+            self.tell(Warned(
+                f"the target's answers to {stage} are accepted, and hold fields that say nothing to streammig:"
+                f" {', '.join(new)}. If one of them may speak against it, name it in accepted_if or refused_if"
+            ))  # fmt: skip
+
     async def _follow(self, batch: Batch, receipt: Receipt, tries: _Tries) -> BatchState:
         """What follows from a receipt; SEALED means that the batch is to be sent again."""
-        if receipt.kind is Kind.WRONG_WORLD or receipt.stop:
-            raise _world_stop(batch, receipt)
+        if self.stops.counts(receipt):
+            accepted = await self.journal.read(lambda file: file.counts(batch.stage)["accepted"])
+            raise refusal(batch, receipt, some_accepted=accepted > 0)
         match receipt.kind:
             case Kind.ACCEPTED:
                 self._refused.clear()
-            case Kind.REFUSED:
+            case Kind.REJECTED:
                 await self._count_refused(batch, receipt)
             case Kind.TOO_LARGE:
                 return BatchState.SPLIT
             case Kind.UNAUTHORIZED:
                 if tries.renewed:
                     raise TargetStop(
+                        "token-refused",
                         f"the target answered 401 to batch {batch.seq} of {batch.stage} twice, also with a new token",
                         "Check that the API key is still valid, then run the same command.",
                     )
@@ -201,7 +214,7 @@ class Courier:
             case Kind.NOT_SENT:
                 tries.failures += 1
                 await self._back_off(tries.failures, receipt.message)
-        return _state_after(receipt)
+        return state_after(receipt)
 
     async def decide(self, batch: Batch) -> BatchState:
         """Read back what became of a batch with an unknown outcome; SEALED means that it is proven not to have
@@ -224,6 +237,7 @@ class Courier:
             numbers = ", ".join(str(batch.seq) for batch in parked)
             held = f"{counted(len(parked), 'batch', 'es')} of {stage} {'is' if len(parked) == 1 else 'are'}"
             raise UnknownOutcome(
+                "too-many-parked",
                 f"{held} parked: nobody can say whether that landed ({numbers})",
                 "Nothing of it is sent again. Find out at the target whether it landed, and say so with:"
                 f" streammig resolve CHECKPOINT BATCH --stage {stage} --landed (or --not-landed).",
@@ -238,8 +252,9 @@ class Courier:
         if len(self._refused) < self.breaker:
             return
         row = list(self._refused)
-        await self.journal.write(lambda file: [file.move(it, BatchState.REFUSED, BatchState.SEALED) for it in row])
+        await self.journal.write(lambda file: [file.move(it, BatchState.REJECTED, BatchState.SEALED) for it in row])
         raise TargetStop(
+            "breaker-open",
             f"{len(row)} batches of {batch.stage} in a row were refused as a whole"
             + (f", the last with: {receipt.message}" if receipt.message else ""),
             "So the cause is hardly in their records, and nothing was dead-lettered. Find out what the target wants"
@@ -270,14 +285,17 @@ class Courier:
         return [(part, draft.body) for part, draft in zip(parts, drafts, strict=True)]
 
     async def _obey(self, receipt: Receipt) -> None:
-        await self.slots.throttled()
+        """Let the account wait as long as the target asks for."""
+        if receipt.kind is Kind.THROTTLED:
+            await self.slots.throttled()
         seconds = BLIND_WAIT if receipt.retry_after is None else receipt.retry_after
         if seconds > LONGEST_WAIT:
             raise TargetStop(
-                f"the target answered 429 and asks to wait {seconds / 3600:.1f} hours",
+                "retry-after-too-long",
+                f"the target answered {receipt.status} and asks to wait {seconds / 3600:.1f} hours",
                 "Run the same command then; nothing is lost or sent twice.",
             )
-        self.tell(Waiting("the target answered 429 and asked to wait", seconds))
+        self.tell(Waiting(f"the target answered {receipt.status} and asked to wait", seconds))
         await self.slots.hold(seconds)
 
     async def _back_off(self, failures: int, message: str) -> None:
@@ -324,30 +342,3 @@ async def bury(
     at = clock.time()
     await journal.write(lambda file: file.dead(batch, letters, at, owners))
     return letters
-
-
-def _state_after(receipt: Receipt) -> BatchState:
-    match receipt.kind:
-        case Kind.ACCEPTED:
-            return BatchState.ACCEPTED
-        case Kind.REFUSED:
-            return BatchState.REFUSED
-        case Kind.UNKNOWN:
-            return BatchState.UNKNOWN
-        case _:
-            return BatchState.SEALED
-
-
-def _world_stop(batch: Batch, receipt: Receipt) -> TargetStop:
-    answer = f"{receipt.status}" if receipt.status is not None else "something that is no answer of the API"
-    hints = {
-        401: "Check the API key.",
-        403: "Check that the API key may migrate: the account may lack the permission, or a firewall answers.",
-        404: "Check --base-url: nothing answers there under the path of the migration.",
-    }
-    hint = hints.get(receipt.status or 0, "Look at what answers at --base-url: a proxy, a login page, another service.")
-    return TargetStop(
-        f"batch {batch.seq} of {batch.stage}: the target answered {answer}"
-        + (f": {receipt.message}" if receipt.message else ""),
-        f"{hint} Then run the same command: it goes on from here.",
-    )

@@ -40,13 +40,13 @@ class Isolation:
     async def settle(self, stage: str) -> None:
         """Bring every refused batch of the stage to an end, or stop where the run stops."""
         journal, stop = self.courier.journal, self.courier.stop
-        refused = await journal.read(lambda file: file.batches(stage, BatchState.REFUSED))
+        refused = await journal.read(lambda file: file.batches(stage, BatchState.REJECTED))
         if refused:
             await self._budget(stage)
         while refused and not stop.is_set():
             refused.sort(key=lambda batch: (-batch.tally.units, batch.seq))
             await self._round(refused[:GROUP])
-            refused = await journal.read(lambda file: file.batches(stage, BatchState.REFUSED))
+            refused = await journal.read(lambda file: file.batches(stage, BatchState.REJECTED))
             refused += self._inferred.values()
 
     async def _budget(self, stage: str) -> None:
@@ -68,6 +68,9 @@ class Isolation:
 
     async def _step(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, Draft]]:
         """Take a batch that holds something refused one step further; returns its nominee, to be tried later."""
+        if batch.ruling == "set-aside":
+            await self._bury(batch, records, "set-aside", "the operator set it aside")
+            return []
         inferred = self._inferred.pop(batch.seq, None) is not None
         if not self.bisected:
             await self._bury(batch, records, "refused-with-its-batch", "events are not searched for the refused one")

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from streammig.checkpoint import Journal
+from streammig.delivery.in_part import InPart
 from streammig.delivery.nomination import set_aside
 from streammig.delivery.waiting import Assemble, Reread, unless
 from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock, ReadBack, Seen
-from streammig.records import Batch, BatchState, Record
+from streammig.records import Batch, BatchState, Record, Tally
 
 SAMPLE = 5  # records of a batch that are looked for, as long as they all say the same
 WIDE = 20  # where they do not, and before a batch is sent again
 LATER = 3  # later batches that must have appeared; a single one may have overtaken it in a queue with several workers
 LOOK = 30.0  # seconds between two looks, at most
 TRIES = 5  # reads of such a record until one says something
+ROUNDS = 5  # looks at which no answer was understood; more of them would say no more
 PROBES = 2  # records of a refused batch that must not be there; of a single one it might be the refused one itself
 
 Policy = Literal["read-back", "park", "resend"]
@@ -122,13 +124,17 @@ class Verdict:
     policy: Policy = "read-back"
 
     async def decide(self, batch: Batch, more_to_come: Callable[[], bool]) -> BatchState:
-        """ACCEPTED, SEALED (to be sent again) or PARKED, durably; UNKNOWN if the run is to stop before that.
+        """ACCEPTED, SEALED (to be sent again), PARKED, or SPLIT where a part of it was taken, durably; UNKNOWN if the
+        run is to stop before that.
 
         `more_to_come` says whether another batch may still be accepted: without one, nothing can prove that this one
         did not land.
         """
-        state, why = _UNSEEN.get(self.policy) or await self._look(batch, more_to_come)
+        state, why = _UNSEEN.get(self.policy) or await self._in_part(batch) or await self._look(batch, more_to_come)
         if state is BatchState.UNKNOWN:
+            return state
+        if state is BatchState.SPLIT:
+            self.tell(Warned(f"batch {batch.seq} of {batch.stage} was taken in part: {why}"))
             return state
         if state is BatchState.ACCEPTED and await self.journal.read(lambda file: file.was_refused(batch)):
             # What a sample shows of a batch that landed whole or not at all says nothing of one that was taken in part.
@@ -137,6 +143,19 @@ class Verdict:
         await self.journal.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled, why))
         self.tell(Warned(f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}"))
         return state
+
+    async def _in_part(self, batch: Batch) -> tuple[BatchState, str] | None:
+        """What every owner of a batch shows that may have been taken in part; None where it is told like any other."""
+        if not await self.journal.read(lambda file: file.taken_in_part(batch)):
+            return None
+        tellable = await self._tellable(batch)
+        if tellable is None or sum((it.tally for it in tellable), Tally()) != batch.tally:
+            why = "the answer may speak of a part of it, and not all of it can be read back"
+            return BatchState.PARKED, f"{why}: it is parked for you to decide"
+        if not await self.rest(await self._unsettled(batch), batch):
+            return BatchState.UNKNOWN, ""
+        looking = InPart(self.journal, self.clock, self.assemble, self._seen, self.rest, self.settle_time)
+        return await looking.decide(batch, tellable)
 
     async def _look(self, batch: Batch, more_to_come: Callable[[], bool]) -> tuple[BatchState, str]:
         records = await self._tellable(batch)
@@ -147,12 +166,16 @@ class Verdict:
             return BatchState.UNKNOWN, ""
         # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
         now = asyncio.get_running_loop().time
-        looks, looking = Looks(self.settle_time), now()
+        looks, looking, misread = Looks(self.settle_time), now(), 0
         while not self.stop.is_set():
             (passed, behind), at = await self._passed(batch), now()
             seen = await self._see(batch.stage, records, passed is True and looks.conclude_absence(at))
             if decided := looks.weigh(seen, passed is True, at):
                 return decided
+            misread = misread + 1 if self.readback.misread and set(seen) == {Seen.CANT_TELL} else 0
+            if misread == ROUNDS:
+                why = f"the target answers reads of it with {self.readback.misread}, which says nothing"
+                return BatchState.PARKED, f"{why}: it is parked for you to decide"
             hopeless = passed is False and not more_to_come() and now() - looking >= self.settle_time
             if hopeless or now() - looking >= self._patience:
                 return BatchState.PARKED, _unproven(seen, behind)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import ipaddress
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -21,12 +22,15 @@ from streammig.errors import Unusable
 
 YEAR = 366 * 86400.0
 PIECE_BYTES = 64 * 1024
+LONGEST_HEADER = 256 * 1024  # bytes
+LONGEST_UNPACKED = 32 * 1024 * 1024
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came back. `body` is cut at the limit given, then `whole` is False. `latency` is in seconds from the first
-    byte sent. `date` and `retry_after` are the headers' text, "" without one; `rate` are the X-RateLimit- numbers:
-    limit, remaining, seconds until the reset."""
+    """What came back. Where `body` is cut at the limit given, broke off or can't be unpacked, `whole` is False: the
+    status is the target's word all the same. `latency` is in seconds from the first byte sent. `date` and `retry_after`
+    are the headers' text, "" without one; `rate` are the X-RateLimit- numbers: limit, remaining, seconds until the
+    reset."""
 
     status: int
     body: bytes
@@ -39,11 +43,13 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class NoAnswer(msgspec.Struct, frozen=True):
-    """Why no (whole) answer came. Only where `connected` is False is it certain that nothing arrived. `stale` says that
-    a kept-alive connection was closed, perhaps before it was used: a read may be made again at once."""
+    """Why no answer came, in words and as a stable `code`. Only where `connected` is False is it certain that nothing
+    arrived. `stale` says that a kept-alive connection was closed, perhaps before it was used: a read may be made again
+    at once."""
 
     connected: bool
     why: str
+    code: str
     latency: float = 0.0
     stale: bool = False
 
@@ -76,7 +82,13 @@ class Http:
             # Not trust_env: it brings netrc along, which fails beside an Authorization header.
             trust_env=False,
             trace_configs=[trace],
-            headers={"User-Agent": "streammig"},
+            headers={"User-Agent": "streammig", "Accept-Encoding": "gzip, deflate"},
+            # A cookie of 9 KB must not make a yes unreadable.
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
+            max_headers=1000,
+            # Unpacked here: what is labelled as packed, and is not, is still an answer.
+            auto_decompress=False,
         )
         # By itself aiohttp sends what it takes for idempotent again when a connection is dropped, a fresh one too: a
         # DELETE would arrive twice, and a read beside the pacing. There is no public switch.
@@ -105,6 +117,8 @@ class Http:
         sent: list[float] = []
         left = _Pieces(body) if body else None
         stale = False
+        head: aiohttp.ClientResponse | None = None
+        content = bytearray()
 
         def connected(reused: bool) -> None:
             nonlocal stale
@@ -125,22 +139,26 @@ class Http:
                     proxy=proxy,
                     proxy_headers=consent,
                     trace_request_ctx=connected,
-                ) as response:
-                    content, whole = await _read(response.content, most)
-                    if not (left and left.rest and 200 <= response.status < 300):
-                        return _answer(response, content, whole, loop.time() - sent[0])
+                ) as head:
+                    await _read(head.content, content, most)
+                whole = len(content) <= most
+                if not (left and left.rest and 200 <= head.status < 300):
+                    return _answer(head, bytes(content[:most]), whole, loop.time() - sent[0])
                 # Whoever takes a request must have had it: of this one the rest is never sent.
-                why = f"{response.status} came before all of the request had left"
+                code, why = "answered-early", f"{head.status} came before all of the request had left"
         except asyncio.CancelledError as error:
             # The frames below hold the request's headers: a traceback that shows locals must not show the token.
             raise error.with_traceback(None) from None
         except TimeoutError:
             stale = False
             seconds = self._request_timeout if sent else self._connect_timeout
-            why = f"no {'answer' if sent else 'connection'} within {seconds:g} s"
+            code, why = "timeout", f"no {'answer' if sent else 'connection'} within {seconds:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            why = _reason(error, bool(sent))
-        return NoAnswer(bool(sent), why, loop.time() - sent[0] if sent else 0.0, stale)
+            code, why = _reason(error, bool(sent))
+        latency = loop.time() - sent[0] if sent else 0.0
+        if head is not None and code != "answered-early":
+            return _answer(head, bytes(content[:most]), False, latency)
+        return NoAnswer(bool(sent), why, code, latency, stale)
 
 
 class _Pieces:
@@ -166,24 +184,21 @@ async def _reused(_: object, context: SimpleNamespace, __: object) -> None:
     context.trace_request_ctx(True)
 
 
-async def _read(stream: aiohttp.StreamReader, most: int) -> tuple[bytes, bool]:
-    content = bytearray()
-    while len(content) <= most:
-        part = await stream.read(most + 1 - len(content))
-        if not part:
-            return bytes(content), True
+async def _read(stream: aiohttp.StreamReader, content: bytearray, most: int) -> None:
+    """Add to `content` as it comes, so that what came before a break is kept; one byte more than `most` at most."""
+    while len(content) <= most and (part := await stream.read(most + 1 - len(content))):
         content += part
-    return bytes(content[:most]), False
 
 
 def _answer(response: aiohttp.ClientResponse, content: bytes, whole: bool, latency: float) -> Answer:
     headers = response.headers
     limit, remaining, reset = (_number(headers.get(f"X-RateLimit-{name}")) for name in ("Limit", "Remaining", "Reset"))
+    body, unpacked = _unpacked(content, headers.get("Content-Encoding", ""))
     return Answer(
         status=response.status,
-        body=content,
-        whole=whole,
-        html="html" in headers.get("Content-Type", "").lower() or content.lstrip()[:1] == b"<",
+        body=body,
+        whole=whole and unpacked,
+        html="html" in headers.get("Content-Type", "").lower() or body.lstrip()[:1] == b"<",
         date=headers.get("Date", "")[:64],
         retry_after=headers.get("Retry-After", "")[:64],
         rate=(limit, remaining, reset),
@@ -191,31 +206,44 @@ def _answer(response: aiohttp.ClientResponse, content: bytes, whole: bool, laten
     )
 
 
+def _unpacked(content: bytes, encoding: str) -> tuple[bytes, bool]:
+    """The content unpacked as far as that goes, up to 32 MB, and whether that is all of it. What is no such packed data
+    is taken as it is: proxies mislabel."""
+    if encoding.strip().lower() not in ("gzip", "deflate", "x-gzip") or not content:
+        return content, True
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # by its header: gzip or zlib
+    try:
+        return unpacking.decompress(content, LONGEST_UNPACKED), unpacking.eof
+    except zlib.error:
+        return content, True
+
+
 def _number(text: str | None) -> float | None:
     return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-def _reason(error: Exception, connected: bool) -> str:
-    """In words, without what aiohttp puts into its messages: addresses of proxies, headers, bytes of the answer."""
+def _reason(error: Exception, connected: bool) -> tuple[str, str]:
+    """A code and words, without what aiohttp puts into its messages: addresses of proxies, headers, bytes of the
+    answer."""
     match error:
         case aiohttp.ClientConnectorDNSError():
-            return "the host's name is not known"
+            return "dns", "the host's name is not known"
         case aiohttp.ClientConnectorCertificateError():
-            return f"the host's certificate is not trusted ({error.certificate_error})"
+            return "tls", f"the host's certificate is not trusted ({error.certificate_error})"
         case aiohttp.ClientConnectorSSLError():
-            return "no TLS could be agreed on"
+            return "tls", "no TLS could be agreed on"
         case aiohttp.ClientProxyConnectionError():
-            return f"the proxy can't be reached ({error.os_error.strerror})"
+            return "proxy", f"the proxy can't be reached ({error.os_error.strerror})"
         case aiohttp.ClientHttpProxyError():
-            return f"the proxy refused to connect (HTTP {error.status})"
-        case aiohttp.ClientPayloadError():
-            return "the answer broke off"
+            return "proxy", f"the proxy refused to connect (HTTP {error.status})"
         case aiohttp.ServerDisconnectedError() | ConnectionResetError():
-            return "the connection was closed without an answer"
+            return "connection-closed", "the connection was closed without an answer"
         case OSError(strerror=str(words)) if words:
-            return words
+            return "connection-refused" if not connected else "connection-lost", words
+        case _ if connected:
+            return "no-http", "the answer is no HTTP"
         case _:
-            return "the answer is no HTTP" if connected else f"no connection ({type(error).__name__})"
+            return "no-connection", f"no connection ({type(error).__name__})"
 
 
 def proxy_for(url: str) -> tuple[URL | None, dict[str, str] | None]:
@@ -232,6 +260,7 @@ def proxy_for(url: str) -> tuple[URL | None, dict[str, str] | None]:
         fits = False
     if not fits:
         raise Unusable(
+            "proxy-invalid",
             f"the proxy that {parts.scheme}_proxy names in the environment is no http(s) address of a host",
             "Set it to http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, with %40 for an @ in the password, or list"
             " the target's host in no_proxy. The address is not shown here, for it may hold a password.",
@@ -265,15 +294,20 @@ def check_base_url(url: str) -> str:
         parts = urlsplit(url.strip())
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        raise Unusable("the base URL is no URL", hint) from None
+        raise Unusable("base-url-invalid", "the base URL is no URL", hint) from None
     if parts.username is not None or parts.password is not None:
-        raise Unusable("the base URL holds a user name or password", "Leave them out: the API key is all it takes.")
+        raise Unusable(
+            "base-url-invalid",
+            "the base URL holds a user name or password",
+            "Leave them out: the API key is all it takes.",
+        )
     if parts.scheme not in ("http", "https") or not host:
-        raise Unusable(f"the base URL {url.strip()!r} is no http(s) address", hint)
+        raise Unusable("base-url-invalid", f"the base URL {url.strip()!r} is no http(s) address", hint)
     if parts.query or parts.fragment:
-        raise Unusable(f"the base URL {url.strip()!r} has a query or a fragment", hint)
+        raise Unusable("base-url-invalid", f"the base URL {url.strip()!r} has a query or a fragment", hint)
     if parts.scheme == "http" and not _is_loopback(host):
         raise Unusable(
+            "base-url-insecure",
             f"the base URL {url.strip()!r} is plain HTTP: the API key and the customers' data would travel readable",
             "Use https. Plain http is for this machine only (localhost, 127.0.0.1).",
         )

@@ -16,7 +16,7 @@ PRESETS: Mapping[str, Limits] = MappingProxyType(
         # Stored versions of the page say 1,000 or 2,500 requests a day; the smaller one is safe with both. Whether
         # migration requests use the daily quota is not said: they are counted in.
         "dev": Limits((Window(1, 5.0), Window(250, HOUR)), (Window(1000, DAY),)),
-        # 1,000 an hour can't be reached at one every 5 s (720); it stands here because it is a limit all the same.
+        # 1,000 an hour can't be reached at one every 5 s (720). It is listed because it is a documented limit.
         "prod": Limits((Window(1, 5.0), Window(1000, HOUR))),
     }
 )

@@ -126,7 +126,7 @@ class Session:
             attempt = 0
             while isinstance(trouble := await self._authorize(), NoAnswer) and not self._begun:
                 if not trouble.connected:
-                    raise Unusable(f"no connection to {self._auth_url}: {trouble.why}", URL_HINT)
+                    raise Unusable("no-connection", f"no connection to {self._auth_url}: {trouble.why}", URL_HINT)
                 attempt += 1
                 seconds = self._rng.uniform(0.0, min(60.0, 2.0 ** min(attempt, 6)))
                 self._waiting(f"no token from {self._auth_url} yet: {trouble.why}", seconds)
@@ -137,7 +137,8 @@ class Session:
         return self._clock.time()
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer | NoAnswer:
-        """One authenticated read. A 401 gets a new token and one more try; a 429 is waited for by the next request.
+        """One authenticated read. A 401 gets a new token and one more try; the next request waits as long as a 429 or
+        503 asks for.
 
         Raises `TargetStop` for a 401 with a new token and for a 403.
         """
@@ -151,15 +152,14 @@ class Session:
                 return answer
             if answer.status == 403:
                 raise TargetStop(
+                    "read-forbidden",
                     "the target answered 403 to a read: the key may not see what was migrated",
                     "Ask Masivo to allow it.",
                 )
-            if answer.status == 429:
-                await self._obey(answer)
             if answer.status != 401:
                 return answer
             await self.renew(token)
-        raise TargetStop("the target answered 401 to a read, also with a new token", KEY_HINT)
+        raise TargetStop("token-refused", "the target answered 401 to a read, also with a new token", KEY_HINT)
 
     def without_secrets(self, text: str, token: Secret) -> str:
         """What the target said, unescaped, with the API key and this token blotted out: some servers repeat a request's
@@ -176,21 +176,19 @@ class Session:
         if isinstance(answer, NoAnswer) and answer.stale:
             await self._pace()
             answer = await self._reads.exchange("GET", url, headers, most=most)
+        if isinstance(answer, Answer) and answer.status in (429, 503):
+            seconds = retry_after(answer.retry_after, self._clock.time())
+            if seconds is not None or answer.status == 429:
+                await self._hold(BLIND_WAIT if seconds is None else seconds)
         return answer
-
-    async def _obey(self, answer: Answer) -> None:
-        seconds = retry_after(answer.retry_after, self._clock.time())
-        await self._hold(BLIND_WAIT if seconds is None else seconds)
 
     async def _authorize(self) -> Secret | NoAnswer:
         """One exchange of the key for a token, which is kept."""
         answer = await self._read(f"{self._auth_url}/auth/authorize", lambda: {"x-api-key": self._key.reveal()}, 65536)
         if isinstance(answer, NoAnswer):
             return answer
-        if answer.status == 429:
-            await self._obey(answer)
         if answer.status == 429 or answer.status >= 500:
-            return NoAnswer(True, f"HTTP {answer.status}")
+            return NoAnswer(True, f"HTTP {answer.status}", f"http-{answer.status}")
         token = _token_in(answer)
         if token is None:
             raise self._refused(answer)
@@ -202,10 +200,10 @@ class Session:
     def _refused(self, answer: Answer) -> Problem:
         said = f"the target answered {answer.status} to the exchange of the API key at {self._auth_url}"
         if answer.status in (401, 403):
-            return TargetStop(f"{said}: the key is not valid", KEY_HINT)
+            return TargetStop("key-refused", f"{said}: the key is not valid", KEY_HINT)
         if answer.html or answer.status >= 300:
-            return TargetStop(f"{said}, which Masivo would not", URL_HINT)
-        return TargetStop(f"{said}, but sent no token", URL_HINT)
+            return TargetStop("key-refused", f"{said}, which Masivo would not", URL_HINT)
+        return TargetStop("token-missing", f"{said}, but sent no token", URL_HINT)
 
 
 def bearer(token: Secret) -> Callable[[], Mapping[str, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from streammig.masivo.answers import Conditions, conditions
 from streammig.masivo.http import check_base_url
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions, StageRules, rules
@@ -15,7 +16,7 @@ from streammig.masivo.session import Secret, Session
 from streammig.masivo.sink import MasivoSink, Observe
 from streammig.ports import Clock, ReadBack, Sink
 
-__all__ = ["Masivo", "RuleOptions", "check_base_url"]
+__all__ = ["Masivo", "RuleOptions", "check_base_url", "conditions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Masivo:
     hold: Callable[[float], Awaitable[None]]
     observe: Observe
     waiting: Callable[[str, float], None]
+    answers: Conditions = Conditions()  # noqa: RUF009  # frozen
 
     name = "masivo"
 
@@ -48,4 +50,4 @@ class Masivo:
             waiting=self.waiting, auth_url=self.auth_url, request_timeout=self.timeout,
         )  # fmt: skip
         async with session:
-            yield MasivoSink(session, self.clock, self.observe), MasivoReadBack(session)
+            yield MasivoSink(session, self.clock, self.observe, self.answers), MasivoReadBack(session)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from streammig.aftercare.retry import Choice as Choice
 from streammig.budget import OFF, AccountFile, Limits, Pacer, account_name, account_path, parse_limits
 from streammig.checkpoint import Checkpoint, Journal, forget_work, locked, only_copy
+from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
 from streammig.delivery.suspicion import Suspicion
@@ -24,19 +25,17 @@ from streammig.delivery.waiting import unless
 from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
-from streammig.masivo.target import Masivo, RuleOptions, check_base_url
+from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.migration.binding import Marks, check_contents, fixed, reopen, shapes
-from streammig.migration.census import clear, owner_table, owners_folder
 from streammig.migration.crew import Crew
 from streammig.migration.mapping import load_mapping, rule_options
 from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
 from streammig.migration.vouching import AccountSlots, vouched_for
 from streammig.notices import Chosen, Tell, Waiting, Warned
-from streammig.owners import OwnerTable
 from streammig.ports import Clock as Clock
 from streammig.ports import ReadBack, Rules, Sink, Source
-from streammig.records import STAGES, BatchState
+from streammig.records import STAGES, BatchState, Place
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
 from streammig.sources import open_source, parse_input, with_content
 
@@ -132,7 +131,7 @@ class Migration:
             if spare:
                 forget_work(crew.reading.path)
             if done is True:
-                clear(crew.reading.path)
+                forget(dedup_folder(crew.reading.path))
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -231,11 +230,11 @@ class Migration:
     async def _owners(
         self, stack: AsyncExitStack, file: Checkpoint, sources: Mapping[str, Source], rules: Mapping[str, Rules],
         shape: Mapping[str, Any], reader: Executor,
-    ) -> OwnerTable | None:  # fmt: skip
-        """The owner table of the run's customers; None without one.
+    ) -> KeyIndex | None:  # fmt: skip
+        """The dedup index of the run's customers; None without one.
 
-        Until all customers are read, a table that a mapping made is made anew at each call: its code may be another
-        now. Later what they were read by is right, whatever the mapping has become."""
+        A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
+        stay as they were indexed, and those ahead are scanned again."""
         if "customers" not in sources:
             return None
         if self.ask.unchecked:
@@ -243,13 +242,14 @@ class Migration:
             return None
         customers = sources["customers"], rules["customers"], shape["customers"]
         (state,) = [row.state for row in file.stages() if row.name == "customers"]
-        anew = state != "complete" and not fixed(self.settings, "customers", file)
-        folder = owners_folder(Path(self.settings.checkpoint))
-        work = owner_table(folder, *customers, reader, self.tell, anew=anew)
-        table = await unless(self.stop, work)
-        if table is not None:
-            stack.callback(table.close)
-        return table
+        frontier: Place | None = None
+        if state != "complete" and not fixed(self.settings, "customers", file):
+            frontier = file.progress("customers").frontier
+        folder = dedup_folder(Path(self.settings.checkpoint))
+        index = await unless(self.stop, key_index(folder, *customers, reader, self.tell, frontier=frontier))
+        if index is not None:
+            stack.callback(index.close)
+        return index
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         text = self.settings.stage(name).map
@@ -259,6 +259,7 @@ class Migration:
         sources = {name: self._open(name) for name in self.settings.stages}
         if not sources:
             raise Unusable(
+                "no-input",
                 "there is nothing to migrate: no stage has a file",
                 "Name one with --customers, --events or --transactions, or in a settings file.",
             )
@@ -295,6 +296,7 @@ class Migration:
             pace=free.read if pacer is None else pacer.read, hold=free.hold if pacer is None else pacer.hold,
             observe=free.observe if pacer is None else pacer.observe,
             waiting=lambda why, seconds: self.tell(Waiting(why, seconds)),
+            answers=conditions(self.settings.accepted_if, self.settings.refused_if),
         )  # fmt: skip
 
     @asynccontextmanager

@@ -134,7 +134,7 @@ class Crew:
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
             self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
-            exactly, partial(self.reading.anew, name, limits), verdict, self.stop, self.reading.thread,
+            exactly, partial(self.reading.anew, name, limits), verdict, self.stop,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             suspicion=self.suspicion,
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
@@ -150,7 +150,11 @@ class Crew:
         asked = (BatchState.UNKNOWN, BatchState.PARKED)
         found = await self.journal.read(lambda file: [it for it in file.batches(name, *asked) if it.seq == seq])
         if not found:
-            raise Unusable(f"batch {seq} of {name} is not undecided (any more)", "See: streammig resolve CHECKPOINT")
+            raise Unusable(
+                "nothing-to-decide",
+                f"batch {seq} of {name} is not undecided (any more)",
+                "See: streammig resolve CHECKPOINT",
+            )
         await self.journal.write(lambda file: file.move(found[0], BatchState.PARKED, BatchState.UNKNOWN))
         verdict = (await self.prepare(name, open_source([]))).courier.verdict
         return await replace(verdict, policy="read-back").decide(found[0], lambda: False)
@@ -178,6 +182,7 @@ class Crew:
         if left:
             numbers = ", ".join(str(batch.seq) for batch in left[:20])
             raise UnknownOutcome(
+                "outcome-unknown",
                 f"nobody can say whether these batches of {name} landed: {numbers}",
                 "They are not sent again. See what is known of them, and decide, with: streammig resolve"
                 f" {self.reading.path}",
@@ -193,6 +198,7 @@ def check_books(name: str, books: Books, whole: bool) -> None:
     else:
         sides = f"all of it is read, {books.read}, but batches hold {books.ahead} beyond that"
     raise MachineFault(
+        "totals-unbalanced",
         f"the books of {name} do not balance: {sides}",
         "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
     )

@@ -12,12 +12,12 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from streammig.aftercare.retry import buried_retried, reread_retried, spot_of
 from streammig.checkpoint import Checkpoint, Journal, Spot
+from streammig.dedup import RESEALED, KeyIndex, absent, repeated
 from streammig.delivery.courier import Anew
 from streammig.errors import Unusable
 from streammig.feed import Absent, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
 from streammig.migration.binding import fixed
 from streammig.notices import Tell, Warned
-from streammig.owners import RESEALED, OwnerTable, absent, repeated
 from streammig.packing import BatchLimits
 from streammig.ports import Rules, Source
 from streammig.records import START, Batch, BatchState, DeadLetter, Place, Range, Record, add_up
@@ -51,7 +51,7 @@ class Reading:
     journal: Journal
     sources: Mapping[str, Source]
     rules: Mapping[str, Rules]
-    owners: OwnerTable | None  # None where it was left out, or no customers are in the run
+    owners: KeyIndex | None  # None where it was left out, or no customers are in the run
     thread: Executor
     tell: Tell
 
@@ -106,6 +106,7 @@ class Reading:
         export explains that, or what comes out now is more than what it held."""
         if not batch.retried and fixed(self.settings, name, self.lookup):
             raise Unusable(
+                "batch-changed",
                 f"batch {batch.seq} of {name} does not come out of the export as it was sealed, and there is neither a"
                 " mapping nor another version that could be why: the export has changed",
                 "Put the export that the checkpoint was begun with back in its place, and run the same command.",
@@ -117,6 +118,7 @@ class Reading:
         rest = batch.tally - add_up([*(it.tally for it in drafts), *(it.tally for it in dead)])
         if rest.records < 0 or rest.units < 0:
             raise Unusable(
+                "batch-changed",
                 f"batch {batch.seq} of {name} comes out as more than it was sealed as: what was left out of it by the"
                 " mapping or version of then is counted as filtered already",
                 AS_IT_WAS,
@@ -162,6 +164,7 @@ class Reading:
         if changed:
             numbers = ", ".join(str(batch.seq) for batch in changed[:20])
             raise Unusable(
+                "batch-changed",
                 f"batch {numbers} of {name}, sealed ahead of what is counted, comes out otherwise now: the mapping or"
                 " the version has changed, and the books could not be kept",
                 AS_IT_WAS,

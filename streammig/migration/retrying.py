@@ -20,7 +20,7 @@ from streammig.records import BatchState
 from streammig.sources import open_source
 
 T = TypeVar("T")
-TO_SEND = (BatchState.SEALED, BatchState.UNKNOWN, BatchState.REFUSED)
+TO_SEND = (BatchState.SEALED, BatchState.UNKNOWN, BatchState.REJECTED)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""A local Masivo with its limits, its queue and its bad days; it judges the client and shares no code with it."""
+"""A local Masivo with limits, a queue and faults from a script. It shares no code with the client that it judges."""
 
 from streammig.sandbox.config import SandboxConfig
 from streammig.sandbox.script import ScriptError

@@ -1,4 +1,4 @@
-"""What the target does behind its queue: apply a batch, and drop in silence what does not fit what it holds."""
+"""What the target does after its queue: apply a batch, and silently drop records that do not fit the stored ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOST = "lost"
 
 
 class Queue:
-    """Applies the batches whose time has come. Runs in the store's thread."""
+    """Applies the batches that are due. Runs in the store's thread."""
 
     def __init__(self, config: SandboxConfig, store: Store) -> None:
         self._config = config
@@ -45,7 +45,7 @@ class Queue:
         self._db = store.db
 
     def apply_next(self, now: float) -> bool:
-        """Apply the first batch that is due, with everything that follows from it, in one transaction."""
+        """Apply the first batch that is due, in one transaction. Return whether there was one."""
         batch = self._store.due(now)
         if batch is None:
             return False
@@ -106,7 +106,7 @@ class Queue:
         self._db.executemany("UPDATE customers SET times = times + 1 WHERE num = ?", repeated)
 
     def _holders(self, emails: Iterable[str]) -> dict[str, int]:
-        """Which stored customer has each of these e-mails; none where duplicates are accepted."""
+        """The stored customer of each of these e-mails. Empty if duplicates are accepted."""
         if self._config.duplicate_email == "accept":
             return {}
         wanted = listed(email for email in emails if email)
@@ -114,7 +114,7 @@ class Queue:
         return dict(self._db.execute(sql, (wanted,)))
 
     def _owners(self, batch: Waiting, found: Sequence[Element]) -> list[tuple[int, Element]]:
-        """The numbers of the customers whose events or transactions these are; drops those of unknown ones."""
+        """Elements with the number of their customer. Elements of unknown customers are dropped."""
         known = self._store.known(element.id for element in found)
         if not self._config.customer_must_exist:
             known = {**self._strangers(batch, [element.id for element in found if element.id not in known]), **known}
@@ -124,7 +124,7 @@ class Queue:
         return [(known[element.id], element) for element in found if element.id in known]
 
     def _strangers(self, batch: Waiting, ids: Sequence[str]) -> dict[str, int]:
-        """Customers that nobody migrated, held with nothing but their id, so that their history has an owner."""
+        """Make customers that were not migrated, with only an id, so that their history has an owner."""
         rows = [(id_, "", batch.at) for id_ in ids]
         self._db.executemany("INSERT INTO customers (id, email, migrated, times) VALUES (?, ?, ?, 0)", rows)
         return self._store.known(ids)
@@ -153,7 +153,7 @@ class Queue:
         self._db.executemany(sql, rows)
 
     def _balances(self, nums: Iterable[int]) -> dict[int, dict[tuple[str, str | None], Decimal]]:
-        """What each of these customers holds by (reward, brand), without what adds up to nothing."""
+        """The balance of each customer by (reward, brand), without zeros."""
         sql = "SELECT num, reward_id, brand_id, amount FROM lots WHERE num IN (SELECT value FROM json_each(?))"
         held: dict[int, dict[tuple[str, str | None], Decimal]] = defaultdict(lambda: defaultdict(Decimal))
         for num, reward, brand, amount in self._db.execute(sql, (listed(nums),)):
@@ -161,7 +161,7 @@ class Queue:
         return {num: {key: total for key, total in sums.items() if total} for num, sums in held.items()}
 
     def _revert(self, batch: Waiting) -> None:
-        """Remove the customers migrated in the half-open window, with all that was migrated for them."""
+        """Remove the customers migrated in the half-open window, with all their records."""
         window = msgspec.json.decode(batch.body, type=WindowOfRevert)
         bounds = (window.start_date.timestamp(), window.end_date.timestamp())
         chosen = "FROM customers WHERE migrated >= ? AND migrated < ?"
@@ -174,7 +174,7 @@ class Queue:
     def _drop(self, batch: Waiting, element: Element, reason: str) -> None:
         row = (batch.seq, batch.kind, reason, element.id, units(element))
         self._db.execute("INSERT INTO dropped VALUES (?, ?, ?, ?, ?)", row)
-        if batch.kind == "transactions":  # what was not migrated may be sent again
+        if batch.kind == "transactions":  # dropped transactions may be sent again
             self._db.execute("DELETE FROM claims WHERE id = ?", (element.id,))
 
     def _references_known(self, element: Element) -> bool:
@@ -198,7 +198,7 @@ References = tuple[list[str | None], list[str | None], list[str | None], list[st
 
 
 def _references(element: Element) -> References:
-    """The rewards, tiers, stores and channels that an element names."""
+    """The rewards, tiers, stores and channels that an element refers to."""
     placed: list[Lot | Transaction | Event | Order]
     rewards: list[str | None] = []
     tiers: list[str | None] = []
@@ -216,7 +216,7 @@ def _references(element: Element) -> References:
 
 
 def _history(owner: TransactionOwner) -> dict[tuple[str, str | None], Decimal]:
-    """The sum of a customer's transactions by (reward, brand), without what adds up to nothing."""
+    """The sum of a customer's transactions by (reward, brand), without zeros."""
     sums: dict[tuple[str, str | None], Decimal] = defaultdict(Decimal)
     for entry in owner.transactions:
         if entry.type != "MIGRATION":

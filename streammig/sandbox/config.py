@@ -1,4 +1,4 @@
-"""What the sandbox can be told: its limits, its delays, its faults, and how it reads what the documents leave open."""
+"""Settings of the sandbox: limits, delays, faults, and one choice for each open question of the documentation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A length of time in seconds: fixed where both ends are equal, else drawn evenly from the range."""
+    """A time in seconds: fixed if both ends are equal, else drawn evenly from the range."""
 
     low: float
     high: float
@@ -38,13 +38,13 @@ class Span:
 class SandboxConfig:
     """Everything about one sandbox. The defaults are the strictest reading of the documents, without limits.
 
-    `store` is the SQLite file to keep (it goes on from what it holds), None for a temporary one. `limits` is text
-    like `1/5s,250/1h;general=1000/1d`, or `dev`, `prod`, `off`. `latency` is waited before every answer for which
-    the work is done, `queue_delay` between an acceptance and its effect: seconds, or a range as `0.1-0.3` (in the
-    queue a range also reorders). `script` is a file of faults or its rules as dicts, see `streammig.sandbox.script`.
+    `store` is a SQLite file that is kept and continued, None for a temporary one. `limits` is text like
+    `1/5s,250/1h;general=1000/1d`, or `dev`, `prod`, `off`. `latency` is the wait before an answer, `queue_delay` the
+    time from an acceptance to its effect. Both are seconds, or a range as `0.1-0.3`; a range also reorders the queue.
+    `script` is a file of faults or its rules as dicts, see `streammig.sandbox.script`.
 
-    `rewards` maps known reward ids to their brand (None: of all brands), `tiers`, `stores` and `channels` are known
-    ids; None means that every reference is known.
+    `rewards` maps known reward ids to their brand (None: all brands). `tiers`, `stores` and `channels` are known ids.
+    None means that every reference is known.
     """
 
     store: Path | str | None = None
@@ -61,7 +61,7 @@ class SandboxConfig:
     once_only: bool = True  # a second transactions request for a customer is refused
     customer_must_exist: bool = True  # events and transactions of unknown customers are dropped in the queue
     migration_entry: bool = True  # a balance shows as transactions of type MIGRATION
-    partial_refusal: bool = False  # a 422 refuses the bad customers only, and says nothing of the others
+    partial_refusal: bool = False  # a 422 refuses only the bad customers, without saying so
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     name_offender: bool = False  # the details of a 422 name the customer's id
     rewards: Mapping[str, str | None] | None = None

@@ -1,4 +1,4 @@
-"""The form of what may be sent: typed bodies, and the refusals with which the target answers anything else."""
+"""The form of request bodies as types, and the refusals of the target for any other body."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
 class Refused(Exception):
-    """A body that the target refuses as a whole: the HTTP status, and where and why in words."""
+    """A body that the target refuses as a whole, with the HTTP status and the reason."""
 
     def __init__(self, details: str, status: int = 422) -> None:
         super().__init__(details)
@@ -40,7 +40,7 @@ class Form(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Lot(Form, frozen=True, kw_only=True):
-    """One lot of the opening wallet. Amounts stay raw, so that they are read as decimals and not as binary floats."""
+    """One lot of the opening wallet. Amounts stay raw, so that they are read as decimals, not as binary floats."""
 
     reward_id: Uuid
     amount: msgspec.Raw
@@ -105,7 +105,7 @@ class Customer(Form, frozen=True, kw_only=True):
 
     @property
     def folded(self) -> str:
-        """The e-mail as it must be unique, "" without one."""
+        """The e-mail in the form that must be unique, "" without one."""
         return self.email.strip().casefold() if self.email else ""
 
 
@@ -213,7 +213,7 @@ def number(raw: msgspec.Raw, path: str) -> Decimal:
 
 
 def elements(body: bytes) -> list[msgspec.Raw]:
-    """The customers of a migration body, not yet looked at. Raises Refused if there are none or too many."""
+    """The customers of a migration body, unchecked. Raises Refused if there are none or too many."""
     try:
         body.decode()
         found = msgspec.json.decode(body, type=Envelope).customers
@@ -225,7 +225,7 @@ def elements(body: bytes) -> list[msgspec.Raw]:
 
 
 def checked(kind: str, raw: msgspec.Raw, index: int, refuse_unknown: bool = False) -> Element:
-    """One customer of a migration body in its form. Raises Refused with its path and what was expected there."""
+    """Decode and check one customer of a migration body. Raises Refused with the path and the expected form."""
     path = f"customers[{index}]"
     try:
         element: Element = DECODERS[kind].decode(raw)
@@ -247,23 +247,23 @@ def checked(kind: str, raw: msgspec.Raw, index: int, refuse_unknown: bool = Fals
 
 
 def units(element: Element) -> int:
-    """What an element weighs against the limit of a request."""
+    """The units of an element, which the limit of a request counts."""
     if isinstance(element, Customer):
         return 1
     return len(element.events if isinstance(element, EventOwner) else element.transactions)
 
 
 def twins(found: Iterable[tuple[int, Element]]) -> list[tuple[int, str]]:
-    """The indices, with the reason, of customers whose id or folded e-mail stands earlier in the same request."""
+    """The indices, with the reason, of customers whose id or folded e-mail occurs earlier in the same request."""
     ids: set[str] = set()
     emails: set[str] = set()
     repeated = []
     for index, element in found:
         email = element.folded if isinstance(element, Customer) else ""
         if element.id in ids:
-            repeated.append((index, f"customers[{index}].id: the same id stands earlier in the request"))
+            repeated.append((index, f"customers[{index}].id: the same id occurs earlier in the request"))
         elif email and email in emails:
-            repeated.append((index, f"customers[{index}].email: the same e-mail stands earlier in the request"))
+            repeated.append((index, f"customers[{index}].email: the same e-mail occurs earlier in the request"))
         else:
             ids.add(element.id)
             emails.add(email)
@@ -271,7 +271,7 @@ def twins(found: Iterable[tuple[int, Element]]) -> list[tuple[int, str]]:
 
 
 def _check_customer(customer: Customer, path: str) -> None:
-    # Without a name and an address a customer is an anonymous one, and has to say so.
+    # A customer without name and address must be marked as anonymous.
     for field in () if customer.is_anonymous else ("name", "email", "registration_date"):
         if not getattr(customer, field):
             raise Refused(f"{path}.{field}: is required")
@@ -293,8 +293,8 @@ def _located(path: str, message: str) -> str:
 
 
 def _refuse_unknown(value: Any, form: Any, path: str) -> None:
-    """Walk what was sent beside its form, and refuse the first field that the form does not have."""
-    for inner in getattr(form, "__args__", ()):  # lists and unions: whatever of them is a form
+    """Walk a value beside its form, and refuse the first field that the form does not have."""
+    for inner in getattr(form, "__args__", ()):  # lists and unions
         for place, entry in enumerate(value if isinstance(value, list) else [value]):
             _refuse_unknown(entry, inner, f"{path}[{place}]" if isinstance(value, list) else path)
     if not (isinstance(form, type) and issubclass(form, Form) and isinstance(value, dict)):

@@ -1,4 +1,4 @@
-"""What the sandbox says of itself: the requests that came, what it holds, what came twice, what it dropped."""
+"""Reports of the sandbox: the requests it got, the records it holds, received twice, or dropped."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ LISTINGS = {
         SELECT rowid AS id, entity, reason, owner, units, batch FROM dropped WHERE rowid > ? ORDER BY rowid LIMIT ?""",
 }
 
-# What landed more than once: an id, an event of the same owner with the same type and purchase, transactions of one
-# owner that came in more than one request.
+# Records that landed more than once: an id; an event with the same owner, type and purchase; transactions of one owner
+# in more than one request.
 TWICE = {
     "customers": "SELECT id AS example, times FROM customers WHERE times > 1",
     "events": """
@@ -42,7 +42,7 @@ TWICE = {
 
 
 def holds(store: Store, entity: str, after: str, limit: int) -> dict[str, Any]:
-    """One page of a listing, in the order of `id`; `next` is what to ask for `after` next, None at the end.
+    """One page of a listing, in the order of `id`. `next` is the value of `after` for the next page, None at the end.
 
     Raises ValueError for an entity that is not listed.
     """
@@ -56,7 +56,7 @@ def holds(store: Store, entity: str, after: str, limit: int) -> dict[str, Any]:
 
 
 def ledger(store: Store) -> dict[str, Any]:
-    """All of it, computed from what is stored. Sums are decimals as text, without trailing zeros."""
+    """The whole report, computed from the store. Sums are decimals as text, without trailing zeros."""
     return {
         "requests": _nested(store.rows("SELECT kind, answer, count(*) FROM requests GROUP BY 1, 2 ORDER BY 1, 2")),
         "arrivals": _arrivals(store),

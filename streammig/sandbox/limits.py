@@ -1,4 +1,4 @@
-"""The account's limits as the sandbox enforces them: strict sliding windows in which every attempt counts."""
+"""The account's limits as the sandbox enforces them: strict sliding windows. Every attempt counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """At most `allowed` requests in any `seconds`; two arrivals exactly `seconds` apart are not in the same window."""
+    """At most `allowed` requests in any `seconds`. Two arrivals exactly `seconds` apart are in different windows."""
 
     group: str
     allowed: int
@@ -29,7 +29,7 @@ class Window:
 
 
 def parse_limits(text: str) -> tuple[Window, ...]:
-    """The windows of a limits text. Raises ValueError with the part that can't be read."""
+    """Parse a limits text. Raises ValueError with the part that can't be read."""
     windows = []
     for part in filter(None, PRESETS.get(text.strip(), text).split(";")):
         name, separator, listed = part.partition("=")
@@ -52,17 +52,17 @@ def _window(group: str, rule: str, text: str) -> Window:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the limits say to one arrival: the windows it broke, and the headers of its answer."""
+    """The result for one arrival: the windows it broke, and the headers of its answer."""
 
     broken: tuple[Window, ...]
     headers: Mapping[str, str]
 
 
 class Limiter:
-    """Judges arrivals. A refused attempt counts like any other, so that knocking too early moves the next slot away."""
+    """Judges arrivals. A refused attempt counts like any other, so an early request delays the next slot."""
 
     def __init__(self, windows: tuple[Window, ...]) -> None:
-        # No window needs more than its last `allowed` arrivals to know whether one more is too many.
+        # The last `allowed` arrivals of a window are enough to decide about one more.
         self._arrivals: dict[Window, deque[float]] = {window: deque(maxlen=window.allowed) for window in windows}
 
     def judge(self, now: float, migration: bool) -> Verdict:
@@ -96,5 +96,5 @@ class Limiter:
 
 
 def _prominence(window: Window, migration: bool) -> tuple[bool, bool, float]:
-    """The headers describe the hour of the migration limit if there is one, else the widest window that applies."""
+    """Order the windows: headers describe the hour of the migration limit if there is one, else the widest window."""
     return (migration and window.group == MIGRATION, window.seconds == HOUR, window.seconds)

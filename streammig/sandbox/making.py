@@ -53,7 +53,7 @@ TRANSACTION = (
 
 
 class Reward(NamedTuple):
-    """What points are kept in. Amounts are whole numbers of its smallest part, with `digits` behind the point."""
+    """A kind of points. Amounts are whole numbers of its smallest part, with `digits` after the point."""
 
     id: bytes
     brand: bytes  # as JSON
@@ -68,13 +68,13 @@ REWARDS = (
 
 
 class Layout:
-    """White space as an export has it: none, or two spaces for each step. Templates are laid out once."""
+    """White space of an export: none, or two spaces for each level. Templates are laid out once."""
 
     def __init__(self, pretty: bool) -> None:
         self._pretty = pretty
 
     def template(self, compact: bytes, depth: int) -> bytes:
-        """A compact template, or a part of one, as it stands `depth` steps deep; its first line is not indented."""
+        """A compact template, or a part of one, at `depth` levels. Its first line is not indented."""
         if not self._pretty:
             return compact
         out = bytearray()
@@ -96,7 +96,7 @@ class Layout:
         return bytes(out)
 
     def array(self, elements: Sequence[bytes], depth: int) -> bytes:
-        """An array whose elements stand `depth` steps deep."""
+        """An array with its elements at `depth` levels."""
         if not (self._pretty and elements):
             return b"[%b]" % b",".join(elements)
         line = indented(depth)
@@ -104,15 +104,15 @@ class Layout:
 
 
 def indented(depth: int) -> bytes:
-    """A new line, so many steps deep."""
+    """A new line with the indent of `depth` levels."""
     return b"\n" + b"  " * depth
 
 
-RECORD, ENTRY = 2, 4  # how deep a record stands in its document, and an element of a list of the record
+RECORD, ENTRY = 2, 4  # the level of a record in its document, and of an element of a list in the record
 
 
 class Dice:
-    """Random bits, and what to pick with them; the same for the same seed."""
+    """Random bits and choices, the same for the same seed."""
 
     def __init__(self, seed: int, unicode: bool) -> None:
         self._random = Random(seed)
@@ -134,7 +134,7 @@ class Dice:
         return self._random.randbytes(80).hex().encode()
 
     def _dates(self, first: int, last: int) -> list[bytes]:
-        """512 moments of these years, in the forms that exports have them in."""
+        """512 moments of these years, in the forms that exports use."""
         begin = datetime(first, 1, 1, tzinfo=UTC)
         seconds = int((datetime(last, 1, 1, tzinfo=UTC) - begin).total_seconds())
         forms = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.000Z", "%Y-%m-%dT%H:%M:%S+00:00")
@@ -147,21 +147,21 @@ def _encoded(texts: Sequence[str]) -> list[bytes]:
 
 
 def amount(parts: int, digits: int) -> bytes:
-    """So many smallest parts as a JSON number, with no or two digits behind the point."""
+    """An amount in smallest parts as a JSON number, with no or two digits after the point."""
     if not digits:
         return b"%d" % parts
     return b"%b%d.%02d" % (b"-" if parts < 0 else b"", *divmod(abs(parts), 100))
 
 
 class Wallet(NamedTuple):
-    """What a customer has of one reward (its place in REWARDS), in smallest parts."""
+    """The balance of one reward (by its place in REWARDS), in smallest parts."""
 
     reward: int
     total: int
 
 
 class Customers:
-    """Makes the records of customers; `close` is what ends one, so that more fields may follow."""
+    """Makes the records of customers. `close` ends one, so that more fields may come before it."""
 
     def __init__(self, dice: Dice, layout: Layout, size: int) -> None:
         self._dice, self._layout = dice, layout
@@ -213,7 +213,7 @@ class Customers:
 
 
 class Purchases:
-    """Makes the events of a customer, `mean` of them on average; `is_reversed` is asked for each whether it is."""
+    """Makes the events of a customer, `mean` on average. `is_reversed` decides for each event."""
 
     def __init__(self, dice: Dice, layout: Layout, mean: float, is_reversed: Spread) -> None:
         self._mean, self._dice, self._layout, self._is_reversed = mean, dice, layout, is_reversed
@@ -224,7 +224,7 @@ class Purchases:
         )
 
     def make(self, number: int) -> tuple[list[bytes], int, int]:
-        """The events of the customer of this number; the value and the number of those that are not reversed."""
+        """The events of a customer; and the value and the number of the events that are not reversed."""
         dice, spent, live = self._dice, 0, 0
         events: list[bytes] = []
         for place in range(1, dice.about(self._mean) + 1):
@@ -251,7 +251,7 @@ class Purchases:
 
 
 class Histories:
-    """Makes what customers have of rewards, and the transactions, `mean` of them on average, that explain it."""
+    """Makes balances, and the transactions that explain them, `mean` on average."""
 
     def __init__(self, dice: Dice, layout: Layout, mean: float) -> None:
         self._mean, self._dice = mean, dice
@@ -259,8 +259,7 @@ class Histories:
         self._cause = layout.template(b'{"type":"PURCHASE"}', ENTRY + 1)
 
     def make(self, told: bool) -> tuple[list[Wallet], list[bytes]]:
-        """The wallets of a customer, and their transactions if they are to be told; where there are none, the balance
-        was given without a history."""
+        """The wallets of a customer, and the transactions if `told`. Without them, the balance has no history."""
         dice, bits = self._dice, self._dice.bits(40)
         count = dice.about(self._mean) if told else 0
         reward, places = bits % 3, 1 + (bits >> 8 & 3 == 0)
@@ -274,7 +273,7 @@ class Histories:
         return wallets, entries
 
     def _entries(self, entries: list[bytes], reward: Reward, count: int) -> int:
-        """Add so many transactions; what they add up to. Never is more spent than there is."""
+        """Add `count` transactions and return their sum. The balance never goes below zero."""
         total = 0
         for _ in range(count):
             bits = self._dice.bits(40)
@@ -290,7 +289,7 @@ class Histories:
 
 
 class Spread:
-    """Chooses a share of those it is asked for, evenly; `phase` keeps two shares from choosing the same."""
+    """Chooses a share of its calls, evenly. `phase` keeps two shares from choosing the same."""
 
     def __init__(self, share: float, phase: float) -> None:
         self._share, self._sum = share, phase

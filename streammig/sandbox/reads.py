@@ -1,4 +1,4 @@
-"""What the target shows of what it holds: customers, wallets, transactions, rewards, tiers, consent."""
+"""The read calls of the target: customers, wallets, transactions, rewards, tiers, consent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PURPOSES = (
 PROFILE = ("id", "name", "email", "registration_date", "gender", "dob", "is_anonymous")
 PAPERS = ("document_type", "document_number", "country")
 
-# Transactions and, where a balance shows as one, the lots of the wallet, in one shape.
+# Transactions and, if a balance counts as one, the lots of the wallet, in one shape.
 ENTRIES = """
     SELECT num, 't' || seq AS entry, reward_id, brand_id, type, amount, cost, details, issued, created, channel_id,
            store_id, funded_by, event_type FROM transactions
@@ -44,7 +44,7 @@ Query = Mapping[str, str]
 
 
 class Reads:
-    """Answers the read calls as JSON bytes. Runs in the store's thread; raises Refused for what it can't answer."""
+    """Answers the read calls as JSON bytes. Runs in the store's thread. Raises Refused for a call it can't answer."""
 
     def __init__(self, config: SandboxConfig, store: Store) -> None:
         self._config = config
@@ -88,7 +88,7 @@ class Reads:
         return _data([reward for reward in found if reward["type"] == type_][first : last + 1])
 
     def reward(self, id_: str) -> bytes:
-        """One reward; where every reference is known, so is every reward that has a reward's id."""
+        """One reward. If every reference is known, so is every reward with a UUID."""
         known = self._known_rewards()
         if id_ in known or (self._config.rewards is None and _is_uuid(id_)):
             return _data(_reward(id_, known.get(id_)))
@@ -103,7 +103,7 @@ class Reads:
         return _data({"consent": stored or {"customer_id": id_, "purposes": dict.fromkeys(PURPOSES, True)}})
 
     def change_consent(self, id_: str, body: bytes) -> bytes:
-        """Lay what is sent over what is stored."""
+        """Merge the sent consent into the stored one."""
         num = self._number(id_)
         try:
             sent = msgspec.json.decode(body, type=_ConsentUpdate).consent
@@ -134,7 +134,7 @@ class Reads:
         return orjson.loads(rows[0][0]) if rows else None
 
     def _metrics(self, num: int) -> dict[str, Any] | None:
-        """Metrics computed from the purchases, which replace those sent as soon as there are events; else None."""
+        """Metrics computed from the purchases, which replace the sent ones. None without events."""
         sql = "SELECT count(*), exact_sum(value), max(issued) FROM events WHERE num = ? AND type = 'PURCHASE'"
         ((events,),) = self._store.rows("SELECT count(*) FROM events WHERE num = ?", num)
         if not events:
@@ -180,7 +180,7 @@ class Reads:
         }
 
     def _listing(self, where: str, values: list[Any], begin: float, end: float | None, query: Query) -> bytes:
-        """Entries issued in [begin, end), narrowed by what the query names."""
+        """Entries issued in [begin, end) that match the query."""
         clauses = [where, "issued >= ?"]
         values = [*values, begin]
         if end is not None:
@@ -196,7 +196,7 @@ class Reads:
         return _data([_entry(*row) for row in self._store.rows(sql, *values)])
 
     def _known_rewards(self) -> Mapping[str, str | None]:
-        """The configured rewards, else those that came up so far."""
+        """The configured rewards, else all rewards in the stored records."""
         if self._config.rewards is not None:
             return self._config.rewards
         sql = "SELECT reward_id, brand_id FROM lots UNION SELECT reward_id, brand_id FROM transactions"
@@ -216,7 +216,7 @@ def _absent(what: str) -> Refused:
 
 
 def _tier(metrics: Any) -> str:
-    """The tier that the metrics name, else the one that every customer begins with."""
+    """The tier in the metrics, else the base tier."""
     lifetime = msgspec.json.decode(orjson.dumps(metrics), type=_Metrics | None) if metrics else None
     return (lifetime and lifetime.lifetime and lifetime.lifetime.tier_id) or BASE_TIER
 
@@ -250,7 +250,7 @@ def _entry(
         "brand_id": brand_id,
         "event_id": None,
         "campaign_id": None,
-        # Written as the source system's ids, read back as internal ones.
+        # Sent as ids of the source system, read back as internal ones.
         "channel_id": channel_id and _internal("channel", channel_id),
         "store_id": store_id and _internal("store", store_id),
         "funded_by": funded_by,
@@ -303,7 +303,7 @@ def _year(text: str) -> tuple[float, float]:
 
 
 def _months_before(now: float) -> float:
-    """The same moment some calendar months ago; a day that the month lacks is cut to its 28th."""
+    """The same moment some calendar months ago. A day after the 28th becomes the 28th."""
     moment = datetime.fromtimestamp(now, UTC)
     months = moment.year * 12 + moment.month - 1 - MONTHS
     year, month = divmod(months, 12)

@@ -1,4 +1,4 @@
-"""Writes loyalty exports of any size, the same for the same seed, and says what in them is to arrive."""
+"""Writes loyalty exports of any size, the same for the same seed, and counts the records that must arrive."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ BUFFER = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What an export is to be like.
+    """The shape of an export.
 
-    `events` and `transactions` are means: a customer has between none and twice as many. `size` is what a compact
-    customer takes up without history, in bytes and on average. `deleted` and `bad` are shares of the customers,
-    `reversed` one of the events; they are spread evenly, so 3 / customers makes 3 of them. A deleted customer has no
-    history: a system that must forget people forgets that first. `pretty` indents JSON; lines of NDJSON stay lines.
+    `events` and `transactions` are means: a customer has between none and twice as many. `size` is the mean size of a
+    compact customer without history, in bytes. `deleted` and `bad` are shares of the customers, `reversed` is a share
+    of the events. They are spread evenly, so 3 / customers makes 3 of them. A deleted customer has no history, as in
+    systems that must forget people. `pretty` indents JSON; NDJSON stays one record a line.
     """
 
     customers: int = 1000
@@ -50,7 +50,7 @@ class Sample:
 
 
 class Part(NamedTuple):
-    """So many records and units of a stage, and their exact sums: by reward, or of the `purchases`."""
+    """A number of records and units of a stage, and their exact sums: by reward, or of the `purchases`."""
 
     records: int
     units: int
@@ -59,8 +59,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What stands in the files, and the part of each stage that is `good`: what is to arrive, everything but the
-    deleted, the reversed, the bad and what belongs to a bad customer."""
+    """The content of the files. `good` is the part of each stage that must arrive: all but deleted, reversed and bad
+    records, and records of bad customers."""
 
     customers: int
     deleted: int
@@ -73,14 +73,15 @@ class Written:
 
     @property
     def units(self) -> dict[str, int]:
-        """All that stands in the files, by stage."""
+        """All units in the files, by stage."""
         return dict(zip(STAGES, (self.customers, self.events, self.transactions), strict=True))
 
 
 def write_sample(sample: Sample, into: Path | Mapping[str, Path]) -> Written:
-    """Write an export: one file that holds all of it (customers with `events` and `transactions` inside), or a file
-    for each stage that is named. A file is NDJSON if its name ends in .ndjson, else JSON with the array under
-    "customers". Memory stays flat. Raises OSError where a file can't be written.
+    """Write an export: one file (customers with `events` and `transactions` inside), or one file for each named stage.
+
+    A file is NDJSON if its name ends in .ndjson, else JSON with the array under "customers". Memory stays flat.
+    Raises OSError if a file can't be written.
     """
     together = isinstance(into, Path)
     paths = dict.fromkeys(STAGES, into) if isinstance(into, Path) else into
@@ -96,7 +97,7 @@ def write_sample(sample: Sample, into: Path | Mapping[str, Path]) -> Written:
 
 
 class _File:
-    """One file of an export: puts the records into an array, or on lines."""
+    """One file of an export: records in an array, or one a line."""
 
     def __init__(self, out: BinaryIO, pretty: bool, lines: bool) -> None:
         self.layout = Layout(pretty and not lines)
@@ -115,7 +116,7 @@ class _File:
         self._next = self._between
 
     def end(self) -> int:
-        """Finish the file; its length in bytes."""
+        """Finish the file and return its length in bytes."""
         self._out.write(self._tail)
         return self._out.tell()
 

@@ -36,8 +36,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Sandbox:
     """One local Masivo. `start` and `stop` once each, or use it as an async context manager.
 
-    The constructor raises ValueError if the limits, the delays or the script of `config` can't be read, `start` raises
-    it for the store and OSError if the port is taken. `clock` gives seconds since the epoch.
+    The constructor raises ValueError for limits, delays or a script that can't be read. `start` raises ValueError for
+    the store, and OSError for a port in use. `clock` gives seconds since the epoch.
     """
 
     def __init__(self, config: SandboxConfig | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -78,22 +78,22 @@ class Sandbox:
             self._stack = stack.pop_all()
 
     async def stop(self) -> None:
-        """Close every connection and the store. What waits in the queue stays there, in a store that is kept."""
+        """Close every connection and the store. A store that is kept also keeps its queue."""
         await self._stack.aclose()
         self._front = None
 
     def ledger(self) -> dict[str, Any]:
-        """What `GET /_sandbox/ledger` says."""
+        """The answer of `GET /_sandbox/ledger`."""
         front = self._running()
         return front.worker.wait(ledger, front.store)
 
     def holds(self, entity: str, after: str = "", limit: int = 1000) -> dict[str, Any]:
-        """What `GET /_sandbox/holds` says."""
+        """The answer of `GET /_sandbox/holds`."""
         front = self._running()
         return front.worker.wait(holds, front.store, entity, after, limit)
 
     async def drain(self, timeout: float = 60.0) -> bool:
-        """Wait until the queue is empty, at most `timeout` seconds; whether it is."""
+        """Wait until the queue is empty, at most `timeout` seconds. Return whether it is empty."""
         return await self._running().pump.empty(timeout)
 
     def _running(self) -> Front:
@@ -126,7 +126,7 @@ class Sandbox:
             store=store,
             worker=worker,
             pump=pump,
-            intake=Intake(config, store, Random(config.seed)),  # its own: it is thrown in another thread
+            intake=Intake(config, store, Random(config.seed)),  # its own, because it is used in another thread
             reads=Reads(config, store),
             latency=self._latency,
             queue_delay=self._queue_delay,
@@ -139,11 +139,11 @@ def serve(
 ) -> None:
     """Run a sandbox, in a process of its own, until SIGINT or SIGTERM.
 
-    `say` gets one line with its URL and API key once it listens (None: it goes to stdout, at once also into a pipe).
-    Raises what `Sandbox` raises.
+    `say` gets one line with the URL and the API key as soon as it listens. None prints it to stdout, flushed.
+    Raises the same errors as `Sandbox`.
     """
-    # The loop must note arrivals while the worker computes: with Python's 5 ms between threads, one in ten was noted
-    # 4 to 20 ms late under full batches, with this 3 to 5 ms.
+    # The loop must note arrivals while the worker computes. With Python's default of 5 ms between threads, one in ten
+    # arrivals was noted 4 to 20 ms late under full batches. With this it is 3 to 5 ms.
     sys.setswitchinterval(0.0005)
     asyncio.run(_serve(config, host, port, say or partial(print, flush=True)))
 
@@ -165,7 +165,7 @@ async def _serve(config: SandboxConfig, host: str, port: int, say: Callable[[str
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel a task; what it failed with before is raised here."""
+    """Cancel a task. If it failed before, raise its error."""
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

@@ -1,4 +1,4 @@
-"""The sandbox's SQLite file: what it was sent, what waits in its queue, and what it holds."""
+"""The sandbox's SQLite file: requests, the queue, and the records it holds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import orjson
 from streammig.sandbox.forms import EXACT
 
 VERSION = 1
-APPLICATION = 0x5342584D  # marks the file as a sandbox's, so that no other database is written into by mistake
+APPLICATION = 0x5342584D  # marks a file of the sandbox, so that it never writes into another database
 
 SCHEMA = """
--- Every request, at the moment its headers arrived. `answer` is a status, or what was done to the connection.
+-- Every request, at the moment its headers arrived. `answer` is a status, or what happened to the connection.
 -- `broken` names the windows of the limits that it broke, separated by spaces.
 CREATE TABLE requests (seq INTEGER PRIMARY KEY, at REAL, kind TEXT, answer TEXT, broken TEXT);
 
@@ -25,8 +25,8 @@ CREATE TABLE batches (seq INTEGER PRIMARY KEY, kind TEXT, at REAL, due REAL, cus
                       lost TEXT, body BLOB, applied REAL);
 CREATE INDEX waiting ON batches (due, seq) WHERE applied IS NULL;
 
--- `email` is folded, '' without one. `times` counts how often the id landed. What was sent stands apart, so that
--- walking over all customers stays cheap.
+-- `email` is folded, '' without one. `times` counts how often the id landed. The JSON is in a table of its
+-- own, so that a walk over all customers stays cheap.
 CREATE TABLE customers (num INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, email TEXT NOT NULL, migrated REAL,
                         times INTEGER);
 CREATE INDEX emails ON customers (email) WHERE email <> '';
@@ -48,13 +48,13 @@ CREATE INDEX transactions_at ON transactions (issued);
 -- Customers whose transactions were accepted and not dropped: no second request may hold them.
 CREATE TABLE claims (id TEXT PRIMARY KEY) WITHOUT ROWID;
 
--- What the queue dropped in silence: one row for each customer of a batch.
+-- Records that the queue dropped silently: one row for each customer of a batch.
 CREATE TABLE dropped (batch INTEGER, entity TEXT, reason TEXT, owner TEXT, units INTEGER);
 """
 
 
 class Waiting(NamedTuple):
-    """A batch in the queue whose time has come."""
+    """A batch in the queue that is due."""
 
     seq: int
     kind: str
@@ -117,13 +117,13 @@ class Store:
             self.db.executemany("INSERT INTO requests (at, kind, answer, broken) VALUES (?, ?, ?, ?)", requests)
 
     def arrivals(self, since: float) -> list[tuple[float, str]]:
-        """When requests came, and their kind, from `since` on and in order."""
+        """Time and kind of the requests since `since`, in order."""
         return self.db.execute("SELECT at, kind FROM requests WHERE at >= ? ORDER BY at", (since,)).fetchall()
 
     def accept(
         self, kind: str, body: bytes, at: float, due: float, owners: Sequence[str], units: int, lost: Iterable[int] = ()
     ) -> None:
-        """Put a batch into the queue, durable when this returns."""
+        """Put a batch into the queue. It is durable when this returns."""
         with self.db:
             self.db.execute(
                 "INSERT INTO batches (kind, at, due, customers, units, lost, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -133,12 +133,12 @@ class Store:
                 self.db.executemany("INSERT OR IGNORE INTO claims VALUES (?)", [(owner,) for owner in owners])
 
     def claimed(self, owners: Sequence[str]) -> set[str]:
-        """Which of these customers had their transactions accepted before."""
+        """The customers among these whose transactions were accepted before."""
         found = self.db.execute("SELECT id FROM claims WHERE id IN (SELECT value FROM json_each(?))", (listed(owners),))
         return {owner for (owner,) in found}
 
     def next_due(self) -> float | None:
-        """When the next batch of the queue is to be applied; None if the queue is empty."""
+        """The time when the next batch is due. None if the queue is empty."""
         row = self.db.execute("SELECT min(due) FROM batches WHERE applied IS NULL").fetchone()
         return None if row[0] is None else float(row[0])
 
@@ -147,13 +147,13 @@ class Store:
         return count
 
     def due(self, now: float) -> Waiting | None:
-        """The first batch in the queue whose time has come."""
+        """The first batch in the queue that is due."""
         sql = "SELECT seq, kind, at, lost, body FROM batches WHERE applied IS NULL AND due <= ? ORDER BY due, seq"
         row = self.db.execute(f"{sql} LIMIT 1", (now,)).fetchone()
         return row and Waiting(row[0], row[1], row[2], frozenset(orjson.loads(row[3])), row[4])
 
     def known(self, owners: Iterable[str]) -> dict[str, int]:
-        """The numbers of those customers that are held."""
+        """The numbers of the customers among these that the store holds."""
         return dict(
             self.db.execute(
                 "SELECT id, num FROM customers WHERE id IN (SELECT value FROM json_each(?))", (listed(owners),)

@@ -1,4 +1,4 @@
-"""Tokens as the target gives them: JSON web tokens with an end, signed, and revocable all at once."""
+"""Tokens like those of the target: signed JSON web tokens that expire. All of them can be revoked at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 
 
 class Tokens:
-    """Issues and checks tokens. The key that signs is made of the API key, so tokens outlive a restart."""
+    """Issues and checks tokens. The signing key is made from the API key, so tokens survive a restart."""
 
     def __init__(self, api_key: str, lifetime: float) -> None:
         self._api_key = api_key.encode()
@@ -21,7 +21,7 @@ class Tokens:
         self._generation = 0
 
     def issue(self, api_key: str, now: float) -> str | None:
-        """A token for the right key, else None. `exp` is in whole seconds since the epoch."""
+        """A token for the right API key, else None. `exp` is in whole seconds since the epoch."""
         if not hmac.compare_digest(api_key.encode("utf-8", "surrogateescape"), self._api_key):
             return None
         self._issued += 1
@@ -30,7 +30,7 @@ class Tokens:
         return f"{signed}.{self._signature(signed)}"
 
     def valid(self, authorization: str, now: float) -> bool:
-        """Whether this `Authorization` header carries a token of ours that neither ended nor was revoked."""
+        """Whether this `Authorization` header has a token that was issued here, is not expired and not revoked."""
         scheme, _, token = authorization.partition(" ")
         signed, _, signature = token.rpartition(".")
         given = signature.encode("utf-8", "surrogateescape")
@@ -40,7 +40,7 @@ class Tokens:
         return bool(claims["gen"] == self._generation and now < claims["exp"])
 
     def revoke(self) -> None:
-        """End every token issued so far."""
+        """Revoke every token issued so far."""
         self._generation += 1
 
     def _signature(self, signed: str) -> str:

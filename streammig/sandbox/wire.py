@@ -1,4 +1,4 @@
-"""What becomes of a connection: the right answer, or one that is cut, drips, is reset or never comes."""
+"""Sends answers over a connection: whole, cut, byte by byte, or not at all with a reset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORTEST_PAUSE = 0.002  # seconds: a shorter sleep takes longer than it says
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, before it goes out."""
+    """An answer before it is sent."""
 
     status: int
     body: bytes = b""
@@ -32,7 +32,7 @@ class Reply:
         return {**self.headers, **typed}
 
     def raw(self) -> bytes:
-        """The answer as bytes on the wire, for those who cut it or let it drip."""
+        """The answer as bytes on the wire, to be cut or sent slowly."""
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in self.head().items()]
         lines += [f"Content-Length: {len(self.body)}", "Connection: close", "", ""]
@@ -40,7 +40,7 @@ class Reply:
 
 
 class Gone(Exception):
-    """The connection ended without the right answer; the message says how, for the ledger."""
+    """The connection ended without the right answer. The message says how; the ledger shows it."""
 
 
 class Wire:
@@ -50,10 +50,10 @@ class Wire:
         self._request = request
 
     def reset(self) -> Gone:
-        """Reset the connection (TCP RST): what the client has not read yet is lost to it."""
+        """Reset the connection (TCP RST). The client loses everything that it has not read yet."""
         transport = self._request.transport
         if transport is not None:
-            # Lingering for no time at all makes a close a reset.
+            # With a linger time of zero, a close is a reset.
             linger = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             transport.abort()
@@ -65,7 +65,7 @@ class Wire:
         return Gone(how)
 
     async def truncate(self, reply: Reply, at: str) -> Gone:
-        """Send the first half of the head or of the body, then close. A body that is empty gets one to be cut."""
+        """Send the first half of the head or of the body, then close. An empty body is replaced, so it can be cut."""
         whole = Reply(reply.status, reply.body or b'{"message": "enqueued"}', reply.content_type, reply.headers)
         raw = whole.raw()
         behind_head = len(raw) - len(whole.body)
@@ -73,7 +73,7 @@ class Wire:
         return self.close("truncated")
 
     async def drip(self, reply: Reply, seconds: float) -> Gone:
-        """Send the answer byte by byte, or in as small pieces as the time allows."""
+        """Send the answer byte by byte, or in the smallest pieces that the time allows."""
         raw = reply.raw()
         pieces = max(1, min(len(raw), int(seconds / SHORTEST_PAUSE)))
         ends = [len(raw) * piece // pieces for piece in range(pieces + 1)]

@@ -1,4 +1,4 @@
-"""The one thread that does all JSON and SQLite work, and the task that lets the queue's time pass."""
+"""The thread that does all JSON and SQLite work, and the task that applies the queue."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MOST_PENDING = 10_000  # arrivals kept in memory until the store is next used
-GLANCE = 0.02  # seconds: a clock that is not the loop's may jump while the queue waits for it
+GLANCE = 0.02  # seconds: the clock may be another than the loop's, and may jump while the queue waits
 
 
 class Worker:
-    """Runs functions on the store's thread, one after the other, so that the event loop only ever moves bytes."""
+    """Runs functions on the store's thread, one after the other. The event loop only moves bytes."""
 
     def __init__(self, executor: ThreadPoolExecutor, store: Store) -> None:
         self._executor = executor
@@ -29,7 +29,7 @@ class Worker:
         return await asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
 
     async def told(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The same, behind every arrival noted before."""
+        """The same, after every arrival noted before."""
         await self.run(self._flush)
         return await self.run(function, *args, **kwargs)
 
@@ -39,7 +39,7 @@ class Worker:
         return self._executor.submit(function, *args, **kwargs).result()
 
     async def note(self, at: float, kind: str, answer: str, broken: str) -> None:
-        """Remember an arrival. It is stored no later than the next ledger is read."""
+        """Note an arrival. It is stored at the latest when the ledger is read next."""
         self._pending.append((at, kind, answer, broken))
         if len(self._pending) >= MOST_PENDING:
             await self.run(self._flush)
@@ -50,7 +50,7 @@ class Worker:
 
 
 class Pump:
-    """Applies what waits in the queue when its time has come, one batch at a time, between requests."""
+    """Applies each batch of the queue when it is due, one at a time, between requests."""
 
     def __init__(self, worker: Worker, store: Store, queue: Queue, clock: Callable[[], float]) -> None:
         self._worker = worker
@@ -68,7 +68,7 @@ class Pump:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Go on until cancelled. What it fails with, everyone who waits for the queue gets to know."""
+        """Run until cancelled. If it fails, everyone who waits for the queue gets the error."""
         try:
             await self._run()
         except Exception as error:
@@ -89,7 +89,7 @@ class Pump:
                 await self._glance(due - self._clock())
 
     async def empty(self, timeout: float) -> bool:
-        """Wait until nothing is left in the queue, at most `timeout` seconds; whether that came."""
+        """Wait until the queue is empty, at most `timeout` seconds. Return whether it is."""
         try:
             async with asyncio.timeout(timeout):
                 await self._empty.wait()

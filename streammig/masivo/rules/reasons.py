@@ -10,7 +10,7 @@ CODES = {
     "lone-surrogate": "A text holds half of a surrogate pair.",
     "too-large": "The record, or one of its units, needs a larger request than the settings allow.",
     "not-an-object": "The record is not a JSON object.",
-    "duplicate-field": "A field stands twice in one object, so that it is unclear which one counts.",
+    "duplicate-field": "A field occurs twice in one object, so it is unclear which one counts.",
     "missing-field": "A field that the target requires is missing.",
     "wrong-type": "A field holds another kind of JSON than the target asks for.",
     "bad-id": "An id is empty, over 255 characters, holds a control character or a slash, or is `migrate`.",

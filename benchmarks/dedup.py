@@ -1,9 +1,9 @@
-"""Measures the owner table: seconds, the child's peak memory, disk, and how long a question takes.
+"""Measures the dedup index: seconds, peak memory of the child, disk, and the time of one lookup.
 
-    python -m benchmarks.owners [--owners 1000000] [--twice 0.01] [--memory-mb 512] [--json]
+    python -m benchmarks.dedup [--owners 1000000] [--twice 0.01] [--memory-mb 512] [--json]
 
-Synthetic owners, a share of which repeats an earlier id and e-mail; no export is read, so the seconds are those of the
-table alone. Peaks: `child` is what the system counted for the child, `own` what this process grew to.
+The owners are made up, and a share of them repeats an earlier id and e-mail. No export is read, so the seconds are
+those of the index alone. Peak memory: `child` is that of the child process, `own` is that of this process.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from streammig.owners import Census
-from streammig.records import Examined, Place, Position, Record
+from streammig.dedup import Build, scan
+from streammig.records import Examined, Position, Record, Run, Slice
 
 STEP = 1_000
 LENGTH = 1_000  # bytes from one made-up record to the next
 
 
 class Owners:
-    """So many owners, of which a share repeats the key of an earlier one; the same at every reading."""
+    """`Rules` over so many owners, of which a share repeats the key of an earlier one; the same at every reading."""
+
+    head = tail = b""
+    once = False
 
     def __init__(self, count: int, twice: float, seed: int) -> None:
         self._count, self._every, self._seed = count, round(1 / twice) if twice else 0, seed
@@ -40,17 +43,18 @@ class Owners:
             nth = nth * 7919 % nth // self._every * self._every
         return f"customer-{nth:012d}", f"customer-{nth:012d}@example.com"
 
-    def runs(self) -> Iterator[list[Examined]]:
+    def runs(self) -> Iterator[Run]:
         for begin in range(0, self._count, STEP):
-            yield [self._examined(nth) for nth in range(begin, min(begin + STEP, self._count))]
+            numbers = range(begin, min(begin + STEP, self._count))
+            yield [Slice(0, nth * LENGTH, nth + 1, LENGTH - 1, b"") for nth in numbers]
+
+    def examine(self, run: Run) -> list[Examined]:
+        return [self._examined(it.ordinal - 1) for it in run]
 
     def _examined(self, nth: int) -> Examined:
         owner, twin = self.key(nth)
         position = Position(0, nth * LENGTH, LENGTH - 1, nth + 1)
         return Examined(position, (Record(position, 0, owner, b"", 1, (), None, twin),))
-
-    def again(self, places: Iterable[Place]) -> Iterator[tuple[str, str]]:
-        return (self.key(place.offset // LENGTH) for place in places)
 
 
 class DiskWatch:
@@ -79,27 +83,27 @@ class DiskWatch:
         self._thread.join()
 
 
-def measure(count: int, twice: float, memory_bytes: int, threads: int, seed: int) -> dict[str, Any]:
+def measure(count: int, twice: float, memory_bytes: int, seed: int) -> dict[str, Any]:
     owners, rng = Owners(count, twice, seed), Random(seed)
-    top = Path(tempfile.mkdtemp(prefix="owners-"))
-    folder = top / "bench.owners"
+    top = Path(tempfile.mkdtemp(prefix="dedup-"))
+    folder = top / "bench.dedup"
     try:
-        with DiskWatch(folder) as disk, Census(folder, "", memory_bytes=memory_bytes, threads=threads) as census:
+        with DiskWatch(folder) as disk, Build(folder, "", memory_bytes=memory_bytes) as build:
             began = time.perf_counter()
             for run in owners.runs():
-                census.add(run)
-            passed = time.perf_counter()
-            table = census.finish(owners.again)
+                build.add(scan(owners, build.key, run))
+            scanned = time.perf_counter()
+            index = build.finish()
             done = time.perf_counter()
-        with table:
+        with index:
             ask = [[owners.key(rng.randrange(count))[0] for _ in range(1_000)] for _ in range(100)]
             asked = []
             for some in ask:
                 begin = time.perf_counter()
-                table.absent(some)
+                index.missing(some)
                 asked.append(time.perf_counter() - begin)
-            size = sum(path.stat().st_size for path in folder.iterdir())
-            duplicates = table.duplicate_count
+            size = sum(path.stat().st_size for path in index.folder.iterdir())
+            duplicates = index.about.duplicates
     finally:
         shutil.rmtree(top)
     child, own = (resource.getrusage(who) for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
@@ -107,13 +111,13 @@ def measure(count: int, twice: float, memory_bytes: int, threads: int, seed: int
     return {
         "owners": count,
         "duplicates": duplicates,
-        "pass_seconds": passed - began,
-        "finish_seconds": done - passed,
+        "scan_seconds": scanned - began,
+        "sort_seconds": done - scanned,
         "child_cpu_seconds": child.ru_utime + child.ru_stime,
         "child_mb": child.ru_maxrss * unit / 1e6,
         "own_mb": own.ru_maxrss * unit / 1e6,
         "disk_peak_mb": disk.peak / 1e6,
-        "table_mb": size / 1e6,
+        "index_mb": size / 1e6,
         "ask_1000_ms": statistics.median(asked) * 1e3,
         "ask_1000_p99_ms": sorted(asked)[98] * 1e3,
     }
@@ -124,11 +128,10 @@ def main() -> None:
     parser.add_argument("--owners", type=int, default=1_000_000)
     parser.add_argument("--twice", type=float, default=0.01, help="share of records that repeat an earlier one")
     parser.add_argument("--memory-mb", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    figures = measure(options.owners, options.twice, options.memory_mb << 20, options.threads, options.seed)
+    figures = measure(options.owners, options.twice, options.memory_mb << 20, options.seed)
     if options.json:
         print(json.dumps(figures))
         return

@@ -1,0 +1,294 @@
+"""Builds the index before anything is sent: spools the rows of a scan and has a child process sort them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, damaged, open_index
+from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, scan, spot
+from streammig.errors import BrokenExport, MachineFault
+from streammig.notices import Tell, Waiting
+from streammig.ports import Rules, Source
+from streammig.records import START, Place
+
+MEMORY_BYTES = 512 << 20
+EVERY = 200_000  # source records between two notices of a scan
+PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")
+ROOM = "Make room on the disk, then run the same command."
+MEND = "Check the disk, then run the same command."
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+BYTES_A_CUSTOMER = 170
+LEAST = 16 << 20
+# No customer that the target takes (id, name, e-mail, date, balance) is shorter in an export; and text like that
+# shrinks to a tenth at best, so an estimate from a file's size is rather too high.
+SHORTEST_CUSTOMER, SHRUNK = 150, 10
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What the child process is asked for: to sort the rows in a folder, which have this digest."""
+
+    folder: str
+    rows: str
+    first_wins: bool
+    memory_bytes: int
+
+
+class Sorted(msgspec.Struct, frozen=True):
+    """What it answers: counts and digests of its two files, or a fault."""
+
+    owners: int = 0
+    uniques: int = 0
+    duplicates: int = 0
+    roster: str = ""
+    repeated: str = ""
+    fault: tuple[str, str, str] | None = None  # code, what, hint
+
+
+class Build:
+    """An index that is being built: give it the scan of every run in order, then `finish`.
+
+    For one thread; `close` may come from another, and makes a call that is under way fail. An index that is there
+    stays whole until this one is finished. With `earlier`, its rows before `frontier` stay as they are: call `keep`
+    first, then give it the scan from there on.
+    """
+
+    def __init__(
+        self, folder: Path, token: str, *, policy: Policy = "first", earlier: KeyIndex | None = None,
+        frontier: Place = START, memory_bytes: int = MEMORY_BYTES,
+    ) -> None:  # fmt: skip
+        self._folder, self._token, self._policy, self._memory = folder, token, policy, memory_bytes
+        self._earlier, self.frontier = earlier, frontier
+        self.key = bytes.fromhex(earlier.about.key) if earlier is not None else os.urandom(32)
+        self._reasons = list(earlier.about.reasons if earlier is not None else FIXED)
+        self._digest = hashlib.sha256()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._closed = self._finished = False
+        newest = builds(folder)[-1:]
+        self._place = folder / str(int(newest[0].name) + 1 if newest else 1)
+        try:
+            for made in (folder, self._place):
+                made.mkdir(mode=0o700, exist_ok=True)
+                made.chmod(0o700)
+            self._rows = open(os.open(self._place / "rows", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: SIM115
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def keep(self) -> None:
+        """Take over the rows of the earlier index, if there is one."""
+        for rows in self._earlier.rows_before(self.frontier) if self._earlier is not None else ():
+            self._write(rows)
+
+    def add(self, scanned: Scanned) -> None:
+        """The next run's rows, in reading order. Raises `MachineFault`."""
+        rows = renumbered(scanned, self._reasons)
+        while rows and rows[:SPOT] < spot(self.frontier):  # units of the record that the frontier lies in
+            rows = rows[ROW:]
+        self._write(rows)
+
+    def _write(self, rows: bytes) -> None:
+        self._digest.update(rows)
+        try:
+            self._rows.write(rows)
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            self.close()
+            raise self._fault(error) from None
+
+    def finish(self) -> KeyIndex:
+        """The finished index; earlier ones are deleted. Raises `MachineFault`."""
+        try:
+            self._rows.close()
+            found = self._sorted()
+            digests = found.roster, found.repeated, self._digest.hexdigest()
+            self._keep(About(
+                binding(self._token, self._policy), self.key.hex(), tuple(self._reasons), found.owners, found.uniques,
+                found.duplicates, digests,
+            ))  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise self._fault(error) from None
+        index = open_index(self._folder, self._token, self._policy)
+        if index is None or index.folder != self._place:
+            raise damaged(self._place)
+        self._finished = True
+        for other in builds(self._folder)[:-1]:
+            shutil.rmtree(other, ignore_errors=True)
+        return index
+
+    def _sorted(self) -> Sorted:
+        """What the child process makes of the rows."""
+        self._child = child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "streammig.dedup.sort"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env=_environment(), start_new_session=True,  # Ctrl-C is ours to answer
+        )  # fmt: skip
+        if self._closed:
+            self.close()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with child.stdout, child.stdin:
+            with suppress(BrokenPipeError):  # it is gone: its end says why
+                child.stdin.write(msgspec.json.encode(self._request()) + b"\n")
+                child.stdin.flush()
+            answer = child.stdout.read()
+            code = child.wait()
+        found = msgspec.json.decode(answer, type=Sorted) if answer.endswith(b"}") else Sorted()
+        if found.fault:
+            raise MachineFault(*found.fault)
+        if code or not answer:
+            ended = f"by signal {-code}" if code < 0 else f"with code {code}"
+            raise MachineFault(
+                "dedup-process-ended",
+                f"the process that sorts the dedup index in {self._folder} ended {ended}",
+                "If the machine was short of memory, make room; then run the same command.",
+            )
+        return found
+
+    def _request(self) -> Request:
+        return Request(
+            folder=str(self._place.absolute()), rows=self._digest.hexdigest(), first_wins=self._policy == "first",
+            memory_bytes=self._memory,
+        )  # fmt: skip
+
+    def _keep(self, about: About) -> None:
+        """Make the index finished: its files are whole on the disk before the one that says so."""
+        for name in ("sorting.duckdb", "sorting.duckdb.wal"):
+            (self._place / name).unlink(missing_ok=True)
+        shutil.rmtree(self._place / "spill", ignore_errors=True)
+        with open(os.open(self._place / "about", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(about.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        for folder in (self._place, self._folder):
+            descriptor = os.open(folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+    def _fault(self, error: OSError | ValueError) -> MachineFault:
+        where, number = f"{self._folder}: the dedup index can't be kept there: ", getattr(error, "errno", None)
+        if number in FULL:
+            return MachineFault("disk-full", where + "the disk is full", ROOM)
+        return MachineFault("dedup-io", where + (os.strerror(number) if number else "it was closed"), MEND)
+
+    def close(self) -> None:
+        """End the child; may be called twice, and from another thread."""
+        self._closed = True
+        with suppress(OSError):  # a full disk takes no buffered rows
+            self._rows.close()
+        if self._child is not None:
+            self._child.kill()
+
+    def __enter__(self) -> Build:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+        if not self._finished:
+            shutil.rmtree(self._place, ignore_errors=True)
+
+
+def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None]) -> KeyIndex:
+    """Scan the customers and finish the index. `tell` gets the number of source records so far.
+
+    An export that breaks off is taken up to there: its stage says so once everything before it is delivered.
+    """
+    build.keep()
+    scanned, runs = 0, source.runs(build.frontier)
+    try:
+        for found in map(partial(scan, rules, build.key), runs):
+            build.add(found)
+            scanned += found.records
+            tell(scanned)
+    except BrokenExport:
+        pass
+    finally:
+        getattr(runs, "close", int)()
+    return build.finish()
+
+
+async def key_index(
+    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Tell, *,
+    frontier: Place | None,
+) -> KeyIndex:  # fmt: skip
+    """The index of these customers: from an earlier call, or built now. Where the rules may have changed, `frontier`
+    is how far they were read: keys before it stay as they were indexed, those from there on are scanned again.
+
+    Raises `MachineFault` before it begins if there is too little disk.
+    """
+    loop = asyncio.get_running_loop()
+    marks = source.fingerprints()
+    token = json.dumps([list(marks), dict(shape)], sort_keys=True)
+    policy: Policy = shape["duplicates"]
+    earlier = await loop.run_in_executor(reader, open_index, folder, token, policy)
+    if earlier is not None and frontier is None:
+        return earlier
+    try:
+        check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
+        tell(Waiting("scanning the customers once, for duplicates"))
+        start = frontier if frontier is not None and earlier is not None else START
+        with Build(folder, token, policy=policy, earlier=earlier, frontier=start) as build:
+            work = loop.run_in_executor(reader, fill, build, source, rules, _teller(loop, tell))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                build.close()  # makes the scan fail, so that its thread ends
+                await asyncio.gather(work, return_exceptions=True)
+                raise
+    finally:
+        if earlier is not None:
+            earlier.close()
+
+
+def _teller(loop: asyncio.AbstractEventLoop, tell: Tell) -> Callable[[int], None]:
+    said = 0
+
+    def scanned(records: int) -> None:
+        nonlocal said
+        if records - said >= EVERY:
+            said = records
+            loop.call_soon_threadsafe(tell, Waiting(f"scanning the customers once: {records:,} so far"))
+
+    return scanned
+
+
+def _environment() -> dict[str, str]:
+    """The child's environment: neither the API key, nor anything that was put there for us."""
+    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return passed | {"PYTHONPATH": os.pathsep.join(str(Path(it).absolute()) for it in sys.path)}
+
+
+def most_customers(size: int, compressed: bool) -> int:
+    """How many customers a file of so many bytes holds at most."""
+    return size * (SHRUNK if compressed else 1) // SHORTEST_CUSTOMER
+
+
+def check_space(folder: Path, customers: int, free: Callable[[Path], int] | None = None) -> None:
+    """Raise `MachineFault` if there is too little disk to index so many customers.
+
+    `folder` is where the index will be; it need not exist. `free` gives the free bytes at a path.
+    """
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    need, have = LEAST + customers * BYTES_A_CUSTOMER, (free or (lambda path: shutil.disk_usage(path).free))(there)
+    if have < need:
+        raise MachineFault(
+            "disk-space",
+            f"{folder}: the dedup index of up to {customers:,} customers needs {need / 1e6:,.0f} MB there, "
+            f"{have / 1e6:,.0f} MB are free",
+            "Make room, or name a checkpoint on a larger disk; a new one with --unchecked does without the index.",
+        )

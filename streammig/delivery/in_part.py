@@ -1,0 +1,65 @@
+"""Settles a batch whose answer says that a part of it was taken: every owner is read back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from streammig.checkpoint import Journal
+from streammig.delivery.waiting import Assemble
+from streammig.ports import Clock, Seen
+from streammig.records import Batch, BatchState, DeadLetter, Record
+
+CODE = "accepted-in-part"
+
+
+@dataclass(frozen=True, slots=True)
+class InPart:
+    """Reads back every owner of a batch (times in seconds).
+
+    A sample proves nothing here: what it shows may be just the part that was taken. An owner is missing where two looks
+    a settle time apart do not find it.
+    """
+
+    journal: Journal
+    clock: Clock
+    assemble: Assemble
+    see: Callable[[str, Record], Awaitable[Seen]]
+    rest: Callable[[float, Batch], Awaitable[bool]]
+    settle_time: float
+
+    async def decide(self, batch: Batch, records: Sequence[Record]) -> tuple[BatchState, str] | None:
+        """ACCEPTED or PARKED with the reason; SPLIT where the missing records are dead letters now, which is durable;
+        UNKNOWN if the run is to stop before that; None where none of it is there."""
+        first = await self._look(batch, records)
+        left = [(record, seen) for record, seen in zip(records, first, strict=True) if seen is not Seen.ALL]
+        if left and not await self.rest(self.settle_time, batch):
+            return BatchState.UNKNOWN, ""
+        second = await self._look(batch, [record for record, _ in left])
+        looks = [(record, {before, now}) for (record, before), now in zip(left, second, strict=True)]
+        looks = [(record, seen) for record, seen in looks if Seen.ALL not in seen]
+        missing = [record for record, seen in looks if seen == {Seen.NOTHING}]
+        found = f"{len(records) - len(looks)} of its {len(records)} owners can be read back as sent"
+        if len(looks) > len(missing):
+            unclear = len(looks) - len(missing)
+            return BatchState.PARKED, f"{found}, and {unclear} can't be told: it is parked for you to decide"
+        if not missing:
+            return BatchState.ACCEPTED, "every owner of it can be read back, so it landed"
+        if len(missing) == len(records):
+            return None
+        await self._settle(batch, records, missing)
+        return BatchState.SPLIT, f"{found}; the other {len(missing)} are dead letters now ({CODE})"
+
+    async def _look(self, batch: Batch, records: Sequence[Record]) -> list[Seen]:
+        return [await self.see(batch.stage, record) for record in records]
+
+    async def _settle(self, batch: Batch, records: Sequence[Record], missing: Sequence[Record]) -> None:
+        gone = {(it.position, it.unit) for it in missing}
+        there = [record for record in records if (record.position, record.unit) not in gone]
+        accepted, dead = self.assemble(there), self.assemble(list(missing))
+        said = await self.journal.read(lambda file: file.last_message(batch))
+        why = "the target took a part of its batch, and this can't be read back" + (f": {said}" if said else "")
+        letters = [DeadLetter(it.position, it.unit, CODE, why, it.tally) for it in missing]
+        absent = [(it.owner, "refused") for it in missing] if batch.stage == "customers" else []
+        at = self.clock.time()
+        await self.journal.write(lambda file: file.settle_in_part(batch, accepted, dead, letters, at, absent))

@@ -1,0 +1,69 @@
+"""What follows from a receipt for its batch, and for the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from streammig.errors import TargetStop
+from streammig.records import Batch, BatchState, Kind, Receipt
+
+_HINTS = {
+    401: "Check the API key.",
+    403: "Check that the API key may migrate: the account may lack the permission, or a firewall answers.",
+    404: "Check --base-url: nothing answers there under the path of the migration.",
+    405: "Check --base-url: what answers there takes no migration.",
+}
+_STATES = {
+    Kind.ACCEPTED: BatchState.ACCEPTED, Kind.REJECTED: BatchState.REJECTED, Kind.UNKNOWN: BatchState.UNKNOWN,
+}  # fmt: skip
+
+
+def state_after(receipt: Receipt) -> BatchState:
+    """The state of a batch after its receipt. SEALED where it was not taken in, also by an answer that is about the
+    run."""
+    if receipt.kind is Kind.REJECTED and receipt.stop_after:
+        return BatchState.SEALED
+    return _STATES.get(receipt.kind, BatchState.SEALED)
+
+
+def as_ruled(batch: Batch, receipt: Receipt) -> Receipt:
+    """The receipt as the operator ruled: a status that stops a run is about the records of this batch."""
+    if receipt.kind is Kind.REJECTED and receipt.stop_after and receipt.status == batch.rejects:
+        return msgspec.structs.replace(receipt, stop_after=0)
+    return receipt
+
+
+@dataclass(slots=True)
+class Stops:
+    """Counts the receipts in a row that no batch explains."""
+
+    _row: int = 0
+
+    def counts(self, receipt: Receipt) -> bool:
+        """Count a receipt; True where the run must stop. One without an answer says nothing either way."""
+        if not receipt.stop_after:
+            self._row = self._row if receipt.status is None else 0
+            return False
+        self._row += 1
+        return self._row >= receipt.stop_after
+
+
+def refusal(batch: Batch, receipt: Receipt, *, some_accepted: bool) -> TargetStop:
+    """The problem that ends a run where the target answers what no batch explains."""
+    known = receipt.kind is Kind.REJECTED and receipt.status is not None
+    hint = _HINTS.get(receipt.status or 0) if known else None
+    hint = hint or "Look at what answers at --base-url: a proxy, a login page, another service."
+    if known and some_accepted:
+        hint += (
+            " If this batch alone is the cause, say so with:"
+            f" streammig resolve CHECKPOINT {batch.seq} --stage {batch.stage} --reject"
+            " (its bad records are searched), or with --set-aside (all of it becomes dead letters)."
+        )
+    return TargetStop(
+        "target-refuses",
+        f"batch {batch.seq} of {batch.stage}: the target answered {receipt.status}"
+        + (f": {receipt.message}" if receipt.message else ""),
+        f"{hint} Then run the same command: it goes on from here.",
+    )

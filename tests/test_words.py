@@ -1,0 +1,70 @@
+"""Plain words: what people read has none of the words that this project avoids.
+
+README and guide have none at all. In the code each word may occur as often as `words_left.json` says: lower a number
+there when you have removed some, and never raise one.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.manual import PAGES, ROOT
+
+STOPPED = [
+    "anew", "hardly", "nobody can say", "nobody can tell", "stands? twice", "comes? out otherwise", "all the same",
+    "whom", "behind which", "those that", "ours? alone", "in vain", "thereupon", "whence",
+]  # fmt: skip
+PATTERNS = {word: re.compile(rf"\b{word.replace(' ', chr(92) + 's+')}\b", re.IGNORECASE) for word in STOPPED}
+LEFT = Path(__file__).with_name("words_left.json")
+
+
+def found_in(texts: Iterator[str]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update({word: len(found) for word, it in PATTERNS.items() if (found := it.findall(text))})
+    return counts
+
+
+def prose(path: Path) -> Iterator[str]:
+    """The texts and comments of a module. Texts that stand side by side are one."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(it.value) if isinstance(it, ast.Constant) else "X" for it in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+    with path.open("rb") as file:
+        yield " ".join(it.string.lstrip("# ") for it in tokenize.tokenize(file.readline) if it.type == tokenize.COMMENT)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_readme_and_guide_are_in_plain_words(page: Path) -> None:
+    assert found_in(iter([page.read_text(encoding="utf-8")])) == {}
+
+
+@pytest.mark.parametrize("room", ["benchmarks", "streammig/cli", "streammig/sandbox"])
+def test_these_rooms_are_in_plain_words(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        assert found_in(prose(path)) == {}, path
+
+
+def test_the_code_has_no_more_of_these_words_than_are_left() -> None:
+    counts: Counter[str] = Counter()
+    where: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "streammig").rglob("*.py")):
+        here = found_in(prose(path))
+        counts += here
+        for word, count in here.items():
+            where.setdefault(word, []).append(f"{path.relative_to(ROOT)}: {count}")
+    left = json.loads(LEFT.read_text())
+    more = {word: where[word] for word, count in counts.items() if count > left.get(word, 0)}
+    assert not more, f"write it plainly: {json.dumps(more, indent=1)}"
