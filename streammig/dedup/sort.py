@@ -13,10 +13,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import TracebackType
 from typing import Any
 
 import duckdb
@@ -78,11 +78,10 @@ def main() -> None:
 def run(request: Request) -> Sorted:
     """The result, or why there is none: never a value, never a query."""
     try:
-        with Sorting(request) as sorting:
+        with closing(Sorting(request)) as sorting:
             return sorting.result()
     except (duckdb.Error, OSError) as error:
-        what, hint = _fault(request, error)
-        return Sorted(fault=what, hint=hint)
+        return Sorted(fault=_fault(request, error))
 
 
 class Sorting:
@@ -96,7 +95,7 @@ class Sorting:
         self._db = duckdb.connect(
             str(self._folder / "sorting.duckdb"),
             config={
-                "memory_limit": f"{request.memory_bytes // 1024}KiB", "threads": request.threads,
+                "memory_limit": f"{request.memory_bytes // 1024}KiB", "threads": 1,
                 "temp_directory": str(spill), "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
             },
@@ -104,14 +103,14 @@ class Sorting:
 
     def result(self) -> Sorted:
         self._db.execute(MADE)
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.sha256()
         for number in range(0, os.fstat(self._rows).st_size // ROW + 1, LOADED):
             rows = os.pread(self._rows, LOADED * ROW, number * ROW)
             digest.update(rows)
             self._insert(LOAD, rows.hex("\n", ROW), first=number)
         if digest.hexdigest() != self._request.rows:
             raise OSError(errno.EIO, "the rows read back as something else")
-        repeated, roster = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        repeated, roster = hashlib.sha256(), hashlib.sha256()
         found = self._duplicates() if self._request.first_wins else ()
         duplicates = self._write("duplicates", repeated, found) // DUPLICATE
         owners, others = (self._write("roster", roster, self._roster(key)) // ENTRY for key in ("owner", "other"))
@@ -126,7 +125,7 @@ class Sorting:
     def _duplicates(self) -> Iterator[bytes]:
         """Decide in reading order: a record is a duplicate if an earlier one that is kept has its id or its e-mail."""
         dropped: list[str] = []
-        with Firsts(self._folder) as owners, Firsts(self._folder) as others:
+        with closing(Firsts(self._folder)) as owners, closing(Firsts(self._folder)) as others:
             for number, owner, other in chain.from_iterable(self._fetched(SHARING)):
                 first, why = owners.get(owner), SAME_OWNER
                 if first is None:
@@ -185,10 +184,7 @@ class Sorting:
             os.fsync(file.fileno())
             return file.tell() - before
 
-    def __enter__(self) -> Sorting:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
         self._db.close()
         os.close(self._rows)
 
@@ -198,7 +194,7 @@ class Firsts:
     memory would need gigabytes if all of 100 M customers occurred twice."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by __exit__
+        self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - until `close`
 
     def get(self, group: int | None) -> int | None:
         found = int.from_bytes(os.pread(self._file.fileno(), 8, group * 8), "big") if group is not None else 0
@@ -208,25 +204,22 @@ class Firsts:
         if group is not None:
             os.pwrite(self._file.fileno(), (number + 1).to_bytes(8, "big"), group * 8)
 
-    def __enter__(self) -> Firsts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
-def _fault(request: Request, error: duckdb.Error | OSError) -> tuple[str, str]:
+def _fault(request: Request, error: duckdb.Error | OSError) -> tuple[str, str, str]:
     where, text = f"{request.folder}: the dedup index can't be kept there: ", str(error)
     code = error.errno if isinstance(error, OSError) else None
     # DuckDB gives the system's words, and its own where its temp directory may not grow.
     if code in FULL or any(os.strerror(it) in text for it in FULL) or "max_temp_directory_size" in text:
-        return where + "the disk is full", ROOM
+        return "disk-full", where + "the disk is full", ROOM
     if isinstance(error, OSError):
-        return where + os.strerror(error.errno or errno.EIO), MEND
+        return "dedup-io", where + os.strerror(error.errno or errno.EIO), MEND
     if isinstance(error, duckdb.OutOfMemoryException):
         what = f"the dedup index can't be built within {request.memory_bytes >> 20} MB of memory"
-        return what, "Report this: the memory is enough for any number of customers. The run can be resumed."
-    return where + f"DuckDB reports {type(error).__name__}", MEND
+        return "dedup-memory", what, "Report this: the memory should be enough for any export. The run can be resumed."
+    return "dedup-io", where + f"DuckDB reports {type(error).__name__}", MEND
 
 
 if __name__ == "__main__":

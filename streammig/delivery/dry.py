@@ -61,6 +61,8 @@ def _write(path: Path, body: bytes) -> None:
 class NoReadBack:
     """What lies in the folder is there to be seen: nobody needs to wait for it, or to be warned."""
 
+    misread = ""
+
     async def visible(self, stage: str, record: Record) -> Seen:
         return Seen.ALL
 
