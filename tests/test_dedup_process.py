@@ -247,6 +247,9 @@ async def test_an_index_is_built_once_and_again_only_where_the_rules_may_have_ch
     index, _ = await indexed(tmp_path / "x", mended, frontier=place(2))
     with index:
         check(index, CHAIN[:2] + mended[2:])
+    index, _ = await indexed(tmp_path / "y", CHAIN, frontier=place(2))  # none is there to keep rows of
+    with index:
+        check(index, CHAIN)
 
 
 async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
