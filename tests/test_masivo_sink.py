@@ -56,8 +56,8 @@ NO = {"error": "Internal", "details": "queue full"}
         (answer(201, "Created"), Kind.ACCEPTED, 0, "http-201"),
         (answer(200, "{}", Set_Cookie="x" * 9000), Kind.ACCEPTED, 0, "http-200"),
         (answer(200, "{}", **GZIP), Kind.ACCEPTED, 0, "http-200"),
-        (answer(200, gzip.compress(b"{}"), **GZIP), Kind.ACCEPTED, 0, "http-200"),
-        (answer(200, gzip.compress(json.dumps(NO).encode()), **GZIP), Kind.UNKNOWN, 0, "says-no"),
+        (answer(200, gzip.compress(b"{}", mtime=0), **GZIP), Kind.ACCEPTED, 0, "http-200"),
+        (answer(200, gzip.compress(json.dumps(NO).encode(), mtime=0), **GZIP), Kind.UNKNOWN, 0, "says-no"),
         *((answer(status, json.dumps(NO)), Kind.UNKNOWN, 0, "says-no") for status in (200, 201, 202)),
         (answer(207), Kind.UNKNOWN, 0, "says-no"),
         (answer(207, "[]"), Kind.UNKNOWN, 0, "says-no"),
@@ -556,10 +556,15 @@ async def test_rate_headers_are_passed_on() -> None:
         sink = MasivoSink(session, WallClock(), observe)
         full = {"X_RateLimit_Limit": "250", "X_RateLimit_Remaining": "0", "X_RateLimit_Reset": "17"}
         odd = {"X_RateLimit_Remaining": "-1", "X_RateLimit_Reset": "9" * 400, "X_RateLimit_Limit": "5"}
-        for headers in (full, odd, {}):
+        epoch = {"X_RateLimit_Remaining": "0", "X_RateLimit_Reset": str(int(time.time()) + 100)}
+        millis = {"X_RateLimit_Remaining": "0", "X_RateLimit_Reset": str(int(time.time() + 100) * 1000)}
+        never = {"X_RateLimit_Remaining": "0", "X_RateLimit_Reset": "99999999"}
+        for headers in (full, odd, {}, epoch, millis, never):
             wire.on(PATH, answer(201, **headers))
             await sink.send("customers", BODY)
-    assert seen == [(250.0, 0.0, 17.0), (5.0, None, None)]
+    assert seen[:2] == [(250.0, 0.0, 17.0), (5.0, None, None)]
+    assert [reset is not None and 97 <= reset <= 100 for _, _, reset in seen[2:]] == [True, True, False]
+    assert seen[-1] == (None, 0.0, None)
 
 
 NOW = 1_700_000_000.0

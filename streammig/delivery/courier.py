@@ -296,7 +296,13 @@ class Courier:
                 f"the target answered {receipt.status} and asks to wait {seconds / 3600:.1f} hours",
                 "Run the same command then; nothing is lost or sent twice.",
             )
-        self.tell(Waiting("throttled", f"the target answered {receipt.status} and asked to wait", seconds))
+        self.tell(
+            Waiting(
+                "throttled" if receipt.kind is Kind.THROTTLED else "asked-to-wait",
+                f"the target answered {receipt.status} and asked to wait",
+                seconds,
+            )
+        )
         await self.slots.hold(seconds)
 
     async def _back_off(self, failures: int, message: str) -> None:
