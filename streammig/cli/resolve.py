@@ -49,7 +49,7 @@ def command(
     """
     from streammig.aftercare.undecided import RULINGS, decide, find, known
     from streammig.checkpoint import Checkpoint, is_held
-    from streammig.reporting.document import undecided, undecided_entry
+    from streammig.report.document import undecided, undecided_entry
 
     given = {
         "landed": landed, "not-landed": not_landed, "read-back": read_back,
@@ -105,7 +105,7 @@ WARNINGS = {
 
 
 def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> None:
-    from streammig.reporting.words import undecided_line
+    from streammig.report.text import undecided_line
 
     if as_json:
         click.echo(json.dumps(entries, indent=2))
