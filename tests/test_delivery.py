@@ -24,7 +24,7 @@ from streammig.migration import Migration
 from streammig.records import STAGES, Kind, Receipt
 from streammig.telemetry import Notice, Waiting
 from tests.memory_target import MemoryTarget, Weather
-from tests.virtual import VirtualClock, run_virtual
+from tests.virtual import EPOCH, VirtualClock, run_virtual
 from tests.world import SETTLE_TIME, World, write_export
 
 CUSTOMERS = 60
@@ -349,6 +349,21 @@ def test_i4_a_yes_that_speaks_of_a_part_is_read_back_whole_and_what_is_missing_i
 
     says_no = Receipt(Kind.UNKNOWN, 200, "saved 9", code="says-no", in_part=True)
     play(tmp_path, story, stage=stage, script={2: says_no}, landed=frozenset({2}), share=share)
+
+
+@pytest.mark.parametrize("after", [1.0, SETTLE_TIME + 1.0, 2 * SETTLE_TIME + 3.4])
+def test_a_drain_ends_the_reading_back_of_every_owner(tmp_path: Path, after: float) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await stopped(world, after, "drain") is False
+        assert world.clock.time() - EPOCH < after + 1
+        assert states(world)[0] == "unknown"
+        assert await world.live() is True
+        world.target.settle()
+        assert set(world.target.customers.values()) == {1}
+        assert world.books()["customers"].dead.units == len(keys["customers"] - set(world.target.customers)) > 0
+
+    says_no = Receipt(Kind.UNKNOWN, 200, "saved 9", code="says-no", in_part=True)
+    play(tmp_path, story, script={1: says_no}, landed=frozenset({1}), share=0.5)
 
 
 @pytest.mark.parametrize("ruling", ["reject", "set-aside"])

@@ -154,6 +154,8 @@ class Verdict:
             return BatchState.PARKED, f"{why}: it is parked for you to decide"
         if not await self.rest(await self._unsettled(batch), batch):
             return BatchState.UNKNOWN, ""
+        every = f"reading back all {len(tellable):,} owners of batch {batch.seq} of {batch.stage}"
+        self.tell(Waiting("reading-back", every))
         looking = InPart(self.journal, self.clock, self.assemble, self._seen, self.rest, self.settle_time)
         return await looking.decide(batch, tellable)
 
