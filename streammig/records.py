@@ -257,9 +257,8 @@ class Columns:
         """Add rows of other columns, all that belongs to them but what was left out and dropped."""
         low, high = other.upto[begin], other.upto[end]
         shift, rows = self.upto[-1] - low, len(self)
-        for row in range(begin, end) if other.edited else ():
-            if row in other.edited:
-                self.edited[rows + row - begin] = other.edited[row]
+        if other.edited:
+            self.edited.update([(rows + row - begin, body) for row, body in other.edited.items() if begin <= row < end])
         self.index += other.index[begin:end]
         self.unit += other.unit[begin:end]
         self.owners += other.owners[begin:end]
