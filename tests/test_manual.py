@@ -15,7 +15,7 @@ from msgspec import inspect
 
 from streammig import errors
 from streammig.budget import parse_limits
-from streammig.cli import COMMANDS, STOPPED, streammig
+from streammig.cli import COMMANDS, PILOT_DONE, STOPPED, streammig
 from streammig.cli.guide import page, topics
 from streammig.masivo import models
 from streammig.masivo.limits import PRESETS
