@@ -11,16 +11,21 @@ def counted(number: int, what: str, more: str = "s") -> str:
 class Problem(Exception):
     """What stops a command, in words for the person who typed it.
 
-    `what` says what was attempted, on what, and what came back; `hint` says what to do or type next.
-    Neither may hold an API key, a token or a value of a record. `exit_code` is the process's exit code.
+    `code` is stable, in kebab case: programs and tests go by it, never by the words. `what` says what was attempted, on
+    what, and what came back; `hint` says what to do or type next. Neither may hold an API key, a token or a value of a
+    record. `exit_code` is the process's exit code.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, hint: str = "") -> None:
+    def __init__(self, code: str, what: str, hint: str = "") -> None:
         super().__init__(what)
+        self.code = code
         self.what = what
         self.hint = hint
+
+    def json(self) -> dict[str, str | int]:
+        return {"code": self.code, "what": self.what, "hint": self.hint, "exit_code": self.exit_code}
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.hint}" if self.hint else self.what
@@ -38,8 +43,7 @@ class Unusable(Problem):
     exit_code = 2
 
 
-BREAKS_OFF = "the export breaks off at byte"
-READING_FAILED = "reading failed"  # the disk's fault, not the export's: the same file may be read later
+EXPORT_BROKEN = "export-broken"
 AFTER_A_BREAK = (
     "What stands before it is delivered, and a whole new run would send that twice. So export what stands behind it as"
     " a file of its own, and migrate that with a checkpoint of its own."
@@ -53,14 +57,14 @@ class BrokenExport(Unusable):
     """
 
     def __init__(self, path: str, offset: int, why: str, hint: str = "") -> None:
-        super().__init__(f"{path}: {BREAKS_OFF} {offset}: {why}", hint)
+        super().__init__(EXPORT_BROKEN, f"{path}: the export breaks off at byte {offset}: {why}", hint)
         self.path = path
         self.offset = offset
         self.why = why
 
 
 class UnknownOutcome(Problem):
-    """Batches are left of which nobody can say whether they landed."""
+    """Batches with an unknown outcome are left."""
 
     exit_code = 4
 

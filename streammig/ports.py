@@ -1,4 +1,4 @@
-"""The contracts between the rooms: Source, Rules, Sink, ReadBack, Target, Clock, in prose."""
+"""The contracts between the rooms: Source, Rules, Client, ReadBack, Target, Clock, in prose."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Rules(Protocol):
         ...
 
 
-class Sink(Protocol):
+class Client(Protocol):
     """Our side of the target for one kind of request: takes a body, returns a receipt.
 
     `send` is called at most once for a slot, possibly by several tasks at once. It never raises for what the network
@@ -114,8 +114,11 @@ class ReadBack(Protocol):
     """What the target shows of what it was sent. Reads are paced by the target's general limit on this side of it.
 
     Both raise `Problem` kinds for a world that is wrong. Where nothing could be learnt just now (no connection, 5xx,
-    429 after its wait) or ever (nothing to read back by), `visible` is CANT_TELL and `reachable` False.
+    429 after its wait) or ever (nothing to read back by), `visible` is CANT_TELL and `reachable` False. Where an answer
+    came that says nothing to us, `misread` tells its status and shape, until the next read.
     """
+
+    misread: str
 
     async def visible(self, stage: str, record: Record) -> Seen:
         """How much of this record, as sent, can be seen at the target now; NOTHING, PART, ALL and OTHER only where the
@@ -143,6 +146,6 @@ class Target(Protocol):
 
     def limits(self, text: str) -> Sequence[Any]: ...
 
-    def connect(self) -> AbstractAsyncContextManager[tuple[Sink, ReadBack]]:
+    def connect(self) -> AbstractAsyncContextManager[tuple[Client, ReadBack]]:
         """Open the way to the target; leaving the context closes every connection. Makes no request by itself."""
         ...

@@ -53,12 +53,13 @@ class MemoryTarget:
     violations: list[str] = field(default_factory=list)
     queue: list[tuple[float, str, Any]] = field(default_factory=list)
     taken: list[tuple[str, bytes]] = field(default_factory=list)
+    misread: str = ""
     requests: int = 0
     under_way: int = 0
     most_under_way: int = 0
     dead: Callable[[], bool] = lambda: False
 
-    # -- Sink ------------------------------------------------------------------------------------------------------
+    # -- Client ------------------------------------------------------------------------------------------------------
 
     async def send(self, stage: str, body: bytes, began: Callable[[], None] = lambda: None) -> Receipt:
         self._alive()

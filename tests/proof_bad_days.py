@@ -47,6 +47,15 @@ FAULTS: Mapping[str, list[Rule]] = {
     "502 with a page, applied or not": [
         {"do": "answer", "status": 502, "body": "html", "done": True}, {"do": "answer", "status": 502, "body": "html"},
     ],
+    "a yes that says no": [
+        {"do": "answer", "status": 200, "body": "count", "share": 0.5},
+        {"do": "answer", "status": 207, "body": "list", "done": True},
+        {"do": "answer", "status": 201, "body": "error"},
+    ],
+    "an odd answer, applied or not": [
+        {"do": "answer", "status": status, "done": done}
+        for status in (301, 408, 409, 425, 499) for done in (True, False)
+    ],
     "answer that is no JSON": [{"do": "answer", "status": 201, "body": "invalid-json", "done": True}],
 }  # fmt: skip
 
@@ -80,7 +89,7 @@ def live_through(folder: Path, seed: int, script: Iterable[Rule], requests: int)
             settings = _settings(folder, target.url, {name: paths[name] for name in stages})
             found = _insist(settings, folder, Random(seed))
             if unknown and "events" in stages and any("are not at the target" in said for said in found):
-                break  # rightly refused: the customers that it begins with are among those that are parked
+                break  # rightly refused: the first customers are in a parked batch
             wrong += found
             books = _books(Path(settings.checkpoint))
             ledger = target.ledger()

@@ -89,7 +89,7 @@ class History:
         if not isinstance(ended, Unusable):
             return
         self.refused += 1
-        if "older copy" not in ended.what or self.world.target.requests != made:
+        if ended.code != "checkpoint-stale" or self.world.target.requests != made:
             self.wrong.append(f"refused with: {ended.what}")
         if self.dice.random() < 0.5:
             self.install(newest)

@@ -19,9 +19,9 @@ from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.migration.crew import check_books
-from streammig.notices import Answered, Notice
 from streammig.ports import Seen
 from streammig.records import BatchState, Kind, Place, Receipt, Record, Tally
+from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
 from tests.proof_copies import put_back as copies_put_back
 from tests.shares import share
@@ -135,12 +135,12 @@ def test_i3_i8_an_older_copy_is_refused_and_changes_no_file(tmp_path: Path, sinc
         for work in (Migration.run, retry(), asking(current=True)):
             ended = await world.live(work)
             assert isinstance(ended, Unusable)
-            assert "is an older copy of the checkpoint" in ended.what
+            assert ended.code == "checkpoint-stale"
             assert "--newest-is-lost" in ended.hint
         if since in ("isolation", "retry"):
             ended = await world.live(asking(newest_lost=True))
             assert isinstance(ended, Unusable)
-            assert "this copy can't go on" in ended.hint
+            assert ended.code == "checkpoint-stale-for-good"
         assert content(tmp_path) == before
         assert world.target.requests == made
 
@@ -176,7 +176,7 @@ def test_i8_without_a_fence_the_operator_is_asked_once_before_a_record_is_read(t
         for lost in (False, True):
             ended = await world.live(asking(newest_lost=lost))
             assert isinstance(ended, Unusable)
-            assert "has no fence for the checkpoint" in ended.what
+            assert ended.code == "fence-missing"
             assert "--checkpoint-is-current" in ended.hint
             assert not [key for key in content(tmp_path) if key not in before and not key.startswith("state/accounts")]
         assert world.target.requests == made
@@ -186,7 +186,7 @@ def test_i8_without_a_fence_the_operator_is_asked_once_before_a_record_is_read(t
         set_back(tmp_path)  # the word never passes a newer fence
         ended = await world.live(asking(current=True))
         assert isinstance(ended, Unusable)
-        assert "is an older copy" in ended.what
+        assert ended.code == "checkpoint-stale"
 
     play(tmp_path, story)
 
@@ -358,7 +358,7 @@ def test_i3_a_machine_that_was_set_back_while_customers_went_sends_nothing(tmp_p
         for _ in range(2):  # nor does it help to ask again
             ended = await world.live()
             assert isinstance(ended, Unusable)
-            assert "are at the target already, as this run would send them" in ended.what
+            assert ended.code == "checkpoint-behind-target"
             assert "--checkpoint-is-current" in ended.hint
         assert world.target.requests == made
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Problem
 from streammig.migration import Ask, Migration
-from streammig.notices import Notice, Sealed, Warned
 from streammig.settings import load
+from streammig.telemetry import Notice, Sealed, Warned, ignore
 from tests.memory_target import Crash, MemoryTarget, Weather
 from tests.virtual import Inline, VirtualClock
 
@@ -109,6 +109,7 @@ class World:
     crash_after: bool = False
     said: list[str] = field(default_factory=list)
     asked: dict[str, Any] = field(default_factory=dict)  # options of the next run
+    watch: Callable[[Notice], None] = ignore
 
     def step(self) -> str:
         """Count one piece of work in an executor; the world ends before it, or right after it."""
@@ -136,8 +137,9 @@ class World:
         )  # fmt: skip
 
     def _hear(self, notice: Notice) -> None:
+        self.watch(notice)
         if isinstance(notice, Warned):
-            self.said.append(notice.text)
+            self.said.append(notice.warning)
 
     async def live(
         self,

@@ -309,6 +309,7 @@ def _examined(checkpoint: Path, rules: Rules, batch: Batch) -> Iterator[tuple[Ex
         work.close()
     if not all(found) and batch.state is not BatchState.ACCEPTED:
         raise Unusable(
+            "work-lost",
             f"{work.path} lacks records of batch {batch.seq} of {batch.stage}",
             "Restore the file that lay there; without it they can be neither sent nor looked for.",
         )

@@ -64,7 +64,7 @@ class AccountFile(SharedFile):
     """
 
     role = Role(
-        "the account's file", "account",
+        "the account's file", "account-file",
         "Move it away: the used slots are then taken from the checkpoint, as far as that knows them.", IN_STATE_FOLDER,
     )  # fmt: skip
     application = 0x734D4267  # "sMBg"

@@ -109,6 +109,7 @@ def fenced(
     run_id, tick = copy or (secrets.token_hex(8), 0)
     if copy is not None and not current and _known(state_folder, run_id) is None:
         raise Unusable(
+            "fence-missing",
             f"the state folder {state_folder} has no fence for the checkpoint {path}: it is another host's, or the"
             " folder was lost",
             "Nothing was sent. Bring back the state folder. Or, if you know that this is the newest copy of the"
@@ -148,12 +149,14 @@ def _refuse(path: Path, newer: Mark, tick: int, lost: bool) -> None:
     what = f"{path} is an older copy of the checkpoint: {counted(newer.tick - tick, 'request')} newer than this copy"
     if not lost:
         raise Unusable(
+            "checkpoint-stale",
             what,
             "Nothing was sent. Use the newest copy, with its -wal file. If there is none any more, run the same command"
             " once with --newest-is-lost.",
         )
     if newer.parts > tick:
         raise Unusable(
+            "checkpoint-stale-for-good",
             f"{what}, some of them for parts of refused batches or for dead letters that it does not know",
             "Nothing was sent, and this copy can't go on: it can't tell which records those requests carried. Use the"
             " newest copy.",

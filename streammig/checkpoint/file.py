@@ -88,7 +88,11 @@ class Checkpoint(Letters):
         """An existing checkpoint, verified. A reader never writes, so it may read while a run is on; it says itself
         when it wants to `verify`."""
         if not path.is_file():
-            raise Unusable(f"{path}: there is no checkpoint there", "Name the file that --checkpoint named in the run.")
+            raise Unusable(
+                "checkpoint-missing",
+                f"{path}: there is no checkpoint there",
+                "Name the file that --checkpoint named in the run.",
+            )
         if not read_only:
             refuse_network_file_system(path)
         checkpoint = cls(path, connect(path, "ro" if read_only else "rw"))
@@ -108,15 +112,21 @@ class Checkpoint(Letters):
         (application,) = self._read("PRAGMA application_id")[0]
         (newest,) = self._read("PRAGMA user_version")[0]
         if application != APPLICATION:
-            raise Unusable(f"{self.path} is no checkpoint of streammig", "Name another file with --checkpoint.")
+            raise Unusable(
+                "checkpoint-foreign",
+                f"{self.path} is no checkpoint of streammig",
+                "Name another file with --checkpoint.",
+            )
         if newest > FORMAT:
             raise Unusable(
+                "checkpoint-newer",
                 f"{self.path} was written by a newer streammig (format {newest}, this one knows {FORMAT})",
                 "Go on with the version that wrote it, or a later one.",
             )
         if newest < FORMAT:
             (wrote,) = self._read("SELECT version FROM run")[0]
             raise Unusable(
+                "checkpoint-older-format",
                 f"{self.path} has format {newest}, and this streammig reads format {FORMAT} only",
                 f"It was written by streammig {wrote}, which reads it: go on with that version.",
             )
@@ -161,12 +171,12 @@ class Checkpoint(Letters):
                 [(stage, source, json.dumps(mark)) for source, mark in enumerate(fingerprints, first)],
             )
 
-    def stage_state(self, stage: str, state: str, at: float, message: str = "") -> None:
+    def stage_state(self, stage: str, state: str, at: float, message: str = "", code: str = "") -> None:
         """Set a stage's state; it starts when it first runs, and has finished when it is complete."""
         self._change(
             "UPDATE stage SET state = ?1, message = ?2, started = CASE WHEN ?1 = 'running' THEN coalesce(started, ?3)"
-            " ELSE started END, finished = CASE WHEN ?1 = 'complete' THEN ?3 END WHERE name = ?4",
-            state, message, at, stage,
+            " ELSE started END, finished = CASE WHEN ?1 = 'complete' THEN ?3 END, code = ?5 WHERE name = ?4",
+            state, message, at, stage, code,
         )  # fmt: skip
 
     def advance(self, stage: str, progress: Progress) -> None:

@@ -40,7 +40,7 @@ def holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise MachineFault(
-            f"{path}: can't lock the checkpoint: {error.strerror}", "Make its folder writable."
+            "lock-failed", f"{path}: can't lock the checkpoint: {error.strerror}", "Make its folder writable."
         ) from None
     try:
         try:
@@ -48,7 +48,7 @@ def holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
         except OSError:
             holder = _read(path)
             by = f"by process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-            raise Held(f"{said} {by} ({holder.get('command', 'unknown command')})", hint) from None
+            raise Held("checkpoint-held", f"{said} {by} ({holder.get('command', 'unknown command')})", hint) from None
         try:
             _write(descriptor, path, command)
             yield
@@ -65,7 +65,9 @@ def _write(descriptor: int, path: Path, command: str) -> None:
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     except OSError as error:
         raise MachineFault(
-            f"{path}: can't lock the checkpoint: {error.strerror}", "Make room, then run the same command."
+            "lock-failed",
+            f"{path}: can't lock the checkpoint: {error.strerror}",
+            "Make room, then run the same command.",
         ) from None
 
 

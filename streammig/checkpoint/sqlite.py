@@ -47,6 +47,7 @@ def refuse_network_file_system(path: Path) -> None:
             best, kind = point, tail.split()[0]
     if kind in NETWORK:
         raise Unusable(
+            "checkpoint-on-network",
             f"{path}: the checkpoint would lie on a network file system ({kind}), where a power cut can lose commits",
             "Name a file on a local disk with --checkpoint.",
         )
@@ -192,10 +193,13 @@ class SharedFile(SqliteFile):
                 self._db.execute(f"PRAGMA user_version = {self.format}")
             elif application != self.application:
                 raise Unusable(
-                    f"{self.path} is not {self.role.noun} of streammig", "Name another folder with --state-dir."
+                    f"{self.role.code}-foreign",
+                    f"{self.path} is not {self.role.noun} of streammig",
+                    "Name another folder with --state-dir.",
                 )
             elif version != self.format:
                 raise Unusable(
+                    f"{self.role.code}-format",
                     f"{self.role.noun} {self.path} has format {version}; this streammig reads {self.format} only",
                     "Use the streammig that wrote it, or name another folder with --state-dir.",
                 )
@@ -219,12 +223,15 @@ def translated(path: Path, role: Role = CHECKPOINT) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _problem(path, role, error) from None
     except OSError as error:
-        raise MachineFault(f"{role.noun} {path}: {error.strerror}", _hint(role, error.errno in NO_ROOM)) from None
+        full = error.errno in NO_ROOM
+        code = "disk-full" if full else f"{role.code}-io"
+        raise MachineFault(code, f"{role.noun} {path}: {error.strerror}", _hint(role, full)) from None
 
 
 def damaged(path: Path, role: Role, why: str) -> Problem:
     """A file that can't be trusted."""
-    return Unusable(f"{role.noun} {path} is damaged, or is another file: {why}", f"Nothing was sent. {role.restore}")
+    what = f"{role.noun} {path} is damaged, or is another file: {why}"
+    return Unusable(f"{role.code}-damaged", what, f"Nothing was sent. {role.restore}")
 
 
 def _hint(role: Role, full: bool) -> str:
@@ -239,8 +246,10 @@ def _problem(path: Path, role: Role, error: sqlite3.Error) -> Problem:
     if primary in DAMAGE:
         return damaged(path, role, str(error))
     if primary == sqlite3.SQLITE_CANTOPEN:
-        return Unusable(said, "Check that its folder exists and may be written.")
+        return Unusable(f"{role.code}-folder-missing", said, "Check that its folder exists and may be written.")
     if primary == sqlite3.SQLITE_BUSY:
-        return MachineFault(said, "Another process holds it too long. End that one, then run the same command.")
+        hint = "Another process holds it too long. End that one, then run the same command."
+        return MachineFault(f"{role.code}-busy", said, hint)
     # SQLITE_IOERR is also how a quota, or a limit on the size of files, shows.
-    return MachineFault(said, _hint(role, primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)))
+    full = primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return MachineFault("disk-full" if full else f"{role.code}-unwritable", said, _hint(role, full))

@@ -44,6 +44,7 @@ class WorkFile(SqliteFile):
         fresh = not path.exists()
         if fresh and not create:
             raise Unusable(
+                "work-lost",
                 f"{path} is gone: it holds the records of retried batches that are not settled yet",
                 "Restore it; without it they can be neither sent nor looked for.",
             )

@@ -21,7 +21,7 @@ from streammig.cli.outcome import SystemClock
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Migration
 from streammig.records import STAGES
-from streammig.reporting.watch import watching
+from streammig.report.live import watching
 from streammig.settings import api_key, from_checkpoint, state_folder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -89,7 +89,11 @@ def beside(
     finally:
         file.close()
     if bound["binding"].get("dry_run"):
-        raise Unusable(f"{checkpoint} is that of a dry run: nothing was sent", "Name the checkpoint of a run.")
+        raise Unusable(
+            "checkpoint-of-dry-run",
+            f"{checkpoint} is that of a dry run: nothing was sent",
+            "Name the checkpoint of a run.",
+        )
     context = bound["context"]
     settings, folder = from_checkpoint(checkpoint, context, toml)
     for name in STAGES:

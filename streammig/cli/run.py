@@ -86,7 +86,9 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
     for text in maps:
         stage, equals, function = text.partition("=")
         if not equals or stage not in STAGES:
-            raise Unusable(f"--map {text}: it must be STAGE=MODULE:FUNCTION, with a stage of {', '.join(STAGES)}")
+            raise Unusable(
+                "map-invalid", f"--map {text}: it must be STAGE=MODULE:FUNCTION, with a stage of {', '.join(STAGES)}"
+            )
         given.setdefault(stage, {})["map"] = function
     return given
 
@@ -99,7 +101,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     from streammig.cli.driving import drive
     from streammig.cli.outcome import Ended, SystemClock, finish, read_document
     from streammig.migration import Ask, Migration
-    from streammig.reporting.watch import watching
+    from streammig.report.live import watching
     from streammig.settings import state_folder
     from streammig.spool import forget, is_gone, reads_stdin, stdin_spooled
 

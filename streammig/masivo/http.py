@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace, TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -86,7 +87,6 @@ class Http:
             # A cookie of 9 KB must not make a yes unreadable.
             max_line_size=LONGEST_HEADER,
             max_field_size=LONGEST_HEADER,
-            max_headers=1000,
             # Unpacked here: what is labelled as packed, and is not, is still an answer.
             auto_decompress=False,
         )
@@ -127,18 +127,12 @@ class Http:
             deadline.reschedule(loop.time() + self._request_timeout)
             began()
 
-        proxy, consent = proxy_for(url)
+        options = {"data": left, "trace_request_ctx": connected, **_proxied(url)}
+        length = {} if body is None else {"Content-Length": str(len(body))}
         try:
             async with asyncio.timeout(self._connect_timeout) as deadline:
                 async with self._session.request(
-                    method,
-                    URL(url, encoded=True),
-                    headers=headers() if body is None else {**headers(), "Content-Length": str(len(body))},
-                    data=left,
-                    allow_redirects=False,
-                    proxy=proxy,
-                    proxy_headers=consent,
-                    trace_request_ctx=connected,
+                    method, URL(url, encoded=True), headers={**headers(), **length}, allow_redirects=False, **options
                 ) as head:
                     await _read(head.content, content, most)
                 whole = len(content) <= most
@@ -159,6 +153,11 @@ class Http:
         if head is not None and code != "answered-early":
             return _answer(head, bytes(content[:most]), False, latency)
         return NoAnswer(bool(sent), why, code, latency, stale)
+
+
+def _proxied(url: str) -> dict[str, Any]:
+    proxy, consent = proxy_for(url)
+    return {"proxy": proxy, "proxy_headers": consent}
 
 
 class _Pieces:
@@ -260,6 +259,7 @@ def proxy_for(url: str) -> tuple[URL | None, dict[str, str] | None]:
         fits = False
     if not fits:
         raise Unusable(
+            "proxy-invalid",
             f"the proxy that {parts.scheme}_proxy names in the environment is no http(s) address of a host",
             "Set it to http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, with %40 for an @ in the password, or list"
             " the target's host in no_proxy. The address is not shown here, for it may hold a password.",
@@ -293,15 +293,20 @@ def check_base_url(url: str) -> str:
         parts = urlsplit(url.strip())
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        raise Unusable("the base URL is no URL", hint) from None
+        raise Unusable("base-url-invalid", "the base URL is no URL", hint) from None
     if parts.username is not None or parts.password is not None:
-        raise Unusable("the base URL holds a user name or password", "Leave them out: the API key is all it takes.")
+        raise Unusable(
+            "base-url-invalid",
+            "the base URL holds a user name or password",
+            "Leave them out: the API key is all it takes.",
+        )
     if parts.scheme not in ("http", "https") or not host:
-        raise Unusable(f"the base URL {url.strip()!r} is no http(s) address", hint)
+        raise Unusable("base-url-invalid", f"the base URL {url.strip()!r} is no http(s) address", hint)
     if parts.query or parts.fragment:
-        raise Unusable(f"the base URL {url.strip()!r} has a query or a fragment", hint)
+        raise Unusable("base-url-invalid", f"the base URL {url.strip()!r} has a query or a fragment", hint)
     if parts.scheme == "http" and not _is_loopback(host):
         raise Unusable(
+            "base-url-insecure",
             f"the base URL {url.strip()!r} is plain HTTP: the API key and the customers' data would travel readable",
             "Use https. Plain http is for this machine only (localhost, 127.0.0.1).",
         )

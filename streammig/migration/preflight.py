@@ -9,9 +9,9 @@ from streammig.checkpoint import Checkpoint, Journal, Mark
 from streammig.delivery.verdict import seen_at_last, spread
 from streammig.errors import Unusable
 from streammig.migration.reading import Reading
-from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import ReadBack, Seen
 from streammig.records import BatchState, Record
+from streammig.telemetry import Notify, Waiting, Warned
 
 # Records that are looked for: one read for a customer, one for each year of a customer's transactions. Events leave no
 # trace that proves anything, so before them the first transactions are looked for.
@@ -25,7 +25,7 @@ class Preflight:
     reading: Reading
     journal: Journal
     readback: ReadBack
-    tell: Tell
+    tell: Notify
     stop: asyncio.Event
     settle_time: float  # seconds
 
@@ -44,6 +44,7 @@ class Preflight:
         if found := await self._there(name, records):
             ordinals = ", ".join(str(it.position.ordinal) for it in found)
             raise Unusable(
+                "checkpoint-behind-target",
                 f"{len(found)} of the first {len(records)} {name} to be sent are at the target already, as this run"
                 f" would send them (record {ordinals}), but this checkpoint did not send them",
                 "Nothing was sent. Use the newest copy of the checkpoint, or the checkpoint that sent this export. If"
@@ -68,6 +69,7 @@ class Preflight:
         if seen and all(answer is Seen.NOTHING for answer in seen):
             ordinals = ", ".join(str(record.position.ordinal) for record in records)
             raise Unusable(
+                "customers-missing",
                 f"the customers of {first} are not at the target: none of those of record {ordinals} can be read back",
                 "Migrate the customers first, in this run or an earlier one: the target drops what has no customer.",
             )
@@ -76,12 +78,15 @@ class Preflight:
         """Those of these records that are there as they would be sent, if they are most of them: one alone may be a
         customer that somebody has moved by hand, or one that occurs twice in an export that was not scanned."""
         seen: list[Seen] = []
-        self.tell(Waiting(f"looking whether the first {name} to be sent are at the target already"))
+        self.tell(Waiting("preflight", f"looking whether the first {name} to be sent are at the target already"))
         for record in records:
             seen.append(await seen_at_last(self.readback, name, record, self.stop, self.settle_time))
             if seen[-1] is Seen.CANT_TELL:
                 self.tell(
-                    Warned(f"{name} can't be looked for at the target now: whether they were sent before is not known")
+                    Warned(
+                        "not-readable",
+                        f"{name} can't be looked for at the target now: whether they were sent before is not known",
+                    )
                 )
                 break  # an outage: each further read would wait for its end
         found = [it for it, how in zip(records, seen, strict=False) if how is Seen.ALL]

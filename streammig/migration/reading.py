@@ -17,11 +17,11 @@ from streammig.delivery.courier import Anew
 from streammig.errors import Unusable
 from streammig.feed import Absent, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
 from streammig.migration.binding import fixed
-from streammig.notices import Tell, Warned
 from streammig.packing import BatchLimits
 from streammig.ports import Rules, Source
 from streammig.records import START, Batch, BatchState, DeadLetter, Place, Range, Record, add_up
 from streammig.settings import Settings
+from streammig.telemetry import Notify, Warned
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Reading:
     rules: Mapping[str, Rules]
     owners: KeyIndex | None  # None where it was left out, or no customers are in the run
     thread: Executor
-    tell: Tell
+    tell: Notify
 
     async def read(self, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
         """Do in the thread what reads files."""
@@ -104,6 +104,7 @@ class Reading:
         export explains that, or what comes out now is more than what it held."""
         if not batch.retried and fixed(self.settings, name, self.lookup):
             raise Unusable(
+                "batch-changed",
                 f"batch {batch.seq} of {name} does not come out of the export as it was sealed, and there is neither a"
                 " mapping nor another version that could be why: the export has changed",
                 "Put the export that the checkpoint was begun with back in its place, and run the same command.",
@@ -115,6 +116,7 @@ class Reading:
         rest = batch.tally - add_up([*(it.tally for it in drafts), *(it.tally for it in dead)])
         if rest.records < 0 or rest.units < 0:
             raise Unusable(
+                "batch-changed",
                 f"batch {batch.seq} of {name} comes out as more than it was sealed as: what was left out of it by the"
                 " mapping or version of then is counted as filtered already",
                 AS_IT_WAS,
@@ -123,6 +125,7 @@ class Reading:
             return drafts, dead, []
         if rest.records and left.unnamed:
             self.tell(Warned(
+                "mapping-changed",
                 f"the mapping leaves out customers of batch {batch.seq} that it sent before: nobody can tell which, so"
                 " what belongs to them is sent, and dropped by the target"
             ))  # fmt: skip
@@ -160,6 +163,7 @@ class Reading:
         if changed:
             numbers = ", ".join(str(batch.seq) for batch in changed[:20])
             raise Unusable(
+                "batch-changed",
                 f"batch {numbers} of {name}, sealed ahead of what is counted, comes out otherwise now: the mapping or"
                 " the version has changed, and the books could not be kept",
                 AS_IT_WAS,

@@ -1,4 +1,4 @@
-"""What the target does while a migration request waits for its answer: look at its form, and enqueue it."""
+"""The work of the target before it answers a migration request: check the form, and enqueue the body."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import msgspec
 
 from streammig.sandbox.config import SandboxConfig
 from streammig.sandbox.forms import MOST, Element, Refused, WindowOfRevert, checked, elements, twins, units
-from streammig.sandbox.script import Fault, Late, Lose, Partial
+from streammig.sandbox.script import Answer, Fault, Late, Lose, Partial
 from streammig.sandbox.store import Store
 
 
 class Intake:
-    """Takes bodies into the queue. Runs in the store's thread."""
+    """Puts bodies into the queue. Runs in the store's thread."""
 
     def __init__(self, config: SandboxConfig, store: Store, dice: Random) -> None:
         self._config = config
         self._store = store
         self._dice = dice
 
-    def take(self, kind: str, body: bytes, at: float, delay: float, fault: Fault | None = None) -> None:
-        """Enqueue a migration body that came at `at`, to be applied `delay` seconds later.
+    def take(self, kind: str, body: bytes, at: float, delay: float, fault: Fault | None = None) -> tuple[int, int]:
+        """Enqueue a migration body that came at `at`, to be applied `delay` seconds later. Return the number
+        of customers that were enqueued, and the number in the body.
 
         Raises Refused if anything in it is refused: then nothing is enqueued, unless refusals are partial here.
         """
@@ -33,20 +34,27 @@ class Intake:
             bad += [(index, f"customers[{index}]: invalid customer entry") for index, _ in good if index < fault.bad]
         bad_indices = {index for index, _ in bad}
         good = [(index, element) for index, element in good if index not in bad_indices]
+        if isinstance(fault, Answer):
+            good = good[: round(len(good) * fault.taken)]
         weight = sum(units(element) for _, element in good)
         if weight > MOST:
             raise Refused(f"customers: at most {MOST} {kind} in all were expected, not {weight}")
         if good and (partial or not bad):
-            kept = body if not bad else b'{"customers":[%s]}' % b",".join(bytes(raws[index]) for index, _ in good)
+            kept = (
+                body
+                if len(good) == len(raws)
+                else b'{"customers":[%s]}' % b",".join(bytes(raws[index]) for index, _ in good)
+            )
             lost = fault.chosen(len(good), self._dice) if isinstance(fault, Lose) else []
             late = fault.seconds if isinstance(fault, Late) else 0.0
             owners = [element.id for _, element in good]
             self._store.accept(kind, kept, at, at + delay + late, owners, weight, lost)
         if bad:
             raise Refused(self._told(*min(bad), raws))
+        return len(good), len(raws)
 
     def revert(self, body: bytes, at: float, delay: float) -> None:
-        """Enqueue a revert. Raises Refused if the body is no window."""
+        """Enqueue a revert. Raises Refused if the body holds no window."""
         try:
             window = msgspec.json.decode(body, type=WindowOfRevert)
         except ValueError as error:
@@ -58,7 +66,7 @@ class Intake:
     def _sort(
         self, kind: str, raws: Sequence[msgspec.Raw], stop: bool
     ) -> tuple[list[tuple[int, Element]], list[tuple[int, str]]]:
-        """The elements that have their form, and what is wrong with the others; `stop`: the first fault is enough."""
+        """The valid elements, and the faults of the others. `stop`: return at the first fault."""
         good: list[tuple[int, Element]] = []
         bad: list[tuple[int, str]] = []
         refuse_unknown = self._config.unknown_fields == "refuse"

@@ -1,23 +1,25 @@
-"""The sandbox's bad days: a script of faults, checked before the server starts.
+"""A script of faults for the sandbox. It is checked before the server starts.
 
-A script is a JSON list of rules, or NDJSON with one rule a line. Of the rules that match a request the first is played.
-A request over the limits is answered with 429 before any rule is asked.
+A script is a JSON list of rules, or NDJSON with one rule a line. The first rule that matches a request is played. A
+request over the limits gets 429 before any rule.
 
 Which requests a rule matches:
 
     "on"      customers, events, transactions, revert, auth, read, migration (the first four) or any; default any
     "nth"     the 3rd request of that kind, or a list of such numbers, counted from 1 over the server's life
-    "every"   each so-and-so-many-th
+    "every"   each N-th request
     "chance"  a probability from 0 to 1, drawn with the sandbox's seed
     "from", "until"   only the requests from this to that number of the kind, both included
-    "times"   at most so often
+    "times"   at most this many times
 
 `nth`, `every` and `chance` exclude each other; with none of them every request of the kind matches.
 
 What it does, `"do"`, with its own keys (and their defaults):
 
-    "answer"    "status" instead of the right answer; "done" (false): the work is done all the same; "body": "error",
-                "html" (a proxy's page, a captive portal), "invalid-json" or "empty" (error from 400 on, else empty);
+    "answer"    "status" instead of the right answer; "done" (false): the work is done first; "share": it is done for
+                the first customers only, this share of them; "body": "error" (also in a 2xx), "html" (a proxy's
+                page, a captive portal), "invalid-json", "empty" (error from 400 on, else empty), "count" (how many
+                customers were enqueued, of how many) or "list" (a status for each of them); "json": any JSON instead;
                 "retry_after": seconds, or any text sent as it is; "retry_after_date": seconds from now, sent as an
                 HTTP date; "location": where a redirect leads (the same address)
     "revoke"    every token issued so far ends, so the request gets its 401
@@ -31,14 +33,20 @@ What it does, `"do"`, with its own keys (and their defaults):
     "lose"      taken with the right answer, but the queue drops the customers at "records" (a list of indices from 0)
                 or each with the probability "share" (1)
     "late"      taken with the right answer, applied "seconds" (60) later than the queue would
+    "missing"   a read of a customer who is not there is answered "as" "404" (the default), "null", "object" (200 with
+                `null` or `{}`), "204" or "400"
 
-`partial`, `lose` and `late` are for customers, events and transactions; `on` is migration where they leave it out.
+`partial`, `lose` and `late` are for customers, events and transactions, and `on` is migration where they leave it out;
+`missing` is for reads. `share`, "count" and "list" are for customers, events and transactions, too.
 
 Examples:
 
     {"on": "customers", "nth": 3, "do": "reset", "at": "done"}
     {"on": "migration", "every": 10, "do": "answer", "status": 429, "retry_after": 2}
     {"on": "any", "chance": 0.05, "do": "answer", "status": 502, "body": "html", "done": true}
+    {"on": "events", "nth": 2, "do": "answer", "status": 207, "body": "list", "share": 0.75}
+    {"on": "customers", "nth": 2, "do": "answer", "status": 200, "json": {"error": "Internal", "details": "queue full"}}
+    {"do": "missing", "as": "null"}
 """
 
 from __future__ import annotations
@@ -54,6 +62,7 @@ import msgspec
 MIGRATIONS = ("customers", "events", "transactions", "revert")
 BATCHES = MIGRATIONS[:3]
 KINDS = (*MIGRATIONS, "auth", "read")
+COUNTING = ("count", "list")  # bodies that tell how many were enqueued
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -65,7 +74,7 @@ class ScriptError(ValueError):
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
-    """Which requests a fault meets; the subclasses say what it does."""
+    """The requests that a fault is for. The subclasses are the faults."""
 
     on: Literal["customers", "events", "transactions", "revert", "auth", "read", "migration", "any"] = "any"
     nth: Count | list[Count] | None = None
@@ -79,7 +88,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.on == "any" or self.on == kind or (self.on == "migration" and kind in MIGRATIONS)
 
     def strikes(self, number: int, dice: Random) -> bool:
-        """Whether the rule meets the `number`-th request of its kind."""
+        """Whether the rule is for the `number`-th request of its kind."""
         if number < self.first or (self.until is not None and number > self.until):
             return False
         if self.nth is not None:
@@ -89,7 +98,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.chance is None or dice.random() < self.chance
 
     def problem(self) -> str:
-        """What is wrong with the rule beyond its types, "" if nothing is."""
+        """The fault of the rule beyond its types, "" without one."""
         if sum(choice is not None for choice in (self.nth, self.every, self.chance)) > 1:
             return "nth, every and chance exclude each other"
         return ""
@@ -98,7 +107,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Answer(Rule, frozen=True, kw_only=True, tag="answer"):
     status: Annotated[int, msgspec.Meta(ge=200, le=599)]
     done: bool = False
-    body: Literal["error", "html", "invalid-json", "empty"] | None = None
+    share: Share | None = None
+    body: Literal["error", "html", "invalid-json", "empty", "count", "list"] | None = None
+    json: Any = msgspec.UNSET
     retry_after: Seconds | str | None = None
     retry_after_date: float | None = None
     location: str | None = None
@@ -107,7 +118,21 @@ class Answer(Rule, frozen=True, kw_only=True, tag="answer"):
         texts = (self.location, self.retry_after if isinstance(self.retry_after, str) else None)
         if any(text is not None and not (text.isprintable() and text.isascii()) for text in texts):
             return "retry_after and location must be printable ASCII, as a header's value is"
+        if (self.share is not None or self.body in COUNTING) and self.on not in (*BATCHES, "migration"):
+            return "share, count and list are for customers, events, transactions or migration"
+        if self.body is not None and self.json is not msgspec.UNSET:
+            return "body and json exclude each other"
         return super().problem()
+
+    @property
+    def taken(self) -> float:
+        """The share of the customers that is enqueued."""
+        return float(self.done) if self.share is None else self.share
+
+    @property
+    def works(self) -> bool:
+        """Whether the target looks at the request at all."""
+        return self.done or self.share is not None or self.body in COUNTING
 
 
 class Revoke(Rule, frozen=True, kw_only=True, tag="revoke"):
@@ -136,7 +161,7 @@ class Truncate(Rule, frozen=True, kw_only=True, tag="truncate"):
 
 
 class Taken(Rule, frozen=True, kw_only=True):
-    """A fault in what becomes of a batch's content."""
+    """A fault in the content of a batch."""
 
     on: Literal["customers", "events", "transactions", "migration"] = "migration"
 
@@ -153,17 +178,22 @@ class Lose(Taken, frozen=True, kw_only=True, tag="lose"):
     share: Share = 1.0
 
     def chosen(self, count: int, dice: Random) -> list[int]:
-        """The indices, of `count` customers, that get lost."""
+        """The indices, out of `count` customers, that get lost."""
         if self.records is not None:
             return [index for index in self.records if index < count]
         return [index for index in range(count) if dice.random() < self.share]
+
+
+class Missing(Rule, frozen=True, kw_only=True, tag="missing"):
+    on: Literal["read"] = "read"
+    say: Literal["404", "null", "object", "204", "400"] = msgspec.field(name="as", default="404")
 
 
 class Late(Taken, frozen=True, kw_only=True, tag="late"):
     seconds: Seconds = 60.0
 
 
-Fault = Answer | Revoke | Reset | Hang | Slow | Drip | Truncate | Partial | Lose | Late
+Fault = Answer | Revoke | Reset | Hang | Slow | Drip | Truncate | Partial | Lose | Late | Missing
 
 
 def load_script(script: Path | str | Sequence[Mapping[str, Any]] | None) -> tuple[Fault, ...]:
@@ -198,7 +228,7 @@ def _rule(rule: Any, where: str) -> Fault:
 
 
 def _valid(rule: Any) -> str:
-    """What may stand in a rule that does what this one says, or what a rule may do if it says none of that."""
+    """The valid keys for the "do" of this rule, or the valid values of "do"."""
     faults = {fault.__struct_config__.tag: fault for fault in get_args(Fault)}
     do = rule.get("do") if isinstance(rule, Mapping) else None
     if not isinstance(do, str) or do not in faults:
@@ -212,7 +242,7 @@ def _valid(rule: Any) -> str:
 
 
 class Script:
-    """Plays the rules: counts the requests of each kind and says which fault meets one."""
+    """Plays the rules: counts the requests of each kind and chooses the fault for each."""
 
     def __init__(self, rules: Sequence[Fault], dice: Random) -> None:
         self._rules = rules
@@ -221,7 +251,7 @@ class Script:
         self._played: Counter[int] = Counter()
 
     def fault(self, kind: str) -> Fault | None:
-        """The fault that meets this request; called once for each. A request counts for `kind`, its group and any."""
+        """The fault for this request. Call it once for each: a request counts for `kind`, its group and any."""
         groups = {kind, "any", *(("migration",) if kind in MIGRATIONS else ())}
         self._seen.update(groups)
         for index, rule in enumerate(self._rules):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from streammig.errors import Unusable
 from streammig.masivo import models
+from streammig.masivo.edit import Member
 from streammig.masivo.rules.base import Pair
+from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.values import decimals
-from streammig.masivo.rules.walk import Walk
-from streammig.masivo.splice import Member
+from streammig.records import ZERO
 
 
 class TransactionRules(GroupedRules):
@@ -27,18 +29,18 @@ class TransactionRules(GroupedRules):
         """Raises `Unusable` for options that make no sense, and for single transactions."""
         if options.owner is not None:
             raise Unusable(
+                "transactions-ungrouped",
                 "transactions: records that are single transactions can't be sent. The target takes a customer's "
                 "transactions once, so all of them must be in one record.",
                 'Group them by customer first, as {"id": …, "transactions": […]}, and leave out `owner`.',
             )
         super().__init__(options, mapping)
 
-    def _amounts(self, units: Sequence[models.Transaction]) -> tuple[Pair, ...]:
-        keys = [self._keys[each.reward_id] for each in units]
-        return tuple(zip(keys, decimals([each.amount for each in units]), strict=True))
+    def _amounts(self, units: Sequence[models.Transaction]) -> tuple[list[str], list[Decimal]]:
+        return [self._keys[each.reward_id] for each in units], decimals([each.amount for each in units])
 
     def _unit(
         self, walk: Walk, begin: int, end: int, fields: Mapping[str, Member], where: str, salt: bytes
     ) -> Pair | str:
         values = walk.fields(begin, fields, self._unit_shape, where)
-        return values["reward_id"].lower(), values["amount"]
+        return values.get("reward_id", "").lower(), values.get("amount", ZERO)
