@@ -24,6 +24,9 @@ class Problem(Exception):
         self.what = what
         self.hint = hint
 
+    def json(self) -> dict[str, str | int]:
+        return {"code": self.code, "what": self.what, "hint": self.hint, "exit_code": self.exit_code}
+
     def __str__(self) -> str:
         return f"{self.what}\n{self.hint}" if self.hint else self.what
 
@@ -40,8 +43,7 @@ class Unusable(Problem):
     exit_code = 2
 
 
-BREAKS_OFF = "the export breaks off at byte"
-READING_FAILED = "reading failed"  # the disk's fault, not the export's: the same file may be read later
+EXPORT_BROKEN = "export-broken"
 AFTER_A_BREAK = (
     "What stands before it is delivered, and a whole new run would send that twice. So export what stands behind it as"
     " a file of its own, and migrate that with a checkpoint of its own."
@@ -55,14 +57,14 @@ class BrokenExport(Unusable):
     """
 
     def __init__(self, path: str, offset: int, why: str, hint: str = "") -> None:
-        super().__init__("export-broken", f"{path}: {BREAKS_OFF} {offset}: {why}", hint)
+        super().__init__(EXPORT_BROKEN, f"{path}: the export breaks off at byte {offset}: {why}", hint)
         self.path = path
         self.offset = offset
         self.why = why
 
 
 class UnknownOutcome(Problem):
-    """Batches are left of which nobody can say whether they landed."""
+    """Batches with an unknown outcome are left."""
 
     exit_code = 4
 

@@ -15,15 +15,16 @@ from msgspec import inspect
 
 from streammig import errors
 from streammig.budget import parse_limits
-from streammig.cli import COMMANDS, STOPPED, streammig
+from streammig.cli import COMMANDS, PILOT_DONE, STOPPED, streammig
 from streammig.cli.guide import page, topics
 from streammig.masivo import models
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.rules.reasons import CODES, FILTERS
 from streammig.settings import Settings, StageSettings
 from tests import manual
-from tests.commands import Shell
+from tests.commands import Shell, write
 from tests.manual import GUIDE, PAGES, ROOT
+from tests.sandbox_caller import customer
 
 CONTEXT = click.Context(streammig)
 OPTION = re.compile(r"--[a-z][a-z-]+")
@@ -99,7 +100,7 @@ def test_the_page_of_settings_has_each_with_its_default_its_flag_and_its_choices
 def test_the_page_of_exit_codes_has_each_of_them() -> None:
     problems = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.Problem)]
     rows = manual.table(GUIDE / "exit-codes.md", "code", "means", "then")
-    assert {int(row[0]) for row in rows} == {0, 3, STOPPED, *(each.exit_code for each in problems)}
+    assert {int(row[0]) for row in rows} == {0, 3, PILOT_DONE, STOPPED, *(each.exit_code for each in problems)}
 
 
 def test_the_page_of_dead_letters_has_each_code_and_each_reason_to_filter() -> None:
@@ -173,6 +174,14 @@ def test_the_readme_leads_to_every_page_and_has_at_most_1800_words() -> None:
     assert len(text.split()) <= 1800
     rows = manual.table(ROOT / "README.md", "page", "about")
     assert {name.strip() for row in rows for name in row[0].split(",")} == set(topics())
+
+
+def test_the_page_of_the_json_document_has_each_of_its_fields(shell: Shell) -> None:
+    write(shell.folder / "c.json", [customer("c-1")])
+    document = shell("run", "--customers", "c.json", "--dry-run", "look", "--json").document
+    text = (GUIDE / "json.md").read_text()
+    listed = [re.findall(r"(?m)^\| `(\w+)`", part) for part in text.split("\n## ")[1:]]
+    assert listed == [list(document), list(document["stages"]["customers"])]
 
 
 def test_guide_lists_its_topics_and_shows_a_page_as_plain_text(shell: Shell) -> None:

@@ -193,21 +193,17 @@ class Failing(io.FileIO):
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
-def test_a_disk_that_fails_breaks_off_behind_the_last_good_record(
+def test_a_disk_that_fails_is_the_machines_fault_and_no_broken_export(
     compress: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = compress(DOCUMENT)
-    source = source_of(tmp_path, data)
+    source = source_of(tmp_path, data, read_bytes=1000)
     monkeypatch.setattr("streammig.sources.open.open_file", lambda file: Failing(file, "r"))
     monkeypatch.setattr(Failing, "good", len(data) // 2)
-    found, broken = read(source)
-    assert broken is not None
-    assert "Input/output error" in str(broken)
-    assert found
-    assert [it.data for it in found] == RECORDS[: len(found)]
-    monkeypatch.setattr(Failing, "good", 0)
-    with pytest.raises(Unusable, match="Input/output error"):
-        next(source.runs())
+    with pytest.raises(MachineFault, match="Input/output error"):
+        read(source)
+    monkeypatch.setattr(Failing, "good", len(data))
+    assert texts(source) == RECORDS
 
 
 def test_white_space_alone_is_refused(tmp_path: Path) -> None:

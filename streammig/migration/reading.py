@@ -17,11 +17,11 @@ from streammig.delivery.courier import Anew
 from streammig.errors import Unusable
 from streammig.feed import Absent, Judge, examined_again, first_records, nobody_absent, otherwise, reread, reseal
 from streammig.migration.binding import fixed
-from streammig.notices import Tell, Warned
 from streammig.packing import BatchLimits
 from streammig.ports import Rules, Source
 from streammig.records import START, Batch, BatchState, DeadLetter, Place, Range, Record, add_up
 from streammig.settings import Settings
+from streammig.telemetry import Notify, Warned
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Reading:
     rules: Mapping[str, Rules]
     owners: KeyIndex | None  # None where it was left out, or no customers are in the run
     thread: Executor
-    tell: Tell
+    tell: Notify
 
     async def read(self, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
         """Do in the thread what reads files."""
@@ -127,6 +127,7 @@ class Reading:
             return drafts, dead, []
         if rest.records and left.unnamed:
             self.tell(Warned(
+                "mapping-changed",
                 f"the mapping leaves out customers of batch {batch.seq} that it sent before: nobody can tell which, so"
                 " what belongs to them is sent, and dropped by the target"
             ))  # fmt: skip

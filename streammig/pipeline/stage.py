@@ -14,12 +14,12 @@ from streammig.delivery.isolation import Isolation
 from streammig.delivery.waiting import Reread, unless
 from streammig.errors import Problem
 from streammig.feed import Feed
-from streammig.notices import Buried, Sealed, Tell
 from streammig.packing import Sealing
 from streammig.pipeline.away import Away
 from streammig.pipeline.backlog import Backlog
 from streammig.ports import Clock
-from streammig.records import Batch, BatchState, Record, add_up
+from streammig.records import Batch, BatchState, Progress, Record, add_up
+from streammig.telemetry import Advanced, DeadLettered, Notify, Sealed
 
 REBUILD = 8  # sealed batches that are read again in one pass after a resume: some 30 MB of bodies at most
 
@@ -38,7 +38,7 @@ class StageRun:
     isolation: Isolation
     journal: Journal
     clock: Clock
-    tell: Tell
+    tell: Notify
     reader: Executor
     reread: Reread
     stop: asyncio.Event
@@ -101,13 +101,20 @@ class StageRun:
         draft, progress = sealing.draft, sealing.progress
         if draft is None:
             await self.journal.write(lambda file: file.advance(self.stage, progress))
+            self._tell_advanced(progress)
         else:
             at = self.clock.time()
             batch = await self.journal.write(lambda file: file.seal(self.stage, draft, progress, at))
-            self.tell(Sealed(self.stage, batch, progress.frontier))
+            self.tell(Sealed(self.stage, batch))
+            self._tell_advanced(progress)
             await unless(self.stop, self._backlog.put(batch, draft.body))
         if progress.dead:
-            self.tell(Buried(self.stage, add_up(letter.tally for letter in progress.dead)))
+            self.tell(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
+
+    def _tell_advanced(self, progress: Progress) -> None:
+        filtered = sum(tally.units for tally in progress.filtered.values())
+        units = progress.read.units + progress.ahead.units
+        self.tell(Advanced(self.stage, progress.frontier, units, filtered))
 
     async def _rebuild(self) -> None:
         """Queue what an earlier run sealed and did not send, byte for byte as it was sealed."""

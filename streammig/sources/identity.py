@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streammig.errors import MachineFault, Unusable
-from streammig.sources.open import open_file
+from streammig.errors import Unusable
+from streammig.sources.open import open_file, read_failed
 
 HEAD_BYTES, SAMPLE_BYTES = 64 * 1024, 4 * 1024
 FEW, MANY = 16, 1000  # samples
@@ -68,8 +68,7 @@ def sampled(file: str, samples: int, stopped: Callable[[], bool] = lambda: False
             try:
                 digest.update(os.pread(handle.fileno(), length, offset))
             except OSError as error:
-                why = f"{file}: reading at byte {offset} failed: {os.strerror(error.errno or 0)}"
-                raise MachineFault("export-io", why) from None
+                raise read_failed(file, offset, error) from None
     return digest.hexdigest()
 
 
