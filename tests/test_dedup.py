@@ -18,7 +18,8 @@ from streammig.dedup import Build, Duplicate, KeyIndex, Policy, fill, forget, op
 from streammig.dedup.build import Sorted
 from streammig.dedup.sort import run
 from streammig.errors import BrokenExport, MachineFault
-from streammig.records import START, Examined, Place, Position, Record, Run, Slice
+from streammig.ports import Source
+from streammig.records import START, Examined, Place, Position, Record, Run, Slice, Span
 
 Said = tuple[str, str, str]  # owner, e-mail, and "" for a record or the reason why there is none
 
@@ -33,7 +34,7 @@ class Here(Build):
         return found
 
 
-class Export:
+class Export(Source):
     """A `Source` and `Rules` over what is said: two units a source record, seven source records a file."""
 
     head = tail = b""
@@ -42,14 +43,15 @@ class Export:
     def __init__(self, said: Sequence[Said], breaks_at: int | None = None) -> None:
         self.said, self.breaks_at, self.closed = said, breaks_at, 0
 
-    def runs(self, start: Place = START) -> Iterator[Run]:
+    def spans(self, start: Place = START) -> Iterator[Span]:
         try:
             for nth in range(0, len(self.said), 2):
                 at = place(nth)
                 if self.breaks_at is not None and nth >= self.breaks_at:
                     raise BrokenExport("x.json", at.offset, "it is cut")
                 if at[:2] >= start[:2]:
-                    yield [Slice(at.source, at.offset, at.ordinal, 9, b"%d" % nth)]
+                    text = b"%d" % nth
+                    yield Span(at.source, at.offset, text, [0], [len(text)], [at.ordinal])
         finally:
             self.closed += 1
 

@@ -96,14 +96,14 @@ def test_customers_alone_that_are_all_good_end_with_0(shell: Shell, target: Loca
 def test_the_array_that_was_chosen_is_said_and_one_without_records_is_done_at_once(
     shell: Shell, target: LocalTarget
 ) -> None:
-    (shell.folder / "e.json").write_text('{"data":{"customers":[]}}')
+    (shell.folder / "e.json").write_text('{"customers":[]}')
     ended = shell.run(target.url, "--customers", "e.json", "--json")
     assert ended.code == 0
-    assert "customers: the records of e.json were found at data.customers" in ended.err
+    assert "customers: the records of e.json were found at customers" in ended.err
     assert ended.document["stages"]["customers"]["state"] == "complete"
     assert ended.document["stages"]["customers"]["read"] == 0
     assert "were found" not in shell.run(target.url, "--customers", "e.json").err
-    named = shell.run(target.url, "--customers", "e.json#data.customers", "--checkpoint", "other")
+    named = shell.run(target.url, "--customers", "e.json#customers", "--checkpoint", "other")
     assert "were found" not in named.err
 
 

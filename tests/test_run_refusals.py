@@ -107,8 +107,8 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, target: LocalTarge
     ("document", "name", "said"),
     [
         ({"data": {"customers": GOOD}}, "e.json#data.members", ["no array at data.members", "data.customers"]),
-        ({"old": GOOD, "new": GOOD}, "e.json", ["several arrays", "old", "new", "FILE#path.to.array"]),
-        ({"data": 1}, "e.json", ["no array of objects", "FILE#path.to.array"]),
+        ({"old": GOOD, "new": GOOD}, "e.json", ["not obvious", "old: objects", "new: objects", "FILE#old"]),
+        ({"data": 1}, "e.json", ["not obvious", "none", "FILE#path.to.array"]),
     ],
 )
 def test_an_array_that_can_not_be_told_is_asked_for_with_the_arrays_there_are(

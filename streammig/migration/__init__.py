@@ -33,7 +33,7 @@ from streammig.ports import Client, ReadBack, Rules, Source
 from streammig.ports import Clock as Clock
 from streammig.records import STAGES, Batch, BatchState, Place
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
-from streammig.sources import open_source, parse_input, with_content
+from streammig.sources import open_source, parse_input, with_samples
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
@@ -209,7 +209,7 @@ class Migration:
         return nullcontext() if self.ask.held else locked(path, self.ask.command)
 
     async def _reading(self, reader: Executor, work: Callable[[Callable[[], bool]], T]) -> T:
-        """Do what may read whole files in the reader's thread. Ended early, nothing has begun, as after an abort."""
+        """Do what reads files in the reader's thread. Ended early, nothing has begun, as after an abort."""
         found = await asyncio.get_running_loop().run_in_executor(reader, work, self.stop.is_set)
         if self.stop.is_set():
             raise asyncio.CancelledError
@@ -224,9 +224,7 @@ class Migration:
             for text, mark in zip(self.settings.stage(name).files[known.get(name, 0) :], files, strict=True):
                 if parse_input(text).path is None and mark["path"]:
                     self.tell(ArrayDetected(name, mark["file"], mark["path"]))
-        if sum(mark["size"] for files in fresh.values() for mark in files) >= self.away:
-            self.tell(Waiting("hashing", "reading the export once, to know it again on a resume"))
-        return await self._reading(reader, partial(with_content, fresh))
+        return await self._reading(reader, partial(with_samples, fresh))
 
     async def _owners(
         self, stack: AsyncExitStack, file: Checkpoint, sources: Mapping[str, Source], rules: Mapping[str, Rules],
