@@ -148,6 +148,16 @@ class Span(msgspec.Struct, frozen=True):
         return Position(self.source, self.offset + start, length, self.ordinals[index])
 
 
+def slices(span: Span) -> Run:
+    """The records of a span as an object each."""
+    found = []
+    for index, data in enumerate(span.cut(0, len(span))):
+        place = span.offset + span.starts[index]
+        length, code, fault = span.faults.get(index) or (len(data), "", "")
+        found.append(Slice(span.source, place, span.ordinals[index], length, data, code, fault))
+    return found
+
+
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One element of a request, valid and ready to be packed.
 
@@ -257,9 +267,8 @@ class Columns:
         """Add rows of other columns, all that belongs to them but what was left out and dropped."""
         low, high = other.upto[begin], other.upto[end]
         shift, rows = self.upto[-1] - low, len(self)
-        for row in range(begin, end) if other.edited else ():
-            if row in other.edited:
-                self.edited[rows + row - begin] = other.edited[row]
+        if other.edited:
+            self.edited.update([(rows + row - begin, body) for row, body in other.edited.items() if begin <= row < end])
         self.index += other.index[begin:end]
         self.unit += other.unit[begin:end]
         self.owners += other.owners[begin:end]

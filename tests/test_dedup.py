@@ -18,6 +18,7 @@ from streammig.dedup import Build, Duplicate, KeyIndex, Policy, fill, forget, op
 from streammig.dedup.build import Sorted
 from streammig.dedup.sort import run
 from streammig.errors import BrokenExport, MachineFault
+from streammig.ports import Source
 from streammig.records import START, Columns, Examined, Place, Record, Run, Span
 
 Said = tuple[str, str, str]  # owner, e-mail, and "" for a record or the reason why there is none
@@ -33,7 +34,7 @@ class Here(Build):
         return found
 
 
-class Export:
+class Export(Source):
     """A `Source` and `Rules` over what is said: two units a source record, seven source records a file."""
 
     head = tail = b""

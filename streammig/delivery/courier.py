@@ -19,7 +19,7 @@ from streammig.delivery.verdict import Verdict
 from streammig.delivery.waiting import Assemble, Reread, unless
 from streammig.errors import TargetStop, UnknownOutcome, counted
 from streammig.packing import halves, ranges_of
-from streammig.ports import Clock, ReadBack, Sink
+from streammig.ports import Client, Clock, ReadBack
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Kind, Range, Receipt, Record
 from streammig.telemetry import Answered, Notify, Waiting, Warned
 
@@ -80,7 +80,7 @@ class Courier:
     for where all that were in flight are unknown, only what is accepted later can show that they did not land.
     """
 
-    sink: Sink
+    client: Client
     readback: ReadBack
     slots: Slots
     journal: Journal
@@ -151,7 +151,7 @@ class Courier:
             return None
         started = self.clock.time()
         tries.attempt = await self.journal.write(lambda file: file.sending(batch, started))
-        receipt = as_ruled(batch, await self.sink.send(batch.stage, body, slot.sent))
+        receipt = as_ruled(batch, await self.client.send(batch.stage, body, slot.sent))
         # Its message follows when it is redacted: what is decided must not wait for that.
         silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.clock.time()
         await self.journal.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
@@ -211,7 +211,7 @@ class Courier:
                         "Check that the API key is still valid, then run the same command.",
                     )
                 tries.renewed = True
-                await self.sink.renew()
+                await self.client.renew()
             case Kind.NOT_SENT:
                 tries.failures += 1
                 await self._back_off(tries.failures, receipt.message)

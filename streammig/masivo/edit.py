@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import compress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -70,11 +70,26 @@ def members(data: bytes, begin: int, end: int) -> dict[str, Member]:
 
     Raises `Duplicate` where a field is repeated, and one of `NOT_JSON` where the bytes are no JSON object.
     """
+    values = _object(memoryview(data)[begin:end])
+    text = "".join(values)
+    lengths = list(map(len, values.values()))
+    # Without blanks or escapes around its values no object can be shorter: then all fields are where they must be.
+    if values and text.isascii() and end - begin == sum(lengths) + len(text) + 4 * len(values) + 1:
+        found, at = {}, begin + 1
+        for name, length in zip(values, lengths, strict=True):
+            start = at + len(name) + 3
+            found[name] = Member(at, start, start + length)
+            at = start + length + 1
+        return found
+    return _members(data, begin, end, values)
+
+
+def _members(data: bytes, begin: int, end: int, values: Mapping[str, msgspec.Raw]) -> dict[str, Member]:
     found: dict[str, Member] = {}
     at = begin + 1
     # Of a repeated field msgspec keeps the last value. So walk along with what it kept: if each value stands where it
     # should and the object ends behind the last of them, nothing was lost.
-    for name, kept in _object(memoryview(data)[begin:end]).items():
+    for name, kept in values.items():
         match = _KEY.match(data, at, end)
         if match is None:
             raise Duplicate
@@ -192,81 +207,80 @@ def shifted(place: int, edits: Iterable[Edit]) -> int:
 # -- the same edit in many records -------------------------------------------------------------------------------------
 
 
-class Names(msgspec.Struct, frozen=True, gc=False):
+class Plan(NamedTuple):
     """What becomes of objects with fields of just these names: which are kept, and whatever else is to be known."""
 
     keep: Sequence[bool]
     known: Any
 
 
-class Spelling(msgspec.Struct, frozen=True, gc=False):
-    """How objects of some names are spelt: a key each with its colon, and what stands around and between the fields."""
+class Spelling:
+    """How objects of some names are spelt, and so where their fields stand if the lengths of the values are known."""
 
-    head: bytes
-    keys: list[bytes]
-    comma: bytes
-    tail: bytes
-    names: Names
-    cut: list[bool]
-
-    @classmethod
-    def of(cls, data: bytes, values: dict[str, msgspec.Raw], names: Names) -> Spelling | None:
+    def __init__(self, data: bytes, values: Mapping[str, msgspec.Raw], plan: Plan) -> None:
         """As far as the first field shows."""
-        first = _FIRST.match(data)
-        if first is None:
+        first, size = _FIRST.match(data), len(next(iter(values.values()), b""))
+        self._head, colon = (first[1], first[2]) if first else (b"{", b":")
+        comma = _COMMA.match(data, first.end() + size) if first else None
+        self._comma = (comma and comma.group()) or b","
+        self._tail = data[len(data[:-1].rstrip(_BLANK)) :]
+        self._keys = [b'"%b"%b' % (name.encode(), colon) for name in values]
+        self.plan = plan
+        widths = [len(key) + len(self._comma) for key in self._keys]
+        # Where each field would begin, and its value end, if all values were empty.
+        self._begins = list(accumulate(widths, initial=len(self._head)))
+        self._ends = [begin - len(self._comma) for begin in self._begins[1:]]
+        self._length = self._begins[-1] - len(self._comma) + len(self._tail)
+        self._tight = self._length - sum(map(len, self._keys)) == len(values) + 1 and colon == b":"
+        cut = [at for at, kept in enumerate(plan.keep) if not kept]
+        firsts = [at for at in cut if at - 1 not in cut]
+        self._runs = [(at, next(to for to in range(at, len(values) + 1) if to not in cut)) for at in reversed(firsts)]
+
+    def cut(self, data: bytes, values: Mapping[str, msgspec.Raw]) -> bytes | None:
+        """The object without the fields that are not kept; None if it is spelt otherwise, or a field is repeated."""
+        lengths = list(map(len, values.values()))
+        if self._length + sum(lengths) != len(data):
             return None
-        comma = _COMMA.match(data, first.end() + len(next(iter(values.values()))))
-        keys = [b'"%b"%b' % (name.encode(), first[2]) for name in values]
-        tail = data[len(data[:-1].rstrip(_BLANK)) :]
-        return cls(first[1], keys, (comma and comma.group()) or b",", tail, names, [not each for each in names.keep])
-
-    def fields(self, data: bytes, values: Iterable[msgspec.Raw]) -> list[bytes] | None:
-        """Keys and values, if the object is spelt like this and nothing is repeated in it."""
-        fields = list(map(_joined, self.keys, values))
-        return fields if data == b"%b%b%b" % (self.head, self.comma.join(fields), self.tail) else None
-
-
-class Cut(NamedTuple):
-    """What is left of an object, how many commas were cut, what all its fields hold, and what its names stand for."""
-
-    left: bytes
-    commas: int
-    values: dict[str, msgspec.Raw]
-    known: Any
+        # Without blanks or escapes around the values it can't be shorter, so it is just this. Else put it together.
+        if not self._tight:
+            fields = self._comma.join(map(_joined, self._keys, values.values()))
+            if data != b"%b%b%b" % (self._head, fields, self._tail):
+                return None
+        for at, to in self._runs:
+            if at:
+                low, high = self._ends[at - 1] + sum(lengths[:at]), self._ends[to - 1] + sum(lengths[:to])
+            elif to < len(lengths):
+                low, high = self._begins[0], self._begins[to] + sum(lengths[:to])
+            else:
+                return None
+            data = data[:low] + data[high:]
+        return data
 
 
 class Outermost:
-    """Cuts fields from the outermost object of records, in a tenth of the time that `members` takes.
+    """Cuts fields from the outermost object of records, in a tenth of the time that `members` takes."""
 
-    An object that is spelt as one before it is put together again from its values: if that gives the same bytes, all
-    its fields are known, and none is repeated.
-    """
-
-    def __init__(self, look_up: Callable[[tuple[str, ...]], Names]) -> None:
-        """`look_up` may raise; nothing is remembered then."""
-        self._look_up = look_up
+    def __init__(self, plan: Callable[[tuple[str, ...]], Plan]) -> None:
+        """`plan` may raise; nothing is remembered then."""
+        self._plan = plan
         self._spellings: dict[tuple[str, ...], Spelling] = {}
 
-    def cut(self, data: bytes) -> Cut | None:
-        """The object without the fields that are not kept, as `cuts` leaves it; None if it is not spelt evenly, or none
-        is cut."""
+    def cut(self, data: bytes) -> tuple[bytes, Mapping[str, msgspec.Raw], Any] | None:
+        """The object without the fields that are not kept, as `cuts` leaves it, the values of all fields, and what else
+        is known of objects like this; None if it is not spelt evenly."""
         values: dict[str, msgspec.Raw] = _object(data)
         names = tuple(values)
         spelt = self._spellings.get(names)
-        fields = spelt and spelt.fields(data, values.values())
-        if not fields:
-            spelt = Spelling.of(data, values, spelt.names if spelt else self._look_up(names))
-            fields = spelt and spelt.fields(data, values.values())
-            if not spelt or not fields:
+        left = spelt.cut(data, values) if spelt else None
+        if spelt is None or left is None:
+            spelt = Spelling(data, values, spelt.plan if spelt else self._plan(names))
+            left = spelt.cut(data, values)
+            if left is None:
                 return None
             if len(self._spellings) >= _MEMO:
                 self._spellings.clear()
             self._spellings[names] = spelt
-        gone = b",".join(compress(fields, spelt.cut))  # type: ignore[union-attr]
-        if not gone:
-            return None
-        left = b"%b%b%b" % (spelt.head, spelt.comma.join(compress(fields, spelt.names.keep)), spelt.tail)  # type: ignore[union-attr]
-        return Cut(left, gone.count(b",") + 1, values, spelt.names.known)  # type: ignore[union-attr]
+        return left, values, spelt.plan.known
 
 
 class Nulls:

@@ -19,7 +19,7 @@ from streammig.budget import OFF, AccountFile, Limits, Pacer, account_name, acco
 from streammig.checkpoint import Checkpoint, Journal, forget_work, locked, only_copy
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.courier import Slots
-from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
+from streammig.delivery.dry import FolderClient, FreeSlots, NoReadBack
 from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.waiting import unless
 from streammig.errors import Unusable
@@ -32,11 +32,11 @@ from streammig.migration.mapping import load_mapping, rule_options
 from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
 from streammig.migration.vouching import AccountSlots, vouched_for
+from streammig.ports import Client, ReadBack, Rules, Source
 from streammig.ports import Clock as Clock
-from streammig.ports import ReadBack, Rules, Sink, Source
 from streammig.records import STAGES, BatchState, Place
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
-from streammig.sources import open_source, parse_input, with_content
+from streammig.sources import open_source, parse_input, with_samples
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
@@ -164,7 +164,7 @@ class Migration:
         pacer = None if dry else await self._pacer(stack, limits)
         target = self._target(rule_options(settings, started), mappings, pacer)
         rules = {name: target.rules(name) for name in sources}
-        sink, readback = await stack.enter_async_context(self._connect(target))
+        client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, reader)
         if file is None:
             file = self._create(path, pacer, binding, started)
@@ -181,7 +181,7 @@ class Migration:
         owners = await self._owners(stack, file, sources, rules, shape, reader)
         reading = Reading(settings, path, lookup, journal, sources, rules, owners, reader, self.tell)
         return Crew(
-            settings, reading, journal, sink, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
+            settings, reading, journal, client, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
             0.0 if dry else settings.settle_time, self.ask.first, Suspicion(not vouched), self.away,
             wary=vouched and not dry and not self.ask.current,
         )  # fmt: skip
@@ -208,7 +208,7 @@ class Migration:
         return nullcontext() if self.ask.held else locked(path, self.ask.command)
 
     async def _reading(self, reader: Executor, work: Callable[[Callable[[], bool]], T]) -> T:
-        """Do what may read whole files in the reader's thread. Ended early, nothing has begun, as after an abort."""
+        """Do what reads files in the reader's thread. Ended early, nothing has begun, as after an abort."""
         found = await asyncio.get_running_loop().run_in_executor(reader, work, self.stop.is_set)
         if self.stop.is_set():
             raise asyncio.CancelledError
@@ -223,9 +223,7 @@ class Migration:
             for text, mark in zip(self.settings.stage(name).files[known.get(name, 0) :], files, strict=True):
                 if parse_input(text).path is None and mark["path"]:
                     self.tell(ArrayDetected(name, mark["file"], mark["path"]))
-        if sum(mark["size"] for files in fresh.values() for mark in files) >= self.away:
-            self.tell(Waiting("hashing", "reading the export once, to know it again on a resume"))
-        return await self._reading(reader, partial(with_content, fresh))
+        return await self._reading(reader, partial(with_samples, fresh))
 
     async def _owners(
         self, stack: AsyncExitStack, file: Checkpoint, sources: Mapping[str, Source], rules: Mapping[str, Rules],
@@ -300,13 +298,13 @@ class Migration:
         )  # fmt: skip
 
     @asynccontextmanager
-    async def _connect(self, target: Masivo) -> AsyncIterator[tuple[Sink, ReadBack]]:
+    async def _connect(self, target: Masivo) -> AsyncIterator[tuple[Client, ReadBack]]:
         if self.ask.dry_run is not None:
-            yield FolderSink(self.ask.dry_run), NoReadBack()
+            yield FolderClient(self.ask.dry_run), NoReadBack()
             return
-        async with target.connect() as (sink, readback):
-            await sink.renew()  # a wrong key or host is found here, before a record is read
-            yield sink, readback
+        async with target.connect() as (client, readback):
+            await client.renew()  # a wrong key or host is found here, before a record is read
+            yield client, readback
 
     def _bind(self, file: Checkpoint, shape: Mapping[str, Any], fresh: Mapping[str, Any], limits: Limits) -> None:
         with file.transaction():

@@ -23,7 +23,7 @@ from streammig.migration.reading import Reading
 from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
-from streammig.ports import Clock, ReadBack, Rules, Sink, Source
+from streammig.ports import Client, Clock, ReadBack, Rules, Source
 from streammig.records import BatchState, Draft, Record
 from streammig.report.progress import account_of
 from streammig.settings import Settings
@@ -40,7 +40,7 @@ class Crew:
     settings: Settings
     reading: Reading
     journal: Journal
-    sink: Sink
+    client: Client
     readback: ReadBack
     slots: Slots
     redact: Redact
@@ -133,7 +133,7 @@ class Crew:
         )  # fmt: skip
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
-            self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
+            self.client, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
             exactly, partial(self.reading.anew, name, limits), verdict, self.stop,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             suspicion=self.suspicion,

@@ -13,12 +13,11 @@ import msgspec
 
 from streammig.masivo.edit import (
     NOT_JSON,
-    Cut,
     Duplicate,
     Member,
-    Names,
     Nulls,
     Outermost,
+    Plan,
     commas,
     elements,
     kept_commas,
@@ -42,7 +41,7 @@ _MEMO = 4096  # kinds of records that are remembered
 Pair = tuple[str, Decimal]
 
 
-class _Plan(NamedTuple):
+class _Known(NamedTuple):
     """What is to be known of the outermost fields of records that have just these names: the paths of unknown ones that
     are cut, the names of those that may mark what is left out, and with which values they do not."""
 
@@ -69,14 +68,15 @@ class Block:
     __slots__ = ("bodies", "dropped", "models", "odd", "rows")
 
     def __init__(self, data: Sequence[bytes], decode: Callable[[bytes], Any]) -> None:
-        self.rows: list[int] = []
         self.models: list[Any] = []
-        for at, each in enumerate(data):
+        bad: list[int] = []
+        decoded = map(decode, data)
+        while len(self.models) + len(bad) < len(data):
             try:
-                self.models.append(decode(each))
-                self.rows.append(at)
+                self.models.extend(decoded)  # up to one that can't be decoded, then on behind it
             except NOT_JSON:
-                continue
+                bad.append(len(self.models) + len(bad))
+        self.rows = sorted({*range(len(data))}.difference(bad)) if bad else list(range(len(data)))
         self.bodies = [data[at] for at in self.rows]
         self.dropped: dict[int, tuple[str, ...]] = {}
         self.odd: set[int] = set()
@@ -179,7 +179,7 @@ class StageRules(ABC):
                 rows.edited[row] = body
         if block.dropped:
             sent = {*block.rows}
-            out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if paths and at in sent]
+            out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if at in sent]
         self._put(span, work, block.rows, rows, out)
 
     def _put(self, span: Span | RunOfSlices, work: _Work, sent: list[int], rows: Columns, out: Columns) -> None:
@@ -245,36 +245,40 @@ class StageRules(ABC):
             for at, body in enumerate(block.bodies):
                 if there[at] != kept[at]:
                     cut = self._cut(body)
-                    if cut is None or there[at] - cut.commas != kept[at]:
+                    if cut is None or commas(cut[0]) != kept[at]:
                         block.odd.add(at)
                     else:
-                        block.bodies[at], block.dropped[block.rows[at]] = cut.left, cut.known.dropped
+                        block.bodies[at] = cut[0]
+                        if cut[1]:
+                            block.dropped[block.rows[at]] = cut[1]
         for at, body in enumerate(block.bodies):
             if b"\\" in body and b"\\u002" in body:  # as `hides_commas`, without a call
                 block.odd.add(at)
 
-    def _cut(self, data: bytes) -> Cut | None:
-        """The record without the outermost fields that it must not have; None if it takes a closer look. Most records
-        that need a change need only this one."""
+    def _cut(self, data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
+        """The record without the outermost fields that it must not have, and the paths of the unknown ones of these;
+        None if it takes a closer look. Most records that need a change need only this one."""
         try:
-            cut = self._outermost.cut(data)
+            found = self._outermost.cut(data)
         except (Refusal, *NOT_JSON):
             return None
-        if cut is not None and cut.known.marks:
-            plan: _Plan = cut.known
-            marks = tuple([bytes(cut.values[name]) for name in plan.marks])
-            if marks not in plan.passed:
-                if self._filters.customer(dict(zip(plan.marks, map(text_in, marks), strict=True))):
+        if found is None:
+            return None
+        left, values, known = found
+        if known.marks:
+            marks = tuple([bytes(values[name]) for name in known.marks])
+            if marks not in known.passed:
+                if self._filters.customer(dict(zip(known.marks, map(text_in, marks), strict=True))):
                     return None
-                if len(plan.passed) < _MEMO:
-                    plan.passed.add(marks)
-        return cut
+                if len(known.passed) < _MEMO:
+                    known.passed.add(marks)
+        return left, known.dropped
 
-    def _plan(self, names: tuple[str, ...]) -> Names:
+    def _plan(self, names: tuple[str, ...]) -> Plan:
         walk, spare = self._walk(b""), self._spare(names)
         keep = [name in self._shape.fields or (name not in spare and walk.keeps(name, "$")) for name in names]
         marks = [name for name in names if name in self._filters.customer_fields]
-        return Names(keep, _Plan(tuple(walk.dropped), marks, set()))
+        return Plan(keep, _Known(tuple(walk.dropped), marks, set()))
 
     def _without_nulls(self, block: Block, there: list[int], surplus: int) -> None:
         """Cut optional fields that are null, as many as there are nulls in excess of those that may be there.

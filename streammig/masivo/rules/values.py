@@ -25,6 +25,7 @@ _ODD = (" @", "@ ", " .", ". ", "..", ".@", "@.")  # what no e-mail begins with,
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
+_SOME = 16  # models that are looked at together where one is bad
 _MEMO = 16_384  # entries; a few megabytes
 
 _NOTHING = frozenset({UNSET, None})
@@ -158,17 +159,16 @@ class Keys(dict[str, str]):
         return key
 
 
-def along(path: Path, model: Any) -> Iterable[Any]:
-    """The values of one model at the end of a path."""
-    values: Iterable[Any] = (model,)
+def along(path: Path, models: Iterable[Any]) -> list[Any]:
+    """The values of models at the end of a path."""
     for check in path:
-        values = check.values(filter(None, values))
-    return values
+        models = check.values(filter(None, models))
+    return list(models)
 
 
 def allowed_nulls(models: Sequence[Any], paths: Sequence[Path]) -> list[int]:
     """How many nulls may stand in each of the models; `paths` are those to the attributes that may be null."""
-    return [sum(_nulls(path[-1].kind, list(along(path, model))) for path in paths) for model in models]
+    return [sum(_nulls(path[-1].kind, along(path, (model,))) for path in paths) for model in models]
 
 
 def _nulls(kind: str, values: Sequence[Any]) -> int:
@@ -220,8 +220,12 @@ class Values:
 
     def bad(self, models: Sequence[Any], path: Path) -> list[int]:
         """The indices of the models that have a value at this path that is not plainly good."""
-        kind = path[-1].kind
-        return [at for at, model in enumerate(models) if not self._good(kind, list(along(path, model)))]
+        found: list[int] = []
+        for at in range(0, len(models), _SOME):
+            some = models[at : at + _SOME]
+            if not self._good(path[-1].kind, along(path, some)):
+                found += [n for n, each in enumerate(some, at) if not self._good(path[-1].kind, along(path, (each,)))]
+        return found
 
     def _good(self, kind: str, values: Sequence[Any]) -> bool:
         if kind == "uuid":

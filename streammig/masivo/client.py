@@ -20,8 +20,8 @@ LONGEST_WINDOW = 86_400.0  # seconds of a rate limit
 Observe = Callable[[float | None, float | None, float | None], Awaitable[None]]
 
 
-class MasivoSink:
-    """Implements `Sink` on an entered session. `observe` is given the rate headers of every answer that has them,
+class MasivoClient:
+    """Implements `Client` on an entered session. `observe` is given the rate headers of every answer that has them,
     `rules` are what the settings say of answers."""
 
     def __init__(
