@@ -105,9 +105,9 @@ def _defect(error: BaseException) -> int:
 
 
 def fail(problem: Problem, *, as_json: bool = False) -> None:
-    """Print on stderr what stopped a command, and what to do; and on stdout as the one JSON document, if asked."""
+    """Print on stderr what stopped a command, its code, and what to do; on stdout the JSON document, if asked."""
     if as_json:
         click.echo(json.dumps({"error": problem.json()}, indent=2))
-    click.echo(f"error: {problem.what}", err=True)
+    click.echo(f"error: {problem.what} [{problem.code}]", err=True)
     if problem.hint:
         click.echo(problem.hint, err=True)

@@ -121,7 +121,7 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
 
 def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, quiet: bool) -> int:
     from streammig.cli import fail
-    from streammig.cli.driving import beside
+    from streammig.cli.runtime import beside
 
     state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
     if problem is not None:

@@ -47,8 +47,8 @@ def command(
     """
     from streammig.aftercare.counts import counts
     from streammig.aftercare.repaired import check
-    from streammig.cli.driving import beside
-    from streammig.cli.outcome import Ended, finish
+    from streammig.cli.exit import Ended, finish
+    from streammig.cli.runtime import beside
     from streammig.migration import Choice
     from streammig.spool import forget
 

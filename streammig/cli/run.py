@@ -98,8 +98,8 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     import random
     from contextlib import ExitStack
 
-    from streammig.cli.driving import drive
-    from streammig.cli.outcome import Ended, SystemClock, finish, read_document
+    from streammig.cli.exit import Ended, SystemClock, finish, read_document
+    from streammig.cli.runtime import drive
     from streammig.migration import Ask, Migration
     from streammig.report.live import watching
     from streammig.settings import state_folder

@@ -17,7 +17,7 @@ def command(checkpoint: Path, as_json: bool) -> None:
 
     It changes nothing, so it may be called from another shell during a run. Exits with 1 if the totals do not add up.
     """
-    from streammig.cli.outcome import print_document, read_document
+    from streammig.cli.exit import print_document, read_document
 
     found = read_document(checkpoint)
     print_document(found, as_json)
