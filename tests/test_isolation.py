@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.courier import Anew, Courier
-from streammig.delivery.dry import FreeSlots
+from streammig.delivery.dry import Unlimited
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.nomination import nominated, set_aside
@@ -124,7 +124,7 @@ class Room:
             600.0, self.policy,
         )  # fmt: skip
         return Courier(
-            self.target, self.target, FreeSlots(), self.journal, self.clock, Random(1), self._hear,
+            self.target, self.target, Unlimited(), self.journal, self.clock, Random(1), self._hear,
             options.pop("redact", redact), self._reread, self._assemble, self._reseal, verdict, self.stop,
             asyncio.Semaphore(4), **options,
         )  # fmt: skip
