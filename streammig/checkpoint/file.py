@@ -15,7 +15,7 @@ from streammig.checkpoint.database import (
     connect,
     prepare_to_write,
     refuse_network_file_system,
-    sync_folder,
+    sync,
     translated,
 )
 from streammig.checkpoint.letters import Letters, Spot
@@ -65,7 +65,7 @@ class Checkpoint(Letters):
                 checkpoint.close()
             with translated(path):
                 part.replace(path)
-                sync_folder(path.parent)
+                sync(path.parent)
         except BaseException:
             with suppress(OSError):
                 part.unlink()

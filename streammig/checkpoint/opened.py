@@ -38,15 +38,27 @@ class Opened:
                 try:
                     yield
                     self._digest.store()
+                    self._before_commit()
                     self._db.execute("COMMIT")
                     self._digest.kept()
+                    self._committed()
                 except BaseException:
                     with suppress(sqlite3.Error):
                         self._db.execute("ROLLBACK")
                     self._digest.forget()
+                    self._rolled_back()
                     raise
         finally:
             self._open = False
+
+    def _before_commit(self) -> None:
+        """What must be durable before the transaction is."""
+
+    def _committed(self) -> None:
+        """What may be done once it is."""
+
+    def _rolled_back(self) -> None:
+        """What was not to be done after all."""
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -6,9 +6,11 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal, localcontext
+from itertools import accumulate
 
 import msgspec
 
+from streammig.checkpoint.contents import Cuts, encode_contents
 from streammig.records import EXACT, ZERO, Draft, Examined, Place, Range, Record, Sums, Tally
 
 # Raw keeps each member of the list as the bytes it stands in: boundaries without values.
@@ -153,11 +155,51 @@ def assemble(records: Iterable[Record], head: bytes, tail: bytes, ranges: tuple[
     kept = list(records)
     if are_strangers(kept):
         bodies = [record.body for record in kept]
+        cuts = _cuts(kept, bodies, len(head))
     else:
         kept = distinct(kept)
         bodies = _joined(kept)
+        cuts = _joined_cuts(kept, bodies, len(head))
     body = b"%b%b%b" % (head, b",".join(bodies), tail)
-    return Draft(ranges, tally_of(kept), body, hashlib.sha256(body).digest())
+    table = encode_contents(kept, cuts, len(head), len(tail))
+    return Draft(ranges, tally_of(kept), body, hashlib.sha256(body).digest(), table)
+
+
+def _cuts(records: Sequence[Record], bodies: Sequence[bytes], head: int) -> list[Cuts]:
+    """Where each record stands in the body of these elements, all of different owners."""
+    ends = list(accumulate([len(body) + 1 for body in bodies], initial=head))
+    found: list[Cuts] = []
+    for begin, behind, record in zip(ends, ends[1:], records, strict=False):
+        if record.inner is None:
+            found.append((begin, behind - 1))
+        else:
+            first, last = begin + record.inner[0], begin + record.inner[1]
+            found.append((begin, behind - 1, first, last, first, last))
+    return found
+
+
+def _joined_cuts(records: Sequence[Record], bodies: Sequence[bytes], head: int) -> list[Cuts]:
+    """As `_cuts`, where the records of one owner are joined in one element."""
+    firsts: dict[str, Record] = {}
+    for record in records:
+        firsts.setdefault(record.owner, record)
+    elements = dict(zip(firsts, _cuts(list(firsts.values()), bodies, head), strict=True))
+    at: dict[str, int] = {}  # where the next part of an owner's list stands
+    found: list[Cuts] = []
+    for record in records:
+        begin, end, *lists = elements[record.owner]
+        if not lists:
+            found.append((begin, end))
+            continue
+        inner = _inner(record)
+        opened = lists[0]
+        mine = firsts[record.owner]
+        assert mine.inner is not None
+        closed = end - (len(mine.body) - mine.inner[1])
+        first = at.get(record.owner, opened)
+        at[record.owner] = first + len(inner) + 1
+        found.append((begin, end, opened, closed, first, first + len(inner)))
+    return found
 
 
 def are_strangers(records: Sequence[Record]) -> bool:
