@@ -116,7 +116,7 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     try:
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
-        raise Unusable(f"{path or 'the flags'}: {error}", "The README lists every setting.") from None
+        raise Unusable(f"{path or 'the flags'}: {error}", "See all of them: streammig guide settings.") from None
     check_texts(msgspec.to_builtins(settings))
     for name, (low, high) in BOUNDS.items():
         if not low <= getattr(settings, name) <= high:
@@ -177,12 +177,12 @@ EXAMPLES = {
 
 def _meant(key: str, kind: type[msgspec.Struct]) -> str:
     if near := get_close_matches(key, kind.__struct_fields__, 1):
-        return f"Did you mean {near[0]}? The README lists every setting."
+        return f"Did you mean {near[0]}? See all of them: streammig guide settings."
     other = StageSettings if kind is Settings else Settings
     if near := get_close_matches(key, other.__struct_fields__, 1):
         place = "in the table of a stage" if other is StageSettings else "above the first table"
-        return f"There is a setting {near[0]} {place}. The README lists every setting."
-    return "The README lists every setting."
+        return f"There is a setting {near[0]} {place}. See all of them: streammig guide settings."
+    return "See all of them: streammig guide settings."
 
 
 def check_folder(checkpoint: Path) -> None:
@@ -241,7 +241,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: {error.strerror}: no settings can be read there", "Name a TOML file, or use flags."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Unusable(f"{path} is no TOML: {error}", "The README has an example of a settings file.") from None
+        raise Unusable(f"{path} is no TOML: {error}", "See an example: streammig guide first-migration.") from None
     for name in ("api_key", "key", "token"):
         if name in found:
             raise Unusable(

@@ -33,7 +33,7 @@ SUMS = {
     "transactions": {REWARD: Decimal(5)},
 }
 UNITS = {"customers": 3, "events": 4, "transactions": 2}
-VERDICT = "The stand-in holds exactly what the books say: nothing lost, nothing twice,\nno limit broken."
+VERDICT = "The stand-in holds exactly what the run reports: nothing lost, nothing twice,\nno limit broken."
 
 
 def written() -> Written:

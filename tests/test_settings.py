@@ -77,7 +77,7 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
             "[events]\nlimit = 'x'",
             "[events]: there is no setting limit\nThere is a setting limits above",
         ),
-        ("xyzzy = 1", "bad.toml: there is no setting xyzzy\nThe README lists every setting."),
+        ("xyzzy = 1", "bad.toml: there is no setting xyzzy\nSee all of them: streammig guide settings."),
         ("duplicates = 'last'", 'bad.toml: duplicates is \'last\'\nIt may be "first" or "none"'),
         ("[customers]\nunknown = 1", '[customers]: unknown is 1\nIt may be "read-back" or "park" or "resend"'),
     ],

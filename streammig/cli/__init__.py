@@ -14,11 +14,11 @@ from streammig.errors import MachineFault, Problem
 
 COMMANDS = {
     "run": "Migrate an export, or go on with a migration.",
-    "status": "Show how far a run is, also while it is on.",
+    "status": "Show how far a run is, also while it runs.",
     "dead-letters": "Write the records that were not sent, with the reason.",
-    "retry": "Send dead letters again, repaired or as they are.",
-    "resolve": "Decide whether a batch landed of which nobody can say it.",
-    "sandbox": "Serve a local stand-in for the target, to try things out.",
+    "retry": "Send dead letters again, corrected or as they are.",
+    "resolve": "Show a batch with an unknown outcome, and decide about it.",
+    "sandbox": "Serve a local stand-in for Masivo, to practise.",
     "demo": "Show a migration that is interrupted and resumed, in under a minute.",
     "guide": "Show a page of the manual.",
 }
@@ -53,7 +53,7 @@ def streammig() -> None:
 
 
 def main() -> None:
-    """What the command line asks for: turns a `Problem` into words on stderr and its exit code."""
+    """Run the command line. A `Problem` becomes a message on stderr and its exit code."""
     try:
         code = streammig.main(standalone_mode=False)
     except Problem as problem:
@@ -65,7 +65,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = STOPPED
-    except BrokenPipeError:  # who read our output has seen enough
+    except BrokenPipeError:  # the reader of our output is gone
         _hush()
         code = 0
     except OSError as error:
@@ -83,12 +83,12 @@ def main() -> None:
 
 
 def _hush() -> None:
-    """What is left in the buffer must not fail once more at the exit."""
+    """Drop the rest of the buffer, so that it does not fail again at the exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _defect(error: BaseException) -> int:
-    # Only the places: the message of an exception nobody expected may hold a value of a record.
+    # Only the places: the message of an unexpected exception may hold a value of a record.
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     click.echo(f"error: a defect of streammig: {type(error).__name__}", err=True)
@@ -99,7 +99,7 @@ def _defect(error: BaseException) -> int:
 
 
 def fail(problem: Problem) -> None:
-    """Say on stderr what stopped a command and what to do."""
+    """Print on stderr what stopped a command, and what to do."""
     click.echo(f"error: {problem.what}", err=True)
     if problem.hint:
         click.echo(problem.hint, err=True)

@@ -12,7 +12,7 @@ import click
 
 from streammig.cli import options
 
-SHOWN = 10  # dead letters that are shown beside the file they are written to
+SHOWN = 10  # dead letters that are also printed on stderr
 
 
 @click.command(short_help="Write the records that were not sent, with the reason.")
@@ -24,8 +24,7 @@ def command(checkpoint: Path, out: Path | None) -> None:
     """Write the dead letters of a run as NDJSON: stage, file, line, offset, code, message, record.
 
     `line` counts lines of an NDJSON file and records of any other, from 1; `offset` counts bytes, of the decompressed
-    file. The records are read from the export again, for the checkpoint holds none of them; so the export must lie
-    where it lay, unchanged.
+    file. The checkpoint holds no records, so they are read from the export again. It must be where it was, unchanged.
     """
     from streammig.aftercare.letters import export_letters
     from streammig.errors import MachineFault, Unusable, counted
@@ -39,10 +38,10 @@ def command(checkpoint: Path, out: Path | None) -> None:
                 with open(descriptor, "wb") as file:
                     count = export_letters(checkpoint, file)
             except BaseException:
-                out.unlink()  # half of them would pass for all
+                out.unlink()  # a part would look like all of them
                 raise
         except FileExistsError:
-            # It may hold letters that somebody has mended, or be the export itself.
+            # It may hold corrected letters, or be the export itself.
             raise Unusable(f"{out} is there already", "Name another file with --out, or move that one away.") from None
         except OSError as error:
             raise MachineFault(f"{out}: {error.strerror}", "Name a file that can be written with --out.") from None
@@ -52,7 +51,7 @@ def command(checkpoint: Path, out: Path | None) -> None:
 
 
 def _show(path: Path, count: int) -> None:
-    """The first of them, without their records."""
+    """Print the first of them, without their records."""
     with path.open(encoding="utf-8") as lines:
         for letter in map(json.loads, islice(lines, SHOWN)):
             where = f"{Path(letter['file']).name}, record {letter['line']:,}"

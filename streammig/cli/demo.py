@@ -60,8 +60,8 @@ def command(keep: Path | None) -> None:
     """Show a migration that is interrupted and resumed, in under a minute.
 
     Writes a sample export, serves a stand-in for Masivo on 127.0.0.1, runs the migration, kills it half-way like a lost
-    machine, resumes it, and compares the books with what the stand-in holds. Nothing leaves this machine, and nothing
-    stays on it unless --keep is given. Exits with 1 if anything is not as it should be.
+    machine, resumes it, and compares the totals with the records of the stand-in. Nothing leaves this machine, and
+    nothing stays on it unless --keep is given. Exits with 1 if anything differs.
     """
     with _folder(keep) as folder:
         try:
@@ -91,15 +91,15 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 def sample() -> Sample:
-    """The export: most customers are as they should be."""
+    """The export: most customers are good."""
     from streammig.sandbox.sample import Sample
 
-    # As the dice fall, the one bad customer has events and transactions, which have to wait for them.
+    # With this seed, the one bad customer has events and transactions, which have to wait.
     return Sample(CUSTOMERS, deleted=40 / CUSTOMERS, bad=1 / CUSTOMERS, reversed=0.001)
 
 
 def demonstrate(folder: Path, *, kept: bool = False, script: Sequence[Mapping[str, Any]] | None = None) -> bool:
-    """Play it in an empty folder; whether all was as it should be. `script` gives the stand-in bad days."""
+    """Play the demo in an empty folder. Return whether all agrees. `script` gives the stand-in faults."""
     from streammig.cli.rehearsal import LocalTarget
     from streammig.sandbox import SandboxConfig
     from streammig.sandbox.sample import write_sample
@@ -123,7 +123,7 @@ def demonstrate(folder: Path, *, kept: bool = False, script: Sequence[Mapping[st
 
 
 def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
-    """Run, lose and resume the migration, and show its books; what is not as it should be, in words."""
+    """Run, kill and resume the migration, and show its totals. Return the differences, as sentences."""
     from streammig.cli.outcome import read_document
     from streammig.cli.rehearsal import Command, accounts, differences, environment
 
@@ -156,7 +156,7 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
     with Command(folder, own, "dead-letters", CHECKPOINT, "--out", LETTERS) as letters:
         letters.wait()
 
-    _step(7, "The books of the run beside what the stand-in holds")
+    _step(7, "The totals of the run beside the records of the stand-in")
     click.echo("Here each event and transaction counts; above, a customer's are one record.")
     books, ledger = accounts(checkpoint), target.ledger()
     _show_books(books, read_document(checkpoint), ledger)
@@ -167,7 +167,7 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
 MEANINGS = {
     0: "everything is accepted or left out on purpose",
     3: "done, and some records could not be sent",
-    4: "of some requests nobody can say whether they landed",
+    4: "the outcome of some requests is unknown",
 }
 
 
@@ -184,7 +184,7 @@ def _typed(line: str) -> None:
 
 
 def _tidy() -> None:
-    """A progress display that is killed leaves the cursor hidden, somewhere in its line."""
+    """Show the cursor again: a killed progress display leaves it hidden."""
     if sys.stdout.isatty():
         click.echo("\x1b[?25h")
 
@@ -226,7 +226,7 @@ def _row(name: str, cells: Sequence[object]) -> None:
 
 def _show_verdict(found: Sequence[str]) -> None:
     if not found:
-        click.echo("\nThe stand-in holds exactly what the books say: nothing lost, nothing twice,\nno limit broken.")
+        click.echo("\nThe stand-in holds exactly what the run reports: nothing lost, nothing twice,\nno limit broken.")
         return
     click.echo("\n" + _styled("THIS IS NOT AS IT SHOULD BE:", fg="red"))
     for difference in found:

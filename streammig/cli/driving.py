@@ -1,4 +1,4 @@
-"""What every command that talks to the target shares: signals, and going on from a checkpoint with its own settings."""
+"""Shared by the commands that talk to the target: signals, and settings from a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 
 async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -> T:
-    """Do it, with the first Ctrl-C, SIGTERM or SIGHUP as a drain and the second as an abort; but a terminal that is
-    closed sends SIGHUP more than once."""
+    """Run `work`. The first Ctrl-C, SIGTERM or SIGHUP drains; then a Ctrl-C or SIGTERM aborts. A further SIGHUP does
+    nothing, because a closed terminal sends several."""
     give_back_bodies()
     loop = asyncio.get_running_loop()
 
@@ -59,7 +59,7 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -
 
 
 def _without_terminal() -> None:
-    """Write to nowhere where a terminal is gone: each word to it would fail, and the drain with it."""
+    """Redirect output to nowhere if the terminal is gone: a failed write would break the drain."""
     for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
         try:
             os.get_terminal_size(descriptor)
@@ -69,7 +69,7 @@ def _without_terminal() -> None:
 
 
 class Driven(NamedTuple):
-    """What a command beside the run gave, or the problem that ended it."""
+    """The result of a command beside the run, or the problem that ended it."""
 
     result: object
     problem: Problem | None

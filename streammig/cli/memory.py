@@ -1,4 +1,4 @@
-"""Keeps the memory of a long run flat where the C library would let it grow."""
+"""Keeps the memory of a long run flat, against a default of the C library."""
 
 from __future__ import annotations
 

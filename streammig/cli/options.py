@@ -1,4 +1,4 @@
-"""The arguments and options that several commands have, in the same words."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _named(ctx: click.Context, parameter: click.Parameter, path: Path) -> Path:
-    """What a command takes for a checkpoint, unless it is the settings file beside it."""
+    """The path of a checkpoint. Raises `Unusable` for a settings file."""
     if path.suffix == ".toml":
         raise Unusable(
             f"{path} holds settings; this command needs the checkpoint", f"Try {path.with_suffix(CHECKPOINT)}"
@@ -34,13 +34,13 @@ current: Decorator = click.option(
 def settings_on_top(what_for: str = "") -> Decorator:
     return click.option(
         "--settings", "toml", type=click.Path(path_type=Path), metavar="MIGRATION.toml",
-        help=f"Settings on top of those that the run had{what_for}.",
+        help=f"Settings that replace some of the run's{what_for}.",
     )  # fmt: skip
 
 
-def as_json(what: str = "Print the books as one JSON document on stdout.") -> Decorator:
+def as_json(what: str = "Print the result as one JSON document on stdout.") -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=what)
 
 
 def quiet(but: str = "errors") -> Decorator:
-    return click.option("--quiet", is_flag=True, help=f"Say nothing but {but}.")
+    return click.option("--quiet", is_flag=True, help=f"Print only {but}.")

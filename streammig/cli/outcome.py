@@ -1,4 +1,4 @@
-"""How a run ends: its document or summary, and the exit code."""
+"""The end of a command: document or summary, and exit code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SystemClock:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """The document of a checkpoint, read without changing anything; raises `Unusable` if there is none."""
+    """The document of a checkpoint, read without changes. Raises `Unusable` if there is none."""
     file = Checkpoint.open(path, read_only=True)
     try:
         file.verify()
@@ -57,7 +57,7 @@ class Ended(NamedTuple):
 
 
 def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
-    """Say how a run ended, and return its exit code: what it holds first, then what that means and what to do."""
+    """Print how a run ended, and return its exit code: first the totals, then the meaning and the next step."""
     problem = ended.problem
     if problem is None and not path.exists():
         click.echo("stopped before anything was done", err=True)
@@ -83,7 +83,7 @@ def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
 
 
 def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
-    """In words, how a run ended and what its exit code means; behind it the command that goes on from here."""
+    """A sentence on how a run ended and its exit code, then the command that goes on from here."""
     stages, checkpoint = found["stages"].values(), found["checkpoint"]
     dead, unknown = (sum(stage[name] for stage in stages) for name in ("dead", "unknown"))
     they = "it" if unknown == 1 else "they"
@@ -112,7 +112,7 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
 
 
 def exit_code(found: dict[str, Any], problem: Problem | None, whole: bool) -> int:
-    """The exit code of DESIGN: a defect first, then what stopped the run, then what is left undone."""
+    """The exit code: a defect first, then a problem that stopped the run, then unfinished work."""
     stages = found["stages"].values()
     if not found["balanced"]:
         return 1

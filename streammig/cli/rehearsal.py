@@ -1,4 +1,4 @@
-"""What the demo plays with: a target of its own, a machine that is lost at the right moment, and the comparison."""
+"""Parts of the demo: a target of its own, a machine that is lost at the right moment, and the comparison."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Document = Mapping[str, Any]
 
 
 class LocalTarget:
-    """A sandbox in a thread of its own, from entering to leaving it. Entering raises what kept it from starting."""
+    """A sandbox in a thread of its own, as a context manager. Entering raises the error if it can't start."""
 
     def __init__(self, config: SandboxConfig) -> None:
         self._config = config
@@ -51,7 +51,7 @@ class LocalTarget:
         return self._sandbox.url
 
     def ledger(self) -> Document:
-        """What it holds when its queue has done its work."""
+        """Its ledger, once its queue is empty."""
         asyncio.run_coroutine_threadsafe(self._sandbox.drain(PATIENCE), self._loop).result()
         return self._sandbox.ledger()
 
@@ -71,7 +71,7 @@ class LocalTarget:
 
 
 class Command:
-    """One `streammig` command as a process, in a folder; killed, if need be, when the block is left."""
+    """One `streammig` command as a process, in a folder. It is killed when the block is left."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], *arguments: str) -> None:
         # Everything it says goes where we speak, in one order.
@@ -91,8 +91,8 @@ class Command:
         return self._process.wait()
 
     def lose(self, checkpoint: Path, batches: int) -> bool:
-        """Kill it like a machine that is lost, once so many batches are accepted and while no request is under way;
-        False if it ended before."""
+        """Kill it like a lost machine, once `batches` are accepted and no request is under way. False if it ended
+        before."""
         while (enough := _accepted(checkpoint)) < batches:
             if self._process.poll() is not None:
                 return False
@@ -111,7 +111,7 @@ class Command:
 
 
 def _accepted(checkpoint: Path) -> int:
-    """How many batches the target has accepted; 0 as long as there is no checkpoint to read."""
+    """The number of accepted batches. 0 while there is no checkpoint to read."""
     return _count(checkpoint, BatchState.ACCEPTED)
 
 
@@ -133,12 +133,12 @@ def _count(checkpoint: Path, state: BatchState) -> int:
 
 
 def environment(key: str) -> dict[str, str]:
-    """Ours, with the API key, and past any proxy: the target is on this machine."""
+    """This process's environment with the API key and without proxies: the target is on this machine."""
     return {**os.environ, "MASIVO_API_KEY": key, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
 def accounts(checkpoint: Path) -> dict[str, Books]:
-    """The books of each stage, as the checkpoint holds them."""
+    """The totals of each stage, from the checkpoint."""
     file = Checkpoint.open(checkpoint, read_only=True)
     try:
         return {stage: file.books(stage) for stage in STAGES}
@@ -147,7 +147,7 @@ def accounts(checkpoint: Path) -> dict[str, Books]:
 
 
 def held(ledger: Document, stage: str) -> Part:
-    """What the target holds of a stage, in the terms of the books."""
+    """The units and sums that the target holds of a stage."""
     found = ledger["holds"][stage]
     if stage == "customers":
         # A customer that came twice is held once: count what landed.
@@ -162,13 +162,13 @@ def _exact(sums: Mapping[str, str]) -> dict[str, Decimal]:
 
 
 def dropped(ledger: Document, stage: str) -> int:
-    """How many units the target's queue dropped."""
+    """The number of units that the target's queue dropped."""
     return sum(of["units"] for of in ledger["dropped"][stage].values())
 
 
 def differences(written: Written, books: Mapping[str, Books], ledger: Document) -> list[str]:
-    """In words, everything in which the export, the books of the run and the target's ledger differ; empty if all is
-    as it should be."""
+    """Each difference between the export, the totals of the run and the target's ledger, as a sentence. Empty if they
+    agree."""
     found: list[str] = []
     for stage in STAGES:
         own, there, good = books[stage], held(ledger, stage), written.good[stage]

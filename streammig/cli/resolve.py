@@ -1,4 +1,4 @@
-"""`streammig resolve`: what is known of a batch whose outcome is unknown, and the decision about it."""
+"""`streammig resolve`: shows a batch with an unknown outcome, and takes the decision about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streammig.records import STAGES, Batch, BatchState
 PARKED = 4  # the exit code where it is still undecided
 
 
-@click.command(short_help="Decide whether a batch landed of which nobody can say it.")
+@click.command(short_help="Show a batch with an unknown outcome, and decide about it.")
 @options.checkpoint
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
@@ -43,9 +43,9 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Say all that is known of a batch of which nobody can say whether it landed, and decide it if you can.
+    """Show a batch with an unknown outcome, and decide whether it landed.
 
-    Without BATCH: list them. With it alone: say what is known, and change nothing.
+    Without BATCH: list all such batches. With BATCH alone: show what is known, and change nothing.
     """
     from streammig.aftercare.undecided import RULINGS, decide, find, known
     from streammig.checkpoint import Checkpoint, is_held
@@ -140,7 +140,7 @@ def _say(batch: Batch, state: object, resume: str | None) -> None:
 
 
 def in_words(facts: Mapping[str, Any]) -> str:
-    """What is known of a batch, for the one who decides."""
+    """What is known of a batch, as text for the operator."""
     made = f"sealed {facts['sealed']}" + (", out of dead letters" if facts["retried"] else "")
     made += f", a part of batch {facts['parent']}" if facts["parent"] else ""
     lines = [

@@ -1,4 +1,4 @@
-"""`streammig retry`: send dead letters again, repaired or as they are."""
+"""`streammig retry`: send dead letters again, corrected or as they are."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from streammig.migration import Choice
 
 
-@click.command(short_help="Send dead letters again, repaired or as they are.")
+@click.command(short_help="Send dead letters again, corrected or as they are.")
 @options.checkpoint
 @click.option(
     "--input", "repaired", type=click.Path(path_type=Path), metavar="FIXED.ndjson",
-    help="Only these, repaired: lines of `dead-letters` with the record mended.",
+    help="Only these: lines of `dead-letters` with corrected records.",
 )  # fmt: skip
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage.")
 @click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
@@ -39,10 +39,10 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Send dead letters of a run again: those of a file, repaired, or all of them as they are.
+    """Send dead letters of a run again: all of them as they are, or corrected ones from a file.
 
-    A letter that is still no good stays a dead letter, with its new reason. Events and transactions that waited for a
-    customer follow in the same call, once the customer can be seen at the target. Whatever interrupts it, the same
+    A record that is still bad stays a dead letter, with its new reason. Events and transactions that waited for a
+    customer follow in the same call, once the customer can be seen at the target. If it is interrupted, the same
     command goes on: nothing is sent twice.
     """
     from streammig.aftercare.counts import counts
@@ -66,7 +66,7 @@ def command(
 
 
 def _in_words(before: Counts, after: Counts) -> str:
-    """What one call of `retry` did, and what is left."""
+    """The result of one call of `retry`, as a sentence."""
     from streammig.errors import counted
 
     sent, accepted, filtered, undecided = (now - then for now, then in zip(after[:4], before[:4], strict=True))
@@ -80,7 +80,7 @@ def _in_words(before: Counts, after: Counts) -> str:
 
 
 def _unmatched(choice: Choice, before: Counts) -> list[str]:
-    """What is to be said of codes that no letter had."""
+    """A sentence for each chosen code that no letter has."""
     there = {code for stage in choice.stages or STAGES for code in before.codes.get(stage, ())}
     found = f"there {'are' if there else 'is'} {', '.join(sorted(there)) or 'none at all'}"
     return [f"No dead letter that was asked for has the code {code}: {found}." for code in sorted(choice.codes - there)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streammig.settings import Settings
 
 FILE = "FILE[#path.to.array]"
-# What must be said anew each time, and whether a value follows it.
+# Options for one call only, and whether a value follows.
 FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False}
 
 
@@ -32,11 +32,11 @@ FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-cu
 @click.option("--checkpoint", metavar="FILE", help="The file that makes the run resumable. [<migration>.checkpoint]")
 @click.option("--state-dir", metavar="DIR", help="Where the account's used slots are noted, for all runs.")
 @click.option("--limits", metavar="LIMITS", help="dev, prod, off, or like 1/5s,250/1h;general=1000/1d. [prod]")
-@click.option("--concurrency", type=int, metavar="N", help="Requests under way at most. [4]")
+@click.option("--concurrency", type=int, metavar="N", help="Most requests under way at once. [4]")
 @click.option(
-    "--settle-time", type=float, metavar="SECONDS", help="What the target's queue is given behind each stage. [300]"
+    "--settle-time", type=float, metavar="SECONDS", help="Time for the target's queue after each stage. [300]"
 )
-@click.option("--request-timeout", type=float, metavar="SECONDS", help="For one request in all. [120]")
+@click.option("--request-timeout", type=float, metavar="SECONDS", help="Time for one request. [120]")
 @click.option("--max-bytes", type=int, metavar="BYTES", help="The largest request body. [4000000]")
 @click.option("--map", "maps", multiple=True, metavar="STAGE=MODULE:FUNCTION", help="Map the records of a stage.")
 @click.option(
@@ -47,10 +47,10 @@ FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-cu
 )
 @click.option(
     "--i-accept-doubles", "accept_doubles", multiple=True, type=click.Choice(STAGES), metavar="STAGE",
-    help='Confirms unknown = "resend" of a stage: what it holds may then be there twice.',
+    help='Confirms unknown = "resend" of a stage: its records may be sent twice.',
 )  # fmt: skip
 @options.current
-@click.option("--unchecked", is_flag=True, help="Do not look for customers that stand twice before the run.")
+@click.option("--unchecked", is_flag=True, help="Do not look for customers that occur twice.")
 @options.as_json()
 @options.quiet()
 def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
@@ -128,7 +128,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
 
 
 def _nothing_sent(dry: bool, checkpoint: Path) -> str:
-    """What to do about an export that breaks off before this call has sent anything of it."""
+    """The hint for an export that breaks off before this call has sent any of it."""
     if dry:
         return "Nothing was sent. Export it again, and look at the new file by another dry run."
     if not checkpoint.exists():
@@ -137,7 +137,7 @@ def _nothing_sent(dry: bool, checkpoint: Path) -> str:
 
 
 def resume_command(arguments: list[str]) -> str:
-    """The command line that goes on from here: the same one, without the pilot and what was said for one call only."""
+    """The command line that goes on from here: the same one, without the options for one call only."""
     kept: list[str] = []
     skip = False
     for argument in arguments:

@@ -7,23 +7,32 @@ from pathlib import Path
 import click
 
 
-@click.command(short_help="Serve a local stand-in for the target, to try things out.")
+@click.command(short_help="Serve a local stand-in for Masivo, to practise.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 takes a free one.")
 @click.option(
-    "--store", type=click.Path(path_type=Path), metavar="FILE", help="Keep what it holds; else it is forgotten."
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep its records in FILE; else they are forgotten.",
 )
-@click.option("--limits", default="prod", show_default=True, metavar="LIMITS", help="What it enforces; like run's.")
-@click.option("--latency", default="0", show_default=True, metavar="SECONDS", help="Of an answer: 0.2, or 0.1-0.5.")
 @click.option(
-    "--queue-delay", default="0", show_default=True, metavar="SECONDS", help="Until it is applied: 2, or 1-5."
+    "--limits",
+    default="prod",
+    show_default=True,
+    metavar="LIMITS",
+    help="The limits that it enforces, written as for run.",
+)
+@click.option("--latency", default="0", show_default=True, metavar="SECONDS", help="Before an answer: 0.2, or 0.1-0.5.")
+@click.option(
+    "--queue-delay", default="0", show_default=True, metavar="SECONDS", help="Until a batch is applied: 2, or 1-5."
 )
 @click.option("--script", type=click.Path(path_type=Path), metavar="FILE", help="Faults to play, as JSON or NDJSON.")
 def command(port: int, store: Path | None, limits: str, latency: str, queue_delay: str, script: Path | None) -> None:
-    """Serve a local Masivo on 127.0.0.1: its limits, its queue, its rules and, with --script, its bad days.
+    """Serve a local Masivo on 127.0.0.1, with limits, a queue, rules and, with --script, faults.
 
-    It says what it holds, what came twice and what its queue dropped at /_sandbox/ledger.
+    /_sandbox/ledger shows the records it holds, received twice, or dropped.
 
-    A script is a JSON list of rules, or one rule a line; of those that match a request, the first is played:
+    A script is a JSON list of rules, or one rule a line. The first rule that matches a request is played:
 
     \b
       {"on": "events", "nth": 1, "do": "reset", "at": "done"}
@@ -38,7 +47,7 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
            auth, read or any (the default)
     which  nth (a number or a list of them, from 1), every or chance (0 to 1);
            from and until (numbers of the kind); times (at most so often)
-    do     answer    status, done (the work is done all the same), location,
+    do     answer    status, done (the work is done first), location,
                      body (error, html, invalid-json, empty),
                      retry_after, retry_after_date (seconds)
            revoke    every token issued so far ends

@@ -1,4 +1,4 @@
-"""`streammig status`: how far a run is, also while it is on."""
+"""`streammig status`: how far a run is, also while it runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import click
 from streammig.cli import options
 
 
-@click.command(short_help="Show how far a run is, also while it is on.")
+@click.command(short_help="Show how far a run is, also while it runs.")
 @options.checkpoint
 @options.as_json("Print one JSON document.")
 def command(checkpoint: Path, as_json: bool) -> None:
-    """Show the books of a run: what was read, accepted, filtered, is dead, unknown or pending.
+    """Show the totals of a run: read, accepted, filtered, dead, unknown and pending.
 
-    Reads only, so it may be called from another shell while the run is on. Exits with 1 if the books do not balance.
+    It changes nothing, so it may be called from another shell during a run. Exits with 1 if the totals do not add up.
     """
     from streammig.cli.outcome import print_document, read_document
 
