@@ -228,9 +228,9 @@ class Batch(msgspec.Struct, frozen=True):
     parent: int | None = None
     attempts: int = 0
     retried: bool = False  # its records were dead letters
-    sample: int | None = None
     rejects: int = 0  # the status by which it is rejected for its records, though it stops the run by itself
     ruling: str = ""  # the operator's word on it: "landed", "not-landed", "reject" or "set-aside"
+    sample: int | None = None
 
 
 class Kind(enum.StrEnum):
@@ -271,18 +271,16 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a stage has been read, as of its frontier: what one seal commits beside the batch.
+    """How far a stage has been read: what one seal commits beside the batch.
 
-    Counters are absolute, so that storing them twice changes nothing. `ahead` is what already sealed batches hold
-    beyond the frontier; `read + ahead` is what the batches, dead letters and filter counts must add up to.
-    `read` holds everything behind the frontier: packed, filtered and dead. `dead` and `absent` are new since the
-    last progress of the same reader; storing one again changes nothing.
+    Counters are absolute, so that storing them twice changes nothing. `read` is what the batches, dead letters and
+    filter counts must add up to: all that lies behind the frontier, and what sealed batches hold beyond it. `dead` and
+    `absent` are new since the last progress of the same reader; storing one again changes nothing.
     """
 
     frontier: Place = START
     source_records: int = 0
     read: Tally = Tally()
-    ahead: Tally = Tally()
     filtered: Mapping[str, Tally] = {}
     dropped: Mapping[str, int] = {}
     dead: tuple[DeadLetter, ...] = ()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, pack_ranges
+from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
 from streammig.checkpoint.database import (
     connect,
     prepare_to_write,
@@ -18,7 +19,9 @@ from streammig.checkpoint.database import (
     sync,
     translated,
 )
+from streammig.checkpoint.holdings import PENDING, UNDECIDED
 from streammig.checkpoint.letters import Letters, Spot
+from streammig.checkpoint.outbox import Outbox
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.errors import Unusable
 from streammig.records import (
@@ -30,7 +33,6 @@ from streammig.records import (
     Range,
     Receipt,
     Record,
-    Tally,
 )
 
 
@@ -40,6 +42,19 @@ class Checkpoint(Letters):
     Synchronous; its owner runs it in a thread of its own (`Journal`). Raises `Unusable` for a file that can't be used
     as a checkpoint and `MachineFault` where the machine failed; no `sqlite3.Error` leaves this class.
     """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(path, connection)
+        self.outbox = Outbox(path)
+
+    def _before_commit(self) -> None:
+        self.outbox.sync()
+
+    def _committed(self) -> None:
+        self.outbox.committed()
+
+    def _rolled_back(self) -> None:
+        self.outbox.rolled_back()
 
     def __reduce__(self) -> tuple[Callable[[Path], Checkpoint], tuple[Path]]:
         return partial(Checkpoint.open, read_only=True), (self.path,)  # another process may only read it
@@ -160,8 +175,8 @@ class Checkpoint(Letters):
         with self.transaction():
             self._db.execute(
                 "UPDATE stage SET source = ?, offset = ?, unit = ?, record = ?, source_records = ?, read = ?,"
-                " ahead = ?, dropped = ? WHERE name = ?",
-                (*place, progress.source_records, encode_tally(progress.read), encode_tally(progress.ahead),
+                " dropped = ? WHERE name = ?",
+                (*place, progress.source_records, encode_tally(progress.read),
                  json.dumps(dict(progress.dropped)), stage),
             )  # fmt: skip
             self._db.executemany(
@@ -171,10 +186,11 @@ class Checkpoint(Letters):
             self._bury(stage, 0, progress.dead)
             self._note_absent(progress.absent)
 
-    def seal(self, stage: str, draft: Draft, progress: Progress, at: float) -> Batch:
-        """A new batch, the frontier and every counter as of it, in one transaction (I2)."""
+    def seal(self, stage: str, draft: Draft, progress: Progress, at: float, mapping: str = "") -> Batch:
+        """A new batch, the frontier and every counter as of it, in one transaction, its body durable before (I2).
+        `mapping` is the hash of the mapping that made it."""
         with self.transaction():
-            batch = self._insert(stage, draft, None, at)
+            batch = self._insert(stage, draft, None, at, mapping=mapping)
             self.advance(stage, progress)
         return batch
 
@@ -194,22 +210,25 @@ class Checkpoint(Letters):
             self._take(stage, owners, letters, at)
         return batches
 
-    def _insert(self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False) -> Batch:
+    def _insert(
+        self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False, mapping: str = ""
+    ) -> Batch:
         rejects = 0
         if parent is not None:
-            row = self._read("SELECT retried, rejects FROM batch WHERE stage = ? AND seq = ?", stage, parent)[0]
-            retried, rejects = bool(row[0]), row[1]
+            row = self._read("SELECT retried, rejects, mapping FROM batch WHERE stage = ? AND seq = ?", stage, parent)[
+                0
+            ]
+            retried, rejects, mapping = bool(row[0]), row[1], row[2]
         seq = self._db.execute("SELECT coalesce(max(seq), 0) + 1 FROM batch WHERE stage = ?", (stage,)).fetchone()[0]
         self._db.execute(
-            "INSERT INTO batch (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried, rejects)"
-            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?, ?)",
-            (stage, seq, parent, pack_ranges(draft.ranges), encode_tally(draft.tally), len(draft.body), draft.digest,
-             at, retried, rejects),
+            "INSERT INTO batch"
+            " (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried, rejects, mapping)"
+            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (stage, seq, parent, pack_ranges(draft.ranges), encode_tally(draft.tally), draft.size or len(draft.body),
+             draft.digest, at, retried, rejects, mapping),
         )  # fmt: skip
-        return Batch(
-            stage, seq, draft.ranges, draft.tally, draft.digest, len(draft.body), parent=parent, retried=retried,
-            rejects=rejects,
-        )  # fmt: skip
+        self.outbox.place(draft, stage, seq)
+        return self.batch(stage, seq)
 
     def _bury(self, stage: str, batch: int, letters: Iterable[DeadLetter]) -> None:
         self._db.executemany(
@@ -252,6 +271,7 @@ class Checkpoint(Letters):
                 "UPDATE batch SET state = ?, settled = ? WHERE stage = ? AND seq = ? AND state = 'sending'",
                 (state, settled, batch.stage, batch.seq),
             )
+            self._accepted_now(batch, state)
 
     def explain(self, batch: Batch, attempt: int, message: str, nominee: Sequence[Range] = ()) -> None:
         """Keep what the target said with a receipt, redacted by the caller, and the ranges of whom alone it named."""
@@ -275,7 +295,34 @@ class Checkpoint(Letters):
                 " WHERE stage = ? AND seq = ? AND state = ?",
                 (after, at, note, batch.stage, batch.seq, before),
             )
+            if changed.rowcount:
+                self._accepted_now(batch, after)
         return changed.rowcount == 1
+
+    def _accepted_now(self, batch: Batch, state: BatchState) -> None:
+        """Of a batch that is accepted only samples are kept."""
+        if state is BatchState.ACCEPTED and (sample := self.outbox.settle(batch)) is not None:
+            self._db.execute(
+                "UPDATE batch SET sample = ? WHERE stage = ? AND seq = ?", (sample, batch.stage, batch.seq)
+            )
+
+    def sweep_outbox(self) -> None:
+        """Delete what no batch needs of the outbox: bodies that a crash left there."""
+        kept = []
+        for row in self.stages():
+            kept += [f"{row.name}-{batch.seq}" for batch in self.batches(row.name, *PENDING, *UNDECIDED)]
+            if self._read("SELECT 1 FROM batch WHERE stage = ? AND sample IS NOT NULL LIMIT 1", row.name):
+                kept.append(f"{row.name}.samples")
+        self.outbox.sweep(kept)
+
+    def forget_samples(self) -> None:
+        """Delete the samples of stages that nothing is left to be read back of."""
+        with self.transaction():
+            for row in self.stages():
+                if row.state == "complete" and not self.batches(row.name, *PENDING, *UNDECIDED):
+                    self._db.execute("UPDATE batch SET sample = NULL WHERE stage = ?", (row.name,))
+                    self._db.execute("UPDATE stage SET seen = 1 WHERE name = ?", (row.name,))
+                    self.outbox.forget_samples(row.name)
 
     def rule(self, batch: Batch, state: BatchState, ruling: str, at: float, note: str) -> bool:
         """Keep the operator's word on a batch, and the state it puts that in; says whether it was still to be decided.
@@ -290,6 +337,8 @@ class Checkpoint(Letters):
                 " WHERE stage = ?5 AND seq = ?6 AND state IN ('unknown', 'parked', 'sealed')",
                 (state, at, ruling, note, batch.stage, batch.seq),
             )
+            if changed.rowcount:
+                self._accepted_now(batch, state)
         return changed.rowcount == 1
 
     def settle_in_part(
@@ -303,47 +352,12 @@ class Checkpoint(Letters):
             self.dead(dead, letters, at, absent)
 
     def split(self, batch: Batch, drafts: Sequence[Draft], at: float) -> list[Batch]:
-        """Replace a batch that did not land by its parts, which name it as their parent."""
+        """Replace a batch that did not land by its parts, which name it as their parent. Their bodies are durable
+        before that, and its own goes after it."""
         with self.transaction():
             self._db.execute("UPDATE batch SET state = 'split' WHERE stage = ? AND seq = ?", (batch.stage, batch.seq))
+            self.outbox.drop(batch.stage, batch.seq)
             return [self._insert(batch.stage, draft, batch.seq, at) for draft in drafts]
-
-    def reseal(
-        self,
-        batch: Batch,
-        drafts: Sequence[Draft],
-        dead: Sequence[DeadLetter],
-        at: float,
-        absent: Sequence[tuple[str, str]] = (),
-    ) -> list[Batch]:
-        """Replace a batch that never left and can't be rebuilt as it was (another mapping, another version).
-
-        What the records behind it have become now is counted as of now; what they are less than what was read then is
-        filtered under the reason "resealed", and what their sums are more is counted as read now, so that the books
-        still balance and show it. They may not be more records or units. `absent` as for `dead`.
-        """
-        with self.transaction():
-            parts = self.split(batch, drafts, at)
-            before = self._dead_tally(batch.stage)
-            self._bury(batch.stage, 0, dead)
-            self._note_absent(absent)
-            rest = batch.tally - (self._dead_tally(batch.stage) - before)
-            for part in parts:
-                rest -= part.tally
-            if rest.records < 0 or rest.units < 0:
-                raise AssertionError(f"batch {batch.seq} of {batch.stage} was sealed anew with more than it held")
-            more = Tally(sums={key: value.copy_negate() for key, value in rest.sums.items() if value < 0})
-            if more != Tally():
-                row = self._read("SELECT repaired FROM stage WHERE name = ?", batch.stage)[0]
-                total = encode_tally(decode_tally(row[0]) + more)
-                self._db.execute("UPDATE stage SET repaired = ? WHERE name = ?", (total, batch.stage))
-            if rest + more != Tally():
-                known = self.progress(batch.stage).filtered.get("resealed", Tally())
-                self._db.execute(
-                    "INSERT INTO filtered VALUES (?, 'resealed', ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
-                    (batch.stage, encode_tally(known + rest + more)),
-                )
-        return parts
 
     def dead(
         self, batch: Batch, letters: Sequence[DeadLetter], at: float, absent: Sequence[tuple[str, str]] = ()
@@ -355,6 +369,7 @@ class Checkpoint(Letters):
             )
             self._bury(batch.stage, batch.seq, letters)
             self._note_absent(absent)
+            self.outbox.drop(batch.stage, batch.seq)
 
     def _note_absent(self, owners: Sequence[tuple[str, str]]) -> None:
         if owners:
@@ -423,5 +438,5 @@ class Checkpoint(Letters):
             (batch.stage, batch.seq, batch.parent, pack_ranges(batch.ranges), encode_tally(batch.tally), batch.size,
              batch.digest, at, attempt),
         )  # fmt: skip
-        ahead = self.progress(batch.stage).ahead + batch.tally
-        self._db.execute("UPDATE stage SET ahead = ? WHERE name = ?", (encode_tally(ahead), batch.stage))
+        read = self.progress(batch.stage).read + batch.tally
+        self._db.execute("UPDATE stage SET read = ? WHERE name = ?", (encode_tally(read), batch.stage))

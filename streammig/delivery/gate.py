@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streammig.checkpoint import Checkpoint, Journal
-from streammig.delivery.waiting import Reread, unless
+from streammig.delivery.waiting import unless
 from streammig.errors import UnknownOutcome, counted
 from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock, ReadBack, Seen
@@ -25,7 +25,6 @@ class Gate:
     journal: Journal
     clock: Clock
     tell: Tell
-    reread: Reread
     stop: asyncio.Event
     settle_time: float
     visible_time: float
@@ -40,7 +39,7 @@ class Gate:
         stage either is the stage's message from then on.
         """
         settled = await self.journal.read(lambda file: file.last_settled(stage))
-        if settled is None:
+        if settled is None or (not self.retried and await self._seen_before(stage)):
             return True
         missing, others = await self._samples(stage), []
         if last and not missing:
@@ -80,12 +79,16 @@ class Gate:
         """The first and the last record of some batches that a read-back can say something of."""
         batches = await self.journal.read(lambda file: file.sample(stage, BATCHES, self.retried))
         chosen: list[tuple[Batch, Record]] = []
-        for batch, records in zip(batches, await self.reread(batches), strict=True):
+        for batch in batches:
+            records = await self.journal.records(batch)
             tellable = [record for record in _ends(records) if self.readback.can_tell(stage, record)]
             chosen.extend((batch, record) for record in tellable)
-        if batches and not chosen:
+        if not chosen:
             self.tell(Warned(f"nothing of {stage} can be read back at the target: whether it was applied is not known"))
         return chosen
+
+    async def _seen_before(self, stage: str) -> bool:
+        return any(row.name == stage and row.seen for row in await self.journal.read(Checkpoint.stages))
 
     async def _judge(self, stage: str, missing: Sequence[tuple[Batch, Record]], asked: int, proving: bool) -> None:
         where, samples = _listed(missing), counted(asked, "sample")

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -16,19 +16,19 @@ from typing import Any, TypeVar
 
 from streammig.aftercare.retry import Choice as Choice
 from streammig.budget import OFF, AccountFile, Limits, Pacer, account_name, account_path, parse_limits
-from streammig.checkpoint import Checkpoint, Journal, forget_work, locked, only_copy
+from streammig.checkpoint import Checkpoint, Journal, locked, only_copy
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
 from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.waiting import unless
-from streammig.errors import Unusable
+from streammig.errors import Problem, Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.migration.binding import Marks, check_contents, fixed, reopen, shapes
 from streammig.migration.crew import Crew
-from streammig.migration.mapping import load_mapping, rule_options
+from streammig.migration.mapping import load_mapping, mapping_mark, rule_options
 from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
 from streammig.migration.vouching import AccountSlots, vouched_for
@@ -127,9 +127,8 @@ class Migration:
                 crew = await self._assemble(stack)
                 self.assembled = True
                 done = await work(crew)
-                spare = not crew.reading.lookup.needs_work_file()
-            if spare:
-                forget_work(crew.reading.path)
+                if done is True:
+                    await crew.journal.write(Checkpoint.forget_samples)
             if done is True:
                 forget(dedup_folder(crew.reading.path))
             return done
@@ -174,12 +173,16 @@ class Migration:
         self._bind(file, shape, fresh, limits)
         self._recover(file)
         slots, vouched = await self._slots(file, pacer)
+        file.sweep_outbox()
+        stack.callback(_sweep, file)
         lookup = Checkpoint.open(path, read_only=True)
         stack.callback(lookup.close)
-        journal = Journal(file, stack.enter_context(self.executor()))
+        file.outbox.tellable = readback.can_tell
+        journal = Journal(file, stack.enter_context(self.executor()), stack.enter_context(self.executor()))
         stack.push_async_callback(journal.flush)
         owners = await self._owners(stack, file, sources, rules, shape, reader)
-        reading = Reading(settings, path, lookup, journal, sources, rules, owners, reader, self.tell)
+        marks_of = {name: mapping_mark(mapping) for name, mapping in mappings.items()}
+        reading = Reading(settings, path, lookup, journal, sources, rules, owners, marks_of, reader, self.tell)
         return Crew(
             settings, reading, journal, sink, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
             0.0 if dry else settings.settle_time, self.ask.first, Suspicion(not vouched), self.away,
@@ -332,3 +335,9 @@ class Migration:
         if lost:
             names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost)
             self.tell(Warned(f"the last run ended while it was sending: the outcome is unknown for batch {names}"))
+
+
+def _sweep(file: Checkpoint) -> None:
+    """Leave nothing in the outbox that no batch needs, however the run ended."""
+    with suppress(Problem):
+        file.sweep_outbox()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from streammig.checkpoint import Checkpoint, Journal
-from streammig.delivery.verdict import seen_at_last, spread
+from streammig.checkpoint import Checkpoint, Journal, spread
+from streammig.delivery.verdict import seen_at_last
 from streammig.errors import UnknownOutcome, Unusable
 from streammig.migration.reading import Reading
 from streammig.notices import Tell, Waiting, Warned
@@ -107,8 +107,7 @@ class Expectations:
         sealed = await self.journal.read(lambda file: file.batches(name, BatchState.SEALED))
         fresh = [batch for batch in sealed if not batch.attempts and batch.parent is None and not batch.retried]
         if fresh:
-            (records,) = await self.reading.reread(name, fresh[:1])
-            return spread(records, count)
+            return spread(await self.journal.records(fresh[0]), count)
         start = (await self.journal.read(lambda file: file.progress(name))).frontier
         ahead = await self.journal.read(lambda file: file.ahead_ranges(name))
         return await self.reading.first(name, count, start, ahead)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal, localcontext
 from itertools import accumulate
@@ -11,7 +11,7 @@ from itertools import accumulate
 import msgspec
 
 from streammig.checkpoint.contents import Cuts, encode_contents
-from streammig.records import EXACT, ZERO, Draft, Examined, Place, Range, Record, Sums, Tally
+from streammig.records import EXACT, ZERO, Draft, Examined, Place, Position, Range, Record, Sums, Tally
 
 # Raw keeps each member of the list as the bytes it stands in: boundaries without values.
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -112,6 +112,27 @@ def _covered(record: Record, ranges: Sequence[Range]) -> Iterator[tuple[int, int
             high = min(high, end.unit if end[:2] == where else 0)
         if low < high:
             yield low, high
+
+
+def is_within(position: Position, ranges: Sequence[Range]) -> bool:
+    """Whether all of a source record lies in these ranges, which are in reading order and do not overlap."""
+    where = position.source, position.offset
+    index = bisect_left(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
+    at = (*where, 0)
+    for begin, end in ranges[max(index - 1, 0) :]:
+        if begin[:3] > at:
+            return False
+        if end[:2] > where:
+            return True
+        at = max(at, end[:3])
+    return False
+
+
+def ends_within(position: Position, ranges: Sequence[Range]) -> bool:
+    """As `is_within`, of a source record's end, whatever its mapping makes of it."""
+    where = position.source, position.offset
+    index = bisect_right(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
+    return index > 0 and ranges[index - 1].end[:2] > where
 
 
 def _between(record: Record, low: int, high: int) -> Record:
