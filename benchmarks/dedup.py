@@ -83,12 +83,12 @@ class DiskWatch:
         self._thread.join()
 
 
-def measure(count: int, twice: float, memory_bytes: int, threads: int, seed: int) -> dict[str, Any]:
+def measure(count: int, twice: float, memory_bytes: int, seed: int) -> dict[str, Any]:
     owners, rng = Owners(count, twice, seed), Random(seed)
     top = Path(tempfile.mkdtemp(prefix="dedup-"))
     folder = top / "bench.dedup"
     try:
-        with DiskWatch(folder) as disk, Build(folder, "", memory_bytes=memory_bytes, threads=threads) as build:
+        with DiskWatch(folder) as disk, Build(folder, "", memory_bytes=memory_bytes) as build:
             began = time.perf_counter()
             for run in owners.runs():
                 build.add(scan(owners, build.key, run))
@@ -128,11 +128,10 @@ def main() -> None:
     parser.add_argument("--owners", type=int, default=1_000_000)
     parser.add_argument("--twice", type=float, default=0.01, help="share of records that repeat an earlier one")
     parser.add_argument("--memory-mb", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    figures = measure(options.owners, options.twice, options.memory_mb << 20, options.threads, options.seed)
+    figures = measure(options.owners, options.twice, options.memory_mb << 20, options.seed)
     if options.json:
         print(json.dumps(figures))
         return

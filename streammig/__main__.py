@@ -1,4 +1,4 @@
-"""The process: Ctrl-C, SIGTERM and SIGHUP end it in order and with 130, from here to its last line."""
+"""The process: Ctrl-C, SIGTERM and SIGHUP end it in order and with exit code 130, from the first line to the last."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGHUP. A kind of its own, because of a plain one that passes through the `exec` of a string,
-    which imports are full of, CPython takes a note and ends with -2, though it was caught."""
+    """Ctrl-C, SIGTERM or SIGHUP.
+
+    A plain KeyboardInterrupt will not do. If one passes through the `exec` of a string, which imports are full of,
+    CPython remembers it and ends with -2, even if it was caught.
+    """
 
 
 def main() -> None:
@@ -19,7 +22,7 @@ def main() -> None:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # which is what nohup asks for
             signal.signal(number, _stop)
     try:
-        from streammig.cli import main as cli  # a fifth of a second, in which a signal must be heard already
+        from streammig.cli import main as cli  # this takes 0.2 s, and a signal must already count
 
         cli()
     except KeyboardInterrupt:

@@ -11,14 +11,16 @@ def counted(number: int, what: str, more: str = "s") -> str:
 class Problem(Exception):
     """What stops a command, in words for the person who typed it.
 
-    `what` says what was attempted, on what, and what came back; `hint` says what to do or type next.
-    Neither may hold an API key, a token or a value of a record. `exit_code` is the process's exit code.
+    `code` is stable, in kebab case: programs and tests go by it, never by the words. `what` says what was attempted, on
+    what, and what came back; `hint` says what to do or type next. Neither may hold an API key, a token or a value of a
+    record. `exit_code` is the process's exit code.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, hint: str = "") -> None:
+    def __init__(self, code: str, what: str, hint: str = "") -> None:
         super().__init__(what)
+        self.code = code
         self.what = what
         self.hint = hint
 
@@ -53,7 +55,7 @@ class BrokenExport(Unusable):
     """
 
     def __init__(self, path: str, offset: int, why: str, hint: str = "") -> None:
-        super().__init__(f"{path}: {BREAKS_OFF} {offset}: {why}", hint)
+        super().__init__("export-broken", f"{path}: {BREAKS_OFF} {offset}: {why}", hint)
         self.path = path
         self.offset = offset
         self.why = why

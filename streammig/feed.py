@@ -186,6 +186,7 @@ class Feed:
         for it in examined:
             if any(inside for _, inside in cut(it.records, self._ahead)):
                 raise Unusable(
+                    "mapping-changed",
                     f"record {it.position.ordinal} is sealed in part, and the mapping is another one now",
                     "Run the same command with the mapping that it was sealed with until more of the stage is read,"
                     " say with --first.",

@@ -114,8 +114,11 @@ class ReadBack(Protocol):
     """What the target shows of what it was sent. Reads are paced by the target's general limit on this side of it.
 
     Both raise `Problem` kinds for a world that is wrong. Where nothing could be learnt just now (no connection, 5xx,
-    429 after its wait) or ever (nothing to read back by), `visible` is CANT_TELL and `reachable` False.
+    429 after its wait) or ever (nothing to read back by), `visible` is CANT_TELL and `reachable` False. Where an answer
+    came that says nothing to us, `misread` tells its status and shape, until the next read.
     """
+
+    misread: str
 
     async def visible(self, stage: str, record: Record) -> Seen:
         """How much of this record, as sent, can be seen at the target now; NOTHING, PART, ALL and OTHER only where the

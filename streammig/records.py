@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact
 from typing import NamedTuple
 
@@ -117,6 +117,35 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
 
 
 Run = list[Slice]
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A contiguous run of source records of one file: their bytes as they stand, with what stands between them.
+
+    Record i is `data[starts[i]:ends[i]]`; `data` begins at `offset` in the decompressed stream. `ordinals` are those
+    of `Position`. `faults` names the records that are none, by index, each with its full length in bytes, a code and
+    what is wrong (see `Slice`); their bytes need not be there.
+    """
+
+    source: int
+    offset: int
+    data: bytes
+    starts: Sequence[int]
+    ends: Sequence[int]
+    ordinals: Sequence[int]
+    faults: Mapping[int, tuple[int, str, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def cut(self, begin: int, end: int) -> list[bytes]:
+        """The bytes of the records from index `begin` to `end`."""
+        return list(map(self.data.__getitem__, map(slice, self.starts[begin:end], self.ends[begin:end])))
+
+    def position(self, index: int) -> Position:
+        start = self.starts[index]
+        length = self.faults[index][0] if index in self.faults else self.ends[index] - start
+        return Position(self.source, self.offset + start, length, self.ordinals[index])
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

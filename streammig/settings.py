@@ -116,11 +116,15 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     try:
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
-        raise Unusable(f"{path or 'the flags'}: {error}", "See all of them: streammig guide settings.") from None
+        raise Unusable(
+            "settings-invalid", f"{path or 'the flags'}: {error}", "See all of them: streammig guide settings."
+        ) from None
     check_texts(msgspec.to_builtins(settings))
     for name, (low, high) in BOUNDS.items():
         if not low <= getattr(settings, name) <= high:
-            raise Unusable(f"{name} is {getattr(settings, name)}: it must lie between {low:g} and {high:g}")
+            raise Unusable(
+                "settings-invalid", f"{name} is {getattr(settings, name)}: it must lie between {low:g} and {high:g}"
+            )
     return settings
 
 
@@ -130,11 +134,15 @@ def _check_table(where: str, table: Mapping[str, Any], kind: type[msgspec.Struct
     choices = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
     for key, value in table.items():
         if key not in kind.__struct_fields__:
-            raise Unusable(f"{where}there is no setting {key}", _meant(key, kind))
+            raise Unusable("setting-unknown", f"{where}there is no setting {key}", _meant(key, kind))
         if key in choices and value not in choices[key]:
-            raise Unusable(f"{where}{key} is {value!r}", "It may be " + " or ".join(f'"{it}"' for it in choices[key]))
+            raise Unusable(
+                "settings-invalid",
+                f"{where}{key} is {value!r}",
+                "It may be " + " or ".join(f'"{it}"' for it in choices[key]),
+            )
         if key not in choices and not (key == "files" and isinstance(value, str)) and not _fits(value, hints[key]):
-            raise Unusable(f"{where}{key} is {_kind(value)}", f"It must be {_expected(key, kind)}")
+            raise Unusable("settings-invalid", f"{where}{key} is {_kind(value)}", f"It must be {_expected(key, kind)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -189,6 +197,7 @@ def check_folder(checkpoint: Path) -> None:
     """Raise `Unusable` unless there is a folder for this checkpoint and its work files."""
     if not checkpoint.parent.is_dir():
         raise Unusable(
+            "checkpoint-folder-missing",
             f"the checkpoint {checkpoint} can't be kept: there is no such folder as {checkpoint.parent}",
             "Make the folder, or name another file with --checkpoint.",
         )
@@ -202,6 +211,7 @@ def check_texts(found: Mapping[str, Any], above: str = "") -> None:
         for text in value if isinstance(value, tuple | list) else (value,):
             if isinstance(text, str) and ("\0" in text or not _is_utf8(text)):
                 raise Unusable(
+                    "settings-invalid",
                     f"{above}{name} holds a NUL character or bytes that are no UTF-8: {text!a}",
                     "Write it anew, or rename the file it names.",
                 )
@@ -221,6 +231,7 @@ def check_doubles(settings: Settings, accepted: Collection[str]) -> None:
     for name in resending:
         if name not in accepted:
             raise Unusable(
+                "resend-unconfirmed",
                 f'{name}: unknown = "resend" sends a batch again though it may have landed: what it holds may then be'
                 " there twice",
                 f"Add --i-accept-doubles {name} if that is what you want, or take the setting out.",
@@ -228,6 +239,7 @@ def check_doubles(settings: Settings, accepted: Collection[str]) -> None:
     for name in accepted:
         if name not in resending:
             raise Unusable(
+                "resend-unconfirmed",
                 f"--i-accept-doubles {name}: nothing of {name} is ever sent twice by these settings",
                 f'Leave it out, or set unknown = "resend" in the table [{name}] of the settings.',
             )
@@ -238,13 +250,18 @@ def _read(path: Path) -> dict[str, Any]:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Unusable(
-            f"{path}: {error.strerror}: no settings can be read there", "Name a TOML file, or use flags."
+            "settings-unreadable",
+            f"{path}: {error.strerror}: no settings can be read there",
+            "Name a TOML file, or use flags.",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Unusable(f"{path} is no TOML: {error}", "See an example: streammig guide first-migration.") from None
+        raise Unusable(
+            "settings-unreadable", f"{path} is no TOML: {error}", "See an example: streammig guide first-migration."
+        ) from None
     for name in ("api_key", "key", "token"):
         if name in found:
             raise Unusable(
+                "key-in-settings",
                 f"{path}: {name}: a key does not belong in the settings",
                 f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command.",
             )
@@ -311,18 +328,20 @@ def api_key(settings: Settings, environment: Mapping[str, str]) -> str:
             key = Path(settings.api_key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-            raise Unusable(f"{whence} can't be read: {reason}", hint) from None
+            raise Unusable("key-unreadable", f"{whence} can't be read: {reason}", hint) from None
     elif not key and settings.api_key_command:
         whence = f"the API key's command{_program(settings.api_key_command)}"
         done = subprocess.run(settings.api_key_command, shell=True, stdout=subprocess.PIPE, check=False)
         if done.returncode:
-            raise Unusable(f"{whence} ended with {done.returncode}", hint)
+            raise Unusable("key-command-failed", f"{whence} ended with {done.returncode}", hint)
         key = done.stdout.decode("utf-8", "replace").strip()
     if not key:
-        raise Unusable("there is no API key", hint)
+        raise Unusable("key-missing", "there is no API key", hint)
     if not key.isprintable() or not key.isascii() or " " in key:
         raise Unusable(
-            f"the API key from {whence} holds spaces, line breaks or characters that no HTTP header can carry", hint
+            "key-invalid",
+            f"the API key from {whence} holds spaces, line breaks or characters that no HTTP header can carry",
+            hint,
         )
     return key
 

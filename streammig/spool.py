@@ -45,13 +45,16 @@ def stdin_spooled(settings: Settings, stdin: BinaryIO, command: str) -> Iterator
         path = spool_path(checkpoint)
         if is_gone(settings):
             raise Unusable(
+                "stdin-lost",
                 f"{path} is gone: the export that came from standard input",
                 "Restore it. A new checkpoint would send again what this one has delivered.",
             )
         if not checkpoint.exists():
             if stdin.isatty():
                 raise Unusable(
-                    "the export is to come from standard input, but that is a terminal", "Pipe the export into it."
+                    "stdin-terminal",
+                    "the export is to come from standard input, but that is a terminal",
+                    "Pipe the export into it.",
                 )
             _write(path, stdin)
         yield _with(settings, str(path))
@@ -88,5 +91,5 @@ def _write(path: Path, stdin: BinaryIO) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise MachineFault(
-            f"{path}: standard input can't be kept there: {error.strerror}", "Make room for it."
+            "stdin-io", f"{path}: standard input can't be kept there: {error.strerror}", "Make room for it."
         ) from None

@@ -141,7 +141,7 @@ def until(happened: Callable[[], Any], what: str) -> Any:
     """Wait until `happened` gives something true, and return that."""
     end = time.monotonic() + PATIENCE
     while not (found := happened()):
-        assert time.monotonic() < end, f"waited in vain: {what}"
+        assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(0.01)
     return found
 

@@ -53,6 +53,7 @@ class MemoryTarget:
     violations: list[str] = field(default_factory=list)
     queue: list[tuple[float, str, Any]] = field(default_factory=list)
     taken: list[tuple[str, bytes]] = field(default_factory=list)
+    misread: str = ""
     requests: int = 0
     under_way: int = 0
     most_under_way: int = 0

@@ -80,7 +80,7 @@ def live_through(folder: Path, seed: int, script: Iterable[Rule], requests: int)
             settings = _settings(folder, target.url, {name: paths[name] for name in stages})
             found = _insist(settings, folder, Random(seed))
             if unknown and "events" in stages and any("are not at the target" in said for said in found):
-                break  # rightly refused: the customers that it begins with are among those that are parked
+                break  # rightly refused: the first customers are in a parked batch
             wrong += found
             books = _books(Path(settings.checkpoint))
             ledger = target.ledger()

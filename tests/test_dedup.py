@@ -29,7 +29,7 @@ class Here(Build):
     def _sorted(self) -> Sorted:
         found = run(self._request())
         if found.fault:
-            raise MachineFault(found.fault, found.hint)
+            raise MachineFault(*found.fault)
         return found
 
 
@@ -146,7 +146,7 @@ def _both(said: list[Said], mended: list[Said], sealed: int) -> None:
         sealed = min(sealed, len(said), len(mended)) // 2 * 2
         now = said[:sealed] + mended[sealed:]
         with Here(Path(top) / "x", "", earlier=index, frontier=place(sealed)) as making:
-            again = fill(making, Export(now), Export(now), lambda records: None, place(sealed))
+            again = fill(making, Export(now), Export(now), lambda records: None)
         with again:
             check(again, now)
 
@@ -167,7 +167,7 @@ def test_i8_a_frontier_within_a_source_record_keeps_its_sealed_units_only(tmp_pa
     before, now = [("a", "", ""), ("b", "", "")], [("c", "", ""), ("a", "", "")]
     with build(tmp_path / "x", before) as index:
         making = Here(tmp_path / "x", "", earlier=index, frontier=place(1))
-        with making, fill(making, Export(now), Export(now), lambda records: None, place(1)) as again:
+        with making, fill(making, Export(now), Export(now), lambda records: None) as again:
             assert [(it.place, it.first) for it in again.duplicates()] == [(place(1), place(0))]
             assert again.missing("abc") == {"b": "unknown-customer", "c": "unknown-customer"}
 

@@ -95,7 +95,7 @@ def test_totals_that_agree_have_no_differences() -> None:
             ("holds", "transactions", "amounts"),
             f"transactions: the sum of {REWARD} is 5 in the export, 5 in the books and 4.99 at the stand-in",
         ),
-        (1, ("twice", "events", "count"), "events: 1 stand there more than once"),
+        (1, ("twice", "events", "count"), "events: 1 are there more than once"),
         (
             {"lost": {"units": 2}},
             ("dropped", "customers"),
@@ -112,10 +112,10 @@ def test_each_difference_in_the_ledger_is_named(value: Any, path: tuple[str, ...
     ("events", "words"),
     [
         (closed(Tally(2, 3, SUMS["events"]), dead=Tally(0, 1)), "events: 4 were to be accepted, 3 were accepted"),
-        (closed(Tally(2, 4, SUMS["events"]), dead=Tally(1, 1)), "events: 4 stand in the export, 5 were read"),
+        (closed(Tally(2, 4, SUMS["events"]), dead=Tally(1, 1)), "events: 4 are in the export, 5 were read"),
         (
             closed(Tally(1, 3, SUMS["events"]), unknown=Tally(1, 1)),
-            "events: nobody can say whether 1 landed, so they are not sent again",
+            "events: the outcome of 1 is unknown, so they are not sent again",
         ),
         (
             Books(

@@ -210,7 +210,7 @@ def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers()
     [
         (0, None, "Complete: every record is accepted or left out on purpose (exit code 0)."),
         (3, None, "Complete, but for 2 dead letters: see streammig dead-letters x.checkpoint (exit code 3)."),
-        (4, None, "Of 1 record nobody can say whether it landed: see streammig resolve x.checkpoint (exit code 4)."),
+        (4, None, "The outcome of 1 record is unknown: see streammig resolve x.checkpoint (exit code 4)."),
         (5, None, "The target stopped this run: see the error above (exit code 5)."),
         (130, None, "Stopped on request; nothing is lost (exit code 130)."),
         (

@@ -61,6 +61,61 @@ async def test_any_status_can_be_answered_before_and_after_the_work(status: int,
         assert ("Location" in answer.headers) == (300 <= status < 400)
 
 
+ODD = [408, 409, 425, 499, 405, 207]
+
+
+@pytest.mark.parametrize("status", ODD)
+@pytest.mark.parametrize(("share", "held_then"), [(None, 0), (0.0, 0), (0.5, 2), (1.0, 4)])
+async def test_a_part_can_be_taken_whatever_the_answer(status: int, share: float | None, held_then: int) -> None:
+    rule = {
+        "on": "customers",
+        "nth": 1,
+        "do": "answer",
+        "status": status,
+        **({} if share is None else {"share": share}),
+    }
+    async with running(script=[rule]) as caller:
+        assert (await caller.customers(*map(customer, "abcd"))).status == status
+        assert await held(caller) == held_then
+
+
+async def test_an_answer_can_count_what_was_taken_or_say_anything() -> None:
+    rules = [
+        {"on": "customers", "nth": 1, "do": "answer", "status": 200, "body": "count", "share": 0.75},
+        {"on": "customers", "nth": 2, "do": "answer", "status": 207, "body": "list", "done": True},
+        {"on": "customers", "nth": 3, "do": "answer", "status": 207, "body": "list"},
+        {"on": "customers", "nth": 4, "do": "answer", "status": 201, "json": {"errors": ["x"]}},
+        {"on": "customers", "nth": 5, "do": "answer", "status": 201, "body": "error", "done": True},
+        {"on": "customers", "nth": 6, "do": "answer", "status": 200, "json": None},
+    ]
+    async with running(script=rules) as caller:
+        said = [(await caller.customers(*(customer(f"{n}{it}") for it in "abcd"))).json for n in range(6)]
+        assert said[0] == {"success": False, "saved_count": 3, "requested_count": 4}
+        assert [it["status"] for it in said[1]] == [201] * 4
+        assert [it["status"] for it in said[2]] == [422] * 4
+        assert said[3] == {"errors": ["x"]}
+        assert set(said[4]) == {"error", "details"}
+        assert said[5] is None
+        assert await held(caller) == 3 + 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("say", "status", "text"), [("404", 404, '"error"'), ("null", 200, "null"), ("object", 200, "{}"), ("204", 204, ""),
+                                ("400", 400, '"error"')],
+)  # fmt: skip
+async def test_a_read_of_a_customer_who_is_not_there_says_what_the_script_says(
+    say: str, status: int, text: str
+) -> None:
+    async with running(script=[{"do": "missing", "as": say}]) as caller:
+        await caller.customers(customer("a"))
+        assert await held(caller) == 1
+        assert (await caller.get("/customers/a")).json["data"]["customer"]["id"] == "a"
+        answer = await caller.get("/customers/b")
+        assert answer.status == status
+        assert text in answer.text
+        assert (await caller.get("/tiers")).status == 200
+
+
 async def test_an_answer_can_be_a_page_or_broken_json() -> None:
     rules = [
         {"on": "customers", "nth": 1, "do": "answer", "status": 502, "body": "html"},

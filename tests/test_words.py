@@ -51,6 +51,12 @@ def test_readme_and_guide_are_in_plain_words(page: Path) -> None:
     assert found_in(iter([page.read_text(encoding="utf-8")])) == {}
 
 
+@pytest.mark.parametrize("room", ["benchmarks", "streammig/cli"])
+def test_these_rooms_are_in_plain_words(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        assert found_in(prose(path)) == {}, path
+
+
 def test_the_code_has_no_more_of_these_words_than_are_left() -> None:
     counts: Counter[str] = Counter()
     where: dict[str, list[str]] = {}

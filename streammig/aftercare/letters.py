@@ -71,6 +71,7 @@ def check_unchanged(source: Source, marks: list[dict[str, Any]]) -> None:
     now = source.fingerprints()
     if comparable(now) != comparable(marks) or touched(now, marks):
         raise Unusable(
+            "export-changed",
             "the export has changed since the run: its dead letters can't be read from it any more",
             "Put the export that was migrated back in its place.",
         )
@@ -89,7 +90,9 @@ def with_slices(source: Source, letters: Iterator[DeadLetter]) -> Iterator[tuple
                 yield from ((letter, piece) for letter in group)
                 break
         else:
-            raise Unusable(f"there is no record at byte {offset} of the export any more", "Has it been changed?")
+            raise Unusable(
+                "export-changed", f"there is no record at byte {offset} of the export any more", "Has it been changed?"
+            )
 
 
 def _key(letter: DeadLetter) -> tuple[int, int, int, int]:

@@ -49,7 +49,11 @@ def check(path: Path, checkpoint: Path) -> None:
 
 def _check_names(path: Path, number: int, line: Line, files: Mapping[str, Sequence[str]]) -> None:
     if line.file not in files.get(line.stage, ()):
-        raise Unusable(f"{path}: line {number} names a stage or a file that is none of this migration's", HINT)
+        raise Unusable(
+            "letter-of-another-export",
+            f"{path}: line {number} names a stage or a file that is none of this migration's",
+            HINT,
+        )
 
 
 def take_in(path: Path, file: Checkpoint, work: WorkFile, files: Mapping[str, Sequence[str]], longest: int) -> TakenIn:
@@ -68,6 +72,7 @@ def take_in(path: Path, file: Checkpoint, work: WorkFile, files: Mapping[str, Se
                 strangers += 1
             elif first := work.ordinal(line.stage, spot):
                 raise Unusable(
+                    "letter-twice",
                     f"{path}: lines {first} and {number} are of the same dead letter: only one of them can be sent",
                     "Leave out the one that is not to be.",
                 )
@@ -85,17 +90,21 @@ def _lines(path: Path, longest: int) -> Iterator[tuple[int, Line]]:
             while text := lines.readline(most):
                 number += 1
                 if len(text) == most:
-                    raise Unusable(f"{path}: line {number} is longer than a record may be", HINT)
+                    raise Unusable("line-too-long", f"{path}: line {number} is longer than a record may be", HINT)
                 if not text.strip():
                     continue
                 if fault := judge(text.strip(), number)[1]:
-                    raise Unusable(f"{path}: {fault}", HINT)
+                    raise Unusable("line-not-json", f"{path}: {fault}", HINT)
                 try:
                     yield number, msgspec.json.decode(text, type=Line)
                 except msgspec.ValidationError as error:
-                    raise Unusable(f"{path}: line {number} is no dead letter: {error}", HINT) from None
+                    raise Unusable(
+                        "line-not-a-letter", f"{path}: line {number} is no dead letter: {error}", HINT
+                    ) from None
     except OSError as error:
-        raise Unusable(f"{path}: {error.strerror}", "Name the file of repaired dead letters with --input.") from None
+        raise Unusable(
+            "file-unreadable", f"{path}: {error.strerror}", "Name the file of repaired dead letters with --input."
+        ) from None
 
 
 def _data(record: msgspec.Raw) -> bytes:

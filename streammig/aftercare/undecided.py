@@ -34,7 +34,9 @@ def find(checkpoint: Checkpoint, seq: int, stage: str | None, running: bool, rej
     found = [batch for batch in left if batch.seq == seq and stage in (None, batch.stage)]
     if len(found) > 1:
         names = ", ".join(batch.stage for batch in found)
-        raise Unusable(f"there is an undecided batch {seq} in several stages: {names}", "Name one with --stage.")
+        raise Unusable(
+            "batch-ambiguous", f"there is an undecided batch {seq} in several stages: {names}", "Name one with --stage."
+        )
     if found:
         return found[0]
     states = [
@@ -46,6 +48,7 @@ def find(checkpoint: Checkpoint, seq: int, stage: str | None, running: bool, rej
     ]
     numbers = ", ".join(f"{batch.seq} of {batch.stage}" for batch in left[:20]) or "none"
     raise Unusable(
+        "nothing-to-decide",
         f"{'; '.join(states) or f'there is no batch {seq}'}: there is nothing to decide",
         f"Undecided in {checkpoint.path}: {numbers}.",
     )
@@ -105,6 +108,7 @@ def decide(path: Path, command: str, seq: int, stage: str | None, ruling: str, a
             batch = find(file, seq, stage, running=False, rejecting=rejecting)
             if batch.state is BatchState.SEALED and not file.counts(batch.stage)["accepted"]:
                 raise Unusable(
+                    "nothing-accepted",
                     f"nothing of {batch.stage} was accepted yet: the records of batch {seq} are not the cause",
                     "Find out what the target's answer is about: its address, the key, a permission.",
                 )

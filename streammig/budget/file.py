@@ -142,9 +142,14 @@ class AccountFile:
                     self._db.execute(statement)
                 self.fresh = True
             elif application != APPLICATION:
-                raise Unusable(f"{self.path} is not an account's file", "Name another folder with --state-dir.")
+                raise Unusable(
+                    "account-file-foreign",
+                    f"{self.path} is not an account's file",
+                    "Name another folder with --state-dir.",
+                )
             elif version > FORMAT:
                 raise Unusable(
+                    "account-file-format",
                     f"the account's file {self.path} has format {version}; this streammig knows {FORMAT}",
                     "Use the newer streammig that wrote it.",
                 )

@@ -83,9 +83,9 @@ def parse_limits(text: str, presets: Mapping[str, Limits]) -> Limits:
         name, equals, windows = part.rpartition("=")
         kind = name.strip() if equals else "migration"
         if kind not in ("migration", "general"):
-            raise Unusable(f"limits {text!r}: {kind!r} is neither migration nor general", hint)
+            raise Unusable("limits-invalid", f"limits {text!r}: {kind!r} is neither migration nor general", hint)
         if kind in found:
-            raise Unusable(f"limits {text!r}: {kind} stands there twice", hint)
+            raise Unusable("limits-invalid", f"limits {text!r}: {kind} stands there twice", hint)
         found[kind] = tuple(_window(one.strip(), text, hint) for one in windows.split(","))
     return Limits(**found)
 
@@ -93,8 +93,12 @@ def parse_limits(text: str, presets: Mapping[str, Limits]) -> Limits:
 def _window(one: str, text: str, hint: str) -> Window:
     match = _WINDOW.fullmatch(one)
     if match is None:
-        raise Unusable(f"limits {text!r}: {one!r} is no COUNT/TIME", hint)
+        raise Unusable("limits-invalid", f"limits {text!r}: {one!r} is no COUNT/TIME", hint)
     count, seconds = int(match[1]), round(float(match[2]) * _UNITS[match[3]], 9)
     if count < 1 or not 0 < seconds <= _LONGEST:
-        raise Unusable(f"limits {text!r}: {one!r} must be at least 1 request in more than 0 and at most 366 days", hint)
+        raise Unusable(
+            "limits-invalid",
+            f"limits {text!r}: {one!r} must be at least 1 request in more than 0 and at most 366 days",
+            hint,
+        )
     return Window(count, seconds)

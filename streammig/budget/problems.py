@@ -25,12 +25,13 @@ def translated(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = f"Make {'room in its folder' if full else 'its folder writable'}, or name another with --state-dir."
-        raise MachineFault(f"the account's file {path}: {error.strerror}", hint) from None
+        raise MachineFault("account-file-io", f"the account's file {path}: {error.strerror}", hint) from None
 
 
 def damaged(path: Path, why: str) -> Problem:
     """An account's file that can't be trusted."""
     return Unusable(
+        "account-file-damaged",
         f"the account's file {path}: {why}: it is no account's file, or it is damaged",
         "Move it away: the budget is then taken from the checkpoint, as far as that knows it.",
     )
@@ -43,12 +44,18 @@ def _problem(path: Path, error: sqlite3.Error) -> Problem:
     if primary in (0, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR):
         return damaged(path, str(error))
     if primary == sqlite3.SQLITE_FULL:
-        return MachineFault(said, f"There is no room for it. {AS_NOTED} Make room, then run the same command.")
+        return MachineFault(
+            "account-file-unwritable",
+            said,
+            f"There is no room for it. {AS_NOTED} Make room, then run the same command.",
+        )
     if primary == sqlite3.SQLITE_IOERR:  # also what a quota, or a limit on the size of files, comes as
         hint = f"There is no room for it, or the disk fails. {AS_NOTED} Mend that, then run the same command."
-        return MachineFault(said, hint)
+        return MachineFault("disk-full", said, hint)
     if primary == sqlite3.SQLITE_BUSY:
         return MachineFault(
-            said, "Another process has held it for 30 seconds. End that one, then run the same command."
+            "account-file-unwritable",
+            said,
+            "Another process has held it for 30 seconds. End that one, then run the same command.",
         )
-    return MachineFault(said, f"{AS_NOTED} Make it writable, then run the same command.")
+    return MachineFault("account-file-io", said, f"{AS_NOTED} Make it writable, then run the same command.")

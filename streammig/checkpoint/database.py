@@ -27,6 +27,7 @@ def refuse_network_file_system(path: Path) -> None:
             best, kind = point, tail.split()[0]
     if kind in {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}:
         raise Unusable(
+            "checkpoint-on-network",
             f"{path}: the checkpoint would lie on a network file system ({kind}), where a power cut can lose commits",
             "Name a file on a local disk with --checkpoint.",
         )
@@ -72,12 +73,16 @@ def translated(path: Path) -> Iterator[None]:
         raise _problem(path, error) from None
     except OSError as error:
         raise MachineFault(
-            f"{path}: {error.strerror}", "Make room or mend the disk, then run the same command."
+            "checkpoint-io", f"{path}: {error.strerror}", "Make room or mend the disk, then run the same command."
         ) from None
 
 
 def _damaged(said: str) -> Problem:
-    return Unusable(f"{said}: it is no checkpoint, or it is damaged", "Restore it from a backup, or name another.")
+    return Unusable(
+        "checkpoint-damaged",
+        f"{said}: it is no checkpoint, or it is damaged",
+        "Restore it from a backup, or name another.",
+    )
 
 
 def _problem(path: Path, error: sqlite3.Error) -> Problem:
@@ -88,11 +93,17 @@ def _problem(path: Path, error: sqlite3.Error) -> Problem:
     if primary in (None, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return _damaged(said)
     if primary == sqlite3.SQLITE_CANTOPEN:
-        return Unusable(said, "Check that its folder exists and may be written.")
+        return Unusable("checkpoint-folder-missing", said, "Check that its folder exists and may be written.")
     if primary == sqlite3.SQLITE_FULL:
-        return MachineFault(said, "Nothing was sent that it does not hold. Make room, then run the same command.")
+        return MachineFault(
+            "disk-full", said, "Nothing was sent that it does not hold. Make room, then run the same command."
+        )
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return MachineFault(
-            said, "Nothing was sent that it does not hold. Make it writable, then run the same command."
+            "checkpoint-unwritable",
+            said,
+            "Nothing was sent that it does not hold. Make it writable, then run the same command.",
         )
-    return MachineFault(said, "Nothing was sent that it does not hold. Mend the disk, then run the same command.")
+    return MachineFault(
+        "checkpoint-io", said, "Nothing was sent that it does not hold. Mend the disk, then run the same command."
+    )

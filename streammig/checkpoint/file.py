@@ -103,7 +103,11 @@ class Checkpoint(Letters):
         """An existing checkpoint, verified. A reader never writes, so it may read while a run is on; it says itself
         when it wants to `verify`."""
         if not path.is_file():
-            raise Unusable(f"{path}: there is no checkpoint there", "Name the file that --checkpoint named in the run.")
+            raise Unusable(
+                "checkpoint-missing",
+                f"{path}: there is no checkpoint there",
+                "Name the file that --checkpoint named in the run.",
+            )
         if not read_only:
             refuse_network_file_system(path)
         checkpoint = cls(path, connect(path, "ro" if read_only else "rw"))
@@ -123,15 +127,21 @@ class Checkpoint(Letters):
         (application,) = self._read("PRAGMA application_id")[0]
         (newest,) = self._read("PRAGMA user_version")[0]
         if application != APPLICATION:
-            raise Unusable(f"{self.path} is no checkpoint of streammig", "Name another file with --checkpoint.")
+            raise Unusable(
+                "checkpoint-foreign",
+                f"{self.path} is no checkpoint of streammig",
+                "Name another file with --checkpoint.",
+            )
         if newest > FORMAT:
             raise Unusable(
+                "checkpoint-newer",
                 f"{self.path} was written by a newer streammig (format {newest}, this one knows {FORMAT})",
                 "Go on with the version that wrote it, or a later one.",
             )
         if newest < FORMAT:
             (wrote,) = self._read("SELECT version FROM run")[0]
             raise Unusable(
+                "checkpoint-older-format",
                 f"{self.path} has format {newest}, and this streammig reads format {FORMAT} only",
                 f"It was written by streammig {wrote}, which reads it: go on with that version.",
             )
@@ -409,6 +419,7 @@ class Checkpoint(Letters):
                 # Of a later retry nobody knows here which letters it took, and whose they were.
                 how = "made of dead letters and sent" if batch.retried else "sent, and not as this file would send it"
                 raise Unusable(
+                    "checkpoint-stale",
                     f"{self.path} is an older copy of itself that can't be brought up to date: batch {batch.seq} of"
                     f" {batch.stage} was {how}, later than this copy was made",
                     "Restore the newest copy. Nothing was sent.",

@@ -72,6 +72,7 @@ class Holdings(Opened):
             damage = self._digest.damage()
         if damage:
             raise Unusable(
+                "checkpoint-damaged",
                 f"the checkpoint {self.path} is damaged: {damage}",
                 "Nothing was sent. Restore the newest copy of it: what it does not know of is found out.",
             )

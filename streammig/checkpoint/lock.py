@@ -48,7 +48,7 @@ def _holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise MachineFault(
-            f"{path}: can't lock the checkpoint: {error.strerror}", "Make its folder writable."
+            "lock-failed", f"{path}: can't lock the checkpoint: {error.strerror}", "Make its folder writable."
         ) from None
     try:
         try:
@@ -56,7 +56,7 @@ def _holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
         except OSError:
             holder = _read(path)
             by = f"by process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-            raise Held(f"{said} {by} ({holder.get('command', 'unknown command')})", hint) from None
+            raise Held("checkpoint-held", f"{said} {by} ({holder.get('command', 'unknown command')})", hint) from None
         _write(descriptor, path, command)
         yield
         os.ftruncate(descriptor, 0)
@@ -71,7 +71,9 @@ def _write(descriptor: int, path: Path, command: str) -> None:
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     except OSError as error:
         raise MachineFault(
-            f"{path}: can't lock the checkpoint: {error.strerror}", "Make room, then run the same command."
+            "lock-failed",
+            f"{path}: can't lock the checkpoint: {error.strerror}",
+            "Make room, then run the same command.",
         ) from None
 
 

@@ -72,7 +72,11 @@ def main() -> None:
         if error.errno in FULL:
             _hush()
             fail(
-                MachineFault(f"writing the output failed: {os.strerror(error.errno)}", "Make room, and call it again.")
+                MachineFault(
+                    "output-failed",
+                    f"writing the output failed: {os.strerror(error.errno)}",
+                    "Make room, and call it again.",
+                )
             )
             code = MachineFault.exit_code
         else:

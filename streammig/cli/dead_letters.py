@@ -42,9 +42,13 @@ def command(checkpoint: Path, out: Path | None) -> None:
                 raise
         except FileExistsError:
             # It may hold corrected letters, or be the export itself.
-            raise Unusable(f"{out} is there already", "Name another file with --out, or move that one away.") from None
+            raise Unusable(
+                "output-exists", f"{out} is there already", "Name another file with --out, or move that one away."
+            ) from None
         except OSError as error:
-            raise MachineFault(f"{out}: {error.strerror}", "Name a file that can be written with --out.") from None
+            raise MachineFault(
+                "output-failed", f"{out}: {error.strerror}", "Name a file that can be written with --out."
+            ) from None
     click.echo(counted(count, "dead letter"), err=True)
     if out is not None:
         _show(out, count)

@@ -84,9 +84,11 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         keep.mkdir(parents=True, exist_ok=True)
         taken = any(keep.iterdir())
     except OSError as error:
-        raise Unusable(f"{keep}: {error.strerror}", "Name a folder that can be made.") from None
+        raise Unusable("folder-unusable", f"{keep}: {error.strerror}", "Name a folder that can be made.") from None
     if taken:
-        raise Unusable(f"{keep} is not empty", "Name a new folder: the demo leaves its files there.")
+        raise Unusable(
+            "folder-not-empty", f"{keep} is not empty", "Name a new folder: the demo leaves its files there."
+        )
     yield keep
 
 
@@ -140,7 +142,7 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
         return ["the run ended before it could be interrupted: it says above why"]
 
     _step(4, "Half-way the machine is lost: the process is killed, and can't tidy up")
-    click.echo("What was done stands in the checkpoint. Any shell can ask, also in a run:")
+    click.echo("The checkpoint holds what was done. Any shell can ask, also during a run:")
     _typed(f"streammig status {CHECKPOINT}")
     with Command(folder, own, "status", CHECKPOINT) as status:
         status.wait()

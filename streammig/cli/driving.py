@@ -89,7 +89,11 @@ def beside(
     finally:
         file.close()
     if bound["binding"].get("dry_run"):
-        raise Unusable(f"{checkpoint} is that of a dry run: nothing was sent", "Name the checkpoint of a run.")
+        raise Unusable(
+            "checkpoint-of-dry-run",
+            f"{checkpoint} is that of a dry run: nothing was sent",
+            "Name the checkpoint of a run.",
+        )
     context = bound["context"]
     settings, folder = from_checkpoint(checkpoint, context, toml)
     for name in STAGES:

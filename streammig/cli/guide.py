@@ -23,7 +23,7 @@ def command(topic: str | None) -> None:
         click.echo("\n".join(f"{name:<{width}}  {title}" for name, title in titles.items()))
         click.echo("\nRead a page with: streammig guide TOPIC", err=True)
     elif topic not in titles:
-        raise Unusable(f"the guide has no topic {topic}", f"Choose one of: {', '.join(titles)}.")
+        raise Unusable("topic-unknown", f"the guide has no topic {topic}", f"Choose one of: {', '.join(titles)}.")
     elif sys.stdout.isatty():
         click.echo_via_pager(page(topic))
     else:

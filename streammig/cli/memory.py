@@ -6,14 +6,14 @@ import ctypes
 from contextlib import suppress
 
 _MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
-_LARGE = 256 * 1024  # bytes; request bodies are larger, hardly anything else is
+_LARGE = 256 * 1024  # bytes; request bodies are larger, and few other things are
 
 
 def give_back_bodies() -> None:
-    """Let glibc give the memory of each request body back as soon as it is free.
+    """Make glibc return the memory of each request body as soon as it is free.
 
-    By default it raises its bound for that to the size of the first body that is freed. From then on bodies lie on its
-    heaps among small things that stay, and a run of 5,000 batches grew by 12 MB. Other C libraries have no such bound.
+    By default glibc raises its threshold to the size of the first freed body. Later bodies then lie on its heaps,
+    between small objects that stay: a run of 5,000 batches grew by 12 MB. Other C libraries have no such threshold.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)

@@ -18,7 +18,9 @@ def _named(ctx: click.Context, parameter: click.Parameter, path: Path) -> Path:
     """The path of a checkpoint. Raises `Unusable` for a settings file."""
     if path.suffix == ".toml":
         raise Unusable(
-            f"{path} holds settings; this command needs the checkpoint", f"Try {path.with_suffix(CHECKPOINT)}"
+            "settings-given",
+            f"{path} holds settings; this command needs the checkpoint",
+            f"Try {path.with_suffix(CHECKPOINT)}",
         )
     return path
 

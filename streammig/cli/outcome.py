@@ -86,12 +86,11 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     """A sentence on how a run ended and its exit code, then the command that goes on from here."""
     stages, checkpoint = found["stages"].values(), found["checkpoint"]
     dead, unknown = (sum(stage[name] for stage in stages) for name in ("dead", "unknown"))
-    they = "it" if unknown == 1 else "they"
     warned = ", with warnings" if found["warnings"] else ""
     said = {
         0: f"Complete: every record is accepted or left out on purpose{warned}",
         3: f"Complete, but for {counted(dead, 'dead letter')}: see streammig dead-letters {checkpoint}",
-        4: f"Of {counted(unknown, 'record')} nobody can say whether {they} landed: see streammig resolve {checkpoint}",
+        4: f"The outcome of {counted(unknown, 'record')} is unknown: see streammig resolve {checkpoint}",
         5: "The target stopped this run: see the error above",
         STOPPED: "Stopped on request; nothing is lost",
     }.get(code, "This run failed: see the error above")

@@ -99,7 +99,7 @@ class Command:
             time.sleep(GLANCE if enough else GLANCE * 5)
         until = time.monotonic() + PATIENCE
         while self._process.poll() is None:
-            # It stands still while we look, so what we see is what it is killed with.
+            # It is stopped while we look, so it is killed in the state that we see.
             self._process.send_signal(signal.SIGSTOP)
             time.sleep(STANDSTILL)
             if time.monotonic() > until or not _under_way(checkpoint):
@@ -176,13 +176,13 @@ def differences(written: Written, books: Mapping[str, Books], ledger: Document) 
         if not own.balanced:
             found.append(f"{stage}: the books of the run do not balance")
         if own.unknown.records:
-            found.append(f"{stage}: nobody can say whether {own.unknown.units:,} landed, so they are not sent again")
-        found += _unlike(stage, "stand in the export", written.units[stage], "were read", own.taken.units)
+            found.append(f"{stage}: the outcome of {own.unknown.units:,} is unknown, so they are not sent again")
+        found += _unlike(stage, "are in the export", written.units[stage], "were read", own.taken.units)
         found += _unlike(stage, "were to be accepted", good.units, "were accepted", accepted)
         found += _unlike(stage, "were accepted", accepted, "are held by the stand-in", there.units)
         found += _unlike_sums(stage, good.sums, own.accepted.sums, there.sums)
         if twice := ledger["twice"][stage]["count"]:
-            found.append(f"{stage}: {twice:,} stand there more than once")
+            found.append(f"{stage}: {twice:,} are there more than once")
         if lost := dropped(ledger, stage):
             found.append(f"{stage}: the stand-in accepted {lost:,} and dropped them in its queue")
     if broken := ledger["violations"]["count"]:

@@ -82,7 +82,9 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
     for text in maps:
         stage, equals, function = text.partition("=")
         if not equals or stage not in STAGES:
-            raise Unusable(f"--map {text}: it must be STAGE=MODULE:FUNCTION, with a stage of {', '.join(STAGES)}")
+            raise Unusable(
+                "map-invalid", f"--map {text}: it must be STAGE=MODULE:FUNCTION, with a stage of {', '.join(STAGES)}"
+            )
         given.setdefault(stage, {})["map"] = function
     return given
 

@@ -39,6 +39,9 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
           the first events are taken, and their answer is lost
       {"on": "customers", "every": 10, "do": "lose", "share": 0.1}
           taken, but the queue drops a tenth of them
+      {"on": "events", "nth": 2,
+       "do": "answer", "status": 207, "body": "list", "share": 0.75}
+          three quarters are taken, and a list says which
       {"on": "migration", "chance": 0.05, "times": 3,
        "do": "answer", "status": 429, "retry_after": 2}
 
@@ -48,8 +51,9 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
     which  nth (a number or a list of them, from 1), every or chance (0 to 1);
            from and until (numbers of the kind); times (at most so often)
     do     answer    status, done (the work is done first), location,
-                     body (error, html, invalid-json, empty),
-                     retry_after, retry_after_date (seconds)
+                     share (it is done for so many customers, 0 to 1),
+                     body (error, html, invalid-json, empty, count, list)
+                     or json (any), retry_after, retry_after_date (seconds)
            revoke    every token issued so far ends
            reset     at (head, body, done): the connection is reset there
            hang      seconds, done: no answer
@@ -59,6 +63,8 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
            partial   bad (a number): 422, but the good part is taken
            lose      records (a list, from 0) or share (0 to 1)
            late      seconds: applied so much later
+           missing   as (404, null, object, 204, 400): what a read of a
+                     customer who is not there says
     """
     from streammig.errors import Unusable
     from streammig.sandbox import SandboxConfig, ScriptError, serve
@@ -67,8 +73,8 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
         config = SandboxConfig(store=store, limits=limits, latency=latency, queue_delay=queue_delay, script=script)
         serve(config, port=port, say=click.echo)
     except (ScriptError, ValueError) as error:
-        raise Unusable(str(error)) from None
+        raise Unusable("sandbox-usage", str(error)) from None
     except OSError as error:
         raise Unusable(
-            f"the sandbox can't serve on port {port}: {error.strerror}", "Take another with --port."
+            "sandbox-port", f"the sandbox can't serve on port {port}: {error.strerror}", "Take another with --port."
         ) from None

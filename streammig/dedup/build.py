@@ -48,7 +48,6 @@ class Request(msgspec.Struct, frozen=True):
     rows: str
     first_wins: bool
     memory_bytes: int
-    threads: int
 
 
 class Sorted(msgspec.Struct, frozen=True):
@@ -59,28 +58,26 @@ class Sorted(msgspec.Struct, frozen=True):
     duplicates: int = 0
     roster: str = ""
     repeated: str = ""
-    fault: str = ""
-    hint: str = ""
+    fault: tuple[str, str, str] | None = None  # code, what, hint
 
 
 class Build:
     """An index that is being built: give it the scan of every run in order, then `finish`.
 
     For one thread; `close` may come from another, and makes a call that is under way fail. An index that is there
-    stays whole until this one is finished. With `earlier`, its rows before `frontier` stay as they are: give it the
-    scan from there on.
+    stays whole until this one is finished. With `earlier`, its rows before `frontier` stay as they are: call `keep`
+    first, then give it the scan from there on.
     """
 
     def __init__(
         self, folder: Path, token: str, *, policy: Policy = "first", earlier: KeyIndex | None = None,
-        frontier: Place = START, memory_bytes: int = MEMORY_BYTES, threads: int = 1,
+        frontier: Place = START, memory_bytes: int = MEMORY_BYTES,
     ) -> None:  # fmt: skip
-        self._folder, self._token, self._policy = folder, token, policy
-        self._memory, self._threads = memory_bytes, threads
+        self._folder, self._token, self._policy, self._memory = folder, token, policy, memory_bytes
+        self._earlier, self.frontier = earlier, frontier
         self.key = bytes.fromhex(earlier.about.key) if earlier is not None else os.urandom(32)
         self._reasons = list(earlier.about.reasons if earlier is not None else FIXED)
-        self._from = spot(frontier)
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = hashlib.sha256()
         self._child: subprocess.Popen[bytes] | None = None
         self._closed = self._finished = False
         newest = builds(folder)[-1:]
@@ -89,16 +86,19 @@ class Build:
             for made in (folder, self._place):
                 made.mkdir(mode=0o700, exist_ok=True)
                 made.chmod(0o700)
-            self._rows = open(os.open(self._place / "rows", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: SIM115  # noqa: SIM115
+            self._rows = open(os.open(self._place / "rows", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: SIM115
         except OSError as error:
             raise self._fault(error) from None
-        for rows in earlier.rows_before(frontier) if earlier is not None else ():
+
+    def keep(self) -> None:
+        """Take over the rows of the earlier index, if there is one."""
+        for rows in self._earlier.rows_before(self.frontier) if self._earlier is not None else ():
             self._write(rows)
 
     def add(self, scanned: Scanned) -> None:
         """The next run's rows, in reading order. Raises `MachineFault`."""
         rows = renumbered(scanned, self._reasons)
-        while rows and rows[:SPOT] < self._from:  # units of the record that the frontier lies in
+        while rows and rows[:SPOT] < spot(self.frontier):  # units of the record that the frontier lies in
             rows = rows[ROW:]
         self._write(rows)
 
@@ -148,10 +148,11 @@ class Build:
             code = child.wait()
         found = msgspec.json.decode(answer, type=Sorted) if answer.endswith(b"}") else Sorted()
         if found.fault:
-            raise MachineFault(found.fault, found.hint)
+            raise MachineFault(*found.fault)
         if code or not answer:
             ended = f"by signal {-code}" if code < 0 else f"with code {code}"
             raise MachineFault(
+                "dedup-process-ended",
                 f"the process that sorts the dedup index in {self._folder} ended {ended}",
                 "If the machine was short of memory, make room; then run the same command.",
             )
@@ -160,7 +161,7 @@ class Build:
     def _request(self) -> Request:
         return Request(
             folder=str(self._place.absolute()), rows=self._digest.hexdigest(), first_wins=self._policy == "first",
-            memory_bytes=self._memory, threads=self._threads,
+            memory_bytes=self._memory,
         )  # fmt: skip
 
     def _keep(self, about: About) -> None:
@@ -180,8 +181,8 @@ class Build:
     def _fault(self, error: OSError | ValueError) -> MachineFault:
         where, number = f"{self._folder}: the dedup index can't be kept there: ", getattr(error, "errno", None)
         if number in FULL:
-            return MachineFault(where + "the disk is full", ROOM)
-        return MachineFault(where + (os.strerror(number) if number else "it was closed"), MEND)
+            return MachineFault("disk-full", where + "the disk is full", ROOM)
+        return MachineFault("dedup-io", where + (os.strerror(number) if number else "it was closed"), MEND)
 
     def close(self) -> None:
         """End the child; may be called twice, and from another thread."""
@@ -200,12 +201,13 @@ class Build:
             shutil.rmtree(self._place, ignore_errors=True)
 
 
-def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None], start: Place = START) -> KeyIndex:
-    """Scan the customers from `start` and finish the index. `tell` gets the number of source records so far.
+def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None]) -> KeyIndex:
+    """Scan the customers and finish the index. `tell` gets the number of source records so far.
 
     An export that breaks off is taken up to there: its stage says so once everything before it is delivered.
     """
-    scanned, runs = 0, source.runs(start)
+    build.keep()
+    scanned, runs = 0, source.runs(build.frontier)
     try:
         for found in map(partial(scan, rules, build.key), runs):
             build.add(found)
@@ -239,7 +241,7 @@ async def key_index(
         tell(Waiting("scanning the customers once, for duplicates"))
         start = frontier if frontier is not None and earlier is not None else START
         with Build(folder, token, policy=policy, earlier=earlier, frontier=start) as build:
-            work = loop.run_in_executor(reader, fill, build, source, rules, _teller(loop, tell), start)
+            work = loop.run_in_executor(reader, fill, build, source, rules, _teller(loop, tell))
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -285,6 +287,7 @@ def check_space(folder: Path, customers: int, free: Callable[[Path], int] | None
     need, have = LEAST + customers * BYTES_A_CUSTOMER, (free or (lambda path: shutil.disk_usage(path).free))(there)
     if have < need:
         raise MachineFault(
+            "disk-space",
             f"{folder}: the dedup index of up to {customers:,} customers needs {need / 1e6:,.0f} MB there, "
             f"{have / 1e6:,.0f} MB are free",
             "Make room, or name a checkpoint on a larger disk; a new one with --unchecked does without the index.",

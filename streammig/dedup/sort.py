@@ -13,19 +13,18 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import groupby
-from operator import itemgetter
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import TracebackType
 from typing import Any
 
 import duckdb
 import msgspec
 
 from streammig.dedup.build import FULL, MEND, ROOM, Request, Sorted
-from streammig.dedup.lookup import NUMBER
-from streammig.dedup.scan import NONE, OWNER, PRESENT, REASON, ROW, SAME_OWNER, SAME_UNIQUE, UNIQUE
+from streammig.dedup.lookup import DUPLICATE, ENTRY, NUMBER
+from streammig.dedup.scan import NONE, OWNER, REASON, ROW, SAME_OWNER, SAME_UNIQUE, UNIQUE
 
 LOADED = 122_880  # rows to a statement: a row group of DuckDB, which it writes to its file at once
 FETCHED = 8_192
@@ -79,18 +78,10 @@ def main() -> None:
 def run(request: Request) -> Sorted:
     """The result, or why there is none: never a value, never a query."""
     try:
-        with Sorting(request) as sorting:
+        with closing(Sorting(request)) as sorting:
             return sorting.result()
     except (duckdb.Error, OSError) as error:
-        what, hint = _fault(request, error)
-        return Sorted(fault=what, hint=hint)
-    except Exception as error:  # a defect: its text may hold a value, its kind and place do not
-        at = error.__traceback__
-        while at is not None and at.tb_next is not None:
-            at = at.tb_next
-        where = f" in {Path(at.tb_frame.f_code.co_filename).name}, line {at.tb_lineno}" if at else ""
-        what = f"the dedup index can't be built: {type(error).__name__}{where}"
-        return Sorted(fault=what, hint="This is a defect of streammig. Report it; the run can be resumed.")
+        return Sorted(fault=_fault(request, error))
 
 
 class Sorting:
@@ -104,7 +95,7 @@ class Sorting:
         self._db = duckdb.connect(
             str(self._folder / "sorting.duckdb"),
             config={
-                "memory_limit": f"{request.memory_bytes // 1024}KiB", "threads": request.threads,
+                "memory_limit": f"{request.memory_bytes // 1024}KiB", "threads": 1,
                 "temp_directory": str(spill), "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
             },
@@ -112,41 +103,30 @@ class Sorting:
 
     def result(self) -> Sorted:
         self._db.execute(MADE)
-        digest = hashlib.blake2b(digest_size=16)
-        self._load(self._spooled(digest))
+        digest = hashlib.sha256()
+        for number in range(0, os.fstat(self._rows).st_size // ROW + 1, LOADED):
+            rows = os.pread(self._rows, LOADED * ROW, number * ROW)
+            digest.update(rows)
+            self._insert(LOAD, rows.hex("\n", ROW), first=number)
         if digest.hexdigest() != self._request.rows:
             raise OSError(errno.EIO, "the rows read back as something else")
-        duplicates, repeated = self._write("duplicates", self._duplicates())
-        roster = hashlib.blake2b(digest_size=16)
-        owners, _ = self._write("roster", self._roster("owner"), roster)
-        uniques, whole = self._write("roster", self._roster("other"), roster)
-        return Sorted(owners, uniques, duplicates, whole, repeated)
+        repeated, roster = hashlib.sha256(), hashlib.sha256()
+        found = self._duplicates() if self._request.first_wins else ()
+        duplicates = self._write("duplicates", repeated, found) // DUPLICATE
+        owners, others = (self._write("roster", roster, self._roster(key)) // ENTRY for key in ("owner", "other"))
+        return Sorted(owners, others, duplicates, roster.hexdigest(), repeated.hexdigest())
 
-    def _spooled(self, digest: Any) -> Iterator[bytes]:
-        at = 0
-        while rows := os.pread(self._rows, LOADED * ROW, at):
-            digest.update(rows)
-            at += len(rows)
-            yield rows
-
-    def _load(self, pieces: Iterable[bytes]) -> None:
-        inbox, number = self._folder / "inbox", 0
-        for rows in pieces:
-            inbox.write_text(rows.hex("\n", ROW))
-            self._db.execute(LOAD, {"first": number, "path": str(inbox)})
-            number += len(rows) // ROW
-        inbox.unlink(missing_ok=True)
+    def _insert(self, statement: str, lines: str, **more: int) -> None:
+        inbox = self._folder / "inbox"
+        inbox.write_text(lines)
+        self._db.execute(statement, {"path": str(inbox), **more})
+        inbox.unlink()
 
     def _duplicates(self) -> Iterator[bytes]:
-        """Decide in reading order: a record is a duplicate if an earlier one that is kept has its id or its e-mail.
-
-        What was decided of a record is told to the roster too.
-        """
-        if not self._request.first_wins:
-            return
+        """Decide in reading order: a record is a duplicate if an earlier one that is kept has its id or its e-mail."""
         dropped: list[str] = []
-        with Firsts(self._folder) as owners, Firsts(self._folder) as others:
-            for number, owner, other in self._fetched(SHARING):
+        with closing(Firsts(self._folder)) as owners, closing(Firsts(self._folder)) as others:
+            for number, owner, other in chain.from_iterable(self._fetched(SHARING)):
                 first, why = owners.get(owner), SAME_OWNER
                 if first is None:
                     first, why = others.get(other), SAME_UNIQUE
@@ -155,62 +135,56 @@ class Sorting:
                     others.put(other, number)
                     continue
                 row = self._row(number)
-                keys = row[OWNER:UNIQUE].hex(), row[UNIQUE:REASON].hex()
-                dropped.append(f"{number},{','.join(keys)},{why}\n")
+                dropped.append(f"{number},{row[OWNER:UNIQUE].hex()},{row[UNIQUE:REASON].hex()},{why}\n")
                 yield row[:OWNER] + self._row(first)[:OWNER] + bytes([why])
                 if len(dropped) >= LOADED:
-                    self._drop(dropped)
-        self._drop(dropped)
-
-    def _drop(self, dropped: list[str]) -> None:
-        inbox = self._folder / "inbox"
-        inbox.write_text("".join(dropped))
-        self._db.execute(DROP, {"path": str(inbox)})
-        inbox.unlink()
-        dropped.clear()
+                    self._insert(DROP, "".join(dropped))
+                    dropped.clear()
+        self._insert(DROP, "".join(dropped))
 
     def _roster(self, column: str) -> Iterator[bytes]:
-        """Every key once, ascending: with its first record that is kept, else with what was said of it first.
+        """Every key once, ascending: with its first row that is kept, else with the first reason why none is.
 
         An e-mail of which no record is kept has no entry.
         """
-        for key, said in groupby(self._fetched(ENTRIES.format(column)), itemgetter(0)):
-            found, dropped = None, -1
-            for _, number, reason in said:
+        last, entry, kept, dropped = b"", b"", False, -1
+        for rows in self._fetched(ENTRIES.format(column)):
+            entries = []
+            for key, number, reason in rows:
+                if key != last:
+                    entries.append(entry)
+                    last, entry, kept, dropped = key, b"", False, -1
                 if reason:
-                    found, dropped = found or (number, reason), number
-                elif number != dropped:
-                    found = number, PRESENT
-                    break
-            if found is not None and (found[1] == PRESENT or column == "owner"):
-                yield key + found[0].to_bytes(NUMBER, "big") + bytes([found[1]])
+                    dropped = number
+                    if not entry and column == "owner":
+                        entry = key + number.to_bytes(NUMBER, "big") + bytes([reason])
+                elif not kept and number != dropped:
+                    entry, kept = key + number.to_bytes(NUMBER, "big") + b"\0", True
+            yield b"".join(entries)
+        yield entry
 
     def _row(self, number: int) -> bytes:
         return os.pread(self._rows, ROW, number * ROW)
 
-    def _fetched(self, query: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of an ordered query, bit by bit; other statements may run in between."""
+    def _fetched(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of an ordered query, some at a time; other statements may run in between."""
         with self._db.cursor() as reading:
             reading.execute(query)
             while rows := reading.fetchmany(FETCHED):
-                yield from rows
+                yield rows
 
-    def _write(self, name: str, pieces: Iterable[bytes], digest: Any = None) -> tuple[int, str]:
-        """Append pieces to a file, durably: how many they are, and the file's digest."""
-        count, digest = 0, digest or hashlib.blake2b(digest_size=16)
+    def _write(self, name: str, digest: Any, pieces: Iterable[bytes]) -> int:
+        """Append pieces to a file, durably; returns how many bytes."""
         with open(self._folder / name, "ab") as file:
+            before = file.tell()
             for piece in pieces:
-                count += 1
                 digest.update(piece)
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        return count, digest.hexdigest()
+            return file.tell() - before
 
-    def __enter__(self) -> Sorting:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
         self._db.close()
         os.close(self._rows)
 
@@ -220,7 +194,7 @@ class Firsts:
     memory would need gigabytes if all of 100 M customers occurred twice."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by __exit__
+        self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - until `close`
 
     def get(self, group: int | None) -> int | None:
         found = int.from_bytes(os.pread(self._file.fileno(), 8, group * 8), "big") if group is not None else 0
@@ -230,25 +204,22 @@ class Firsts:
         if group is not None:
             os.pwrite(self._file.fileno(), (number + 1).to_bytes(8, "big"), group * 8)
 
-    def __enter__(self) -> Firsts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
-def _fault(request: Request, error: duckdb.Error | OSError) -> tuple[str, str]:
+def _fault(request: Request, error: duckdb.Error | OSError) -> tuple[str, str, str]:
     where, text = f"{request.folder}: the dedup index can't be kept there: ", str(error)
     code = error.errno if isinstance(error, OSError) else None
     # DuckDB gives the system's words, and its own where its temp directory may not grow.
     if code in FULL or any(os.strerror(it) in text for it in FULL) or "max_temp_directory_size" in text:
-        return where + "the disk is full", ROOM
+        return "disk-full", where + "the disk is full", ROOM
     if isinstance(error, OSError):
-        return where + os.strerror(error.errno or errno.EIO), MEND
+        return "dedup-io", where + os.strerror(error.errno or errno.EIO), MEND
     if isinstance(error, duckdb.OutOfMemoryException):
         what = f"the dedup index can't be built within {request.memory_bytes >> 20} MB of memory"
-        return what, "Report this: the memory is enough for any number of customers. The run can be resumed."
-    return where + f"DuckDB reports {type(error).__name__}", MEND
+        return "dedup-memory", what, "Report this: the memory should be enough for any export. The run can be resumed."
+    return "dedup-io", where + f"DuckDB reports {type(error).__name__}", MEND
 
 
 if __name__ == "__main__":

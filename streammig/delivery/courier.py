@@ -197,6 +197,7 @@ class Courier:
             case Kind.UNAUTHORIZED:
                 if tries.renewed:
                     raise TargetStop(
+                        "token-refused",
                         f"the target answered 401 to batch {batch.seq} of {batch.stage} twice, also with a new token",
                         "Check that the API key is still valid, then run the same command.",
                     )
@@ -228,6 +229,7 @@ class Courier:
             numbers = ", ".join(str(batch.seq) for batch in parked)
             held = f"{counted(len(parked), 'batch', 'es')} of {stage} {'is' if len(parked) == 1 else 'are'}"
             raise UnknownOutcome(
+                "too-many-parked",
                 f"{held} parked: nobody can say whether that landed ({numbers})",
                 "Nothing of it is sent again. Find out at the target whether it landed, and say so with:"
                 f" streammig resolve CHECKPOINT BATCH --stage {stage} --landed (or --not-landed).",
@@ -244,6 +246,7 @@ class Courier:
         row = list(self._refused)
         await self.journal.write(lambda file: [file.move(it, BatchState.REJECTED, BatchState.SEALED) for it in row])
         raise TargetStop(
+            "breaker-open",
             f"{len(row)} batches of {batch.stage} in a row were refused as a whole"
             + (f", the last with: {receipt.message}" if receipt.message else ""),
             "So the cause is hardly in their records, and nothing was dead-lettered. Find out what the target wants"
@@ -268,6 +271,7 @@ class Courier:
         seconds = BLIND_WAIT if receipt.retry_after is None else receipt.retry_after
         if seconds > LONGEST_WAIT:
             raise TargetStop(
+                "retry-after-too-long",
                 f"the target answered {receipt.status} and asks to wait {seconds / 3600:.1f} hours",
                 "Run the same command then; nothing is lost or sent twice.",
             )

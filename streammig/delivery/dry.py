@@ -19,9 +19,13 @@ def dry_checkpoint(folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         taken = any(folder.iterdir())
     except OSError as error:
-        raise Unusable(f"{folder}: {error.strerror}", "Name a folder that can be made with --dry-run.") from None
+        raise Unusable(
+            "folder-unusable", f"{folder}: {error.strerror}", "Name a folder that can be made with --dry-run."
+        ) from None
     if taken:
-        raise Unusable(f"{folder} is not empty", "Name a new folder for the dry run: it will hold every body.")
+        raise Unusable(
+            "folder-not-empty", f"{folder} is not empty", "Name a new folder for the dry run: it will hold every body."
+        )
     return folder / "dry-run.checkpoint"
 
 
@@ -49,11 +53,15 @@ def _write(path: Path, body: bytes) -> None:
         with open(descriptor, "wb") as file:
             file.write(body)
     except OSError as error:
-        raise MachineFault(f"{path}: {error.strerror}", "Make room, then run again with a new folder.") from None
+        raise MachineFault(
+            "output-failed", f"{path}: {error.strerror}", "Make room, then run again with a new folder."
+        ) from None
 
 
 class NoReadBack:
     """What lies in the folder is there to be seen: nobody needs to wait for it, or to be warned."""
+
+    misread = ""
 
     async def visible(self, stage: str, record: Record) -> Seen:
         return Seen.ALL

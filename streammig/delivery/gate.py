@@ -98,6 +98,7 @@ class Gate:
         none = f"none of {samples} of {stage} became visible at the target within {self.visible_time:.0f} s"
         await self._note(stage, f"{none}, though it accepted them")
         raise UnknownOutcome(
+            "nothing-visible",
             f"{none}, though it accepted them: {where}",
             "Ask the target's support whether its queue stands still, or why it drops them. The same command looks"
             " again, and sends nothing twice.",

@@ -62,6 +62,7 @@ def refusal(batch: Batch, receipt: Receipt, *, some_accepted: bool) -> TargetSto
             " (its bad records are searched), or with --set-aside (all of it becomes dead letters)."
         )
     return TargetStop(
+        "target-refuses",
         f"batch {batch.seq} of {batch.stage}: the target answered {receipt.status}"
         + (f": {receipt.message}" if receipt.message else ""),
         f"{hint} Then run the same command: it goes on from here.",

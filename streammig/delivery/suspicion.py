@@ -40,11 +40,13 @@ class Suspicion:
             return
         if seen is Seen.ALL:
             raise UnknownOutcome(
+                "checkpoint-behind-target",
                 f"the target holds records of batch {batch.seq} of {batch.stage} already, though by this checkpoint"
                 " they were never sent: the checkpoint is probably an older copy",
                 "Restore the newest copy of it, or bring back the state folder it was run with.",
             )
         raise UnknownOutcome(
+            "fence-missing",
             "the account's file does not know this checkpoint from its beginning on, so nobody can tell whether it is"
             f" the newest copy, and batch {batch.seq} of {batch.stage} can't be looked for at the target",
             "It was not sent. Restore the newest copy of the checkpoint, or bring back the state folder it was run"

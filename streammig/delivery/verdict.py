@@ -20,6 +20,7 @@ WIDE = 20  # where they do not, and before a batch is sent again
 LATER = 3  # later batches that must have appeared; a single one may have overtaken it in a queue with several workers
 LOOK = 30.0  # seconds between two looks, at most
 TRIES = 5  # reads of such a record until one says something
+ROUNDS = 5  # looks at which no answer was understood; more of them would say no more
 PROBES = 2  # records of a refused batch that must not be there; of a single one it might be the refused one itself
 
 Policy = Literal["read-back", "park", "resend"]
@@ -159,12 +160,16 @@ class Verdict:
             return BatchState.UNKNOWN, ""
         # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
         now = asyncio.get_running_loop().time
-        looks, looking = Looks(self.settle_time), now()
+        looks, looking, misread = Looks(self.settle_time), now(), 0
         while not self.stop.is_set():
             (passed, behind), at = await self._passed(batch), now()
             seen = await self._see(batch.stage, records, passed is True and looks.conclude_absence(at))
             if decided := looks.weigh(seen, passed is True, at):
                 return decided
+            misread = misread + 1 if self.readback.misread and set(seen) == {Seen.CANT_TELL} else 0
+            if misread == ROUNDS:
+                why = f"the target answers reads of it with {self.readback.misread}, which says nothing"
+                return BatchState.PARKED, f"{why}: it is parked for you to decide"
             hopeless = passed is False and not more_to_come() and now() - looking >= self.settle_time
             if hopeless or now() - looking >= self._patience:
                 return BatchState.PARKED, _unproven(seen, behind)

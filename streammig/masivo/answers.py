@@ -74,6 +74,7 @@ def _condition(setting: str, text: str) -> Condition:
     names = tuple(name.strip() for name in path.split("."))
     if not all(names):
         raise Unusable(
+            "settings-invalid",
             f"{setting} holds {text!r}, which names no field of an answer",
             f'Write it as path=value, like {setting} = ["result.state=done"], or as a path alone.',
         )

@@ -260,6 +260,7 @@ def proxy_for(url: str) -> tuple[URL | None, dict[str, str] | None]:
         fits = False
     if not fits:
         raise Unusable(
+            "proxy-invalid",
             f"the proxy that {parts.scheme}_proxy names in the environment is no http(s) address of a host",
             "Set it to http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, with %40 for an @ in the password, or list"
             " the target's host in no_proxy. The address is not shown here, for it may hold a password.",
@@ -293,15 +294,20 @@ def check_base_url(url: str) -> str:
         parts = urlsplit(url.strip())
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        raise Unusable("the base URL is no URL", hint) from None
+        raise Unusable("base-url-invalid", "the base URL is no URL", hint) from None
     if parts.username is not None or parts.password is not None:
-        raise Unusable("the base URL holds a user name or password", "Leave them out: the API key is all it takes.")
+        raise Unusable(
+            "base-url-invalid",
+            "the base URL holds a user name or password",
+            "Leave them out: the API key is all it takes.",
+        )
     if parts.scheme not in ("http", "https") or not host:
-        raise Unusable(f"the base URL {url.strip()!r} is no http(s) address", hint)
+        raise Unusable("base-url-invalid", f"the base URL {url.strip()!r} is no http(s) address", hint)
     if parts.query or parts.fragment:
-        raise Unusable(f"the base URL {url.strip()!r} has a query or a fragment", hint)
+        raise Unusable("base-url-invalid", f"the base URL {url.strip()!r} has a query or a fragment", hint)
     if parts.scheme == "http" and not _is_loopback(host):
         raise Unusable(
+            "base-url-insecure",
             f"the base URL {url.strip()!r} is plain HTTP: the API key and the customers' data would travel readable",
             "Use https. Plain http is for this machine only (localhost, 127.0.0.1).",
         )

@@ -14,10 +14,12 @@ from msgspec import Meta
 
 from streammig.masivo.http import Answer, NoAnswer
 from streammig.masivo.likeness import is_as_sent
+from streammig.masivo.redact import redact
 from streammig.masivo.session import Session
 from streammig.ports import Seen
 from streammig.records import Record
 
+NOT_THERE = (404,)  # the statuses by which a read says that there is no such customer
 FIRST_YEAR = 2020  # earlier ones can't be asked for
 # The year that is asked for is the account's, whose time zone we do not know: a moment near New Year is looked for in
 # both years. No zone is further from UTC than this.
@@ -93,6 +95,7 @@ class MasivoReadBack:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.misread = ""
 
     async def visible(self, stage: str, record: Record) -> Seen:
         """Customers: ALL, OTHER or NOTHING. Transactions: those issued from 2020 on, compared as (reward, type, exact
@@ -104,17 +107,33 @@ class MasivoReadBack:
             return Seen.CANT_TELL
         if stage == "transactions":
             return await self._transactions(record)
-        answer = await self._session.get(f"/customers/{_in_path(record.owner)}")
-        if stage == "customers" and isinstance(answer, Answer) and answer.status == 404 and not answer.html:
+        answer = await self._get(f"/customers/{_in_path(record.owner)}")
+        if stage == "customers" and _is_absence(answer):
             return Seen.NOTHING
         if stage == "customers":
-            return self._customer(record, _decoded(answer, _Data))
-        counts = _decoded(answer, _Counts)
+            return self._customer(record, self._decoded(answer, _Data))
+        counts = self._decoded(answer, _Counts)
         if counts is None or counts.data.customer.id != record.owner:
             return Seen.CANT_TELL
         metrics = counts.data.customer.metrics
         counted = metrics.lifetime.number_of_purchases if metrics and metrics.lifetime else 0
         return Seen.ALL if counted >= _purchases(record) else Seen.CANT_TELL
+
+    async def _get(self, path: str, query: dict[str, str] | None = None) -> Answer | NoAnswer:
+        self.misread = ""
+        return await self._session.get(path, query)
+
+    def _decoded(self, answer: Answer | NoAnswer, kind: type[T]) -> T | None:
+        """What a read says, or None where it says nothing: no answer, another status, another shape."""
+        if isinstance(answer, NoAnswer) or answer.status >= 500 or answer.status == 429 or not answer.whole:
+            return None
+        if answer.status == 200:
+            try:
+                return msgspec.json.decode(answer.body, type=kind)
+            except (msgspec.MsgspecError, ValueError):
+                pass
+        self.misread = f"{answer.status} with {_shape(answer)}"
+        return None
 
     def _customer(self, record: Record, found: _Data | None) -> Seen:
         if found is None or found.data.customer.get("id") != record.owner:
@@ -136,8 +155,8 @@ class MasivoReadBack:
         sent = _readable(record)
         there: list[_Row] = []
         for year in sorted({year for each in sent for year in _years(each.issued_at)}):
-            answer = await self._session.get(f"/customers/{_in_path(record.owner)}/transactions", {"year": str(year)})
-            rows = _decoded(answer, _Rows)
+            answer = await self._get(f"/customers/{_in_path(record.owner)}/transactions", {"year": str(year)})
+            rows = self._decoded(answer, _Rows)
             if rows is None:
                 return Seen.CANT_TELL
             there += rows.data
@@ -184,11 +203,21 @@ def _in_path(owner: str) -> str:
     return quote(owner, safe="") if owner.strip(".") else owner.replace(".", "%2E")
 
 
-def _decoded(answer: Answer | NoAnswer, kind: type[T]) -> T | None:
-    """What a read says, or None where it says nothing: no answer, another status, another shape."""
-    if isinstance(answer, NoAnswer) or answer.status != 200 or not answer.whole:
-        return None
+def _is_absence(answer: Answer | NoAnswer) -> bool:
+    """Whether a read of a customer says that there is none. Any other answer but the customer says nothing."""
+    return isinstance(answer, Answer) and answer.status in NOT_THERE and not answer.html
+
+
+def _shape(answer: Answer) -> str:
+    """What an answer consists of, without any value."""
+    if not answer.body.strip():
+        return "an empty body"
     try:
-        return msgspec.json.decode(answer.body, type=kind)
-    except (msgspec.MsgspecError, ValueError):
-        return None
+        said = msgspec.json.decode(answer.body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return "a web page" if answer.html else "a body that is no JSON"
+    if isinstance(said, dict):
+        names = ", ".join(name for name in sorted(said)[:5] if redact(name) == name)
+        return f"an object of {names}" if names else "an object of no known field"
+    kinds = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(said), "a number")

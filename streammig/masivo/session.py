@@ -126,7 +126,7 @@ class Session:
             attempt = 0
             while isinstance(trouble := await self._authorize(), NoAnswer) and not self._begun:
                 if not trouble.connected:
-                    raise Unusable(f"no connection to {self._auth_url}: {trouble.why}", URL_HINT)
+                    raise Unusable("no-connection", f"no connection to {self._auth_url}: {trouble.why}", URL_HINT)
                 attempt += 1
                 seconds = self._rng.uniform(0.0, min(60.0, 2.0 ** min(attempt, 6)))
                 self._waiting(f"no token from {self._auth_url} yet: {trouble.why}", seconds)
@@ -152,13 +152,14 @@ class Session:
                 return answer
             if answer.status == 403:
                 raise TargetStop(
+                    "read-forbidden",
                     "the target answered 403 to a read: the key may not see what was migrated",
                     "Ask Masivo to allow it.",
                 )
             if answer.status != 401:
                 return answer
             await self.renew(token)
-        raise TargetStop("the target answered 401 to a read, also with a new token", KEY_HINT)
+        raise TargetStop("token-refused", "the target answered 401 to a read, also with a new token", KEY_HINT)
 
     def without_secrets(self, text: str, token: Secret) -> str:
         """What the target said, unescaped, with the API key and this token blotted out: some servers repeat a request's
@@ -199,10 +200,10 @@ class Session:
     def _refused(self, answer: Answer) -> Problem:
         said = f"the target answered {answer.status} to the exchange of the API key at {self._auth_url}"
         if answer.status in (401, 403):
-            return TargetStop(f"{said}: the key is not valid", KEY_HINT)
+            return TargetStop("key-refused", f"{said}: the key is not valid", KEY_HINT)
         if answer.html or answer.status >= 300:
-            return TargetStop(f"{said}, which Masivo would not", URL_HINT)
-        return TargetStop(f"{said}, but sent no token", URL_HINT)
+            return TargetStop("key-refused", f"{said}, which Masivo would not", URL_HINT)
+        return TargetStop("token-missing", f"{said}, but sent no token", URL_HINT)
 
 
 def bearer(token: Secret) -> Callable[[], Mapping[str, str]]:

@@ -262,6 +262,7 @@ class Migration:
         sources = {name: self._open(name) for name in self.settings.stages}
         if not sources:
             raise Unusable(
+                "no-input",
                 "there is nothing to migrate: no stage has a file",
                 "Name one with --customers, --events or --transactions, or in a settings file.",
             )

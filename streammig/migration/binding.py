@@ -88,6 +88,7 @@ def check_contents(file: Checkpoint, marks: Marks, stopped: Callable[[], bool]) 
 
 def _another(path: Path, found: Sequence[str]) -> Unusable:
     return Unusable(
+        "checkpoint-of-another-migration",
         f"{path} belongs to another migration than the one asked for:\n  " + "\n  ".join(found),
         "Undo the difference to go on with it. A new --checkpoint starts anew: what this one has delivered to the same"
         " target would be sent again.",

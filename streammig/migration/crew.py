@@ -151,7 +151,11 @@ class Crew:
         asked = (BatchState.UNKNOWN, BatchState.PARKED)
         found = await self.journal.read(lambda file: [it for it in file.batches(name, *asked) if it.seq == seq])
         if not found:
-            raise Unusable(f"batch {seq} of {name} is not undecided (any more)", "See: streammig resolve CHECKPOINT")
+            raise Unusable(
+                "nothing-to-decide",
+                f"batch {seq} of {name} is not undecided (any more)",
+                "See: streammig resolve CHECKPOINT",
+            )
         await self.journal.write(lambda file: file.move(found[0], BatchState.PARKED, BatchState.UNKNOWN))
         verdict = (await self.prepare(name, open_source([]))).courier.verdict
         return await replace(verdict, policy="read-back").decide(found[0], lambda: False)
@@ -179,6 +183,7 @@ class Crew:
         if left:
             numbers = ", ".join(str(batch.seq) for batch in left[:20])
             raise UnknownOutcome(
+                "outcome-unknown",
                 f"nobody can say whether these batches of {name} landed: {numbers}",
                 "They are not sent again. See what is known of them, and decide, with: streammig resolve"
                 f" {self.reading.path}",
@@ -189,6 +194,7 @@ def check_books(name: str, books: Books) -> None:
     """Raise `MachineFault` with the sides that don't agree."""
     if not books.balanced:
         raise MachineFault(
+            "totals-unbalanced",
             f"the books of {name} do not balance: read {books.taken}, but accounted for {books.placed}",
             "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
         )

@@ -47,6 +47,7 @@ class Expectations:
         if seen and all(answer is Seen.NOTHING for answer in seen):
             ordinals = ", ".join(str(record.position.ordinal) for record in records)
             raise Unusable(
+                "customers-missing",
                 f"the customers of {first} are not at the target: none of those of record {ordinals} can be read back",
                 "Migrate the customers first, in this run or an earlier one: the target drops what has no customer.",
             )
@@ -58,6 +59,7 @@ class Expectations:
         records = await self.reading.first("customers", SAMPLES["customers"])
         if found := await self._there("customers", records):
             raise Unusable(
+                "checkpoint-behind-target",
                 f"{len(found)} of the first {len(records)} customers of the export are at the target already, as"
                 " this run would send them, though by this checkpoint nothing was sent: another one was probably used",
                 "Nothing was sent. Go on with the checkpoint that they were sent with: a new one sends everything anew."
@@ -78,6 +80,7 @@ class Expectations:
         if found := await self._there(name, await self._coming(name)):
             ordinals = ", ".join(str(it.position.ordinal) for it in found)
             raise UnknownOutcome(
+                "checkpoint-behind-target",
                 f"the target holds {name} of record {ordinals} already, as this run would send them, though by this"
                 " checkpoint they were never sent: it is probably an older copy, set back together with the state"
                 " folder",

@@ -21,7 +21,7 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
     """The callable that `module:function` names, looked for in `folder` too. Raises `Unusable`."""
     module, colon, name = text.partition(":")
     if not (module and colon and name):
-        raise Unusable(f"the mapping {text!r} is not of the form module:function")
+        raise Unusable("map-invalid", f"the mapping {text!r} is not of the form module:function")
     where = str(folder.resolve())
     if where not in sys.path:
         sys.path.insert(0, where)
@@ -29,12 +29,15 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
         found = importlib.import_module(module)
     except Exception as error:
         raise Unusable(
+            "map-not-importable",
             f"the mapping's module {module} can't be imported: {type(error).__name__}: {error}",
             f"It is looked for in {where} and where Python looks.",
         ) from error
     mapping = getattr(found, name, None)
     if not callable(mapping):
-        raise Unusable(f"the module {module} has no function {name}", f"It was read from {found.__file__}.")
+        raise Unusable(
+            "map-not-found", f"the module {module} has no function {name}", f"It was read from {found.__file__}."
+        )
     checked: Callable[[Any], Any] = mapping
     return checked
 

@@ -52,7 +52,9 @@ class Away:
             )  # fmt: skip
         except OSError as error:
             os.close(ours)
-            raise MachineFault(f"the process that reads the export can't be started: {error.strerror}") from None
+            raise MachineFault(
+                "reader-not-started", f"the process that reads the export can't be started: {error.strerror}"
+            ) from None
         finally:
             os.close(theirs)
         self._answers: IO[bytes] = open(ours, "rb")  # noqa: SIM115  # until `close`
@@ -104,6 +106,7 @@ class Away:
         code = self._child.wait()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         return MachineFault(
+            "reader-died",
             f"the process that reads the export ended with {how} and said no more",
             "If it was killed for want of memory, make room for it. Then run the same command: it goes on from here.",
         )
@@ -159,6 +162,7 @@ def _defect(error: Exception) -> MachineFault:
         trace = trace.tb_next
     where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "an unknown place"
     return MachineFault(
+        "defect",
         f"a defect of streammig while reading the export: {type(error).__name__} at {where}",
         "Please report this line. The checkpoint is as it was: the same command goes on.",
     )

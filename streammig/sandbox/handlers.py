@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
+from msgspec import UNSET
 
 from streammig.sandbox import script as faults
 from streammig.sandbox.config import SandboxConfig, Span
@@ -44,6 +45,14 @@ ROUTES = {
     ("POST", ("customers", "migrate", "transactions")): "transactions",
     ("DELETE", ("customers", "migrate")): "revert",
     ("GET", ("auth", "authorize")): "auth",
+}
+
+
+MISSING = {
+    "null": Reply(200, b"null"),
+    "object": Reply(200, b"{}"),
+    "204": Reply(204),
+    "400": Reply(400, b'{"error":"bad request","details":"there is no such customer"}'),
 }
 
 
@@ -120,7 +129,7 @@ class Front:
         fault = self.script.fault(call.kind)
         match fault:
             case faults.Answer():
-                right = await self._work(call) if fault.done else None
+                right = await self._work(call, fault) if fault.works else None
                 return self._instead(fault, call, right)
             case faults.Revoke():
                 self.tokens.revoke()
@@ -137,6 +146,8 @@ class Front:
         reply = await self._work(call, fault)
         await self._pause(self.latency.draw(self.dice))
         match fault:
+            case faults.Missing() if reply.status == 404 and len(call.path) == 2 and call.path[0] == "customers":
+                return MISSING.get(fault.say, reply)
             case faults.Reset():
                 raise wire.reset()
             case faults.Slow():
@@ -158,6 +169,8 @@ class Front:
         if fault.location is not None or 300 <= status < 400:
             headers["Location"] = fault.location or str(call.request.rel_url)
         body = fault.body or ("error" if status >= 400 else "empty")
+        if fault.json is not UNSET:
+            return Reply(status, orjson.dumps(fault.json), headers=headers)
         if body == "html":
             return Reply(status, PAGE % (status, status), HTML, headers)
         if body == "invalid-json":
@@ -193,8 +206,8 @@ class Front:
                 await self.worker.run(self.intake.revert, body, call.at, delay)
                 told = {"message": "Revert enqueued", "details": "Customers are reverted in the background"}
                 return Reply(200, orjson.dumps(told))
-            await self.worker.run(self.intake.take, call.kind, body, call.at, delay, fault)
-            return Reply(201)
+            taken, sent = await self.worker.run(self.intake.take, call.kind, body, call.at, delay, fault)
+            return Reply(201, _counted(fault, taken, sent))
         finally:
             self.pump.wake()  # a refusal may have been partial
 
@@ -278,6 +291,16 @@ class Front:
 
     def _dated(self, reply: Reply) -> Reply:
         return replace(reply, headers={"Date": formatdate(self.clock(), usegmt=True), **reply.headers})
+
+
+def _counted(fault: faults.Fault | None, taken: int, sent: int) -> bytes:
+    """What an answer says that tells how many were enqueued; else nothing."""
+    match fault:
+        case faults.Answer(body="count"):
+            return orjson.dumps({"success": taken == sent, "saved_count": taken, "requested_count": sent})
+        case faults.Answer(body="list"):
+            return orjson.dumps([{"index": index, "status": 201 if index < taken else 422} for index in range(sent)])
+    return b""
 
 
 def _segments(raw_path: str) -> tuple[str, ...]:

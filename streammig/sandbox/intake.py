@@ -9,7 +9,7 @@ import msgspec
 
 from streammig.sandbox.config import SandboxConfig
 from streammig.sandbox.forms import MOST, Element, Refused, WindowOfRevert, checked, elements, twins, units
-from streammig.sandbox.script import Fault, Late, Lose, Partial
+from streammig.sandbox.script import Answer, Fault, Late, Lose, Partial
 from streammig.sandbox.store import Store
 
 
@@ -21,8 +21,9 @@ class Intake:
         self._store = store
         self._dice = dice
 
-    def take(self, kind: str, body: bytes, at: float, delay: float, fault: Fault | None = None) -> None:
-        """Enqueue a migration body that came at `at`, to be applied `delay` seconds later.
+    def take(self, kind: str, body: bytes, at: float, delay: float, fault: Fault | None = None) -> tuple[int, int]:
+        """Enqueue a migration body that came at `at`, to be applied `delay` seconds later; returns how many customers
+        were enqueued, and of how many.
 
         Raises Refused if anything in it is refused: then nothing is enqueued, unless refusals are partial here.
         """
@@ -33,17 +34,24 @@ class Intake:
             bad += [(index, f"customers[{index}]: invalid customer entry") for index, _ in good if index < fault.bad]
         bad_indices = {index for index, _ in bad}
         good = [(index, element) for index, element in good if index not in bad_indices]
+        if isinstance(fault, Answer):
+            good = good[: round(len(good) * fault.taken)]
         weight = sum(units(element) for _, element in good)
         if weight > MOST:
             raise Refused(f"customers: at most {MOST} {kind} in all were expected, not {weight}")
         if good and (partial or not bad):
-            kept = body if not bad else b'{"customers":[%s]}' % b",".join(bytes(raws[index]) for index, _ in good)
+            kept = (
+                body
+                if len(good) == len(raws)
+                else b'{"customers":[%s]}' % b",".join(bytes(raws[index]) for index, _ in good)
+            )
             lost = fault.chosen(len(good), self._dice) if isinstance(fault, Lose) else []
             late = fault.seconds if isinstance(fault, Late) else 0.0
             owners = [element.id for _, element in good]
             self._store.accept(kind, kept, at, at + delay + late, owners, weight, lost)
         if bad:
             raise Refused(self._told(*min(bad), raws))
+        return len(good), len(raws)
 
     def revert(self, body: bytes, at: float, delay: float) -> None:
         """Enqueue a revert. Raises Refused if the body is no window."""

@@ -16,8 +16,10 @@ Which requests a rule matches:
 
 What it does, `"do"`, with its own keys (and their defaults):
 
-    "answer"    "status" instead of the right answer; "done" (false): the work is done all the same; "body": "error",
-                "html" (a proxy's page, a captive portal), "invalid-json" or "empty" (error from 400 on, else empty);
+    "answer"    "status" instead of the right answer; "done" (false): the work is done all the same; "share": it is done
+                for this share of the customers only, the first ones; "body": "error" (also in a 2xx), "html" (a proxy's
+                page, a captive portal), "invalid-json", "empty" (error from 400 on, else empty), "count" (how many
+                customers were enqueued, of how many) or "list" (a status for each of them); "json": any JSON instead;
                 "retry_after": seconds, or any text sent as it is; "retry_after_date": seconds from now, sent as an
                 HTTP date; "location": where a redirect leads (the same address)
     "revoke"    every token issued so far ends, so the request gets its 401
@@ -31,14 +33,20 @@ What it does, `"do"`, with its own keys (and their defaults):
     "lose"      taken with the right answer, but the queue drops the customers at "records" (a list of indices from 0)
                 or each with the probability "share" (1)
     "late"      taken with the right answer, applied "seconds" (60) later than the queue would
+    "missing"   a read of a customer who is not there is answered "as" "404" (the default), "null", "object" (200 with
+                `null` or `{}`), "204" or "400"
 
-`partial`, `lose` and `late` are for customers, events and transactions; `on` is migration where they leave it out.
+`partial`, `lose` and `late` are for customers, events and transactions, and `on` is migration where they leave it out;
+`missing` is for reads. `share`, "count" and "list" are for customers, events and transactions, too.
 
 Examples:
 
     {"on": "customers", "nth": 3, "do": "reset", "at": "done"}
     {"on": "migration", "every": 10, "do": "answer", "status": 429, "retry_after": 2}
     {"on": "any", "chance": 0.05, "do": "answer", "status": 502, "body": "html", "done": true}
+    {"on": "events", "nth": 2, "do": "answer", "status": 207, "body": "list", "share": 0.75}
+    {"on": "customers", "nth": 2, "do": "answer", "status": 200, "json": {"error": "Internal", "details": "queue full"}}
+    {"do": "missing", "as": "null"}
 """
 
 from __future__ import annotations
@@ -54,6 +62,7 @@ import msgspec
 MIGRATIONS = ("customers", "events", "transactions", "revert")
 BATCHES = MIGRATIONS[:3]
 KINDS = (*MIGRATIONS, "auth", "read")
+COUNTING = ("count", "list")  # bodies that tell how many were enqueued
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -98,7 +107,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Answer(Rule, frozen=True, kw_only=True, tag="answer"):
     status: Annotated[int, msgspec.Meta(ge=200, le=599)]
     done: bool = False
-    body: Literal["error", "html", "invalid-json", "empty"] | None = None
+    share: Share | None = None
+    body: Literal["error", "html", "invalid-json", "empty", "count", "list"] | None = None
+    json: Any = msgspec.UNSET
     retry_after: Seconds | str | None = None
     retry_after_date: float | None = None
     location: str | None = None
@@ -107,7 +118,21 @@ class Answer(Rule, frozen=True, kw_only=True, tag="answer"):
         texts = (self.location, self.retry_after if isinstance(self.retry_after, str) else None)
         if any(text is not None and not (text.isprintable() and text.isascii()) for text in texts):
             return "retry_after and location must be printable ASCII, as a header's value is"
+        if (self.share is not None or self.body in COUNTING) and self.on not in (*BATCHES, "migration"):
+            return "share, count and list are for customers, events, transactions or migration"
+        if self.body is not None and self.json is not msgspec.UNSET:
+            return "body and json exclude each other"
         return super().problem()
+
+    @property
+    def taken(self) -> float:
+        """The share of the customers that is enqueued."""
+        return float(self.done) if self.share is None else self.share
+
+    @property
+    def works(self) -> bool:
+        """Whether the target looks at the request at all."""
+        return self.done or self.share is not None or self.body in COUNTING
 
 
 class Revoke(Rule, frozen=True, kw_only=True, tag="revoke"):
@@ -159,11 +184,16 @@ class Lose(Taken, frozen=True, kw_only=True, tag="lose"):
         return [index for index in range(count) if dice.random() < self.share]
 
 
+class Missing(Rule, frozen=True, kw_only=True, tag="missing"):
+    on: Literal["read"] = "read"
+    say: Literal["404", "null", "object", "204", "400"] = msgspec.field(name="as", default="404")
+
+
 class Late(Taken, frozen=True, kw_only=True, tag="late"):
     seconds: Seconds = 60.0
 
 
-Fault = Answer | Revoke | Reset | Hang | Slow | Drip | Truncate | Partial | Lose | Late
+Fault = Answer | Revoke | Reset | Hang | Slow | Drip | Truncate | Partial | Lose | Late | Missing
 
 
 def load_script(script: Path | str | Sequence[Mapping[str, Any]] | None) -> tuple[Fault, ...]:

@@ -71,10 +71,12 @@ class FileSource:
                     continue
                 if alike:
                     raise Unusable(
+                        "export-twice",
                         f"{other.file} and {wanted.file} begin with the same records: each would be sent twice",
                         "Name one of them: a compressed file and what it was made of are one export.",
                     )
                 raise Unusable(
+                    "export-twice",
                     f"{other.file} and {wanted.file} are the same export: each of its records would be sent twice",
                     "Name it once. Several arrays of one file may be named, each by its path: FILE#path.to.it.",
                 )

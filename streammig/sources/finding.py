@@ -65,6 +65,7 @@ def find_layout(window: Window, wanted: Input, meter: Meter, *, lines: bool = Fa
         return Layout(NDJSON)
     what = "there are several arrays of objects" if survey.candidates else "there is no array of objects"
     raise Unusable(
+        "array-not-named",
         f"{window.file}: one array of records was looked for, {what}; arrays seen:\n{survey.listing()}",
         "Name the one to be read: FILE#path.to.array.",
     )
@@ -78,7 +79,9 @@ def first_byte(window: Window) -> int:
         at = window.end
         if not window.fill(at):
             window.finish()
-            raise Unusable(f"{window.file}: an export was looked for, the file holds nothing but white space")
+            raise Unusable(
+                "export-empty", f"{window.file}: an export was looked for, the file holds nothing but white space"
+            )
     return window.base + found.start()
 
 
@@ -86,6 +89,7 @@ def _refuse_utf16(window: Window) -> None:
     head = window.data[:4]
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
         raise Unusable(
+            "export-not-utf8",
             f"{window.file}: the export must be UTF-8, this looks like UTF-16 or UTF-32",
             "Convert it first: iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8",
         )
@@ -94,6 +98,7 @@ def _refuse_utf16(window: Window) -> None:
 def _refuse_other(window: Window, at: int) -> None:
     if window.data[at - window.base] not in b"[{":
         raise Unusable(
+            "export-not-json",
             f"{window.file}: JSON or NDJSON was looked for, the file begins with neither an object nor an array",
             "Export it as JSON: one array of records, a document that holds one, or one record a line.",
         )
@@ -158,6 +163,7 @@ def _survey(window: Window, at: int, meter: Meter) -> Survey:
         # Reading the array will say where, behind the records before it.
     if not survey.candidates and tour.at >= at + LOOK_AT_MOST:
         raise Unusable(
+            "array-not-found",
             f"{window.file}: no array of objects begins in the first {LOOK_AT_MOST >> 20} MiB; arrays there:\n"
             f"{survey.listing()}",
             "Name the one to be read: FILE#path.to.array.",

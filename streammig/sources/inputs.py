@@ -46,6 +46,7 @@ def _segments(text: str, path: str) -> tuple[str, ...]:
         match = _SEGMENT.match(path, at)
         if match is None or (match.end() < len(path) and path[match.end()] != "."):
             raise Unusable(
+                "path-invalid",
                 f"{text}: the path behind # can't be read at its character {at + 1}",
                 'Write it like data.customers; put a key with a dot or a quote in double quotes: data."odd.key".',
             )
@@ -60,7 +61,9 @@ def _segment(text: str, segment: str) -> str:
     try:
         return msgspec.json.decode(segment.encode(), type=str)
     except (msgspec.DecodeError, UnicodeEncodeError):
-        raise Unusable(f"{text}: {segment} is no JSON string", 'Escape as JSON does: \\" and \\\\.') from None
+        raise Unusable(
+            "path-invalid", f"{text}: {segment} is no JSON string", 'Escape as JSON does: \\" and \\\\.'
+        ) from None
 
 
 def path_text(path: Path) -> str:

@@ -83,12 +83,17 @@ def open_file(file: str) -> io.FileIO:
         kind = "a folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "a device, pipe or socket"
         os.close(number)
         raise Unusable(
+            "export-not-a-file",
             f"{file}: the export must be a regular file, this is {kind}",
             "Name the file itself; give - to read an export from standard input.",
         )
     if not os.fstat(number).st_size:
         handle.close()
-        raise Unusable(f"{file}: an export was looked for, the file is empty", "Export again, or leave the file out.")
+        raise Unusable(
+            "export-empty",
+            f"{file}: an export was looked for, the file is empty",
+            "Export again, or leave the file out.",
+        )
     return handle
 
 
@@ -99,7 +104,7 @@ def _no_entry(file: str, error: OSError | ValueError) -> Unusable:
         errno.EACCES: "Give the user who runs this the right to read it.",
     }
     why = os.strerror(code) if code else "that can't be a file's name"
-    return Unusable(f"{file}: the export can't be opened: {why}", hints.get(code or 0, ""))
+    return Unusable("export-unreadable", f"{file}: the export can't be opened: {why}", hints.get(code or 0, ""))
 
 
 def _compression(magic: bytes) -> str:

@@ -44,6 +44,7 @@ class Standing(NamedTuple):
         else:
             how = "something was written to it"
         raise Unusable(
+            "export-changed",
             f"{file}: the export changed while it was read: {how}",
             "What was sent before stands in the checkpoint. Put the file back as it was, see to it that nobody writes"
             " to it, and run the same command: it goes on from there.",
@@ -98,7 +99,7 @@ def content_of(file: str, stopped: Callable[[], bool] = lambda: False) -> str:
 
 
 def _unreadable(file: str, offset: int, error: OSError) -> MachineFault:
-    return MachineFault(f"{file}: reading at byte {offset} failed: {os.strerror(error.errno or 0)}")
+    return MachineFault("export-io", f"{file}: reading at byte {offset} failed: {os.strerror(error.errno or 0)}")
 
 
 def with_content(marks: Mapping[str, Sequence[Mark]], stopped: Callable[[], bool]) -> dict[str, list[dict[str, Any]]]:

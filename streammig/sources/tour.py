@@ -130,6 +130,7 @@ def walk_to(window: Window, at: int, wanted: Sequence[str], meter: Meter) -> tup
     tour.end()
     where = path_text(segments) or "its top"
     raise Unusable(
+        "array-not-found",
         f"{window.file}: there is no array at {where}; arrays seen:\n{tour.survey.listing()}",
         "Name the one to be read: FILE#path.to.array.",
     )

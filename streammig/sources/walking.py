@@ -87,6 +87,7 @@ def backend() -> Any:
     """ijson's C backend. Raises Problem without it: the pure Python ones are 20 times slower."""
     if ijson.backend != "yajl2_c":
         raise Problem(
+            "reader-backend",
             f"ijson runs with its backend {ijson.backend}, yajl2_c is needed to read an export at speed",
             "Unset IJSON_BACKEND, or install an ijson wheel for this platform: pip install --force-reinstall ijson.",
         )

@@ -47,15 +47,23 @@ class RuleOptions(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raises `Unusable` for a setting that makes no sense."""
         if self.unknown_fields not in ("drop", "reject", "send"):
-            raise Unusable("unknown_fields is none of drop, reject, send.", "Set it to one of them.")
+            raise Unusable(
+                "settings-invalid", "unknown_fields is none of drop, reject, send.", "Set it to one of them."
+            )
         if not 0 <= self.fraction_digits < MAX_DIGITS:
-            raise Unusable(f"fraction_digits must lie between 0 and {MAX_DIGITS - 1}.", "The default is 2.")
+            raise Unusable(
+                "settings-invalid", f"fraction_digits must lie between 0 and {MAX_DIGITS - 1}.", "The default is 2."
+            )
         if self.max_units < 1 or self.max_bytes < 1:
-            raise Unusable("max_units and max_bytes must be at least 1.", "The defaults are 1000 and 4000000.")
+            raise Unusable(
+                "settings-invalid", "max_units and max_bytes must be at least 1.", "The defaults are 1000 and 4000000."
+            )
         if self.now.tzinfo is None:
-            raise Unusable("now has no time zone.", "Write it like 2020-01-31T12:00:00Z.")
+            raise Unusable("settings-invalid", "now has no time zone.", "Write it like 2020-01-31T12:00:00Z.")
         if self.owner == "":
-            raise Unusable("owner is the empty text.", "Name the field that holds the customer's id.")
+            raise Unusable(
+                "settings-invalid", "owner is the empty text.", "Name the field that holds the customer's id."
+            )
 
     def zone(self) -> ZoneInfo | None:
         """The zone of dates without one; raises `Unusable` if this machine does not know it."""
@@ -65,6 +73,7 @@ class RuleOptions(msgspec.Struct, frozen=True, kw_only=True):
             return ZoneInfo(self.time_zone)
         except (KeyError, ValueError, OSError) as error:  # not known; a bad path; a folder of zones
             raise Unusable(
+                "time-zone-unknown",
                 f"time_zone: this machine knows no zone named {self.time_zone!r}.",
                 "Use an IANA name such as America/Bogota; a machine without time zones needs the package tzdata.",
             ) from error
@@ -76,6 +85,10 @@ def matches(pairs: Sequence[str], setting: str) -> tuple[Match, ...]:
     for pair in pairs:
         field, sign, value = pair.partition("=")
         if not sign or not field:
-            raise Unusable(f"{setting}: {pair!r} is no field=value pair.", f'Write it like {setting} = ["state=GONE"].')
+            raise Unusable(
+                "settings-invalid",
+                f"{setting}: {pair!r} is no field=value pair.",
+                f'Write it like {setting} = ["state=GONE"].',
+            )
         found.append(Match(field, value))
     return tuple(found)

@@ -27,6 +27,7 @@ class TransactionRules(GroupedRules):
         """Raises `Unusable` for options that make no sense, and for single transactions."""
         if options.owner is not None:
             raise Unusable(
+                "transactions-ungrouped",
                 "transactions: records that are single transactions can't be sent. The target takes a customer's "
                 "transactions once, so all of them must be in one record.",
                 'Group them by customer first, as {"id": …, "transactions": […]}, and leave out `owner`.',
