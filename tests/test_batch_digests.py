@@ -130,8 +130,7 @@ def written(sealings: list[Sealing]) -> list[str]:
     end = sealings[-1].progress
     filtered = [(reason, tally(each)) for reason, each in sorted(end.filtered.items())]
     lines.append(
-        f"end {tuple(end.frontier)} {end.source_records} {tally(end.read)} {tally(end.ahead)} {filtered}"
-        f" {sorted(end.dropped.items())}"
+        f"end {tuple(end.frontier)} {end.source_records} {tally(end.read)} {filtered} {sorted(end.dropped.items())}"
     )
     return lines
 

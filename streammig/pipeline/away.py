@@ -93,16 +93,19 @@ class Away:
 
     def close(self) -> None:
         """End the child; may be called twice."""
-        self._answers.close()
-        assert self._child.stdin is not None
-        with suppress(BrokenPipeError):
-            self._child.stdin.close()
+        self._hang_up()
         if self._child.poll() is None:
             self._child.kill()
         self._child.wait()
 
-    def _died(self) -> MachineFault:
+    def _hang_up(self) -> None:
         self._answers.close()
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError):
+            self._child.stdin.close()
+
+    def _died(self) -> MachineFault:
+        self._hang_up()
         code = self._child.wait()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         return MachineFault(
