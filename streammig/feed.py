@@ -10,7 +10,7 @@ import msgspec
 
 from streammig.checkpoint import Spot, write_body
 from streammig.errors import BrokenExport, Unusable
-from streammig.packing import BatchLimits, Sealing, cut, is_within, packer
+from streammig.packing import BatchLimits, Sealing, cut, is_within, packer, select
 from streammig.ports import Rules, Source
 from streammig.records import START, DeadLetter, Examined, Place, Progress, Range, Record, Run
 
@@ -243,3 +243,15 @@ def owners_until(source: Source, judge: Judge, end: Place) -> set[str]:
         if len(mine) < len(run):
             break
     return owners
+
+
+def records_within(source: Source, judge: Judge, ranges: Sequence[Range]) -> list[Record]:
+    """The records that lie in these ranges, as they come out of the export now. Raises like `Source.runs`."""
+    found: list[Record] = []
+    last = ranges[-1].end
+    for run in source.runs(ranges[0].begin):
+        mine = [it for it in run if (it.source, it.offset) < (last.source, last.offset + bool(last.unit))]
+        found += [record for it in judge.examine(mine) for record in select(it, ranges)]
+        if len(mine) < len(run):
+            break
+    return found

@@ -46,6 +46,15 @@ class Checkpoint(Letters):
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(path, connection)
         self.outbox = Outbox(path)
+        self._writes = False
+
+    def close(self) -> None:
+        """Close it; the last one that wrote folds the write-ahead log in, so that no later reader makes a new one."""
+        if self._writes:
+            with suppress(sqlite3.Error):
+                self._db.execute("PRAGMA busy_timeout = 0")
+                self._db.execute("PRAGMA journal_mode = DELETE")
+        super().close()
 
     def _before_commit(self) -> None:
         self.outbox.sync()
@@ -117,6 +126,7 @@ class Checkpoint(Letters):
                 checkpoint.verify()
                 with translated(path):
                     prepare_to_write(checkpoint._db)
+                    checkpoint._writes = True
                     checkpoint._digest.watch()
         except BaseException:
             checkpoint.close()
@@ -201,6 +211,7 @@ class Checkpoint(Letters):
         `mapping` is the hash of the mapping that made it."""
         with self.transaction():
             batch = self._insert(stage, draft, None, at, mapping=mapping)
+            self._db.execute("UPDATE stage SET seen = 0 WHERE name = ?", (stage,))
             self.advance(stage, progress)
         return batch
 
@@ -316,6 +327,12 @@ class Checkpoint(Letters):
                 "UPDATE batch SET sample = ? WHERE stage = ? AND seq = ?", (sample, batch.stage, batch.seq)
             )
 
+    def lost_bodies(self) -> list[Batch]:
+        """The batches that are to be sent, searched or read back, and whose bodies are not what was sealed."""
+        states = BatchState.SEALED, BatchState.REJECTED, BatchState.UNKNOWN
+        batches = [batch for row in self.stages() for batch in self.batches(row.name, *states)]
+        return [batch for batch in batches if not self.outbox.holds(batch)]
+
     def sweep_outbox(self) -> None:
         """Delete what no batch needs of the outbox: bodies that a crash left there."""
         kept = []
@@ -326,13 +343,16 @@ class Checkpoint(Letters):
         self.outbox.sweep(kept)
 
     def forget_samples(self) -> None:
-        """Delete the samples of stages that nothing is left to be read back of."""
+        """Delete the samples of stages that are complete and seen, and of which nothing is left to be read back."""
         with self.transaction():
             for row in self.stages():
-                if row.state == "complete" and not self.batches(row.name, *PENDING, *UNDECIDED):
+                if row.state == "complete" and row.seen and not self.batches(row.name, *PENDING, *UNDECIDED):
                     self._db.execute("UPDATE batch SET sample = NULL WHERE stage = ?", (row.name,))
-                    self._db.execute("UPDATE stage SET seen = 1 WHERE name = ?", (row.name,))
                     self.outbox.forget_samples(row.name)
+
+    def saw(self, stage: str) -> None:
+        """All samples of what is sealed of this stage were seen at the target."""
+        self._change("UPDATE stage SET seen = 1 WHERE name = ?", stage)
 
     def rule(self, batch: Batch, state: BatchState, ruling: str, at: float, note: str) -> bool:
         """Keep the operator's word on a batch, and the state it puts that in; says whether it was still to be decided.

@@ -60,7 +60,7 @@ class StageRow:
     started: float | None
     finished: float | None
     shape: Mapping[str, Any]
-    seen: bool = False  # samples of it were seen at the target, and none are kept any more
+    seen: bool = False  # all samples of it were seen at the target
 
 
 class Holdings(Opened):

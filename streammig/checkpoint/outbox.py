@@ -76,6 +76,14 @@ class Outbox:
             raise self.lost([batch])
         return decode_contents(data[: batch.size], table, count)
 
+    def holds(self, batch: Batch) -> bool:
+        """Whether the body of a batch, and the table of its records, are what was sealed."""
+        try:
+            self.contents(batch, 0)
+        except Unusable:
+            return False
+        return True
+
     def records(self, batch: Batch) -> list[Record]:
         """The records of a batch; of an accepted one the samples that were kept."""
         return self._samples(batch) if batch.sample is not None else self.contents(batch).records

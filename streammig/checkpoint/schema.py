@@ -38,7 +38,7 @@ CREATE TABLE stage (
     -- What retried records hold more (or less) than the dead letters that they were: the other way round, the books
     -- of a repaired record could not balance. read + repaired = accepted + dead + filtered + ...
     repaired TEXT NOT NULL DEFAULT '[0,0,{}]',
-    -- 1 once samples of it were seen at the target and are not kept any more.
+    -- 1 once all samples of what is sealed of it were seen at the target: then none need to be kept.
     seen INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 

@@ -43,6 +43,7 @@ class Gate:
             return True
         missing, others = await self._samples(stage), []
         if last and not missing:
+            await self.journal.write(lambda file: file.saw(stage))
             return not self.stop.is_set()
         # A wall clock that was set back by an hour must not make this wait an hour longer.
         rest = min(settled + self.settle_time - self.clock.time(), self.settle_time)
@@ -73,6 +74,8 @@ class Gate:
             await self._warn(stage, f"{there}: {_listed(others)}")
         if missing and not self.stop.is_set():
             await self._judge(stage, missing, asked, proving)
+        if not (missing or others or self.retried or self.stop.is_set()):
+            await self.journal.write(lambda file: file.saw(stage))
         return not self.stop.is_set()
 
     async def _samples(self, stage: str) -> list[tuple[Batch, Record]]:

@@ -28,6 +28,7 @@ from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.migration.binding import Marks, check_contents, fixed, reopen, shapes
 from streammig.migration.crew import Crew
+from streammig.migration.lost import check_bodies, give_up
 from streammig.migration.mapping import load_mapping, mapping_mark, rule_options
 from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
@@ -58,6 +59,7 @@ class Ask:
     dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
     current: bool = False  # the checkpoint is the newest copy, though no account's file can vouch for it
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
+    bodies_lost: bool = False  # batches whose bodies are lost become dead letters
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
 
@@ -173,6 +175,7 @@ class Migration:
         self._bind(file, shape, fresh, limits)
         self._recover(file)
         slots, vouched = await self._slots(file, pacer)
+        lost = await asyncio.get_running_loop().run_in_executor(reader, check_bodies, file, self.ask.bodies_lost)
         file.sweep_outbox()
         stack.callback(_sweep, file)
         lookup = Checkpoint.open(path, read_only=True)
@@ -183,6 +186,7 @@ class Migration:
         owners = await self._owners(stack, file, sources, rules, shape, reader)
         marks_of = {name: mapping_mark(mapping) for name, mapping in mappings.items()}
         reading = Reading(settings, path, lookup, journal, sources, rules, owners, marks_of, reader, self.tell)
+        await give_up(reading, self.clock, lost)
         return Crew(
             settings, reading, journal, sink, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
             0.0 if dry else settings.settle_time, self.ask.first, Suspicion(not vouched), self.away,

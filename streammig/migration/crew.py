@@ -67,7 +67,9 @@ class Crew:
                 return False
             before = name
         # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
-        if self.settle_time and not await self.gate(before).passed(before, last=True):
+        if not self.settle_time:
+            await self.journal.write(lambda file: file.saw(before))
+        elif not await self.gate(before).passed(before, last=True):
             return False
         for name in self.reading.sources:
             await self._no_unknown(name)
