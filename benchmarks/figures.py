@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 from streammig.pipeline.away import GC_THRESHOLD, MEMORY
@@ -48,7 +48,7 @@ def yes(reached: bool) -> str:
 
 
 def apart(work: Callable[..., int], *arguments: str, reader: bool) -> tuple[float, int]:
-    """The seconds that this function of a benchmark takes in a fresh process, and what it returns there.
+    """The seconds of CPU that this function of a benchmark takes in a fresh process, and what it returns there.
 
     `reader`: in one that is set up as streammig sets up its own for reading, else in one as Python comes.
     """
@@ -68,9 +68,9 @@ def main() -> None:
     work = getattr(importlib.import_module(module), name)
     if reader:
         gc.set_threshold(GC_THRESHOLD)
-    begun = perf_counter()
+    begun = process_time()
     result = work(*arguments)
-    print(json.dumps([perf_counter() - begun, result]))
+    print(json.dumps([process_time() - begun, result]))
 
 
 if __name__ == "__main__":

@@ -40,8 +40,7 @@ class Unusable(Problem):
     exit_code = 2
 
 
-BREAKS_OFF = "the export breaks off at byte"
-READING_FAILED = "reading failed"  # the disk's fault, not the export's: the same file may be read later
+EXPORT_BROKEN = "export-broken"
 AFTER_A_BREAK = (
     "What stands before it is delivered, and a whole new run would send that twice. So export what stands behind it as"
     " a file of its own, and migrate that with a checkpoint of its own."
@@ -55,14 +54,14 @@ class BrokenExport(Unusable):
     """
 
     def __init__(self, path: str, offset: int, why: str, hint: str = "") -> None:
-        super().__init__("export-broken", f"{path}: {BREAKS_OFF} {offset}: {why}", hint)
+        super().__init__(EXPORT_BROKEN, f"{path}: the export breaks off at byte {offset}: {why}", hint)
         self.path = path
         self.offset = offset
         self.why = why
 
 
 class UnknownOutcome(Problem):
-    """Batches are left of which nobody can say whether they landed."""
+    """Batches with an unknown outcome are left."""
 
     exit_code = 4
 

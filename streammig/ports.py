@@ -1,4 +1,4 @@
-"""The contracts between the rooms: Source, Rules, Sink, ReadBack, Target, Clock, in prose."""
+"""The contracts between the rooms: Source, Rules, Client, ReadBack, Target, Clock, in prose."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Rules(Protocol):
         ...
 
 
-class Sink(Protocol):
+class Client(Protocol):
     """Our side of the target for one kind of request: takes a body, returns a receipt.
 
     `send` is called at most once for a slot, possibly by several tasks at once. It never raises for what the network
@@ -146,6 +146,6 @@ class Target(Protocol):
 
     def limits(self, text: str) -> Sequence[Any]: ...
 
-    def connect(self) -> AbstractAsyncContextManager[tuple[Sink, ReadBack]]:
+    def connect(self) -> AbstractAsyncContextManager[tuple[Client, ReadBack]]:
         """Open the way to the target; leaving the context closes every connection. Makes no request by itself."""
         ...

@@ -59,7 +59,7 @@ class MemoryTarget:
     most_under_way: int = 0
     dead: Callable[[], bool] = lambda: False
 
-    # -- Sink ------------------------------------------------------------------------------------------------------
+    # -- Client ------------------------------------------------------------------------------------------------------
 
     async def send(self, stage: str, body: bytes, began: Callable[[], None] = lambda: None) -> Receipt:
         self._alive()

@@ -47,6 +47,15 @@ FAULTS: Mapping[str, list[Rule]] = {
     "502 with a page, applied or not": [
         {"do": "answer", "status": 502, "body": "html", "done": True}, {"do": "answer", "status": 502, "body": "html"},
     ],
+    "a yes that says no": [
+        {"do": "answer", "status": 200, "body": "count", "share": 0.5},
+        {"do": "answer", "status": 207, "body": "list", "done": True},
+        {"do": "answer", "status": 201, "body": "error"},
+    ],
+    "an odd answer, applied or not": [
+        {"do": "answer", "status": status, "done": done}
+        for status in (301, 408, 409, 425, 499) for done in (True, False)
+    ],
     "answer that is no JSON": [{"do": "answer", "status": 201, "body": "invalid-json", "done": True}],
 }  # fmt: skip
 

@@ -125,7 +125,7 @@ def _start() -> None:
     import streammig.cli.outcome
     import streammig.cli.run
     import streammig.migration
-    import streammig.reporting.watch  # noqa: F401
+    import streammig.report.live  # noqa: F401
 
     for line in sys.stdin:
         commands, delay = json.loads(line)

@@ -24,8 +24,8 @@ import pytest
 from streammig.dedup import Build, KeyIndex, check_space, fill, key_index, most_customers, open_index, scan, sort
 from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
 from streammig.errors import MachineFault
-from streammig.notices import Notice
 from streammig.records import START, Place
+from streammig.telemetry import Notice
 from tests.test_dedup import CHAIN, Export, Here, Said, build, check, place
 
 MANY: list[Said] = [(f"o{nth % 900}", f"m{nth}", "") for nth in range(1_000)]
@@ -247,6 +247,9 @@ async def test_an_index_is_built_once_and_again_only_where_the_rules_may_have_ch
     index, _ = await indexed(tmp_path / "x", mended, frontier=place(2))
     with index:
         check(index, CHAIN[:2] + mended[2:])
+    index, _ = await indexed(tmp_path / "y", CHAIN, frontier=place(2))  # none is there to keep rows of
+    with index:
+        check(index, CHAIN)
 
 
 async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from streammig.checkpoint import Checkpoint
 from streammig.delivery.backoff import Backoff
 from streammig.errors import Problem, TargetStop, UnknownOutcome, Unusable
 from streammig.migration import Migration
-from streammig.notices import Notice, Waiting
 from streammig.records import STAGES, Kind, Receipt
+from streammig.telemetry import Notice, Waiting
 from tests.memory_target import MemoryTarget, Weather
-from tests.virtual import VirtualClock, run_virtual
+from tests.virtual import EPOCH, VirtualClock, run_virtual
 from tests.world import SETTLE_TIME, World, write_export
 
 CUSTOMERS = 60
@@ -97,7 +97,7 @@ Story = Callable[[Told, dict[str, set[str]]], Awaitable[None]]
 
 
 def play(tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, last: str = "", **target: Any) -> None:
-    """Tell a story in a world with a scripted target; one request at a time and no limits unless it says so. It ends
+    """Notify a story in a world with a scripted target; one request at a time and no limits unless it says so. It ends
     with the `last` stage, by default the one that is scripted."""
 
     async def main() -> None:
@@ -196,9 +196,9 @@ def test_without_a_connection_the_same_batch_waits_with_full_jitter_and_without_
         assert sum(waits[10:]) > 300
         assert waits[0] < 1.5
         assert states(world)[0] == "accepted"
-        told = [notice for notice in world.notices if isinstance(notice, Waiting) and "no connection" in notice.why]
+        told = [notice for notice in world.notices if isinstance(notice, Waiting) and "no connection" in notice.reason]
         assert len(told) == 40
-        assert "the host's name is not known" in told[0].why
+        assert "the host's name is not known" in told[0].reason
 
     refused = Receipt(Kind.NOT_SENT, message="the host's name is not known")
     play(tmp_path, story, script=dict.fromkeys(range(1, 41), refused))
@@ -349,6 +349,21 @@ def test_i4_a_yes_that_speaks_of_a_part_is_read_back_whole_and_what_is_missing_i
 
     says_no = Receipt(Kind.UNKNOWN, 200, "saved 9", code="says-no", in_part=True)
     play(tmp_path, story, stage=stage, script={2: says_no}, landed=frozenset({2}), share=share)
+
+
+@pytest.mark.parametrize("after", [1.0, SETTLE_TIME + 1.0, 2 * SETTLE_TIME + 3.4])
+def test_a_drain_ends_the_reading_back_of_every_owner(tmp_path: Path, after: float) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await stopped(world, after, "drain") is False
+        assert world.clock.time() - EPOCH < after + 1
+        assert states(world)[0] == "unknown"
+        assert await world.live() is True
+        world.target.settle()
+        assert set(world.target.customers.values()) == {1}
+        assert world.books()["customers"].dead.units == len(keys["customers"] - set(world.target.customers)) > 0
+
+    says_no = Receipt(Kind.UNKNOWN, 200, "saved 9", code="says-no", in_part=True)
+    play(tmp_path, story, script={1: says_no}, landed=frozenset({1}), share=0.5)
 
 
 @pytest.mark.parametrize("ruling", ["reject", "set-aside"])
@@ -661,7 +676,7 @@ def test_after_an_unknown_nothing_is_sent_until_a_read_succeeds(tmp_path: Path) 
         arrived(world, keys)
         times = world.scripted.times()
         assert [at for at in times[2:] if at < back] == []
-        assert any(isinstance(it, Waiting) and "does not answer a read yet" in it.why for it in world.notices)
+        assert any(isinstance(it, Waiting) and "does not answer a read yet" in it.reason for it in world.notices)
 
     play(tmp_path, story, script={2: LOST}, landed=frozenset({2}))
 
@@ -841,7 +856,7 @@ def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_books_comple
 
             def hear(notice: Notice) -> None:
                 tell(notice)
-                if isinstance(notice, Waiting) and "is given time" in notice.why:
+                if isinstance(notice, Waiting) and "is given time" in notice.reason:
                     asyncio.get_running_loop().call_later(1.0, migration.drain)
 
             migration.tell = hear

@@ -10,8 +10,8 @@ from typing import Any
 from streammig.dedup import dedup_folder
 from streammig.errors import Unusable
 from streammig.migration import Migration
-from streammig.notices import Answered, Notice
 from streammig.records import Kind
+from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
 from tests.test_system import run_world
 from tests.world import REWARD, World, write_export

@@ -25,7 +25,6 @@ from streammig.delivery.nomination import nominated, set_aside
 from streammig.delivery.verdict import Verdict
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
 from streammig.masivo.redact import redact
-from streammig.notices import Notice, Warned
 from streammig.packing import assemble, ranges_of
 from streammig.records import (
     Batch,
@@ -38,6 +37,7 @@ from streammig.records import (
     Tally,
 )
 from streammig.settings import Settings, StageSettings, check_doubles
+from streammig.telemetry import Notice, Warned
 from tests.memory_target import Weather
 from tests.refusing_target import RefusingTarget
 from tests.virtual import Inline, VirtualClock, run_virtual
@@ -121,7 +121,7 @@ class Room:
 
     def _hear(self, notice: Notice) -> None:
         if isinstance(notice, Warned):
-            self.said.append(notice.text)
+            self.said.append(notice.warning)
 
     async def run(self, courier: Courier | None = None, *, share: float = 0.05, least: int = 10_000) -> None:
         """One life: every sealed batch is delivered, then the refused ones are brought to an end."""

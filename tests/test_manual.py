@@ -22,8 +22,9 @@ from streammig.masivo.limits import PRESETS
 from streammig.masivo.rules.reasons import CODES, FILTERS
 from streammig.settings import Settings, StageSettings
 from tests import manual
-from tests.commands import Shell
+from tests.commands import Shell, write
 from tests.manual import GUIDE, PAGES, ROOT
+from tests.sandbox_caller import customer
 
 CONTEXT = click.Context(streammig)
 OPTION = re.compile(r"--[a-z][a-z-]+")
@@ -173,6 +174,14 @@ def test_the_readme_leads_to_every_page_and_has_at_most_1800_words() -> None:
     assert len(text.split()) <= 1800
     rows = manual.table(ROOT / "README.md", "page", "about")
     assert {name.strip() for row in rows for name in row[0].split(",")} == set(topics())
+
+
+def test_the_page_of_the_json_document_has_each_of_its_fields(shell: Shell) -> None:
+    write(shell.folder / "c.json", [customer("c-1")])
+    document = shell("run", "--customers", "c.json", "--dry-run", "look", "--json").document
+    text = (GUIDE / "json.md").read_text()
+    listed = [re.findall(r"(?m)^\| `(\w+)`", part) for part in text.split("\n## ")[1:]]
+    assert listed == [list(document), list(document["stages"]["customers"])]
 
 
 def test_guide_lists_its_topics_and_shows_a_page_as_plain_text(shell: Shell) -> None:

@@ -1,4 +1,4 @@
-"""Pacer and sink together in real time, against a target that keeps strict windows."""
+"""Pacer and client together in real time, against a target that keeps strict windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streammig.budget import AccountFile, Pacer, Send, parse_limits
-from streammig.masivo.sink import MasivoSink
+from streammig.masivo.client import MasivoClient
 from streammig.records import Kind
 from tests.masivo_session import WallClock, session_on
 from tests.wire import Act, Seen, answer, listening
@@ -40,7 +40,7 @@ async def test_i7_five_hundred_requests_at_twenty_a_second_get_no_429(tmp_path: 
     kinds: list[Kind] = []
     async with listening() as wire, session_on(wire.url) as session:
         wire.on("/customers/migrate/events", strict((1, 0.05), (2000, 100.0)))
-        sink = MasivoSink(session, WallClock())
+        client = MasivoClient(session, WallClock())
         with ThreadPoolExecutor(1) as executor:
             file = AccountFile(tmp_path / "accounts" / "a.sqlite")
             pacer = Pacer(file, limits, WallClock(), executor)
@@ -48,7 +48,7 @@ async def test_i7_five_hundred_requests_at_twenty_a_second_get_no_429(tmp_path: 
             async def worker() -> None:
                 while len(kinds) < 500:
                     slot = await pacer.slot("migration", Send("run", "events", len(kinds), 1))
-                    receipt = await sink.send("events", b"x" * 20_000, slot.sent)
+                    receipt = await client.send("events", b"x" * 20_000, slot.sent)
                     pacer.answered(receipt.latency)
                     kinds.append(receipt.kind)
 

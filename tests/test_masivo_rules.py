@@ -297,6 +297,64 @@ def test_a_bad_customer_is_a_dead_letter_that_names_the_field(old: str, new: str
         assert value not in words
 
 
+def test_all_faults_of_a_record_are_told_at_once_each_with_code_and_field() -> None:
+    data = CUSTOMER.replace('"C-1"', '"a/b"').replace("12.50", "-1").replace('"email":"Zoe@Example.com"', '"gender":1')
+    assert refused("customers", data) == (
+        "missing-field",
+        "$.email: expected an e-mail address, found none (see send_anonymous); "
+        "bad-id: $.id: expected 1 to 255 characters without control characters or slashes, found another text; "
+        "wrong-type: $.gender: expected a text or null, found a number; "
+        "bad-amount: $.balance[0].amount: expected zero or more, found a negative number",
+    )
+    events = EVENT.replace('"CASH"', "7"), "null", EVENT.replace("10.0", "1.001")
+    code, message = refused("events", grouped("events", *events))
+    assert code == "wrong-type"
+    assert [fault.partition(":")[0] for fault in message.split("; ")[1:]] == ["wrong-type", "bad-amount", "bad-amount"]
+    many = refused("transactions", grouped("transactions", *["7"] * 500))[1]
+    assert many.endswith("$.transactions[19]: expected an object, found a number; and 480 more")
+
+
+NULLED = ORDER.replace('"value"', '"store_id":null,"value"', 1).replace('"amount"', '"discounted_value":null,"amount"')
+
+
+def run_of(texts: list[str]) -> list[Slice]:
+    return [Slice(0, 1000 * at, at, len(text.encode()), text.encode()) for at, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize("comma", [",", ", ", " ,"])
+def test_optional_fields_that_are_null_are_cut_however_they_are_spelt(comma: str) -> None:
+    first = '{"channel_id":null,' + EVENT.replace(ORDER, NULLED)[1:]
+    texts = [(EVENT.replace(ORDER, NULLED),), (EVENT,), (EVENT, first)] * 100
+    run = run_of([grouped("events", *each).replace(",", comma) for each in texts])
+    found = [it.records[0].body.decode() for it in made("events").examine(run)]
+    assert found == [grouped("events", *[EVENT] * len(each)).replace(",", comma) for each in texts]
+
+
+FREE = '"metadata":{"store_id":null,"a":null},"value"'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fate"),
+    [
+        ('"value"', '"store_id":null,"store_id":"s","value"', "duplicate-field"),
+        ('"value"', '"store_id":null,"store_id":null,"value"', "duplicate-field"),
+        ('"value"', '"value":null,"value"', "duplicate-field"),
+        ('"value"', f'"store_id":null,{FREE}', FREE),
+        ('"P-1"', '"null,\\",\\"store_id\\":null"', '"null,\\",\\"store_id\\":null"'),
+    ],
+)
+def test_a_null_is_cut_only_where_it_is_an_optional_field(old: str, new: str, fate: str) -> None:
+    """Among many that have a null to be cut, so that its spelling is known."""
+    common, clean = grouped("events", EVENT.replace(ORDER, NULLED)), grouped("events", EVENT)
+    run = run_of([common] * 50 + [clean.replace(old, new, 1)] + [common] * 50)
+    results = made("events").examine(run)
+    assert [it.records[0].body.decode() for it in results[:50] + results[51:]] == [clean] * 100
+    if fate in CODES:
+        assert results[50].dead[0].code == fate
+    else:
+        assert results[50].records[0].body.decode() == clean.replace(old, fate, 1)
+
+
 def test_a_dead_customer_is_absent_and_its_readable_sums_are_counted() -> None:
     other = LOT.replace("12.50", "1.001")
     result = examine(
@@ -429,9 +487,10 @@ def test_free_objects_go_as_they_stand_unless_a_field_stands_twice() -> None:
     )
     assert sent("events", data).body.decode() == data
     twice = data.replace('"b":1e999', '"b":1,"b":2')
-    assert refused("events", twice)[:2] == (
+    assert refused("events", twice) == (
         "duplicate-field",
-        "$.events[0].order.metadata: a field stands twice in an object in it",
+        "$.events[0].order.metadata: a field is repeated in an object in it; "
+        "duplicate-field: $.events[0].order.products[0].metadata: a field is repeated in an object in it",
     )
     assert refused("events", data.replace('"tags":{}', '"tags":[]'))[0] == "wrong-type"
 

@@ -196,9 +196,11 @@ async def test_a_read_that_is_refused_stops(status: int) -> None:
 async def test_a_throttled_read_holds_the_account() -> None:
     log = Log()
     async with listening() as wire:
-        answered = await read(wire, answer(429, Retry_After="9"), log=log)
-    assert isinstance(answered, Answer)
-    assert log.held == [9.0]
+        for act in (answer(429, Retry_After="9"), answer(503, Retry_After="8"), answer(503)):
+            assert isinstance(await read(wire, act, log=log), Answer)
+        wire.on(AUTH, answer(503, Retry_After="7"), answer(200, {"data": "token"}))
+        assert isinstance(await read(wire, answer(200), log=log), NoAnswer)
+    assert log.held == [9.0, 8.0, 7.0]
 
 
 @pytest.mark.parametrize("act", [reset, hang])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.cli.outcome import Ended, headline
-from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
 from streammig.records import (
     STAGES,
     START,
@@ -26,9 +26,23 @@ from streammig.records import (
     Receipt,
     Tally,
 )
-from streammig.reporting.document import document, iso
-from streammig.reporting.watch import Delivered, Doing, Gathered, Lines, watching
-from streammig.reporting.words import ROWS, aligned, books_table, line, shared, spoken, summary
+from streammig.report.document import document, iso
+from streammig.report.live import Doing, Gathered, Lines, watching
+from streammig.report.progress import share_settled
+from streammig.report.text import ROWS, aligned, books_table, shared, summary
+from streammig.telemetry import (
+    Account,
+    Advanced,
+    Answered,
+    DeadLettered,
+    Notice,
+    Sealed,
+    StageBegan,
+    StageEnded,
+    Waiting,
+    Warned,
+    spoken,
+)
 
 END = Place(0, 500, 0, 11)
 
@@ -56,33 +70,34 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
 @pytest.mark.parametrize(
     ("notice", "said"),
     [
-        (StageBegan("events", START, None), "events: starting"),
-        (StageBegan("events", Place(0, 9, 0, 12_345), None), "12,345"),
+        (StageBegan("events"), "events: starting"),
+        (StageBegan("events", Account(Place(0, 9, 0, 12_345))), "12,345"),
         (StageEnded("events", "complete"), "events: complete"),
         (StageEnded("events", "failed", "byte 7"), "events: failed: byte 7"),
-        (Waiting("for the queue", 300), "waiting: for the queue (5 min)"),
-        (Waiting("for you"), "waiting: for you"),
-        (Warned("look"), "warning: look"),
+        (Waiting("settling", "for the queue", 300), "waiting: for the queue (5 min)"),
+        (Waiting("you", "for you"), "waiting: for you"),
+        (Warned("x", "look"), "warning: look"),
         (Answered(batch(7), Receipt(Kind.THROTTLED, 429)), "customers: batch 7: throttled (429)"),
         (
             Answered(batch(7), Receipt(Kind.REJECTED, 422, "invalid\n reward of <id>")),
             "customers: batch 7: rejected (422): invalid reward of <id>",
         ),
         (Answered(batch(7), Receipt(Kind.NOT_SENT)), "customers: batch 7: not sent, no connection was made"),
-        (Buried("events", Tally(1234, 5)), "events: 1,234 records became dead letters"),
-        (Buried("events", Tally(1, 5)), "events: 1 record became a dead letter"),
+        (DeadLettered("events", Tally(1234, 5)), "events: 1,234 records became dead letters"),
+        (DeadLettered("events", Tally(1, 5)), "events: 1 record became a dead letter"),
         (accepted(), ""),
-        (Sealed("customers", batch(), END), ""),
+        (Sealed("customers", batch()), ""),
     ],
 )
 def test_a_notice_is_one_line_or_none(notice: Notice, said: str) -> None:
-    found = line(notice)
+    found = notice.text()
+    assert json.dumps(notice.json())
     assert said in found if said else found == ""
     assert "\n" not in found
 
 
 def test_a_log_has_a_line_for_every_hundred_batches() -> None:
-    said = shown(io.StringIO(), StageBegan("customers", START, (5,)), *(accepted(n) for n in range(250)))
+    said = shown(io.StringIO(), StageBegan("customers"), *(accepted(n) for n in range(250)))
     assert said.splitlines() == [
         "customers: starting", "customers: 100 batches, 100,000 units accepted",
         "customers: 200 batches, 200,000 units accepted",
@@ -93,20 +108,29 @@ def test_a_log_has_a_line_for_every_hundred_batches() -> None:
 def test_a_log_says_how_much_is_accepted_and_how_long_the_rest_takes() -> None:
     stream, now = io.StringIO(), [0.0]
     lines = Lines(stream, lambda: now[0])
-    lines(StageBegan("customers", Place(0, 200), (1000,)))
+    lines(StageBegan("customers", Account(Place(0, 200), (1000,), 2000, 2000)))
     now[0] = 60.0
-    lines(Sealed("customers", batch(), Place(0, 500)))
-    lines(Sealed("customers", batch(2), Place(0, 900)))  # read, and not sent yet
+    lines(Advanced("customers", Place(0, 800), 8000, 1000))  # read, and not all of it sent yet
+    lines(DeadLettered("customers", Tally(1000, 1000)))
     lines(accepted())
-    assert stream.getvalue().splitlines()[-1] == "customers: 1 batch, 1,000 units accepted, 50% done, 100 s left"
+    assert stream.getvalue().splitlines()[-1] == "customers: 1 batch, 3,000 units accepted, 50% done, 100 s left"
 
 
-def test_where_sealed_batches_wait_from_before_only_what_is_accepted_counts_as_done() -> None:
-    delivered = Delivered()
-    delivered.hear(StageBegan("customers", Place(0, 800), (1000,), Tally(100, 100), Tally(300, 300)))
-    assert (delivered.share, delivered.units) == (0.2, 100)
-    delivered.hear(StageBegan("customers", Place(0, 800), (1000,)))  # all of it filtered
-    assert delivered.share == 0.8
+@pytest.mark.parametrize(
+    ("account", "share"),
+    [
+        (Account(), None),
+        (Account(Place(0, 500), (1000,)), 0.5),  # all of it had no unit
+        (Account(Place(0, 800), (1000,), 400, 100), 0.2),
+        (Account(Place(0, 800), (1000,), 400, 100, 200, 100), 0.8),
+        (Account(Place(1, 500), (1000, 1000), 10, 10), 0.75),
+        (Account(Place(0, 1000), (1000,), 10, 10), 0.999),
+        (Account(Place(0, 1000), None, 10, 10, complete=True), 1.0),
+        (Account(Place(0, 1000), (1000,), 10, 5, complete=True), 0.5),
+    ],
+)
+def test_what_is_settled_counts_as_done_and_what_is_only_read_does_not(account: Account, share: float | None) -> None:
+    assert share_settled(account) == share
 
 
 def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end() -> None:
@@ -115,10 +139,10 @@ def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end
     tell = Gathered(told.append, lambda: now[0])
     for second in range(40):
         now[0] = second
-        tell(Buried("events", Tally(1, 2)))
+        tell(DeadLettered("events", Tally(1, 2)))
     ended = StageEnded("events", "complete")
     tell(ended)
-    assert told == [*(Buried("events", Tally(n, 2 * n)) for n in (1, 30, 9)), ended]
+    assert told == [*(DeadLettered("events", Tally(n, 2 * n)) for n in (1, 30, 9)), ended]
 
 
 def test_a_log_does_not_repeat_what_the_run_waits_for() -> None:
@@ -126,15 +150,15 @@ def test_a_log_does_not_repeat_what_the_run_waits_for() -> None:
     lines = Lines(stream, lambda: now[0])
     for second in range(40):
         now[0] = second
-        lines(Waiting(f"reading back whether batch {second} landed", 0.0))
+        lines(Waiting("reading-back", f"reading back whether batch {second} landed", 0.0))
     assert stream.getvalue().splitlines() == [
         f"waiting: reading back whether batch {second} landed" for second in (0, 30)
     ]
 
 
 def test_quiet_shows_nothing() -> None:
-    assert shown(io.StringIO(), Warned("look"), quiet=True) == ""
-    assert shown(Terminal(), Warned("look"), quiet=True) == ""
+    assert shown(io.StringIO(), Warned("x", "look"), quiet=True) == ""
+    assert shown(Terminal(), Warned("x", "look"), quiet=True) == ""
 
 
 def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,11 +166,12 @@ def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(m
     monkeypatch.setenv("TERM", "xterm")
     said = shown(
         Terminal(),
-        StageBegan("customers", START, (1000,)),
-        Sealed("customers", batch(), END),
-        Waiting("the target is given time", 12.0),
+        StageBegan("customers", Account(START, (1000,))),
+        Sealed("customers", batch()),
+        Advanced("customers", END, 1000, 0),
+        Waiting("settling", "the target is given time", 12.0),
         accepted(),
-        Warned("[not markup]"),
+        Warned("x", "[not markup]"),
         Answered(batch(2), Receipt(Kind.THROTTLED, 429)),
     )
     assert "50%" in said
@@ -154,9 +179,9 @@ def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(m
     assert "warning: [not markup]" in said
     assert "throttled (429)" in said
     ended = shown(
-        Terminal(), StageBegan("customers", START, (1000,)), StageEnded("customers", "complete"),
-        StageBegan("events", Place(0, 250, 0, 3), (1000,), Tally(40, 40)), StageEnded("events", "failed", "byte 7"),
-        StageBegan("transactions", START, None),
+        Terminal(), StageBegan("customers", Account(START, (1000,))), StageEnded("customers", "complete"),
+        StageBegan("events", Account(Place(0, 250, 0, 3), (1000,), 40, 40)), StageEnded("events", "failed", "byte 7"),
+        StageBegan("transactions"),
     )  # fmt: skip
     assert "100%" in ended
     assert "25%" in ended
@@ -176,7 +201,9 @@ def test_a_wait_counts_down_while_it_lasts() -> None:
 
 
 def test_what_is_told_before_a_stage_begins_needs_no_bar() -> None:
-    assert "look" in shown(Terminal(), Warned("look"), accepted(), Waiting("a while"), StageEnded("x", "complete"))
+    assert "look" in shown(
+        Terminal(), Warned("x", "look"), accepted(), Waiting("x", "a while"), StageEnded("x", "complete")
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +222,7 @@ def test_columns_are_aligned() -> None:
 
 
 def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers() -> None:
-    stage = {"state": "interrupted", "message": "the pilot's records are read", "fill": 1.0, "done": 0.425}
+    stage = {"state": "interrupted", "code": "pilot", "message": "", "fill": 1.0, "done": 0.425}
     stage["eta"] = "2026-11-22T08:30:00Z"
     stages = {name: stage | dict.fromkeys(ROWS, 10**12) for name in STAGES}
     table = books_table({"stages": stages})

@@ -16,9 +16,9 @@ from streammig.checkpoint import Books, Checkpoint
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.migration.crew import check_books
-from streammig.notices import Answered, Notice
 from streammig.ports import Seen
 from streammig.records import BatchState, Kind, Receipt, Record, Tally
+from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
 from tests.test_delivery import Told, arrived, play
 from tests.test_retry import dead, good_email, in_world, repair, retry

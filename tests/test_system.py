@@ -12,6 +12,9 @@ import pytest
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Problem, UnknownOutcome
 from streammig.records import BatchState
+from streammig.report.document import document
+from streammig.report.progress import StageProgress
+from streammig.telemetry import Notice, StageBegan, StageEnded
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.shares import share
 from tests.virtual import run_virtual
@@ -161,3 +164,35 @@ def test_the_target_itself_sees_what_comes_twice() -> None:
         assert world.target.customers["c1"] == 2
 
     run_virtual(main())
+
+
+def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        heard, shares, resumed = StageProgress(), [], 0
+
+        def watch(notice: Notice) -> None:
+            nonlocal resumed
+            heard.hear(notice)
+            if not isinstance(notice, StageBegan | StageEnded):
+                return
+            file = Checkpoint.open(tmp_path / "run.checkpoint", read_only=True)
+            try:
+                found = document(file, running=True, now=0.0)["stages"][notice.stage]["done"]
+            finally:
+                file.close()
+            if isinstance(notice, StageEnded) and notice.state == "complete":
+                assert found == 1.0
+                return
+            assert found == heard.share
+            shares.append(found)
+            resumed += isinstance(notice, StageBegan) and found > 0
+
+        world.watch = watch
+        for _ in range(6):
+            await world.live(crash_at=world.rng.randrange(20, 60), crash_after=False)
+        assert await world.live() is True
+        whole(world, keys)
+        assert resumed > 2
+        assert max(shares) > 0.5
+
+    run_world(tmp_path, 4, story)

@@ -20,7 +20,7 @@ from tests.manual import PAGES, ROOT
 
 STOPPED = [
     "anew", "hardly", "nobody can say", "nobody can tell", "stands? twice", "comes? out otherwise", "all the same",
-    "whom", "behind which", "those that", "ours? alone", "in vain", "thereupon", "whence",
+    "whom", "behind which", "ours? alone", "in vain", "thereupon", "whence",
 ]  # fmt: skip
 PATTERNS = {word: re.compile(rf"\b{word.replace(' ', chr(92) + 's+')}\b", re.IGNORECASE) for word in STOPPED}
 LEFT = Path(__file__).with_name("words_left.json")
@@ -51,7 +51,7 @@ def test_readme_and_guide_are_in_plain_words(page: Path) -> None:
     assert found_in(iter([page.read_text(encoding="utf-8")])) == {}
 
 
-@pytest.mark.parametrize("room", ["benchmarks", "streammig/cli"])
+@pytest.mark.parametrize("room", ["benchmarks", "streammig/cli", "streammig/sandbox"])
 def test_these_rooms_are_in_plain_words(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
         assert found_in(prose(path)) == {}, path

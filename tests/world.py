@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Problem
 from streammig.migration import Ask, Migration
-from streammig.notices import Notice, Sealed, Warned
 from streammig.settings import load
+from streammig.telemetry import Notice, Sealed, Warned, ignore
 from tests.memory_target import Crash, MemoryTarget, Weather
 from tests.virtual import Inline, VirtualClock
 
@@ -108,6 +108,7 @@ class World:
     crash_at: int | None = None
     crash_after: bool = False
     said: list[str] = field(default_factory=list)
+    watch: Callable[[Notice], None] = ignore
 
     def step(self) -> str:
         """Count one piece of work in an executor; the world ends before it, or right after it."""
@@ -135,8 +136,9 @@ class World:
         )  # fmt: skip
 
     def _hear(self, notice: Notice) -> None:
+        self.watch(notice)
         if isinstance(notice, Warned):
-            self.said.append(notice.text)
+            self.said.append(notice.warning)
 
     async def live(
         self,

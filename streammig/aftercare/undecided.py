@@ -10,7 +10,7 @@ from typing import Any
 from streammig.checkpoint import Checkpoint, locked
 from streammig.errors import Unusable
 from streammig.records import Batch, BatchState
-from streammig.reporting.document import iso, undecided, undecided_entry
+from streammig.report.document import iso, undecided, undecided_entry
 from streammig.sources import parse_input
 
 SHOWN_BYTES = 2_000  # of the export, so that somebody can tell whose records they are

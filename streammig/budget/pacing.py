@@ -64,7 +64,7 @@ class Slot:
         self._said = False
 
     def sent(self) -> None:
-        """The first byte leaves now. Fits `Sink.send(began=…)`."""
+        """The first byte leaves now. Fits `Client.send(began=…)`."""
         if not self._said:
             self._said = True
             self._pacer._sent(self._start, self._granted)

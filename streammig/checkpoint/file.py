@@ -181,12 +181,12 @@ class Checkpoint(Letters):
                 [(stage, source, json.dumps(mark)) for source, mark in enumerate(fingerprints, first)],
             )
 
-    def stage_state(self, stage: str, state: str, at: float, message: str = "") -> None:
+    def stage_state(self, stage: str, state: str, at: float, message: str = "", code: str = "") -> None:
         """Set a stage's state; it starts when it first runs, and has finished when it is complete."""
         self._change(
             "UPDATE stage SET state = ?1, message = ?2, started = CASE WHEN ?1 = 'running' THEN coalesce(started, ?3)"
-            " ELSE started END, finished = CASE WHEN ?1 = 'complete' THEN ?3 END WHERE name = ?4",
-            state, message, at, stage,
+            " ELSE started END, finished = CASE WHEN ?1 = 'complete' THEN ?3 END, code = ?5 WHERE name = ?4",
+            state, message, at, stage, code,
         )  # fmt: skip
 
     def advance(self, stage: str, progress: Progress) -> None:

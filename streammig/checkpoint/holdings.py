@@ -56,6 +56,7 @@ class StageRow:
 
     name: str
     state: str
+    code: str
     message: str
     started: float | None
     finished: float | None
@@ -84,8 +85,11 @@ class Holdings(Opened):
         return row | {"binding": json.loads(row["binding"]), "context": json.loads(row["context"])}
 
     def stages(self) -> list[StageRow]:
-        rows = self._read("SELECT name, state, message, started, finished, shape, seen FROM stage ORDER BY ordinal")
-        return [StageRow(row[0], row[1], row[2], row[3], row[4], json.loads(row[5]), bool(row[6])) for row in rows]
+        columns = "name, state, code, message, started, finished, shape, seen"
+        rows = self._read(f"SELECT {columns} FROM stage ORDER BY ordinal")
+        return [
+            StageRow(row[0], row[1], row[2], row[3], row[4], row[5], json.loads(row[6]), bool(row[7])) for row in rows
+        ]
 
     def fingerprints(self, stage: str) -> list[dict[str, Any]]:
         rows = self._read("SELECT fingerprint FROM source_file WHERE stage = ? ORDER BY source", stage)

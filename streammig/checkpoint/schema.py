@@ -30,7 +30,8 @@ CREATE TABLE source_file (
 CREATE TABLE stage (
     name TEXT PRIMARY KEY, ordinal INTEGER NOT NULL, shape TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'waiting',      -- waiting, running, interrupted, complete, failed
-    message TEXT NOT NULL DEFAULT '', started REAL, finished REAL,
+    -- Why it is in that state: `code` for programs (a problem's, or `pilot`), `message` for people.
+    code TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', started REAL, finished REAL,
     source INTEGER NOT NULL DEFAULT 0, offset INTEGER NOT NULL DEFAULT 0, unit INTEGER NOT NULL DEFAULT 0,
     record INTEGER NOT NULL DEFAULT 1,          -- ordinal of the next source record, or its line
     source_records INTEGER NOT NULL DEFAULT 0, read TEXT NOT NULL DEFAULT '[0,0,{}]',

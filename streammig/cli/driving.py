@@ -21,7 +21,7 @@ from streammig.cli.outcome import SystemClock
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Migration
 from streammig.records import STAGES
-from streammig.reporting.watch import watching
+from streammig.report.live import watching
 from streammig.settings import api_key, from_checkpoint, state_folder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -14,8 +14,8 @@ from streammig.budget import Use, account_path, budget_of, parse_limits
 from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import STOPPED, fail
 from streammig.errors import Held, Problem, Unusable, counted
-from streammig.reporting.document import document
-from streammig.reporting.words import state_sentence, summary
+from streammig.report.document import document
+from streammig.report.text import state_sentence, summary
 
 
 class SystemClock:

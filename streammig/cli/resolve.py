@@ -49,16 +49,12 @@ def command(
     """
     from streammig.aftercare.undecided import RULINGS, decide, find, known
     from streammig.checkpoint import Checkpoint, is_held
-    from streammig.reporting.document import undecided, undecided_entry
+    from streammig.report.document import undecided, undecided_entry
 
-    given = {
-        "landed": landed, "not-landed": not_landed, "read-back": read_back,
-        "reject": reject and not set_aside, "set-aside": set_aside,
-    }  # fmt: skip
-    answers = [name for name, asked in given.items() if asked]
-    if len(answers) > 1:
-        raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
-    answer = answers[0] if answers else None
+    reject = reject and not set_aside
+    answer = _one_of(
+        {"landed": landed, "not-landed": not_landed, "read-back": read_back, "reject": reject, "set-aside": set_aside}
+    )
     if batch is None and answer is not None:
         raise click.UsageError(f"--{answer} needs the number of the batch: streammig resolve {checkpoint} lists them")
     file = Checkpoint.open(checkpoint, read_only=True)
@@ -85,6 +81,14 @@ def command(
         _say(found, RULINGS[answer][0], resume)
 
 
+def _one_of(given: Mapping[str, bool]) -> str | None:
+    """The name of the one flag that was given."""
+    answers = [name for name, asked in given.items() if asked]
+    if len(answers) > 1:
+        raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
+    return answers[0] if answers else None
+
+
 WARNINGS = {
     "landed": (
         "WARNING: batch {batch} of {stage} counts as landed from now on. If it did not, its {units:,} units will never"
@@ -105,7 +109,7 @@ WARNINGS = {
 
 
 def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> None:
-    from streammig.reporting.words import undecided_line
+    from streammig.report.text import undecided_line
 
     if as_json:
         click.echo(json.dumps(entries, indent=2))

@@ -99,7 +99,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     from streammig.cli.driving import drive
     from streammig.cli.outcome import Ended, SystemClock, finish, read_document
     from streammig.migration import Ask, Migration
-    from streammig.reporting.watch import watching
+    from streammig.report.live import watching
     from streammig.settings import state_folder
     from streammig.spool import forget, is_gone, reads_stdin, stdin_spooled
 

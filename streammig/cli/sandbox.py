@@ -51,7 +51,7 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
     which  nth (a number or a list of them, from 1), every or chance (0 to 1);
            from and until (numbers of the kind); times (at most so often)
     do     answer    status, done (the work is done first), location,
-                     share (it is done for so many customers, 0 to 1),
+                     share (it is done for this share of them),
                      body (error, html, invalid-json, empty, count, list)
                      or json (any), retry_after, retry_after_date (seconds)
            revoke    every token issued so far ends
@@ -63,8 +63,8 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
            partial   bad (a number): 422, but the good part is taken
            lose      records (a list, from 0) or share (0 to 1)
            late      seconds: applied so much later
-           missing   as (404, null, object, 204, 400): what a read of a
-                     customer who is not there says
+           missing   as (404, null, object, 204, 400): the answer to a
+                     read of a customer who is not there
     """
     from streammig.errors import Unusable
     from streammig.sandbox import SandboxConfig, ScriptError, serve

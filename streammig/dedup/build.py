@@ -23,15 +23,13 @@ import msgspec
 from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, damaged, open_index
 from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, scan, spot
 from streammig.errors import BrokenExport, MachineFault
-from streammig.notices import Tell, Waiting
 from streammig.ports import Rules, Source
 from streammig.records import START, Place
+from streammig.telemetry import Notify, Waiting
 
 MEMORY_BYTES = 512 << 20
 EVERY = 200_000  # source records between two notices of a scan
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")
-ROOM = "Make room on the disk, then run the same command."
-MEND = "Check the disk, then run the same command."
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 BYTES_A_CUSTOMER = 170
@@ -88,7 +86,7 @@ class Build:
                 made.chmod(0o700)
             self._rows = open(os.open(self._place / "rows", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: SIM115
         except OSError as error:
-            raise self._fault(error) from None
+            raise MachineFault(*fault(self._folder, error)) from None
 
     def keep(self) -> None:
         """Take over the rows of the earlier index, if there is one."""
@@ -108,11 +106,13 @@ class Build:
             self._rows.write(rows)
         except (OSError, ValueError) as error:  # ValueError: it was closed
             self.close()
-            raise self._fault(error) from None
+            raise MachineFault(*fault(self._folder, error)) from None
 
     def finish(self) -> KeyIndex:
         """The finished index; earlier ones are deleted. Raises `MachineFault`."""
         try:
+            self._rows.flush()
+            os.fsync(self._rows.fileno())
             self._rows.close()
             found = self._sorted()
             digests = found.roster, found.repeated, self._digest.hexdigest()
@@ -121,7 +121,7 @@ class Build:
                 found.duplicates, digests,
             ))  # fmt: skip
         except (OSError, ValueError) as error:
-            raise self._fault(error) from None
+            raise MachineFault(*fault(self._folder, error)) from None
         index = open_index(self._folder, self._token, self._policy)
         if index is None or index.folder != self._place:
             raise damaged(self._place)
@@ -178,12 +178,6 @@ class Build:
             os.fsync(descriptor)
             os.close(descriptor)
 
-    def _fault(self, error: OSError | ValueError) -> MachineFault:
-        where, number = f"{self._folder}: the dedup index can't be kept there: ", getattr(error, "errno", None)
-        if number in FULL:
-            return MachineFault("disk-full", where + "the disk is full", ROOM)
-        return MachineFault("dedup-io", where + (os.strerror(number) if number else "it was closed"), MEND)
-
     def close(self) -> None:
         """End the child; may be called twice, and from another thread."""
         self._closed = True
@@ -221,7 +215,7 @@ def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None]
 
 
 async def key_index(
-    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Tell, *,
+    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Notify, *,
     frontier: Place | None,
 ) -> KeyIndex:  # fmt: skip
     """The index of these customers: from an earlier call, or built now. Where the rules may have changed, `frontier`
@@ -238,7 +232,7 @@ async def key_index(
         return earlier
     try:
         check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
-        tell(Waiting("scanning the customers once, for duplicates"))
+        tell(Waiting("scanning", "scanning the customers once, for duplicates"))
         start = frontier if frontier is not None and earlier is not None else START
         with Build(folder, token, policy=policy, earlier=earlier, frontier=start) as build:
             work = loop.run_in_executor(reader, fill, build, source, rules, _teller(loop, tell))
@@ -253,16 +247,27 @@ async def key_index(
             earlier.close()
 
 
-def _teller(loop: asyncio.AbstractEventLoop, tell: Tell) -> Callable[[int], None]:
+def _teller(loop: asyncio.AbstractEventLoop, tell: Notify) -> Callable[[int], None]:
     said = 0
 
     def scanned(records: int) -> None:
         nonlocal said
         if records - said >= EVERY:
             said = records
-            loop.call_soon_threadsafe(tell, Waiting(f"scanning the customers once: {records:,} so far"))
+            loop.call_soon_threadsafe(tell, Waiting("scanning", f"scanning the customers once: {records:,} so far"))
 
     return scanned
+
+
+def fault(folder: Path, error: Exception) -> tuple[str, str, str]:
+    """Code, what and hint of what the machine or DuckDB said; never a value, never a query."""
+    where, text = f"{folder}: the dedup index can't be kept there: ", str(error)
+    # DuckDB gives the system's words, and its own where its temp directory may not grow.
+    words = [*map(os.strerror, FULL), "max_temp_directory_size"]
+    if getattr(error, "errno", None) in FULL or any(it in text for it in words):
+        return "disk-full", where + "the disk is full", "Make room on the disk, then run the same command."
+    why = os.strerror(error.errno or errno.EIO) if isinstance(error, OSError) else type(error).__name__
+    return "dedup-io", where + why, "Check the disk, then run the same command."
 
 
 def _environment() -> dict[str, str]:

@@ -186,15 +186,18 @@ class KeyIndex:
 
 
 def open_index(folder: Path, token: str, policy: Policy = "first") -> KeyIndex | None:
-    """The newest index in this folder that is whole and was built for `token` and `policy`, or None.
+    """The index in this folder, if its newest finished build is whole and for `token` and `policy`, or None.
 
     It is read through once, since a changed byte could have a customer sent twice: 0.1 s for a million customers.
     """
     for build in reversed(builds(folder)):
-        with suppress(OSError, ValueError, msgspec.MsgspecError, MachineFault):
+        try:
             about = About.decode((build / "about").read_bytes())
-            if about.binding == binding(token, policy):
-                return KeyIndex(build, about)
+        except (OSError, ValueError, msgspec.MsgspecError):
+            continue  # it was not finished
+        with suppress(OSError, ValueError, MachineFault):
+            return KeyIndex(build, about) if about.binding == binding(token, policy) else None
+        break
     return None
 
 

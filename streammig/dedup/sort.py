@@ -22,7 +22,7 @@ from typing import Any
 import duckdb
 import msgspec
 
-from streammig.dedup.build import FULL, MEND, ROOM, Request, Sorted
+from streammig.dedup.build import Request, Sorted, fault
 from streammig.dedup.lookup import DUPLICATE, ENTRY, NUMBER
 from streammig.dedup.scan import NONE, OWNER, REASON, ROW, SAME_OWNER, SAME_UNIQUE, UNIQUE
 
@@ -81,7 +81,11 @@ def run(request: Request) -> Sorted:
         with closing(Sorting(request)) as sorting:
             return sorting.result()
     except (duckdb.Error, OSError) as error:
-        return Sorted(fault=_fault(request, error))
+        found = fault(Path(request.folder), error)
+        if isinstance(error, duckdb.OutOfMemoryException) and found[0] != "disk-full":
+            what = f"the dedup index can't be built within {request.memory_bytes >> 20} MB of memory"
+            found = "dedup-memory", what, "Report this: no export should need more. The run can be resumed."
+        return Sorted(fault=found)
 
 
 class Sorting:
@@ -206,20 +210,6 @@ class Firsts:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _fault(request: Request, error: duckdb.Error | OSError) -> tuple[str, str, str]:
-    where, text = f"{request.folder}: the dedup index can't be kept there: ", str(error)
-    code = error.errno if isinstance(error, OSError) else None
-    # DuckDB gives the system's words, and its own where its temp directory may not grow.
-    if code in FULL or any(os.strerror(it) in text for it in FULL) or "max_temp_directory_size" in text:
-        return "disk-full", where + "the disk is full", ROOM
-    if isinstance(error, OSError):
-        return "dedup-io", where + os.strerror(error.errno or errno.EIO), MEND
-    if isinstance(error, duckdb.OutOfMemoryException):
-        what = f"the dedup index can't be built within {request.memory_bytes >> 20} MB of memory"
-        return "dedup-memory", what, "Report this: the memory should be enough for any export. The run can be resumed."
-    return "dedup-io", where + f"DuckDB reports {type(error).__name__}", MEND
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.verdict import Verdict
 from streammig.delivery.waiting import unless
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.notices import Answered, Tell, Waiting, Warned
 from streammig.packing import assemble, halves, ranges_of
-from streammig.ports import Clock, ReadBack, Sink
+from streammig.ports import Client, Clock, ReadBack
 from streammig.records import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
+from streammig.telemetry import Answered, Notify, Waiting, Warned
 
 LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then
 BLIND_WAIT = 60.0  # seconds to wait on a 429 that does not say how long
@@ -75,13 +75,13 @@ class Courier:
     for where all that were in flight are unknown, only what is accepted later can show that they did not land.
     """
 
-    sink: Sink
+    client: Client
     readback: ReadBack
     slots: Slots
     journal: Journal
     clock: Clock
     rng: Random
-    tell: Tell
+    tell: Notify
     redact: Redact
     verdict: Verdict
     stop: asyncio.Event
@@ -144,7 +144,7 @@ class Courier:
             return None
         started = self.clock.time()
         tries.attempt = await self.journal.write(lambda file: file.sending(batch, started))
-        receipt = as_ruled(batch, await self.sink.send(batch.stage, body, slot.sent))
+        receipt = as_ruled(batch, await self.client.send(batch.stage, body, slot.sent))
         # Its message follows when it is redacted: what is decided must not wait for that.
         silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.clock.time()
         await self.journal.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
@@ -178,6 +178,7 @@ class Courier:
         if new := sorted({self.redact(name) for name in receipt.unjudged} - self._noted):
             self._noted.update(new)
             self.tell(Warned(
+                "answer-fields",
                 f"the target's answers to {stage} are accepted, and hold fields that say nothing to streammig:"
                 f" {', '.join(new)}. If one of them may speak against it, name it in accepted_if or refused_if"
             ))  # fmt: skip
@@ -202,7 +203,7 @@ class Courier:
                         "Check that the API key is still valid, then run the same command.",
                     )
                 tries.renewed = True
-                await self.sink.renew()
+                await self.client.renew()
             case Kind.NOT_SENT:
                 tries.failures += 1
                 await self._back_off(tries.failures, receipt.message)
@@ -275,12 +276,18 @@ class Courier:
                 f"the target answered {receipt.status} and asks to wait {seconds / 3600:.1f} hours",
                 "Run the same command then; nothing is lost or sent twice.",
             )
-        self.tell(Waiting(f"the target answered {receipt.status} and asked to wait", seconds))
+        self.tell(
+            Waiting(
+                "throttled" if receipt.kind is Kind.THROTTLED else "asked-to-wait",
+                f"the target answered {receipt.status} and asked to wait",
+                seconds,
+            )
+        )
         await self.slots.hold(seconds)
 
     async def _back_off(self, failures: int, message: str) -> None:
         seconds = self.backoff.delay(failures, self.rng)
-        self.tell(Waiting(f"no connection to the target: {message or 'no reason given'}", seconds))
+        self.tell(Waiting("no-connection", f"no connection to the target: {message or 'no reason given'}", seconds))
         await unless(self.stop, asyncio.sleep(seconds))
 
     async def _wait_for_trust(self) -> None:
@@ -295,7 +302,9 @@ class Courier:
                     return
                 failures += 1
                 seconds = self.backoff.delay(failures, self.rng)
-                self.tell(Waiting("a request got no answer; the target does not answer a read yet", seconds))
+                self.tell(
+                    Waiting("unreachable", "a request got no answer; the target does not answer a read yet", seconds)
+                )
                 await unless(self.stop, asyncio.sleep(seconds))
 
     async def _split(self, batch: Batch) -> BatchState:

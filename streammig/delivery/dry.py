@@ -29,7 +29,7 @@ def dry_checkpoint(folder: Path) -> Path:
     return folder / "dry-run.checkpoint"
 
 
-class FolderSink:
+class FolderClient:
     """Writes each body to `<stage>-<number>.json`, owner-only: a body holds personal data."""
 
     def __init__(self, folder: Path) -> None:

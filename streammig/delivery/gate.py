@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.waiting import unless
 from streammig.errors import UnknownOutcome, counted
-from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock, ReadBack, Seen
 from streammig.records import Batch, Record
+from streammig.telemetry import Notify, Waiting, Warned
 
 BATCHES = 5  # spread from the first accepted batch to the last
 POLL = 20.0  # seconds between two looks at what is not yet visible, at most
@@ -24,7 +24,7 @@ class Gate:
     readback: ReadBack
     journal: Journal
     clock: Clock
-    tell: Tell
+    tell: Notify
     stop: asyncio.Event
     settle_time: float
     visible_time: float
@@ -48,7 +48,7 @@ class Gate:
         # A wall clock that was set back by an hour must not make this wait an hour longer.
         rest = min(settled + self.settle_time - self.clock.time(), self.settle_time)
         if rest > 0:
-            self.tell(Waiting(f"{stage} are accepted; the target is given time to apply them", rest))
+            self.tell(Waiting("settling", f"{stage} are accepted; the target is given time to apply them", rest))
             await unless(self.stop, asyncio.sleep(rest))
         # Purchases are counted when the target comes to it, maybe hours later: that they are not yet proves nothing.
         proving = not (last and stage == "events")
@@ -66,7 +66,7 @@ class Gate:
             # A queue that was given a second to settle is not left alone for twenty.
             pause = min(POLL, max(self.settle_time, 0.05), patience)
             there, rest = f"{asked - len(missing)} of {counted(asked, 'sample')} of {stage}", patience - (now() - began)
-            self.tell(Waiting(f"{there} are visible yet; up to {rest:.0f} s more", pause))
+            self.tell(Waiting("samples", f"{there} are visible yet; up to {rest:.0f} s more", pause))
             await unless(self.stop, asyncio.sleep(pause))
         if others:
             # What the next stage builds on is there; that it is not as it was sent is for people to look at.
@@ -87,7 +87,12 @@ class Gate:
             tellable = [record for record in _ends(records) if self.readback.can_tell(stage, record)]
             chosen.extend((batch, record) for record in tellable)
         if not chosen:
-            self.tell(Warned(f"nothing of {stage} can be read back at the target: whether it was applied is not known"))
+            self.tell(
+                Warned(
+                    "not-readable",
+                    f"nothing of {stage} can be read back at the target: whether it was applied is not known",
+                )
+            )
         return chosen
 
     async def _seen_before(self, stage: str) -> bool:
@@ -108,7 +113,7 @@ class Gate:
         )
 
     async def _warn(self, stage: str, text: str) -> None:
-        self.tell(Warned(f"{stage}: {text}"))
+        self.tell(Warned("samples-missing", f"{stage}: {text}"))
         await self._note(stage, text)
 
     async def _note(self, stage: str, text: str) -> None:
@@ -116,7 +121,7 @@ class Gate:
             return
         (row,) = [row for row in await self.journal.read(Checkpoint.stages) if row.name == stage]
         message, at = f"{row.message}; {text}" if row.message else text, self.clock.time()
-        await self.journal.write(lambda file: file.stage_state(stage, row.state, at, message))
+        await self.journal.write(lambda file: file.stage_state(stage, row.state, at, message, row.code))
 
 
 def _are(samples: Sequence[object]) -> str:

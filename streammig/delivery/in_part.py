@@ -31,10 +31,14 @@ class InPart:
         """ACCEPTED or PARKED with the reason; SPLIT where the missing records are dead letters now, which is durable;
         UNKNOWN if the run is to stop before that; None where none of it is there."""
         first = await self._look(batch, records)
+        if len(first) < len(records):
+            return BatchState.UNKNOWN, ""
         left = [(record, seen) for record, seen in zip(records, first, strict=True) if seen is not Seen.ALL]
         if left and not await self.rest(self.settle_time, batch):
             return BatchState.UNKNOWN, ""
         second = await self._look(batch, [record for record, _ in left])
+        if len(second) < len(left):
+            return BatchState.UNKNOWN, ""
         looks = [(record, {before, now}) for (record, before), now in zip(left, second, strict=True)]
         looks = [(record, seen) for record, seen in looks if Seen.ALL not in seen]
         missing = [record for record, seen in looks if seen == {Seen.NOTHING}]
@@ -50,7 +54,13 @@ class InPart:
         return BatchState.SPLIT, f"{found}; the other {len(missing)} are dead letters now ({CODE})"
 
     async def _look(self, batch: Batch, records: Sequence[Record]) -> list[Seen]:
-        return [await self.see(batch.stage, record) for record in records]
+        """What is seen of each record; of fewer if the run is to stop."""
+        seen: list[Seen] = []
+        for record in records:
+            if not await self.rest(0.0, batch):
+                break
+            seen.append(await self.see(batch.stage, record))
+        return seen
 
     async def _settle(self, batch: Batch, records: Sequence[Record], missing: Sequence[Record]) -> None:
         gone = {(it.position, it.unit) for it in missing}

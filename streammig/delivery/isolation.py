@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from streammig.checkpoint import Contents
 from streammig.delivery.courier import Courier, bury
 from streammig.delivery.nomination import set_aside
-from streammig.notices import Buried, Warned
 from streammig.packing import halves
 from streammig.records import Batch, BatchState, Record, add_up
+from streammig.telemetry import DeadLettered, Warned
 
 GROUP = 8  # refused batches that are taken a step further before the largest are chosen again
 
@@ -116,9 +116,10 @@ class Isolation:
             self.courier.journal, self.courier.clock, batch, records, code, f"{why}: {reason}" if reason else why
         )
         tally = add_up(record.tally for record in records)
-        self.courier.tell(Buried(batch.stage, tally))
+        self.courier.tell(DeadLettered(batch.stage, tally))
         if code == "refused-with-its-batch":
             self.courier.tell(Warned(
+                "rejected-together",
                 f"{tally.records} records of {batch.stage} were refused together (batch {batch.seq}); {why},"
                 " so all of them are dead letters"
             ))  # fmt: skip

@@ -11,9 +11,9 @@ from streammig.checkpoint import Journal, spread
 from streammig.delivery.in_part import InPart
 from streammig.delivery.nomination import set_aside
 from streammig.delivery.waiting import unless
-from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock, ReadBack, Seen
 from streammig.records import Batch, BatchState, Record, Tally
+from streammig.telemetry import Notify, Waiting, Warned
 
 SAMPLE = 5  # records of a batch that are looked for, as long as they all say the same
 WIDE = 20  # where they do not, and before a batch is sent again
@@ -112,7 +112,7 @@ class Verdict:
     readback: ReadBack
     journal: Journal
     clock: Clock
-    tell: Tell
+    tell: Notify
     stop: asyncio.Event
     settle_time: float
     visible_time: float
@@ -129,14 +129,14 @@ class Verdict:
         if state is BatchState.UNKNOWN:
             return state
         if state is BatchState.SPLIT:
-            self.tell(Warned(f"batch {batch.seq} of {batch.stage} was taken in part: {why}"))
+            self.tell(Warned("accepted-in-part", f"batch {batch.seq} of {batch.stage} was taken in part: {why}"))
             return state
         if state is BatchState.ACCEPTED and await self.journal.read(lambda file: file.was_refused(batch)):
             # What a sample shows of a batch that landed whole or not at all says nothing of one that was taken in part.
             state, why = BatchState.PARKED, REFUSED_IN_PART
         settled = self.clock.time() if state is BatchState.ACCEPTED else None
         await self.journal.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled, why))
-        self.tell(Warned(f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}"))
+        self.tell(Warned("reconciled", f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}"))
         return state
 
     async def _in_part(self, batch: Batch) -> tuple[BatchState, str] | None:
@@ -149,6 +149,8 @@ class Verdict:
             return BatchState.PARKED, f"{why}: it is parked for you to decide"
         if not await self.rest(await self._unsettled(batch), batch):
             return BatchState.UNKNOWN, ""
+        every = f"reading back all {len(tellable):,} owners of batch {batch.seq} of {batch.stage}"
+        self.tell(Waiting("reading-back", every))
         looking = InPart(self.journal, self.clock, self._seen, self.rest, self.settle_time)
         return await looking.decide(batch, tellable)
 
@@ -237,7 +239,9 @@ class Verdict:
                 return False
         before, note = batch.state, f"it was refused, but {why}"
         await self.journal.write(lambda file: file.move(batch, before, BatchState.PARKED, note=note))
-        self.tell(Warned(f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked"))
+        self.tell(
+            Warned("rejected-but-there", f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked")
+        )
         return False
 
     async def glance(self, batch: Batch) -> Seen:
@@ -302,7 +306,9 @@ class Verdict:
     async def rest(self, seconds: float, batch: Batch) -> bool:
         """Wait so long; False if the run is to stop."""
         if seconds > 0:
-            self.tell(Waiting(f"reading back whether batch {batch.seq} of {batch.stage} landed", seconds))
+            self.tell(
+                Waiting("reading-back", f"reading back whether batch {batch.seq} of {batch.stage} landed", seconds)
+            )
             await unless(self.stop, asyncio.sleep(seconds))
         return not self.stop.is_set()
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace, TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -86,7 +87,6 @@ class Http:
             # A cookie of 9 KB must not make a yes unreadable.
             max_line_size=LONGEST_HEADER,
             max_field_size=LONGEST_HEADER,
-            max_headers=1000,
             # Unpacked here: what is labelled as packed, and is not, is still an answer.
             auto_decompress=False,
         )
@@ -127,18 +127,12 @@ class Http:
             deadline.reschedule(loop.time() + self._request_timeout)
             began()
 
-        proxy, consent = proxy_for(url)
+        options = {"data": left, "trace_request_ctx": connected, **_proxied(url)}
+        length = {} if body is None else {"Content-Length": str(len(body))}
         try:
             async with asyncio.timeout(self._connect_timeout) as deadline:
                 async with self._session.request(
-                    method,
-                    URL(url, encoded=True),
-                    headers=headers() if body is None else {**headers(), "Content-Length": str(len(body))},
-                    data=left,
-                    allow_redirects=False,
-                    proxy=proxy,
-                    proxy_headers=consent,
-                    trace_request_ctx=connected,
+                    method, URL(url, encoded=True), headers={**headers(), **length}, allow_redirects=False, **options
                 ) as head:
                     await _read(head.content, content, most)
                 whole = len(content) <= most
@@ -159,6 +153,11 @@ class Http:
         if head is not None and code != "answered-early":
             return _answer(head, bytes(content[:most]), False, latency)
         return NoAnswer(bool(sent), why, code, latency, stale)
+
+
+def _proxied(url: str) -> dict[str, Any]:
+    proxy, consent = proxy_for(url)
+    return {"proxy": proxy, "proxy_headers": consent}
 
 
 class _Pieces:

@@ -1,20 +1,22 @@
 """The elements of Masivo's migration requests, field by field, as its documentation has them.
 
-These types are both the fast check of a record (decoded strictly, a record that needs no change passes) and, read by
-`rules.shape`, the table that the slow, explaining check walks along. So:
+These types are both the fast check of a record and, read by `rules.shape`, the table that the explaining check walks
+along. So:
 
-- a field without a default is required; `| None` means that null is allowed; an optional field that is null is left out
+- a field without a default is required, and null only where its type says `| None`; a `Maybe` is optional, and left out
+  where it is null
+- nothing unknown stands in an object, but in the outermost, whose unknown fields are cut before it is sent
 - `extra` in a field's `Meta` says what the type can't: `kind` ("id", "email", "uuid"), `default` (the JSON that is put
   in where a required field is missing), `copy` (the field whose value is put in), `policy` ("redeem": left out unless
   the settings say otherwise), `nullable` (a number that may be null)
-- a number is kept as its text, which is the only exact form that msgspec does not also take from a JSON text: whoever
-  decodes it weighs it; dates need a zone
+- a number is kept as its JSON, null too: no other form is exact that msgspec does not also take from a JSON text;
+  dates need a zone
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -26,9 +28,12 @@ Date = Annotated[datetime, Meta(tz=True)]
 Number = msgspec.Raw
 Free = dict[str, Any]
 
+T = TypeVar("T")
+Maybe: TypeAlias = T | UnsetType | None
+
 
 class Model(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
-    """What all elements share: nothing unknown, and written out again only what was read."""
+    """What all objects share: nothing unknown, and written out again only what was read."""
 
 
 class Lot(Model, frozen=True):
@@ -38,20 +43,20 @@ class Lot(Model, frozen=True):
     amount: Number
     expiration_date: Date | None
     brand_id: str | None
-    channel_id: str | UnsetType = UNSET
-    store_id: str | UnsetType = UNSET
-    issued_at: Date | UnsetType = UNSET
-    funded_by: str | UnsetType = UNSET
+    channel_id: Maybe[str] = UNSET
+    store_id: Maybe[str] = UNSET
+    issued_at: Maybe[Date] = UNSET
+    funded_by: Maybe[str] = UNSET
 
 
 class Period(Model, frozen=True):
     """The figures of one period; which of them are required is not documented, so none is."""
 
-    begin: Date | UnsetType = msgspec.field(default=UNSET, name="from")
-    end: Date | UnsetType = msgspec.field(default=UNSET, name="to")
-    tier_id: Uuid | UnsetType = UNSET
-    last_visit: Date | UnsetType = UNSET
-    last_session: Date | UnsetType = UNSET
+    begin: Maybe[Date] = msgspec.field(default=UNSET, name="from")
+    end: Maybe[Date] = msgspec.field(default=UNSET, name="to")
+    tier_id: Maybe[Uuid] = UNSET
+    last_visit: Maybe[Date] = UNSET
+    last_session: Maybe[Date] = UNSET
     spend_total: Number | UnsetType = UNSET
     number_of_purchases: Number | UnsetType = UNSET
 
@@ -59,37 +64,37 @@ class Period(Model, frozen=True):
 class Metrics(Model, frozen=True):
     """Spend figures computed beforehand."""
 
-    lifetime: Period | UnsetType = UNSET
-    last_year: Period | UnsetType = UNSET
-    this_year: Period | UnsetType = UNSET
-    last_semester: Period | UnsetType = UNSET
-    this_semester: Period | UnsetType = UNSET
-    last_quarter: Period | UnsetType = UNSET
-    this_quarter: Period | UnsetType = UNSET
-    last_month: Period | UnsetType = UNSET
-    this_month: Period | UnsetType = UNSET
-    updated_at: Date | UnsetType = UNSET
+    lifetime: Maybe[Period] = UNSET
+    last_year: Maybe[Period] = UNSET
+    this_year: Maybe[Period] = UNSET
+    last_semester: Maybe[Period] = UNSET
+    this_semester: Maybe[Period] = UNSET
+    last_quarter: Maybe[Period] = UNSET
+    this_quarter: Maybe[Period] = UNSET
+    last_month: Maybe[Period] = UNSET
+    this_month: Maybe[Period] = UNSET
+    updated_at: Maybe[Date] = UNSET
 
 
 class DeviceInfo(Model, frozen=True):
     """What a push token stands for."""
 
     # Two pages list different platforms; a token of a platform that only one of them has is not ours to refuse.
-    platform: Literal["ios", "android", "web", "windows", "macos"] | UnsetType = UNSET
-    model: str | UnsetType = UNSET
-    os_version: str | UnsetType = msgspec.field(default=UNSET, name="osVersion")
+    platform: Maybe[Literal["ios", "android", "web", "windows", "macos"]] = UNSET
+    model: Maybe[str] = UNSET
+    os_version: Maybe[str] = msgspec.field(default=UNSET, name="osVersion")
 
 
 class Device(Model, frozen=True):
     """A push token."""
 
-    device_token: str | UnsetType = UNSET
-    device_info: DeviceInfo | UnsetType = UNSET
-    expires_at: Date | UnsetType = UNSET
-    created_at: Date | UnsetType = UNSET
+    device_token: Maybe[str] = UNSET
+    device_info: Maybe[DeviceInfo] = UNSET
+    expires_at: Maybe[Date] = UNSET
+    created_at: Maybe[Date] = UNSET
 
 
-class Customer(Model, frozen=True):
+class Customer(Model, frozen=True, forbid_unknown_fields=False):
     """An element of `POST /customers/migrate`."""
 
     id: Id
@@ -97,13 +102,13 @@ class Customer(Model, frozen=True):
     email: Email
     registration_date: Date
     balance: list[Lot]
-    gender: Literal["MALE", "FEMALE"] | UnsetType = UNSET
-    dob: Date | UnsetType = UNSET
-    document_type: str | UnsetType = UNSET
-    document_number: Annotated[str, Meta(max_length=50)] | UnsetType = UNSET
-    country: Annotated[str, Meta(max_length=100)] | UnsetType = UNSET
-    metrics: Metrics | UnsetType = UNSET
-    devices: list[Device] | UnsetType = UNSET
+    gender: Maybe[Literal["MALE", "FEMALE"]] = UNSET
+    dob: Maybe[Date] = UNSET
+    document_type: Maybe[str] = UNSET
+    document_number: Maybe[Annotated[str, Meta(max_length=50)]] = UNSET
+    country: Maybe[Annotated[str, Meta(max_length=100)]] = UNSET
+    metrics: Maybe[Metrics] = UNSET
+    devices: Maybe[list[Device]] = UNSET
 
 
 class Redeem(Model, frozen=True):
@@ -113,7 +118,7 @@ class Redeem(Model, frozen=True):
     amount: Number
 
 
-Redeems = Annotated[list[Redeem] | UnsetType, Meta(extra={"policy": "redeem"})]
+Redeems = Annotated[Maybe[list[Redeem]], Meta(extra={"policy": "redeem"})]
 
 
 class Product(Model, frozen=True):
@@ -124,8 +129,8 @@ class Product(Model, frozen=True):
     value: Number
     discounted_value: Number | UnsetType = UNSET
     redeem: Redeems = UNSET
-    tags: Free | UnsetType = UNSET
-    metadata: Free | UnsetType = UNSET
+    tags: Maybe[Free] = UNSET
+    metadata: Maybe[Free] = UNSET
 
 
 class Shipping(Model, frozen=True):
@@ -134,8 +139,8 @@ class Shipping(Model, frozen=True):
     value: Number | UnsetType = UNSET
     discounted_value: Number | UnsetType = UNSET
     redeem: Redeems = UNSET
-    tags: Free | UnsetType = UNSET
-    metadata: Free | UnsetType = UNSET
+    tags: Maybe[Free] = UNSET
+    metadata: Maybe[Free] = UNSET
 
 
 class Order(Model, frozen=True):
@@ -148,11 +153,11 @@ class Order(Model, frozen=True):
     payment_method: Annotated[
         Literal["CREDIT", "DEBIT", "CASH", "BANK_TRANSFER", "OTHER"], Meta(extra={"default": '"OTHER"'})
     ]
-    channel_id: str | UnsetType = UNSET
-    store_id: str | UnsetType = UNSET
-    shipping: Shipping | UnsetType = UNSET
+    channel_id: Maybe[str] = UNSET
+    store_id: Maybe[str] = UNSET
+    shipping: Maybe[Shipping] = UNSET
     redeem: Redeems = UNSET
-    metadata: Free | UnsetType = UNSET
+    metadata: Maybe[Free] = UNSET
 
 
 class Event(Model, frozen=True):
@@ -164,15 +169,15 @@ class Event(Model, frozen=True):
     fulfilled: Annotated[bool, Meta(extra={"default": "true"})]
     issued_at: Date
     resolved_at: Date
-    channel_id: str | UnsetType = UNSET
-    store_id: str | UnsetType = UNSET
+    channel_id: Maybe[str] = UNSET
+    store_id: Maybe[str] = UNSET
 
 
 class Cause(Model, frozen=True):
     """The event behind a transaction."""
 
     type: str
-    order: Order | UnsetType = UNSET
+    order: Maybe[Order] = UNSET
 
 
 class Transaction(Model, frozen=True):
@@ -189,17 +194,17 @@ class Transaction(Model, frozen=True):
     store_id: Annotated[str | None, Meta(extra={"default": "null"})]
     channel_id: Annotated[str | None, Meta(extra={"default": "null"})]
     event: Annotated[Cause | None, Meta(extra={"default": "null"})]
-    funded_by: str | UnsetType = UNSET
+    funded_by: Maybe[str] = UNSET
 
 
-class OwnerOfEvents(Model, frozen=True):
+class OwnerOfEvents(Model, frozen=True, forbid_unknown_fields=False):
     """An element of `POST /customers/migrate/events`."""
 
     id: Id
     events: list[Event]
 
 
-class OwnerOfTransactions(Model, frozen=True):
+class OwnerOfTransactions(Model, frozen=True, forbid_unknown_fields=False):
     """An element of `POST /customers/migrate/transactions`."""
 
     id: Id

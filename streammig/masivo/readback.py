@@ -12,8 +12,8 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
+from streammig.masivo.compare import is_as_sent
 from streammig.masivo.http import Answer, NoAnswer
-from streammig.masivo.likeness import is_as_sent
 from streammig.masivo.redact import redact
 from streammig.masivo.session import Session
 from streammig.ports import Seen

@@ -9,12 +9,12 @@ from random import Random
 from typing import Any
 
 from streammig.masivo.answers import Conditions, conditions
+from streammig.masivo.client import MasivoClient, Observe
 from streammig.masivo.http import check_base_url
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions, StageRules, rules
 from streammig.masivo.session import Secret, Session
-from streammig.masivo.sink import MasivoSink, Observe
-from streammig.ports import Clock, ReadBack, Sink
+from streammig.ports import Client, Clock, ReadBack
 
 __all__ = ["Masivo", "RuleOptions", "check_base_url", "conditions"]
 
@@ -44,10 +44,10 @@ class Masivo:
         return rules(stage, self.options[stage], self.mappings[stage])
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[tuple[Sink, ReadBack]]:
+    async def connect(self) -> AsyncIterator[tuple[Client, ReadBack]]:
         session = Session(
             self.base_url, Secret(self.key), clock=self.clock, rng=self.rng, pace=self.pace, hold=self.hold,
             waiting=self.waiting, auth_url=self.auth_url, request_timeout=self.timeout,
         )  # fmt: skip
         async with session:
-            yield MasivoSink(session, self.clock, self.observe, self.answers), MasivoReadBack(session)
+            yield MasivoClient(session, self.clock, self.observe, self.answers), MasivoReadBack(session)

@@ -19,7 +19,7 @@ from streammig.budget import OFF, AccountFile, Limits, Pacer, account_name, acco
 from streammig.checkpoint import Checkpoint, Journal, locked, only_copy
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.courier import Slots
-from streammig.delivery.dry import FolderSink, FreeSlots, NoReadBack
+from streammig.delivery.dry import FolderClient, FreeSlots, NoReadBack
 from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.waiting import unless
 from streammig.errors import Problem, Unusable
@@ -33,12 +33,12 @@ from streammig.migration.mapping import load_mapping, mapping_mark, rule_options
 from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
 from streammig.migration.vouching import AccountSlots, vouched_for
-from streammig.notices import Chosen, Tell, Waiting, Warned
+from streammig.ports import Client, ReadBack, Rules, Source
 from streammig.ports import Clock as Clock
-from streammig.ports import ReadBack, Rules, Sink, Source
 from streammig.records import STAGES, BatchState, Place
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
 from streammig.sources import open_source, parse_input, with_content
+from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -78,7 +78,7 @@ class Migration:
     state_dir: Path
     clock: Clock
     rng: Random
-    tell: Tell
+    tell: Notify
     folder: Path = Path()  # where a mapping's module is looked for
     executor: Callable[[], Executor] = field(default=one_thread)
     away: int = AWAY
@@ -165,7 +165,7 @@ class Migration:
         pacer = None if dry else await self._pacer(stack, limits)
         target = self._target(rule_options(settings, started), mappings, pacer)
         rules = {name: target.rules(name) for name in sources}
-        sink, readback = await stack.enter_async_context(self._connect(target))
+        client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, reader)
         if file is None:
             file = self._create(path, pacer, binding, started)
@@ -188,7 +188,7 @@ class Migration:
         reading = Reading(settings, path, lookup, journal, sources, rules, owners, marks_of, reader, self.tell)
         await give_up(reading, self.clock, lost)
         return Crew(
-            settings, reading, journal, sink, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
+            settings, reading, journal, client, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
             0.0 if dry else settings.settle_time, self.ask.first, Suspicion(not vouched), self.away,
             wary=vouched and not dry and not self.ask.current,
         )  # fmt: skip
@@ -208,7 +208,7 @@ class Migration:
             return FreeSlots(), True
         vouched = vouched_for(file, pacer.file, self.ask.current, self.tell)
         if words := await pacer.enter(file.run["id"]):
-            self.tell(Warned(words))
+            self.tell(Warned("limits-changed", words))
         return AccountSlots(pacer, file.run["id"]), vouched
 
     def _lock(self, path: Path) -> AbstractContextManager[None]:
@@ -229,9 +229,9 @@ class Migration:
         for name, files in fresh.items():
             for text, mark in zip(self.settings.stage(name).files[known.get(name, 0) :], files, strict=True):
                 if parse_input(text).path is None and mark["path"]:
-                    self.tell(Chosen(name, mark["file"], mark["path"]))
+                    self.tell(ArrayDetected(name, mark["file"], mark["path"]))
         if sum(mark["size"] for files in fresh.values() for mark in files) >= self.away:
-            self.tell(Waiting("reading the export once, to know it again on a resume"))
+            self.tell(Waiting("hashing", "reading the export once, to know it again on a resume"))
         return await self._reading(reader, partial(with_content, fresh))
 
     async def _owners(
@@ -245,7 +245,7 @@ class Migration:
         if "customers" not in sources:
             return None
         if self.ask.unchecked:
-            self.tell(Warned("unchecked: a duplicate customer in the export will be sent twice"))
+            self.tell(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
         customers = sources["customers"], rules["customers"], shape["customers"]
         (state,) = [row.state for row in file.stages() if row.name == "customers"]
@@ -302,18 +302,18 @@ class Migration:
             timeout=self.settings.request_timeout, options=options, mappings=mappings, clock=self.clock, rng=self.rng,
             pace=free.read if pacer is None else pacer.read, hold=free.hold if pacer is None else pacer.hold,
             observe=free.observe if pacer is None else pacer.observe,
-            waiting=lambda why, seconds: self.tell(Waiting(why, seconds)),
+            waiting=lambda why, seconds: self.tell(Waiting("reading", why, seconds)),
             answers=conditions(self.settings.accepted_if, self.settings.refused_if),
         )  # fmt: skip
 
     @asynccontextmanager
-    async def _connect(self, target: Masivo) -> AsyncIterator[tuple[Sink, ReadBack]]:
+    async def _connect(self, target: Masivo) -> AsyncIterator[tuple[Client, ReadBack]]:
         if self.ask.dry_run is not None:
-            yield FolderSink(self.ask.dry_run), NoReadBack()
+            yield FolderClient(self.ask.dry_run), NoReadBack()
             return
-        async with target.connect() as (sink, readback):
-            await sink.renew()  # a wrong key or host is found here, before a record is read
-            yield sink, readback
+        async with target.connect() as (client, readback):
+            await client.renew()  # a wrong key or host is found here, before a record is read
+            yield client, readback
 
     def _bind(self, file: Checkpoint, shape: Mapping[str, Any], fresh: Mapping[str, Any], limits: Limits) -> None:
         with file.transaction():
@@ -339,7 +339,12 @@ class Migration:
         lost = file.recover()
         if lost:
             names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost)
-            self.tell(Warned(f"the last run ended while it was sending: the outcome is unknown for batch {names}"))
+            self.tell(
+                Warned(
+                    "crashed-while-sending",
+                    f"the last run ended while it was sending: the outcome is unknown for batch {names}",
+                )
+            )
 
 
 def _sweep(file: Checkpoint) -> None:

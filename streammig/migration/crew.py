@@ -19,14 +19,15 @@ from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
 from streammig.feed import Feed
 from streammig.migration.expecting import Expectations
 from streammig.migration.reading import Reading
-from streammig.notices import StageBegan, StageEnded, Tell
 from streammig.packing import BatchLimits
 from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
-from streammig.ports import Clock, ReadBack, Sink, Source
+from streammig.ports import Client, Clock, ReadBack, Source
 from streammig.records import BatchState
+from streammig.report.progress import account_of
 from streammig.settings import Settings
 from streammig.sources import open_source
+from streammig.telemetry import PILOT, Notify, StageBegan, StageEnded
 
 QUEUE_BYTES = 8_000_000  # of bodies that wait in the outbox between producer and workers; each worker holds one
 
@@ -38,13 +39,13 @@ class Crew:
     settings: Settings
     reading: Reading
     journal: Journal
-    sink: Sink
+    client: Client
     readback: ReadBack
     slots: Slots
     redact: Redact
     clock: Clock
     rng: Random
-    tell: Tell
+    tell: Notify
     stop: asyncio.Event
     settle_time: float
     first: int | None
@@ -83,19 +84,18 @@ class Crew:
         )  # fmt: skip
 
     async def _stage(self, name: str) -> bool:
-        progress = await self.journal.read(lambda file: file.progress(name))
-        sizes = await self.journal.read(lambda file: file.lengths(name))
-        books = await self.journal.read(lambda file: file.books(name))
-        self.tell(StageBegan(name, progress.frontier, sizes, books.accepted, books.pending))
+        self.tell(StageBegan(name, await self.journal.read(lambda file: account_of(file, name))))
         await self._note(name, "running")
         try:
             run = await self.prepare(name)
             finished = await run.run()
             await self.reading.unchanged()
         except Problem as problem:
-            await self._end(name, "failed" if problem.exit_code == 2 else "interrupted", problem.what)
+            state = "failed" if problem.exit_code == Unusable.exit_code else "interrupted"
+            await self._end(name, state, problem.what, problem.code)
             raise
-        await self._end(name, "complete" if finished else "interrupted", run.feed.paused)
+        paused = run.feed.paused
+        await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
         if not self.stop.is_set() and name == "customers":
             # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
@@ -103,13 +103,13 @@ class Crew:
             await self._no_unknown(name)
         return finished
 
-    async def _end(self, name: str, state: str, message: str) -> None:
-        await self._note(name, state, message)
-        self.tell(StageEnded(name, state, message))
+    async def _end(self, name: str, state: str, message: str, code: str) -> None:
+        await self._note(name, state, message, code)
+        self.tell(StageEnded(name, state, message, code))
 
-    async def _note(self, name: str, state: str, message: str = "") -> None:
+    async def _note(self, name: str, state: str, message: str = "", code: str = "") -> None:
         at = self.clock.time()
-        await self.journal.write(lambda file: file.stage_state(name, state, at, message))
+        await self.journal.write(lambda file: file.stage_state(name, state, at, message, code))
 
     async def prepare(self, name: str, source: Source | None = None) -> StageRun:
         """A stage ready to run; `source` is what it reads on from, if not its files."""
@@ -136,7 +136,7 @@ class Crew:
         )  # fmt: skip
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
-            self.sink, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, verdict,
+            self.client, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, verdict,
             self.stop,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             suspicion=self.suspicion,

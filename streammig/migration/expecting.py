@@ -9,9 +9,9 @@ from streammig.checkpoint import Checkpoint, Journal, spread
 from streammig.delivery.verdict import seen_at_last
 from streammig.errors import UnknownOutcome, Unusable
 from streammig.migration.reading import Reading
-from streammig.notices import Tell, Waiting, Warned
 from streammig.ports import Clock, ReadBack, Seen
 from streammig.records import BatchState, Record
+from streammig.telemetry import Notify, Waiting, Warned
 
 # Records that are looked for: one read for a customer, one for each year of a customer's transactions.
 SAMPLES = {"customers": 5, "transactions": 2}
@@ -25,7 +25,7 @@ class Expectations:
     journal: Journal
     readback: ReadBack
     clock: Clock
-    tell: Tell
+    tell: Notify
     stop: asyncio.Event
     settle_time: float
 
@@ -92,12 +92,15 @@ class Expectations:
         """Those of these records that are there as they would be sent, if they are most of them: one alone may be a
         customer whom somebody has moved by hand, or one that stands twice in an export that was not looked through."""
         seen: list[Seen] = []
-        self.tell(Waiting(f"looking whether the first {name} to be sent are at the target already"))
+        self.tell(Waiting("preflight", f"looking whether the first {name} to be sent are at the target already"))
         for record in records:
             seen.append(await seen_at_last(self.readback, name, record, self.stop, self.settle_time))
             if seen[-1] is Seen.CANT_TELL:
                 self.tell(
-                    Warned(f"{name} can't be looked for at the target now: whether they were sent before is not known")
+                    Warned(
+                        "not-readable",
+                        f"{name} can't be looked for at the target now: whether they were sent before is not known",
+                    )
                 )
                 break  # an outage: each further read would wait for its end
         found = [it for it, how in zip(records, seen, strict=False) if how is Seen.ALL]

@@ -7,10 +7,10 @@ from streammig.delivery.courier import bury
 from streammig.errors import Unusable
 from streammig.feed import records_within
 from streammig.migration.reading import Reading
-from streammig.notices import Warned
 from streammig.packing import assemble
 from streammig.ports import Clock
 from streammig.records import Batch, BatchState, DeadLetter, Position, Tally
+from streammig.telemetry import Warned
 
 CODE = "body-lost"
 WHY = "its batch was not sent, and the body is lost"
@@ -34,7 +34,7 @@ async def give_up(reading: Reading, clock: Clock, lost: list[Batch]) -> None:
         await _end(reading, clock, batch)
     if lost:
         names = ", ".join(f"{it.seq} of {it.stage}" for it in lost[:20])
-        reading.tell(Warned(f"bodies given up: {len(lost)} (batch {names}); see `streammig dead-letters`"))
+        reading.tell(Warned("body-lost", f"bodies given up: {len(lost)} (batch {names}); see `streammig dead-letters`"))
 
 
 async def _end(reading: Reading, clock: Clock, batch: Batch) -> None:

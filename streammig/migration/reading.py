@@ -13,10 +13,10 @@ from typing import ParamSpec, TypeVar
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.dedup import KeyIndex, absent, repeated
 from streammig.feed import Absent, Judge, first_records, nobody_absent, owners_until
-from streammig.notices import Tell
 from streammig.ports import Rules, Source
 from streammig.records import START, Place, Range, Record
 from streammig.settings import Settings
+from streammig.telemetry import Notify
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Reading:
     owners: KeyIndex | None  # None where it was left out, or no customers are in the run
     mappings: Mapping[str, str]  # for each stage the hash of its mapping's module, "" without one
     thread: Executor
-    tell: Tell
+    tell: Notify
 
     async def read(self, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
         """Do in the thread what reads files."""

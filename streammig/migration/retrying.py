@@ -14,10 +14,11 @@ from streammig.checkpoint import FIRST, Checkpoint, WorkFile, forget_work
 from streammig.errors import counted
 from streammig.feed import nobody_absent
 from streammig.migration.crew import Crew
-from streammig.notices import StageBegan, StageEnded, Warned
 from streammig.packing import BatchLimits
 from streammig.records import BatchState
+from streammig.report.progress import account_of
 from streammig.sources import open_source
+from streammig.telemetry import StageBegan, StageEnded, Warned
 
 T = TypeVar("T")
 TO_SEND = (BatchState.SEALED, BatchState.UNKNOWN, BatchState.REJECTED)
@@ -57,7 +58,7 @@ class Retry:
         if taken.strangers:
             name = "names" if taken.strangers == 1 else "name"
             lines = counted(taken.strangers, "line")
-            reading.tell(Warned(f"{self.repaired}: {lines} {name} what is no dead letter (any more)"))
+            reading.tell(Warned("not-a-letter", f"{self.repaired}: {lines} {name} what is no dead letter (any more)"))
 
     # -- one stage ---------------------------------------------------------------------------------------------------
 
@@ -95,9 +96,8 @@ class Retry:
     async def _deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
         crew = self.crew
-        progress = await crew.journal.read(lambda file: file.progress(name))
-        books = await crew.journal.read(lambda file: file.books(name))
-        crew.tell(StageBegan(name, progress.frontier, None, books.accepted, books.pending))
+        found = await crew.journal.read(lambda file: account_of(file, name))
+        crew.tell(StageBegan(name, found._replace(sizes=None)))
         run = await crew.prepare(name, open_source([]))
         await run.run()
         crew.tell(StageEnded(name, "interrupted" if crew.stop.is_set() else "retried"))

@@ -6,18 +6,23 @@ from dataclasses import dataclass
 
 from streammig.budget import AccountFile, Pacer, Send, Slot, damaged
 from streammig.checkpoint import Checkpoint, describe, described
-from streammig.notices import Tell, Warned
 from streammig.records import Batch, Tally
+from streammig.telemetry import Notify, Warned
 
 
-def vouched_for(file: Checkpoint, account: AccountFile, current: bool, tell: Tell) -> bool:
+def vouched_for(file: Checkpoint, account: AccountFile, current: bool, tell: Notify) -> bool:
     """Whether the checkpoint is known to be the newest copy, by the account's file or because the operator says so
     (`current`); what it has forgotten of its sends is unknown from now on, and told. Raises like `reconcile`."""
     with file.transaction():  # a copy that is refused is left as it was
         news, vouched = reconcile(file, account)
     if news:
         names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in news[:20])
-        tell(Warned(f"the checkpoint is older than its last send: the outcome is unknown for batch {names}"))
+        tell(
+            Warned(
+                "checkpoint-older",
+                f"the checkpoint is older than its last send: the outcome is unknown for batch {names}",
+            )
+        )
     if current:
         account.trust(file.run["id"])
     if not vouched:
@@ -29,8 +34,9 @@ def vouched_for(file: Checkpoint, account: AccountFile, current: bool, tell: Tel
         )
         tell(
             Warned(
+                "fence-missing",
                 "the account's file does not know this checkpoint from its beginning on (another host, a lost volume?),"
-                f" so nobody can tell whether it is the newest copy: {then}"
+                f" so nobody can tell whether it is the newest copy: {then}",
             )
         )
     return vouched or current

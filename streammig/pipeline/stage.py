@@ -15,12 +15,12 @@ from streammig.delivery.isolation import Isolation
 from streammig.delivery.waiting import unless
 from streammig.errors import Problem
 from streammig.feed import Feed
-from streammig.notices import Buried, Sealed, Tell
 from streammig.packing import Sealing
 from streammig.pipeline.away import Away
 from streammig.pipeline.backlog import Backlog
 from streammig.ports import Clock
-from streammig.records import Batch, BatchState, add_up
+from streammig.records import Batch, BatchState, Progress, add_up
+from streammig.telemetry import Advanced, DeadLettered, Notify, Sealed
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class StageRun:
     isolation: Isolation
     journal: Journal
     clock: Clock
-    tell: Tell
+    tell: Notify
     reader: Executor
     stop: asyncio.Event
     workers: int
@@ -100,13 +100,19 @@ class StageRun:
         draft, progress = sealing.draft, sealing.progress
         if draft is None:
             await self.journal.write(lambda file: file.advance(self.stage, progress))
+            self._tell_advanced(progress)
         else:
             at = self.clock.time()
             batch = await self.journal.write(lambda file: file.seal(self.stage, draft, progress, at, self.mapping))
-            self.tell(Sealed(self.stage, batch, progress.frontier))
+            self.tell(Sealed(self.stage, batch))
+            self._tell_advanced(progress)
             await unless(self.stop, self._backlog.put(batch))
         if progress.dead:
-            self.tell(Buried(self.stage, add_up(letter.tally for letter in progress.dead)))
+            self.tell(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
+
+    def _tell_advanced(self, progress: Progress) -> None:
+        filtered = sum(tally.units for tally in progress.filtered.values())
+        self.tell(Advanced(self.stage, progress.frontier, progress.read.units, filtered))
 
     async def _resume(self) -> None:
         """Queue what an earlier run sealed and did not send. One that was rejected then is looked for first."""

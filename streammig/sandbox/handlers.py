@@ -1,4 +1,4 @@
-"""From a request to its reply: limits first, then the script's faults, then what the target would answer."""
+"""From a request to its reply: first the limits, then the faults of the script, then the answer of the target."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ MISSING = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, as far as it is known when its headers have arrived."""
+    """One request whose headers have arrived."""
 
     request: web.BaseRequest
     at: float
@@ -76,7 +76,7 @@ def error(status: int, details: str) -> Reply:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """Handles requests on the event loop, and leaves all work on JSON and the store to the worker."""
+    """Handles requests on the event loop. The worker does all work on JSON and the store."""
 
     config: SandboxConfig
     clock: Callable[[], float]
@@ -94,7 +94,7 @@ class Front:
     stopping: asyncio.Event
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        at = self.clock()  # before anything is awaited: this is the arrival that the limits judge
+        at = self.clock()  # before any await: the limits judge this time of arrival
         call = Call(request, at, request.method, _segments(request.rel_url.raw_path))
         if call.path[:1] == (OWN,):
             return self._response(await self._own(call))
@@ -112,7 +112,7 @@ class Front:
             return self._response(reply)
         except Gone as gone:
             answer = str(gone)
-            return web.Response()  # falls on a closed connection
+            return web.Response()  # goes to a closed connection
         except ConnectionError:
             answer = "client-gone"
             return web.Response()
@@ -124,7 +124,7 @@ class Front:
         return web.Response(status=reply.status, body=reply.body, headers=head)
 
     async def _play(self, call: Call) -> Reply:
-        """The reply that the script makes of the right one. Raises Gone if none is to be sent."""
+        """The reply after the faults of the script. Raises Gone if no reply is sent."""
         wire = Wire(call.request)
         fault = self.script.fault(call.kind)
         match fault:
@@ -180,7 +180,7 @@ class Front:
         return Reply(status, right.body if right is not None and right.status < 300 else b"", headers=headers)
 
     async def _work(self, call: Call, fault: faults.Fault | None = None) -> Reply:
-        """What the target does and answers."""
+        """Do the work of the target, and return its answer."""
         try:
             return await self._target(call, fault)
         except Refused as refused:
@@ -235,7 +235,7 @@ class Front:
         return Reply(200, body)
 
     async def _own(self, call: Call) -> Reply:
-        """The sandbox's own routes: neither limited nor authorized nor counted."""
+        """The sandbox's own routes, without limits and authorization. They are not counted."""
         query = call.request.query
         try:
             match (call.method, *call.path[1:]):
@@ -254,7 +254,7 @@ class Front:
         return Reply(200, orjson.dumps(told))
 
     async def _body(self, request: web.BaseRequest) -> bytes:
-        """The whole body. Raises Refused (413) for one byte too many, before it is read if its length says so."""
+        """The whole body. Raises Refused (413) if it is too long, before reading it if the header says so."""
         most = self.config.max_body
         too_large = Refused(f"body: at most {most} bytes were expected", 413)
         if (request.content_length or 0) > most:
@@ -275,13 +275,13 @@ class Front:
             half -= len(part)
 
     async def _discard(self, request: web.BaseRequest) -> None:
-        """Read what is left of a body that nobody needs: an answer that overtakes it is lost in a reset."""
+        """Read and drop the rest of a body. Otherwise the connection is reset, and the answer is lost."""
         left = self.config.max_body
         while left > 0 and (part := await request.content.readany()):
             left -= len(part)
 
     async def _pause(self, seconds: float) -> None:
-        """Let time pass, but not beyond the server's end."""
+        """Wait, at most until the server stops."""
         if seconds > 0:
             try:
                 async with asyncio.timeout(seconds):
@@ -294,7 +294,7 @@ class Front:
 
 
 def _counted(fault: faults.Fault | None, taken: int, sent: int) -> bytes:
-    """What an answer says that tells how many were enqueued; else nothing."""
+    """The body of an answer that reports how many were enqueued; else an empty one."""
     match fault:
         case faults.Answer(body="count"):
             return orjson.dumps({"success": taken == sent, "saved_count": taken, "requested_count": sent})
@@ -304,7 +304,7 @@ def _counted(fault: faults.Fault | None, taken: int, sent: int) -> bytes:
 
 
 def _segments(raw_path: str) -> tuple[str, ...]:
-    """The parts of a path behind the prefix, each decoded for itself, so that an id may hold an encoded slash."""
+    """The parts of a path after the prefix. Each is decoded by itself, so that an id may hold an encoded slash."""
     if raw_path.startswith(PREFIX + "/"):
         raw_path = raw_path[len(PREFIX) :]
     return tuple(unquote(part) for part in raw_path.strip("/").split("/"))

@@ -1,4 +1,4 @@
-"""What the target does while a migration request waits for its answer: look at its form, and enqueue it."""
+"""The work of the target before it answers a migration request: check the form, and enqueue the body."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streammig.sandbox.store import Store
 
 
 class Intake:
-    """Takes bodies into the queue. Runs in the store's thread."""
+    """Puts bodies into the queue. Runs in the store's thread."""
 
     def __init__(self, config: SandboxConfig, store: Store, dice: Random) -> None:
         self._config = config
@@ -22,8 +22,8 @@ class Intake:
         self._dice = dice
 
     def take(self, kind: str, body: bytes, at: float, delay: float, fault: Fault | None = None) -> tuple[int, int]:
-        """Enqueue a migration body that came at `at`, to be applied `delay` seconds later; returns how many customers
-        were enqueued, and of how many.
+        """Enqueue a migration body that came at `at`, to be applied `delay` seconds later. Return the number
+        of customers that were enqueued, and the number in the body.
 
         Raises Refused if anything in it is refused: then nothing is enqueued, unless refusals are partial here.
         """
@@ -54,7 +54,7 @@ class Intake:
         return len(good), len(raws)
 
     def revert(self, body: bytes, at: float, delay: float) -> None:
-        """Enqueue a revert. Raises Refused if the body is no window."""
+        """Enqueue a revert. Raises Refused if the body holds no window."""
         try:
             window = msgspec.json.decode(body, type=WindowOfRevert)
         except ValueError as error:
@@ -66,7 +66,7 @@ class Intake:
     def _sort(
         self, kind: str, raws: Sequence[msgspec.Raw], stop: bool
     ) -> tuple[list[tuple[int, Element]], list[tuple[int, str]]]:
-        """The elements that have their form, and what is wrong with the others; `stop`: the first fault is enough."""
+        """The valid elements, and the faults of the others. `stop`: return at the first fault."""
         good: list[tuple[int, Element]] = []
         bad: list[tuple[int, str]] = []
         refuse_unknown = self._config.unknown_fields == "refuse"

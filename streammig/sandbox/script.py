@@ -1,23 +1,23 @@
-"""The sandbox's bad days: a script of faults, checked before the server starts.
+"""A script of faults for the sandbox. It is checked before the server starts.
 
-A script is a JSON list of rules, or NDJSON with one rule a line. Of the rules that match a request the first is played.
-A request over the limits is answered with 429 before any rule is asked.
+A script is a JSON list of rules, or NDJSON with one rule a line. The first rule that matches a request is played. A
+request over the limits gets 429 before any rule.
 
 Which requests a rule matches:
 
     "on"      customers, events, transactions, revert, auth, read, migration (the first four) or any; default any
     "nth"     the 3rd request of that kind, or a list of such numbers, counted from 1 over the server's life
-    "every"   each so-and-so-many-th
+    "every"   each N-th request
     "chance"  a probability from 0 to 1, drawn with the sandbox's seed
     "from", "until"   only the requests from this to that number of the kind, both included
-    "times"   at most so often
+    "times"   at most this many times
 
 `nth`, `every` and `chance` exclude each other; with none of them every request of the kind matches.
 
 What it does, `"do"`, with its own keys (and their defaults):
 
-    "answer"    "status" instead of the right answer; "done" (false): the work is done all the same; "share": it is done
-                for this share of the customers only, the first ones; "body": "error" (also in a 2xx), "html" (a proxy's
+    "answer"    "status" instead of the right answer; "done" (false): the work is done first; "share": it is done for
+                the first customers only, this share of them; "body": "error" (also in a 2xx), "html" (a proxy's
                 page, a captive portal), "invalid-json", "empty" (error from 400 on, else empty), "count" (how many
                 customers were enqueued, of how many) or "list" (a status for each of them); "json": any JSON instead;
                 "retry_after": seconds, or any text sent as it is; "retry_after_date": seconds from now, sent as an
@@ -74,7 +74,7 @@ class ScriptError(ValueError):
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
-    """Which requests a fault meets; the subclasses say what it does."""
+    """The requests that a fault is for. The subclasses are the faults."""
 
     on: Literal["customers", "events", "transactions", "revert", "auth", "read", "migration", "any"] = "any"
     nth: Count | list[Count] | None = None
@@ -88,7 +88,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.on == "any" or self.on == kind or (self.on == "migration" and kind in MIGRATIONS)
 
     def strikes(self, number: int, dice: Random) -> bool:
-        """Whether the rule meets the `number`-th request of its kind."""
+        """Whether the rule is for the `number`-th request of its kind."""
         if number < self.first or (self.until is not None and number > self.until):
             return False
         if self.nth is not None:
@@ -98,7 +98,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.chance is None or dice.random() < self.chance
 
     def problem(self) -> str:
-        """What is wrong with the rule beyond its types, "" if nothing is."""
+        """The fault of the rule beyond its types, "" without one."""
         if sum(choice is not None for choice in (self.nth, self.every, self.chance)) > 1:
             return "nth, every and chance exclude each other"
         return ""
@@ -161,7 +161,7 @@ class Truncate(Rule, frozen=True, kw_only=True, tag="truncate"):
 
 
 class Taken(Rule, frozen=True, kw_only=True):
-    """A fault in what becomes of a batch's content."""
+    """A fault in the content of a batch."""
 
     on: Literal["customers", "events", "transactions", "migration"] = "migration"
 
@@ -178,7 +178,7 @@ class Lose(Taken, frozen=True, kw_only=True, tag="lose"):
     share: Share = 1.0
 
     def chosen(self, count: int, dice: Random) -> list[int]:
-        """The indices, of `count` customers, that get lost."""
+        """The indices, out of `count` customers, that get lost."""
         if self.records is not None:
             return [index for index in self.records if index < count]
         return [index for index in range(count) if dice.random() < self.share]
@@ -228,7 +228,7 @@ def _rule(rule: Any, where: str) -> Fault:
 
 
 def _valid(rule: Any) -> str:
-    """What may stand in a rule that does what this one says, or what a rule may do if it says none of that."""
+    """The valid keys for the "do" of this rule, or the valid values of "do"."""
     faults = {fault.__struct_config__.tag: fault for fault in get_args(Fault)}
     do = rule.get("do") if isinstance(rule, Mapping) else None
     if not isinstance(do, str) or do not in faults:
@@ -242,7 +242,7 @@ def _valid(rule: Any) -> str:
 
 
 class Script:
-    """Plays the rules: counts the requests of each kind and says which fault meets one."""
+    """Plays the rules: counts the requests of each kind and chooses the fault for each."""
 
     def __init__(self, rules: Sequence[Fault], dice: Random) -> None:
         self._rules = rules
@@ -251,7 +251,7 @@ class Script:
         self._played: Counter[int] = Counter()
 
     def fault(self, kind: str) -> Fault | None:
-        """The fault that meets this request; called once for each. A request counts for `kind`, its group and any."""
+        """The fault for this request. Call it once for each: a request counts for `kind`, its group and any."""
         groups = {kind, "any", *(("migration",) if kind in MIGRATIONS else ())}
         self._seen.update(groups)
         for index, rule in enumerate(self._rules):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from streammig.errors import AFTER_A_BREAK, READING_FAILED, BrokenExport, Unusable
+from streammig.errors import AFTER_A_BREAK, BrokenExport, MachineFault, Unusable
 
 if sys.version_info >= (3, 14):  # pragma: no cover
     from compression import zstd
@@ -127,7 +127,7 @@ class _Plain:
         try:
             data = self._handle.read(size) or b""
         except OSError as error:
-            raise BrokenExport(self._file, self.offset, f"{READING_FAILED}: {os.strerror(error.errno or 0)}") from None
+            raise _read_failed(self._file, self.offset, error) from None
         self.offset += len(data)
         self._meter.read += len(data)
         return data
@@ -273,10 +273,19 @@ class _Inflated:
         try:
             data = self._handle.read(COMPRESSED_BYTES) or b""
         except OSError as error:
-            raise self._break(f"{READING_FAILED}: {os.strerror(error.errno or 0)}") from None
+            raise _read_failed(self._file, self.offset, error) from None
         self._meter.read += len(data)
         return data
 
     def _break(self, why: str) -> BrokenExport:
         # Everything that was inflated has been returned by now: pieces are asked for one at a time.
-        return BrokenExport(self._file, self.offset, why, "" if why.startswith(READING_FAILED) else AFTER_A_BREAK)
+        return BrokenExport(self._file, self.offset, why, AFTER_A_BREAK)
+
+
+def _read_failed(file: str, offset: int, error: OSError) -> MachineFault:
+    """The disk's fault, not the export's: the same file may be read later."""
+    return MachineFault(
+        "export-io",
+        f"{file}: reading at byte {offset} failed: {os.strerror(error.errno or 0)}",
+        "Mend the disk, then run the same command.",
+    )

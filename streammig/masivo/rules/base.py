@@ -1,66 +1,103 @@
-"""What the rules of all stages share: one result for each slice, whatever it holds and a mapping makes of it."""
+"""What the rules of all stages share: a row for each record that can be sent, a closer look at each that is odd."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
-from itertools import repeat
-from operator import attrgetter
+from itertools import compress
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from streammig.masivo.rules.filters import Filters
-from streammig.masivo.rules.mapping import Mapped
-from streammig.masivo.rules.options import RuleOptions
-from streammig.masivo.rules.reasons import Refusal
-from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import Values, good_id, text_in, text_of
-from streammig.masivo.rules.walk import Walk
-from streammig.masivo.splice import (
+from streammig.masivo.edit import (
     NOT_JSON,
     Duplicate,
     Member,
-    Spelling,
-    Uneven,
-    apply,
-    cuts,
+    Nulls,
+    Outermost,
+    Plan,
+    commas,
     elements,
-    faithful,
+    kept_commas,
     members,
-    spelling,
-    without,
+    nulls,
 )
-from streammig.records import DeadLetter, Examined, Position, Record, Run, Slice, Sums, Tally, total
+from streammig.masivo.rules.adapter import RunOfSlices, examined
+from streammig.masivo.rules.explain import Walk
+from streammig.masivo.rules.filters import Filters
+from streammig.masivo.rules.mapping import Mapped
+from streammig.masivo.rules.options import RuleOptions
+from streammig.masivo.rules.reasons import Refusal, told
+from streammig.masivo.rules.shape import objects_in, shape_of
+from streammig.masivo.rules.values import Path, Values, allowed_nulls, good_id, nullable_paths, text_in, text_of
+from streammig.records import Columns, DeadLetter, Examined, Position, Run, Span, Sums, Tally, total
 
-# Records proven in one go. One that needs a closer look after all costs each of them a second look, so not too many.
-_TOGETHER = 64
+BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
+
+_MEMO = 4096  # kinds of records that are remembered
 
 Pair = tuple[str, Decimal]
 
-_fault = attrgetter("fault")
-_objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
+class _Known(NamedTuple):
+    """What is to be known of the outermost fields of records that have just these names: the paths of unknown ones that
+    are cut, the names of those that may mark what is left out, and with which values they do not."""
 
-class _Plan(NamedTuple):
-    """What becomes of the outermost fields of records that have just these: the keys as they are spelt, which are
-    kept, the paths of unknown ones that are not, the names of those that may mark what is left out, and with which
-    values they do not."""
-
-    keys: list[bytes]
-    keep: list[bool]
     dropped: tuple[str, ...]
     marks: list[str]
     passed: set[tuple[bytes, ...]]
 
 
+class _Work(NamedTuple):
+    """Records to be judged, each with the index in the span of the source record that it is or was made of; `known` is
+    what has become of some of them already."""
+
+    data: list[bytes]
+    homes: Any
+    known: dict[int, Examined]
+
+
+class Block:
+    """Records that are judged together. `rows` are the indices of those that can be sent, `bodies` and `models` theirs.
+
+    `odd` are indices into these three of records that take a closer look.
+    """
+
+    __slots__ = ("bodies", "dropped", "models", "odd", "rows")
+
+    def __init__(self, data: Sequence[bytes], decode: Callable[[bytes], Any]) -> None:
+        self.models: list[Any] = []
+        bad: list[int] = []
+        decoded = map(decode, data)
+        while len(self.models) + len(bad) < len(data):
+            try:
+                self.models.extend(decoded)  # up to one that can't be decoded, then on behind it
+            except NOT_JSON:
+                bad.append(len(self.models) + len(bad))
+        self.rows = sorted({*range(len(data))}.difference(bad)) if bad else list(range(len(data)))
+        self.bodies = [data[at] for at in self.rows]
+        self.dropped: dict[int, tuple[str, ...]] = {}
+        self.odd: set[int] = set()
+
+    def sift(self) -> None:
+        """Go on without the odd ones."""
+        if self.odd:
+            keep = [at not in self.odd for at in range(len(self.rows))]
+            self.rows = list(compress(self.rows, keep))
+            self.bodies = list(compress(self.bodies, keep))
+            self.models = list(compress(self.models, keep))
+            self.odd = set()
+
+
 class StageRules(ABC):
     """The `Rules` of one stage.
 
-    A record is first decoded strictly, into the model of its stage: if it is as the target wants it, it goes as it
-    stands (`clean`). Everything else is walked over field by field (`judge`), which edits or explains; of a clean
-    record it would find the same, in twenty times the time.
+    Each record is decoded by itself, strictly, into the model of its stage. What its type can't say is checked of many
+    records at once, an attribute at a time. A record whose bytes can be sent, as they stand or with fields cut, is a
+    row of columns and no object. Every other one goes alone to `explain`, which edits it or tells all its faults; of a
+    record that has a row it would find the same, in ten times the time.
     """
 
     head: bytes = b'{"customers":['
@@ -68,197 +105,228 @@ class StageRules(ABC):
     once: ClassVar[bool] = False
     model: ClassVar[type[msgspec.Struct]]
     _alone: int = 0  # units of a record that could not be looked into
-    _marked: bool = False  # a field that is sent may mark what is left out: only `judge` sees that
+    _marked: bool = False  # a field that is sent may mark what is left out: only `explain` sees that
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         """Raises `Unusable` for options that make no sense."""
         options.check()
         self._options = options
         self._values = Values(options)
-        self._numbers = self._values.numbers
         self._keys = self._values.keys
         self._filters = Filters(options)
         self._mapping = mapping
         self._mapped = Mapped(mapping) if mapping is not None else None
-        self._decode = msgspec.json.Decoder(list[self.model]).decode  # type: ignore[name-defined]
+        self._decode = msgspec.json.Decoder(self.model).decode
         self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
+        self._outermost = Outermost(self._plan)
+        fields = [field for each in objects_in(self._shape) for field in each.fields.values()]
+        needed = {field.name for field in fields if field.required or field.policy}
+        self._nulls = Nulls({field.name for field in fields} - needed)
+        self._nullable: list[Path] = list(nullable_paths(self._shape))
+        self._free = [b'"%b"' % name.encode() for name in sorted({each.name for each in fields if each.kind == "free"})]
 
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
-        return type(self), (self._options, self._mapping)  # in another process they are made anew
+        return type(self), (self._options, self._mapping)  # in another process they are made again
 
     def examine(self, run: Run) -> list[Examined]:
-        if self._mapped is not None or self._marked:
-            return [self._examine(each) for each in run]
-        results: list[Examined] = []
-        for at in range(0, len(run), _TOGETHER):
-            results += self._together(run[at : at + _TOGETHER])
-        return results
+        """As `columns`, with an object for each record."""
+        return examined(RunOfSlices(run), self.columns(RunOfSlices(run)))
+
+    def columns(self, span: Span | RunOfSlices) -> Columns:
+        """What becomes of a span's records. Never raises for what a record holds."""
+        out = Columns()
+        for at in range(0, len(span), BLOCK):
+            self._add(span, at, min(at + BLOCK, len(span)), out)
+        return out
 
     @abstractmethod
-    def as_they_stand(
-        self, models: list[Any], data: list[bytes], positions: list[Position], unit: int
-    ) -> list[Record] | None:
-        """The records of proven models, if all these bytes can be sent as they stand; None if one takes a closer look.
+    def explain(self, data: bytes, position: Position, unit: int) -> Examined:
+        """What becomes of these bytes, numbered from `unit` on. Never raises."""
 
-        It looks at one attribute of all of them at a time: a fourth of the time.
-        """
-
-    def clean(self, data: bytes, position: Position, unit: int) -> Record | None:
-        """The record, if these bytes can be sent as they stand; None if that takes a closer look."""
-        records = self._clean([data], [position], unit)
-        return records[0] if records else None
-
-    def _together(self, run: Run) -> list[Examined]:
-        """What `clean` and `judge` find of each, with one proof for as many as can be decoded together."""
-        if not any(map(_fault, run)):
-            data, positions = [each.data for each in run], [each.position for each in run]
-            dropped: Iterable[tuple[str, ...]] = repeat(())
-            records = self._clean(data, positions, 0)
-            if records is None and (cut := self._cut(data)) is not None:
-                bodies, dropped = cut
-                records = self._clean(bodies, positions, 0)
-            if records is not None and all(records):
-                # `zip` of one makes tuples of one.
-                return list(map(Examined, positions, zip(records), repeat(()), repeat(()), repeat(()), dropped))
-            if records is not None:
-                return [
-                    Examined(each.position, (record,), dropped=paths)
-                    if record
-                    else self.judge(each.data, each.position, 0)
-                    for each, record, paths in zip(run, records, dropped, strict=False)
-                ]
-        if len(run) == 1:
-            each = run[0]
-            return [self._examine(each) if each.fault else self.judge(each.data, each.position, 0)]
-        half = len(run) // 2
-        return self._together(run[:half]) + self._together(run[half:])
-
-    def _clean(self, data: list[bytes], positions: list[Position], unit: int) -> list[Record | None] | None:
-        """The records, with None for those that take a closer look; None for all if not even that can be told."""
-        if max(map(len, data)) > self._room:
-            return None
-        joined = b"[%b]" % b",".join(data)
-        try:
-            models = self._decode(joined)
-        except NOT_JSON:
-            return None
-        if len(models) != len(data) or not faithful(joined, models):
-            return None
-        return self._sifted(models, data, positions, unit)
-
-    def _sifted(
-        self, models: list[Any], data: list[bytes], positions: list[Position], unit: int
-    ) -> list[Record | None]:
-        if self._values.clean(models, self._shape):
-            records = self.as_they_stand(models, data, positions, unit)
-            if records is not None:
-                return [*records]
-        if len(models) == 1:
-            return [None]
-        half = len(models) // 2
-        first = self._sifted(models[:half], data[:half], positions[:half], unit)
-        return first + self._sifted(models[half:], data[half:], positions[half:], unit)
-
-    def _cut(self, data: list[bytes]) -> tuple[list[bytes], list[tuple[str, ...]]] | None:
-        """Each without the outermost fields that it must not have, and the unknown ones of these; None if one of them
-        takes a closer look. For most records that need a change this is the only one."""
-        try:
-            objects = _objects(b"[%b]" % b",".join(data))
-            spelt = spelling(data[0], objects[0])
-            plans: dict[tuple[str, ...], _Plan] = {}
-            bodies: list[bytes] = []
-            dropped: list[tuple[str, ...]] = []
-            for each, values in zip(data, objects, strict=True):
-                names = tuple(values)
-                plan = plans[names] if names in plans else plans.setdefault(names, self._plan(names, spelt))
-                marks = tuple([bytes(values[name]) for name in plan.marks])
-                if marks not in plan.passed:
-                    if self._filters.customer(dict(zip(plan.marks, map(text_in, marks), strict=True))):
-                        return None
-                    plan.passed.add(marks)
-                bodies.append(without(each, values.values(), plan.keys, plan.keep, spelt))
-                dropped.append(plan.dropped)
-        except (Refusal, Uneven, IndexError, *NOT_JSON):
-            return None
-        return bodies, dropped
-
-    def _plan(self, names: tuple[str, ...], spelt: Spelling) -> _Plan:
-        walk = self._walk(b"")
-        keep = walk.outermost(names, self._shape, self._spare(names))
-        keys = [b'"%b"%b' % (name.encode(), spelt.colon) for name in names]
-        marks = [name for name in names if name in self._filters.customer_fields]
-        return _Plan(keys, keep, tuple(walk.dropped), marks, {()})
+    @abstractmethod
+    def _fill(self, rows: Columns, block: Block) -> None:
+        """Fill in what the columns hold beside `index` and `unit`; some records may turn out to be odd."""
 
     @abstractmethod
     def _spare(self, names: Collection[str]) -> Collection[str]:
         """Which of these fields, of a record's outermost object, are left out without a word."""
 
-    @abstractmethod
-    def judge(self, data: bytes, position: Position, unit: int) -> Examined:
-        """What becomes of these bytes, numbered from `unit` on. Never raises."""
+    # -- many records at once
 
-    def _examine(self, each: Slice) -> Examined:
-        position = each.position
-        if each.fault:
-            return self._dead(position, 0, Refusal(each.code, each.fault), Tally(1, self._alone))
+    def _add(self, span: Span | RunOfSlices, begin: int, end: int, out: Columns) -> None:
+        """Add what becomes of the records from index `begin` to `end`."""
+        work = _Work(span.cut(begin, end), range(begin, end), {})
+        for at in span.faults.keys() & work.homes if span.faults else ():
+            _, code, fault = span.faults[at]
+            work.known[at - begin] = self._dead(span.position(at), 0, [Refusal(code, "", fault)], Tally(1, self._alone))
+            work.data[at - begin] = b""
         if self._mapped is not None:
-            return self._examine_mapped(self._mapped, each.data, position)
-        return self._one(each.data, position, 0)
+            work = self._made(self._mapped, span, work)
+        block = self._judged(work.data)
+        rows = Columns()
+        if block.rows:
+            self._fill(rows, block)
+        if block.odd:
+            block.sift()
+            rows = Columns()
+            if block.rows:
+                self._fill(rows, block)
+        rows.index = [work.homes[at] for at in block.rows]
+        rows.unit = [0] * len(rows.index)
+        for row, (at, body) in enumerate(zip(block.rows, block.bodies, strict=True)):
+            if self._mapped is not None or body is not work.data[at]:
+                rows.edited[row] = body
+        if block.dropped:
+            sent = {*block.rows}
+            out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if at in sent]
+        self._put(span, work, block.rows, rows, out)
 
-    def _one(self, data: bytes, position: Position, unit: int) -> Examined:
-        record = None if self._marked else self.clean(data, position, unit)
-        return self.judge(data, position, unit) if record is None else Examined(position, (record,))
+    def _put(self, span: Span | RunOfSlices, work: _Work, sent: list[int], rows: Columns, out: Columns) -> None:
+        """Add the rows, and between them what is known already or has to be explained."""
+        taken, units = 0, dict[int, int]()  # units of a source record so far: a mapping makes several parts of one
+        odd = sorted({*range(len(work.data))}.difference(sent)) if len(sent) < len(work.data) else []
+        for at in [*odd, len(work.data)]:
+            upto = bisect_left(sent, at)
+            for row in range(taken, upto) if self._mapped is not None else ():
+                index = rows.index[row]
+                rows.unit[row] = units.get(index, 0)
+                units[index] = rows.unit[row] + rows.units[row]
+            out.extend(rows, taken, upto)
+            taken = upto
+            if at < len(work.data):
+                index = work.homes[at]
+                unit = units.get(index, 0)
+                found = work.known.get(at) or self.explain(work.data[at], span.position(index), unit)
+                units[index] = unit + (sum([record.units for record in found.records]) or 1)
+                out.add(index, found)
 
-    def _examine_mapped(self, mapped: Mapped, data: bytes, position: Position) -> Examined:
+    def _made(self, mapped: Mapped, span: Span | RunOfSlices, work: _Work) -> _Work:
+        """What the mapping makes of the records."""
+        made = _Work([], [], {})
+        for at, (each, home) in enumerate(zip(work.data, work.homes, strict=True)):
+            found = work.known.get(at)
+            parts: list[bytes] = []
+            if found is None:
+                tally = Tally(1, self._alone)
+                try:
+                    parts = mapped(each)
+                    if not parts:
+                        found = Examined(span.position(home), filtered=(("mapping", tally),))
+                except Refusal as refusal:
+                    found = self._dead(span.position(home), 0, [refusal], tally)
+            if found is not None:
+                made.known[len(made.data)] = found
+            made.data.extend(parts or [b""])
+            made.homes.extend([home] * (len(parts) or 1))
+        return made
+
+    def _judged(self, data: list[bytes]) -> Block:
+        """Those of these records that can be sent, as far as their values say."""
+        block = Block([] if self._marked else data, self._decode)
+        if block.rows:
+            self._unrepeated(block)
+            failing: list[Path] = []
+            there = list(map(nulls, block.bodies))
+            surplus = sum(there) - self._values.survey(block.models, self._shape, failing)
+            if surplus:
+                self._without_nulls(block, there, surplus)
+            for path in failing:
+                block.odd.update(self._values.bad(block.models, path))
+            if max(map(len, block.bodies)) > self._room:
+                block.odd.update([at for at, body in enumerate(block.bodies) if len(body) > self._room])
+            block.sift()
+        return block
+
+    def _unrepeated(self, block: Block) -> None:
+        """Prove that no field of these is repeated, and cut unknown ones from the outermost object."""
+        there, kept = list(map(commas, block.bodies)), kept_commas(block.models)
+        if there != kept:
+            for at, body in enumerate(block.bodies):
+                if there[at] != kept[at]:
+                    cut = self._cut(body)
+                    if cut is None or commas(cut[0]) != kept[at]:
+                        block.odd.add(at)
+                    else:
+                        block.bodies[at] = cut[0]
+                        if cut[1]:
+                            block.dropped[block.rows[at]] = cut[1]
+        for at, body in enumerate(block.bodies):
+            if b"\\" in body and b"\\u002" in body:  # as `hides_commas`, without a call
+                block.odd.add(at)
+
+    def _cut(self, data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
+        """The record without the outermost fields that it must not have, and the paths of the unknown ones of these;
+        None if it takes a closer look. Most records that need a change need only this one."""
         try:
-            made = mapped(data)
-        except Refusal as refusal:
-            return self._dead(position, 0, refusal, Tally(1, self._alone))
-        if not made:
-            return Examined(position, filtered=(("mapping", Tally(1, self._alone)),))
-        parts: list[Examined] = []
-        unit = 0
-        for each in made:
-            part = self._one(each, position, unit)
-            unit += sum(record.units for record in part.records) or 1
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else _joined(position, parts)
+            found = self._outermost.cut(data)
+        except (Refusal, *NOT_JSON):
+            return None
+        if found is None:
+            return None
+        left, values, known = found
+        if known.marks:
+            marks = tuple([bytes(values[name]) for name in known.marks])
+            if marks not in known.passed:
+                if self._filters.customer(dict(zip(known.marks, map(text_in, marks), strict=True))):
+                    return None
+                if len(known.passed) < _MEMO:
+                    known.passed.add(marks)
+        return left, known.dropped
 
-    def _dead(self, position: Position, unit: int, refusal: Refusal, tally: Tally, absent: str = "") -> Examined:
-        letter = DeadLetter(position, unit, refusal.code, refusal.message, tally)
-        return Examined(position, dead=(letter,), absent=((absent, refusal.code),) if absent else ())
+    def _plan(self, names: tuple[str, ...]) -> Plan:
+        walk, spare = self._walk(b""), self._spare(names)
+        keep = [name in self._shape.fields or (name not in spare and walk.keeps(name, "$")) for name in names]
+        marks = [name for name in names if name in self._filters.customer_fields]
+        return Plan(keep, _Known(tuple(walk.dropped), marks, set()))
 
-    def _trimmed(self, walk: Walk, found: Mapping[str, Member], position: Position, unit: int) -> Examined | None:
-        """The record, if it can be sent once the fields that it must not have are cut from its outermost object.
+    def _without_nulls(self, block: Block, there: list[int], surplus: int) -> None:
+        """Cut optional fields that are null, as many as there are nulls in excess of those that may be there.
 
-        Most records that need a change need only this one; walking through all of one costs ten times as much.
+        What is cut is a null each, and never one that may be there. So if the numbers agree over all these records,
+        they agree in each.
         """
-        keep = walk.outermost(found, self._shape, self._spare(found.keys()))
-        if self._marked or all(keep):
-            return None
-        spans = [member.span for member in found.values()]
-        record = self.clean(apply(walk.data, cuts(spans, keep)), position, unit)
-        if record is None:
-            walk.dropped.clear()
-            return None
-        return Examined(position, (record,), dropped=tuple(walk.dropped))
+        cut = list(map(self._nulls.cut, block.bodies))
+        if sum([count for _, count in cut]) != surplus:
+            allowed = allowed_nulls(block.models, self._nullable)
+            for at, (body, count) in enumerate(cut):
+                if there[at] - count != allowed[at]:
+                    self._nulls.learn(body)
+                    body, more = self._nulls.cut(body)
+                    cut[at] = body, count + more
+                    if there[at] - count - more != allowed[at]:
+                        block.odd.add(at)
+        for at, (body, count) in enumerate(cut):
+            if count:
+                block.bodies[at] = body
+                # A free object may hold a field of such a name.
+                if self._free and any(name in body for name in self._free):
+                    block.odd.add(at)
+
+    # -- what `explain` is made of
 
     def _walk(self, data: bytes) -> Walk:
         return Walk(data, self._values, self._options)
+
+    def _dead(
+        self, position: Position, unit: int, faults: Sequence[Refusal], tally: Tally, absent: str = ""
+    ) -> Examined:
+        code = faults[0].code
+        letter = DeadLetter(position, unit, code, told(faults), tally)
+        return Examined(position, dead=(letter,), absent=((absent, code),) if absent else ())
 
     def _salvage(self, data: bytes, member: Member | None) -> tuple[int, Sums]:
         """How many units a list holds that is not sent, and their sums as far as they can be read."""
         if member is None or data[member.begin] != 0x5B:
             return 0, {}
-        spans = elements(data, member.begin, member.end)
+        parts = elements(data, member.begin, member.end)
         pairs = []
-        for span in spans:
+        for part in parts:
             try:
-                pairs.append(self._pair(data, members(data, *span)))
+                pairs.append(self._pair(data, members(data, *part)))
             except (Duplicate, *NOT_JSON):
                 continue
-        return len(spans), total(pair for pair in pairs if pair)
+        return len(parts), total(pair for pair in pairs if pair)
 
     def _pair(self, data: bytes, fields: Mapping[str, Member]) -> Pair | None:
         """What this unit adds to the sums, if that can be read and is a number that could be sent."""
@@ -268,7 +336,7 @@ class StageRules(ABC):
         return (key, amount) if key and amount is not None else None
 
     def _readable(self, data: bytes, member: Member | None) -> Decimal | None:
-        return None if member is None else self._numbers.exact(data[member.begin : member.end])
+        return None if member is None else self._values.numbers.exact(data[member.begin : member.end])
 
 
 def id_in(data: bytes, member: Member | None) -> str:
@@ -277,19 +345,3 @@ def id_in(data: bytes, member: Member | None) -> str:
         return ""
     text = text_of(data, member)
     return text if good_id(text) else ""
-
-
-def _joined(position: Position, parts: Iterable[Examined]) -> Examined:
-    records: list[Record] = []
-    dead: list[DeadLetter] = []
-    absent: list[tuple[str, str]] = []
-    dropped: list[str] = []
-    filtered: dict[str, Tally] = {}
-    for part in parts:
-        records += part.records
-        dead += part.dead
-        absent += part.absent
-        dropped += part.dropped
-        for reason, tally in part.filtered:
-            filtered[reason] = filtered.get(reason, Tally()) + tally
-    return Examined(position, tuple(records), tuple(filtered.items()), tuple(dead), tuple(absent), tuple(dropped))

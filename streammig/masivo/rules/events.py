@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 
 from streammig.masivo import models
+from streammig.masivo.edit import NOT_JSON, Duplicate, Member, members
 from streammig.masivo.rules.base import Pair
+from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
-from streammig.masivo.rules.reasons import Refusal, expected
+from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.values import decimals, text_of, texts_of
-from streammig.masivo.rules.walk import Walk
-from streammig.masivo.splice import Duplicate, Member, members
 from streammig.records import ZERO, Examined, Position, Record, Tally
 
 PURCHASES = "purchases"
+
+_fulfilled = attrgetter("fulfilled")
 
 
 class EventRules(GroupedRules):
@@ -33,46 +37,50 @@ class EventRules(GroupedRules):
         # A single event always needs its owner put around it.
         self._marked |= options.owner is not None or not self._filters.event_fields.isdisjoint(self._unit_shape.fields)
 
-    def _amounts(self, units: Sequence[models.Event]) -> tuple[Pair, ...]:
-        if not all(event.fulfilled for event in units):
-            return ()
-        values = decimals([event.order.value for event in units])
-        return tuple(
-            [
-                (PURCHASES, value if event.type == "PURCHASE" else ZERO)
-                for event, value in zip(units, values, strict=True)
-            ]
-        )
+    def _sendable(self, units: Sequence[models.Event]) -> bool:
+        return all(map(_fulfilled, units))
 
-    def judge(self, data: bytes, position: Position, unit: int) -> Examined:
+    def _amounts(self, units: Sequence[models.Event]) -> tuple[list[str], list[Decimal]]:
+        values = decimals([event.order.value for event in units])
+        amounts = [value if event.type == "PURCHASE" else ZERO for event, value in zip(units, values, strict=True)]
+        return [PURCHASES] * len(amounts), amounts
+
+    def explain(self, data: bytes, position: Position, unit: int) -> Examined:
         if self._options.owner is None:
-            return super().judge(data, position, unit)
+            return super().explain(data, position, unit)
         walk = self._walk(data)
-        tally = Tally(1, 1)
         try:
             found = walk.open(0, len(data), "$", "not-an-object")
-            tally = Tally(1, 1, self._sums(data, found))
-            return self._row(walk, found, self._options.owner, position, unit, tally)
         except Refusal as refusal:
-            return self._dead(position, unit, refusal, tally)
+            return self._dead(position, unit, [refusal], Tally(1, 1))
+        tally = Tally(1, 1, self._sums(data, found))
+        try:
+            return self._row(walk, found, self._options.owner, position, unit, tally)
+        except Refusals as all_:
+            return self._dead(position, unit, all_.faults, tally)
 
     def _row(
         self, walk: Walk, found: Mapping[str, Member], name: str, position: Position, unit: int, tally: Tally
     ) -> Examined:
         """A single event that names its owner."""
-        data = walk.data
-        if name not in found:
-            raise expected("missing-field", f"$.{name}", "the customer's id", "nothing")
-        begin, end, where = found[name].begin, found[name].end, f"$.{name}"
-        owner = self._values.id(self._values.text(data, begin, end, where), where)
-        amount = self._unit(walk, 0, len(data), found, "$", data[begin:end])
+        data, where, owner, at = walk.data, f"$.{name}", "", found.get(name)
+        try:
+            if at is None:
+                raise expected("missing-field", where, "the customer's id", "nothing")
+            owner = self._values.id(self._values.text(data, at.begin, at.end, where), where)
+        except Refusal as refusal:
+            walk.faults.append(refusal)
+        whose = data[at.begin : at.end] if at else b""
+        amount = self._unit(walk, 0, len(data), found, "$", whose)
+        walk.check()
         if isinstance(amount, str):
             return Examined(position, filtered=((amount, tally),))
-        head, event, tail = b'{"id":%b,"events":[' % data[begin:end], walk.rest(), b"]}"
+        head, event, tail = b'{"id":%b,"events":[' % whose, walk.rest(), b"]}"
         inner = (len(head), len(head) + len(event))
         body = head + event + tail
         if len(body) > self._room:
-            raise Refusal("too-large", f"$: one request has room for {self._room} bytes, this needs more")
+            what = f"one request has room for {self._room} bytes, this needs more"
+            raise Refusals([Refusal("too-large", "$", what)])
         record = Record(position, unit, owner, body, 1, (amount,), inner)
         return Examined(position, (record,), dropped=tuple(walk.dropped))
 
@@ -102,7 +110,7 @@ class EventRules(GroupedRules):
             return None
         try:
             value = self._readable(data, members(data, order.begin, order.end).get("value"))
-        except Duplicate:
+        except (Duplicate, *NOT_JSON):
             return None
         return None if value is None else (PURCHASES, value)
 

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import orjson
 
+from streammig.masivo.edit import NOT_JSON, duplicated, faithful
 from streammig.masivo.rules.reasons import Refusal
-from streammig.masivo.splice import NOT_JSON, duplicated, faithful
 
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 _FAILED = "mapping-failed"
@@ -33,16 +33,16 @@ class Mapped:
         try:
             source = _decode(data)
             if not faithful(data, source) and duplicated(data, 0, len(data)):
-                raise Refusal("duplicate-field", "$: a field stands twice in an object")
+                raise Refusal("duplicate-field", "$", "a field is repeated in an object")
         except (*NOT_JSON, ArithmeticError):  # the latter for an exponent that no Decimal can hold
-            raise Refusal("invalid-json", "$: the bytes are not valid JSON, or nested too deeply") from None
+            raise Refusal("invalid-json", "$", "the bytes are not valid JSON, or nested too deeply") from None
         try:
             made = self._mapping(source)
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None  # what it says, and what led to it, may hold a value of the record
         except BaseException as error:  # a mapping that gives up on a record, in whatever way, must not end the run
             where = _line(error.__traceback__)
-            raise Refusal(_FAILED, f"the mapping raised {type(error).__name__}{where}") from None
+            raise Refusal(_FAILED, "", f"the mapping raised {type(error).__name__}{where}") from None
         if made is None:
             return []
         records = made if type(made) is list else [made]
@@ -52,7 +52,7 @@ class Mapped:
 def _encoded(record: object) -> bytes:
     if not isinstance(record, dict):
         found = type(record).__name__
-        raise Refusal(_FAILED, f"the mapping returned {found}; expected a dict, a list of dicts, or None")
+        raise Refusal(_FAILED, "", f"the mapping returned {found}; expected a dict, a list of dicts, or None")
     try:
         return orjson.dumps(_exactly(record))
     except Refusal:
@@ -60,7 +60,7 @@ def _encoded(record: object) -> bytes:
     except KeyboardInterrupt:
         raise KeyboardInterrupt from None
     except BaseException as error:  # whatever a foreign object raises while it is looked at
-        raise Refusal(_FAILED, f"the mapping returned what is no JSON ({type(error).__name__})") from None
+        raise Refusal(_FAILED, "", f"the mapping returned what is no JSON ({type(error).__name__})") from None
 
 
 def _exactly(value: Any) -> Any:
@@ -81,7 +81,7 @@ def _exactly(value: Any) -> Any:
     if isinstance(value, Decimal) and value.is_finite():
         return orjson.Fragment(str(value))
     found = type(value).__name__
-    raise Refusal(_FAILED, f"the mapping returned a record with {found} in it; expected JSON and finite numbers")
+    raise Refusal(_FAILED, "", f"the mapping returned a record with {found} in it; expected JSON and finite numbers")
 
 
 def _line(trace: TracebackType | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 CODES = {
     "invalid-json": "The bytes are not valid JSON.",
     "invalid-utf8": "The bytes are not valid UTF-8.",
@@ -35,15 +37,38 @@ FILTERS = {
 }
 
 
-class Refusal(Exception):
-    """A record can't be sent: a code of `CODES`, and a message without any of its values."""
+_TOLD = 20  # faults of one record that are told in full
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+
+class Refusal(Exception):
+    """A fault of a record: a code of `CODES`, the field's path or "", and what is wrong, without any of its values."""
+
+    def __init__(self, code: str, where: str, what: str) -> None:
+        super().__init__(code)
         self.code = code
-        self.message = message
+        self.where = where
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class Refusals(Exception):
+    """All faults of a record, one at least."""
+
+    def __init__(self, faults: Sequence[Refusal]) -> None:
+        super().__init__(faults[0].code)
+        self.faults = faults
+
+
+def told(faults: Sequence[Refusal]) -> str:
+    """All faults in one message, which begins with the first; the others with their codes."""
+    texts = [str(faults[0]), *(f"{fault.code}: {fault}" for fault in faults[1:_TOLD])]
+    if len(faults) > _TOLD:
+        texts.append(f"and {len(faults) - _TOLD} more")
+    return "; ".join(texts)
 
 
 def expected(code: str, where: str, what: str, found: str) -> Refusal:
-    """The refusal of one field: its path, what was expected there, what kind of thing stood there."""
-    return Refusal(code, f"{where}: expected {what}, found {found}")
+    """The refusal of one field: its path, what was expected there, what kind of thing was found."""
+    return Refusal(code, where, f"expected {what}, found {found}")

@@ -1,8 +1,9 @@
-"""The models as tables of fields, for the check that walks over a record's bytes and explains."""
+"""The models as tables of fields, for the check of columns and for the one that explains."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -32,13 +33,22 @@ class Field(msgspec.Struct, frozen=True):
 class Check(NamedTuple):
     """Attributes of a model whose type does not say all, how to get them, and the shape of what is inside them.
 
-    `kind` is one of number, number or null, uuid, object, list, policy. Of several attributes `get` makes a tuple.
+    `kind` is one of number, optional number, nullable number, nullable, uuid, object, list, policy. Of several
+    attributes `get` makes a tuple.
     """
 
     get: Callable[[Any], Any]
     several: bool
     kind: str
     shape: Shape | None
+
+    def values(self, models: Iterable[Any]) -> Iterator[Any]:
+        """The attributes of all these models, one behind the other, those of a list by its elements."""
+        values: Iterator[Any] = map(self.get, models)
+        if self.several:
+            values = chain.from_iterable(values)
+        # What is not there is false; so is a list of nothing.
+        return chain.from_iterable(filter(None, values)) if self.kind == "list" else values
 
 
 class Shape(msgspec.Struct, frozen=True, eq=False):
@@ -56,8 +66,16 @@ def shape_of(model: type[msgspec.Struct]) -> Shape:
     return _shape(info, {})
 
 
+def objects_in(shape: Shape) -> Iterator[Shape]:
+    """The shape itself and that of every object in it."""
+    yield shape
+    for field in shape.fields.values():
+        if field.shape is not None:
+            yield from objects_in(field.shape)
+
+
 def _shape(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
-    """`known` has the shapes made so far, so that a model that stands in several fields has one."""
+    """`known` has the shapes made so far, so that a model of several fields has one."""
     if info.cls not in known:
         known[info.cls] = _made(info, known)
     return known[info.cls]
@@ -69,21 +87,23 @@ def _made(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
     for of, field in zip(info.fields, fields, strict=True):
         if field.policy or field.kind in ("number", "uuid") or (field.shape is not None and field.shape.checks):
             alike.setdefault((_kind_of_check(field), field.shape), []).append(of.name)
+        if field.nullable and field.kind != "number":
+            alike.setdefault(("nullable", None), []).append(of.name)
     checks = tuple(Check(attrgetter(*names), len(names) > 1, kind, shape) for (kind, shape), names in alike.items())
     return Shape({field.name: field for field in fields}, tuple(field for field in fields if field.required), checks)
 
 
 def _kind_of_check(field: Field) -> str:
-    if field.policy:
-        return "policy"
-    return "number or null" if field.kind == "number" and field.nullable else field.kind
+    if field.policy or field.kind != "number":
+        return "policy" if field.policy else field.kind
+    return "nullable number" if field.nullable else "number" if field.required else "optional number"
 
 
 def _field(field: inspect.Field, known: dict[type, Shape]) -> Field:
     info, extra = _bare(field.type)
     nullable = bool(extra.get("nullable"))
     if isinstance(info, inspect.UnionType):  # the models know no other union than that with null
-        nullable = True
+        nullable = field.required
         (some,) = (each for each in info.types if not isinstance(each, inspect.NoneType))
         info, inner = _bare(some)
         extra = {**inner, **extra}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from streammig.errors import Unusable
 from streammig.masivo import models
+from streammig.masivo.edit import Member
 from streammig.masivo.rules.base import Pair
+from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.values import decimals
-from streammig.masivo.rules.walk import Walk
-from streammig.masivo.splice import Member
+from streammig.records import ZERO
 
 
 class TransactionRules(GroupedRules):
@@ -34,12 +36,11 @@ class TransactionRules(GroupedRules):
             )
         super().__init__(options, mapping)
 
-    def _amounts(self, units: Sequence[models.Transaction]) -> tuple[Pair, ...]:
-        keys = [self._keys[each.reward_id] for each in units]
-        return tuple(zip(keys, decimals([each.amount for each in units]), strict=True))
+    def _amounts(self, units: Sequence[models.Transaction]) -> tuple[list[str], list[Decimal]]:
+        return [self._keys[each.reward_id] for each in units], decimals([each.amount for each in units])
 
     def _unit(
         self, walk: Walk, begin: int, end: int, fields: Mapping[str, Member], where: str, salt: bytes
     ) -> Pair | str:
         values = walk.fields(begin, fields, self._unit_shape, where)
-        return values["reward_id"].lower(), values["amount"]
+        return values.get("reward_id", "").lower(), values.get("amount", ZERO)

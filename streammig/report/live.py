@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from streammig.errors import counted
-from streammig.notices import Answered, Buried, Notice, Sealed, StageBegan, StageEnded, Tell, Waiting, tell_nobody
-from streammig.records import START, Kind, Place, Tally
-from streammig.reporting.words import lasting, line, spoken
+from streammig.records import Kind, Tally
+from streammig.report.progress import StageProgress
+from streammig.telemetry import (
+    Advanced,
+    Answered,
+    DeadLettered,
+    Notice,
+    Notify,
+    Sealed,
+    StageBegan,
+    StageEnded,
+    Waiting,
+    ignore,
+    lasting,
+    spoken,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -19,15 +31,13 @@ if TYPE_CHECKING:
 
 EVERY = 100  # accepted batches between two lines where there is no terminal
 SECONDS = 30.0  # between them at most; also between two that say the same
-ALMOST = 0.99
-_DIGITS = re.compile(r"\d+")
 
 
 @contextmanager
-def watching(stream: TextIO, *, quiet: bool) -> Iterator[Tell]:
+def watching(stream: TextIO, *, quiet: bool) -> Iterator[Notify]:
     """A callable for the notices of one run, which shows them on `stream` as it can bear."""
     if quiet:
-        yield tell_nobody
+        yield ignore
     elif stream.isatty():
         with _bars(stream) as bars:
             yield Gathered(bars)
@@ -35,61 +45,24 @@ def watching(stream: TextIO, *, quiet: bool) -> Iterator[Tell]:
         yield Gathered(Lines(stream))
 
 
-class Delivered:
-    """How much of a stage the target has accepted, as its notices tell: units, and bytes of the stage's files.
-
-    What is read runs ahead of that by a full queue. The files' sizes may be estimates, or not known (0).
-    """
-
-    def __init__(self) -> None:
-        self.units = self.bytes = 0
-        self._sizes: tuple[int, ...] = ()
-        self._sealed: dict[int, Place] = {}
-
-    def hear(self, notice: Notice) -> None:
-        match notice:
-            case StageBegan(_, frontier, sizes, accepted, pending):
-                self._sizes, self.units, self._sealed = sizes or (), accepted.units, {}
-                # Of what is read the part that is accepted, about: a small export is all read before much of it is.
-                left = pending.units / (accepted.units + pending.units or 1)
-                self.bytes = int(self._upto(frontier) * (1 - left))
-            case Sealed(_, batch, frontier):
-                self._sealed[batch.seq] = frontier
-            case Answered(batch, receipt) if receipt.kind is Kind.ACCEPTED:
-                self.units += batch.tally.units
-                self.bytes = max(self.bytes, self._upto(self._sealed.pop(batch.seq, START)))
-
-    @property
-    def total(self) -> int:
-        return sum(self._sizes)
-
-    @property
-    def share(self) -> float:
-        """Between 0 and almost 1: all is done when the stage has ended."""
-        return min(self.bytes / self.total, ALMOST) if self.total else 0.0
-
-    def _upto(self, place: Place) -> int:
-        return sum(self._sizes[: place.source]) + place.offset if self._sizes else 0
-
-
 class Gathered:
     """Passes notices on, the dead letters of a while and a stage as one: there may be some in every batch."""
 
-    def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tell: Notify, clock: Callable[[], float] = time.monotonic) -> None:
         self._tell = tell
         self._clock = clock
         self._said = -SECONDS
-        self._buried: Buried | None = None
+        self._buried: DeadLettered | None = None
 
     def __call__(self, notice: Notice) -> None:
-        if isinstance(notice, Buried):
+        if isinstance(notice, DeadLettered):
             before = self._buried.tally if self._buried is not None else Tally()
-            self._buried = Buried(notice.stage, before + notice.tally)
+            self._buried = DeadLettered(notice.stage, before + notice.tally)
         ended = isinstance(notice, StageEnded)
         if self._buried is not None and (ended or self._clock() - self._said >= SECONDS):
             self._tell(self._buried)
             self._buried, self._said = None, self._clock()
-        if not isinstance(notice, Buried):
+        if not isinstance(notice, DeadLettered):
             self._tell(notice)
 
 
@@ -102,44 +75,44 @@ class Lines:
         self._clock = clock
         self._said = clock()
         self._waits: dict[str, float] = {}  # when each was last said
-        self._delivered = Delivered()
-        self._began = self._said, 0.0  # when, and with which share delivered
+        self._progress = StageProgress()
+        self._began = self._said, 0.0  # when, and with which share settled
 
     def __call__(self, notice: Notice) -> None:
-        self._delivered.hear(notice)
+        self._progress.hear(notice)
         if isinstance(notice, StageBegan):
             self._batches = 0
-            self._began = self._clock(), self._delivered.share
+            self._began = self._clock(), self._progress.share or 0.0
         if isinstance(notice, Waiting) and self._repeats(notice):
             return
-        if text := line(notice):
+        if text := notice.text():
             print(text, file=self._stream, flush=True)
         elif isinstance(notice, Answered):
             self._batches += 1
             if self._batches % EVERY == 0 or self._clock() - self._said >= SECONDS:
                 self._said = self._clock()
-                done = f"{counted(self._batches, 'batch', 'es')}, {counted(self._delivered.units, 'unit')} accepted"
+                done = f"{counted(self._batches, 'batch', 'es')}, {counted(self._progress.accepted, 'unit')} accepted"
                 print(f"{notice.batch.stage}: {done}{self._rest()}", file=self._stream, flush=True)
 
     def _rest(self) -> str:
         """How much of the stage is done, and how long the rest will take at the rate so far."""
-        share, (at, before) = self._delivered.share, self._began
-        if share <= before:
+        share, (at, before) = self._progress.share, self._began
+        if share is None or share <= before:
             return ""
         seconds = (self._clock() - at) * (1 - share) / (share - before)
         return f", {share:.0%} done" + f", {spoken(seconds)} left"
 
     def _repeats(self, waiting: Waiting) -> bool:
-        """Whether the same was said a moment ago, perhaps of another batch."""
-        why, now = _DIGITS.sub("", waiting.why), self._clock()
-        if now - self._waits.get(why, -SECONDS) < SECONDS:
+        """Whether a wait of this kind was told a moment ago, perhaps for another batch."""
+        now = self._clock()
+        if now - self._waits.get(waiting.code, -SECONDS) < SECONDS:
             return True
-        self._waits[why] = now
+        self._waits[waiting.code] = now
         return False
 
 
 @contextmanager
-def _bars(stream: TextIO) -> Iterator[Tell]:
+def _bars(stream: TextIO) -> Iterator[Notify]:
     # Imported here: rich takes 40 ms and is of no use in a pipe.
     from rich.console import Console, Group
     from rich.live import Live
@@ -181,23 +154,24 @@ class Bars:
         self._progress = progress
         self._doing = doing
         self._task: TaskID | None = None
-        self._delivered = Delivered()
+        self._account = StageProgress()
 
     def __call__(self, notice: Notice) -> None:
-        delivered = self._delivered
-        delivered.hear(notice)
+        self._account.hear(notice)
         match notice:
             case StageBegan(stage):
-                self._task = self._progress.add_task(stage, total=delivered.total or None, units=0, share="")
+                whole = 1.0 if self._account.share is not None else None
+                self._task = self._progress.add_task(stage, total=whole, units=0, share="")
                 self._show()
-            case Sealed():
+            case Sealed() | Advanced():
+                self._show()
                 return
             case Answered(_, receipt) if receipt.kind is Kind.ACCEPTED:
                 self._doing.say("")
                 self._show()
                 return
-            case Waiting(why, seconds):
-                self._doing.say(why, seconds)
+            case Waiting(_, reason, seconds):
+                self._doing.say(reason, seconds)
                 return
             case StageEnded(_, state, message):
                 if self._task is not None and state == "complete":
@@ -207,11 +181,11 @@ class Bars:
                 self._doing.say("")
                 if not message:
                     return
-        if (text := line(notice)) and not isinstance(notice, StageBegan):
+        if (text := notice.text()) and not isinstance(notice, StageBegan):
             self._progress.console.print(text, markup=False, highlight=False)
 
     def _show(self) -> None:
         if self._task is not None:
-            it = self._delivered
-            share = f"{it.share:.0%}" if it.total else ""
-            self._progress.update(self._task, completed=it.bytes, units=it.units, share=share)
+            share, units = self._account.share, self._account.accepted
+            said = "" if share is None else f"{share:.0%}"
+            self._progress.update(self._task, completed=share or 0.0, units=units, share=said)

@@ -8,9 +8,10 @@ from typing import Any
 
 from streammig.budget import Use
 from streammig.checkpoint import UNDECIDED, Books, Checkpoint, StageRow
-from streammig.errors import BREAKS_OFF, READING_FAILED
+from streammig.errors import EXPORT_BROKEN
 from streammig.records import Batch, BatchState, Sums, Tally
-from streammig.reporting.words import waiting_for_people
+from streammig.report.progress import account_of, share_settled
+from streammig.report.text import waiting_for_people
 
 UNITS = 1_000  # what a full batch holds
 ALMOST = 0.999
@@ -52,8 +53,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
 
 def _broken_off(row: StageRow, books: Books) -> bool:
     """Whether a stage has come to where its export breaks off: the same command would only come there again."""
-    broken = row.state == "failed" and BREAKS_OFF in row.message and READING_FAILED not in row.message
-    return broken and not books.pending.records and not books.unknown.records
+    return row.code == EXPORT_BROKEN and not books.pending.records and not books.unknown.records
 
 
 def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
@@ -89,15 +89,15 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
     parts = {name: getattr(books, name) for name in ("taken", "accepted", "dead", "filtered", "unknown")}
     parts["sending"] = Tally() if running else books.sending
     parts["pending"] = books.pending - parts["sending"]
-    state, message = row.state, row.message
-    read = 1.0 if state == "complete" else _share_read(checkpoint, row)
-    done = None if read is None else read * _share_settled(books)
+    state, code, message = row.state, row.code, row.message
+    done = share_settled(account_of(checkpoint, row.name))
     if running and state == "interrupted":
-        state, message = "waiting", ""  # what an earlier run left; this one has not come to it yet
+        state, code, message = "waiting", "", ""  # what an earlier run left; this one has not come to it yet
     elif state == "running" and not running:
         state = "interrupted"
     return {
         "state": state,
+        "code": code,
         "message": message,
         "read": books.taken.records,
         "accepted": books.accepted.records,
@@ -148,23 +148,6 @@ def _plain(tally: Tally) -> dict[str, Any]:
 
 def _decimals(sums: Sums) -> dict[str, str]:
     return {key: f"{value:f}" for key, value in sorted(sums.items())}
-
-
-def _share_settled(books: Books) -> float:
-    """Which share of what was read is accepted, a dead letter or filtered, from 0 to 1."""
-    whole = books.taken.records
-    settled = books.accepted.records + books.dead.records + books.filtered.records
-    return min(max(settled / whole, 0.0), 1.0) if whole else 1.0
-
-
-def _share_read(checkpoint: Checkpoint, row: StageRow) -> float | None:
-    """Which share of the stage's bytes is read, from 0 to 1; None where the export's length is not known."""
-    sizes = checkpoint.lengths(row.name)
-    if not sizes:
-        return None
-    frontier = checkpoint.progress(row.name).frontier
-    # Some of it is an estimate: the end is reached when the stage is complete.
-    return min((sum(sizes[: frontier.source]) + frontier.offset) / sum(sizes), ALMOST)
 
 
 def _eta(row: StageRow, done: float | None, now: float) -> str | None:

@@ -18,9 +18,9 @@ import pytest
 
 from streammig.errors import TargetStop, Unusable
 from streammig.masivo.answers import classify, conditions
+from streammig.masivo.client import MasivoClient
 from streammig.masivo.http import Answer, check_base_url, proxy_for, retry_after
 from streammig.masivo.session import Session
-from streammig.masivo.sink import MasivoSink
 from streammig.records import Kind, Receipt
 from tests.masivo_session import KEY, WallClock, session_on
 from tests.wire import Act, Wire, answer, closed_port, cut, hang, jwt, listening, reset
@@ -39,7 +39,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 async def sent(wire: Wire, *acts: bytes | Act, began: Callable[[], None] = lambda: None, **options: Any) -> Receipt:
     wire.on(PATH, *acts)
     async with session_on(wire.url, **options) as session:
-        return await MasivoSink(session, WallClock()).send("customers", BODY, began)
+        return await MasivoClient(session, WallClock()).send("customers", BODY, began)
 
 
 HUGE = {"X": "y" * 300_000}
@@ -56,8 +56,8 @@ NO = {"error": "Internal", "details": "queue full"}
         (answer(201, "Created"), Kind.ACCEPTED, 0, "http-201"),
         (answer(200, "{}", Set_Cookie="x" * 9000), Kind.ACCEPTED, 0, "http-200"),
         (answer(200, "{}", **GZIP), Kind.ACCEPTED, 0, "http-200"),
-        (answer(200, gzip.compress(b"{}"), **GZIP), Kind.ACCEPTED, 0, "http-200"),
-        (answer(200, gzip.compress(json.dumps(NO).encode()), **GZIP), Kind.UNKNOWN, 0, "says-no"),
+        (answer(200, gzip.compress(b"{}", mtime=0), **GZIP), Kind.ACCEPTED, 0, "http-200"),
+        (answer(200, gzip.compress(json.dumps(NO).encode(), mtime=0), **GZIP), Kind.UNKNOWN, 0, "says-no"),
         *((answer(status, json.dumps(NO)), Kind.UNKNOWN, 0, "says-no") for status in (200, 201, 202)),
         (answer(207), Kind.UNKNOWN, 0, "says-no"),
         (answer(207, "[]"), Kind.UNKNOWN, 0, "says-no"),
@@ -256,9 +256,9 @@ async def test_every_stage_has_its_endpoint_and_every_request_its_connection() -
         for path in (PATH, PATH + "/events", PATH + "/transactions"):
             wire.on(path, answer(201))
         async with session_on(wire.url) as session:
-            sink = MasivoSink(session, WallClock())
+            client = MasivoClient(session, WallClock())
             for stage in ("customers", "events", "transactions", "events"):
-                assert (await sink.send(stage, BODY)).kind is Kind.ACCEPTED
+                assert (await client.send(stage, BODY)).kind is Kind.ACCEPTED
     posts = [each for each in wire.seen if each.method == "POST"]
     assert [each.path for each in posts] == [PATH, PATH + "/events", PATH + "/transactions", PATH + "/events"]
     assert len({each.connection for each in posts}) == 4
@@ -269,7 +269,7 @@ async def test_a_body_of_four_megabytes_arrives_whole() -> None:
     async with listening() as wire:
         wire.on(PATH, answer(201))
         async with session_on(wire.url) as session:
-            assert (await MasivoSink(session, WallClock()).send("customers", body)).kind is Kind.ACCEPTED
+            assert (await MasivoClient(session, WallClock()).send("customers", body)).kind is Kind.ACCEPTED
     assert wire.seen[-1].body == body
 
 
@@ -297,7 +297,7 @@ async def test_a_slow_drip_is_cut_off_by_the_same_deadline() -> None:
 
 async def not_sent(session: Session, began: Callable[[], None]) -> Receipt:
     """With a token from before, so that the POST itself is what fails."""
-    return await MasivoSink(session, WallClock()).send("customers", BODY, began)
+    return await MasivoClient(session, WallClock()).send("customers", BODY, began)
 
 
 @pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
@@ -352,7 +352,7 @@ async def test_a_2xx_that_comes_before_the_body_has_left_is_no_acceptance() -> N
         async with session_on(wire.url) as session:
             await session.renew()
             session.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            receipt = await MasivoSink(session, WallClock()).send("customers", b" " * 20_000_000)
+            receipt = await MasivoClient(session, WallClock()).send("customers", b" " * 20_000_000)
             await ended.wait()
         server.close()
         await server.wait_closed()
@@ -524,13 +524,13 @@ async def test_a_401_is_renewed_once_for_all_who_got_it() -> None:
         wire.on("/auth/authorize", *(answer(200, {"data": f"token-{number}"}) for number in range(9)))
         wire.on(PATH, answer(401))
         async with session_on(wire.url) as session:
-            sink = MasivoSink(session, WallClock())
-            await sink.renew()
-            receipts = await asyncio.gather(*(sink.send("customers", BODY) for _ in range(4)))
+            client = MasivoClient(session, WallClock())
+            await client.renew()
+            receipts = await asyncio.gather(*(client.send("customers", BODY) for _ in range(4)))
             assert [receipt.kind for receipt in receipts] == [Kind.UNAUTHORIZED] * 4
-            await asyncio.gather(*(sink.renew() for _ in range(4)))
+            await asyncio.gather(*(client.renew() for _ in range(4)))
             wire.on(PATH, answer(201))
-            assert (await sink.send("customers", BODY)).kind is Kind.ACCEPTED
+            assert (await client.send("customers", BODY)).kind is Kind.ACCEPTED
     assert wire.paths().count("/auth/authorize") == 2
     assert wire.seen[-1].headers["authorization"] == "Bearer token-1"
 
@@ -540,10 +540,10 @@ async def test_a_key_refused_in_the_run_is_said_by_renewing() -> None:
         wire.on("/auth/authorize", answer(200, {"data": "token"}), answer(403))
         wire.on(PATH, answer(401))
         async with session_on(wire.url) as session:
-            sink = MasivoSink(session, WallClock())
-            await sink.send("customers", BODY)
+            client = MasivoClient(session, WallClock())
+            await client.send("customers", BODY)
             with pytest.raises(TargetStop, match="403"):
-                await sink.renew()
+                await client.renew()
 
 
 async def test_rate_headers_are_passed_on() -> None:
@@ -553,13 +553,18 @@ async def test_rate_headers_are_passed_on() -> None:
         seen.append(numbers)
 
     async with listening() as wire, session_on(wire.url) as session:
-        sink = MasivoSink(session, WallClock(), observe)
+        client = MasivoClient(session, WallClock(), observe)
         full = {"X_RateLimit_Limit": "250", "X_RateLimit_Remaining": "0", "X_RateLimit_Reset": "17"}
         odd = {"X_RateLimit_Remaining": "-1", "X_RateLimit_Reset": "9" * 400, "X_RateLimit_Limit": "5"}
-        for headers in (full, odd, {}):
+        epoch = {"X_RateLimit_Remaining": "0", "X_RateLimit_Reset": str(int(time.time()) + 100)}
+        millis = {"X_RateLimit_Remaining": "0", "X_RateLimit_Reset": str(int(time.time() + 100) * 1000)}
+        never = {"X_RateLimit_Remaining": "0", "X_RateLimit_Reset": "99999999"}
+        for headers in (full, odd, {}, epoch, millis, never):
             wire.on(PATH, answer(201, **headers))
-            await sink.send("customers", BODY)
-    assert seen == [(250.0, 0.0, 17.0), (5.0, None, None)]
+            await client.send("customers", BODY)
+    assert seen[:2] == [(250.0, 0.0, 17.0), (5.0, None, None)]
+    assert [reset is not None and 97 <= reset <= 100 for _, _, reset in seen[2:]] == [True, True, False]
+    assert seen[-1] == (None, 0.0, None)
 
 
 NOW = 1_700_000_000.0

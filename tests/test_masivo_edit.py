@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streammig.masivo.splice import (
+from streammig.masivo.edit import (
     NOT_JSON,
     Duplicate,
     Edit,
@@ -27,7 +27,7 @@ def test_fields_are_found_with_the_spans_of_key_and_value() -> None:
         'b"': b'{"c":[",}"]}',
         "d": b'"\\\\"',
     }
-    assert [data[slice(*member.span)] for member in found.values()] == [
+    assert [data[slice(*member.part)] for member in found.values()] == [
         b'"a" : 1',
         b'"\\u0062\\"":{"c":[",}"]}',
         b'"d":"\\\\"',
@@ -87,7 +87,7 @@ def test_what_is_no_json_raises_one_of_the_kinds_named(data: bytes) -> None:
 )
 def test_fields_are_cut_and_added_with_their_commas(keep: list[bool], left: bytes) -> None:
     data = b'{ "a":1 , "b":2 , "c":3 }'
-    spans = [member.span for member in members(data, 0, len(data)).values()]
+    spans = [member.part for member in members(data, 0, len(data)).values()]
     edits = list(cuts(spans, keep))
     assert apply(data, edits) == left
     edits += additions(0, spans, keep, [b'"d":4', b'"e":5'])

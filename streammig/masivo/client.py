@@ -16,12 +16,12 @@ PATHS = {
     "events": "/customers/migrate/events",
     "transactions": "/customers/migrate/transactions",
 }
-
+LONGEST_WINDOW = 86_400.0  # seconds of a rate limit
 Observe = Callable[[float | None, float | None, float | None], Awaitable[None]]
 
 
-class MasivoSink:
-    """Implements `Sink` on an entered session. `observe` is given the rate headers of every answer that has them,
+class MasivoClient:
+    """Implements `Client` on an entered session. `observe` is given the rate headers of every answer that has them,
     `rules` are what the settings say of answers."""
 
     def __init__(
@@ -54,7 +54,8 @@ class MasivoSink:
         if answer.status == 401:
             self._refused = token
         if self._observe is not None and any(number is not None for number in answer.rate):
-            await self._observe(*answer.rate)
+            limit, remaining, reset = answer.rate
+            await self._observe(limit, remaining, _from_now(reset, self._clock.time()))
         return classify(
             answer,
             self._clock.time(),
@@ -65,3 +66,14 @@ class MasivoSink:
 
     async def renew(self) -> None:
         await self._session.renew(self._refused)
+
+
+def _from_now(reset: float | None, now: float) -> float | None:
+    """Seconds until a window resets. Some servers give the moment instead, in seconds or milliseconds since the epoch;
+    what is neither says nothing."""
+    if reset is None or reset <= LONGEST_WINDOW:
+        return reset
+    for moment in (reset, reset / 1000):
+        if abs(moment - now) <= LONGEST_WINDOW:
+            return max(0.0, moment - now)
+    return None

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streammig.errors import counted
-from streammig.notices import Answered, Buried, Chosen, Notice, Sealed, StageBegan, StageEnded, Waiting, Warned
-from streammig.records import Kind
+from streammig.telemetry import PILOT
 
 MOST_UNDECIDED = 5  # that are listed one by one
 ROWS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "requests")
@@ -18,7 +17,7 @@ ROWS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending",
 def books_table(document: Mapping[str, Any]) -> str:
     """The counts of records of a document, a column for each stage: whatever the numbers, it fits in 80 columns."""
     stages = document["stages"].values()
-    lines = [["stage", *document["stages"]], ["state", *(state_word(it["state"], it["message"]) for it in stages)]]
+    lines = [["stage", *document["stages"]], ["state", *(state_word(it["state"], it["code"]) for it in stages)]]
     lines += [[row, *(f"{it[row]:,}" for it in stages)] for row in ROWS]
     lines += [[row, *("-" if it[row] is None else shared(it[row]) for it in stages)] for row in ("fill", "done")]
     if any(it["eta"] for it in stages):
@@ -38,15 +37,15 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def state_word(state: str, message: str) -> str:
+def state_word(state: str, code: str) -> str:
     """A stage's state for people: a pilot that is done has been interrupted by nobody."""
-    return "paused" if state == "interrupted" and "the pilot" in message else state
+    return "paused" if state == "interrupted" and code == PILOT else state
 
 
 def state_sentence(document: Mapping[str, Any]) -> str:
     """How a run stands, and what of it waits for people, with the command that shows it."""
     stages, checkpoint = document["stages"].values(), document["checkpoint"]
-    words = {state_word(it["state"], it["message"]) for it in stages}
+    words = {state_word(it["state"], it["code"]) for it in stages}
     said = {"running": "The run is on.", "failed": "The run has failed."}.get(
         document["state"], f"The run is {document['state']}."
     )
@@ -129,50 +128,6 @@ def undecided_line(it: Mapping[str, Any], checkpoint: str) -> str:
     )
 
 
-def line(notice: Notice) -> str:
-    """What a notice says to people, or "" for those that come with every batch."""
-    match notice:
-        case StageBegan(stage, frontier, _, _, pending):
-            resumed = frontier.ordinal > 1 or frontier.source > 0 or frontier.unit > 0
-            if not resumed:
-                return f"{stage}: starting"
-            left = f", {counted(pending.records, 'sealed record')} still to send" if pending.records else ""
-            return f"{stage}: going on, reading at record {frontier.ordinal:,}{left}"
-        case StageEnded(stage, state, message):
-            return f"{stage}: {state_word(state, message)}" + (f": {message}" if message else "")
-        case Waiting(why, seconds):
-            return f"waiting: {why}" + lasting(seconds)
-        case Chosen(stage, file, path):
-            return f"{stage}: the records of {file} were found at {path}"
-        case Warned(text):
-            return f"warning: {text}"
-        case Answered(batch, receipt) if receipt.kind is not Kind.ACCEPTED:
-            status = f" ({receipt.status})" if receipt.status is not None else ""
-            said = "not sent, no connection was made" if receipt.kind is Kind.NOT_SENT else receipt.kind
-            why = " ".join(receipt.message.split())  # redacted
-            return f"{batch.stage}: batch {batch.seq}: {said}{status}" + (f": {why}" if why else "")
-        case Buried(stage, tally):
-            became = "became a dead letter" if tally.records == 1 else "became dead letters"
-            return f"{stage}: {counted(tally.records, 'record')} {became}"
-        case Sealed() | Answered():
-            return ""
-
-
 def shared(share: float) -> str:
     """A share in percent, cut off: 100 % is all of it."""
     return f"{math.floor(round(share * 1000, 6)) / 10:.1f}%"
-
-
-def lasting(seconds: float | None) -> str:
-    """How long a wait lasts, behind its reason; nothing of what is over before it is read."""
-    return f" ({spoken(seconds)})" if seconds is not None and seconds >= 0.05 else ""
-
-
-def spoken(seconds: float) -> str:
-    """A duration for people: 0.4 s, 12 s, 5 min, 3 h 20 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,20 +1,17 @@
-"""Walk over a record's bytes field by field: say what is wrong with it, or collect the edits that make it right."""
+"""Walk over a record's bytes field by field: collect all that is wrong with it, and the edits that make it right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
-from streammig.masivo.rules.options import RuleOptions
-from streammig.masivo.rules.reasons import Refusal, expected
-from streammig.masivo.rules.shape import Field, Shape
-from streammig.masivo.rules.values import NUMBER, Values, kind_of
-from streammig.masivo.splice import (
+from streammig.masivo.edit import (
     NOT_JSON,
     Duplicate,
     Edit,
     Member,
-    Span,
+    Part,
     additions,
     apply,
     cuts,
@@ -23,24 +20,35 @@ from streammig.masivo.splice import (
     members,
     strictly,
 )
+from streammig.masivo.rules.options import RuleOptions
+from streammig.masivo.rules.reasons import Refusal, Refusals, expected
+from streammig.masivo.rules.shape import Field, Shape
+from streammig.masivo.rules.values import NUMBER, Values, kind_of
 
 _NULL = ord("n")
 _NAME = 64
 
 
 class Walk:
-    """One record under examination: the edits it needs, and the unknown fields that they leave out.
+    """One record under examination: its faults, the edits it needs, and the unknown fields that they leave out.
 
-    Every method that takes a path raises `Refusal`, naming the path, where the record can't be sent.
+    `open` and `listed` raise the `Refusal` of one field, whose path they are given; `fields` and `element` collect
+    those of an object in `faults`.
     """
 
     def __init__(self, data: bytes, values: Values, options: RuleOptions) -> None:
         self.data = data
+        self.faults: list[Refusal] = []
         self.edits: list[Edit] = []
         self.dropped: list[str] = []
         self._values = values
         self._unknown = options.unknown_fields
         self._redeem = options.send_redeem
+
+    def check(self) -> None:
+        """Raises `Refusals` if anything is wrong with the record."""
+        if self.faults:
+            raise Refusals(self.faults)
 
     def open(self, begin: int, end: int, where: str, code: str = "wrong-type") -> dict[str, Member]:
         """The fields of the object that stands there."""
@@ -49,15 +57,26 @@ class Walk:
                 raise expected(code, where, "an object", kind_of(self.data, begin))
             return members(self.data, begin, end)
         except Duplicate:
-            raise Refusal("duplicate-field", f"{where}: a field stands twice in this object") from None
+            raise Refusal("duplicate-field", where, "a field is repeated in this object") from None
         except (*NOT_JSON, IndexError):
-            raise Refusal("invalid-json", f"{where}: the bytes are not valid JSON, or nested too deeply") from None
+            raise Refusal("invalid-json", where, "the bytes are not valid JSON, or nested too deeply") from None
 
-    def spans(self, member: Member, where: str) -> list[Span]:
+    def listed(self, member: Member | None, where: str) -> list[Part]:
         """The elements of the list that stands there."""
+        if member is None:
+            raise expected("missing-field", where, "a list", "nothing")
         if self.data[member.begin] != 0x5B:
             raise expected("wrong-type", where, "a list", kind_of(self.data, member.begin))
         return elements(self.data, member.begin, member.end)
+
+    def element(self, part: Part, shape: Shape, where: str) -> dict[str, Any]:
+        """The good values of an object in a list, as `fields` has them."""
+        try:
+            found = self.open(*part, where)
+        except Refusal as refusal:
+            self.faults.append(refusal)
+            return {}
+        return self.fields(part.begin, found, shape, where)
 
     def fields(
         self,
@@ -71,7 +90,7 @@ class Walk:
         waived: Collection[str] = (),
         put: Sequence[bytes] = (),
     ) -> dict[str, Any]:
-        """The values of the object that begins at `begin` and has these fields, and the edits that make it right.
+        """The good values of the object that begins at `begin` and has these fields, and the edits that make it right.
 
         Fields in `cut` are left out without a word, those in `apart` are looked at by the caller, those in `waived`
         may be missing, and `put` is put in behind all others.
@@ -80,29 +99,38 @@ class Walk:
         keep: list[bool] = []
         for name, member in found.items():
             field = shape.fields.get(name)
-            if name in apart:
+            if name in apart or name in cut:
+                keep.append(name in apart)
+                continue
+            try:
+                if field is None:
+                    keep.append(self.keeps(name, where))
+                elif field.policy and not self._redeem:
+                    self.dropped.append(_no_index(f"{where}.{name}"))
+                    keep.append(False)
+                elif self.data[member.begin] == _NULL and not field.nullable and self._absent(field, waived):
+                    keep.append(False)
+                else:
+                    values[name] = self._value(member, field, f"{where}.{name}")
+                    keep.append(True)
+            except Refusal as refusal:
+                self.faults.append(refusal)
                 keep.append(True)
-            elif name in cut:
-                keep.append(False)
-            elif field is None:
-                keep.append(self._keep_unknown(name, where))
-            elif field.policy and not self._redeem:
-                self.dropped.append(_no_index(f"{where}.{name}"))
-                keep.append(False)
-            elif self.data[member.begin] == _NULL and not field.nullable and self._absent(field, waived):
-                keep.append(False)
-            else:
-                values[name] = self._value(member, field, f"{where}.{name}")
-                keep.append(True)
-        texts = [*self._missing(values, found, shape, where, {*apart, *waived}), *put]
-        spans = [member.span for member in found.values()]
-        self.edits += cuts(spans, keep)
-        self.edits += additions(begin, spans, keep, texts)
+        there = {*compress(found, keep), *apart, *waived}
+        texts = [*self._missing(there, found, shape, where), *put]
+        parts = [member.part for member in found.values()]
+        self.edits += cuts(parts, keep)
+        self.edits += additions(begin, parts, keep, texts)
         return values
 
-    def outermost(self, found: Iterable[str], shape: Shape, cut: Collection[str]) -> list[bool]:
-        """Which of these fields, of the record's outermost object, stay if nothing in them needs a look."""
-        return [name in shape.fields or (name not in cut and self._keep_unknown(name, "$")) for name in found]
+    def keeps(self, name: str, where: str) -> bool:
+        """Whether an unknown field is sent; if not, it goes to `dropped`. Raises `Refusal` if it must not be there."""
+        shown = f"{where}.{name}" if name.isidentifier() and len(name) <= _NAME else f"{where}.(odd name)"
+        if self._unknown == "reject":
+            raise Refusal("unknown-field", shown, "the target knows no such field")
+        if self._unknown == "drop":
+            self.dropped.append(_no_index(shown))
+        return self._unknown == "send"
 
     def replace(self, member: Member, text: bytes) -> None:
         """Put this in the place of a field's value, unless it stands there."""
@@ -113,34 +141,25 @@ class Walk:
         """The record with the edits made."""
         return apply(self.data, self.edits) if self.edits else self.data
 
-    def _keep_unknown(self, name: str, where: str) -> bool:
-        shown = f"{where}.{name}" if name.isidentifier() and len(name) <= _NAME else f"{where}.(odd name)"
-        if self._unknown == "reject":
-            raise Refusal("unknown-field", f"{shown}: the target knows no such field")
-        if self._unknown == "drop":
-            self.dropped.append(_no_index(shown))
-        return self._unknown == "send"
-
     def _absent(self, field: Field, waived: Collection[str]) -> bool:
         """Whether null in a field that must not be null counts as no field at all."""
         return not field.required or bool(field.default) or bool(field.copy) or field.name in waived
 
     def _missing(
-        self, values: Mapping[str, Any], found: Mapping[str, Member], shape: Shape, where: str, waived: Collection[str]
-    ) -> list[bytes]:
-        texts: list[bytes] = []
+        self, there: Collection[str], found: Mapping[str, Member], shape: Shape, where: str
+    ) -> Iterator[bytes]:
+        """What is put in for required fields that are not there."""
         for field in shape.required:
-            if field.name in values or field.name in waived:
+            if field.name in there:
                 continue
-            if field.default:
-                text = field.default
-            elif field.copy in values:
+            text = field.default
+            if field.copy in there and field.copy in found:
                 source = found[field.copy]
                 text = self.data[source.begin : source.end]
+            if text:
+                yield b'"%b":%b' % (field.name.encode(), text)
             else:
-                raise expected("missing-field", f"{where}.{field.name}", _wanted(field), "nothing")
-            texts.append(b'"%b":%b' % (field.name.encode(), text))
-        return texts
+                self.faults.append(expected("missing-field", f"{where}.{field.name}", _wanted(field), "nothing"))
 
     def _value(self, member: Member, field: Field, where: str) -> Any:
         kind = kind_of(self.data, member.begin)
@@ -151,7 +170,7 @@ class Walk:
         try:
             return _CHECKS[field.kind](self, member, field, where)
         except NOT_JSON:
-            raise Refusal("invalid-json", f"{where}: the bytes are not valid JSON, or nested too deeply") from None
+            raise Refusal("invalid-json", where, "the bytes are not valid JSON, or nested too deeply") from None
 
     def _text(self, member: Member, field: Field, where: str) -> str:
         text = self._values.text(self.data, member.begin, member.end, where)
@@ -182,7 +201,7 @@ class Walk:
 
     def _free(self, member: Member, field: Field, where: str) -> None:
         if duplicated(self.data, member.begin, member.end):
-            raise Refusal("duplicate-field", f"{where}: a field stands twice in an object in it")
+            raise Refusal("duplicate-field", where, "a field is repeated in an object in it")
 
     def _object(self, member: Member, field: Field, where: str) -> None:
         if field.shape is not None and not self._clean(member, field):
@@ -190,16 +209,17 @@ class Walk:
 
     def _objects(self, member: Member, field: Field, where: str) -> None:
         if field.shape is not None and not self._clean(member, field):
-            for index, (begin, end) in enumerate(self.spans(member, where)):
-                path = f"{where}[{index}]"
-                self.fields(begin, self.open(begin, end, path), field.shape, path)
+            for index, part in enumerate(self.listed(member, where)):
+                self.element(part, field.shape, f"{where}[{index}]")
 
     def _clean(self, member: Member, field: Field) -> bool:
         """Whether all of this value can be sent as it stands: seen in a tenth of the time that walking it takes."""
         assert field.decode is not None
         assert field.shape is not None
-        value = strictly(field.decode, self.data[member.begin : member.end])
-        return value is not None and self._values.clean(value if field.kind == "list" else (value,), field.shape)
+        data = self.data[member.begin : member.end]
+        value = strictly(field.decode, data)
+        models = value if field.kind == "list" else (value,)
+        return value is not None and self._values.clean(data, models, field.shape)
 
 
 _CHECKS: dict[str, Callable[[Walk, Member, Field, str], Any]] = {

@@ -1,0 +1,194 @@
+"""The notices of a run: frozen values, passed to one callable, each with a text for people and JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from streammig.errors import counted
+from streammig.records import START, Batch, Kind, Place, Receipt, Tally
+
+
+class Account(NamedTuple):
+    """How far a stage is: what is read, and what of it is settled, in units of the stage; from the checkpoint."""
+
+    frontier: Place = START
+    sizes: tuple[int, ...] | None = None  # bytes of each file, decompressed; about, where a file is compressed
+    read: int = 0
+    accepted: int = 0
+    dead: int = 0
+    filtered: int = 0
+    pending: int = 0  # sealed, and still to be sent
+    complete: bool = False  # all of it was read and settled
+
+
+class Notice:
+    """Something that happened. `text` is one line for people, "" where a line each time would be too much; `json` is
+    JSON-ready, without personal data."""
+
+    def text(self) -> str:
+        return ""
+
+    def json(self) -> dict[str, Any]:
+        name = type(self).__name__
+        kind = "".join(f"-{each.lower()}" if each.isupper() else each for each in name).lstrip("-")
+        return {"notice": kind, **asdict(self)}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, slots=True)
+class StageBegan(Notice):
+    """A stage starts, or goes on from where an earlier run left it."""
+
+    stage: str
+    account: Account = field(default_factory=Account)
+
+    def text(self) -> str:
+        frontier, pending = self.account.frontier, self.account.pending
+        if frontier[:3] == START[:3]:
+            return f"{self.stage}: starting"
+        left = f", {counted(pending, 'sealed unit')} still to send" if pending else ""
+        return f"{self.stage}: going on, reading at record {frontier.ordinal:,}{left}"
+
+    def json(self) -> dict[str, Any]:
+        return {"notice": "stage-began", "stage": self.stage, **self.account._asdict()}
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced(Notice):
+    """More of a stage is read, and the checkpoint knows it: `read` and `filtered` are units so far."""
+
+    stage: str
+    frontier: Place
+    read: int
+    filtered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed(Notice):
+    """A batch is in the checkpoint."""
+
+    stage: str
+    batch: Batch
+
+    def json(self) -> dict[str, Any]:
+        return {"notice": "sealed", **_batch(self.batch)}
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Notice):
+    """A request ended in a receipt. Its message is redacted."""
+
+    batch: Batch
+    receipt: Receipt
+
+    def text(self) -> str:
+        receipt = self.receipt
+        if receipt.kind is Kind.ACCEPTED:
+            return ""
+        status = f" ({receipt.status})" if receipt.status is not None else ""
+        said = "not sent, no connection was made" if receipt.kind is Kind.NOT_SENT else receipt.kind
+        why = " ".join(receipt.message.split())
+        return f"{self.batch.stage}: batch {self.batch.seq}: {said}{status}" + (f": {why}" if why else "")
+
+    def json(self) -> dict[str, Any]:
+        it = self.receipt
+        said = {"kind": str(it.kind), "status": it.status, "code": it.code, "latency": it.latency}
+        return {"notice": "answered", **_batch(self.batch), **said, "message": it.message}
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered(Notice):
+    """Records became dead letters."""
+
+    stage: str
+    tally: Tally
+
+    def text(self) -> str:
+        became = "became a dead letter" if self.tally.records == 1 else "became dead letters"
+        return f"{self.stage}: {counted(self.tally.records, 'record')} {became}"
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "notice": "dead-lettered", "stage": self.stage, "records": self.tally.records, "units": self.tally.units
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Notice):
+    """The run waits: a stable code, the reason in words, and for how many seconds where that is known."""
+
+    code: str
+    reason: str
+    seconds: float | None = None
+
+    def text(self) -> str:
+        return f"waiting: {self.reason}" + lasting(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayDetected(Notice):
+    """The array of a file that nobody named, taken as the records of a stage: `path` as it is typed after `#`."""
+
+    stage: str
+    file: str
+    path: str
+
+    def text(self) -> str:
+        return f"{self.stage}: the records of {self.file} were found at {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Warned(Notice):
+    """Something the operator should know that does not stop the run: a stable code, and words."""
+
+    code: str
+    warning: str
+
+    def text(self) -> str:
+        return f"warning: {self.warning}"
+
+
+@dataclass(frozen=True, slots=True)
+class StageEnded(Notice):
+    """A stage ends: complete, paused, failed or interrupted, with the code and the words of why."""
+
+    stage: str
+    state: str
+    message: str = ""
+    code: str = ""
+
+    def text(self) -> str:
+        state = "paused" if self.code == PILOT else self.state
+        return f"{self.stage}: {state}" + (f": {self.message}" if self.message else "")
+
+
+PILOT = "pilot"  # the code of a stage that a pilot has ended before the end of its export
+
+Notify = Callable[[Notice], None]
+
+
+def ignore(notice: Notice) -> None:
+    """A `Notify` for a run that nobody watches."""
+
+
+def _batch(batch: Batch) -> dict[str, Any]:
+    return {
+        "stage": batch.stage, "batch": batch.seq, "records": batch.tally.records, "units": batch.tally.units,
+        "bytes": batch.size,
+    }  # fmt: skip
+
+
+def lasting(seconds: float | None) -> str:
+    """How long a wait lasts, after its reason; nothing of what is over before it is read."""
+    return f" ({spoken(seconds)})" if seconds is not None and seconds >= 0.05 else ""
+
+
+def spoken(seconds: float) -> str:
+    """A duration for people: 0.4 s, 12 s, 5 min, 3 h 20 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
