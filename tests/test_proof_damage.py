@@ -107,13 +107,13 @@ def test_a_change_that_is_undone_leaves_the_digest_as_it_was(tmp_path: Path) -> 
     Checkpoint.open(path).close()
 
 
-def test_a_checkpoint_without_its_log_is_found_to_be_an_older_copy() -> None:
+def test_a_checkpoint_without_its_log_is_refused_as_an_older_copy() -> None:
     with scratch() as folder:
         lives = Lives(folder, 7, 24, {"events": {}})
         assert lives.live(Fate("after", 50)).word == "killed"
         lives.checkpoint.with_name("run.checkpoint-wal").unlink()
         lives.checkpoint.with_name("run.checkpoint-shm").unlink()
-        assert not lives.finish()
+        assert lives.live().code == 2
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,12 @@ class Checkpoint(Letters):
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(path, connection)
         self.outbox = Outbox(path)
-        self._writes = False
+        self._may_write = self._writes = False
+
+    def _prepare(self) -> None:
+        if self._may_write and not self._writes:
+            prepare_to_write(self._db)
+            self._writes = True
 
     def close(self) -> None:
         """Close it; the last one that wrote folds the write-ahead log in, so that no later reader makes a new one."""
@@ -125,9 +130,8 @@ class Checkpoint(Letters):
             if not read_only:
                 checkpoint.verify()
                 with translated(path):
-                    prepare_to_write(checkpoint._db)
-                    checkpoint._writes = True
                     checkpoint._digest.watch()
+                checkpoint._may_write = True
         except BaseException:
             checkpoint.close()
             raise

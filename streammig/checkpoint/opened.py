@@ -34,6 +34,7 @@ class Opened:
         self._open = True
         try:
             with translated(self.path):
+                self._prepare()
                 self._db.execute("BEGIN IMMEDIATE") if not self._db.in_transaction else None
                 try:
                     yield
@@ -50,6 +51,9 @@ class Opened:
                     raise
         finally:
             self._open = False
+
+    def _prepare(self) -> None:
+        """What comes before the first transaction."""
 
     def _before_commit(self) -> None:
         """What must be durable before the transaction is."""
