@@ -24,6 +24,9 @@ class Problem(Exception):
         self.what = what
         self.hint = hint
 
+    def json(self) -> dict[str, str | int]:
+        return {"code": self.code, "what": self.what, "hint": self.hint, "exit_code": self.exit_code}
+
     def __str__(self) -> str:
         return f"{self.what}\n{self.hint}" if self.hint else self.what
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from streammig.records import START, Examined, Place, Receipt, Record, Run
+from streammig.records import START, Columns, Examined, Place, Receipt, Record, Run, Span, slices
 
 Mapping = Callable[[Any], Any]
 """A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or
@@ -29,18 +29,23 @@ class Clock(Protocol):
 class Source(Protocol):
     """The records of one stage, in a stable order, from any place on.
 
-    Synchronous: it is read in a thread or another process. `runs` may be called any number of times, also while
-    an earlier iterator is open; each call opens the files anew and closes them when its iterator is closed or ends.
-    The same place always yields the same slices, however they are cut into runs.
+    Synchronous: it is read in a thread or another process. `spans` may be called any number of times, also while an
+    earlier iterator is open; each call opens the files and closes them when its iterator is closed or ends. The same
+    place always yields the same records, however they are cut into spans.
 
-    Raises `Unusable` before the first run if a file can't be opened or has no such array, and `BrokenExport` behind
-    the last good record where a file can't be read on. A record that is no record but whose end is known is a `Slice`
-    with its fault set, not an error. Raises `Unusable` too, and hands out no slice more, once a file is not what it was
+    Raises `Unusable` before the first span if a file can't be opened or has no such array, and `BrokenExport` behind
+    the last good record where a file can't be read on. A record that is no record but whose end is known is one of
+    the span's faults, not an error. Raises `Unusable` too, and hands out no record more, once a file is not what it was
     when this source was made.
     """
 
     def runs(self, start: Place = START) -> Iterator[Run]:
-        """Runs of slices beginning with the source record that `start` lies in or before; no run is empty.
+        """The same as `spans`, with an object for each record."""
+        for span in self.spans(start):
+            yield slices(span)
+
+    def spans(self, start: Place = START) -> Iterator[Span]:
+        """Spans beginning with the source record that `start` lies in or before; no span is empty.
 
         `start.offset` is either the offset of a record's first byte or lies between the end of one record and the
         beginning of the next. `start.ordinal` is the ordinal of the next record to be yielded. A place in a later file
@@ -81,6 +86,10 @@ class Rules(Protocol):
 
     def examine(self, run: Run) -> list[Examined]:
         """What becomes of each slice, in order; one result a slice."""
+        ...
+
+    def columns(self, span: Span) -> Columns:
+        """What becomes of the records of a span, in columns."""
         ...
 
 

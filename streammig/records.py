@@ -148,6 +148,16 @@ class Span(msgspec.Struct, frozen=True):
         return Position(self.source, self.offset + start, length, self.ordinals[index])
 
 
+def slices(span: Span) -> Run:
+    """The records of a span as an object each."""
+    found = []
+    for index, data in enumerate(span.cut(0, len(span))):
+        place = span.offset + span.starts[index]
+        length, code, fault = span.faults.get(index) or (len(data), "", "")
+        found.append(Slice(span.source, place, span.ordinals[index], length, data, code, fault))
+    return found
+
+
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One element of a request, valid and ready to be packed.
 

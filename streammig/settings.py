@@ -9,9 +9,10 @@ import tomllib
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from streammig.errors import Unusable
 from streammig.records import STAGES
@@ -47,13 +48,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str = ""
     state_dir: str = ""
 
-    concurrency: int = 4
-    settle_time: float = 300.0
-    visible_time: float = 3600.0  # how long the gate between stages waits for samples to appear
-    request_timeout: float = 120.0
-    drain_time: float = 150.0
-    max_bytes: int = 4_000_000
-    max_record_bytes: int = 16_777_216
+    concurrency: Annotated[int, Meta(ge=1, le=64)] = 4
+    settle_time: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
+    visible_time: Annotated[float, Meta(ge=0, le=604_800)] = 3600.0  # how long the barrier waits for samples
+    request_timeout: Annotated[float, Meta(ge=1, le=3_600)] = 120.0
+    drain_time: Annotated[float, Meta(ge=0, le=7_200)] = 150.0
+    max_bytes: Annotated[int, Meta(ge=10_000, le=1_000_000_000)] = 4_000_000
+    max_record_bytes: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = 16_777_216
 
     # Conditions on the JSON of a 2xx, as path=value or a path alone: it is a no where any of `refused_if` holds; else,
     # where `accepted_if` is given, a yes if any of it holds and a no if none does.
@@ -62,17 +63,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
-    fraction_digits: int = 2
+    fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
     time_zone: str = ""
     include_inactive: bool = False
     send_anonymous: bool = False
     zero_orders: bool = False
     send_redeem: bool = False
     bisect_events: bool = False
-    isolation_share: float = 0.05  # of a stage's requests, to be spent at most on finding the records it refuses
-    isolation_requests: int = 60  # to be spent on that in any case
-    breaker: int = 10  # whole batches refused in a row that stop the run
-    most_parked: int = 3  # batches of a stage that may be parked; one more stops the run
+    isolation_share: Annotated[float, Meta(ge=0, le=1)] = 0.05  # of a stage's requests, spent on isolation at most
+    isolation_requests: Annotated[int, Meta(ge=0, le=100_000)] = 60  # to be spent on that in any case
+    breaker: Annotated[int, Meta(ge=1, le=100_000)] = 10  # whole batches refused in a row that stop the run
+    most_parked: Annotated[int, Meta(ge=0, le=100_000)] = 3  # batches of a stage; one more stops the run
 
     def stage(self, name: str) -> StageSettings:
         found: StageSettings = getattr(self, name)
@@ -82,23 +83,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def stages(self) -> tuple[str, ...]:
         """The stages that have files, in the order they run."""
         return tuple(name for name in STAGES if self.stage(name).files)
-
-
-# What a number may be, checked where it is read: a mistake here would cost hours later.
-BOUNDS: Mapping[str, tuple[float, float]] = {
-    "concurrency": (1, 64),
-    "settle_time": (0, 86_400),
-    "visible_time": (0, 604_800),
-    "request_timeout": (1, 3_600),
-    "drain_time": (0, 7_200),
-    "max_bytes": (10_000, 1_000_000_000),
-    "max_record_bytes": (1_000, 1_000_000_000),
-    "fraction_digits": (0, 12),
-    "isolation_share": (0, 1),
-    "isolation_requests": (0, 100_000),
-    "breaker": (1, 100_000),
-    "most_parked": (0, 100_000),
-}
 
 
 def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
@@ -113,84 +97,39 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
         merged[name] = {**found.get(name, {}), **value} if isinstance(value, Mapping) else value
     if not merged.get("checkpoint"):
         merged["checkpoint"] = str(path.with_suffix(".checkpoint")) if path else "migration.checkpoint"
+    where = path or "the flags"
+    for key in merged:
+        _check_known(f"{where}: ", key, Settings)
+    for name in STAGES:
+        for key in merged[name] if isinstance(merged.get(name), Mapping) else ():
+            _check_known(f"{where}: [{name}]: ", key, StageSettings)
     try:
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
-        raise Unusable(
-            "settings-invalid", f"{path or 'the flags'}: {error}", "See all of them: streammig guide settings."
-        ) from None
+        # msgspec names the type and the place, and never the value: a secret may stand in the wrong place.
+        said = str(error).replace("`$.", "`")
+        raise Unusable("settings-invalid", f"{where}: {said}", SEE_ALL) from None
     check_texts(msgspec.to_builtins(settings))
-    for name, (low, high) in BOUNDS.items():
-        if not low <= getattr(settings, name) <= high:
-            raise Unusable(
-                "settings-invalid", f"{name} is {getattr(settings, name)}: it must lie between {low:g} and {high:g}"
-            )
     return settings
 
 
-def _check_table(where: str, table: Mapping[str, Any], kind: type[msgspec.Struct]) -> None:
-    """Raise `Unusable`, with what was probably meant, for a key that is no setting or a value that is no such."""
-    hints = get_type_hints(kind)
-    choices = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
-    for key, value in table.items():
-        if key not in kind.__struct_fields__:
-            raise Unusable("setting-unknown", f"{where}there is no setting {key}", _meant(key, kind))
-        if key in choices and value not in choices[key]:
-            raise Unusable(
-                "settings-invalid",
-                f"{where}{key} is {value!r}",
-                "It may be " + " or ".join(f'"{it}"' for it in choices[key]),
-            )
-        if key not in choices and not (key == "files" and isinstance(value, str)) and not _fits(value, hints[key]):
-            raise Unusable("settings-invalid", f"{where}{key} is {_kind(value)}", f"It must be {_expected(key, kind)}")
+SEE_ALL = "See all of them: streammig guide settings."
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    if hint is StageSettings:
-        return isinstance(value, Mapping)
-    if get_origin(hint) is tuple:
-        return isinstance(value, list) and all(isinstance(it, str) for it in value)
-    # TOML tells 1 from true; in Python a bool is an int.
-    return isinstance(value, (int, float) if hint is float else hint) and (hint is bool) == isinstance(value, bool)
-
-
-def _kind(value: Any) -> str:
-    """What a value is, without the value: it may be a secret in the wrong place."""
-    kinds = ((bool, "true or false"), (int, "a number"), (float, "a fraction"), (str, "a text"), (list, "a list"))
-    if isinstance(value, list) and not all(isinstance(it, str) for it in value):
-        return "a list of other than texts"
-    return next((words for kind, words in kinds if isinstance(value, kind)), "a table or a date")
-
-
-def _expected(key: str, kind: type[msgspec.Struct]) -> str:
-    hint, default = get_type_hints(kind)[key], getattr(kind(), key)
-    if hint is StageSettings:
-        return f'a table: [{key}] on a line of its own, and below it files = ["export.json"]'
-    if get_origin(hint) is tuple:
-        return f'a list of texts, like {key} = ["{EXAMPLES.get(key, "...")}"]'
-    if hint is bool:
-        return f"true or false, without quotes, like {key} = true"
-    if hint is str:
-        return f'a text in quotes, like {key} = "{default or EXAMPLES.get(key, "...")}"'
-    number, example = ("whole number", f"{default}") if hint is int else ("number", f"{default:g}")
-    return f"a {number}, without quotes, like {key} = {example}"
-
-
-EXAMPLES = {
-    "files": "export.json", "deleted": "state=CLOSED", "reversed": "state=VOID", "map": "mymaps:customer",
-    "accepted_if": "result.state=done", "refused_if": "result.state=failed",
-    "time_zone": "America/Bogota", "checkpoint": "move.checkpoint", "owner": "customer_id",
-}  # fmt: skip
+def _check_known(where: str, key: str, kind: type[msgspec.Struct]) -> None:
+    """Raise `Unusable`, with what was probably meant, for a key that is no setting."""
+    if key not in kind.__struct_fields__:
+        raise Unusable("setting-unknown", f"{where}there is no setting {key}", _meant(key, kind))
 
 
 def _meant(key: str, kind: type[msgspec.Struct]) -> str:
     if near := get_close_matches(key, kind.__struct_fields__, 1):
-        return f"Did you mean {near[0]}? See all of them: streammig guide settings."
+        return f"Did you mean {near[0]}? {SEE_ALL}"
     other = StageSettings if kind is Settings else Settings
     if near := get_close_matches(key, other.__struct_fields__, 1):
         place = "in the table of a stage" if other is StageSettings else "above the first table"
-        return f"There is a setting {near[0]} {place}. See all of them: streammig guide settings."
-    return "See all of them: streammig guide settings."
+        return f"There is a setting {near[0]} {place}. {SEE_ALL}"
+    return SEE_ALL
 
 
 def check_folder(checkpoint: Path) -> None:
@@ -213,7 +152,7 @@ def check_texts(found: Mapping[str, Any], above: str = "") -> None:
                 raise Unusable(
                     "settings-invalid",
                     f"{above}{name} holds a NUL character or bytes that are no UTF-8: {text!a}",
-                    "Write it anew, or rename the file it names.",
+                    "Retype it, or rename the file it names.",
                 )
 
 
@@ -265,10 +204,6 @@ def _read(path: Path) -> dict[str, Any]:
                 f"{path}: {name}: a key does not belong in the settings",
                 f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command.",
             )
-    _check_table(f"{path}: ", found, Settings)
-    for name in STAGES:
-        if isinstance(found.get(name), dict):
-            _check_table(f"{path}: [{name}]: ", found[name], StageSettings)
     folder = path.parent
     for name in ("checkpoint", "state_dir", "api_key_file"):
         if isinstance(found.get(name), str):

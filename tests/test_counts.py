@@ -13,7 +13,8 @@ import pytest
 from streammig.feed import Feed, Judge
 from streammig.masivo.rules import RuleOptions, StageRules, rules
 from streammig.packing import BatchLimits
-from streammig.records import START, Place, Progress, Run, Slice, Tally
+from streammig.ports import Source
+from streammig.records import START, Place, Progress, Run, Slice, Span, Tally
 from streammig.sources import open_source, parse_input
 from tests.commands import Shell, sandbox, write
 from tests.sandbox_caller import customer
@@ -117,7 +118,7 @@ class Alive(bytes):
         Alive.now -= 1
 
 
-class Endless:
+class Endless(Source):
     """A source that makes its records as they are asked for."""
 
     def runs(self, start: Place = START) -> Iterator[Run]:
@@ -126,6 +127,9 @@ class Endless:
                 Slice(0, 10_000 * at, at + 1, 300, Alive(b'%b"id":"c%d"%b' % (HEAD, at, TAIL % at)))
                 for at in range(number, number + 500)
             ]
+
+    def spans(self, start: Place = START) -> Iterator[Span]:
+        raise NotImplementedError
 
     def fingerprints(self) -> list[dict[str, Any]]:
         return []

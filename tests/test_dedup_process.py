@@ -41,8 +41,8 @@ def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
 def filled(folder: Path, said: list[Said]) -> Build:
     made = Build(folder, "")
     export = Export(said)
-    for run in export.runs():
-        made.add(scan(export, made.key, run))
+    for span in export.spans():
+        made.add(scan(export, made.key, span))
     return made
 
 
@@ -256,12 +256,12 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
     reached, blocked = threading.Event(), threading.Event()
 
     class Slow(Export):
-        def runs(self, start: Place = START) -> Any:
-            for nth, run in enumerate(super().runs(start)):
+        def spans(self, start: Place = START) -> Any:
+            for nth, span in enumerate(super().spans(start)):
                 if nth == 100:
                     reached.set()
                     blocked.wait(20)
-                yield run
+                yield span
 
     slow = Slow(MANY)
     with ThreadPoolExecutor(1) as reader:

@@ -15,7 +15,7 @@ from msgspec import inspect
 
 from streammig import errors
 from streammig.budget import parse_limits
-from streammig.cli import COMMANDS, STOPPED, streammig
+from streammig.cli import COMMANDS, PILOT_DONE, STOPPED, streammig
 from streammig.cli.guide import page, topics
 from streammig.masivo import models
 from streammig.masivo.limits import PRESETS
@@ -100,7 +100,7 @@ def test_the_page_of_settings_has_each_with_its_default_its_flag_and_its_choices
 def test_the_page_of_exit_codes_has_each_of_them() -> None:
     problems = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.Problem)]
     rows = manual.table(GUIDE / "exit-codes.md", "code", "means", "then")
-    assert {int(row[0]) for row in rows} == {0, 3, STOPPED, *(each.exit_code for each in problems)}
+    assert {int(row[0]) for row in rows} == {0, 3, PILOT_DONE, STOPPED, *(each.exit_code for each in problems)}
 
 
 def test_the_page_of_dead_letters_has_each_code_and_each_reason_to_filter() -> None:

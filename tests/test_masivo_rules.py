@@ -119,6 +119,12 @@ def test_unknown_fields_are_cut_out_wherever_they_stand_and_named_without_their_
     assert sorted(result.dropped) == ["$.balance[].zone", "$.phone"]
 
 
+def test_a_field_without_a_name_stands_in_for_no_other() -> None:
+    event = EVENT.replace('"type":"PURCHASE"', '"":true')
+    code, message = refused("events", grouped("events", event), unknown_fields="send")
+    assert (code, message) == ("missing-field", "$.events[0].type: expected a text, found nothing")
+
+
 def test_unknown_fields_can_be_refused_or_sent() -> None:
     data = CUSTOMER.replace('"id"', '"phone":"1", "id"')
     assert refused("customers", data, unknown_fields="reject") == (

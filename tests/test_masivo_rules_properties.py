@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streammig.masivo.edit import NOT_JSON, Duplicate, apply, cuts, duplicated, elements, members
-from streammig.masivo.rules import CODES, FILTERS, RuleOptions, StageRules, rules
-from streammig.masivo.rules.adapter import RunOfSlices
+from streammig.masivo.rules import CODES, FILTERS, RuleOptions, rules
 from streammig.masivo.rules.values import Numbers, decimals
 from streammig.records import Examined, Run, Slice, Tally, total
 
@@ -246,24 +245,14 @@ def test_i5_what_is_sent_goes_as_it_stands_when_it_is_read_again(case: tuple[str
 
 
 @RUNS
-@given(garbage())
-def test_the_fast_check_lets_nothing_pass_that_the_slow_one_would_touch(case: tuple[str, bytes]) -> None:
-    stage, data = case
-    found: StageRules = STAGES[stage]
-    run = run_of(data)
-    columns = found.columns(RunOfSlices(run))
-    if len(columns):
-        (fast,) = found.examine(run)
-        assert fast == found.explain(data, run[0].position, 0)
-
-
-@RUNS
-@given(st.lists(garbage(), min_size=1, max_size=4), st.integers(1, 3))
-def test_results_do_not_depend_on_how_slices_are_grouped(cases: list[tuple[str, bytes]], size: int) -> None:
-    found = rules("events", OPTIONS)
-    run = run_of(*[data for _, data in cases])
-    parts = [result for at in range(0, len(run), size) for result in found.examine(run[at : at + size])]
-    assert parts == rules("events", OPTIONS).examine(run)
+@given(st.lists(garbage(), min_size=1, max_size=6))
+def test_i5_many_records_at_once_become_what_each_becomes_when_it_is_explained_alone(
+    cases: list[tuple[str, bytes]],
+) -> None:
+    """Whatever they are grouped with, and whatever was learnt of records before them."""
+    for stage, found in STAGES.items():
+        run = run_of(*[data for its, data in cases if its == stage])
+        assert found.examine(run) == [found.explain(each.data, each.position, 0) for each in run]
 
 
 @RUNS

@@ -241,15 +241,15 @@ def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers()
         (5, None, "The target stopped this run: see the error above (exit code 5)."),
         (130, None, "Stopped on request; nothing is lost (exit code 130)."),
         (
-            130,
+            10,
             9,
-            "The pilot is done, 9 records a stage at most; the rest waits for the full run (exit code 130).",
+            "The pilot is done, 9 records a stage at most; the rest waits for the full run (exit code 10).",
         ),
         (
-            130,
+            10,
             5,
             "The pilot is done, 7 records a stage at most (an earlier run went further than the 5 of this one);"
-            " the rest waits for the full run (exit code 130).",
+            " the rest waits for the full run (exit code 10).",
         ),
     ],
 )

@@ -107,8 +107,8 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, target: LocalTarge
     ("document", "name", "said"),
     [
         ({"data": {"customers": GOOD}}, "e.json#data.members", ["no array at data.members", "data.customers"]),
-        ({"old": GOOD, "new": GOOD}, "e.json", ["several arrays", "old", "new", "FILE#path.to.array"]),
-        ({"data": 1}, "e.json", ["no array of objects", "FILE#path.to.array"]),
+        ({"old": GOOD, "new": GOOD}, "e.json", ["not obvious", "old: objects", "new: objects", "FILE#old"]),
+        ({"data": 1}, "e.json", ["not obvious", "none", "FILE#path.to.array"]),
     ],
 )
 def test_an_array_that_can_not_be_told_is_asked_for_with_the_arrays_there_are(
@@ -396,7 +396,7 @@ def files_of_the_run(shell: Shell) -> dict[str, bytes]:
 def test_a_checkpoint_of_other_settings_or_another_account_is_refused(
     shell: Shell, target: LocalTarget, export: Path, change: list[object], said: list[str]
 ) -> None:
-    assert interrupted(shell, target).code == 130
+    assert interrupted(shell, target).code == 10
     with sandbox() as other:
         change = [other.url if part == "elsewhere" else part for part in change]
         with untouched(shell, target):
@@ -419,7 +419,7 @@ def test_a_checkpoint_of_other_settings_or_another_account_is_refused(
 def test_a_checkpoint_of_another_export_is_refused_with_the_difference_named(
     shell: Shell, target: LocalTarget, export: Path, content: str, said: str
 ) -> None:
-    assert interrupted(shell, target).code == 130
+    assert interrupted(shell, target).code == 10
     export.write_text(content)
     with untouched(shell, target):
         ended = shell.run(target.url, "--customers", export)
@@ -434,7 +434,7 @@ def test_customers_that_stand_twice_are_looked_for_in_all_runs_of_a_checkpoint_o
 ) -> None:
     records = [*GOOD, customer("c1", name="Again"), *[customer(f"d{number}") for number in range(8)]]
     export = write(shell.folder / "export.json", records)
-    assert interrupted(shell, target, *first).code == 130
+    assert interrupted(shell, target, *first).code == 10
     with untouched(shell, target):
         ended = shell.run(target.url, "--customers", export, *([] if first else ["--unchecked"]))
     assert ended.code == 2
@@ -446,7 +446,7 @@ def test_customers_that_stand_twice_are_looked_for_in_all_runs_of_a_checkpoint_o
 
 
 def test_a_stage_whose_file_is_not_named_any_more_is_named(shell: Shell, target: LocalTarget, export: Path) -> None:
-    assert interrupted(shell, target).code == 130
+    assert interrupted(shell, target).code == 10
     with untouched(shell, target):
         ended = shell.run(target.url, "--events", export)
     assert ended.code == 2
@@ -467,7 +467,7 @@ def test_another_key_of_the_same_account_is_refused_unless_the_account_has_a_nam
 ) -> None:
     with sandbox(api_key="first-key") as target:
         monkeypatch.setenv("MASIVO_API_KEY", "first-key")
-        assert interrupted(shell, target).code == 130
+        assert interrupted(shell, target).code == 10
     with sandbox(api_key="second-key") as target:
         monkeypatch.setenv("MASIVO_API_KEY", "second-key")
         ended = shell.run(target.url, "--customers", export)
@@ -492,7 +492,7 @@ def newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: path.write_text("my notes, not to be lost\n" * 100), "it is no checkpoint, or it is damaged"),
+        (lambda path: path.write_text("my notes, not to be lost\n" * 100), "is damaged, or is another file"),
         (lambda path: path.write_bytes(b""), "is no checkpoint of streammig"),
         (database, "is no checkpoint of streammig"),
         (newer, "was written by a newer streammig (format 99"),
@@ -512,7 +512,7 @@ def test_a_file_that_is_no_checkpoint_of_ours_is_refused_and_left_as_it_is(
 
 
 def test_a_checkpoint_that_another_run_holds_is_left_to_it(shell: Shell, target: LocalTarget, export: Path) -> None:
-    assert interrupted(shell, target).code == 130
+    assert interrupted(shell, target).code == 10
     with locked(shell.checkpoint, "streammig run other.toml"), untouched(shell, target):
         ended = shell.run(target.url, "--customers", export)
     assert ended.code == 11
@@ -526,7 +526,7 @@ def test_i3_of_two_copies_of_a_checkpoint_only_one_is_run_at_a_time(tmp_path: Pa
     held_back = {"on": "customers", "nth": 2, "do": "slow", "seconds": 30}
     with sandbox(held_back) as target:
         run = ["run", "--customers", "export.json", "--unchecked", "--max-bytes", 10_000, *quickly(target.url)]
-        assert finished(tmp_path, *run, "--checkpoint", "run.checkpoint", "--first", 1).code == 130
+        assert finished(tmp_path, *run, "--checkpoint", "run.checkpoint", "--first", 1).code == 10
         shutil.copy(tmp_path / "run.checkpoint", tmp_path / "other.checkpoint")
         with process(tmp_path, *run, "--checkpoint", "run.checkpoint", "--concurrency", 1) as first:
             until(lambda: "sending" in states(tmp_path / "run.checkpoint").get("customers", ()), "the second request")
@@ -536,8 +536,9 @@ def test_i3_of_two_copies_of_a_checkpoint_only_one_is_run_at_a_time(tmp_path: Pa
             assert f"another copy of the checkpoint other.checkpoint is being run by process {first.pid}" in ended.err
             assert (tmp_path / "other.checkpoint").read_bytes() == before
         ended = finished(tmp_path, *run, "--checkpoint", "other.checkpoint")
-        assert ended.code == 2, ended.err  # an older copy by now
-        assert target.ledger()["holds"]["customers"]["landed"] == 2
+        assert ended.code == 2
+        assert "other.checkpoint is an older copy of the checkpoint: 1 request newer than this copy" in ended.err
+        assert (tmp_path / "other.checkpoint").read_bytes() == before
 
 
 # -- machines that fail ----------------------------------------------------------------------------------------------
@@ -579,12 +580,12 @@ def test_a_disk_that_has_no_room_for_a_checkpoint_sends_nothing(tmp_path: Path, 
 def test_a_checkpoint_that_is_read_only_sends_nothing_and_goes_on_when_it_is_not(
     tmp_path: Path, shell: Shell, target: LocalTarget, export: Path
 ) -> None:
-    assert interrupted(shell, target).code == 130
+    assert interrupted(shell, target).code == 10
     shell.checkpoint.chmod(0o400)
     with untouched(shell, target):
         ended = finished(tmp_path, "run", "--customers", export, *quickly(target.url), before=like_any_user)
     assert ended.code == 1, ended.err
-    assert "Make it writable, then run the same command" in ended.err
+    assert "Make it and its folder writable, then run the same command" in ended.err
     shell.checkpoint.chmod(0o600)
     assert shell.run(target.url, "--customers", export).code == 0
     assert landed(target) == len(GOOD)
@@ -616,7 +617,7 @@ def test_a_folder_that_is_read_only_is_named(tmp_path: Path, target: LocalTarget
         (["--customers", "export.json", "--map", "customers=nowhere:f"], "module nowhere can't be imported"),
         (["--customers", "export.json", "--map", "customers=json:nothing"], "has no function nothing"),
         (["--customers", "export.json", "--map", "customers=json"], "not of the form module:function"),
-        (["--customers", "export.json", "--concurrency", "0"], "concurrency is 0"),
+        (["--customers", "export.json", "--concurrency", "0"], "at `concurrency`"),
         (["--customers", "export.json", "--first", "0"], "--first"),
         (["--customers", "export.json", "--dry-run", "export.json"], "export.json"),
         (["--customers", "export.json", "--dry-run", "."], "is not empty"),
@@ -636,3 +637,24 @@ def test_what_is_asked_for_wrongly_is_named(
     assert said in ended.err
     assert shell.files() == before
     assert asked(target) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (["run", "--customers", "gone.json", "--json"], "export-unreadable", 2),
+        (["run", "--json"], "no-input", 2),
+        (["status", "gone.checkpoint", "--json"], "checkpoint-missing", 2),
+        (["retry", "gone.checkpoint", "--json"], "checkpoint-missing", 2),
+        (["resolve", "gone.checkpoint", "--json"], "checkpoint-missing", 2),
+        (["status", "move.toml", "--json"], "settings-given", 2),
+    ],
+)
+def test_a_command_that_fails_says_so_as_json_too(
+    shell: Shell, arguments: list[str], code: str, exit_code: int
+) -> None:
+    ended = shell(*arguments)
+    error = ended.document["error"]
+    assert (ended.code, error["code"], error["exit_code"]) == (exit_code, code, exit_code)
+    assert error["what"] in ended.err
+    assert error["hint"] in ended.err

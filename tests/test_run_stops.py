@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from streammig.cli.outcome import exit_code
+from streammig.cli.outcome import Ended, exit_code
 from streammig.cli.rehearsal import LocalTarget
 from streammig.sandbox.sample import Sample, write_sample
 from tests.commands import Called, environment, finished, process, quickly, sandbox, states, until, write
@@ -194,8 +194,8 @@ def test_a_signal_at_any_moment_of_the_process_ends_it_in_order(
 
 def test_a_run_that_is_stopped_says_so_though_batches_are_undecided() -> None:
     found = {"balanced": True, "state": "complete", "stages": {"customers": {"unknown": 10, "dead": 1}}}
-    assert exit_code(found, None, False) == 130
-    assert exit_code(found, None, True) == 4
+    assert exit_code(found, Ended(False)) == 130
+    assert exit_code(found, Ended(True)) == 4
 
 
 # -- SIGKILL -------------------------------------------------------------------------------------------------------

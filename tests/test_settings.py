@@ -78,8 +78,6 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
             "[events]: there is no setting limit\nThere is a setting limits above",
         ),
         ("xyzzy = 1", "bad.toml: there is no setting xyzzy\nSee all of them: streammig guide settings."),
-        ("duplicates = 'last'", 'bad.toml: duplicates is \'last\'\nIt may be "first" or "none"'),
-        ("[customers]\nunknown = 1", '[customers]: unknown is 1\nIt may be "read-back" or "park" or "resend"'),
     ],
 )
 def test_what_was_probably_meant_is_said(tmp_path: Path, text: str, said: str) -> None:
@@ -89,30 +87,24 @@ def test_what_was_probably_meant_is_said(tmp_path: Path, text: str, said: str) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('concurrency = "4"', "concurrency is a text\nIt must be a whole number, without quotes, like concurrency = 4"),
-        ("concurrency = 1.5", "concurrency is a fraction\nIt must be a whole number"),
-        ("concurrency = true", "concurrency is true or false\nIt must be a whole number"),
-        ('settle_time = "1"', "settle_time is a text\nIt must be a number, without quotes, like settle_time = 300"),
-        ("include_inactive = 1", "is a number\nIt must be true or false, without quotes, like include_inactive = tr"),
-        ("limits = 5", 'limits is a number\nIt must be a text in quotes, like limits = "prod"'),
-        (
-            "max_bytes = 4e6",
-            "max_bytes is a fraction\nIt must be a whole number, without quotes, like max_bytes = 4000000",
-        ),
-        ('customers = "x.json"', "customers is a text\nIt must be a table: [customers] on a line of its own"),
-        (
-            "[customers]\nfiles = 5",
-            '[customers]: files is a number\nIt must be a list of texts, like files = ["export.json"]',
-        ),
-        ("[customers]\nfiles = [5]", "[customers]: files is a list of other than texts"),
-        (
-            '[events]\nreversed = "a=b"',
-            '[events]: reversed is a text\nIt must be a list of texts, like reversed = ["state',
-        ),
-        ("checkpoint = 2024-01-01", "checkpoint is a table or a date"),
+        ('concurrency = "4"', "Expected `int`, got `str` - at `concurrency`"),
+        ("concurrency = 1.5", "at `concurrency`"),
+        ("concurrency = true", "at `concurrency`"),
+        ("concurrency = 65", "Expected `int` <= 64 - at `concurrency`"),
+        ("max_bytes = 9_999", "Expected `int` >= 10000 - at `max_bytes`"),
+        ('settle_time = "1"', "Expected `float`, got `str` - at `settle_time`"),
+        ("include_inactive = 1", "Expected `bool`, got `int` - at `include_inactive`"),
+        ("duplicates = 'last'", "at `duplicates`"),
+        ("[customers]\nunknown = 1", "at `customers.unknown`"),
+        ("limits = 5", "at `limits`"),
+        ('customers = "x.json"', "at `customers`"),
+        ("[customers]\nfiles = 5", "at `customers.files`"),
+        ("[customers]\nfiles = [5]", "at `customers.files[0]`"),
+        ('[events]\nreversed = "a=b"', "at `events.reversed`"),
+        ("checkpoint = 2024-01-01", "at `checkpoint`"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_said_in_words_with_an_example(tmp_path: Path, text: str, said: str) -> None:
+def test_a_value_of_the_wrong_kind_is_named_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "move.toml"
     file.write_text(text)
     with pytest.raises(Unusable) as raised:

@@ -1,4 +1,4 @@
-"""Framing: records as slices with exact positions, bad ones as faults, over both readers."""
+"""Framing: records as spans with exact positions, bad ones as faults, many at once and one by one."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from hypothesis import strategies as st
 from streammig.errors import BrokenExport
 from streammig.records import START, Place, Slice
 from streammig.sources import FileSource, Input, open_source
-from streammig.sources.cuts import Cuts
-from streammig.sources.judging import judge
-
-READERS = ["plain", "fast"]
+from streammig.sources.frame import Framer
+from streammig.sources.valid import judge
 
 
-@pytest.fixture(params=READERS)
-def reader(request: pytest.FixtureRequest) -> Any:
-    return request.param
+@pytest.fixture(params=["many at once", "one by one"])
+def framing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to take elements: what is true of one is true of the other."""
+    if request.param == "one by one":
+        monkeypatch.setattr(Framer, "_together", lambda self: False)
+    return str(request.param)
 
 
-def source_of(folder: Path, data: bytes, reader: Any = "fast", path: Any = None, **settings: int) -> FileSource:
+def source_of(folder: Path, data: bytes, path: Any = None, **settings: int) -> FileSource:
     file = folder / "export"
     file.write_bytes(data)
-    return open_source([Input(str(file), path)], reader=reader, **settings)
+    return open_source([Input(str(file), path)], **settings)
 
 
 def read(source: FileSource, start: Place = START) -> tuple[list[Slice], BrokenExport | None]:
@@ -54,16 +55,16 @@ def test_a_fault_is_placed_by_its_line_or_where_there_is_none_by_its_byte() -> N
 # -- records that are none ------------------------------------------------------------------------------------------
 
 
-def test_elements_that_are_no_objects_are_records_too(reader: Any, tmp_path: Path) -> None:
+def test_elements_that_are_no_objects_are_records_too(framing: str, tmp_path: Path) -> None:
     elements = [b"1", b'"x]"', b"null", b"true", b"[[1],2]", b"-1.5e3", b'{"id":1}', b'"\\""', b"{}", b"[]"]
     data = b"[" + b" ,\n".join(elements) + b"]"
-    found, broken = read(source_of(tmp_path, data, reader, read_bytes=1))
+    found, broken = read(source_of(tmp_path, data, read_bytes=1))
     assert broken is None
     assert [it.data for it in found] == elements
 
 
 @pytest.mark.parametrize("ndjson", [False, True])
-def test_bad_text_in_one_record_is_its_fault_and_the_rest_goes_on(ndjson: bool, reader: Any, tmp_path: Path) -> None:
+def test_bad_text_in_one_record_is_its_fault_and_the_rest_goes_on(ndjson: bool, framing: str, tmp_path: Path) -> None:
     records = [b'{"id":%d}' % index for index in range(3000)]
     records[1000] = b'{"id":"Jos\xe9"}'
     records[2000] = rb'{"id":"\ud800"}'
@@ -72,7 +73,7 @@ def test_bad_text_in_one_record_is_its_fault_and_the_rest_goes_on(ndjson: bool, 
     records[2003] = rb'{"id":"\ud83d\ude00"}'
     records[2500] = b'{"id":"\xed\xa0\x80"}'
     data = b"\n".join(records) if ndjson else b"[" + b",".join(records) + b"]"
-    found, broken = read(source_of(tmp_path, data, reader))
+    found, broken = read(source_of(tmp_path, data))
     assert broken is None
     assert [it.data for it in found] == records
     bad = {it.ordinal - 1: it.code for it in found if it.code}
@@ -84,12 +85,12 @@ def test_bad_text_in_one_record_is_its_fault_and_the_rest_goes_on(ndjson: bool, 
 @pytest.mark.parametrize("ndjson", [False, True])
 @pytest.mark.parametrize("read_bytes", [1, 64, 1 << 20])
 def test_a_record_over_the_limit_is_named_with_its_length(
-    ndjson: bool, read_bytes: int, reader: Any, tmp_path: Path
+    ndjson: bool, read_bytes: int, framing: str, tmp_path: Path
 ) -> None:
     big = b'{"id":"' + b"]}," * 200 + rb'\ud800",  "more":[{"a":"\"}"},' + b"12345" * 100 + b"]}"
     records = [b'{"id":1}', big, b'{"id":3}', b'"' + b"y" * 600 + b'"', b"1" * 700, b"[" * 300 + b"]" * 300]
     data = b"\n".join(records) + b"\n" if ndjson else b"[" + b", ".join(records) + b" ]"
-    found, broken = read(source_of(tmp_path, data, reader, None, max_record_bytes=500, read_bytes=read_bytes))
+    found, broken = read(source_of(tmp_path, data, max_record_bytes=500, read_bytes=read_bytes))
     assert broken is None
     assert codes(found) == ["", "too-large", "", "too-large", "too-large", "too-large"]
     assert [it.length for it in found] == [len(record) for record in records]
@@ -98,15 +99,15 @@ def test_a_record_over_the_limit_is_named_with_its_length(
     assert found[1].fault == f"the record has {len(big)} bytes, the limit is 500"
 
 
-def test_a_record_at_the_limit_is_one(reader: Any, tmp_path: Path) -> None:
+def test_a_record_at_the_limit_is_one(framing: str, tmp_path: Path) -> None:
     record = b'{"id":"%s"}' % (b"x" * 490)
-    found, _ = read(source_of(tmp_path, b"[" + record + b"," + record[:-2] + b'x"}]', reader, max_record_bytes=499))
+    found, _ = read(source_of(tmp_path, b"[" + record + b"," + record[:-2] + b'x"}]', max_record_bytes=499))
     assert codes(found) == ["", "too-large"]
 
 
-def test_a_record_whose_end_is_out_of_sight_ends_the_stage(reader: Any, tmp_path: Path) -> None:
+def test_a_record_whose_end_is_out_of_sight_ends_the_stage(framing: str, tmp_path: Path) -> None:
     data = b'[{"id":1},{"id":"' + b"x" * 100_000 + b'"}]'
-    found, broken = read(source_of(tmp_path, data, reader, max_record_bytes=1000, read_bytes=1000))
+    found, broken = read(source_of(tmp_path, data, max_record_bytes=1000, read_bytes=1000))
     assert [it.ordinal for it in found] == [1]
     assert broken is not None
     assert broken.offset == 10
@@ -114,19 +115,19 @@ def test_a_record_whose_end_is_out_of_sight_ends_the_stage(reader: Any, tmp_path
 
 
 @pytest.mark.parametrize("ndjson", [False, True])
-def test_deep_nesting_is_a_fault_and_no_crash(ndjson: bool, reader: Any, tmp_path: Path) -> None:
+def test_deep_nesting_is_a_fault_and_no_crash(ndjson: bool, framing: str, tmp_path: Path) -> None:
     deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
     records = [b'{"id":1}', deep, b'{"id":2}']
     data = b"\n".join(records) if ndjson else b"[" + b",".join(records) + b"]"
-    found, broken = read(source_of(tmp_path, data, reader))
+    found, broken = read(source_of(tmp_path, data))
     assert broken is None
     assert codes(found) == ["", "too-deep", ""]
 
 
 @pytest.mark.parametrize("number", [b"9" * 10_000, b"1e" + b"9" * 30, b"-0." + b"1" * 10_000, b"1" * 5000 + b".5"])
-def test_a_number_of_any_size_is_left_to_the_rules(number: bytes, reader: Any, tmp_path: Path) -> None:
+def test_a_number_of_any_size_is_left_to_the_rules(number: bytes, framing: str, tmp_path: Path) -> None:
     data = b'{"n":' + number + b',"c":[{"id":' + number + b"}," + number + b'],"m":' + number + b"}"
-    found, broken = read(source_of(tmp_path, data, reader, ("c",)))
+    found, broken = read(source_of(tmp_path, data, ("c",)))
     assert broken is None
     assert [it.data for it in found] == [b'{"id":' + number + b"}", number]
     assert codes(found) == ["", ""]
@@ -159,15 +160,15 @@ def test_a_number_of_any_size_is_left_to_the_rules(number: bytes, reader: Any, t
         (b'[{"a":1}]]', 1, 9),
         (b'[{"a":1}] x', 1, 10),
         (b'[{"a":1}]\x00', 1, 9),
-        (b'[{"a":1}] "x', 1, 12),
+        (b'[{"a":1}] "x', 1, 10),
         (b'[{"a":1}]{"b":[', 1, 9),
     ],
 )
 def test_all_before_the_break_is_delivered_and_the_byte_is_named(
-    text: bytes, good: int, at: int, reader: Any, tmp_path: Path
+    text: bytes, good: int, at: int, framing: str, tmp_path: Path
 ) -> None:
     for read_bytes in (1, 1 << 20):
-        source = source_of(tmp_path, text, reader, (), read_bytes=read_bytes)
+        source = source_of(tmp_path, text, (), read_bytes=read_bytes)
         found, broken = read(source)
         assert len(found) == good
         assert broken is not None
@@ -178,32 +179,32 @@ def test_all_before_the_break_is_delivered_and_the_byte_is_named(
 @pytest.mark.parametrize(
     ("rest", "at"), [(b"", 0), (b',"x":[1,2}}', 9), (b',"x":1', 6), (b"}}", 1), (b"},", 1), (b',"x"', 4)]
 )
-def test_a_document_is_read_to_its_end_behind_the_array(rest: bytes, at: int, reader: Any, tmp_path: Path) -> None:
+def test_a_document_is_read_to_its_end_behind_the_array(rest: bytes, at: int, framing: str, tmp_path: Path) -> None:
     array = b'{"c":[{"a":1},{"a":2}]'
-    found, broken = read(source_of(tmp_path, array + rest, reader, ("c",), read_bytes=3))
+    found, broken = read(source_of(tmp_path, array + rest, ("c",), read_bytes=3))
     assert len(found) == 2
     assert broken is not None
     assert broken.offset == len(array) + at
 
 
-def test_text_behind_the_array_is_judged_by_its_grammar_alone(reader: Any, tmp_path: Path) -> None:
+def test_text_behind_the_array_is_judged_by_its_grammar_alone(framing: str, tmp_path: Path) -> None:
     data = b'{"c":[{"a":1}],"events":[{"id":"\xff\\ud800"}]}\n'
-    assert read(source_of(tmp_path, data, reader, ("c",), read_bytes=1))[1] is None
+    assert read(source_of(tmp_path, data, ("c",), read_bytes=1))[1] is None
 
 
 @pytest.mark.parametrize("read_bytes", [1, 2, 3, 5, 8])
-def test_other_arrays_are_passed_over_wherever_reads_end(read_bytes: int, reader: Any, tmp_path: Path) -> None:
+def test_other_arrays_are_passed_over_wherever_reads_end(read_bytes: int, framing: str, tmp_path: Path) -> None:
     others = b'"x":[ \n "id" ,1],"y":[ \n {"id":1}\n ,\n{"id":[ {"c":[ ]} ]} \n ] ,"z":[ ]'
     data = b"{" + others + b',"c": [ {"id":9} ] ,' + others + b"}"
-    found, broken = read(source_of(tmp_path, data, reader, ("c",), read_bytes=read_bytes))
+    found, broken = read(source_of(tmp_path, data, ("c",), read_bytes=read_bytes))
     assert [it.data for it in found] == [b'{"id":9}']
     assert broken is None
 
 
-def test_a_long_rest_is_checked_to_its_last_byte(reader: Any, tmp_path: Path) -> None:
+def test_a_long_rest_is_checked_to_its_last_byte(framing: str, tmp_path: Path) -> None:
     data = b'{"c":[{"a":1}],"x":[' + b'{"a":"\\\\"},' * 30_000 + b'{"a":2}]}'
-    assert read(source_of(tmp_path, data, reader, ("c",)))[1] is None
-    found, broken = read(source_of(tmp_path, data[:-2] + b"}}", reader, ("c",)))
+    assert read(source_of(tmp_path, data, ("c",)))[1] is None
+    found, broken = read(source_of(tmp_path, data[:-2] + b"}}", ("c",)))
     assert len(found) == 1
     assert broken is not None
     assert len(data) - 70_000 < broken.offset < len(data)
@@ -212,9 +213,9 @@ def test_a_long_rest_is_checked_to_its_last_byte(reader: Any, tmp_path: Path) ->
 # -- NDJSON ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_bad_line_is_a_fault_with_line_and_column_and_no_content(reader: Any, tmp_path: Path) -> None:
+def test_a_bad_line_is_a_fault_with_line_and_column_and_no_content(framing: str, tmp_path: Path) -> None:
     lines = [b'{"id":1}', b'{"id":"secret",}', b"", b'{"id":"sec', b"secret", b'{"a":1} {"b":2}', b'{"id":2}  \r']
-    found, broken = read(source_of(tmp_path, b"\n".join(lines), reader, read_bytes=5))
+    found, broken = read(source_of(tmp_path, b"\n".join(lines), read_bytes=5))
     assert broken is None
     assert [(it.ordinal, it.code) for it in found] == [
         (1, ""), (2, "invalid-json"), (4, "invalid-json"), (5, "invalid-json"), (6, "invalid-json"), (7, ""),
@@ -227,23 +228,23 @@ def test_a_bad_line_is_a_fault_with_line_and_column_and_no_content(reader: Any, 
 
 @pytest.mark.parametrize("last", [b'{"id":3,"name":"Mar', b'{"id":3', b'  {"id":[1,', b'{"id":tr', b'"\\u00'])
 def test_a_file_of_lines_that_was_cut_inside_its_last_one_breaks_off_there(
-    last: bytes, reader: Any, tmp_path: Path
+    last: bytes, framing: str, tmp_path: Path
 ) -> None:
     whole = b'{"id":1}\n{"id":2}\n'
-    found, broken = read(source_of(tmp_path, whole + last, reader, read_bytes=7))
+    found, broken = read(source_of(tmp_path, whole + last, read_bytes=7))
     assert [it.data for it in found] == [b'{"id":1}', b'{"id":2}']
     assert broken is not None
     assert broken.offset == len(whole)
     assert "line 3 has neither its end nor a newline" in broken.what
     assert "Mar" not in str(broken)
     # With a newline behind it somebody meant it as a line: a dead letter.
-    found, broken = read(source_of(tmp_path, whole + last + b"\n", reader))
+    found, broken = read(source_of(tmp_path, whole + last + b"\n"))
     assert (len(found), found[-1].code, broken) == (3, "invalid-json", None)
 
 
 @pytest.mark.parametrize("last", [b'{"id":3}', b'{"id":3,}', b'{"id":3}}', b"   ", b""])
-def test_the_last_line_needs_no_newline(last: bytes, reader: Any, tmp_path: Path) -> None:
-    found, broken = read(source_of(tmp_path, b'{"id":1}\n' + last, reader))
+def test_the_last_line_needs_no_newline(last: bytes, framing: str, tmp_path: Path) -> None:
+    found, broken = read(source_of(tmp_path, b'{"id":1}\n' + last))
     assert broken is None
     assert len(found) == 1 + bool(last.strip())
 
@@ -284,26 +285,22 @@ def test_from_any_place_on_the_rest_is_the_same(
         whole = b'{"c":[' + data.draw(BLANKS) + b"".join(parts) + data.draw(BLANKS) + b"]}"
     folder = tmp_path_factory.mktemp("places")
     size = data.draw(st.sampled_from([1, 5, 1 << 20]))
-    answers = []
-    for reader in READERS:
-        source = source_of(folder, whole, reader, None if ndjson else ("c",), read_bytes=size)
-        found, broken = read(source)
-        assert broken is None
-        assert [it.data for it in found] == texts
-        assert [whole[it.offset : it.offset + it.length] for it in found] == texts
-        at = data.draw(st.integers(0, len(found) - 1))
-        it = found[at]
-        assert read(source, Place(0, it.offset, 3, it.ordinal)) == (found[at:], None)
-        behind = it.offset + it.length
-        assert read(source, Place(0, behind, 0, it.ordinal + 1)) == (found[at + 1 :], None)
-        answers.append(found)
-    assert answers[0] == answers[1]
+    source = source_of(folder, whole, None if ndjson else ("c",), read_bytes=size)
+    found, broken = read(source)
+    assert broken is None
+    assert [it.data for it in found] == texts
+    assert [whole[it.offset : it.offset + it.length] for it in found] == texts
+    at = data.draw(st.integers(0, len(found) - 1))
+    it = found[at]
+    assert read(source, Place(0, it.offset, 3, it.ordinal)) == (found[at:], None)
+    behind = it.offset + it.length
+    assert read(source, Place(0, behind, 0, it.ordinal + 1)) == (found[at + 1 :], None)
 
 
-def test_a_resumed_plain_file_is_read_from_there_on(reader: Any, tmp_path: Path) -> None:
+def test_a_resumed_plain_file_is_read_from_there_on(framing: str, tmp_path: Path) -> None:
     records = [b'{"id":%d,"x":"%s"}' % (index, b"x" * 200) for index in range(20_000)]
     for data in (b'{"c":[' + b",".join(records) + b"]}", b"\n".join(records)):
-        source = source_of(tmp_path, data, reader, read_bytes=10_000)
+        source = source_of(tmp_path, data, read_bytes=10_000)
         found, _ = read(source)
         start = found[19_900]
         before, parsed = source.meter.read, source.meter.parsed
@@ -329,8 +326,8 @@ def test_a_place_in_a_later_file_passes_over_the_earlier_ones(tmp_path: Path) ->
     assert [it.position.ordinal for it in read(source, Place(1, 9, 0, 2))[0]] == [2]
 
 
-def test_iterators_do_not_disturb_each_other(reader: Any, tmp_path: Path) -> None:
-    source = source_of(tmp_path, b"[" + b",".join([b'{"id":1}'] * 5000) + b"]", reader)
+def test_iterators_do_not_disturb_each_other(framing: str, tmp_path: Path) -> None:
+    source = source_of(tmp_path, b"[" + b",".join([b'{"id":1}'] * 5000) + b"]")
     runs = source.runs()
     first = next(runs)
     assert len(read(source)[0]) == 5000
@@ -364,15 +361,15 @@ HARD = {
 
 
 @pytest.mark.parametrize("name", HARD)
-def test_no_document_makes_the_readers_parse_much_more_than_it_holds(name: str, reader: Any, tmp_path: Path) -> None:
+def test_no_document_makes_framing_parse_much_more_than_it_holds(name: str, framing: str, tmp_path: Path) -> None:
     records = HARD[name]
     data = b"[" + b",".join(records) + b"]"
-    source = source_of(tmp_path, data, reader, ())
+    source = source_of(tmp_path, data, ())
     before = source.meter.parsed
     found, broken = read(source)
     assert broken is None
     assert [it.data for it in found] == records
-    assert source.meter.parsed - before <= (8 if reader == "fast" else 4) * len(data)
+    assert source.meter.parsed - before <= (8 if framing == "many at once" else 4) * len(data)
 
 
 def test_most_documents_are_parsed_once(tmp_path: Path) -> None:
@@ -386,11 +383,11 @@ def test_most_documents_are_parsed_once(tmp_path: Path) -> None:
 
 
 def test_a_wrong_guess_never_makes_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streammig.sources.cuts.FIRST_SPAN", 64)
-    monkeypatch.setattr("streammig.sources.cuts.LEAST_SPAN", 16)
+    monkeypatch.setattr("streammig.sources.frame.FIRST_TRY", 64)
+    monkeypatch.setattr("streammig.sources.frame.LEAST_TRY", 16)
     for name in ("nested", "brackets in strings", "arrays", "strings", "numbers"):
         records = HARD[name][:400]
-        found, broken = read(source_of(tmp_path, b"[" + b" ,".join(records) + b"]", "fast", (), read_bytes=50))
+        found, broken = read(source_of(tmp_path, b"[" + b" ,".join(records) + b"]", (), read_bytes=50))
         assert broken is None
         assert [it.data for it in found] == records
 
@@ -406,58 +403,51 @@ def test_offsets_are_exact_where_one_gap_differs(gaps: list[bytes], odd: int, tm
     assert [data[it.offset : it.offset + it.length] for it in found] == records
 
 
-def test_runs_are_neither_tiny_nor_huge(reader: Any, tmp_path: Path) -> None:
-    for record, count in ((b'{"id":1}', 50_000), (b'{"id":"%s"}' % (b"x" * 3000), 3000)):
-        source = source_of(tmp_path, b"[" + b",".join([record] * count) + b"]", reader)
-        sizes = [(len(run), sum(it.length for it in run)) for run in source.runs()]
-        assert all(number <= 10_000 and size <= 3 << 20 for number, size in sizes)
-        assert len(sizes) < 150
+@pytest.mark.parametrize("ndjson", [False, True])
+@pytest.mark.parametrize(
+    ("size", "most_records", "most_bytes"),
+    [(8, 2500, 80_000), (300, 1000, 200_000), (3000, 128, 200_000), (400_000, 4, 1_700_000)],
+)
+def test_spans_are_neither_tiny_nor_huge(
+    size: int, most_records: int, most_bytes: int, ndjson: bool, framing: str, tmp_path: Path
+) -> None:
+    count = 6_000_000 // max(size, 100)
+    record = b'{"id":1}' if size == 8 else b'{"id":"%s"}' % (b"x" * size)
+    data = b"\n".join([record] * count) if ndjson else b"[" + b",".join([record] * count) + b"]"
+    spans = list(source_of(tmp_path, data).spans())
+    assert sum(map(len, spans)) == count
+    assert max(map(len, spans)) <= most_records
+    assert max(len(span.data) for span in spans) <= most_bytes
+    # But for the first ones, and where reads end, they hold what is worth a call.
+    assert len(spans) <= 8 + len(data) // min(60_000, 900 * len(record)) + len(data) // (1 << 20)
+
+
+def test_a_span_holds_its_bytes_as_they_stand_and_no_object_of_ours_for_a_clean_record(tmp_path: Path) -> None:
+    records = [b'{"id":%d}' % index for index in range(2000)]
+    for data in (b'{"c":[ ' + b" ,\n".join(records) + b" ]}", b"\n".join(records)):
+        at = 0
+        for span in source_of(tmp_path, data).spans():
+            assert data[span.offset : span.offset + len(span.data)] == span.data
+            assert span.cut(0, len(span)) == records[at : at + len(span)]
+            assert [*span.ordinals] == [*range(at + 1, at + len(span) + 1)]
+            assert not span.faults
+            assert {type(it) for it in (*span.starts, *span.ends)} == {int}
+            at += len(span)
+        assert at == 2000
 
 
 @pytest.mark.parametrize("ndjson", [False, True])
-def test_memory_does_not_grow_with_the_export(ndjson: bool, reader: Any, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_export(ndjson: bool, framing: str, tmp_path: Path) -> None:
     record = b'{"id":"%s"}' % (b"x" * 1000)
     peaks = []
     for count in (6000, 24_000):
         data = b"\n".join([record] * count) if ndjson else b"[" + b",".join([record] * count) + b"]"
-        source = source_of(tmp_path, data, reader)
+        source = source_of(tmp_path, data)
         del data
         tracemalloc.start()
-        for _ in source.runs():
+        for _ in source.spans():
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 12 << 20
     assert peaks[1] < peaks[0] + (2 << 20)
-
-
-def test_a_record_that_only_one_parser_takes_ends_the_plain_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = source_of(tmp_path, b'[{"id":1},{"id":2}]', "plain")
-    monkeypatch.setattr("streammig.sources.elements.Elements._seconded", lambda self, data: data != b'{"id":2}')
-    found, broken = read(source)
-    assert len(found) == 1
-    assert broken is not None
-    assert broken.offset == 10
-
-
-def test_each_reader_is_the_one_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cuts: list[int] = []
-    honest = Cuts._cut
-
-    def counted(self: Cuts, span: int) -> tuple[list[Slice], int]:
-        cuts.append(span)
-        return honest(self, span)
-
-    monkeypatch.setattr(Cuts, "_cut", counted)
-    data = b"[" + b",".join([b'{"id":1}'] * 5000) + b"]"
-    source = source_of(tmp_path, data, "plain")
-    cuts.clear()  # finding the array has its own
-    read(source)
-    assert not cuts
-    source = source_of(tmp_path, data, "fast")
-    cuts.clear()
-    assert source.reader == "fast"
-    read(source)
-    assert cuts

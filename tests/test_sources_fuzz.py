@@ -1,4 +1,4 @@
-"""Both readers against ijson in pure Python, `json` and documents whose records are known because they were built."""
+"""Framing, both ways, against ijson in pure Python, `json`, and documents that were built of known records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backports import zstd
 
 from streammig.errors import Unusable
 from streammig.records import START, Place, Slice
-from streammig.sources import FileSource, Input, open_source
+from streammig.sources import FileSource, Input, frame, open_source
 from tests.shares import share
 
 BLANKS = [b"", b"", b"", b" ", b"\n", b"\r\n  ", b"\t \n"]
@@ -24,6 +24,8 @@ STRINGS = [
     "", "id", "]}],[{", '"', "\\", '\\"}', '{"id":1},{"id":', "é", "€", "😀", "\u2028", "x" * 300, "/", "\x7f", "\n\t",
 ]  # fmt: skip
 NUMBERS = [b"0", b"-0", b"1", b"-12", b"1.50", b"1e5", b"1E+400", b"0.1e-7", b"9223372036854775808", b"1" * 400]
+
+TRIES = [(16 * 1024, 4096), (64, 16), (1000, 100)]  # the first text tried at once, and the least
 
 
 class Built:
@@ -98,14 +100,19 @@ def slices(source: FileSource, start: Place = START) -> tuple[list[Slice], str]:
     return found, ""
 
 
-def both(path: Path, array: tuple[str, ...] | None, **settings: int) -> tuple[list[Slice], str]:
-    """What both readers say of a file; they must say the same."""
+def both(path: Path, array: tuple[str, ...] | None, tries: tuple[int, int], **settings: int) -> tuple[list[Slice], str]:
+    """What is found in a file with texts of some size tried at once, and one by one; that must be the same."""
     answers = []
-    for reader in ("plain", "fast"):
-        try:
-            answers.append(slices(open_source([Input(str(path), array)], reader=reader, **settings)))
-        except Unusable as error:
-            answers.append(([], f"not opened: {error}"))
+    for singly in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(frame, "FIRST_TRY", tries[0])
+            patch.setattr(frame, "LEAST_TRY", tries[1])
+            if singly:
+                patch.setattr(frame.Framer, "_together", lambda self: False)
+            try:
+                answers.append(slices(open_source([Input(str(path), array)], **settings)))
+            except Unusable as error:
+                answers.append(([], f"not opened: {error}"))
     assert answers[0] == answers[1]
     return answers[1]
 
@@ -143,7 +150,7 @@ def check_agreement(seed: int, folder: Path, records: int) -> int:
     path = folder / "export"
     path.write_bytes(packed(rng, built.bytes))
     read_bytes = rng.choice([1, 7, 100, 4096, 65536, 4 << 20])
-    found, broken = both(path, array_of(built.path), read_bytes=read_bytes)
+    found, broken = both(path, array_of(built.path), rng.choice(TRIES), read_bytes=read_bytes)
     assert not broken
     assert [it.data for it in found] == built.texts
     assert [it.offset for it in found] == built.offsets
@@ -194,7 +201,7 @@ def has_valid_grammar(text: bytes) -> bool:
 
 
 def check_damage(seed: int, folder: Path) -> None:
-    """A document with a byte or two changed is refused exactly when it isn't valid, alike by both readers."""
+    """A document with a byte or two changed is refused exactly when it isn't valid, alike both ways."""
     rng = random.Random(seed)
     built = Built(rng, rng.randrange(1, 12))
     text = bytearray(built.bytes.removeprefix(b"\xef\xbb\xbf"))
@@ -215,7 +222,7 @@ def check_damage(seed: int, folder: Path) -> None:
         return
     path = folder / "export"
     path.write_bytes(text)
-    found, broken = both(path, array_of(built.path), read_bytes=rng.choice([1, 9, 4096]))
+    found, broken = both(path, array_of(built.path), rng.choice(TRIES), read_bytes=rng.choice([1, 9, 4096]))
     refused = bool(broken) or any(it.code for it in found)
     if is_valid(bytes(text)):
         # Valid still, but maybe the array has gone to another name.
@@ -229,7 +236,7 @@ def check_damage(seed: int, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_both_readers_find_the_records_that_a_document_was_built_of(seed: int, tmp_path: Path) -> None:
+def test_framing_finds_the_records_that_a_document_was_built_of(seed: int, tmp_path: Path) -> None:
     check_agreement(seed, tmp_path, random.Random(seed).choice([0, 1, 3, 40, 200]))
 
 
@@ -241,7 +248,7 @@ def test_a_damaged_document_is_refused_just_when_json_refuses_it(block: int, tmp
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_both_readers_agree_with_the_others_on_100_000_records(tmp_path: Path) -> None:
+def test_framing_agrees_with_the_others_on_100_000_records(tmp_path: Path) -> None:
     records, seed = 0, 10_000
     while records < share(100_000):
         records += check_agreement(seed, tmp_path, random.Random(seed).choice([10, 300, 2000]))

@@ -11,7 +11,7 @@ import msgspec
 from streammig.checkpoint import Checkpoint, WorkFile
 from streammig.errors import Unusable
 from streammig.records import Slice
-from streammig.sources.judging import judge
+from streammig.sources.valid import judge
 
 HINT = "Its lines must be those that `dead-letters` writes, with `record` repaired and the rest as it was."
 

@@ -17,7 +17,7 @@ from streammig.feed import Absent, Judge
 from streammig.packing import BatchLimits, assemble, ranges_of, select, split_record
 from streammig.ports import Rules, Source
 from streammig.records import DeadLetter, Draft, Record, Slice
-from streammig.sources.judging import judge
+from streammig.sources.valid import judge
 
 # Letters that are taken at a time: some 40 MB, and for each wave the export is passed over once.
 WAVE = 50_000

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from streammig.checkpoint.contents import Contents
+from streammig.checkpoint.fence import Fence
 from streammig.checkpoint.file import Checkpoint
 from streammig.records import Batch, Record
 
@@ -15,13 +16,23 @@ T = TypeVar("T")
 
 
 class Journal:
-    """The only way a run changes its checkpoint. After a change that failed, every later one fails the same way:
-    nothing may be sent on the strength of a file that did not take a write."""
+    """The only way a run changes its checkpoint; it raises the fence behind each request's number.
 
-    def __init__(self, checkpoint: Checkpoint, executor: Executor, files: Executor | None = None) -> None:
-        """`files` reads bodies, which must wait neither for a commit nor for the export; by default the same thread."""
+    After a change that failed, every later one fails the same way: nothing may be sent on the strength of a file that
+    did not take a write. `files` reads bodies, which must wait neither for a commit nor for the export; by default it
+    is the same thread.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        executor: Executor,
+        fence: Fence | None = None,
+        files: Executor | None = None,
+    ) -> None:
         self._checkpoint = checkpoint
         self._executor = executor
+        self._fence = fence
         self._files = files or executor
         self._waiting: list[tuple[Callable[[Checkpoint], Any], asyncio.Future[Any]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -88,4 +99,9 @@ class Journal:
 
     def _commit(self, changes: list[Callable[[Checkpoint], Any]]) -> list[Any]:
         with self._checkpoint.transaction():
-            return [change(self._checkpoint) for change in changes]
+            results = [change(self._checkpoint) for change in changes]
+        # Nobody is told that a request may leave before the fence knows of it (I2).
+        mark = self._checkpoint.take_mark()
+        if mark is not None and self._fence is not None:
+            self._fence.raise_to(mark)
+        return results

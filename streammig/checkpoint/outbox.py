@@ -17,7 +17,7 @@ from struct import Struct
 import msgspec
 
 from streammig.checkpoint.contents import Contents, decode_contents, spread
-from streammig.checkpoint.database import sync
+from streammig.checkpoint.sqlite import sync
 from streammig.errors import MachineFault, Problem, Unusable
 from streammig.records import Batch, Draft, Record
 

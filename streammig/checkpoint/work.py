@@ -6,9 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from streammig.checkpoint.database import connect, translated
 from streammig.checkpoint.letters import Spot
-from streammig.checkpoint.opened import Opened
+from streammig.checkpoint.sqlite import SqliteFile, connect, translated
 from streammig.records import Place, Range, Slice
 
 # Keyed like the dead letter. From `first` up to, not including, `last` are the units of the source record that it
@@ -34,7 +33,7 @@ def forget_work(checkpoint: Path) -> None:
             name.unlink(missing_ok=True)
 
 
-class WorkFile(Opened):
+class WorkFile(SqliteFile):
     """Slices of dead letters by their places in the export. Owner-only, deleted when the call ends."""
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
 import sys
 import traceback
@@ -25,6 +26,7 @@ COMMANDS = {
 
 CHECKPOINT = ".checkpoint"  # what the name of a checkpoint ends with unless the settings say otherwise
 FULL = (errno.ENOSPC, errno.EDQUOT)  # our own files say so themselves: this is standard output
+PILOT_DONE = 10
 STOPPED = 130  # the exit code of what was stopped on request
 
 
@@ -47,8 +49,8 @@ def streammig() -> None:
     """Move a very large JSON export into Masivo, under its rate limits, without losing or doubling a record.
 
     Exit codes: 0 all accepted or filtered; 1 a fault of this machine or of streammig; 2 settings, export or checkpoint
-    can't be used; 3 done, with dead letters; 4 batches whose outcome is unknown; 5 stopped by the target; 11 the
-    checkpoint is in use; 130 stopped on request. After 1, 4, 5 and 130 the same command goes on.
+    can't be used; 3 done, with dead letters; 4 batches whose outcome is unknown; 5 stopped by the target; 10 a pilot
+    is done; 11 the checkpoint is in use; 130 stopped on request. After 1, 4, 5 and 130 the same command goes on.
     """
 
 
@@ -57,7 +59,7 @@ def main() -> None:
     try:
         code = streammig.main(standalone_mode=False)
     except Problem as problem:
-        fail(problem)
+        fail(problem, as_json="--json" in sys.argv[1:])
         code = problem.exit_code
     except click.ClickException as mistake:
         mistake.show()
@@ -102,8 +104,10 @@ def _defect(error: BaseException) -> int:
     return 1
 
 
-def fail(problem: Problem) -> None:
-    """Print on stderr what stopped a command, and what to do."""
+def fail(problem: Problem, *, as_json: bool = False) -> None:
+    """Print on stderr what stopped a command, and what to do; and on stdout as the one JSON document, if asked."""
+    if as_json:
+        click.echo(json.dumps({"error": problem.json()}, indent=2))
     click.echo(f"error: {problem.what}", err=True)
     if problem.hint:
         click.echo(problem.hint, err=True)

@@ -12,7 +12,7 @@ import click
 
 from streammig.budget import Use, account_path, budget_of, parse_limits
 from streammig.checkpoint import Checkpoint, is_held
-from streammig.cli import STOPPED, fail
+from streammig.cli import PILOT_DONE, STOPPED, fail
 from streammig.errors import Held, Problem, Unusable, counted
 from streammig.report.document import document
 from streammig.report.text import state_sentence, summary
@@ -63,16 +63,17 @@ def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
         click.echo("stopped before anything was done", err=True)
         return STOPPED
     if problem is not None and (isinstance(problem, Held) or not path.exists() or not (ended.began or as_json)):
-        fail(problem)
+        fail(problem, as_json=as_json)
         return problem.exit_code
     try:
         found = read_document(path)
     except Problem as unreadable:
-        fail(problem or unreadable)
+        fail(problem or unreadable, as_json=as_json)
         return (problem or unreadable).exit_code
-    code = exit_code(found, problem, ended.whole)
+    code = exit_code(found, ended)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        error = {"error": problem.json()} if problem is not None else {}
+        click.echo(json.dumps(found | error, indent=2))
     elif not quiet:
         click.echo("\n" + summary(found) + "\n" + (f"\n{ended.said}" if ended.said else ""), err=True)
     if problem is not None:
@@ -94,7 +95,7 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
         5: "The target stopped this run: see the error above",
         STOPPED: "Stopped on request; nothing is lost",
     }.get(code, "This run failed: see the error above")
-    if code == STOPPED and ended.pilot is not None:
+    if code == PILOT_DONE and ended.pilot is not None:
         done = max([ended.pilot, *(stage["source_records"] for stage in stages)])
         further = f" (an earlier run went further than the {ended.pilot:,} of this one)" if done > ended.pilot else ""
         said = f"The pilot is done, {counted(done, 'record')} a stage at most{further}; the rest waits for the full run"
@@ -110,14 +111,16 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     return f"{said}\nTo go on from here: {resume}" if resume else said
 
 
-def exit_code(found: dict[str, Any], problem: Problem | None, whole: bool) -> int:
+def exit_code(found: dict[str, Any], ended: Ended) -> int:
     """The exit code: a defect first, then a problem that stopped the run, then unfinished work."""
     stages = found["stages"].values()
     if not found["balanced"]:
         return 1
-    if problem is not None:
-        return problem.exit_code
-    if not whole or found["state"] in ("interrupted", "failed"):
+    if ended.problem is not None:
+        return ended.problem.exit_code
+    if ended.pilot is not None and not ended.whole:
+        return PILOT_DONE
+    if not ended.whole or found["state"] in ("interrupted", "failed"):
         # A retry may be done where its run is not. An undecided batch is what the same command goes on with.
         return STOPPED
     if any(stage["unknown"] for stage in stages):

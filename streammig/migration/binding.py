@@ -75,7 +75,7 @@ def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], mar
 
 
 def check_contents(file: Checkpoint, marks: Marks, stopped: Callable[[], bool]) -> None:
-    """Raise `Unusable` if a file that was written to since is not the same any more; reads such a file wholly."""
+    """Raise `Unusable` if a file that may have been written to since is not the same any more, by many samples."""
     found = [
         f"{row.name}: the content of {name} is not what it was, though its size is"
         for row in file.stages()

@@ -9,7 +9,7 @@ from streammig.feed import records_within
 from streammig.migration.reading import Reading
 from streammig.packing import assemble
 from streammig.ports import Clock
-from streammig.records import Batch, BatchState, DeadLetter, Position, Tally
+from streammig.records import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
 from streammig.telemetry import Warned
 
 CODE = "body-lost"
@@ -24,12 +24,15 @@ def check_bodies(file: Checkpoint, given_up: bool) -> list[Batch]:
     return lost
 
 
-async def give_up(reading: Reading, clock: Clock, lost: list[Batch]) -> None:
+async def give_up(reading: Reading, clock: Clock, lost: list[Batch], again: bool) -> None:
     """Make dead letters of these batches by their places in the export, and park those of unknown outcome.
 
-    Raises `Unusable` where a batch does not come out of the export as it was sealed: then its places mean something
-    else now.
+    `again`: the newest copy is lost, and most of these were settled since: bodies that come out of the export as they
+    were sealed are made again. Raises `Unusable` where a batch that was not sent does not come out so: then its places
+    mean something else now.
     """
+    if again:
+        lost = [batch for batch in lost if not await _made_again(reading, batch)]
     for batch in lost:
         await _end(reading, clock, batch)
     if lost:
@@ -58,11 +61,24 @@ def _by_places(batch: Batch) -> list[DeadLetter]:
     ]
 
 
-async def _bury(reading: Reading, clock: Clock, batch: Batch) -> None:
-    judge = await reading.judge(batch.stage)
+async def _records(reading: Reading, batch: Batch) -> tuple[list[Record], Draft]:
+    """What a batch comes out of the export as now."""
+    judge, rules = await reading.judge(batch.stage), reading.rules[batch.stage]
     records = await reading.read(records_within, reading.sources[batch.stage], judge, batch.ranges)
-    rules = reading.rules[batch.stage]
-    if assemble(records, rules.head, rules.tail).digest != batch.digest:
+    return records, assemble(records, rules.head, rules.tail)
+
+
+async def _made_again(reading: Reading, batch: Batch) -> bool:
+    _, draft = await _records(reading, batch)
+    if draft.digest != batch.digest:
+        return False
+    await reading.journal.write(lambda file: file.outbox.place(draft, batch.stage, batch.seq))
+    return True
+
+
+async def _bury(reading: Reading, clock: Clock, batch: Batch) -> None:
+    records, draft = await _records(reading, batch)
+    if draft.digest != batch.digest:
         raise Unusable(
             "batch-changed",
             f"batch {batch.seq} of {batch.stage} does not come out of the export as it was sealed, and its body is"

@@ -1,4 +1,4 @@
-"""Exports as files: opening them, finding the records in them, cutting them into slices with exact positions.
+"""Exports as files: opening them, finding the records in them, and framing these as spans with exact positions.
 
 What counts as valid is RFC 8259 in UTF-8 without lone surrogates. Where the common parsers differ, this is on purpose:
 
@@ -6,7 +6,7 @@ What counts as valid is RFC 8259 in UTF-8 without lone surrogates. Where the com
   comments are refused, as msgspec does. `json` takes NaN and Infinity, ijson takes form feeds and vertical tabs.
 - Numbers of any length and exponent are valid and stay text; what they mean is for the rules. `json` and ijson fail on
   integers of more than 4,300 digits, ijson on exponents of more than 18.
-- A key may stand twice in an object, as in `json`, ijson and msgspec; the rules see what their decoder makes of it.
+- A key may be repeated in an object, as in `json`, ijson and msgspec; the rules see what their decoder makes of it.
 - Invalid UTF-8 (also overlong forms and encoded surrogates) and lone surrogate escapes in a string of a record are
   that record's fault, the rest goes on. ijson turns the escapes into "?" or an error, `json` keeps them.
 - Outside the array of records only the grammar counts: what text stands there may be another stage's records.
@@ -14,20 +14,19 @@ What counts as valid is RFC 8259 in UTF-8 without lone surrogates. Where the com
 - Of a record over the size limit its first `max_record_bytes` are judged, and its end is told by quotes and brackets.
   Where that is not found within 16 times the limit, the export breaks off there (lines of NDJSON may be longer).
 - One byte order mark at the beginning is skipped; its three bytes count in offsets.
-- In an array, what is no JSON ends the reading there, since nobody can say where the next record begins; in NDJSON it
-  is one line's fault. A value on a line need not be an object, nor an element of an array: the rules judge that.
+- In an array, text that is no JSON ends the reading there, since it does not tell where the next record begins. In
+  NDJSON it is one line's fault. A value on a line need not be an object, nor an element of an array: the rules judge.
 
 How an export is told: with a path behind `#` it is a document. Else it is NDJSON if its first lines are values by
-themselves, else a document with one obvious array: one that begins with an object and lies in no other such array,
-looked for in the first 4 MiB; or the document itself, if it is an array; or, where there is none of objects, the one
-array that is empty. A single object on a single line is a document if it holds such an array (if that is an empty one:
-and nothing but arrays and objects), unless its file is named .ndjson or .jsonl, or it has an id and another file of the
-stage is NDJSON; else it is a record.
+themselves. Else it is a document whose array is obvious: the document itself, or the one array of objects at its top,
+or, where it has no array of objects, the one empty array at its top. Arrays are looked for in the first 4 MiB. A
+single object on a single line is a document if it holds such an array. It is a record if it holds none and has a
+value besides objects and arrays, if its file is named .ndjson or .jsonl, or if it has an id and another file of the
+stage is NDJSON.
 """
 
 from streammig.sources.files import FileSource, open_source
-from streammig.sources.inputs import Input, parse_input
-from streammig.sources.opening import Meter
-from streammig.sources.sameness import comparable, touched, with_content
+from streammig.sources.identity import comparable, touched, with_samples
+from streammig.sources.open import Input, Meter, parse_input
 
-__all__ = ["FileSource", "Input", "Meter", "comparable", "open_source", "parse_input", "touched", "with_content"]
+__all__ = ["FileSource", "Input", "Meter", "comparable", "open_source", "parse_input", "touched", "with_samples"]

@@ -1,17 +1,17 @@
-"""NDJSON: one record a line."""
+"""NDJSON: one record a line. A decoder of lines proves nothing of that: msgspec's joins and splits lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
+from operator import add
 
 import msgspec
 
-from streammig.records import Run, Slice
-from streammig.sources.judging import RAW, TOO_LARGE, WHITE, is_cut_off, is_utf8, judge
-from streammig.sources.opening import Meter
-from streammig.sources.window import Window
-
-RUN_RECORDS = 1000
+from streammig.records import Span
+from streammig.sources.open import Meter
+from streammig.sources.valid import RAW, WHITE, is_cut_off, is_utf8, judge, too_large
+from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Held, Window
 
 
 class Lines:
@@ -24,21 +24,23 @@ class Lines:
     def __init__(self, window: Window, source: int, ordinal: int, limit: int, meter: Meter) -> None:
         self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
 
-    def runs(self, at: int, resumed: bool) -> Iterator[Run]:
-        """Runs from the offset `at` on; `resumed`: it is not the file's beginning. Raises BrokenExport where the file
+    def spans(self, at: int, *, resumed: bool) -> Iterator[Span]:
+        """Spans from the offset `at` on; `resumed`: it is not the file's beginning. Raises BrokenExport where the file
         was cut inside its last line: behind the line before."""
         if resumed:
             at = self._past_blanks(at)
         window = self._window
         while True:
             begin = at - window.base
-            end = window.data.rfind(b"\n", begin)
+            end = window.data.rfind(b"\n", begin, begin + MOST_SPAN_BYTES)
+            if end < 0:
+                end = window.data.find(b"\n", begin + MOST_SPAN_BYTES)
             if end >= 0:
                 yield from self._block(window.data[begin:end], at)
                 at = window.base + end + 1
             elif window.end - at > self._limit + 2:  # a line may end in white space: CR LF
-                run, at = self._long(at)
-                yield from run
+                held, at = self._long(at)
+                yield from held
             elif not window.fill(at):
                 break
         window.finish()
@@ -49,7 +51,7 @@ class Lines:
         yield from self._block(last, at)
 
     def _past_blanks(self, at: int) -> int:
-        """Behind the newline of the line that the place lies in, if nothing but white space stands before it."""
+        """Behind the newline of the line that the place lies in, if only white space comes before it."""
         window = self._window
         while True:
             rest = window.data[at - window.base :].lstrip(b" \t\r")
@@ -59,40 +61,50 @@ class Lines:
         at = window.end - len(rest)
         return at + rest.startswith(b"\n")
 
-    def _block(self, block: bytes, at: int) -> Iterator[Run]:
-        """The runs of whole lines, the last without its newline."""
+    def _block(self, block: bytes, at: int) -> Iterator[Span]:
+        """The spans of whole lines, the last without its newline."""
         self._meter.parsed += len(block)
-        clean, decode, source, limit = is_utf8(block), RAW.decode, self._source, self._limit
-        run: Run = []
-        number = self._ordinal
-        for raw in block.split(b"\n"):
-            line = raw.strip(WHITE)
-            if line:
-                length = len(line)
-                offset = at if length == len(raw) else at + len(raw) - len(raw.lstrip(WHITE))
-                if length > limit:
-                    run.append(too_large(source, offset, number, length, limit))
-                else:
-                    code = fault = ""
-                    try:
-                        decode(line)
-                    except (msgspec.DecodeError, RecursionError):
-                        code, fault = judge(line, number)
-                    if not clean and not code:
-                        code, fault = judge(line, number)
-                    run.append(Slice(source, offset, number, length, line, code, fault))
-                if len(run) == RUN_RECORDS:
-                    yield run
-                    run = []
-            at += len(raw) + 1
-            number += 1
-        self._ordinal = number
-        if run:
-            yield run
+        clean, lines = is_utf8(block), block.split(b"\n")
+        for first in range(0, len(lines), MOST_RECORDS):
+            part = lines[first : first + MOST_RECORDS]
+            data = b"\n".join(part)
+            span = self._together(part, data, at) if clean else None
+            if span is None:
+                span = self._one_by_one(part, data, at, clean)
+            if span is not None:
+                yield span
+            at += len(data) + 1
+            self._ordinal += len(part)
 
-    def _long(self, at: int) -> tuple[list[Run], int]:
-        """A line that is longer than what is kept of one, and the offset behind it."""
-        window, number = self._window, self._ordinal
+    def _together(self, lines: list[bytes], data: bytes, at: int) -> Span | None:
+        """A span of lines in UTF-8 of which each is a valid record and nothing else; None if any is not."""
+        try:
+            lengths = list(map(len, map(RAW.decode, lines)))
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        if lengths != list(map(len, lines)) or max(lengths) > self._limit:
+            return None
+        starts = list(accumulate(map((1).__add__, lengths[:-1]), initial=0))
+        ordinals = range(self._ordinal, self._ordinal + len(lines))
+        return Span(self._source, at, data, starts, list(map(add, starts, lengths)), ordinals)
+
+    def _one_by_one(self, lines: list[bytes], data: bytes, at: int, clean: bool) -> Span | None:
+        """A span of any lines, None if all are blank; `clean`: they are UTF-8."""
+        held, base = Held(), at
+        for number, raw in enumerate(lines, self._ordinal):
+            if line := raw.strip(WHITE):
+                begin, length = at + len(raw) - len(raw.lstrip(WHITE)), len(line)
+                if length > self._limit:
+                    held.put(begin, begin, number, too_large(length, self._limit))
+                else:
+                    code, fault = ("", "") if clean and _decodes(line) else judge(line, number)
+                    held.put(begin, begin + length, number, (length, code, fault) if code else None)
+            at += len(raw) + 1
+        return held.span(self._source, data, base) if held.starts else None
+
+    def _long(self, at: int) -> tuple[list[Span], int]:
+        """The record of a line that is longer than what is kept of one, and the offset behind it."""
+        window, number, held = self._window, self._ordinal, Held()
         kept, first, last = b"", -1, 0  # the beginning of the record, its offset, and the offset behind it
         while True:
             end = window.data.find(b"\n", at - window.base)
@@ -113,11 +125,16 @@ class Lines:
             return [], at + 1
         length = last - first
         if length > self._limit:
-            return [[too_large(self._source, first, number, length, self._limit)]], at + 1
-        line = kept[:length]  # the rest of the line is white space
-        return [[Slice(self._source, first, number, length, line, *judge(line, number))]], at + 1
+            held.put(first, first, number, too_large(length, self._limit))
+        else:
+            code, fault = judge(kept[:length], number)  # the rest of the line is white space
+            held.put(first, last, number, (length, code, fault) if code else None)
+        return [held.span(self._source, kept, first)], at + 1
 
 
-def too_large(source: int, offset: int, ordinal: int, length: int, limit: int) -> Slice:
-    fault = f"the record has {length} bytes, the limit is {limit}"
-    return Slice(source, offset, ordinal, length, b"", TOO_LARGE, fault)
+def _decodes(line: bytes) -> bool:
+    try:
+        RAW.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True

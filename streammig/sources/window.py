@@ -1,11 +1,17 @@
-"""The part of a stream that is being framed."""
+"""The part of a stream that is being framed, and records of it that are put together to a span."""
 
 from __future__ import annotations
 
 import codecs
 
 from streammig.errors import AFTER_A_BREAK, BrokenExport
-from streammig.sources.opening import Stream
+from streammig.records import Span
+from streammig.sources.open import Stream
+from streammig.sources.valid import Fault
+
+# A span has 128 to 1,000 records and 64 to 192 KiB, which a processor's cache holds; more where one record is larger.
+SPAN_RECORDS, MOST_RECORDS = 256, 1000
+SPAN_BYTES, MOST_SPAN_BYTES = 64 * 1024, 192 * 1024
 
 
 class Window:
@@ -56,6 +62,36 @@ class Window:
         if self._broken is not None and offset >= self.end:
             return self._broken
         return BrokenExport(self.file, offset, why, AFTER_A_BREAK)
+
+
+class Held:
+    """Elements, or lines, that are put together to a span; their bytes stand elsewhere meanwhile."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self._ends: list[int] = []
+        self._ordinals: list[int] = []
+        self._faults: dict[int, Fault] = {}
+        self._offset = 0
+
+    def put(self, begin: int, end: int, ordinal: int, fault: Fault | None) -> None:
+        """Add the record between two offsets."""
+        if not self.starts:
+            self._offset = begin
+        if fault is not None:
+            self._faults[len(self.starts)] = fault
+        self.starts.append(begin - self._offset)
+        self._ends.append(end - self._offset)
+        self._ordinals.append(ordinal)
+
+    def is_full(self) -> bool:
+        return self._ends[-1] >= SPAN_BYTES or len(self.starts) >= MOST_RECORDS
+
+    def span(self, source: int, data: bytes, base: int) -> Span:
+        """What was put, out of the bytes from the offset `base` on."""
+        low = self._offset - base
+        taken = data[low : low + self._ends[-1]]
+        return Span(source, self._offset, taken, self.starts, self._ends, self._ordinals, self._faults)
 
 
 def skip_bom(window: Window) -> int:

@@ -153,7 +153,7 @@ class Walk:
             if field.name in there:
                 continue
             text = field.default
-            if field.copy in there and field.copy in found:
+            if field.copy and field.copy in there and field.copy in found:
                 source = found[field.copy]
                 text = self.data[source.begin : source.end]
             if text:

@@ -1,16 +1,19 @@
-"""Opening an export: a regular file, plain, gzip or zstd by its content, read as one stream of bytes with offsets."""
+"""Opening an export: what a user types for it, and a regular file, plain, gzip or zstd, as one stream of bytes."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
+import re
 import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import msgspec
 
 from streammig.errors import AFTER_A_BREAK, BrokenExport, MachineFault, Unusable
 
@@ -20,7 +23,7 @@ else:
     from backports import zstd
 
 PLAIN, GZIP, ZSTD = "", "gzip", "zstd"
-# Small, because what a read inflates to is lost time twice when its frame turns out to be damaged.
+# Small, because what one call inflates to is lost where its frame turns out to be damaged.
 COMPRESSED_BYTES = 64 * 1024
 # Bounds what one call inflates: 64 KiB of gzip may hold 64 MiB.
 PIECE_BYTES = 256 * 1024
@@ -127,7 +130,7 @@ class _Plain:
         try:
             data = self._handle.read(size) or b""
         except OSError as error:
-            raise _read_failed(self._file, self.offset, error) from None
+            raise read_failed(self._file, self.offset, error) from None
         self.offset += len(data)
         self._meter.read += len(data)
         return data
@@ -231,7 +234,7 @@ class _Inflated:
                 return
             if _compression(waiting[:4]) != kind:
                 raise self._break(f"garbage follows the {kind} data at byte {taken} of the compressed file")
-            frame, begin, out = _FRAMES[kind](), taken, 0
+            frame = _FRAMES[kind]()
             while not frame.eof:
                 given = b""
                 if frame.needs_input:
@@ -241,39 +244,19 @@ class _Inflated:
                 try:
                     data = frame.decompress(given, PIECE_BYTES)
                 except (zlib.error, zstd.ZstdError):
-                    yield from self._salvage(begin, taken, out)
-                    raise self._break(
-                        f"the {kind} data is damaged behind byte {taken} of the compressed file"
-                    ) from None
-                taken, out = taken + len(given), out + len(data)
+                    why = f"the {kind} data is damaged behind byte {taken} of the compressed file"
+                    raise self._break(why) from None
+                taken += len(given)
                 if data:
                     yield data
             waiting = frame.unused_data
             taken -= len(waiting)
 
-    def _salvage(self, begin: int, good: int, out: int) -> Iterator[bytes]:
-        """What a damaged frame holds behind its first `out` bytes: a call that fails gives nothing, so the frame is
-        read once more, from `good` on byte by byte, until it fails again."""
-        self._handle.seek(begin)
-        frame = _FRAMES[self._compression]()
-        while True:
-            given = b""
-            if frame.needs_input:
-                given = self._handle.read(min(COMPRESSED_BYTES, max(good - begin, 1))) or b""
-                begin += len(given)
-            try:
-                data = frame.decompress(given, PIECE_BYTES)
-            except (zlib.error, zstd.ZstdError):
-                return
-            if len(data) > out:
-                yield data[out:]
-            out = max(out - len(data), 0)
-
     def _fetch(self) -> bytes:
         try:
             data = self._handle.read(COMPRESSED_BYTES) or b""
         except OSError as error:
-            raise _read_failed(self._file, self.offset, error) from None
+            raise read_failed(self._file, self.offset, error) from None
         self._meter.read += len(data)
         return data
 
@@ -282,10 +265,83 @@ class _Inflated:
         return BrokenExport(self._file, self.offset, why, AFTER_A_BREAK)
 
 
-def _read_failed(file: str, offset: int, error: OSError) -> MachineFault:
+def read_failed(file: str, offset: int, error: OSError) -> MachineFault:
     """The disk's fault, not the export's: the same file may be read later."""
     return MachineFault(
         "export-io",
         f"{file}: reading at byte {offset} failed: {os.strerror(error.errno or 0)}",
         "Mend the disk, then run the same command.",
     )
+
+
+# -- names and paths --------------------------------------------------------------------------------------------------
+
+Path = tuple[str | int, ...]
+"""The way to a value in a document: keys of objects and indexes of arrays; () is the document itself."""
+
+# A JSON string (for keys with dots, quotes, spaces at an end, or nothing in them), or anything without a dot.
+_SEGMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^."][^.]*')
+
+
+class Input(NamedTuple):
+    """One file of a stage. `path` holds the segments towards the array, None: it is to be found."""
+
+    file: str
+    path: tuple[str, ...] | None = None
+
+
+def parse_input(text: str) -> Input:
+    """`FILE` or `FILE#path.to.array`; `FILE#` is the array that the whole document is.
+
+    Segments are separated by dots; a segment in double quotes is a JSON string and may hold anything
+    (`export.json#data."odd.key"`); one of digits is a key or else an index. If the whole text names something that
+    exists, it is that file's name; otherwise the last `#` before which a file's name stands divides it.
+    Raises Unusable for a path that can't be read.
+    """
+    if "#" not in text or os.path.lexists(text):
+        return Input(text)
+    cuts = [index for index, sign in enumerate(text) if sign == "#"]
+    cut = next((index for index in reversed(cuts) if os.path.lexists(text[:index])), cuts[0])
+    return Input(text[:cut], _segments(text, text[cut + 1 :]))
+
+
+def _segments(text: str, path: str) -> tuple[str, ...]:
+    segments: list[str] = []
+    at = 0
+    while path and at <= len(path):
+        match = _SEGMENT.match(path, at)
+        if match is None or (match.end() < len(path) and path[match.end()] != "."):
+            raise Unusable(
+                "path-invalid",
+                f"{text}: the path behind # can't be read at its character {at + 1}",
+                'Write it like data.customers; put a key with a dot or a quote in double quotes: data."odd.key".',
+            )
+        segments.append(_segment(text, match.group()))
+        at = match.end() + 1
+    return tuple(segments)
+
+
+def _segment(text: str, segment: str) -> str:
+    if not segment.startswith('"'):
+        return segment
+    try:
+        return msgspec.json.decode(segment.encode(), type=str)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        raise Unusable(
+            "path-invalid", f"{text}: {segment} is no JSON string", 'Escape as JSON does: \\" and \\\\.'
+        ) from None
+
+
+def path_text(path: Path) -> str:
+    """The path as it is typed behind `#`."""
+    return ".".join(_typed(str(segment)) for segment in path)
+
+
+def _typed(segment: str) -> str:
+    plain = segment and segment.isprintable() and segment.strip() == segment and not re.search(r'[."#\\]', segment)
+    return segment if plain else msgspec.json.encode(segment).decode()
+
+
+def leads_to(wanted: tuple[str, ...], path: Path) -> bool:
+    """Whether the typed segments mean this path."""
+    return len(wanted) == len(path) and all(segment == str(step) for segment, step in zip(wanted, path, strict=True))

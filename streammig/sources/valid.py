@@ -6,33 +6,15 @@ import re
 
 import msgspec
 
-RAW = msgspec.json.Decoder(msgspec.Raw)
-
 WHITE = b" \t\n\r"
 TOO_LARGE, TOO_DEEP = "too-large", "too-deep"
 INVALID_JSON, INVALID_UTF8, LONE_SURROGATE = "invalid-json", "invalid-utf8", "lone-surrogate"
 
+RAW = msgspec.json.Decoder(msgspec.Raw)
 _AT = re.compile(r" \(byte (\d+)\)$")
 
-
-def utf8_fault(data: bytes) -> str:
-    """What is wrong with the record's UTF-8, "" if nothing."""
-    if not data.isascii():
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            return f"byte {error.start + 1} of the record belongs to no valid UTF-8 sequence"
-    return ""
-
-
-def is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+Fault = tuple[int, str, str]
+"""The record's full length in bytes, a code, and what is wrong, without a value of the record."""
 
 
 def judge(data: bytes, line: int = 0) -> tuple[str, str]:
@@ -44,7 +26,7 @@ def judge(data: bytes, line: int = 0) -> tuple[str, str]:
         return TOO_DEEP, "the record is nested deeper than the parser goes"
     except msgspec.DecodeError as error:
         at, why = place_of(error, len(data))
-        if not _grammar(data):
+        if not _is_grammatical(data):
             where = f"line {line}, column {at + 1}" if line else f"byte {at + 1} of the record"
             return INVALID_JSON, f"no valid JSON at {where}: {why}"
         code = LONE_SURROGATE
@@ -54,6 +36,23 @@ def judge(data: bytes, line: int = 0) -> tuple[str, str]:
     if bad := utf8_fault(data):
         return INVALID_UTF8, bad
     return code, fault
+
+
+def too_large(length: int, limit: int) -> Fault:
+    return length, TOO_LARGE, f"the record has {length} bytes, the limit is {limit}"
+
+
+def utf8_fault(data: bytes) -> str:
+    """What is wrong with the record's UTF-8, "" if nothing."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start + 1} of the record belongs to no valid UTF-8 sequence"
+    return ""
+
+
+def is_utf8(data: bytes) -> bool:
+    return data.isascii() or not utf8_fault(data)
 
 
 def is_cut_off(data: bytes) -> bool:
@@ -68,7 +67,7 @@ def is_cut_off(data: bytes) -> bool:
 
 
 def place_of(error: msgspec.DecodeError, length: int) -> tuple[int, str]:
-    """The index of the byte that a decoder stumbled over, and why; `length` is where truncated input ends."""
+    """The index of the byte where a decoder failed, and why; `length` is where truncated input ends."""
     text = str(error)
     found = _AT.search(text)
     if found is None:
@@ -84,7 +83,7 @@ def without_surrogates(data: bytes) -> bytes:
     return data.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")
 
 
-def _grammar(data: bytes) -> bool:
+def _is_grammatical(data: bytes) -> bool:
     try:
         RAW.decode(without_surrogates(data))
     except (msgspec.DecodeError, RecursionError):

@@ -1,0 +1,373 @@
+"""Framing: the elements of a JSON array as spans.
+
+Many elements are cut out at once wherever a cut between two of them can be proven. The others are taken one by one,
+each found by its quotes and brackets. Neither costs an object of ours for a clean record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from operator import add
+
+import msgspec
+
+from streammig.errors import BrokenExport
+from streammig.records import Span
+from streammig.sources.open import Meter
+from streammig.sources.valid import (
+    INVALID_JSON,
+    INVALID_UTF8,
+    RAW,
+    WHITE,
+    Fault,
+    is_utf8,
+    judge,
+    place_of,
+    too_large,
+    utf8_fault,
+    without_surrogates,
+)
+from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, SPAN_BYTES, SPAN_RECORDS, Held, Window
+
+# How much is tried at once: what is not worth a try, the first try, and the most where records are large.
+LEAST_TRY, FIRST_TRY, MOST_TRY = 4 * 1024, 16 * 1024, 1024 * 1024
+CLOSINGS_TRIED = 3
+# The end of a record over the limit is looked for, but only within so many times the limit.
+LIMITS_PASSED = 16
+# An error nearer to the end of a text than an escaped pair is long may mean only that the text goes on.
+ESCAPE_BYTES = 12
+
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_BLANKS = re.compile(rb"[ \t\n\r]*")
+_SCALAR = re.compile(rb"[^ \t\n\r,\[\]{}:\"]*")
+_HEAD = re.compile(rb'\{[ \t\n\r]*"[^"\\]*"')
+_GAP = re.compile(rb"[ \t\n\r]*,[ \t\n\r]*")
+# The possessive quantifiers keep a string without an end from being looked at again and again.
+_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]"]', re.DOTALL)
+_QUOTE, _BRACKET, _OPENING = ord('"'), ord("["), b"{["
+
+
+class Framer:
+    """The elements of one array from a place on. `at` is the offset that it has come to.
+
+    A cut is guessed. The text from the first byte of an element up to the cut, in brackets, is decoded as a list. If
+    that succeeds, the cut lies between two elements, for the prefix of a JSON text has one reading. The same holds for
+    a cut inside the last element if closing signs are added that fit: then that element is left for the next time. So a
+    guess is never wrong, only in vain. After a few in vain a shorter text is tried, at last each element by itself.
+    """
+
+    def __init__(self, window: Window, source: int, ordinal: int, limit: int, meter: Meter) -> None:
+        self.at = window.base
+        self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
+        self._try = FIRST_TRY
+        self._singly = 0  # the offset up to which elements are taken one by one
+        self._closings = [b"]", b"]}]", b"}]", b"]]"]  # the one that fitted last comes first
+        self._ready: list[Span] = []
+        self._held = Held()
+
+    def spans(self, at: int, *, resumed: bool) -> Iterator[Span]:
+        """Spans from the offset `at` on, up to the closing bracket; `resumed`: that may lie behind an element.
+
+        Raises BrokenExport behind the last element that is good.
+        """
+        self.at = at
+        comma = None if resumed else False  # whether one must come before the next value; None: it may
+        broken: BrokenExport | None = None
+        try:
+            while self._next(comma):
+                comma = True
+                if not self._together():
+                    self._element()
+                if self._ready:
+                    ready, self._ready = self._ready, []
+                    yield from ready
+        except BrokenExport as error:
+            broken = error
+        self._flush()
+        yield from self._ready
+        if broken is not None:
+            raise broken
+
+    def sign(self) -> bytes:
+        """The next byte that isn't white space, b"" at the end of the stream; `at` comes to be its offset."""
+        window = self._window
+        while True:
+            found = _BLANKS.match(window.data, self.at - window.base)
+            self.at = window.base + found.end() if found else self.at
+            if self.at < window.end:
+                return window.data[self.at - window.base : self.at - window.base + 1]
+            if not self._fill(self.at):
+                return b""
+
+    def _next(self, comma: bool | None) -> bool:
+        """Go to the next value's first byte; False, and behind the closing bracket, if there is none."""
+        sign = self.sign()
+        if sign == b"]":
+            self.at += 1
+            return False
+        if sign == b"," and comma is not False:
+            self.at += 1
+            sign = self.sign()
+        elif comma:
+            raise self._break(self.at, "a comma or the array's closing bracket was expected" if sign else "")
+        if not sign or sign in b",:]}":
+            raise self._break(self.at, "a value was expected" if sign else "")
+        return True
+
+    def _fill(self, keep: int) -> bool:
+        self._flush()  # the bytes of what is held stand in the window
+        return self._window.fill(keep)
+
+    def _flush(self) -> None:
+        """Make a span of the elements that are held."""
+        if self._held.starts:
+            self._ready.append(self._held.span(self._source, self._window.data, self._window.base))
+            self._held = Held()
+
+    # -- many at once ------------------------------------------------------------------------------------------------
+
+    def _together(self) -> bool:
+        """Take many elements, the first of which begins at `at`; False if no cut behind one could be proven."""
+        window = self._window
+        if self.at < self._singly:
+            return False
+        while window.end - self.at < self._try and self._fill(self.at):
+            pass
+        size = min(self._try, window.end - self.at)
+        least = min(LEAST_TRY, size)
+        while size >= least:
+            good = self._cut(size)
+            if good is None:
+                return True
+            size = size // 4 if good == size else good
+        self._try, self._singly = LEAST_TRY, self.at + LEAST_TRY
+        return False
+
+    def _cut(self, size: int) -> int | None:
+        """Take the elements of a text of this size up to a cut in its second half. If none could be proven: how much
+        of the text may still be good."""
+        data, low = self._window.data, self.at - self._window.base
+        view = memoryview(data)
+        for high in _guesses(data, low, low + size):
+            for closing in self._closings[:CLOSINGS_TRIED]:
+                text = b"".join((b"[", view[low:high], closing))
+                try:
+                    raws = _LIST.decode(text)
+                except msgspec.DecodeError as error:
+                    # Where the text fails in front of the cut, no cut behind that place will do.
+                    bad = place_of(error, high - low + 2)[0] - 1
+                    self._meter.parsed += min(bad, high - low)
+                    if bad < high - low:
+                        return bad
+                    continue
+                except RecursionError:
+                    return 0
+                self._meter.parsed += high - low
+                if closing != self._closings[0]:
+                    self._closings.remove(closing)
+                    self._closings.insert(0, closing)
+                lengths = list(map(len, raws))
+                # Between two elements there is one byte at least: if there are no more in all, it is the comma alone.
+                tight = sum(lengths) + len(lengths) + 1 == len(text)
+                if closing != b"]":
+                    del raws[-1], lengths[-1]
+                longest = max(lengths, default=0)
+                if raws and longest <= self._limit * LIMITS_PASSED:
+                    sound = longest <= self._limit and is_utf8(text)
+                    self._take(low, raws, lengths, tight=tight, sound=sound)
+                    self._adapt(size, self._ready[-1])
+                    return None
+                break
+        return size
+
+    def _take(self, low: int, raws: list[msgspec.Raw], lengths: list[int], *, tight: bool, sound: bool) -> None:
+        """A span of elements, the first of which begins at the index `low`; `tight`: one comma stands between any two,
+        and no more; `sound`: all is UTF-8, and none over the limit."""
+        self._flush()
+        count, base = len(raws), self._window.base
+        starts = _starts(self._window.data, low, raws, lengths, tight)
+        ends = list(map(add, starts, lengths))
+        size = ends[-1]
+        data = self._window.data[low : low + size]
+        faults = {} if sound else self._faults(data, starts, ends)
+        ordinals = range(self._ordinal, self._ordinal + count)
+        self._ready.append(Span(self._source, base + low, data, starts, ends, ordinals, faults))
+        self._ordinal += count
+        self.at = base + low + size
+
+    def _adapt(self, size: int, span: Span) -> None:
+        """Choose how much is tried next, where a text of this size held a span."""
+        mean = len(span.data) // len(span) + 1
+        wish = min(max(SPAN_RECORDS * mean, SPAN_BYTES), MOST_SPAN_BYTES, MOST_RECORDS * mean)
+        self._try = min(max(wish, 2 * mean), 2 * size, MOST_TRY)
+
+    def _faults(self, data: bytes, starts: Sequence[int], ends: list[int]) -> dict[int, Fault]:
+        faults: dict[int, Fault] = {}
+        for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if end - start > self._limit:
+                faults[index] = too_large(end - start, self._limit)
+                ends[index] = start
+            elif fault := utf8_fault(data[start:end]):
+                faults[index] = end - start, INVALID_UTF8, fault
+        return faults
+
+    # -- one by one --------------------------------------------------------------------------------------------------
+
+    def _element(self) -> None:
+        """Take the element that begins at `at`."""
+        begin, window, limit = self.at, self._window, self._limit
+        whole = self._pass(begin)
+        length = self.at - begin
+        data = window.data[begin - window.base : self.at - window.base] if whole else b""
+        if length > limit * LIMITS_PASSED:
+            raise self._endless(begin)
+        if length > limit:
+            self._check(begin, data[:limit])
+            self._flush()
+            faults = {0: too_large(length, limit)}
+            self._ready.append(Span(self._source, begin, b"", (0,), (0,), (self._ordinal,), faults))
+        else:
+            self._meter.parsed += length
+            code, fault = judge(data)
+            if code == INVALID_JSON:
+                self._check(begin, data, complete=True)
+                raise self._break(begin, f"element {self._ordinal} of the array is no JSON value")
+            self._held.put(begin, self.at, self._ordinal, (length, code, fault) if code else None)
+            if self._held.is_full():
+                self._flush()
+        self._ordinal += 1
+        # A text is to hold several: where they are large, a short one is in vain each time.
+        self._try = min(max(self._try, 2 * length), MOST_TRY)
+
+    def _pass(self, begin: int) -> bool:
+        """Go behind the element that begins at `at`; whether its bytes are still there. Those of an element over the
+        limit are let go of."""
+        window, limit, extent = self._window, self._limit, Extent()
+        scalar = window.data[begin - window.base] not in b'{["'
+        keep = begin
+        while True:
+            low = self.at - window.base
+            if scalar:  # up to the next sign that is in none
+                found = _SCALAR.match(window.data, low)
+                high = found.end() if found else low
+                ended = high < len(window.data)
+            else:
+                high, ended = extent.advance(window.data, low)
+                self._meter.parsed += high - low
+            self.at = window.base + high
+            if ended:
+                return keep == begin
+            text = window.data[begin - window.base :][:limit] if keep == begin else b""
+            if self.at - begin > limit:
+                self._check(begin, text)
+                keep, text = self.at, b""
+                if keep - begin > limit * LIMITS_PASSED:
+                    raise self._endless(begin)
+            if not self._fill(keep):
+                self._check(begin, text)
+                raise self._break(window.end, "")
+
+    def _check(self, begin: int, text: bytes, *, complete: bool = False) -> None:
+        """Raise BrokenExport if no element begins as the text does, at the byte that makes it none; `complete`: the
+        text is all of it."""
+        self._meter.parsed += len(text)
+        try:
+            RAW.decode(without_surrogates(text))
+        except msgspec.DecodeError as error:
+            index, why = place_of(error, len(text))
+            if complete or index + ESCAPE_BYTES < len(text):
+                why = f"{why}, in element {self._ordinal} of the array, which begins at byte {begin}"
+                raise self._break(begin + index, why) from None
+        except RecursionError:
+            pass
+
+    def _endless(self, begin: int) -> BrokenExport:
+        far = self._limit * LIMITS_PASSED
+        return self._break(begin, f"element {self._ordinal} of the array has no end within {far} bytes")
+
+    def _break(self, at: int, why: str) -> BrokenExport:
+        return self._window.broken(
+            at, why or f"the file ends too early, after {self._ordinal - 1} elements of the array"
+        )
+
+
+def _starts(data: bytes, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
+    """Where elements begin, relative to the first one, which begins at the index `low`."""
+    found = None if tight else _GAP.match(data, low + lengths[0])
+    gap = found.group() if found else b","
+    # Pretty documents have one gap throughout: then this is, byte for byte, the text there.
+    if tight or data.startswith(gap.join(raws), low):
+        return list(accumulate(map(len(gap).__add__, lengths[:-1]), initial=0))
+    starts = [0]
+    for length in lengths[:-1]:
+        found = _GAP.match(data, low + starts[-1] + length)
+        assert found is not None
+        starts.append(found.end() - low)
+    return starts
+
+
+def _guesses(data: bytes, low: int, top: int) -> Iterator[int]:
+    """Where to cut the elements that begin at `low`: at the last comma before what begins like the first of them,
+    behind the last closing brace, at the last comma. All in the second half, so that a success is worth its cost."""
+    middle = (low + top) // 2
+    if head := _HEAD.match(data, low):
+        begin = data.rfind(head.group(), middle, top)
+        comma = data.rfind(b",", middle, begin) if begin > 0 else -1
+        if comma > low and not data[comma + 1 : begin].strip(WHITE):
+            yield comma
+    brace = data.rfind(b"}", middle, top) + 1
+    if brace > low:
+        yield brace
+    comma = data.rfind(b",", middle, top)
+    if comma > low:
+        yield comma
+
+
+class Extent:
+    """Finds where a JSON value ends, or an array begins, by quotes and brackets alone. Looks at each byte once, however
+    they come in, and keeps none. If the text is no JSON, that is for whoever parses what was found."""
+
+    def __init__(self, depth: int = 0) -> None:
+        self._depth = depth
+        self._inside = False  # a string
+
+    def advance(self, data: bytes, low: int, *, arrays: bool = False) -> tuple[int, bool]:
+        """Look at the data from an index on; the index up to which it was looked at, and whether the value ends there.
+        It is to go on from that index, with more behind it. `arrays`: it stops behind each `[`, too."""
+        while True:
+            if self._inside:
+                found = _TEXT.match(data, low)
+                low = found.end() if found else low
+                if data[low : low + 1] != b'"':
+                    return low, False
+                low += 1
+                self._inside = False
+                if not self._depth:
+                    return low, True
+            low, ended = self._outside(data, low, arrays)
+            if not self._inside:
+                return low, ended
+
+    def _outside(self, data: bytes, low: int, arrays: bool) -> tuple[int, bool]:
+        depth = self._depth
+        for token in _TOKEN.finditer(data, low):
+            begin, end = token.span()
+            sign = data[begin]
+            if sign == _QUOTE:
+                if end - begin == 1:
+                    self._depth, self._inside = depth, True
+                    return end, False
+            elif sign in _OPENING:
+                depth += 1
+                if arrays and sign == _BRACKET:
+                    self._depth = depth
+                    return end, False
+            else:
+                depth -= 1
+            if depth <= 0:
+                return end, True
+        self._depth = depth
+        return len(data), False
