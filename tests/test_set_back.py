@@ -311,7 +311,8 @@ def back_up(folder: Path) -> None:
     for name in ("run.checkpoint", "run.checkpoint-wal"):
         if (folder / name).exists():
             shutil.copy(folder / name, folder / name.replace("run", "backup"))
-    shutil.copytree(folder / "state", folder / "state.backup")
+    for name in ("state", "run.checkpoint.outbox"):
+        shutil.copytree(folder / name, folder / f"{name}.backup")
 
 
 def restore(folder: Path) -> None:
@@ -320,8 +321,9 @@ def restore(folder: Path) -> None:
     for name in ("backup.checkpoint", "backup.checkpoint-wal"):
         if (folder / name).exists():
             shutil.copy(folder / name, folder / name.replace("backup", "run"))
-    shutil.rmtree(folder / "state")
-    shutil.copytree(folder / "state.backup", folder / "state")
+    for name in ("state", "run.checkpoint.outbox"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(folder / f"{name}.backup", folder / name)
 
 
 def pilot(migration: Migration) -> Coroutine[Any, Any, bool]:
