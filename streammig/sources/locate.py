@@ -17,7 +17,7 @@ import msgspec
 from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.sources.frame import Extent, Framer
 from streammig.sources.open import Input, Meter, Path, leads_to, path_text
-from streammig.sources.valid import RAW, WHITE, is_cut_off, place_of, without_surrogates
+from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, place_of, without_surrogates
 from streammig.sources.window import Window, skip_bom
 
 JSON, NDJSON = "json", "ndjson"
@@ -89,7 +89,7 @@ def locate(window: Window, wanted: Input, meter: Meter, *, lines: bool = False) 
     single = head.startswith(b"{") and b"\n" not in head.strip(WHITE)
     if single and _LINE_NAMES.search(wanted.file):
         return Layout(NDJSON)
-    alone = single and _decodes(head)
+    alone = single and decodes(head)
     if alone and lines and "id" in _MEMBERS.decode(head):
         return Layout(NDJSON)
     _refuse_other(window, at)
@@ -331,20 +331,12 @@ def _is_lines(head: bytes) -> bool:
     """
     lines = (line for raw in re.finditer(rb"[^\n]+", head) if (line := raw.group().strip(WHITE)))
     first, second = next(lines, b""), next(lines, b"")
-    if _decodes(first):
+    if decodes(first):
         document = first.startswith(b"[") and first.strip(b"[]" + WHITE)
         return not document and any(line.removeprefix(codecs.BOM_UTF8).startswith(b"{") for line in (second, *lines))
-    if not (second.startswith(b"{") and _decodes(second)):
+    if not (second.startswith(b"{") and decodes(second)):
         return False
     return not is_cut_off(without_surrogates(first + b"\n" + second))
-
-
-def _decodes(line: bytes) -> bool:
-    try:
-        RAW.decode(line)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
 
 
 def _holds_values(head: bytes) -> bool:
