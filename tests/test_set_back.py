@@ -319,7 +319,8 @@ def back_up(folder: Path) -> None:
     for name in ("run.checkpoint", "run.checkpoint-wal"):
         if (folder / name).exists():
             shutil.copy(folder / name, folder / name.replace("run", "backup"))
-    shutil.copytree(folder / "state", folder / "state.backup")
+    for name in ("state", "run.checkpoint.outbox"):
+        shutil.copytree(folder / name, folder / f"{name}.backup")
 
 
 def restore(folder: Path) -> None:
@@ -328,8 +329,9 @@ def restore(folder: Path) -> None:
     for name in ("backup.checkpoint", "backup.checkpoint-wal"):
         if (folder / name).exists():
             shutil.copy(folder / name, folder / name.replace("backup", "run"))
-    shutil.rmtree(folder / "state")
-    shutil.copytree(folder / "state.backup", folder / "state")
+    for name in ("state", "run.checkpoint.outbox"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(folder / f"{name}.backup", folder / name)
 
 
 def pilot(migration: Migration) -> Coroutine[Any, Any, bool]:
@@ -517,9 +519,7 @@ def until_answered(stage: str, number: int) -> Callable[[Migration], Coroutine[A
 
 def test_books_that_do_not_balance_say_which_sides_do_not_agree() -> None:
     none, some = Tally(), Tally(2, 3)
-    books = Books(read=none, ahead=some, accepted=some, dead=none, filtered=none, unknown=none, pending=none)
-    check_books("events", books, whole=False)
-    with pytest.raises(MachineFault, match=r"all of it is read, Tally\(records=0.* batches hold Tally\(records=2"):
-        check_books("events", books, whole=True)
-    with pytest.raises(MachineFault, match=r"read Tally\(records=2.*ahead of the rest, but accounted for Tally"):
-        check_books("events", replace(books, accepted=none), whole=False)
+    books = Books(read=some, accepted=some, dead=none, filtered=none, unknown=none, pending=none)
+    check_books("events", books)
+    with pytest.raises(MachineFault, match=r"read Tally\(records=2.*, but accounted for Tally\(records=0"):
+        check_books("events", replace(books, accepted=none))

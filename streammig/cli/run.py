@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 FILE = "FILE[#path.to.array]"
 # Options for one call only, and whether a value follows.
 FOR_ONE_CALL = {
-    "--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False, "--newest-is-lost": False
+    "--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False, "--newest-is-lost": False,
+    "--bodies-lost": False,
 }  # fmt: skip
 
 
@@ -32,7 +33,9 @@ FOR_ONE_CALL = {
 @click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer.")
 @click.option("--base-url", metavar="URL", help="Where the API answers.")
 @click.option("--checkpoint", metavar="FILE", help="The file that makes the run resumable. [<migration>.checkpoint]")
-@click.option("--state-dir", metavar="DIR", help="Where the account's used slots are noted, for all runs.")
+@click.option(
+    "--state-dir", metavar="DIR", help="Where the account's requests are noted, and the fences, for all runs."
+)
 @click.option("--limits", metavar="LIMITS", help="dev, prod, off, or like 1/5s,250/1h;general=1000/1d. [prod]")
 @click.option("--concurrency", type=int, metavar="N", help="Most requests under way at once. [4]")
 @click.option(
@@ -53,6 +56,7 @@ FOR_ONE_CALL = {
 )  # fmt: skip
 @options.current
 @options.newest_lost
+@click.option("--bodies-lost", is_flag=True, help="Make dead letters of batches whose bodies in the outbox are lost.")
 @click.option("--unchecked", is_flag=True, help="Do not look for customers that occur twice.")
 @options.as_json()
 @options.quiet()
@@ -65,7 +69,7 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     from streammig.delivery.dry import dry_checkpoint
     from streammig.settings import api_key, check_texts, load
 
-    asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "accept_doubles")
+    asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles")
     ask = {name: flags.pop(name) for name in asked}
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:

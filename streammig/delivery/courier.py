@@ -1,32 +1,32 @@
-"""Takes one batch to the target: a slot, the intent, the request, the receipt, and what follows from it."""
+"""Takes one batch to the target: a permit, the intent, the request, the receipt, and what follows from it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
 import msgspec
 
-from streammig.checkpoint import Journal
+from streammig.checkpoint import Contents, Journal
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.nomination import nominated
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.verdict import Verdict
-from streammig.delivery.waiting import Assemble, Reread, unless
+from streammig.delivery.waiting import unless
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.packing import halves, ranges_of
+from streammig.packing import assemble, halves, ranges_of
 from streammig.ports import Client, Clock, ReadBack
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Kind, Range, Receipt, Record
+from streammig.records import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
 from streammig.telemetry import Answered, Notify, Waiting, Warned
 
 LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then
 BLIND_WAIT = 60.0  # seconds to wait on a 429 that does not say how long
 
 
-class Slot(Protocol):
+class Permit(Protocol):
     """The right to make one request now."""
 
     def sent(self) -> None:
@@ -36,28 +36,23 @@ class Slot(Protocol):
         """Nothing left: the start is free for another request."""
 
 
-class Slots(Protocol):
-    """Hands out the account's slots."""
+class Permits(Protocol):
+    """Hands out the account's permits."""
 
-    async def take(self) -> Slot: ...
+    async def acquire(self) -> Permit: ...
 
     def answered(self, latency: float) -> None:
         """A request was answered so many seconds after it left."""
 
-    async def hold(self, seconds: float) -> None:
-        """Nobody on this account starts a request for so long. Returns at once: it is the next slot that waits."""
+    async def pause_for(self, seconds: float) -> None:
+        """Nobody on this account starts a request for so long. Returns at once: it is the next permit that waits."""
 
-    async def throttled(self) -> None:
+    async def on_429(self) -> None:
         """The target refused a request that our own count allowed: keep a wider margin."""
 
 
 Redact = Callable[[str], str]
 """What the target said in, the same without any value of a record out."""
-
-Anew = tuple[list[Draft], list[DeadLetter], list[tuple[str, str]]]
-Reseal = Callable[[Batch, list[Record]], Awaitable[Anew]]
-"""What a batch and its records make now, if they come out otherwise than when it was sealed; and the customers that the
-target will lack because of it, each with the code of the reason."""
 
 
 @dataclass(slots=True)
@@ -81,15 +76,12 @@ class Courier:
 
     client: Client
     readback: ReadBack
-    slots: Slots
+    permits: Permits
     journal: Journal
     clock: Clock
     rng: Random
     tell: Notify
     redact: Redact
-    reread: Reread
-    assemble: Assemble
-    reseal: Reseal
     verdict: Verdict
     stop: asyncio.Event
     lanes: asyncio.Semaphore
@@ -106,13 +98,14 @@ class Courier:
     _doubted: bool = False
     _refused: list[Batch] = field(default_factory=list)  # whole batches, since the last one that was accepted
 
-    async def deliver(self, batch: Batch, body: bytes) -> BatchState:
+    async def deliver(self, batch: Batch) -> BatchState:
         """Send a sealed batch until its fate is known; returns the state it is left in.
 
         SEALED or UNKNOWN are returned only when `stop` is set: a request that is under way is waited for, nothing else
         is. Raises `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
         tries = _Tries(batch.attempts)
+        body = await self.journal.body(batch)
         while not self.stop.is_set():
             async with self.lanes:
                 state = await self._insist(batch, body, tries)
@@ -142,20 +135,20 @@ class Courier:
         return BatchState.SEALED
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
-        """One request: slot, intent, sending, receipt, each durable before the next; None when stopped."""
-        slot = await unless(self.stop, self.slots.take())
-        if slot is None:
+        """One request: permit, intent, sending, receipt, each durable before the next; None when stopped."""
+        permit = await unless(self.stop, self.permits.acquire())
+        if permit is None:
             return None
         started = self.clock.time()
         tries.attempt = await self.journal.write(lambda file: file.sending(batch, started))
-        receipt = as_ruled(batch, await self.client.send(batch.stage, body, slot.sent))
+        receipt = as_ruled(batch, await self.client.send(batch.stage, body, permit.sent))
         # Its message follows when it is redacted: what is decided must not wait for that.
         silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.clock.time()
         await self.journal.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
         if receipt.kind is Kind.NOT_SENT:
-            slot.unsent()
+            permit.unsent()
         elif receipt.status is not None:
-            self.slots.answered(receipt.latency)
+            self.permits.answered(receipt.latency)
         if receipt.kind is Kind.THROTTLED or receipt.retry_after is not None:
             await self._obey(receipt)
         self._doubted = self._doubted or receipt.kind is Kind.UNKNOWN
@@ -171,10 +164,9 @@ class Courier:
         ours = receipt.ours or receipt.status is None
         message = said if ours else self.redact(said)
         nominee: tuple[Range, ...] = ()
-        # Where nothing was redacted, nobody is named: no reason to read the export again.
+        # Where nothing was redacted, nobody is named.
         if receipt.kind is Kind.REJECTED and self.nominate and message != said:
-            (records,) = await self.reread([batch])
-            nominee = ranges_of(nominated(said, records))
+            nominee = ranges_of(nominated(said, await self.journal.records(batch)))
         await self.journal.write(lambda file: file.explain(batch, attempt, message, nominee))
         return msgspec.structs.replace(receipt, message=message)
 
@@ -260,32 +252,20 @@ class Courier:
             + (", though events can't be looked for first." if batch.stage == "events" else "."),
         )
 
-    async def may_go_again(self, batch: Batch, records: list[Record]) -> bool:
+    async def may_go_again(self, batch: Batch) -> bool:
         """Whether a refused batch, or one that was sealed again since, may be sent (again): none of it has landed, as
         far as can be shown. Events can't be looked for. False if it was parked, or the run is to stop."""
         if batch.stage == "events":
             return True
-        whole = await self.verdict.refused_whole(batch, records, self.refused_at.get(batch.seq))
+        whole = await self.verdict.refused_whole(batch, self.refused_at.get(batch.seq))
         if not whole and not self.stop.is_set():
             await self.count_parked(batch.stage)
         return whole
 
-    async def as_sealed(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, bytes]]:
-        """A batch with its body as it was sealed, or what takes its place if it comes out otherwise now."""
-        draft = self.assemble(records) if records else None
-        if draft is not None and draft.digest == batch.digest:
-            return [(batch, draft.body)]
-        drafts, dead, absent = await self.reseal(batch, records)
-        at = self.clock.time()
-        parts = await self.journal.write(lambda file: file.reseal(batch, drafts, dead, at, absent))
-        said = f"batch {batch.seq} of {batch.stage} has not landed and comes out otherwise now: sealed anew"
-        self.tell(Warned("batch-resealed", said))
-        return [(part, draft.body) for part, draft in zip(parts, drafts, strict=True)]
-
     async def _obey(self, receipt: Receipt) -> None:
         """Let the account wait as long as the target asks for."""
         if receipt.kind is Kind.THROTTLED:
-            await self.slots.throttled()
+            await self.permits.on_429()
         seconds = BLIND_WAIT if receipt.retry_after is None else receipt.retry_after
         if seconds > LONGEST_WAIT:
             raise TargetStop(
@@ -300,7 +280,7 @@ class Courier:
                 seconds,
             )
         )
-        await self.slots.hold(seconds)
+        await self.permits.pause_for(seconds)
 
     async def _back_off(self, failures: int, message: str) -> None:
         seconds = self.backoff.delay(failures, self.rng)
@@ -326,17 +306,21 @@ class Courier:
 
     async def _split(self, batch: Batch) -> BatchState:
         """Deliver a batch that was too large (413) in two halves; a single owner's records become dead letters."""
-        records = (await self.reread([batch]))[0]
-        parts = halves(records)
-        if not parts[1]:
-            await bury(self.journal, self.clock, batch, records, "too-large-for-target", "413 for this customer alone")
+        contents = await self.journal.contents(batch)
+        groups = halves(contents.records)
+        if not groups[1]:
+            why = "413 for this customer alone"
+            await bury(self.journal, self.clock, batch, contents.records, "too-large-for-target", why)
             return BatchState.DEAD
-        drafts = [self.assemble(part) for part in parts]
-        at = self.clock.time()
-        batches = await self.journal.write(lambda file: file.split(batch, drafts, at))
-        for part, draft in zip(batches, drafts, strict=True):
-            await self.deliver(part, draft.body)
+        for part in await self.part(batch, contents, groups):
+            await self.deliver(part)
         return BatchState.SPLIT
+
+    async def part(self, batch: Batch, contents: Contents, groups: Sequence[list[Record]]) -> list[Batch]:
+        """Replace a batch by parts of these records each, durably."""
+        drafts = [assemble(group, contents.head, contents.tail, ranges_of(group)) for group in groups]
+        at = self.clock.time()
+        return await self.journal.write(lambda file: file.split(batch, drafts, at))
 
 
 async def bury(

@@ -6,9 +6,9 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streammig.budget import Use
 from streammig.checkpoint import UNDECIDED, Books, Checkpoint, StageRow
 from streammig.errors import EXPORT_BROKEN
+from streammig.ratelimit import Use
 from streammig.records import Batch, BatchState, Sums, Tally
 from streammig.report.progress import account_of, share_settled
 from streammig.report.text import waiting_for_people
@@ -38,7 +38,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
     over = dry_run or state in ("complete", "running") or any(_broken_off(row, books[row.name]) for row in rows)
     return {
         "state": state,
-        "balanced": all(books[row.name].holds(whole=row.state == "complete") for row in rows),
+        "balanced": all(books[row.name].balanced for row in rows),
         "verified": False,
         "dry_run": dry_run,
         "stages": stages,

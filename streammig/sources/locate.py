@@ -253,23 +253,23 @@ class Walk:
             if plainer:  # nothing would be the end for ijson
                 self._parser.send(plainer)
         except _NOT_JSON:
-            at = self.at + self._good(piece)
-            raise self._window.broken(at, "no valid JSON there, outside the array of records") from None
+            raise self._window.broken(self._bad(piece), "no valid JSON there, outside the array of records") from None
         self._note()
         self._before = self._before + piece if len(self._before) < RECALLED_BYTES else self._before
         self.at += len(piece)
 
-    def _good(self, piece: bytes) -> int:
-        """How much of a piece that was refused is good, 0 if it can't be told any more."""
-        if len(self._before) >= RECALLED_BYTES:
-            return 0
-        try:
-            RAW.decode(without_surrogates(self._before + piece))
-        except msgspec.DecodeError as error:
-            return max(place_of(error, len(self._before) + len(piece))[0] - len(self._before), 0)
-        except RecursionError:
-            pass
-        return 0
+    def _bad(self, piece: bytes) -> int:
+        """The offset that makes a refused piece no JSON; where it begins if that can't be told any more. The offset may
+        lie before the piece, since ijson sees a token only when it is complete."""
+        text = self._before + piece + b"    "  # msgspec takes the beginning of a literal for one that is cut
+        if len(self._before) < RECALLED_BYTES:
+            try:
+                RAW.decode(without_surrogates(text))
+            except msgspec.DecodeError as error:
+                return self.at + min(place_of(error, len(text))[0] - len(self._before), len(piece))
+            except RecursionError:
+                pass
+        return self.at
 
     def _note(self) -> None:
         """Follow the way to the value opened last."""
