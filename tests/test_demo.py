@@ -38,7 +38,7 @@ WRITTEN = Written(4, 1, 0, 4, 0, 2, 1000, {stage: Part(2, UNITS[stage], SUMS[sta
 def totals(accepted: Tally, **others: Tally) -> Books:
     """Totals that add up: all of this was read."""
     parts = {name: others.get(name, Tally()) for name in ("dead", "filtered", "unknown", "pending")}
-    return Books(read=sum(parts.values(), accepted), ahead=Tally(), accepted=accepted, **parts)
+    return Books(read=sum(parts.values(), accepted), accepted=accepted, **parts)
 
 
 def of_all(**changed: Books) -> dict[str, Books]:
