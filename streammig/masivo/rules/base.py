@@ -136,8 +136,9 @@ class StageRules(ABC):
     def columns(self, span: Span | RunOfSlices) -> Columns:
         """What becomes of a span's records. Never raises for what a record holds."""
         out = Columns()
-        for at in range(0, len(span), BLOCK):
-            self._add(span, at, min(at + BLOCK, len(span)), out)
+        blocks = -(-len(span) // BLOCK)
+        for at in range(blocks):  # of about the same size
+            self._add(span, at * len(span) // blocks, (at + 1) * len(span) // blocks, out)
         return out
 
     @abstractmethod
