@@ -24,8 +24,7 @@ from benchmarks.end_to_end import timed
 from benchmarks.figures import figures, yes
 from benchmarks.null_target import null_target
 from streammig.budget import OFF, AccountFile, Pacer
-from streammig.checkpoint import Checkpoint, Journal
-from streammig.migration.vouching import AccountSlots
+from streammig.checkpoint import Checkpoint, Fence, Journal
 from streammig.records import Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.sandbox.sample import Sample, write_sample
 
@@ -68,8 +67,9 @@ async def keep_books(folder: Path, batches: int) -> float:
     file.add_stage("customers", 0, {}, [])
     account = AccountFile(folder / "account.sqlite")
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as pacing:
-        journal, pacer = Journal(file, writer), Pacer(account, OFF, clock, pacing)
-        slots = AccountSlots(pacer, file.run["id"])
+        pacer = Pacer(account, OFF, clock, pacing)
+        fence = Fence(folder, file.run["id"])
+        journal = Journal(file, writer, fence)
         queue: asyncio.Queue[Batch | None] = asyncio.Queue(16)
 
         async def produce() -> None:
@@ -83,7 +83,7 @@ async def keep_books(folder: Path, batches: int) -> float:
 
         async def work() -> None:
             while (batch := await queue.get()) is not None:
-                slot = await slots.take(batch, 1)
+                slot = await pacer.take()
                 attempt = await journal.write(lambda f, b=batch: f.sending(b, clock.time()))  # type: ignore[misc]
                 slot.sent()
                 receipt = Receipt(Kind.ACCEPTED, 201)
@@ -96,6 +96,7 @@ async def keep_books(folder: Path, batches: int) -> float:
         seconds = perf_counter() - begun
         await journal.flush()
         await pacer.close()
+    fence.close()
     file.close()
     account.close()
     return batches / seconds

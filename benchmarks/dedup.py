@@ -23,7 +23,7 @@ from random import Random
 from typing import Any
 
 from streammig.dedup import Build, scan
-from streammig.records import Examined, Position, Record, Run, Slice
+from streammig.records import Columns, Examined, Run, Span
 
 STEP = 1_000
 LENGTH = 1_000  # bytes from one made-up record to the next
@@ -43,18 +43,22 @@ class Owners:
             nth = nth * 7919 % nth // self._every * self._every
         return f"customer-{nth:012d}", f"customer-{nth:012d}@example.com"
 
-    def runs(self) -> Iterator[Run]:
+    def spans(self) -> Iterator[Span]:
         for begin in range(0, self._count, STEP):
             numbers = range(begin, min(begin + STEP, self._count))
-            yield [Slice(0, nth * LENGTH, nth + 1, LENGTH - 1, b"") for nth in numbers]
+            starts = [(nth - begin) * LENGTH for nth in numbers]
+            yield Span(0, begin * LENGTH, b"", starts, [it + LENGTH - 1 for it in starts], [nth + 1 for nth in numbers])
+
+    def columns(self, span: Span) -> Columns:
+        found = Columns()
+        found.index = [*range(len(span))]
+        found.unit = [0] * len(span)
+        keys = [self.key(ordinal - 1) for ordinal in span.ordinals]
+        found.owners, found.uniques = [owner for owner, _ in keys], [unique for _, unique in keys]
+        return found
 
     def examine(self, run: Run) -> list[Examined]:
-        return [self._examined(it.ordinal - 1) for it in run]
-
-    def _examined(self, nth: int) -> Examined:
-        owner, twin = self.key(nth)
-        position = Position(0, nth * LENGTH, LENGTH - 1, nth + 1)
-        return Examined(position, (Record(position, 0, owner, b"", 1, (), None, twin),))
+        raise NotImplementedError
 
 
 class DiskWatch:
@@ -90,8 +94,8 @@ def measure(count: int, twice: float, memory_bytes: int, seed: int) -> dict[str,
     try:
         with DiskWatch(folder) as disk, Build(folder, "", memory_bytes=memory_bytes) as build:
             began = time.perf_counter()
-            for run in owners.runs():
-                build.add(scan(owners, build.key, run))
+            for span in owners.spans():
+                build.add(scan(owners, build.key, span))
             scanned = time.perf_counter()
             index = build.finish()
             done = time.perf_counter()

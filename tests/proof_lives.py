@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from streammig.budget import AccountFile, account_name, account_path
-from streammig.checkpoint import Books, Checkpoint
+from streammig.budget import account_name, account_path
+from streammig.checkpoint import Books, Checkpoint, fences_path
 from streammig.errors import Problem
 from streammig.migration import Migration
 from streammig.ports import Clock
@@ -40,7 +40,7 @@ class Ended(NamedTuple):
 
 
 class Lives:
-    """One export, one target, one folder for checkpoint and account's file; each life is a forked process.
+    """One export, one target, one folder for checkpoint and state folder; each life is a forked process.
 
     The parent keeps what the target took in. `weather` and `settings` are those of the next life.
     """
@@ -50,6 +50,7 @@ class Lives:
         self.seed, self.lives = seed, 0
         self.settings: dict[str, Any] = {"concurrency": 2, "limits": "off", "most_parked": 1000} | (settings or {})
         self.weather = Weather()
+        self.asked: dict[str, Any] = {}
         self.keys = write_export(folder, customers, Random(seed))
         self.now = EPOCH
         self.sent: list[bytes] = []
@@ -62,6 +63,10 @@ class Lives:
     @property
     def account(self) -> Path:
         return account_path(self.folder / "state", account_name(None, "http://127.0.0.1:1", "key"))
+
+    @property
+    def fences(self) -> Path:
+        return fences_path(self.folder / "state")
 
     @property
     def stages(self) -> list[str]:
@@ -120,7 +125,7 @@ class Lives:
         async def main() -> None:
             clock = VirtualClock(self.now)
             target = _ToldTarget(clock, Random(dice.random()), self.weather, queue=list(self.taken), told=tell)
-            world = Watched(self.folder, target, clock, Random(dice.random()), self.settings)
+            world = Watched(self.folder, target, clock, Random(dice.random()), self.settings, asked=self.asked)
             tell.clock = clock
             ended = await world.live()
             match ended:
@@ -174,16 +179,8 @@ class Lives:
         file = Checkpoint.open(self.checkpoint, read_only=True)
         try:
             found = {(row.name, it.seq) for row in file.stages() for it in file.batches(row.name, BatchState.SENDING)}
-            known = {(stage, seq): number for stage, seq, number, _ in file.starts()}
-            run_id = file.run["id"]
         finally:
             file.close()
-        if self.account.exists() and self.account.stat().st_size:
-            account = AccountFile(self.account, read_only=True)
-            try:
-                found |= {(it.stage, it.seq) for it in account.sends_of(run_id) if known.get(it[1:3], 0) < it.attempt}
-            finally:
-                account.close()
         return len(found)
 
     def wrong(self, ended: Ended) -> list[str]:

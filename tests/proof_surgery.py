@@ -1,4 +1,4 @@
-"""Damage to the two files of a migration between two of its runs, and what the next run makes of it."""
+"""Damage to the files of a migration between two of its runs, and what the next run makes of it."""
 
 from __future__ import annotations
 
@@ -22,25 +22,12 @@ def cut(files: Content, older: Content, path: Path, dice: Random) -> None:
 
 
 def torn(files: Content, older: Content, path: Path, dice: Random) -> None:
-    """Some sectors hold something else: what they held before, nothing, or anything."""
-    data = bytearray(files[path])
+    """Some pages hold nothing, or anything."""
+    data, size = bytearray(files[path]), 4096
     for _ in range(dice.choice([1, 1, 3])):
-        size = dice.choice([512, 4096])
         at = dice.randrange(max(len(data), 1)) // size * size
-        was = older.get(path, b"")[at : at + size]
         there = data[at : at + size]
-        data[at : at + size] = dice.choice(
-            [was.ljust(len(there), b"\0"), bytes(len(there)), dice.randbytes(len(there))]
-        )
-    path.write_bytes(data)
-
-
-def flipped(files: Content, older: Content, path: Path, dice: Random) -> None:
-    """A bit is another one, or some are."""
-    data = bytearray(files[path])
-    for _ in range(dice.choice([1, 1, 1, 5])):
-        if data:
-            data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        data[at : at + size] = dice.choice([bytes(len(there)), dice.randbytes(len(there))])
     path.write_bytes(data)
 
 
@@ -67,7 +54,7 @@ def set_back(lives: Lives, older: Content) -> None:
 
 
 DAMAGE: Mapping[str, Callable[[Content, Content, Path, Random], None]] = {
-    "cut": cut, "torn": torn, "flipped": flipped, "replaced": replaced, "gone": gone,
+    "cut": cut, "torn": torn, "replaced": replaced, "gone": gone,
 }  # fmt: skip
 
 
@@ -126,7 +113,7 @@ def _damage(lives: Lives, older: Content, dice: Random, only: str) -> str:
         set_back(lives, older)
         return "the checkpoint is an older copy of itself"
     wal = _logs(lives.checkpoint)[0]
-    paths = [path for path in (lives.checkpoint, wal, lives.account, _logs(lives.account)[2]) if path in files]
+    paths = [path for path in (lives.checkpoint, wal, lives.account, lives.fences) if path in files]
     if kind == "gone":  # without a checkpoint it is another migration
         paths.remove(lives.checkpoint)
     # The checkpoint is what most depends on.
@@ -138,7 +125,7 @@ def _damage(lives: Lives, older: Content, dice: Random, only: str) -> str:
 
 
 def _content(lives: Lives) -> dict[Path, bytes]:
-    found = [path for base in (lives.checkpoint, lives.account) for path in (base, *_logs(base))]
+    found = [path for base in (lives.checkpoint, lives.account, lives.fences) for path in (base, *_logs(base))]
     return {path: path.read_bytes() for path in found if path.is_file() and not path.name.endswith("-shm")}
 
 

@@ -11,9 +11,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
-from streammig.checkpoint import Checkpoint, describe, described, is_held, locked
+from streammig.checkpoint import Checkpoint, is_held, locked
 from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
 from streammig.errors import Held, MachineFault, Unusable
 from streammig.records import (
@@ -64,26 +63,6 @@ def file(path: Path):  # type: ignore[no-untyped-def]
 def sent(file: Checkpoint, batch: Batch, kind: Kind, state: BatchState) -> None:
     attempt = file.sending(batch, 1.0)
     file.received(batch, attempt, Receipt(kind, 201, latency=0.5, date="now"), state, 2.0)
-
-
-@pytest.mark.parametrize("state", [BatchState.SEALED, BatchState.REJECTED])
-def test_i3_a_batch_that_was_sent_after_this_copy_was_made_is_unknown(file: Checkpoint, state: BatchState) -> None:
-    batch = file.seal("customers", draft(0, 3), behind(3, tally(3, "1.50")), 5.0)
-    if state is BatchState.REJECTED:
-        sent(file, batch, Kind.REJECTED, state)
-    assert file.adopt(batch, 2, 9.0)
-    assert [it.seq for it in file.batches("customers", BatchState.UNKNOWN)] == [batch.seq]
-    assert not file.adopt(batch, 2, 9.0)
-
-
-@pytest.mark.parametrize("parent", [None, 7])
-@pytest.mark.parametrize("retried", [False, True])
-def test_a_batch_is_known_again_from_its_note_in_the_account_s_file(parent: int | None, retried: bool) -> None:
-    made = draft(0, 3)
-    batch = Batch("events", 9, made.ranges, made.tally, made.digest, 55, parent=parent, retried=retried)
-    assert described("events", 9, describe(batch)) == replace(batch, state=BatchState.UNKNOWN)
-    with pytest.raises(ValueError, match="damaged"):
-        described("events", 8, describe(batch))
 
 
 def test_a_sealed_batch_and_its_frontier_are_there_after_reopening(file: Checkpoint, path: Path) -> None:

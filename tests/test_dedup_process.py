@@ -41,8 +41,8 @@ def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
 def filled(folder: Path, said: list[Said]) -> Build:
     made = Build(folder, "")
     export = Export(said)
-    for run in export.runs():
-        made.add(scan(export, made.key, run))
+    for span in export.spans():
+        made.add(scan(export, made.key, span))
     return made
 
 

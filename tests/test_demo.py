@@ -20,7 +20,7 @@ import pytest
 from streammig.checkpoint import Books, Checkpoint
 from streammig.cli import demo, main, rehearsal
 from streammig.cli.rehearsal import Command, LocalTarget, differences
-from streammig.records import STAGES, BatchState, Draft, Kind, Progress, Receipt, Tally
+from streammig.records import STAGES, START, BatchState, Draft, Kind, Progress, Range, Receipt, Tally
 from streammig.sandbox import SandboxConfig
 from streammig.sandbox.sample import Part, Sample, Written, write_sample
 from streammig.settings import load
@@ -184,7 +184,7 @@ def a_run(path: Path, batches: int) -> Iterator[Checkpoint]:
     file = Checkpoint.create(path, binding={}, version="0", started=0.0)
     file.add_stage("customers", 0, {}, [])
     for number in range(batches + 1):
-        batch = file.seal("customers", Draft((), Tally(1, 1), b"", b"%d" % number), Progress(), 0.0)
+        batch = file.seal("customers", Draft((Range(START, START),), Tally(1, 1), b"", b"%d" % number), Progress(), 0.0)
         attempt = file.sending(batch, 0.0)
         if number < batches:
             file.received(batch, attempt, Receipt(Kind.ACCEPTED), BatchState.ACCEPTED, 0.0)

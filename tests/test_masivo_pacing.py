@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streammig.budget import AccountFile, Pacer, Send, parse_limits
+from streammig.budget import AccountFile, Pacer, parse_limits
 from streammig.masivo.client import MasivoClient
 from streammig.records import Kind
 from tests.masivo_session import WallClock, session_on
@@ -47,7 +47,7 @@ async def test_i7_five_hundred_requests_at_twenty_a_second_get_no_429(tmp_path: 
 
             async def worker() -> None:
                 while len(kinds) < 500:
-                    slot = await pacer.slot("migration", Send("run", "events", len(kinds), 1))
+                    slot = await pacer.slot("migration")
                     receipt = await client.send("events", b"x" * 20_000, slot.sent)
                     pacer.answered(receipt.latency)
                     kinds.append(receipt.kind)

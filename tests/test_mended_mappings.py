@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,44 +55,6 @@ def balanced(ended: Called, name: str) -> dict[str, Any]:
         assert tally["units"] >= 0
         assert all(not value.startswith("-") for value in tally["sums"].values())
     return stage
-
-
-def test_an_older_copy_of_a_checkpoint_is_refused_if_the_mapping_filters_now_what_was_sent(shell: Shell) -> None:
-    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(1300)])
-    with sandbox({"on": "customers", "nth": 2, "do": "answer", "status": 403}) as target:
-        assert run(shell, target, "--customers", "e.json", "--first", 1, "--unchecked").code == 10
-        older = shell.folder / "older"
-        shutil.copy(shell.checkpoint, older)
-        assert run(shell, target, "--customers", "e.json", "--unchecked", "--first", 1001).code == 5
-        assert run(shell, target, "--customers", "e.json", "--unchecked", "--first", 1001).code == 10
-        shutil.copy(older, shell.checkpoint)
-        current[0] = without(*(f"c{number}" for number in range(500, 800)))
-        ended = run(shell, target, "--customers", "e.json", "--unchecked")
-        assert ended.code == 2
-        assert "batch 2 of customers, sealed ahead of what is counted, comes out otherwise now" in ended.err
-        assert "Take the mapping, and the version, that it was sealed with" in ended.err
-        current[0] = as_it_is
-        ended = run(shell, target, "--customers", "e.json", "--unchecked")
-        assert ended.code == 0, ended.err
-        assert balanced(ended, "customers")["accepted"] == 1300
-        ledger = target.ledger()
-        assert ledger["holds"]["customers"]["landed"] == 1300
-        assert ledger["twice"]["customers"]["count"] == 0
-
-
-def test_an_older_copy_goes_on_with_the_mapping_that_it_had(shell: Shell) -> None:
-    current[0] = without("c1", "c700")
-    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(1300)])
-    with sandbox() as target:
-        assert run(shell, target, "--customers", "e.json", "--first", 5, "--unchecked").code == 10
-        shutil.copy(shell.checkpoint, shell.folder / "older")
-        assert run(shell, target, "--customers", "e.json", "--unchecked").code == 0
-        shutil.copy(shell.folder / "older", shell.checkpoint)
-        ended = run(shell, target, "--customers", "e.json", "--unchecked")
-        assert ended.code == 0, ended.err
-        stage = balanced(ended, "customers")
-        assert (stage["accepted"], stage["filtered"]) == (1298, 2)
-        assert target.ledger()["holds"]["customers"]["landed"] == 1298
 
 
 def test_amounts_that_a_mended_mapping_makes_larger_are_read_as_such(shell: Shell) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from streammig.checkpoint import Checkpoint
-from streammig.errors import MachineFault, Unusable
+from streammig.errors import Unusable
 from tests.proof_lives import Lives
 from tests.proof_report import scratch
 from tests.proof_surgery import damaged
@@ -45,30 +45,23 @@ def test_two_thousand_damaged_or_older_files() -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "UPDATE stage SET offset = offset - 64",  # what lies behind the frontier would be sealed and sent once more
-        "UPDATE stage SET record = record + 1",
-        "UPDATE batch SET state = 'sealed' WHERE seq = 1",
-        "UPDATE batch SET state = 'sdaled' WHERE seq = 2",  # no state at all: it would never be sent
-        "UPDATE batch SET ranges = x'00' || ranges WHERE seq = 1",
-        "UPDATE batch SET attempts = 0",
-        "DELETE FROM batch WHERE seq = 1",
-        "DELETE FROM attempt",
-        "INSERT INTO absent_owner VALUES (x'00', 'deleted')",
-        "UPDATE run SET started = started + 1",
-        "UPDATE run SET salt = x'00'",
-        "UPDATE run SET digest = x'0000000000000000'",
         "UPDATE stage SET shape = CAST(x'ff' AS TEXT)",
         "DELETE FROM run",
+        "DROP TABLE attempt",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'seq', CAST(x'ff' AS TEXT))",
     ],
 )
-def test_damage_that_leaves_a_sound_database_is_refused_before_anything_is_sent(
+def test_damage_that_sqlite_notices_is_refused_before_anything_is_sent(
     damage: str, drained: Lives, tmp_path: Path
 ) -> None:
-    shutil.copytree(drained.folder, tmp_path, dirs_exist_ok=True)
-    lives = Lives(tmp_path, drained.seed, CUSTOMERS)
-    db = sqlite3.connect(lives.checkpoint)
-    assert db.execute(damage).rowcount
-    db.commit()
+    refused(lambda lives: lives.checkpoint, damage, drained, tmp_path)
+
+
+def refused(file: Callable[[Lives], Path], damage: str, drained: Lives, folder: Path) -> None:
+    shutil.copytree(drained.folder, folder, dirs_exist_ok=True)
+    lives = Lives(folder, drained.seed, CUSTOMERS)
+    db = sqlite3.connect(file(lives))
+    db.executescript(damage)
     db.close()
     ended = lives.live()
     assert (ended.word, ended.code, lives.taken) == ("Unusable", 2, [])
@@ -90,58 +83,51 @@ def test_a_flipped_bit_in_the_index_of_states_is_refused(drained: Lives, tmp_pat
         Checkpoint.open(path)
 
 
-def test_a_change_that_is_undone_leaves_the_digest_as_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "c"
-    file = Checkpoint.create(path, binding={}, version="1", started=1.0)
-
-    def twice_the_same_stage() -> None:
-        with file.transaction():
-            file.add_stage("customers", 0, {}, [{}, {}])
-            file.add_stage("customers", 0, {}, [{}])
-
-    with pytest.raises(MachineFault):
-        twice_the_same_stage()
-    file.add_stage("events", 0, {}, [{}])
-    file.verify()
-    file.close()
-    Checkpoint.open(path).close()
-
-
-def test_a_checkpoint_without_its_log_is_found_to_be_an_older_copy() -> None:
+@pytest.mark.parametrize("events", [True, False])
+def test_i3_i4_a_checkpoint_that_lost_its_wal_is_refused_and_can_be_finished(events: bool) -> None:
     with scratch() as folder:
-        lives = Lives(folder, 7, 24, {"events": {}})
+        lives = Lives(folder, 7, 150, {} if events else {"events": {}})
         assert lives.live(Fate("after", 50)).word == "killed"
         lives.checkpoint.with_name("run.checkpoint-wal").unlink()
         lives.checkpoint.with_name("run.checkpoint-shm").unlink()
+        before = lives.checkpoint.read_bytes()
+        ended = lives.live()
+        assert (ended.word, ended.code) == ("Unusable", 2)
+        assert "older copy" in ended.said
+        assert "--newest-is-lost" in ended.said
+        assert lives.checkpoint.read_bytes() == before
+        lives.asked = {"newest_lost": True}
+        assert not lives.wrong(lives.live())
+        lives.asked = {}
         assert not lives.finish()
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "damage"),
     [
-        "UPDATE send SET what = CAST(replace(CAST(what AS TEXT), '[', '{') AS BLOB) WHERE seq = 1",
-        "UPDATE send SET seq = 7 WHERE seq = 1 AND attempt = 1",  # then the note stands for another batch
-        "UPDATE send SET stage = CAST(x'ff' AS TEXT)",
-        "DROP TABLE start",
-        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'hold', CAST(x'ff' AS TEXT))",
+        ("account", "DROP TABLE start"),
+        (
+            "account",
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'hold', CAST(x'ff' AS TEXT))",
+        ),
+        ("fences", "DROP TABLE fence"),
+        (
+            "fences",
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'tick', CAST(x'ff' AS TEXT))",
+        ),
     ],
 )
-def test_an_account_s_file_whose_notes_are_damaged_is_refused(damage: str, drained: Lives, tmp_path: Path) -> None:
-    shutil.copytree(drained.folder, tmp_path, dirs_exist_ok=True)
-    lives = Lives(tmp_path, drained.seed, CUSTOMERS)
-    db = sqlite3.connect(lives.account)
-    db.executescript(damage)
-    db.close()
-    ended = lives.live()
-    assert (ended.word, ended.code, lives.taken) == ("Unusable", 2, [])
-    assert "it is damaged" in ended.said
+def test_a_damaged_file_of_the_state_folder_is_refused(name: str, damage: str, drained: Lives, tmp_path: Path) -> None:
+    refused(lambda lives: getattr(lives, name), damage, drained, tmp_path)
 
 
-def test_an_account_s_file_that_was_cut_is_refused(drained: Lives, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["account", "fences"])
+def test_a_file_of_the_state_folder_that_was_cut_is_refused(name: str, drained: Lives, tmp_path: Path) -> None:
     shutil.copytree(drained.folder, tmp_path, dirs_exist_ok=True)
     lives = Lives(tmp_path, drained.seed, CUSTOMERS)
-    whole = lives.account.read_bytes()
+    path = getattr(lives, name)
+    whole = path.read_bytes()
     for size in range(512, len(whole), 4096):
-        lives.account.write_bytes(whole[:size])
+        path.write_bytes(whole[:size])
         ended = lives.live()
         assert (ended.word, ended.code, lives.taken) == ("Unusable", 2, [])

@@ -492,7 +492,7 @@ def newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: path.write_text("my notes, not to be lost\n" * 100), "it is no checkpoint, or it is damaged"),
+        (lambda path: path.write_text("my notes, not to be lost\n" * 100), "is damaged, or is another file"),
         (lambda path: path.write_bytes(b""), "is no checkpoint of streammig"),
         (database, "is no checkpoint of streammig"),
         (newer, "was written by a newer streammig (format 99"),
@@ -536,8 +536,9 @@ def test_i3_of_two_copies_of_a_checkpoint_only_one_is_run_at_a_time(tmp_path: Pa
             assert f"another copy of the checkpoint other.checkpoint is being run by process {first.pid}" in ended.err
             assert (tmp_path / "other.checkpoint").read_bytes() == before
         ended = finished(tmp_path, *run, "--checkpoint", "other.checkpoint")
-        assert "older than its last send: the outcome is unknown for batch 2 of customers" in ended.err
-        assert target.ledger()["holds"]["customers"]["landed"] == 3
+        assert ended.code == 2
+        assert "other.checkpoint is an older copy of the checkpoint: 1 request newer than this copy" in ended.err
+        assert (tmp_path / "other.checkpoint").read_bytes() == before
 
 
 # -- machines that fail ----------------------------------------------------------------------------------------------
@@ -584,7 +585,7 @@ def test_a_checkpoint_that_is_read_only_sends_nothing_and_goes_on_when_it_is_not
     with untouched(shell, target):
         ended = finished(tmp_path, "run", "--customers", export, *quickly(target.url), before=like_any_user)
     assert ended.code == 1, ended.err
-    assert "Make it writable, then run the same command" in ended.err
+    assert "Make it and its folder writable, then run the same command" in ended.err
     shell.checkpoint.chmod(0o600)
     assert shell.run(target.url, "--customers", export).code == 0
     assert landed(target) == len(GOOD)

@@ -1,8 +1,10 @@
-"""A checkpoint that went back in time: what the newer history sent is neither sent again nor lost, or refused."""
+"""A checkpoint that went back in time is refused by the fence, or found at the target."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import sqlite3
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from itertools import count
@@ -12,21 +14,31 @@ from typing import Any
 import pytest
 
 from streammig.aftercare import undecided
-from streammig.checkpoint import Books, Checkpoint
+from streammig.checkpoint import Books, Checkpoint, Fences, Mark, fences_path
+from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.migration.crew import check_books
 from streammig.ports import Seen
-from streammig.records import BatchState, Kind, Receipt, Record, Tally
+from streammig.records import BatchState, Kind, Place, Receipt, Record, Tally
 from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
-from tests.test_delivery import Told, arrived, play
-from tests.test_retry import dead, good_email, in_world, repair, retry
+from tests.proof_copies import put_back as copies_put_back
+from tests.shares import share
+from tests.test_delivery import Told, arrived, ask, play
+from tests.test_retry import dead, retry
 from tests.world import World, until_sealed
 
 REFUSED = Receipt(Kind.REJECTED, 422, "no")
 # Every refused batch is dead as a whole, and any number may be parked.
 PLAIN = {"isolation_requests": 0, "isolation_share": 0.0, "most_parked": 100}
+Work = Callable[[Migration], Coroutine[Any, Any, bool]]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files but SQLite's shared memory."""
+    found = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-shm")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def keep(folder: Path) -> None:
@@ -39,94 +51,257 @@ def set_back(folder: Path) -> None:
     shutil.copy(folder / "copy", folder / "run.checkpoint")
 
 
-def decide(world: Told, *lost: tuple[str, int]) -> None:
-    """The operator says of all that is undecided that it landed, but for these."""
+def lose_the_state_folder(world: World) -> None:
+    shutil.rmtree(world.folder / "state")
+
+
+def asking(work: Work = Migration.run, **asked: Any) -> Work:
+    """A run with options."""
+
+    def called(migration: Migration) -> Coroutine[Any, Any, bool]:
+        migration.ask = replace(migration.ask, **asked)
+        return work(migration)
+
+    return called
+
+
+def decide(world: Told) -> None:
+    """The operator says of each batch that is undecided what became of it."""
     path = world.folder / "run.checkpoint"
+    taken = {hashlib.sha256(body).digest() for _, body in world.target.taken}
     file = Checkpoint.open(path, read_only=True)
     states = (BatchState.PARKED, BatchState.UNKNOWN)
-    left = [(row.name, batch.seq) for row in file.stages() for batch in file.batches(row.name, *states)]
+    left = [(row.name, batch) for row in file.stages() for batch in file.batches(row.name, *states)]
     file.close()
-    for stage, seq in left:
-        undecided.decide(
-            path,
-            "streammig resolve",
-            seq,
-            stage,
-            "landed" if (stage, seq) not in lost else "not-landed",
-            world.clock.time(),
-        )
+    for stage, batch in left:
+        ruling = "landed" if batch.digest in taken else "not-landed"
+        undecided.decide(path, "streammig resolve", batch.seq, stage, ruling, world.clock.time())
 
 
-def test_i4_what_was_dead_within_a_batch_that_an_older_copy_learns_of_is_sent_where_its_customer_is_there_now(
-    tmp_path: Path,
-) -> None:
+# -- the fence -------------------------------------------------------------------------------------------------------
+
+
+def test_a_fence_only_rises_and_is_kept_for_each_checkpoint(tmp_path: Path) -> None:
+    file = Fences(fences_path(tmp_path / "state"))
+    assert file.mark("a") is None
+    file.raise_to("a", Mark(5, 1, Place(0, 90, 2, 4), 3))
+    file.raise_to("b", Mark())
+    file.raise_to("a", Mark(4, 0, Place(1, 7)))
+    file.raise_to("a", Mark(6))
+    file.close()
+    again = Fences(fences_path(tmp_path / "state"), read_only=True)
+    assert again.mark("a") == Mark(6, 1, Place(0, 90, 2, 4), 3)
+    assert again.mark("b") == Mark()
+    again.close()
+    assert fences_path(tmp_path / "state").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("stage", "begin", "covered"),
+    [
+        (0, Place(9, 9, 9), True),
+        (1, Place(0, 89), True),
+        (1, Place(0, 90, 1), True),
+        (1, Place(0, 90, 2, 99), False),
+        (1, Place(1, 0), False),
+        (2, Place(), False),
+    ],
+)
+def test_a_mark_covers_what_begins_before_its_place(stage: int, begin: Place, covered: bool) -> None:
+    assert Mark(1, 1, Place(0, 90, 2, 4)).covers(stage, begin) is covered
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("since", ["crash", "run", "isolation", "retry"])
+def test_i3_i8_an_older_copy_is_refused_and_changes_no_file(tmp_path: Path, since: str, concurrency: int) -> None:
+    """Whatever was done since: the next requests, all of them, parts of a refused batch, or dead letters."""
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        if since == "retry":
+            world.scripted.script = {2: REFUSED}
+            assert await world.live() is True
+        else:
+            await world.live(until_sealed)
+        keep(tmp_path)
+        if since == "crash":
+            at_request(world, "customers", 2)
+        elif since == "isolation":
+            world.target.poison = frozenset({"c7"})
+        ended = await world.live(retry() if since == "retry" else Migration.run)
+        assert isinstance(ended, Crash) if since == "crash" else ended is True
+        never(world)
+        set_back(tmp_path)
+        made, before = world.target.requests, content(tmp_path)
+        for work in (Migration.run, retry(), asking(current=True)):
+            ended = await world.live(work)
+            assert isinstance(ended, Unusable)
+            assert ended.code == "checkpoint-stale"
+            assert "--newest-is-lost" in ended.hint
+        if since in ("isolation", "retry"):
+            ended = await world.live(asking(newest_lost=True))
+            assert isinstance(ended, Unusable)
+            assert ended.code == "checkpoint-stale-for-good"
+        assert content(tmp_path) == before
+        assert world.target.requests == made
+
+    settings = {"concurrency": concurrency} | (PLAIN if since == "retry" else {})
+    play(tmp_path, story, settings, last="events")
+
+
+def test_i8_how_many_requests_are_newer_is_said(tmp_path: Path) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         await world.live(until_sealed)
         keep(tmp_path)
-        world.scripted.script = {2: REFUSED}
         assert await world.live() is True
-        assert dead(world)["events"]["owner-refused"]
         set_back(tmp_path)
-        await world.live()
-        decide(world, ("customers", 2))
+        ended = await world.live()
+        assert isinstance(ended, Unusable)
+        assert f"{len(world.scripted.sent)} requests newer than this copy" in ended.what
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_i8_without_a_fence_the_operator_is_asked_once_before_a_record_is_read(tmp_path: Path, begun: bool) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        if begun:
+            at_request(world, "customers", 3)
+            assert isinstance(await world.live(), Crash)
+            never(world)
+        else:
+            await world.live(until_sealed)
+        keep(tmp_path)
+        lose_the_state_folder(world)
+        before, made = content(tmp_path), world.target.requests
+        for lost in (False, True):
+            ended = await world.live(asking(newest_lost=lost))
+            assert isinstance(ended, Unusable)
+            assert ended.code == "fence-missing"
+            assert "--checkpoint-is-current" in ended.hint
+            assert not [key for key in content(tmp_path) if key not in before and not key.startswith("state/accounts")]
+        assert world.target.requests == made
+        await world.live(asking(until_sealed if not begun else until_answered("customers", 2), current=True))
         assert await world.live() is True
-        assert not any(dead(world).values())
         arrived(world, keys)
+        set_back(tmp_path)  # the word never passes a newer fence
+        ended = await world.live(asking(current=True))
+        assert isinstance(ended, Unusable)
+        assert ended.code == "checkpoint-stale"
 
-    play(tmp_path, story, PLAIN, last="events")
+    play(tmp_path, story)
 
 
-def test_i1_what_was_sent_stays_sent_though_its_customer_is_refused_now_that_an_older_copy_goes_on(
-    tmp_path: Path,
-) -> None:
+def test_i8_a_new_checkpoint_has_a_fence_before_it_has_its_name(tmp_path: Path) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        await world.live(until_sealed)
+        for step in range(1, 40):
+            await world.live(crash_at=step)
+            if (tmp_path / "run.checkpoint").exists():
+                break
+            shutil.rmtree(tmp_path / "state", ignore_errors=True)
+        ((run_id,),) = ask(world, "SELECT id FROM run")
+        with sqlite3.connect(tmp_path / "state" / "fences.sqlite") as db:
+            assert (run_id,) in db.execute("SELECT id FROM fence").fetchall()
+        db.close()
+
+    play(tmp_path, story)
+
+
+# -- the newest copy is lost -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("landed", [True, False])
+@pytest.mark.parametrize("copied", ["sealed", "customers", "transactions"])
+def test_i3_i4_an_older_copy_goes_on_where_the_newest_is_lost(
+    tmp_path: Path, copied: str, landed: bool, concurrency: int
+) -> None:
+    """The lost run ended at some request of transactions, which landed or not; nothing comes twice or is missing."""
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        await world.live(until_sealed if copied == "sealed" else until_answered(copied, 2))
         keep(tmp_path)
-
-        def end(stage: str, body: bytes) -> None:
-            world.dead = len([0 for _, of, _ in world.scripted.sent if of == "events"]) == 3
-
-        # The second batch is accepted, and lost by the target's queue.
-        world.scripted.script = {2: Receipt(Kind.ACCEPTED, 201)}
-        world.scripted.before = end
-        await world.live()
-        world.scripted.before = lambda stage, body: None
+        at_request(world, "transactions", 9)
+        assert isinstance(await world.live(), Crash)
+        if landed:
+            body = next(body for _, stage, body in reversed(world.scripted.sent) if stage == "transactions")
+            world.target._take("transactions", body)
+        never(world)
         set_back(tmp_path)
-        await world.live()
-        world.scripted.script = {1 + len(world.scripted.bodies()): REFUSED}
-        decide(world, ("customers", 2))
-        assert await world.live() is True
-        assert dead(world)["customers"] == {"refused-with-its-batch": 43}
+        assert isinstance(await world.live(), Unusable)
+        ended = await world.live(asking(newest_lost=True))
+        for _ in range(2):  # what can't be told in one run is told, or parked, in the next ones
+            if ended is not True:
+                decide(world)
+                ended = await world.live()
+        assert ended is True
+        world.target.settle()
+        for stage in ("customers", "transactions"):
+            assert set(getattr(world.target, stage)) == keys[stage], stage
+            assert max(getattr(world.target, stage).values()) == 1, stage
         assert all(books.balanced for books in world.books().values())
+
+    play(tmp_path, story, PLAIN | {"concurrency": concurrency, "events": {}}, last="transactions")
+
+
+def test_i3_events_that_a_lost_copy_may_have_sent_are_parked(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live(until_answered("events", 1)) is False
+        keep(tmp_path)
+        at_request(world, "events", 3)
+        assert isinstance(await world.live(), Crash)
+        never(world)
+        set_back(tmp_path)
+        assert isinstance(await world.live(asking(newest_lost=True)), UnknownOutcome)
+        assert ask(world, "SELECT count(*) FROM batch WHERE stage = 'events' AND state = 'parked'") == [(2,)]
+        decide(world)
+        assert await world.live() is True
         world.target.settle()
         assert max(world.target.events.values()) == 1
 
     play(tmp_path, story, PLAIN, last="events")
 
 
-@pytest.mark.parametrize("later", [False, True])
-def test_i3_a_copy_from_before_a_repaired_retry_is_refused_by_run_and_retry_and_left_as_it_was(
-    tmp_path: Path, later: bool
-) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
-        world.target.poison = frozenset()
-        await world.live() if later else await world.live(until_sealed)
-        keep(tmp_path)
-        assert await world.live() is True
-        fixed = repair(world, good_email)
-        assert await world.live(retry(repaired=fixed)) is True
-        made = world.target.requests
-        set_back(tmp_path)
-        before = world.books()
-        for work in (Migration.run, retry(repaired=fixed)):
-            ended = await world.live(work)
-            assert isinstance(ended, Unusable)
-            assert "was made of dead letters and sent, later than this copy was made" in ended.what
-            assert "Restore the newest copy" in ended.hint
-        assert world.books() == before
-        assert world.target.requests == made
+def test_i4_a_batch_that_a_lost_pilot_had_cut_otherwise_is_told_by_each_owner(tmp_path: Path) -> None:
+    """The pilot's customers landed, the others of the same batch did not: they are dead letters, for a retry."""
 
-    in_world(tmp_path, story)
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert isinstance(await world.live(crash_at=20), Crash)
+        assert ask(world, "SELECT count(*) FROM batch") == [(0,)]
+        keep(tmp_path)
+        assert await world.live(asking(first=20)) is False
+        at_request(world, "customers", 2)
+        assert isinstance(await world.live(), Crash)
+        never(world)
+        set_back(tmp_path)
+        assert await world.live(asking(newest_lost=True)) is True
+        there = len([key for key in keys["customers"] if int(key[1:]) < 20])
+        assert dead(world)["customers"] == {"accepted-in-part": 43 - there}
+        assert await world.live(retry()) is True
+        arrived(world, keys)
+
+    play(tmp_path, story)
+
+
+def test_i3_i4_older_copies_put_back_at_any_moment_double_and_lose_nothing() -> None:
+    found = copies_put_back(12, seed=1)
+    found.must_hold()
+    assert found.refusals
+    assert found.unknowns
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("part", range(6))
+def test_six_thousand_histories_of_copies_put_back(part: int) -> None:
+    copies_put_back(share(1000), seed=10_000 * (1 + part)).must_hold()
+
+
+@pytest.mark.parametrize("pilot", [["--first", "5"], ["--first=5"]])
+@pytest.mark.parametrize("doubles", [["--i-accept-doubles", "events"], ["--i-accept-doubles=events"]])
+def test_a_confirmation_holds_for_one_call_only(pilot: list[str], doubles: list[str]) -> None:
+    words = ["--checkpoint-is-current", "--newest-is-lost"]
+    given = ["run", *pilot, *doubles, *doubles, "move.toml", *words, "--quiet"]
+    assert resume_command(given) == "streammig run move.toml --quiet"
 
 
 # -- together with the state folder: a backup of the whole machine ---------------------------------------------------
@@ -182,8 +357,8 @@ def test_i3_a_machine_that_was_set_back_while_customers_went_sends_nothing(tmp_p
         made = world.target.requests
         for _ in range(2):  # nor does it help to ask again
             ended = await world.live()
-            assert isinstance(ended, UnknownOutcome)
-            assert "already, as this run would send them" in ended.what
+            assert isinstance(ended, Unusable)
+            assert ended.code == "checkpoint-behind-target"
             assert "--checkpoint-is-current" in ended.hint
         assert world.target.requests == made
 
@@ -204,8 +379,8 @@ def test_i3_a_machine_that_was_set_back_while_events_went_sends_nothing_if_trans
         restore(tmp_path)
         made = world.target.requests
         ended = await world.live()
-        assert isinstance(ended, UnknownOutcome)
-        assert "the target holds transactions of record" in ended.what
+        assert isinstance(ended, Unusable)
+        assert "2 of the first 2 transactions to be sent are at the target already" in ended.what
         assert world.target.requests == made
 
     play(tmp_path, story, PLAIN, last="transactions")
@@ -275,7 +450,7 @@ def test_i3_a_moment_in_which_nothing_can_be_read_does_not_hide_that_the_machine
             return await visible(of, record)
 
         world.target.visible = first_missed  # type: ignore[method-assign, assignment]
-        assert isinstance(await world.live(), UnknownOutcome)
+        assert isinstance(await world.live(), Unusable)
 
     play(tmp_path, story)
 

@@ -108,6 +108,7 @@ class World:
     crash_at: int | None = None
     crash_after: bool = False
     said: list[str] = field(default_factory=list)
+    asked: dict[str, Any] = field(default_factory=dict)  # options of the next run
     watch: Callable[[Notice], None] = ignore
 
     def step(self) -> str:
@@ -129,7 +130,7 @@ class World:
             {"checkpoint": str(self.folder / "run.checkpoint"), "max_bytes": 10_000, "settle_time": SETTLE_TIME,
              "visible_time": 600.0, "base_url": "http://127.0.0.1:1", "limits": "1/5s,500/1h"} | flags | self.settings,
         )  # fmt: skip
-        ask = Ask("streammig run", unchecked=self.unchecked)
+        ask = Ask("streammig run", unchecked=self.unchecked, **self.asked)
         return VirtualMigration(
             settings, ask, "key", self.folder / "state", self.clock, Random(self.rng.random()), self._hear,
             executor=lambda: Doomed(self), world=self,

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
 from aiolimiter import AsyncLimiter
 
-from streammig.budget.file import LONGEST_HOLD, AccountFile, Pace, Send
+from streammig.budget.file import LONGEST_HOLD, AccountFile, Pace
 from streammig.budget.limits import Limits, RequestKind
 from streammig.errors import Problem, counted
 from streammig.ports import Clock
@@ -70,15 +70,14 @@ class Slot:
             self._pacer._sent(self._start, self._granted)
 
     def unsent(self) -> None:
-        """Nothing left: the start is free for another request. The send's note stays, for the attempt stays too."""
+        """Nothing left: the start is free for another request."""
         if not self._said:
             self._said = True
             self._pacer._write(self._pacer.file.give_back, self._start)
 
 
 class _Waiter:
-    def __init__(self, send: Send | None) -> None:
-        self.send = send
+    def __init__(self) -> None:
         self.slot: Slot | None = None
         self.gone = False
 
@@ -112,30 +111,36 @@ class Pacer:
         self._lines: dict[RequestKind, _Line] = {"migration": _Line(), "general": _Line()}
         self._reads = AsyncLimiter(1, interval) if interval and limits != Limits() else None
         self._words: set[asyncio.Future[None]] = set()
+        self._run_id = ""
 
     def now(self) -> float:
         """Seconds since the epoch, as this run counts them."""
         return self._begun + self._loop.time()
 
-    async def enter(self, checkpoint: str) -> str:
-        """Begin a run on a checkpoint whose lock is held; returns what a person should know, or ""."""
-        future = await self._do(self.file.enter, checkpoint, self.now())
+    async def enter(self, run_id: str, starts: Sequence[float] = ()) -> str:
+        """Begin a run on a checkpoint whose fence is held; returns what a person should know, or "".
+
+        `starts` are the requests that the checkpoint knows, in seconds since the epoch.
+        """
+        self._run_id = run_id
+        future = await self._do(self.file.enter, run_id, starts, self.now())
         if not future:
             return ""
         return (
             f"{counted(future, 'request')} of this account {'lies' if future == 1 else 'lie'} in the future: the clock"
-            " has been set back. What lies there counts as made now, so the first slot may take longer."
+            " was set back. Those requests count as made now, so the first one of this run may wait longer."
         )
 
-    async def slot(self, kind: RequestKind, note: Send | None = None) -> Slot:
-        """Wait for a slot and take it, with its send noted durably. First come, first served within a kind.
+    async def take(self) -> Slot:
+        """A slot for a migration request."""
+        return await self.slot("migration")
 
-        On cancel no start is taken and no send noted.
-        """
+    async def slot(self, kind: RequestKind) -> Slot:
+        """Wait for a slot and take it, durably. First come, first served within a kind. On cancel none is taken."""
         if kind == "general" and self._reads is not None:
             await self._reads.acquire()
         line = self._lines[kind]
-        waiter = _Waiter(note)
+        waiter = _Waiter()
         line.waiters.append(waiter)
         try:
             async with line.first:
@@ -149,7 +154,7 @@ class Pacer:
                 waiter.gone = True
                 line.waiters.remove(waiter)
             else:
-                self._write(self.file.give_back, waiter.slot._start, note)
+                self._write(self.file.give_back, waiter.slot._start)
             raise
         return waiter.slot
 
@@ -164,13 +169,13 @@ class Pacer:
         pace = Pace(self.limits, margins, self._link.lead)
         asked = self._loop.time()
         work = self._loop.run_in_executor(
-            self._executor, self.file.take, kind, [waiter.send for waiter in asking], pace, self.now()
+            self._executor, self.file.take, kind, len(asking), pace, self.now(), self._run_id
         )
         stopped = await _finished(work)
         taken = work.result()
         for waiter, start in zip(asking, taken.starts, strict=False):
             if waiter.gone:  # cancelled while its start was being written
-                self._write(self.file.give_back, start, waiter.send)
+                self._write(self.file.give_back, start)
             else:
                 line.waiters.remove(waiter)
                 waiter.slot = Slot(self, start, asked)

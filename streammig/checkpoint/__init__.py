@@ -1,11 +1,11 @@
 """The run's file: one SQLite database that makes a run resumable."""
 
-from streammig.checkpoint.codec import describe, described
+from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.holdings import UNDECIDED, Books, StageRow
 from streammig.checkpoint.journal import Journal
 from streammig.checkpoint.letters import FIRST, Becomes, Spot
-from streammig.checkpoint.lock import is_held, locked, only_copy
+from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.work import WorkFile, forget_work, work_path
 
 __all__ = [
@@ -14,15 +14,17 @@ __all__ = [
     "Becomes",
     "Books",
     "Checkpoint",
+    "Fence",
+    "Fences",
     "Journal",
+    "Mark",
     "Spot",
     "StageRow",
     "WorkFile",
-    "describe",
-    "described",
+    "fenced",
+    "fences_path",
     "forget_work",
     "is_held",
     "locked",
-    "only_copy",
     "work_path",
 ]

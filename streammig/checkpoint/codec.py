@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from decimal import Decimal
 
-from streammig.records import Batch, BatchState, Place, Range, Tally
+from streammig.records import Place, Range, Tally
 
 
 def encode_tally(tally: Tally) -> str:
@@ -65,32 +64,6 @@ def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
         offset, ordinal = end.offset, end.ordinal
         ranges.append(Range(begin, end))
     return tuple(ranges)
-
-
-def describe(batch: Batch) -> bytes:
-    """A batch as another file may keep it: a checksum, `parent` ("r" behind it if it was made of dead letters), size,
-    digest, tally and ranges; no personal data."""
-    origin = (b"%d" % batch.parent if batch.parent is not None else b"") + (b"r" if batch.retried else b"")
-    head = b"%b %d %b %b " % (origin, batch.size, batch.digest.hex().encode(), encode_tally(batch.tally).encode())
-    what = head + pack_ranges(batch.ranges)
-    return b"%08x %b" % (_checksum(batch.stage, batch.seq, what), what)
-
-
-def described(stage: str, seq: int, what: bytes) -> Batch:
-    """What `describe` described; raises ValueError if it is not whole, or stands for another batch."""
-    checksum, _, what = what.partition(b" ")
-    if checksum != b"%08x" % _checksum(stage, seq, what):
-        raise ValueError(f"the note of batch {seq} of {stage} is damaged")
-    origin, size, digest, tally, ranges = what.split(b" ", 4)
-    parent = origin.rstrip(b"r")
-    return Batch(
-        stage, seq, unpack_ranges(ranges), decode_tally(tally.decode()), bytes.fromhex(digest.decode()), int(size),
-        BatchState.UNKNOWN, int(parent) if parent else None, retried=parent != origin,
-    )  # fmt: skip
-
-
-def _checksum(stage: str, seq: int, what: bytes) -> int:
-    return zlib.crc32(b"%b %d " % (stage.encode(), seq) + what)
 
 
 def twin_key(twin: str) -> str:

@@ -10,16 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, pack_ranges
-from streammig.checkpoint.database import (
-    connect,
-    prepare_to_write,
-    refuse_network_file_system,
-    sync_folder,
-    translated,
-)
+from streammig.checkpoint.fence import Mark
+from streammig.checkpoint.holdings import LOST, PENDING, UNDECIDED
 from streammig.checkpoint.letters import Letters, Spot
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
+from streammig.checkpoint.sqlite import connect, refuse_network_file_system, sync_folder, translated
 from streammig.errors import Unusable
 from streammig.records import (
     Batch,
@@ -40,6 +38,8 @@ class Checkpoint(Letters):
     Synchronous; its owner runs it in a thread of its own (`Journal`). Raises `Unusable` for a file that can't be used
     as a checkpoint and `MachineFault` where the machine failed; no `sqlite3.Error` leaves this class.
     """
+
+    _mark: Mark | None = None
 
     def __reduce__(self) -> tuple[Callable[[Path], Checkpoint], tuple[Path]]:
         return partial(Checkpoint.open, read_only=True), (self.path,)  # another process may only read it
@@ -74,14 +74,14 @@ class Checkpoint(Letters):
 
     def _lay_out(self, run_id: str, binding: Mapping[str, Any], version: str, started: float) -> None:
         with self.transaction():
-            self._db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
+            for statement in SCHEMA.split(";\n"):
+                self._db.execute(statement)
             self._db.execute(f"PRAGMA application_id = {APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
             self._db.execute(
-                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, x'', 0, ?)",
-                (run_id, version, started, json.dumps(binding), "{}", secrets.token_bytes(16), FORMAT),
+                "INSERT INTO run (id, version, started, binding, context, salt) VALUES (?, ?, ?, ?, ?, ?)",
+                (run_id, version, started, json.dumps(binding), "{}", secrets.token_bytes(16)),
             )
-            self._db.execute("UPDATE run SET digest = ?", (self._digest.compute(),))
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Checkpoint:
@@ -101,8 +101,8 @@ class Checkpoint(Letters):
             if not read_only:
                 checkpoint.verify()
                 with translated(path):
-                    prepare_to_write(checkpoint._db)
-                    checkpoint._digest.watch()
+                    checkpoint._db.execute("PRAGMA journal_mode = WAL")
+                    checkpoint._db.execute("PRAGMA synchronous = FULL")
         except BaseException:
             checkpoint.close()
             raise
@@ -131,10 +131,25 @@ class Checkpoint(Letters):
                 f"It was written by streammig {wrote}, which reads it: go on with that version.",
             )
 
-    def _tick(self) -> int:
-        """The next place in the order of beginnings and ends of requests, within the open transaction."""
-        ticks: int = self._db.execute("UPDATE run SET ticks = ticks + 1 RETURNING ticks").fetchall()[0][0]
-        return ticks
+    @classmethod
+    def copy_at(cls, path: Path) -> tuple[str, int] | None:
+        """The id and the tick of the checkpoint at `path`, None if there is none. Changes no file.
+
+        The caller holds the checkpoint's lock.
+        """
+        if not path.is_file():
+            return None
+        file = cls(path, connect(path, "alone"))
+        try:
+            file._check()
+            return file.run["id"], file.run["tick"]
+        finally:
+            file.close()
+
+    def take_mark(self) -> Mark | None:
+        """How far the requests have come that were numbered since the last call; None where there are none."""
+        mark, self._mark = self._mark, None
+        return mark
 
     def set_context(self, context: Mapping[str, Any]) -> None:
         self._change("UPDATE run SET context = ?", json.dumps(context))
@@ -182,11 +197,47 @@ class Checkpoint(Letters):
             self._note_absent(progress.absent)
 
     def seal(self, stage: str, draft: Draft, progress: Progress, at: float) -> Batch:
-        """A new batch, the frontier and every counter as of it, in one transaction (I2)."""
+        """A new batch, the frontier and every counter as of it, in one transaction (I2).
+
+        The batch is unknown where a newer copy, which is lost, may have sent it.
+        """
         with self.transaction():
             batch = self._insert(stage, draft, None, at)
             self.advance(stage, progress)
+            lost = self.lost()
+            if lost is not None and lost.covers(self.ordinal(stage), draft.ranges[0].begin):
+                batch = self._doubt(batch, lost.tick, at)
         return batch
+
+    def newest_is_lost(self, newer: Mark, at: float) -> list[Batch]:
+        """Go on from an older copy, for the newest one is lost: whatever a request may have carried that this copy does
+        not know is unknown from now on. Returns those batches; later ones are found when they are sealed.
+
+        A part of a batch, or what was a dead letter, was not in such a request: the fence would have refused the copy.
+        """
+        open_ones = (*PENDING, *UNDECIDED)
+        with self.transaction():
+            self._db.execute("UPDATE run SET tick = ?, lost = ?", (newer.tick, json.dumps([newer.stage, *newer.place])))
+            return [
+                self._doubt(batch, newer.tick, at)
+                for row in self.stages()
+                for batch in self.batches(row.name, *open_ones)
+                if batch.parent is None and not batch.retried
+                and newer.covers(self.ordinal(row.name), batch.ranges[0].begin)
+            ]  # fmt: skip
+
+    def _doubt(self, batch: Batch, tick: int, at: float) -> Batch:
+        """A copy that is lost may have sent this batch, at the latest as its request number `tick`."""
+        self._db.execute(
+            "UPDATE batch SET state = 'unknown', attempts = attempts + 1 WHERE stage = ? AND seq = ?",
+            (batch.stage, batch.seq),
+        )
+        self._db.execute(
+            "INSERT INTO attempt (stage, seq, number, started, kind, code, message, began, ended)"
+            " VALUES (?, ?, ?, ?, 'unknown', ?, 'the newest copy of the checkpoint is lost', ?, ?)",
+            (batch.stage, batch.seq, batch.attempts + 1, at, LOST, tick, tick),
+        )
+        return msgspec.structs.replace(batch, state=BatchState.UNKNOWN, attempts=batch.attempts + 1)
 
     def seal_retried(
         self,
@@ -242,10 +293,14 @@ class Checkpoint(Letters):
             if not moved:
                 raise AssertionError(f"batch {batch.seq} of {batch.stage} is not sealed: it must not be sent")
             number: int = moved[0][0]
+            (tick,) = self._db.execute("UPDATE run SET tick = tick + 1 RETURNING tick").fetchall()[0]
             self._db.execute(
                 "INSERT INTO attempt (stage, seq, number, started, began) VALUES (?, ?, ?, ?, ?)",
-                (batch.stage, batch.seq, number, at, self._tick()),
+                (batch.stage, batch.seq, number, at, tick),
             )
+            apart = batch.parent is not None or batch.retried
+            mark = Mark(tick, self.ordinal(batch.stage), batch.ranges[-1].end, tick if apart else 0)
+            self._mark = mark if self._mark is None else mark.joined(self._mark)
         return number
 
     def received(self, batch: Batch, attempt: int, receipt: Receipt, state: BatchState, at: float) -> None:
@@ -253,10 +308,10 @@ class Checkpoint(Letters):
         settled = at if state in (BatchState.ACCEPTED, BatchState.DEAD) else None
         with self.transaction():
             self._db.execute(
-                "UPDATE attempt SET kind = ?, status = ?, latency = ?, date = ?, message = ?, ended = ?, code = ?,"
-                " stopped = ?, in_part = ? WHERE stage = ? AND seq = ? AND number = ?",
-                (receipt.kind, receipt.status, receipt.latency, receipt.date, receipt.message, self._tick(),
-                 receipt.code, receipt.stop_after == 1, receipt.in_part, batch.stage, batch.seq, attempt),
+                "UPDATE attempt SET kind = ?, status = ?, latency = ?, date = ?, message = ?, code = ?, stopped = ?,"
+                " in_part = ?, ended = (SELECT tick FROM run) WHERE stage = ? AND seq = ? AND number = ?",
+                (receipt.kind, receipt.status, receipt.latency, receipt.date, receipt.message, receipt.code,
+                 receipt.stop_after == 1, receipt.in_part, batch.stage, batch.seq, attempt),
             )  # fmt: skip
             self._db.execute(
                 "UPDATE batch SET state = ?, settled = ? WHERE stage = ? AND seq = ? AND state = 'sending'",
@@ -379,60 +434,7 @@ class Checkpoint(Letters):
             found = [batch for row in self.stages() for batch in self.batches(row.name, BatchState.SENDING)]
             self._db.execute("UPDATE batch SET state = 'unknown' WHERE state = 'sending'")
             self._db.execute(
-                "UPDATE attempt SET kind = 'unknown', message = 'the process ended', ended = ? WHERE kind IS NULL",
-                (self._tick(),),
+                "UPDATE attempt SET kind = 'unknown', message = 'the process ended', ended = (SELECT tick FROM run)"
+                " WHERE kind IS NULL"
             )
         return found
-
-    def adopt(self, batch: Batch, attempt: int, at: float) -> bool:
-        """Learn of a send that the account's file knows and this file may not: it was set back in time.
-
-        Returns whether it was news; then the batch's outcome is unknown. `batch.digest` is empty where only the first
-        attempt's note describes it. Raises `Unusable` where the two histories do not fit together.
-        """
-        with self.transaction():
-            rows = self._read("SELECT * FROM batch WHERE stage = ? AND seq = ?", batch.stage, batch.seq)
-            if rows and (not batch.digest or rows[0]["digest"] == batch.digest):
-                if rows[0]["attempts"] >= attempt:
-                    return False
-                self._db.execute(
-                    "UPDATE batch SET attempts = ?, state = iif(state IN ('sealed', 'rejected'), 'unknown', state)"
-                    " WHERE stage = ? AND seq = ?",
-                    (attempt, batch.stage, batch.seq),
-                )
-            elif rows or not batch.digest or batch.retried or self._overlaps(batch):
-                # Of a later retry nobody knows here which letters it took, and whose they were.
-                how = "made of dead letters and sent" if batch.retried else "sent, and not as this file would send it"
-                raise Unusable(
-                    "checkpoint-stale",
-                    f"{self.path} is an older copy of itself that can't be brought up to date: batch {batch.seq} of"
-                    f" {batch.stage} was {how}, later than this copy was made",
-                    "Restore the newest copy. Nothing was sent.",
-                )
-            else:
-                self._insert_unknown(batch, attempt, at)
-            self._db.execute(
-                "INSERT OR REPLACE INTO attempt (stage, seq, number, started, kind, message, began, ended)"
-                " VALUES (?, ?, ?, ?, 'unknown', 'known from the account''s file only', ?5, ?5)",
-                (batch.stage, batch.seq, attempt, at, self._tick()),
-            )
-        return True
-
-    def _overlaps(self, batch: Batch) -> bool:
-        """Whether a batch holds what lies behind the frontier, or in another batch: then it can't be taken in."""
-        frontier = self.progress(batch.stage).frontier
-        taken = self.ahead_ranges(batch.stage)
-        return any(
-            mine.begin < frontier or any(mine.begin < it.end and it.begin < mine.end for it in taken)
-            for mine in batch.ranges
-        )
-
-    def _insert_unknown(self, batch: Batch, attempt: int, at: float) -> None:
-        self._db.execute(
-            "INSERT INTO batch (stage, seq, state, parent, ranges, tally, size, digest, sealed, attempts)"
-            " VALUES (?, ?, 'unknown', ?, ?, ?, ?, ?, ?, ?)",
-            (batch.stage, batch.seq, batch.parent, pack_ranges(batch.ranges), encode_tally(batch.tally), batch.size,
-             batch.digest, at, attempt),
-        )  # fmt: skip
-        ahead = self.progress(batch.stage).ahead + batch.tally
-        self._db.execute("UPDATE stage SET ahead = ? WHERE name = ?", (encode_tally(ahead), batch.stage))

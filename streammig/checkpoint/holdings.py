@@ -11,14 +11,14 @@ from itertools import accumulate
 from typing import Any
 
 from streammig.checkpoint.codec import decode_tally, hash_owner, unpack_ranges
-from streammig.checkpoint.database import translated
-from streammig.checkpoint.opened import Opened
-from streammig.errors import Unusable
+from streammig.checkpoint.fence import Mark
+from streammig.checkpoint.sqlite import SqliteFile, damaged, translated
 from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Position, Progress, Range, Tally, add_up
 
 # What is pending, unknown or settled, by state; a split or resealed batch lives on in its parts.
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
 UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
+LOST = "newest-is-lost"  # the code of an attempt that only a copy that is lost may have made
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +68,16 @@ class StageRow:
     shape: Mapping[str, Any]
 
 
-class Holdings(Opened):
+class Holdings(SqliteFile):
     """The questions to a checkpoint; none of them changes it."""
-
-    def verify(self) -> None:
-        """Read all of it, and raise `Unusable` unless it is what was written."""
-        with translated(self.path), self.reading():
-            damage = self._digest.damage()
-        if damage:
-            raise Unusable(
-                "checkpoint-damaged",
-                f"the checkpoint {self.path} is damaged: {damage}",
-                "Nothing was sent. Restore the newest copy of it: what it does not know of is found out.",
-            )
 
     @property
     def run(self) -> Mapping[str, Any]:
-        """id, version, started, binding, context, salt."""
-        row = dict(self._read("SELECT * FROM run")[0])
+        """id, version, started, binding, context, salt, tick."""
+        rows = self._read("SELECT * FROM run")
+        if len(rows) != 1:
+            raise damaged(self.path, self.role, "it does not say what run it belongs to")
+        row = dict(rows[0])
         return row | {"binding": json.loads(row["binding"]), "context": json.loads(row["context"])}
 
     def stages(self) -> list[StageRow]:
@@ -114,6 +106,19 @@ class Holdings(Opened):
             {reason: decode_tally(tally) for reason, tally in filtered},
             json.loads(row["dropped"]),
         )
+
+    def ordinal(self, stage: str) -> int:
+        """The number of a stage in the order of stages, from 0."""
+        number: int = self._read("SELECT ordinal FROM stage WHERE name = ?", stage)[0][0]
+        return number
+
+    def lost(self) -> Mark | None:
+        """How far requests had come in a newer copy that is lost; None where no copy was."""
+        (row,) = self._read("SELECT tick, lost FROM run")
+        if not row["lost"]:
+            return None
+        stage, *place = json.loads(row["lost"])
+        return Mark(row["tick"], stage, Place(*place))
 
     def ahead(self, stage: str) -> list[Batch]:
         """The batches that hold something beyond the frontier, in the order they were sealed."""
@@ -194,7 +199,7 @@ class Holdings(Opened):
         """The `count` batches of the stage that were sent last, of those accepted before `until` (seconds since the
         epoch) or sent before this batch was answered, whatever the wall clock said then."""
         ended = "SELECT max(ended) FROM attempt WHERE stage = ?1 AND seq = ?2"
-        return self._accepted(f"b.settled <= ?3 OR a.began < ({ended})", batch, until, count)
+        return self._accepted(f"b.settled <= ?3 OR a.began <= ({ended})", batch, until, count)
 
     def _accepted(self, which: str, batch: Batch, until: float, count: int) -> list[Batch]:
         """The `count` accepted batches `b` of the batch's stage that were sent last, by requests `a`, of `which` this
@@ -230,6 +235,11 @@ class Holdings(Opened):
         """Whether the last receipt for this batch said that it was refused for its records."""
         row = self._last_receipt(batch)
         return row is not None and row["kind"] == Kind.REJECTED and not row["stopped"]
+
+    def sent_by_lost(self, batch: Batch) -> bool:
+        """Whether a copy that is lost may have sent this batch, and nobody has since."""
+        row = self._last_receipt(batch)
+        return row is not None and row["code"] == LOST
 
     def taken_in_part(self, batch: Batch) -> bool:
         """Whether by the last receipt a part of this batch may have been taken, and the rest not."""
@@ -292,10 +302,9 @@ class Holdings(Opened):
         )  # fmt: skip
         return [dict(row) for row in rows]
 
-    def starts(self) -> list[tuple[str, int, int, float]]:
-        """Stage, batch, attempt and time of every request made, to seed an account's file that was lost."""
-        rows = self._read("SELECT stage, seq, number, started FROM attempt ORDER BY started")
-        return [(row[0], row[1], row[2], row[3]) for row in rows]
+    def starts(self) -> list[float]:
+        """When each request was made, in seconds since the epoch."""
+        return [row[0] for row in self._read("SELECT started FROM attempt ORDER BY started")]
 
     def books(self, stage: str) -> Books:
         """Both sides of a stage's accounts, added up from what is stored."""

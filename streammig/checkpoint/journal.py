@@ -7,18 +7,23 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from streammig.checkpoint.fence import Fence
 from streammig.checkpoint.file import Checkpoint
 
 T = TypeVar("T")
 
 
 class Journal:
-    """The only way a run changes its checkpoint. After a change that failed, every later one fails the same way:
-    nothing may be sent on the strength of a file that did not take a write."""
+    """The only way a run changes its checkpoint; it raises the fence behind each request's number.
 
-    def __init__(self, checkpoint: Checkpoint, executor: Executor) -> None:
+    After a change that failed, every later one fails the same way: nothing may be sent on the strength of a file that
+    did not take a write.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, executor: Executor, fence: Fence | None = None) -> None:
         self._checkpoint = checkpoint
         self._executor = executor
+        self._fence = fence
         self._waiting: list[tuple[Callable[[Checkpoint], Any], asyncio.Future[Any]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._broken: BaseException | None = None
@@ -69,4 +74,9 @@ class Journal:
 
     def _commit(self, changes: list[Callable[[Checkpoint], Any]]) -> list[Any]:
         with self._checkpoint.transaction():
-            return [change(self._checkpoint) for change in changes]
+            results = [change(self._checkpoint) for change in changes]
+        # Nobody is told that a request may leave before the fence knows of it (I2).
+        mark = self._checkpoint.take_mark()
+        if mark is not None and self._fence is not None:
+            self._fence.raise_to(mark)
+        return results

@@ -26,24 +26,16 @@ def locked(checkpoint: Path, command: str) -> Iterator[None]:
     on it.)
     """
     hint = f"Wait for it, stop it, or look at it with: streammig status {checkpoint}"
-    with _holding(lock_path(checkpoint), command, f"{checkpoint} is held", hint):
+    with holding(lock_path(checkpoint), command, f"{checkpoint} is held", hint):
         yield
 
 
 @contextmanager
-def only_copy(checkpoint: Path, run_id: str, folder: Path, command: str) -> Iterator[None]:
-    """Hold a checkpoint by the id that every copy of it carries, in a folder that all its runs on this host share;
-    raise `Held` while another copy is being run. Each of two copies would send what the other one sends."""
-    said = f"another copy of the checkpoint {checkpoint} is being run"
-    hint = "Both would send the same records. Go on with one of them only, best with the one that is running now."
-    with _holding(folder / f"{run_id}.lock", command, said, hint):
-        yield
+def holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
+    """Hold a lock file, or raise `Held`.
 
-
-@contextmanager
-def _holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
-    """The kernel drops the lock when its holder ends, however it ends, so what a dead process left behind is only a
-    name in a file and never in the way."""
+    The kernel drops the lock when its holder ends, however it ends: a dead process leaves only a name in a file.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -57,9 +49,11 @@ def _holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
             holder = _read(path)
             by = f"by process {holder.get('pid', '?')} on {holder.get('host', '?')}"
             raise Held("checkpoint-held", f"{said} {by} ({holder.get('command', 'unknown command')})", hint) from None
-        _write(descriptor, path, command)
-        yield
-        os.ftruncate(descriptor, 0)
+        try:
+            _write(descriptor, path, command)
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

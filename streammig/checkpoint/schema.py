@@ -1,18 +1,18 @@
 """The schema of a checkpoint: its comments are the documentation of how a run resumes."""
 
 APPLICATION = 0x736D6967  # "smig", in the file's header: tells a checkpoint from any other database
-FORMAT = 3
+FORMAT = 4
 
 SCHEMA = """
 -- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
 -- `started` (seconds since the epoch) is also the "now" by which lots count as expired, so that a resume agrees.
 -- `context` is JSON and changes with each call: the command that goes on from here, limits, state folder, inputs.
--- `digest` is that of every row of every table (see digest.py), changed with each of them and verified by each run.
--- `ticks` counts the beginnings and ends of requests, which orders them: the wall clock may be set back.
--- `born` is the format it was made with: by the first one, ranges ran over dead letters between their records.
+-- `tick` is the number of the newest request. It orders requests, for the wall clock may be set back, and the fence in
+-- the state folder holds it too. `lost` is "", or JSON: how far requests had come (stage, source, offset, unit,
+-- record) in a newer copy that is lost; a batch with a unit before that place begins as unknown.
 CREATE TABLE run (
     id TEXT NOT NULL, version TEXT NOT NULL, started REAL NOT NULL, binding TEXT NOT NULL, context TEXT NOT NULL,
-    salt BLOB NOT NULL, digest BLOB NOT NULL, ticks INTEGER NOT NULL DEFAULT 0, born INTEGER NOT NULL DEFAULT 1
+    salt BLOB NOT NULL, tick INTEGER NOT NULL DEFAULT 0, lost TEXT NOT NULL DEFAULT ''
 );
 
 -- The files of each stage in reading order. `fingerprint` is JSON: name, size, times of the last change, inode, hash of
@@ -64,9 +64,10 @@ CREATE TABLE batch (
 CREATE INDEX batch_state ON batch (stage, state);
 
 -- One row a request, written before its first byte leaves; `kind` stays NULL until its receipt is durable.
--- `date` is the answer's Date header, `latency` seconds. `message` holds no value of a record. `began` and `ended` are
--- ticks of the run. `code` names what came in a stable way (http-422, says-no, timeout). `stopped` is 1 where the
--- answer is about the run, not about the batch; `in_part` where a part may have been taken: a sample proves nothing.
+-- `date` is the answer's Date header, `latency` seconds. `message` holds no value of a record. `began` is its own tick,
+-- `ended` the tick of the newest request when its receipt came. `code` names what came in a stable way (http-422,
+-- says-no, timeout). `stopped` is 1 where the answer is about the run, not about the batch; `in_part` where a part may
+-- have been taken: a sample proves nothing.
 CREATE TABLE attempt (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, number INTEGER NOT NULL, started REAL NOT NULL, kind TEXT,
     status INTEGER, latency REAL, date TEXT, message TEXT, began INTEGER NOT NULL DEFAULT 0,

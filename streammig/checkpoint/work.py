@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from streammig.checkpoint.database import connect, translated
 from streammig.checkpoint.letters import Spot
-from streammig.checkpoint.opened import Opened
+from streammig.checkpoint.sqlite import SqliteFile, connect, translated
 from streammig.errors import Unusable
 from streammig.records import Place, Range, Slice
 
@@ -36,7 +35,7 @@ def forget_work(checkpoint: Path) -> None:
             name.unlink(missing_ok=True)
 
 
-class WorkFile(Opened):
+class WorkFile(SqliteFile):
     """Slices of dead letters by their places in the export. Owner-only, durable, deleted when nothing needs it."""
 
     @classmethod

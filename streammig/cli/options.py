@@ -31,6 +31,10 @@ current: Decorator = click.option(
     "--checkpoint-is-current", "current", is_flag=True,
     help="You know that the checkpoint is the newest copy, though the state folder was lost.",
 )  # fmt: skip
+newest_lost: Decorator = click.option(
+    "--newest-is-lost", "newest_lost", is_flag=True,
+    help="This checkpoint is an older copy, and there is no newer one any more: go on from it.",
+)  # fmt: skip
 
 
 def settings_on_top(what_for: str = "") -> Decorator:

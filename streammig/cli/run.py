@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 FILE = "FILE[#path.to.array]"
 # Options for one call only, and whether a value follows.
-FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False}
+FOR_ONE_CALL = {
+    "--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False, "--newest-is-lost": False
+}  # fmt: skip
 
 
 @click.command(short_help="Migrate an export, or go on with a migration.")
@@ -50,6 +52,7 @@ FOR_ONE_CALL = {"--first": True, "--i-accept-doubles": True, "--checkpoint-is-cu
     help='Confirms unknown = "resend" of a stage: its records may be sent twice.',
 )  # fmt: skip
 @options.current
+@options.newest_lost
 @click.option("--unchecked", is_flag=True, help="Do not look for customers that occur twice.")
 @options.as_json()
 @options.quiet()
@@ -62,7 +65,8 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     from streammig.delivery.dry import dry_checkpoint
     from streammig.settings import api_key, check_texts, load
 
-    ask = {name: flags.pop(name) for name in ("first", "dry_run", "unchecked", "current", "accept_doubles")}
+    asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "accept_doubles")
+    ask = {name: flags.pop(name) for name in asked}
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
         check_texts({"--dry-run": str(ask["dry_run"])})

@@ -1,6 +1,6 @@
 """The dedup index: customers whose id or e-mail occurs more than once, and owners that will not be in the target.
 
-`scan` makes rows of a run, `Build` sorts them in a child process, `open_index` gives the finished index, `forget`
+`scan` makes rows of a span, `Build` sorts them in a child process, `open_index` gives the finished index, `forget`
 deletes it with everything it left; `key_index` does it all for a run.
 """
 

@@ -60,7 +60,7 @@ class Sorted(msgspec.Struct, frozen=True):
 
 
 class Build:
-    """An index that is being built: give it the scan of every run in order, then `finish`.
+    """An index that is being built: give it the scan of every span in order, then `finish`.
 
     For one thread; `close` may come from another, and makes a call that is under way fail. An index that is there
     stays whole until this one is finished. With `earlier`, its rows before `frontier` stay as they are: call `keep`
@@ -94,7 +94,7 @@ class Build:
             self._write(rows)
 
     def add(self, scanned: Scanned) -> None:
-        """The next run's rows, in reading order. Raises `MachineFault`."""
+        """The next span's rows, in reading order. Raises `MachineFault`."""
         rows = renumbered(scanned, self._reasons)
         while rows and rows[:SPOT] < spot(self.frontier):  # units of the record that the frontier lies in
             rows = rows[ROW:]
@@ -201,16 +201,16 @@ def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None]
     An export that breaks off is taken up to there: its stage says so once everything before it is delivered.
     """
     build.keep()
-    scanned, runs = 0, source.runs(build.frontier)
+    scanned, spans = 0, source.spans(build.frontier)
     try:
-        for found in map(partial(scan, rules, build.key), runs):
+        for found in map(partial(scan, rules, build.key), spans):
             build.add(found)
             scanned += found.records
             tell(scanned)
     except BrokenExport:
         pass
     finally:
-        getattr(runs, "close", int)()
+        getattr(spans, "close", int)()
     return build.finish()
 
 

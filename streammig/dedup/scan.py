@@ -1,4 +1,4 @@
-"""The scan: which keys the customers of an export have. A pure map over runs, so that any executor may do it.
+"""The scan: which keys the customers of an export have. A pure map over spans, so that any executor may do it.
 
 A row stands for one customer, or for one owner that will not be there. Rows have a fixed width and stand in reading
 order, so a row is found by its number, and a place by bisection. Places are big-endian: their bytes sort as they do.
@@ -15,10 +15,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-import msgspec
-
 from streammig.ports import Rules
-from streammig.records import Place, Run
+from streammig.records import Place, Span
 
 PLACE = struct.Struct(">IQIQ")  # source, offset, unit, ordinal
 SPOT = 16  # bytes of a place without its ordinal, which is for people only
@@ -36,27 +34,31 @@ MOST_REASONS, OTHER = 255, "left-out"
 
 
 class Scanned(NamedTuple):
-    """What one run holds: its number of source records, its rows, and the reasons that their numbers stand for."""
+    """What one span holds: its number of source records, its rows, and the reasons that their numbers stand for."""
 
     records: int
     rows: bytes
     reasons: tuple[str, ...]
 
 
-def scan(rules: Rules, key: bytes, run: Run) -> Scanned:
-    """The rows of a run. Without state and fit to be pickled: the same run gives the same rows in any process."""
+def scan(rules: Rules, key: bytes, span: Span) -> Scanned:
+    """The rows of a span. Without state and fit to be pickled: the same span gives the same rows in any process."""
     owner_of, unique_of = hasher(key, "owner"), hasher(key, "unique")
-    reasons, pack = list(FIXED), PLACE.pack
-    rows: list[bytes] = []
-    for it in rules.examine(run):
-        source, offset, _, ordinal = msgspec.structs.astuple(it.position)
-        for record in it.records:
-            rows += (pack(source, offset, record.unit, ordinal), owner_of(record.owner))
-            rows += (unique_of(record.twin) if record.twin else NONE, b"\0")
-        for owner, reason in it.absent:
-            rows += (pack(source, offset, LAST_UNIT, ordinal), owner_of(owner), NONE)
-            rows.append(bytes([number_of(reasons, reason or OTHER)]))
-    return Scanned(len(run), b"".join(rows), tuple(reasons))
+    columns, reasons = rules.columns(span), list(FIXED)
+
+    def place(index: int, unit: int) -> bytes:
+        return PLACE.pack(span.source, span.offset + span.starts[index], unit, span.ordinals[index])
+
+    columned = zip(columns.index, columns.unit, columns.owners, columns.uniques, strict=True)
+    rows = [
+        b"".join((place(index, unit), owner_of(owner), unique_of(unique) if unique else NONE, b"\0"))
+        for index, unit, owner, unique in columned
+    ]
+    for left_out in columns.left_out:
+        for owner, reason in left_out.absent:
+            number = bytes([number_of(reasons, reason or OTHER)])
+            rows.append(b"".join((place(left_out.at, LAST_UNIT), owner_of(owner), NONE, number)))
+    return Scanned(len(span), b"".join(sorted(rows)), tuple(reasons))
 
 
 def hasher(key: bytes, kind: str) -> Callable[[str], bytes]:

@@ -14,7 +14,6 @@ from streammig.checkpoint import Journal
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.nomination import nominated
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
-from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.verdict import Verdict
 from streammig.delivery.waiting import Assemble, Reread, unless
 from streammig.errors import TargetStop, UnknownOutcome, counted
@@ -38,9 +37,9 @@ class Slot(Protocol):
 
 
 class Slots(Protocol):
-    """Hands out the account's slots and notes, durably, what each is used for."""
+    """Hands out the account's slots."""
 
-    async def take(self, batch: Batch, attempt: int) -> Slot: ...
+    async def take(self) -> Slot: ...
 
     def answered(self, latency: float) -> None:
         """A request was answered so many seconds after it left."""
@@ -94,7 +93,6 @@ class Courier:
     verdict: Verdict
     stop: asyncio.Event
     lanes: asyncio.Semaphore
-    suspicion: Suspicion = field(default_factory=Suspicion)
     most_parked: int = 3
     breaker: int = 10  # whole batches refused in a row that stop the run
     nominate: bool = True  # whether whom an answer names is set aside; not any more after it named a wrong one
@@ -115,7 +113,6 @@ class Courier:
         is. Raises `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
         tries = _Tries(batch.attempts)
-        await self.suspicion.check(batch, self.verdict)
         while not self.stop.is_set():
             async with self.lanes:
                 state = await self._insist(batch, body, tries)
@@ -145,8 +142,8 @@ class Courier:
         return BatchState.SEALED
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
-        """One request: slot and note, intent, sending, receipt, each durable before the next; None when stopped."""
-        slot = await unless(self.stop, self.slots.take(batch, tries.attempt + 1))
+        """One request: slot, intent, sending, receipt, each durable before the next; None when stopped."""
+        slot = await unless(self.stop, self.slots.take())
         if slot is None:
             return None
         started = self.clock.time()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from streammig.errors import MachineFault, Unusable
 from streammig.ports import Seen
-from streammig.records import Batch, Kind, Receipt, Record
+from streammig.records import Kind, Receipt, Record
 
 
 def dry_checkpoint(folder: Path) -> Path:
@@ -76,7 +76,7 @@ class NoReadBack:
 class FreeSlots:
     """A folder has no limits."""
 
-    async def take(self, batch: Batch, attempt: int) -> FreeSlots:
+    async def take(self) -> FreeSlots:
         return self
 
     def sent(self) -> None:

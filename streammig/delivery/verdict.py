@@ -146,8 +146,14 @@ class Verdict:
 
     async def _in_part(self, batch: Batch) -> tuple[BatchState, str] | None:
         """What every owner of a batch shows that may have been taken in part; None where it is told like any other."""
-        if not await self.journal.read(lambda file: file.taken_in_part(batch)):
-            return None
+        if await self.journal.read(lambda file: file.taken_in_part(batch)):
+            return await self._each(batch)
+        if batch.stage != "customers" and await self.journal.read(lambda file: file.sent_by_lost(batch)):
+            # Other owners may have shared a request then: which ones depends on what was open when reading went on.
+            return await self._each(batch)
+        return None
+
+    async def _each(self, batch: Batch) -> tuple[BatchState, str] | None:
         tellable = await self._tellable(batch)
         if tellable is None or sum((it.tally for it in tellable), Tally()) != batch.tally:
             why = "the answer may speak of a part of it, and not all of it can be read back"
@@ -169,9 +175,15 @@ class Verdict:
         # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
         now = asyncio.get_running_loop().time
         looks, looking, misread = Looks(self.settle_time), now(), 0
+        lost = await self.journal.read(lambda file: file.sent_by_lost(batch))
         while not self.stop.is_set():
             (passed, behind), at = await self._passed(batch), now()
             seen = await self._see(batch.stage, records, passed is True and looks.conclude_absence(at))
+            if lost and Seen.NOTHING in seen and not THERE.isdisjoint(seen):
+                # The lost copy cut the same records into other batches: each owner tells for itself.
+                if decided := await self._each(batch):
+                    return decided
+                continue
             if decided := looks.weigh(seen, passed is True, at):
                 return decided
             misread = misread + 1 if self.readback.misread and set(seen) == {Seen.CANT_TELL} else 0
@@ -248,15 +260,6 @@ class Verdict:
             Warned("rejected-but-there", f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked")
         )
         return False
-
-    async def glance(self, batch: Batch) -> Seen:
-        """What some records of a batch that was never sent, as far as we know, show: ALL if any of them is there,
-        NOTHING if most are not, else CANT_TELL. As many as find the smallest part that isolation may have saved."""
-        records = spread(await self._tellable(batch) or [], WIDE)
-        seen = [await self._seen(batch.stage, record) for record in records]
-        if not THERE.isdisjoint(seen):
-            return Seen.ALL
-        return Seen.NOTHING if 2 * seen.count(Seen.NOTHING) > len(seen) else Seen.CANT_TELL
 
     async def _seen(self, stage: str, record: Record) -> Seen:
         return await seen_at_last(self.readback, stage, record, self.stop, self.settle_time)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,11 +15,10 @@ from typing import Any, TypeVar
 
 from streammig.aftercare.retry import Choice as Choice
 from streammig.budget import OFF, AccountFile, Limits, Pacer, account_name, account_path, parse_limits
-from streammig.checkpoint import Checkpoint, Journal, forget_work, locked, only_copy
+from streammig.checkpoint import Checkpoint, Fence, Journal, Mark, fenced, forget_work, locked
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderClient, FreeSlots, NoReadBack
-from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.waiting import unless
 from streammig.errors import Unusable
 from streammig.masivo.limits import PRESETS
@@ -31,10 +29,9 @@ from streammig.migration.crew import Crew
 from streammig.migration.mapping import load_mapping, rule_options
 from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
-from streammig.migration.vouching import AccountSlots, vouched_for
 from streammig.ports import Client, ReadBack, Rules, Source
 from streammig.ports import Clock as Clock
-from streammig.records import STAGES, BatchState, Place
+from streammig.records import STAGES, Batch, BatchState, Place
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
 from streammig.sources import open_source, parse_input, with_samples
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned
@@ -56,7 +53,8 @@ class Ask:
     first: int | None = None  # a pilot: so many source records of each stage
     unchecked: bool = False  # do not pass over the customers for those that stand twice
     dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
-    current: bool = False  # the checkpoint is the newest copy, though no account's file can vouch for it
+    current: bool = False  # the checkpoint is the newest copy, though the state folder has no fence for it
+    newest_lost: bool = False  # the newest copy is lost: go on from this older one
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
@@ -153,6 +151,7 @@ class Migration:
         path = Path(settings.checkpoint)
         check_folder(path)
         stack.enter_context(self._lock(path))
+        fence = None if dry else stack.enter_context(self._fence(path))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         reader = stack.enter_context(self.executor())
         binding, shape = self._binding(), shapes(settings, self.ask.unchecked)
@@ -167,42 +166,44 @@ class Migration:
         client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, reader)
         if file is None:
-            file = self._create(path, pacer, binding, started)
+            file = self._create(path, fence, binding, started)
             stack.callback(file.close)
-        if pacer is not None:
-            stack.enter_context(only_copy(path, file.run["id"], pacer.file.path.parent, self.ask.command))
         self._bind(file, shape, fresh, limits)
-        self._recover(file)
-        slots, vouched = await self._slots(file, pacer)
+        self._recover(file, fence)
+        slots = await self._slots(file, pacer)
         lookup = Checkpoint.open(path, read_only=True)
         stack.callback(lookup.close)
-        journal = Journal(file, stack.enter_context(self.executor()))
+        journal = Journal(file, stack.enter_context(self.executor()), fence)
         stack.push_async_callback(journal.flush)
         owners = await self._owners(stack, file, sources, rules, shape, reader)
         reading = Reading(settings, path, lookup, journal, sources, rules, owners, reader, self.tell)
         return Crew(
             settings, reading, journal, client, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
-            0.0 if dry else settings.settle_time, self.ask.first, Suspicion(not vouched), self.away,
-            wary=vouched and not dry and not self.ask.current,
+            0.0 if dry else settings.settle_time, self.ask.first, self.away, look=not dry and not self.ask.current,
         )  # fmt: skip
 
-    def _create(self, path: Path, pacer: Pacer | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
+    def _create(self, path: Path, fence: Fence | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
         """A new checkpoint."""
-        run_id = secrets.token_hex(8)
-        if pacer is not None:
-            # Before it exists: a file that is found without this was made where another account's file is.
-            pacer.file.register(run_id)
-        return Checkpoint.create(path, run_id=run_id, binding=binding, version=version("streammig"), started=started)
+        if fence is not None:
+            fence.raise_to(Mark())  # before it exists: a copy of it is known wherever it turns up
+        return Checkpoint.create(
+            path, run_id=fence.run_id if fence is not None else "", binding=binding, version=version("streammig"),
+            started=started,
+        )  # fmt: skip
 
-    async def _slots(self, file: Checkpoint, pacer: Pacer | None) -> tuple[Slots, bool]:
-        """The slots of the account (without a pacer, of nobody) for this checkpoint, and whether it is known to be the
-        newest copy of itself."""
+    def _fence(self, path: Path) -> AbstractContextManager[Fence]:
+        return fenced(
+            path, self.state_dir, Checkpoint.copy_at(path), self.ask.command, current=self.ask.current,
+            lost=self.ask.newest_lost,
+        )  # fmt: skip
+
+    async def _slots(self, file: Checkpoint, pacer: Pacer | None) -> Slots:
+        """The slots of the account; without a pacer, of nobody."""
         if pacer is None:
-            return FreeSlots(), True
-        vouched = vouched_for(file, pacer.file, self.ask.current, self.tell)
-        if words := await pacer.enter(file.run["id"]):
+            return FreeSlots()
+        if words := await pacer.enter(file.run["id"], file.starts()):
             self.tell(Warned("limits-changed", words))
-        return AccountSlots(pacer, file.run["id"]), vouched
+        return pacer
 
     def _lock(self, path: Path) -> AbstractContextManager[None]:
         return nullcontext() if self.ask.held else locked(path, self.ask.command)
@@ -326,13 +327,17 @@ class Migration:
             "settings": portable(self.settings), "folder": str(self.folder.absolute()), "unchecked": self.ask.unchecked,
         }  # fmt: skip
 
-    def _recover(self, file: Checkpoint) -> None:
-        lost = file.recover()
+    def _recover(self, file: Checkpoint, fence: Fence | None) -> None:
+        """Make unknown what an earlier process may have sent, and raise the fence to what this copy knows."""
+        if fence is not None and fence.newer is not None:
+            lost = file.newest_is_lost(fence.newer, self.clock.time())
+            self._warn(lost, "newest-is-lost", "the newest copy is lost")
+        self._warn(file.recover(), "crashed-while-sending", "the last run ended while it was sending")
+        if fence is not None:
+            fence.raise_to(Mark(file.run["tick"]))
+
+    def _warn(self, lost: Sequence[Batch], code: str, why: str) -> None:
         if lost:
-            names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost)
-            self.tell(
-                Warned(
-                    "crashed-while-sending",
-                    f"the last run ended while it was sending: the outcome is unknown for batch {names}",
-                )
-            )
+            names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost[:20])
+            more = f" and {len(lost) - 20:,} more" if len(lost) > 20 else ""
+            self.tell(Warned(code, f"{why}: the outcome is unknown for batch {names}{more}"))

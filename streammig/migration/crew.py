@@ -14,11 +14,10 @@ from streammig.checkpoint import Books, Journal
 from streammig.delivery.courier import Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
-from streammig.delivery.suspicion import Suspicion
 from streammig.delivery.verdict import Verdict
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
 from streammig.feed import Feed
-from streammig.migration.expecting import Expectations
+from streammig.migration.preflight import Preflight
 from streammig.migration.reading import Reading
 from streammig.packing import BatchLimits, assemble, ranges_of
 from streammig.pipeline.away import Away
@@ -50,17 +49,15 @@ class Crew:
     stop: asyncio.Event
     settle_time: float
     first: int | None
-    suspicion: Suspicion
     away: int  # bytes of export from which on a stage is read in a process of its own
-    wary: bool  # whether another checkpoint, or a newer copy of this one, may have sent what comes next
+    look: bool  # whether to look at the target for what comes next, before the first request
 
     async def run(self) -> bool:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
         whole = True
         before = ""
-        await Expectations(
-            self.reading, self.journal, self.readback, self.clock, self.tell, self.stop, self.settle_time
-        ).check(self.wary)
+        preflight = Preflight(self.reading, self.journal, self.readback, self.tell, self.stop, self.settle_time)
+        await preflight.check(self.look)
         for name in self.reading.sources:
             if before and not await self.gate(before).passed(before):
                 return False
@@ -136,7 +133,6 @@ class Crew:
             self.client, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
             exactly, partial(self.reading.anew, name, limits), verdict, self.stop,
             lanes=asyncio.Semaphore(self.settings.concurrency),
-            suspicion=self.suspicion,
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
         )  # fmt: skip
         isolation = Isolation(courier, bisected, self.settings.isolation_share, self.settings.isolation_requests)

@@ -62,8 +62,6 @@ class Reading:
     async def judge(self, name: str, sealed: Sequence[Range] = ()) -> Judge:
         """What says which records of a stage are sent by the run, beside those that are `sealed` already."""
         rules = self.rules[name]
-        if self.lookup.run["born"] < 2:
-            sealed = ()  # its ranges hold dead letters too
         if name == "customers":
             return Judge(rules, repeated=partial(repeated, self.owners) if self.owners is not None else None)
         known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)

@@ -107,7 +107,10 @@ class StageRun:
             batch = await self.journal.write(lambda file: file.seal(self.stage, draft, progress, at))
             self.tell(Sealed(self.stage, batch))
             self._tell_advanced(progress)
-            await unless(self.stop, self._backlog.put(batch, draft.body))
+            if batch.state is BatchState.UNKNOWN:
+                self._unknown.append(batch)
+            else:
+                await unless(self.stop, self._backlog.put(batch, draft.body))
         if progress.dead:
             self.tell(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
 
@@ -137,14 +140,16 @@ class StageRun:
 
     async def _work(self) -> None:
         while not self.stop.is_set():
-            # What an earlier run left undecided comes first: it takes the place of a request in flight.
-            if self._unknown:
+            # What an earlier run left undecided comes first: it takes the place of a request in flight. One worker goes
+            # on sending, for only what is accepted later shows that something did not land.
+            if self._unknown and (self.courier.deciding < self.workers - 1 or self._drained):
                 await self._busily(self._decide(self._unknown.popleft()))
                 continue
             taken = await unless(self.stop, self._backlog.get())
-            if taken is None:
+            if taken is not None:
+                await self._busily(self.courier.deliver(*taken))
+            elif not self._unknown:
                 return
-            await self._busily(self.courier.deliver(*taken))
 
     async def _busily(self, work: Awaitable[object]) -> None:
         self._busy += 1

@@ -1,0 +1,163 @@
+"""The fence: the number of each checkpoint's newest request, in the state folder, which an older copy can't pass."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from streammig.checkpoint.lock import holding
+from streammig.checkpoint.sqlite import IN_STATE_FOLDER, Role, SharedFile, create_owner_only, translated
+from streammig.errors import Unusable, counted
+from streammig.records import Place
+
+
+class Mark(NamedTuple):
+    """How far the requests of a checkpoint have come.
+
+    `tick` counts its requests from 1 on. `stage` is the ordinal of the last stage that a request carried, and `place`
+    the furthest place of it. `parts` is the tick of the newest request for a part of another batch, or for dead
+    letters: an older copy can't seal such a batch as it was.
+    """
+
+    tick: int = 0
+    stage: int = 0
+    place: Place = Place()
+    parts: int = 0
+
+    def covers(self, stage: int, begin: Place) -> bool:
+        """Whether a unit of this stage, by its ordinal, that begins there may have been in a request."""
+        return (stage, begin[:3]) < (self.stage, self.place[:3])
+
+    def joined(self, other: Mark) -> Mark:
+        """The further one in each respect."""
+        stage, place = max((self.stage, self.place), (other.stage, other.place))
+        return Mark(max(self.tick, other.tick), stage, place, max(self.parts, other.parts))
+
+
+class Fences(SharedFile):
+    """The fences of all checkpoints of a state folder."""
+
+    role = Role(
+        "the fence file", "fence",
+        "Move it away. The next run of each checkpoint then asks for --checkpoint-is-current.", IN_STATE_FOLDER,
+    )  # fmt: skip
+    application = 0x734D466E  # "sMFn"
+    format = 1
+    # One row for each checkpoint, by the id inside it: so a copy is known, whatever its name, also after the API key
+    # was changed. The columns are those of `Mark`; the place is source, offset, unit and record. No value ever falls.
+    schema = """
+CREATE TABLE fence (
+    id TEXT PRIMARY KEY, tick INTEGER NOT NULL, stage INTEGER NOT NULL, source INTEGER NOT NULL,
+    offset INTEGER NOT NULL, unit INTEGER NOT NULL, record INTEGER NOT NULL, parts INTEGER NOT NULL) WITHOUT ROWID"""
+
+    def mark(self, run_id: str) -> Mark | None:
+        """How far this checkpoint's requests have come; None where it is not known here."""
+        rows = self._read("SELECT tick, stage, source, offset, unit, record, parts FROM fence WHERE id = ?", run_id)
+        return Mark(rows[0][0], rows[0][1], Place(*rows[0][2:6]), rows[0][6]) if rows else None
+
+    def raise_to(self, run_id: str, mark: Mark) -> None:
+        """Durably note that the checkpoint's requests have come so far."""
+        with self.transaction():
+            known = self.mark(run_id)
+            mark = mark if known is None else mark.joined(known)
+            self._db.execute(
+                "INSERT OR REPLACE INTO fence VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (run_id, mark.tick, mark.stage, *mark.place, mark.parts),
+            )
+
+
+def fences_path(state_folder: Path) -> Path:
+    return state_folder / "fences.sqlite"
+
+
+class Fence:
+    """The fence of one checkpoint while a run holds it.
+
+    `newer` is how far requests have come that this copy does not know, where the newest copy is lost.
+    """
+
+    def __init__(self, state_folder: Path, run_id: str, newer: Mark | None = None) -> None:
+        self.run_id = run_id
+        self.newer = newer
+        self._path = fences_path(state_folder)
+        self._file: Fences | None = None
+
+    def raise_to(self, mark: Mark) -> None:
+        """As `Fences.raise_to`. Comes after the commit that numbers a request, and before its first byte (I2)."""
+        if self._file is None:
+            self._file = Fences(self._path)
+        self._file.raise_to(self.run_id, mark)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+@contextmanager
+def fenced(
+    path: Path, state_folder: Path, copy: tuple[str, int] | None, command: str, *, current: bool, lost: bool
+) -> Iterator[Fence]:
+    """Hold the fence for the checkpoint at `path`, which is new, or a `copy` with this id and tick.
+
+    Changes nothing yet but a lock. `current` and `lost` are the operator's word: the copy is the newest one, or the
+    newest one is lost. Raises `Unusable` where requests are newer than the copy, or no fence is known, and `Held`
+    while another copy is being run on this host.
+    """
+    run_id, tick = copy or (secrets.token_hex(8), 0)
+    if copy is not None and not current and _known(state_folder, run_id) is None:
+        raise Unusable(
+            "fence-missing",
+            f"the state folder {state_folder} has no fence for the checkpoint {path}: it is another host's, or the"
+            " folder was lost",
+            "Nothing was sent. Bring back the state folder. Or, if you know that this is the newest copy of the"
+            " checkpoint, run the same command once with --checkpoint-is-current.",
+        )
+    lock = state_folder / f"{run_id}.lock"
+    with translated(lock, Fences.role):
+        create_owner_only(lock)
+    said = f"another copy of the checkpoint {path} is being run"
+    hint = "Both would send the same records. Go on with one of them only, best with the one that is running now."
+    with holding(lock, command, said, hint):
+        known = _known(state_folder, run_id)
+        newer = known if known is not None and known.tick > tick else None
+        if newer is not None:
+            _refuse(path, newer, tick, lost)
+        fence = Fence(state_folder, run_id, newer)
+        try:
+            yield fence
+        finally:
+            fence.close()
+
+
+def _known(state_folder: Path, run_id: str) -> Mark | None:
+    """What the state folder knows of a checkpoint; changes nothing."""
+    path = fences_path(state_folder)
+    if not path.exists() or not path.stat().st_size:
+        return None
+    file = Fences(path, read_only=True)
+    try:
+        return file.mark(run_id)
+    finally:
+        file.close()
+
+
+def _refuse(path: Path, newer: Mark, tick: int, lost: bool) -> None:
+    """Raise `Unusable` unless the newest copy is lost and this one can seal again what that one sent."""
+    what = f"{path} is an older copy of the checkpoint: {counted(newer.tick - tick, 'request')} newer than this copy"
+    if not lost:
+        raise Unusable(
+            "checkpoint-stale",
+            what,
+            "Nothing was sent. Use the newest copy, with its -wal file. If there is none any more, run the same command"
+            " once with --newest-is-lost.",
+        )
+    if newer.parts > tick:
+        raise Unusable(
+            "checkpoint-stale-for-good",
+            f"{what}, some of them for parts of refused batches or for dead letters that it does not know",
+            "Nothing was sent, and this copy can't go on: it can't tell which records those requests carried. Use the"
+            " newest copy.",
+        )

@@ -1,0 +1,255 @@
+"""The SQLite files of a migration: opening them, transactions, and SQLite's errors in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from streammig.errors import MachineFault, Problem, Unusable
+
+NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The primary codes of a damaged file; a statement of ours fails only where the schema is not ours.
+DAMAGE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
+
+
+class Role(NamedTuple):
+    """What a file is called in messages and in codes, and what to do where it is damaged or can't be written."""
+
+    noun: str
+    code: str
+    restore: str
+    writable: str = "Make it and its folder writable"
+
+
+CHECKPOINT = Role("the checkpoint", "checkpoint", "Restore the newest copy from a backup, or name another checkpoint.")
+IN_STATE_FOLDER = "Make it and its folder writable, or name another with --state-dir"
+
+
+def refuse_network_file_system(path: Path) -> None:
+    """SQLite's write-ahead log needs shared memory, which network file systems do not give: refuse them by name."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return  # not Linux: SQLite itself fails on a file system without shared memory
+    folder = str(path.parent.resolve())
+    best, kind = "", ""
+    for line in mounts:
+        fields, _, tail = line.partition(" - ")
+        point = fields.split()[4]
+        inside = folder == point or folder.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, tail.split()[0]
+    if kind in NETWORK:
+        raise Unusable(
+            "checkpoint-on-network",
+            f"{path}: the checkpoint would lie on a network file system ({kind}), where a power cut can lose commits",
+            "Name a file on a local disk with --checkpoint.",
+        )
+
+
+def create_owner_only(path: Path) -> None:
+    """Make an empty file, owner-only, and its folder, unless they are there. SQLite gives its journal the same mode."""
+    if not path.parent.exists():
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new file's name durable, not only its content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def connect(path: Path, mode: str, role: Role = CHECKPOINT, timeout: float = 5.0) -> sqlite3.Connection:
+    """Open a database; changes nothing in it, for it may turn out to be somebody else's. `timeout` is in seconds.
+
+    `mode` is "rw", "ro", or "alone": to read a file that nobody can write meanwhile, without making its -wal and -shm.
+    """
+    with translated(path, role):
+        if mode == "alone":
+            wal = path.with_name(path.name + "-wal")
+            mode = "ro" if wal.exists() and wal.stat().st_size else "ro&immutable=1"
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=timeout)
+        db.row_factory = sqlite3.Row
+        try:
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+class SqliteFile:
+    """One connection. Synchronous: its owner runs it in one thread at a time. No `sqlite3.Error` leaves it."""
+
+    role: ClassVar[Role] = CHECKPOINT
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+        self._open = False
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is durable together when this ends, or not at all; nested ones join the outermost."""
+        if self._open:
+            yield
+            return
+        self._open = True
+        try:
+            with translated(self.path, self.role):
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    if self._db.in_transaction:
+                        self._db.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
+                    raise
+        finally:
+            self._open = False
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Everything read inside is of one moment, also while a run writes."""
+        if self._db.in_transaction:
+            yield
+            return
+        with translated(self.path, self.role):
+            self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
+
+    def verify(self) -> None:
+        """Raise `Unusable` where SQLite finds the file damaged. Damage within a sound row is not found."""
+        with translated(self.path, self.role):
+            (said,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        if said != "ok":
+            raise damaged(self.path, self.role, " ".join(str(said).split()))
+
+    def _change(self, sql: str, *arguments: Any) -> None:
+        with self.transaction():
+            self._db.execute(sql, arguments)
+
+    def _read(self, sql: str, *arguments: Any) -> list[sqlite3.Row]:
+        with translated(self.path, self.role):
+            return self._db.execute(sql, arguments).fetchall()
+
+
+class SharedFile(SqliteFile):
+    """A small file of the state folder that several processes write: owner-only, every change durable.
+
+    It has a rollback journal and no WAL: SQLite up to 3.51.2 can lose commits in WAL mode when two connections write.
+    """
+
+    application: ClassVar[int]
+    format: ClassVar[int]
+    schema: ClassVar[str]
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        with translated(path, self.role):
+            if not read_only:
+                create_owner_only(path)
+        # 30 s: another process holds the file for a commit, or for as long as a slow disk takes to sync one.
+        super().__init__(path, connect(path, "rw" if not read_only or _cut_off(path) else "ro", self.role, 30.0))
+        try:
+            with translated(path, self.role):
+                self._check(read_only)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, read_only: bool) -> None:
+        if not read_only:
+            # TRUNCATE spares a directory sync for each commit. On macOS a plain fsync leaves the drive's cache.
+            for pragma in ("journal_mode = TRUNCATE", "synchronous = FULL", "fullfsync = ON"):
+                self._db.execute(f"PRAGMA {pragma}")
+        with self.reading() if read_only else self.transaction():
+            (application,) = self._db.execute("PRAGMA application_id").fetchone()
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if not tables and not read_only:
+                for statement in self.schema.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA application_id = {self.application}")
+                self._db.execute(f"PRAGMA user_version = {self.format}")
+            elif application != self.application:
+                raise Unusable(
+                    f"{self.role.code}-foreign",
+                    f"{self.path} is not {self.role.noun} of streammig",
+                    "Name another folder with --state-dir.",
+                )
+            elif version != self.format:
+                raise Unusable(
+                    f"{self.role.code}-format",
+                    f"{self.role.noun} {self.path} has format {version}; this streammig reads {self.format} only",
+                    "Use the streammig that wrote it, or name another folder with --state-dir.",
+                )
+            elif not read_only:
+                self.verify()  # a file that was cut reads as zeros and nulls where its pages are missing
+
+
+def _cut_off(path: Path) -> bool:
+    """Whether a process died within a commit: undoing that takes a connection that may write."""
+    journal = path.with_name(path.name + "-journal")
+    return journal.exists() and journal.stat().st_size > 0
+
+
+@contextmanager
+def translated(path: Path, role: Role = CHECKPOINT) -> Iterator[None]:
+    """Turn what SQLite and the file system say into what the person who runs this can act on."""
+    try:
+        yield
+    except UnicodeDecodeError:  # SQLite's own words about a damaged schema; they are of no use
+        raise damaged(path, role, "its schema can't be read") from None
+    except sqlite3.Error as error:
+        raise _problem(path, role, error) from None
+    except OSError as error:
+        full = error.errno in NO_ROOM
+        code = "disk-full" if full else f"{role.code}-io"
+        raise MachineFault(code, f"{role.noun} {path}: {error.strerror}", _hint(role, full)) from None
+
+
+def damaged(path: Path, role: Role, why: str) -> Problem:
+    """A file that can't be trusted."""
+    what = f"{role.noun} {path} is damaged, or is another file: {why}"
+    return Unusable(f"{role.code}-damaged", what, f"Nothing was sent. {role.restore}")
+
+
+def _hint(role: Role, full: bool) -> str:
+    mend = "Make room" if full else role.writable
+    return f"Nothing was sent that it does not hold. {mend}, then run the same command."
+
+
+def _problem(path: Path, role: Role, error: sqlite3.Error) -> Problem:
+    # Without a code it is a text that is no UTF-8.
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    said = f"{role.noun} {path}: {error}"
+    if primary in DAMAGE:
+        return damaged(path, role, str(error))
+    if primary == sqlite3.SQLITE_CANTOPEN:
+        return Unusable(f"{role.code}-folder-missing", said, "Check that its folder exists and may be written.")
+    if primary == sqlite3.SQLITE_BUSY:
+        hint = "Another process holds it too long. End that one, then run the same command."
+        return MachineFault(f"{role.code}-busy", said, hint)
+    # SQLITE_IOERR is also how a quota, or a limit on the size of files, shows.
+    full = primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return MachineFault("disk-full" if full else f"{role.code}-unwritable", said, _hint(role, full))
