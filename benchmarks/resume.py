@@ -54,7 +54,7 @@ def interrupted(folder: Path, file: Path, url: str, place: Place) -> None:
     subprocess.run([*arguments(file, url), "--first", "1000"], cwd=folder, env=here, check=False)
     checkpoint = Checkpoint.open(folder / "migration.checkpoint")
     before, skipped = checkpoint.progress("customers"), Tally(place.ordinal, place.ordinal)
-    progress = Progress(place, place.ordinal, before.read + skipped, before.ahead, {"skipped": skipped})
+    progress = Progress(place, place.ordinal, before.read + skipped, {"skipped": skipped})
     checkpoint.advance("customers", progress)
     checkpoint.close()
 

@@ -1,18 +1,18 @@
-"""The reading side of a stage: the next draft of it, and sealed batches again by their ranges."""
+"""The reading side of a stage: the next draft of it, its body in the outbox."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
-from streammig.checkpoint import Spot
-from streammig.errors import BrokenExport
-from streammig.packing import BatchLimits, Sealing, assemble, cut, halves, packer, ranges_of, select
+from streammig.checkpoint import Spot, write_body
+from streammig.errors import BrokenExport, Unusable
+from streammig.packing import BatchLimits, Sealing, cut, is_within, packer, select
 from streammig.ports import Rules, Source
-from streammig.records import START, Batch, DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Run
+from streammig.records import START, DeadLetter, Examined, Place, Progress, Range, Record, Run
 
 FIRST = 100_000  # source records that are gone through for some to look for: a second, if all of these are filtered
 
@@ -31,8 +31,8 @@ Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
 class Judge:
     """What becomes of each slice: the target's rules, then whether its owner will be there at all, or is there already.
 
-    Without state, so that a batch can be rebuilt with the outcome it was built with. What lies in `sealed`, ranges in
-    reading order, is in a batch already, and no dead letter though its owner were found to be absent since.
+    Without state. What lies in `sealed`, ranges in reading order, is in a batch already, and no dead letter even if its
+    owner was found to be absent since.
     """
 
     def __init__(
@@ -96,8 +96,10 @@ def _without_repeated(examined: Examined, repeated: Mapping[Spot, tuple[str, str
 class Feed:
     """Reads, examines and packs one stage from where its progress stands. Synchronous, for a thread of its own.
 
+    What batches hold ahead of the frontier is passed over as it was sealed, whatever a mapping would make of it now.
     `first` is the number of source records to stop behind (a pilot), and `sent` tells in a pilot which owners the
-    target has been sent: reading stops before the first record of another, since it would be dropped there.
+    target has been sent: reading stops before the first record of another, since it would be dropped there. Without an
+    `outbox`, a folder, bodies are handed out. `mended`: the mapping is not the one that what lies ahead was made by.
     """
 
     def __init__(
@@ -109,6 +111,8 @@ class Feed:
         ahead: Sequence[Range] = (),
         first: int | None = None,
         sent: Container[str] | None = None,
+        outbox: Path | None = None,
+        mended: bool = False,
     ) -> None:
         rules = judge.rules
         self._judge = judge
@@ -118,6 +122,9 @@ class Feed:
         self._left = None if first is None else max(first - progress.source_records, 0)
         self._cut = False  # whether a record of the last run was left for after the pilot
         self._sent = sent
+        self._ahead = sorted(ahead)
+        self._outbox = outbox
+        self._mended = mended
         self._ended = False
         self.broken: BrokenExport | None = None  # set when the export could not be read to its end
         self.paused = ""  # set when a pilot stopped before the end, to why
@@ -128,7 +135,10 @@ class Feed:
             if self._ended:
                 return None
             self._read_on()
-        return self._ready.popleft()
+        sealing = self._ready.popleft()
+        if sealing.draft is None or self._outbox is None:
+            return sealing
+        return msgspec.structs.replace(sealing, draft=write_body(self._outbox, sealing.draft))
 
     def close(self) -> None:
         """Close the files that are open; the feed must not be used any more."""
@@ -150,13 +160,37 @@ class Feed:
             self._cut = len(run) > self._left
             run = run[: self._left]
             self._left -= len(run)
-        examined = self._judge.examine(run)
+        examined = self._examine(run)
         stranger = self._stranger(examined)
         self._ready.extend(self._packer.take(examined[:stranger]))
         if stranger is not None:
             ordinal = examined[stranger].position.ordinal
             return self._end(f"record {ordinal} belongs to a customer that the pilot has not sent")
         return None
+
+    def _examine(self, run: Run) -> list[Examined]:
+        if not self._ahead:
+            return self._judge.examine(run)
+        inside = [is_within(it.position, self._ahead) for it in run]
+        rest = iter(self._judge.examine([it for it, sealed in zip(run, inside, strict=True) if not sealed]))
+        examined = [Examined(it.position) if sealed else next(rest) for it, sealed in zip(run, inside, strict=True)]
+        if self._mended:
+            self._refuse_halves(examined)
+        last = run[-1]
+        if self._ahead[-1].end[:2] <= (last.source, last.offset + last.length):
+            self._ahead = []
+        return examined
+
+    def _refuse_halves(self, examined: Sequence[Examined]) -> None:
+        """Which units of a source record are sealed is known by their numbers, which a mapping gives."""
+        for it in examined:
+            if any(inside for _, inside in cut(it.records, self._ahead)):
+                raise Unusable(
+                    "mapping-changed",
+                    f"record {it.position.ordinal} is sealed in part, and the mapping is another one now",
+                    "Run the same command with the mapping that it was sealed with until more of the stage is read,"
+                    " say with --first.",
+                )
 
     def _more(self) -> bool:
         """Whether the export goes on behind the pilot's records. Where it breaks off there, that is the full run's."""
@@ -200,101 +234,24 @@ def first_records(
     return found[:count]
 
 
-def reread(source: Source, judge: Judge, batches: Sequence[Batch]) -> list[list[Record]]:
-    """The records of each of these batches, read again from the export in one pass.
-
-    What they have become since then (another mapping, another version) shows as other bytes: compare digests.
-    Raises like `Source.runs`.
-    """
-    found = dict(_reread_each(source, judge, batches))
-    return [found.get(index, []) for index in range(len(batches))]
-
-
-def otherwise(
-    source: Source, rules: Rules, judge: Judge, batches: Sequence[Batch], apart: Callable[[Batch], Container[Spot]],
-    stopped: Callable[[], bool] = lambda: False,
-) -> list[Batch]:  # fmt: skip
-    """Those of these batches that do not come out of the export any more as they were sealed.
-
-    One pass that holds what the packer held: the records of a batch only from its first to its last. `apart` gives the
-    spots of records that were no part of a batch though they stand within its ranges. Ends early, with none, once it
-    is `stopped`.
-    """
-    same = set()
-    for index, records in _reread_each(source, judge, batches):
-        if stopped():
-            return []
-        batch, out = batches[index], apart(batches[index])
-        kept = [it for it in records if (it.position.source, it.position.offset, it.unit) not in out]
-        if assemble(kept, rules.head, rules.tail).digest == batch.digest:
-            same.add(index)
-    return [batch for index, batch in enumerate(batches) if index not in same]
+def owners_until(source: Source, judge: Judge, end: Place) -> set[str]:
+    """The owners of what is sent of a stage before a place. Raises like `Source.runs`."""
+    owners: set[str] = set()
+    for run in source.runs(START):
+        mine = [it for it in run if (it.source, it.offset) < end[:2]]
+        owners.update(record.owner for it in judge.examine(mine) for record in it.records)
+        if len(mine) < len(run):
+            break
+    return owners
 
 
-def _reread_each(source: Source, judge: Judge, batches: Sequence[Batch]) -> Iterator[tuple[int, list[Record]]]:
-    """Each batch's index with its records, as soon as all of them are read."""
-    wanted = sorted((piece, index) for index, batch in enumerate(batches) for piece in batch.ranges)
-    if not wanted:
-        return
-    begins = [piece.begin for piece, _ in wanted]
-    ends = deque(sorted((batch.ranges[-1].end[:2], index) for index, batch in enumerate(batches) if batch.ranges))
-    found: dict[int, list[Record]] = {index: [] for _, index in ends}
-    # Ranges of one stage never overlap, but several can share a record that was split between their batches.
-    last = max(piece.end for piece, _ in wanted)
-    for run in _runs(source, begins[0], last):
-        for examined in judge.examine([it for it in run if _touches(it.source, it.offset, it.length, wanted, begins)]):
-            position = examined.position
-            while ends and ends[0][0] < (position.source, position.offset):
-                index = ends.popleft()[1]
-                yield index, found.pop(index)
-            for index in _holders(position, wanted, begins) & found.keys():
-                found[index].extend(select(examined, batches[index].ranges))
-    yield from found.items()
-
-
-def _holders(it: Position, wanted: Sequence[tuple[Range, int]], begins: Sequence[tuple[int, ...]]) -> set[int]:
-    """Whose ranges begin within a record; and the last one before it, which may reach into it."""
-    low = bisect_left(begins, (it.source, it.offset))
-    high = bisect_left(begins, (it.source, it.offset + max(it.length, 1)))
-    return {index for _, index in wanted[max(low - 1, 0) : high]}
-
-
-def examined_again(source: Source, judge: Judge, batch: Batch) -> Iterator[Examined]:
-    """What becomes now of each source record in a batch's ranges."""
-    begins = [piece.begin for piece in batch.ranges]
-    wanted = [(piece, 0) for piece in batch.ranges]
-    for run in _runs(source, begins[0], batch.ranges[-1].end):
-        yield from judge.examine([it for it in run if _touches(it.source, it.offset, it.length, wanted, begins)])
-
-
-def _runs(source: Source, begin: Place, end: Place) -> Iterator[Run]:
-    """The slices from one place to another, and nothing behind: the export may break off there."""
-    for run in source.runs(begin):
-        mine = [piece for piece in run if (piece.source, piece.offset) < (end.source, end.offset + bool(end.unit))]
-        yield mine
-        behind = run[-1].offset + run[-1].length
-        if len(mine) < len(run) or (run[-1].source, behind + (not end.unit)) > end[:2]:
-            return
-
-
-def _touches(
-    source: int, offset: int, length: int, wanted: Sequence[tuple[Range, int]], begins: Sequence[tuple[int, ...]]
-) -> bool:
-    """Whether a record has units in one of the ranges: one begins inside it, or the last one before it reaches it."""
-    at = bisect_right(begins, (source, offset + max(length, 1) - 1, 1 << 62, 0)) - 1
-    return at >= 0 and wanted[at][0].end > (source, offset, 0, 0)
-
-
-def reseal(rules: Rules, limits: BatchLimits, records: list[Record]) -> tuple[list[Draft], list[DeadLetter]]:
-    """Drafts that hold just these records, within the limits: for a batch that can't be rebuilt as it was sealed."""
-    if not records:
-        return [], []
-    draft = assemble(records, rules.head, rules.tail, ranges_of(records))
-    if draft.tally.units <= limits.units and len(draft.body) <= limits.bytes:
-        return [draft], []
-    parts = halves(records)
-    if not parts[1]:
-        message = "sealed anew, this customer's records alone are more than a batch may hold"
-        return [], [DeadLetter(it.position, it.unit, "too-large", message, it.tally) for it in records]
-    first, second = (reseal(rules, limits, part) for part in parts)
-    return first[0] + second[0], first[1] + second[1]
+def records_within(source: Source, judge: Judge, ranges: Sequence[Range]) -> list[Record]:
+    """The records that lie in these ranges, as they come out of the export now. Raises like `Source.runs`."""
+    found: list[Record] = []
+    last = ranges[-1].end
+    for run in source.runs(ranges[0].begin):
+        mine = [it for it in run if (it.source, it.offset) < (last.source, last.offset + bool(last.unit))]
+        found += [record for it in judge.examine(mine) for record in select(it, ranges)]
+        if len(mine) < len(run):
+            break
+    return found

@@ -57,7 +57,7 @@ def add_up(tallies: Iterable[Tally]) -> Tally:
     return Tally(records, units, {key: value for key, value in sums.items() if value})
 
 
-class Position(msgspec.Struct, frozen=True, order=True, gc=False):
+class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=True):
     """Where a source record stands.
 
     `source` counts the files of the stage from 0, `offset` and `length` are bytes in the decompressed stream,
@@ -314,16 +314,26 @@ class BatchState(enum.StrEnum):
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A batch about to be sealed: what it holds, its exact request body and that body's SHA-256."""
+    """A batch about to be sealed: what it holds, its exact request body and that body's SHA-256.
+
+    `table` says where each of its records stands in the body. Once both are in the outbox, `file` is their name there,
+    `size` the body's length in bytes, and body and table are empty here.
+    """
 
     ranges: tuple[Range, ...]
     tally: Tally
     body: bytes
     digest: bytes
+    table: bytes = b""
+    file: str = ""
+    size: int = 0
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A sealed batch as the checkpoint knows it; `seq` counts from 1 in its stage. The body is not kept there."""
+    """A sealed batch as the checkpoint knows it; `seq` counts from 1 in its stage. Its body lies in the outbox.
+
+    `sample` is where the samples of an accepted batch stand in the outbox, in bytes; None without any.
+    """
 
     stage: str
     seq: int
@@ -334,9 +344,10 @@ class Batch(msgspec.Struct, frozen=True):
     state: BatchState = BatchState.SEALED
     parent: int | None = None
     attempts: int = 0
-    retried: bool = False  # its records were dead letters: they stand in the work file of retries
+    retried: bool = False  # its records were dead letters
     rejects: int = 0  # the status by which it is rejected for its records, though it stops the run by itself
     ruling: str = ""  # the operator's word on it: "landed", "not-landed", "reject" or "set-aside"
+    sample: int | None = None
 
 
 class Kind(enum.StrEnum):
@@ -377,18 +388,16 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a stage has been read, as of its frontier: what one seal commits beside the batch.
+    """How far a stage has been read: what one seal commits beside the batch.
 
-    Counters are absolute, so that storing them twice changes nothing. `ahead` is what already sealed batches hold
-    beyond the frontier; `read + ahead` is what the batches, dead letters and filter counts must add up to.
-    `read` holds everything behind the frontier: packed, filtered and dead. `dead` and `absent` are new since the
-    last progress of the same reader; storing one again changes nothing.
+    Counters are absolute, so that storing them twice changes nothing. `read` is what the batches, dead letters and
+    filter counts must add up to: all that lies behind the frontier, and what sealed batches hold beyond it. `dead` and
+    `absent` are new since the last progress of the same reader; storing one again changes nothing.
     """
 
     frontier: Place = START
     source_records: int = 0
     read: Tally = Tally()
-    ahead: Tally = Tally()
     filtered: Mapping[str, Tally] = {}
     dropped: Mapping[str, int] = {}
     dead: tuple[DeadLetter, ...] = ()

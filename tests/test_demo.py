@@ -55,7 +55,7 @@ def closed(accepted: Tally, **others: Tally) -> Books:
     read = accepted
     for part in parts.values():
         read += part
-    return Books(read=read, ahead=Tally(), accepted=accepted, **parts)
+    return Books(read=read, accepted=accepted, **parts)
 
 
 def ledger() -> dict[str, Any]:

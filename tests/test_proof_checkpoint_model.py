@@ -27,6 +27,7 @@ from streammig.records import (
     Tally,
     add_up,
 )
+from tests.drafts import made
 
 STAGE = "customers"
 ANSWERS = {
@@ -53,7 +54,6 @@ class Model:
     batches: list[Held] = field(default_factory=list)
     dead: dict[tuple[int, int], str] = field(default_factory=dict)  # (number, batch) to code
     filtered: list[int] = field(default_factory=list)
-    resealed: list[int] = field(default_factory=list)  # filtered when they were sealed anew
 
     def in_state(self, *states: BatchState) -> list[int]:
         return [number for number, held in enumerate(self.batches, 1) if held.state in states]
@@ -76,10 +76,8 @@ def place(number: int) -> Place:
 
 
 def draft(numbers: list[int]) -> Draft:
-    body = repr(numbers).encode()
-    return Draft(
-        tuple(Range(place(number), place(number + 1)) for number in numbers), tally(numbers), body, body[:32].ljust(32)
-    )
+    ranges = [Range(place(number), place(number + 1)) for number in numbers]
+    return made(ranges, tally(numbers), repr(numbers).encode())
 
 
 def letter(number: int, code: str) -> DeadLetter:
@@ -180,20 +178,6 @@ class CheckpointMachine(RuleBasedStateMachine):
         held.state = BatchState.DEAD
         self.model.dead |= {(number, batch.seq): "refused" for number in held.numbers}
 
-    @precondition(lambda self: self.model.in_state(BatchState.SEALED))
-    @rule(data=st.data())
-    def seal_anew(self, data: st.DataObject) -> None:
-        """Its first record is filtered by now, its last one dead; the others make two batches."""
-        batch, held = self._chosen(data, BatchState.SEALED)
-        first, *rest = held.numbers
-        gone, kept = rest[-1:], rest[:-1]
-        parts = [part for part in (kept[:1], kept[1:]) if part]
-        self.file.reseal(batch, [draft(part) for part in parts], [letter(it, "now-dead") for it in gone], 5.0)
-        held.state = BatchState.SPLIT
-        self.model.batches += [Held(part, BatchState.SEALED, batch.seq) for part in parts]
-        self.model.dead |= {(number, 0): "now-dead" for number in gone}
-        self.model.resealed.append(first)
-
     # -- the process ---------------------------------------------------------------------------------------------------
 
     @rule()
@@ -239,6 +223,23 @@ class CheckpointMachine(RuleBasedStateMachine):
         assert file.counts(STAGE)["requests"] == len(file.starts()) == requests
 
     @invariant()
+    def each_batch_that_is_not_settled_has_its_body(self) -> None:
+        """And no other: one that is accepted has samples, and what a crash left goes at the next start."""
+        file, model = self.file, self.model
+        settled = (BatchState.ACCEPTED, BatchState.SPLIT, BatchState.DEAD)
+        for batch in file.batches(STAGE, *BatchState):
+            numbers = model.batches[batch.seq - 1].numbers
+            if batch.state not in settled:
+                assert file.outbox.body(batch) == repr(numbers).encode()
+            if batch.state is BatchState.ACCEPTED:
+                assert [record.body for record in file.outbox.records(batch)] == [repr(numbers).encode()]
+        if file.outbox.folder.exists():
+            file.sweep_outbox()
+            there = {path.name for path in file.outbox.folder.glob("*")} - {f"{STAGE}.samples"}
+            held = [number for number, it in enumerate(model.batches, 1) if it.state not in settled]
+            assert there == {f"{STAGE}-{number}" for number in held}
+
+    @invariant()
     def the_books_balance(self) -> None:
         books, model = self.file.books(STAGE), self.model
         assert books.balanced
@@ -247,7 +248,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         assert books.unknown == model.tally(BatchState.UNKNOWN, BatchState.PARKED)
         assert books.pending == model.tally(BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
         assert books.dead == add_up(tally([number]) for number, _ in model.dead)
-        assert books.filtered == tally([*model.filtered, *model.resealed])
+        assert books.filtered == tally(model.filtered)
 
     @invariant()
     def the_digest_is_that_of_what_is_there(self) -> None:

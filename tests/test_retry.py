@@ -17,7 +17,7 @@ import pytest
 
 from streammig.aftercare.letters import export_letters
 from streammig.checkpoint import Checkpoint, work_path
-from streammig.errors import Problem, Unusable
+from streammig.errors import Problem
 from streammig.migration import Ask, Choice, Migration
 from streammig.records import Kind, Receipt
 from streammig.settings import from_checkpoint, load, portable
@@ -307,33 +307,6 @@ def test_a_retry_that_is_drained_leaves_the_rest_for_the_next_call(tmp_path: Pat
         assert dead(world)["customers"] == {"bad-email": 3, "refused": 1}
         assert await world.live(retry(repaired=fixed)) is True
         check(world, keys)
-
-    in_world(tmp_path, story)
-
-
-def test_where_the_work_file_is_gone_while_it_is_needed_nothing_is_sent_and_it_is_named(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        world.target.weather = Weather({"not-sent": 1.0})
-        fixed = repair(world, good_email)
-        for at in range(10, 60):
-            ended = await world.live(retry(repaired=fixed), crash_at=at)
-            assert isinstance(ended, Crash)
-            if any(books.pending.records for books in world.books().values()):
-                break
-        kept = work_path(world.folder / "run.checkpoint")
-        content = kept.read_bytes()
-        kept.unlink()
-        world.target.weather = Weather()
-        for work in (Migration.run, retry(repaired=fixed)):
-            ended = await world.live(work)
-            assert isinstance(ended, Unusable)
-            assert str(kept) in ended.what
-        kept.write_bytes(content)
-        assert await world.live() is True  # a run sends it as well
-        assert await world.live(retry(repaired=fixed)) is True
-        check(world, keys)
-        assert dead(world)["customers"] == {"refused": 1}
 
     in_world(tmp_path, story)
 

@@ -231,22 +231,26 @@ def test_two_lines_of_one_dead_letter_are_both_named_and_nothing_is_sent(shell: 
     assert retry(shell, "--input", fixed).code == 0
 
 
-def test_the_work_file_is_the_owners_alone_and_kept_while_a_batch_is_undecided(tmp_path: Path, shell: Shell) -> None:
+def test_what_is_retried_lies_in_the_outbox_while_a_batch_is_undecided_and_no_longer(
+    tmp_path: Path, shell: Shell
+) -> None:
     with sandbox({"on": "customers", "nth": 2, "do": "reset", "at": "head"}) as target:
         migrated(shell, target)
         settings = write_settings(shell.folder)
         ended = retry(shell, "--input", repair(shell, good_email), "--settings", settings, "--json")
         assert ended.code == 4, ended.err
         assert [it["state"] for it in ended.document["undecided"]] == ["parked"]
-        work = shell.folder / "migration.checkpoint.retry"
-        assert stat.S_IMODE(work.stat().st_mode) == 0o600
+        outbox = shell.folder / "migration.checkpoint.outbox"
+        assert stat.S_IMODE(outbox.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in outbox.iterdir()} == {0o600}
         assert "streammig resolve" in ended.err or ended.document["undecided"]
         done = shell("resolve", "migration.checkpoint", 2, "--not-landed")
         assert done.code == 0, done.err
         assert "TWICE" in done.err
         assert shell.run(target.url, *STAGES, "--unchecked").code == 3  # the run sends it
         assert retry(shell).code == 0  # and what waited for them goes
-        assert not work.exists()
+        assert not outbox.exists()
+        assert not (shell.folder / "migration.checkpoint.retry").exists()
         for stage in ("customers", "events", "transactions"):
             once(target, stage)
 

@@ -621,33 +621,6 @@ def test_a_key_pressed_before_the_run_began_ends_it_with_130(
     assert not shell.checkpoint.exists()
 
 
-def mapping(record: dict[str, Any]) -> Any:
-    return record
-
-
-def test_a_batch_that_never_left_is_sealed_anew_when_the_mapping_was_mended(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(8)])
-    command = ["--customers", "e.json", "--map", "customers=tests.test_run:mapping", "--json"]
-
-    def mended(record: dict[str, Any]) -> Any:
-        if record["id"] == "c3":
-            return None
-        return {**record, "name": 5} if record["id"] == "c4" else {**record, "name": "Mended"}
-
-    with sandbox({"on": "customers", "nth": 1, "do": "answer", "status": 403}) as target:
-        assert shell.run(target.url, *command).code == 5
-        monkeypatch.setattr("tests.test_run.mapping", mended)
-        ended = shell.run(target.url, *command)
-        assert "comes out otherwise now: sealed anew" in ended.err
-        assert ended.document["balanced"]
-        assert {each["id"] for each in listing(target, "customers")} == {f"c{n}" for n in (0, 1, 2, 5, 6, 7)}
-    stage = ended.document["stages"]["customers"]
-    assert (stage["accepted"], stage["dead"], stage["filtered"]) == (6, 1, 1)
-    assert ended.code == 3
-
-
 def test_help_names_every_command_and_exit_code_and_an_unknown_command_is_refused(shell: Shell) -> None:
     ended = shell("--help")
     assert ended.code == 0

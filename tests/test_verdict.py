@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from random import Random
 
-import msgspec
 import pytest
 
 from streammig.delivery.verdict import Looks
@@ -57,25 +56,6 @@ def test_i3_absence_counts_only_while_later_batches_can_be_seen() -> None:
     said = [watching.weigh([N], passed, at * SETTLE_TIME) for at, passed in enumerate([True, False, True])]
     assert said == [None] * 3
     assert watching.weigh([N], True, 3 * SETTLE_TIME) is not None
-
-
-def test_i3_a_batch_whose_records_come_out_otherwise_now_is_parked_without_a_look(tmp_path: Path) -> None:
-    async def main() -> None:
-        clock = VirtualClock()
-        room = Room(tmp_path, RefusingTarget(clock, Random(1), Weather()), clock)
-        batch = room.seal("a", "b")
-        number = room.file.sending(batch, clock.time())
-        room.file.received(batch, number, Receipt(Kind.UNKNOWN), BatchState.UNKNOWN, clock.time())
-        room.target.customers.update(["new-a", "new-b"])
-        room.records[:] = [
-            msgspec.structs.replace(it, owner=f"new-{it.owner}", body=it.body.replace(b'"id":"', b'"id":"new-'))
-            for it in room.records
-        ]
-        assert await room.courier().decide(batch) is BatchState.PARKED
-        assert "it comes out otherwise now than it was sent (another mapping or version?)" in room.said[-1]
-        room.file.close()
-
-    run_virtual(main())
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,11 @@ def take_in(path: Path, file: Checkpoint, work: WorkFile, files: Mapping[str, Se
     taken in. In the work file the record's ordinal is its line.
     """
     taken = strangers = 0
-    busy = {stage: file.busy(stage) for stage in files}
     with work.transaction():
         for number, line in _lines(path, longest):
             _check_names(path, number, line, files)
             spot = files[line.stage].index(line.file), line.offset, line.unit
-            if spot[:2] in busy[line.stage] or not file.is_dead(line.stage, spot):
+            if not file.is_dead(line.stage, spot):
                 strangers += 1
             elif first := work.ordinal(line.stage, spot):
                 raise Unusable(

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from streammig.aftercare.letters import with_slices
 from streammig.aftercare.share import Share, share
-from streammig.checkpoint import Becomes, Checkpoint, Spot, WorkFile, work_path
+from streammig.checkpoint import Becomes, Checkpoint, Spot, WorkFile
 from streammig.checkpoint.codec import twin_key
-from streammig.errors import BrokenExport, Unusable
+from streammig.errors import BrokenExport
 from streammig.feed import Absent, Judge
 from streammig.packing import BatchLimits, assemble, ranges_of, select, split_record
 from streammig.ports import Rules, Source
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Examined, Range, Record, Slice
+from streammig.records import DeadLetter, Draft, Record, Slice
 from streammig.sources.valid import judge
 
 # Letters that are taken at a time: some 40 MB, and for each wave the export is passed over once.
@@ -109,12 +108,12 @@ class Retrial:
 
     def _chosen(self, after: Spot) -> tuple[list[DeadLetter], Spot]:
         chosen: list[DeadLetter] = []
-        released, busy = self.file.has_released(), self.file.busy(self.stage)
+        released = self.file.has_released()
         while len(chosen) < WAVE and not self.stopped():
             letters = self.file.letters_after(self.stage, after, SCAN)
             if not letters:
                 break
-            chosen += [it for it in letters if spot_of(it)[:2] not in busy and self._is_chosen(it, released)]
+            chosen += [it for it in letters if self._is_chosen(it, released)]
             after = spot_of(letters[-1])
         return chosen, after
 
@@ -273,48 +272,6 @@ class Retrial:
 
     def _unique(self, records: Iterable[Record]) -> list[Record]:
         return [record for record in records if self._keys(record)]
-
-
-def reread_retried(checkpoint: Path, rules: Rules, batches: Sequence[Batch]) -> list[list[Record]]:
-    """The records of retried batches, from the work file. Of an accepted one none, when that file was deleted."""
-    if not work_path(checkpoint).exists() and all(batch.state is BatchState.ACCEPTED for batch in batches):
-        return [[] for _ in batches]
-    found = []
-    for batch in batches:
-        records: list[Record] = []
-        for examined, units in _examined(checkpoint, rules, batch):
-            mine = msgspec.structs.replace(examined, records=tuple(select(examined, [units])))
-            records += select(mine, batch.ranges)
-        found.append(records)
-    return found
-
-
-def buried_retried(checkpoint: Path, rules: Rules, batch: Batch) -> list[DeadLetter]:
-    """What of a retried batch is a dead letter again, as rules and mapping judge now."""
-    return [
-        letter
-        for examined, (begin, end) in _examined(checkpoint, rules, batch)
-        for letter in examined.dead
-        if begin.unit <= letter.unit < end.unit
-    ]
-
-
-def _examined(checkpoint: Path, rules: Rules, batch: Batch) -> Iterator[tuple[Examined, Range]]:
-    """What becomes of the slices of a retried batch, each with the units of it that its letter takes."""
-    work = WorkFile.open(checkpoint)
-    try:
-        places = dict.fromkeys((piece.begin.source, piece.begin.offset) for piece in batch.ranges)
-        found = [work.slices(batch.stage, *place) for place in places]
-    finally:
-        work.close()
-    if not all(found) and batch.state is not BatchState.ACCEPTED:
-        raise Unusable(
-            "work-lost",
-            f"{work.path} lacks records of batch {batch.seq} of {batch.stage}",
-            "Restore the file that lay there; without it they can be neither sent nor looked for.",
-        )
-    pairs = [pair for pieces in found for pair in pieces]
-    return zip(rules.examine([it for it, _ in pairs]), (units for _, units in pairs), strict=True)
 
 
 def _read(work: WorkFile, rules: Rules, stage: str, source: int, offset: int, unit: int) -> list[Record]:

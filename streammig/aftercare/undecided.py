@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint import Checkpoint, forget_work, locked
+from streammig.checkpoint import Checkpoint, locked
 from streammig.errors import Unusable
 from streammig.records import Batch, BatchState
 from streammig.report.document import iso, undecided, undecided_entry
@@ -115,8 +115,6 @@ def decide(path: Path, command: str, seq: int, stage: str | None, ruling: str, a
             state, words = RULINGS[ruling]
             ruled = file.rule(batch, state, ruling, at, f"the operator, {iso(at)}: {words}")
             assert ruled, "nobody else can have decided it: the checkpoint is locked"
-            if not file.needs_work_file():
-                forget_work(path)
         finally:
             file.close()
     return batch

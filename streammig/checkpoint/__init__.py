@@ -1,11 +1,13 @@
 """The run's file: one SQLite database that makes a run resumable."""
 
+from streammig.checkpoint.contents import Contents, spread
 from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.holdings import UNDECIDED, Books, StageRow
 from streammig.checkpoint.journal import Journal
 from streammig.checkpoint.letters import FIRST, Becomes, Spot
 from streammig.checkpoint.lock import is_held, locked
+from streammig.checkpoint.outbox import outbox_path, write_body
 from streammig.checkpoint.work import WorkFile, forget_work, work_path
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "Becomes",
     "Books",
     "Checkpoint",
+    "Contents",
     "Fence",
     "Fences",
     "Journal",
@@ -26,5 +29,8 @@ __all__ = [
     "forget_work",
     "is_held",
     "locked",
+    "outbox_path",
+    "spread",
     "work_path",
+    "write_body",
 ]

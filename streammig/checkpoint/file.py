@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,12 +13,13 @@ from typing import Any
 
 import msgspec
 
-from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, pack_ranges
+from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
 from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.holdings import LOST, PENDING, UNDECIDED
 from streammig.checkpoint.letters import Letters, Spot
+from streammig.checkpoint.outbox import Outbox
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
-from streammig.checkpoint.sqlite import connect, refuse_network_file_system, sync_folder, translated
+from streammig.checkpoint.sqlite import connect, refuse_network_file_system, sync, translated
 from streammig.errors import Unusable
 from streammig.records import (
     Batch,
@@ -28,7 +30,6 @@ from streammig.records import (
     Range,
     Receipt,
     Record,
-    Tally,
 )
 
 
@@ -40,6 +41,34 @@ class Checkpoint(Letters):
     """
 
     _mark: Mark | None = None
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(path, connection)
+        self.outbox = Outbox(path)
+        self._may_write = self._writes = False
+
+    def _prepare(self) -> None:
+        if self._may_write and not self._writes:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._writes = True
+
+    def close(self) -> None:
+        """Close it; the last one that wrote folds the write-ahead log in, so that no later reader makes a new one."""
+        if self._writes:
+            with suppress(sqlite3.Error):
+                self._db.execute("PRAGMA busy_timeout = 0")
+                self._db.execute("PRAGMA journal_mode = DELETE")
+        super().close()
+
+    def _before_commit(self) -> None:
+        self.outbox.sync()
+
+    def _committed(self) -> None:
+        self.outbox.committed()
+
+    def _rolled_back(self) -> None:
+        self.outbox.rolled_back()
 
     def __reduce__(self) -> tuple[Callable[[Path], Checkpoint], tuple[Path]]:
         return partial(Checkpoint.open, read_only=True), (self.path,)  # another process may only read it
@@ -65,7 +94,7 @@ class Checkpoint(Letters):
                 checkpoint.close()
             with translated(path):
                 part.replace(path)
-                sync_folder(path.parent)
+                sync(path.parent)
         except BaseException:
             with suppress(OSError):
                 part.unlink()
@@ -100,9 +129,7 @@ class Checkpoint(Letters):
             checkpoint._check()
             if not read_only:
                 checkpoint.verify()
-                with translated(path):
-                    checkpoint._db.execute("PRAGMA journal_mode = WAL")
-                    checkpoint._db.execute("PRAGMA synchronous = FULL")
+                checkpoint._may_write = True
         except BaseException:
             checkpoint.close()
             raise
@@ -185,8 +212,8 @@ class Checkpoint(Letters):
         with self.transaction():
             self._db.execute(
                 "UPDATE stage SET source = ?, offset = ?, unit = ?, record = ?, source_records = ?, read = ?,"
-                " ahead = ?, dropped = ? WHERE name = ?",
-                (*place, progress.source_records, encode_tally(progress.read), encode_tally(progress.ahead),
+                " dropped = ? WHERE name = ?",
+                (*place, progress.source_records, encode_tally(progress.read),
                  json.dumps(dict(progress.dropped)), stage),
             )  # fmt: skip
             self._db.executemany(
@@ -196,13 +223,15 @@ class Checkpoint(Letters):
             self._bury(stage, 0, progress.dead)
             self._note_absent(progress.absent)
 
-    def seal(self, stage: str, draft: Draft, progress: Progress, at: float) -> Batch:
-        """A new batch, the frontier and every counter as of it, in one transaction (I2).
+    def seal(self, stage: str, draft: Draft, progress: Progress, at: float, mapping: str = "") -> Batch:
+        """A new batch, the frontier and every counter as of it, in one transaction, its body durable before (I2).
 
-        The batch is unknown where a newer copy, which is lost, may have sent it.
+        `mapping` is the hash of the mapping that made it. The batch is unknown where a newer copy, which is lost, may
+        have sent it.
         """
         with self.transaction():
-            batch = self._insert(stage, draft, None, at)
+            batch = self._insert(stage, draft, None, at, mapping=mapping)
+            self._db.execute("UPDATE stage SET seen = 0 WHERE name = ?", (stage,))
             self.advance(stage, progress)
             lost = self.lost()
             if lost is not None and lost.covers(self.ordinal(stage), draft.ranges[0].begin):
@@ -255,22 +284,25 @@ class Checkpoint(Letters):
             self._take(stage, owners, letters, at)
         return batches
 
-    def _insert(self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False) -> Batch:
+    def _insert(
+        self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False, mapping: str = ""
+    ) -> Batch:
         rejects = 0
         if parent is not None:
-            row = self._read("SELECT retried, rejects FROM batch WHERE stage = ? AND seq = ?", stage, parent)[0]
-            retried, rejects = bool(row[0]), row[1]
+            row = self._read("SELECT retried, rejects, mapping FROM batch WHERE stage = ? AND seq = ?", stage, parent)[
+                0
+            ]
+            retried, rejects, mapping = bool(row[0]), row[1], row[2]
         seq = self._db.execute("SELECT coalesce(max(seq), 0) + 1 FROM batch WHERE stage = ?", (stage,)).fetchone()[0]
         self._db.execute(
-            "INSERT INTO batch (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried, rejects)"
-            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?, ?)",
-            (stage, seq, parent, pack_ranges(draft.ranges), encode_tally(draft.tally), len(draft.body), draft.digest,
-             at, retried, rejects),
+            "INSERT INTO batch"
+            " (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried, rejects, mapping)"
+            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (stage, seq, parent, pack_ranges(draft.ranges), encode_tally(draft.tally), draft.size or len(draft.body),
+             draft.digest, at, retried, rejects, mapping),
         )  # fmt: skip
-        return Batch(
-            stage, seq, draft.ranges, draft.tally, draft.digest, len(draft.body), parent=parent, retried=retried,
-            rejects=rejects,
-        )  # fmt: skip
+        self.outbox.place(draft, stage, seq)
+        return self.batch(stage, seq)
 
     def _bury(self, stage: str, batch: int, letters: Iterable[DeadLetter]) -> None:
         self._db.executemany(
@@ -317,6 +349,7 @@ class Checkpoint(Letters):
                 "UPDATE batch SET state = ?, settled = ? WHERE stage = ? AND seq = ? AND state = 'sending'",
                 (state, settled, batch.stage, batch.seq),
             )
+            self._accepted_now(batch, state)
 
     def explain(self, batch: Batch, attempt: int, message: str, nominee: Sequence[Range] = ()) -> None:
         """Keep what the target said with a receipt, redacted by the caller, and the ranges of whom alone it named."""
@@ -340,7 +373,43 @@ class Checkpoint(Letters):
                 " WHERE stage = ? AND seq = ? AND state = ?",
                 (after, at, note, batch.stage, batch.seq, before),
             )
+            if changed.rowcount:
+                self._accepted_now(batch, after)
         return changed.rowcount == 1
+
+    def _accepted_now(self, batch: Batch, state: BatchState) -> None:
+        """Of a batch that is accepted only samples are kept."""
+        if state is BatchState.ACCEPTED and (sample := self.outbox.settle(batch)) is not None:
+            self._db.execute(
+                "UPDATE batch SET sample = ? WHERE stage = ? AND seq = ?", (sample, batch.stage, batch.seq)
+            )
+
+    def lost_bodies(self) -> list[Batch]:
+        """The batches that are to be sent, searched or read back, and whose bodies are not what was sealed."""
+        states = BatchState.SEALED, BatchState.REJECTED, BatchState.UNKNOWN
+        batches = [batch for row in self.stages() for batch in self.batches(row.name, *states)]
+        return [batch for batch in batches if not self.outbox.holds(batch)]
+
+    def sweep_outbox(self) -> None:
+        """Delete what no batch needs of the outbox: bodies that a crash left there."""
+        kept = []
+        for row in self.stages():
+            kept += [f"{row.name}-{batch.seq}" for batch in self.batches(row.name, *PENDING, *UNDECIDED)]
+            if self._read("SELECT 1 FROM batch WHERE stage = ? AND sample IS NOT NULL LIMIT 1", row.name):
+                kept.append(f"{row.name}.samples")
+        self.outbox.sweep(kept)
+
+    def forget_samples(self) -> None:
+        """Delete the samples of stages that are complete and seen, and of which nothing is left to be read back."""
+        with self.transaction():
+            for row in self.stages():
+                if row.state == "complete" and row.seen and not self.batches(row.name, *PENDING, *UNDECIDED):
+                    self._db.execute("UPDATE batch SET sample = NULL WHERE stage = ?", (row.name,))
+                    self.outbox.forget_samples(row.name)
+
+    def saw(self, stage: str) -> None:
+        """All samples of what is sealed of this stage were seen at the target."""
+        self._change("UPDATE stage SET seen = 1 WHERE name = ?", stage)
 
     def rule(self, batch: Batch, state: BatchState, ruling: str, at: float, note: str) -> bool:
         """Keep the operator's word on a batch, and the state it puts that in; says whether it was still to be decided.
@@ -355,6 +424,8 @@ class Checkpoint(Letters):
                 " WHERE stage = ?5 AND seq = ?6 AND state IN ('unknown', 'parked', 'sealed')",
                 (state, at, ruling, note, batch.stage, batch.seq),
             )
+            if changed.rowcount:
+                self._accepted_now(batch, state)
         return changed.rowcount == 1
 
     def settle_in_part(
@@ -368,47 +439,12 @@ class Checkpoint(Letters):
             self.dead(dead, letters, at, absent)
 
     def split(self, batch: Batch, drafts: Sequence[Draft], at: float) -> list[Batch]:
-        """Replace a batch that did not land by its parts, which name it as their parent."""
+        """Replace a batch that did not land by its parts, which name it as their parent. Their bodies are durable
+        before that, and its own goes after it."""
         with self.transaction():
             self._db.execute("UPDATE batch SET state = 'split' WHERE stage = ? AND seq = ?", (batch.stage, batch.seq))
+            self.outbox.drop(batch.stage, batch.seq)
             return [self._insert(batch.stage, draft, batch.seq, at) for draft in drafts]
-
-    def reseal(
-        self,
-        batch: Batch,
-        drafts: Sequence[Draft],
-        dead: Sequence[DeadLetter],
-        at: float,
-        absent: Sequence[tuple[str, str]] = (),
-    ) -> list[Batch]:
-        """Replace a batch that never left and can't be rebuilt as it was (another mapping, another version).
-
-        What the records behind it have become now is counted as of now; what they are less than what was read then is
-        filtered under the reason "resealed", and what their sums are more is counted as read now, so that the books
-        still balance and show it. They may not be more records or units. `absent` as for `dead`.
-        """
-        with self.transaction():
-            parts = self.split(batch, drafts, at)
-            before = self._dead_tally(batch.stage)
-            self._bury(batch.stage, 0, dead)
-            self._note_absent(absent)
-            rest = batch.tally - (self._dead_tally(batch.stage) - before)
-            for part in parts:
-                rest -= part.tally
-            if rest.records < 0 or rest.units < 0:
-                raise AssertionError(f"batch {batch.seq} of {batch.stage} was sealed anew with more than it held")
-            more = Tally(sums={key: value.copy_negate() for key, value in rest.sums.items() if value < 0})
-            if more != Tally():
-                row = self._read("SELECT repaired FROM stage WHERE name = ?", batch.stage)[0]
-                total = encode_tally(decode_tally(row[0]) + more)
-                self._db.execute("UPDATE stage SET repaired = ? WHERE name = ?", (total, batch.stage))
-            if rest + more != Tally():
-                known = self.progress(batch.stage).filtered.get("resealed", Tally())
-                self._db.execute(
-                    "INSERT INTO filtered VALUES (?, 'resealed', ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
-                    (batch.stage, encode_tally(known + rest + more)),
-                )
-        return parts
 
     def dead(
         self, batch: Batch, letters: Sequence[DeadLetter], at: float, absent: Sequence[tuple[str, str]] = ()
@@ -420,6 +456,7 @@ class Checkpoint(Letters):
             )
             self._bury(batch.stage, batch.seq, letters)
             self._note_absent(absent)
+            self.outbox.drop(batch.stage, batch.seq)
 
     def _note_absent(self, owners: Sequence[tuple[str, str]]) -> None:
         if owners:

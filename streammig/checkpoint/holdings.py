@@ -23,11 +23,10 @@ LOST = "newest-is-lost"  # the code of an attempt that only a copy that is lost 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The accounts of one stage. `read` and `ahead` come from the reading side, the rest from batches, dead letters
+    """The accounts of one stage. `read` comes from the reading side, the rest from batches, dead letters
     and filter counts; they balance when the two sides agree in records, units and every sum."""
 
     read: Tally
-    ahead: Tally
     accepted: Tally
     dead: Tally
     filtered: Tally
@@ -40,7 +39,7 @@ class Books:
 
     @property
     def taken(self) -> Tally:
-        return self.read + self.ahead + self.repaired
+        return self.read + self.repaired
 
     @property
     def placed(self) -> Tally:
@@ -49,10 +48,6 @@ class Books:
     @property
     def balanced(self) -> bool:
         return self.taken - self.placed == Tally()
-
-    def holds(self, *, whole: bool) -> bool:
-        """Whether they balance, and, where the `whole` stage is read, nothing lies ahead of what was."""
-        return self.balanced and not (whole and self.ahead != Tally())
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +61,7 @@ class StageRow:
     started: float | None
     finished: float | None
     shape: Mapping[str, Any]
+    seen: bool = False  # all samples of it were seen at the target
 
 
 class Holdings(SqliteFile):
@@ -81,8 +77,11 @@ class Holdings(SqliteFile):
         return row | {"binding": json.loads(row["binding"]), "context": json.loads(row["context"])}
 
     def stages(self) -> list[StageRow]:
-        rows = self._read("SELECT name, state, code, message, started, finished, shape FROM stage ORDER BY ordinal")
-        return [StageRow(row[0], row[1], row[2], row[3], row[4], row[5], json.loads(row[6])) for row in rows]
+        columns = "name, state, code, message, started, finished, shape, seen"
+        rows = self._read(f"SELECT {columns} FROM stage ORDER BY ordinal")
+        return [
+            StageRow(row[0], row[1], row[2], row[3], row[4], row[5], json.loads(row[6]), bool(row[7])) for row in rows
+        ]
 
     def fingerprints(self, stage: str) -> list[dict[str, Any]]:
         rows = self._read("SELECT fingerprint FROM source_file WHERE stage = ? ORDER BY source", stage)
@@ -102,7 +101,6 @@ class Holdings(SqliteFile):
             Place(row["source"], row["offset"], row["unit"], row["record"]),
             row["source_records"],
             decode_tally(row["read"]),
-            decode_tally(row["ahead"]),
             {reason: decode_tally(tally) for reason, tally in filtered},
             json.loads(row["dropped"]),
         )
@@ -128,6 +126,11 @@ class Holdings(SqliteFile):
         return [
             self._batch(stage, row) for row in rows if any(it.end > frontier for it in unpack_ranges(row["ranges"]))
         ]
+
+    def ahead_mappings(self, stage: str) -> set[str]:
+        """The hashes of the mappings that made what batches hold beyond the frontier."""
+        marks = {row[0]: row[1] for row in self._read("SELECT seq, mapping FROM batch WHERE stage = ?", stage)}
+        return {marks[batch.seq] for batch in self.ahead(stage)}
 
     def ahead_ranges(self, stage: str) -> list[Range]:
         """The ranges that batches hold beyond the frontier, in reading order."""
@@ -161,14 +164,17 @@ class Holdings(SqliteFile):
         return Batch(
             stage, row["seq"], unpack_ranges(row["ranges"]), decode_tally(row["tally"]), row["digest"], row["size"],
             BatchState(row["state"]), row["parent"], row["attempts"], bool(row["retried"]), row["rejects"],
-            row["ruling"],
+            row["ruling"], row["sample"],
         )  # fmt: skip
 
+    def batch(self, stage: str, seq: int) -> Batch:
+        return self._batch(stage, self._read("SELECT * FROM batch WHERE stage = ? AND seq = ?", stage, seq)[0])
+
     def sample(self, stage: str, count: int, retried: bool = False) -> list[Batch]:
-        """Up to `count` accepted batches of a stage (or of its retried ones), spread evenly over the bytes they hold:
+        """Up to `count` sampled batches of a stage (or of its retried ones), spread evenly over the bytes they hold:
         the small parts of a refused batch, many as they may be, are not looked at in place of the others."""
         rows = self._read(
-            "SELECT seq, size FROM batch WHERE stage = ? AND state = 'accepted' AND retried = ? ORDER BY seq",
+            "SELECT seq, size FROM batch WHERE stage = ? AND sample IS NOT NULL AND retried = ? ORDER BY seq",
             stage,
             retried,
         )
@@ -202,11 +208,11 @@ class Holdings(SqliteFile):
         return self._accepted(f"b.settled <= ?3 OR a.began <= ({ended})", batch, until, count)
 
     def _accepted(self, which: str, batch: Batch, until: float, count: int) -> list[Batch]:
-        """The `count` accepted batches `b` of the batch's stage that were sent last, by requests `a`, of `which` this
+        """The `count` sampled batches `b` of the batch's stage that were sent last, by requests `a`, of `which` this
         holds: ?1 and ?2 are the batch, ?3 is `until`."""
         rows = self._read(
             "SELECT b.* FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq AND a.kind = 'accepted'"
-            f" WHERE b.stage = ?1 AND b.state = 'accepted' AND ({which}) ORDER BY a.began DESC LIMIT ?4",
+            f" WHERE b.stage = ?1 AND b.sample IS NOT NULL AND ({which}) ORDER BY a.began DESC LIMIT ?4",
             batch.stage, batch.seq, until, count,
         )  # fmt: skip
         return [self._batch(batch.stage, row) for row in rows]
@@ -317,7 +323,6 @@ class Holdings(SqliteFile):
             repaired = decode_tally(self._read("SELECT repaired FROM stage WHERE name = ?", stage)[0][0])
         return Books(
             read=progress.read,
-            ahead=progress.ahead,
             accepted=add_up(held.get(BatchState.ACCEPTED, ())),
             dead=dead,
             filtered=add_up(progress.filtered.values()),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, twin_key
 from streammig.checkpoint.holdings import PENDING, UNDECIDED, Holdings
-from streammig.records import DeadLetter, Position, Range, Record, Tally, add_up
+from streammig.records import DeadLetter, Position, Record, Tally, add_up
 
 Spot = tuple[int, int, int]
 """Where a dead letter stands: source, offset, unit."""
@@ -47,36 +47,7 @@ class Letters(Holdings):
         where = "stage = ? AND source = ? AND offset = ? AND unit = ?"
         return self.is_dead(stage, spot) or bool(self._read(f"SELECT 1 FROM retried WHERE {where}", stage, *spot))
 
-    def unpacked(self, stage: str, ranges: Sequence[Range]) -> set[Spot]:
-        """The letters within these ranges that never were in a batch of the export: if rules or a mapping were mended,
-        they come out of the export as records now, but the batches around them were sealed without them."""
-        if not ranges:
-            return set()
-        begin, end = ranges[0].begin, ranges[-1].end
-        where = "stage = ?1 AND batch = 0 AND (source, offset) BETWEEN (?2, ?3) AND (?4, ?5)"
-        rows = self._read(
-            f"SELECT source, offset, unit FROM dead_letter WHERE {where}"
-            f" UNION SELECT source, offset, unit FROM retried WHERE {where}",
-            stage, *begin[:2], *end[:2],
-        )  # fmt: skip
-        return {(row[0], row[1], row[2]) for row in rows}
-
     # -- retries -----------------------------------------------------------------------------------------------------
-
-    def open_retried(self) -> bool:
-        """Whether the records of a retried batch may have to be read again."""
-        states = ", ".join(f"'{state}'" for state in (*PENDING, *UNDECIDED))
-        return bool(self._read(f"SELECT 1 FROM batch WHERE retried AND state IN ({states}) LIMIT 1"))
-
-    def needs_work_file(self) -> bool:
-        """Whether records of retried batches may have to be read again, if only to see whether they are visible."""
-        return self.open_retried() or self.to_release()
-
-    def busy(self, stage: str) -> set[tuple[int, int]]:
-        """The places (source, offset) whose bytes in the work file a retried batch may still need. A letter there, a
-        part of what was too large for one request, has to wait until its other parts are settled."""
-        left = self.batches(stage, *PENDING, *UNDECIDED)
-        return {(piece.begin.source, piece.begin.offset) for it in left if it.retried for piece in it.ranges}
 
     def sent_again(self, stage: str, keys: Iterable[str]) -> set[str]:
         """Which of these owners (or twin keys) retried batches carry, or have brought to the target."""

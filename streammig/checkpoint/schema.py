@@ -23,8 +23,9 @@ CREATE TABLE source_file (
 ) WITHOUT ROWID;
 
 -- A stage and how far it is read. The frontier is the first place not yet in a sealed batch, dead letter or filter
--- count; every counter is as of the frontier and absolute. `ahead` is what batches hold beyond it (bins that were
--- sealed out of order), so that read + ahead = accepted + dead + filtered + unknown + pending at every moment.
+-- count. Counters are absolute, and include what batches hold beyond the frontier (bins that were sealed out of order),
+-- so that read = accepted + dead + filtered + unknown + pending at every moment. A resume reads on from the frontier
+-- and passes over the ranges of sealed batches.
 -- `shape` is JSON: the settings that shape its batches. Tallies are JSON: [records, units, {key: "decimal"}].
 CREATE TABLE stage (
     name TEXT PRIMARY KEY, ordinal INTEGER NOT NULL, shape TEXT NOT NULL,
@@ -34,32 +35,37 @@ CREATE TABLE stage (
     source INTEGER NOT NULL DEFAULT 0, offset INTEGER NOT NULL DEFAULT 0, unit INTEGER NOT NULL DEFAULT 0,
     record INTEGER NOT NULL DEFAULT 1,          -- ordinal of the next source record, or its line
     source_records INTEGER NOT NULL DEFAULT 0, read TEXT NOT NULL DEFAULT '[0,0,{}]',
-    ahead TEXT NOT NULL DEFAULT '[0,0,{}]', dropped TEXT NOT NULL DEFAULT '{}',
+    dropped TEXT NOT NULL DEFAULT '{}',
     -- What retried records hold more (or less) than the dead letters that they were: the other way round, the books
-    -- of a repaired record could not balance. read + ahead + repaired = accepted + dead + filtered + ...
-    -- Also what the sums of batches that were sealed anew are more than before.
-    repaired TEXT NOT NULL DEFAULT '[0,0,{}]'
+    -- of a repaired record could not balance. read + repaired = accepted + dead + filtered + ...
+    repaired TEXT NOT NULL DEFAULT '[0,0,{}]',
+    -- 1 once all samples of what is sealed of it were seen at the target: then none need to be kept.
+    seen INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 
--- Records left out on purpose, by reason, as of the frontier.
+-- Records left out on purpose, by reason.
 CREATE TABLE filtered (
     stage TEXT NOT NULL, reason TEXT NOT NULL, tally TEXT NOT NULL, PRIMARY KEY (stage, reason)
 ) WITHOUT ROWID;
 
--- What one request carries. `ranges` are the places of its units in the export, packed (see pack_ranges); the body is
--- rebuilt from them and must have the SHA-256 `digest`. A batch that replaces (part of) another names its `parent`.
+-- What one request carries. `ranges` are the places of its units in the export, packed (see pack_ranges); its
+-- body lies in the outbox until it is settled, and has the SHA-256 `digest`. A batch that replaces (part of) another
+-- names its `parent`.
 -- state: sealed, sending, accepted, rejected, split, dead, unknown, parked. `nominee` are the ranges of the one owner
 -- whom the answer to a refused batch named, packed like `ranges`: tried alone at the stage's end, also after a resume.
 CREATE TABLE batch (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, parent INTEGER, ranges BLOB NOT NULL,
     tally TEXT NOT NULL, size INTEGER NOT NULL, digest BLOB NOT NULL, sealed REAL NOT NULL, settled REAL,
     attempts INTEGER NOT NULL DEFAULT 0, nominee BLOB,
-    -- 1 where it was made of dead letters: its ranges are places of the export still, but its bytes are in the work
-    -- file of retries. `note` says how its unknown outcome was decided, and by whom.
+    -- 1 where it was made of dead letters: its ranges are their places in the export. `note` says how its unknown
+    -- outcome was decided, and by whom.
     retried INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '',
     -- `ruling` is the operator's word: landed, not-landed, reject or set-aside. `rejects` is the status (403, say) that
     -- rejects this batch for its records since that word, as it does the parts of it; elsewhere it stops the run.
-    ruling TEXT NOT NULL DEFAULT '', rejects INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stage, seq)
+    ruling TEXT NOT NULL DEFAULT '', rejects INTEGER NOT NULL DEFAULT 0,
+    -- `mapping` is the hash of the mapping's module that made it. `sample` is where samples of an accepted batch stand
+    -- in `<stage>.samples`, in bytes; NULL where none are kept.
+    mapping TEXT NOT NULL DEFAULT '', sample INTEGER, PRIMARY KEY (stage, seq)
 ) WITHOUT ROWID;
 CREATE INDEX batch_state ON batch (stage, state);
 

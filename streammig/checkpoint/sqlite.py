@@ -61,9 +61,9 @@ def create_owner_only(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a new file's name durable, not only its content."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content durable, or of a folder the names in it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -113,17 +113,33 @@ class SqliteFile:
         self._open = True
         try:
             with translated(self.path, self.role):
+                self._prepare()
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield
                     if self._db.in_transaction:
+                        self._before_commit()
                         self._db.execute("COMMIT")
+                        self._committed()
                 except BaseException:
                     with suppress(sqlite3.Error):
                         self._db.execute("ROLLBACK")
+                    self._rolled_back()
                     raise
         finally:
             self._open = False
+
+    def _prepare(self) -> None:
+        """What comes before each transaction."""
+
+    def _before_commit(self) -> None:
+        """What must be durable before the transaction is."""
+
+    def _committed(self) -> None:
+        """What may be done once it is."""
+
+    def _rolled_back(self) -> None:
+        """What was not to be done after all."""
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -1,15 +1,13 @@
-"""The work file of retries: the bytes of dead letters that are sent again, as they are or repaired."""
+"""The work file of one call of `retry`: the bytes of dead letters until they are sealed, as they are or repaired."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from streammig.checkpoint.letters import Spot
 from streammig.checkpoint.sqlite import SqliteFile, connect, translated
-from streammig.errors import Unusable
 from streammig.records import Place, Range, Slice
 
 # Keyed like the dead letter. From `first` up to, not including, `last` are the units of the source record that it
@@ -36,27 +34,18 @@ def forget_work(checkpoint: Path) -> None:
 
 
 class WorkFile(SqliteFile):
-    """Slices of dead letters by their places in the export. Owner-only, durable, deleted when nothing needs it."""
+    """Slices of dead letters by their places in the export. Owner-only, deleted when the call ends."""
 
     @classmethod
-    def open(cls, checkpoint: Path, *, create: bool = False) -> WorkFile:
+    def create(cls, checkpoint: Path) -> WorkFile:
         path = work_path(checkpoint)
-        fresh = not path.exists()
-        if fresh and not create:
-            raise Unusable(
-                "work-lost",
-                f"{path} is gone: it holds the records of retried batches that are not settled yet",
-                "Restore it; without it they can be neither sent nor looked for.",
-            )
         with translated(path):
-            if fresh:
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         work = cls(path, connect(path, "rw"))
         with translated(path):
             work._db.execute("PRAGMA journal_mode = TRUNCATE")
-            work._db.execute("PRAGMA synchronous = FULL")
-            if not work._read("SELECT 1 FROM sqlite_master"):
-                work._db.execute(_SCHEMA)
+            work._db.execute("PRAGMA synchronous = OFF")
+            work._db.execute(_SCHEMA)
         return work
 
     def put(self, stage: str, unit: int, piece: Slice, repaired: bool, units: tuple[int, int] = (0, 0)) -> None:
@@ -80,24 +69,12 @@ class WorkFile(SqliteFile):
         rows = self._read(f"SELECT ordinal FROM record WHERE {where}", stage, *spot)
         return rows[0][0] if rows else None
 
-    def spots(self) -> Iterator[tuple[str, Spot]]:
-        for row in self._read("SELECT stage, source, offset, unit FROM record"):
-            yield row[0], (row[1], row[2], row[3])
-
-    def drop(self, spots: Iterable[tuple[str, Spot]]) -> None:
-        with self.transaction():
-            self._db.executemany(
-                "DELETE FROM record WHERE stage = ? AND source = ? AND offset = ? AND unit = ?",
-                [(stage, *spot) for stage, spot in spots],
-            )
-
-    def slices(self, stage: str, source: int, offset: int, unit: int | None = None) -> list[tuple[Slice, Range]]:
-        """What stands at a place, or under one of its units only: slices, each with the units that its letter takes."""
-        only = "" if unit is None else f" AND unit = {unit}"
+    def slices(self, stage: str, source: int, offset: int, unit: int) -> list[tuple[Slice, Range]]:
+        """What stands at a place under one of its units: slices, each with the units that its letter takes."""
         rows = self._read(
             "SELECT first, last, length, ordinal, data FROM record"
-            f" WHERE stage = ? AND source = ? AND offset = ? AND last > first{only} ORDER BY unit",
-            stage, source, offset,
+            " WHERE stage = ? AND source = ? AND offset = ? AND last > first AND unit = ?",
+            stage, source, offset, unit,
         )  # fmt: skip
         return [
             (

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 FILE = "FILE[#path.to.array]"
 # Options for one call only, and whether a value follows.
 FOR_ONE_CALL = {
-    "--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False, "--newest-is-lost": False
+    "--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False, "--newest-is-lost": False,
+    "--bodies-lost": False,
 }  # fmt: skip
 
 
@@ -53,6 +54,7 @@ FOR_ONE_CALL = {
 )  # fmt: skip
 @options.current
 @options.newest_lost
+@click.option("--bodies-lost", is_flag=True, help="Make dead letters of batches whose bodies in the outbox are lost.")
 @click.option("--unchecked", is_flag=True, help="Do not look for customers that occur twice.")
 @options.as_json()
 @options.quiet()
@@ -65,7 +67,7 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     from streammig.delivery.dry import dry_checkpoint
     from streammig.settings import api_key, check_texts, load
 
-    asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "accept_doubles")
+    asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles")
     ask = {name: flags.pop(name) for name in asked}
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
 import msgspec
 
-from streammig.checkpoint import Journal
+from streammig.checkpoint import Contents, Journal
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.nomination import nominated
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.verdict import Verdict
-from streammig.delivery.waiting import Assemble, Reread, unless
+from streammig.delivery.waiting import unless
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.packing import halves, ranges_of
+from streammig.packing import assemble, halves, ranges_of
 from streammig.ports import Client, Clock, ReadBack
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Kind, Range, Receipt, Record
+from streammig.records import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
 from streammig.telemetry import Answered, Notify, Waiting, Warned
 
 LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then
@@ -54,11 +54,6 @@ class Slots(Protocol):
 Redact = Callable[[str], str]
 """What the target said in, the same without any value of a record out."""
 
-Anew = tuple[list[Draft], list[DeadLetter], list[tuple[str, str]]]
-Reseal = Callable[[Batch, list[Record]], Awaitable[Anew]]
-"""What a batch and its records make now, if they come out otherwise than when it was sealed; and the customers that the
-target will lack because of it, each with the code of the reason."""
-
 
 @dataclass(slots=True)
 class _Tries:
@@ -87,9 +82,6 @@ class Courier:
     rng: Random
     tell: Notify
     redact: Redact
-    reread: Reread
-    assemble: Assemble
-    reseal: Reseal
     verdict: Verdict
     stop: asyncio.Event
     lanes: asyncio.Semaphore
@@ -106,13 +98,14 @@ class Courier:
     _doubted: bool = False
     _refused: list[Batch] = field(default_factory=list)  # whole batches, since the last one that was accepted
 
-    async def deliver(self, batch: Batch, body: bytes) -> BatchState:
+    async def deliver(self, batch: Batch) -> BatchState:
         """Send a sealed batch until its fate is known; returns the state it is left in.
 
         SEALED or UNKNOWN are returned only when `stop` is set: a request that is under way is waited for, nothing else
         is. Raises `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
         tries = _Tries(batch.attempts)
+        body = await self.journal.body(batch)
         while not self.stop.is_set():
             async with self.lanes:
                 state = await self._insist(batch, body, tries)
@@ -171,10 +164,9 @@ class Courier:
         ours = receipt.ours or receipt.status is None
         message = said if ours else self.redact(said)
         nominee: tuple[Range, ...] = ()
-        # Where nothing was redacted, nobody is named: no reason to read the export again.
+        # Where nothing was redacted, nobody is named.
         if receipt.kind is Kind.REJECTED and self.nominate and message != said:
-            (records,) = await self.reread([batch])
-            nominee = ranges_of(nominated(said, records))
+            nominee = ranges_of(nominated(said, await self.journal.records(batch)))
         await self.journal.write(lambda file: file.explain(batch, attempt, message, nominee))
         return msgspec.structs.replace(receipt, message=message)
 
@@ -260,27 +252,15 @@ class Courier:
             + (", though events can't be looked for first." if batch.stage == "events" else "."),
         )
 
-    async def may_go_again(self, batch: Batch, records: list[Record]) -> bool:
+    async def may_go_again(self, batch: Batch) -> bool:
         """Whether a refused batch, or one that was sealed again since, may be sent (again): none of it has landed, as
         far as can be shown. Events can't be looked for. False if it was parked, or the run is to stop."""
         if batch.stage == "events":
             return True
-        whole = await self.verdict.refused_whole(batch, records, self.refused_at.get(batch.seq))
+        whole = await self.verdict.refused_whole(batch, self.refused_at.get(batch.seq))
         if not whole and not self.stop.is_set():
             await self.count_parked(batch.stage)
         return whole
-
-    async def as_sealed(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, bytes]]:
-        """A batch with its body as it was sealed, or what takes its place if it comes out otherwise now."""
-        draft = self.assemble(records) if records else None
-        if draft is not None and draft.digest == batch.digest:
-            return [(batch, draft.body)]
-        drafts, dead, absent = await self.reseal(batch, records)
-        at = self.clock.time()
-        parts = await self.journal.write(lambda file: file.reseal(batch, drafts, dead, at, absent))
-        said = f"batch {batch.seq} of {batch.stage} has not landed and comes out otherwise now: sealed anew"
-        self.tell(Warned("batch-resealed", said))
-        return [(part, draft.body) for part, draft in zip(parts, drafts, strict=True)]
 
     async def _obey(self, receipt: Receipt) -> None:
         """Let the account wait as long as the target asks for."""
@@ -326,17 +306,21 @@ class Courier:
 
     async def _split(self, batch: Batch) -> BatchState:
         """Deliver a batch that was too large (413) in two halves; a single owner's records become dead letters."""
-        records = (await self.reread([batch]))[0]
-        parts = halves(records)
-        if not parts[1]:
-            await bury(self.journal, self.clock, batch, records, "too-large-for-target", "413 for this customer alone")
+        contents = await self.journal.contents(batch)
+        groups = halves(contents.records)
+        if not groups[1]:
+            why = "413 for this customer alone"
+            await bury(self.journal, self.clock, batch, contents.records, "too-large-for-target", why)
             return BatchState.DEAD
-        drafts = [self.assemble(part) for part in parts]
-        at = self.clock.time()
-        batches = await self.journal.write(lambda file: file.split(batch, drafts, at))
-        for part, draft in zip(batches, drafts, strict=True):
-            await self.deliver(part, draft.body)
+        for part in await self.part(batch, contents, groups):
+            await self.deliver(part)
         return BatchState.SPLIT
+
+    async def part(self, batch: Batch, contents: Contents, groups: Sequence[list[Record]]) -> list[Batch]:
+        """Replace a batch by parts of these records each, durably."""
+        drafts = [assemble(group, contents.head, contents.tail, ranges_of(group)) for group in groups]
+        at = self.clock.time()
+        return await self.journal.write(lambda file: file.split(batch, drafts, at))
 
 
 async def bury(

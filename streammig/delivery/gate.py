@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streammig.checkpoint import Checkpoint, Journal
-from streammig.delivery.waiting import Reread, unless
+from streammig.delivery.waiting import unless
 from streammig.errors import UnknownOutcome, counted
 from streammig.ports import Clock, ReadBack, Seen
 from streammig.records import Batch, Record
@@ -25,7 +25,6 @@ class Gate:
     journal: Journal
     clock: Clock
     tell: Notify
-    reread: Reread
     stop: asyncio.Event
     settle_time: float
     visible_time: float
@@ -40,10 +39,11 @@ class Gate:
         stage either is the stage's message from then on.
         """
         settled = await self.journal.read(lambda file: file.last_settled(stage))
-        if settled is None:
+        if settled is None or (not self.retried and await self._seen_before(stage)):
             return True
         missing, others = await self._samples(stage), []
         if last and not missing:
+            await self.journal.write(lambda file: file.saw(stage))
             return not self.stop.is_set()
         # A wall clock that was set back by an hour must not make this wait an hour longer.
         rest = min(settled + self.settle_time - self.clock.time(), self.settle_time)
@@ -74,16 +74,19 @@ class Gate:
             await self._warn(stage, f"{there}: {_listed(others)}")
         if missing and not self.stop.is_set():
             await self._judge(stage, missing, asked, proving)
+        if not (missing or others or self.retried or self.stop.is_set()):
+            await self.journal.write(lambda file: file.saw(stage))
         return not self.stop.is_set()
 
     async def _samples(self, stage: str) -> list[tuple[Batch, Record]]:
         """The first and the last record of some batches that a read-back can say something of."""
         batches = await self.journal.read(lambda file: file.sample(stage, BATCHES, self.retried))
         chosen: list[tuple[Batch, Record]] = []
-        for batch, records in zip(batches, await self.reread(batches), strict=True):
+        for batch in batches:
+            records = await self.journal.records(batch)
             tellable = [record for record in _ends(records) if self.readback.can_tell(stage, record)]
             chosen.extend((batch, record) for record in tellable)
-        if batches and not chosen:
+        if not chosen:
             self.tell(
                 Warned(
                     "not-readable",
@@ -91,6 +94,9 @@ class Gate:
                 )
             )
         return chosen
+
+    async def _seen_before(self, stage: str) -> bool:
+        return any(row.name == stage and row.seen for row in await self.journal.read(Checkpoint.stages))
 
     async def _judge(self, stage: str, missing: Sequence[tuple[Batch, Record]], asked: int, proving: bool) -> None:
         where, samples = _listed(missing), counted(asked, "sample")

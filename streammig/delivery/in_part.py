@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from streammig.checkpoint import Journal
-from streammig.delivery.waiting import Assemble
+from streammig.packing import assemble, ranges_of
 from streammig.ports import Clock, Seen
 from streammig.records import Batch, BatchState, DeadLetter, Record
 
@@ -23,7 +23,6 @@ class InPart:
 
     journal: Journal
     clock: Clock
-    assemble: Assemble
     see: Callable[[str, Record], Awaitable[Seen]]
     rest: Callable[[float, Batch], Awaitable[bool]]
     settle_time: float
@@ -66,7 +65,8 @@ class InPart:
     async def _settle(self, batch: Batch, records: Sequence[Record], missing: Sequence[Record]) -> None:
         gone = {(it.position, it.unit) for it in missing}
         there = [record for record in records if (record.position, record.unit) not in gone]
-        accepted, dead = self.assemble(there), self.assemble(list(missing))
+        head, tail, _ = await self.journal.contents(batch)
+        accepted, dead = (assemble(it, head, tail, ranges_of(it)) for it in (there, missing))
         said = await self.journal.read(lambda file: file.last_message(batch))
         why = "the target took a part of its batch, and this can't be read back" + (f": {said}" if said else "")
         letters = [DeadLetter(it.position, it.unit, CODE, why, it.tally) for it in missing]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from streammig.checkpoint import Contents
 from streammig.delivery.courier import Courier, bury
 from streammig.delivery.nomination import set_aside
 from streammig.packing import halves
-from streammig.records import Batch, BatchState, Draft, Record, add_up
+from streammig.records import Batch, BatchState, Record, add_up
 from streammig.telemetry import DeadLettered, Warned
 
-GROUP = 8  # refused batches that are read again in one pass: some 30 MB at most
+GROUP = 8  # refused batches that are taken a step further before the largest are chosen again
 
 
 @dataclass(slots=True)
@@ -57,65 +58,55 @@ class Isolation:
         self._parts.update(parts)
 
     async def _round(self, group: list[Batch]) -> None:
-        nominees: list[tuple[Batch, Draft]] = []
-        for batch, records in zip(group, await self.courier.reread(group), strict=True):
+        nominees: list[Batch] = []
+        for batch in group:
             if self.courier.stop.is_set():
                 return
-            nominees += await self._step(batch, records)
-        for part, draft in nominees:
-            if await self._try(part, draft.body) is BatchState.ACCEPTED:
+            nominees += await self._step(batch, await self.courier.journal.contents(batch))
+        for part in nominees:
+            if await self._try(part) is BatchState.ACCEPTED:
                 self.courier.nominate = False
 
-    async def _step(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, Draft]]:
+    async def _step(self, batch: Batch, contents: Contents) -> list[Batch]:
         """Take a batch that holds something refused one step further; returns its nominee, to be tried later."""
+        records = contents.records
+        inferred = self._inferred.pop(batch.seq, None) is not None
         if batch.ruling == "set-aside":
             await self._bury(batch, records, "set-aside", "the operator set it aside")
-            return []
-        inferred = self._inferred.pop(batch.seq, None) is not None
-        if not self.bisected:
+        elif not self.bisected:
             await self._bury(batch, records, "refused-with-its-batch", "events are not searched for the refused one")
-        elif await self._is_rebuilt(batch, records, inferred):
+        elif await self._landed_nowhere(batch, records, inferred):
             if not halves(records)[1]:
                 await self._bury(batch, records, "refused", "the target refused it")
             elif self._left < 2:
                 await self._bury(batch, records, "refused-with-its-batch", "the requests for finding it are spent")
             else:
-                return await self._part(batch, records)
+                return await self._part(batch, contents)
         return []
 
-    async def _is_rebuilt(self, batch: Batch, records: list[Record], inferred: bool) -> bool:
-        """Whether these are still the records that were refused, and nothing of them has landed."""
+    async def _landed_nowhere(self, batch: Batch, records: list[Record], inferred: bool) -> bool:
+        """Whether nothing of a refused batch has landed, as far as that can be shown."""
         alone = len({record.owner for record in records}) == 1
         looked_for = inferred or alone or batch.seq in self._parts
-        if not looked_for and not await self.courier.may_go_again(batch, records):
-            return False
-        sealed = await self.courier.as_sealed(batch, records)
-        if [part for part, _ in sealed] == [batch]:
-            return True
-        self._parts.update(part.seq for part, _ in sealed)
-        for part, body in sealed:
-            await self._try(part, body)
-        return False
+        return looked_for or await self.courier.may_go_again(batch)
 
-    async def _part(self, batch: Batch, records: list[Record]) -> list[tuple[Batch, Draft]]:
-        journal, clock = self.courier.journal, self.courier.clock
+    async def _part(self, batch: Batch, contents: Contents) -> list[Batch]:
+        journal, records = self.courier.journal, contents.records
         nominee = await journal.read(lambda file: file.nominee(batch)) if self.courier.nominate else ()
         pair = set_aside(records, nominee) if nominee else halves(records)
-        drafts = [self.courier.assemble(part) for part in pair]
-        at = clock.time()
-        first, second = await journal.write(lambda file: file.split(batch, drafts, at))
+        first, second = await self.courier.part(batch, contents, pair)
         self._parts.update((first.seq, second.seq))
-        state = await self._try(first, drafts[0].body)
+        state = await self._try(first)
         if nominee:
-            return [(second, drafts[1])]
+            return [second]
         if state is BatchState.ACCEPTED and halves(pair[1])[1]:
             self._inferred[second.seq] = second
         else:
-            await self._try(second, drafts[1].body)
+            await self._try(second)
         return []
 
-    async def _try(self, part: Batch, body: bytes) -> BatchState:
-        state = await self.courier.deliver(part, body)
+    async def _try(self, part: Batch) -> BatchState:
+        state = await self.courier.deliver(part)
         self._left -= await self.courier.journal.read(lambda file: file.attempts(part))
         return state
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from streammig.checkpoint import Journal
+from streammig.checkpoint import Journal, spread
 from streammig.delivery.in_part import InPart
 from streammig.delivery.nomination import set_aside
-from streammig.delivery.waiting import Assemble, Reread, unless
+from streammig.delivery.waiting import unless
 from streammig.ports import Clock, ReadBack, Seen
 from streammig.records import Batch, BatchState, Record, Tally
 from streammig.telemetry import Notify, Waiting, Warned
@@ -36,9 +36,6 @@ THERE = frozenset({Seen.ALL, Seen.PART})
 SOME_IS_THERE = "some of it is at the target all the same"  # of a batch that was refused
 REFUSED_IN_PART = (
     f"it was refused, but {SOME_IS_THERE}, and a sample can't tell what of it is not: it is parked for you to decide"
-)
-COMES_OUT_OTHERWISE = (
-    "it comes out otherwise now than it was sent (another mapping or version?) and can't be looked for"
 )
 
 
@@ -103,7 +100,7 @@ class Verdict:
     row. Not landed: none of the sample is there in two looks a settle time apart, and at both the batches that were
     accepted later, and at least a settle time ago, could be seen: so the target's queue had passed it, and it is not
     slower than the settle time. Anything else is parked: a customer that stood there before, too, though under an id
-    of the batch, and a batch whose records come out otherwise now, for then it is others that are looked for.
+    of the batch.
 
     Purchase counts are no proof for events, neither way. A count that has become what the batch would make it shows
     only that so many purchases are known: they may have come as `metrics` with the customer, from an earlier
@@ -116,8 +113,6 @@ class Verdict:
     journal: Journal
     clock: Clock
     tell: Notify
-    reread: Reread
-    assemble: Assemble
     stop: asyncio.Event
     settle_time: float
     visible_time: float
@@ -155,21 +150,20 @@ class Verdict:
 
     async def _each(self, batch: Batch) -> tuple[BatchState, str] | None:
         tellable = await self._tellable(batch)
-        if tellable is None or sum((it.tally for it in tellable), Tally()) != batch.tally:
+        if sum((it.tally for it in tellable), Tally()) != batch.tally:
             why = "the answer may speak of a part of it, and not all of it can be read back"
             return BatchState.PARKED, f"{why}: it is parked for you to decide"
         if not await self.rest(await self._unsettled(batch), batch):
             return BatchState.UNKNOWN, ""
         every = f"reading back all {len(tellable):,} owners of batch {batch.seq} of {batch.stage}"
         self.tell(Waiting("reading-back", every))
-        looking = InPart(self.journal, self.clock, self.assemble, self._seen, self.rest, self.settle_time)
+        looking = InPart(self.journal, self.clock, self._seen, self.rest, self.settle_time)
         return await looking.decide(batch, tellable)
 
     async def _look(self, batch: Batch, more_to_come: Callable[[], bool]) -> tuple[BatchState, str]:
         records = await self._tellable(batch)
         if not records:
-            why = "nothing of it can be read back" if records is not None else COMES_OUT_OTHERWISE
-            return BatchState.PARKED, f"{why}, so it is parked for you to decide"
+            return BatchState.PARKED, "nothing of it can be read back, so it is parked for you to decide"
         if not await self.rest(await self._unsettled(batch), batch):
             return BatchState.UNKNOWN, ""
         # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
@@ -220,7 +214,7 @@ class Verdict:
         began = await self.journal.read(lambda file: file.last_attempt(batch))
         return min(began + self.settle_time - self.clock.time(), self.settle_time)
 
-    async def refused_whole(self, batch: Batch, records: Sequence[Record], refused_at: float | None) -> bool:
+    async def refused_whole(self, batch: Batch, refused_at: float | None) -> bool:
         """Whether none of a refused batch landed, as far as a few records can show, looked for when the target's queue
         has passed it: batches that were accepted later can be seen, or, where too few were, two settle times are over
         since it was refused (`refused_at` in the loop's time, if in this process) and nothing that was accepted is
@@ -235,6 +229,7 @@ class Verdict:
             settled = max(settled, refused_at + self.settle_time)
         if not await self.rest(settled - now(), batch):
             return False
+        records = await self.journal.records(batch)
         others, _ = set_aside(records, await self.journal.read(lambda file: file.nominee(batch)))
         probes = spread([record for record in others if self.readback.can_tell(batch.stage, record)], PROBES)
         looking = now()
@@ -295,7 +290,7 @@ class Verdict:
     async def _applied(self, accepted: Batch) -> bool | None:
         """Whether anything of an accepted batch is there, which is enough: what is asked is whether the queue has come
         to it, not what became of it. None where what is there may have stood there before, or nothing can be told."""
-        records = spread(await self._tellable(accepted) or [], SAMPLE)
+        records = spread(await self._tellable(accepted), SAMPLE)
         unclear = not records
         for record in records:
             seen = await self.readback.visible(accepted.stage, record)
@@ -304,13 +299,11 @@ class Verdict:
             unclear = unclear or seen is Seen.OTHER
         return None if unclear else False
 
-    async def _tellable(self, batch: Batch) -> list[Record] | None:
-        """Its records that can be looked for; None if they are not those that were sent any more."""
+    async def _tellable(self, batch: Batch) -> list[Record]:
+        """Its records that can be looked for; of an accepted batch, those that were kept as samples."""
         if batch.stage == "events":
             return []
-        (records,) = await self.reread([batch])
-        if not records or self.assemble(records).digest != batch.digest:
-            return None
+        records = await self.journal.records(batch)
         return [record for record in records if self.readback.can_tell(batch.stage, record)]
 
     async def rest(self, seconds: float, batch: Batch) -> bool:
@@ -329,12 +322,6 @@ def _unproven(seen: Sequence[Seen], behind: str) -> str:
     why = " and ".join(filter(None, (unread, behind))) or "what can be read back of it was not twice the same"
     later = "once more was accepted, `streammig resolve` with --read-back may prove it"
     return f"it can't be proven whether it landed ({why}): it is parked for you to decide; {later}"
-
-
-def spread(records: Sequence[Record], count: int) -> list[Record]:
-    """Up to `count` of the records, evenly from the first to the last."""
-    last = len(records) - 1
-    return [records[at] for at in sorted({last * k // max(count - 1, 1) for k in range(count)})] if records else []
 
 
 async def seen_at_last(readback: ReadBack, stage: str, record: Record, stop: asyncio.Event, settle_time: float) -> Seen:

@@ -1,21 +1,12 @@
-"""Waiting that ends when the run is to stop, and reading batches again while waiting."""
+"""Waiting that ends when the run is to stop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TypeVar
 
-from streammig.records import Batch, Draft, Record
-
 T = TypeVar("T")
-
-Reread = Callable[[list[Batch]], Awaitable[list[list[Record]]]]
-"""The records of each of these batches, read from the export again."""
-
-
-Assemble = Callable[[list[Record]], Draft]
-"""A draft of just these records."""
 
 
 async def unless(stop: asyncio.Event, waiting: Awaitable[T]) -> T | None:

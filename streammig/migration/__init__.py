@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -15,18 +15,19 @@ from typing import Any, TypeVar
 
 from streammig.aftercare.retry import Choice as Choice
 from streammig.budget import OFF, AccountFile, Limits, Pacer, account_name, account_path, parse_limits
-from streammig.checkpoint import Checkpoint, Fence, Journal, Mark, fenced, forget_work, locked
+from streammig.checkpoint import Checkpoint, Fence, Journal, Mark, fenced, locked
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.courier import Slots
 from streammig.delivery.dry import FolderClient, FreeSlots, NoReadBack
 from streammig.delivery.waiting import unless
-from streammig.errors import Unusable
+from streammig.errors import Problem, Unusable
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.migration.binding import Marks, check_contents, fixed, reopen, shapes
 from streammig.migration.crew import Crew
-from streammig.migration.mapping import load_mapping, rule_options
+from streammig.migration.lost import check_bodies, give_up
+from streammig.migration.mapping import load_mapping, mapping_mark, rule_options
 from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
 from streammig.ports import Client, ReadBack, Rules, Source
@@ -56,6 +57,7 @@ class Ask:
     current: bool = False  # the checkpoint is the newest copy, though the state folder has no fence for it
     newest_lost: bool = False  # the newest copy is lost: go on from this older one
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
+    bodies_lost: bool = False  # batches whose bodies are lost become dead letters
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
 
@@ -125,9 +127,8 @@ class Migration:
                 crew = await self._assemble(stack)
                 self.assembled = True
                 done = await work(crew)
-                spare = not crew.reading.lookup.needs_work_file()
-            if spare:
-                forget_work(crew.reading.path)
+                if done is True:
+                    await crew.journal.write(Checkpoint.forget_samples)
             if done is True:
                 forget(dedup_folder(crew.reading.path))
             return done
@@ -171,16 +172,29 @@ class Migration:
         self._bind(file, shape, fresh, limits)
         self._recover(file, fence)
         slots = await self._slots(file, pacer)
+        lost = await self._lost(file, reader)
+        stack.callback(_sweep, file)
         lookup = Checkpoint.open(path, read_only=True)
         stack.callback(lookup.close)
-        journal = Journal(file, stack.enter_context(self.executor()), fence)
+        file.outbox.tellable = readback.can_tell
+        files = stack.enter_context(self.executor())
+        journal = Journal(file, stack.enter_context(self.executor()), fence, files)
         stack.push_async_callback(journal.flush)
         owners = await self._owners(stack, file, sources, rules, shape, reader)
-        reading = Reading(settings, path, lookup, journal, sources, rules, owners, reader, self.tell)
+        marks_of = {name: mapping_mark(mapping) for name, mapping in mappings.items()}
+        reading = Reading(settings, path, lookup, journal, sources, rules, owners, marks_of, reader, self.tell)
+        await give_up(reading, self.clock, lost, again=self.ask.newest_lost)
         return Crew(
             settings, reading, journal, client, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
             0.0 if dry else settings.settle_time, self.ask.first, self.away, look=not dry and not self.ask.current,
         )  # fmt: skip
+
+    async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
+        """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""
+        given_up = self.ask.bodies_lost or self.ask.newest_lost
+        lost = await asyncio.get_running_loop().run_in_executor(reader, check_bodies, file, given_up)
+        file.sweep_outbox()
+        return lost
 
     def _create(self, path: Path, fence: Fence | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
         """A new checkpoint."""
@@ -341,3 +355,9 @@ class Migration:
             names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost[:20])
             more = f" and {len(lost) - 20:,} more" if len(lost) > 20 else ""
             self.tell(Warned(code, f"{why}: the outcome is unknown for batch {names}{more}"))
+
+
+def _sweep(file: Checkpoint) -> None:
+    """Leave nothing in the outbox that no batch needs, however the run ended."""
+    with suppress(Problem):
+        file.sweep_outbox()

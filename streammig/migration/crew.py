@@ -6,11 +6,10 @@ import asyncio
 import pickle
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from random import Random
 from typing import Any
 
-from streammig.checkpoint import Books, Journal
+from streammig.checkpoint import Books, Journal, outbox_path
 from streammig.delivery.courier import Courier, Redact, Slots
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
@@ -19,17 +18,17 @@ from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
 from streammig.feed import Feed
 from streammig.migration.preflight import Preflight
 from streammig.migration.reading import Reading
-from streammig.packing import BatchLimits, assemble, ranges_of
+from streammig.packing import BatchLimits
 from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
-from streammig.ports import Client, Clock, ReadBack, Rules, Source
-from streammig.records import BatchState, Draft, Record
+from streammig.ports import Client, Clock, ReadBack, Source
+from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
 from streammig.sources import open_source
 from streammig.telemetry import PILOT, Notify, StageBegan, StageEnded
 
-QUEUE_BYTES = 8_000_000  # bodies waiting between producer and workers; beside them each worker holds one
+QUEUE_BYTES = 8_000_000  # of bodies that wait in the outbox between producer and workers; each worker holds one
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,9 @@ class Crew:
                 return False
             before = name
         # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
-        if self.settle_time and not await self.gate(before).passed(before, last=True):
+        if not self.settle_time:
+            await self.journal.write(lambda file: file.saw(before))
+        elif not await self.gate(before).passed(before, last=True):
             return False
         for name in self.reading.sources:
             await self._no_unknown(name)
@@ -75,7 +76,7 @@ class Crew:
     def gate(self, name: str, retried: bool = False) -> Gate:
         """The gate behind a stage, or behind what of it was retried."""
         return Gate(
-            self.readback, self.journal, self.clock, self.tell, partial(self.reading.reread, name), self.stop,
+            self.readback, self.journal, self.clock, self.tell, self.stop,
             self.settle_time, self.settings.visible_time, retried,
         )  # fmt: skip
 
@@ -83,7 +84,6 @@ class Crew:
         self.tell(StageBegan(name, await self.journal.read(lambda file: account_of(file, name))))
         await self._note(name, "running")
         try:
-            await self.reading.check_ahead(name)
             run = await self.prepare(name)
             finished = await run.run()
             await self.reading.unchanged()
@@ -93,7 +93,7 @@ class Crew:
             raise
         paused = run.feed.paused
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
-        await self.verify(name, whole=finished)
+        await self.verify(name)
         if not self.stop.is_set() and name == "customers":
             # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
             # nothing behind them that builds on each of them.
@@ -110,7 +110,6 @@ class Crew:
 
     async def prepare(self, name: str, source: Source | None = None) -> StageRun:
         """A stage ready to run; `source` is what it reads on from, if not its files."""
-        rules = self.reading.rules[name]
         limits = BatchLimits(bytes=self.settings.max_bytes)
         progress = await self.journal.read(lambda file: file.progress(name))
         ahead = await self.journal.read(lambda file: file.ahead_ranges(name))
@@ -121,24 +120,28 @@ class Crew:
         else:
             source = self.reading.sources[name]
         sent = None if self.first is None else await self.reading.pilots(name)
-        parts = (source, judge, limits, progress, ahead, self.first, sent)
+        mapping = self.reading.mappings.get(name, "")
+        made = await self.journal.read(lambda file: file.ahead_mappings(name))
+        parts = (
+            source, judge, limits, progress, ahead, self.first, sent, outbox_path(self.reading.path),
+            not made <= {mapping},
+        )  # fmt: skip
         feed = await self.reading.read(self._feed, size, parts)
-        again, exactly = partial(self.reading.reread, name), partial(_exactly, rules)
         verdict = Verdict(
-            self.readback, self.journal, self.clock, self.tell, again, exactly, self.stop, self.settle_time,
+            self.readback, self.journal, self.clock, self.tell, self.stop, self.settle_time,
             self.settings.visible_time, self.settings.stage(name).unknown,
         )  # fmt: skip
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
-            self.client, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, again,
-            exactly, partial(self.reading.anew, name, limits), verdict, self.stop,
+            self.client, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, verdict,
+            self.stop,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
         )  # fmt: skip
         isolation = Isolation(courier, bisected, self.settings.isolation_share, self.settings.isolation_requests)
         return StageRun(
-            name, feed, courier, isolation, self.journal, self.clock, self.tell, self.reading.thread, again,
-            self.stop, self.settings.concurrency + 1, QUEUE_BYTES,
+            name, feed, courier, isolation, self.journal, self.clock, self.tell, self.reading.thread,
+            self.stop, self.settings.concurrency + 1, QUEUE_BYTES, mapping,
         )  # fmt: skip
 
     async def read_back(self, name: str, seq: int) -> BatchState:
@@ -167,10 +170,10 @@ class Crew:
 
     # -- what must hold behind a stage -------------------------------------------------------------------------------
 
-    async def verify(self, name: str, *, whole: bool = False) -> None:
-        """Raise unless the books balance; `whole`: all is read, so nothing can be ahead of what was."""
+    async def verify(self, name: str) -> None:
+        """Raise unless the books balance."""
         books = await self.journal.read(lambda file: file.books(name))
-        check_books(name, books, whole)
+        check_books(name, books)
 
     async def _no_unknown(self, name: str) -> None:
         states = (BatchState.UNKNOWN, BatchState.PARKED)
@@ -185,21 +188,11 @@ class Crew:
             )
 
 
-def check_books(name: str, books: Books, whole: bool) -> None:
-    """Raise `MachineFault` with the sides that don't agree; `whole` as in `Crew.verify`."""
-    if books.holds(whole=whole):
-        return
+def check_books(name: str, books: Books) -> None:
+    """Raise `MachineFault` with the sides that don't agree."""
     if not books.balanced:
-        sides = f"read {books.taken}, {books.ahead} of it ahead of the rest, but accounted for {books.placed}"
-    else:
-        sides = f"all of it is read, {books.read}, but batches hold {books.ahead} beyond that"
-    raise MachineFault(
-        "totals-unbalanced",
-        f"the books of {name} do not balance: {sides}",
-        "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
-    )
-
-
-def _exactly(rules: Rules, records: list[Record]) -> Draft:
-    """A draft of just these records, with the ranges of nothing else."""
-    return assemble(records, rules.head, rules.tail, ranges_of(records))
+        raise MachineFault(
+            "totals-unbalanced",
+            f"the books of {name} do not balance: read {books.taken}, but accounted for {books.placed}",
+            "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
+        )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +40,17 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
         )
     checked: Callable[[Any], Any] = mapping
     return checked
+
+
+def mapping_mark(mapping: Callable[[Any], Any] | None) -> str:
+    """The hash of the module that a mapping stands in; "" without one, or without a file."""
+    if mapping is None:
+        return ""
+    try:
+        source = Path(inspect.getsourcefile(inspect.unwrap(mapping)) or "").read_bytes()
+    except (OSError, TypeError):
+        return ""
+    return hashlib.sha256(source).hexdigest()
 
 
 def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from streammig.checkpoint import Checkpoint, Journal, Mark
-from streammig.delivery.verdict import seen_at_last, spread
+from streammig.checkpoint import Checkpoint, Journal, Mark, spread
+from streammig.delivery.verdict import seen_at_last
 from streammig.errors import Unusable
 from streammig.migration.reading import Reading
 from streammig.ports import ReadBack, Seen
@@ -100,8 +100,7 @@ class Preflight:
         sealed = await self.journal.read(lambda file: file.batches(name, BatchState.SEALED))
         fresh = [batch for batch in sealed if not batch.attempts and batch.parent is None and not batch.retried]
         if fresh:
-            (records,) = await self.reading.reread(name, fresh[:1])
-            return spread(records, count)
+            return spread(await self.journal.records(fresh[0]), count)
         start = (await self.journal.read(lambda file: file.progress(name))).frontier
         lost = await self.journal.read(Checkpoint.lost)
         if lost is not None and lost.stage == await self.journal.read(lambda file: file.ordinal(name)):

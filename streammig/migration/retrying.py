@@ -44,19 +44,12 @@ class Retry:
             return True
         finally:
             await self._read(self._work.close)
+            forget_work(self.crew.reading.path)
 
     def _begin(self) -> None:
         reading, file = self.crew.reading, self.crew.reading.lookup
-        if not file.needs_work_file():
-            forget_work(reading.path)
-        self._work = WorkFile.open(reading.path, create=not file.open_retried())
-        # What an earlier call was given for letters that are still dead is not what this one is asked for.
-        busy = {name: file.busy(name) for name in reading.sources}
-        self._work.drop(
-            (name, spot)
-            for name, spot in self._work.spots()
-            if spot[:2] not in busy.get(name, ()) and file.is_dead(name, spot)
-        )
+        forget_work(reading.path)  # of a call that a crash ended
+        self._work = WorkFile.create(reading.path)
         if self.repaired is None:
             return
         taken = take_in(

@@ -1,14 +1,14 @@
 """Packing: records into batches, and how far a stage has been read.
 
-`packer` makes batches out of what the rules examined; `select` and `assemble` make a sealed batch's body again from
-its ranges, byte for byte; `halves` and `ranges_of` serve the isolation of a refused batch.
+`packer` makes batches out of what the rules examined; `halves`, `ranges_of` and `assemble` make the parts of a batch
+that is split.
 """
 
 from collections.abc import Sequence
 
 from streammig.packing.base import BatchLimits, Packer, Sealing
 from streammig.packing.bins import Bins
-from streammig.packing.bodies import assemble, cut, distinct, halves, ranges_of, select, split_record
+from streammig.packing.bodies import assemble, cut, distinct, halves, is_within, ranges_of, select, split_record
 from streammig.packing.inorder import InOrder
 from streammig.records import Progress, Range
 
@@ -20,6 +20,7 @@ __all__ = [
     "cut",
     "distinct",
     "halves",
+    "is_within",
     "packer",
     "ranges_of",
     "select",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from streammig.packing.bodies import are_strangers, assemble, cut
+from streammig.packing.bodies import are_strangers, assemble, cut, ends_within
 from streammig.packing.ledger import Ledger, Span
 from streammig.records import DeadLetter, Draft, Examined, Progress, Range, Record
 
@@ -97,7 +97,7 @@ class Packer(ABC):
     """Makes batches out of the examined records of one stage, given in reading order from the frontier on.
 
     Synchronous and without I/O. Every unit ends in exactly one draft, dead letter or filter count; together the
-    sealings say so at each of them: `read + ahead` is what they have handed out so far. Raises ValueError for a
+    sealings say so at each of them: `read` is what they have handed out so far. Raises ValueError for a
     record without units, or whose units are not what it says.
     """
 
@@ -128,9 +128,11 @@ class Packer(ABC):
         if not self._counted and not self._ahead:
             for record in examined.records:
                 self._place(record, out)
+            ledger.close(examined)
+        elif self._resume(examined, out):
+            ledger.pass_over(examined.position)
         else:
-            self._resume(examined, out)
-        ledger.close(examined)
+            ledger.close(examined)
         self._tidy(out)
         self._relieve(out)
         return out
@@ -164,7 +166,8 @@ class Packer(ABC):
     def _forget(self, batch: OpenBatch) -> None:
         """The batch is being sealed: no more into it."""
 
-    def _resume(self, examined: Examined, out: list[Sealing]) -> None:
+    def _resume(self, examined: Examined, out: list[Sealing]) -> bool:
+        """Place what is in no batch yet; whether the rest of the source record was counted when its end was sealed."""
         fresh = [record for record, counted in cut(examined.records, self._counted) if not counted]
         self._counted = []
         for record, ahead in cut(fresh, self._ahead):
@@ -172,9 +175,11 @@ class Packer(ABC):
                 self._ledger.pass_by(record)
             else:
                 self._place(record, out)
+        counted = ends_within(examined.position, self._ahead)
         source, offset = examined.position.source, examined.position.offset
         if self._ahead and self._ahead[-1].end[:2] <= (source, offset + examined.position.length):
             self._ahead = []
+        return counted
 
     def _put(self, record: Record, batch: OpenBatch) -> None:
         batch.put(record)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal, localcontext
+from itertools import accumulate
 
 import msgspec
 
-from streammig.records import EXACT, ZERO, Draft, Examined, Place, Range, Record, Sums, Tally
+from streammig.checkpoint.contents import Cuts, encode_contents
+from streammig.records import EXACT, ZERO, Draft, Examined, Place, Position, Range, Record, Sums, Tally
 
 # Raw keeps each member of the list as the bytes it stands in: boundaries without values.
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -112,6 +114,27 @@ def _covered(record: Record, ranges: Sequence[Range]) -> Iterator[tuple[int, int
             yield low, high
 
 
+def is_within(position: Position, ranges: Sequence[Range]) -> bool:
+    """Whether all of a source record lies in these ranges, which are in reading order and do not overlap."""
+    where = position.source, position.offset
+    index = bisect_left(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
+    at = (*where, 0)
+    for begin, end in ranges[max(index - 1, 0) :]:
+        if begin[:3] > at:
+            return False
+        if end[:2] > where:
+            return True
+        at = max(at, end[:3])
+    return False
+
+
+def ends_within(position: Position, ranges: Sequence[Range]) -> bool:
+    """As `is_within`, of a source record's end, whatever its mapping makes of it."""
+    where = position.source, position.offset
+    index = bisect_right(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
+    return index > 0 and ranges[index - 1].end[:2] > where
+
+
 def _between(record: Record, low: int, high: int) -> Record:
     if low == record.unit and high == record.unit + record.units:
         return record
@@ -153,11 +176,51 @@ def assemble(records: Iterable[Record], head: bytes, tail: bytes, ranges: tuple[
     kept = list(records)
     if are_strangers(kept):
         bodies = [record.body for record in kept]
+        cuts = _cuts(kept, bodies, len(head))
     else:
         kept = distinct(kept)
         bodies = _joined(kept)
+        cuts = _joined_cuts(kept, bodies, len(head))
     body = b"%b%b%b" % (head, b",".join(bodies), tail)
-    return Draft(ranges, tally_of(kept), body, hashlib.sha256(body).digest())
+    table = encode_contents(kept, cuts, len(head), len(tail))
+    return Draft(ranges, tally_of(kept), body, hashlib.sha256(body).digest(), table)
+
+
+def _cuts(records: Sequence[Record], bodies: Sequence[bytes], head: int) -> list[Cuts]:
+    """Where each record stands in the body of these elements, all of different owners."""
+    ends = list(accumulate([len(body) + 1 for body in bodies], initial=head))
+    found: list[Cuts] = []
+    for begin, behind, record in zip(ends, ends[1:], records, strict=False):
+        if record.inner is None:
+            found.append((begin, behind - 1))
+        else:
+            first, last = begin + record.inner[0], begin + record.inner[1]
+            found.append((begin, behind - 1, first, last, first, last))
+    return found
+
+
+def _joined_cuts(records: Sequence[Record], bodies: Sequence[bytes], head: int) -> list[Cuts]:
+    """As `_cuts`, where the records of one owner are joined in one element."""
+    firsts: dict[str, Record] = {}
+    for record in records:
+        firsts.setdefault(record.owner, record)
+    elements = dict(zip(firsts, _cuts(list(firsts.values()), bodies, head), strict=True))
+    at: dict[str, int] = {}  # where the next part of an owner's list stands
+    found: list[Cuts] = []
+    for record in records:
+        begin, end, *lists = elements[record.owner]
+        if not lists:
+            found.append((begin, end))
+            continue
+        inner = _inner(record)
+        opened = lists[0]
+        mine = firsts[record.owner]
+        assert mine.inner is not None
+        closed = end - (len(mine.body) - mine.inner[1])
+        first = at.get(record.owner, opened)
+        at[record.owner] = first + len(inner) + 1
+        found.append((begin, end, opened, closed, first, first + len(inner)))
+    return found
 
 
 def are_strangers(records: Sequence[Record]) -> bool:

@@ -1,14 +1,11 @@
-"""How far a stage has been read: the frontier, and every counter as of it."""
+"""How far a stage has been read: the frontier, and the counters of all that is settled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 
 from streammig.packing.bodies import tally_of
 from streammig.records import (
-    EXACT,
-    ZERO,
     DeadLetter,
     Examined,
     Place,
@@ -16,7 +13,6 @@ from streammig.records import (
     Progress,
     Range,
     Record,
-    Sums,
     Tally,
 )
 
@@ -63,20 +59,7 @@ class Span:
     unit, since one Place for each record would be a tenth of packing's time.
     """
 
-    __slots__ = (
-        "batch",
-        "begin",
-        "held",
-        "next",
-        "position",
-        "prev",
-        "records",
-        "rest",
-        "source_records",
-        "sums",
-        "unit",
-        "units",
-    )
+    __slots__ = ("batch", "begin", "held", "next", "position", "prev", "rest", "source_records", "unit")
 
     def __init__(self, begin: Place, batch: object | None, prev: Span | None) -> None:
         self.begin = begin
@@ -86,21 +69,8 @@ class Span:
         self.position = Position(begin.source, begin.offset, 0, begin.ordinal)
         self.unit = begin.unit
         self.held: list[Record] = []
-        self.records = self.units = self.source_records = 0
-        self.sums: dict[str, Decimal] = {}
+        self.source_records = 0
         self.rest: Rest | None = None
-
-    def settle(self, sealed: Sequence[Record], tally: Tally) -> None:
-        """Count what it holds, and let go of it. If that is just what was sealed, its sums are known: `tally`."""
-        packed = tally if self.held == sealed else tally_of(self.held)
-        self.batch, self.held = None, []
-        self.count(packed.records, packed.units, packed.sums)
-
-    def count(self, records: int, units: int, sums: Sums) -> None:
-        self.records += records
-        self.units += units
-        for key, value in sums.items():
-            self.sums[key] = EXACT.add(self.sums.get(key, ZERO), value)
 
     def other(self) -> Rest:
         if self.rest is None:
@@ -108,7 +78,6 @@ class Span:
         return self.rest
 
     def absorb(self, later: Span) -> None:
-        self.count(later.records, later.units, later.sums)
         self.source_records += later.source_records
         if later.rest:
             self.other().absorb(later.rest)
@@ -116,10 +85,6 @@ class Span:
     @property
     def range(self) -> Range:
         return Range(self.begin, behind(self.position, self.unit))
-
-    @property
-    def packed(self) -> Tally:
-        return Tally(self.records, self.units, self.sums)
 
 
 def behind(position: Position, unit: int) -> Place:
@@ -135,8 +100,9 @@ class Ledger:
     `read` is added up from what was examined, never from the drafts, so that the two can be held against each other.
     For each source record: `begin` if something of it is dead, `pack`, `pass_by` or `bury` for each of its records,
     then `close`.
-    The units of a source record count as the frontier passes them; all else about it (that it was read, what is
-    filtered, dead and dropped of it) counts as the frontier passes its end, since that has no unit to stand at.
+    What is packed counts as its batch is sealed, wherever it stands; all else about a source record (that it was read,
+    what is filtered, dead and dropped of it) counts with its end: as the batch that holds the end is sealed, else as
+    the frontier passes it. So what a sealed batch's ranges hold is never to be read again.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -146,7 +112,6 @@ class Ledger:
         self._dead: tuple[int, ...] = ()  # the units at which something of the source record that is open is dead
         self._source_records = progress.source_records
         self._read = progress.read
-        self._ahead = progress.ahead
         self._rest = Rest(progress.filtered, progress.dropped)
         self._first: Span | None = None
         self._last: Span | None = None
@@ -196,8 +161,7 @@ class Ledger:
 
     def pass_by(self, record: Record) -> None:
         """The record lies in a batch that was sealed before this reading began."""
-        tally = record.tally
-        self._settled().count(tally.records, tally.units, tally.sums)
+        self._settled()
         self._position, self._unit = record.position, record.unit + record.units
 
     def bury(self, record: Record, letter: DeadLetter) -> None:
@@ -206,17 +170,24 @@ class Ledger:
         self.letters += 1
         self._position, self._unit = record.position, record.unit + record.units
 
+    def pass_over(self, position: Position) -> None:
+        """The end of this source record lies in a batch that was sealed before this reading began."""
+        self._settled()
+        self._position, self._unit, self._dead = position, 0, ()
+        self.unreported += 1
+
     def close(self, examined: Examined) -> None:
         ends_dead = examined.dead and any(letter.unit >= self._unit for letter in examined.dead)
-        span = self._settled() if ends_dead or self._last is None else self._last
+        span = self._last
+        if ends_dead or span is None or span.position.source != examined.position.source:
+            span = self._settled()
         span.source_records += 1
         if examined.filtered or examined.dead or examined.dropped or examined.absent:
             dropped = ((path, 1) for path in examined.dropped)
             span.other().add(examined.filtered, dropped, examined.dead, examined.absent)
             self.letters += len(examined.dead) + len(examined.absent)
         self._position, self._unit = examined.position, 0
-        if span.position == examined.position:
-            span.unit = 0
+        span.position, span.unit = examined.position, 0
         self._dead = ()
         self.unreported += 1
 
@@ -232,9 +203,11 @@ class Ledger:
 
     def seal(self, spans: Iterable[Span], tally: Tally, records: Sequence[Record]) -> None:
         """The batch of these spans is sealed; `tally` is what its draft holds, `records` those that are in it."""
-        self._ahead += tally
         for span in spans:
-            span.settle(records, tally)
+            packed = tally if span.held == records else tally_of(span.held)
+            span.batch, span.held = None, []
+            self._read += packed
+            self._count(span)
             if span.prev and span.prev.batch is None:
                 span = self._melt(span.prev)
             if span.next and span.next.batch is None:
@@ -243,12 +216,7 @@ class Ledger:
     def progress(self) -> Progress:
         """Everything as of the frontier; dead letters and absent owners are handed out once."""
         while (span := self._first) and span.batch is None:
-            self._source_records += span.source_records
-            self._ahead -= span.packed
-            self._read += span.packed
-            if span.rest:
-                self._read += span.rest.tally()
-                self._rest.absorb(span.rest)
+            self._count(span)
             self._first = span.next
             if span.next:
                 span.next.prev = None
@@ -262,12 +230,18 @@ class Ledger:
             frontier=self._first.begin if self._first else self.head,
             source_records=self._source_records,
             read=self._read,
-            ahead=self._ahead,
             filtered=dict(self._rest.filtered),
             dropped=dict(self._rest.dropped),
             dead=dead,
             absent=absent,
         )
+
+    def _count(self, span: Span) -> None:
+        self._source_records += span.source_records
+        if span.rest:
+            self._read += span.rest.tally()
+            self._rest.absorb(span.rest)
+        span.source_records, span.rest = 0, None
 
     def _settled(self) -> Span:
         return self._last if self._last and self._last.batch is None else self._new(self.head, None)

@@ -1,18 +1,17 @@
 """A feed in a process of its own: reading, judging and packing on another core, away from the event loop.
 
-The child is given what a `Feed` is made of and sends what its `next` returns. It runs ahead by what fits into the pipe.
+The child is given what a `Feed` is made of and sends what its `next` returns; bodies go by way of the outbox. It runs
+ahead by a few batches: it reads a byte for each thing that it may say.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from struct import Struct
 from typing import IO, Any
@@ -20,11 +19,10 @@ from typing import IO, Any
 from streammig.errors import BrokenExport, MachineFault, Problem
 from streammig.feed import Feed
 from streammig.packing import Sealing
-from streammig.records import Draft
 
-AHEAD = 1 << 20  # bytes that the pipe holds: with the default of 64 KB the two took turns sixteen times a body
+AHEAD = 4  # things that the child may say before they are asked for
 GC_THRESHOLD = 200_000  # records hold no cycles: looking for some among thousands of them took a tenth of all
-_LENGTHS = Struct("!IQ")  # of a message's pickle and of the body behind it
+_LENGTH = Struct("!I")  # of a message's pickle
 # What the parent found its modules by comes first, so that the child finds the same.
 _BEGIN = """import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
@@ -48,9 +46,6 @@ class Away:
         self.paused = ""
         ours, theirs = os.pipe()
         try:
-            if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux; refused where the user's pipes hold too much already
-                with suppress(OSError):
-                    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, AHEAD)
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BEGIN, str(theirs)], stdin=subprocess.PIPE, pass_fds=[theirs],
                 env=_environment(), start_new_session=True,
@@ -63,28 +58,23 @@ class Away:
         finally:
             os.close(theirs)
         self._answers: IO[bytes] = open(ours, "rb")  # noqa: SIM115  # until `close`
-        assert self._child.stdin is not None
-        with suppress(BrokenPipeError):  # it is gone already: reading will tell
-            self._child.stdin.write(recipe)
-            self._child.stdin.close()
+        self._ask(recipe + b"." * AHEAD)
 
     def next(self) -> Sealing | None:
         """As `Feed.next`; raises the `Problem` that ended the child's."""
         if self._answers.closed:
             return None
-        lengths = self._answers.read(_LENGTHS.size)
-        if len(lengths) < _LENGTHS.size:
+        length = self._answers.read(_LENGTH.size)
+        if len(length) < _LENGTH.size:
             raise self._died()
-        size, rest = _LENGTHS.unpack(lengths)
+        (size,) = _LENGTH.unpack(length)
         said = self._answers.read(size)
-        body = self._answers.read(rest)
-        if len(said) < size or len(body) < rest:
+        if len(said) < size:
             raise self._died()
+        self._ask(b".")
         match pickle.loads(said):
-            case "batch", ranges, tally, digest, progress:
-                return Sealing(Draft(ranges, tally, body, digest), progress)
-            case "progress", progress:
-                return Sealing(None, progress)
+            case Sealing() as sealing:
+                return sealing
             case "end", broken, paused:
                 self.broken = _problem(*broken) if broken else None
                 self.paused = paused
@@ -95,15 +85,27 @@ class Away:
                 raise _problem(kind, fields)
         raise AssertionError("the reader said what it can't say")
 
+    def _ask(self, what: bytes) -> None:
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError):  # it is gone already: reading will tell
+            self._child.stdin.write(what)
+            self._child.stdin.flush()
+
     def close(self) -> None:
         """End the child; may be called twice."""
-        self._answers.close()
+        self._hang_up()
         if self._child.poll() is None:
             self._child.kill()
         self._child.wait()
 
-    def _died(self) -> MachineFault:
+    def _hang_up(self) -> None:
         self._answers.close()
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError):
+            self._child.stdin.close()
+
+    def _died(self) -> MachineFault:
+        self._hang_up()
         code = self._child.wait()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         return MachineFault(
@@ -133,7 +135,7 @@ def main() -> None:
     with suppress(BrokenPipeError), open(int(sys.argv[-1]), "wb") as answers:
         try:
             parts, more = pickle.load(sys.stdin.buffer)
-            tell_all(Feed(*parts, **more), answers)
+            tell_all(Feed(*parts, **more), sys.stdin.buffer, answers)
         except BrokenPipeError:
             raise
         except Problem as problem:
@@ -142,22 +144,17 @@ def main() -> None:
             tell(answers, ("problem", MachineFault, vars(_defect(error))))
 
 
-def tell_all(feed: Feed, answers: IO[bytes]) -> None:
-    """Say everything that there is of a feed, and how it ended."""
-    while (sealing := feed.next()) is not None:
-        draft, progress = sealing.draft, sealing.progress
-        if draft is None:
-            tell(answers, ("progress", progress))
-        else:
-            tell(answers, ("batch", draft.ranges, draft.tally, draft.digest, progress), draft.body)
+def tell_all(feed: Feed, asked: IO[bytes], answers: IO[bytes]) -> None:
+    """Say everything that there is of a feed as it is asked for, and how it ended."""
+    while asked.read(1) and (sealing := feed.next()) is not None:
+        tell(answers, sealing)
     broken = (type(feed.broken), vars(feed.broken)) if feed.broken is not None else None
     tell(answers, ("end", broken, feed.paused))
 
 
-def tell(answers: IO[bytes], what: Sequence[Any], body: bytes = b"") -> None:
+def tell(answers: IO[bytes], what: Any) -> None:
     said = pickle.dumps(what)
-    answers.write(_LENGTHS.pack(len(said), len(body)) + said)
-    answers.write(body)
+    answers.write(_LENGTH.pack(len(said)) + said)
     answers.flush()
 
 

@@ -1,4 +1,4 @@
-"""The bounded queue between the producer and the workers: it holds sealed batches up to so many bytes."""
+"""The bounded queue between the producer and the workers: sealed batches, whose bodies hold up to so many bytes."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from streammig.records import Batch
 
 
 class Backlog:
-    """First in, first out. `put` waits while the bodies inside hold `limit` bytes or more; `get` waits for a batch and
-    returns None once the backlog is closed and empty."""
+    """First in, first out. `put` waits while the bodies of what is inside hold `limit` bytes or more; `get` waits for a
+    batch and returns None once the backlog is closed and empty."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
-        self._batches: deque[tuple[Batch, bytes]] = deque()
+        self._batches: deque[Batch] = deque()
         self._closed = False
         self._changed = asyncio.Condition()
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    async def put(self, batch: Batch, body: bytes) -> None:
+    async def put(self, batch: Batch) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: self._size < self._limit)
-            self._batches.append((batch, body))
-            self._size += len(body)
+            self._batches.append(batch)
+            self._size += batch.size
             self._changed.notify_all()
 
-    async def get(self) -> tuple[Batch, bytes] | None:
+    async def get(self) -> Batch | None:
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._batches) or self._closed)
             if not self._batches:
                 return None
-            batch, body = self._batches.popleft()
-            self._size -= len(body)
+            batch = self._batches.popleft()
+            self._size -= batch.size
             self._changed.notify_all()
-            return batch, body
+            return batch
 
     async def close(self) -> None:
         """Nothing more is put in; who waits for a batch that will not come gets None."""

@@ -7,21 +7,20 @@ from collections import deque
 from collections.abc import Awaitable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 
-from streammig.checkpoint import Journal
+from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.courier import Courier
 from streammig.delivery.isolation import Isolation
-from streammig.delivery.waiting import Reread, unless
+from streammig.delivery.waiting import unless
 from streammig.errors import Problem
 from streammig.feed import Feed
 from streammig.packing import Sealing
 from streammig.pipeline.away import Away
 from streammig.pipeline.backlog import Backlog
 from streammig.ports import Clock
-from streammig.records import Batch, BatchState, Progress, Record, add_up
+from streammig.records import Batch, BatchState, Progress, add_up
 from streammig.telemetry import Advanced, DeadLettered, Notify, Sealed
-
-REBUILD = 8  # sealed batches that are read again in one pass after a resume: some 30 MB of bodies at most
 
 
 @dataclass(slots=True)
@@ -40,10 +39,10 @@ class StageRun:
     clock: Clock
     tell: Notify
     reader: Executor
-    reread: Reread
     stop: asyncio.Event
     workers: int
     backlog_bytes: int
+    mapping: str = ""  # hash of the mapping that makes what is sealed now
     problem: Problem | None = None
     _backlog: Backlog = field(init=False)
     _unknown: deque[Batch] = field(default_factory=deque)
@@ -87,7 +86,7 @@ class StageRun:
     # -- producer --------------------------------------------------------------------------------------------------
 
     async def _produce(self) -> None:
-        await self._rebuild()
+        await self._resume()
         loop = asyncio.get_running_loop()
         while not self.stop.is_set():
             sealing = await loop.run_in_executor(self.reader, self.feed.next)
@@ -104,37 +103,28 @@ class StageRun:
             self._tell_advanced(progress)
         else:
             at = self.clock.time()
-            batch = await self.journal.write(lambda file: file.seal(self.stage, draft, progress, at))
+            batch = await self.journal.write(lambda file: file.seal(self.stage, draft, progress, at, self.mapping))
             self.tell(Sealed(self.stage, batch))
             self._tell_advanced(progress)
             if batch.state is BatchState.UNKNOWN:
                 self._unknown.append(batch)
             else:
-                await unless(self.stop, self._backlog.put(batch, draft.body))
+                await unless(self.stop, self._backlog.put(batch))
         if progress.dead:
             self.tell(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
 
     def _tell_advanced(self, progress: Progress) -> None:
         filtered = sum(tally.units for tally in progress.filtered.values())
-        units = progress.read.units + progress.ahead.units
-        self.tell(Advanced(self.stage, progress.frontier, units, filtered))
+        self.tell(Advanced(self.stage, progress.frontier, progress.read.units, filtered))
 
-    async def _rebuild(self) -> None:
-        """Queue what an earlier run sealed and did not send, byte for byte as it was sealed."""
-        waiting = await self.journal.read(lambda file: file.batches(self.stage, BatchState.SEALED))
-        for start in range(0, len(waiting), REBUILD):
-            group = waiting[start : start + REBUILD]
-            for batch, records in zip(group, await self.reread(group), strict=True):
-                if await self._may_go(batch, records):
-                    for sealed in await self.courier.as_sealed(batch, records):
-                        await unless(self.stop, self._backlog.put(*sealed))
-                if self.stop.is_set():
-                    return
-
-    async def _may_go(self, batch: Batch, records: list[Record]) -> bool:
-        """Whether a sealed batch may be sent: one that was refused before the breaker opened is looked for first."""
-        refused = batch.attempts > 0 and await self.journal.read(lambda file: file.was_refused(batch))
-        return not refused or await self.courier.may_go_again(batch, records)
+    async def _resume(self) -> None:
+        """Queue what an earlier run sealed and did not send. One that was rejected then is looked for first."""
+        for batch in await self.journal.read(lambda file: file.batches(self.stage, BatchState.SEALED)):
+            rejected = batch.attempts > 0 and await self.journal.read(partial(Checkpoint.was_refused, batch=batch))
+            if not rejected or await self.courier.may_go_again(batch):
+                await unless(self.stop, self._backlog.put(batch))
+            if self.stop.is_set():
+                return
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
@@ -147,7 +137,7 @@ class StageRun:
                 continue
             taken = await unless(self.stop, self._backlog.get())
             if taken is not None:
-                await self._busily(self.courier.deliver(*taken))
+                await self._busily(self.courier.deliver(taken))
             elif not self._unknown:
                 return
 
@@ -160,9 +150,7 @@ class StageRun:
 
     async def _decide(self, batch: Batch) -> None:
         if await self.courier.decide(batch) is BatchState.SEALED:
-            (records,) = await self.reread([batch])
-            for sealed in await self.courier.as_sealed(batch, records):
-                await self.courier.deliver(*sealed)
+            await self.courier.deliver(batch)
 
     def _more_to_come(self) -> bool:
         """Whether a batch may still be accepted beside those that are being read back."""

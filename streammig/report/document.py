@@ -38,7 +38,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
     over = dry_run or state in ("complete", "running") or any(_broken_off(row, books[row.name]) for row in rows)
     return {
         "state": state,
-        "balanced": all(books[row.name].holds(whole=row.state == "complete") for row in rows),
+        "balanced": all(books[row.name].balanced for row in rows),
         "verified": False,
         "dry_run": dry_run,
         "stages": stages,

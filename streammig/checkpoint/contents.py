@@ -1,0 +1,86 @@
+"""What a request body holds: a table of its records, which stands behind the body in the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from streammig.records import Position, Record
+
+T = TypeVar("T")
+
+Cuts = tuple[int, ...]
+"""Where a record's bytes stand in a body, as offsets: its element's begin and end. Where its units are members of a
+list, also that list's begin and end, and those of its own part: records of one owner share the first one's element."""
+
+
+class _Entry(msgspec.Struct, array_like=True, gc=False):
+    """One record without its bytes."""
+
+    position: Position
+    unit: int
+    owner: str
+    units: int
+    amounts: tuple[tuple[str, Decimal], ...]
+    twin: str
+    whole: bool
+    cuts: Cuts
+
+
+class _Table(msgspec.Struct, array_like=True):
+    """Lengths of what stands before the first and behind the last element, in bytes; entries in reading order."""
+
+    head: int
+    tail: int
+    entries: list[msgspec.Raw]
+
+
+class Contents(NamedTuple):
+    """A body taken apart: what it begins and ends with, and its records in reading order."""
+
+    head: bytes
+    tail: bytes
+    records: list[Record]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_TABLE = msgspec.msgpack.Decoder(_Table)
+_ENTRY = msgspec.msgpack.Decoder(_Entry)
+
+
+def encode_contents(records: Sequence[Record], cuts: Sequence[Cuts], head: int, tail: int) -> bytes:
+    """The table of a body; `head` and `tail` are lengths in bytes."""
+    entries = [
+        _Entry(it.position, it.unit, it.owner, it.units, it.amounts, it.twin, it.whole, cut)
+        for it, cut in zip(records, cuts, strict=True)
+    ]
+    return _ENCODER.encode((head, tail, entries))
+
+
+def decode_contents(body: bytes, table: bytes, count: int | None = None) -> Contents:
+    """The records of a body, or `count` of them, spread evenly. A record that was joined with another one of its owner
+    gets the element of the first with its own units in it."""
+    found = _TABLE.decode(table)
+    entries = found.entries if count is None else spread(found.entries, count)
+    records = [_record(body, _ENTRY.decode(raw)) for raw in entries]
+    return Contents(body[: found.head], body[len(body) - found.tail :], records)
+
+
+def _record(body: bytes, it: _Entry) -> Record:
+    begin, end, *lists = it.cuts
+    inner = None
+    data = body[begin:end]
+    if lists:
+        opened, closed, first, last = lists
+        data = body[begin:opened] + body[first:last] + body[closed:end]
+        inner = (opened - begin, opened - begin + last - first)
+    return Record(it.position, it.unit, it.owner, data, it.units, it.amounts, inner, it.twin, it.whole)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Up to `count` of these, evenly from the first to the last."""
+    last = len(items) - 1
+    return [items[at] for at in sorted({last * k // max(count - 1, 1) for k in range(count)})] if items else []

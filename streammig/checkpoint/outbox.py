@@ -1,0 +1,214 @@
+"""The outbox: the bodies of batches that are not settled, each in a file of its own beside the checkpoint.
+
+A file holds the request body, then a table of its records, then a trailer of fixed length. So sending reads only the
+body's bytes and decodes nothing. `<stage>.samples` keeps a few records of each accepted batch, for read-backs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from struct import Struct
+
+import msgspec
+
+from streammig.checkpoint.contents import Contents, decode_contents, spread
+from streammig.checkpoint.sqlite import sync
+from streammig.errors import MachineFault, Problem, Unusable
+from streammig.records import Batch, Draft, Record
+
+PART = ".part"  # ends the name of a body that no batch owns yet
+SAMPLE, CANDIDATES = 5, 20  # records kept of an accepted batch, out of so many that are asked for
+_TRAILER = Struct("!QQ16s8s")  # lengths of body and table, hash of the table, a mark
+_MARK = b"smig-out"
+_FRAME = Struct("!Q16s")  # length and hash of what follows in a file of samples
+_ENCODER = msgspec.msgpack.Encoder()
+_SAMPLES = msgspec.msgpack.Decoder(list[Record])
+
+
+def outbox_path(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ".outbox")
+
+
+def write_body(folder: Path, draft: Draft) -> Draft:
+    """Write a draft's body and table under a name of its own, durably; the same draft with that name in its place."""
+    with _translated(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        name = secrets.token_hex(8) + PART
+        trailer = _TRAILER.pack(len(draft.body), len(draft.table), _hash(draft.table), _MARK)
+        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb", buffering=0) as file:
+            for piece in (draft.body, draft.table, trailer):
+                _write(file.fileno(), piece)
+            os.fdatasync(descriptor)
+    return msgspec.structs.replace(draft, body=b"", table=b"", file=name, size=len(draft.body))
+
+
+class Outbox:
+    """The folder, and what the open transaction of the checkpoint does to it.
+
+    `place` comes before the commit and `drop` takes effect after it: at every moment each batch that is not settled
+    has its body. `tellable` says which records of an accepted batch a read-back can say something of.
+    """
+
+    def __init__(self, checkpoint: Path, tellable: Callable[[str, Record], bool] = lambda stage, record: True) -> None:
+        self.folder = outbox_path(checkpoint)
+        self.tellable = tellable
+        self._dropped: list[Path] = []
+        self._unsynced: set[Path] = set()
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def body(self, batch: Batch) -> bytes:
+        """The body of a batch that is not settled. Raises `Unusable` where it is not what was sealed."""
+        return self._read(batch, batch.size)
+
+    def contents(self, batch: Batch, count: int | None = None) -> Contents:
+        """The records of a batch that is not settled, or `count` of them, spread evenly. Raises like `body`."""
+        data = self._read(batch, None)
+        *lengths, check, mark = _TRAILER.unpack(data[-_TRAILER.size :].rjust(_TRAILER.size, b"\0"))
+        table = data[batch.size : -_TRAILER.size]
+        if mark != _MARK or lengths != [batch.size, len(table)] or check != _hash(table):
+            raise self.lost([batch])
+        return decode_contents(data[: batch.size], table, count)
+
+    def holds(self, batch: Batch) -> bool:
+        """Whether the body of a batch, and the table of its records, are what was sealed."""
+        try:
+            self.contents(batch, 0)
+        except Unusable:
+            return False
+        return True
+
+    def records(self, batch: Batch) -> list[Record]:
+        """The records of a batch; of an accepted one the samples that were kept."""
+        return self._samples(batch) if batch.sample is not None else self.contents(batch).records
+
+    def _read(self, batch: Batch, size: int | None) -> bytes:
+        try:
+            with open(self._path(batch.stage, batch.seq), "rb") as file:
+                data = file.read() if size is None else file.read(size)
+        except OSError:
+            raise self.lost([batch]) from None
+        body = data if len(data) == batch.size else data[: batch.size]
+        if hashlib.sha256(body).digest() != batch.digest:
+            raise self.lost([batch])
+        return data
+
+    def lost(self, batches: list[Batch]) -> Unusable:
+        count = len(batches)
+        names = ", ".join(f"{it.seq} of {it.stage}" for it in batches[:20])
+        return Unusable(
+            "body-lost",
+            f"{self.folder}: bodies missing or altered: {count} (batch {names})",
+            "Nothing of them was sent. Put the outbox back that belongs to this checkpoint. Where it is lost, run the"
+            " same command once with --bodies-lost: these batches become dead letters, those of unknown outcome are"
+            " parked.",
+        )
+
+    def _samples(self, batch: Batch) -> list[Record]:
+        with suppress(OSError, msgspec.DecodeError), open(self._samples_path(batch.stage), "rb") as file:
+            file.seek(batch.sample or 0)
+            length, check = _FRAME.unpack(file.read(_FRAME.size).ljust(_FRAME.size, b"\0"))
+            data = file.read(min(length, batch.size + (1 << 20)))
+            if len(data) == length and _hash(data) == check:
+                return _SAMPLES.decode(data)
+        return []  # they are evidence only: without it a batch is parked at worst
+
+    # -- within a transaction ----------------------------------------------------------------------------------------
+
+    def place(self, draft: Draft, stage: str, seq: int) -> None:
+        """A draft's body is that of this batch from now on."""
+        if not draft.file:
+            draft = write_body(self.folder, draft)
+        with _translated(self.folder):
+            (self.folder / draft.file).replace(self._path(stage, seq))
+        self._unsynced.add(self.folder)
+
+    def drop(self, stage: str, seq: int) -> None:
+        """The body is not needed any more once the transaction is committed."""
+        self._dropped.append(self._path(stage, seq))
+
+    def settle(self, batch: Batch) -> int | None:
+        """Keep samples of an accepted batch, and drop its body; where the samples stand, None without any."""
+        self.drop(batch.stage, batch.seq)
+        try:
+            found = self.contents(batch, CANDIDATES).records
+        except Problem:
+            return None  # what was accepted is accepted, whatever became of the file since
+        chosen = spread([it for it in found if self.tellable(batch.stage, it)], SAMPLE)
+        if not chosen:
+            return None
+        data = _ENCODER.encode(chosen)
+        path = self._samples_path(batch.stage)
+        with _translated(self.folder):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                at = os.lseek(descriptor, 0, os.SEEK_END)
+                _write(descriptor, _FRAME.pack(len(data), _hash(data)) + data)
+            finally:
+                os.close(descriptor)
+        self._unsynced |= {path} if at else {path, self.folder}
+        return at
+
+    def forget_samples(self, stage: str) -> None:
+        """No read-back needs the samples of this stage once the transaction is committed."""
+        self._dropped.append(self._samples_path(stage))
+
+    def sync(self) -> None:
+        """Make new names and samples durable: before the commit."""
+        with _translated(self.folder):
+            for path in self._unsynced:
+                sync(path)
+        self._unsynced = set()
+
+    def committed(self) -> None:
+        """Unlink what was dropped: after the commit. Where that fails, the next run sweeps it."""
+        dropped, self._dropped = self._dropped, []
+        for path in dropped:
+            with suppress(OSError):
+                path.unlink()
+
+    def rolled_back(self) -> None:
+        self._dropped, self._unsynced = [], set()
+
+    def sweep(self, kept: Iterable[str]) -> None:
+        """Unlink every file but these, and the folder if it is empty. Only under the checkpoint's lock."""
+        names = set(kept)
+        with suppress(OSError):
+            for path in list(self.folder.iterdir()):
+                if path.name not in names:
+                    path.unlink()
+            self.folder.rmdir()
+
+    def _path(self, stage: str, seq: int) -> Path:
+        return self.folder / f"{stage}-{seq}"
+
+    def _samples_path(self, stage: str) -> Path:
+        return self.folder / f"{stage}.samples"
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+@contextmanager
+def _translated(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineFault(
+            "outbox-not-writable",
+            f"{folder}: the outbox can't be written: {error.strerror}",
+            "Nothing was sent that it does not hold. Make room or mend the disk, then run the same command.",
+        ) from None

@@ -1,0 +1,88 @@
+"""Batches whose bodies are not in the outbox any more: found before the first request, and given up only when asked."""
+
+from __future__ import annotations
+
+from streammig.checkpoint import Checkpoint
+from streammig.delivery.courier import bury
+from streammig.errors import Unusable
+from streammig.feed import records_within
+from streammig.migration.reading import Reading
+from streammig.packing import assemble
+from streammig.ports import Clock
+from streammig.records import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
+from streammig.telemetry import Warned
+
+CODE = "body-lost"
+WHY = "its batch was not sent, and the body is lost"
+
+
+def check_bodies(file: Checkpoint, given_up: bool) -> list[Batch]:
+    """The batches whose bodies are missing or altered; raises `Unusable` where they are not `given_up`."""
+    lost = file.lost_bodies()
+    if lost and not given_up:
+        raise file.outbox.lost(lost)
+    return lost
+
+
+async def give_up(reading: Reading, clock: Clock, lost: list[Batch], again: bool) -> None:
+    """Make dead letters of these batches by their places in the export, and park those of unknown outcome.
+
+    `again`: the newest copy is lost, and most of these were settled since: bodies that come out of the export as they
+    were sealed are made again. Raises `Unusable` where a batch that was not sent does not come out so: then its places
+    mean something else now.
+    """
+    if again:
+        lost = [batch for batch in lost if not await _made_again(reading, batch)]
+    for batch in lost:
+        await _end(reading, clock, batch)
+    if lost:
+        names = ", ".join(f"{it.seq} of {it.stage}" for it in lost[:20])
+        reading.tell(Warned("body-lost", f"bodies given up: {len(lost)} (batch {names}); see `streammig dead-letters`"))
+
+
+async def _end(reading: Reading, clock: Clock, batch: Batch) -> None:
+    journal, at = reading.journal, clock.time()
+    if batch.state is BatchState.UNKNOWN:
+        parked = BatchState.PARKED
+        await journal.write(lambda file: file.move(batch, batch.state, parked, note="its body is lost"))
+    elif batch.retried:
+        letters = _by_places(batch)
+        await journal.write(lambda file: file.dead(batch, letters, at))
+    else:
+        await _bury(reading, clock, batch)
+
+
+def _by_places(batch: Batch) -> list[DeadLetter]:
+    """One letter for each place of a batch that was made of dead letters; the first holds the sums of all."""
+    tallies = [batch.tally] + [Tally()] * (len(batch.ranges) - 1)
+    return [
+        DeadLetter(Position(begin.source, begin.offset, 0, begin.ordinal), begin.unit, CODE, WHY, tally)
+        for (begin, _), tally in zip(batch.ranges, tallies, strict=True)
+    ]
+
+
+async def _records(reading: Reading, batch: Batch) -> tuple[list[Record], Draft]:
+    """What a batch comes out of the export as now."""
+    judge, rules = await reading.judge(batch.stage), reading.rules[batch.stage]
+    records = await reading.read(records_within, reading.sources[batch.stage], judge, batch.ranges)
+    return records, assemble(records, rules.head, rules.tail)
+
+
+async def _made_again(reading: Reading, batch: Batch) -> bool:
+    _, draft = await _records(reading, batch)
+    if draft.digest != batch.digest:
+        return False
+    await reading.journal.write(lambda file: file.outbox.place(draft, batch.stage, batch.seq))
+    return True
+
+
+async def _bury(reading: Reading, clock: Clock, batch: Batch) -> None:
+    records, draft = await _records(reading, batch)
+    if draft.digest != batch.digest:
+        raise Unusable(
+            "batch-changed",
+            f"batch {batch.seq} of {batch.stage} does not come out of the export as it was sealed, and its body is"
+            " lost: its places mean other records now",
+            "Run the same command with the mapping, the version and the export that it was sealed with.",
+        )
+    await bury(reading.journal, clock, batch, records, CODE, WHY)

@@ -1,0 +1,138 @@
+"""The outbox: a body is there until its batch is settled, nobody else reads it, and what is lost is never guessed."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streammig.checkpoint import outbox_path, write_body
+from streammig.checkpoint.contents import decode_contents
+from streammig.packing import assemble, distinct
+from streammig.records import Position, Record
+from tests.commands import Called, Shell, sandbox, states, write
+from tests.sandbox_caller import customer, transaction
+from tests.test_packing_resume import HEAD, KINDS, TAIL, Kind, record_of
+
+STOPS = {"on": "customers", "nth": 2, "do": "answer", "status": 403}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.builds(Random, st.integers(0, 2**32)), st.sampled_from(KINDS), st.integers(0, 12))
+def test_i5_the_records_of_a_body_make_it_again_byte_for_byte(dice: Random, kind: Kind, count: int) -> None:
+    records: list[Record] = []
+    for number in range(count):
+        units = list(range(number * 9, number * 9 + (dice.randrange(1, 5) if kind.listed else 1)))
+        records.append(record_of(dice, kind, Position(0, number * 100, 99, number + 1), 0, units))
+    records = distinct(records)
+    draft = assemble(records, HEAD, TAIL)
+    contents = decode_contents(draft.body, draft.table)
+    assert (contents.head, contents.tail) == (HEAD, TAIL)
+    assert assemble(contents.records, HEAD, TAIL) == draft
+    assert [(it.position, it.owner, it.tally) for it in contents.records] == [
+        (it.position, it.owner, it.tally) for it in records
+    ]
+    firsts = {it.owner for it in records}
+    if len(firsts) == len(records):
+        assert contents.records == records
+    few = decode_contents(draft.body, draft.table, 3).records
+    assert len(few) == min(count and len(records), 3)
+    assert all(it in contents.records for it in few)
+
+
+def begun(shell: Shell, url: str, *more: object) -> Called:
+    """A run of two batches that stops at the second one."""
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(1500)])
+    return shell.run(url, "--customers", "e.json", "--unchecked", "--json", *more)
+
+
+def test_i9_a_body_is_the_owner_s_alone_and_goes_when_its_batch_is_settled(shell: Shell) -> None:
+    with sandbox(STOPS) as target:
+        assert begun(shell, target.url).code == 5
+        outbox = outbox_path(shell.checkpoint)
+        assert {path.name for path in outbox.iterdir()} == {"customers-2", "customers.samples"}
+        assert stat.S_IMODE(outbox.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in outbox.iterdir()} == {0o600}
+        assert b"c1400" in (outbox / "customers-2").read_bytes()
+        (outbox / "0123456789abcdef.part").write_bytes(b"of a crash")
+        assert begun(shell, target.url).code == 0
+        assert not outbox.exists()
+        assert not shell.checkpoint.with_name(shell.checkpoint.name + "-wal").exists()
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def altered(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def of_another(path: Path) -> None:
+    records = [Record(Position(0, 0, 9, 1), 0, "x", b'{"id":"x"}', 1)]
+    draft = write_body(path.parent, assemble(records, HEAD, TAIL))
+    (path.parent / draft.file).replace(path)
+
+
+@pytest.mark.parametrize("damage", [missing, altered, cut_short, of_another])
+def test_i4_a_body_that_is_lost_stops_the_run_before_its_first_request(
+    shell: Shell, damage: Callable[[Path], None]
+) -> None:
+    with sandbox(STOPS) as target:
+        assert begun(shell, target.url).code == 5
+        before, asked = shell.checkpoint.read_bytes(), target.ledger()["requests"]["customers"]
+        outbox = outbox_path(shell.checkpoint)
+        kept = shutil.copytree(outbox, shell.folder / "kept")
+        damage(outbox / "customers-2")
+        ended = begun(shell, target.url)
+        assert ended.code == 2
+        assert f"{outbox.name}: bodies missing or altered: 1" in ended.err
+        assert target.ledger()["requests"]["customers"] == asked
+        assert states(shell.checkpoint)["customers"] == ["accepted", "sealed"]
+        assert len(before) == len(shell.checkpoint.read_bytes())
+        shutil.rmtree(outbox)
+        shutil.copytree(kept, outbox)
+        assert begun(shell, target.url).code == 0
+        assert target.ledger()["holds"]["customers"]["landed"] == 1500
+
+
+def test_i4_bodies_that_are_given_up_are_dead_letters_which_a_retry_sends(shell: Shell) -> None:
+    with sandbox(STOPS) as target:
+        assert begun(shell, target.url).code == 5
+        shutil.rmtree(outbox_path(shell.checkpoint))
+        ended = begun(shell, target.url, "--bodies-lost")
+        assert ended.code == 3, ended.err
+        assert ended.document["balanced"]
+        assert ended.document["stages"]["customers"]["dead_by"] == {"body-lost": 500}
+        assert shell("retry", shell.checkpoint.name).code == 0
+        ledger = target.ledger()
+        assert ledger["holds"]["customers"]["landed"] == 1500
+        assert ledger["twice"]["customers"]["count"] == 0
+
+
+def test_i3_of_a_batch_of_unknown_outcome_whose_body_is_lost_nothing_is_sent(shell: Shell) -> None:
+    rules: list[dict[str, Any]] = [{"on": "transactions", "nth": 1, "do": "reset", "at": "body"}]
+    with sandbox(*rules) as target:
+        write(shell.folder / "e.json", [customer(f"c{number}") for number in range(20)])
+        write(shell.folder / "t.json", [{"id": f"c{number}", "transactions": [transaction(1)]} for number in range(20)])
+        files = ["--customers", "e.json", "--transactions", "t.json", "--unchecked"]
+        assert shell.run(target.url, *files).code == 4
+        assert states(shell.checkpoint)["transactions"] == ["parked"]
+        shutil.rmtree(outbox_path(shell.checkpoint))
+        assert shell.run(target.url, *files).code == 4
+        assert shell("resolve", shell.checkpoint.name, 1, "--not-landed").code == 0
+        assert shell.run(target.url, *files).code == 2
+        assert target.ledger()["requests"]["transactions"] == {"reset": 1}
