@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from streammig.errors import UnknownOutcome, Unusable
+from streammig.cli.rehearsal import LocalTarget
+from streammig.errors import TargetStop, UnknownOutcome, Unusable
+from streammig.sandbox.sample import Sample, write_sample
+from tests.commands import finished, process, quickly, sandbox, until
 from tests.memory_target import FAULTS, Crash, MemoryTarget, Weather
 from tests.proof_report import Found, scratch
 from tests.virtual import VirtualClock, run_virtual
@@ -48,11 +53,11 @@ class History:
         self.check(ended)
 
     async def run(self, crash_at: int | None, **asked: Any) -> Any:
-        """One run; every end but these is wrong: done, a crash, an unknown outcome, a refusal that was expected."""
+        """One run. It ends done, or by a crash, an answer that stops it, an unknown outcome, or a refusal."""
         self.world.asked = asked
         ended = await self.world.live(crash_at=crash_at, crash_after=self.dice.random() < 0.5)
         self.told.append(f"{asked or 'run'} {crash_at}: {type(ended).__name__} {ended}")
-        if not isinstance(ended, bool | Crash | UnknownOutcome | Unusable):
+        if not isinstance(ended, bool | Crash | TargetStop | UnknownOutcome | Unusable):
             self.wrong.append(f"ended with {ended!r}")
         return ended
 
@@ -168,4 +173,70 @@ def put_back(histories: int, seed: int) -> Found:
         found.unknowns += history.lost
         if history.wrong:
             found.violations.append(f"seed {number}: {history.wrong[0]}\n  shown by: played({number}, folder)")
+    return found
+
+
+# -- the real command ------------------------------------------------------------------------------------------------
+
+
+def by_command(seed: int, folder: Path) -> tuple[list[str], int]:
+    """Kill the real command at random moments, put older copies or a checkpoint without its -wal back, and finish.
+
+    Returns what did not hold, in words, and how many runs were refused.
+    """
+    dice, checkpoint, copies = Random(seed), folder / "migration.checkpoint", list[Path]()
+    written = write_sample(Sample(500, transactions=3, size=600, seed=seed), folder / "export.json")
+    files = [f"--{name}=export.json#customers" for name in ("customers", "transactions")]
+    wrong, refusals = list[str](), 0
+    with sandbox(latency=0.005, queue_delay=0.02, seed=seed) as target:
+        command = ["run", *files, "--max-bytes", 12_000, "--unchecked", *quickly(target.url), "--json"]
+        for _ in range(3):
+            with process(folder, *command) as running:
+                _at_work(running, target)
+                time.sleep(dice.uniform(0, 0.4))
+                running.kill()
+                running.communicate()
+            copies.append(folder / f"copy{len(copies)}")
+            copies[-1].mkdir()
+            _copy(list(folder.glob("migration.checkpoint*")), copies[-1])
+            if dice.random() < 0.5:
+                _copy(list(dice.choice(copies).iterdir()), folder)
+            elif dice.random() < 0.5:
+                checkpoint.with_name(checkpoint.name + "-wal").unlink(missing_ok=True)
+            checkpoint.with_name(checkpoint.name + "-shm").unlink(missing_ok=True)
+        ended = finished(folder, *command)
+        if ended.code == 2:
+            refusals += 1
+            if ended.document["error"]["code"] != "checkpoint-stale":
+                wrong.append(f"refused: {ended.out}{ended.err}")
+            ended = finished(folder, *command, "--newest-is-lost")
+        if ended.code not in (0, 4):
+            wrong.append(f"ended with {ended.code}: {ended.err}")
+        ledger = target.ledger()
+    for name, good in written.good.items():
+        if ledger["twice"][name]["count"]:
+            wrong.append(f"{name} came twice: {ledger['twice'][name]}")
+        there = ledger["holds"][name]["count"] + sum(of["units"] for of in ledger["dropped"][name].values())
+        if name in ("customers", "transactions") and ended.code == 0 and there != good.units:
+            wrong.append(f"{name}: {there} of {good.units} are there")
+    return wrong, refusals
+
+
+def _at_work(running: subprocess.Popen[str], target: LocalTarget) -> None:
+    """Wait until it has sent something, or has ended."""
+    sent = target._sandbox._running().script._seen
+    before = dict(sent)
+    until(lambda: running.poll() is not None or dict(sent) != before, "a sign of work")
+
+
+def commands_put_back(histories: int, seed: int) -> Found:
+    """So many histories of the real command."""
+    found = Found()
+    for number in range(seed, seed + histories):
+        with scratch() as folder:
+            wrong, refused = by_command(number, folder)
+        found.points += 1
+        found.refusals += refused
+        if wrong:
+            found.violations.append(f"seed {number}: {wrong[0]}\n  shown by: by_command({number}, folder)")
     return found

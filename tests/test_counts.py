@@ -83,12 +83,13 @@ def test_a_bad_value_in_one_record_does_not_have_the_others_decoded_again() -> N
     assert decoding.calls == 64
 
 
-def test_framing_looks_at_each_byte_once_and_a_tenth_of_them_again(tmp_path: Path) -> None:
-    path = tmp_path / "export.json"
-    path.write_bytes(b'{"customers":[' + b",".join(bodies(20_000)) + b"]}")
+@pytest.mark.parametrize("indent", [None, 2])
+def test_framing_looks_at_each_byte_once_and_a_tenth_of_them_again(indent: int | None, tmp_path: Path) -> None:
+    path, records = tmp_path / "export.json", [json.loads(body) for body in bodies(20_000)]
+    path.write_text(json.dumps({"customers": records}, indent=indent))
     source = open_source([parse_input(str(path))])
     read, parsed, size = source.meter.read, source.meter.parsed, path.stat().st_size
-    assert sum(map(len, source.runs())) == 20_000
+    assert sum(map(len, source.spans())) == 20_000
     assert source.meter.parsed - parsed <= 1.1 * size
     assert source.meter.read - read <= size
 

@@ -271,7 +271,7 @@ class InProcess:
     def lose(self, checkpoint: Path, batches: int) -> bool:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["streammig", *self._arguments, "--first", "1"])
-            return self._call(patch) == 130
+            return self._call(patch) == 10
 
     def wait(self) -> int:
         with pytest.MonkeyPatch.context() as patch:

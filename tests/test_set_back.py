@@ -23,6 +23,7 @@ from streammig.ports import Seen
 from streammig.records import BatchState, Kind, Place, Receipt, Record, Tally
 from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
+from tests.proof_copies import commands_put_back
 from tests.proof_copies import put_back as copies_put_back
 from tests.shares import share
 from tests.test_delivery import Told, arrived, ask, play
@@ -289,11 +290,18 @@ def test_i3_i4_older_copies_put_back_at_any_moment_double_and_lose_nothing() -> 
     assert found.unknowns
 
 
+def test_i3_i4_the_command_doubles_and_loses_nothing_after_kills_and_older_copies() -> None:
+    commands_put_back(1, seed=1).must_hold()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("part", range(6))
 def test_six_thousand_histories_of_copies_put_back(part: int) -> None:
-    copies_put_back(share(1000), seed=10_000 * (1 + part)).must_hold()
+    copies_put_back(share(980), seed=10_000 * (1 + part)).must_hold()
+    found = commands_put_back(share(20), seed=10_000 * (1 + part))
+    found.must_hold()
+    assert found.refusals
 
 
 @pytest.mark.parametrize("pilot", [["--first", "5"], ["--first=5"]])
@@ -311,7 +319,8 @@ def back_up(folder: Path) -> None:
     for name in ("run.checkpoint", "run.checkpoint-wal"):
         if (folder / name).exists():
             shutil.copy(folder / name, folder / name.replace("run", "backup"))
-    shutil.copytree(folder / "state", folder / "state.backup")
+    for name in ("state", "run.checkpoint.outbox"):
+        shutil.copytree(folder / name, folder / f"{name}.backup")
 
 
 def restore(folder: Path) -> None:
@@ -320,8 +329,9 @@ def restore(folder: Path) -> None:
     for name in ("backup.checkpoint", "backup.checkpoint-wal"):
         if (folder / name).exists():
             shutil.copy(folder / name, folder / name.replace("backup", "run"))
-    shutil.rmtree(folder / "state")
-    shutil.copytree(folder / "state.backup", folder / "state")
+    for name in ("state", "run.checkpoint.outbox"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(folder / f"{name}.backup", folder / name)
 
 
 def pilot(migration: Migration) -> Coroutine[Any, Any, bool]:

@@ -213,7 +213,7 @@ def test_a_long_rest_is_checked_to_its_last_byte(framing: str, tmp_path: Path) -
 # -- NDJSON ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_bad_line_is_a_fault_with_line_and_column_and_no_content(framing: str, tmp_path: Path) -> None:
+def test_a_bad_line_is_a_fault_with_line_and_column_and_no_content(tmp_path: Path) -> None:
     lines = [b'{"id":1}', b'{"id":"secret",}', b"", b'{"id":"sec', b"secret", b'{"a":1} {"b":2}', b'{"id":2}  \r']
     found, broken = read(source_of(tmp_path, b"\n".join(lines), read_bytes=5))
     assert broken is None
@@ -227,9 +227,7 @@ def test_a_bad_line_is_a_fault_with_line_and_column_and_no_content(framing: str,
 
 
 @pytest.mark.parametrize("last", [b'{"id":3,"name":"Mar', b'{"id":3', b'  {"id":[1,', b'{"id":tr', b'"\\u00'])
-def test_a_file_of_lines_that_was_cut_inside_its_last_one_breaks_off_there(
-    last: bytes, framing: str, tmp_path: Path
-) -> None:
+def test_a_file_of_lines_that_was_cut_inside_its_last_one_breaks_off_there(last: bytes, tmp_path: Path) -> None:
     whole = b'{"id":1}\n{"id":2}\n'
     found, broken = read(source_of(tmp_path, whole + last, read_bytes=7))
     assert [it.data for it in found] == [b'{"id":1}', b'{"id":2}']
@@ -243,7 +241,7 @@ def test_a_file_of_lines_that_was_cut_inside_its_last_one_breaks_off_there(
 
 
 @pytest.mark.parametrize("last", [b'{"id":3}', b'{"id":3,}', b'{"id":3}}', b"   ", b""])
-def test_the_last_line_needs_no_newline(last: bytes, framing: str, tmp_path: Path) -> None:
+def test_the_last_line_needs_no_newline(last: bytes, tmp_path: Path) -> None:
     found, broken = read(source_of(tmp_path, b'{"id":1}\n' + last))
     assert broken is None
     assert len(found) == 1 + bool(last.strip())
@@ -295,25 +293,6 @@ def test_from_any_place_on_the_rest_is_the_same(
     assert read(source, Place(0, it.offset, 3, it.ordinal)) == (found[at:], None)
     behind = it.offset + it.length
     assert read(source, Place(0, behind, 0, it.ordinal + 1)) == (found[at + 1 :], None)
-
-
-def test_a_resumed_plain_file_is_read_from_there_on(framing: str, tmp_path: Path) -> None:
-    records = [b'{"id":%d,"x":"%s"}' % (index, b"x" * 200) for index in range(20_000)]
-    for data in (b'{"c":[' + b",".join(records) + b"]}", b"\n".join(records)):
-        source = source_of(tmp_path, data, read_bytes=10_000)
-        found, _ = read(source)
-        start = found[19_900]
-        before, parsed = source.meter.read, source.meter.parsed
-        assert read(source, Place(0, start.offset, 0, start.ordinal))[0] == found[19_900:]
-        rest = len(data) - start.offset
-        # Its first four bytes tell that it is not compressed.
-        assert source.meter.read - before <= rest + 4
-        assert source.meter.parsed - parsed <= 20 * rest
-        # The first run needs no more than one read.
-        before = source.meter.read
-        run = next(source.runs(Place(0, found[5000].offset, 0, 5001)))
-        assert run[0] == found[5000]
-        assert source.meter.read - before < 1_500_000
 
 
 def test_a_place_in_a_later_file_passes_over_the_earlier_ones(tmp_path: Path) -> None:
@@ -370,16 +349,6 @@ def test_no_document_makes_framing_parse_much_more_than_it_holds(name: str, fram
     assert broken is None
     assert [it.data for it in found] == records
     assert source.meter.parsed - before <= (8 if framing == "many at once" else 4) * len(data)
-
-
-def test_most_documents_are_parsed_once(tmp_path: Path) -> None:
-    records = [{"id": index, "x": [{"id": 1, "a": ["b", None]}], "name": "Zoë"} for index in range(30_000)]
-    for indent in (None, 2):
-        data = json.dumps({"customers": records}, indent=indent, ensure_ascii=False).encode()
-        source = source_of(tmp_path, data)
-        before = source.meter.parsed
-        assert len(read(source)[0]) == len(records)
-        assert source.meter.parsed - before <= 1.3 * len(data)
 
 
 def test_a_wrong_guess_never_makes_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

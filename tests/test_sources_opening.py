@@ -16,7 +16,7 @@ from backports import zstd
 from streammig.errors import BrokenExport, MachineFault, Problem, Unusable
 from streammig.records import Place, Slice
 from streammig.sources import FileSource, Input, Meter, comparable, open_source, parse_input, touched, with_samples
-from streammig.sources.open import PIECE_BYTES, open_stream
+from streammig.sources.open import PIECE_BYTES, Stream
 
 # Random, so that compressed bytes are many and a cut falls where it is aimed at.
 RECORDS = [b'{"id":%d,"x":"%s"}' % (index, random.Random(index).randbytes(40).hex().encode()) for index in range(3000)]
@@ -137,7 +137,7 @@ def test_a_cut_ndjson_file_does_not_take_half_a_line_for_a_record(tmp_path: Path
 def test_little_that_inflates_to_much_is_read_in_small_pieces(tmp_path: Path) -> None:
     bomb = gzip.compress(b'[{"a":1},' + b" " * 50_000_000 + b'{"a":2}]')
     meter = Meter()
-    stream, _ = open_stream(put(tmp_path, bomb), meter)
+    stream = Stream(put(tmp_path, bomb), meter)
     sizes = set()
     while data := stream.read(1 << 30):
         sizes.add(len(data))

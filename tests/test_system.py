@@ -195,4 +195,4 @@ def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_pat
         assert resumed > 2
         assert max(shares) > 0.5
 
-    run_world(tmp_path, 4, story)
+    run_world(tmp_path, 7, story)

@@ -14,7 +14,7 @@ from streammig.sources.frame import Framer
 from streammig.sources.identity import FEW, Standing, sampled
 from streammig.sources.lines import Lines
 from streammig.sources.locate import NDJSON, Layout, check_backend, check_rest, first_byte, locate, walk_to
-from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, open_stream, path_text
+from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, path_text
 from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -24,16 +24,13 @@ LOOK_BYTES = 4 * 1024 * 1024  # inflated to tell how long a compressed file is: 
 
 
 class _File(NamedTuple):
-    """What a look into a file told. `head` is a digest of what it begins with, decompressed, `length` its bytes
-    decompressed, of a compressed file about."""
+    """What a look into a file told. `head` is a digest of its beginning, decompressed; `mark` is its fingerprint."""
 
     name: str
     layout: Layout
-    compression: str
     standing: Standing
     head: bytes
-    length: int
-    sha256: str
+    mark: dict[str, Any]
 
 
 class FileSource(Source):
@@ -57,22 +54,33 @@ class FileSource(Source):
 
     def _look(self, wanted: Input, *, lines: bool = False) -> _File:
         before = self.meter.read
-        stream, compression = open_stream(wanted.file, self.meter)
+        stream = Stream(wanted.file, self.meter)
         with closing(stream):
             standing = Standing.of(stream.fileno())
             window = self._window(wanted.file, stream)
-            while window.end < (LOOK_BYTES if compression else HEAD_BYTES) and window.fill(0):
+            while window.end < (LOOK_BYTES if stream.compression else HEAD_BYTES) and window.fill(0):
                 pass
             head, ended = hashlib.sha256(window.data[:HEAD_BYTES]).digest(), window.end < LOOK_BYTES
             length = standing.size
-            if compression:
+            if stream.compression:
                 # Half of what was fetched last is not yet inflated, on average.
                 taken = max(self.meter.read - before - COMPRESSED_BYTES // 2, COMPRESSED_BYTES // 2)
                 length = window.end if ended else window.end * length // taken
             layout = locate(window, wanted, self.meter, lines=lines)
-            sha256 = sampled(wanted.file, FEW)
+            mark = {
+                "file": wanted.file,
+                "size": standing.size,
+                "length": length,
+                "modified": standing.modified,
+                "changed": standing.changed,
+                "inode": standing.inode,
+                "sha256": sampled(wanted.file, FEW),
+                "compression": stream.compression,
+                "format": layout.format,
+                "path": None if layout.format == NDJSON else path_text(layout.path),
+            }
             standing.check(wanted.file, stream.fileno())
-        return _File(wanted.file, layout, compression, standing, head, length, sha256)
+        return _File(wanted.file, layout, standing, head, mark)
 
     def _window(self, file: str, stream: Stream) -> Window:
         return Window(file, stream, self._read_bytes)
@@ -81,7 +89,7 @@ class FileSource(Source):
         for number in range(start.source, len(self._files)):
             place = start if number == start.source else Place(number)
             file = self._files[number]
-            stream, _ = open_stream(file.name, self.meter)
+            stream = Stream(file.name, self.meter)
             with closing(stream):
                 file.standing.check(file.name, stream.fileno())
                 try:
@@ -118,21 +126,7 @@ class FileSource(Source):
         """One per file: `file` as named, `size` in bytes as it lies there, its `length` decompressed (of a compressed
         one about), `modified` and `changed` in nanoseconds since the epoch, `inode`, `sha256` over its head, tail and
         samples, `compression` ("" if none), `format`, and the `path` of the array (None for NDJSON)."""
-        return [
-            {
-                "file": file.name,
-                "size": file.standing.size,
-                "length": file.length,
-                "modified": file.standing.modified,
-                "changed": file.standing.changed,
-                "inode": file.standing.inode,
-                "sha256": file.sha256,
-                "compression": file.compression,
-                "format": file.layout.format,
-                "path": None if file.layout.format == NDJSON else path_text(file.layout.path),
-            }
-            for file in self._files
-        ]
+        return [{**file.mark} for file in self._files]
 
 
 def _check_distinct(files: Sequence[_File]) -> None:
@@ -143,22 +137,22 @@ def _check_distinct(files: Sequence[_File]) -> None:
         where = file.layout.format, file.layout.path
         same: list[tuple[object, ...]] = [(where, file.standing[:2])]
         if not file.layout.empty:
-            same.append((where, (file.standing.size, file.sha256)))
+            same.append((where, (file.standing.size, file.mark["sha256"])))
         if first := next((named[key] for key in same if key in named), None):
             raise Unusable(
                 "export-twice",
                 f"{first.name} and {file.name} are the same export: each of its records would be sent twice",
                 "Name it once. Several arrays of one file may be named, each by its path: FILE#path.to.it.",
             )
-        heads = [(*where, file.head, bool(file.compression)), (*where, file.head, not file.compression)]
-        packed = heads if file.compression else heads[1:]
-        if not file.layout.empty and (first := next((named[key] for key in packed if key in named), None)):
+        packed = bool(file.mark["compression"])
+        alike = [(*where, file.head, other) for other in ((True, False) if packed else (True,))]
+        if not file.layout.empty and (first := next((named[key] for key in alike if key in named), None)):
             raise Unusable(
                 "export-twice",
                 f"{first.name} and {file.name} begin with the same records: each would be sent twice",
                 "Name one of them: a compressed file and what it was made of are one export.",
             )
-        named.update(dict.fromkeys([*same, heads[0]], file))
+        named.update(dict.fromkeys([*same, (*where, file.head, packed)], file))
 
 
 def open_source(

@@ -10,7 +10,7 @@ import msgspec
 
 from streammig.records import Span
 from streammig.sources.open import Meter
-from streammig.sources.valid import RAW, WHITE, is_cut_off, is_utf8, judge, too_large
+from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, is_utf8, judge, too_large
 from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Held, Window
 
 
@@ -97,7 +97,7 @@ class Lines:
                 if length > self._limit:
                     held.put(begin, begin, number, too_large(length, self._limit))
                 else:
-                    code, fault = ("", "") if clean and _decodes(line) else judge(line, number)
+                    code, fault = ("", "") if clean and decodes(line) else judge(line, number)
                     held.put(begin, begin + length, number, (length, code, fault) if code else None)
             at += len(raw) + 1
         return held.span(self._source, data, base) if held.starts else None
@@ -130,11 +130,3 @@ class Lines:
             code, fault = judge(kept[:length], number)  # the rest of the line is white space
             held.put(first, last, number, (length, code, fault) if code else None)
         return [held.span(self._source, kept, first)], at + 1
-
-
-def _decodes(line: bytes) -> bool:
-    try:
-        RAW.decode(line)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True

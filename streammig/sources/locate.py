@@ -17,7 +17,7 @@ import msgspec
 from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.sources.frame import Extent, Framer
 from streammig.sources.open import Input, Meter, Path, leads_to, path_text
-from streammig.sources.valid import RAW, WHITE, is_cut_off, place_of, without_surrogates
+from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, place_of, without_surrogates
 from streammig.sources.window import Window, skip_bom
 
 JSON, NDJSON = "json", "ndjson"
@@ -89,7 +89,7 @@ def locate(window: Window, wanted: Input, meter: Meter, *, lines: bool = False) 
     single = head.startswith(b"{") and b"\n" not in head.strip(WHITE)
     if single and _LINE_NAMES.search(wanted.file):
         return Layout(NDJSON)
-    alone = single and _decodes(head)
+    alone = single and decodes(head)
     if alone and lines and "id" in _MEMBERS.decode(head):
         return Layout(NDJSON)
     _refuse_other(window, at)
@@ -253,23 +253,23 @@ class Walk:
             if plainer:  # nothing would be the end for ijson
                 self._parser.send(plainer)
         except _NOT_JSON:
-            at = self.at + self._good(piece)
-            raise self._window.broken(at, "no valid JSON there, outside the array of records") from None
+            raise self._window.broken(self._bad(piece), "no valid JSON there, outside the array of records") from None
         self._note()
         self._before = self._before + piece if len(self._before) < RECALLED_BYTES else self._before
         self.at += len(piece)
 
-    def _good(self, piece: bytes) -> int:
-        """How much of a piece that was refused is good, 0 if it can't be told any more."""
-        if len(self._before) >= RECALLED_BYTES:
-            return 0
-        try:
-            RAW.decode(without_surrogates(self._before + piece))
-        except msgspec.DecodeError as error:
-            return max(place_of(error, len(self._before) + len(piece))[0] - len(self._before), 0)
-        except RecursionError:
-            pass
-        return 0
+    def _bad(self, piece: bytes) -> int:
+        """The offset that makes a refused piece no JSON; where it begins if that can't be told any more. The offset may
+        lie before the piece, since ijson sees a token only when it is complete."""
+        text = self._before + piece + b"    "  # msgspec takes the beginning of a literal for one that is cut
+        if len(self._before) < RECALLED_BYTES:
+            try:
+                RAW.decode(without_surrogates(text))
+            except msgspec.DecodeError as error:
+                return self.at + min(place_of(error, len(text))[0] - len(self._before), len(piece))
+            except RecursionError:
+                pass
+        return self.at
 
     def _note(self) -> None:
         """Follow the way to the value opened last."""
@@ -331,20 +331,12 @@ def _is_lines(head: bytes) -> bool:
     """
     lines = (line for raw in re.finditer(rb"[^\n]+", head) if (line := raw.group().strip(WHITE)))
     first, second = next(lines, b""), next(lines, b"")
-    if _decodes(first):
+    if decodes(first):
         document = first.startswith(b"[") and first.strip(b"[]" + WHITE)
         return not document and any(line.removeprefix(codecs.BOM_UTF8).startswith(b"{") for line in (second, *lines))
-    if not (second.startswith(b"{") and _decodes(second)):
+    if not (second.startswith(b"{") and decodes(second)):
         return False
     return not is_cut_off(without_surrogates(first + b"\n" + second))
-
-
-def _decodes(line: bytes) -> bool:
-    try:
-        RAW.decode(line)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
 
 
 def _holds_values(head: bytes) -> bool:

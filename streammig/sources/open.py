@@ -38,42 +38,6 @@ class Meter:
     parsed: int = 0
 
 
-class Stream(Protocol):
-    """The bytes of an export, decompressed. `offset` is that of the next byte."""
-
-    offset: int
-
-    def read(self, size: int) -> bytes:
-        """1 to `size` bytes, b"" at the end. Raises BrokenExport where the file can't be read on, and again if asked
-        again; every byte before was returned."""
-        ...
-
-    def seek(self, offset: int) -> None:
-        """Go forward to an offset; beyond the end is the end."""
-        ...
-
-    def fileno(self) -> int:
-        """The descriptor of the file below."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def open_stream(file: str, meter: Meter) -> tuple[Stream, str]:
-    """The file's stream at its first byte, and its compression. Raises Unusable if it can't be opened."""
-    handle = open_file(file)
-    try:
-        magic = handle.read(4)
-        handle.seek(0)
-    except OSError as error:
-        handle.close()
-        raise _no_entry(file, error) from None
-    compression = _compression(magic)
-    if not compression:
-        return _Plain(file, handle, meter), compression
-    return _Inflated(file, handle, meter, compression), compression
-
-
 def open_file(file: str) -> io.FileIO:
     """The file, opened, unbuffered. Raises Unusable unless it is a regular file that holds something."""
     try:
@@ -119,33 +83,6 @@ def _compression(magic: bytes) -> str:
     return PLAIN
 
 
-class _Plain:
-    """A file as it is."""
-
-    def __init__(self, file: str, handle: io.FileIO, meter: Meter) -> None:
-        self.offset = 0
-        self._file, self._handle, self._meter = file, handle, meter
-
-    def read(self, size: int) -> bytes:
-        try:
-            data = self._handle.read(size) or b""
-        except OSError as error:
-            raise read_failed(self._file, self.offset, error) from None
-        self.offset += len(data)
-        self._meter.read += len(data)
-        return data
-
-    def seek(self, offset: int) -> None:
-        self._handle.seek(offset)
-        self.offset = offset
-
-    def fileno(self) -> int:
-        return self._handle.fileno()
-
-    def close(self) -> None:
-        self._handle.close()
-
-
 class _Decompressor(Protocol):
     """One gzip member or zstd frame, as in the standard library's bz2, lzma and zstd."""
 
@@ -183,28 +120,45 @@ class _Member:
 _FRAMES: dict[str, Callable[[], _Decompressor]] = {GZIP: _Member, ZSTD: zstd.ZstdDecompressor}
 
 
-class _Inflated:
-    """A gzip or zstd file: all its members or frames, one behind the other."""
+class Stream:
+    """The bytes of a file, decompressed: all its members or frames, one behind the other. `offset` is that of the next
+    byte, `compression` is "", "gzip" or "zstd"."""
 
-    def __init__(self, file: str, handle: io.FileIO, meter: Meter, compression: str) -> None:
+    def __init__(self, file: str, meter: Meter) -> None:
+        """Raises Unusable if it can't be opened."""
         self.offset = 0
-        self._file, self._handle, self._meter, self._compression = file, handle, meter, compression
+        self._file, self._meter, self._handle = file, meter, open_file(file)
+        try:
+            self.compression = _compression(self._handle.read(4))
+            self._handle.seek(0)
+        except OSError as error:
+            self._handle.close()
+            raise _no_entry(file, error) from None
         self._pieces = self._inflate()
         self._piece = memoryview(b"")
         self._broken: BrokenExport | None = None
 
     def read(self, size: int) -> bytes:
-        if not self._piece:
-            self._piece = memoryview(self._next())
-        data, self._piece = bytes(self._piece[:size]), self._piece[size:]
+        """1 to `size` bytes, b"" at the end. Raises BrokenExport where the file can't be read on, and again if asked
+        again; every byte before was returned."""
+        if not self.compression:
+            data = self._fetch(size)
+        else:
+            self._piece = self._piece or memoryview(self._next())
+            data, self._piece = bytes(self._piece[:size]), self._piece[size:]
         self.offset += len(data)
         return data
 
     def seek(self, offset: int) -> None:
+        """Go forward to an offset; beyond the end is the end."""
+        if not self.compression:
+            self._handle.seek(offset)
+            self.offset = offset
         while self.offset < offset and self.read(offset - self.offset):
             pass
 
     def fileno(self) -> int:
+        """The descriptor of the file below."""
         return self._handle.fileno()
 
     def close(self) -> None:
@@ -219,7 +173,7 @@ class _Inflated:
         raise self._broken
 
     def _inflate(self) -> Iterator[bytes]:
-        kind = self._compression
+        kind = self.compression
         waiting, taken = b"", 0  # read but not yet given to a frame, and the offset in the file where that begins
         while True:
             while True:
@@ -227,7 +181,7 @@ class _Inflated:
                     # Tapes and some tools pad with zeros; gzip allows them behind a member.
                     padded, waiting = len(waiting), waiting.lstrip(b"\0")
                     taken += padded - len(waiting)
-                if len(waiting) >= 4 or not (more := self._fetch()):
+                if len(waiting) >= 4 or not (more := self._fetch(COMPRESSED_BYTES)):
                     break
                 waiting += more
             if not waiting:
@@ -238,7 +192,7 @@ class _Inflated:
             while not frame.eof:
                 given = b""
                 if frame.needs_input:
-                    given, waiting = waiting or self._fetch(), b""
+                    given, waiting = waiting or self._fetch(COMPRESSED_BYTES), b""
                     if not given:
                         raise self._break(f"the compressed file is cut, it ends at byte {taken} inside its {kind} data")
                 try:
@@ -252,9 +206,9 @@ class _Inflated:
             waiting = frame.unused_data
             taken -= len(waiting)
 
-    def _fetch(self) -> bytes:
+    def _fetch(self, size: int) -> bytes:
         try:
-            data = self._handle.read(COMPRESSED_BYTES) or b""
+            data = self._handle.read(size) or b""
         except OSError as error:
             raise read_failed(self._file, self.offset, error) from None
         self._meter.read += len(data)

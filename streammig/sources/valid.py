@@ -17,6 +17,15 @@ Fault = tuple[int, str, str]
 """The record's full length in bytes, a code, and what is wrong, without a value of the record."""
 
 
+def decodes(data: bytes) -> bool:
+    """Whether the bytes are one JSON value, by its grammar and escapes."""
+    try:
+        RAW.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
 def judge(data: bytes, line: int = 0) -> tuple[str, str]:
     """The code and the fault of a record's bytes, ("", "") if they are valid; `line` is its number for the message, 0
     where it is no line."""
@@ -26,7 +35,7 @@ def judge(data: bytes, line: int = 0) -> tuple[str, str]:
         return TOO_DEEP, "the record is nested deeper than the parser goes"
     except msgspec.DecodeError as error:
         at, why = place_of(error, len(data))
-        if not _is_grammatical(data):
+        if not decodes(without_surrogates(data)):
             where = f"line {line}, column {at + 1}" if line else f"byte {at + 1} of the record"
             return INVALID_JSON, f"no valid JSON at {where}: {why}"
         code = LONE_SURROGATE
@@ -81,11 +90,3 @@ def without_surrogates(data: bytes) -> bytes:
     An escaped backslash before `ud` becomes another valid string of the same length: only the grammar counts here.
     """
     return data.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")
-
-
-def _is_grammatical(data: bytes) -> bool:
-    try:
-        RAW.decode(without_surrogates(data))
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
