@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from streammig.columns import Columns, Slices
+from streammig.columns import Columns
 from streammig.records import START, Examined, Place, Receipt, Record, Run, Span, slices
 
 Mapping = Callable[[Any], Any]
@@ -89,7 +89,7 @@ class Rules(Protocol):
         """What becomes of each slice, in order; one result a slice."""
         ...
 
-    def columns(self, span: Span | Slices) -> Columns:
+    def columns(self, span: Span) -> Columns:
         """What becomes of the records of a span, in columns."""
         ...
 
