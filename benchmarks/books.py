@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks.end_to_end import timed
 from benchmarks.figures import figures, yes
 from benchmarks.null_target import null_target
-from streammig.budget import OFF, AccountFile, Pacer
 from streammig.checkpoint import Checkpoint, Fence, Journal
+from streammig.ratelimit import OFF, AccountState, RateLimiter
 from streammig.records import Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.sandbox.sample import Sample, write_sample
 
@@ -65,9 +65,9 @@ async def keep_books(folder: Path, batches: int) -> float:
     clock = Wall()
     file = Checkpoint.create(folder / "run.checkpoint", binding={"account": "a"}, version="0", started=clock.time())
     file.add_stage("customers", 0, {}, [])
-    account = AccountFile(folder / "account.sqlite")
+    account = AccountState(folder / "account.sqlite")
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as pacing:
-        pacer = Pacer(account, OFF, clock, pacing)
+        limiter = RateLimiter(account, OFF, clock, pacing)
         fence = Fence(folder, file.run["id"])
         journal = Journal(file, writer, fence)
         queue: asyncio.Queue[Batch | None] = asyncio.Queue(16)
@@ -83,9 +83,9 @@ async def keep_books(folder: Path, batches: int) -> float:
 
         async def work() -> None:
             while (batch := await queue.get()) is not None:
-                slot = await pacer.take()
+                permit = await limiter.acquire()
                 attempt = await journal.write(lambda f, b=batch: f.sending(b, clock.time()))  # type: ignore[misc]
-                slot.sent()
+                permit.sent()
                 receipt = Receipt(Kind.ACCEPTED, 201)
                 await journal.write(
                     lambda f, b=batch, n=attempt, r=receipt: f.received(b, n, r, BatchState.ACCEPTED, clock.time())  # type: ignore[misc]
@@ -95,7 +95,7 @@ async def keep_books(folder: Path, batches: int) -> float:
         await asyncio.gather(produce(), *(work() for _ in range(WORKERS)))
         seconds = perf_counter() - begun
         await journal.flush()
-        await pacer.close()
+        await limiter.close()
     fence.close()
     file.close()
     account.close()

@@ -23,8 +23,8 @@ from tests.proof_kills import killed_at_writes
 from tests.proof_races import on_one_account, on_one_checkpoint
 from tests.proof_report import Found, scratch
 from tests.proof_surgery import damaged
-from tests.test_budget_pacing import DEV, PROD, _one_account
 from tests.test_proof_checkpoint_model import CheckpointMachine
+from tests.test_ratelimit_limiter import DEV, PROD, _one_account
 from tests.test_run_stops import killed_until_done
 from tests.test_system import live_through
 

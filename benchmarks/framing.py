@@ -3,7 +3,7 @@
 Each line is one export of `--mb` megabytes. The contestants take turns, so that noise of the machine meets all of them.
 The medians of their MB/s are compared. Each turn is a process of its own: streammig's is set up like its reader, the
 others are plain Python. ijson and `json` build objects and give no positions; orjson builds objects line by line.
-streammig gives each record as checked bytes with its position, and builds no objects.
+streammig gives spans: checked bytes with the places of their records. It builds no objects.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def write(path: Path, shape: str, size: int, megabytes: float) -> tuple[int, int
 
 
 def streammig(path: str) -> int:
-    return sum(map(len, open_source([Input(path)]).runs()))
+    return sum(map(len, open_source([Input(path)]).spans()))
 
 
 def by_ijson(path: str) -> int:

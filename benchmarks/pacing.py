@@ -1,4 +1,4 @@
-"""The share of allowed slots that is used, at a target with strict windows and a jittering link, in virtual time."""
+"""The share of allowed permits that is used, at a target with strict windows and a jittering link, in virtual time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from collections import deque
 from pathlib import Path
 
-from streammig.budget import AccountFile, Limits, Pacer, parse_limits
+from streammig.ratelimit import AccountState, Limits, RateLimiter, parse_limits
 from tests.virtual import Inline, VirtualClock, run_virtual
 
 
@@ -33,17 +33,17 @@ async def _run(
     rng = random.Random(seed)
     loop = asyncio.get_running_loop()
     target = StrictTarget(limits)
-    file = AccountFile(path)
-    pacer = Pacer(file, limits, VirtualClock(), Inline())
+    file = AccountState(path)
+    limiter = RateLimiter(file, limits, VirtualClock(), Inline())
     begun = loop.time()
     for _ in range(requests):
-        slot = await pacer.slot("migration")
+        permit = await limiter.acquire()
         await asyncio.sleep(connect + rng.uniform(0, jitter / 8))
-        slot.sent()
+        permit.sent()
         loop.call_later(rng.uniform(0, jitter), lambda: target.arrive(loop.time()))
     await asyncio.sleep(jitter + 1)
     elapsed = loop.time() - begun - jitter - 1
-    await pacer.close()
+    await limiter.close()
     file.close()
     return elapsed, target.refused
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from streammig.records import START, Columns, Examined, Place, Receipt, Record, Run, Span, slices
+from streammig.columns import Columns
+from streammig.records import START, Examined, Place, Receipt, Record, Run, Span, slices
 
 Mapping = Callable[[Any], Any]
 """A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or
@@ -96,7 +97,7 @@ class Rules(Protocol):
 class Client(Protocol):
     """Our side of the target for one kind of request: takes a body, returns a receipt.
 
-    `send` is called at most once for a slot, possibly by several tasks at once. It never raises for what the network
+    `send` is called at most once for a permit, possibly by several tasks at once. It never raises for what the network
     or the target did: that is a receipt. It makes one request, follows no redirect, repeats nothing. On cancel it
     raises `CancelledError`, and the outcome is unknown unless nothing had left. `began` is called with no argument at
     the moment the first byte is about to leave, or never.

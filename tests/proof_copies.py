@@ -75,10 +75,12 @@ class History:
         _copy(self.files(), self.copies[-1])
         self.told.append(f"copied as {self.copies[-1].name}")
 
-    def install(self, copy: Path) -> None:
+    def install(self, copy: Path, outbox: bool = True) -> None:
+        """Put a copy in the place of the checkpoint; without its `outbox`, the one that is there stays."""
         for path in self.files():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        _copy(list(copy.iterdir()), self.folder)
+            if outbox or not path.is_dir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _copy([path for path in copy.iterdir() if outbox or not path.is_dir()], self.folder)
 
     async def put_back(self, copy: Path) -> None:
         """An older copy takes the checkpoint's place. If it is refused, the newest copy comes back, or is lost."""
@@ -86,7 +88,7 @@ class History:
         shutil.rmtree(newest, ignore_errors=True)
         newest.mkdir()
         _copy(self.files(), newest)
-        self.install(copy)
+        self.install(copy, outbox=self.dice.random() < 0.5)
         self.told.append(f"put {copy.name} back")
         made = self.world.target.requests
         crash_at = self.dice.choice([None, self.dice.randrange(1, 200)])

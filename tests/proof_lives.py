@@ -14,11 +14,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from streammig.budget import account_name, account_path
 from streammig.checkpoint import Books, Checkpoint, fences_path
 from streammig.errors import Problem
 from streammig.migration import Migration
 from streammig.ports import Clock
+from streammig.ratelimit import account_name, account_path
 from streammig.records import BatchState
 from tests.memory_target import MemoryTarget, Weather
 from tests.proof_writes import Fate, Writes

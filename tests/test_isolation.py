@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.courier import Courier
-from streammig.delivery.dry import FreeSlots
+from streammig.delivery.dry import Unlimited
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.nomination import nominated, set_aside
@@ -114,7 +114,7 @@ class Room:
             600.0, self.policy,
         )  # fmt: skip
         return Courier(
-            self.target, self.target, FreeSlots(), self.journal, self.clock, Random(1), self._hear,
+            self.target, self.target, Unlimited(), self.journal, self.clock, Random(1), self._hear,
             options.pop("redact", redact), verdict, self.stop,
             asyncio.Semaphore(4), **options,
         )  # fmt: skip

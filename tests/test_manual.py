@@ -14,12 +14,12 @@ import pytest
 from msgspec import inspect
 
 from streammig import errors
-from streammig.budget import parse_limits
 from streammig.cli import COMMANDS, PILOT_DONE, STOPPED, streammig
 from streammig.cli.guide import page, topics
 from streammig.masivo import models
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.rules.reasons import CODES, FILTERS
+from streammig.ratelimit import parse_limits
 from streammig.settings import Settings, StageSettings
 from tests import manual
 from tests.commands import Shell, write

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streammig.budget import parse_limits
 from streammig.masivo.limits import PRESETS
+from streammig.ratelimit import parse_limits
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pacer and client together in real time, against a target that keeps strict windows."""
+"""RateLimiter and client together in real time, against a target that keeps strict windows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from streammig.budget import AccountFile, Pacer, parse_limits
 from streammig.masivo.client import MasivoClient
+from streammig.ratelimit import AccountState, RateLimiter, parse_limits
 from streammig.records import Kind
 from tests.masivo_session import WallClock, session_on
 from tests.wire import Act, Seen, answer, listening
@@ -42,20 +42,20 @@ async def test_i7_five_hundred_requests_at_twenty_a_second_get_no_429(tmp_path: 
         wire.on("/customers/migrate/events", strict((1, 0.05), (2000, 100.0)))
         client = MasivoClient(session, WallClock())
         with ThreadPoolExecutor(1) as executor:
-            file = AccountFile(tmp_path / "accounts" / "a.sqlite")
-            pacer = Pacer(file, limits, WallClock(), executor)
+            file = AccountState(tmp_path / "accounts" / "a.sqlite")
+            limiter = RateLimiter(file, limits, WallClock(), executor)
 
             async def worker() -> None:
                 while len(kinds) < 500:
-                    slot = await pacer.slot("migration")
-                    receipt = await client.send("events", b"x" * 20_000, slot.sent)
-                    pacer.answered(receipt.latency)
+                    permit = await limiter.acquire()
+                    receipt = await client.send("events", b"x" * 20_000, permit.sent)
+                    limiter.answered(receipt.latency)
                     kinds.append(receipt.kind)
 
             begun = time.monotonic()
             await asyncio.gather(*(worker() for _ in range(4)))
             elapsed = time.monotonic() - begun
-            await pacer.close()
+            await limiter.close()
             file.close()
     assert set(kinds) == {Kind.ACCEPTED}
     assert elapsed < 120

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from streammig.budget import Use, account_path, budget_of, parse_limits
 from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import PILOT_DONE, STOPPED, fail
 from streammig.errors import Held, Problem, Unusable, counted
+from streammig.ratelimit import Use, account_path, parse_limits, usage_of
 from streammig.report.document import document
 from streammig.report.text import state_sentence, summary
 
@@ -41,7 +41,7 @@ def _budget(run: Any, now: float) -> list[Use]:
     if run["binding"].get("dry_run") or "limits" not in context:
         return []
     limits = parse_limits(context["limits"], {})
-    return budget_of(account_path(Path(context["state_dir"]), account), limits, now)
+    return usage_of(account_path(Path(context["state_dir"]), account), limits, now)
 
 
 class Ended(NamedTuple):

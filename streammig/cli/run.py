@@ -33,7 +33,9 @@ FOR_ONE_CALL = {
 @click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer.")
 @click.option("--base-url", metavar="URL", help="Where the API answers.")
 @click.option("--checkpoint", metavar="FILE", help="The file that makes the run resumable. [<migration>.checkpoint]")
-@click.option("--state-dir", metavar="DIR", help="Where the account's used slots are noted, for all runs.")
+@click.option(
+    "--state-dir", metavar="DIR", help="Where the account's requests are noted, and the fences, for all runs."
+)
 @click.option("--limits", metavar="LIMITS", help="dev, prod, off, or like 1/5s,250/1h;general=1000/1d. [prod]")
 @click.option("--concurrency", type=int, metavar="N", help="Most requests under way at once. [4]")
 @click.option(

@@ -1,4 +1,4 @@
-"""Takes one batch to the target: a slot, the intent, the request, the receipt, and what follows from it."""
+"""Takes one batch to the target: a permit, the intent, the request, the receipt, and what follows from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, wh
 BLIND_WAIT = 60.0  # seconds to wait on a 429 that does not say how long
 
 
-class Slot(Protocol):
+class Permit(Protocol):
     """The right to make one request now."""
 
     def sent(self) -> None:
@@ -36,18 +36,18 @@ class Slot(Protocol):
         """Nothing left: the start is free for another request."""
 
 
-class Slots(Protocol):
-    """Hands out the account's slots."""
+class Permits(Protocol):
+    """Hands out the account's permits."""
 
-    async def take(self) -> Slot: ...
+    async def acquire(self) -> Permit: ...
 
     def answered(self, latency: float) -> None:
         """A request was answered so many seconds after it left."""
 
-    async def hold(self, seconds: float) -> None:
-        """Nobody on this account starts a request for so long. Returns at once: it is the next slot that waits."""
+    async def pause_for(self, seconds: float) -> None:
+        """Nobody on this account starts a request for so long. Returns at once: it is the next permit that waits."""
 
-    async def throttled(self) -> None:
+    async def on_429(self) -> None:
         """The target refused a request that our own count allowed: keep a wider margin."""
 
 
@@ -76,7 +76,7 @@ class Courier:
 
     client: Client
     readback: ReadBack
-    slots: Slots
+    permits: Permits
     journal: Journal
     clock: Clock
     rng: Random
@@ -140,20 +140,20 @@ class Courier:
         return BatchState.SEALED
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
-        """One request: slot, intent, sending, receipt, each durable before the next; None when stopped."""
-        slot = await unless(self.stop, self.slots.take())
-        if slot is None:
+        """One request: permit, intent, sending, receipt, each durable before the next; None when stopped."""
+        permit = await unless(self.stop, self.permits.acquire())
+        if permit is None:
             return None
         started = self.clock.time()
         tries.attempt = await self.journal.write(lambda file: file.sending(batch, started))
-        receipt = as_ruled(batch, await self.client.send(batch.stage, body, slot.sent))
+        receipt = as_ruled(batch, await self.client.send(batch.stage, body, permit.sent))
         # Its message follows when it is redacted: what is decided must not wait for that.
         silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.clock.time()
         await self.journal.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
         if receipt.kind is Kind.NOT_SENT:
-            slot.unsent()
+            permit.unsent()
         elif receipt.status is not None:
-            self.slots.answered(receipt.latency)
+            self.permits.answered(receipt.latency)
         if receipt.kind is Kind.THROTTLED or receipt.retry_after is not None:
             await self._obey(receipt)
         self._doubted = self._doubted or receipt.kind is Kind.UNKNOWN
@@ -270,7 +270,7 @@ class Courier:
     async def _obey(self, receipt: Receipt) -> None:
         """Let the account wait as long as the target asks for."""
         if receipt.kind is Kind.THROTTLED:
-            await self.slots.throttled()
+            await self.permits.on_429()
         seconds = BLIND_WAIT if receipt.retry_after is None else receipt.retry_after
         if seconds > LONGEST_WAIT:
             raise TargetStop(
@@ -285,7 +285,7 @@ class Courier:
                 seconds,
             )
         )
-        await self.slots.hold(seconds)
+        await self.permits.pause_for(seconds)
 
     async def _back_off(self, failures: int, message: str) -> None:
         seconds = self.backoff.delay(failures, self.rng)

@@ -73,10 +73,10 @@ class NoReadBack:
         return True
 
 
-class FreeSlots:
+class Unlimited:
     """A folder has no limits."""
 
-    async def take(self) -> FreeSlots:
+    async def acquire(self) -> Unlimited:
         return self
 
     def sent(self) -> None:
@@ -88,10 +88,10 @@ class FreeSlots:
     def answered(self, latency: float) -> None:
         pass
 
-    async def hold(self, seconds: float) -> None:
+    async def pause_for(self, seconds: float) -> None:
         pass
 
-    async def throttled(self) -> None:
+    async def on_429(self) -> None:
         pass
 
     async def read(self) -> None:

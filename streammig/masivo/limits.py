@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from streammig.budget.limits import Limits, Window
+from streammig.ratelimit.limits import Limits, Window
 
 HOUR, DAY = 3600.0, 86400.0
 

@@ -22,7 +22,7 @@ __all__ = ["Masivo", "RuleOptions", "check_base_url", "conditions"]
 @dataclass(frozen=True, slots=True)
 class Masivo:
     """Implements `Target`. `timeout` is in seconds for one request; `pace`, `hold` and `observe` reach the account's
-    pacer, `waiting` is told in words what is waited for, and for how many seconds."""
+    rate limiter, `waiting` is told in words what is waited for, and for how many seconds."""
 
     base_url: str
     auth_url: str

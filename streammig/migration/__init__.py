@@ -14,11 +14,10 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.aftercare.retry import Choice as Choice
-from streammig.budget import OFF, AccountFile, Limits, Pacer, account_name, account_path, parse_limits
 from streammig.checkpoint import Checkpoint, Fence, Journal, Mark, fenced, locked
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
-from streammig.delivery.courier import Slots
-from streammig.delivery.dry import FolderClient, FreeSlots, NoReadBack
+from streammig.delivery.courier import Permits
+from streammig.delivery.dry import FolderClient, NoReadBack, Unlimited
 from streammig.delivery.waiting import unless
 from streammig.errors import Problem, Unusable
 from streammig.masivo.limits import PRESETS
@@ -32,6 +31,7 @@ from streammig.migration.reading import Reading
 from streammig.migration.retrying import Retry
 from streammig.ports import Client, ReadBack, Rules, Source
 from streammig.ports import Clock as Clock
+from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, account_name, account_path, parse_limits
 from streammig.records import STAGES, Batch, BatchState, Place
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
 from streammig.sources import open_source, parse_input, with_samples
@@ -161,8 +161,8 @@ class Migration:
             stack.callback(file.close)
             await self._reading(reader, partial(check_contents, file, marks))
         started = file.run["started"] if file is not None else self.clock.time()
-        pacer = None if dry else await self._pacer(stack, limits)
-        target = self._target(rule_options(settings, started), mappings, pacer)
+        limiter = None if dry else await self._limiter(stack, limits)
+        target = self._target(rule_options(settings, started), mappings, limiter)
         rules = {name: target.rules(name) for name in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, reader)
@@ -171,7 +171,7 @@ class Migration:
             stack.callback(file.close)
         self._bind(file, shape, fresh, limits)
         self._recover(file, fence)
-        slots = await self._slots(file, pacer)
+        permits = await self._enter(file, limiter)
         lost = await self._lost(file, reader)
         stack.callback(_sweep, file)
         lookup = Checkpoint.open(path, read_only=True)
@@ -185,7 +185,7 @@ class Migration:
         reading = Reading(settings, path, lookup, journal, sources, rules, owners, marks_of, reader, self.tell)
         await give_up(reading, self.clock, lost, again=self.ask.newest_lost)
         return Crew(
-            settings, reading, journal, client, readback, slots, redact, self.clock, self.rng, self.tell, self.stop,
+            settings, reading, journal, client, readback, permits, redact, self.clock, self.rng, self.tell, self.stop,
             0.0 if dry else settings.settle_time, self.ask.first, self.away, look=not dry and not self.ask.current,
         )  # fmt: skip
 
@@ -211,13 +211,13 @@ class Migration:
             lost=self.ask.newest_lost,
         )  # fmt: skip
 
-    async def _slots(self, file: Checkpoint, pacer: Pacer | None) -> Slots:
-        """The slots of the account; without a pacer, of nobody."""
-        if pacer is None:
-            return FreeSlots()
-        if words := await pacer.enter(file.run["id"], file.starts()):
+    async def _enter(self, file: Checkpoint, limiter: RateLimiter | None) -> Permits:
+        """The permits of the account; without a limiter, of nobody."""
+        if limiter is None:
+            return Unlimited()
+        if words := await limiter.enter(file.run["id"], file.starts()):
             self.tell(Warned("limits-changed", words))
-        return pacer
+        return limiter
 
     def _lock(self, path: Path) -> AbstractContextManager[None]:
         return nullcontext() if self.ask.held else locked(path, self.ask.command)
@@ -288,26 +288,25 @@ class Migration:
         account = account_name(self.settings.account or None, self.settings.base_url, self.key)
         return {"target": self.settings.base_url, "account": account}
 
-    async def _pacer(self, stack: AsyncExitStack, limits: Limits) -> Pacer:
+    async def _limiter(self, stack: AsyncExitStack, limits: Limits) -> RateLimiter:
         account = account_name(self.settings.account or None, self.settings.base_url, self.key)
-        file = AccountFile(account_path(self.state_dir, account))
-        stack.callback(file.close)
-        pacer = Pacer(file, limits, self.clock, stack.enter_context(self.executor()))
-        stack.push_async_callback(pacer.close)
-        return pacer
+        state = AccountState(account_path(self.state_dir, account))
+        stack.callback(state.close)
+        limiter = RateLimiter(state, limits, self.clock, stack.enter_context(self.executor()))
+        stack.push_async_callback(limiter.close)
+        return limiter
 
     def _target(
         self,
         options: Mapping[str, RuleOptions],
         mappings: Mapping[str, Callable[[Any], Any] | None],
-        pacer: Pacer | None,
+        limiter: RateLimiter | None,
     ) -> Masivo:
-        free = FreeSlots()
+        account = Unlimited() if limiter is None else limiter
         return Masivo(
             base_url=self.settings.base_url, auth_url=self.settings.auth_url, key=self.key,
             timeout=self.settings.request_timeout, options=options, mappings=mappings, clock=self.clock, rng=self.rng,
-            pace=free.read if pacer is None else pacer.read, hold=free.hold if pacer is None else pacer.hold,
-            observe=free.observe if pacer is None else pacer.observe,
+            pace=account.read, hold=account.pause_for, observe=account.observe,
             waiting=lambda why, seconds: self.tell(Waiting("reading", why, seconds)),
             answers=conditions(self.settings.accepted_if, self.settings.refused_if),
         )  # fmt: skip

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from streammig.checkpoint import Books, Journal, outbox_path
-from streammig.delivery.courier import Courier, Redact, Slots
+from streammig.delivery.courier import Courier, Permits, Redact
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.verdict import Verdict
@@ -40,7 +40,7 @@ class Crew:
     journal: Journal
     client: Client
     readback: ReadBack
-    slots: Slots
+    permits: Permits
     redact: Redact
     clock: Clock
     rng: Random
@@ -133,8 +133,8 @@ class Crew:
         )  # fmt: skip
         bisected = name != "events" or self.settings.bisect_events
         courier = Courier(
-            self.client, self.readback, self.slots, self.journal, self.clock, self.rng, self.tell, self.redact, verdict,
-            self.stop,
+            self.client, self.readback, self.permits, self.journal, self.clock, self.rng, self.tell, self.redact,
+            verdict, self.stop,
             lanes=asyncio.Semaphore(self.settings.concurrency),
             most_parked=self.settings.most_parked, breaker=self.settings.breaker, nominate=bisected,
         )  # fmt: skip

@@ -6,9 +6,9 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streammig.budget import Use
 from streammig.checkpoint import UNDECIDED, Books, Checkpoint, StageRow
 from streammig.errors import EXPORT_BROKEN
+from streammig.ratelimit import Use
 from streammig.records import Batch, BatchState, Sums, Tally
 from streammig.report.progress import account_of, share_settled
 from streammig.report.text import waiting_for_people

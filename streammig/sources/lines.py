@@ -67,7 +67,7 @@ class Lines:
         clean, lines = is_utf8(block), block.split(b"\n")
         for first in range(0, len(lines), MOST_RECORDS):
             part = lines[first : first + MOST_RECORDS]
-            data = b"\n".join(part)
+            data = block if len(part) == len(lines) else b"\n".join(part)
             span = self._together(part, data, at) if clean else None
             if span is None:
                 span = self._one_by_one(part, data, at, clean)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from streammig.budget import OFF, AccountFile, Limits, Pacer, Window
-from streammig.budget.file import Taken
 from streammig.errors import MachineFault
+from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, Window
+from streammig.ratelimit.state import Taken
 from tests.shares import share
 from tests.virtual import Inline, VirtualClock, VirtualLoop, run_virtual
 
@@ -71,12 +71,12 @@ def path(folder: Path) -> Path:
 @asynccontextmanager
 async def opened(
     path: Path, limits: Limits, executor: Executor, clock: VirtualClock | None = None
-) -> AsyncIterator[Pacer]:
-    file = AccountFile(path)
-    pacer = Pacer(file, limits, clock or VirtualClock(), executor)
+) -> AsyncIterator[RateLimiter]:
+    file = AccountState(path)
+    limiter = RateLimiter(file, limits, clock or VirtualClock(), executor)
     try:
-        yield pacer
-        await pacer.close()
+        yield limiter
+        await limiter.close()
     finally:
         file.close()
 
@@ -86,15 +86,15 @@ def test_i7_a_jittering_link_gets_no_429_and_98_percent_of_the_slots(path: Path,
     target = Strict(GAP)
 
     async def main() -> float:
-        async with opened(path, GAP, executor) as pacer:
-            begun = pacer.now()
+        async with opened(path, GAP, executor) as limiter:
+            begun = limiter.now()
             for _ in range(1000):
-                slot = await pacer.slot("migration")
-                slot.sent()
+                permit = await limiter.acquire()
+                permit.sent()
                 asyncio.get_running_loop().call_later(
                     rng.uniform(0, 0.08), lambda: target.arrive(asyncio.get_running_loop().time())
                 )
-            return pacer.now() - begun
+            return limiter.now() - begun
 
     elapsed = run_virtual(main())
     assert target.violations == []
@@ -106,16 +106,16 @@ def test_i7_slow_connections_cost_no_slots_for_the_slot_comes_ahead(path: Path, 
     target = Strict(GAP)
 
     async def main() -> float:
-        async with opened(path, GAP, executor) as pacer:
+        async with opened(path, GAP, executor) as limiter:
             loop = asyncio.get_running_loop()
-            begun = pacer.now()
+            begun = limiter.now()
             for _ in range(500):
-                slot = await pacer.slot("migration")
+                permit = await limiter.acquire()
                 await asyncio.sleep(rng.uniform(0.15, 0.17))  # three round trips to connect
-                slot.sent()
-                pacer.answered(0.3)
+                permit.sent()
+                limiter.answered(0.3)
                 loop.call_later(rng.uniform(0, 0.06), lambda: target.arrive(loop.time()))
-            return pacer.now() - begun
+            return limiter.now() - begun
 
     elapsed = run_virtual(main())
     assert target.violations == []
@@ -125,16 +125,16 @@ def test_i7_slow_connections_cost_no_slots_for_the_slot_comes_ahead(path: Path, 
 def test_i7_a_late_start_followed_by_a_prompt_one_keeps_the_gap(path: Path, executor: ThreadPoolExecutor) -> None:
     sent: list[float] = []
 
-    async def worker(pacer: Pacer, late: float) -> None:
-        slot = await pacer.slot("migration")
+    async def worker(limiter: RateLimiter, late: float) -> None:
+        permit = await limiter.acquire()
         await asyncio.sleep(late)
-        sent.append(pacer.now())
-        slot.sent()
-        slot.sent()
+        sent.append(limiter.now())
+        permit.sent()
+        permit.sent()
 
     async def main() -> None:
-        async with opened(path, GAP, executor) as pacer:
-            await asyncio.gather(worker(pacer, 7.0), worker(pacer, 0.0), worker(pacer, 0.0))
+        async with opened(path, GAP, executor) as limiter:
+            await asyncio.gather(worker(limiter, 7.0), worker(limiter, 0.0), worker(limiter, 0.0))
 
     run_virtual(main())
     assert min(later - earlier for earlier, later in itertools.pairwise(sent)) >= 5.0
@@ -144,14 +144,14 @@ def test_i7_a_late_start_followed_by_a_prompt_one_keeps_the_gap(path: Path, exec
 def test_first_come_is_first_served(path: Path, executor: ThreadPoolExecutor) -> None:
     served: list[int] = []
 
-    async def worker(pacer: Pacer, number: int) -> None:
-        slot = await pacer.slot("migration")
+    async def worker(limiter: RateLimiter, number: int) -> None:
+        permit = await limiter.acquire()
         served.append(number)
-        slot.sent()
+        permit.sent()
 
     async def main() -> None:
-        async with opened(path, GAP, executor) as pacer:
-            await asyncio.gather(*(worker(pacer, number) for number in range(12)))
+        async with opened(path, GAP, executor) as limiter:
+            await asyncio.gather(*(worker(limiter, number) for number in range(12)))
 
     run_virtual(main())
     assert served == list(range(12))
@@ -159,13 +159,13 @@ def test_first_come_is_first_served(path: Path, executor: ThreadPoolExecutor) ->
 
 def test_reads_do_not_wait_behind_migration_requests_and_are_spread(path: Path, executor: ThreadPoolExecutor) -> None:
     async def main() -> tuple[float, bool]:
-        async with opened(path, PROD, executor) as pacer:
-            begun = pacer.now()
-            (await pacer.slot("migration")).sent()
-            second = asyncio.create_task(pacer.slot("migration"))
+        async with opened(path, PROD, executor) as limiter:
+            begun = limiter.now()
+            (await limiter.acquire()).sent()
+            second = asyncio.create_task(limiter.acquire())
             for _ in range(11):
-                await pacer.read()
-            spent, waiting = pacer.now() - begun, not second.done()
+                await limiter.read()
+            spent, waiting = limiter.now() - begun, not second.done()
             (await second).sent()
             return spent, waiting
 
@@ -177,7 +177,7 @@ def test_reads_do_not_wait_behind_migration_requests_and_are_spread(path: Path, 
 def test_without_limits_nobody_waits_and_slots_share_a_commit(path: Path, executor: ThreadPoolExecutor) -> None:
     commits: list[int] = []
 
-    class Counted(AccountFile):
+    class Counted(AccountState):
         def take(self, *asked) -> Taken:  # type: ignore[no-untyped-def]
             taken = super().take(*asked)
             commits.append(len(taken.starts))
@@ -185,14 +185,14 @@ def test_without_limits_nobody_waits_and_slots_share_a_commit(path: Path, execut
 
     async def main() -> float:
         file = Counted(path)
-        pacer = Pacer(file, OFF, VirtualClock(), executor)
-        begun = pacer.now()
-        slots = await asyncio.gather(*(pacer.slot("migration") for _ in range(200)))
-        for slot in slots:
-            slot.sent()
-        await pacer.read()
+        limiter = RateLimiter(file, OFF, VirtualClock(), executor)
+        begun = limiter.now()
+        permits = await asyncio.gather(*(limiter.acquire() for _ in range(200)))
+        for permit in permits:
+            permit.sent()
+        await limiter.read()
         file.close()
-        return pacer.now() - begun
+        return limiter.now() - begun
 
     assert run_virtual(main()) == 0.0
     assert len(commits) <= 4
@@ -203,10 +203,10 @@ def test_cancelled_while_waiting_takes_no_start_and_leaves_the_line_whole(
     path: Path, executor: ThreadPoolExecutor, moment: float
 ) -> None:
     async def main() -> tuple[int, float]:
-        async with opened(path, GAP, executor) as pacer:
-            begun = pacer.now()
-            (await pacer.slot("migration")).sent()
-            tasks = [asyncio.create_task(pacer.slot("migration")) for _ in range(4)]
+        async with opened(path, GAP, executor) as limiter:
+            begun = limiter.now()
+            (await limiter.acquire()).sent()
+            tasks = [asyncio.create_task(limiter.acquire()) for _ in range(4)]
             await asyncio.sleep(moment)
             for number in (0, 2):
                 tasks[number].cancel()
@@ -214,15 +214,15 @@ def test_cancelled_while_waiting_takes_no_start_and_leaves_the_line_whole(
                 (await task).sent()
             assert tasks[0].cancelled()
             assert tasks[2].cancelled()
-            await pacer.close()
-            return pacer.file.usage(Limits((Window(9, 60.0),)), pacer.now())[0].used, pacer.now() - begun
+            await limiter.close()
+            return limiter.state.usage(Limits((Window(9, 60.0),)), limiter.now())[0].used, limiter.now() - begun
 
     used, elapsed = run_virtual(main())
     assert used == 3
     assert elapsed == pytest.approx(10.17, abs=0.05)
 
 
-class Slow(AccountFile):
+class Slow(AccountState):
     """Cancels a task while its work is under way in the thread, once it is armed."""
 
     victim: asyncio.Task[object] | None = None
@@ -253,16 +253,16 @@ def test_cancelled_while_its_start_is_written_it_is_given_back(
 
     async def main() -> int:
         file = Slow(path)
-        pacer = Pacer(file, Limits((Window(3, 5.0),)), VirtualClock(), executor)
-        await pacer.hold(1.0)
-        tasks = [asyncio.create_task(pacer.slot("migration")) for _ in range(2)]
+        limiter = RateLimiter(file, Limits((Window(3, 5.0),)), VirtualClock(), executor)
+        await limiter.pause_for(1.0)
+        tasks = [asyncio.create_task(limiter.acquire()) for _ in range(2)]
         await asyncio.sleep(0.5)
         file.victim = tasks[victim]
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(results[victim], asyncio.CancelledError)
         assert not isinstance(results[1 - victim], BaseException)
-        await pacer.close()
-        used = file.usage(pacer.limits, pacer.now())[0].used
+        await limiter.close()
+        used = file.usage(limiter.limits, limiter.now())[0].used
         file.close()
         return used
 
@@ -272,12 +272,12 @@ def test_cancelled_while_its_start_is_written_it_is_given_back(
 def test_a_hold_is_written_also_when_its_caller_is_cancelled(path: Path, executor: ThreadPoolExecutor) -> None:
     async def main() -> float:
         file = Slow(path)
-        pacer = Pacer(file, OFF, VirtualClock(), executor)
-        task = asyncio.create_task(pacer.hold(60.0))
+        limiter = RateLimiter(file, OFF, VirtualClock(), executor)
+        task = asyncio.create_task(limiter.pause_for(60.0))
         file.victim = task
         with pytest.raises(asyncio.CancelledError):
             await task
-        await pacer.slot("migration")
+        await limiter.acquire()
         file.close()
         return asyncio.get_running_loop().time()
 
@@ -290,10 +290,10 @@ def test_i7_after_a_restart_the_windows_are_what_they_were(path: Path, executor:
     async def main() -> None:
         clock = VirtualClock()
         for _ in range(30):
-            async with opened(path, DEV, executor, clock) as pacer:
-                assert await pacer.enter("run") == ""
+            async with opened(path, DEV, executor, clock) as limiter:
+                assert await limiter.enter("run") == ""
                 for _ in range(10):
-                    (await pacer.slot("migration")).sent()
+                    (await limiter.acquire()).sent()
                     target.arrive(clock.time())
 
     run_virtual(main())
@@ -306,10 +306,10 @@ def test_i7_two_processes_share_one_account(path: Path, executor: ThreadPoolExec
     target = Strict(limits)
 
     async def runs(clock: VirtualClock) -> None:
-        async with opened(path, limits, executor, clock) as pacer:
+        async with opened(path, limits, executor, clock) as limiter:
             for number in range(60):
-                slot = await pacer.slot("migration" if number % 4 else "general")
-                slot.sent()
+                permit = await limiter.acquire("migration" if number % 4 else "general")
+                permit.sent()
                 target.arrive(clock.time(), "migration" if number % 4 else "general")
 
     async def main() -> float:
@@ -327,10 +327,10 @@ def test_a_clock_set_during_the_run_changes_nothing(path: Path, executor: Thread
         clock = VirtualClock()
         loop = asyncio.get_running_loop()
         sent = []
-        async with opened(path, GAP, executor, clock) as pacer:
+        async with opened(path, GAP, executor, clock) as limiter:
             for jump in (0, 3600, -7200, 86400):
                 clock.jump(jump)
-                (await pacer.slot("migration")).sent()
+                (await limiter.acquire()).sent()
                 sent.append(loop.time())
         return sent
 
@@ -341,14 +341,14 @@ def test_a_clock_set_during_the_run_changes_nothing(path: Path, executor: Thread
 def test_a_clock_set_back_between_runs_is_said_and_waited_for(path: Path, executor: ThreadPoolExecutor) -> None:
     async def main() -> tuple[str, float]:
         clock = VirtualClock()
-        async with opened(path, GAP, executor, clock) as pacer:
-            (await pacer.slot("migration")).sent()
+        async with opened(path, GAP, executor, clock) as limiter:
+            (await limiter.acquire()).sent()
         clock.jump(-3600)
-        async with opened(path, GAP, executor, clock) as pacer:
-            words = await pacer.enter("run")
-            begun = pacer.now()
-            await pacer.slot("migration")
-            return words, pacer.now() - begun
+        async with opened(path, GAP, executor, clock) as limiter:
+            words = await limiter.enter("run")
+            begun = limiter.now()
+            await limiter.acquire()
+            return words, limiter.now() - begun
 
     words, waited = run_virtual(main())
     assert words.startswith("1 request of this account lies in the future")
@@ -358,11 +358,11 @@ def test_a_clock_set_back_between_runs_is_said_and_waited_for(path: Path, execut
 def test_a_hold_outlasts_a_restart_and_is_at_most_a_day(path: Path, executor: ThreadPoolExecutor) -> None:
     async def main() -> float:
         clock = VirtualClock()
-        async with opened(path, OFF, executor, clock) as pacer:
-            await pacer.hold(10 * 86400)
-            await pacer.hold(-5)
-        async with opened(path, OFF, executor, clock) as pacer:
-            await pacer.slot("migration")
+        async with opened(path, OFF, executor, clock) as limiter:
+            await limiter.pause_for(10 * 86400)
+            await limiter.pause_for(-5)
+        async with opened(path, OFF, executor, clock) as limiter:
+            await limiter.acquire()
             return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == pytest.approx(86400, abs=0.01)
@@ -370,10 +370,10 @@ def test_a_hold_outlasts_a_restart_and_is_at_most_a_day(path: Path, executor: Th
 
 def test_a_429_widens_the_gap_for_everyone(path: Path, executor: ThreadPoolExecutor) -> None:
     async def main() -> float:
-        async with opened(path, GAP, executor) as pacer:
-            (await pacer.slot("migration")).sent()
-            await pacer.throttled()
-            await pacer.slot("migration")
+        async with opened(path, GAP, executor) as limiter:
+            (await limiter.acquire()).sent()
+            await limiter.on_429()
+            await limiter.acquire()
             return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == pytest.approx(5.135, abs=0.005)
@@ -402,9 +402,9 @@ def test_headers_may_only_slow_down(
     waited: float,
 ) -> None:
     async def main() -> float:
-        async with opened(path, DEV, executor) as pacer:
-            await pacer.observe(limit, remaining, reset)
-            await pacer.slot("migration")
+        async with opened(path, DEV, executor) as limiter:
+            await limiter.observe(limit, remaining, reset)
+            await limiter.acquire()
             return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == pytest.approx(waited, abs=0.01)
@@ -412,12 +412,12 @@ def test_headers_may_only_slow_down(
 
 def test_a_start_that_nothing_left_for_is_free_again(path: Path, executor: ThreadPoolExecutor) -> None:
     async def main() -> float:
-        async with opened(path, GAP, executor) as pacer:
-            slot = await pacer.slot("migration")
-            slot.unsent()
-            slot.unsent()
-            slot.sent()
-            await pacer.slot("migration")
+        async with opened(path, GAP, executor) as limiter:
+            permit = await limiter.acquire()
+            permit.unsent()
+            permit.unsent()
+            permit.sent()
+            await limiter.acquire()
             return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == 0.0
@@ -425,11 +425,13 @@ def test_a_start_that_nothing_left_for_is_free_again(path: Path, executor: Threa
 
 def test_i2_where_the_file_cannot_be_written_nobody_gets_a_slot(path: Path, executor: ThreadPoolExecutor) -> None:
     async def main() -> list[object]:
-        async with opened(path, GAP, executor) as pacer:
-            slot = await pacer.slot("migration")
-            await asyncio.get_running_loop().run_in_executor(executor, pacer.file._db.execute, "PRAGMA query_only = ON")
-            slot.sent()  # its word is lost, which is said at the next slot
-            return await asyncio.gather(*(pacer.slot("migration") for _ in range(3)), return_exceptions=True)
+        async with opened(path, GAP, executor) as limiter:
+            permit = await limiter.acquire()
+            await asyncio.get_running_loop().run_in_executor(
+                executor, limiter.state._db.execute, "PRAGMA query_only = ON"
+            )
+            permit.sent()  # its word is lost, which is said at the next permit
+            return await asyncio.gather(*(limiter.acquire() for _ in range(3)), return_exceptions=True)
 
     results = run_virtual(main())
     assert [type(result) for result in results] == [MachineFault] * 3
@@ -440,14 +442,14 @@ def test_short_windows_get_the_margin_that_the_link_was_seen_to_need(path: Path,
 
     async def main(jitter: float) -> float:
         rng = random.Random(3)
-        async with opened(path, limits, executor) as pacer:
+        async with opened(path, limits, executor) as limiter:
             for number in range(100):
                 if number == 50:
-                    begun = pacer.now()
-                slot = await pacer.slot("migration")
-                slot.sent()
-                pacer.answered(0.01 + rng.uniform(0, jitter))
-            return (pacer.now() - begun) / 50
+                    begun = limiter.now()
+                permit = await limiter.acquire()
+                permit.sent()
+                limiter.answered(0.01 + rng.uniform(0, jitter))
+            return (limiter.now() - begun) / 50
 
     calm = run_virtual(main(0.0))
     path.unlink()
@@ -463,11 +465,11 @@ def _one_account(seed: int, hours: float, limits: Limits, folder: Path) -> float
     path = folder / f"{seed}.sqlite"
     ends = hours * 3600
 
-    async def work(pacer: Pacer, clock: VirtualClock) -> None:
+    async def work(limiter: RateLimiter, clock: VirtualClock) -> None:
         while True:
-            slot = await pacer.slot("migration")
+            permit = await limiter.acquire()
             await asyncio.sleep(rng.uniform(0.001, 0.02))
-            slot.sent()
+            permit.sent()
             asyncio.get_running_loop().call_later(rng.uniform(0, 0.08), lambda: target.arrive(clock.time()))
 
     async def main() -> None:
@@ -475,9 +477,9 @@ def _one_account(seed: int, hours: float, limits: Limits, folder: Path) -> float
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         while loop.time() < ends:
-            async with opened(path, limits, Inline(), clock) as pacer:
-                await pacer.enter("run")
-                workers = [asyncio.create_task(work(pacer, clock)) for _ in range(rng.choice((1, 4)))]
+            async with opened(path, limits, Inline(), clock) as limiter:
+                await limiter.enter("run")
+                workers = [asyncio.create_task(work(limiter, clock)) for _ in range(rng.choice((1, 4)))]
                 await asyncio.sleep(min(rng.expovariate(1 / 7200), ends - loop.time()) + 0.01)
                 for worker in workers:
                     worker.cancel()

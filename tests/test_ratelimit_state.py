@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from streammig.budget import OFF, AccountFile, Limits, Window, account_name, account_path, budget_of, parse_limits
-from streammig.budget.file import EXTRA_HALVES, LONGEST_HOLD, OPEN, Pace, Taken
 from streammig.checkpoint.sqlite import translated
 from streammig.errors import MachineFault, Unusable
+from streammig.ratelimit import OFF, AccountState, Limits, Window, account_name, account_path, parse_limits, usage_of
+from streammig.ratelimit.state import EXTRA_HALVES, LONGEST_HOLD, OPEN, Pace, Taken
 
 PRESETS = {"dev": Limits((Window(1, 5.0), Window(250, 3600.0)), (Window(1000, 86400.0),))}
 GAP = Limits((Window(1, 5.0),))
@@ -29,8 +29,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def file(path: Path) -> Iterator[AccountFile]:
-    opened = AccountFile(path)
+def file(path: Path) -> Iterator[AccountState]:
+    opened = AccountState(path)
     yield opened
     opened.close()
 
@@ -39,7 +39,7 @@ def pace(limits: Limits, margin: float = 0.0, lead: float = 0.0, kind: str = "mi
     return Pace(limits, (margin,) * len(limits.counted("general" if kind == "general" else "migration")), lead)
 
 
-def take(file: AccountFile, now: float, limits: Limits = GAP, run_id: str = "") -> Taken:
+def take(file: AccountState, now: float, limits: Limits = GAP, run_id: str = "") -> Taken:
     return file.take("migration", 1, pace(limits), now, run_id)
 
 
@@ -109,7 +109,7 @@ def test_every_account_has_a_file_of_its_own_whatever_its_name(tmp_path: Path) -
     assert max(len(Path(path).name) for path in paths) < 100
 
 
-def test_folder_file_and_journal_are_the_owners_only(file: AccountFile, path: Path) -> None:
+def test_folder_file_and_journal_are_the_owners_only(file: AccountState, path: Path) -> None:
     before = os.umask(0)
     try:
         take(file, NOW)
@@ -119,7 +119,7 @@ def test_folder_file_and_journal_are_the_owners_only(file: AccountFile, path: Pa
     assert {stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()} == {0o600}
 
 
-def test_i7_a_start_must_be_older_than_window_and_margin(file: AccountFile) -> None:
+def test_i7_a_start_must_be_older_than_window_and_margin(file: AccountState) -> None:
     first = file.take("migration", 2, pace(GAP, 0.5), NOW)
     assert len(first.starts) == 1
     file.sent(first.starts[0], NOW + 0.25)
@@ -127,7 +127,7 @@ def test_i7_a_start_must_be_older_than_window_and_margin(file: AccountFile) -> N
     assert file.take("migration", 1, pace(GAP, 0.5, lead=0.06), NOW + 5.7).starts
 
 
-def test_i7_a_request_that_has_not_left_yet_counts_as_leaving_now(file: AccountFile) -> None:
+def test_i7_a_request_that_has_not_left_yet_counts_as_leaving_now(file: AccountState) -> None:
     (start,) = take(file, NOW).starts
     assert take(file, NOW + 7).wait == pytest.approx(5.0)
     file.sent(start, NOW + 8)
@@ -135,13 +135,13 @@ def test_i7_a_request_that_has_not_left_yet_counts_as_leaving_now(file: AccountF
     assert take(file, NOW + 13).starts
 
 
-def test_i7_a_start_whose_process_is_silent_closes_by_itself(file: AccountFile) -> None:
+def test_i7_a_start_whose_process_is_silent_closes_by_itself(file: AccountState) -> None:
     take(file, NOW)
     assert take(file, NOW + OPEN + 4).wait == pytest.approx(1.0)
     assert take(file, NOW + OPEN + 5).starts
 
 
-def test_what_a_dead_run_left_open_left_before_it_is_resumed(file: AccountFile) -> None:
+def test_what_a_dead_run_left_open_left_before_it_is_resumed(file: AccountState) -> None:
     take(file, NOW, run_id="run")
     assert file.enter("another", (), NOW + 2) == 0
     assert take(file, NOW + 6).wait == pytest.approx(5.0)
@@ -149,7 +149,7 @@ def test_what_a_dead_run_left_open_left_before_it_is_resumed(file: AccountFile) 
     assert take(file, NOW + 12).starts
 
 
-def test_migration_requests_count_in_the_general_windows_and_reads_not_in_theirs(file: AccountFile) -> None:
+def test_migration_requests_count_in_the_general_windows_and_reads_not_in_theirs(file: AccountState) -> None:
     limits = Limits((Window(2, 10.0),), (Window(3, 100.0),))
     for _ in range(2):
         (start,) = take(file, NOW, limits).starts
@@ -159,44 +159,44 @@ def test_migration_requests_count_in_the_general_windows_and_reads_not_in_theirs
     assert take(file, NOW + 20, limits).wait == pytest.approx(80.0)
 
 
-def test_several_that_fit_are_taken_in_one_go_and_the_rest_not(file: AccountFile) -> None:
+def test_several_that_fit_are_taken_in_one_go_and_the_rest_not(file: AccountState) -> None:
     assert len(file.take("migration", 3, pace(Limits((Window(2, 10.0),))), NOW).starts) == 2
 
 
-def test_a_start_given_back_is_free(file: AccountFile) -> None:
+def test_a_start_given_back_is_free(file: AccountState) -> None:
     (start,) = take(file, NOW).starts
     file.give_back(start)
     assert take(file, NOW).starts
 
 
-def test_i7_a_new_file_takes_over_the_starts_that_a_checkpoint_knows(file: AccountFile) -> None:
+def test_i7_a_new_file_takes_over_the_starts_that_a_checkpoint_knows(file: AccountState) -> None:
     limits = Limits((Window(9, 60.0),))
     file.enter("run", [NOW - 70, NOW - 3], NOW)
     file.enter("another", [NOW - 1], NOW)  # it is not new any more
-    assert budget_of(file.path, limits, NOW)[0].used == 1
+    assert usage_of(file.path, limits, NOW)[0].used == 1
     assert take(file, NOW + 1).wait == pytest.approx(1.0)
 
 
-def test_a_hold_stops_everyone_and_is_only_ever_prolonged(file: AccountFile, path: Path) -> None:
+def test_a_hold_stops_everyone_and_is_only_ever_prolonged(file: AccountState, path: Path) -> None:
     file.hold(NOW + 60)
     file.hold(NOW + 10)
-    other = AccountFile(path)
+    other = AccountState(path)
     assert take(other, NOW, OFF) == Taken((), 60.0)
     assert other.take("general", 1, pace(GAP, kind="general"), NOW + 59).wait == pytest.approx(1.0)
     assert take(other, NOW + 60, OFF).starts == (0,)
     other.close()
 
 
-def test_a_429_widens_the_margin_and_time_narrows_it_again(file: AccountFile) -> None:
+def test_a_429_widens_the_margin_and_time_narrows_it_again(file: AccountState) -> None:
     (start,) = take(file, NOW).starts
     file.sent(start, NOW)
-    file.throttled(NOW)
-    file.throttled(NOW + 1)  # the same trouble
+    file.on_429(NOW)
+    file.on_429(NOW + 1)  # the same trouble
     assert take(file, NOW + 5).wait == pytest.approx(0.05, abs=1e-3)
-    file.throttled(NOW + 11)
+    file.on_429(NOW + 11)
     assert take(file, NOW).wait == pytest.approx(5.1, abs=1e-2)
     for more in range(20):
-        file.throttled(NOW + 30 + 20 * more)
+        file.on_429(NOW + 30 + 20 * more)
     wide = NOW + 30 + 20 * 19
     (start,) = take(file, wide).starts
     file.sent(start, wide)
@@ -206,7 +206,7 @@ def test_a_429_widens_the_margin_and_time_narrows_it_again(file: AccountFile) ->
     assert take(file, wide + 10 * EXTRA_HALVES).wait == pytest.approx(5.002, abs=0.001)
 
 
-def test_starts_in_the_future_count_as_made_now(file: AccountFile) -> None:
+def test_starts_in_the_future_count_as_made_now(file: AccountState) -> None:
     (start,) = take(file, NOW + 3600).starts
     file.sent(start, NOW + 3600)
     file.hold(NOW + 3 * LONGEST_HOLD)
@@ -215,7 +215,7 @@ def test_starts_in_the_future_count_as_made_now(file: AccountFile) -> None:
     assert take(file, NOW + LONGEST_HOLD).starts
 
 
-def test_starts_that_no_window_needs_are_dropped_and_those_of_an_hour_kept(file: AccountFile) -> None:
+def test_starts_that_no_window_needs_are_dropped_and_those_of_an_hour_kept(file: AccountState) -> None:
     limits = Limits((Window(1, 0.5),))
     for moment in range(0, 7200, 60):
         (start,) = take(file, NOW + moment, limits).starts
@@ -225,26 +225,26 @@ def test_starts_that_no_window_needs_are_dropped_and_those_of_an_hour_kept(file:
     db.close()
 
 
-def test_the_budget_says_used_and_left_in_every_window(file: AccountFile) -> None:
+def test_the_budget_says_used_and_left_in_every_window(file: AccountState) -> None:
     limits = Limits((Window(1, 5.0), Window(3, 3600.0)), (Window(10, 86400.0),))
     for moment in (0, 10):
         (start,) = take(file, NOW + moment, limits).starts
         file.sent(start, NOW + moment)
     file.take("general", 1, pace(limits, kind="general"), NOW + 11)
-    assert [tuple(use) for use in budget_of(file.path, limits, NOW + 12)] == [
+    assert [tuple(use) for use in usage_of(file.path, limits, NOW + 12)] == [
         ("1/5s", "migration", 1, 1, 0, 3.0),
         ("3/1h", "migration", 3, 2, 1, 3588.0),
         ("10/1d", "general", 10, 3, 7, 86388.0),
     ]
-    assert budget_of(file.path, limits, NOW + 100_000)[0] == ("1/5s", "migration", 1, 0, 1, 0.0)
+    assert usage_of(file.path, limits, NOW + 100_000)[0] == ("1/5s", "migration", 1, 0, 1, 0.0)
 
 
 def test_an_account_never_used_has_its_whole_budget_and_reading_makes_no_file(tmp_path: Path) -> None:
-    assert budget_of(tmp_path / "none.sqlite", GAP, NOW) == [("1/5s", "migration", 1, 0, 1, 0.0)]
+    assert usage_of(tmp_path / "none.sqlite", GAP, NOW) == [("1/5s", "migration", 1, 0, 1, 0.0)]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_status_can_read_after_a_process_died_in_the_middle_of_a_commit(file: AccountFile, path: Path) -> None:
+def test_status_can_read_after_a_process_died_in_the_middle_of_a_commit(file: AccountState, path: Path) -> None:
     (start,) = take(file, NOW).starts
     file.sent(start, NOW)
     dies = (
@@ -258,7 +258,7 @@ def test_status_can_read_after_a_process_died_in_the_middle_of_a_commit(file: Ac
     )
     assert subprocess.run([sys.executable, "-c", dies, str(path)], check=False).returncode == 9
     assert Path(f"{path}-journal").stat().st_size > 0
-    assert budget_of(path, GAP, NOW + 1)[0].used == 1
+    assert usage_of(path, GAP, NOW + 1)[0].used == 1
 
 
 def test_what_is_no_file_of_ours_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -271,26 +271,26 @@ def test_what_is_no_file_of_ours_is_refused_and_untouched(tmp_path: Path) -> Non
     for path, words in ((foreign, "is not the account's file of streammig"), (text, "is damaged, or is another file")):
         before = path.read_bytes()
         with pytest.raises(Unusable, match=words) as caught:
-            AccountFile(path)
+            AccountState(path)
         assert str(path) in caught.value.what
         with pytest.raises(Unusable, match=words):
-            budget_of(path, GAP, NOW)
+            usage_of(path, GAP, NOW)
         assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("other", [2, 9])
-def test_another_format_is_refused_by_its_number(file: AccountFile, other: int) -> None:
+def test_another_format_is_refused_by_its_number(file: AccountState, other: int) -> None:
     with sqlite3.connect(file.path) as db:
         db.execute(f"PRAGMA user_version = {other}")
     db.close()
     with pytest.raises(Unusable, match=f"format {other}; this streammig reads 3 only"):
-        AccountFile(file.path)
+        AccountState(file.path)
 
 
 def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MachineFault, match=r"Not a directory|File exists") as caught:
-        AccountFile(tmp_path / "file" / "accounts" / "a.sqlite")
+        AccountState(tmp_path / "file" / "accounts" / "a.sqlite")
     assert "--state-dir" in caught.value.hint
 
 
@@ -298,7 +298,7 @@ def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path) -> N
     ("code", "hint"), [(errno.ENOSPC, "Make room"), (errno.EDQUOT, "Make room"), (errno.EACCES, "--state-dir")]
 )
 def test_a_folder_without_room_is_no_folder_that_may_not_be_written(tmp_path: Path, code: int, hint: str) -> None:
-    with pytest.raises(MachineFault) as caught, translated(tmp_path / "a.sqlite", AccountFile.role):
+    with pytest.raises(MachineFault) as caught, translated(tmp_path / "a.sqlite", AccountState.role):
         raise OSError(code, os.strerror(code))
     assert hint in caught.value.hint
 
@@ -306,10 +306,10 @@ def test_a_folder_without_room_is_no_folder_that_may_not_be_written(tmp_path: Pa
 def test_i2_on_a_full_disk_no_slot_is_given_and_the_file_stays_whole(path: Path) -> None:
     script = (
         "import resource, signal, sys, pathlib\n"
-        "from streammig.budget import AccountFile, Limits, Window\n"
-        "from streammig.budget.file import Pace\n"
+        "from streammig.ratelimit import AccountState, Limits, Window\n"
+        "from streammig.ratelimit.state import Pace\n"
         "from streammig.errors import MachineFault\n"
-        "file = AccountFile(pathlib.Path(sys.argv[1]))\n"
+        "file = AccountState(pathlib.Path(sys.argv[1]))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "size = pathlib.Path(sys.argv[1]).stat().st_size\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
@@ -325,10 +325,10 @@ def test_i2_on_a_full_disk_no_slot_is_given_and_the_file_stays_whole(path: Path)
     noted, exit_code, hint = done.stdout.split(" ", 2)
     assert exit_code == "1"
     assert "Nothing was sent that it does not hold. Make room" in hint
-    assert budget_of(path, Limits((Window(10**6, 1e6),)), 2.0)[0].used == int(noted) < 10_000
+    assert usage_of(path, Limits((Window(10**6, 1e6),)), 2.0)[0].used == int(noted) < 10_000
 
 
-def test_a_file_that_another_process_never_lets_go_is_said_so(file: AccountFile) -> None:
+def test_a_file_that_another_process_never_lets_go_is_said_so(file: AccountState) -> None:
     file._db.execute("PRAGMA busy_timeout = 10")
     other = sqlite3.connect(file.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -340,5 +340,5 @@ def test_a_file_that_another_process_never_lets_go_is_said_so(file: AccountFile)
 
 
 def test_reading_the_budget_needs_no_http_client() -> None:
-    script = "import sys, streammig.budget; sys.exit('aiohttp' in sys.modules)"
+    script = "import sys, streammig.ratelimit; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

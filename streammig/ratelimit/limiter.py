@@ -1,4 +1,4 @@
-"""Pacing: who may start a request now, first come first served, within every window of the account's limits."""
+"""The rate limiter: who may start a request now, first come first served, within every window of the limits."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import TypeVar
 
 from aiolimiter import AsyncLimiter
 
-from streammig.budget.file import LONGEST_HOLD, AccountFile, Pace
-from streammig.budget.limits import Limits, RequestKind
 from streammig.errors import Problem, counted
 from streammig.ports import Clock
+from streammig.ratelimit.limits import OFF, Limits, RequestKind
+from streammig.ratelimit.state import LONGEST_HOLD, AccountState, Pace
 
 T = TypeVar("T")
 
 # 1.7 % of a window is always given to the link's jitter, up to 85 ms: the 5 s gap then survives a jitter of 80 ms
-# and 98.3 % of its slots are used.
+# and 98.3 % of its requests are made.
 SHARE = 0.017
 WIDEST = 0.085
 # Shorter windows get what the link was seen to need: this much, and a fifth more than the spread of what was seen.
 NARROWEST = 0.010
 ENOUGH = 8  # observations before they are believed
 LONGEST_LEAD = 0.25
-# A start that was given back, or a margin that narrowed, is noticed by those who wait after this many seconds.
+# A permit that was given back, or a margin that narrowed, is noticed by those who wait after this many seconds.
 LONGEST_SLEEP = 60.0
 
 
 class _Link:
-    """What requests were seen to need: from their slot to their first byte (`delays`), from there to the answer."""
+    """What requests were seen to need: from their permit to their first byte (`delays`), from there to the answer."""
 
     def __init__(self) -> None:
         self.delays: deque[float] = deque(maxlen=64)
@@ -50,15 +50,14 @@ class _Link:
         return min(WIDEST, max(SHARE * seconds, needed))
 
 
-class Slot:
+class Permit:
     """The right to make one request now. Say `sent` when its first byte leaves, or `unsent` when none did.
 
-    Until then others must take it that it leaves any moment, and wait (15 s at most). Either may be called again,
-    in any order: only the first one counts.
+    Until then others must assume that it leaves any moment, and wait (15 s at most). Only the first word counts.
     """
 
-    def __init__(self, pacer: Pacer, start: int, granted: float) -> None:
-        self._pacer = pacer
+    def __init__(self, limiter: RateLimiter, start: int, granted: float) -> None:
+        self._limiter = limiter
         self._start = start
         self._granted = granted
         self._said = False
@@ -67,31 +66,25 @@ class Slot:
         """The first byte leaves now. Fits `Client.send(began=…)`."""
         if not self._said:
             self._said = True
-            self._pacer._sent(self._start, self._granted)
+            self._limiter._sent(self._start, self._granted)
 
     def unsent(self) -> None:
-        """Nothing left: the start is free for another request."""
+        """Nothing left: the permit is free for another request."""
         if not self._said:
             self._said = True
-            self._pacer._write(self._pacer.file.give_back, self._start)
-
-
-class _Waiter:
-    def __init__(self) -> None:
-        self.slot: Slot | None = None
-        self.gone = False
+            self._limiter._write(self._limiter.state.give_back, self._start)
 
 
 class _Line:
     """Those of one kind who wait, in order; the first one asks for all of them, so that commits are shared."""
 
     def __init__(self) -> None:
-        self.waiters: deque[_Waiter] = deque()
+        self.waiters: deque[asyncio.Future[Permit]] = deque()
         self.first = asyncio.Lock()
 
 
-class Pacer:
-    """Hands out slots within the limits, together with every other process that has the account's file open.
+class RateLimiter:
+    """Hands out permits within the limits, together with every other process that has the account's file open.
 
     Make it inside the running loop: wall time is read once, then the loop's own clock counts, so that setting the
     clock during a run changes nothing. `executor` must have one thread (all use of the file goes through it).
@@ -100,16 +93,16 @@ class Pacer:
     """
 
     def __init__(
-        self, file: AccountFile, limits: Limits, clock: Clock, executor: Executor, interval: float = 0.2
+        self, state: AccountState, limits: Limits, clock: Clock, executor: Executor, interval: float = 0.2
     ) -> None:
-        self.file = file
+        self.state = state
         self.limits = limits
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._begun = clock.time() - self._loop.time()
         self._link = _Link()
         self._lines: dict[RequestKind, _Line] = {"migration": _Line(), "general": _Line()}
-        self._reads = AsyncLimiter(1, interval) if interval and limits != Limits() else None
+        self._reads = AsyncLimiter(1, interval) if interval and limits != OFF else None
         self._words: set[asyncio.Future[None]] = set()
         self._run_id = ""
 
@@ -123,7 +116,7 @@ class Pacer:
         `starts` are the requests that the checkpoint knows, in seconds since the epoch.
         """
         self._run_id = run_id
-        future = await self._do(self.file.enter, run_id, starts, self.now())
+        future = await self._do(self.state.enter, run_id, starts, self.now())
         if not future:
             return ""
         return (
@@ -131,54 +124,49 @@ class Pacer:
             " was set back. Those requests count as made now, so the first one of this run may wait longer."
         )
 
-    async def take(self) -> Slot:
-        """A slot for a migration request."""
-        return await self.slot("migration")
-
-    async def slot(self, kind: RequestKind) -> Slot:
-        """Wait for a slot and take it, durably. First come, first served within a kind. On cancel none is taken."""
+    async def acquire(self, kind: RequestKind = "migration") -> Permit:
+        """Wait for a permit and take it, durably. First come, first served within a kind. On cancel none is taken."""
         if kind == "general" and self._reads is not None:
             await self._reads.acquire()
         line = self._lines[kind]
-        waiter = _Waiter()
-        line.waiters.append(waiter)
+        mine: asyncio.Future[Permit] = self._loop.create_future()
+        line.waiters.append(mine)
         try:
             async with line.first:
-                while waiter.slot is None:
+                while not mine.done():
                     wait = await self._serve(kind, line)
-                    if waiter.slot is None:
+                    if not mine.done():
                         # A timer may be a microsecond early; asking again at once would only burn.
                         await asyncio.sleep(min(LONGEST_SLEEP, max(0.001, wait)))
         except BaseException:
-            if waiter.slot is None:
-                waiter.gone = True
-                line.waiters.remove(waiter)
+            if mine.done():
+                self._write(self.state.give_back, mine.result()._start)
             else:
-                self._write(self.file.give_back, waiter.slot._start)
+                mine.cancel()
+                line.waiters.remove(mine)
             raise
-        return waiter.slot
+        return mine.result()
 
     async def read(self) -> None:
-        """A general slot, for who has nothing to say about it afterwards."""
-        await self.slot("general")
+        """A general permit, for who has nothing to say about it afterwards."""
+        await self.acquire("general")
 
     async def _serve(self, kind: RequestKind, line: _Line) -> float:
         """Ask for everyone in the line; returns how long the first must wait if it got nothing."""
-        asking = tuple(line.waiters)
+        asking, asked = tuple(line.waiters), self._loop.time()
         margins = tuple(self._link.margin(window.seconds) for _, window in self.limits.counted(kind))
         pace = Pace(self.limits, margins, self._link.lead)
-        asked = self._loop.time()
         work = self._loop.run_in_executor(
-            self._executor, self.file.take, kind, len(asking), pace, self.now(), self._run_id
+            self._executor, self.state.take, kind, len(asking), pace, self.now(), self._run_id
         )
         stopped = await _finished(work)
         taken = work.result()
         for waiter, start in zip(asking, taken.starts, strict=False):
-            if waiter.gone:  # cancelled while its start was being written
-                self._write(self.file.give_back, start)
+            if waiter.cancelled():  # while its start was being written
+                self._write(self.state.give_back, start)
             else:
                 line.waiters.remove(waiter)
-                waiter.slot = Slot(self, start, asked)
+                waiter.set_result(Permit(self, start, asked))
         if stopped is not None:
             raise stopped
         return taken.wait
@@ -187,24 +175,26 @@ class Pacer:
         """A request was answered that many seconds after its first byte left: tells how much the link jitters."""
         self._link.latencies.append(latency)
 
-    async def hold(self, seconds: float) -> None:
+    async def pause_for(self, seconds: float) -> None:
         """The whole account waits this long (at most a day), also over a restart."""
-        await self._do(self.file.hold, self.now() + min(max(0.0, seconds), LONGEST_HOLD))
+        await self._do(self.state.hold, self.now() + min(max(0.0, seconds), LONGEST_HOLD))
 
-    async def throttled(self) -> None:
-        """The target said 429 in spite of the pacing: widen the margin, for every process."""
-        await self._do(self.file.throttled, self.now())
+    async def on_429(self) -> None:
+        """The target said 429 although the windows allowed the request: widen the margin, for every process."""
+        await self._do(self.state.on_429, self.now())
 
     async def observe(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
-        """Rate headers of an answer, `reset` in seconds from now. They may only slow us down, and a gap (a window of
-        one request) that we keep anyway slows nothing: its reset is counted from the answer, ours from the start."""
+        """Rate headers of an answer, `reset` in seconds from now. They may only slow us down.
+
+        A gap (a window of one request) that we keep anyway slows nothing: its reset is counted from the answer, ours
+        from the start.
+        """
         if remaining is None or reset is None or remaining > 0 or reset <= 0:
             return
         windows = (*self.limits.migration, *self.limits.general)
         # The header counts whole seconds, rounded up.
-        if any(window.count == limit == 1 and math.ceil(window.seconds) >= reset for window in windows):
-            return
-        await self.hold(reset)
+        if not any(window.count == limit == 1 and math.ceil(window.seconds) >= reset for window in windows):
+            await self.pause_for(reset)
 
     async def close(self) -> None:
         """Wait until everything that was said is written. The file is closed by who opened it."""
@@ -214,7 +204,7 @@ class Pacer:
     def _sent(self, start: int, granted: float) -> None:
         self._link.delays.append(self._loop.time() - granted)
         if start:
-            self._write(self.file.sent, start, self.now())
+            self._write(self.state.sent, start, self.now())
 
     def _write(self, function: Callable[..., None], *args: object) -> None:
         """Write a word that nobody waits for; `close` does."""
@@ -225,7 +215,7 @@ class Pacer:
     def _written(self, word: asyncio.Future[None]) -> None:
         self._words.discard(word)
         # Without its word a start counts for longer than it need, which is safe; a disk that is really full stops
-        # the next slot, where somebody waits for the answer.
+        # the next request, where somebody waits for the answer.
         with contextlib.suppress(Problem, asyncio.CancelledError):
             word.result()
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from streammig.budget.limits import Limits, RequestKind, Use
 from streammig.checkpoint.sqlite import IN_STATE_FOLDER, Role, SharedFile
+from streammig.ratelimit.limits import Limits, RequestKind, Use
 
 # A start is written before its request leaves. Until its process says when it left, it may leave at any moment: it
 # counts as made now, for as long as making a connection may take. A process that died never says it.
@@ -56,7 +56,7 @@ def account_path(state_folder: Path, account: str) -> Path:
     return state_folder / "accounts" / f"{account}.sqlite"
 
 
-class AccountFile(SharedFile):
+class AccountState(SharedFile):
     """The account's file, open. Several processes may have it open; within one, call it from one thread at a time.
 
     Every change is one durable transaction. Raises `MachineFault` (disk full, read-only) and `Unusable` (no such
@@ -65,7 +65,7 @@ class AccountFile(SharedFile):
 
     role = Role(
         "the account's file", "account-file",
-        "Move it away: the used slots are then taken from the checkpoint, as far as that knows them.", IN_STATE_FOLDER,
+        "Move it away: the requests made are then taken from the checkpoint, as far as it knows them.", IN_STATE_FOLDER,
     )  # fmt: skip
     application = 0x734D4267  # "sMBg"
     format = 3
@@ -156,7 +156,7 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
         """Let nobody start before this moment; an earlier one than is known already changes nothing."""
         self._change("UPDATE account SET hold = max(hold, ?)", until)
 
-    def throttled(self, now: float) -> None:
+    def on_429(self, now: float) -> None:
         """Widen the margin of every process: the target said 429 in spite of it."""
         with self.transaction():
             extra, at = self._read("SELECT extra, extra_at FROM account")[0]
@@ -179,12 +179,12 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
         return uses
 
 
-def budget_of(path: Path, limits: Limits, now: float) -> list[Use]:
+def usage_of(path: Path, limits: Limits, now: float) -> list[Use]:
     """Used and left, read without changing anything; an account that was never used has all of it left."""
     if not path.exists() or not path.stat().st_size:
         windows = limits.counted("migration")
         return [Use(str(window), kind, window.count, 0, window.count, 0.0) for kind, window in windows]
-    file = AccountFile(path, read_only=True)
+    file = AccountState(path, read_only=True)
     try:
         return file.usage(limits, now)
     finally:
