@@ -6,8 +6,10 @@ import errno
 import importlib
 import json
 import os
+import shutil
 import sys
 import traceback
+from typing import TextIO
 
 import click
 
@@ -112,6 +114,14 @@ def fail(problem: Problem, *, as_json: bool = False) -> None:
     """Print on stderr what stopped a command, its code, and what to do; on stdout the JSON document, if asked."""
     if as_json:
         click.echo(json.dumps({"error": problem.json()}, indent=2))
-    click.echo(f"error: {problem.what} [{problem.code}]", err=True)
-    if problem.hint:
-        click.echo(problem.hint, err=True)
+    say(f"error: {problem.what} [{problem.code}]" + (f"\n{problem.hint}" if problem.hint else ""))
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print for people, on stderr unless told otherwise: in the columns of a terminal, and as it is elsewhere."""
+    stream = stream or sys.stderr
+    if stream.isatty():
+        from streammig.report.text import wrapped
+
+        text = wrapped(text, min(shutil.get_terminal_size().columns, 100) - 1)
+    click.echo(text, file=stream)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from streammig.cli import options
+from streammig.cli import options, say
 
 SHOWN = 10  # dead letters that are also printed on stderr
 
@@ -59,6 +59,6 @@ def _show(path: Path, count: int) -> None:
     with path.open(encoding="utf-8") as lines:
         for letter in map(json.loads, islice(lines, SHOWN)):
             where = f"{Path(letter['file']).name}, record {letter['line']:,}"
-            click.echo(f"  {where}: {letter['code']}\n    {letter['message']}", err=True)
+            say(f"  {where}: {letter['code']}\n    {letter['message']}")
     if count > SHOWN:
         click.echo(f"  and {count - SHOWN:,} more in {path}", err=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from streammig.cli import options
+from streammig.cli import fail, options, say
 from streammig.records import STAGES, Batch, BatchState
 
 PARKED = 4  # the exit code where it is still undecided
@@ -71,12 +71,12 @@ def command(
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     elif answer is None or not quiet:
-        click.echo(in_words(facts), err=answer is not None)
+        say(in_words(facts), sys.stdout if answer is None else sys.stderr)
     called = shlex.join(["streammig", *sys.argv[1:]])
     if answer == "read-back":
         sys.exit(_read_back(checkpoint, found, toml, called, quiet))
     if answer is not None:
-        click.echo(WARNINGS[answer].format(**facts), err=True)
+        say(WARNINGS[answer].format(**facts))
         decide(checkpoint, called, found.seq, found.stage, answer, time.time())
         _say(found, RULINGS[answer][0], resume)
 
@@ -91,19 +91,20 @@ def _one_of(given: Mapping[str, bool]) -> str | None:
 
 WARNINGS = {
     "landed": (
-        "WARNING: batch {batch} of {stage} counts as landed from now on. If it did not, its {units:,} units will never"
-        " be sent, and nothing but this batch tells that they are missing."
+        "WARNING: batch {batch} of {stage} counts as landed from now on. If it did not land, its {units:,} units are"
+        " never sent, and nothing else shows that they are missing."
     ),
     "not-landed": (
-        "WARNING: batch {batch} of {stage} will be SENT AGAIN by the next run. If it landed after all, its {units:,}"
-        " units are at the target TWICE then: events and points of these customers are doubled."
+        "WARNING: the next run SENDS batch {batch} of {stage} AGAIN. If it landed after all, its {units:,} units are at"
+        " the target TWICE: events and points of these customers are doubled."
     ),
     "reject": (
         "WARNING: batch {batch} of {stage} counts as rejected from now on: none of its {units:,} units was taken. The"
-        " next run sends parts of it, to find the records that are the cause."
+        " next run sends parts of it, to find the records that the target refuses."
     ),
     "set-aside": (
-        "WARNING: the {units:,} units of batch {batch} of {stage} are not sent: the next run makes them dead letters."
+        "WARNING: the next run makes the {units:,} units of batch {batch} of {stage} dead letters. It does not send"
+        " them."
     ),
 }
 
@@ -114,13 +115,12 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps(entries, indent=2))
     elif entries:
-        click.echo("\n".join(undecided_line(it, str(checkpoint)) for it in entries))
+        say("\n".join(undecided_line(it, str(checkpoint)) for it in entries), sys.stdout)
     else:
-        click.echo("nothing is undecided", err=True)
+        say("No batch has an unknown outcome.")
 
 
 def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, quiet: bool) -> int:
-    from streammig.cli import fail
     from streammig.cli.runtime import beside
 
     state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
@@ -132,15 +132,15 @@ def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, q
 
 
 def _say(batch: Batch, state: object, resume: str | None) -> None:
-    what = {
-        BatchState.ACCEPTED: "is accepted",
-        BatchState.SEALED: "is to be sent again" + (f" by: {resume}" if resume else " by the next run"),
-        BatchState.REJECTED: "is rejected" + (f"; go on with: {resume}" if resume else "; the next run goes on"),
-        BatchState.SPLIT: "is settled: what the target shows is accepted, the rest are dead letters",
-        BatchState.PARKED: "is still undecided: the target shows nothing that proves it either way",
-        BatchState.UNKNOWN: "is still undecided: stopped before the target had shown enough",
+    what, command = {
+        BatchState.ACCEPTED: ("is accepted", None),
+        BatchState.SEALED: ("is sent again by the next run", resume),
+        BatchState.REJECTED: ("is rejected; the next run goes on", resume),
+        BatchState.SPLIT: ("is settled: what the target shows is accepted, the rest are dead letters", None),
+        BatchState.PARKED: ("is still undecided: the target shows no proof of either", None),
+        BatchState.UNKNOWN: ("is still undecided: stopped before the target had shown enough", None),
     }[BatchState(str(state))]
-    click.echo(f"batch {batch.seq} of {batch.stage} {what}", err=True)
+    say(f"batch {batch.seq} of {batch.stage} {what}" + (f": {command}" if command else ""))
 
 
 def in_words(facts: Mapping[str, Any]) -> str:
@@ -148,25 +148,24 @@ def in_words(facts: Mapping[str, Any]) -> str:
     made = f"sealed {facts['sealed']}" + (", out of dead letters" if facts["retried"] else "")
     made += f", a part of batch {facts['parent']}" if facts["parent"] else ""
     lines = [
-        f"batch {facts['batch']} of {facts['stage']}: {facts['state']} since {facts['since']} ({made})",
+        f"batch {facts['batch']} of {facts['stage']}: {facts['state']} since {facts['since']}",
+        f"  {made}",
         f"  holds {facts['records']:,} records, {facts['units']:,} units, {facts['bytes']:,} bytes",
     ]
     lines += [f"  sum of {key}: {value}" for key, value in facts["sums"].items()]
-    lines += [
-        f"  from {place['file']}: {_spot(place['from'])} up to, not including, {_spot(place['to'])}"
-        for place in facts["places"]
-    ]
+    for place in facts["places"]:
+        lines += [f"  from {place['file']}", f"    {_spot(place['from'])} up to {_spot(place['to'])}"]
     if facts["ranges"] > len(facts["places"]):
         lines.append(f"  and from {facts['ranges'] - len(facts['places']):,} more places")
-    lines += [f"  see whose the first of them are: {facts['look']}"] if facts["look"] else []
+    lines += ["  see the first of them:", f"    {facts['look']}"] if facts["look"] else []
     lines += [_request(it) for it in facts["requests"]]
-    lines.append(f"  {facts['note']}" if facts["note"] else "  nothing has been read back of it so far")
+    lines.append(f"  {facts['note']}" if facts["note"] else "  not read back so far")
     return "\n".join(lines)
 
 
 def _spot(spot: Mapping[str, int]) -> str:
     unit = f", unit {spot['unit']}" if spot["unit"] else ""
-    return f"record {spot['record']}{unit} (byte {spot['byte']})"
+    return f"record {spot['record']:,}{unit} (byte {spot['byte']:,})"
 
 
 def _request(it: Mapping[str, Any]) -> str:

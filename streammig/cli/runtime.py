@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import click
 import msgspec
 
 from streammig.checkpoint import Checkpoint
@@ -23,12 +22,13 @@ from streammig.migration import Ask, Migration
 from streammig.records import STAGES
 from streammig.report.live import watching
 from streammig.settings import api_key, from_checkpoint, state_folder
+from streammig.telemetry import Notify, Stopping
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 T = TypeVar("T")
 
 
-async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -> T:
+async def drive(run: Migration, work: Callable[[], Awaitable[T]], tell: Notify) -> T:
     """Run `work`. The first Ctrl-C, SIGTERM or SIGHUP drains; then a Ctrl-C or SIGTERM aborts. A further SIGHUP does
     nothing, because a closed terminal sends several."""
     give_back_bodies()
@@ -39,8 +39,7 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -
             if number != signal.SIGHUP:
                 run.abort()
             return
-        if not quiet:
-            click.echo("stopping: requests under way may end; once more cuts them off", err=True)
+        tell(Stopping())
         run.drain()
 
     def heard(number: int, _: object) -> None:
@@ -48,7 +47,7 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -
             _without_terminal()
         loop.call_soon_threadsafe(interrupted, number)
 
-    # Not the loop's own handlers: it would leave SIGTERM to kill us while the books are printed.
+    # Not the loop's own handlers: it would leave SIGTERM to kill us while the totals are printed.
     unheard = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
     before = {it: signal.signal(it, heard) for it in SIGNALS if it != signal.SIGHUP or not unheard}
     try:
@@ -109,6 +108,6 @@ def beside(
         state = state_folder(settings, os.environ, sys.platform)
         run = Migration(settings, ask, key, state, SystemClock(), random.Random(), tell, folder)
         try:
-            return Driven(asyncio.run(drive(run, lambda: work(run), quiet)), None)
+            return Driven(asyncio.run(drive(run, lambda: work(run), tell)), None)
         except Problem as problem:
             return Driven(None, problem, run.assembled)

@@ -230,12 +230,11 @@ class Courier:
         parked = await self.journal.read(lambda file: file.batches(stage, BatchState.PARKED))
         if len(parked) > self.most_parked:
             numbers = ", ".join(str(batch.seq) for batch in parked)
-            held = f"{counted(len(parked), 'batch', 'es')} of {stage} {'is' if len(parked) == 1 else 'are'}"
             raise UnknownOutcome(
                 "too-many-parked",
-                f"{held} parked: nobody can say whether that landed ({numbers})",
-                "Nothing of it is sent again. Find out at the target whether it landed, and say so with:"
-                f" streammig resolve CHECKPOINT BATCH --stage {stage} --landed (or --not-landed).",
+                f"{stage}: {counted(len(parked), 'batch', 'es')} parked, with an unknown outcome: {numbers}",
+                "They are not sent again. Find out at the target whether they landed, and say so (--landed or"
+                f" --not-landed): streammig resolve CHECKPOINT BATCH --stage {stage}",
             )
 
     async def _count_refused(self, batch: Batch, receipt: Receipt) -> None:

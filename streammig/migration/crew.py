@@ -171,7 +171,7 @@ class Crew:
     # -- what must hold behind a stage -------------------------------------------------------------------------------
 
     async def verify(self, name: str) -> None:
-        """Raise unless the books balance."""
+        """Raise unless the totals add up."""
         books = await self.journal.read(lambda file: file.books(name))
         check_books(name, books)
 
@@ -182,9 +182,8 @@ class Crew:
             numbers = ", ".join(str(batch.seq) for batch in left[:20])
             raise UnknownOutcome(
                 "outcome-unknown",
-                f"nobody can say whether these batches of {name} landed: {numbers}",
-                "They are not sent again. See what is known of them, and decide, with: streammig resolve"
-                f" {self.reading.path}",
+                f"{name}: batches with an unknown outcome: {numbers}",
+                f"They are not sent again. Show what is known, and decide: streammig resolve {self.reading.path}",
             )
 
 
@@ -193,6 +192,6 @@ def check_books(name: str, books: Books) -> None:
     if not books.balanced:
         raise MachineFault(
             "totals-unbalanced",
-            f"the books of {name} do not balance: read {books.taken}, but accounted for {books.placed}",
+            f"the totals of {name} do not add up: read {books.taken}, but accounted for {books.placed}",
             "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
         )
