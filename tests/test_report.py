@@ -29,7 +29,7 @@ from streammig.records import (
 from streammig.report.document import document, iso
 from streammig.report.live import Doing, Gathered, Lines, watching
 from streammig.report.progress import share_settled
-from streammig.report.text import ROWS, aligned, shared, summary, totals_table
+from streammig.report.text import ROWS, aligned, shared, summary, totals_table, wrapped
 from streammig.telemetry import (
     Account,
     Advanced,

@@ -73,8 +73,8 @@ def test_all_that_is_known_is_said_before_a_decision_and_nothing_is_changed(shel
     before = shell.checkpoint.read_bytes()
     said = resolve(shell, 1)
     assert said.code == 0
-    for words in ("batch 1 of events: parked", "4 records, 4 units", "sum of purchases: 50.0", "e.ndjson\n    record 1 ",
-                  "request 1,", "unknown", "nothing of it can be read back"):  # fmt: skip
+    for words in ("batch 1 of events: parked", "4 records, 4 units", "e.ndjson\n    record 1 ",
+                  "sum of purchases: 50.0", "request 1,", "unknown", "nothing of it can be read back"):  # fmt: skip
         assert words in said.out, words
     facts: dict[str, Any] = json.loads(resolve(shell, 1, "--json").out)
     assert facts["requests"][0]["kind"] == "unknown"
