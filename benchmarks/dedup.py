@@ -22,8 +22,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from streammig.columns import Columns
 from streammig.dedup import Build, scan
-from streammig.records import Columns, Examined, Run, Span
+from streammig.records import Examined, Run, Span
 
 STEP = 1_000
 LENGTH = 1_000  # bytes from one made-up record to the next

@@ -24,7 +24,6 @@ import ijson
 
 from benchmarks.figures import apart, figures, yes
 from streammig.masivo.rules import RuleOptions, rules
-from streammig.masivo.rules.adapter import RunOfSlices
 from streammig.sources import Input, open_source
 
 GOALS = {"customers": 1.15, "events": 1.3, "transactions": 1.1}  # ijson to clean
@@ -136,8 +135,8 @@ def write(file: Path, stage: str, size: int, kind: str) -> int:
 def streammig(file: str, stage: str) -> int:
     judged = rules(stage, RuleOptions(now=datetime(2024, 1, 1, tzinfo=UTC)))
     found = 0
-    for run in open_source([Input(file)]).runs():
-        columns = judged.columns(RunOfSlices(run))
+    for span in open_source([Input(file)]).spans():
+        columns = judged.columns(span)
         found += len(columns) + len(columns.left_out)
     return found
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from streammig.checkpoint import Spot, write_body
+from streammig.columns import Chunk, Columns, Slices
 from streammig.errors import BrokenExport, Unusable
 from streammig.packing import BatchLimits, Sealing, cut, is_within, packer, select
 from streammig.ports import Rules, Source
-from streammig.records import START, DeadLetter, Examined, Place, Progress, Range, Record, Run
+from streammig.records import START, DeadLetter, Examined, Place, Progress, Range, Record, Run, Span, slices
 
 FIRST = 100_000  # source records that are gone through for some to look for: a second, if all of these are filtered
 
@@ -48,17 +50,33 @@ class Judge:
         self._sealed = sealed
 
     def examine(self, run: Run) -> list[Examined]:
-        examined = self.rules.examine(run)
-        if self._repeated is not None and run:
-            last = run[-1]
-            begin = Place(run[0].source, run[0].offset)
+        """As `columns`, with an object for each record."""
+        span = cast(Span, Slices(run))  # has all that is read of one here
+        return Chunk(span, self.columns(span)).all()
+
+    def columns(self, span: Span) -> Columns:
+        """What becomes of each record."""
+        columns = self.rules.columns(span)
+        changed: set[int] = set()
+        repeated: Mapping[Spot, tuple[str, str]] = {}
+        if self._repeated is not None and len(span):
+            last = span.position(len(span) - 1)
+            begin = Place(last.source, span.position(0).offset)
             repeated = self._repeated(begin, Place(last.source, last.offset + max(last.length, 1)))
-            if repeated:
-                examined = [_without_repeated(it, repeated) for it in examined]
-        if self._absent is nobody_absent:
-            return examined
-        absent = self._absent({record.owner for it in examined for record in it.records})
-        return [_without(it, absent, self._sealed) for it in examined] if absent else examined
+            offsets = {offset for _, offset, _ in repeated}
+            if offsets:
+                changed.update([at for at in range(len(span)) if span.position(at).offset in offsets])
+        absent = self._absent({*columns.owners})
+        if absent:
+            pairs = zip(columns.index, columns.owners, strict=True)
+            changed.update([at for at, owner in pairs if owner in absent])
+        if not changed:
+            return columns
+
+        def change(examined: Examined) -> Examined:
+            return _without(_without_repeated(examined, repeated), absent, self._sealed)
+
+        return Chunk(span, columns).changed(changed, change)
 
 
 def _without(examined: Examined, absent: Mapping[str, str], sealed: Sequence[Range]) -> Examined:
@@ -117,7 +135,7 @@ class Feed:
         rules = judge.rules
         self._judge = judge
         self._packer = packer(rules.head, rules.tail, rules.once, limits, progress, ahead)
-        self._runs = source.runs(progress.frontier)
+        self._spans = source.spans(progress.frontier)
         self._ready: deque[Sealing] = deque()
         self._left = None if first is None else max(first - progress.source_records, 0)
         self._cut = False  # whether a record of the last run was left for after the pilot
@@ -142,7 +160,7 @@ class Feed:
 
     def close(self) -> None:
         """Close the files that are open; the feed must not be used any more."""
-        close = getattr(self._runs, "close", None)
+        close = getattr(self._spans, "close", None)
         if close is not None:
             close()
 
@@ -150,22 +168,25 @@ class Feed:
         if self._left == 0:
             return self._end("the pilot's records are read" if self._more() else "")
         try:
-            run = next(self._runs, None)
+            span = next(self._spans, None)
         except BrokenExport as broken:
             self.broken = broken
-            run = None
-        if run is None:
+            span = None
+        if span is None:
             return self._end("")
         if self._left is not None:
-            self._cut = len(run) > self._left
-            run = run[: self._left]
-            self._left -= len(run)
-        examined = self._examine(run)
-        stranger = self._stranger(examined)
-        self._ready.extend(self._packer.take(examined[:stranger]))
-        if stranger is not None:
-            ordinal = examined[stranger].position.ordinal
-            return self._end(f"record {ordinal} belongs to a customer that the pilot has not sent")
+            self._cut = len(span) > self._left
+            span = span.first(self._left)
+            self._left -= len(span)
+        if self._ahead or self._sent is not None:
+            examined = self._examine(slices(span))
+            stranger = self._stranger(examined)
+            self._ready.extend(self._packer.take(examined[:stranger]))
+            if stranger is not None:
+                ordinal = examined[stranger].position.ordinal
+                return self._end(f"record {ordinal} belongs to a customer that the pilot has not sent")
+        else:
+            self._ready.extend(self._packer.take_chunk(Chunk(span, self._judge.columns(span))))
         return None
 
     def _examine(self, run: Run) -> list[Examined]:
@@ -195,7 +216,7 @@ class Feed:
     def _more(self) -> bool:
         """Whether the export goes on behind the pilot's records. Where it breaks off there, that is the full run's."""
         try:
-            return self._cut or next(self._runs, None) is not None
+            return self._cut or next(self._spans, None) is not None
         except BrokenExport:
             return True
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from streammig.records import START, Columns, Examined, Place, Receipt, Record, Run, Span, slices
+from streammig.columns import Columns
+from streammig.records import START, Examined, Place, Receipt, Record, Run, Span, slices
 
 Mapping = Callable[[Any], Any]
 """A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or

@@ -142,6 +142,12 @@ class Span(msgspec.Struct, frozen=True):
         """The bytes of the records from index `begin` to `end`."""
         return list(map(self.data.__getitem__, map(slice, self.starts[begin:end], self.ends[begin:end])))
 
+    def first(self, count: int) -> Span:
+        """The first so many records of it."""
+        faults = {at: fault for at, fault in self.faults.items() if at < count}
+        starts, ends, ordinals = self.starts[:count], self.ends[:count], self.ordinals[:count]
+        return Span(self.source, self.offset, self.data, starts, ends, ordinals, faults)
+
     def position(self, index: int) -> Position:
         start = self.starts[index]
         length = self.faults[index][0] if index in self.faults else self.ends[index] - start
@@ -220,84 +226,6 @@ class Examined(msgspec.Struct, frozen=True, gc=False):
     dead: tuple[DeadLetter, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
     dropped: tuple[str, ...] = ()  # paths of unknown fields that were left out, for the report
-
-
-class LeftOut(NamedTuple):
-    """What of the source record at an index of the span is not sent, as in `Examined`."""
-
-    at: int
-    filtered: tuple[tuple[str, Tally], ...] = ()
-    dead: tuple[DeadLetter, ...] = ()
-    absent: tuple[tuple[str, str], ...] = ()
-
-
-class Columns:
-    """What becomes of the source records of a span, in columns: a row for each element of a request, in reading order.
-
-    A source record has one row, none, or with a mapping several: `index` is its place in the span, and `unit` the
-    number of the row's first unit in it, as in `Examined`. `edited` has the bytes of the rows that differ from the
-    span's. The amounts of row i are `amounts[upto[i]:upto[i + 1]]`, with their keys beside them; `inner` and `uniques`
-    are as `Record.inner` and `Record.twin`, empty where a stage has none. `dropped` are unknown fields that were cut,
-    by index in the span.
-    """
-
-    __slots__ = (
-        "amounts", "dropped", "edited", "index", "inner", "keys", "left_out", "owners", "uniques", "unit", "units",
-        "upto",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.index: list[int] = []
-        self.unit: list[int] = []
-        self.owners: list[str] = []
-        self.uniques: list[str] = []
-        self.units: list[int] = []
-        self.inner: list[tuple[int, int]] = []
-        self.keys: list[str] = []
-        self.amounts: list[Decimal] = []
-        self.upto: list[int] = [0]
-        self.edited: dict[int, bytes] = {}
-        self.left_out: list[LeftOut] = []
-        self.dropped: list[tuple[int, tuple[str, ...]]] = []
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def extend(self, other: Columns, begin: int, end: int) -> None:
-        """Add rows of other columns, all that belongs to them but what was left out and dropped."""
-        low, high = other.upto[begin], other.upto[end]
-        shift, rows = self.upto[-1] - low, len(self)
-        if other.edited:
-            self.edited.update([(rows + row - begin, body) for row, body in other.edited.items() if begin <= row < end])
-        self.index += other.index[begin:end]
-        self.unit += other.unit[begin:end]
-        self.owners += other.owners[begin:end]
-        self.uniques += other.uniques[begin:end]
-        self.units += other.units[begin:end]
-        self.inner += other.inner[begin:end]
-        self.keys += other.keys[low:high]
-        self.amounts += other.amounts[low:high]
-        self.upto += [each + shift for each in other.upto[begin + 1 : end + 1]]
-
-    def add(self, index: int, found: Examined) -> None:
-        """Add what became of one source record."""
-        for record in found.records:
-            self.edited[len(self)] = record.body
-            self.index.append(index)
-            self.unit.append(record.unit)
-            self.owners.append(record.owner)
-            self.units.append(record.units)
-            self.keys += [key for key, _ in record.amounts]
-            self.amounts += [amount for _, amount in record.amounts]
-            self.upto.append(len(self.amounts))
-            if record.inner is None:
-                self.uniques.append(record.twin)
-            else:
-                self.inner.append(record.inner)
-        if found.filtered or found.dead or found.absent:
-            self.left_out.append(LeftOut(index, found.filtered, found.dead, found.absent))
-        if found.dropped:
-            self.dropped.append((index, found.dropped))
 
 
 class BatchState(enum.StrEnum):

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Sequence
 
 from streammig.checkpoint.contents import encode_contents
-from streammig.records import Draft, Position, Range, Record, Tally
+from streammig.records import Draft, Position, Range, Tally
 
 
 def made(ranges: Sequence[Range], tally: Tally, body: bytes) -> Draft:
     """A draft whose body is a single record's."""
     at = ranges[0].begin
-    record = Record(Position(at.source, at.offset, 9, at.ordinal), at.unit, "c", body, max(tally.units, 1))
-    table = encode_contents([record], [(0, len(body))], 0, 0)
+    position = Position(at.source, at.offset, 9, at.ordinal)
+    table = encode_contents([((position, at.unit, "c", max(tally.units, 1), (), "", True), (0, len(body)))], 0, 0)
     return Draft(tuple(ranges), tally, body, hashlib.sha256(body).digest(), table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_no_more_requests_are_made_than_the_records_need(
 
 
 class Alive(bytes):
-    """Bytes of a record that tell how many like them there are."""
+    """Bytes of a span that tell how many like them there are."""
 
     now = most = 0
 
@@ -122,15 +123,13 @@ class Alive(bytes):
 class Endless(Source):
     """A source that makes its records as they are asked for."""
 
-    def runs(self, start: Place = START) -> Iterator[Run]:
-        for number in range(0, 40_000, 500):
-            yield [
-                Slice(0, 10_000 * at, at + 1, 300, Alive(b'%b"id":"c%d"%b' % (HEAD, at, TAIL % at)))
-                for at in range(number, number + 500)
-            ]
-
     def spans(self, start: Place = START) -> Iterator[Span]:
-        raise NotImplementedError
+        for number in range(0, 40_000, 500):
+            records = [b'%b"id":"c%d"%b' % (HEAD, at, TAIL % at) for at in range(number, number + 500)]
+            ends = list(accumulate([len(each) + 1 for each in records]))
+            starts = [0, *ends[:-1]]
+            ends = [end - 1 for end in ends]
+            yield Span(0, number * 1000, Alive(b",".join(records)), starts, ends, range(number + 1, number + 501))
 
     def fingerprints(self) -> list[dict[str, Any]]:
         return []
@@ -143,8 +142,14 @@ HEAD = b"{"
 TAIL = b',"name":"n","email":"c%d@example.com","registration_date":"2020-01-01T00:00:00Z","balance":[]}'
 
 
-def test_i6_the_records_alive_at_once_are_those_of_a_run_and_the_open_batch() -> None:
+def test_i6_the_spans_alive_at_once_are_those_of_the_open_batch_and_no_record_is_an_object(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def record(*_: object) -> None:
+        raise AssertionError("a clean record became an object")
+
+    monkeypatch.setattr("streammig.columns.Record", record)
     feed = Feed(Endless(), Judge(rules("customers", OPTIONS)), BatchLimits(), Progress())
     assert drafts(feed) == 40
-    assert Alive.most <= 2500
-    assert Alive.now <= 500
+    assert Alive.most <= 4
+    assert Alive.now <= 1

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from streammig.columns import Columns
 from streammig.dedup import Build, Duplicate, KeyIndex, Policy, fill, forget, open_index, scan
 from streammig.dedup.build import Sorted
 from streammig.dedup.sort import run
 from streammig.errors import BrokenExport, MachineFault
 from streammig.ports import Source
-from streammig.records import START, Columns, Examined, Place, Record, Run, Span
+from streammig.records import START, Examined, Place, Record, Run, Span
 
 Said = tuple[str, str, str]  # owner, e-mail, and "" for a record or the reason why there is none
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -51,13 +51,10 @@ _TABLE = msgspec.msgpack.Decoder(_Table)
 _ENTRY = msgspec.msgpack.Decoder(_Entry)
 
 
-def encode_contents(records: Sequence[Record], cuts: Sequence[Cuts], head: int, tail: int) -> bytes:
-    """The table of a body; `head` and `tail` are lengths in bytes."""
-    entries = [
-        _Entry(it.position, it.unit, it.owner, it.units, it.amounts, it.twin, it.whole, cut)
-        for it, cut in zip(records, cuts, strict=True)
-    ]
-    return _ENCODER.encode((head, tail, entries))
+def encode_contents(entries: Iterable[tuple[tuple[Any, ...], Cuts]], head: int, tail: int) -> bytes:
+    """The table of a body from its records' entries, as `_Entry` without cuts, and cuts; `head` and `tail` are lengths
+    in bytes."""
+    return _ENCODER.encode((head, tail, [(*entry, cuts) for entry, cuts in entries]))
 
 
 def decode_contents(body: bytes, table: bytes, count: int | None = None) -> Contents:

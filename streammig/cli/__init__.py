@@ -31,7 +31,7 @@ STOPPED = 130  # the exit code of what was stopped on request
 
 
 class Commands(click.Group):
-    """Loads the module of a command when that command is called."""
+    """Loads the module of a command when that command is called, and not to list them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -41,6 +41,10 @@ class Commands(click.Group):
             return None
         found: click.Command = importlib.import_module(f"streammig.cli.{cmd_name.replace('-', '_')}").command
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

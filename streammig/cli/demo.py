@@ -59,7 +59,7 @@ transactions.files = ["transactions.json"]
 """
 
 
-@click.command(short_help="Show a migration that is interrupted and resumed, in under a minute.")
+@click.command()
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Leave the files in DIR, to look at.")
 def command(keep: Path | None) -> None:
     """Show a migration that is interrupted and resumed, in under a minute.

@@ -18,7 +18,7 @@ from streammig.records import STAGES, Batch, BatchState
 PARKED = 4  # the exit code where it is still undecided
 
 
-@click.command(short_help="Show a batch with an unknown outcome, and decide about it.")
+@click.command()
 @options.checkpoint
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streammig.migration import Choice
 
 
-@click.command(short_help="Send dead letters again, corrected or as they are.")
+@click.command()
 @options.checkpoint
 @click.option(
     "--input", "repaired", type=click.Path(path_type=Path), metavar="FIXED.ndjson",

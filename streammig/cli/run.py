@@ -26,7 +26,7 @@ FOR_ONE_CALL = {
 }  # fmt: skip
 
 
-@click.command(short_help="Migrate an export, or go on with a migration.")
+@click.command()
 @click.argument("migration", required=False, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]")
 @click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin.")
 @click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events.")

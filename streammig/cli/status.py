@@ -9,7 +9,7 @@ import click
 from streammig.cli import options
 
 
-@click.command(short_help="Show how far a run is, also while it runs.")
+@click.command()
 @options.checkpoint
 @options.as_json("Print one JSON document.")
 def command(checkpoint: Path, as_json: bool) -> None:

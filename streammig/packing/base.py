@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from streammig.packing.bodies import are_strangers, assemble, cut, ends_within
+from streammig.columns import Chunk, Rows
+from streammig.packing.bodies import Part, are_strangers, assemble, cut, ends_within
 from streammig.packing.ledger import Ledger, Span
 from streammig.records import DeadLetter, Draft, Examined, Progress, Range, Record
 
@@ -46,10 +47,10 @@ class OpenBatch:
     __slots__ = ("born", "owners", "records", "room", "size", "spans", "twins", "units")
 
     def __init__(self, envelope: int, born: int) -> None:
-        self.records: list[Record] = []
+        self.records: list[Part] = []
         self.spans: list[Span] = []
-        self.owners: dict[str, Record] = {}
-        self.twins: dict[str, Record] = {}
+        self.owners: dict[str, Part] = {}
+        self.twins: dict[str, Part] = {}
         self.units = 0
         self.size = envelope
         self.born = born
@@ -57,7 +58,8 @@ class OpenBatch:
 
     def rival(self, record: Record) -> Record | None:
         """The record of which this one, a customer, would be a duplicate in the same request."""
-        return self.owners.get(record.owner) or (self.twins.get(record.twin) if record.twin else None)
+        found = self.owners.get(record.owner) or (self.twins.get(record.twin) if record.twin else None)
+        return found.alike(record.owner, record.twin) if isinstance(found, Rows) else found
 
     def cost(self, record: Record) -> int:
         """Bytes that the record adds to the body: its own, or its inner slice where it is joined, and a comma."""
@@ -68,21 +70,22 @@ class OpenBatch:
     def fits(self, record: Record, limits: BatchLimits) -> bool:
         return self.units + record.units <= limits.units and self.size + self.cost(record) <= limits.bytes
 
-    def strange_to(self, records: Sequence[Record]) -> bool:
+    def strange_to(self, rows: Rows) -> bool:
         """Whether these share no owner or twin with each other, or with what is in here."""
         return (
-            are_strangers(records)
-            and self.owners.keys().isdisjoint([record.owner for record in records])
-            and self.twins.keys().isdisjoint([record.twin for record in records])
+            are_strangers([rows])
+            and self.owners.keys().isdisjoint(rows.owners)
+            and self.twins.keys().isdisjoint(rows.uniques)
         )
 
-    def put_all(self, records: Sequence[Record], size: int) -> None:
-        """Put in strangers whose bodies, each with a comma before it, are so many bytes."""
-        self.size += size - (not self.records)
-        self.units += sum([record.units for record in records])
-        self.records += records
-        self.owners.update([(record.owner, record) for record in records])
-        self.twins.update([(record.twin, record) for record in records if record.twin])
+    def put_all(self, rows: Rows) -> None:
+        """Put in strangers."""
+        sizes, counts = rows.chunk.sizes, rows.chunk.counts
+        self.size += sizes[rows.end] - sizes[rows.begin] - (not self.records)
+        self.units += counts[rows.end] - counts[rows.begin]
+        self.records.append(rows)
+        self.owners.update(dict.fromkeys(rows.owners, rows))
+        self.twins.update(dict.fromkeys(filter(None, rows.uniques), rows))
 
     def put(self, record: Record) -> None:
         self.size += self.cost(record)
@@ -136,6 +139,10 @@ class Packer(ABC):
         self._tidy(out)
         self._relieve(out)
         return out
+
+    def take_chunk(self, chunk: Chunk) -> list[Sealing]:
+        """As `take` for all source records of a chunk."""
+        return self.take(chunk.all())
 
     def take(self, run: Sequence[Examined]) -> list[Sealing]:
         """As `add` for each of these in order."""
@@ -201,9 +208,7 @@ class Packer(ABC):
         self._sealed += 1
         ranges = tuple([span.range for span in batch.spans])
         draft = assemble(batch.records, self._head, self._tail, ranges)
-        # A draft leaves out duplicates: only one with all units has the sums of all records.
-        whole = batch.records if draft.tally.units == batch.units else []
-        self._ledger.seal(batch.spans, draft.tally, whole)
+        self._ledger.seal(batch.spans, draft.tally)
         return Sealing(draft, self._ledger.progress())
 
     def _relieve(self, out: list[Sealing]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
 
+from streammig.columns import Chunk, Rows
 from streammig.packing.base import BatchLimits, OpenBatch, Packer, Sealing
 from streammig.packing.bodies import Bounds, part_of
-from streammig.records import Examined, Progress, Range, Record
+from streammig.records import Progress, Range, Record
 
 
 class InOrder(Packer):
@@ -20,33 +20,37 @@ class InOrder(Packer):
         super().__init__(head, tail, limits, progress, ahead)
         self._batch = OpenBatch(self._envelope, 0)
 
-    def take(self, run: Sequence[Examined]) -> list[Sealing]:
-        if self._counted or self._ahead or not _plain(run):
-            return super().take(run)
+    def take_chunk(self, chunk: Chunk) -> list[Sealing]:
+        if self._counted or self._ahead:
+            return super().take_chunk(chunk)
         out: list[Sealing] = []
-        records = [examined.records[0] for examined in run]
-        # What so many of the records hold together, with the comma that each has before it.
-        sizes = list(accumulate([len(record.body) + 1 for record in records], initial=0))
-        units = list(accumulate([record.units for record in records], initial=0))
-        at = 0
-        while at < len(run):
+        row = 0
+        for at, low, high in chunk.unusual():
+            self._take_rows(chunk, row, low, out)
+            out += self.add(chunk.examined(at))
+            row = high
+        self._take_rows(chunk, row, len(chunk.columns), out)
+        return out
+
+    def _take_rows(self, chunk: Chunk, at: int, last: int, out: list[Sealing]) -> None:
+        """Take rows, each of which is all of its source record."""
+        sizes, units = chunk.sizes, chunk.counts
+        while at < last:
             batch, limits, ledger = self._batch, self._limits, self._ledger
             size = limits.bytes - batch.size + (not batch.records)
-            most = bisect_right(units, units[at] + limits.units - batch.units)
+            most = bisect_right(units, units[at] + limits.units - batch.units, at, last + 1)
             end = bisect_right(sizes, sizes[at] + size, at, most) - 1
-            end = max(at, min(end, at + limits.stretch - ledger.unreported))
-            piece = records[at:end]
-            if piece and batch.strange_to(piece):
-                batch.put_all(piece, sizes[end] - sizes[at])
-                ledger.pack_all(piece, batch, batch.spans)
-                ledger.close_all(run[at:end])
+            rows = Rows(chunk, at, min(end, at + limits.stretch - ledger.unreported))
+            if rows.end > at and batch.strange_to(rows):
+                batch.put_all(rows)
+                ledger.pack_all(rows, batch, batch.spans)
                 self._tidy(out)
                 self._relieve(out)
+                at = rows.end
             else:
-                end = max(end, at + 1)
-                out += super().take(run[at:end])
-            at = end
-        return out
+                for row in range(at, max(rows.end, at + 1)):
+                    out += self.add(chunk.examined(chunk.columns.index[row]))
+                at = max(rows.end, at + 1)
 
     def _place(self, record: Record, out: list[Sealing]) -> None:
         rival = self._batch.rival(record) if record.inner is None else None
@@ -98,16 +102,6 @@ class InOrder(Packer):
 
     def _forget(self, batch: OpenBatch) -> None:
         self._batch = OpenBatch(self._envelope, 0)
-
-
-def _plain(run: Sequence[Examined]) -> bool:
-    """Whether each of these, of one file, is one record with units, and nothing else but what was dropped of it."""
-    return (
-        bool(run)
-        and run[0].position.source == run[-1].position.source
-        and not any(it.filtered or it.dead or it.absent or len(it.records) != 1 for it in run)
-        and min([it.records[0].units for it in run]) > 0
-    )
 
 
 def _duplicate(record: Record, rival: Record) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from streammig.packing.bodies import tally_of
+from streammig.columns import Rows
 from streammig.records import (
     DeadLetter,
     Examined,
@@ -59,7 +59,7 @@ class Span:
     unit, since one Place for each record would be a tenth of packing's time.
     """
 
-    __slots__ = ("batch", "begin", "held", "next", "position", "prev", "rest", "source_records", "unit")
+    __slots__ = ("batch", "begin", "next", "position", "prev", "rest", "source_records", "unit")
 
     def __init__(self, begin: Place, batch: object | None, prev: Span | None) -> None:
         self.begin = begin
@@ -68,7 +68,6 @@ class Span:
         self.next: Span | None = None
         self.position = Position(begin.source, begin.offset, 0, begin.ordinal)
         self.unit = begin.unit
-        self.held: list[Record] = []
         self.source_records = 0
         self.rest: Rest | None = None
 
@@ -97,7 +96,6 @@ def behind(position: Position, unit: int) -> Place:
 class Ledger:
     """Takes a stage in reading order, and says at any moment what lies behind the frontier.
 
-    `read` is added up from what was examined, never from the drafts, so that the two can be held against each other.
     For each source record: `begin` if something of it is dead, `pack`, `pass_by` or `bury` for each of its records,
     then `close`.
     What is packed counts as its batch is sealed, wherever it stands; all else about a source record (that it was read,
@@ -146,18 +144,23 @@ class Ledger:
         ):
             span = self._new(Place(position.source, position.offset, record.unit, position.ordinal), batch)
             spans.append(span)
-        span.held.append(record)
         span.position = self._position = position
         span.unit = self._unit = record.unit + record.units
 
-    def pack_all(self, records: Sequence[Record], batch: object, spans: list[Span]) -> None:
-        """As `pack` for each of these, the whole of source records of one file, one behind the other."""
-        self.pack(records[0], batch, spans)
-        span, last = self._last, records[-1]
-        assert span is not None
-        span.held.extend(records[1:])
-        span.position = self._position = last.position
-        span.unit = self._unit = last.unit + last.units
+    def pack_all(self, rows: Rows, batch: object, spans: list[Span]) -> None:
+        """As `pack` and `close` for each of these."""
+        chunk, first, last = rows.chunk, *(rows.chunk.columns.index[row] for row in (rows.begin, rows.end - 1))
+        begin, span = chunk.span.position(first), self._last
+        if span is None or span.batch is not batch or span.position.source != begin.source:
+            span = self._new(Place(begin.source, begin.offset, 0, begin.ordinal), batch)
+            spans.append(span)
+        span.source_records += last - first + 1
+        self.unreported += last - first + 1
+        if chunk.dropped:
+            dropped = [(path, 1) for at in range(first, last + 1) for path in chunk.dropped.get(at, ())]
+            span.other().add((), dropped, (), ())
+        span.position = self._position = chunk.span.position(last)
+        span.unit = self._unit = 0
 
     def pass_by(self, record: Record) -> None:
         """The record lies in a batch that was sealed before this reading began."""
@@ -191,22 +194,11 @@ class Ledger:
         self._dead = ()
         self.unreported += 1
 
-    def close_all(self, run: Sequence[Examined]) -> None:
-        """As `close` for each of these, which were just packed with `pack_all` and of which nothing else came."""
-        span = self._last
-        assert span is not None
-        span.source_records += len(run) - 1
-        self.unreported += len(run) - 1
-        if dropped := [(path, 1) for each in run[:-1] for path in each.dropped]:
-            span.other().add((), dropped, (), ())
-        self.close(run[-1])
-
-    def seal(self, spans: Iterable[Span], tally: Tally, records: Sequence[Record]) -> None:
-        """The batch of these spans is sealed; `tally` is what its draft holds, `records` those that are in it."""
+    def seal(self, spans: Iterable[Span], tally: Tally) -> None:
+        """The batch of these spans, which holds so much, is sealed."""
+        self._read += tally
         for span in spans:
-            packed = tally if span.held == records else tally_of(span.held)
-            span.batch, span.held = None, []
-            self._read += packed
+            span.batch = None
             self._count(span)
             if span.prev and span.prev.batch is None:
                 span = self._melt(span.prev)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
+from streammig.columns import Chunk, Columns, Slices
 from streammig.masivo.edit import (
     NOT_JSON,
     Duplicate,
@@ -24,7 +25,6 @@ from streammig.masivo.edit import (
     members,
     nulls,
 )
-from streammig.masivo.rules.adapter import RunOfSlices, examined
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.mapping import Mapped
@@ -32,7 +32,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, told
 from streammig.masivo.rules.shape import objects_in, shape_of
 from streammig.masivo.rules.values import Path, Values, allowed_nulls, good_id, nullable_paths, text_in, text_of
-from streammig.records import Columns, DeadLetter, Examined, Position, Run, Span, Sums, Tally, total
+from streammig.records import DeadLetter, Examined, Position, Run, Span, Sums, Tally, total
 
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
 
@@ -131,13 +131,14 @@ class StageRules(ABC):
 
     def examine(self, run: Run) -> list[Examined]:
         """As `columns`, with an object for each record."""
-        return examined(RunOfSlices(run), self.columns(RunOfSlices(run)))
+        return Chunk(Slices(run), self.columns(Slices(run))).all()
 
-    def columns(self, span: Span | RunOfSlices) -> Columns:
+    def columns(self, span: Span | Slices) -> Columns:
         """What becomes of a span's records. Never raises for what a record holds."""
         out = Columns()
-        for at in range(0, len(span), BLOCK):
-            self._add(span, at, min(at + BLOCK, len(span)), out)
+        blocks = -(-len(span) // BLOCK)
+        for at in range(blocks):  # of about the same size
+            self._add(span, at * len(span) // blocks, (at + 1) * len(span) // blocks, out)
         return out
 
     @abstractmethod
@@ -154,7 +155,7 @@ class StageRules(ABC):
 
     # -- many records at once
 
-    def _add(self, span: Span | RunOfSlices, begin: int, end: int, out: Columns) -> None:
+    def _add(self, span: Span | Slices, begin: int, end: int, out: Columns) -> None:
         """Add what becomes of the records from index `begin` to `end`."""
         work = _Work(span.cut(begin, end), range(begin, end), {})
         for at in span.faults.keys() & work.homes if span.faults else ():
@@ -182,7 +183,7 @@ class StageRules(ABC):
             out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if at in sent]
         self._put(span, work, block.rows, rows, out)
 
-    def _put(self, span: Span | RunOfSlices, work: _Work, sent: list[int], rows: Columns, out: Columns) -> None:
+    def _put(self, span: Span | Slices, work: _Work, sent: list[int], rows: Columns, out: Columns) -> None:
         """Add the rows, and between them what is known already or has to be explained."""
         taken, units = 0, dict[int, int]()  # units of a source record so far: a mapping makes several parts of one
         odd = sorted({*range(len(work.data))}.difference(sent)) if len(sent) < len(work.data) else []
@@ -201,7 +202,7 @@ class StageRules(ABC):
                 units[index] = unit + (sum([record.units for record in found.records]) or 1)
                 out.add(index, found)
 
-    def _made(self, mapped: Mapped, span: Span | RunOfSlices, work: _Work) -> _Work:
+    def _made(self, mapped: Mapped, span: Span | Slices, work: _Work) -> _Work:
         """What the mapping makes of the records."""
         made = _Work([], [], {})
         for at, (each, home) in enumerate(zip(work.data, work.homes, strict=True)):

@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import accumulate
 from typing import Any
 
+from streammig.columns import Columns
 from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts
 from streammig.masivo.rules.base import Block, Pair, StageRules, id_in
@@ -15,7 +16,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import decimals, folded_emails, good_email, good_id, good_ids, text_of, texts_of
-from streammig.records import Columns, Examined, Position, Record, Tally, total
+from streammig.records import Examined, Position, Record, Tally, total
 
 _LOT = shape_of(models.Lot)
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from streammig.columns import Columns
 from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts, elements, members, shifted, strictly
 from streammig.masivo.rules.base import Block, Pair, StageRules
@@ -21,7 +22,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import good_id, good_ids, texts_of
-from streammig.records import Columns, Examined, Position, Record, Tally, total
+from streammig.records import Examined, Position, Record, Tally, total
 
 _CUSTOMER = frozenset(shape_of(models.Customer).fields)
 

@@ -1,0 +1,274 @@
+"""What the rules make of many records at once: columns, and the objects of single records where these are needed."""
+
+from __future__ import annotations
+
+import operator
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping
+from decimal import Decimal
+from functools import cached_property
+from itertools import accumulate, pairwise, repeat
+from typing import Any, NamedTuple
+
+from streammig.records import DeadLetter, Examined, Position, Record, Run, Span, Tally
+
+
+class LeftOut(NamedTuple):
+    """What of the source record at an index of the span is not sent, as in `Examined`."""
+
+    at: int
+    filtered: tuple[tuple[str, Tally], ...] = ()
+    dead: tuple[DeadLetter, ...] = ()
+    absent: tuple[tuple[str, str], ...] = ()
+
+
+class Columns:
+    """What becomes of the source records of a span, in columns: a row for each element of a request, in reading order.
+
+    A source record has one row, none, or with a mapping several: `index` is its place in the span, and `unit` the
+    number of the row's first unit in it, as in `Examined`. `edited` has the bytes of the rows that differ from the
+    span's. The amounts of row i are `amounts[upto[i]:upto[i + 1]]`, with their keys beside them; `inner` and `uniques`
+    are as `Record.inner` and `Record.twin`, empty where a stage has none. `dropped` are unknown fields that were cut,
+    by index in the span.
+    """
+
+    __slots__ = (
+        "amounts", "dropped", "edited", "index", "inner", "keys", "left_out", "owners", "uniques", "unit", "units",
+        "upto",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.index: list[int] = []
+        self.unit: list[int] = []
+        self.owners: list[str] = []
+        self.uniques: list[str] = []
+        self.units: list[int] = []
+        self.inner: list[tuple[int, int]] = []
+        self.keys: list[str] = []
+        self.amounts: list[Decimal] = []
+        self.upto: list[int] = [0]
+        self.edited: dict[int, bytes] = {}
+        self.left_out: list[LeftOut] = []
+        self.dropped: list[tuple[int, tuple[str, ...]]] = []
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def extend(self, other: Columns, begin: int, end: int) -> None:
+        """Add rows of other columns, all that belongs to them but what was left out and dropped."""
+        low, high = other.upto[begin], other.upto[end]
+        shift, rows = self.upto[-1] - low, len(self)
+        if other.edited:
+            self.edited.update([(rows + row - begin, body) for row, body in other.edited.items() if begin <= row < end])
+        self.index += other.index[begin:end]
+        self.unit += other.unit[begin:end]
+        self.owners += other.owners[begin:end]
+        self.uniques += other.uniques[begin:end]
+        self.units += other.units[begin:end]
+        self.inner += other.inner[begin:end]
+        self.keys += other.keys[low:high]
+        self.amounts += other.amounts[low:high]
+        self.upto += [each + shift for each in other.upto[begin + 1 : end + 1]]
+
+    def add(self, index: int, found: Examined) -> None:
+        """Add what became of one source record."""
+        for record in found.records:
+            self.edited[len(self)] = record.body
+            self.index.append(index)
+            self.unit.append(record.unit)
+            self.owners.append(record.owner)
+            self.units.append(record.units)
+            self.keys += [key for key, _ in record.amounts]
+            self.amounts += [amount for _, amount in record.amounts]
+            self.upto.append(len(self.amounts))
+            if record.inner is None:
+                self.uniques.append(record.twin)
+            else:
+                self.inner.append(record.inner)
+        if found.filtered or found.dead or found.absent:
+            self.left_out.append(LeftOut(index, found.filtered, found.dead, found.absent))
+        if found.dropped:
+            self.dropped.append((index, found.dropped))
+
+
+class Slices:
+    """What the rules read of a `Span`, of records that are objects."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.faults: Mapping[int, tuple[int, str, str]] = {
+            at: (each.length, each.code, each.fault) for at, each in enumerate(run) if each.fault
+        }
+
+    def __len__(self) -> int:
+        return len(self._run)
+
+    def cut(self, begin: int, end: int) -> list[bytes]:
+        return [each.data for each in self._run[begin:end]]
+
+    def position(self, index: int) -> Position:
+        return self._run[index].position
+
+
+class Chunk:
+    """A span with the columns of its records."""
+
+    def __init__(self, span: Span | Slices, columns: Columns) -> None:
+        self.span = span
+        self.columns = columns
+        self._left_out: dict[int, list[LeftOut]] = {}
+        for it in columns.left_out:
+            self._left_out.setdefault(it.at, []).append(it)
+        self.dropped: dict[int, tuple[str, ...]] = {}
+        for at, paths in columns.dropped:
+            self.dropped[at] = self.dropped.get(at, ()) + paths
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """What the rows before each one hold in bytes, with a comma each."""
+        index, span, edited = self.columns.index, self.span, self.columns.edited
+        assert isinstance(span, Span)
+        found = [span.ends[at] - span.starts[at] + 1 for at in index]
+        for row, body in edited.items():
+            found[row] = len(body) + 1
+        return list(accumulate(found, initial=0))
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """What the rows before each one hold in units."""
+        return list(accumulate(self.columns.units, initial=0))
+
+    def unusual(self) -> list[tuple[int, int, int]]:
+        """The source records that are not one row and nothing else: index, first row, and the row behind the last."""
+        index = self.columns.index
+        found = {*self._left_out}
+        if any(self.columns.unit):
+            found.update([at for at, unit in zip(index, self.columns.unit, strict=True) if unit])
+        return [(at, *self.rows(at)) for at in sorted(found)]
+
+    def rows(self, at: int) -> tuple[int, int]:
+        """The first row of a source record, and the one behind its last."""
+        return bisect_left(self.columns.index, at), bisect_left(self.columns.index, at + 1)
+
+    def records(self, begin: int, end: int) -> list[Record]:
+        """The rows from `begin` to `end` as an object each."""
+        it, rows = self.columns, slice(begin, end)
+        index = it.index[rows]
+        positions = list(map(self.span.position, index))
+        if index and index[-1] - index[0] == len(index) - 1:
+            bodies = self.span.cut(index[0], index[-1] + 1)
+        else:
+            bodies = [self.span.cut(at, at + 1)[0] for at in index]
+        for row in it.edited.keys() & range(begin, end):
+            bodies[row - begin] = it.edited[row]
+        low, high = it.upto[begin], it.upto[end]
+        pairs = list(zip(it.keys[low:high], it.amounts[low:high], strict=True))
+        amounts = [tuple(pairs[first - low : last - low]) for first, last in pairwise(it.upto[begin : end + 1])]
+        inner = it.inner[rows] if it.inner else repeat(None)
+        twins = it.uniques[rows] if it.uniques else repeat("")
+        return list(
+            map(Record, positions, it.unit[rows], it.owners[rows], bodies, it.units[rows], amounts, inner, twins)
+        )
+
+    def examined(self, at: int) -> Examined:
+        """What became of one source record."""
+        filtered: dict[str, Tally] = {}
+        dead: tuple[DeadLetter, ...] = ()
+        absent: tuple[tuple[str, str], ...] = ()
+        for it in self._left_out.get(at, ()):
+            for reason, tally in it.filtered:
+                filtered[reason] = filtered.get(reason, Tally()) + tally
+            dead, absent = dead + it.dead, absent + it.absent
+        records = tuple(self.records(*self.rows(at)))
+        left_out = tuple(filtered.items())
+        return Examined(self.span.position(at), records, left_out, dead, absent, self.dropped.get(at, ()))
+
+    def all(self) -> list[Examined]:
+        """What became of each source record."""
+        found: list[Examined] = []
+        row = 0
+        for at, low, high in [*self.unusual(), (len(self.span), len(self.columns), 0)]:
+            for record in self.records(row, low):
+                found.append(Examined(record.position, (record,), dropped=self.dropped.get(len(found), ())))
+            if at < len(self.span):
+                found.append(self.examined(at))
+            row = high
+        return found
+
+    def changed(self, ats: Collection[int], change: Callable[[Examined], Examined]) -> Columns:
+        """The columns with something else become of these source records."""
+        out, taken = Columns(), 0
+        for at in sorted(ats):
+            low, high = self.rows(at)
+            out.extend(self.columns, taken, low)
+            out.add(at, change(self.examined(at)))
+            taken = high
+        out.extend(self.columns, taken, len(self.columns))
+        out.left_out = sorted([it for it in self.columns.left_out if it.at not in ats] + out.left_out, key=_at)
+        out.dropped = sorted([it for it in self.columns.dropped if it[0] not in ats] + out.dropped, key=_at)
+        return out
+
+
+def _at(it: LeftOut | tuple[int, tuple[str, ...]]) -> int:
+    return it[0]
+
+
+class Rows(NamedTuple):
+    """Rows of a chunk one behind the other, each all that is sent of its source record, and nothing between them."""
+
+    chunk: Chunk
+    begin: int
+    end: int
+
+    @property
+    def owners(self) -> list[str]:
+        return self.chunk.columns.owners[self.begin : self.end]
+
+    @property
+    def uniques(self) -> list[str]:
+        return self.chunk.columns.uniques[self.begin : self.end]
+
+    @property
+    def body(self) -> bytes:
+        """All of them, joined with commas: one slice of the span where they stand there like this."""
+        span, first, last = (
+            self.chunk.span,
+            self.chunk.columns.index[self.begin],
+            self.chunk.columns.index[self.end - 1],
+        )
+        assert isinstance(span, Span)
+        edited = self.chunk.columns.edited.keys() & range(self.begin, self.end)
+        begin, end = span.starts[first], span.ends[last]
+        size = self.chunk.sizes[self.end] - self.chunk.sizes[self.begin] - 1
+        # In an array a gap holds one comma, and so no more if it is a byte long. Between lines there is none.
+        if not edited and size == end - begin and (first == last or span.data[span.ends[first]] == 0x2C):
+            return span.data[begin:end]
+        found = span.cut(first, last + 1)
+        for row in edited:
+            found[row - self.begin] = self.chunk.columns.edited[row]
+        return b",".join(found)
+
+    def entries(self) -> Iterator[tuple[Any, ...]]:
+        """Each row without its bytes: position, unit, owner, units, amounts, unique, and whether it is whole."""
+        it, span, ats = self.chunk.columns, self.chunk.span, slice(self.begin, self.end)
+        assert isinstance(span, Span)
+        first = it.index[self.begin]
+        records = slice(first, first + self.end - self.begin)
+        starts, ends = span.starts[records], span.ends[records]
+        offsets = [span.offset + start for start in starts]
+        lengths = map(operator.sub, ends, starts)
+        positions = zip(repeat(span.source), offsets, lengths, span.ordinals[records], strict=False)
+        pairs = list(zip(it.keys, it.amounts, strict=True))
+        upto = it.upto[self.begin : self.end + 1]
+        amounts = [pairs[low:high] for low, high in pairwise(upto)]
+        uniques = it.uniques[ats] if it.uniques else repeat("")
+        return zip(positions, repeat(0), it.owners[ats], it.units[ats], amounts, uniques, repeat(True), strict=False)
+
+    def records(self) -> list[Record]:
+        return self.chunk.records(self.begin, self.end)
+
+    def alike(self, owner: str, unique: str) -> Record:
+        """The first record that has the owner, or this other value that must be unique."""
+        owners, uniques = self.owners, self.uniques
+        row = self.begin + (owners.index(owner) if owner in owners else uniques.index(unique))
+        return self.chunk.records(row, row + 1)[0]
