@@ -46,7 +46,7 @@ class Called(NamedTuple):
     @property
     def problem(self) -> str | None:
         """The code of the problem that ended it, if one did."""
-        said = re.search(r"^error: .*?\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE | re.DOTALL)
+        said = re.search(r"^error: .*\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE)
         return said[1] if said else None
 
 
