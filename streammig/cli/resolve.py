@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from streammig.cli import fail, options, say
+from streammig.cli import options, say
 from streammig.records import STAGES, Batch, BatchState
 
 PARKED = 4  # the exit code where it is still undecided
@@ -68,17 +68,19 @@ def command(
         resume = file.run["context"].get("command")
     finally:
         file.close()
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-    elif answer is None or not quiet:
+    if not as_json and (answer is None or not quiet):
         say(in_words(facts), sys.stdout if answer is None else sys.stderr)
     called = shlex.join(["streammig", *sys.argv[1:]])
+    code = 0
     if answer == "read-back":
-        sys.exit(_read_back(checkpoint, found, toml, called, quiet))
-    if answer is not None:
+        code = _read_back(checkpoint, found, toml, called, quiet)
+    elif answer is not None:
         say(WARNINGS[answer].format(**facts))
         decide(checkpoint, called, found.seq, found.stage, answer, time.time())
         _say(found, RULINGS[answer][0], resume)
+    if as_json:  # one document: where the decision failed, that of its error
+        click.echo(json.dumps(facts, indent=2))
+    sys.exit(code)
 
 
 def _one_of(given: Mapping[str, bool]) -> str | None:
@@ -125,8 +127,7 @@ def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, q
 
     state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
     if problem is not None:
-        fail(problem)
-        return problem.exit_code
+        raise problem
     _say(batch, state, None)
     return {BatchState.PARKED: PARKED, BatchState.UNKNOWN: 130}.get(BatchState(str(state)), 0)
 
