@@ -182,7 +182,7 @@ class Crew:
             numbers = ", ".join(str(batch.seq) for batch in left[:20])
             raise UnknownOutcome(
                 "outcome-unknown",
-                f"{name}: batches with an unknown outcome: {numbers}",
+                f"{name}: the outcome of batch{'es' if len(left) > 1 else ''} {numbers} is unknown",
                 f"They are not sent again. Show what is known, and decide: streammig resolve {self.reading.path}",
             )
 
