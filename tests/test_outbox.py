@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streammig.batching import assemble, distinct
 from streammig.checkpoint import outbox_path, write_body
 from streammig.checkpoint.contents import decode_contents
-from streammig.packing import assemble, distinct
 from streammig.records import Position, Record
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, transaction
