@@ -139,7 +139,11 @@ class History:
 
 def _copy(paths: list[Path], folder: Path) -> None:
     for path in paths:
-        shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy(path, folder / path.name)
+        if path.is_dir():
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+            shutil.copytree(path, folder / path.name)
+        else:
+            shutil.copy(path, folder / path.name)
 
 
 def drawn(seed: int, folder: Path) -> History:
