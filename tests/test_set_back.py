@@ -244,7 +244,7 @@ def test_i3_i4_an_older_copy_goes_on_where_the_newest_is_lost(
     play(tmp_path, story, PLAIN | {"concurrency": concurrency, "events": {}}, last="transactions")
 
 
-@pytest.mark.parametrize("step", range(10, 26, 3))
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 20])
 def test_a_crash_right_after_the_word_that_the_newest_is_lost_asks_for_no_other_word(tmp_path: Path, step: int) -> None:
     """The bodies that the lost run had settled are made again from the export, also by a later call."""
 
