@@ -39,8 +39,8 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], tell: Notify) 
             if number != signal.SIGHUP:
                 run.abort()
             return
-        tell(Stopping())
         run.drain()
+        tell(Stopping())
 
     def heard(number: int, _: object) -> None:
         if number == signal.SIGHUP:
