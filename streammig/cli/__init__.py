@@ -102,11 +102,8 @@ def _defect(error: BaseException) -> Problem:
         error = error.exceptions[0]
     places = traceback.extract_tb(error.__traceback__)[-6:]
     said = "".join(f"\n  {place.filename}:{place.lineno} in {place.name}" for place in places)
-    return MachineFault(
-        "defect",
-        f"a defect of streammig: {type(error).__name__}{said}",
-        "Please report these lines. The checkpoint is as it was: the same command goes on.",
-    )
+    hint = "Please report these lines. The checkpoint is as it was: the same command goes on."
+    return MachineFault("defect", f"a defect of streammig: {type(error).__name__}{said}", hint)
 
 
 def fail(problem: Problem, *, as_json: bool = False) -> int:

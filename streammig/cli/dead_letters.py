@@ -40,15 +40,12 @@ def command(checkpoint: Path, out: Path | None) -> None:
             except BaseException:
                 out.unlink()  # a part would look like all of them
                 raise
-        except FileExistsError:
-            # It may hold corrected letters, or be the export itself.
-            raise Unusable(
-                "output-exists", f"{out} is there already", "Name another file with --out, or move that one away."
-            ) from None
+        except FileExistsError:  # it may hold corrected letters, or be the export itself
+            hint = "Name another file with --out, or move that one away."
+            raise Unusable("output-exists", f"{out} is there already", hint) from None
         except OSError as error:
-            raise MachineFault(
-                "output-failed", f"{out}: {error.strerror}", "Name a file that can be written with --out."
-            ) from None
+            hint = "Name a file that can be written with --out."
+            raise MachineFault("output-failed", f"{out}: {error.strerror}", hint) from None
     click.echo(counted(count, "dead letter"), err=True)
     if out is not None:
         _show(out, count)

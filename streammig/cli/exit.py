@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +29,10 @@ class SystemClock:
 
 def read_document(path: Path) -> dict[str, Any]:
     """The document of a checkpoint, read without changes. Raises `Unusable` if there is none."""
-    file = Checkpoint.open(path, read_only=True)
-    try:
+    with closing(Checkpoint.open(path, read_only=True)) as file:
         file.verify()
         now = time.time()
         return document(file, running=is_held(path), budget=_budget(file.run, now), now=now)
-    finally:
-        file.close()
 
 
 def _budget(run: Any, now: float) -> list[Use]:

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,7 @@ PARKED = 4  # the exit code where it is still undecided
 @options.as_json("Print what is known as JSON on stdout.")
 @options.quiet("errors and warnings")
 def command(
-    checkpoint: Path,
-    batch: int | None,
-    stage: str | None,
-    landed: bool,
-    not_landed: bool,
-    read_back: bool,
-    reject: bool,
-    set_aside: bool,
-    toml: Path | None,
-    as_json: bool,
-    quiet: bool,
+    checkpoint: Path, batch: int | None, stage: str | None, toml: Path | None, as_json: bool, quiet: bool, **flags: bool
 ) -> None:
     """Show a batch with an unknown outcome, and decide whether it landed.
 
@@ -51,14 +42,14 @@ def command(
     from streammig.checkpoint import Checkpoint, is_held
     from streammig.report.document import undecided, undecided_entry
 
-    reject = reject and not set_aside
-    answer = _one_of(
-        {"landed": landed, "not-landed": not_landed, "read-back": read_back, "reject": reject, "set-aside": set_aside}
-    )
+    flags["reject"] &= not flags["set_aside"]  # which is a way to reject
+    answers = [name.replace("_", "-") for name, asked in flags.items() if asked]
+    if len(answers) > 1:
+        raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
+    answer = answers[0] if answers else None
     if batch is None and answer is not None:
         raise click.UsageError(f"--{answer} needs the number of the batch: streammig resolve {checkpoint} lists them")
-    file = Checkpoint.open(checkpoint, read_only=True)
-    try:
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         running = is_held(checkpoint)
         if batch is None:
             _list([undecided_entry(file, it) for it in undecided(file, running)], checkpoint, as_json)
@@ -66,8 +57,6 @@ def command(
         found = find(file, batch, stage, running, answer in ("reject", "set-aside"))
         facts = known(file, found)
         resume = file.run["context"].get("command")
-    finally:
-        file.close()
     if not as_json and (answer is None or not quiet):
         say(in_words(facts), sys.stdout if answer is None else sys.stderr)
     called = shlex.join(["streammig", *sys.argv[1:]])
@@ -81,14 +70,6 @@ def command(
     if as_json:  # one document: where the decision failed, that of its error
         click.echo(json.dumps(facts, indent=2))
     sys.exit(code)
-
-
-def _one_of(given: Mapping[str, bool]) -> str | None:
-    """The name of the one flag that was given."""
-    answers = [name for name, asked in given.items() if asked]
-    if len(answers) > 1:
-        raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
-    return answers[0] if answers else None
 
 
 WARNINGS = {

@@ -30,15 +30,9 @@ if TYPE_CHECKING:
 @options.as_json()
 @options.quiet()
 def command(
-    checkpoint: Path,
-    repaired: Path | None,
-    stages: tuple[str, ...],
-    codes: tuple[str, ...],
-    toml: Path | None,
-    current: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+    checkpoint: Path, repaired: Path | None, stages: tuple[str, ...], codes: tuple[str, ...], toml: Path | None,
+    current: bool, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
     """Send dead letters of a run again: all of them as they are, or corrected ones from a file.
 
     A record that is still bad stays a dead letter, with its new reason. Events and transactions that waited for a

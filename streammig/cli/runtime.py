@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -82,17 +83,11 @@ def beside(
     """Work on an existing checkpoint with the settings that its run had, and those of a file on top. The API key comes
     from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part of the result.
     """
-    file = Checkpoint.open(checkpoint, read_only=True)
-    try:
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         bound = file.run
-    finally:
-        file.close()
     if bound["binding"].get("dry_run"):
-        raise Unusable(
-            "checkpoint-of-dry-run",
-            f"{checkpoint} is that of a dry run: nothing was sent",
-            "Name the checkpoint of a run.",
-        )
+        said = f"{checkpoint} is that of a dry run: nothing was sent"
+        raise Unusable("checkpoint-of-dry-run", said, "Name the checkpoint of a run.")
     context = bound["context"]
     settings, folder = from_checkpoint(checkpoint, context, toml)
     for name in STAGES:
