@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streammig.checkpoint import Checkpoint, Journal
-from streammig.delivery.courier import Courier
-from streammig.delivery.dry import Unlimited
+from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Store
+from streammig.context import Context, Times
+from streammig.delivery.courier import Courier, Sending, Trust
+from streammig.delivery.folder import Unlimited
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.nomination import nominated, set_aside
 from streammig.delivery.verdict import Verdict
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
-from streammig.masivo.redact import redact
 from streammig.packing import assemble, ranges_of
 from streammig.records import (
     Batch,
@@ -78,7 +78,7 @@ class Room:
     def __post_init__(self) -> None:
         self.file = Checkpoint.create(self.folder / "run.checkpoint", binding={}, version="0", started=0.0)
         self.file.add_stage(self.stage, 0, {}, [])
-        self.journal = Journal(self.file, Inline())
+        self.store = Store(CheckpointWriter(self.file, Inline()), CheckpointReader(self.file, Inline()))
 
     def seal(self, *owners: str) -> Batch:
         """One batch with a record of each of these owners."""
@@ -109,15 +109,20 @@ class Room:
         return [self.records[begin.offset // 100] for begin, _ in batch.ranges]
 
     def courier(self, **options: Any) -> Courier:
-        verdict = Verdict(
-            self.target, self.journal, self.clock, self._hear, self.stop, SETTLE_TIME,
-            600.0, self.policy,
-        )  # fmt: skip
+        context = self.context
         return Courier(
-            self.target, self.target, Unlimited(), self.journal, self.clock, Random(1), self._hear,
-            options.pop("redact", redact), verdict, self.stop,
-            asyncio.Semaphore(4), **options,
-        )  # fmt: skip
+            client=self.target,
+            permits=Unlimited(),
+            store=self.store,
+            verdict=Verdict(self.target, self.store, context, self.policy),
+            trust=Trust(self.target, context),
+            context=context,
+            options=Sending(**options),
+        )
+
+    @property
+    def context(self) -> Context:
+        return Context(self.clock, Random(1), self._hear, self.stop, Times(SETTLE_TIME, 600.0))
 
     def _hear(self, notice: Notice) -> None:
         if isinstance(notice, Warned):
@@ -163,7 +168,7 @@ def in_room(folder: Path, story: Callable[[Room], Coroutine[Any, Any, None]], **
         try:
             await story(room)
         finally:
-            await room.journal.flush()
+            await room.store.writer.flush()
             room.file.close()
 
     run_virtual(main())
@@ -677,7 +682,7 @@ async def decided(room: Room, fault: str) -> BatchState:
         room.target.weather.faults = {}  # good weather from the first answer on
 
     courier = room.courier()
-    courier.tell = hear
+    courier.context = replace(courier.context, notify=hear)
     return await courier.deliver(batch)
 
 
@@ -753,7 +758,7 @@ def test_a_wall_clock_that_is_set_back_makes_nobody_wait_longer_than_the_settle_
         await courier.deliver(batch)
         room.clock.jump(-3600)
         began = asyncio.get_running_loop().time()
-        gate = Gate(room.target, room.journal, room.clock, room._hear, room.stop, SETTLE_TIME, 600.0)
+        gate = Gate(room.target, room.store, room.context)
         assert await gate.passed("customers")
         assert asyncio.get_running_loop().time() - began < SETTLE_TIME + 10
 

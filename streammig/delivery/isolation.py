@@ -40,19 +40,19 @@ class Isolation:
 
     async def settle(self, stage: str) -> None:
         """Bring every refused batch of the stage to an end, or stop where the run stops."""
-        journal, stop = self.courier.journal, self.courier.stop
-        refused = await journal.read(lambda file: file.batches(stage, BatchState.REJECTED))
+        store, context = self.courier.store, self.courier.context
+        refused = await store.read(lambda file: file.batches(stage, BatchState.REJECTED))
         if refused:
             await self._budget(stage)
-        while refused and not stop.is_set():
+        while refused and not context.stopping:
             refused.sort(key=lambda batch: (-batch.tally.units, batch.seq))
             await self._round(refused[:GROUP])
-            refused = await journal.read(lambda file: file.batches(stage, BatchState.REJECTED))
+            refused = await store.read(lambda file: file.batches(stage, BatchState.REJECTED))
             refused += self._inferred.values()
 
     async def _budget(self, stage: str) -> None:
-        parts = await self.courier.journal.read(lambda file: file.refused_parts(stage))
-        counts = await self.courier.journal.read(lambda file: file.counts(stage))
+        parts = await self.courier.store.read(lambda file: file.refused_parts(stage))
+        counts = await self.courier.store.read(lambda file: file.counts(stage))
         spent = sum(parts.values())
         self._left = max(self.least, int(self.share * (counts["requests"] - spent))) - spent
         self._parts.update(parts)
@@ -60,9 +60,9 @@ class Isolation:
     async def _round(self, group: list[Batch]) -> None:
         nominees: list[Batch] = []
         for batch in group:
-            if self.courier.stop.is_set():
+            if self.courier.context.stopping:
                 return
-            nominees += await self._step(batch, await self.courier.journal.contents(batch))
+            nominees += await self._step(batch, await self.courier.store.contents(batch))
         for part in nominees:
             if await self._try(part) is BatchState.ACCEPTED:
                 self.courier.nominate = False
@@ -91,8 +91,8 @@ class Isolation:
         return looked_for or await self.courier.may_go_again(batch)
 
     async def _part(self, batch: Batch, contents: Contents) -> list[Batch]:
-        journal, records = self.courier.journal, contents.records
-        nominee = await journal.read(lambda file: file.nominee(batch)) if self.courier.nominate else ()
+        store, records = self.courier.store, contents.records
+        nominee = await store.read(lambda file: file.nominee(batch)) if self.courier.nominate else ()
         pair = set_aside(records, nominee) if nominee else halves(records)
         first, second = await self.courier.part(batch, contents, pair)
         self._parts.update((first.seq, second.seq))
@@ -107,18 +107,18 @@ class Isolation:
 
     async def _try(self, part: Batch) -> BatchState:
         state = await self.courier.deliver(part)
-        self._left -= await self.courier.journal.read(lambda file: file.attempts(part))
+        self._left -= await self.courier.store.read(lambda file: file.attempts(part))
         return state
 
     async def _bury(self, batch: Batch, records: list[Record], code: str, why: str) -> None:
-        reason = await self.courier.journal.read(lambda file: file.last_message(batch))
+        reason = await self.courier.store.read(lambda file: file.last_message(batch))
         await bury(
-            self.courier.journal, self.courier.clock, batch, records, code, f"{why}: {reason}" if reason else why
+            self.courier.store, self.courier.context.now(), batch, records, code, f"{why}: {reason}" if reason else why
         )
         tally = add_up(record.tally for record in records)
-        self.courier.tell(DeadLettered(batch.stage, tally))
+        self.courier.context.notify(DeadLettered(batch.stage, tally))
         if code == "refused-with-its-batch":
-            self.courier.tell(Warned(
+            self.courier.context.notify(Warned(
                 "rejected-together",
                 f"{tally.records} records of {batch.stage} were refused together (batch {batch.seq}); {why},"
                 " so all of them are dead letters"

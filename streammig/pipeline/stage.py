@@ -9,18 +9,34 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
-from streammig.checkpoint import Checkpoint, Journal
+from streammig.checkpoint import Checkpoint, Store
+from streammig.context import Context
 from streammig.delivery.courier import Courier
 from streammig.delivery.isolation import Isolation
-from streammig.delivery.waiting import unless
 from streammig.errors import Problem
 from streammig.feed import Feed
 from streammig.packing import Sealing
 from streammig.pipeline.away import Away
 from streammig.pipeline.backlog import Backlog
-from streammig.ports import Clock
 from streammig.records import Batch, BatchState, Progress, add_up
-from streammig.telemetry import Advanced, DeadLettered, Notify, Sealed
+from streammig.telemetry import Advanced, DeadLettered, Sealed
+
+QUEUE_BYTES = 8_000_000  # of bodies that wait in the outbox between producer and workers; each worker holds one
+
+
+@dataclass(frozen=True, slots=True)
+class StageReader:
+    """What a stage is read by, in a thread of its own."""
+
+    feed: Feed | Away
+    thread: Executor
+    mapping: str = ""  # hash of the mapping that makes what is sealed now
+
+    async def next(self) -> Sealing | None:
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self.feed.next)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self.thread, self.feed.close)
 
 
 @dataclass(slots=True)
@@ -32,17 +48,11 @@ class StageRun:
     """
 
     stage: str
-    feed: Feed | Away
+    reading: StageReader
     courier: Courier
     isolation: Isolation
-    journal: Journal
-    clock: Clock
-    tell: Notify
-    reader: Executor
-    stop: asyncio.Event
-    workers: int
-    backlog_bytes: int
-    mapping: str = ""  # hash of the mapping that makes what is sealed now
+    store: Store
+    context: Context
     problem: Problem | None = None
     _backlog: Backlog = field(init=False)
     _unknown: deque[Batch] = field(default_factory=deque)
@@ -50,11 +60,17 @@ class StageRun:
     _drained: bool = False  # the producer has queued all that it had
 
     def __post_init__(self) -> None:
-        self._backlog = Backlog(self.backlog_bytes)
+        self._backlog = Backlog(QUEUE_BYTES)
+
+    @property
+    def workers(self) -> int:
+        """One more than may be in flight: where all those are unknown, only what is accepted later can show that they
+        did not land."""
+        return self.courier.options.concurrency + 1
 
     async def run(self) -> bool:
         """Deliver the stage; True if all of it is read and no batch waits to be sent."""
-        self._unknown.extend(await self.journal.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
+        self._unknown.extend(await self.store.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
         self.courier.more_to_come = self._more_to_come
         try:
             await self.courier.count_parked(self.stage)  # those of earlier runs, too
@@ -64,14 +80,14 @@ class StageRun:
                 await asyncio.wait(workers)
                 producer.cancel()
         finally:
-            await asyncio.get_running_loop().run_in_executor(self.reader, self.feed.close)
+            await self.reading.close()
         if self.problem is not None:
             raise self.problem
-        if not self.stop.is_set():
+        if not self.context.stopping:
             await self.isolation.settle(self.stage)
-        if self.feed.broken is not None and not self.stop.is_set():
-            raise self.feed.broken
-        return not self.stop.is_set() and not self.feed.paused
+        if self.reading.feed.broken is not None and not self.context.stopping:
+            raise self.reading.feed.broken
+        return not self.context.stopping and not self.reading.feed.paused
 
     async def _guard(self, work: Awaitable[None]) -> None:
         """A problem stops the run like a drain: requests under way must not be cut off because another one failed."""
@@ -80,16 +96,15 @@ class StageRun:
         except Problem as problem:
             if self.problem is None:
                 self.problem = problem
-            self.stop.set()
+            self.context.stop.set()
             await self._backlog.close()
 
     # -- producer --------------------------------------------------------------------------------------------------
 
     async def _produce(self) -> None:
         await self._resume()
-        loop = asyncio.get_running_loop()
-        while not self.stop.is_set():
-            sealing = await loop.run_in_executor(self.reader, self.feed.next)
+        while not self.context.stopping:
+            sealing = await self.reading.next()
             if sealing is None:
                 break
             await self._seal(sealing)
@@ -99,43 +114,45 @@ class StageRun:
     async def _seal(self, sealing: Sealing) -> None:
         draft, progress = sealing.draft, sealing.progress
         if draft is None:
-            await self.journal.write(lambda file: file.advance(self.stage, progress))
+            await self.store.write(lambda file: file.advance(self.stage, progress))
             self._tell_advanced(progress)
         else:
-            at = self.clock.time()
-            batch = await self.journal.write(lambda file: file.seal(self.stage, draft, progress, at, self.mapping))
-            self.tell(Sealed(self.stage, batch))
+            at = self.context.now()
+            batch = await self.store.write(
+                lambda file: file.seal(self.stage, draft, progress, at, self.reading.mapping)
+            )
+            self.context.notify(Sealed(self.stage, batch))
             self._tell_advanced(progress)
             if batch.state is BatchState.UNKNOWN:
                 self._unknown.append(batch)
             else:
-                await unless(self.stop, self._backlog.put(batch))
+                await self.context.until_stopped(self._backlog.put(batch))
         if progress.dead:
-            self.tell(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
+            self.context.notify(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
 
     def _tell_advanced(self, progress: Progress) -> None:
         filtered = sum(tally.units for tally in progress.filtered.values())
-        self.tell(Advanced(self.stage, progress.frontier, progress.read.units, filtered))
+        self.context.notify(Advanced(self.stage, progress.frontier, progress.read.units, filtered))
 
     async def _resume(self) -> None:
         """Queue what an earlier run sealed and did not send. One that was rejected then is looked for first."""
-        for batch in await self.journal.read(lambda file: file.batches(self.stage, BatchState.SEALED)):
-            rejected = batch.attempts > 0 and await self.journal.read(partial(Checkpoint.was_refused, batch=batch))
+        for batch in await self.store.read(lambda file: file.batches(self.stage, BatchState.SEALED)):
+            rejected = batch.attempts > 0 and await self.store.read(partial(Checkpoint.was_refused, batch=batch))
             if not rejected or await self.courier.may_go_again(batch):
-                await unless(self.stop, self._backlog.put(batch))
-            if self.stop.is_set():
+                await self.context.until_stopped(self._backlog.put(batch))
+            if self.context.stopping:
                 return
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        while not self.stop.is_set():
+        while not self.context.stopping:
             # What an earlier run left undecided comes first: it takes the place of a request in flight. One worker goes
             # on sending, for only what is accepted later shows that something did not land.
             if self._unknown and (self.courier.deciding < self.workers - 1 or self._drained):
                 await self._busily(self._decide(self._unknown.popleft()))
                 continue
-            taken = await unless(self.stop, self._backlog.get())
+            taken = await self.context.until_stopped(self._backlog.get())
             if taken is not None:
                 await self._busily(self.courier.deliver(taken))
             elif not self._unknown:
