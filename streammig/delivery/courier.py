@@ -92,6 +92,8 @@ class Courier:
     context: Context
     options: Sending
     more_to_come: Callable[[], bool] = lambda: False
+    holds_back: Callable[[], bool] = lambda: False  # whether a batch must wait for what comes after it
+    goes_on_later: Callable[[], bool] = lambda: False  # a pilot: what a later call sends may show what became of it
     deciding: int = 0  # workers that read back and send nothing meanwhile
     refused_at: dict[int, float] = field(default_factory=dict)  # by batch: in this process, in the loop's time
     nominate: bool = field(init=False)  # whether whom an answer names is set aside; not after it named a wrong one
@@ -104,16 +106,19 @@ class Courier:
         self.nominate = self.options.nominate
         self.lanes = asyncio.Semaphore(self.options.concurrency)
 
-    async def deliver(self, batch: Batch) -> BatchState:
+    async def deliver(self, batch: Batch, may_wait: bool = False) -> BatchState:
         """Send a sealed batch until its fate is known; returns the state it is left in.
 
-        SEALED or UNKNOWN are returned only when `stop` is set: a request that is under way is waited for, nothing else
-        is. Raises `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
+        UNKNOWN is returned only when `stop` is set or a pilot leaves it so; SEALED only when `stop` is set or, where it
+        `may_wait`, while the batch is held back. A request that is under way is waited for, nothing else is. Raises
+        `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
         tries = _Tries(batch.attempts)
         body = await self.store.body(batch)
         while not self.context.stopping:
             async with self.lanes:
+                if may_wait and self.holds_back():
+                    return BatchState.SEALED
                 state = await self._insist(batch, body, tries)
             # Who reads back, or waits for the parts of a batch, leaves the lane to others.
             if state is BatchState.UNKNOWN:
@@ -220,7 +225,7 @@ class Courier:
         self.deciding += 1
         try:
             await self.trust.wait()
-            state = await self.verdict.decide(batch, self.more_to_come)
+            state = await self.verdict.decide(batch, self.more_to_come, self.goes_on_later)
         finally:
             self.deciding -= 1
         if state is BatchState.PARKED:

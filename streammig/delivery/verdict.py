@@ -114,14 +114,17 @@ class Verdict:
     context: Context
     policy: Policy = "read-back"
 
-    async def decide(self, batch: Batch, more_to_come: Callable[[], bool]) -> BatchState:
+    async def decide(
+        self, batch: Batch, more_to_come: Callable[[], bool], goes_on_later: Callable[[], bool] = lambda: False
+    ) -> BatchState:
         """ACCEPTED, SEALED (to be sent again), PARKED, or SPLIT where a part of it was taken, durably; UNKNOWN if the
         run is to stop before that.
 
         `more_to_come` says whether another batch may still be accepted: without one, nothing can prove that this one
-        did not land.
+        did not land: it is parked, or left UNKNOWN where the stage `goes_on_later`.
         """
-        state, why = _UNSEEN.get(self.policy) or await self._in_part(batch) or await self._look(batch, more_to_come)
+        decided = _UNSEEN.get(self.policy) or await self._in_part(batch)
+        state, why = decided or await self._look(batch, more_to_come, goes_on_later)
         if state is BatchState.UNKNOWN:
             return state
         if state is BatchState.SPLIT:
@@ -160,7 +163,9 @@ class Verdict:
         looking = InPart(self.store, self.context, self._seen, self.rest)
         return await looking.decide(batch, tellable)
 
-    async def _look(self, batch: Batch, more_to_come: Callable[[], bool]) -> tuple[BatchState, str]:
+    async def _look(
+        self, batch: Batch, more_to_come: Callable[[], bool], goes_on_later: Callable[[], bool]
+    ) -> tuple[BatchState, str]:
         records = await self._tellable(batch)
         if not records:
             return BatchState.PARKED, "nothing of it can be read back, so it is parked for you to decide"
@@ -186,6 +191,10 @@ class Verdict:
                 return BatchState.PARKED, f"{why}: it is parked for you to decide"
             hopeless = passed is False and not more_to_come() and now() - looking >= self.context.times.settle
             if hopeless or now() - looking >= self._patience:
+                if goes_on_later() and not more_to_come():
+                    left = f"the outcome of batch {batch.seq} of {batch.stage} is left unknown: what a later run sends"
+                    self.context.notify(Warned("left-unknown", f"{left} may show it"))
+                    break
                 return BatchState.PARKED, _unproven(seen, behind)
             if not await self.rest(self._pause, batch):
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from streammig.records import Batch
 
@@ -18,6 +19,11 @@ class Backlog:
         self._batches: deque[Batch] = deque()
         self._closed = False
         self._changed = asyncio.Condition()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is inside, and nothing comes."""
+        return self._closed and not self._batches
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -38,6 +44,15 @@ class Backlog:
             self._size -= batch.size
             self._changed.notify_all()
             return batch
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until this holds; looked at again at each change, and whenever `look_again` is called."""
+        async with self._changed:
+            await self._changed.wait_for(holds)
+
+    async def look_again(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     async def close(self) -> None:
         """Nothing more is put in; who waits for a batch that will not come gets None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,7 @@ from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
 from streammig.delivery.courier import Courier
 from streammig.delivery.isolation import Isolation
+from streammig.delivery.last import LastBatch
 from streammig.errors import Problem
 from streammig.feed import Feed
 from streammig.packing import Sealing
@@ -55,12 +56,15 @@ class StageRun:
     context: Context
     problem: Problem | None = None
     _backlog: Backlog = field(init=False)
+    _last: LastBatch = field(init=False)
+    _held: set[int] = field(default_factory=set)  # batches, by number, that may be the last one
     _unknown: deque[Batch] = field(default_factory=deque)
     _busy: int = 0
     _drained: bool = False  # the producer has queued all that it had
 
     def __post_init__(self) -> None:
         self._backlog = Backlog(QUEUE_BYTES)
+        self._last = LastBatch(self.courier, self._waits_for_proof, self._known)
 
     @property
     def workers(self) -> int:
@@ -72,6 +76,8 @@ class StageRun:
         """Deliver the stage; True if all of it is read and no batch waits to be sent."""
         self._unknown.extend(await self.store.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
         self.courier.more_to_come = self._more_to_come
+        self.courier.goes_on_later = lambda: bool(self.reading.feed.paused)
+        self.courier.holds_back = self._may_be_last
         try:
             await self.courier.count_parked(self.stage)  # those of earlier runs, too
             async with asyncio.TaskGroup() as tasks:
@@ -154,7 +160,7 @@ class StageRun:
                 continue
             taken = await self.context.until_stopped(self._backlog.get())
             if taken is not None:
-                await self._busily(self.courier.deliver(taken))
+                await self._busily(self._deliver(taken))
             elif not self._unknown:
                 return
 
@@ -164,10 +170,44 @@ class StageRun:
             await work
         finally:
             self._busy -= 1
+            await self._backlog.look_again()
 
     async def _decide(self, batch: Batch) -> None:
         if await self.courier.decide(batch) is BatchState.SEALED:
-            await self.courier.deliver(batch)
+            await self._deliver(batch)
+
+    async def _deliver(self, batch: Batch) -> None:
+        """Send a batch; one that may be the last while an outcome is unknown, when it is known what comes after it."""
+        while await self.courier.deliver(batch, may_wait=True) is BatchState.SEALED and not self.context.stopping:
+            self._held.add(batch.seq)
+            await self._until(lambda: not self._may_be_last() or self._backlog.is_over)
+            is_last = self._may_be_last() and batch.seq == max(self._held)
+            self._held.discard(batch.seq)
+            if is_last:
+                await self._last.deliver(batch)
+                return
+            if self._backlog.is_over:
+                await self.courier.deliver(batch)
+                return
+
+    def _may_be_last(self) -> bool:
+        """Whether nothing waits behind a batch now, and an outcome is unknown. A pilot goes on: what comes later shows
+        what became of an earlier batch."""
+        return (
+            self._waits_for_proof()
+            and not len(self._backlog)
+            and not (self._backlog.is_over and self.reading.feed.paused)
+        )
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        await self.context.until_stopped(self._backlog.until(holds))
+
+    def _waits_for_proof(self) -> bool:
+        """Whether an outcome is unknown that a batch accepted later can show; of events nothing can."""
+        return self.stage != "events" and (bool(self._unknown) or self.courier.deciding > 0)
+
+    async def _known(self) -> None:
+        await self._until(lambda: not self._waits_for_proof())
 
     def _more_to_come(self) -> bool:
         """Whether a batch may still be accepted beside those that are being read back."""
