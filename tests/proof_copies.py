@@ -10,8 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from streammig.cli.rehearsal import LocalTarget
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
+from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Sample, write_sample
 from tests.commands import finished, process, quickly, sandbox, until
 from tests.memory_target import FAULTS, Crash, MemoryTarget, Weather

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from streammig.cli.rehearsal import LocalTarget
 from streammig.errors import Unusable
+from streammig.sandbox.local import LocalTarget
 from streammig.sources import Input, open_source
 from tests.commands import Called, Shell, sandbox, states
 from tests.sandbox_caller import customer

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, locked
-from streammig.cli.rehearsal import LocalTarget
 from streammig.records import BatchState
+from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, event
 

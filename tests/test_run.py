@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import locked
-from streammig.cli.rehearsal import LocalTarget
+from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Sample, Written, write_sample
 from tests.commands import Called, Shell, environment, finished, listing, process, quickly, sandbox, until, write
 from tests.sandbox_caller import customer
@@ -346,7 +346,7 @@ def test_status_of_a_run_that_was_killed_is_interrupted(shell: Shell, target: Lo
 def test_settings_are_no_checkpoint_and_the_answer_names_it(shell: Shell, command: str) -> None:
     ended = shell(command, "move.toml")
     assert ended.code == 2
-    assert ended.err == "error: move.toml holds settings; this command needs the checkpoint\nTry move.checkpoint\n"
+    assert (ended.problem, ended.err.splitlines()[1]) == ("settings-given", "Try move.checkpoint")
 
 
 @pytest.mark.parametrize("arguments", [["status", "gone.checkpoint"], ["dead-letters", "gone.checkpoint"]])
@@ -545,8 +545,7 @@ def test_a_full_disk_behind_standard_output_is_no_defect(shell: Shell, target: L
         os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
     ended = finished(shell.folder, "status", shell.checkpoint, "--json", before=full)
-    assert ended.code == 1
-    assert ended.err == "error: writing the output failed: No space left on device\nMake room, and call it again.\n"
+    assert (ended.code, ended.problem) == (1, "output-failed")
 
 
 def test_a_closed_pipe_is_no_defect(shell: Shell, target: LocalTarget) -> None:

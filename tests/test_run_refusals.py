@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, locked
-from streammig.cli.rehearsal import LocalTarget
+from streammig.sandbox.local import LocalTarget
 from tests.commands import (
     Called,
     Shell,

@@ -31,7 +31,7 @@ STOPPED = 130  # the exit code of what was stopped on request
 
 
 class Commands(click.Group):
-    """Loads the module of a command when that command is called."""
+    """Loads the module of a command when that command is called, and not to list them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -41,6 +41,10 @@ class Commands(click.Group):
             return None
         found: click.Command = importlib.import_module(f"streammig.cli.{cmd_name.replace('-', '_')}").command
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,9 +109,9 @@ def _defect(error: BaseException) -> int:
 
 
 def fail(problem: Problem, *, as_json: bool = False) -> None:
-    """Print on stderr what stopped a command, and what to do; and on stdout as the one JSON document, if asked."""
+    """Print on stderr what stopped a command, its code, and what to do; on stdout the JSON document, if asked."""
     if as_json:
         click.echo(json.dumps({"error": problem.json()}, indent=2))
-    click.echo(f"error: {problem.what}", err=True)
+    click.echo(f"error: {problem.what} [{problem.code}]", err=True)
     if problem.hint:
         click.echo(problem.hint, err=True)

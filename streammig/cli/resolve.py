@@ -18,7 +18,7 @@ from streammig.records import STAGES, Batch, BatchState
 PARKED = 4  # the exit code where it is still undecided
 
 
-@click.command(short_help="Show a batch with an unknown outcome, and decide about it.")
+@click.command()
 @options.checkpoint
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
@@ -121,7 +121,7 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
 
 def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, quiet: bool) -> int:
     from streammig.cli import fail
-    from streammig.cli.driving import beside
+    from streammig.cli.runtime import beside
 
     state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
     if problem is not None:
