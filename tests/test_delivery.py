@@ -753,7 +753,7 @@ def test_a_drain_in_each_kind_of_waiting_ends_at_once_and_goes_on_later(tmp_path
     play(tmp_path, story, {"limits": "1/5s"}, "events", script=script, landed=frozenset({5}))
 
 
-# -- the gate between stages -----------------------------------------------------------------------------------------
+# -- the barrier between stages --------------------------------------------------------------------------------------
 
 
 def test_the_next_stage_waits_for_the_settle_time_and_for_samples_that_can_be_seen(tmp_path: Path) -> None:

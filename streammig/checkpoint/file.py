@@ -15,9 +15,9 @@ import msgspec
 
 from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
 from streammig.checkpoint.fence import Mark
-from streammig.checkpoint.holdings import LOST, PENDING, UNDECIDED
 from streammig.checkpoint.letters import Letters, Spot
 from streammig.checkpoint.outbox import Outbox
+from streammig.checkpoint.queries import LOST, PENDING, UNDECIDED
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.checkpoint.sqlite import connect, refuse_network_file_system, sync, translated
 from streammig.errors import Unusable

@@ -11,14 +11,14 @@ from functools import partial
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
-from streammig.delivery.courier import Courier
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.last import LastBatch
+from streammig.delivery.sender import Sender
 from streammig.errors import Problem
 from streammig.feed import Feed
 from streammig.packing import Sealing
 from streammig.pipeline.away import Away
-from streammig.pipeline.backlog import Backlog
+from streammig.pipeline.queue import ByteBoundedQueue
 from streammig.records import Batch, BatchState, Progress, add_up
 from streammig.telemetry import Advanced, DeadLettered, Sealed
 
@@ -50,12 +50,12 @@ class StageRun:
 
     stage: str
     reading: StageReader
-    courier: Courier
+    sender: Sender
     isolation: Isolation
     store: Store
     context: Context
     problem: Problem | None = None
-    _backlog: Backlog = field(init=False)
+    _queue: ByteBoundedQueue = field(init=False)
     _last: LastBatch = field(init=False)
     _held: set[int] = field(default_factory=set)  # batches, by number, that may be the last one
     _unknown: deque[Batch] = field(default_factory=deque)
@@ -63,23 +63,23 @@ class StageRun:
     _drained: bool = False  # the producer has queued all that it had
 
     def __post_init__(self) -> None:
-        self._backlog = Backlog(QUEUE_BYTES)
-        self._last = LastBatch(self.courier, self._waits_for_proof, self._known)
+        self._queue = ByteBoundedQueue(QUEUE_BYTES)
+        self._last = LastBatch(self.sender, self._waits_for_proof, self._known)
 
     @property
     def workers(self) -> int:
         """One more than may be in flight: where all those are unknown, only what is accepted later can show that they
         did not land."""
-        return self.courier.options.concurrency + 1
+        return self.sender.options.concurrency + 1
 
     async def run(self) -> bool:
         """Deliver the stage; True if all of it is read and no batch waits to be sent."""
         self._unknown.extend(await self.store.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
-        self.courier.more_to_come = self._more_to_come
-        self.courier.goes_on_later = lambda: bool(self.reading.feed.paused)
-        self.courier.holds_back = self._may_be_last
+        self.sender.more_to_come = self._more_to_come
+        self.sender.goes_on_later = lambda: bool(self.reading.feed.paused)
+        self.sender.holds_back = self._may_be_last
         try:
-            await self.courier.count_parked(self.stage)  # those of earlier runs, too
+            await self.sender.count_parked(self.stage)  # those of earlier runs, too
             async with asyncio.TaskGroup() as tasks:
                 producer = tasks.create_task(self._guard(self._produce()))
                 workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
@@ -103,7 +103,7 @@ class StageRun:
             if self.problem is None:
                 self.problem = problem
             self.context.stop.set()
-            await self._backlog.close()
+            await self._queue.close()
 
     # -- producer --------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class StageRun:
                 break
             await self._seal(sealing)
         self._drained = True
-        await self._backlog.close()
+        await self._queue.close()
 
     async def _seal(self, sealing: Sealing) -> None:
         draft, progress = sealing.draft, sealing.progress
@@ -132,7 +132,7 @@ class StageRun:
             if batch.state is BatchState.UNKNOWN:
                 self._unknown.append(batch)
             else:
-                await self.context.until_stopped(self._backlog.put(batch))
+                await self.context.until_stopped(self._queue.put(batch))
         if progress.dead:
             self.context.notify(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
 
@@ -144,8 +144,8 @@ class StageRun:
         """Queue what an earlier run sealed and did not send. One that was rejected then is looked for first."""
         for batch in await self.store.read(lambda file: file.batches(self.stage, BatchState.SEALED)):
             rejected = batch.attempts > 0 and await self.store.read(partial(Checkpoint.was_refused, batch=batch))
-            if not rejected or await self.courier.may_go_again(batch):
-                await self.context.until_stopped(self._backlog.put(batch))
+            if not rejected or await self.sender.may_go_again(batch):
+                await self.context.until_stopped(self._queue.put(batch))
             if self.context.stopping:
                 return
 
@@ -155,10 +155,10 @@ class StageRun:
         while not self.context.stopping:
             # What an earlier run left undecided comes first: it takes the place of a request in flight. One worker goes
             # on sending, for only what is accepted later shows that something did not land.
-            if self._unknown and (self.courier.deciding < self.workers - 1 or self._drained):
+            if self._unknown and (self.sender.deciding < self.workers - 1 or self._drained):
                 await self._busily(self._decide(self._unknown.popleft()))
                 continue
-            taken = await self.context.until_stopped(self._backlog.get())
+            taken = await self.context.until_stopped(self._queue.get())
             if taken is not None:
                 await self._busily(self._deliver(taken))
             elif not self._unknown:
@@ -170,45 +170,43 @@ class StageRun:
             await work
         finally:
             self._busy -= 1
-            await self._backlog.look_again()
+            await self._queue.look_again()
 
     async def _decide(self, batch: Batch) -> None:
-        if await self.courier.decide(batch) is BatchState.SEALED:
+        if await self.sender.decide(batch) is BatchState.SEALED:
             await self._deliver(batch)
 
     async def _deliver(self, batch: Batch) -> None:
         """Send a batch; one that may be the last while an outcome is unknown, when it is known what comes after it."""
-        while await self.courier.deliver(batch, may_wait=True) is BatchState.SEALED and not self.context.stopping:
+        while await self.sender.deliver(batch, may_wait=True) is BatchState.SEALED and not self.context.stopping:
             self._held.add(batch.seq)
-            await self._until(lambda: not self._may_be_last() or self._backlog.is_over)
+            await self._until(lambda: not self._may_be_last() or self._queue.is_over)
             is_last = self._may_be_last() and batch.seq == max(self._held)
             self._held.discard(batch.seq)
             if is_last:
                 await self._last.deliver(batch)
                 return
-            if self._backlog.is_over:
-                await self.courier.deliver(batch)
+            if self._queue.is_over:
+                await self.sender.deliver(batch)
                 return
 
     def _may_be_last(self) -> bool:
         """Whether nothing waits behind a batch now, and an outcome is unknown. A pilot goes on: what comes later shows
         what became of an earlier batch."""
         return (
-            self._waits_for_proof()
-            and not len(self._backlog)
-            and not (self._backlog.is_over and self.reading.feed.paused)
+            self._waits_for_proof() and not len(self._queue) and not (self._queue.is_over and self.reading.feed.paused)
         )
 
     async def _until(self, holds: Callable[[], bool]) -> None:
-        await self.context.until_stopped(self._backlog.until(holds))
+        await self.context.until_stopped(self._queue.until(holds))
 
     def _waits_for_proof(self) -> bool:
         """Whether an outcome is unknown that a batch accepted later can show; of events nothing can."""
-        return self.stage != "events" and (bool(self._unknown) or self.courier.deciding > 0)
+        return self.stage != "events" and (bool(self._unknown) or self.sender.deciding > 0)
 
     async def _known(self) -> None:
         await self._until(lambda: not self._waits_for_proof())
 
     def _more_to_come(self) -> bool:
         """Whether a batch may still be accepted beside those that are being read back."""
-        return not self._drained or len(self._backlog) > 0 or self._busy > self.courier.deciding
+        return not self._drained or len(self._queue) > 0 or self._busy > self.sender.deciding

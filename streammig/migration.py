@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
@@ -13,25 +14,25 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from streammig.account import NoAccount, SharedAccount
 from streammig.aftercare.retry import Choice as Choice
 from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Context, Times, until_stopped
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.errors import Problem, Unusable
+from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
+from streammig.inputs import Reading, StageInput
+from streammig.lost_bodies import check_bodies, give_up
+from streammig.mapping import load_mapping, mapping_mark
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
-from streammig.migration.account import NoAccount, SharedAccount
-from streammig.migration.binding import Marks, check_contents, fixed, reopen, shapes
-from streammig.migration.crew import Crew, Options
-from streammig.migration.lost import check_bodies, give_up
-from streammig.migration.mapping import load_mapping, mapping_mark, rule_options
-from streammig.migration.reading import Reading, StageInput
-from streammig.migration.retrying import Retry
 from streammig.ports import Client, Connection, ReadBack, Source, Target
 from streammig.ports import Clock as Clock
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.records import STAGES, Batch, BatchState, Place
+from streammig.retrying import Retry
+from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
 from streammig.sources import open_source, parse_input, with_samples
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned
@@ -106,7 +107,7 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
-        return await self._work(Crew.run) or False
+        return await self._work(Run.run) or False
 
     async def retry(self, choice: Choice, repaired: Path | None = None) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
@@ -118,7 +119,7 @@ class Migration:
         UNKNOWN if stopped before that is known."""
         return await self._work(lambda crew: crew.read_back(stage, seq)) or BatchState.UNKNOWN
 
-    async def _work(self, work: Callable[[Crew], Awaitable[T]]) -> T | None:
+    async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
         """Assemble a crew and let it work; None if it was aborted."""
         self._task = task = asyncio.current_task()
         try:
@@ -139,7 +140,7 @@ class Migration:
         finally:
             self._task = None
 
-    async def _assemble(self, stack: AsyncExitStack) -> Crew:
+    async def _assemble(self, stack: AsyncExitStack) -> Run:
         """Check everything that can be checked before a record is read, then open and connect what a run needs."""
         settings, ask = self.settings, self.ask
         account = self._account()
@@ -183,13 +184,13 @@ class Migration:
         reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
         await give_up(reading, context, lost, again=ask.newest_lost)
-        return Crew(
+        return Run(
             settings=settings,
             reading=reading,
             store=store,
             target=Connection(client, readback, limiter),
             context=context,
-            options=Options(ask.first, self.away, look=target.queued and not ask.current),
+            options=RunOptions(ask.first, self.away, look=target.queued and not ask.current),
         )
 
     def _context_of(self, target: Target) -> Context:
@@ -366,3 +367,25 @@ def _sweep(file: Checkpoint) -> None:
     """Leave nothing in the outbox that no batch needs, however the run ended."""
     with suppress(Problem):
         file.sweep_outbox()
+
+
+def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
+    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
+    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
+    return {
+        name: RuleOptions(
+            unknown_fields=settings.unknown_fields,
+            fraction_digits=settings.fraction_digits,
+            include_inactive=settings.include_inactive,
+            send_anonymous=settings.send_anonymous,
+            zero_orders=settings.zero_orders,
+            send_redeem=settings.send_redeem,
+            time_zone=settings.time_zone or None,
+            deleted=settings.customers.deleted,
+            reversed=settings.events.reversed,
+            owner=settings.stage(name).owner or None,
+            max_bytes=settings.max_bytes,
+            now=now,
+        )
+        for name in STAGES
+    }

@@ -13,10 +13,10 @@ from streammig.aftercare.retry import Choice, Parcel, Retrial, Wave
 from streammig.checkpoint import FIRST, Checkpoint, WorkFile, forget_work
 from streammig.errors import counted
 from streammig.feed import nobody_absent
-from streammig.migration.crew import Crew
 from streammig.packing import BatchLimits
 from streammig.records import BatchState
 from streammig.report.progress import account_of
+from streammig.run import Run
 from streammig.sources import open_source
 from streammig.telemetry import StageBegan, StageEnded, Warned
 
@@ -29,7 +29,7 @@ class Retry:
     """One call of `retry`. Whatever interrupts it, the same call goes on: a letter is dead until the transaction that
     seals it, and from then on it is a batch like any other."""
 
-    crew: Crew
+    crew: Run
     choice: Choice
     repaired: Path | None = None
     _work: WorkFile = field(init=False)
@@ -121,7 +121,7 @@ class Retry:
         crew = self.crew
         if not await crew.store.read(Checkpoint.to_release):
             return True
-        if not await crew.gate("customers", retried=True).passed("customers"):
+        if not await crew.barrier("customers", retried=True).wait("customers"):
             return False
         await crew.store.write(Checkpoint.release)
         return True
@@ -132,7 +132,7 @@ class Retry:
         at = await crew.store.read(lambda file: file.retried_at("events"))
         if name != "transactions" or at is None or at + crew.context.times.settle <= crew.context.now():
             return True
-        return await crew.gate("events", retried=True).passed("events")
+        return await crew.barrier("events", retried=True).wait("events")
 
     async def _read(self, work: Callable[..., T], *arguments: object) -> T:
         return await self.crew.reading.read(partial(work, *arguments))

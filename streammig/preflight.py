@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from streammig.checkpoint import Checkpoint, Mark, Store, spread
 from streammig.context import Context
-from streammig.delivery.verdict import seen_at_last
+from streammig.delivery.reconcile import seen_at_last
 from streammig.errors import Unusable
-from streammig.migration.reading import Reading
+from streammig.inputs import Reading
 from streammig.ports import ReadBack, Seen
 from streammig.records import BatchState, Record
 from streammig.telemetry import Waiting, Warned

@@ -1,4 +1,4 @@
-"""Runs the stages of a migration one after the other, with a gate between them."""
+"""Runs the stages of a migration one after the other, with a barrier between them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from streammig.checkpoint import Books, Store, outbox_path
 from streammig.context import Context
-from streammig.delivery.courier import Courier, Sending, Trust
-from streammig.delivery.gate import Gate
+from streammig.delivery.barrier import Barrier
 from streammig.delivery.isolation import Isolation
-from streammig.delivery.verdict import Policy, Verdict
+from streammig.delivery.reconcile import Policy, Reconciler
+from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
 from streammig.feed import Feed
-from streammig.migration.preflight import Preflight
-from streammig.migration.reading import Reading
+from streammig.inputs import Reading
 from streammig.packing import BatchLimits
 from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageReader, StageRun
 from streammig.ports import Connection, Source
+from streammig.preflight import Preflight
 from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
@@ -28,7 +28,7 @@ from streammig.telemetry import PILOT, StageBegan, StageEnded
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RunOptions:
     """What one call asks for."""
 
     first: int | None  # a pilot: so many source records of each stage
@@ -37,7 +37,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class Run:
     """Everything that works on one run."""
 
     settings: Settings
@@ -45,7 +45,7 @@ class Crew:
     store: Store
     target: Connection
     context: Context
-    options: Options
+    options: RunOptions
 
     async def run(self) -> bool:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
@@ -54,7 +54,7 @@ class Crew:
         preflight = Preflight(self.reading, self.store, self.target.readback, self.context)
         await preflight.check(self.options.look)
         for name in self.reading.inputs:
-            if before and not await self.gate(before).passed(before):
+            if before and not await self.barrier(before).wait(before):
                 return False
             whole = await self._stage(name) and whole
             if self.context.stopping:
@@ -63,15 +63,15 @@ class Crew:
         # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
         if not self.context.times.settle:
             await self.store.write(lambda file: file.saw(before))
-        elif not await self.gate(before).passed(before, last=True):
+        elif not await self.barrier(before).wait(before, last=True):
             return False
         for name in self.reading.inputs:
             await self._no_unknown(name)
         return whole
 
-    def gate(self, name: str, retried: bool = False) -> Gate:
-        """The gate behind a stage, or behind what of it was retried."""
-        return Gate(self.target.readback, self.store, self.context, retried)
+    def barrier(self, name: str, retried: bool = False) -> Barrier:
+        """The barrier behind a stage, or behind what of it was retried."""
+        return Barrier(self.target.readback, self.store, self.context, retried)
 
     async def _stage(self, name: str) -> bool:
         self.context.notify(StageBegan(name, await self.store.read(lambda file: account_of(file, name))))
@@ -105,27 +105,27 @@ class Crew:
         """A stage ready to run; `source` is what it reads on from, if not its files."""
         reader = await self._reader(name, source)
         bisected = name != "events" or self.settings.bisect_events
-        courier = Courier(
+        sender = Sender(
             client=self.target.client,
             permits=self.target.permits,
             store=self.store,
-            verdict=self._verdict(self.settings.stage(name).unknown),
-            trust=Trust(self.target.readback, self.context),
+            reconciler=self._reconciler(self.settings.stage(name).unknown),
+            reachability=Reachability(self.target.readback, self.context),
             context=self.context,
-            options=Sending(
+            options=SendOptions(
                 concurrency=self.settings.concurrency,
                 most_parked=self.settings.most_parked,
                 breaker=self.settings.breaker,
-                nominate=bisected,
+                try_named=bisected,
             ),
         )
-        isolation = Isolation(courier, bisected, self.settings.isolation_share, self.settings.isolation_requests)
+        isolation = Isolation(sender, bisected, self.settings.isolation_share, self.settings.isolation_requests)
         return StageRun(
-            stage=name, reading=reader, courier=courier, isolation=isolation, store=self.store, context=self.context
+            stage=name, reading=reader, sender=sender, isolation=isolation, store=self.store, context=self.context
         )
 
-    def _verdict(self, policy: Policy) -> Verdict:
-        return Verdict(readback=self.target.readback, store=self.store, context=self.context, policy=policy)
+    def _reconciler(self, policy: Policy) -> Reconciler:
+        return Reconciler(readback=self.target.readback, store=self.store, context=self.context, policy=policy)
 
     async def _reader(self, name: str, source: Source | None) -> StageReader:
         progress = await self.store.read(lambda file: file.progress(name))
@@ -158,7 +158,7 @@ class Crew:
                 "See: streammig resolve CHECKPOINT",
             )
         await self.store.write(lambda file: file.move(found[0], BatchState.PARKED, BatchState.UNKNOWN))
-        return await self._verdict("read-back").decide(found[0], lambda: False)
+        return await self._reconciler("read-back").decide(found[0], lambda: False)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ import msgspec
 from streammig.checkpoint import Contents, Store
 from streammig.context import Context
 from streammig.delivery.backoff import Backoff
-from streammig.delivery.nomination import nominated
+from streammig.delivery.named import named_record
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
-from streammig.delivery.verdict import Verdict
+from streammig.delivery.reconcile import Reconciler
 from streammig.errors import TargetStop, UnknownOutcome, counted
 from streammig.packing import assemble, halves, ranges_of
 from streammig.ports import Client, Permits, ReadBack
@@ -34,17 +34,17 @@ class _Tries:
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class SendOptions:
     """The settings of sending."""
 
     concurrency: int = 4  # requests that may be in flight
     most_parked: int = 3
     breaker: int = 10  # whole batches refused in a row that stop the run
-    nominate: bool = True  # whether the record that an answer names is tried alone
+    try_named: bool = True  # whether the record that an answer names is tried alone
 
 
 @dataclass(slots=True)
-class Trust:
+class Reachability:
     """After an unknown outcome nobody sends until the target answers a read again."""
 
     readback: ReadBack
@@ -75,36 +75,35 @@ class Trust:
 
 
 @dataclass(slots=True)
-class Courier:
+class Sender:
     """Delivers the batches of one stage for all its workers, under I2 and I3.
 
     A batch with an unknown outcome keeps its worker busy until it is decided, so that there are never more of them
     than workers. After one, the next request waits until an authenticated read succeeds: sending into a target that
-    swallows answers only makes more of them. `lanes` are the requests that may be in flight; there is one worker more,
-    for where all that were in flight are unknown, only what is accepted later can show that they did not land.
+    swallows answers only makes more of them. `in_flight` is held by each request that is under way.
     """
 
     client: Client
     permits: Permits
     store: Store
-    verdict: Verdict
-    trust: Trust
+    reconciler: Reconciler
+    reachability: Reachability
     context: Context
-    options: Sending
+    options: SendOptions
     more_to_come: Callable[[], bool] = lambda: False
     holds_back: Callable[[], bool] = lambda: False  # whether a batch must wait for what comes after it
     goes_on_later: Callable[[], bool] = lambda: False  # a pilot: what a later call sends may show what became of it
     deciding: int = 0  # workers that read back and send nothing meanwhile
     refused_at: dict[int, float] = field(default_factory=dict)  # by batch: in this process, in the loop's time
-    nominate: bool = field(init=False)  # whether whom an answer names is set aside; not after it named a wrong one
-    lanes: asyncio.Semaphore = field(init=False)
+    try_named: bool = field(init=False)  # whether whom an answer names is set aside; not after it named a wrong one
+    in_flight: asyncio.Semaphore = field(init=False)
     _stops: Stops = field(default_factory=Stops)
     _noted: set[str] = field(default_factory=set)  # fields of answers that were told
     _refused: list[Batch] = field(default_factory=list)  # whole batches, since the last one that was accepted
 
     def __post_init__(self) -> None:
-        self.nominate = self.options.nominate
-        self.lanes = asyncio.Semaphore(self.options.concurrency)
+        self.try_named = self.options.try_named
+        self.in_flight = asyncio.Semaphore(self.options.concurrency)
 
     async def deliver(self, batch: Batch, may_wait: bool = False) -> BatchState:
         """Send a sealed batch until its fate is known; returns the state it is left in.
@@ -116,11 +115,11 @@ class Courier:
         tries = _Tries(batch.attempts)
         body = await self.store.body(batch)
         while not self.context.stopping:
-            async with self.lanes:
+            async with self.in_flight:
                 if may_wait and self.holds_back():
                     return BatchState.SEALED
-                state = await self._insist(batch, body, tries)
-            # Who reads back, or waits for the parts of a batch, leaves the lane to others.
+                state = await self._send_until_answered(batch, body, tries)
+            # Who reads back, or waits for the parts of a batch, leaves its place to others.
             if state is BatchState.UNKNOWN:
                 state = await self.decide(batch)
             elif state is BatchState.SPLIT:
@@ -129,10 +128,10 @@ class Courier:
                 return state
         return BatchState.SEALED
 
-    async def _insist(self, batch: Batch, body: bytes, tries: _Tries) -> BatchState:
+    async def _send_until_answered(self, batch: Batch, body: bytes, tries: _Tries) -> BatchState:
         """Send a batch as long as the answer is that it was not taken in; SEALED means that the run is to stop, SPLIT
         that it is to be split."""
-        await self.trust.wait()
+        await self.reachability.wait()
         while not self.context.stopping:
             receipt = await self._send(batch, body, tries)
             if receipt is None:
@@ -142,7 +141,7 @@ class Courier:
             state = await self._follow(batch, receipt, tries)
             if state is not BatchState.SEALED:
                 return state
-            await self.trust.wait()
+            await self.reachability.wait()
         return BatchState.SEALED
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
@@ -163,7 +162,7 @@ class Courier:
         if receipt.kind is Kind.THROTTLED or receipt.retry_after is not None:
             await self._obey(receipt)
         if receipt.kind is Kind.UNKNOWN:
-            self.trust.doubt()
+            self.reachability.doubt()
         return receipt
 
     async def _explain(self, batch: Batch, attempt: int, receipt: Receipt) -> Receipt:
@@ -177,8 +176,8 @@ class Courier:
         message = said if ours else self.client.redact(said)
         nominee: tuple[Range, ...] = ()
         # Where nothing was redacted, nobody is named.
-        if receipt.kind is Kind.REJECTED and self.nominate and message != said:
-            nominee = ranges_of(nominated(said, await self.store.records(batch)))
+        if receipt.kind is Kind.REJECTED and self.try_named and message != said:
+            nominee = ranges_of(named_record(said, await self.store.records(batch)))
         await self.store.write(lambda file: file.explain(batch, attempt, message, nominee))
         return msgspec.structs.replace(receipt, message=message)
 
@@ -221,11 +220,11 @@ class Courier:
     async def decide(self, batch: Batch) -> BatchState:
         """Read back what became of a batch with an unknown outcome; SEALED means that it is proven not to have
         landed, UNKNOWN that the run is to stop first."""
-        self.trust.doubt()
+        self.reachability.doubt()
         self.deciding += 1
         try:
-            await self.trust.wait()
-            state = await self.verdict.decide(batch, self.more_to_come, self.goes_on_later)
+            await self.reachability.wait()
+            state = await self.reconciler.decide(batch, self.more_to_come, self.goes_on_later)
         finally:
             self.deciding -= 1
         if state is BatchState.PARKED:
@@ -269,7 +268,7 @@ class Courier:
         far as can be shown. Events can't be looked for. False if it was parked, or the run is to stop."""
         if batch.stage == "events":
             return True
-        whole = await self.verdict.refused_whole(batch, self.refused_at.get(batch.seq))
+        whole = await self.reconciler.refused_whole(batch, self.refused_at.get(batch.seq))
         if not whole and not self.context.stopping:
             await self.count_parked(batch.stage)
         return whole
@@ -295,7 +294,7 @@ class Courier:
         await self.permits.pause_for(seconds)
 
     async def _back_off(self, failures: int, message: str) -> None:
-        seconds = self.trust.backoff.delay(failures, self.context.rng)
+        seconds = self.reachability.backoff.delay(failures, self.context.rng)
         self.context.notify(
             Waiting("no-connection", f"no connection to the target: {message or 'no reason given'}", seconds)
         )

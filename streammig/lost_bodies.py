@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from streammig.checkpoint import Checkpoint
 from streammig.context import Context
-from streammig.delivery.courier import bury
+from streammig.delivery.sender import bury
 from streammig.errors import Unusable
 from streammig.feed import records_within
-from streammig.migration.reading import Reading
+from streammig.inputs import Reading
 from streammig.packing import assemble
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
 from streammig.telemetry import Warned

@@ -10,7 +10,7 @@ from typing import Literal
 from streammig.checkpoint import Store, spread
 from streammig.context import Context
 from streammig.delivery.in_part import InPart
-from streammig.delivery.nomination import set_aside
+from streammig.delivery.named import set_aside
 from streammig.ports import ReadBack, Seen
 from streammig.records import Batch, BatchState, Record, Tally
 from streammig.telemetry import Waiting, Warned
@@ -40,7 +40,7 @@ REFUSED_IN_PART = (
 
 
 @dataclass(slots=True)
-class Looks:
+class Evidence:
     """What successive looks at a sample of a batch add up to (times in seconds)."""
 
     settle_time: float
@@ -53,7 +53,7 @@ class Looks:
         """Whether the next look counts as the first or the last of those that find nothing."""
         return self._absent_since is None or now - self._absent_since >= self.settle_time
 
-    def weigh(self, seen: list[Seen], passed: bool, now: float) -> tuple[BatchState, str] | None:
+    def judge(self, seen: list[Seen], passed: bool, now: float) -> tuple[BatchState, str] | None:
         """ACCEPTED, SEALED or PARKED with the reason, or None as long as this look decides nothing. `passed` says
         that later batches could be seen just before."""
         told = set(seen) - {Seen.CANT_TELL}
@@ -93,7 +93,7 @@ class Looks:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Reconciler:
     """Reads back what became of a batch (times in seconds). Time alone proves nothing (I3).
 
     Landed: what is there matches what was sent, in most of the sample; where some of it is missing, in two looks in a
@@ -173,7 +173,7 @@ class Verdict:
             return BatchState.UNKNOWN, ""
         # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
         now = asyncio.get_running_loop().time
-        looks, looking, misread = Looks(self.context.times.settle), now(), 0
+        looks, looking, misread = Evidence(self.context.times.settle), now(), 0
         lost = await self.store.read(lambda file: file.sent_by_lost(batch))
         while not self.context.stopping:
             (passed, behind), at = await self._passed(batch), now()
@@ -183,7 +183,7 @@ class Verdict:
                 if decided := await self._each(batch):
                     return decided
                 continue
-            if decided := looks.weigh(seen, passed is True, at):
+            if decided := looks.judge(seen, passed is True, at):
                 return decided
             misread = misread + 1 if self.readback.misread and set(seen) == {Seen.CANT_TELL} else 0
             if misread == ROUNDS:

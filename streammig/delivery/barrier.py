@@ -1,4 +1,4 @@
-"""The gate behind a stage: what the next one builds on, or the run ends with, must be visible at the target."""
+"""The barrier behind a stage: what the next one builds on, or the run ends with, must be visible at the target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL = 20.0  # seconds between two looks at what is not yet visible, at most
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Barrier:
     """Lets the next stage start when the target's queue has done its work on the last one (times in seconds)."""
 
     readback: ReadBack
@@ -26,7 +26,7 @@ class Gate:
     context: Context
     retried: bool = False  # only what was a dead letter once
 
-    async def passed(self, stage: str, last: bool = False) -> bool:
+    async def wait(self, stage: str, last: bool = False) -> bool:
         """Wait until samples of this stage can be read back; False if the run is to stop first. Behind the `last`
         stage, which nothing builds on, there is nothing to wait for where no sample can tell.
 
