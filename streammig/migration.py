@@ -183,7 +183,7 @@ class Migration:
         owners = await self._owners(stack, file, inputs, shape, thread)
         reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
-        await give_up(reading, context, lost, again=ask.newest_lost)
+        await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
         return Run(
             settings=settings,
             reading=reading,
@@ -207,7 +207,7 @@ class Migration:
 
     async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
         """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""
-        given_up = self.ask.bodies_lost or self.ask.newest_lost
+        given_up = self.ask.bodies_lost or file.lost() is not None
         lost = await asyncio.get_running_loop().run_in_executor(reader, check_bodies, file, given_up)
         file.sweep_outbox()
         return lost

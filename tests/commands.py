@@ -45,11 +45,8 @@ class Called(NamedTuple):
 
     @property
     def problem(self) -> str | None:
-        """The code of the problem that ended it, with --json or without."""
-        if self.out.startswith("{"):
-            found: str | None = self.document.get("error", {}).get("code")
-            return found
-        said = re.search(r"^error: .*?\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE | re.DOTALL)
+        """The code of the problem that ended it, if one did."""
+        said = re.search(r"^error: .*\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE)
         return said[1] if said else None
 
 
