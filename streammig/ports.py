@@ -179,6 +179,10 @@ class ReadBack(Protocol):
         """Whether `visible` can ever say something of this record: an event that is no purchase leaves no trace."""
         ...
 
+    def proves(self, stage: str) -> bool:
+        """Whether `visible` can prove of anything of a stage that it landed, or did not."""
+        ...
+
     async def reachable(self) -> bool:
         """Whether an authenticated read succeeds now."""
         ...

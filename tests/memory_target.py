@@ -109,6 +109,9 @@ class MemoryTarget:
 
     # -- ReadBack --------------------------------------------------------------------------------------------------
 
+    def proves(self, stage: str) -> bool:
+        return stage != "events"
+
     def can_tell(self, stage: str, record: Record) -> bool:
         return stage != "events" or self.counting
 

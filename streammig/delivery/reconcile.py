@@ -310,7 +310,7 @@ class Reconciler:
 
     async def _tellable(self, batch: Batch) -> list[Record]:
         """Its records that can be looked for; of an accepted batch, those that were kept as samples."""
-        if batch.stage == "events":
+        if not self.readback.proves(batch.stage):
             return []
         records = await self.store.records(batch)
         return [record for record in records if self.readback.can_tell(batch.stage, record)]

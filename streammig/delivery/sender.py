@@ -260,13 +260,13 @@ class Sender:
             + (f", the last with: {receipt.message}" if receipt.message else ""),
             "So the cause is hardly in their records, and nothing was dead-lettered. Find out what the target wants"
             " (a reward, a brand or a permission that it lacks?), then run the same command: they are sent again"
-            + (", though events can't be looked for first." if batch.stage == "events" else "."),
+            + (", though they can't be looked for first." if not self.reconciler.readback.proves(batch.stage) else "."),
         )
 
     async def may_go_again(self, batch: Batch) -> bool:
         """Whether a refused batch, or one that was sealed again since, may be sent (again): none of it has landed, as
-        far as can be shown. Events can't be looked for. False if it was parked, or the run is to stop."""
-        if batch.stage == "events":
+        far as can be shown. True too of what can't be looked for. False if it was parked, or the run is to stop."""
+        if not self.reconciler.readback.proves(batch.stage):
             return True
         whole = await self.reconciler.refused_whole(batch, self.refused_at.get(batch.seq))
         if not whole and not self.context.stopping:
