@@ -11,8 +11,8 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
-from streammig.feed import Absent, Judge, first_records, nobody_absent, owners_until
 from streammig.ports import Rules, Source
+from streammig.reader import Absent, Judge, first_records, nobody_absent, owners_until
 from streammig.records import START, Place, Range, Record
 
 P = ParamSpec("P")

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from streammig.batching import BatchLimits
 from streammig.checkpoint import Books, Store, outbox_path
 from streammig.context import Context
 from streammig.delivery.barrier import Barrier
@@ -14,13 +15,12 @@ from streammig.delivery.isolation import Isolation
 from streammig.delivery.reconcile import Policy, Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
-from streammig.feed import Feed
 from streammig.inputs import Reading
-from streammig.packing import BatchLimits
-from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageReader, StageRun
 from streammig.ports import Connection, Source
 from streammig.preflight import Preflight
+from streammig.reader import Reader
+from streammig.reader_process import ReaderProcess
 from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
@@ -162,13 +162,13 @@ class Run:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def _feed(self, size: int, parts: dict[str, Any]) -> Feed | Away:
+    def _feed(self, size: int, parts: dict[str, Any]) -> Reader | ReaderProcess:
         """In a process of its own where there is enough to read to make up for starting it."""
         if size >= self.options.away:
             # A mapping that can't be named to another process is left here.
             with suppress(pickle.PicklingError, AttributeError, TypeError):
-                return Away(**parts)
-        return Feed(**parts)
+                return ReaderProcess(**parts)
+        return Reader(**parts)
 
     # -- what must hold behind a stage -------------------------------------------------------------------------------
 

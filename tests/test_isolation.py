@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Store
 from streammig.context import Context, Times
 from streammig.delivery.barrier import Barrier
@@ -25,7 +26,6 @@ from streammig.delivery.named import named_record, set_aside
 from streammig.delivery.reconcile import Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
-from streammig.packing import assemble, ranges_of
 from streammig.records import (
     Batch,
     BatchState,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Store
 from streammig.context import Context
-from streammig.packing import assemble, ranges_of
 from streammig.ports import Seen
 from streammig.records import Batch, BatchState, DeadLetter, Record
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from streammig.batching import assemble, halves, ranges_of
 from streammig.checkpoint import Contents, Store
 from streammig.context import Context
 from streammig.delivery.backoff import Backoff
@@ -15,7 +16,6 @@ from streammig.delivery.named import named_record
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.reconcile import Reconciler
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.packing import assemble, halves, ranges_of
 from streammig.ports import Client, Permits, ReadBack
 from streammig.records import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
 from streammig.telemetry import Answered, Waiting, Warned

@@ -9,16 +9,16 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
+from streammig.batching import Sealing
 from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.last import LastBatch
 from streammig.delivery.sender import Sender
 from streammig.errors import Problem
-from streammig.feed import Feed
-from streammig.packing import Sealing
-from streammig.pipeline.away import Away
 from streammig.pipeline.queue import ByteBoundedQueue
+from streammig.reader import Reader
+from streammig.reader_process import ReaderProcess
 from streammig.records import Batch, BatchState, Progress, add_up
 from streammig.telemetry import Advanced, DeadLettered, Sealed
 
@@ -29,7 +29,7 @@ QUEUE_BYTES = 8_000_000  # of bodies that wait in the outbox between producer an
 class StageReader:
     """What a stage is read by, in a thread of its own."""
 
-    feed: Feed | Away
+    feed: Reader | ReaderProcess
     thread: Executor
     mapping: str = ""  # hash of the mapping that makes what is sealed now
 
@@ -38,6 +38,9 @@ class StageReader:
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self.thread, self.feed.close)
+
+
+REJECTED_BYTES = 256_000_000  # of rejected batches in the outbox, from which on they are searched before the stage ends
 
 
 @dataclass(slots=True)
@@ -63,7 +66,6 @@ class StageRun:
     _drained: bool = False  # the producer has queued all that it had
 
     def __post_init__(self) -> None:
-        self._queue = ByteBoundedQueue(QUEUE_BYTES)
         self._last = LastBatch(self.sender, self._waits_for_proof, self._known)
 
     @property
@@ -80,20 +82,26 @@ class StageRun:
         self.sender.holds_back = self._may_be_last
         try:
             await self.sender.count_parked(self.stage)  # those of earlier runs, too
-            async with asyncio.TaskGroup() as tasks:
-                producer = tasks.create_task(self._guard(self._produce()))
-                workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
-                await asyncio.wait(workers)
-                producer.cancel()
+            while not (self._drained or self.context.stopping):
+                await self._round()
         finally:
             await self.reading.close()
         if self.problem is not None:
             raise self.problem
-        if not self.context.stopping:
-            await self.isolation.settle(self.stage)
         if self.reading.feed.broken is not None and not self.context.stopping:
             raise self.reading.feed.broken
         return not self.context.stopping and not self.reading.feed.paused
+
+    async def _round(self) -> None:
+        """Deliver until all is read, or until rejected batches fill the outbox; then search those."""
+        self._queue = ByteBoundedQueue(QUEUE_BYTES)
+        async with asyncio.TaskGroup() as tasks:
+            producer = tasks.create_task(self._guard(self._produce()))
+            workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
+            await asyncio.wait(workers)
+            producer.cancel()
+        if not self.context.stopping:
+            await self.isolation.settle(self.stage)
 
     async def _guard(self, work: Awaitable[None]) -> None:
         """A problem stops the run like a drain: requests under way must not be cut off because another one failed."""
@@ -111,10 +119,12 @@ class StageRun:
         await self._resume()
         while not self.context.stopping:
             sealing = await self.reading.next()
+            self._drained = sealing is None
             if sealing is None:
                 break
             await self._seal(sealing)
-        self._drained = True
+            if self.sender.refused_at and await self._rejected() > REJECTED_BYTES:
+                break
         await self._queue.close()
 
     async def _seal(self, sealing: Sealing) -> None:
@@ -135,6 +145,9 @@ class StageRun:
                 await self.context.until_stopped(self._queue.put(batch))
         if progress.dead:
             self.context.notify(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
+
+    async def _rejected(self) -> int:
+        return await self.store.read(lambda file: file.rejected_bytes(self.stage))
 
     def _tell_advanced(self, progress: Progress) -> None:
         filtered = sum(tally.units for tally in progress.filtered.values())
@@ -181,7 +194,7 @@ class StageRun:
         while await self.sender.deliver(batch, may_wait=True) is BatchState.SEALED and not self.context.stopping:
             self._held.add(batch.seq)
             await self._until(lambda: not self._may_be_last() or self._queue.is_over)
-            is_last = self._may_be_last() and batch.seq == max(self._held)
+            is_last = self._drained and self._may_be_last() and batch.seq == max(self._held)
             self._held.discard(batch.seq)
             if is_last:
                 await self._last.deliver(batch)
