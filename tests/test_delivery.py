@@ -466,7 +466,7 @@ def test_rejected_batches_are_searched_before_the_stage_ends_where_they_fill_the
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streammig.pipeline.stage.REJECTED_BYTES", 15_000)  # more than one batch
-    monkeypatch.setattr("streammig.migration.crew.QUEUE_BYTES", 1)
+    monkeypatch.setattr("streammig.pipeline.stage.QUEUE_BYTES", 1)
 
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         most = 0
