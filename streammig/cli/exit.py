@@ -14,7 +14,7 @@ import click
 
 from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import PILOT_DONE, STOPPED, fail, say
-from streammig.errors import Held, Problem, Unusable, counted
+from streammig.errors import SAMPLES_MISSING, Held, Problem, Unusable, counted
 from streammig.ratelimit import Use, account_path, parse_limits, usage_of
 from streammig.report.document import document
 from streammig.report.text import state_sentence, summary
@@ -87,7 +87,9 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     warned = ", with warnings" if found["warnings"] else ""
     said = {
         0: f"Complete: every record is accepted or filtered{warned}",
-        3: f"Complete, with {counted(dead, 'dead letter')}",
+        3: f"Complete, with {counted(dead, 'dead letter')}"
+        if dead
+        else "Samples are not visible at the target so far; the same command looks again",
         4: f"The outcome of {counted(unknown, 'record')} is unknown" if unknown else "An outcome is unknown",
         5: "The target stopped this run: see the error above",
         STOPPED: "Stopped on request; nothing is lost",
@@ -119,7 +121,7 @@ def exit_code(found: dict[str, Any], ended: Ended) -> int:
         return STOPPED
     if any(stage["unknown"] for stage in stages):
         return 4
-    return 3 if any(stage["dead"] for stage in stages) else 0
+    return 3 if any(stage["dead"] or stage["code"] == SAMPLES_MISSING for stage in stages) else 0
 
 
 def print_document(found: dict[str, Any], as_json: bool) -> None:
