@@ -185,7 +185,7 @@ class Run:
             raise UnknownOutcome(
                 "outcome-unknown",
                 f"{name}: the outcome of batch{'es' if len(left) > 1 else ''} {numbers} is unknown",
-                f"They are not sent again. Show what is known, and decide: streammig resolve {self.reading.lookup.path}",
+                f"Not sent again. Show what is known, and decide: streammig resolve {self.reading.lookup.path}",
             )
 
 
