@@ -11,9 +11,9 @@ import msgspec
 
 from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
 from streammig.checkpoint.fence import Mark
-from streammig.checkpoint.holdings import LOST, PENDING, UNDECIDED
 from streammig.checkpoint.letters import Letters, Spot
 from streammig.checkpoint.outbox import Outbox
+from streammig.checkpoint.queries import LOST, PENDING, UNDECIDED
 from streammig.records import (
     Batch,
     BatchState,

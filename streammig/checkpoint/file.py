@@ -20,8 +20,8 @@ from streammig.errors import Unusable
 class Checkpoint(Batches):
     """One connection to a checkpoint file. Every method that changes it is one transaction, or part of the open one.
 
-    Synchronous; its owner runs it in a thread of its own (`Journal`). Raises `Unusable` for a file that can't be used
-    as a checkpoint and `MachineFault` where the machine failed; no `sqlite3.Error` leaves this class.
+    Synchronous; its owner runs it in a thread of its own (`CheckpointWriter`). Raises `Unusable` for a file that can't
+    be used as a checkpoint and `MachineFault` where the machine failed; no `sqlite3.Error` leaves this class.
     """
 
     _may_write = _writes = False  # it is in WAL mode only while it writes: a file that is refused stays as it is
