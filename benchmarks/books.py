@@ -8,7 +8,6 @@ one fsync, and the batches a second of the real command from end to end.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import statistics
 import sys
@@ -23,10 +22,11 @@ from typing import Any
 from benchmarks.end_to_end import timed
 from benchmarks.figures import figures, yes
 from benchmarks.null_target import null_target
-from streammig.checkpoint import Checkpoint, Fence, Journal
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence
 from streammig.ratelimit import OFF, AccountState, RateLimiter
 from streammig.records import Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.sandbox.sample import Sample, write_sample
+from tests.drafts import made
 
 GOAL, WORKERS, RECORDS, ROUNDS = 3.0, 5, 1000, 3
 
@@ -52,12 +52,11 @@ def fsync_seconds(folder: Path) -> float:
 
 
 def sealed(number: int) -> tuple[Draft, Progress]:
-    """A draft like a run's, but for its body, which no book holds."""
+    """A draft like a run's, but for its body, which is short."""
     begin, end = (Place(0, each * 1_000_000, 0, each * RECORDS + 1) for each in (number, number + 1))
     tally = Tally(RECORDS, RECORDS, {"11111111-1111-4111-8111-111111111111": Decimal("1234.56")})
-    body = b"%d" % number
     read = Tally(number * RECORDS, number * RECORDS)
-    return Draft((Range(begin, end),), tally, body, hashlib.sha256(body).digest()), Progress(end, end.ordinal, read)
+    return made([Range(begin, end)], tally, b"%d" % number), Progress(end, end.ordinal, read)
 
 
 async def keep_books(folder: Path, batches: int) -> float:
@@ -69,14 +68,14 @@ async def keep_books(folder: Path, batches: int) -> float:
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as pacing:
         limiter = RateLimiter(account, OFF, clock, pacing)
         fence = Fence(folder, file.run["id"])
-        journal = Journal(file, writer, fence)
+        writing = CheckpointWriter(file, writer, fence)
         queue: asyncio.Queue[Batch | None] = asyncio.Queue(16)
 
         async def produce() -> None:
             for number in range(batches):
                 draft, progress = sealed(number)
                 await queue.put(
-                    await journal.write(lambda f, d=draft, p=progress: f.seal("customers", d, p, clock.time()))  # type: ignore[misc]
+                    await writing.write(lambda f, d=draft, p=progress: f.seal("customers", d, p, clock.time()))  # type: ignore[misc]
                 )
             for _ in range(WORKERS):
                 await queue.put(None)
@@ -84,17 +83,17 @@ async def keep_books(folder: Path, batches: int) -> float:
         async def work() -> None:
             while (batch := await queue.get()) is not None:
                 permit = await limiter.acquire()
-                attempt = await journal.write(lambda f, b=batch: f.sending(b, clock.time()))  # type: ignore[misc]
+                attempt = await writing.write(lambda f, b=batch: f.sending(b, clock.time()))  # type: ignore[misc]
                 permit.sent()
                 receipt = Receipt(Kind.ACCEPTED, 201)
-                await journal.write(
+                await writing.write(
                     lambda f, b=batch, n=attempt, r=receipt: f.received(b, n, r, BatchState.ACCEPTED, clock.time())  # type: ignore[misc]
                 )
 
         begun = perf_counter()
         await asyncio.gather(produce(), *(work() for _ in range(WORKERS)))
         seconds = perf_counter() - begun
-        await journal.flush()
+        await writing.flush()
         await limiter.close()
     fence.close()
     file.close()

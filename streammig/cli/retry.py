@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streammig.migration import Choice
 
 
-@click.command(short_help="Send dead letters again, corrected or as they are.")
+@click.command()
 @options.checkpoint
 @click.option(
     "--input", "repaired", type=click.Path(path_type=Path), metavar="FIXED.ndjson",
@@ -47,8 +47,8 @@ def command(
     """
     from streammig.aftercare.counts import counts
     from streammig.aftercare.repaired import check
-    from streammig.cli.driving import beside
-    from streammig.cli.outcome import Ended, finish
+    from streammig.cli.exit import Ended, finish
+    from streammig.cli.runtime import beside
     from streammig.migration import Choice
     from streammig.spool import forget
 

@@ -26,7 +26,7 @@ FOR_ONE_CALL = {
 }  # fmt: skip
 
 
-@click.command(short_help="Migrate an export, or go on with a migration.")
+@click.command()
 @click.argument("migration", required=False, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]")
 @click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin.")
 @click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events.")
@@ -66,7 +66,7 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     The API key comes from MASIVO_API_KEY, or from a file or a command named in the settings. Ctrl-C once lets the
     requests under way end; twice cuts them off. Either way the same command goes on from there.
     """
-    from streammig.delivery.dry import dry_checkpoint
+    from streammig.delivery.folder import dry_checkpoint
     from streammig.settings import api_key, check_texts, load
 
     asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles")
@@ -102,8 +102,8 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     import random
     from contextlib import ExitStack
 
-    from streammig.cli.driving import drive
-    from streammig.cli.outcome import Ended, SystemClock, finish, read_document
+    from streammig.cli.exit import Ended, SystemClock, finish, read_document
+    from streammig.cli.runtime import drive
     from streammig.migration import Ask, Migration
     from streammig.report.live import watching
     from streammig.settings import state_folder

@@ -1,0 +1,110 @@
+"""Batches in order: one open batch, filled to the last unit, with records split where it is full."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from streammig.batching.base import Batcher, BatchLimits, OpenBatch, Sealing
+from streammig.batching.body import Bounds, part_of
+from streammig.columns import Chunk, Rows
+from streammig.records import Progress, Range, Record
+
+
+class Sequential(Batcher):
+    """One open batch, filled to the last unit: records with `inner` are split wherever it is full."""
+
+    def __init__(
+        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range]
+    ) -> None:
+        super().__init__(head, tail, limits, progress, ahead)
+        self._batch = OpenBatch(self._envelope, 0)
+
+    def take(self, chunk: Chunk) -> list[Sealing]:
+        if self._counted or self._ahead:
+            return super().take(chunk)
+        out: list[Sealing] = []
+        row = 0
+        for at, low, high in chunk.unusual():
+            self._take_rows(chunk, row, low, out)
+            out += self.add(chunk.examined(at))
+            row = high
+        self._take_rows(chunk, row, len(chunk.columns), out)
+        return out
+
+    def _take_rows(self, chunk: Chunk, at: int, last: int, out: list[Sealing]) -> None:
+        """Take rows, each of which is all of its source record."""
+        sizes, units, limits = chunk.sizes, chunk.counts, self._limits
+        while at < last:
+            batch = self._batch
+            room = limits.bytes - batch.size + (not batch.parts)
+            most = bisect_right(units, units[at] + limits.units - batch.units, at, last + 1)
+            end = bisect_right(sizes, sizes[at] + room, at, most) - 1
+            rows = Rows(chunk, at, min(end, at + limits.stretch - self._frontier.unreported))
+            at = max(rows.end, at + 1)
+            if rows.end > rows.begin and batch.put_rows(rows):
+                self._frontier.put_rows(batch, batch.stretches, rows)
+                self._tidy(out)
+                self._relieve(out)
+            else:
+                for row in range(rows.begin, at):
+                    out += self.add(chunk.examined(chunk.columns.index[row]))
+
+    def _place(self, record: Record, out: list[Sealing]) -> None:
+        rival = self._batch.rival(record) if record.inner is None else None
+        if rival is not None:
+            self._bury(record, "duplicate-customer", _duplicate(record, rival))
+        elif self._batch.fits(record, self._limits):
+            self._put(record, self._batch)
+        elif record.inner is not None:
+            self._split(record, out)
+        elif self._envelope + len(record.body) > self._limits.bytes or record.units > self._limits.units:
+            self._bury_too_large(record)
+        else:
+            out.append(self._seal(self._batch))
+            self._put(record, self._batch)
+
+    def _split(self, record: Record, out: list[Sealing]) -> None:
+        bounds = Bounds(record)
+        at = 0
+        while at < record.units:
+            fitting = self._fitting(record, bounds, at)
+            if fitting:
+                self._put(part_of(record, at, at + fitting, bounds), self._batch)
+                at += fitting
+            if at == record.units:
+                return
+            # Never a second part into the same batch: joined, it would lose the white space that the two had between
+            # them, and so not be the bytes that the batch's range gives when it is read again.
+            unit = part_of(record, at, at + 1, bounds)
+            if self._envelope + len(unit.body) > self._limits.bytes:
+                self._bury_too_large(unit)
+                at += 1
+            else:
+                out.append(self._seal(self._batch))
+
+    def _fitting(self, record: Record, bounds: Bounds, at: int) -> int:
+        """How many of the record's units from `at` on the open batch has room for."""
+        batch, limits = self._batch, self._limits
+        most = min(record.units, at + limits.units - batch.units)
+        # The last end is the inner slice's length, so this is the room once all but that slice is in.
+        room = limits.bytes - batch.size - (batch.cost(record) - bounds.ends[-1])
+        return bisect_right(bounds.ends, bounds.starts[at] + room, at, most) - at
+
+    def _tidy(self, out: list[Sealing]) -> None:
+        if self._batch.units == self._limits.units:
+            out.append(self._seal(self._batch))
+
+    def _oldest(self) -> OpenBatch | None:
+        return self._batch if self._batch.parts else None
+
+    def _forget(self, batch: OpenBatch) -> None:
+        self._batch = OpenBatch(self._envelope, 0)
+
+
+def _duplicate(record: Record, rival: Record) -> str:
+    shared = "the customer's id" if rival.owner == record.owner else "a value that must be unique, such as the e-mail,"
+    place = f"record {rival.position.ordinal}"
+    if rival.position.source != record.position.source:
+        place += f" of file {rival.position.source + 1}"
+    return f"{shared} is that of {place} already, which is sent"

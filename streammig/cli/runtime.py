@@ -1,0 +1,114 @@
+"""Shared by the commands that talk to the target: signals, and settings from a checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import click
+import msgspec
+
+from streammig.checkpoint import Checkpoint
+from streammig.cli.exit import SystemClock
+from streammig.cli.memory import give_back_bodies
+from streammig.errors import Problem, Unusable
+from streammig.migration import Ask, Migration
+from streammig.records import STAGES
+from streammig.report.live import watching
+from streammig.settings import api_key, from_checkpoint, state_folder
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+T = TypeVar("T")
+
+
+async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -> T:
+    """Run `work`. The first Ctrl-C, SIGTERM or SIGHUP drains; then a Ctrl-C or SIGTERM aborts. A further SIGHUP does
+    nothing, because a closed terminal sends several."""
+    give_back_bodies()
+    loop = asyncio.get_running_loop()
+
+    def interrupted(number: int) -> None:
+        if run.stop.is_set():
+            if number != signal.SIGHUP:
+                run.abort()
+            return
+        if not quiet:
+            click.echo("stopping: requests under way may end; once more cuts them off", err=True)
+        run.drain()
+
+    def heard(number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            _without_terminal()
+        loop.call_soon_threadsafe(interrupted, number)
+
+    # Not the loop's own handlers: it would leave SIGTERM to kill us while the books are printed.
+    unheard = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
+    before = {it: signal.signal(it, heard) for it in SIGNALS if it != signal.SIGHUP or not unheard}
+    try:
+        return await work()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _without_terminal() -> None:
+    """Redirect output to nowhere if the terminal is gone: a failed write would break the drain."""
+    for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
+        try:
+            os.get_terminal_size(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), descriptor)
+
+
+class Driven(NamedTuple):
+    """The result of a command beside the run, or the problem that ended it."""
+
+    result: object
+    problem: Problem | None
+    began: bool = True
+
+
+def beside(
+    checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]], quiet: bool,
+    current: bool = False,
+) -> Driven:  # fmt: skip
+    """Work on an existing checkpoint with the settings that its run had, and those of a file on top. The API key comes
+    from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part of the result.
+    """
+    file = Checkpoint.open(checkpoint, read_only=True)
+    try:
+        bound = file.run
+    finally:
+        file.close()
+    if bound["binding"].get("dry_run"):
+        raise Unusable(
+            "checkpoint-of-dry-run",
+            f"{checkpoint} is that of a dry run: nothing was sent",
+            "Name the checkpoint of a run.",
+        )
+    context = bound["context"]
+    settings, folder = from_checkpoint(checkpoint, context, toml)
+    for name in STAGES:
+        if settings.stage(name).unknown == "resend":
+            # Sending again without proof is for a run that was asked for it by name.
+            safe = msgspec.structs.replace(settings.stage(name), unknown="read-back")
+            settings = msgspec.structs.replace(settings, **{name: safe})
+    if not settings.state_dir and context.get("state_dir"):
+        settings = msgspec.structs.replace(settings, state_dir=context["state_dir"])
+    key = api_key(settings, os.environ)
+    ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
+    with watching(sys.stderr, quiet=quiet) as tell:
+        state = state_folder(settings, os.environ, sys.platform)
+        run = Migration(settings, ask, key, state, SystemClock(), random.Random(), tell, folder)
+        try:
+            return Driven(asyncio.run(drive(run, lambda: work(run), quiet)), None)
+        except Problem as problem:
+            return Driven(None, problem, run.assembled)

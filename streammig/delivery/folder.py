@@ -1,0 +1,132 @@
+"""A dry run's target: a folder, in which each body becomes a file. It takes neither permits nor a fence."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from streammig.errors import MachineFault, Unusable
+from streammig.ports import Client, ReadBack, Rules, Seen, Stage, Target
+from streammig.records import Kind, Receipt, Record
+
+
+def dry_checkpoint(folder: Path) -> Path:
+    """Where the checkpoint of a dry run into this folder lies. Makes the folder; raises `Unusable` if it holds
+    anything."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        raise Unusable(
+            "folder-unusable", f"{folder}: {error.strerror}", "Name a folder that can be made with --dry-run."
+        ) from None
+    if taken:
+        raise Unusable(
+            "folder-not-empty", f"{folder} is not empty", "Name a new folder for the dry run: it will hold every body."
+        )
+    return folder / "dry-run.checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderTarget:
+    """Implements `Target`: the rules of another target, and a folder in its place."""
+
+    target: Target
+    folder: Path
+    queued = False
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self.target.stages
+
+    def rules(self, stage: str) -> Rules:
+        return self.target.rules(stage)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[tuple[Client, ReadBack]]:
+        yield FolderClient(self.folder), NoReadBack()
+
+
+class FolderClient:
+    """Writes each body to `<stage>-<number>.json`, owner-only: a body holds personal data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written: dict[str, int] = {}
+
+    async def send(self, stage: str, body: bytes, began: Callable[[], None] = lambda: None) -> Receipt:
+        began()
+        number = self._written[stage] = self._written.get(stage, 0) + 1
+        path = self._folder / f"{stage}-{number:06d}.json"
+        await asyncio.to_thread(_write, path, body)
+        return Receipt(Kind.ACCEPTED)
+
+    def redact(self, said: str) -> str:
+        return said
+
+    async def renew(self) -> None:
+        """There are no credentials without a network."""
+
+
+def _write(path: Path, body: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(body)
+    except OSError as error:
+        raise MachineFault(
+            "output-failed", f"{path}: {error.strerror}", "Make room, then run again with a new folder."
+        ) from None
+
+
+class NoReadBack:
+    """What lies in the folder is there to be seen: nobody needs to wait for it, or to be warned."""
+
+    misread = ""
+
+    async def visible(self, stage: str, record: Record) -> Seen:
+        return Seen.ALL
+
+    def can_tell(self, stage: str, record: Record) -> bool:
+        return True
+
+    def proves(self, stage: str) -> bool:
+        return True
+
+    async def reachable(self) -> bool:
+        return True
+
+
+class Unlimited:
+    """A folder has no limits."""
+
+    async def acquire(self) -> Unlimited:
+        return self
+
+    def sent(self) -> None:
+        pass
+
+    def unsent(self) -> None:
+        pass
+
+    def answered(self, latency: float) -> None:
+        pass
+
+    async def pause_for(self, seconds: float) -> None:
+        pass
+
+    async def on_429(self) -> None:
+        pass
+
+    async def enter(self, run_id: str, starts: Sequence[float] = ()) -> str:
+        return ""
+
+    async def read(self) -> None:
+        pass
+
+    async def observe(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
+        pass

@@ -1,0 +1,343 @@
+"""Decides by reading back whether a batch with an unknown outcome landed, did not land, or is left to the operator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from streammig.checkpoint import Store, spread
+from streammig.context import Context
+from streammig.delivery.in_part import InPart
+from streammig.delivery.named import set_aside
+from streammig.ports import ReadBack, Seen
+from streammig.records import Batch, BatchState, Record, Tally
+from streammig.telemetry import Waiting, Warned
+
+SAMPLE = 5  # records of a batch that are looked for, as long as they all say the same
+WIDE = 20  # where they do not, and before a batch is sent again
+LATER = 3  # later batches that must have appeared; a single one may have overtaken it in a queue with several workers
+LOOK = 30.0  # seconds between two looks, at most
+TRIES = 5  # reads of such a record until one says something
+ROUNDS = 5  # looks at which no answer was understood; more of them would say no more
+PROBES = 2  # records of a refused batch that must not be there; of a single one it might be the refused one itself
+
+Policy = Literal["read-back", "park", "resend"]
+
+# What becomes of a batch where nobody looks for it.
+_UNSEEN = {
+    "park": (BatchState.PARKED, "it is parked for you to decide, as the settings of its stage ask"),
+    "resend": (BatchState.SEALED, "it is SENT AGAIN without proof, as you accepted: it may double what it holds"),
+}
+
+
+THERE = frozenset({Seen.ALL, Seen.PART})
+SOME_IS_THERE = "some of it is at the target all the same"  # of a batch that was refused
+REFUSED_IN_PART = (
+    f"it was refused, but {SOME_IS_THERE}, and a sample can't tell what of it is not: it is parked for you to decide"
+)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What successive looks at a sample of a batch add up to (times in seconds)."""
+
+    settle_time: float
+    _partly: int = 0  # looks in a row at which most of the sample was there, though not all
+    _absent_since: float | None = None
+    _mixed: list[Seen] = field(default_factory=list)
+    _mixed_since: float = 0.0
+
+    def conclude_absence(self, now: float) -> bool:
+        """Whether the next look counts as the first or the last of those that find nothing."""
+        return self._absent_since is None or now - self._absent_since >= self.settle_time
+
+    def judge(self, seen: list[Seen], passed: bool, now: float) -> tuple[BatchState, str] | None:
+        """ACCEPTED, SEALED or PARKED with the reason, or None as long as this look decides nothing. `passed` says
+        that later batches could be seen just before."""
+        told = set(seen) - {Seen.CANT_TELL}
+        if set(seen) == {Seen.NOTHING}:
+            return self._absent(passed, now)
+        self._absent_since = None
+        most = 2 * sum(it in THERE for it in seen) > len(seen)
+        if most and told == {Seen.ALL}:
+            return BatchState.ACCEPTED, "it can be read back, so it landed"
+        self._partly = self._partly + 1 if most else 0
+        if self._partly == 2:
+            return BatchState.ACCEPTED, "part of it can be read back, so it landed; check what is missing"
+        return None if most or not told - {Seen.NOTHING} else self._unclear(seen, now)
+
+    def _absent(self, passed: bool, now: float) -> tuple[BatchState, str] | None:
+        self._partly = 0
+        if not passed:
+            self._absent_since = None
+        elif self._absent_since is None:
+            self._absent_since = now
+        elif now - self._absent_since >= self.settle_time:
+            return BatchState.SEALED, "it did not land, though a later one did: it is sent again"
+        return None
+
+    def _unclear(self, seen: list[Seen], now: float) -> tuple[BatchState, str] | None:
+        """Parked when the same few records, or others in their place, are there for as long as a queue may need."""
+        if seen != self._mixed:
+            self._mixed, self._mixed_since = seen, now
+        if now - self._mixed_since < self.settle_time:
+            return None
+        if Seen.OTHER in seen:
+            why = "under its ids the target holds what is not as it was sent, which may have been there before"
+        else:
+            there = sum(it in THERE for it in seen)
+            why = f"of {len(seen)} of its records only {there} can be read back, which proves neither"
+        return BatchState.PARKED, f"{why}: it is parked for you to decide"
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """Reads back what became of a batch (times in seconds). Time alone proves nothing (I3).
+
+    Landed: what is there matches what was sent, in most of the sample; where some of it is missing, in two looks in a
+    row. Not landed: none of the sample is there in two looks a settle time apart, and at both the batches that were
+    accepted later, and at least a settle time ago, could be seen: so the target's queue had passed it, and it is not
+    slower than the settle time. Anything else is parked: a customer that stood there before, too, though under an id
+    of the batch.
+
+    Purchase counts are no proof for events, neither way. A count that has become what the batch would make it shows
+    only that so many purchases are known: they may have come as `metrics` with the customer, from an earlier
+    migration, or from the till since then, and there is no count from before the batch to compare it with.
+
+    `policy` "park" leaves every unknown outcome to the operator; "resend" sends again without any proof.
+    """
+
+    readback: ReadBack
+    store: Store
+    context: Context
+    policy: Policy = "read-back"
+
+    async def decide(
+        self, batch: Batch, more_to_come: Callable[[], bool], goes_on_later: Callable[[], bool] = lambda: False
+    ) -> BatchState:
+        """ACCEPTED, SEALED (to be sent again), PARKED, or SPLIT where a part of it was taken, durably; UNKNOWN if the
+        run is to stop before that.
+
+        `more_to_come` says whether another batch may still be accepted: without one, nothing can prove that this one
+        did not land: it is parked, or left UNKNOWN where the stage `goes_on_later`.
+        """
+        decided = _UNSEEN.get(self.policy) or await self._in_part(batch)
+        state, why = decided or await self._look(batch, more_to_come, goes_on_later)
+        if state is BatchState.UNKNOWN:
+            return state
+        if state is BatchState.SPLIT:
+            self.context.notify(
+                Warned("accepted-in-part", f"batch {batch.seq} of {batch.stage} was taken in part: {why}")
+            )
+            return state
+        if state is BatchState.ACCEPTED and await self.store.read(lambda file: file.was_refused(batch)):
+            # What a sample shows of a batch that landed whole or not at all says nothing of one that was taken in part.
+            state, why = BatchState.PARKED, REFUSED_IN_PART
+        settled = self.context.now() if state is BatchState.ACCEPTED else None
+        await self.store.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled, why))
+        self.context.notify(
+            Warned("reconciled", f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}")
+        )
+        return state
+
+    async def _in_part(self, batch: Batch) -> tuple[BatchState, str] | None:
+        """What every owner of a batch shows that may have been taken in part; None where it is told like any other."""
+        if await self.store.read(lambda file: file.taken_in_part(batch)):
+            return await self._each(batch)
+        if batch.stage != "customers" and await self.store.read(lambda file: file.sent_by_lost(batch)):
+            # Other owners may have shared a request then: which ones depends on what was open when reading went on.
+            return await self._each(batch)
+        return None
+
+    async def _each(self, batch: Batch) -> tuple[BatchState, str] | None:
+        tellable = await self._tellable(batch)
+        if sum((it.tally for it in tellable), Tally()) != batch.tally:
+            why = "the answer may speak of a part of it, and not all of it can be read back"
+            return BatchState.PARKED, f"{why}: it is parked for you to decide"
+        if not await self.rest(await self._unsettled(batch), batch):
+            return BatchState.UNKNOWN, ""
+        every = f"reading back all {len(tellable):,} owners of batch {batch.seq} of {batch.stage}"
+        self.context.notify(Waiting("reading-back", every))
+        looking = InPart(self.store, self.context, self._seen, self.rest)
+        return await looking.decide(batch, tellable)
+
+    async def _look(
+        self, batch: Batch, more_to_come: Callable[[], bool], goes_on_later: Callable[[], bool]
+    ) -> tuple[BatchState, str]:
+        records = await self._tellable(batch)
+        if not records:
+            return BatchState.PARKED, "nothing of it can be read back, so it is parked for you to decide"
+        if not await self.rest(await self._unsettled(batch), batch):
+            return BatchState.UNKNOWN, ""
+        # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
+        now = asyncio.get_running_loop().time
+        looks, looking, misread = Evidence(self.context.times.settle), now(), 0
+        lost = await self.store.read(lambda file: file.sent_by_lost(batch))
+        while not self.context.stopping:
+            (passed, behind), at = await self._passed(batch), now()
+            seen = await self._see(batch.stage, records, passed is True and looks.conclude_absence(at))
+            if lost and Seen.NOTHING in seen and not THERE.isdisjoint(seen):
+                # The lost copy cut the same records into other batches: each owner tells for itself.
+                if decided := await self._each(batch):
+                    return decided
+                continue
+            if decided := looks.judge(seen, passed is True, at):
+                return decided
+            misread = misread + 1 if self.readback.misread and set(seen) == {Seen.CANT_TELL} else 0
+            if misread == ROUNDS:
+                why = f"the target answers reads of it with {self.readback.misread}, which says nothing"
+                return BatchState.PARKED, f"{why}: it is parked for you to decide"
+            hopeless = passed is False and not more_to_come() and now() - looking >= self.context.times.settle
+            if hopeless or now() - looking >= self._patience:
+                if goes_on_later() and not more_to_come():
+                    left = f"the outcome of batch {batch.seq} of {batch.stage} is left unknown: what a later run sends"
+                    self.context.notify(Warned("left-unknown", f"{left} may show it"))
+                    break
+                return BatchState.PARKED, _unproven(seen, behind)
+            if not await self.rest(self._pause, batch):
+                break
+        return BatchState.UNKNOWN, ""
+
+    @property
+    def _patience(self) -> float:
+        """How long a batch is looked for, at most."""
+        return max(self.context.times.visible, 3 * self.context.times.settle)
+
+    @property
+    def _pause(self) -> float:
+        """Between two looks."""
+        return min(LOOK, max(self.context.times.settle, 0.05))
+
+    async def _see(self, stage: str, records: Sequence[Record], sure: bool) -> list[Seen]:
+        """What is visible of a few records, or, to be `sure` or where the few do not agree, of more of them."""
+        few = [await self.readback.visible(stage, record) for record in spread(records, SAMPLE)]
+        told = set(few) - {Seen.CANT_TELL}
+        if told <= {Seen.ALL} or (told == {Seen.NOTHING} and not sure):
+            return few
+        return [await self.readback.visible(stage, record) for record in spread(records, WIDE)]
+
+    async def _unsettled(self, batch: Batch) -> float:
+        """How long the target's queue has yet to be given for this batch, at most the settle time."""
+        began = await self.store.read(lambda file: file.last_attempt(batch))
+        return min(began + self.context.times.settle - self.context.now(), self.context.times.settle)
+
+    async def refused_whole(self, batch: Batch, refused_at: float | None) -> bool:
+        """Whether none of a refused batch landed, as far as a few records can show, looked for when the target's queue
+        has passed it: batches that were accepted later can be seen, or, where too few were, two settle times are over
+        since it was refused (`refused_at` in the loop's time, if in this process) and nothing that was accepted is
+        missing. Parks the batch if that is not proven; False also if the run is to stop. The operator's word that it
+        did not land stands for the look: what is seen of it stood there before."""
+        if await self.store.read(lambda file: file.denied(batch)):
+            return True
+        now = asyncio.get_running_loop().time
+        # By both clocks: the wall clock may be set forward meanwhile, and the loop's knows nothing of an earlier run.
+        settled = now() + await self._unsettled(batch)
+        if refused_at is not None:
+            settled = max(settled, refused_at + self.context.times.settle)
+        if not await self.rest(settled - now(), batch):
+            return False
+        records = await self.store.records(batch)
+        others, _ = set_aside(records, await self.store.read(lambda file: file.nominee(batch)))
+        probes = spread([record for record in others if self.readback.can_tell(batch.stage, record)], PROBES)
+        looking = now()
+        while True:
+            passed = await self._works(batch)
+            seen = [await self._seen(batch.stage, probe) for probe in probes]
+            if self.context.stopping:
+                return False
+            if not seen or set(seen) != {Seen.NOTHING}:
+                there = not THERE.isdisjoint(seen) or Seen.OTHER in seen
+                why = SOME_IS_THERE if there else "nothing could be read back"
+                break
+            if passed or (passed is None and now() >= settled + self.context.times.settle):
+                return True
+            if passed is False and now() - looking >= self._patience:
+                why = "the target does not show what it accepted, so it may not have come to this one yet"
+                break
+            if not await self.rest(self._pause, batch):
+                return False
+        before, note = batch.state, f"it was refused, but {why}"
+        await self.store.write(lambda file: file.move(batch, before, BatchState.PARKED, note=note))
+        self.context.notify(
+            Warned("rejected-but-there", f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked")
+        )
+        return False
+
+    async def _seen(self, stage: str, record: Record) -> Seen:
+        return await seen_at_last(self.readback, stage, record, self.context)
+
+    async def _passed(self, batch: Batch) -> tuple[bool | None, str]:
+        """Whether the target's queue has passed this batch: the later ones that are a settle time old are there; and
+        what is missing for that, in words. None where enough of them are accepted, but not yet so old."""
+        now = self.context.now()
+        later = await self.store.read(lambda file: file.accepted_after(batch, now - self.context.times.settle, LATER))
+        if len(later) < LATER:
+            young = await self.store.read(lambda file: file.accepted_after(batch, now, LATER))
+            if len(young) == LATER:
+                return None, "what was accepted after it is not yet a settle time old"
+            enough = f"it takes {LATER} batches that were accepted after it and can be seen"
+            return False, f"{enough}, and there are {len(young)}"
+        for other in later:
+            if not await self._applied(other):
+                return False, "the target does not show what it accepted after it"
+        return True, ""
+
+    async def _works(self, batch: Batch) -> bool | None:
+        """Whether the target's queue does its work: what was accepted a settle time ago is there. None where that is so
+        as far as it goes, but fewer than it takes were accepted after this batch, or can be told from what stood there
+        before."""
+        until = self.context.now() - self.context.times.settle
+        later = await self.store.read(lambda file: file.accepted_after(batch, until, LATER))
+        enough = len(later) == LATER
+        if not enough:
+            later = await self.store.read(lambda file: file.last_accepted(batch, until, LATER))
+        shown = [await self._applied(other) for other in later]
+        return False if False in shown else True if enough and all(shown) else None
+
+    async def _applied(self, accepted: Batch) -> bool | None:
+        """Whether anything of an accepted batch is there, which is enough: what is asked is whether the queue has come
+        to it, not what became of it. None where what is there may have stood there before, or nothing can be told."""
+        records = spread(await self._tellable(accepted), SAMPLE)
+        unclear = not records
+        for record in records:
+            seen = await self.readback.visible(accepted.stage, record)
+            if seen in THERE:
+                return True
+            unclear = unclear or seen is Seen.OTHER
+        return None if unclear else False
+
+    async def _tellable(self, batch: Batch) -> list[Record]:
+        """Its records that can be looked for; of an accepted batch, those that were kept as samples."""
+        if not self.readback.proves(batch.stage):
+            return []
+        records = await self.store.records(batch)
+        return [record for record in records if self.readback.can_tell(batch.stage, record)]
+
+    async def rest(self, seconds: float, batch: Batch) -> bool:
+        """Wait so long; False if the run is to stop."""
+        if seconds > 0:
+            self.context.notify(
+                Waiting("reading-back", f"reading back whether batch {batch.seq} of {batch.stage} landed", seconds)
+            )
+            await self.context.pause(seconds)
+        return not self.context.stopping
+
+
+def _unproven(seen: Sequence[Seen], behind: str) -> str:
+    """Why a batch is parked of which no look proved anything; `behind` is what was amiss with those accepted later."""
+    unread = "some of it could not be read" if Seen.CANT_TELL in seen else ""
+    why = " and ".join(filter(None, (unread, behind))) or "what can be read back of it was not twice the same"
+    later = "once more was accepted, `streammig resolve` with --read-back may prove it"
+    return f"it can't be proven whether it landed ({why}): it is parked for you to decide; {later}"
+
+
+async def seen_at_last(readback: ReadBack, stage: str, record: Record, context: Context) -> Seen:
+    """What is visible of a record; a read that says nothing is tried again, for it may have met a bad moment."""
+    for _ in range(TRIES):
+        seen = await readback.visible(stage, record)
+        if seen is not Seen.CANT_TELL or context.stopping:
+            return seen
+        await context.pause(min(LOOK, context.times.settle))
+    return Seen.CANT_TELL

@@ -1,0 +1,92 @@
+"""Batches whose bodies are not in the outbox any more: found before the first request, and given up only when asked."""
+
+from __future__ import annotations
+
+from streammig.batching import assemble
+from streammig.checkpoint import Checkpoint
+from streammig.context import Context
+from streammig.delivery.sender import bury
+from streammig.errors import Unusable
+from streammig.inputs import Reading
+from streammig.reader import records_within
+from streammig.records import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
+from streammig.telemetry import Warned
+
+CODE = "body-lost"
+WHY = "its batch was not sent, and the body is lost"
+
+
+def check_bodies(file: Checkpoint, given_up: bool) -> list[Batch]:
+    """The batches whose bodies are missing or altered; raises `Unusable` where they are not `given_up`."""
+    lost = file.lost_bodies()
+    if lost and not given_up:
+        raise file.outbox.lost(lost)
+    return lost
+
+
+async def give_up(reading: Reading, context: Context, lost: list[Batch], given_up: bool) -> None:
+    """Make dead letters of these batches by their places in the export, and park those of unknown outcome.
+
+    Where the newest copy of the checkpoint is lost, most of these were settled in it: bodies that come out of the
+    export as they were sealed are made again first. Raises `Unusable` where the rest is not `given_up`, or where a
+    batch that was not sent does not come out as it was: then its places mean something else now.
+    """
+    if lost and reading.lookup.lost() is not None:
+        lost = [batch for batch in lost if not await _made_again(reading, batch)]
+        if lost and not given_up:
+            raise reading.lookup.outbox.lost(lost)
+    for batch in lost:
+        await _end(reading, context, batch)
+    if lost:
+        names = ", ".join(f"{it.seq} of {it.stage}" for it in lost[:20])
+        context.notify(
+            Warned("body-lost", f"bodies given up: {len(lost)} (batch {names}); see `streammig dead-letters`")
+        )
+
+
+async def _end(reading: Reading, context: Context, batch: Batch) -> None:
+    store, at = reading.store, context.now()
+    if batch.state is BatchState.UNKNOWN:
+        parked = BatchState.PARKED
+        await store.write(lambda file: file.move(batch, batch.state, parked, note="its body is lost"))
+    elif batch.retried:
+        letters = _by_places(batch)
+        await store.write(lambda file: file.dead(batch, letters, at))
+    else:
+        await _bury(reading, context, batch)
+
+
+def _by_places(batch: Batch) -> list[DeadLetter]:
+    """One letter for each place of a batch that was made of dead letters; the first holds the sums of all."""
+    tallies = [batch.tally] + [Tally()] * (len(batch.ranges) - 1)
+    return [
+        DeadLetter(Position(begin.source, begin.offset, 0, begin.ordinal), begin.unit, CODE, WHY, tally)
+        for (begin, _), tally in zip(batch.ranges, tallies, strict=True)
+    ]
+
+
+async def _records(reading: Reading, batch: Batch) -> tuple[list[Record], Draft]:
+    """What a batch comes out of the export as now."""
+    judge, rules = await reading.judge(batch.stage), reading.inputs[batch.stage].rules
+    records = await reading.read(records_within, reading.inputs[batch.stage].source, judge, batch.ranges)
+    return records, assemble(records, rules.head, rules.tail)
+
+
+async def _made_again(reading: Reading, batch: Batch) -> bool:
+    _, draft = await _records(reading, batch)
+    if draft.digest != batch.digest:
+        return False
+    await reading.store.write(lambda file: file.outbox.place(draft, batch.stage, batch.seq))
+    return True
+
+
+async def _bury(reading: Reading, context: Context, batch: Batch) -> None:
+    records, draft = await _records(reading, batch)
+    if draft.digest != batch.digest:
+        raise Unusable(
+            "batch-changed",
+            f"batch {batch.seq} of {batch.stage} does not come out of the export as it was sealed, and its body is"
+            " lost: its places mean other records now",
+            "Run the same command with the mapping, the version and the export that it was sealed with.",
+        )
+    await bury(reading.store, context.now(), batch, records, CODE, WHY)

@@ -1,0 +1,49 @@
+"""A user's mapping, found by its name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from streammig.errors import Unusable
+
+
+def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
+    """The callable that `module:function` names, looked for in `folder` too. Raises `Unusable`."""
+    module, colon, name = text.partition(":")
+    if not (module and colon and name):
+        raise Unusable("map-invalid", f"the mapping {text!r} is not of the form module:function")
+    where = str(folder.resolve())
+    if where not in sys.path:
+        sys.path.insert(0, where)
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        raise Unusable(
+            "map-not-importable",
+            f"the mapping's module {module} can't be imported: {type(error).__name__}: {error}",
+            f"It is looked for in {where} and where Python looks.",
+        ) from error
+    mapping = getattr(found, name, None)
+    if not callable(mapping):
+        raise Unusable(
+            "map-not-found", f"the module {module} has no function {name}", f"It was read from {found.__file__}."
+        )
+    checked: Callable[[Any], Any] = mapping
+    return checked
+
+
+def mapping_mark(mapping: Callable[[Any], Any] | None) -> str:
+    """The hash of the module that a mapping stands in; "" without one, or without a file."""
+    if mapping is None:
+        return ""
+    try:
+        source = Path(inspect.getsourcefile(inspect.unwrap(mapping)) or "").read_bytes()
+    except (OSError, TypeError):
+        return ""
+    return hashlib.sha256(source).hexdigest()

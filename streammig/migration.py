@@ -1,0 +1,391 @@
+"""Composition: settings in, a running migration out; the only package that names a target."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+from streammig.account import NoAccount, SharedAccount
+from streammig.aftercare.retry import Choice as Choice
+from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
+from streammig.context import Context, Times, until_stopped
+from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
+from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.errors import Problem, Unusable
+from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
+from streammig.inputs import Reading, StageInput
+from streammig.lost_bodies import check_bodies, give_up
+from streammig.mapping import load_mapping, mapping_mark
+from streammig.masivo.limits import PRESETS
+from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
+from streammig.ports import Client, Connection, ReadBack, Source, Target
+from streammig.ports import Clock as Clock
+from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
+from streammig.records import STAGES, Batch, BatchState, Place
+from streammig.retrying import Retry
+from streammig.run import Run, RunOptions
+from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
+from streammig.sources import open_source, parse_input, with_samples
+from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned
+
+# Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
+AWAY = 20_000_000
+T = TypeVar("T")
+
+
+def one_thread() -> Executor:
+    return ThreadPoolExecutor(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one call of `run` asks for beside the settings."""
+
+    command: str  # the command line that goes on from here
+    first: int | None = None  # a pilot: so many source records of each stage
+    unchecked: bool = False  # do not pass over the customers for those that stand twice
+    dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
+    current: bool = False  # the checkpoint is the newest copy, though the state folder has no fence for it
+    newest_lost: bool = False  # the newest copy is lost: go on from this older one
+    accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
+    bodies_lost: bool = False  # batches whose bodies are lost become dead letters
+    held: bool = False  # the caller holds the checkpoint's lock
+    aside: bool = False  # a command beside the run: what goes on from here is still the run's command
+
+
+@dataclass(slots=True)
+class Migration:
+    """One migration in one process. `run` drives it to its end, `drain` and `abort` end it early.
+
+    Clock and dice are passed in; so is the way to make an executor of one thread, which a test replaces to run the
+    whole system in virtual time.
+    """
+
+    settings: Settings
+    ask: Ask
+    key: str = field(repr=False)
+    state_dir: Path
+    clock: Clock
+    rng: Random
+    tell: Notify
+    folder: Path = Path()  # where a mapping's module is looked for
+    executor: Callable[[], Executor] = field(default=one_thread)
+    away: int = AWAY
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    assembled: bool = False  # whether the work itself has begun
+    _task: asyncio.Task[Any] | None = None
+
+    # -- ending early ------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Make no new request; those under way are waited for, up to the drain time."""
+        if not self.assembled:
+            self.abort()  # nothing is under way yet
+        elif not self.stop.is_set():
+            self.stop.set()
+            asyncio.get_running_loop().call_later(self.settings.drain_time, self.abort)
+
+    def abort(self) -> None:
+        """Cut off the requests under way: their outcome is unknown, and the checkpoint says so at the next run."""
+        self.stop.set()
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> bool:
+        """Deliver every stage; True when everything is read and settled, False when it was stopped or paused before.
+
+        Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
+        """
+        return await self._work(Run.run) or False
+
+    async def retry(self, choice: Choice, repaired: Path | None = None) -> bool:
+        """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
+        before. Raises like `run`, and the same call goes on from there."""
+        return await self._work(lambda crew: Retry(crew, choice, repaired).run()) or False
+
+    async def read_back(self, stage: str, seq: int) -> BatchState:
+        """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
+        UNKNOWN if stopped before that is known."""
+        return await self._work(lambda crew: crew.read_back(stage, seq)) or BatchState.UNKNOWN
+
+    async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
+        """Assemble a crew and let it work; None if it was aborted."""
+        self._task = task = asyncio.current_task()
+        try:
+            async with AsyncExitStack() as stack:
+                crew = await self._assemble(stack)
+                self.assembled = True
+                done = await work(crew)
+                if done is True:
+                    await crew.store.write(Checkpoint.forget_samples)
+            if done is True:
+                forget(dedup_folder(crew.reading.lookup.path))
+            return done
+        except asyncio.CancelledError:
+            if not self.stop.is_set() or task is None:
+                raise
+            task.uncancel()
+            return None
+        finally:
+            self._task = None
+
+    async def _assemble(self, stack: AsyncExitStack) -> Run:
+        """Check everything that can be checked before a record is read, then open and connect what a run needs."""
+        settings, ask = self.settings, self.ask
+        account = self._account()
+        check_doubles(settings, ask.accept_doubles)
+        mappings = {name: self._mapping(name) for name in STAGES}
+        sources = self._sources()
+        path = Path(settings.checkpoint)
+        check_folder(path)
+        stack.enter_context(self._lock(path))
+        fence = stack.enter_context(account.fence(path, ask))
+        marks = {name: source.fingerprints() for name, source in sources.items()}
+        thread = stack.enter_context(self.executor())
+        shape = shapes(settings, ask.unchecked)
+        file = reopen(path, account.binding, shape, marks)
+        if file is not None:
+            stack.callback(file.close)
+            await self._reading(thread, partial(check_contents, file, marks))
+        started = file.run["started"] if file is not None else self.clock.time()
+        limiter = account.limiter(stack, self.clock, self.executor)
+        target = self._target(rule_options(settings, started), mappings, limiter)
+        inputs = {
+            name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
+            for name, source in sources.items()
+        }
+        client, readback = await stack.enter_async_context(self._connect(target))
+        fresh = await self._fresh(file, marks, thread)
+        if file is None:
+            file = self._create(path, fence, account.binding, started)
+            stack.callback(file.close)
+        self._bind(file, shape, fresh, account.limits)
+        self._recover(file, fence)
+        if words := await limiter.enter(file.run["id"], file.starts()):
+            self.tell(Warned("limits-changed", words))
+        lost = await self._lost(file, thread)
+        stack.callback(_sweep, file)
+        file.outbox.tellable = readback.can_tell
+        store = self._store(stack, file, fence)
+        lookup = Checkpoint.open(path, read_only=True)
+        stack.callback(lookup.close)
+        owners = await self._owners(stack, file, inputs, shape, thread)
+        reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
+        context = self._context_of(target)
+        await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
+        return Run(
+            settings=settings,
+            reading=reading,
+            store=store,
+            target=Connection(client, readback, limiter),
+            context=context,
+            options=RunOptions(ask.first, self.away, look=target.queued and not ask.current),
+        )
+
+    def _context_of(self, target: Target) -> Context:
+        times = Times(self.settings.settle_time if target.queued else 0.0, self.settings.visible_time)
+        return Context(clock=self.clock, rng=self.rng, notify=self.tell, stop=self.stop, times=times)
+
+    def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
+        reader = Checkpoint.open(file.path, read_only=True)
+        stack.callback(reader.close)
+        asking = CheckpointReader(reader, stack.enter_context(self.executor()))
+        writer = CheckpointWriter(file, stack.enter_context(self.executor()), fence)
+        stack.push_async_callback(writer.flush)
+        return Store(writer, asking)
+
+    async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
+        """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""
+        given_up = self.ask.bodies_lost or file.lost() is not None
+        lost = await asyncio.get_running_loop().run_in_executor(reader, check_bodies, file, given_up)
+        file.sweep_outbox()
+        return lost
+
+    def _create(self, path: Path, fence: Fence | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
+        """A new checkpoint."""
+        if fence is not None:
+            fence.raise_to(Mark())  # before it exists: a copy of it is known wherever it turns up
+        return Checkpoint.create(
+            path, run_id=fence.run_id if fence is not None else "", binding=binding, version=version("streammig"),
+            started=started,
+        )  # fmt: skip
+
+    def _lock(self, path: Path) -> AbstractContextManager[None]:
+        return nullcontext() if self.ask.held else locked(path, self.ask.command)
+
+    async def _reading(self, reader: Executor, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Do what reads files in the reader's thread. Ended early, nothing has begun, as after an abort."""
+        found = await asyncio.get_running_loop().run_in_executor(reader, work, self.stop.is_set)
+        if self.stop.is_set():
+            raise asyncio.CancelledError
+        return found
+
+    async def _fresh(self, file: Checkpoint | None, marks: Marks, reader: Executor) -> dict[str, list[dict[str, Any]]]:
+        """The fingerprints of the files that the checkpoint does not have yet, by stage, as it is to keep them. Tells
+        which array was found in a file where none was named."""
+        known = {row.name: len(file.fingerprints(row.name)) for row in file.stages()} if file is not None else {}
+        fresh = {name: list(found[known.get(name, 0) :]) for name, found in marks.items()}
+        for name, files in fresh.items():
+            for text, mark in zip(self.settings.stage(name).files[known.get(name, 0) :], files, strict=True):
+                if parse_input(text).path is None and mark["path"]:
+                    self.tell(ArrayDetected(name, mark["file"], mark["path"]))
+        return await self._reading(reader, partial(with_samples, fresh))
+
+    async def _owners(
+        self,
+        stack: AsyncExitStack,
+        file: Checkpoint,
+        inputs: Mapping[str, StageInput],
+        shape: Mapping[str, Any],
+        reader: Executor,
+    ) -> KeyIndex | None:
+        """The dedup index of the run's customers; None without one.
+
+        A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
+        stay as they were indexed, and those ahead are scanned again."""
+        if "customers" not in inputs:
+            return None
+        if self.ask.unchecked:
+            self.tell(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
+            return None
+        customers = inputs["customers"].source, inputs["customers"].rules, shape["customers"]
+        (state,) = [row.state for row in file.stages() if row.name == "customers"]
+        frontier: Place | None = None
+        if state != "complete" and not fixed(self.settings, "customers", file):
+            frontier = file.progress("customers").frontier
+        folder = dedup_folder(Path(self.settings.checkpoint))
+        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.tell, frontier=frontier))
+        if index is not None:
+            stack.callback(index.close)
+        return index
+
+    def _mapping(self, name: str) -> Callable[[Any], Any] | None:
+        text = self.settings.stage(name).map
+        return load_mapping(text, self.folder) if text else None
+
+    def _sources(self) -> dict[str, Source]:
+        sources = {name: self._open(name) for name in self.settings.stages}
+        if not sources:
+            raise Unusable(
+                "no-input",
+                "there is nothing to migrate: no stage has a file",
+                "Name one with --customers, --events or --transactions, or in a settings file.",
+            )
+        return sources
+
+    def _open(self, name: str) -> Source:
+        inputs = [parse_input(text) for text in self.settings.stage(name).files]
+        return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
+
+    def _account(self) -> SharedAccount | NoAccount:
+        """The account that the run sends to; none for a dry run."""
+        if self.ask.dry_run is not None:
+            return NoAccount()
+        settings = self.settings
+        check_base_url(settings.base_url)
+        name = account_name(settings.account or None, settings.base_url, self.key)
+        return SharedAccount(name, settings.base_url, self.state_dir, parse_limits(settings.limits, PRESETS))
+
+    def _target(
+        self,
+        options: Mapping[str, RuleOptions],
+        mappings: Mapping[str, Callable[[Any], Any] | None],
+        limiter: RateLimiter | Unlimited,
+    ) -> Target:
+        settings = self.settings
+        masivo = Masivo(
+            base_url=settings.base_url,
+            auth_url=settings.auth_url,
+            key=self.key,
+            timeout=settings.request_timeout,
+            options=options,
+            mappings=mappings,
+            clock=self.clock,
+            rng=self.rng,
+            pace=limiter.read,
+            hold=limiter.pause_for,
+            observe=limiter.observe,
+            waiting=lambda why, seconds: self.tell(Waiting("reading", why, seconds)),
+            answers=conditions(settings.accepted_if, settings.refused_if),
+        )
+        return masivo if self.ask.dry_run is None else FolderTarget(masivo, self.ask.dry_run)
+
+    @asynccontextmanager
+    async def _connect(self, target: Target) -> AsyncIterator[tuple[Client, ReadBack]]:
+        async with target.connect() as (client, readback):
+            await client.renew()  # a wrong key or host is found here, before a record is read
+            yield client, readback
+
+    def _bind(self, file: Checkpoint, shape: Mapping[str, Any], fresh: Mapping[str, Any], limits: Limits) -> None:
+        with file.transaction():
+            if not self.ask.aside:
+                file.set_context(self._context(str(limits)))
+            known = {row.name for row in file.stages()}
+            for name, marks in fresh.items():
+                if name not in known:
+                    file.add_stage(name, STAGES.index(name), shape[name], marks)
+                else:
+                    file.add_files(name, len(file.fingerprints(name)), marks)
+
+    def _context(self, limits: str) -> dict[str, Any]:
+        """What another command needs to know of this one: where its files lie, and the windows of its budget."""
+        inputs = {name: [absolute(text) for text in self.settings.stage(name).files] for name in self.settings.stages}
+        return {
+            "command": self.ask.command, "limits": limits, "inputs": inputs,
+            "state_dir": str(self.state_dir.absolute()), "max_record_bytes": self.settings.max_record_bytes,
+            "settings": portable(self.settings), "folder": str(self.folder.absolute()), "unchecked": self.ask.unchecked,
+        }  # fmt: skip
+
+    def _recover(self, file: Checkpoint, fence: Fence | None) -> None:
+        """Make unknown what an earlier process may have sent, and raise the fence to what this copy knows."""
+        if fence is not None and fence.newer is not None:
+            lost = file.newest_is_lost(fence.newer, self.clock.time())
+            self._warn(lost, "newest-is-lost", "the newest copy is lost")
+        self._warn(file.recover(), "crashed-while-sending", "the last run ended while it was sending")
+        if fence is not None:
+            fence.raise_to(Mark(file.run["tick"]))
+
+    def _warn(self, lost: Sequence[Batch], code: str, why: str) -> None:
+        if lost:
+            names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost[:20])
+            more = f" and {len(lost) - 20:,} more" if len(lost) > 20 else ""
+            self.tell(Warned(code, f"{why}: the outcome is unknown for batch {names}{more}"))
+
+
+def _sweep(file: Checkpoint) -> None:
+    """Leave nothing in the outbox that no batch needs, however the run ended."""
+    with suppress(Problem):
+        file.sweep_outbox()
+
+
+def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
+    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
+    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
+    return {
+        name: RuleOptions(
+            unknown_fields=settings.unknown_fields,
+            fraction_digits=settings.fraction_digits,
+            include_inactive=settings.include_inactive,
+            send_anonymous=settings.send_anonymous,
+            zero_orders=settings.zero_orders,
+            send_redeem=settings.send_redeem,
+            time_zone=settings.time_zone or None,
+            deleted=settings.customers.deleted,
+            reversed=settings.events.reversed,
+            owner=settings.stage(name).owner or None,
+            max_bytes=settings.max_bytes,
+            now=now,
+        )
+        for name in STAGES
+    }

@@ -1,0 +1,171 @@
+"""A feed in a process of its own: reading, judging and packing on another core, away from the event loop.
+
+The child is given what a `Reader` is made of and sends what its `next` returns; bodies go by way of the outbox. It runs
+ahead by a few batches: it reads a byte for each thing that it may say.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from struct import Struct
+from typing import IO, Any
+
+from streammig.batching import Sealing
+from streammig.errors import BrokenExport, MachineFault, Problem
+from streammig.reader import Reader
+
+AHEAD = 4  # things that the child may say before they are asked for
+GC_THRESHOLD = 200_000  # records hold no cycles: looking for some among thousands of them took a tenth of all
+_LENGTH = Struct("!I")  # of a message's pickle
+# What the parent found its modules by comes first, so that the child finds the same.
+_BEGIN = """import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from streammig.reader_process import main
+main()"""
+_SECRET = "MASIVO_API_KEY"  # a reader needs no key
+# Bodies come and go: memory that is given back to the kernel each time is cleared again page by page, a tenth of all.
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
+
+
+class ReaderProcess:
+    """As `Reader`, in a child process; takes what that takes, all of which must be fit to be pickled.
+
+    Raises what pickling raises for what is not, and `MachineFault` if the child can't be started or dies. The child
+    has a session of its own, so that Ctrl-C does not reach it, and ends with this process, however that ends.
+    """
+
+    def __init__(self, *parts: Any, **more: Any) -> None:
+        recipe = pickle.dumps(sys.path) + pickle.dumps((parts, more))
+        self.broken: BrokenExport | None = None
+        self.paused = ""
+        ours, theirs = os.pipe()
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BEGIN, str(theirs)], stdin=subprocess.PIPE, pass_fds=[theirs],
+                env=_environment(), start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            os.close(ours)
+            raise MachineFault(
+                "reader-not-started", f"the process that reads the export can't be started: {error.strerror}"
+            ) from None
+        finally:
+            os.close(theirs)
+        self._answers: IO[bytes] = open(ours, "rb")  # noqa: SIM115  # until `close`
+        self._ask(recipe + b"." * AHEAD)
+
+    def next(self) -> Sealing | None:
+        """As `Reader.next`; raises the `Problem` that ended the child's."""
+        if self._answers.closed:
+            return None
+        length = self._answers.read(_LENGTH.size)
+        if len(length) < _LENGTH.size:
+            raise self._died()
+        (size,) = _LENGTH.unpack(length)
+        said = self._answers.read(size)
+        if len(said) < size:
+            raise self._died()
+        self._ask(b".")
+        match pickle.loads(said):
+            case Sealing() as sealing:
+                return sealing
+            case "end", broken, paused:
+                self.broken = _problem(*broken) if broken else None
+                self.paused = paused
+                self.close()
+                return None
+            case "problem", kind, fields:
+                self.close()
+                raise _problem(kind, fields)
+        raise AssertionError("the reader said what it can't say")
+
+    def _ask(self, what: bytes) -> None:
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError):  # it is gone already: reading will tell
+            self._child.stdin.write(what)
+            self._child.stdin.flush()
+
+    def close(self) -> None:
+        """End the child; may be called twice."""
+        self._hang_up()
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.wait()
+
+    def _hang_up(self) -> None:
+        self._answers.close()
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError):
+            self._child.stdin.close()
+
+    def _died(self) -> MachineFault:
+        self._hang_up()
+        code = self._child.wait()
+        how = f"signal {-code}" if code < 0 else f"code {code}"
+        return MachineFault(
+            "reader-died",
+            f"the process that reads the export ended with {how} and said no more",
+            "If it was killed for want of memory, make room for it. Then run the same command: it goes on from here.",
+        )
+
+
+def _problem(kind: type[Problem], fields: dict[str, Any]) -> Any:
+    made = Problem.__new__(kind, fields["what"])  # by `__init__` some kinds take other things than they hold
+    vars(made).update(fields)
+    return made
+
+
+def _environment() -> dict[str, str]:
+    return MEMORY | {name: value for name, value in os.environ.items() if name != _SECRET}
+
+
+# -- the child ---------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    # Ctrl-C does not reach this session, but `kill -INT` may: only the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.set_threshold(GC_THRESHOLD)
+    with suppress(BrokenPipeError), open(int(sys.argv[-1]), "wb") as answers:
+        try:
+            parts, more = pickle.load(sys.stdin.buffer)
+            tell_all(Reader(*parts, **more), sys.stdin.buffer, answers)
+        except BrokenPipeError:
+            raise
+        except Problem as problem:
+            tell(answers, ("problem", type(problem), vars(problem)))
+        except Exception as error:
+            tell(answers, ("problem", MachineFault, vars(_defect(error))))
+
+
+def tell_all(feed: Reader, asked: IO[bytes], answers: IO[bytes]) -> None:
+    """Say everything that there is of a feed as it is asked for, and how it ended."""
+    while asked.read(1) and (sealing := feed.next()) is not None:
+        tell(answers, sealing)
+    broken = (type(feed.broken), vars(feed.broken)) if feed.broken is not None else None
+    tell(answers, ("end", broken, feed.paused))
+
+
+def tell(answers: IO[bytes], what: Any) -> None:
+    said = pickle.dumps(what)
+    answers.write(_LENGTH.pack(len(said)) + said)
+    answers.flush()
+
+
+def _defect(error: Exception) -> MachineFault:
+    # Only the place: the message of an exception nobody expected may hold a value of a record.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "an unknown place"
+    return MachineFault(
+        "defect",
+        f"a defect of streammig while reading the export: {type(error).__name__} at {where}",
+        "Please report this line. The checkpoint is as it was: the same command goes on.",
+    )
