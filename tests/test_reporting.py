@@ -17,7 +17,6 @@ from streammig.records import (
     Batch,
     BatchState,
     DeadLetter,
-    Draft,
     Kind,
     Place,
     Position,
@@ -43,6 +42,7 @@ from streammig.telemetry import (
     Warned,
     spoken,
 )
+from tests.drafts import made
 
 END = Place(0, 500, 0, 11)
 
@@ -295,7 +295,7 @@ def file(tmp_path: Path) -> Any:
 
 
 def seal(file: Checkpoint, read: int = 10) -> Batch:
-    draft = Draft((Range(START, END),), Tally(10, 10), b"x", bytes(32))
+    draft = made((Range(START, END),), Tally(10, 10), b"x")
     return file.seal("customers", draft, Progress(frontier=END, source_records=10, read=Tally(read, read)), 1.0)
 
 

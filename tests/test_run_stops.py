@@ -138,7 +138,7 @@ def test_the_second_signal_cuts_off_what_is_under_way_and_its_outcome_is_unknown
         assert found["read"] == sum(found[part] for part in parts)
         assert status["undecided"][0]["state"] == "sending"
         words = finished(tmp_path, "status", "migration.checkpoint").out
-        assert "customers: the run was cut off while it sent " in words
+        assert "customers: cut off while sending " in words
         again = finished(tmp_path, *COMMAND, *quickly(target.url), "--json")
         assert "the last run ended while it was sending: the outcome is unknown for batch 3 of customers" in again.err
         whole(target, again)
