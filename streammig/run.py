@@ -186,7 +186,7 @@ class Run:
             raise UnknownOutcome(
                 "outcome-unknown",
                 f"{name}: batches with an unknown outcome: {numbers}",
-                f"They are not sent again. Look at them, and decide, with: streammig resolve {self.reading.lookup.path}",
+                f"They are not sent again. Look, and decide, with: streammig resolve {self.reading.lookup.path}",
             )
 
 
