@@ -14,10 +14,11 @@ from streammig.batching import BatchLimits, assemble, ranges_of, select, split_r
 from streammig.checkpoint import Becomes, Checkpoint, Spot, WorkFile
 from streammig.checkpoint.codec import twin_key
 from streammig.errors import BrokenExport
-from streammig.ports import Rules, Source
 from streammig.reader import Absent, Judge
 from streammig.records import DeadLetter, Draft, Record, Slice
+from streammig.sources.source import Source
 from streammig.sources.valid import judge
+from streammig.target import Rules
 
 # Letters that are taken at a time: some 40 MB, and for each wave the export is passed over once.
 WAVE = 50_000
@@ -190,8 +191,8 @@ class Retrial:
     def _taken(self, key: str) -> Share:
         if self.rules.once:
             return Share([], "sent-already", "this customer's records were sent before, and can be sent only once")
-        what = "e-mail" if key.startswith(twin_key("")) else "id"
-        code = "duplicate-email" if what == "e-mail" else "duplicate-customer"
+        mail = key.startswith(twin_key(""))
+        what, code = ("e-mail", "duplicate-email") if mail else ("id", "duplicate-customer")
         return Share([], code, f"another customer with the same {what} is sent already")
 
     def _remain(self, wave: Wave, letter: DeadLetter, found: Share) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, twin_key
-from streammig.checkpoint.holdings import PENDING, UNDECIDED, Holdings
-from streammig.records import DeadLetter, Position, Record, Tally, add_up
+from streammig.checkpoint.queries import PENDING, UNDECIDED, Queries
+from streammig.records import OWNERS, DeadLetter, Position, Record, Tally, add_up
 
 Spot = tuple[int, int, int]
 """Where a dead letter stands: source, offset, unit."""
@@ -26,7 +26,7 @@ class Becomes(NamedTuple):
     filtered: bool = False
 
 
-class Letters(Holdings):
+class Letters(Queries):
     """The part of a checkpoint that knows dead letters, their lineage, and who was sent by a retry."""
 
     def letters_after(self, stage: str, after: Spot, count: int) -> list[DeadLetter]:
@@ -174,7 +174,7 @@ class Letters(Holdings):
         roots: dict[int, int] = {}
         for row in self._read("SELECT seq, parent FROM batch WHERE stage = 'customers' AND retried ORDER BY seq"):
             roots[row["seq"]] = roots.get(row["parent"], row["seq"])
-        waiting = {roots.get(it.seq) for it in self.batches("customers", *PENDING, *UNDECIDED)}
+        waiting = {roots.get(it.seq) for it in self.batches(OWNERS, *PENDING, *UNDECIDED)}
         letters = "SELECT source, offset, unit, batch FROM {} WHERE stage = 'customers'"
         refused = {
             (*tuple(row)[:3], roots.get(row["batch"]))

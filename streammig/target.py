@@ -1,66 +1,18 @@
-"""The contracts between the rooms: Source, Rules, Client, ReadBack, Target, Clock, in prose."""
+"""The port to a target: its stages, rules, client and read-back, in prose. `tests/conformance.py` holds each to it."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from streammig.columns import Columns
-from streammig.records import START, Examined, Place, Receipt, Record, Run, Span, slices
+from streammig.records import Examined, Receipt, Record, Run, Span
 
 Mapping = Callable[[Any], Any]
 """A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or
 None (filtered)."""
-
-
-class Clock(Protocol):
-    """Wall-clock time, passed in so that a test can own it.
-
-    Durations are measured and slept on the event loop's own clock (`loop.time()`, `asyncio.sleep`), which a test
-    replaces together with this one. Must not jump while a call is in the executor.
-    """
-
-    def time(self) -> float:
-        """Seconds since the epoch, UTC."""
-        ...
-
-
-class Source(Protocol):
-    """The records of one stage, in a stable order, from any place on.
-
-    Synchronous: it is read in a thread or another process. `spans` may be called any number of times, also while an
-    earlier iterator is open; each call opens the files and closes them when its iterator is closed or ends. The same
-    place always yields the same records, however they are cut into spans.
-
-    Raises `Unusable` before the first span if a file can't be opened or has no such array, and `BrokenExport` behind
-    the last good record where a file can't be read on. A record that is no record but whose end is known is one of
-    the span's faults, not an error. Raises `Unusable` too, and hands out no record more, once a file is not what it was
-    when this source was made.
-    """
-
-    def runs(self, start: Place = START) -> Iterator[Run]:
-        """The same as `spans`, with an object for each record."""
-        for span in self.spans(start):
-            yield slices(span)
-
-    def spans(self, start: Place = START) -> Iterator[Span]:
-        """Spans beginning with the source record that `start` lies in or before; no span is empty.
-
-        `start.offset` is either the offset of a record's first byte or lies between the end of one record and the
-        beginning of the next. `start.ordinal` is the ordinal of the next record to be yielded. A place in a later file
-        passes over the earlier ones without opening them.
-        """
-        ...
-
-    def fingerprints(self) -> Sequence[dict[str, Any]]:
-        """For each file, in order, what binds a checkpoint to it: JSON-ready, cheap at any size, no content."""
-        ...
-
-    def unchanged(self) -> None:
-        """Raise `Unusable` unless every file is still what it was when this source was made."""
-        ...
 
 
 class Rules(Protocol):
@@ -105,9 +57,46 @@ class Client(Protocol):
 
     async def send(self, stage: str, body: bytes, began: Callable[[], None] = ...) -> Receipt: ...
 
+    def redact(self, said: str) -> str:
+        """What the target said, without any value of a record or of the key."""
+        ...
+
     async def renew(self) -> None:
         """Get new credentials, once for all callers at the same time; raises `TargetStop` if they are refused."""
         ...
+
+
+class Permit(Protocol):
+    """The right to make one request now."""
+
+    def sent(self) -> None:
+        """The first byte leaves now."""
+
+    def unsent(self) -> None:
+        """Nothing left: the start is free for another request."""
+
+
+class Permits(Protocol):
+    """Hands out the account's permits."""
+
+    async def acquire(self) -> Permit: ...
+
+    def answered(self, latency: float) -> None:
+        """A request was answered so many seconds after it left."""
+
+    async def pause_for(self, seconds: float) -> None:
+        """Nobody on this account starts a request for so long. Returns at once: it is the next permit that waits."""
+
+    async def on_429(self) -> None:
+        """The target refused a request that our own count allowed: keep a wider margin."""
+
+
+class Connection(NamedTuple):
+    """The open way to a target."""
+
+    client: Client
+    readback: ReadBack
+    permits: Permits
 
 
 class Seen(enum.StrEnum):
@@ -142,19 +131,36 @@ class ReadBack(Protocol):
         """Whether `visible` can ever say something of this record: an event that is no purchase leaves no trace."""
         ...
 
+    def proves(self, stage: str) -> bool:
+        """Whether `visible` can prove of anything of a stage that it landed, or did not."""
+        ...
+
     async def reachable(self) -> bool:
         """Whether an authenticated read succeeds now."""
         ...
 
 
-class Target(Protocol):
-    """A remote system: its rules, its limits, and the way to it. A second target is a second package of these."""
+class Stage(NamedTuple):
+    """One kind of records, and the request that carries them."""
 
     name: str
+    depends_on: str  # the stage whose records these build on at the target, "" without one
+    once: bool  # whether the units of one owner must never be split over batches
+    unit: str  # what a batch limit counts, in the singular
+
+
+class Target(Protocol):
+    """A remote system: its stages in order, their rules, and the way to it. A second target is a second package."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]: ...
+
+    @property
+    def queued(self) -> bool:
+        """Whether what it accepted is done later, so that there is something to wait for and to look at."""
+        ...
 
     def rules(self, stage: str) -> Rules: ...
-
-    def limits(self, text: str) -> Sequence[Any]: ...
 
     def connect(self) -> AbstractAsyncContextManager[tuple[Client, ReadBack]]:
         """Open the way to the target; leaving the context closes every connection. Makes no request by itself."""

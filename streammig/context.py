@@ -1,0 +1,83 @@
+"""What everything that works on a run is given: time, dice, the way to say something, and when to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol, TypeVar
+
+from streammig.telemetry import Notify
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Wall-clock time, passed in so that a test can own it.
+
+    Durations are measured and slept on the event loop's own clock (`loop.time()`, `asyncio.sleep`), which a test
+    replaces together with this one. Must not jump while a call is in the executor.
+    """
+
+    def time(self) -> float:
+        """Seconds since the epoch, UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's wall clock."""
+
+    def time(self) -> float:
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What a target is given to do its work, in seconds."""
+
+    settle: float  # for its queue to come to what it accepted
+    visible: float  # until what it accepted can be seen, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Made once a run, and passed to whoever needs it."""
+
+    clock: Clock
+    rng: Random
+    notify: Notify
+    stop: asyncio.Event
+    times: Times
+
+    @property
+    def stopping(self) -> bool:
+        return self.stop.is_set()
+
+    def now(self) -> float:
+        """Seconds since the epoch, UTC."""
+        return self.clock.time()
+
+    async def until_stopped(self, waiting: Awaitable[T]) -> T | None:
+        """As `until_stopped`, for the stop of this run."""
+        return await until_stopped(self.stop, waiting)
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait so long; False if the run is to stop."""
+        if seconds > 0:
+            await self.until_stopped(asyncio.sleep(seconds))
+        return not self.stop.is_set()
+
+
+async def until_stopped(stop: asyncio.Event, waiting: Awaitable[T]) -> T | None:
+    """The result of `waiting`, which is cancelled, and None returned, as soon as `stop` is set."""
+    work = asyncio.ensure_future(waiting)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        for task in (work, stopped):
+            task.cancel()
+        await asyncio.gather(work, stopped, return_exceptions=True)
