@@ -187,7 +187,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise Unusable("settings-unreadable", said, "Name a TOML file, or use flags.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         hint = "See an example: streammig guide first-migration"
-        raise Unusable("settings-unreadable", f"{path} is no TOML: {error}", hint) from None
+        raise Unusable("settings-unreadable", f"{path} is not TOML: {error}", hint) from None
     for name in ("api_key", "key", "token"):
         if name in found:
             hint = f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command."

@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -544,6 +544,30 @@ def test_a_full_disk_behind_standard_output_is_no_defect(shell: Shell, target: L
 
     ended = finished(shell.folder, "status", shell.checkpoint, "--json", before=full)
     assert (ended.code, ended.problem) == (1, "output-failed")
+
+
+def full() -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+
+def unread() -> None:
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    os.close(reader)
+
+
+def closed() -> None:
+    os.closerange(0, 3)
+
+
+@pytest.mark.parametrize("lose", [full, unread, closed])
+def test_a_run_that_loses_its_standard_streams_goes_on(
+    shell: Shell, target: LocalTarget, lose: Callable[[], None]
+) -> None:
+    write(shell.folder / "e.json", [customer("c1"), {"id": "bad"}])
+    ended = finished(shell.folder, "run", *quickly(target.url), "--customers", "e.json", before=lose)
+    assert (ended.code, ended.err) == (3, "")
+    assert shell("status", shell.checkpoint, "--json").document["state"] == "complete"
 
 
 def test_a_closed_pipe_is_no_defect(shell: Shell, target: LocalTarget) -> None:

@@ -191,8 +191,8 @@ class Retrial:
     def _taken(self, key: str) -> Share:
         if self.rules.once:
             return Share([], "sent-already", "this customer's records were sent before, and can be sent only once")
-        what = "e-mail" if key.startswith(twin_key("")) else "id"
-        code = "duplicate-email" if what == "e-mail" else "duplicate-customer"
+        mail = key.startswith(twin_key(""))
+        what, code = ("e-mail", "duplicate-email") if mail else ("id", "duplicate-customer")
         return Share([], code, f"another customer with the same {what} is sent already")
 
     def _remain(self, wave: Wave, letter: DeadLetter, found: Share) -> None:

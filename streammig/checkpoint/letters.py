@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, twin_key
 from streammig.checkpoint.queries import PENDING, UNDECIDED, Queries
-from streammig.records import DeadLetter, Position, Record, Tally, add_up
+from streammig.records import OWNERS, DeadLetter, Position, Record, Tally, add_up
 
 Spot = tuple[int, int, int]
 """Where a dead letter stands: source, offset, unit."""
@@ -174,7 +174,7 @@ class Letters(Queries):
         roots: dict[int, int] = {}
         for row in self._read("SELECT seq, parent FROM batch WHERE stage = 'customers' AND retried ORDER BY seq"):
             roots[row["seq"]] = roots.get(row["parent"], row["seq"])
-        waiting = {roots.get(it.seq) for it in self.batches("customers", *PENDING, *UNDECIDED)}
+        waiting = {roots.get(it.seq) for it in self.batches(OWNERS, *PENDING, *UNDECIDED)}
         letters = "SELECT source, offset, unit, batch FROM {} WHERE stage = 'customers'"
         refused = {
             (*tuple(row)[:3], roots.get(row["batch"]))
