@@ -27,7 +27,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 T = TypeVar("T")
 
 
-async def drive(run: Migration, work: Callable[[], Awaitable[T]], tell: Notify) -> T:
+async def drive(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify) -> T:
     """Run `work`. The first Ctrl-C, SIGTERM or SIGHUP drains; then a Ctrl-C or SIGTERM aborts. A further SIGHUP does
     nothing, because a closed terminal sends several."""
     give_back_bodies()
@@ -39,7 +39,7 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], tell: Notify) 
                 run.abort()
             return
         run.drain()
-        tell(Stopping())
+        notify(Stopping())
 
     def heard(number: int, _: object) -> None:
         if number == signal.SIGHUP:
@@ -100,6 +100,6 @@ def beside(
     with watching(sys.stderr, quiet=quiet) as notify:
         run = Migration(settings, ask, key, tell=notify, folder=folder)
         try:
-            return Driven(asyncio.run(drive(run, lambda: work(run), tell)), None)
+            return Driven(asyncio.run(drive(run, lambda: work(run), notify)), None)
         except Problem as problem:
             return Driven(None, problem, run.assembled)
