@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from streammig.aftercare import undecided
+from streammig.cli import undecided
 from streammig.checkpoint import Checkpoint
 from streammig.delivery.backoff import Backoff
 from streammig.errors import Problem, TargetStop, UnknownOutcome, Unusable

@@ -5,15 +5,13 @@ from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.holdings import UNDECIDED, Books, StageRow
 from streammig.checkpoint.journal import Journal
-from streammig.checkpoint.letters import FIRST, Becomes, Spot
+from streammig.checkpoint.letters import FIRST, Spot
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
-from streammig.checkpoint.work import WorkFile, forget_work, work_path
 
 __all__ = [
     "FIRST",
     "UNDECIDED",
-    "Becomes",
     "Books",
     "Checkpoint",
     "Contents",
@@ -23,14 +21,11 @@ __all__ = [
     "Mark",
     "Spot",
     "StageRow",
-    "WorkFile",
     "fenced",
     "fences_path",
-    "forget_work",
     "is_held",
     "locked",
     "outbox_path",
     "spread",
-    "work_path",
     "write_body",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from streammig.records import (
     Progress,
     Range,
     Receipt,
-    Record,
 )
 
 
@@ -220,7 +219,7 @@ class Checkpoint(Letters):
                 "INSERT INTO filtered VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
                 [(stage, reason, encode_tally(tally)) for reason, tally in progress.filtered.items()],
             )
-            self._bury(stage, 0, progress.dead)
+            self._bury(stage, None, progress.dead)
             self._note_absent(progress.absent)
 
     def seal(self, stage: str, draft: Draft, progress: Progress, at: float, mapping: str = "") -> Batch:
@@ -268,20 +267,20 @@ class Checkpoint(Letters):
         )
         return msgspec.structs.replace(batch, state=BatchState.UNKNOWN, attempts=batch.attempts + 1)
 
-    def seal_retried(
+    def seal_replayed(
         self,
         stage: str,
-        drafts: Sequence[tuple[Draft, Sequence[Record]]],
-        letters: Sequence[tuple[Spot, bool]],
+        drafts: Sequence[Draft],
+        letters: Sequence[tuple[Spot, int]],
+        keys: Sequence[tuple[Spot, str]],
         at: float,
     ) -> list[Batch]:
         """New batches out of dead letters, which are dead no more, in one transaction: all of a letter is sealed at
-        once, or it stays dead. Beside each draft, the records whose owners must not be sent again; beside each letter,
-        whether it was repaired."""
+        once, or it stays dead. Beside each letter the units sealed for it; `keys` must not be sent by a later replay.
+        """
         with self.transaction():
-            batches = [self._insert(stage, draft, None, at, retried=True) for draft, _ in drafts]
-            owners = {batch.seq: records for batch, (_, records) in zip(batches, drafts, strict=True)}
-            self._take(stage, owners, letters, at)
+            batches = [self._insert(stage, draft, None, at, retried=True) for draft in drafts]
+            self._take(stage, batches, letters, keys)
         return batches
 
     def _insert(
@@ -303,16 +302,6 @@ class Checkpoint(Letters):
         )  # fmt: skip
         self.outbox.place(draft, stage, seq)
         return self.batch(stage, seq)
-
-    def _bury(self, stage: str, batch: int, letters: Iterable[DeadLetter]) -> None:
-        self._db.executemany(
-            "INSERT OR IGNORE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (stage, it.position.source, it.position.offset, it.unit, batch, it.position.length, it.position.ordinal,
-                 it.code, it.message, encode_tally(it.tally))
-                for it in letters
-            ],
-        )  # fmt: skip
 
     def sending(self, batch: Batch, at: float) -> int:
         """Note that a request for this batch is about to leave; returns the number of the attempt, from 1."""
@@ -454,7 +443,7 @@ class Checkpoint(Letters):
             self._db.execute(
                 "UPDATE batch SET state = 'dead', settled = ? WHERE stage = ? AND seq = ?", (at, batch.stage, batch.seq)
             )
-            self._bury(batch.stage, batch.seq, letters)
+            self._bury(batch.stage, batch, letters)
             self._note_absent(absent)
             self.outbox.drop(batch.stage, batch.seq)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from streammig.aftercare.retry import Choice as Choice
 from streammig.checkpoint import Checkpoint, Fence, Journal, Mark, fenced, locked
+from streammig.dead_letters.corrected import Corrected as Corrected
+from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.courier import Permits
 from streammig.delivery.dry import FolderClient, NoReadBack, Unlimited
@@ -109,10 +110,10 @@ class Migration:
         """
         return await self._work(Crew.run) or False
 
-    async def retry(self, choice: Choice, repaired: Path | None = None) -> bool:
+    async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return await self._work(lambda crew: Retry(crew, choice, repaired).run()) or False
+        return await self._work(lambda crew: Retry(crew, choice).run()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
-from streammig.aftercare.repaired import take_in
-from streammig.aftercare.retry import Choice, Parcel, Retrial, Wave
-from streammig.checkpoint import FIRST, Checkpoint, WorkFile, forget_work
-from streammig.errors import counted
+from streammig.checkpoint import FIRST, Checkpoint
+from streammig.dead_letters.replay import Choice, Parcel, Replay, Wave
 from streammig.feed import nobody_absent
 from streammig.migration.crew import Crew
 from streammig.packing import BatchLimits
 from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.sources import open_source
-from streammig.telemetry import StageBegan, StageEnded, Warned
+from streammig.telemetry import StageBegan, StageEnded
 
 T = TypeVar("T")
 TO_SEND = (BatchState.SEALED, BatchState.UNKNOWN, BatchState.REJECTED)
@@ -31,34 +28,13 @@ class Retry:
 
     crew: Crew
     choice: Choice
-    repaired: Path | None = None
-    _work: WorkFile = field(init=False)
 
     async def run(self) -> bool:
         """Try all that is chosen; False if stopped before. Raises like a run."""
-        await self._read(self._begin)
-        try:
-            for name in self.crew.reading.sources:
-                if not await self._stage(name):
-                    return False
-            return True
-        finally:
-            await self._read(self._work.close)
-            forget_work(self.crew.reading.path)
-
-    def _begin(self) -> None:
-        reading, file = self.crew.reading, self.crew.reading.lookup
-        forget_work(reading.path)  # of a call that a crash ended
-        self._work = WorkFile.create(reading.path)
-        if self.repaired is None:
-            return
-        taken = take_in(
-            self.repaired, file, self._work, file.run["context"]["inputs"], reading.settings.max_record_bytes
-        )
-        if taken.strangers:
-            name = "names" if taken.strangers == 1 else "name"
-            lines = counted(taken.strangers, "line")
-            reading.tell(Warned("not-a-letter", f"{self.repaired}: {lines} {name} what is no dead letter (any more)"))
+        for name in self.crew.reading.sources:
+            if not await self._stage(name):
+                return False
+        return True
 
     # -- one stage ---------------------------------------------------------------------------------------------------
 
@@ -68,30 +44,25 @@ class Retry:
             return False
         if await crew.journal.read(lambda file: file.batches(name, *TO_SEND)):
             await self._deliver(name)
-        retrial, after = await self._retrial(name), FIRST
+        replay, after = self._replay(name), FIRST
         while not crew.stop.is_set():
-            wave = await self._read(retrial.wave, after)
+            wave = await self._read(replay.wave, after)
             if wave is None or crew.stop.is_set():
                 break
             after = wave.last
-            if await self._seal(name, retrial, wave):
+            if await self._seal(name, replay, wave):
                 await self._deliver(name)
         return not crew.stop.is_set() and (name != "customers" or await self._release())
 
-    async def _seal(self, name: str, retrial: Retrial, wave: Wave) -> bool:
+    async def _seal(self, name: str, replay: Replay, wave: Wave) -> bool:
         """Seal what a wave sends, and note what is still dead or filtered; whether there is something to send."""
-        journal, clock = self.crew.journal, self.crew.clock
-        if wave.outcomes:
-            at = clock.time()
-            await journal.write(lambda file: file.become(name, wave.outcomes, at))
-        parcels = retrial.parcels(wave)
+        journal = self.crew.journal
+        if wave.dead or wave.filtered:
+            await journal.write(lambda file: file.refuse(name, wave.dead, wave.filtered))
+        parcels = replay.parcels(wave)
         while (parcel := await self._read(_next, parcels)) is not None:
-            await self._seal_parcel(name, parcel)
+            await journal.write(partial(_seal, name, parcel, self.crew.clock.time()))
         return bool(wave.groups)
-
-    async def _seal_parcel(self, name: str, parcel: Parcel) -> None:
-        at = self.crew.clock.time()
-        await self.crew.journal.write(lambda file: file.seal_retried(name, parcel.drafts, parcel.letters, at))
 
     async def _deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
@@ -103,24 +74,26 @@ class Retry:
         crew.tell(StageEnded(name, "interrupted" if crew.stop.is_set() else "retried"))
         await crew.verify(name)
 
-    async def _retrial(self, name: str) -> Retrial:
+    def _replay(self, name: str) -> Replay:
         crew, reading = self.crew, self.crew.reading
-        gone = nobody_absent if name == "customers" else reading.absent_now()
-        return Retrial(
-            name, reading.sources[name], reading.rules[name], await reading.judge(name), gone, reading.lookup,
-            self._work, BatchLimits(bytes=crew.settings.max_bytes), self.choice, crew.stop.is_set,
+        customers = name == "customers"
+        return Replay(
+            name, reading.sources[name], reading.rules[name],
+            absent=nobody_absent if customers else reading.absent(), index=reading.owners if customers else None,
+            file=reading.lookup, limits=BatchLimits(bytes=crew.settings.max_bytes), choice=self.choice,
+            stopped=crew.stop.is_set,
         )  # fmt: skip
 
     # -- between stages ----------------------------------------------------------------------------------------------
 
     async def _release(self) -> bool:
-        """When retried customers were accepted and can be seen, what waited for them may go."""
+        """When replayed customers were accepted and can be seen, what waited for them may go."""
         crew = self.crew
-        if not await crew.journal.read(Checkpoint.to_release):
+        if not await crew.journal.read(Checkpoint.any_brought):
             return True
         if not await crew.gate("customers", retried=True).passed("customers"):
             return False
-        await crew.journal.write(Checkpoint.release)
+        await crew.journal.write(Checkpoint.see_brought)
         return True
 
     async def _settled(self, name: str) -> bool:
@@ -133,6 +106,10 @@ class Retry:
 
     async def _read(self, work: Callable[..., T], *arguments: object) -> T:
         return await self.crew.reading.read(partial(work, *arguments))
+
+
+def _seal(stage: str, parcel: Parcel, at: float, file: Checkpoint) -> None:
+    file.seal_replayed(stage, *parcel, at)
 
 
 def _next(parcels: Iterator[Parcel]) -> Parcel | None:
