@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from streammig.cli import undecided
 from streammig.checkpoint import Checkpoint
+from streammig.cli import undecided
 from streammig.delivery.backoff import Backoff
 from streammig.errors import Problem, TargetStop, UnknownOutcome, Unusable
 from streammig.migration import Migration

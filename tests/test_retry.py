@@ -59,7 +59,7 @@ ALL = Choice()
 def retry(choice: Choice = ALL, repaired: Path | None = None) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
     def work(migration: Migration) -> Coroutine[Any, Any, bool]:
         migration.ask = Ask("streammig retry", unchecked=True, aside=True)
-        corrected = repaired and Corrected.read(repaired, Path(migration.settings.checkpoint))
+        corrected = Corrected.read(repaired, Path(migration.settings.checkpoint)) if repaired else None
         return migration.retry(choice._replace(corrected=corrected))
 
     return work
@@ -277,7 +277,7 @@ def batches(world: World, stage: str) -> list[list[str]]:
 
 
 def test_letters_are_taken_in_waves_and_each_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streammig.dead_letters.replay.WAVE", 1)
+    monkeypatch.setattr("streammig.dead_letters.replay.WAVE_BYTES", 1)
 
     async def story(world: World, keys: dict[str, set[str]]) -> None:
         assert await world.live() is True

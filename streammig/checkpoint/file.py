@@ -16,7 +16,7 @@ import msgspec
 from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
 from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.holdings import LOST, PENDING, UNDECIDED
-from streammig.checkpoint.letters import Letters, Spot
+from streammig.checkpoint.letters import Letters
 from streammig.checkpoint.outbox import Outbox
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.checkpoint.sqlite import connect, refuse_network_file_system, sync, translated
@@ -266,22 +266,6 @@ class Checkpoint(Letters):
             (batch.stage, batch.seq, batch.attempts + 1, at, LOST, tick, tick),
         )
         return msgspec.structs.replace(batch, state=BatchState.UNKNOWN, attempts=batch.attempts + 1)
-
-    def seal_replayed(
-        self,
-        stage: str,
-        drafts: Sequence[Draft],
-        letters: Sequence[tuple[Spot, int]],
-        keys: Sequence[tuple[Spot, str]],
-        at: float,
-    ) -> list[Batch]:
-        """New batches out of dead letters, which are dead no more, in one transaction: all of a letter is sealed at
-        once, or it stays dead. Beside each letter the units sealed for it; `keys` must not be sent by a later replay.
-        """
-        with self.transaction():
-            batches = [self._insert(stage, draft, None, at, retried=True) for draft in drafts]
-            self._take(stage, batches, letters, keys)
-        return batches
 
     def _insert(
         self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False, mapping: str = ""

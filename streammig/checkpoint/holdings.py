@@ -337,7 +337,7 @@ class Holdings(SqliteFile):
         )
 
     def _dead_tally(self, stage: str) -> Tally:
-        rows = self._read("SELECT tally FROM dead_letter WHERE stage = ? AND replayed IS NULL", stage)
+        rows = self._read("SELECT tally FROM dead_letter WHERE stage = ? AND NOT replayed", stage)
         return add_up(decode_tally(row[0]) for row in rows)
 
     def counts(self, stage: str) -> dict[str, int]:
@@ -356,7 +356,7 @@ class Holdings(SqliteFile):
         with translated(self.path):
             for row in self._db.execute(
                 "SELECT * FROM dead_letter WHERE stage = ? AND (source, offset, unit) > (?, ?, ?)"
-                " AND replayed IS NULL ORDER BY source, offset, unit",
+                " AND NOT replayed ORDER BY source, offset, unit",
                 (stage, *after),
             ):
                 position = Position(row["source"], row["offset"], row["length"], row["record"])
@@ -366,7 +366,7 @@ class Holdings(SqliteFile):
     def dead_codes(self, stage: str) -> dict[str, int]:
         """How many dead letters there are by code."""
         rows = self._read(
-            "SELECT code, count(*) FROM dead_letter WHERE stage = ? AND replayed IS NULL GROUP BY code ORDER BY 2 DESC",
+            "SELECT code, count(*) FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY code ORDER BY 2 DESC",
             stage,
         )
         return {row[0]: row[1] for row in rows}

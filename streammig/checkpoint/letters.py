@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
 from streammig.checkpoint.holdings import FIRST as FIRST
 from streammig.checkpoint.holdings import PENDING, UNDECIDED, Holdings
 from streammig.checkpoint.holdings import Spot as Spot
-from streammig.records import Batch, DeadLetter, Range, Tally, add_up
+from streammig.records import Batch, DeadLetter, Draft, Range, Tally, add_up
 
 _HERE = "stage = ? AND source = ? AND offset = ? AND unit = ?"
-_DEAD = "replayed IS NULL"
 
 # Customers of replayed batches that no open batch holds any more, and that are not said to be seen yet. A part of a
 # refused batch names its parent: all that an open part stems from is open.
@@ -27,7 +27,7 @@ class Letters(Holdings):
     """The part of a checkpoint that knows dead letters, and what replays sent."""
 
     def is_dead(self, stage: str, spot: Spot) -> bool:
-        return bool(self._read(f"SELECT 1 FROM dead_letter WHERE {_HERE} AND {_DEAD}", stage, *spot))
+        return bool(self._read(f"SELECT 1 FROM dead_letter WHERE {_HERE} AND NOT replayed", stage, *spot))
 
     def was_dead(self, stage: str, spot: Spot) -> bool:
         """Whether what stands there is a dead letter, or was one until a replay took it."""
@@ -45,7 +45,7 @@ class Letters(Holdings):
             part = again and not self._all_of(batch.ranges if batch else (), stage, spot)
             kept = (
                 "UPDATE SET batch = excluded.batch, code = excluded.code, message = excluded.message,"
-                " tally = excluded.tally, part = excluded.part, replayed = NULL"
+                " tally = excluded.tally, part = excluded.part, replayed = 0"
             )
             self._db.execute(
                 "INSERT INTO dead_letter (stage, source, offset, unit, batch, length, record, code, message, tally,"
@@ -78,33 +78,43 @@ class Letters(Holdings):
         """How many times replays have sealed a letter to be sent."""
         return int(self._read("SELECT coalesce(sum(replayed), 0) FROM stage")[0][0])
 
-    def retried_at(self, stage: str) -> float | None:
-        """When the last replayed batch of a stage was accepted, in seconds since the epoch."""
-        at: float | None = self._read(
-            "SELECT max(settled) FROM batch WHERE stage = ? AND state = 'accepted' AND retried", stage
+    def retried_at(self, stage: str) -> float:
+        """When the last replayed batch of a stage was accepted, in seconds since the epoch; 0 where none was."""
+        at: float = self._read(
+            "SELECT coalesce(max(settled), 0) FROM batch WHERE stage = ? AND state = 'accepted' AND retried", stage
         )[0][0]
         return at
 
-    def _take(
+    def seal_replayed(
         self,
         stage: str,
-        batches: Sequence[Batch],
+        drafts: Sequence[tuple[Draft, Sequence[tuple[Spot, str]]]],
         letters: Sequence[tuple[Spot, int]],
-        keys: Iterable[tuple[Spot, str]],
+        at: float,
     ) -> None:
-        """The letters at these spots, each with the units sealed for it, are in these new batches now."""
-        seq, salt = min(batch.seq for batch in batches), self.run["salt"]
-        gone = [self._lift(stage, spot, seq, units) for spot, units in letters]
-        row = self._read("SELECT repaired FROM stage WHERE name = ?", stage)[0]
-        repaired = decode_tally(row[0]) + add_up(batch.tally for batch in batches) - add_up(gone)
-        self._db.execute(
-            "UPDATE stage SET repaired = ?, replayed = replayed + ? WHERE name = ?",
-            (encode_tally(repaired), len(letters), stage),
-        )
-        self._db.executemany(
-            "INSERT OR REPLACE INTO replayed_key VALUES (?, ?, ?, ?, ?, ?, 0)",
-            [(stage, *spot, hash_owner(salt, key), seq) for spot, key in keys],
-        )
+        """New batches out of dead letters, which are dead no more, in one transaction. Beside each draft the keys that
+        no later replay may send, beside each letter the units sealed for it."""
+        salt, held = self.run["salt"], []
+        with self.transaction():
+            for draft, keys in drafts:
+                batch = self._insert(stage, draft, None, at, retried=True)
+                held.append(batch.tally)
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO replayed_key VALUES (?, ?, ?, ?, ?, ?, 0)",
+                    [(stage, *spot, hash_owner(salt, key), batch.seq) for spot, key in keys],
+                )
+            gone = [self._lift(stage, spot, units) for spot, units in letters]
+            row = self._read("SELECT repaired FROM stage WHERE name = ?", stage)[0]
+            repaired = decode_tally(row[0]) + add_up(held) - add_up(gone)
+            self._db.execute(
+                "UPDATE stage SET repaired = ?, replayed = replayed + ? WHERE name = ?",
+                (encode_tally(repaired), len(letters), stage),
+            )
+
+    @abstractmethod
+    def _insert(
+        self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False, mapping: str = ""
+    ) -> Batch: ...
 
     def refuse(self, stage: str, dead: Iterable[DeadLetter], filtered: Iterable[DeadLetter]) -> None:
         """Letters that a replay did not send, with the reason of now as their code: still dead, or filtered."""
@@ -114,18 +124,18 @@ class Letters(Holdings):
                 [(it.code, it.message, stage, it.position.source, it.position.offset, it.unit) for it in dead],
             )
             for it in filtered:
-                tally = self._lift(stage, (it.position.source, it.position.offset, it.unit), 0, 0)
+                tally = self._lift(stage, (it.position.source, it.position.offset, it.unit), 0)
                 known = self.progress(stage).filtered.get(it.code, Tally())
                 self._db.execute(
                     "INSERT INTO filtered VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
                     (stage, it.code, encode_tally(known + tally)),
                 )
 
-    def _lift(self, stage: str, spot: Spot, seq: int, units: int) -> Tally:
+    def _lift(self, stage: str, spot: Spot, units: int) -> Tally:
         """A letter is dead no more; returns its tally."""
         rows = self._db.execute(
-            f"UPDATE dead_letter SET replayed = ?, units = ? WHERE {_HERE} AND {_DEAD} RETURNING tally",
-            (seq, units, stage, *spot),
+            f"UPDATE dead_letter SET replayed = 1, units = ? WHERE {_HERE} AND NOT replayed RETURNING tally",
+            (units, stage, *spot),
         ).fetchall()
         if not rows:
             raise AssertionError(f"the record of {stage} at byte {spot[1]} is no dead letter: it must not be replayed")

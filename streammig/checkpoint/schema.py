@@ -83,13 +83,13 @@ CREATE TABLE attempt (
 
 -- Records that were not sent, keyed by position. `batch` is 0 for those that were never packed, else the batch that the
 -- target refused. `message` names fields and expectations, never values: the record is read from the export.
--- `replayed` is NULL while it is dead, else the batch that a replay made of it, or 0 where a replay found it filtered.
+-- `replayed` is 1 where it is dead no more: a replay has sealed it in a batch, or found that it is filtered.
 -- `units` is how many units the last replay sealed for it; `part` is 1 where the target refused only some of them.
 CREATE TABLE dead_letter (
     stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
     batch INTEGER NOT NULL, length INTEGER NOT NULL, record INTEGER NOT NULL,
-    code TEXT NOT NULL, message TEXT NOT NULL, tally TEXT NOT NULL, replayed INTEGER, units INTEGER NOT NULL DEFAULT 0,
-    part INTEGER NOT NULL DEFAULT 0,
+    code TEXT NOT NULL, message TEXT NOT NULL, tally TEXT NOT NULL, replayed INTEGER NOT NULL DEFAULT 0,
+    units INTEGER NOT NULL DEFAULT 0, part INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (stage, source, offset, unit)
 ) WITHOUT ROWID;
 
@@ -98,7 +98,7 @@ CREATE TABLE dead_letter (
 CREATE TABLE absent_owner (owner BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 
 -- Keys (ids and e-mails, by salted hash) of what replays sealed in batch `seq`, unless it is dead again: no later
--- replay sends them. Of customers, `seen` is 1 once it was accepted and could be read back: then its owner is absent no more.
+-- replay sends them. Of customers, `seen` is 1 once it was accepted and could be read back: its owner is absent no more.
 CREATE TABLE replayed_key (
     stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
     owner BLOB NOT NULL, seq INTEGER NOT NULL, seen INTEGER NOT NULL DEFAULT 0,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from streammig.checkpoint import Checkpoint, Spot
+from streammig.checkpoint import Checkpoint, Spot, write_body
 from streammig.checkpoint.codec import twin_key
 from streammig.dead_letters.corrected import Corrected
 from streammig.dead_letters.export import with_records
@@ -21,8 +22,11 @@ from streammig.ports import Rules, Source
 from streammig.records import DeadLetter, Draft, Record, Slice
 from streammig.sources.valid import judge
 
-# What is held at a time. Without an index of keys, the export is passed over once for each wave.
-WAVE, WAVE_BYTES = 50_000, 32_000_000
+WAVE_BYTES = 32_000_000  # of source records that are held at a time
+
+
+Sealed = tuple[Draft, list[tuple[Spot, str]]]
+"""A batch, with the keys of its records that no later replay may send, each with its place."""
 
 
 class Choice(NamedTuple):
@@ -33,28 +37,19 @@ class Choice(NamedTuple):
     corrected: Corrected | None = None
 
 
-class Taken(NamedTuple):
-    """A letter of which something is sent, with how many units that takes, and whether it was corrected."""
+class Sent(NamedTuple):
+    """A letter of which something is sent, how many units that takes, and whether it was corrected."""
 
     letter: DeadLetter
     units: int
     corrected: bool
 
 
-@dataclass(slots=True)
-class Group:
-    """Letters with their records, which travel in one request where their owner is sent once only."""
+class Group(NamedTuple):
+    """Letters with their records, which travel in one request."""
 
-    letters: list[Taken] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    units: int = 0
-    size: int = 0
-
-    def take(self, other: Group) -> None:
-        self.letters += other.letters
-        self.records += other.records
-        self.units += other.units
-        self.size += other.size
+    letters: list[Sent]
+    records: list[Record]
 
 
 @dataclass(slots=True)
@@ -63,27 +58,25 @@ class Wave:
     their code. `last` is how far the letters were gone through."""
 
     last: Spot
-    size: int = 0
     groups: list[Group] = field(default_factory=list)
     homes: dict[str, Group] = field(default_factory=dict)  # by the keys that only one group may have
     dead: list[DeadLetter] = field(default_factory=list)
     filtered: list[DeadLetter] = field(default_factory=list)
 
-
-class Parcel(NamedTuple):
-    """What one transaction seals, as `Checkpoint.seal_replayed` takes it."""
-
-    drafts: list[Draft]
-    letters: list[tuple[Spot, int]]
-    keys: list[tuple[Spot, str]]
+    def refuse(self, letter: DeadLetter, why: Share, corrected: bool) -> None:
+        """The letter is not sent. Where that is nothing new, nothing is to be noted."""
+        message = f"as corrected: {why.message}" if corrected else why.message
+        if why.filtered or corrected or why.code != letter.code:
+            where = self.filtered if why.filtered else self.dead
+            where.append(msgspec.structs.replace(letter, code=why.code, message=message))
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
     """The dead letters of one stage, to be sent again. Synchronous, for the thread that reads.
 
-    `index` knows the places of the run's keys; without one the export is asked. Nothing is changed in the checkpoint
-    here: a letter is dead until the transaction that seals it.
+    `index` knows the places of the run's keys; without one the export is passed over for them once a wave. Nothing is
+    changed in the checkpoint here: a letter is dead until the transaction that seals its wave.
     """
 
     stage: str
@@ -98,26 +91,30 @@ class Replay:
 
     def wave(self, after: Spot) -> Wave | None:
         """The next letters behind a spot, or None if there are no more."""
-        wave = Wave(after)
+        wave, size = Wave(after), 0
         for letter, piece in with_records(self.source, self._chosen(after)):
             self._add(wave, letter, piece)
-            wave.last = spot_of(letter)
-            wave.size += len(piece.data)
-            if len(wave.groups) >= WAVE or wave.size >= WAVE_BYTES or self.stopped():
+            wave.last, size = spot_of(letter), size + len(piece.data)
+            if size >= WAVE_BYTES or self.stopped():
                 break
         self._without_rivals(wave)
         return wave if wave.last != after else None
 
-    def parcels(self, wave: Wave) -> Iterator[Parcel]:
-        """The wave's groups as drafts within the limits."""
-        load = Group()
+    def drafts(self, wave: Wave, outbox: Path) -> list[Sealed]:
+        """The wave's batches, their bodies in the outbox."""
+        loads: list[list[Record]] = []
         for group in wave.groups:
-            if load.letters and not self._fits(load.units + group.units, load.size + group.size):
-                yield self._parcel(load)
-                load = Group()
-            load.take(group)
-        if load.letters:
-            yield self._parcel(load)
+            if loads and self._fits(loads[-1] + group.records):
+                loads[-1] += group.records
+            else:
+                loads.append([*group.records])
+        found = []
+        for records in loads:
+            records.sort(key=spot_of)
+            draft = assemble(records, self.rules.head, self.rules.tail, ranges_of(records))
+            keys = [(spot_of(it), key) for it in records for key in self._keys(it)]
+            found.append((write_body(outbox, draft), keys))
+        return found
 
     # -- choosing and judging ----------------------------------------------------------------------------------------
 
@@ -136,20 +133,10 @@ class Replay:
         before, now = (self.rules.examine([it])[0] for it in (piece, again))
         found = self._present(share(letter, self.file.is_part(self.stage, spot_of(letter)), before, now))
         if found.records:
-            sizes = [len(record.body) + 1 for record in found.records]
             units = max(record.unit + record.units for record in found.records) - letter.unit
-            taken = Taken(letter, units, again is not piece)
-            group = Group([taken], found.records, sum(record.units for record in found.records), sum(sizes))
-            found = self._join(wave, group)
+            found = self._join(wave, Sent(letter, units, again is not piece), found.records)
         if found.code:
-            self._refuse(wave, letter, found, again is not piece)
-
-    def _refuse(self, wave: Wave, letter: DeadLetter, found: Share, corrected: bool) -> None:
-        """The letter is not sent. Where that is nothing new, nothing is to be noted."""
-        message = f"as corrected: {found.message}" if corrected else found.message
-        if found.filtered or corrected or found.code != letter.code:
-            where = wave.filtered if found.filtered else wave.dead
-            where.append(msgspec.structs.replace(letter, code=found.code, message=message))
+            wave.refuse(letter, found, again is not piece)
 
     def _corrected(self, letter: DeadLetter, piece: Slice) -> Slice:
         corrected = self.choice.corrected
@@ -164,6 +151,16 @@ class Replay:
         owner = next((record.owner for record in found.records if record.owner in gone), None)
         return found if owner is None else Share([], "owner-" + gone[owner], "its customer is not in the target")
 
+    def _fits(self, records: Sequence[Record]) -> bool:
+        size = len(self.rules.head) + len(self.rules.tail) + sum(len(it.body) + 1 for it in records) - 1
+        return size <= self.limits.bytes and sum(it.units for it in records) <= self.limits.units
+
+    def _within(self, record: Record) -> list[Record]:
+        """The record in parts that each fit into a request, as far as it can be split."""
+        if record.inner is None or record.units == 1 or self._fits([record]):
+            return [record]
+        return [it for part in split_record(record, record.units // 2) for it in self._within(part)]
+
     # -- nobody twice ------------------------------------------------------------------------------------------------
 
     def _keys(self, record: Record) -> list[str]:
@@ -172,58 +169,59 @@ class Replay:
             return [record.owner] if self.rules.once else []
         return [record.owner, *([twin_key(record.twin)] if record.twin else [])]
 
-    def _join(self, wave: Wave, group: Group) -> Share:
-        """Put a group beside those that are there, or into one of them; else why it can't be sent."""
-        keys = [key for record in group.records for key in self._keys(record)]
-        homes = {id(wave.homes[key]): wave.homes[key] for key in keys if key in wave.homes}
-        home = next(iter(homes.values()), None)
-        clash = next((key for key in keys if key in wave.homes), None)
+    def _join(self, wave: Wave, sent: Sent, records: list[Record]) -> Share:
+        """Put a letter's records into groups; else why it can't be sent. All of one owner that is sent once only is in
+        one group."""
+        keys = [key for record in records for key in self._keys(record)]
+        homes = [wave.homes[key] for key in keys if key in wave.homes]
+        parts = [records]
         if self.rules.once:
-            if len(homes) == 1 and home and self._fits(home.units + group.units, home.size + group.size):
-                clash = None
-        elif len(set(keys)) < len(keys):
-            clash = clash or keys[0]
-        if clash is not None:
-            return self._taken(clash)
-        if not all(self._within(record) for record in group.records):
+            if homes and not (all(it is homes[0] for it in homes) and self._fits(homes[0].records + records)):
+                return self._taken(next(key for key in keys if key in wave.homes))
+        elif homes or len(set(keys)) < len(keys):
+            return self._taken(next((key for key in keys if key in wave.homes), keys[0]))
+        elif not self._fits(records):
+            parts = [[part] for record in records for part in self._within(record)]
+        if not all(map(self._fits, parts)):
             return Share([], "too-large", "it is more than one request may hold, and can't be split")
-        if home is None:
-            wave.groups.append(group)
+        if homes:
+            homes[0].letters.append(sent)
+            homes[0].records.extend(records)
         else:
-            home.take(group)
-        wave.homes.update(dict.fromkeys(keys, home or group))
+            wave.groups += [Group([] if at else [sent], part) for at, part in enumerate(parts)]
+            homes = wave.groups[-1:]
+        wave.homes.update(dict.fromkeys(keys, homes[0]))
         return Share([])
 
     def _taken(self, key: str) -> Share:
         if self.rules.once:
             return Share([], "sent-already", "this customer's records were sent before, and can be sent only once")
-        what = "e-mail" if key.startswith(twin_key("")) else "id"
-        code = "duplicate-email" if what == "e-mail" else "duplicate-customer"
-        return Share([], code, f"another customer with the same {what} is sent already")
+        if key.startswith(twin_key("")):
+            return Share([], "duplicate-email", "another customer with the same e-mail is sent already")
+        return Share([], "duplicate-customer", "another customer with the same id is sent already")
 
     def _without_rivals(self, wave: Wave) -> None:
         """Take out the groups of whom another record was sent, or is yet to be: by the run, or by an earlier replay."""
         taken = self.file.replayed_keys(self.stage, wave.homes)
-        taken |= self._in_run(wave.homes.keys() - taken)
-        clashes = {id(wave.homes[key]): key for key in taken}
+        if wanted := wave.homes.keys() - taken:
+            taken |= self._in_export(wanted) if self.index is None else self._in_index(self.index, wanted)
+        clashes = {id(wave.homes[key]): self._taken(key) for key in taken}
         for group in wave.groups:
             for letter, _, corrected in group.letters if id(group) in clashes else ():
-                self._refuse(wave, letter, self._taken(clashes[id(group)]), corrected)
+                wave.refuse(letter, clashes[id(group)], corrected)
         wave.groups = [group for group in wave.groups if id(group) not in clashes]
 
-    def _in_run(self, wanted: set[str]) -> set[str]:
-        """Which of these keys the run's records have, but for those that are or were dead letters."""
-        index = self.index
-        if index is None:
-            return self._in_export(wanted) if wanted else set()
-        mark = twin_key("")
-        places = {
-            key: index.places("", key.removeprefix(mark)) if key.startswith(mark) else index.places(key)
-            for key in wanted
-        }
-        return {key for key, at in places.items() if any(not self.file.was_dead(self.stage, it[:3]) for it in at)}
+    def _in_index(self, index: KeyIndex, wanted: set[str]) -> set[str]:
+        """Which of these keys the run's customers have, but for those that are or were dead letters."""
+        mark, found = twin_key(""), set()
+        for key in wanted:
+            places = index.places("", key.removeprefix(mark)) if key.startswith(mark) else index.places(key)
+            if not all(self.file.was_dead(self.stage, place[:3]) for place in places):
+                found.add(key)
+        return found
 
     def _in_export(self, wanted: set[str]) -> set[str]:
+        """As `_in_index`, by a pass over the export."""
         found: set[str] = set()
         try:
             for span in self.source.spans():
@@ -231,40 +229,14 @@ class Replay:
                     break
                 columns = self.rules.columns(span)
                 for keys in (columns.owners, [twin_key(it) for it in columns.uniques]):
-                    for row in [] if wanted.isdisjoint(keys) else [i for i, key in enumerate(keys) if key in wanted]:
-                        spot = span.source, span.position(columns.index[row]).offset, columns.unit[row]
-                        if not self.file.was_dead(self.stage, spot):
+                    rows = [] if wanted.isdisjoint(keys) else [row for row, key in enumerate(keys) if key in wanted]
+                    for row in rows:
+                        place = span.position(columns.index[row])
+                        if not self.file.was_dead(self.stage, (place.source, place.offset, columns.unit[row])):
                             found.add(keys[row])
         except BrokenExport:
             pass  # what lies behind the break is never sent
         return found
-
-    # -- packing -----------------------------------------------------------------------------------------------------
-
-    def _fits(self, units: int, size: int) -> bool:
-        """Whether elements of so many bytes, each with a comma, go into one request."""
-        envelope = len(self.rules.head) + len(self.rules.tail)
-        return units <= self.limits.units and envelope + size - 1 <= self.limits.bytes
-
-    def _within(self, record: Record) -> list[Record]:
-        """The record in parts that each fit into a request; none if it can't be split so."""
-        if self._fits(record.units, len(record.body) + 1):
-            return [record]
-        if record.inner is None or record.units == 1 or self.rules.once:
-            return []
-        parts = [self._within(part) for part in split_record(record, record.units // 2)]
-        return parts[0] + parts[1] if all(parts) else []
-
-    def _parcel(self, load: Group) -> Parcel:
-        records = sorted(load.records, key=spot_of)
-        # A letter too large for one request travels in several, which are sealed together.
-        fits = self._fits(load.units, load.size)
-        loads: Sequence[list[Record]] = [records] if fits else [[part] for it in records for part in self._within(it)]
-        return Parcel(
-            [assemble(it, self.rules.head, self.rules.tail, ranges_of(it)) for it in loads],
-            [(spot_of(it.letter), it.units) for it in load.letters],
-            [(spot_of(record), key) for record in records for key in self._keys(record)],
-        )
 
 
 def spot_of(it: DeadLetter | Record) -> Spot:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from streammig.checkpoint import FIRST, Checkpoint
-from streammig.dead_letters.replay import Choice, Parcel, Replay, Wave
+from streammig.checkpoint import FIRST, Checkpoint, outbox_path
+from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
 from streammig.feed import nobody_absent
 from streammig.migration.crew import Crew
 from streammig.packing import BatchLimits
@@ -40,8 +40,6 @@ class Retry:
 
     async def _stage(self, name: str) -> bool:
         crew = self.crew
-        if name != "customers" and not await self._settled(name):
-            return False
         if await crew.journal.read(lambda file: file.batches(name, *TO_SEND)):
             await self._deliver(name)
         replay, after = self._replay(name), FIRST
@@ -50,19 +48,11 @@ class Retry:
             if wave is None or crew.stop.is_set():
                 break
             after = wave.last
-            if await self._seal(name, replay, wave):
+            drafts = await self._read(replay.drafts, wave, outbox_path(crew.reading.path))
+            await crew.journal.write(partial(_seal, name, wave, drafts, crew.clock.time()))
+            if drafts:
                 await self._deliver(name)
-        return not crew.stop.is_set() and (name != "customers" or await self._release())
-
-    async def _seal(self, name: str, replay: Replay, wave: Wave) -> bool:
-        """Seal what a wave sends, and note what is still dead or filtered; whether there is something to send."""
-        journal = self.crew.journal
-        if wave.dead or wave.filtered:
-            await journal.write(lambda file: file.refuse(name, wave.dead, wave.filtered))
-        parcels = replay.parcels(wave)
-        while (parcel := await self._read(_next, parcels)) is not None:
-            await journal.write(partial(_seal, name, parcel, self.crew.clock.time()))
-        return bool(wave.groups)
+        return not crew.stop.is_set() and await self._shown(name)
 
     async def _deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
@@ -84,33 +74,28 @@ class Retry:
             stopped=crew.stop.is_set,
         )  # fmt: skip
 
-    # -- between stages ----------------------------------------------------------------------------------------------
-
-    async def _release(self) -> bool:
-        """When replayed customers were accepted and can be seen, what waited for them may go."""
+    async def _shown(self, name: str) -> bool:
+        """Give the target's queue its time for what later stages build on. When replayed customers can be seen, what
+        waited for them may go."""
         crew = self.crew
-        if not await crew.journal.read(Checkpoint.any_brought):
-            return True
-        if not await crew.gate("customers", retried=True).passed("customers"):
+        since = crew.clock.time() - crew.settle_time
+        waits = await crew.journal.read(
+            lambda file: (
+                file.any_brought() if name == "customers" else name == "events" and file.retried_at(name) > since
+            )
+        )
+        if waits and not await crew.gate(name, retried=True).passed(name):
             return False
-        await crew.journal.write(Checkpoint.see_brought)
+        if waits and name == "customers":
+            await crew.journal.write(Checkpoint.see_brought)
         return True
-
-    async def _settled(self, name: str) -> bool:
-        """Give the target's queue its time for retried events before transactions build on them."""
-        crew = self.crew
-        at = await crew.journal.read(lambda file: file.retried_at("events"))
-        if name != "transactions" or at is None or at + crew.settle_time <= crew.clock.time():
-            return True
-        return await crew.gate("events", retried=True).passed("events")
 
     async def _read(self, work: Callable[..., T], *arguments: object) -> T:
         return await self.crew.reading.read(partial(work, *arguments))
 
 
-def _seal(stage: str, parcel: Parcel, at: float, file: Checkpoint) -> None:
-    file.seal_replayed(stage, *parcel, at)
-
-
-def _next(parcels: Iterator[Parcel]) -> Parcel | None:
-    return next(parcels, None)
+def _seal(stage: str, wave: Wave, drafts: Sequence[Sealed], at: float, file: Checkpoint) -> None:
+    file.refuse(stage, wave.dead, wave.filtered)
+    file.seal_replayed(
+        stage, drafts, [(spot_of(it.letter), it.units) for each in wave.groups for it in each.letters], at
+    )
