@@ -8,7 +8,6 @@ one fsync, and the batches a second of the real command from end to end.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import statistics
 import sys
@@ -27,6 +26,7 @@ from streammig.checkpoint import Checkpoint, Fence, Journal
 from streammig.ratelimit import OFF, AccountState, RateLimiter
 from streammig.records import Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.sandbox.sample import Sample, write_sample
+from tests.drafts import made
 
 GOAL, WORKERS, RECORDS, ROUNDS = 3.0, 5, 1000, 3
 
@@ -52,12 +52,11 @@ def fsync_seconds(folder: Path) -> float:
 
 
 def sealed(number: int) -> tuple[Draft, Progress]:
-    """A draft like a run's, but for its body, which no book holds."""
+    """A draft like a run's, but for its body, which is short."""
     begin, end = (Place(0, each * 1_000_000, 0, each * RECORDS + 1) for each in (number, number + 1))
     tally = Tally(RECORDS, RECORDS, {"11111111-1111-4111-8111-111111111111": Decimal("1234.56")})
-    body = b"%d" % number
     read = Tally(number * RECORDS, number * RECORDS)
-    return Draft((Range(begin, end),), tally, body, hashlib.sha256(body).digest()), Progress(end, end.ordinal, read)
+    return made([Range(begin, end)], tally, b"%d" % number), Progress(end, end.ordinal, read)
 
 
 async def keep_books(folder: Path, batches: int) -> float:

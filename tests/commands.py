@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -21,9 +22,9 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.cli import main
-from streammig.cli.rehearsal import LocalTarget
 from streammig.errors import Problem
 from streammig.sandbox import SandboxConfig
+from streammig.sandbox.local import LocalTarget
 
 KEY = "sandbox-key"
 PATIENCE = 100.0  # seconds: a bound, not a wait; a noisy machine with two cores may take its time
@@ -41,6 +42,12 @@ class Called(NamedTuple):
     def document(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.out)
         return found
+
+    @property
+    def problem(self) -> str | None:
+        """The code of the problem that ended it, if one did."""
+        said = re.search(r"^error: .*\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE)
+        return said[1] if said else None
 
 
 class Shell:

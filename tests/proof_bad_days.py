@@ -9,11 +9,12 @@ from random import Random
 from typing import Any
 
 from streammig.checkpoint import Books, Checkpoint
-from streammig.cli.outcome import SystemClock
-from streammig.cli.rehearsal import LocalTarget, dropped, held
+from streammig.cli.demo import dropped, held
+from streammig.cli.exit import SystemClock
 from streammig.errors import Problem, TargetStop, UnknownOutcome
 from streammig.migration import Ask, Migration
 from streammig.sandbox import SandboxConfig
+from streammig.sandbox.local import LocalTarget
 from streammig.settings import Settings, load
 from tests.commands import KEY, write
 from tests.memory_target import Weather

@@ -10,8 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from streammig.cli.rehearsal import LocalTarget
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
+from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Sample, write_sample
 from tests.commands import finished, process, quickly, sandbox, until
 from tests.memory_target import FAULTS, Crash, MemoryTarget, Weather
@@ -46,8 +46,11 @@ class History:
             if self.copies and self.dice.random() < 0.6:
                 await self.put_back(self.dice.choice(self.copies))
         self.world.target.weather = Weather()
+        ended: Any = None
         for _ in range(6):
-            ended = await self.run(None)
+            # A run that ended before it had noted the operator's word needs it again.
+            again = isinstance(ended, Unusable) and ended.code == "checkpoint-stale"
+            ended = await self.run(None, **({"newest_lost": True} if again else {}))
             if ended is True or isinstance(ended, UnknownOutcome):
                 break
         self.check(ended)
@@ -96,9 +99,10 @@ class History:
         if not isinstance(ended, Unusable):
             return
         self.refused += 1
-        if ended.code != "checkpoint-stale" or self.world.target.requests != made:
+        # Without its outbox a copy may lack the body of a batch that was settled since.
+        if ended.code not in ("checkpoint-stale", "body-lost") or self.world.target.requests != made:
             self.wrong.append(f"refused with: {ended.what}")
-        if self.dice.random() < 0.5:
+        if ended.code == "body-lost" or self.dice.random() < 0.5:
             self.install(newest)
             self.told.append("brought the newest back")
             return
@@ -135,7 +139,11 @@ class History:
 
 def _copy(paths: list[Path], folder: Path) -> None:
     for path in paths:
-        shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy(path, folder / path.name)
+        if path.is_dir():
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+            shutil.copytree(path, folder / path.name)
+        else:
+            shutil.copy(path, folder / path.name)
 
 
 def drawn(seed: int, folder: Path) -> History:

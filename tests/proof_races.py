@@ -122,7 +122,7 @@ def on_one_account(races: int, seed: int) -> Found:
 def _start() -> None:
     import asyncio  # noqa: F401 - what a command imports late is imported once here
 
-    import streammig.cli.outcome
+    import streammig.cli.exit
     import streammig.cli.run
     import streammig.migration
     import streammig.report.live  # noqa: F401

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streammig.cli.rehearsal import LocalTarget
+from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, write
 from tests.sandbox_caller import customer, event, lot, transaction
 

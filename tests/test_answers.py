@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streammig.cli.rehearsal import LocalTarget
+from streammig.sandbox.local import LocalTarget
 from tests.commands import Shell, sandbox, states, write
 from tests.sandbox_caller import customer, event, transaction
 

@@ -28,6 +28,7 @@ from streammig.records import (
     Tally,
 )
 from tests.drafts import made
+from tests.problems import raises
 
 FINGERPRINT = {"name": "export.json", "size": 1000, "head": "aa"}
 
@@ -202,7 +203,7 @@ def test_another_program_s_database_is_refused(path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("CREATE TABLE t (a)")
     db.close()
-    with pytest.raises(Unusable, match="no checkpoint of streammig"):
+    with raises(Unusable, "checkpoint-foreign"):
         Checkpoint.open(path)
 
 
@@ -211,9 +212,9 @@ def test_a_newer_format_is_refused_and_an_unknown_path_is_named(file: Checkpoint
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(Unusable, match="newer"):
+    with raises(Unusable, "checkpoint-newer"):
         Checkpoint.open(path)
-    with pytest.raises(Unusable, match="there is no checkpoint"):
+    with raises(Unusable, "checkpoint-missing"):
         Checkpoint.open(path.with_name("nowhere"))
 
 
@@ -240,7 +241,7 @@ def test_a_checkpoint_of_an_older_format_is_refused_with_the_version_that_reads_
         db.execute("UPDATE run SET version = '0.7'")
     db.close()
     before = path.read_bytes()
-    with pytest.raises(Unusable, match="has format 2") as refused:
+    with raises(Unusable, "checkpoint-older-format") as refused:
         Checkpoint.open(path)
     assert "streammig 0.7" in refused.value.hint
     assert path.read_bytes() == before

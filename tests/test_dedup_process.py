@@ -26,6 +26,7 @@ from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
 from streammig.errors import MachineFault
 from streammig.records import START, Place
 from streammig.telemetry import Notice
+from tests.problems import raises
 from tests.test_dedup import CHAIN, Export, Here, Said, build, check, place
 
 MANY: list[Said] = [(f"o{nth % 900}", f"m{nth}", "") for nth in range(1_000)]
@@ -191,9 +192,9 @@ def test_a_file_that_reads_back_as_something_else_is_a_fault(tmp_path: Path, nam
 
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MachineFault, match="no/such") as raised:
+    with raises(MachineFault, "dedup-io") as raised:
         Build(tmp_path / "no" / "such", "")
-    assert raised.value.code == "dedup-io"
+    assert "no/such" in raised.value.what
 
 
 @pytest.mark.parametrize(
@@ -287,13 +288,12 @@ def test_too_little_disk_is_said_before_the_scan_with_need_and_free(tmp_path: Pa
         return LEAST + 1_000_000 * BYTES_A_CUSTOMER - 1
 
     folder = tmp_path / "to" / "be" / "made"
-    with pytest.raises(MachineFault, match=r"up to 1,000,000 customers needs \d+ MB there, \d+ MB are free"):
+    with raises(MachineFault, "disk-space"):
         check_space(folder, 1_000_000, free)
     check_space(folder, 999_999, free)
     assert asked == [tmp_path, tmp_path]
-    with pytest.raises(MachineFault) as raised:
+    with raises(MachineFault, "disk-space"):
         check_space(folder, 1 << 60)
-    assert raised.value.code == "disk-space"
 
 
 def test_a_compressed_file_may_hold_more_customers_than_its_size_says() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from streammig.cli.rehearsal import LocalTarget
+from streammig.sandbox.local import LocalTarget
 from tests import loyalty_data, loyalty_maps
 from tests.commands import Called, Shell, listing, sandbox
 from tests.loyalty_data import Loyalty

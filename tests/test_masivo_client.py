@@ -23,6 +23,7 @@ from streammig.masivo.http import Answer, check_base_url, proxy_for, retry_after
 from streammig.masivo.session import Session
 from streammig.records import Kind, Receipt
 from tests.masivo_session import KEY, WallClock, session_on
+from tests.problems import raises
 from tests.wire import Act, Wire, answer, closed_port, cut, hang, jwt, listening, reset
 
 PATH = "/customers/migrate"
@@ -183,7 +184,7 @@ def test_conditions_overrule_what_an_answer_seems_to_say(
 
 @pytest.mark.parametrize("text", ["", "=x", "a..b=1", " . "])
 def test_a_condition_that_names_no_field_is_refused(text: str) -> None:
-    with pytest.raises(Unusable, match="names no field of an answer"):
+    with raises(Unusable, "settings-invalid"):
         conditions([text])
 
 
@@ -471,7 +472,7 @@ def test_a_proxy_that_is_no_address_is_the_users_mistake_and_shows_no_password(
     monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     monkeypatch.setenv("https_proxy", named)
-    with pytest.raises(Unusable, match="the proxy that https_proxy names in the environment is no") as caught:
+    with raises(Unusable, "proxy-invalid") as caught:
         proxy_for("https://a.example")
     assert "pass-word" not in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
@@ -542,7 +543,7 @@ async def test_a_key_refused_in_the_run_is_said_by_renewing() -> None:
         async with session_on(wire.url) as session:
             client = MasivoClient(session, WallClock())
             await client.send("customers", BODY)
-            with pytest.raises(TargetStop, match="403"):
+            with raises(TargetStop, "key-refused"):
                 await client.renew()
 
 
@@ -622,20 +623,20 @@ def test_a_base_url_is_taken_without_its_trailing_slash(url: str, checked: str) 
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "fault"),
     [
-        ("http://app.masivo.ai", "plain HTTP"),
-        ("http://localhost.evil.example", "plain HTTP"),
-        ("https://me:mine@app.masivo.ai", "user name or password"),
-        ("ftp://app.masivo.ai", "no http"),
-        ("app.masivo.ai", "no http"),
-        ("https://", "no http"),
-        ("https://a.example/?key=1", "query"),
-        ("https://a.example:99999", "no URL"),
-        ("https://[::1", "no URL"),
+        ("http://app.masivo.ai", "insecure"),
+        ("http://localhost.evil.example", "insecure"),
+        ("https://me:mine@app.masivo.ai", "invalid"),
+        ("ftp://app.masivo.ai", "invalid"),
+        ("app.masivo.ai", "invalid"),
+        ("https://", "invalid"),
+        ("https://a.example/?key=1", "invalid"),
+        ("https://a.example:99999", "invalid"),
+        ("https://[::1", "invalid"),
     ],
 )
-def test_a_base_url_that_a_key_must_not_go_to_is_refused(url: str, words: str) -> None:
-    with pytest.raises(Unusable, match=words) as caught:
+def test_a_base_url_that_a_key_must_not_go_to_is_refused(url: str, fault: str) -> None:
+    with raises(Unusable, f"base-url-{fault}") as caught:
         check_base_url(url)
     assert "mine" not in str(caught.value)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from streammig.cli.rehearsal import LocalTarget
 from streammig.migration import Migration
 from streammig.records import STAGES
+from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, event, lot, transaction
 

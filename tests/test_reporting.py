@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint
-from streammig.cli.outcome import Ended, headline
+from streammig.cli.exit import Ended, headline
 from streammig.records import (
     STAGES,
     START,

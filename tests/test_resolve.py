@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, locked
-from streammig.cli.rehearsal import LocalTarget
 from streammig.records import BatchState
+from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, event
 
@@ -212,8 +212,8 @@ def test_nothing_is_decided_while_another_process_holds_the_checkpoint(
     parked(shell, target)
     with locked(shell.checkpoint, "streammig run other.toml"):
         assert resolve(shell).code == 0  # but what is undecided can be looked at
-        ended = resolve(shell, 1, answer)
-    assert ended.code == 11
+        ended = resolve(shell, 1, answer, "--json")
+    assert (ended.code, ended.document["error"]["code"]) == (11, "checkpoint-held")
     assert "streammig run other.toml" in ended.err
 
 
@@ -231,5 +231,4 @@ def test_a_dry_run_has_nothing_to_retry(shell: Shell) -> None:
     write(shell.folder / "c.ndjson", [customer("c1", email="none")], lines=True)
     shell("run", "--customers", "c.ndjson", "--dry-run", "dry")
     ended = shell("retry", "dry/dry-run.checkpoint")
-    assert ended.code == 2
-    assert "dry run" in ended.err
+    assert (ended.code, ended.problem) == (2, "checkpoint-of-dry-run")

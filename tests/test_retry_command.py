@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import locked
-from streammig.cli.rehearsal import LocalTarget
+from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, listing, sandbox, write
 from tests.sandbox_caller import customer, event, lot, transaction
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import locked
-from streammig.cli.rehearsal import LocalTarget
+from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Sample, Written, write_sample
 from tests.commands import Called, Shell, environment, finished, listing, process, quickly, sandbox, until, write
 from tests.sandbox_caller import customer
@@ -346,14 +346,14 @@ def test_status_of_a_run_that_was_killed_is_interrupted(shell: Shell, target: Lo
 def test_settings_are_no_checkpoint_and_the_answer_names_it(shell: Shell, command: str) -> None:
     ended = shell(command, "move.toml")
     assert ended.code == 2
-    assert ended.err == "error: move.toml holds settings; this command needs the checkpoint\nTry move.checkpoint\n"
+    assert (ended.problem, ended.err.splitlines()[1]) == ("settings-given", "Try move.checkpoint")
 
 
 @pytest.mark.parametrize("arguments", [["status", "gone.checkpoint"], ["dead-letters", "gone.checkpoint"]])
 def test_a_checkpoint_that_is_not_there_is_named(shell: Shell, arguments: list[str]) -> None:
     ended = shell(*arguments)
-    assert ended.code == 2
-    assert "gone.checkpoint: there is no checkpoint there" in ended.err
+    assert (ended.code, ended.problem) == (2, "checkpoint-missing")
+    assert "gone.checkpoint" in ended.err
     assert shell.files() == {}
 
 
@@ -429,8 +429,7 @@ def test_dead_letters_of_an_export_that_has_changed_are_not_guessed(shell: Shell
     assert shell.run(target.url, "--customers", "e.json").code == 3
     write(path, [{"id": "xxx"}, customer("c1")])
     ended = shell("dead-letters", "migration.checkpoint")
-    assert ended.code == 2
-    assert "the export has changed since the run" in ended.err
+    assert (ended.code, ended.problem) == (2, "export-changed")
     assert ended.out == ""
 
 
@@ -438,7 +437,7 @@ def test_dead_letters_that_can_not_be_written_are_the_machine_s_fault(shell: She
     write(shell.folder / "e.json", [{"id": "bad"}])
     assert shell.run(target.url, "--customers", "e.json").code == 3
     ended = shell("dead-letters", "migration.checkpoint", "--out", "no/such/folder/dead")
-    assert ended.code == 1
+    assert (ended.code, ended.problem) == (1, "output-failed")
     assert "no/such/folder/dead" in ended.err
 
 
@@ -448,7 +447,7 @@ def test_dead_letters_are_not_written_over_a_file_and_never_by_halves(shell: She
     before = path.read_bytes()
     ended = shell("dead-letters", "migration.checkpoint", "--out", "e.json")
     assert (ended.code, path.read_bytes()) == (2, before)
-    assert "e.json is there already" in ended.err
+    assert ended.problem == "output-exists"
     write(path, [{"id": "xxx"}])
     assert shell("dead-letters", "migration.checkpoint", "--out", "dead").code == 2
     assert not (shell.folder / "dead").exists()
@@ -515,8 +514,8 @@ def test_proxies_of_the_environment_do_not_stand_between_us_and_this_machine(
     assert shell.run(target.url, "--customers", "e.json").code == 0
     monkeypatch.delenv("NO_PROXY")
     ended = shell.run(target.url, "--customers", "e.json", "--checkpoint", "other.checkpoint")
-    assert ended.code == 2
-    assert "the proxy can't be reached" in ended.err
+    assert (ended.code, ended.problem) == (2, "no-connection")
+    assert "proxy" in ended.err
 
 
 def test_a_defect_says_where_it_is_and_no_value(
@@ -529,9 +528,9 @@ def test_a_defect_says_where_it_is_and_no_value(
 
     monkeypatch.setattr(Crew, "prepare", broken)
     write(shell.folder / "e.json", [customer("c1")])
-    ended = shell.run(target.url, "--customers", "e.json")
-    assert ended.code == 1
-    assert "a defect of streammig: KeyError" in ended.err
+    ended = shell.run(target.url, "--customers", "e.json", "--json")
+    assert (ended.code, ended.document["error"]["code"]) == (1, "defect")
+    assert "KeyError" in ended.err
     assert "test_run.py" in ended.err
     assert "anna@example.org" not in ended.err
 
@@ -545,8 +544,7 @@ def test_a_full_disk_behind_standard_output_is_no_defect(shell: Shell, target: L
         os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
     ended = finished(shell.folder, "status", shell.checkpoint, "--json", before=full)
-    assert ended.code == 1
-    assert ended.err == "error: writing the output failed: No space left on device\nMake room, and call it again.\n"
+    assert (ended.code, ended.problem) == (1, "output-failed")
 
 
 def test_a_closed_pipe_is_no_defect(shell: Shell, target: LocalTarget) -> None:
@@ -656,6 +654,5 @@ def test_a_network_file_system_is_no_place_for_a_checkpoint(
 
     monkeypatch.setattr(Path, "read_text", mounts)
     ended = shell.run(target.url, "--customers", "e.json")
-    assert ended.code == 2
-    assert "network file system (nfs4)" in ended.err
+    assert (ended.code, ended.problem) == (2, "checkpoint-on-network")
     assert not shell.checkpoint.exists()

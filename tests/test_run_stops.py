@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from streammig.cli.outcome import Ended, exit_code
-from streammig.cli.rehearsal import LocalTarget
+from streammig.cli.exit import Ended, exit_code
+from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Sample, write_sample
 from tests.commands import Called, environment, finished, process, quickly, sandbox, states, until, write
 from tests.sandbox_caller import customer

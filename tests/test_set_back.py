@@ -244,6 +244,28 @@ def test_i3_i4_an_older_copy_goes_on_where_the_newest_is_lost(
     play(tmp_path, story, PLAIN | {"concurrency": concurrency, "events": {}}, last="transactions")
 
 
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 20])
+def test_a_crash_right_after_the_word_that_the_newest_is_lost_asks_for_no_other_word(tmp_path: Path, step: int) -> None:
+    """The bodies that the lost run had settled are made again from the export, also by a later call."""
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        await world.live(until_sealed)
+        keep(tmp_path)
+        at_request(world, "customers", 5)
+        assert isinstance(await world.live(), Crash)
+        never(world)
+        set_back(tmp_path)
+        assert isinstance(await world.live(asking(newest_lost=True), crash_at=step), Crash)
+        ended = await world.live()
+        if isinstance(ended, Unusable):
+            assert ended.code == "checkpoint-stale"  # the word had not been noted yet
+            ended = await world.live(asking(newest_lost=True))
+        assert ended is True
+        arrived(world, keys)
+
+    play(tmp_path, story)
+
+
 def test_i3_events_that_a_lost_copy_may_have_sent_are_parked(tmp_path: Path) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         assert await world.live(until_answered("events", 1)) is False

@@ -11,6 +11,7 @@ import pytest
 from streammig.errors import Held, Unusable
 from streammig.settings import Settings, api_key, load, state_folder
 from streammig.spool import forget, reads_stdin, spool_path, stdin_spooled
+from tests.problems import raises
 
 
 @pytest.fixture
@@ -115,8 +116,9 @@ def test_a_value_of_the_wrong_kind_is_named_with_its_place(tmp_path: Path, text:
 
 
 def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match=r"gone\.toml"):
+    with raises(Unusable, "settings-unreadable") as raised:
         load(tmp_path / "gone.toml", {})
+    assert "gone.toml" in raised.value.what
 
 
 def test_the_key_comes_from_the_environment_a_file_or_a_command(tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_of_a_command_for_the_key_that_fails_nothing_but_the_program_is_shown(co
 
 @pytest.mark.parametrize("key", ["two\nlines", "tab\tbed", "caf\u00e9", "nul\0", "raw\udcff"])
 def test_a_key_from_the_environment_that_no_header_can_carry_is_refused(key: str) -> None:
-    with pytest.raises(Unusable, match="the API key from MASIVO_API_KEY holds") as raised:
+    with raises(Unusable, "key-invalid") as raised:
         api_key(Settings(), {"MASIVO_API_KEY": key})
     assert key not in str(raised.value)
     assert api_key(Settings(), {"MASIVO_API_KEY": "fine\n"}) == "fine"
@@ -170,7 +172,7 @@ def test_a_key_from_the_environment_that_no_header_can_carry_is_refused(key: str
 
 def test_a_key_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"\xff\xfe")
-    with pytest.raises(Unusable, match="key can't be read: it is no text in UTF-8"):
+    with raises(Unusable, "key-unreadable"):
         api_key(Settings(api_key_file=str(tmp_path / "key")), {})
 
 
@@ -181,14 +183,14 @@ def test_a_key_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         ({"checkpoint": "a\0b"}, "checkpoint"),
         ({"state_dir": "a\0b"}, "state_dir"),
         ({"api_key_file": "a\0b"}, "api_key_file"),
-        ({"customers": {"files": ["a.json", "b\udcff.json"]}}, r"customers\.files"),
-        ({"events": {"owner": "\0"}}, r"events\.owner"),
+        ({"customers": {"files": ["a.json", "b\udcff.json"]}}, "customers.files"),
+        ({"events": {"owner": "\0"}}, "events.owner"),
     ],
 )
 def test_a_text_that_can_be_no_path_or_address_is_named(flags: dict[str, Any], named: str) -> None:
-    with pytest.raises(Unusable, match=f"{named} holds a NUL character or bytes that are no UTF-8") as raised:
+    with raises(Unusable, "settings-invalid") as raised:
         load(None, flags)
-    str(raised.value).encode()
+    assert named in str(raised.value).encode().decode()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_stdin_is_kept_owner_only_and_used_again_when_the_run_goes_on(tmp_path: 
     assert again == settings
     assert spool_path(checkpoint).read_bytes() == b'{"customers": []}'
     forget(checkpoint)
-    with pytest.raises(Unusable, match="is gone"):
+    with raises(Unusable, "stdin-lost"):
         spooled(piped(tmp_path), io.BytesIO(b""))
 
 
@@ -248,7 +250,7 @@ def test_a_terminal_is_no_export(tmp_path: Path) -> None:
         def isatty(self) -> bool:
             return True
 
-    with pytest.raises(Unusable, match="terminal"):
+    with raises(Unusable, "stdin-terminal"):
         spooled(piped(tmp_path), Terminal())
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from streammig.errors import BrokenExport, Unusable
 from streammig.sources import FileSource, Input, locate, open_source, parse_input
+from tests.problems import raises
 
 ONE, TWO = b'{"id":1}', b'{"id":2}'
 
@@ -205,7 +206,7 @@ def test_a_strange_line_among_records_is_one_line_s_fault(data: bytes, codes: li
 
 @pytest.mark.parametrize("data", [b"id,name\n1,2\n", b"<html></html>", b'"text"', b"42"])
 def test_what_is_no_json_is_refused_with_what_was_looked_for(data: bytes, tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match="JSON or NDJSON was looked for"):
+    with raises(Unusable, "export-not-json"):
         source_of(tmp_path, data)
 
 

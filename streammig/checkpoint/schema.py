@@ -98,7 +98,7 @@ CREATE TABLE dead_letter (
 CREATE TABLE absent_owner (owner BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 
 -- Keys (ids and e-mails, by salted hash) of what replays sealed in batch `seq`, unless it is dead again: no later
--- replay sends them. Of customers, `seen` is 1 once it was accepted and could be read back: its owner is absent no more.
+-- replay sends them. Of customers, `seen` is 1 once it was accepted and read back: its owner is absent no more.
 CREATE TABLE replayed_key (
     stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
     owner BLOB NOT NULL, seq INTEGER NOT NULL, seen INTEGER NOT NULL DEFAULT 0,

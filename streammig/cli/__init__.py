@@ -11,7 +11,7 @@ import traceback
 
 import click
 
-from streammig.errors import MachineFault, Problem
+from streammig.errors import MachineFault, Problem, Unusable
 
 COMMANDS = {
     "run": "Migrate an export, or go on with a migration.",
@@ -31,7 +31,7 @@ STOPPED = 130  # the exit code of what was stopped on request
 
 
 class Commands(click.Group):
-    """Loads the module of a command when that command is called."""
+    """Loads the module of a command when that command is called, and not to list them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -41,6 +41,10 @@ class Commands(click.Group):
             return None
         found: click.Command = importlib.import_module(f"streammig.cli.{cmd_name.replace('-', '_')}").command
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,15 +59,17 @@ def streammig() -> None:
 
 
 def main() -> None:
-    """Run the command line. A `Problem` becomes a message on stderr and its exit code."""
+    """Run the command line. A `Problem` becomes a message on stderr and its exit code; with --json also a document."""
+    as_json = "--json" in sys.argv[1:]
     try:
         code = streammig.main(standalone_mode=False)
     except Problem as problem:
-        fail(problem, as_json="--json" in sys.argv[1:])
-        code = problem.exit_code
+        code = fail(problem, as_json=as_json)
     except click.ClickException as mistake:
         mistake.show()
         code = mistake.exit_code
+        if as_json:
+            _print_error(Unusable("usage", mistake.format_message(), "See the command's --help."))
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = STOPPED
@@ -73,18 +79,12 @@ def main() -> None:
     except OSError as error:
         if error.errno in FULL:
             _hush()
-            fail(
-                MachineFault(
-                    "output-failed",
-                    f"writing the output failed: {os.strerror(error.errno)}",
-                    "Make room, and call it again.",
-                )
-            )
-            code = MachineFault.exit_code
+            said = f"writing the output failed: {os.strerror(error.errno)}"
+            code = fail(MachineFault("output-failed", said, "Make room, and call it again."))
         else:
-            code = _defect(error)
+            code = fail(_defect(error), as_json=as_json)
     except Exception as error:
-        code = _defect(error)
+        code = fail(_defect(error), as_json=as_json)
     sys.exit(code)
 
 
@@ -93,21 +93,30 @@ def _hush() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _defect(error: BaseException) -> int:
+def _defect(error: BaseException) -> Problem:
     # Only the places: the message of an unexpected exception may hold a value of a record.
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    click.echo(f"error: a defect of streammig: {type(error).__name__}", err=True)
-    for place in traceback.extract_tb(error.__traceback__)[-6:]:
-        click.echo(f"  {place.filename}:{place.lineno} in {place.name}", err=True)
-    click.echo("Please report these lines. The checkpoint is as it was: the same command goes on.", err=True)
-    return 1
+    places = traceback.extract_tb(error.__traceback__)[-6:]
+    said = "".join(f"\n  {place.filename}:{place.lineno} in {place.name}" for place in places)
+    return MachineFault(
+        "defect",
+        f"a defect of streammig: {type(error).__name__}{said}",
+        "Please report these lines. The checkpoint is as it was: the same command goes on.",
+    )
 
 
-def fail(problem: Problem, *, as_json: bool = False) -> None:
-    """Print on stderr what stopped a command, and what to do; and on stdout as the one JSON document, if asked."""
+def fail(problem: Problem, *, as_json: bool = False) -> int:
+    """Print on stderr what stopped a command, its code, and what to do; on stdout the JSON document, if asked. Return
+    the exit code."""
     if as_json:
-        click.echo(json.dumps({"error": problem.json()}, indent=2))
-    click.echo(f"error: {problem.what}", err=True)
+        _print_error(problem)
+    first, newline, rest = problem.what.partition("\n")
+    click.echo(f"error: {first} [{problem.code}]{newline}{rest}", err=True)
     if problem.hint:
         click.echo(problem.hint, err=True)
+    return problem.exit_code
+
+
+def _print_error(problem: Problem) -> None:
+    click.echo(json.dumps({"error": problem.json()}, indent=2))

@@ -15,7 +15,7 @@ from streammig.cli import options
 SHOWN = 10  # dead letters that are also printed on stderr
 
 
-@click.command(short_help="Write the records that were not sent, with the reason.")
+@click.command()
 @options.checkpoint
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="A new file instead of stdout, owner-only."

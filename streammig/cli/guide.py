@@ -13,7 +13,7 @@ from streammig.errors import Unusable
 PAGES = files("streammig") / "guide"
 
 
-@click.command(short_help="Show a page of the manual.")
+@click.command()
 @click.argument("topic", required=False)
 def command(topic: str | None) -> None:
     """Show the page of the manual on TOPIC, or the list of topics."""

@@ -18,7 +18,7 @@ from streammig.records import STAGES, Batch, BatchState
 PARKED = 4  # the exit code where it is still undecided
 
 
-@click.command(short_help="Show a batch with an unknown outcome, and decide about it.")
+@click.command()
 @options.checkpoint
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
@@ -68,17 +68,19 @@ def command(
         resume = file.run["context"].get("command")
     finally:
         file.close()
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-    elif answer is None or not quiet:
+    if not as_json and (answer is None or not quiet):
         click.echo(in_words(facts), err=answer is not None)
     called = shlex.join(["streammig", *sys.argv[1:]])
+    code = 0
     if answer == "read-back":
-        sys.exit(_read_back(checkpoint, found, toml, called, quiet))
-    if answer is not None:
+        code = _read_back(checkpoint, found, toml, called, quiet)
+    elif answer is not None:
         click.echo(WARNINGS[answer].format(**facts), err=True)
         decide(checkpoint, called, found.seq, found.stage, answer, time.time())
         _say(found, RULINGS[answer][0], resume)
+    if as_json:  # one document: where the decision failed, that of its error
+        click.echo(json.dumps(facts, indent=2))
+    sys.exit(code)
 
 
 def _one_of(given: Mapping[str, bool]) -> str | None:
@@ -120,13 +122,11 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
 
 
 def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, quiet: bool) -> int:
-    from streammig.cli import fail
-    from streammig.cli.driving import beside
+    from streammig.cli.runtime import beside
 
     state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
     if problem is not None:
-        fail(problem)
-        return problem.exit_code
+        raise problem
     _say(batch, state, None)
     return {BatchState.PARKED: PARKED, BatchState.UNKNOWN: 130}.get(BatchState(str(state)), 0)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@click.command(short_help="Send dead letters again, corrected or as they are.")
+@click.command()
 @options.checkpoint
 @click.option(
     "--input", "corrected", type=click.Path(path_type=Path), metavar="FIXED.ndjson",
@@ -49,8 +49,8 @@ def command(
     customer follow in the same call, once the customer can be seen at the target. If it is interrupted, the same
     command goes on: nothing is sent twice.
     """
-    from streammig.cli.driving import beside
-    from streammig.cli.outcome import Ended, finish
+    from streammig.cli.exit import Ended, finish
+    from streammig.cli.runtime import beside
     from streammig.migration import Choice, Corrected
     from streammig.spool import forget
 

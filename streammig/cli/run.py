@@ -26,7 +26,7 @@ FOR_ONE_CALL = {
 }  # fmt: skip
 
 
-@click.command(short_help="Migrate an export, or go on with a migration.")
+@click.command()
 @click.argument("migration", required=False, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]")
 @click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin.")
 @click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events.")
@@ -102,8 +102,8 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     import random
     from contextlib import ExitStack
 
-    from streammig.cli.driving import drive
-    from streammig.cli.outcome import Ended, SystemClock, finish, read_document
+    from streammig.cli.exit import Ended, SystemClock, finish, read_document
+    from streammig.cli.runtime import drive
     from streammig.migration import Ask, Migration
     from streammig.report.live import watching
     from streammig.settings import state_folder

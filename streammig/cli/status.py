@@ -9,7 +9,7 @@ import click
 from streammig.cli import options
 
 
-@click.command(short_help="Show how far a run is, also while it runs.")
+@click.command()
 @options.checkpoint
 @options.as_json("Print one JSON document.")
 def command(checkpoint: Path, as_json: bool) -> None:
@@ -17,7 +17,7 @@ def command(checkpoint: Path, as_json: bool) -> None:
 
     It changes nothing, so it may be called from another shell during a run. Exits with 1 if the totals do not add up.
     """
-    from streammig.cli.outcome import print_document, read_document
+    from streammig.cli.exit import print_document, read_document
 
     found = read_document(checkpoint)
     print_document(found, as_json)

@@ -16,7 +16,7 @@ PARTS = 10  # of one owner each, at most
 
 @dataclass(frozen=True, slots=True)
 class LastBatch:
-    """Sends a batch behind which nothing comes.
+    """Sends the last batch of a stage.
 
     Only what is accepted later shows that an unknown batch did not land. So parts of one owner each go one at a time,
     until there are enough of them; the rest goes when all outcomes are known, or nothing more can be shown.

@@ -202,7 +202,7 @@ class Session:
         if answer.status in (401, 403):
             return TargetStop("key-refused", f"{said}: the key is not valid", KEY_HINT)
         if answer.html or answer.status >= 300:
-            return TargetStop("key-refused", f"{said}, which Masivo would not", URL_HINT)
+            return TargetStop("not-masivo", f"{said}, which Masivo would not", URL_HINT)
         return TargetStop("token-missing", f"{said}, but sent no token", URL_HINT)
 
 

@@ -184,7 +184,7 @@ class Migration:
         owners = await self._owners(stack, file, sources, rules, shape, reader)
         marks_of = {name: mapping_mark(mapping) for name, mapping in mappings.items()}
         reading = Reading(settings, path, lookup, journal, sources, rules, owners, marks_of, reader, self.tell)
-        await give_up(reading, self.clock, lost, again=self.ask.newest_lost)
+        await give_up(reading, self.clock, lost, self.ask.bodies_lost or self.ask.newest_lost)
         return Crew(
             settings, reading, journal, client, readback, permits, redact, self.clock, self.rng, self.tell, self.stop,
             0.0 if dry else settings.settle_time, self.ask.first, self.away, look=not dry and not self.ask.current,
@@ -192,7 +192,7 @@ class Migration:
 
     async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
         """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""
-        given_up = self.ask.bodies_lost or self.ask.newest_lost
+        given_up = self.ask.bodies_lost or file.lost() is not None
         lost = await asyncio.get_running_loop().run_in_executor(reader, check_bodies, file, given_up)
         file.sweep_outbox()
         return lost

@@ -24,15 +24,17 @@ def check_bodies(file: Checkpoint, given_up: bool) -> list[Batch]:
     return lost
 
 
-async def give_up(reading: Reading, clock: Clock, lost: list[Batch], again: bool) -> None:
+async def give_up(reading: Reading, clock: Clock, lost: list[Batch], given_up: bool) -> None:
     """Make dead letters of these batches by their places in the export, and park those of unknown outcome.
 
-    `again`: the newest copy is lost, and most of these were settled since: bodies that come out of the export as they
-    were sealed are made again. Raises `Unusable` where a batch that was not sent does not come out so: then its places
-    mean something else now.
+    Where the newest copy of the checkpoint is lost, most of these were settled in it: bodies that come out of the
+    export as they were sealed are made again first. Raises `Unusable` where the rest is not `given_up`, or where a
+    batch that was not sent does not come out as it was: then its places mean something else now.
     """
-    if again:
+    if lost and reading.lookup.lost() is not None:
         lost = [batch for batch in lost if not await _made_again(reading, batch)]
+        if lost and not given_up:
+            raise reading.lookup.outbox.lost(lost)
     for batch in lost:
         await _end(reading, clock, batch)
     if lost:

@@ -63,13 +63,11 @@ def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
         click.echo("stopped before anything was done", err=True)
         return STOPPED
     if problem is not None and (isinstance(problem, Held) or not path.exists() or not (ended.began or as_json)):
-        fail(problem, as_json=as_json)
-        return problem.exit_code
+        return fail(problem, as_json=as_json)
     try:
         found = read_document(path)
     except Problem as unreadable:
-        fail(problem or unreadable, as_json=as_json)
-        return (problem or unreadable).exit_code
+        return fail(problem or unreadable, as_json=as_json)
     code = exit_code(found, ended)
     if as_json:
         error = {"error": problem.json()} if problem is not None else {}

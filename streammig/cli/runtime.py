@@ -16,8 +16,8 @@ import click
 import msgspec
 
 from streammig.checkpoint import Checkpoint
+from streammig.cli.exit import SystemClock
 from streammig.cli.memory import give_back_bodies
-from streammig.cli.outcome import SystemClock
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Migration
 from streammig.records import STAGES
