@@ -144,6 +144,7 @@ def test_i2_batch_attempt_and_fence_are_durable_before_the_first_byte_leaves(tmp
             found = ask(world, f"SELECT seq, state, attempts, size FROM batch WHERE hex(digest) = upper('{digest}')")
             ((seq, state, attempts, size),) = [row for row in found if row]
             assert (state, size) == ("sending", len(body))
+            assert (world.folder / "run.checkpoint.outbox" / f"{stage}-{seq}").read_bytes()[:size] == body
             made = ask(world, f"SELECT number, kind FROM attempt WHERE stage = '{stage}' AND seq = {seq}")
             assert made[-1] == (attempts, None)
             ((run_id, tick),) = ask(world, "SELECT id, tick FROM run")
@@ -456,6 +457,48 @@ def theirs(keys: dict[str, set[str]], bad: set[str]) -> dict[str, set[str]]:
 
 
 BAD = frozenset({"c7", "c8", "c31"})
+
+
+def test_rejected_batches_are_searched_before_the_stage_ends_where_they_fill_the_outbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streammig.pipeline.stage.REJECTED_BYTES", 15_000)  # more than one batch
+    monkeypatch.setattr("streammig.migration.crew.QUEUE_BYTES", 1)
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        most = 0
+
+        def look(stage: str, body: bytes) -> None:
+            nonlocal most
+            sql = "SELECT coalesce(sum(size), 0) FROM batch WHERE state = 'rejected' AND parent IS NULL"
+            most = max(most, ask(world, sql)[0][0])
+
+        world.scripted.before = look
+        assert await world.live() is True
+        assert 15_000 < most < 45_000  # with the queue, and what a worker holds
+        assert {code for code, _ in dead(world, "customers")} == {"refused"}
+        gone = {f"c{ordinal - 1}" for _, ordinal in dead(world, "customers")}
+        assert gone == BAD_ONES & keys["customers"]
+        arrived(world, keys, {"customers": gone})
+
+    many(tmp_path, story, bad=BAD_ONES, of=("customers",))
+
+
+BAD_ONES = frozenset({"c3", "c60", "c110", "c160", "c210", "c260"})
+
+
+def many(tmp_path: Path, story: Story, **target: Any) -> None:
+    """As `choose`, with more customers, and nothing after them."""
+
+    async def main() -> None:
+        clock = VirtualClock()
+        world = Told(tmp_path, Choosy(clock, Random(2), Weather(), **target), clock, Random(1))
+        without: dict[str, Any] = {name: {"files": []} for name in STAGES[1:]}
+        world.settings = {"limits": "off", "concurrency": 1} | without
+        keys = write_export(tmp_path, MANY, Random(4))
+        await story(world, {"customers": keys["customers"]})
+
+    run_virtual(main())
 
 
 def test_a_batch_that_is_too_large_is_split_down_to_a_single_customer(tmp_path: Path) -> None:

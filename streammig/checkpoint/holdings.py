@@ -15,7 +15,7 @@ from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.sqlite import SqliteFile, damaged, translated
 from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Position, Progress, Range, Tally, add_up
 
-# What is pending, unknown or settled, by state; a split or resealed batch lives on in its parts.
+# What is pending, unknown or settled, by state; a split batch lives on in its parts.
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
 UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
 Spot = tuple[int, int, int]
@@ -279,6 +279,11 @@ class Holdings(SqliteFile):
         """How many requests were made for this batch."""
         made: int = self._read("SELECT attempts FROM batch WHERE stage = ? AND seq = ?", batch.stage, batch.seq)[0][0]
         return made
+
+    def rejected_bytes(self, stage: str) -> int:
+        """What the bodies of rejected batches hold in the outbox."""
+        sql = "SELECT coalesce(sum(size), 0) FROM batch WHERE stage = ? AND state = 'rejected'"
+        return int(self._read(sql, stage)[0][0])
 
     def refused_parts(self, stage: str) -> dict[int, int]:
         """The batches that stem from a refused one, by number, each with the requests made for it."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from streammig.batching import BatchLimits, assemble, ranges_of, split_record
 from streammig.checkpoint import Checkpoint, Spot, write_body
 from streammig.checkpoint.codec import twin_key
 from streammig.dead_letters.corrected import Corrected
@@ -16,9 +17,8 @@ from streammig.dead_letters.export import with_records
 from streammig.dead_letters.share import Share, share
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport
-from streammig.feed import Absent
-from streammig.packing import BatchLimits, assemble, ranges_of, split_record
 from streammig.ports import Rules, Source
+from streammig.reader import Absent
 from streammig.records import DeadLetter, Draft, Record, Slice
 from streammig.sources.valid import judge
 

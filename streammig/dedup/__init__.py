@@ -7,7 +7,7 @@ deletes it with everything it left; `key_index` does it all for a run.
 from pathlib import Path
 
 from streammig.dedup.build import MEMORY_BYTES, Build, check_space, fill, key_index, most_customers
-from streammig.dedup.lookup import RESEALED, Duplicate, KeyIndex, Policy, absent, forget, open_index, repeated
+from streammig.dedup.lookup import Duplicate, KeyIndex, Policy, absent, forget, open_index, repeated
 from streammig.dedup.scan import scan
 
 
@@ -18,7 +18,6 @@ def dedup_folder(checkpoint: Path) -> Path:
 
 __all__ = [
     "MEMORY_BYTES",
-    "RESEALED",
     "Build",
     "Duplicate",
     "KeyIndex",

@@ -24,8 +24,7 @@ Policy = Literal["first", "none"]
 
 FORMAT = 2
 UNKNOWN = "unknown-customer"
-REFUSED, RESEALED = "refused", "resealed"
-LATER = (REFUSED, RESEALED)  # what became of a customer after the index was built
+REFUSED = "refused"  # what became of a customer after the index was built
 KEYS = {"duplicate-customer": "id", "duplicate-email": "e-mail"}
 
 # The roster has each key once, ascending by its hash: all ids, and behind them all e-mails. An entry is the hash, the
@@ -257,4 +256,4 @@ def absent(index: KeyIndex | None, notes: Notes, owners: Iterable[str]) -> Mappi
     if index is None:
         return noted
     # A note made while reading can be wrong for an id that occurs twice: the index knows better.
-    return {owner: why for owner, why in noted.items() if why in LATER} | index.missing(asked)
+    return {owner: why for owner, why in noted.items() if why == REFUSED} | index.missing(asked)

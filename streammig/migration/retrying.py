@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from streammig.batching import BatchLimits
 from streammig.checkpoint import FIRST, Checkpoint, outbox_path
 from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
-from streammig.feed import nobody_absent
 from streammig.migration.crew import Crew
-from streammig.packing import BatchLimits
+from streammig.reader import nobody_absent
 from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.sources import open_source

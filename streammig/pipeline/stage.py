@@ -9,19 +9,21 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
+from streammig.batching import Sealing
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.courier import Courier
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.last import LastBatch
 from streammig.delivery.waiting import unless
 from streammig.errors import Problem
-from streammig.feed import Feed
-from streammig.packing import Sealing
-from streammig.pipeline.away import Away
 from streammig.pipeline.backlog import Backlog
 from streammig.ports import Clock
+from streammig.reader import Reader
+from streammig.reader_process import ReaderProcess
 from streammig.records import Batch, BatchState, Progress, add_up
 from streammig.telemetry import Advanced, DeadLettered, Notify, Sealed
+
+REJECTED_BYTES = 256_000_000  # of rejected batches in the outbox, from which on they are searched before the stage ends
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class StageRun:
     """
 
     stage: str
-    feed: Feed | Away
+    feed: Reader | ReaderProcess
     courier: Courier
     isolation: Isolation
     journal: Journal
@@ -53,7 +55,6 @@ class StageRun:
     _drained: bool = False  # the producer has queued all that it had
 
     def __post_init__(self) -> None:
-        self._backlog = Backlog(self.backlog_bytes)
         self._last = LastBatch(self.courier, self._waits_for_proof, self._known)
 
     async def run(self) -> bool:
@@ -64,20 +65,26 @@ class StageRun:
         self.courier.holds_back = self._may_be_last
         try:
             await self.courier.count_parked(self.stage)  # those of earlier runs, too
-            async with asyncio.TaskGroup() as tasks:
-                producer = tasks.create_task(self._guard(self._produce()))
-                workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
-                await asyncio.wait(workers)
-                producer.cancel()
+            while not (self._drained or self.stop.is_set()):
+                await self._round()
         finally:
             await asyncio.get_running_loop().run_in_executor(self.reader, self.feed.close)
         if self.problem is not None:
             raise self.problem
-        if not self.stop.is_set():
-            await self.isolation.settle(self.stage)
         if self.feed.broken is not None and not self.stop.is_set():
             raise self.feed.broken
         return not self.stop.is_set() and not self.feed.paused
+
+    async def _round(self) -> None:
+        """Deliver until all is read, or until rejected batches fill the outbox; then search those."""
+        self._backlog = Backlog(self.backlog_bytes)
+        async with asyncio.TaskGroup() as tasks:
+            producer = tasks.create_task(self._guard(self._produce()))
+            workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
+            await asyncio.wait(workers)
+            producer.cancel()
+        if not self.stop.is_set():
+            await self.isolation.settle(self.stage)
 
     async def _guard(self, work: Awaitable[None]) -> None:
         """A problem stops the run like a drain: requests under way must not be cut off because another one failed."""
@@ -96,10 +103,12 @@ class StageRun:
         loop = asyncio.get_running_loop()
         while not self.stop.is_set():
             sealing = await loop.run_in_executor(self.reader, self.feed.next)
+            self._drained = sealing is None
             if sealing is None:
                 break
             await self._seal(sealing)
-        self._drained = True
+            if self.courier.refused_at and await self._rejected() > REJECTED_BYTES:
+                break
         await self._backlog.close()
 
     async def _seal(self, sealing: Sealing) -> None:
@@ -118,6 +127,9 @@ class StageRun:
                 await unless(self.stop, self._backlog.put(batch))
         if progress.dead:
             self.tell(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
+
+    async def _rejected(self) -> int:
+        return await self.journal.read(lambda file: file.rejected_bytes(self.stage))
 
     def _tell_advanced(self, progress: Progress) -> None:
         filtered = sum(tally.units for tally in progress.filtered.values())
@@ -164,7 +176,7 @@ class StageRun:
         while await self.courier.deliver(batch, may_wait=True) is BatchState.SEALED and not self.stop.is_set():
             self._held.add(batch.seq)
             await self._until(lambda: not self._may_be_last() or self._backlog.is_over)
-            is_last = self._may_be_last() and batch.seq == max(self._held)
+            is_last = self._drained and self._may_be_last() and batch.seq == max(self._held)
             self._held.discard(batch.seq)
             if is_last:
                 await self._last.deliver(batch)
