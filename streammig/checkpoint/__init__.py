@@ -3,24 +3,27 @@
 from streammig.checkpoint.contents import Contents, spread
 from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path
 from streammig.checkpoint.file import Checkpoint
-from streammig.checkpoint.holdings import UNDECIDED, Books, StageRow
-from streammig.checkpoint.journal import Journal
 from streammig.checkpoint.letters import FIRST, Spot
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
+from streammig.checkpoint.queries import UNDECIDED, Books, StageRow
+from streammig.checkpoint.store import CheckpointReader, Store
+from streammig.checkpoint.writer import CheckpointWriter
 
 __all__ = [
     "FIRST",
     "UNDECIDED",
     "Books",
     "Checkpoint",
+    "CheckpointReader",
+    "CheckpointWriter",
     "Contents",
     "Fence",
     "Fences",
-    "Journal",
     "Mark",
     "Spot",
     "StageRow",
+    "Store",
     "fenced",
     "fences_path",
     "is_held",

@@ -15,9 +15,9 @@ import msgspec
 
 from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
 from streammig.checkpoint.fence import Mark
-from streammig.checkpoint.holdings import LOST, PENDING, UNDECIDED
 from streammig.checkpoint.letters import Letters
 from streammig.checkpoint.outbox import Outbox
+from streammig.checkpoint.queries import LOST, PENDING, UNDECIDED
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.checkpoint.sqlite import connect, refuse_network_file_system, sync, translated
 from streammig.errors import Unusable
@@ -35,8 +35,8 @@ from streammig.records import (
 class Checkpoint(Letters):
     """One connection to a checkpoint file. Every method that changes it is one transaction, or part of the open one.
 
-    Synchronous; its owner runs it in a thread of its own (`Journal`). Raises `Unusable` for a file that can't be used
-    as a checkpoint and `MachineFault` where the machine failed; no `sqlite3.Error` leaves this class.
+    Synchronous; its owner runs it in a thread of its own (`CheckpointWriter`). Raises `Unusable` for a file that can't
+    be used as a checkpoint and `MachineFault` where the machine failed; no `sqlite3.Error` leaves this class.
     """
 
     _mark: Mark | None = None

@@ -6,9 +6,9 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
-from streammig.checkpoint.holdings import FIRST as FIRST
-from streammig.checkpoint.holdings import PENDING, UNDECIDED, Holdings
-from streammig.checkpoint.holdings import Spot as Spot
+from streammig.checkpoint.queries import FIRST as FIRST
+from streammig.checkpoint.queries import PENDING, UNDECIDED, Queries
+from streammig.checkpoint.queries import Spot as Spot
 from streammig.records import Batch, DeadLetter, Draft, Range, Tally, add_up
 
 _HERE = "stage = ? AND source = ? AND offset = ? AND unit = ?"
@@ -23,7 +23,7 @@ _BROUGHT = f"""stage = 'customers' AND NOT seen AND seq NOT IN (
     ) SELECT seq FROM line)"""
 
 
-class Letters(Holdings):
+class Letters(Queries):
     """The part of a checkpoint that knows dead letters, and what replays sent."""
 
     def is_dead(self, stage: str, spot: Spot) -> bool:
