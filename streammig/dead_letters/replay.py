@@ -17,10 +17,11 @@ from streammig.dead_letters.export import with_records
 from streammig.dead_letters.share import Share, share
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport
-from streammig.ports import Rules, Source
 from streammig.reader import Absent
 from streammig.records import DeadLetter, Draft, Record, Slice
+from streammig.sources.source import Source
 from streammig.sources.valid import judge
+from streammig.target import Rules
 
 WAVE_BYTES = 32_000_000  # of source records that are held at a time
 
