@@ -31,7 +31,7 @@ from streammig.mapping import load_mapping, mapping_mark
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
-from streammig.records import STAGES, Batch, BatchState, Place
+from streammig.records import OWNERS, STAGES, Batch, BatchState, Place
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
@@ -261,16 +261,16 @@ class Migration:
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if "customers" not in inputs:
+        if OWNERS not in inputs:
             return None
         if self.ask.unchecked:
             self.tell(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
-        customers = inputs["customers"].source, inputs["customers"].rules, shape["customers"]
-        (state,) = [row.state for row in file.stages() if row.name == "customers"]
+        customers = inputs[OWNERS].source, inputs[OWNERS].rules, shape[OWNERS]
+        (state,) = [row.state for row in file.stages() if row.name == OWNERS]
         frontier: Place | None = None
-        if state != "complete" and not fixed(self.settings, "customers", file):
-            frontier = file.progress("customers").frontier
+        if state != "complete" and not fixed(self.settings, OWNERS, file):
+            frontier = file.progress(OWNERS).frontier
         folder = dedup_folder(Path(self.settings.checkpoint))
         index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.tell, frontier=frontier))
         if index is not None:

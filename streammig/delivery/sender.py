@@ -16,7 +16,7 @@ from streammig.delivery.named import named_record
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.reconcile import Reconciler
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.records import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
+from streammig.records import OWNERS, Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
 from streammig.target import Client, Permits, ReadBack
 from streammig.telemetry import Answered, Waiting, Warned
 
@@ -239,7 +239,7 @@ class Sender:
             held = f"{counted(len(parked), 'batch', 'es')} of {stage} {'is' if len(parked) == 1 else 'are'}"
             raise UnknownOutcome(
                 "too-many-parked",
-                f"{held} parked: nobody can say whether that landed ({numbers})",
+                f"{held} parked, with an unknown outcome ({numbers})",
                 "Nothing of it is sent again. Find out at the target whether it landed, and say so with:"
                 f" streammig resolve CHECKPOINT BATCH --stage {stage} --landed (or --not-landed).",
             )
@@ -324,6 +324,6 @@ async def bury(
 ) -> list[DeadLetter]:
     """End a batch whose records will not be sent: each becomes a dead letter with this reason."""
     letters = [DeadLetter(record.position, record.unit, code, message, record.tally) for record in records]
-    owners = [(record.owner, "refused") for record in records] if batch.stage == "customers" else []
+    owners = [(record.owner, "refused") for record in records] if batch.stage == OWNERS else []
     await store.write(lambda file: file.dead(batch, letters, at, owners))
     return letters
