@@ -11,7 +11,7 @@ from streammig.batching import BatchLimits
 from streammig.checkpoint import FIRST, Checkpoint, outbox_path
 from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
 from streammig.reader import nobody_absent
-from streammig.records import BatchState
+from streammig.records import OWNERS, BatchState
 from streammig.report.progress import account_of
 from streammig.run import Run
 from streammig.sources import open_source
@@ -26,72 +26,68 @@ class Retry:
     """One call of `retry`. Whatever interrupts it, the same call goes on: a letter is dead until the transaction that
     seals it, and from then on it is a batch like any other."""
 
-    crew: Run
+    base: Run
     choice: Choice
 
     async def run(self) -> bool:
         """Try all that is chosen; False if stopped before. Raises like a run."""
-        for name in self.crew.reading.inputs:
-            if not await self._stage(name):
+        names = list(self.base.reading.inputs)
+        for name in names:
+            if not await self._stage(name) or (name in (OWNERS, *names[:-1]) and not await self._shown(name)):
                 return False
         return True
 
-    # -- one stage ---------------------------------------------------------------------------------------------------
-
     async def _stage(self, name: str) -> bool:
-        crew = self.crew
-        if await crew.store.read(lambda file: file.batches(name, *TO_SEND)):
+        run = self.base
+        if await run.store.read(lambda file: file.batches(name, *TO_SEND)):
             await self._deliver(name)
         replay, after = self._replay(name), FIRST
-        while not crew.context.stop.is_set():
+        while not run.context.stop.is_set():
             wave = await self._read(replay.wave, after)
-            if wave is None or crew.context.stop.is_set():
+            if wave is None or run.context.stop.is_set():
                 break
             after = wave.last
-            drafts = await self._read(replay.drafts, wave, outbox_path(crew.reading.lookup.path))
-            await crew.store.write(partial(_seal, name, wave, drafts, crew.context.now()))
+            drafts = await self._read(replay.drafts, wave, outbox_path(run.reading.lookup.path))
+            await run.store.write(partial(_seal, name, wave, drafts, run.context.now()))
             if drafts:
                 await self._deliver(name)
-        return not crew.context.stop.is_set() and await self._shown(name)
+        return not run.context.stop.is_set()
 
     async def _deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
-        crew = self.crew
-        found = await crew.store.read(lambda file: account_of(file, name))
-        crew.context.notify(StageBegan(name, found._replace(sizes=None)))
-        run = await crew.prepare(name, open_source([]))
-        await run.run()
-        crew.context.notify(StageEnded(name, "interrupted" if crew.context.stop.is_set() else "retried"))
-        await crew.verify(name)
+        run = self.base
+        found = await run.store.read(lambda file: account_of(file, name))
+        run.context.notify(StageBegan(name, found._replace(sizes=None)))
+        await (await run.prepare(name, open_source([]))).run()
+        run.context.notify(StageEnded(name, "interrupted" if run.context.stop.is_set() else "retried"))
+        await run.verify(name)
 
     def _replay(self, name: str) -> Replay:
-        crew, reading = self.crew, self.crew.reading
-        customers = name == "customers"
+        run, reading = self.base, self.base.reading
+        customers = name == OWNERS
         return Replay(
             name, reading.inputs[name].source, reading.inputs[name].rules,
             absent=nobody_absent if customers else reading.absent(), index=reading.owners if customers else None,
-            file=reading.lookup, limits=BatchLimits(bytes=crew.settings.max_bytes), choice=self.choice,
-            stopped=crew.context.stop.is_set,
+            file=reading.lookup, limits=BatchLimits(bytes=run.settings.max_bytes), choice=self.choice,
+            stopped=run.context.stop.is_set,
         )  # fmt: skip
 
     async def _shown(self, name: str) -> bool:
         """Give the target's queue its time for what later stages build on. When replayed customers can be seen, what
         waited for them may go."""
-        crew = self.crew
-        since = crew.context.now() - crew.context.times.settle
-        waits = await crew.store.read(
-            lambda file: (
-                file.any_brought() if name == "customers" else name == "events" and file.retried_at(name) > since
-            )
+        run = self.base
+        since = run.context.now() - run.context.times.settle
+        waits = await run.store.read(
+            lambda file: file.any_brought() if name == OWNERS else file.retried_at(name) > since
         )
-        if waits and not await crew.barrier(name, retried=True).wait(name):
+        if waits and not await run.barrier(name, retried=True).wait(name):
             return False
-        if waits and name == "customers":
-            await crew.store.write(Checkpoint.see_brought)
+        if waits and name == OWNERS:
+            await run.store.write(Checkpoint.see_brought)
         return True
 
     async def _read(self, work: Callable[..., T], *arguments: object) -> T:
-        return await self.crew.reading.read(partial(work, *arguments))
+        return await self.base.reading.read(partial(work, *arguments))
 
 
 def _seal(stage: str, wave: Wave, drafts: Sequence[Sealed], at: float, file: Checkpoint) -> None:
