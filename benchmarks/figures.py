@@ -15,7 +15,7 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from streammig.pipeline.away import GC_THRESHOLD, MEMORY
+from streammig.reader_process import GC_THRESHOLD, MEMORY
 
 Found = dict[str, Any]
 """Figures, JSON-ready; `reached` says whether the goal is, or of several goals which are."""

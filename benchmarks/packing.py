@@ -20,7 +20,7 @@ from random import Random
 from statistics import median
 from time import perf_counter
 
-from streammig.packing import packer
+from streammig.batching import batcher
 from streammig.records import Examined, Position, Record
 
 LIMIT = 1000
@@ -70,8 +70,8 @@ def first_fit_decreasing(sizes: list[int]) -> int:
 
 
 def ours(sizes: list[int]) -> tuple[int, float]:
-    """Requests, and seconds spent in the packer."""
-    packing = packer(b'{"customers":[', b"]}", once=True)
+    """Requests, and seconds spent in the batcher."""
+    packing = batcher(b'{"customers":[', b"]}", once=True)
     requests, spent, offset = 0, 0.0, 0
     for start in range(0, len(sizes), 1000):
         group: list[Examined] = []

@@ -142,7 +142,8 @@ class Chunk:
         """The source records that are not one row and nothing else: index, first row, and the row behind the last."""
         index = self.columns.index
         found = {*self._left_out}
-        if any(self.columns.unit):
+        if len(index) != len(self.span) or any(self.columns.unit):
+            found.update({*range(len(self.span))}.difference(index))
             found.update([at for at, unit in zip(index, self.columns.unit, strict=True) if unit])
         return [(at, *self.rows(at)) for at in sorted(found)]
 
@@ -225,6 +226,22 @@ class Rows(NamedTuple):
         return self.chunk.columns.owners[self.begin : self.end]
 
     @property
+    def size(self) -> int:
+        """Their bytes, with a comma each."""
+        return self.chunk.sizes[self.end] - self.chunk.sizes[self.begin]
+
+    @property
+    def units(self) -> int:
+        return self.chunk.counts[self.end] - self.chunk.counts[self.begin]
+
+    @property
+    def pairs(self) -> Iterator[tuple[str, Decimal]]:
+        """What they add to the sums."""
+        it = self.chunk.columns
+        amounts = slice(it.upto[self.begin], it.upto[self.end])
+        return zip(it.keys[amounts], it.amounts[amounts], strict=True)
+
+    @property
     def uniques(self) -> list[str]:
         return self.chunk.columns.uniques[self.begin : self.end]
 
@@ -239,7 +256,7 @@ class Rows(NamedTuple):
         assert isinstance(span, Span)
         edited = self.chunk.columns.edited.keys() & range(self.begin, self.end)
         begin, end = span.starts[first], span.ends[last]
-        size = self.chunk.sizes[self.end] - self.chunk.sizes[self.begin] - 1
+        size = self.size - 1
         # In an array a gap holds one comma, and so no more if it is a byte long. Between lines there is none.
         if not edited and size == end - begin and (first == last or span.data[span.ends[first]] == 0x2C):
             return span.data[begin:end]

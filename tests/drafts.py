@@ -1,4 +1,4 @@
-"""Drafts of any body, as a packer would hand them out."""
+"""Drafts of any body, as a batcher would hand them out."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from streammig.batching import BatchLimits, assemble, select
 from streammig.checkpoint import Checkpoint
-from streammig.feed import Feed, Judge
 from streammig.masivo.rules import RuleOptions, rules
-from streammig.packing import BatchLimits, assemble, select
 from streammig.ports import Source
+from streammig.reader import Judge, Reader
 from streammig.records import START, Batch, BatchState, Examined, Range, Tally, add_up
 from streammig.sources import open_source, parse_input
 from tests.proof_report import Found, scratch
@@ -96,7 +96,7 @@ def look(file: Checkpoint, stage: str, bodies: dict[int, bytes]) -> None:
 
 
 def read_some(file: Checkpoint, stage: str, source: Source, judge: Judge, bodies: dict[int, bytes], steps: int) -> None:
-    feed = Feed(source, judge, LIMITS, file.progress(stage), file.ahead_ranges(stage))
+    feed = Reader(source, judge, LIMITS, file.progress(stage), file.ahead_ranges(stage))
     for _ in range(steps):
         sealing = feed.next()
         if sealing is None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from streammig.feed import Feed, Judge
+from streammig.batching import BatchLimits, Sealing
 from streammig.masivo.rules import RuleOptions, rules
-from streammig.packing import BatchLimits, Sealing
-from streammig.pipeline.away import Away
+from streammig.reader import Judge, Reader
+from streammig.reader_process import ReaderProcess
 from streammig.records import Progress, Tally
 from streammig.sources import Input, open_source
 
@@ -107,7 +107,7 @@ def sample(stage: str, kind: str) -> str:
     return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
 
 
-def all_of(feed: Feed | Away) -> Iterator[Sealing]:
+def all_of(feed: Reader | ReaderProcess) -> Iterator[Sealing]:
     try:
         while (sealing := feed.next()) is not None:
             yield sealing
@@ -168,13 +168,13 @@ def test_i5_the_batches_of_an_export_are_the_same_bytes_in_any_process_and_after
     file = tmp_path / "x.json"
     file.write_text(sample(stage, kind))
     parts = open_source([Input(str(file))]), Judge(rules(stage, OPTIONS)), LIMITS
-    whole = list(all_of(Feed(*parts, Progress())))
-    assert written(list(all_of(Away(*parts, Progress())))) == written(whole)
+    whole = list(all_of(Reader(*parts, Progress())))
+    assert written(list(all_of(ReaderProcess(*parts, Progress())))) == written(whole)
     resumed = []
     for at, sealing in enumerate(whole, 1):
         progress = sealing.progress
         ahead = [it for each in whole[:at] if each.draft for it in each.draft.ranges if it.end > progress.frontier]
-        rest = list(all_of(Feed(*parts, progress, ahead)))
+        rest = list(all_of(Reader(*parts, progress, ahead)))
         # In order all goes on as it would have; where batches are filled by best fit, the open ones begin again.
         if stage != "transactions":
             assert [it.draft for it in rest] == [it.draft for it in whole[at:]]

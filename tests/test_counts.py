@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from streammig.feed import Feed, Judge
+from streammig.batching import BatchLimits
 from streammig.masivo.rules import RuleOptions, StageRules, rules
-from streammig.packing import BatchLimits
 from streammig.ports import Source
+from streammig.reader import Judge, Reader
 from streammig.records import START, Place, Progress, Run, Slice, Span, Tally
 from streammig.sources import open_source, parse_input
 from tests.commands import Shell, sandbox, write
@@ -28,7 +28,7 @@ def bodies(count: int, **more: Any) -> list[bytes]:
     return [json.dumps(each, separators=(",", ":")).encode() for each in made]
 
 
-def drafts(feed: Feed) -> int:
+def drafts(feed: Reader) -> int:
     found = 0
     while (sealing := feed.next()) is not None:
         found += sealing.draft is not None
@@ -43,7 +43,7 @@ def test_a_resumed_stage_reads_nothing_that_is_settled(tmp_path: Path) -> None:
     source = open_source([parse_input(str(path))])
     read, rest = source.meter.read, len(data) - offset
     settled = Progress(Place(0, offset, 0, 18_001), 18_000, Tally(18_000, 18_000))
-    feed = Feed(source, Judge(rules("customers", OPTIONS)), BatchLimits(), settled)
+    feed = Reader(source, Judge(rules("customers", OPTIONS)), BatchLimits(), settled)
     assert drafts(feed) == 2
     assert source.meter.read - read <= rest + 64 * 1024
 
@@ -149,7 +149,7 @@ def test_i6_the_spans_alive_at_once_are_those_of_the_open_batch_and_no_record_is
         raise AssertionError("a clean record became an object")
 
     monkeypatch.setattr("streammig.columns.Record", record)
-    feed = Feed(Endless(), Judge(rules("customers", OPTIONS)), BatchLimits(), Progress())
+    feed = Reader(Endless(), Judge(rules("customers", OPTIONS)), BatchLimits(), Progress())
     assert drafts(feed) == 40
     assert Alive.most <= 4
     assert Alive.now <= 1

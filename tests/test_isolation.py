@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.courier import Courier
 from streammig.delivery.dry import Unlimited
@@ -25,7 +26,6 @@ from streammig.delivery.nomination import nominated, set_aside
 from streammig.delivery.verdict import Verdict
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
 from streammig.masivo.redact import redact
-from streammig.packing import assemble, ranges_of
 from streammig.records import (
     Batch,
     BatchState,

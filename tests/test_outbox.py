@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streammig.batching import assemble, distinct
 from streammig.checkpoint import outbox_path, write_body
 from streammig.checkpoint.contents import decode_contents
-from streammig.packing import assemble, distinct
 from streammig.records import Position, Record
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, transaction
-from tests.test_packing_resume import HEAD, KINDS, TAIL, Kind, record_of
+from tests.test_batching_resume import HEAD, KINDS, TAIL, Kind, record_of
 
 STOPS = {"on": "customers", "nth": 2, "do": "answer", "status": 403}
 

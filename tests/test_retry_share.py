@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streammig.aftercare.share import UNCLEAR, share
-from streammig.packing import split_record
+from streammig.batching import split_record
 from streammig.records import DeadLetter, Examined, Position, Record, Tally
 
 POSITION = Position(0, 100, 50, 3)

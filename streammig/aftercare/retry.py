@@ -10,12 +10,12 @@ import msgspec
 
 from streammig.aftercare.letters import with_slices
 from streammig.aftercare.share import Share, share
+from streammig.batching import BatchLimits, assemble, ranges_of, select, split_record
 from streammig.checkpoint import Becomes, Checkpoint, Spot, WorkFile
 from streammig.checkpoint.codec import twin_key
 from streammig.errors import BrokenExport
-from streammig.feed import Absent, Judge
-from streammig.packing import BatchLimits, assemble, ranges_of, select, split_record
 from streammig.ports import Rules, Source
+from streammig.reader import Absent, Judge
 from streammig.records import DeadLetter, Draft, Record, Slice
 from streammig.sources.valid import judge
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from streammig.packing import select
-from streammig.packing.bodies import tally_of
+from streammig.batching import select, tally_of
 from streammig.records import DeadLetter, Examined, Place, Range, Record
 
 UNCLEAR = "unclear-share"

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from streammig.batching import assemble, halves, ranges_of
 from streammig.checkpoint import Contents, Journal
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.nomination import nominated
@@ -17,7 +18,6 @@ from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.verdict import Verdict
 from streammig.delivery.waiting import unless
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.packing import assemble, halves, ranges_of
 from streammig.ports import Client, Clock, ReadBack
 from streammig.records import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
 from streammig.telemetry import Answered, Notify, Waiting, Warned

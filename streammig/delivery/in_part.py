@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Journal
-from streammig.packing import assemble, ranges_of
 from streammig.ports import Clock, Seen
 from streammig.records import Batch, BatchState, DeadLetter, Record
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from streammig.batching import halves
 from streammig.checkpoint import Contents
 from streammig.delivery.courier import Courier, bury
 from streammig.delivery.nomination import set_aside
-from streammig.packing import halves
 from streammig.records import Batch, BatchState, Record, add_up
 from streammig.telemetry import DeadLettered, Warned
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from streammig.batching import BatchLimits
 from streammig.checkpoint import Books, Journal, outbox_path
 from streammig.delivery.courier import Courier, Permits, Redact
 from streammig.delivery.gate import Gate
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.verdict import Verdict
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
-from streammig.feed import Feed
 from streammig.migration.preflight import Preflight
 from streammig.migration.reading import Reading
-from streammig.packing import BatchLimits
-from streammig.pipeline.away import Away
 from streammig.pipeline.stage import StageRun
 from streammig.ports import Client, Clock, ReadBack, Source
+from streammig.reader import Reader
+from streammig.reader_process import ReaderProcess
 from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
@@ -160,13 +160,13 @@ class Crew:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def _feed(self, size: int, parts: tuple[Any, ...]) -> Feed | Away:
+    def _feed(self, size: int, parts: tuple[Any, ...]) -> Reader | ReaderProcess:
         """In a process of its own where there is enough to read to make up for starting it."""
         if size >= self.away:
             # A mapping that can't be named to another process is left here.
             with suppress(pickle.PicklingError, AttributeError, TypeError):
-                return Away(*parts)
-        return Feed(*parts)
+                return ReaderProcess(*parts)
+        return Reader(*parts)
 
     # -- what must hold behind a stage -------------------------------------------------------------------------------
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from streammig.batching import assemble
 from streammig.checkpoint import Checkpoint
 from streammig.delivery.courier import bury
 from streammig.errors import Unusable
-from streammig.feed import records_within
 from streammig.migration.reading import Reading
-from streammig.packing import assemble
 from streammig.ports import Clock
+from streammig.reader import records_within
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
 from streammig.telemetry import Warned
 

@@ -12,8 +12,8 @@ from typing import ParamSpec, TypeVar
 
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.dedup import KeyIndex, absent, repeated
-from streammig.feed import Absent, Judge, first_records, nobody_absent, owners_until
 from streammig.ports import Rules, Source
+from streammig.reader import Absent, Judge, first_records, nobody_absent, owners_until
 from streammig.records import START, Place, Range, Record
 from streammig.settings import Settings
 from streammig.telemetry import Notify

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 from streammig.aftercare.repaired import take_in
 from streammig.aftercare.retry import Choice, Parcel, Retrial, Wave
+from streammig.batching import BatchLimits
 from streammig.checkpoint import FIRST, Checkpoint, WorkFile, forget_work
 from streammig.errors import counted
-from streammig.feed import nobody_absent
 from streammig.migration.crew import Crew
-from streammig.packing import BatchLimits
+from streammig.reader import nobody_absent
 from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.sources import open_source

@@ -9,17 +9,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
+from streammig.batching import Sealing
 from streammig.checkpoint import Checkpoint, Journal
 from streammig.delivery.courier import Courier
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.last import LastBatch
 from streammig.delivery.waiting import unless
 from streammig.errors import Problem
-from streammig.feed import Feed
-from streammig.packing import Sealing
-from streammig.pipeline.away import Away
 from streammig.pipeline.backlog import Backlog
 from streammig.ports import Clock
+from streammig.reader import Reader
+from streammig.reader_process import ReaderProcess
 from streammig.records import Batch, BatchState, Progress, add_up
 from streammig.telemetry import Advanced, DeadLettered, Notify, Sealed
 
@@ -35,7 +35,7 @@ class StageRun:
     """
 
     stage: str
-    feed: Feed | Away
+    feed: Reader | ReaderProcess
     courier: Courier
     isolation: Isolation
     journal: Journal

@@ -1,6 +1,6 @@
 """A feed in a process of its own: reading, judging and packing on another core, away from the event loop.
 
-The child is given what a `Feed` is made of and sends what its `next` returns; bodies go by way of the outbox. It runs
+The child is given what a `Reader` is made of and sends what its `next` returns; bodies go by way of the outbox. It runs
 ahead by a few batches: it reads a byte for each thing that it may say.
 """
 
@@ -16,9 +16,9 @@ from contextlib import suppress
 from struct import Struct
 from typing import IO, Any
 
+from streammig.batching import Sealing
 from streammig.errors import BrokenExport, MachineFault, Problem
-from streammig.feed import Feed
-from streammig.packing import Sealing
+from streammig.reader import Reader
 
 AHEAD = 4  # things that the child may say before they are asked for
 GC_THRESHOLD = 200_000  # records hold no cycles: looking for some among thousands of them took a tenth of all
@@ -26,15 +26,15 @@ _LENGTH = Struct("!I")  # of a message's pickle
 # What the parent found its modules by comes first, so that the child finds the same.
 _BEGIN = """import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
-from streammig.pipeline.away import main
+from streammig.reader_process import main
 main()"""
 _SECRET = "MASIVO_API_KEY"  # a reader needs no key
 # Bodies come and go: memory that is given back to the kernel each time is cleared again page by page, a tenth of all.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
 
 
-class Away:
-    """As `Feed`, in a child process; takes what that takes, all of which must be fit to be pickled.
+class ReaderProcess:
+    """As `Reader`, in a child process; takes what that takes, all of which must be fit to be pickled.
 
     Raises what pickling raises for what is not, and `MachineFault` if the child can't be started or dies. The child
     has a session of its own, so that Ctrl-C does not reach it, and ends with this process, however that ends.
@@ -61,7 +61,7 @@ class Away:
         self._ask(recipe + b"." * AHEAD)
 
     def next(self) -> Sealing | None:
-        """As `Feed.next`; raises the `Problem` that ended the child's."""
+        """As `Reader.next`; raises the `Problem` that ended the child's."""
         if self._answers.closed:
             return None
         length = self._answers.read(_LENGTH.size)
@@ -135,7 +135,7 @@ def main() -> None:
     with suppress(BrokenPipeError), open(int(sys.argv[-1]), "wb") as answers:
         try:
             parts, more = pickle.load(sys.stdin.buffer)
-            tell_all(Feed(*parts, **more), sys.stdin.buffer, answers)
+            tell_all(Reader(*parts, **more), sys.stdin.buffer, answers)
         except BrokenPipeError:
             raise
         except Problem as problem:
@@ -144,7 +144,7 @@ def main() -> None:
             tell(answers, ("problem", MachineFault, vars(_defect(error))))
 
 
-def tell_all(feed: Feed, asked: IO[bytes], answers: IO[bytes]) -> None:
+def tell_all(feed: Reader, asked: IO[bytes], answers: IO[bytes]) -> None:
     """Say everything that there is of a feed as it is asked for, and how it ended."""
     while asked.read(1) and (sealing := feed.next()) is not None:
         tell(answers, sealing)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streammig.packing import BatchLimits, Packer, Sealing, packer
+from streammig.batching import Batcher, BatchLimits, Sealing, batcher
 from streammig.records import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
 
 HEAD, TAIL = b'{"customers":[', b"]}"
@@ -57,7 +57,7 @@ def filtered(number: int) -> Examined:
     return examined(number=number, filtered=(("deleted", Tally(1, 1)),))
 
 
-def run(packing: Packer, stage: list[Examined]) -> list[Sealing]:
+def run(packing: Batcher, stage: list[Examined]) -> list[Sealing]:
     out: list[Sealing] = []
     for each in stage:
         out += packing.add(each)
@@ -79,14 +79,14 @@ def contents(draft: Draft) -> dict[str, list[Any]]:
 
 def test_every_batch_of_events_but_the_last_holds_exactly_its_limit_of_units() -> None:
     stage = [examined(event_record(f"c{n}", [b"%d" % i for i in range(n % 7 + 1)], number=n)) for n in range(100)]
-    drafts = drafts_of(run(packer(HEAD, TAIL, once=False, limits=BatchLimits(units=10)), stage))
+    drafts = drafts_of(run(batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=10)), stage))
     units = sum(n % 7 + 1 for n in range(100))
     assert [draft.tally.units for draft in drafts] == [10] * (units // 10) + [units % 10] * bool(units % 10)
     assert sum(draft.tally.records for draft in drafts) == 100
 
 
 def test_a_batch_that_is_full_is_handed_over_at_once() -> None:
-    packing = packer(HEAD, TAIL, once=False, limits=BatchLimits(units=2))
+    packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=2))
     assert packing.add(examined(customer("a", number=0))) == []
     [sealing] = packing.add(examined(customer("b", number=1)))
     assert sealing.progress.frontier == Place(0, 1900, 0, 3)
@@ -95,7 +95,7 @@ def test_a_batch_that_is_full_is_handed_over_at_once() -> None:
 
 def test_a_record_larger_than_many_batches_is_split_over_them_and_counted_once() -> None:
     record = event_record("a", [b"%d" % i for i in range(25)])
-    sealings = run(packer(HEAD, TAIL, once=False, limits=BatchLimits(units=10)), [examined(record)])
+    sealings = run(batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=10)), [examined(record)])
     assert [contents(draft) for draft in drafts_of(sealings)] == [
         {"a": list(range(10))},
         {"a": list(range(10, 20))},
@@ -117,7 +117,7 @@ def test_records_of_the_same_owner_are_joined_in_the_place_of_the_first() -> Non
         examined(event_record("a", [b"3", b"4"], number=2)),
     ]
     for once in (False, True):
-        [sealing] = run(packer(HEAD, TAIL, once), stage)
+        [sealing] = run(batcher(HEAD, TAIL, once), stage)
         assert sealing.draft
         assert sealing.draft.body == b'{"customers":[{"id":"a","events":[1,3,4]},{"id":"b","events":[2]}]}'
         assert sealing.draft.digest == hashlib.sha256(sealing.draft.body).digest()
@@ -127,7 +127,7 @@ def test_records_of_the_same_owner_are_joined_in_the_place_of_the_first() -> Non
 
 def test_white_space_inside_a_record_travels_and_is_dropped_only_where_it_is_cut() -> None:
     record = event_record("a", [b"1", b"2", b"3", b"4"], gap=b" ,\n  ", edge=b"\n ")
-    first, second = drafts_of(run(packer(HEAD, TAIL, once=False, limits=BatchLimits(units=2)), [examined(record)]))
+    first, second = drafts_of(run(batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=2)), [examined(record)]))
     assert first.body == b'{"customers":[{"id":"a","events":[\n 1 ,\n  2]}]}'
     assert second.body == b'{"customers":[{"id":"a","events":[3 ,\n  4\n ]}]}'
 
@@ -137,7 +137,7 @@ def test_a_batch_takes_bytes_to_the_very_limit_counted_in_bytes_not_characters()
     for gap in (b",", b" ,\n      "):
         record = event_record("a", units, gap=gap, edge=b"  ")
         for limit in range(150, 400, 7):
-            packing = packer(HEAD, TAIL, once=False, limits=BatchLimits(bytes=limit))
+            packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(bytes=limit))
             drafts = drafts_of(run(packing, [examined(record)]))
             assert sum(draft.tally.units for draft in drafts) == 12
             assert all(len(draft.body) <= limit for draft in drafts)
@@ -149,7 +149,7 @@ def test_a_customer_that_exactly_fills_the_bytes_left_still_fits_and_one_byte_mo
     first, second = customer("a", number=0), customer("b", number=1)
     exact = len(HEAD) + len(first.body) + 1 + len(second.body) + len(TAIL)
     for limit, batches in ((exact, 1), (exact - 1, 2)):
-        packing = packer(HEAD, TAIL, once=False, limits=BatchLimits(bytes=limit))
+        packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(bytes=limit))
         assert len(drafts_of(run(packing, [examined(first), examined(second)]))) == batches
 
 
@@ -160,7 +160,7 @@ def test_a_customer_whose_id_or_twin_is_in_the_open_batch_is_a_dead_letter_that_
         examined(customer("other", number=2, twin="secret@mail")),
         examined(customer("third", number=3)),
     ]
-    [sealing] = run(packer(HEAD, TAIL, once=False), stage)
+    [sealing] = run(batcher(HEAD, TAIL, once=False), stage)
     assert sealing.draft
     assert list(contents(sealing.draft)) == ["secret-id", "third"]
     assert sealing.draft.ranges == (
@@ -178,18 +178,18 @@ def test_a_customer_whose_id_or_twin_is_in_the_open_batch_is_a_dead_letter_that_
 
 def test_a_duplicate_of_a_customer_in_another_file_names_that_file() -> None:
     stage = [examined(customer("a", number=4)), examined(customer("a", number=0, source=1))]
-    [sealing] = run(packer(HEAD, TAIL, once=False), stage)
+    [sealing] = run(batcher(HEAD, TAIL, once=False), stage)
     assert "record 5 of file 1 " in sealing.progress.dead[0].message
 
 
 def test_customers_without_a_twin_are_no_duplicates_of_each_other() -> None:
-    [sealing] = run(packer(HEAD, TAIL, once=False), [examined(customer(f"c{n}", number=n)) for n in range(5)])
+    [sealing] = run(batcher(HEAD, TAIL, once=False), [examined(customer(f"c{n}", number=n)) for n in range(5)])
     assert sealing.progress.dead == ()
 
 
 def test_a_single_unit_that_no_request_can_hold_is_a_dead_letter_and_its_neighbours_travel_together() -> None:
     record = event_record("a", [b"1", b"2", b'"%b"' % (b"x" * 200), b"4"])
-    [sealing] = run(packer(HEAD, TAIL, once=False, limits=BatchLimits(bytes=100)), [examined(record)])
+    [sealing] = run(batcher(HEAD, TAIL, once=False, limits=BatchLimits(bytes=100)), [examined(record)])
     assert sealing.draft
     assert contents(sealing.draft) == {"a": [1, 2, 4]}
     # The range is broken there, so that the batch is put together again without it.
@@ -208,7 +208,7 @@ def test_a_customer_that_no_request_can_hold_is_a_dead_letter_and_seals_nothing(
         examined(customer("b", number=1, pad=200)),
         examined(customer("c", number=2)),
     ]
-    [sealing] = run(packer(HEAD, TAIL, once=False, limits=BatchLimits(bytes=100)), stage)
+    [sealing] = run(batcher(HEAD, TAIL, once=False, limits=BatchLimits(bytes=100)), stage)
     assert sealing.draft
     assert list(contents(sealing.draft)) == ["a", "c"]
     assert [letter.code for letter in sealing.progress.dead] == ["too-large"]
@@ -218,7 +218,7 @@ def test_a_customer_that_no_request_can_hold_is_a_dead_letter_and_seals_nothing(
 @pytest.mark.parametrize("limits", [BatchLimits(units=3), BatchLimits(bytes=40)])
 def test_an_owner_who_may_not_be_split_and_fits_no_request_is_a_dead_letter(limits: BatchLimits) -> None:
     stage = [examined(event_record("a", [b"1"] * 4))]
-    [sealing] = run(packer(HEAD, TAIL, once=True, limits=limits), stage)
+    [sealing] = run(batcher(HEAD, TAIL, once=True, limits=limits), stage)
     assert sealing.draft is None
     assert [(letter.code, letter.tally.units) for letter in sealing.progress.dead] == [("too-large", 4)]
 
@@ -226,7 +226,7 @@ def test_an_owner_who_may_not_be_split_and_fits_no_request_is_a_dead_letter(limi
 def test_a_once_only_owner_goes_to_the_batch_that_already_holds_it_though_another_fits_better() -> None:
     sizes = [("a", 4), ("b", 8), ("a", 2)]
     stage = [examined(event_record(o, [b"0"] * units, number=n)) for n, (o, units) in enumerate(sizes)]
-    drafts = drafts_of(run(packer(HEAD, TAIL, once=True, limits=BatchLimits(units=10)), stage))
+    drafts = drafts_of(run(batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=10)), stage))
     assert [{o: len(u) for o, u in contents(draft).items()} for draft in drafts] == [{"a": 6}, {"b": 8}]
     assert drafts[0].ranges == (
         Range(Place(0, 0, 0, 1), Place(0, 900, 0, 2)),
@@ -236,7 +236,7 @@ def test_a_once_only_owner_goes_to_the_batch_that_already_holds_it_though_anothe
 
 def test_a_once_only_owner_is_never_split_and_the_best_fit_is_taken() -> None:
     stage = [examined(event_record(f"c{n}", [b"0"] * units, number=n)) for n, units in enumerate([6, 7, 3, 4])]
-    packing = packer(HEAD, TAIL, once=True, limits=BatchLimits(units=10))
+    packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=10))
     sealings = [packing.add(each) for each in stage]
     assert [len(each) for each in sealings] == [0, 0, 1, 1]
     first, second = (each[0] for each in sealings[2:])
@@ -251,13 +251,13 @@ def test_a_once_only_owner_is_never_split_and_the_best_fit_is_taken() -> None:
 
 def test_bins_count_bytes_too() -> None:
     stage = [examined(event_record(f"c{n}", [b'"%b"' % (b"x" * (n * 37 % 300))], number=n)) for n in range(300)]
-    drafts = drafts_of(run(packer(HEAD, TAIL, once=True, limits=BatchLimits(bytes=2000)), stage))
+    drafts = drafts_of(run(batcher(HEAD, TAIL, once=True, limits=BatchLimits(bytes=2000)), stage))
     assert all(len(draft.body) <= 2000 for draft in drafts)
     assert sum(len(draft.body) for draft in drafts[:-3]) > 0.98 * 2000 * (len(drafts) - 3)
 
 
 def test_a_bin_that_no_later_record_fills_is_sealed_after_128_batches_so_that_the_frontier_follows() -> None:
-    packing = packer(HEAD, TAIL, once=True, limits=BatchLimits(units=10))
+    packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=10))
     packing.add(examined(event_record("odd", [b"0"] * 9, number=0)))
     sealings = []
     for number in range(1, 130):
@@ -268,7 +268,7 @@ def test_a_bin_that_no_later_record_fills_is_sealed_after_128_batches_so_that_th
 
 
 def test_the_number_of_open_bins_is_bounded_and_the_fullest_goes_first() -> None:
-    packing = packer(HEAD, TAIL, once=True, limits=BatchLimits(units=100, bins=3))
+    packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=100, bins=3))
     stage = [examined(event_record(f"c{n}", [b"0"] * units, number=n)) for n, units in enumerate([60, 70, 65, 62])]
     [sealing] = [sealing for each in stage for sealing in packing.add(each)]
     assert sealing.draft
@@ -276,7 +276,7 @@ def test_the_number_of_open_bins_is_bounded_and_the_fullest_goes_first() -> None
 
 
 def test_the_bytes_held_in_open_bins_are_bounded() -> None:
-    packing = packer(HEAD, TAIL, once=True, limits=BatchLimits(units=100, held=5000))
+    packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=100, held=5000))
     held = 0
     for number in range(50):
         record = event_record(f"c{number}", [b'"%b"' % (b"x" * 10)] * 60, number=number)
@@ -295,7 +295,7 @@ def test_a_range_spans_what_was_filtered_and_ends_before_what_is_dead_and_with_t
         examined(customer("c", number=0, source=1)),
         examined(customer("d", number=1, source=1)),
     ]
-    [sealing] = run(packer(HEAD, TAIL, once=False), stage)
+    [sealing] = run(batcher(HEAD, TAIL, once=False), stage)
     assert sealing.draft
     assert sealing.draft.ranges == (
         Range(Place(0, 0, 0, 1), Place(0, 2900, 0, 4)),
@@ -305,7 +305,7 @@ def test_a_range_spans_what_was_filtered_and_ends_before_what_is_dead_and_with_t
 
 
 def test_a_stage_of_nothing_but_filtered_and_dead_records_ends_with_progress_and_no_batch() -> None:
-    [sealing] = run(packer(HEAD, TAIL, once=False), [filtered(0), dead(1), filtered(2)])
+    [sealing] = run(batcher(HEAD, TAIL, once=False), [filtered(0), dead(1), filtered(2)])
     assert sealing.draft is None
     assert sealing.progress.frontier == Place(0, 2900, 0, 4)
     assert sealing.progress.filtered == {"deleted": Tally(2, 2)}
@@ -315,7 +315,7 @@ def test_a_stage_of_nothing_but_filtered_and_dead_records_ends_with_progress_and
 
 
 def test_what_came_behind_the_last_batch_is_counted_when_the_stage_ends() -> None:
-    packing = packer(HEAD, TAIL, once=False, limits=BatchLimits(units=1))
+    packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=1))
     assert len(packing.add(examined(customer("a", number=0)))) == 1
     assert packing.add(filtered(1)) == []
     [last] = packing.finish()
@@ -324,13 +324,13 @@ def test_what_came_behind_the_last_batch_is_counted_when_the_stage_ends() -> Non
 
 
 def test_an_empty_stage_makes_nothing() -> None:
-    assert packer(HEAD, TAIL, once=False).finish() == []
-    assert packer(HEAD, TAIL, once=True).finish() == []
+    assert batcher(HEAD, TAIL, once=False).finish() == []
+    assert batcher(HEAD, TAIL, once=True).finish() == []
 
 
 @pytest.mark.parametrize("once", [False, True])
 def test_a_flood_of_dead_letters_is_handed_out_in_portions_though_a_batch_stands_open(once: bool) -> None:
-    packing = packer(HEAD, TAIL, once, BatchLimits(letters=100))
+    packing = batcher(HEAD, TAIL, once, BatchLimits(letters=100))
     packing.add(examined(event_record("a", [b"1"], number=0)))
     sealings = [sealing for number in range(1, 1000) for sealing in packing.add(dead(number))]
     assert [len(sealing.progress.dead) for sealing in sealings] == [100] * 9
@@ -338,7 +338,7 @@ def test_a_flood_of_dead_letters_is_handed_out_in_portions_though_a_batch_stands
 
 
 def test_dead_letters_behind_several_open_bins_seal_only_the_bins_that_hold_them_back() -> None:
-    packing = packer(HEAD, TAIL, once=True, limits=BatchLimits(units=10, letters=5))
+    packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=10, letters=5))
     packing.add(examined(event_record("a", [b"1"] * 6, number=0)))
     packing.add(examined(event_record("b", [b"1"] * 7, number=1)))
     for number in range(2, 6):
@@ -350,7 +350,7 @@ def test_dead_letters_behind_several_open_bins_seal_only_the_bins_that_hold_them
 
 
 def test_a_long_filtered_stretch_commits_how_far_it_was_read_and_wastes_no_request_on_it() -> None:
-    packing = packer(HEAD, TAIL, once=False, limits=BatchLimits(stretch=100))
+    packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(stretch=100))
     sealings = [sealing for number in range(250) for sealing in packing.add(filtered(number))]
     assert [(each.draft, each.progress.source_records) for each in sealings] == [(None, 100), (None, 200)]
     packing.add(examined(customer("a", number=250)))
@@ -359,7 +359,7 @@ def test_a_long_filtered_stretch_commits_how_far_it_was_read_and_wastes_no_reque
 
 
 def test_dropped_paths_and_absent_owners_are_handed_out_with_the_frontier() -> None:
-    packing = packer(HEAD, TAIL, once=False)
+    packing = batcher(HEAD, TAIL, once=False)
     packing.add(examined(customer("a", number=0), dropped=("x", "y")))
     packing.add(examined(number=1, dropped=("x",), absent=(("b", "deleted"),)))
     [sealing] = packing.finish()
@@ -374,12 +374,14 @@ def test_a_record_without_units_is_refused_since_no_range_would_hold_it(once: bo
     record = event_record("a", [b"1"])
     empty = Record(record.position, 0, "a", record.body, 0, (), record.inner)
     with pytest.raises(ValueError, match="without units"):
-        packer(HEAD, TAIL, once).add(examined(empty))
-    resumed = packer(HEAD, TAIL, once, progress=Progress(), ahead=[Range(Place(0, 9000, 0, 10), Place(0, 9900, 0, 11))])
+        batcher(HEAD, TAIL, once).add(examined(empty))
+    resumed = batcher(
+        HEAD, TAIL, once, progress=Progress(), ahead=[Range(Place(0, 9000, 0, 10), Place(0, 9900, 0, 11))]
+    )
     with pytest.raises(ValueError, match="without units"):
         resumed.add(examined(empty))
 
 
 def test_a_customer_is_refused_where_owners_must_not_be_split() -> None:
     with pytest.raises(ValueError, match="joined"):
-        packer(HEAD, TAIL, once=True).add(examined(customer("a")))
+        batcher(HEAD, TAIL, once=True).add(examined(customer("a")))

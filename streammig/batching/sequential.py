@@ -1,17 +1,17 @@
-"""Packing in order: one open batch, filled to the last unit, with records split where it is full."""
+"""Batches in order: one open batch, filled to the last unit, with records split where it is full."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from streammig.batching.base import Batcher, BatchLimits, OpenBatch, Sealing
+from streammig.batching.body import Bounds, part_of
 from streammig.columns import Chunk, Rows
-from streammig.packing.base import BatchLimits, OpenBatch, Packer, Sealing
-from streammig.packing.bodies import Bounds, part_of
 from streammig.records import Progress, Range, Record
 
 
-class InOrder(Packer):
+class Sequential(Batcher):
     """One open batch, filled to the last unit: records with `inner` are split wherever it is full."""
 
     def __init__(
@@ -20,9 +20,9 @@ class InOrder(Packer):
         super().__init__(head, tail, limits, progress, ahead)
         self._batch = OpenBatch(self._envelope, 0)
 
-    def take_chunk(self, chunk: Chunk) -> list[Sealing]:
+    def take(self, chunk: Chunk) -> list[Sealing]:
         if self._counted or self._ahead:
-            return super().take_chunk(chunk)
+            return super().take(chunk)
         out: list[Sealing] = []
         row = 0
         for at, low, high in chunk.unusual():
@@ -34,23 +34,21 @@ class InOrder(Packer):
 
     def _take_rows(self, chunk: Chunk, at: int, last: int, out: list[Sealing]) -> None:
         """Take rows, each of which is all of its source record."""
-        sizes, units = chunk.sizes, chunk.counts
+        sizes, units, limits = chunk.sizes, chunk.counts, self._limits
         while at < last:
-            batch, limits, ledger = self._batch, self._limits, self._ledger
-            size = limits.bytes - batch.size + (not batch.records)
+            batch = self._batch
+            room = limits.bytes - batch.size + (not batch.parts)
             most = bisect_right(units, units[at] + limits.units - batch.units, at, last + 1)
-            end = bisect_right(sizes, sizes[at] + size, at, most) - 1
-            rows = Rows(chunk, at, min(end, at + limits.stretch - ledger.unreported))
-            if rows.end > at and batch.strange_to(rows):
-                batch.put_all(rows)
-                ledger.pack_all(rows, batch, batch.spans)
+            end = bisect_right(sizes, sizes[at] + room, at, most) - 1
+            rows = Rows(chunk, at, min(end, at + limits.stretch - self._frontier.unreported))
+            at = max(rows.end, at + 1)
+            if rows.end > rows.begin and batch.put_rows(rows):
+                self._frontier.put_rows(batch, batch.stretches, rows)
                 self._tidy(out)
                 self._relieve(out)
-                at = rows.end
             else:
-                for row in range(at, max(rows.end, at + 1)):
+                for row in range(rows.begin, at):
                     out += self.add(chunk.examined(chunk.columns.index[row]))
-                at = max(rows.end, at + 1)
 
     def _place(self, record: Record, out: list[Sealing]) -> None:
         rival = self._batch.rival(record) if record.inner is None else None
@@ -72,13 +70,13 @@ class InOrder(Packer):
         while at < record.units:
             fitting = self._fitting(record, bounds, at)
             if fitting:
-                self._put(part_of(record, bounds, at, at + fitting), self._batch)
+                self._put(part_of(record, at, at + fitting, bounds), self._batch)
                 at += fitting
             if at == record.units:
                 return
             # Never a second part into the same batch: joined, it would lose the white space that the two had between
             # them, and so not be the bytes that the batch's range gives when it is read again.
-            unit = part_of(record, bounds, at, at + 1)
+            unit = part_of(record, at, at + 1, bounds)
             if self._envelope + len(unit.body) > self._limits.bytes:
                 self._bury_too_large(unit)
                 at += 1
@@ -98,7 +96,7 @@ class InOrder(Packer):
             out.append(self._seal(self._batch))
 
     def _oldest(self) -> OpenBatch | None:
-        return self._batch if self._batch.records else None
+        return self._batch if self._batch.parts else None
 
     def _forget(self, batch: OpenBatch) -> None:
         self._batch = OpenBatch(self._envelope, 0)

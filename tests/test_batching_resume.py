@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from decimal import Decimal
+from itertools import groupby
 from random import Random
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streammig.packing import BatchLimits, Sealing, assemble, packer, select
-from streammig.packing.ledger import Span
-from streammig.records import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
+from streammig.batching import BatchLimits, Sealing, assemble, batcher, select
+from streammig.batching.progress import Stretch
+from streammig.columns import Chunk, Columns
+from streammig.records import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Span, Tally
 
 HEAD, TAIL = b'{"customers": [', b"]}"
 Stage = list[Examined]
@@ -141,7 +143,7 @@ def migrate(kind: Kind, stage: Stage, limits: BatchLimits, lost: Callable[[], bo
     books = Books()
     while True:
         frontier = books.progress.frontier
-        packing = packer(HEAD, TAIL, kind.once, limits, books.progress, books.ahead())
+        packing = batcher(HEAD, TAIL, kind.once, limits, books.progress, books.ahead())
         rest = [each for each in stage if (each.position.source, each.position.offset) >= frontier[:2]]
         if not commit_all(books, (packing.add(each) for each in rest), lost):
             continue
@@ -170,18 +172,29 @@ def numbers_in(body: bytes) -> list[int]:
     return [unit["n"] for each in customers for unit in each.get("list", [each])]
 
 
+def chunk_of(run: Stage) -> Chunk:
+    """The same, of one file, as columns."""
+    columns, first = Columns(), run[0].position
+    for at, each in enumerate(run):
+        columns.add(at, each)
+    starts = [each.position.offset - first.offset for each in run]
+    ends = [start + each.position.length for start, each in zip(starts, run, strict=True)]
+    return Chunk(Span(first.source, first.offset, b"", starts, ends, [it.position.ordinal for it in run]), columns)
+
+
 @settings(max_examples=300, deadline=None)
 @given(stages, all_limits, dices)
 def test_i1_records_taken_many_at_a_time_pack_as_they_do_one_by_one(
     drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
 ) -> None:
     kind, stage = drawn
-    singly, together = (packer(HEAD, TAIL, kind.once, limits) for _ in range(2))
+    singly, together = (batcher(HEAD, TAIL, kind.once, limits) for _ in range(2))
     expected = [sealing for each in stage for sealing in singly.add(each)] + singly.finish()
     found: list[Sealing] = []
     while stage:
         count = dice.choice([1, 2, 3, 8, 40])
-        found += together.take(stage[:count])
+        for _, run in groupby(stage[:count], lambda it: it.position.source):
+            found += together.take(chunk_of(list(run)))
         stage = stage[count:]
     assert found + together.finish() == expected
 
@@ -298,7 +311,7 @@ def test_the_frontier_stands_before_the_first_unit_that_is_in_nothing_committed(
     units = units_of(stage)
     books = Books()
     sent: set[int] = set()
-    packing = packer(HEAD, TAIL, kind.once, limits)
+    packing = batcher(HEAD, TAIL, kind.once, limits)
     for group in [*(packing.add(each) for each in stage), packing.finish()]:
         for sealing in group:
             books.commit(sealing)
@@ -425,15 +438,15 @@ def test_bins_are_filled_as_a_plain_search_for_the_best_fit_would(
 
 @pytest.mark.parametrize("age", [5, 10**9])
 def test_i6_settled_stretches_melt_into_one_however_long_the_frontier_waits(age: int) -> None:
-    """Counted in objects that the packer keeps alive; with no age limit the first bin stays open through all of it."""
+    """Counted in objects that the batcher keeps alive; with no age limit the first bin stays open through all of it."""
 
     def alive() -> int:
-        return sum(type(each) is Span for each in gc.get_objects())
+        return sum(type(each) is Stretch for each in gc.get_objects())
 
     before = alive()
     dice = Random(6)
     limits = BatchLimits(units=100, bins=8, age=age)
-    packing = packer(HEAD, TAIL, once=True, limits=limits)
+    packing = batcher(HEAD, TAIL, once=True, limits=limits)
     offset, held, most = 0, 0, 0
     for number in range(4000):
         units = [number] * (99 if number == 0 else dice.randint(30, 70) if number % 2 else dice.randint(2, 5))

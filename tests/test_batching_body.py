@@ -7,9 +7,9 @@ from decimal import Decimal
 
 import pytest
 
-from streammig.packing import assemble, distinct, halves, ranges_of, select, split_record
+from streammig.batching import assemble, distinct, halves, ranges_of, select, split_record
 from streammig.records import Place, Range, Record, Tally
-from tests.test_packing import HEAD, TAIL, customer, event_record, examined
+from tests.test_batching import HEAD, TAIL, customer, event_record, examined
 
 PRETTY = event_record("a", [b'"},]"', b'"\xc3\xa9\\""', b"[1, 2]", b"1", b"1"], unit=3, gap=b"\n , ", edge=b" ")
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from streammig.batching import BatchLimits, Sealing
 from streammig.errors import BrokenExport, MachineFault, Unusable
-from streammig.feed import Feed, Judge
 from streammig.masivo.rules import RuleOptions, rules
 from streammig.migration import Migration
-from streammig.packing import BatchLimits, Sealing
-from streammig.pipeline.away import Away
+from streammig.reader import Judge, Reader
+from streammig.reader_process import ReaderProcess
 from streammig.records import Progress
 from streammig.sources import open_source, parse_input
 from tests import loyalty_maps
@@ -33,7 +33,7 @@ def parts(path: Path, mapping: Callable[[Any], Any] | None = None, **more: Any) 
     return source, Judge(rules("customers", OPTIONS, mapping)), BatchLimits(units=50), Progress()
 
 
-def all_of(feed: Feed | Away) -> list[Sealing]:
+def all_of(feed: Reader | ReaderProcess) -> list[Sealing]:
     found = []
     while (sealing := feed.next()) is not None:
         found.append(sealing)
@@ -50,7 +50,7 @@ def export(path: Path, count: int = 230) -> Path:
 
 def test_a_stage_read_away_is_what_it_is_here(tmp_path: Path) -> None:
     made = parts(export(tmp_path / "export.json"))
-    here, away = Feed(*made), Away(*made)
+    here, away = Reader(*made), ReaderProcess(*made)
     found = all_of(away)
     assert found == all_of(here)
     assert sum(sealing.draft is not None for sealing in found) == 5
@@ -61,13 +61,13 @@ def test_a_stage_read_away_is_what_it_is_here(tmp_path: Path) -> None:
 def test_a_file_that_changed_before_it_is_read_away_is_noticed_there(tmp_path: Path) -> None:
     made = parts(export(tmp_path / "export.json"))
     export(tmp_path / "export.json", 229)
-    away = Away(*made)
+    away = ReaderProcess(*made)
     with raises(Unusable, "export-changed"):
         all_of(away)
 
 
 def test_a_pilot_read_away_says_why_it_stopped(tmp_path: Path) -> None:
-    away = Away(*parts(export(tmp_path / "export.json")), first=60)
+    away = ReaderProcess(*parts(export(tmp_path / "export.json")), first=60)
     assert sum(sealing.draft.tally.records for sealing in all_of(away) if sealing.draft) == 59
     assert away.paused == "the pilot's records are read"
 
@@ -75,7 +75,7 @@ def test_a_pilot_read_away_says_why_it_stopped(tmp_path: Path) -> None:
 def test_an_export_that_breaks_off_away_names_the_byte(tmp_path: Path) -> None:
     path = export(tmp_path / "export.json")
     path.write_bytes(path.read_bytes()[:-400])
-    here, away = Feed(*parts(path)), Away(*parts(path))
+    here, away = Reader(*parts(path)), ReaderProcess(*parts(path))
     assert all_of(away) == all_of(here)
     assert isinstance(away.broken, BrokenExport)
     assert here.broken is not None
@@ -85,23 +85,23 @@ def test_an_export_that_breaks_off_away_names_the_byte(tmp_path: Path) -> None:
 def test_an_export_that_is_gone_stops_a_reader_away_with_the_same_words(tmp_path: Path) -> None:
     made = parts(export(tmp_path / "export.json"))
     (tmp_path / "export.json").unlink()
-    away = Away(*made)
+    away = ReaderProcess(*made)
     with pytest.raises(Unusable) as here:
-        Feed(*made).next()
+        Reader(*made).next()
     with pytest.raises(Unusable) as there:
         away.next()
     assert str(there.value) == str(here.value)
 
 
 def test_a_reader_that_is_killed_is_the_machines_fault(tmp_path: Path) -> None:
-    away = Away(*parts(export(tmp_path / "export.json")))
+    away = ReaderProcess(*parts(export(tmp_path / "export.json")))
     away._child.kill()  # long before it has said anything
     with raises(MachineFault, "reader-died"):
         away.next()
 
 
 def test_a_reader_lets_an_interrupt_pass_and_ends_when_nobody_listens(tmp_path: Path) -> None:
-    away = Away(*parts(export(tmp_path / "export.json", 20_000)))
+    away = ReaderProcess(*parts(export(tmp_path / "export.json", 20_000)))
     assert away.next() is not None
     away._child.send_signal(signal.SIGINT)
     assert away.next() is not None
@@ -112,14 +112,14 @@ def test_a_reader_lets_an_interrupt_pass_and_ends_when_nobody_listens(tmp_path: 
 
 def test_a_defect_away_names_its_line_and_no_value(tmp_path: Path) -> None:
     source, judge, limits, _ = parts(export(tmp_path / "export.json"))
-    away = Away(source, judge, limits, "no progress at all")
+    away = ReaderProcess(source, judge, limits, "no progress at all")
     with raises(MachineFault, "defect"):
         away.next()
 
 
 def test_the_key_does_not_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASIVO_API_KEY", "the-key")
-    away = Away(*parts(export(tmp_path / "export.json", 20_000)))
+    away = ReaderProcess(*parts(export(tmp_path / "export.json", 20_000)))
     away.next()
     environment = Path(f"/proc/{away._child.pid}/environ")
     if environment.exists():
@@ -131,9 +131,9 @@ def test_a_mapping_goes_along_by_its_name_and_one_without_is_left_here(tmp_path:
     path = tmp_path / "members.json"
     path.write_text(json.dumps([{"id": f"m{n}", "became_member_on": 20170212, "gender": "F"} for n in range(60)]))
     made = parts(path, loyalty_maps.customer)
-    assert all_of(Away(*made)) == all_of(Feed(*made))
+    assert all_of(ReaderProcess(*made)) == all_of(Reader(*made))
     with pytest.raises((AttributeError, TypeError)):
-        Away(*parts(path, lambda record: record))
+        ReaderProcess(*parts(path, lambda record: record))
 
 
 def test_three_stages_arrive_whole_when_each_is_read_away(

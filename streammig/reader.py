@@ -9,10 +9,10 @@ from typing import cast
 
 import msgspec
 
+from streammig.batching import BatchLimits, Sealing, batcher, cut, is_within, select
 from streammig.checkpoint import Spot, write_body
 from streammig.columns import Chunk, Columns, Slices
 from streammig.errors import BrokenExport, Unusable
-from streammig.packing import BatchLimits, Sealing, cut, is_within, packer, select
 from streammig.ports import Rules, Source
 from streammig.records import START, DeadLetter, Examined, Place, Progress, Range, Record, Run, Span, slices
 
@@ -111,7 +111,7 @@ def _without_repeated(examined: Examined, repeated: Mapping[Spot, tuple[str, str
     return msgspec.structs.replace(examined, records=kept, dead=examined.dead + dead)
 
 
-class Feed:
+class Reader:
     """Reads, examines and packs one stage from where its progress stands. Synchronous, for a thread of its own.
 
     What batches hold ahead of the frontier is passed over as it was sealed, whatever a mapping would make of it now.
@@ -134,7 +134,7 @@ class Feed:
     ) -> None:
         rules = judge.rules
         self._judge = judge
-        self._packer = packer(rules.head, rules.tail, rules.once, limits, progress, ahead)
+        self._batcher = batcher(rules.head, rules.tail, rules.once, limits, progress, ahead)
         self._spans = source.spans(progress.frontier)
         self._ready: deque[Sealing] = deque()
         self._left = None if first is None else max(first - progress.source_records, 0)
@@ -181,12 +181,13 @@ class Feed:
         if self._ahead or self._sent is not None:
             examined = self._examine(slices(span))
             stranger = self._stranger(examined)
-            self._ready.extend(self._packer.take(examined[:stranger]))
+            for it in examined[:stranger]:
+                self._ready.extend(self._batcher.add(it))
             if stranger is not None:
                 ordinal = examined[stranger].position.ordinal
                 return self._end(f"record {ordinal} belongs to a customer that the pilot has not sent")
         else:
-            self._ready.extend(self._packer.take_chunk(Chunk(span, self._judge.columns(span))))
+            self._ready.extend(self._batcher.take(Chunk(span, self._judge.columns(span))))
         return None
 
     def _examine(self, run: Run) -> list[Examined]:
@@ -230,7 +231,7 @@ class Feed:
     def _end(self, paused: str) -> None:
         self._ended = True
         self.paused = paused
-        self._ready.extend(self._packer.finish())
+        self._ready.extend(self._batcher.finish())
         self.close()
 
 

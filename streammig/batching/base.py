@@ -1,4 +1,4 @@
-"""What every packer shares: the open batch, the order of sealings, and going on beyond what was sealed before."""
+"""What every batcher shares: the open batch, the order of sealings, and going on beyond what was sealed before."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Sequence
 
 import msgspec
 
+from streammig.batching.body import Part, are_strangers, assemble
+from streammig.batching.progress import Frontier, Stretch
+from streammig.batching.ranges import begin_of, cut, end_of, ends_within
 from streammig.columns import Chunk, Rows
-from streammig.packing.bodies import Part, are_strangers, assemble, cut, ends_within
-from streammig.packing.ledger import Ledger, Span
 from streammig.records import DeadLetter, Draft, Examined, Progress, Range, Record
 
 
 class BatchLimits(msgspec.Struct, frozen=True):
-    """What a request may hold, and how much a packer may keep open.
+    """What a request may hold, and how much a batcher may keep open.
 
     `units` and `bytes` bound a request, `bytes` its encoded body. `bins` bounds the open batches of a once-only stage
-    (32 miss the goal for records of 300 to 700 units by half a percent, 100 gain nothing over 64), `held` the bytes
-    of their bodies. They hold bodies and not positions, since a body can't be fetched again from a compressed export
-    without inflating it anew; `held` keeps that flat, and reaches its bound only with units of more than 500 bytes.
-    A bin older than `age` batches is sealed, so that the frontier follows the head.
-    `letters` dead letters waiting for the frontier seal whatever holds it back, so that a stretch of nothing
-    else does not grow memory. After `stretch` source records without a batch, how far was read is committed alone.
+    (32 miss the goal for records of 300 to 700 units by half a percent, 100 gain nothing over 64), `held` the bytes of
+    their bodies, which keeps memory flat where units have more than 500 bytes. A bin older than `age` batches is
+    sealed, so that the frontier follows the head. `letters` dead letters waiting for the frontier seal whatever holds
+    it back, so that a stretch of nothing else does not grow memory. After `stretch` source records without a batch, how
+    far was read is committed alone.
     """
 
     units: int = 1000
@@ -44,11 +44,11 @@ class Sealing(msgspec.Struct, frozen=True):
 class OpenBatch:
     """A batch that is still being filled, and the exact size of the body that it would have now."""
 
-    __slots__ = ("born", "owners", "records", "room", "size", "spans", "twins", "units")
+    __slots__ = ("born", "owners", "parts", "room", "size", "stretches", "twins", "units")
 
     def __init__(self, envelope: int, born: int) -> None:
-        self.records: list[Part] = []
-        self.spans: list[Span] = []
+        self.parts: list[Part] = []
+        self.stretches: list[Stretch] = []
         self.owners: dict[str, Part] = {}
         self.twins: dict[str, Part] = {}
         self.units = 0
@@ -65,43 +65,40 @@ class OpenBatch:
         """Bytes that the record adds to the body: its own, or its inner slice where it is joined, and a comma."""
         if record.owner in self.owners and record.inner is not None:
             return 1 + record.inner[1] - record.inner[0]
-        return len(record.body) + (1 if self.records else 0)
+        return len(record.body) + (1 if self.parts else 0)
 
     def fits(self, record: Record, limits: BatchLimits) -> bool:
         return self.units + record.units <= limits.units and self.size + self.cost(record) <= limits.bytes
 
-    def strange_to(self, rows: Rows) -> bool:
-        """Whether these share no owner or twin with each other, or with what is in here."""
-        return (
-            are_strangers([rows])
-            and self.owners.keys().isdisjoint(rows.owners)
-            and self.twins.keys().isdisjoint(rows.uniques)
-        )
-
-    def put_all(self, rows: Rows) -> None:
-        """Put in strangers."""
-        sizes, counts = rows.chunk.sizes, rows.chunk.counts
-        self.size += sizes[rows.end] - sizes[rows.begin] - (not self.records)
-        self.units += counts[rows.end] - counts[rows.begin]
-        self.records.append(rows)
-        self.owners.update(dict.fromkeys(rows.owners, rows))
-        self.twins.update(dict.fromkeys(filter(None, rows.uniques), rows))
-
     def put(self, record: Record) -> None:
         self.size += self.cost(record)
         self.units += record.units
-        self.records.append(record)
+        self.parts.append(record)
         self.owners.setdefault(record.owner, record)
         if record.twin:
             self.twins.setdefault(record.twin, record)
 
+    def put_rows(self, rows: Rows) -> bool:
+        """Put these in, unless they share an owner or twin with each other, or with what is in here."""
+        twins = list(filter(None, rows.uniques))
+        if not (are_strangers([rows]) and self.owners.keys().isdisjoint(rows.owners)):
+            return False
+        if not self.twins.keys().isdisjoint(twins):
+            return False
+        self.size += rows.size - (not self.parts)
+        self.units += rows.units
+        self.parts.append(rows)
+        self.owners.update(dict.fromkeys(rows.owners, rows))
+        self.twins.update(dict.fromkeys(twins, rows))
+        return True
 
-class Packer(ABC):
-    """Makes batches out of the examined records of one stage, given in reading order from the frontier on.
+
+class Batcher(ABC):
+    """Makes batches of one stage, given in reading order from the frontier on.
 
     Synchronous and without I/O. Every unit ends in exactly one draft, dead letter or filter count; together the
-    sealings say so at each of them: `read` is what they have handed out so far. Raises ValueError for a
-    record without units, or whose units are not what it says.
+    sealings say so at each of them: `read` is what they have handed out so far. Raises ValueError for a record without
+    units, or whose units are not what it says.
     """
 
     def __init__(
@@ -112,49 +109,42 @@ class Packer(ABC):
         self._limits = limits
         self._envelope = len(head) + len(tail)
         self._sealed = 0
-        self._ledger = Ledger(progress)
+        self._frontier = Frontier(progress)
         self._ahead = sorted(ahead)
         frontier = progress.frontier
         # The units of the first source record that are behind the frontier: already counted, so left out here.
         self._counted = [Range(frontier._replace(unit=0), frontier)] if frontier.unit else []
 
+    def take(self, chunk: Chunk) -> list[Sealing]:
+        """Take the next source records; the batches that are full now."""
+        return [sealing for examined in chunk.all() for sealing in self.add(examined)]
+
     def add(self, examined: Examined) -> list[Sealing]:
-        """Take what became of the next source record; the batches that are full now, usually none."""
+        """As `take`, of what became of one source record."""
         out: list[Sealing] = []
-        ledger = self._ledger
         for record in examined.records:
             if record.units < 1:
-                # It would lie in no range, and so be lost when its batch is put together again.
-                raise ValueError("a record without units can't be packed")
-        if examined.dead:
-            ledger.begin(examined)
+                raise ValueError("a record without units can't be packed")  # no range would hold it
+        self._frontier.begin(examined.dead)
         if not self._counted and not self._ahead:
             for record in examined.records:
                 self._place(record, out)
-            ledger.close(examined)
+            self._frontier.close(examined)
         elif self._resume(examined, out):
-            ledger.pass_over(examined.position)
+            self._frontier.pass_over(examined.position)
         else:
-            ledger.close(examined)
+            self._frontier.close(examined)
         self._tidy(out)
         self._relieve(out)
         return out
 
-    def take_chunk(self, chunk: Chunk) -> list[Sealing]:
-        """As `take` for all source records of a chunk."""
-        return self.take(chunk.all())
-
-    def take(self, run: Sequence[Examined]) -> list[Sealing]:
-        """As `add` for each of these in order."""
-        return [sealing for examined in run for sealing in self.add(examined)]
-
     def finish(self) -> list[Sealing]:
-        """Seal everything that is open: the stage ends here. The last progress stands behind the last source record."""
+        """Seal everything that is open: the stage ends here. The last progress is behind the last source record."""
         out: list[Sealing] = []
         while (batch := self._oldest()) is not None:
             out.append(self._seal(batch))
-        if self._ledger.unreported:
-            out.append(Sealing(None, self._ledger.progress()))
+        if self._frontier.unreported:
+            out.append(Sealing(None, self._frontier.progress()))
         return out
 
     @abstractmethod
@@ -179,7 +169,7 @@ class Packer(ABC):
         self._counted = []
         for record, ahead in cut(fresh, self._ahead):
             if ahead:
-                self._ledger.pass_by(record)
+                self._frontier.pass_by(end_of(record))
             else:
                 self._place(record, out)
         counted = ends_within(examined.position, self._ahead)
@@ -190,11 +180,11 @@ class Packer(ABC):
 
     def _put(self, record: Record, batch: OpenBatch) -> None:
         batch.put(record)
-        self._ledger.pack(record, batch, batch.spans)
+        self._frontier.put(batch, batch.stretches, begin_of(record), end_of(record))
 
     def _bury(self, record: Record, code: str, message: str) -> None:
         letter = DeadLetter(record.position, record.unit, code, message, record.tally)
-        self._ledger.bury(record, letter)
+        self._frontier.bury(letter, end_of(record))
 
     def _bury_too_large(self, record: Record) -> None:
         message = (
@@ -206,22 +196,15 @@ class Packer(ABC):
     def _seal(self, batch: OpenBatch) -> Sealing:
         self._forget(batch)
         self._sealed += 1
-        ranges = tuple([span.range for span in batch.spans])
-        draft = assemble(batch.records, self._head, self._tail, ranges)
-        self._ledger.seal(batch.spans, draft.tally)
-        return Sealing(draft, self._ledger.progress())
+        draft = assemble(batch.parts, self._head, self._tail, tuple([it.range for it in batch.stretches]))
+        self._frontier.seal(batch.stretches, draft.tally)
+        return Sealing(draft, self._frontier.progress())
 
     def _relieve(self, out: list[Sealing]) -> None:
         """Keep memory flat, and the frontier moving, where many source records make no batch."""
-        ledger = self._ledger
-        if ledger.letters < self._limits.letters and ledger.unreported < self._limits.stretch:
-            return
-        while ledger.letters >= self._limits.letters:
-            blocker = ledger.blocker
-            if not isinstance(blocker, OpenBatch):
-                out.append(Sealing(None, ledger.progress()))
-                return
+        frontier, limits = self._frontier, self._limits
+        while frontier.letters >= limits.letters and isinstance(blocker := frontier.blocker, OpenBatch):
             out.append(self._seal(blocker))
         # A batch that still has room is not sealed for this: reading a filtered stretch again costs less than a slot.
-        if ledger.unreported >= self._limits.stretch and ledger.blocker is None:
-            out.append(Sealing(None, ledger.progress()))
+        if frontier.letters >= limits.letters or (frontier.unreported >= limits.stretch and frontier.blocker is None):
+            out.append(Sealing(None, frontier.progress()))

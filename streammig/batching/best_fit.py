@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from streammig.packing.base import BatchLimits, OpenBatch, Packer, Sealing
+from streammig.batching.base import Batcher, BatchLimits, OpenBatch, Sealing
 from streammig.records import Progress, Range, Record
 
 
-class Bins(Packer):
+class BestFit(Batcher):
     """Bin packing, best fit: a record goes whole into the open batch that it leaves the least room in.
 
     Room is measured in one scale for units and bytes, the scarcer of the two, and open batches are listed by it. A

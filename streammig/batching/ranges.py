@@ -1,0 +1,87 @@
+"""Ranges of units: what of a record lies in them. Ranges are in reading order and do not overlap."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+
+from streammig.batching.body import part_of
+from streammig.records import Examined, Place, Position, Range, Record
+
+
+def begin_of(record: Record) -> Place:
+    """The place before the record's first unit."""
+    it = record.position
+    return Place(it.source, it.offset, record.unit, it.ordinal)
+
+
+def end_of(record: Record) -> Place:
+    """The place behind its last unit."""
+    it = record.position
+    return Place(it.source, it.offset, record.unit + record.units, it.ordinal)
+
+
+def cut(records: Iterable[Record], ranges: Sequence[Range]) -> Iterator[tuple[Record, bool]]:
+    """The records in order, split at the ranges' edges, each with whether it lies inside one of them."""
+    for record in records:
+        at, end = record.unit, record.unit + record.units
+        for low, high in _covered(record, ranges):
+            if at < low:
+                yield part_of(record, at - record.unit, low - record.unit), False
+            yield part_of(record, low - record.unit, high - record.unit), True
+            at = high
+        if at < end:
+            yield part_of(record, at - record.unit, end - record.unit), False
+
+
+def _covered(record: Record, ranges: Sequence[Range]) -> Iterator[tuple[int, int]]:
+    """The unit numbers of the record that lie in the ranges, as (begin, end), never empty."""
+    where = (record.position.source, record.position.offset)
+    # A rebuilt batch may have hundreds of ranges, and a resumed stage thousands: look the record up, don't scan.
+    index = bisect_left(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
+    for begin, end in ranges[max(index - 1, 0) :]:
+        if begin[:2] > where:
+            return
+        low = max(begin.unit if begin[:2] == where else 0, record.unit)
+        high = record.unit + record.units
+        if end[:2] <= where:
+            high = min(high, end.unit if end[:2] == where else 0)
+        if low < high:
+            yield low, high
+
+
+def is_within(position: Position, ranges: Sequence[Range]) -> bool:
+    """Whether all of a source record lies in these ranges."""
+    where = position.source, position.offset
+    index = bisect_left(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
+    at = (*where, 0)
+    for begin, end in ranges[max(index - 1, 0) :]:
+        if begin[:3] > at:
+            return False
+        if end[:2] > where:
+            return True
+        at = max(at, end[:3])
+    return False
+
+
+def ends_within(position: Position, ranges: Sequence[Range]) -> bool:
+    """As `is_within`, of a source record's end, whatever its mapping makes of it."""
+    where = position.source, position.offset
+    index = bisect_right(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
+    return index > 0 and ranges[index - 1].end[:2] > where
+
+
+def select(examined: Examined, ranges: Sequence[Range]) -> list[Record]:
+    """The parts of the source record's records that lie in these ranges, split at the ranges' edges."""
+    return [record for record, inside in cut(examined.records, ranges) if inside]
+
+
+def ranges_of(records: Iterable[Record]) -> tuple[Range, ...]:
+    """Ranges that hold just these records, given in reading order, and nothing that lies between them."""
+    ranges: list[Range] = []
+    for record in records:
+        begin, end = begin_of(record), end_of(record)
+        if ranges and ranges[-1].end == begin:
+            begin = ranges.pop().begin
+        ranges.append(Range(begin, end))
+    return tuple(ranges)
