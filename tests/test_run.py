@@ -89,7 +89,7 @@ def test_customers_alone_that_are_all_good_end_with_0(shell: Shell, target: Loca
     ended = shell.run(target.url, "--customers", "e.json")
     assert ended.code == 0
     assert ended.out == ""
-    assert "The books balance." in ended.err
+    assert "The totals add up." in ended.err
     assert "Accepted means that the target has enqueued it" in ended.err
 
 
@@ -306,7 +306,7 @@ def test_status_says_what_the_run_said(shell: Shell, target: LocalTarget, export
     words = shell("status", "migration.checkpoint")
     assert words.code == 0
     assert words.err == ""
-    assert "The books balance." in words.out
+    assert "The totals add up." in words.out
     assert all(name in words.out for name in STAGES)
 
 
@@ -612,7 +612,7 @@ def test_books_that_fail_are_exit_1_also_for_status(shell: Shell, target: LocalT
         db.commit()
     for ended in (shell("status", "migration.checkpoint"), shell.run(target.url, "--customers", "e.json")):
         assert ended.code == 1
-        assert "THE BOOKS DO NOT BALANCE." in ended.out + ended.err
+        assert "THE TOTALS DO NOT ADD UP." in ended.out + ended.err
 
 
 def test_all_workers_get_one_new_token_together(shell: Shell) -> None:

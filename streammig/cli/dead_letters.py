@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from itertools import islice
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def _show(path: Path, count: int) -> None:
     with path.open(encoding="utf-8") as lines:
         for letter in map(json.loads, islice(lines, SHOWN)):
             where = f"{Path(letter['file']).name}, record {letter['line']:,}"
-            click.echo(f"  {where}: {letter['code']}\n    {letter['message']}", err=True)
+            message = textwrap.fill(letter["message"], 79, initial_indent="    ", subsequent_indent="    ")
+            click.echo(f"  {where}: {letter['code']}\n{message}", err=True)
     if count > SHOWN:
         click.echo(f"  and {count - SHOWN:,} more in {path}", err=True)

@@ -105,9 +105,9 @@ def beside(
         settings = msgspec.structs.replace(settings, state_dir=context["state_dir"])
     key = api_key(settings, os.environ)
     ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
-    with watching(sys.stderr, quiet=quiet) as tell:
+    with watching(sys.stderr, quiet=quiet) as notify:
         state = state_folder(settings, os.environ, sys.platform)
-        run = Migration(settings, ask, key, state, SystemClock(), random.Random(), tell, folder)
+        run = Migration(settings, ask, key, state, SystemClock(), random.Random(), notify, folder)
         try:
             return Driven(asyncio.run(drive(run, lambda: work(run), quiet)), None)
         except Problem as problem:
