@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.end_to_end import timed
 from benchmarks.figures import figures, yes
 from benchmarks.null_target import null_target
-from streammig.checkpoint import Checkpoint, Fence, Journal
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence
 from streammig.ratelimit import OFF, AccountState, RateLimiter
 from streammig.records import Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.sandbox.sample import Sample, write_sample
@@ -68,14 +68,14 @@ async def keep_books(folder: Path, batches: int) -> float:
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as pacing:
         limiter = RateLimiter(account, OFF, clock, pacing)
         fence = Fence(folder, file.run["id"])
-        journal = Journal(file, writer, fence)
+        writing = CheckpointWriter(file, writer, fence)
         queue: asyncio.Queue[Batch | None] = asyncio.Queue(16)
 
         async def produce() -> None:
             for number in range(batches):
                 draft, progress = sealed(number)
                 await queue.put(
-                    await journal.write(lambda f, d=draft, p=progress: f.seal("customers", d, p, clock.time()))  # type: ignore[misc]
+                    await writing.write(lambda f, d=draft, p=progress: f.seal("customers", d, p, clock.time()))  # type: ignore[misc]
                 )
             for _ in range(WORKERS):
                 await queue.put(None)
@@ -83,17 +83,17 @@ async def keep_books(folder: Path, batches: int) -> float:
         async def work() -> None:
             while (batch := await queue.get()) is not None:
                 permit = await limiter.acquire()
-                attempt = await journal.write(lambda f, b=batch: f.sending(b, clock.time()))  # type: ignore[misc]
+                attempt = await writing.write(lambda f, b=batch: f.sending(b, clock.time()))  # type: ignore[misc]
                 permit.sent()
                 receipt = Receipt(Kind.ACCEPTED, 201)
-                await journal.write(
+                await writing.write(
                     lambda f, b=batch, n=attempt, r=receipt: f.received(b, n, r, BatchState.ACCEPTED, clock.time())  # type: ignore[misc]
                 )
 
         begun = perf_counter()
         await asyncio.gather(produce(), *(work() for _ in range(WORKERS)))
         seconds = perf_counter() - begun
-        await journal.flush()
+        await writing.flush()
         await limiter.close()
     fence.close()
     file.close()

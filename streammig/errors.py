@@ -69,6 +69,15 @@ class UnknownOutcome(Problem):
     exit_code = 4
 
 
+SAMPLES_MISSING = "samples-missing"
+
+
+class SamplesMissing(Problem):
+    """What the target accepted can't be seen there, and a later stage builds on it."""
+
+    exit_code = 3
+
+
 class TargetStop(Problem):
     """The target's word ends the run: credentials, permission, an answer that no record explains."""
 

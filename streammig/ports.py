@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from streammig.columns import Columns
 from streammig.records import START, Examined, Place, Receipt, Record, Run, Span, slices
@@ -105,9 +105,46 @@ class Client(Protocol):
 
     async def send(self, stage: str, body: bytes, began: Callable[[], None] = ...) -> Receipt: ...
 
+    def redact(self, said: str) -> str:
+        """What the target said, without any value of a record or of the key."""
+        ...
+
     async def renew(self) -> None:
         """Get new credentials, once for all callers at the same time; raises `TargetStop` if they are refused."""
         ...
+
+
+class Permit(Protocol):
+    """The right to make one request now."""
+
+    def sent(self) -> None:
+        """The first byte leaves now."""
+
+    def unsent(self) -> None:
+        """Nothing left: the start is free for another request."""
+
+
+class Permits(Protocol):
+    """Hands out the account's permits."""
+
+    async def acquire(self) -> Permit: ...
+
+    def answered(self, latency: float) -> None:
+        """A request was answered so many seconds after it left."""
+
+    async def pause_for(self, seconds: float) -> None:
+        """Nobody on this account starts a request for so long. Returns at once: it is the next permit that waits."""
+
+    async def on_429(self) -> None:
+        """The target refused a request that our own count allowed: keep a wider margin."""
+
+
+class Connection(NamedTuple):
+    """The open way to a target."""
+
+    client: Client
+    readback: ReadBack
+    permits: Permits
 
 
 class Seen(enum.StrEnum):
@@ -142,19 +179,36 @@ class ReadBack(Protocol):
         """Whether `visible` can ever say something of this record: an event that is no purchase leaves no trace."""
         ...
 
+    def proves(self, stage: str) -> bool:
+        """Whether `visible` can prove of anything of a stage that it landed, or did not."""
+        ...
+
     async def reachable(self) -> bool:
         """Whether an authenticated read succeeds now."""
         ...
 
 
-class Target(Protocol):
-    """A remote system: its rules, its limits, and the way to it. A second target is a second package of these."""
+class Stage(NamedTuple):
+    """One kind of records, and the request that carries them."""
 
     name: str
+    depends_on: str  # the stage whose records these build on at the target, "" without one
+    once: bool  # whether the units of one owner must never be split over batches
+    unit: str  # what a batch limit counts, in the singular
+
+
+class Target(Protocol):
+    """A remote system: its stages in order, their rules, and the way to it. A second target is a second package."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]: ...
+
+    @property
+    def queued(self) -> bool:
+        """Whether what it accepted is done later, so that there is something to wait for and to look at."""
+        ...
 
     def rules(self, stage: str) -> Rules: ...
-
-    def limits(self, text: str) -> Sequence[Any]: ...
 
     def connect(self) -> AbstractAsyncContextManager[tuple[Client, ReadBack]]:
         """Open the way to the target; leaving the context closes every connection. Makes no request by itself."""

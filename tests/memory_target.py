@@ -12,6 +12,7 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
+from streammig.masivo.redact import redact
 from streammig.ports import Clock, Seen
 from streammig.records import Kind, Receipt, Record
 
@@ -99,11 +100,17 @@ class MemoryTarget:
         self._take(stage, body)
         return Receipt(Kind.ACCEPTED, 201, latency=self.clock.time() - start)
 
+    def redact(self, said: str) -> str:
+        return redact(said)
+
     async def renew(self) -> None:
         self._alive()
         await asyncio.sleep(0.01)
 
     # -- ReadBack --------------------------------------------------------------------------------------------------
+
+    def proves(self, stage: str) -> bool:
+        return stage != "events"
 
     def can_tell(self, stage: str, record: Record) -> bool:
         return stage != "events" or self.counting

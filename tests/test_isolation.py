@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.batching import assemble, ranges_of
-from streammig.checkpoint import Checkpoint, Journal
-from streammig.delivery.courier import Courier
-from streammig.delivery.dry import Unlimited
-from streammig.delivery.gate import Gate
+from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Store
+from streammig.context import Context, Times
+from streammig.delivery.barrier import Barrier
+from streammig.delivery.folder import Unlimited
 from streammig.delivery.isolation import Isolation
-from streammig.delivery.nomination import nominated, set_aside
-from streammig.delivery.verdict import Verdict
+from streammig.delivery.named import named_record, set_aside
+from streammig.delivery.reconcile import Reconciler
+from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
-from streammig.masivo.redact import redact
 from streammig.records import (
     Batch,
     BatchState,
@@ -62,7 +62,7 @@ class Thread(Inline):
 
 @dataclass
 class Room:
-    """One stage with its batches in a checkpoint, couriers and isolation as often as they are asked for, one target."""
+    """One stage with its batches in a checkpoint, senders and isolation as often as they are asked for, one target."""
 
     folder: Path
     target: RefusingTarget
@@ -78,7 +78,7 @@ class Room:
     def __post_init__(self) -> None:
         self.file = Checkpoint.create(self.folder / "run.checkpoint", binding={}, version="0", started=0.0)
         self.file.add_stage(self.stage, 0, {}, [])
-        self.journal = Journal(self.file, Inline())
+        self.store = Store(CheckpointWriter(self.file, Inline()), CheckpointReader(self.file, Inline()))
 
     def seal(self, *owners: str) -> Batch:
         """One batch with a record of each of these owners."""
@@ -108,28 +108,33 @@ class Room:
         """The records of a batch: here each has a range of its own."""
         return [self.records[begin.offset // 100] for begin, _ in batch.ranges]
 
-    def courier(self, **options: Any) -> Courier:
-        verdict = Verdict(
-            self.target, self.journal, self.clock, self._hear, self.stop, SETTLE_TIME,
-            600.0, self.policy,
-        )  # fmt: skip
-        return Courier(
-            self.target, self.target, Unlimited(), self.journal, self.clock, Random(1), self._hear,
-            options.pop("redact", redact), verdict, self.stop,
-            asyncio.Semaphore(4), **options,
-        )  # fmt: skip
+    def sender(self, **options: Any) -> Sender:
+        context = self.context
+        return Sender(
+            client=self.target,
+            permits=Unlimited(),
+            store=self.store,
+            reconciler=Reconciler(self.target, self.store, context, self.policy),
+            reachability=Reachability(self.target, context),
+            context=context,
+            options=SendOptions(**options),
+        )
+
+    @property
+    def context(self) -> Context:
+        return Context(self.clock, Random(1), self._hear, self.stop, Times(SETTLE_TIME, 600.0))
 
     def _hear(self, notice: Notice) -> None:
         if isinstance(notice, Warned):
             self.said.append(notice.warning)
 
-    async def run(self, courier: Courier | None = None, *, share: float = 0.05, least: int = 10_000) -> None:
+    async def run(self, sender: Sender | None = None, *, share: float = 0.05, least: int = 10_000) -> None:
         """One life: every sealed batch is delivered, then the refused ones are brought to an end."""
-        courier = courier or self.courier()
-        bisected = self.stage != "events" or courier.nominate
+        sender = sender or self.sender()
+        bisected = self.stage != "events" or sender.try_named
         for batch in self.file.batches(self.stage, BatchState.SEALED):
-            await courier.deliver(batch)
-        await Isolation(courier, bisected, share, least).settle(self.stage)
+            await sender.deliver(batch)
+        await Isolation(sender, bisected, share, least).settle(self.stage)
 
     def dead(self) -> dict[str, list[str]]:
         """The owners of the dead letters, by code."""
@@ -163,7 +168,7 @@ def in_room(folder: Path, story: Callable[[Room], Coroutine[Any, Any, None]], **
         try:
             await story(room)
         finally:
-            await room.journal.flush()
+            await room.store.writer.flush()
             room.file.close()
 
     run_virtual(main())
@@ -177,7 +182,7 @@ def bad(*owners: str, stage: str = "customers") -> frozenset[tuple[str, str]]:
     return frozenset((stage, owner) for owner in owners)
 
 
-# -- nominations ------------------------------------------------------------------------------------------------------
+# -- named records ----------------------------------------------------------------------------------------------------
 
 
 def one_name(poison: list[str]) -> str:
@@ -211,7 +216,7 @@ def test_a_nomination_survives_a_restart(tmp_path: Path) -> None:
     async def story(room: Room) -> None:
         batch = room.seal(*ids(1000))
         room.target.bad, room.target.says = bad("c17"), one_name
-        await room.courier().deliver(batch)
+        await room.sender().deliver(batch)
         assert room.target.requests == 1
         room.target.says = lambda poison: "never asked again"
         await room.run()
@@ -281,15 +286,15 @@ def test_only_the_one_owner_named_by_a_whole_token_is_nominated(message: str, na
         Record(Position(0, nth, 1, nth), 0, owner, b"{}", 1, (), None, f"{owner}@example.org")
         for nth, owner in enumerate(["c1", "c2", "c3"])
     ]
-    assert [record.owner for record in nominated(message, records)] == ([named] if named else [])
+    assert [record.owner for record in named_record(message, records)] == ([named] if named else [])
 
 
 def test_all_records_of_an_owner_are_nominated_together_and_nobody_where_there_is_nobody_else() -> None:
     records = [Record(Position(0, nth * 9, 8, nth), 0, owner, b"{}", 1) for nth, owner in enumerate(["a1", "b1", "a1"])]
-    chosen = nominated("a1", records)
+    chosen = named_record("a1", records)
     assert chosen == [records[0], records[2]]
     assert set_aside(records, ranges_of(chosen)) == ([records[1]], chosen)
-    assert nominated("a1", [records[0], records[2]]) == []
+    assert named_record("a1", [records[0], records[2]]) == []
 
 
 # -- bisection and its budget -----------------------------------------------------------------------------------------
@@ -354,11 +359,11 @@ def test_whatever_is_refused_is_found_in_batches_of_any_size(
 
 def test_a_spent_budget_leaves_the_smallest_part_refused_with_its_batch_and_drops_nothing(tmp_path: Path) -> None:
     async def story(room: Room) -> None:
-        courier = room.courier(breaker=100)
+        sender = room.sender(breaker=100)
         for start in range(0, 2000, 200):
             room.seal(*ids(200, start))
         room.target.bad = bad(*(f"c{start + 77}" for start in range(0, 2000, 200)))
-        await room.run(courier, least=60)
+        await room.run(sender, least=60)
         assert 55 <= room.target.requests - 10 <= 60
         left = len(room.dead()["refused-with-its-batch"])
         assert 0 < left <= 500  # three of eight halvings each leave an eighth
@@ -499,7 +504,7 @@ def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_though_
         await room.run()
         assert room.states() == ["parked"]
         assert room.file.rule(batch, BatchState.SEALED, "not-landed", 5.0, "the operator: it did not land")
-        assert await room.courier().may_go_again(batch)
+        assert await room.sender().may_go_again(batch)
         await room.run()
         room.target.settle()
         assert room.dead() == {"refused": ["c0"]}
@@ -533,10 +538,10 @@ def test_the_settle_time_is_waited_for_also_where_the_wall_clock_is_set_forward(
         batch = room.seal(*ids(10))
         room.target.bad, room.target.partial = bad("c0"), True
         room.target.weather.queue = (30.0, 50.0)
-        courier = room.courier()
-        await courier.deliver(batch)
+        sender = room.sender()
+        await sender.deliver(batch)
         room.clock.jump(3600)
-        await room.run(courier)
+        await room.run(sender)
         assert room.states() == ["parked"]
         room.target.settle()
         assert max(room.target.customers.values()) == 1
@@ -550,7 +555,7 @@ def test_one_parked_more_than_the_setting_allows_stops_the_run(tmp_path: Path) -
             room.seal(*ids(10, start))
         room.target.bad, room.target.partial = bad("c0", "c10"), True
         with pytest.raises(UnknownOutcome, match="2 batches of customers are parked"):
-            await room.run(room.courier(most_parked=1))
+            await room.run(room.sender(most_parked=1))
 
     in_room(tmp_path, story)
 
@@ -564,7 +569,7 @@ def test_events_are_searched_only_where_that_is_asked_for(tmp_path: Path) -> Non
             room.target.customers.update(ids(10))
             room.seal(*ids(10))
             room.target.bad = bad("c3", stage="events")
-            await room.run(room.courier(nominate=opted))
+            await room.run(room.sender(try_named=opted))
             room.check(refused={"c3"} if opted else set(), unsearched=0 if opted else 10)
 
         in_room(folder, story, stage="events")
@@ -584,12 +589,12 @@ def test_transactions_are_looked_for_before_they_are_searched(tmp_path: Path) ->
 # -- the breaker ------------------------------------------------------------------------------------------------------
 
 
-async def deliver_all(room: Room, courier: Courier) -> None:
+async def deliver_all(room: Room, sender: Sender) -> None:
     """As the stage does it: what was refused before the breaker opened is looked for before it is sent again."""
     for batch in room.file.batches(room.stage, BatchState.SEALED):
         again = room.file.was_refused(batch)
-        if not again or await courier.may_go_again(batch):
-            await courier.deliver(batch)
+        if not again or await sender.may_go_again(batch):
+            await sender.deliver(batch)
 
 
 @pytest.mark.parametrize("stage", ["customers", "events", "transactions"])
@@ -600,12 +605,12 @@ def test_ten_batches_refused_in_a_row_stop_the_run_and_are_sent_again_by_the_nex
             room.seal(*ids(10, start))
         room.target.closed = True
         with pytest.raises(TargetStop, match=rf"10 batches of {stage} in a row were refused"):
-            await deliver_all(room, room.courier())
+            await deliver_all(room, room.sender())
         assert room.target.requests == 10
         assert room.states() == ["sealed"] * 12
         assert not room.dead()
         room.target.closed = False
-        await deliver_all(room, room.courier())
+        await deliver_all(room, room.sender())
         assert room.states() == ["accepted"] * 12
         room.check(refused=set())
 
@@ -628,7 +633,7 @@ def test_parts_that_are_refused_do_not_open_the_breaker(tmp_path: Path) -> None:
     async def story(room: Room) -> None:
         room.seal(*ids(40))
         room.target.bad = bad(*ids(40))
-        await room.run(room.courier(breaker=2))
+        await room.run(room.sender(breaker=2))
         room.check(refused=set(ids(40)))
 
     in_room(tmp_path, story)
@@ -640,9 +645,9 @@ def test_i3_what_was_refused_in_part_before_the_breaker_opened_is_parked_by_the_
             room.seal(*ids(10, start))
         room.target.bad, room.target.partial = bad("c0", "c10"), True
         with pytest.raises(TargetStop):
-            await deliver_all(room, room.courier(breaker=2))
+            await deliver_all(room, room.sender(breaker=2))
         room.target.bad = frozenset()
-        await deliver_all(room, room.courier())
+        await deliver_all(room, room.sender())
         assert room.states() == ["parked", "parked"]
         room.target.settle()
         assert max(room.target.customers.values()) == 1
@@ -656,7 +661,7 @@ def test_a_stop_by_the_breaker_says_what_the_target_said_and_what_to_do(tmp_path
         room.target.bad = bad("c33")
         room.target.says = lambda poison: "no reward for c33"
         with pytest.raises(TargetStop) as raised:
-            await room.courier(breaker=1).deliver(batch)
+            await room.sender(breaker=1).deliver(batch)
         assert "no reward for <" in str(raised.value)
         assert "c33" not in str(raised.value)
         assert "the same command" in raised.value.hint
@@ -676,9 +681,9 @@ async def decided(room: Room, fault: str) -> BatchState:
         room._hear(notice)
         room.target.weather.faults = {}  # good weather from the first answer on
 
-    courier = room.courier()
-    courier.tell = hear
-    return await courier.deliver(batch)
+    sender = room.sender()
+    sender.context = replace(sender.context, notify=hear)
+    return await sender.deliver(batch)
 
 
 @pytest.mark.parametrize("stage", ["customers", "events"])
@@ -730,14 +735,14 @@ def test_i3_a_wall_clock_that_is_set_forward_proves_nothing(tmp_path: Path) -> N
         room.target.weather.queue = (SETTLE_TIME + 40, SETTLE_TIME + 40)
         room.target.weather.faults = {"landed-reset": 1.0}
         batch = room.seal(*ids(10))
-        courier = room.courier()
-        courier.more_to_come = lambda: True
-        deciding = asyncio.ensure_future(courier.deliver(batch))
+        sender = room.sender()
+        sender.more_to_come = lambda: True
+        deciding = asyncio.ensure_future(sender.deliver(batch))
         await asyncio.sleep(2)
         room.target.weather.faults, room.target.weather.queue = {}, (0.0, 0.1)  # the later ones overtake it
         for start in (10, 20, 30):
             later = room.seal(*ids(10, start))
-            await courier.deliver(later)
+            await sender.deliver(later)
         await asyncio.sleep(SETTLE_TIME)  # it has been looked for once by now
         room.clock.jump(3600)
         assert await deciding is BatchState.ACCEPTED
@@ -749,12 +754,12 @@ def test_i3_a_wall_clock_that_is_set_forward_proves_nothing(tmp_path: Path) -> N
 def test_a_wall_clock_that_is_set_back_makes_nobody_wait_longer_than_the_settle_time(tmp_path: Path) -> None:
     async def story(room: Room) -> None:
         batch = room.seal(*ids(10))
-        courier = room.courier()
-        await courier.deliver(batch)
+        sender = room.sender()
+        await sender.deliver(batch)
         room.clock.jump(-3600)
         began = asyncio.get_running_loop().time()
-        gate = Gate(room.target, room.journal, room.clock, room._hear, room.stop, SETTLE_TIME, 600.0)
-        assert await gate.passed("customers")
+        barrier = Barrier(room.target, room.store, room.context)
+        assert await barrier.wait("customers")
         assert asyncio.get_running_loop().time() - began < SETTLE_TIME + 10
 
     in_room(tmp_path, story)

@@ -521,12 +521,12 @@ def test_proxies_of_the_environment_do_not_stand_between_us_and_this_machine(
 def test_a_defect_says_where_it_is_and_no_value(
     shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streammig.migration.crew import Crew
+    from streammig.run import Run
 
     async def broken(self: Any, name: str) -> Any:
         raise KeyError("anna@example.org")
 
-    monkeypatch.setattr(Crew, "prepare", broken)
+    monkeypatch.setattr(Run, "prepare", broken)
     write(shell.folder / "e.json", [customer("c1")])
     ended = shell.run(target.url, "--customers", "e.json", "--json")
     assert (ended.code, ended.document["error"]["code"]) == (1, "defect")

@@ -18,9 +18,9 @@ from streammig.checkpoint import Books, Checkpoint, Fences, Mark, fences_path
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
-from streammig.migration.crew import check_books
 from streammig.ports import Seen
 from streammig.records import BatchState, Kind, Place, Receipt, Record, Tally
+from streammig.run import check_books
 from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
 from tests.proof_copies import commands_put_back
@@ -437,7 +437,7 @@ def test_a_plain_resume_looks_for_a_few_records_and_asks_nobody(tmp_path: Path, 
         assert await world.live() is True
         arrived(world, keys)
         coming = looked[: before[0]].count("customers" if stage == "customers" else "transactions")
-        assert coming == (5 if stage == "customers" else 2)  # the gate behind the customers looks for more of these
+        assert coming == (5 if stage == "customers" else 2)  # the barrier behind the customers looks for more of these
 
     play(tmp_path, story, last="transactions")
 

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from streammig.delivery.verdict import Looks
+from streammig.delivery.reconcile import Evidence
 from streammig.ports import Seen
 from streammig.records import BatchState, Kind, Receipt, Record
 from tests.commands import Shell, sandbox, write
@@ -45,17 +45,17 @@ def test_i3_i4_looks_add_up_to_a_state_only_where_they_prove_it(
     looks: list[list[Seen]], state: BatchState | None
 ) -> None:
     """The looks are half a settle time apart."""
-    watching = Looks(SETTLE_TIME)
-    *before, last = [watching.weigh(seen, True, at * SETTLE_TIME / 2) for at, seen in enumerate(looks)]
+    watching = Evidence(SETTLE_TIME)
+    *before, last = [watching.judge(seen, True, at * SETTLE_TIME / 2) for at, seen in enumerate(looks)]
     assert before == [None] * len(before)
     assert (last and last[0]) == state
 
 
 def test_i3_absence_counts_only_while_later_batches_can_be_seen() -> None:
-    watching = Looks(SETTLE_TIME)
-    said = [watching.weigh([N], passed, at * SETTLE_TIME) for at, passed in enumerate([True, False, True])]
+    watching = Evidence(SETTLE_TIME)
+    said = [watching.judge([N], passed, at * SETTLE_TIME) for at, passed in enumerate([True, False, True])]
     assert said == [None] * 3
-    assert watching.weigh([N], True, 3 * SETTLE_TIME) is not None
+    assert watching.judge([N], True, 3 * SETTLE_TIME) is not None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_batch_that_is_parked_without_proof_says_why_and_what_may_prove_it_lat
         for it, (kind, state) in zip(batches, kinds, strict=True):
             await asyncio.sleep(1)
             room.file.received(it, room.file.sending(it, clock.time()), Receipt(kind), state, clock.time())
-        assert await room.courier().decide(batch) is BatchState.PARKED
+        assert await room.sender().decide(batch) is BatchState.PARKED
         assert f"it can't be proven whether it landed ({why})" in room.said[-1]
         assert room.said[-1].endswith("once more was accepted, `streammig resolve` with --read-back may prove it")
         assert str(room.file.about(batch)["note"]) in room.said[-1]

@@ -3,12 +3,13 @@
 from streammig.checkpoint.contents import Contents, spread
 from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path
 from streammig.checkpoint.file import Checkpoint
-from streammig.checkpoint.holdings import UNDECIDED, Books, StageRow
-from streammig.checkpoint.journal import Journal
 from streammig.checkpoint.letters import FIRST, Becomes, Spot
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
+from streammig.checkpoint.queries import UNDECIDED, Books, StageRow
+from streammig.checkpoint.store import CheckpointReader, Store
 from streammig.checkpoint.work import WorkFile, forget_work, work_path
+from streammig.checkpoint.writer import CheckpointWriter
 
 __all__ = [
     "FIRST",
@@ -16,13 +17,15 @@ __all__ = [
     "Becomes",
     "Books",
     "Checkpoint",
+    "CheckpointReader",
+    "CheckpointWriter",
     "Contents",
     "Fence",
     "Fences",
-    "Journal",
     "Mark",
     "Spot",
     "StageRow",
+    "Store",
     "WorkFile",
     "fenced",
     "fences_path",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, twin_key
-from streammig.checkpoint.holdings import PENDING, UNDECIDED, Holdings
+from streammig.checkpoint.queries import PENDING, UNDECIDED, Queries
 from streammig.records import DeadLetter, Position, Record, Tally, add_up
 
 Spot = tuple[int, int, int]
@@ -26,7 +26,7 @@ class Becomes(NamedTuple):
     filtered: bool = False
 
 
-class Letters(Holdings):
+class Letters(Queries):
     """The part of a checkpoint that knows dead letters, their lineage, and who was sent by a retry."""
 
     def letters_after(self, stage: str, after: Spot, count: int) -> list[DeadLetter]:

@@ -37,7 +37,9 @@ def outbox_path(checkpoint: Path) -> Path:
 def write_body(folder: Path, draft: Draft) -> Draft:
     """Write a draft's body and table under a name of its own, durably; the same draft with that name in its place."""
     with _translated(folder):
-        folder.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            sync(folder.parent)  # the folder's own name must outlast a power cut, too
         name = secrets.token_hex(8) + PART
         trailer = _TRAILER.pack(len(draft.body), len(draft.table), _hash(draft.table), _MARK)
         descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -12,7 +12,7 @@ import click
 
 from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import PILOT_DONE, STOPPED, fail
-from streammig.errors import Held, Problem, Unusable, counted
+from streammig.errors import SAMPLES_MISSING, Held, Problem, Unusable, counted
 from streammig.ratelimit import Use, account_path, parse_limits, usage_of
 from streammig.report.document import document
 from streammig.report.text import state_sentence, summary
@@ -93,6 +93,8 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
         5: "The target stopped this run: see the error above",
         STOPPED: "Stopped on request; nothing is lost",
     }.get(code, "This run failed: see the error above")
+    if code == 3 and not dead:
+        said = "Samples of what was accepted are not visible at the target: the same command looks again"
     if code == PILOT_DONE and ended.pilot is not None:
         done = max([ended.pilot, *(stage["source_records"] for stage in stages)])
         further = f" (an earlier run went further than the {ended.pilot:,} of this one)" if done > ended.pilot else ""
@@ -123,7 +125,7 @@ def exit_code(found: dict[str, Any], ended: Ended) -> int:
         return STOPPED
     if any(stage["unknown"] for stage in stages):
         return 4
-    return 3 if any(stage["dead"] for stage in stages) else 0
+    return 3 if any(stage["dead"] or stage["code"] == SAMPLES_MISSING for stage in stages) else 0
 
 
 def print_document(found: dict[str, Any], as_json: bool) -> None:

@@ -66,7 +66,7 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     The API key comes from MASIVO_API_KEY, or from a file or a command named in the settings. Ctrl-C once lets the
     requests under way end; twice cuts them off. Either way the same command goes on from there.
     """
-    from streammig.delivery.dry import dry_checkpoint
+    from streammig.delivery.folder import dry_checkpoint
     from streammig.settings import api_key, check_texts, load
 
     asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles")

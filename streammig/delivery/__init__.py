@@ -1,1 +1,1 @@
-"""What happens to one batch: permits, retry, splitting, and the gate between stages."""
+"""What happens to one batch: permits, retry, splitting, and the barrier between stages."""

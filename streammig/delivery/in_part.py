@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from streammig.batching import assemble, ranges_of
-from streammig.checkpoint import Journal
-from streammig.ports import Clock, Seen
+from streammig.checkpoint import Store
+from streammig.context import Context
+from streammig.ports import Seen
 from streammig.records import Batch, BatchState, DeadLetter, Record
 
 CODE = "accepted-in-part"
@@ -21,11 +22,10 @@ class InPart:
     a settle time apart do not find it.
     """
 
-    journal: Journal
-    clock: Clock
+    store: Store
+    context: Context
     see: Callable[[str, Record], Awaitable[Seen]]
     rest: Callable[[float, Batch], Awaitable[bool]]
-    settle_time: float
 
     async def decide(self, batch: Batch, records: Sequence[Record]) -> tuple[BatchState, str] | None:
         """ACCEPTED or PARKED with the reason; SPLIT where the missing records are dead letters now, which is durable;
@@ -34,7 +34,7 @@ class InPart:
         if len(first) < len(records):
             return BatchState.UNKNOWN, ""
         left = [(record, seen) for record, seen in zip(records, first, strict=True) if seen is not Seen.ALL]
-        if left and not await self.rest(self.settle_time, batch):
+        if left and not await self.rest(self.context.times.settle, batch):
             return BatchState.UNKNOWN, ""
         second = await self._look(batch, [record for record, _ in left])
         if len(second) < len(left):
@@ -65,11 +65,11 @@ class InPart:
     async def _settle(self, batch: Batch, records: Sequence[Record], missing: Sequence[Record]) -> None:
         gone = {(it.position, it.unit) for it in missing}
         there = [record for record in records if (record.position, record.unit) not in gone]
-        head, tail, _ = await self.journal.contents(batch)
+        head, tail, _ = await self.store.contents(batch)
         accepted, dead = (assemble(it, head, tail, ranges_of(it)) for it in (there, missing))
-        said = await self.journal.read(lambda file: file.last_message(batch))
+        said = await self.store.read(lambda file: file.last_message(batch))
         why = "the target took a part of its batch, and this can't be read back" + (f": {said}" if said else "")
         letters = [DeadLetter(it.position, it.unit, CODE, why, it.tally) for it in missing]
         absent = [(it.owner, "refused") for it in missing] if batch.stage == "customers" else []
-        at = self.clock.time()
-        await self.journal.write(lambda file: file.settle_in_part(batch, accepted, dead, letters, at, absent))
+        at = self.context.now()
+        await self.store.write(lambda file: file.settle_in_part(batch, accepted, dead, letters, at, absent))

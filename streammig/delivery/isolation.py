@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from streammig.batching import halves
 from streammig.checkpoint import Contents
-from streammig.delivery.courier import Courier, bury
-from streammig.delivery.nomination import set_aside
+from streammig.delivery.named import set_aside
+from streammig.delivery.sender import Sender, bury
 from streammig.records import Batch, BatchState, Record, add_up
 from streammig.telemetry import DeadLettered, Warned
 
@@ -30,7 +30,7 @@ class Isolation:
     is left becomes dead letters, refused with its batch: large batches come first, so that these are few.
     """
 
-    courier: Courier
+    sender: Sender
     bisected: bool
     share: float
     least: int
@@ -40,19 +40,19 @@ class Isolation:
 
     async def settle(self, stage: str) -> None:
         """Bring every refused batch of the stage to an end, or stop where the run stops."""
-        journal, stop = self.courier.journal, self.courier.stop
-        refused = await journal.read(lambda file: file.batches(stage, BatchState.REJECTED))
+        store, context = self.sender.store, self.sender.context
+        refused = await store.read(lambda file: file.batches(stage, BatchState.REJECTED))
         if refused:
             await self._budget(stage)
-        while refused and not stop.is_set():
+        while refused and not context.stopping:
             refused.sort(key=lambda batch: (-batch.tally.units, batch.seq))
             await self._round(refused[:GROUP])
-            refused = await journal.read(lambda file: file.batches(stage, BatchState.REJECTED))
+            refused = await store.read(lambda file: file.batches(stage, BatchState.REJECTED))
             refused += self._inferred.values()
 
     async def _budget(self, stage: str) -> None:
-        parts = await self.courier.journal.read(lambda file: file.refused_parts(stage))
-        counts = await self.courier.journal.read(lambda file: file.counts(stage))
+        parts = await self.sender.store.read(lambda file: file.refused_parts(stage))
+        counts = await self.sender.store.read(lambda file: file.counts(stage))
         spent = sum(parts.values())
         self._left = max(self.least, int(self.share * (counts["requests"] - spent))) - spent
         self._parts.update(parts)
@@ -60,12 +60,12 @@ class Isolation:
     async def _round(self, group: list[Batch]) -> None:
         nominees: list[Batch] = []
         for batch in group:
-            if self.courier.stop.is_set():
+            if self.sender.context.stopping:
                 return
-            nominees += await self._step(batch, await self.courier.journal.contents(batch))
+            nominees += await self._step(batch, await self.sender.store.contents(batch))
         for part in nominees:
             if await self._try(part) is BatchState.ACCEPTED:
-                self.courier.nominate = False
+                self.sender.try_named = False
 
     async def _step(self, batch: Batch, contents: Contents) -> list[Batch]:
         """Take a batch that holds something refused one step further; returns its nominee, to be tried later."""
@@ -88,13 +88,13 @@ class Isolation:
         """Whether nothing of a refused batch has landed, as far as that can be shown."""
         alone = len({record.owner for record in records}) == 1
         looked_for = inferred or alone or batch.seq in self._parts
-        return looked_for or await self.courier.may_go_again(batch)
+        return looked_for or await self.sender.may_go_again(batch)
 
     async def _part(self, batch: Batch, contents: Contents) -> list[Batch]:
-        journal, records = self.courier.journal, contents.records
-        nominee = await journal.read(lambda file: file.nominee(batch)) if self.courier.nominate else ()
+        store, records = self.sender.store, contents.records
+        nominee = await store.read(lambda file: file.nominee(batch)) if self.sender.try_named else ()
         pair = set_aside(records, nominee) if nominee else halves(records)
-        first, second = await self.courier.part(batch, contents, pair)
+        first, second = await self.sender.part(batch, contents, pair)
         self._parts.update((first.seq, second.seq))
         state = await self._try(first)
         if nominee:
@@ -106,19 +106,19 @@ class Isolation:
         return []
 
     async def _try(self, part: Batch) -> BatchState:
-        state = await self.courier.deliver(part)
-        self._left -= await self.courier.journal.read(lambda file: file.attempts(part))
+        state = await self.sender.deliver(part)
+        self._left -= await self.sender.store.read(lambda file: file.attempts(part))
         return state
 
     async def _bury(self, batch: Batch, records: list[Record], code: str, why: str) -> None:
-        reason = await self.courier.journal.read(lambda file: file.last_message(batch))
+        reason = await self.sender.store.read(lambda file: file.last_message(batch))
         await bury(
-            self.courier.journal, self.courier.clock, batch, records, code, f"{why}: {reason}" if reason else why
+            self.sender.store, self.sender.context.now(), batch, records, code, f"{why}: {reason}" if reason else why
         )
         tally = add_up(record.tally for record in records)
-        self.courier.tell(DeadLettered(batch.stage, tally))
+        self.sender.context.notify(DeadLettered(batch.stage, tally))
         if code == "refused-with-its-batch":
-            self.courier.tell(Warned(
+            self.sender.context.notify(Warned(
                 "rejected-together",
                 f"{tally.records} records of {batch.stage} were refused together (batch {batch.seq}); {why},"
                 " so all of them are dead letters"

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from streammig.checkpoint import Checkpoint
-from streammig.delivery.courier import Courier
-from streammig.delivery.verdict import LATER
+from streammig.delivery.reconcile import LATER
+from streammig.delivery.sender import Sender
 from streammig.records import Batch, BatchState
 from streammig.telemetry import Warned
 
@@ -22,15 +22,15 @@ class LastBatch:
     until there are enough of them; the rest goes when all outcomes are known, or nothing more can be shown.
     """
 
-    courier: Courier
+    sender: Sender
     unknown: Callable[[], bool]  # whether an outcome is unknown still
     known: Callable[[], Awaitable[None]]  # returns when none is, or the run is to stop
 
     async def deliver(self, batch: Batch) -> BatchState:
-        """As `Courier.deliver`; SPLIT where parts of it went."""
+        """As `Sender.deliver`; SPLIT where parts of it went."""
         said = False
         for _ in range(PARTS):
-            if self.courier.stop.is_set() or not self.unknown():
+            if self.sender.context.stopping or not self.unknown():
                 break
             if await self._shown(batch.stage):
                 await self.known()
@@ -42,34 +42,34 @@ class LastBatch:
                 self._say(batch)
                 said = True
             one, batch = parts
-            await self.courier.deliver(one)
-        state = await self.courier.deliver(batch)
+            await self.sender.deliver(one)
+        state = await self.sender.deliver(batch)
         return BatchState.SPLIT if said and state is not BatchState.SEALED else state
 
     async def _shown(self, stage: str) -> bool:
         """Whether enough was accepted later than every unknown batch."""
-        journal, now = self.courier.journal, self.courier.clock.time()
+        store, now = self.sender.store, self.sender.context.now()
 
         def enough(file: Checkpoint) -> bool:
             left = file.batches(stage, BatchState.UNKNOWN)
             return all(len(file.accepted_after(it, now, LATER)) == LATER for it in left)
 
-        return await journal.read(enough)
+        return await store.read(enough)
 
     async def _part(self, batch: Batch) -> tuple[Batch, Batch] | None:
         """One owner who can be looked for, and the others; None where there are not both."""
-        contents = await self.courier.journal.contents(batch)
-        can_tell = self.courier.readback.can_tell
+        contents = await self.sender.store.contents(batch)
+        can_tell = self.sender.reconciler.readback.can_tell
         chosen = next((it.owner for it in contents.records if can_tell(batch.stage, it)), None)
         mine = [it for it in contents.records if it.owner == chosen]
         others = [it for it in contents.records if it.owner != chosen]
         if not mine or not others:
             return None
-        one, rest = await self.courier.part(batch, contents, (mine, others))
+        one, rest = await self.sender.part(batch, contents, (mine, others))
         return one, rest
 
     def _say(self, batch: Batch) -> None:
-        self.courier.tell(
+        self.sender.context.notify(
             Warned(
                 "last-batch-split",
                 f"the last batch of {batch.stage} is split while an outcome is unknown: what is accepted later shows"

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from streammig.errors import TargetStop
 from streammig.masivo.answers import Conditions, classify
 from streammig.masivo.http import NoAnswer
+from streammig.masivo.redact import redact
 from streammig.masivo.session import Secret, Session, bearer
 from streammig.ports import Clock
 from streammig.records import Kind, Receipt
@@ -63,6 +64,9 @@ class MasivoClient:
             body=body,
             rules=self._rules,
         )
+
+    def redact(self, said: str) -> str:
+        return redact(said)
 
     async def renew(self) -> None:
         await self._session.renew(self._refused)

@@ -14,7 +14,7 @@ from streammig.masivo.http import check_base_url
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions, StageRules, rules
 from streammig.masivo.session import Secret, Session
-from streammig.ports import Client, Clock, ReadBack
+from streammig.ports import Client, Clock, ReadBack, Stage
 
 __all__ = ["Masivo", "RuleOptions", "check_base_url", "conditions"]
 
@@ -38,7 +38,12 @@ class Masivo:
     waiting: Callable[[str, float], None]
     answers: Conditions = Conditions()  # noqa: RUF009  # frozen
 
-    name = "masivo"
+    stages = (
+        Stage("customers", depends_on="", once=False, unit="customer"),
+        Stage("events", depends_on="customers", once=False, unit="event"),
+        Stage("transactions", depends_on="events", once=True, unit="transaction"),
+    )
+    queued = True
 
     def rules(self, stage: str) -> StageRules:
         return rules(stage, self.options[stage], self.mappings[stage])

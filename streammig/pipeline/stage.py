@@ -10,18 +10,35 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from streammig.batching import Sealing
-from streammig.checkpoint import Checkpoint, Journal
-from streammig.delivery.courier import Courier
+from streammig.checkpoint import Checkpoint, Store
+from streammig.context import Context
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.last import LastBatch
-from streammig.delivery.waiting import unless
+from streammig.delivery.sender import Sender
 from streammig.errors import Problem
-from streammig.pipeline.backlog import Backlog
-from streammig.ports import Clock
+from streammig.pipeline.queue import ByteBoundedQueue
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
 from streammig.records import Batch, BatchState, Progress, add_up
-from streammig.telemetry import Advanced, DeadLettered, Notify, Sealed
+from streammig.telemetry import Advanced, DeadLettered, Sealed
+
+QUEUE_BYTES = 8_000_000  # of bodies that wait in the outbox between producer and workers; each worker holds one
+
+
+@dataclass(frozen=True, slots=True)
+class StageReader:
+    """What a stage is read by, in a thread of its own."""
+
+    feed: Reader | ReaderProcess
+    thread: Executor
+    mapping: str = ""  # hash of the mapping that makes what is sealed now
+
+    async def next(self) -> Sealing | None:
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self.feed.next)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self.thread, self.feed.close)
+
 
 REJECTED_BYTES = 256_000_000  # of rejected batches in the outbox, from which on they are searched before the stage ends
 
@@ -35,19 +52,13 @@ class StageRun:
     """
 
     stage: str
-    feed: Reader | ReaderProcess
-    courier: Courier
+    reading: StageReader
+    sender: Sender
     isolation: Isolation
-    journal: Journal
-    clock: Clock
-    tell: Notify
-    reader: Executor
-    stop: asyncio.Event
-    workers: int
-    backlog_bytes: int
-    mapping: str = ""  # hash of the mapping that makes what is sealed now
+    store: Store
+    context: Context
     problem: Problem | None = None
-    _backlog: Backlog = field(init=False)
+    _queue: ByteBoundedQueue = field(init=False)
     _last: LastBatch = field(init=False)
     _held: set[int] = field(default_factory=set)  # batches, by number, that may be the last one
     _unknown: deque[Batch] = field(default_factory=deque)
@@ -55,35 +66,41 @@ class StageRun:
     _drained: bool = False  # the producer has queued all that it had
 
     def __post_init__(self) -> None:
-        self._last = LastBatch(self.courier, self._waits_for_proof, self._known)
+        self._last = LastBatch(self.sender, self._waits_for_proof, self._known)
+
+    @property
+    def workers(self) -> int:
+        """One more than may be in flight: where all those are unknown, only what is accepted later can show that they
+        did not land."""
+        return self.sender.options.concurrency + 1
 
     async def run(self) -> bool:
         """Deliver the stage; True if all of it is read and no batch waits to be sent."""
-        self._unknown.extend(await self.journal.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
-        self.courier.more_to_come = self._more_to_come
-        self.courier.goes_on_later = lambda: bool(self.feed.paused)
-        self.courier.holds_back = self._may_be_last
+        self._unknown.extend(await self.store.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
+        self.sender.more_to_come = self._more_to_come
+        self.sender.goes_on_later = lambda: bool(self.reading.feed.paused)
+        self.sender.holds_back = self._may_be_last
         try:
-            await self.courier.count_parked(self.stage)  # those of earlier runs, too
-            while not (self._drained or self.stop.is_set()):
+            await self.sender.count_parked(self.stage)  # those of earlier runs, too
+            while not (self._drained or self.context.stopping):
                 await self._round()
         finally:
-            await asyncio.get_running_loop().run_in_executor(self.reader, self.feed.close)
+            await self.reading.close()
         if self.problem is not None:
             raise self.problem
-        if self.feed.broken is not None and not self.stop.is_set():
-            raise self.feed.broken
-        return not self.stop.is_set() and not self.feed.paused
+        if self.reading.feed.broken is not None and not self.context.stopping:
+            raise self.reading.feed.broken
+        return not self.context.stopping and not self.reading.feed.paused
 
     async def _round(self) -> None:
         """Deliver until all is read, or until rejected batches fill the outbox; then search those."""
-        self._backlog = Backlog(self.backlog_bytes)
+        self._queue = ByteBoundedQueue(QUEUE_BYTES)
         async with asyncio.TaskGroup() as tasks:
             producer = tasks.create_task(self._guard(self._produce()))
             workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
             await asyncio.wait(workers)
             producer.cancel()
-        if not self.stop.is_set():
+        if not self.context.stopping:
             await self.isolation.settle(self.stage)
 
     async def _guard(self, work: Awaitable[None]) -> None:
@@ -93,67 +110,68 @@ class StageRun:
         except Problem as problem:
             if self.problem is None:
                 self.problem = problem
-            self.stop.set()
-            await self._backlog.close()
+            self.context.stop.set()
+            await self._queue.close()
 
     # -- producer --------------------------------------------------------------------------------------------------
 
     async def _produce(self) -> None:
         await self._resume()
-        loop = asyncio.get_running_loop()
-        while not self.stop.is_set():
-            sealing = await loop.run_in_executor(self.reader, self.feed.next)
+        while not self.context.stopping:
+            sealing = await self.reading.next()
             self._drained = sealing is None
             if sealing is None:
                 break
             await self._seal(sealing)
-            if self.courier.refused_at and await self._rejected() > REJECTED_BYTES:
+            if self.sender.refused_at and await self._rejected() > REJECTED_BYTES:
                 break
-        await self._backlog.close()
+        await self._queue.close()
 
     async def _seal(self, sealing: Sealing) -> None:
         draft, progress = sealing.draft, sealing.progress
         if draft is None:
-            await self.journal.write(lambda file: file.advance(self.stage, progress))
+            await self.store.write(lambda file: file.advance(self.stage, progress))
             self._tell_advanced(progress)
         else:
-            at = self.clock.time()
-            batch = await self.journal.write(lambda file: file.seal(self.stage, draft, progress, at, self.mapping))
-            self.tell(Sealed(self.stage, batch))
+            at = self.context.now()
+            batch = await self.store.write(
+                lambda file: file.seal(self.stage, draft, progress, at, self.reading.mapping)
+            )
+            self.context.notify(Sealed(self.stage, batch))
             self._tell_advanced(progress)
             if batch.state is BatchState.UNKNOWN:
                 self._unknown.append(batch)
             else:
-                await unless(self.stop, self._backlog.put(batch))
+                await self.context.until_stopped(self._queue.put(batch))
         if progress.dead:
-            self.tell(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
+            self.context.notify(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
 
     async def _rejected(self) -> int:
-        return await self.journal.read(lambda file: file.rejected_bytes(self.stage))
+        return await self.store.read(lambda file: file.rejected_bytes(self.stage))
 
     def _tell_advanced(self, progress: Progress) -> None:
         filtered = sum(tally.units for tally in progress.filtered.values())
-        self.tell(Advanced(self.stage, progress.frontier, progress.read.units, filtered))
+        self.context.notify(Advanced(self.stage, progress.frontier, progress.read.units, filtered))
 
     async def _resume(self) -> None:
         """Queue what an earlier run sealed and did not send. One that was rejected then is looked for first."""
-        for batch in await self.journal.read(lambda file: file.batches(self.stage, BatchState.SEALED)):
-            rejected = batch.attempts > 0 and await self.journal.read(partial(Checkpoint.was_refused, batch=batch))
-            if not rejected or await self.courier.may_go_again(batch):
-                await unless(self.stop, self._backlog.put(batch))
-            if self.stop.is_set():
+        for batch in await self.store.read(lambda file: file.batches(self.stage, BatchState.SEALED)):
+            rejected = batch.attempts > 0 and await self.store.read(partial(Checkpoint.was_refused, batch=batch))
+            if not rejected or await self.sender.may_go_again(batch):
+                await self.context.until_stopped(self._queue.put(batch))
+            if self.context.stopping:
                 return
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        while not self.stop.is_set():
+        while not self.context.stopping:
             # What an earlier run left undecided comes first: it takes the place of a request in flight. One worker goes
             # on sending, for only what is accepted later shows that something did not land.
-            if self._unknown and (self.courier.deciding < self.workers - 1 or self._drained):
+            if self._unknown and (self.sender.deciding < self.workers - 1 or self._drained):
                 await self._busily(self._decide(self._unknown.popleft()))
                 continue
-            taken = await unless(self.stop, self._backlog.get())
+            taken = await self.context.until_stopped(self._queue.get())
             if taken is not None:
                 await self._busily(self._deliver(taken))
             elif not self._unknown:
@@ -165,41 +183,43 @@ class StageRun:
             await work
         finally:
             self._busy -= 1
-            await self._backlog.look_again()
+            await self._queue.look_again()
 
     async def _decide(self, batch: Batch) -> None:
-        if await self.courier.decide(batch) is BatchState.SEALED:
+        if await self.sender.decide(batch) is BatchState.SEALED:
             await self._deliver(batch)
 
     async def _deliver(self, batch: Batch) -> None:
         """Send a batch; one that may be the last while an outcome is unknown, when it is known what comes after it."""
-        while await self.courier.deliver(batch, may_wait=True) is BatchState.SEALED and not self.stop.is_set():
+        while await self.sender.deliver(batch, may_wait=True) is BatchState.SEALED and not self.context.stopping:
             self._held.add(batch.seq)
-            await self._until(lambda: not self._may_be_last() or self._backlog.is_over)
+            await self._until(lambda: not self._may_be_last() or self._queue.is_over)
             is_last = self._drained and self._may_be_last() and batch.seq == max(self._held)
             self._held.discard(batch.seq)
             if is_last:
                 await self._last.deliver(batch)
                 return
-            if self._backlog.is_over:
-                await self.courier.deliver(batch)
+            if self._queue.is_over:
+                await self.sender.deliver(batch)
                 return
 
     def _may_be_last(self) -> bool:
         """Whether nothing waits behind a batch now, and an outcome is unknown. A pilot goes on: what comes later shows
         what became of an earlier batch."""
-        return self._waits_for_proof() and not len(self._backlog) and not (self._backlog.is_over and self.feed.paused)
+        return (
+            self._waits_for_proof() and not len(self._queue) and not (self._queue.is_over and self.reading.feed.paused)
+        )
 
     async def _until(self, holds: Callable[[], bool]) -> None:
-        await unless(self.stop, self._backlog.until(holds))
+        await self.context.until_stopped(self._queue.until(holds))
 
     def _waits_for_proof(self) -> bool:
         """Whether an outcome is unknown that a batch accepted later can show; of events nothing can."""
-        return self.stage != "events" and (bool(self._unknown) or self.courier.deciding > 0)
+        return self.sender.reconciler.readback.proves(self.stage) and (bool(self._unknown) or self.sender.deciding > 0)
 
     async def _known(self) -> None:
         await self._until(lambda: not self._waits_for_proof())
 
     def _more_to_come(self) -> bool:
         """Whether a batch may still be accepted beside those that are being read back."""
-        return not self._drained or len(self._backlog) > 0 or self._busy > self.courier.deciding
+        return not self._drained or len(self._queue) > 0 or self._busy > self.sender.deciding

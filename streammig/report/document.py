@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streammig.checkpoint import UNDECIDED, Books, Checkpoint, StageRow
-from streammig.errors import EXPORT_BROKEN
+from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING
 from streammig.ratelimit import Use
 from streammig.records import Batch, BatchState, Sums, Tally
 from streammig.report.progress import account_of, share_settled
@@ -35,7 +35,13 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         left = undecided(checkpoint, running)
         run = checkpoint.run
     state, dry_run = _state(rows, books, running), bool(run["binding"].get("dry_run", False))
-    over = dry_run or state in ("complete", "running") or any(_broken_off(row, books[row.name]) for row in rows)
+    missing = any(row.code == SAMPLES_MISSING for row in rows)
+    over = (
+        dry_run
+        or state == "running"
+        or (state == "complete" and not missing)
+        or any(_broken_off(row, books[row.name]) for row in rows)
+    )
     return {
         "state": state,
         "balanced": all(books[row.name].balanced for row in rows),

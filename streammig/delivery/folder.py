@@ -1,14 +1,16 @@
-"""A dry run: everything but the sending; bodies become files in a folder."""
+"""A dry run's target: a folder, in which each body becomes a file. It takes neither permits nor a fence."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from streammig.errors import MachineFault, Unusable
-from streammig.ports import Seen
+from streammig.ports import Client, ReadBack, Rules, Seen, Stage, Target
 from streammig.records import Kind, Receipt, Record
 
 
@@ -29,6 +31,26 @@ def dry_checkpoint(folder: Path) -> Path:
     return folder / "dry-run.checkpoint"
 
 
+@dataclass(frozen=True, slots=True)
+class FolderTarget:
+    """Implements `Target`: the rules of another target, and a folder in its place."""
+
+    target: Target
+    folder: Path
+    queued = False
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self.target.stages
+
+    def rules(self, stage: str) -> Rules:
+        return self.target.rules(stage)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[tuple[Client, ReadBack]]:
+        yield FolderClient(self.folder), NoReadBack()
+
+
 class FolderClient:
     """Writes each body to `<stage>-<number>.json`, owner-only: a body holds personal data."""
 
@@ -42,6 +64,9 @@ class FolderClient:
         path = self._folder / f"{stage}-{number:06d}.json"
         await asyncio.to_thread(_write, path, body)
         return Receipt(Kind.ACCEPTED)
+
+    def redact(self, said: str) -> str:
+        return said
 
     async def renew(self) -> None:
         """There are no credentials without a network."""
@@ -69,6 +94,9 @@ class NoReadBack:
     def can_tell(self, stage: str, record: Record) -> bool:
         return True
 
+    def proves(self, stage: str) -> bool:
+        return True
+
     async def reachable(self) -> bool:
         return True
 
@@ -93,6 +121,9 @@ class Unlimited:
 
     async def on_429(self) -> None:
         pass
+
+    async def enter(self, run_id: str, starts: Sequence[float] = ()) -> str:
+        return ""
 
     async def read(self) -> None:
         pass

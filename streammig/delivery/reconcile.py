@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from streammig.checkpoint import Journal, spread
+from streammig.checkpoint import Store, spread
+from streammig.context import Context
 from streammig.delivery.in_part import InPart
-from streammig.delivery.nomination import set_aside
-from streammig.delivery.waiting import unless
-from streammig.ports import Clock, ReadBack, Seen
+from streammig.delivery.named import set_aside
+from streammig.ports import ReadBack, Seen
 from streammig.records import Batch, BatchState, Record, Tally
-from streammig.telemetry import Notify, Waiting, Warned
+from streammig.telemetry import Waiting, Warned
 
 SAMPLE = 5  # records of a batch that are looked for, as long as they all say the same
 WIDE = 20  # where they do not, and before a batch is sent again
@@ -40,7 +40,7 @@ REFUSED_IN_PART = (
 
 
 @dataclass(slots=True)
-class Looks:
+class Evidence:
     """What successive looks at a sample of a batch add up to (times in seconds)."""
 
     settle_time: float
@@ -53,7 +53,7 @@ class Looks:
         """Whether the next look counts as the first or the last of those that find nothing."""
         return self._absent_since is None or now - self._absent_since >= self.settle_time
 
-    def weigh(self, seen: list[Seen], passed: bool, now: float) -> tuple[BatchState, str] | None:
+    def judge(self, seen: list[Seen], passed: bool, now: float) -> tuple[BatchState, str] | None:
         """ACCEPTED, SEALED or PARKED with the reason, or None as long as this look decides nothing. `passed` says
         that later batches could be seen just before."""
         told = set(seen) - {Seen.CANT_TELL}
@@ -93,7 +93,7 @@ class Looks:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Reconciler:
     """Reads back what became of a batch (times in seconds). Time alone proves nothing (I3).
 
     Landed: what is there matches what was sent, in most of the sample; where some of it is missing, in two looks in a
@@ -110,12 +110,8 @@ class Verdict:
     """
 
     readback: ReadBack
-    journal: Journal
-    clock: Clock
-    tell: Notify
-    stop: asyncio.Event
-    settle_time: float
-    visible_time: float
+    store: Store
+    context: Context
     policy: Policy = "read-back"
 
     async def decide(
@@ -132,21 +128,25 @@ class Verdict:
         if state is BatchState.UNKNOWN:
             return state
         if state is BatchState.SPLIT:
-            self.tell(Warned("accepted-in-part", f"batch {batch.seq} of {batch.stage} was taken in part: {why}"))
+            self.context.notify(
+                Warned("accepted-in-part", f"batch {batch.seq} of {batch.stage} was taken in part: {why}")
+            )
             return state
-        if state is BatchState.ACCEPTED and await self.journal.read(lambda file: file.was_refused(batch)):
+        if state is BatchState.ACCEPTED and await self.store.read(lambda file: file.was_refused(batch)):
             # What a sample shows of a batch that landed whole or not at all says nothing of one that was taken in part.
             state, why = BatchState.PARKED, REFUSED_IN_PART
-        settled = self.clock.time() if state is BatchState.ACCEPTED else None
-        await self.journal.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled, why))
-        self.tell(Warned("reconciled", f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}"))
+        settled = self.context.now() if state is BatchState.ACCEPTED else None
+        await self.store.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled, why))
+        self.context.notify(
+            Warned("reconciled", f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}")
+        )
         return state
 
     async def _in_part(self, batch: Batch) -> tuple[BatchState, str] | None:
         """What every owner of a batch shows that may have been taken in part; None where it is told like any other."""
-        if await self.journal.read(lambda file: file.taken_in_part(batch)):
+        if await self.store.read(lambda file: file.taken_in_part(batch)):
             return await self._each(batch)
-        if batch.stage != "customers" and await self.journal.read(lambda file: file.sent_by_lost(batch)):
+        if batch.stage != "customers" and await self.store.read(lambda file: file.sent_by_lost(batch)):
             # Other owners may have shared a request then: which ones depends on what was open when reading went on.
             return await self._each(batch)
         return None
@@ -159,8 +159,8 @@ class Verdict:
         if not await self.rest(await self._unsettled(batch), batch):
             return BatchState.UNKNOWN, ""
         every = f"reading back all {len(tellable):,} owners of batch {batch.seq} of {batch.stage}"
-        self.tell(Waiting("reading-back", every))
-        looking = InPart(self.journal, self.clock, self._seen, self.rest, self.settle_time)
+        self.context.notify(Waiting("reading-back", every))
+        looking = InPart(self.store, self.context, self._seen, self.rest)
         return await looking.decide(batch, tellable)
 
     async def _look(
@@ -173,9 +173,9 @@ class Verdict:
             return BatchState.UNKNOWN, ""
         # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
         now = asyncio.get_running_loop().time
-        looks, looking, misread = Looks(self.settle_time), now(), 0
-        lost = await self.journal.read(lambda file: file.sent_by_lost(batch))
-        while not self.stop.is_set():
+        looks, looking, misread = Evidence(self.context.times.settle), now(), 0
+        lost = await self.store.read(lambda file: file.sent_by_lost(batch))
+        while not self.context.stopping:
             (passed, behind), at = await self._passed(batch), now()
             seen = await self._see(batch.stage, records, passed is True and looks.conclude_absence(at))
             if lost and Seen.NOTHING in seen and not THERE.isdisjoint(seen):
@@ -183,17 +183,17 @@ class Verdict:
                 if decided := await self._each(batch):
                     return decided
                 continue
-            if decided := looks.weigh(seen, passed is True, at):
+            if decided := looks.judge(seen, passed is True, at):
                 return decided
             misread = misread + 1 if self.readback.misread and set(seen) == {Seen.CANT_TELL} else 0
             if misread == ROUNDS:
                 why = f"the target answers reads of it with {self.readback.misread}, which says nothing"
                 return BatchState.PARKED, f"{why}: it is parked for you to decide"
-            hopeless = passed is False and not more_to_come() and now() - looking >= self.settle_time
+            hopeless = passed is False and not more_to_come() and now() - looking >= self.context.times.settle
             if hopeless or now() - looking >= self._patience:
                 if goes_on_later() and not more_to_come():
                     left = f"the outcome of batch {batch.seq} of {batch.stage} is left unknown: what a later run sends"
-                    self.tell(Warned("left-unknown", f"{left} may show it"))
+                    self.context.notify(Warned("left-unknown", f"{left} may show it"))
                     break
                 return BatchState.PARKED, _unproven(seen, behind)
             if not await self.rest(self._pause, batch):
@@ -203,12 +203,12 @@ class Verdict:
     @property
     def _patience(self) -> float:
         """How long a batch is looked for, at most."""
-        return max(self.visible_time, 3 * self.settle_time)
+        return max(self.context.times.visible, 3 * self.context.times.settle)
 
     @property
     def _pause(self) -> float:
         """Between two looks."""
-        return min(LOOK, max(self.settle_time, 0.05))
+        return min(LOOK, max(self.context.times.settle, 0.05))
 
     async def _see(self, stage: str, records: Sequence[Record], sure: bool) -> list[Seen]:
         """What is visible of a few records, or, to be `sure` or where the few do not agree, of more of them."""
@@ -220,8 +220,8 @@ class Verdict:
 
     async def _unsettled(self, batch: Batch) -> float:
         """How long the target's queue has yet to be given for this batch, at most the settle time."""
-        began = await self.journal.read(lambda file: file.last_attempt(batch))
-        return min(began + self.settle_time - self.clock.time(), self.settle_time)
+        began = await self.store.read(lambda file: file.last_attempt(batch))
+        return min(began + self.context.times.settle - self.context.now(), self.context.times.settle)
 
     async def refused_whole(self, batch: Batch, refused_at: float | None) -> bool:
         """Whether none of a refused batch landed, as far as a few records can show, looked for when the target's queue
@@ -229,29 +229,29 @@ class Verdict:
         since it was refused (`refused_at` in the loop's time, if in this process) and nothing that was accepted is
         missing. Parks the batch if that is not proven; False also if the run is to stop. The operator's word that it
         did not land stands for the look: what is seen of it stood there before."""
-        if await self.journal.read(lambda file: file.denied(batch)):
+        if await self.store.read(lambda file: file.denied(batch)):
             return True
         now = asyncio.get_running_loop().time
         # By both clocks: the wall clock may be set forward meanwhile, and the loop's knows nothing of an earlier run.
         settled = now() + await self._unsettled(batch)
         if refused_at is not None:
-            settled = max(settled, refused_at + self.settle_time)
+            settled = max(settled, refused_at + self.context.times.settle)
         if not await self.rest(settled - now(), batch):
             return False
-        records = await self.journal.records(batch)
-        others, _ = set_aside(records, await self.journal.read(lambda file: file.nominee(batch)))
+        records = await self.store.records(batch)
+        others, _ = set_aside(records, await self.store.read(lambda file: file.nominee(batch)))
         probes = spread([record for record in others if self.readback.can_tell(batch.stage, record)], PROBES)
         looking = now()
         while True:
             passed = await self._works(batch)
             seen = [await self._seen(batch.stage, probe) for probe in probes]
-            if self.stop.is_set():
+            if self.context.stopping:
                 return False
             if not seen or set(seen) != {Seen.NOTHING}:
                 there = not THERE.isdisjoint(seen) or Seen.OTHER in seen
                 why = SOME_IS_THERE if there else "nothing could be read back"
                 break
-            if passed or (passed is None and now() >= settled + self.settle_time):
+            if passed or (passed is None and now() >= settled + self.context.times.settle):
                 return True
             if passed is False and now() - looking >= self._patience:
                 why = "the target does not show what it accepted, so it may not have come to this one yet"
@@ -259,22 +259,22 @@ class Verdict:
             if not await self.rest(self._pause, batch):
                 return False
         before, note = batch.state, f"it was refused, but {why}"
-        await self.journal.write(lambda file: file.move(batch, before, BatchState.PARKED, note=note))
-        self.tell(
+        await self.store.write(lambda file: file.move(batch, before, BatchState.PARKED, note=note))
+        self.context.notify(
             Warned("rejected-but-there", f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked")
         )
         return False
 
     async def _seen(self, stage: str, record: Record) -> Seen:
-        return await seen_at_last(self.readback, stage, record, self.stop, self.settle_time)
+        return await seen_at_last(self.readback, stage, record, self.context)
 
     async def _passed(self, batch: Batch) -> tuple[bool | None, str]:
         """Whether the target's queue has passed this batch: the later ones that are a settle time old are there; and
         what is missing for that, in words. None where enough of them are accepted, but not yet so old."""
-        now = self.clock.time()
-        later = await self.journal.read(lambda file: file.accepted_after(batch, now - self.settle_time, LATER))
+        now = self.context.now()
+        later = await self.store.read(lambda file: file.accepted_after(batch, now - self.context.times.settle, LATER))
         if len(later) < LATER:
-            young = await self.journal.read(lambda file: file.accepted_after(batch, now, LATER))
+            young = await self.store.read(lambda file: file.accepted_after(batch, now, LATER))
             if len(young) == LATER:
                 return None, "what was accepted after it is not yet a settle time old"
             enough = f"it takes {LATER} batches that were accepted after it and can be seen"
@@ -288,11 +288,11 @@ class Verdict:
         """Whether the target's queue does its work: what was accepted a settle time ago is there. None where that is so
         as far as it goes, but fewer than it takes were accepted after this batch, or can be told from what stood there
         before."""
-        until = self.clock.time() - self.settle_time
-        later = await self.journal.read(lambda file: file.accepted_after(batch, until, LATER))
+        until = self.context.now() - self.context.times.settle
+        later = await self.store.read(lambda file: file.accepted_after(batch, until, LATER))
         enough = len(later) == LATER
         if not enough:
-            later = await self.journal.read(lambda file: file.last_accepted(batch, until, LATER))
+            later = await self.store.read(lambda file: file.last_accepted(batch, until, LATER))
         shown = [await self._applied(other) for other in later]
         return False if False in shown else True if enough and all(shown) else None
 
@@ -310,19 +310,19 @@ class Verdict:
 
     async def _tellable(self, batch: Batch) -> list[Record]:
         """Its records that can be looked for; of an accepted batch, those that were kept as samples."""
-        if batch.stage == "events":
+        if not self.readback.proves(batch.stage):
             return []
-        records = await self.journal.records(batch)
+        records = await self.store.records(batch)
         return [record for record in records if self.readback.can_tell(batch.stage, record)]
 
     async def rest(self, seconds: float, batch: Batch) -> bool:
         """Wait so long; False if the run is to stop."""
         if seconds > 0:
-            self.tell(
+            self.context.notify(
                 Waiting("reading-back", f"reading back whether batch {batch.seq} of {batch.stage} landed", seconds)
             )
-            await unless(self.stop, asyncio.sleep(seconds))
-        return not self.stop.is_set()
+            await self.context.pause(seconds)
+        return not self.context.stopping
 
 
 def _unproven(seen: Sequence[Seen], behind: str) -> str:
@@ -333,11 +333,11 @@ def _unproven(seen: Sequence[Seen], behind: str) -> str:
     return f"it can't be proven whether it landed ({why}): it is parked for you to decide; {later}"
 
 
-async def seen_at_last(readback: ReadBack, stage: str, record: Record, stop: asyncio.Event, settle_time: float) -> Seen:
+async def seen_at_last(readback: ReadBack, stage: str, record: Record, context: Context) -> Seen:
     """What is visible of a record; a read that says nothing is tried again, for it may have met a bad moment."""
     for _ in range(TRIES):
         seen = await readback.visible(stage, record)
-        if seen is not Seen.CANT_TELL or stop.is_set():
+        if seen is not Seen.CANT_TELL or context.stopping:
             return seen
-        await unless(stop, asyncio.sleep(min(LOOK, settle_time)))
+        await context.pause(min(LOOK, context.times.settle))
     return Seen.CANT_TELL

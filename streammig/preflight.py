@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
-from streammig.checkpoint import Checkpoint, Journal, Mark, spread
-from streammig.delivery.verdict import seen_at_last
+from streammig.checkpoint import Checkpoint, Mark, Store, spread
+from streammig.context import Context
+from streammig.delivery.reconcile import seen_at_last
 from streammig.errors import Unusable
-from streammig.migration.reading import Reading
+from streammig.inputs import Reading
 from streammig.ports import ReadBack, Seen
 from streammig.records import BatchState, Record
-from streammig.telemetry import Notify, Waiting, Warned
+from streammig.telemetry import Waiting, Warned
 
 # Records that are looked for: one read for a customer, one for each year of a customer's transactions. Events leave no
 # trace that proves anything, so before them the first transactions are looked for.
@@ -23,11 +23,9 @@ class Preflight:
     """One look before a process makes its first request."""
 
     reading: Reading
-    journal: Journal
+    store: Store
     readback: ReadBack
-    tell: Notify
-    stop: asyncio.Event
-    settle_time: float  # seconds
+    context: Context
 
     async def check(self, look: bool) -> None:
         """Raise `Unusable` where the customers that a run builds on are missing, or, with `look`, where what it would
@@ -37,7 +35,7 @@ class Preflight:
         and the same export under a new checkpoint.
         """
         await self._customers()
-        name = await self.journal.read(self._next)
+        name = await self.store.read(self._next)
         if not look or name is None:
             return
         records = await self._coming(name)
@@ -61,8 +59,8 @@ class Preflight:
 
     async def _customers(self) -> None:
         """Where the run has no customers of its own, look whether those that it builds on are at the target at all."""
-        first = next(iter(self.reading.sources))
-        if first == "customers" or await self.journal.read(_began):
+        first = next(iter(self.reading.inputs))
+        if first == "customers" or await self.store.read(_began):
             return
         records = await self.reading.first(first, SAMPLES["customers"])
         seen = [await self.readback.visible("customers", record) for record in records]
@@ -78,11 +76,13 @@ class Preflight:
         """Those of these records that are there as they would be sent, if they are most of them: one alone may be a
         customer that somebody has moved by hand, or one that occurs twice in an export that was not scanned."""
         seen: list[Seen] = []
-        self.tell(Waiting("preflight", f"looking whether the first {name} to be sent are at the target already"))
+        self.context.notify(
+            Waiting("preflight", f"looking whether the first {name} to be sent are at the target already")
+        )
         for record in records:
-            seen.append(await seen_at_last(self.readback, name, record, self.stop, self.settle_time))
+            seen.append(await seen_at_last(self.readback, name, record, self.context))
             if seen[-1] is Seen.CANT_TELL:
-                self.tell(
+                self.context.notify(
                     Warned(
                         "not-readable",
                         f"{name} can't be looked for at the target now: whether they were sent before is not known",
@@ -97,15 +97,15 @@ class Preflight:
         """Some records of what is to be sent next: of the first batch that was never sent, or behind the frontier. What
         a copy that is lost may have sent is expected to be there, so it is what comes behind that."""
         count = SAMPLES[name]
-        sealed = await self.journal.read(lambda file: file.batches(name, BatchState.SEALED))
+        sealed = await self.store.read(lambda file: file.batches(name, BatchState.SEALED))
         fresh = [batch for batch in sealed if not batch.attempts and batch.parent is None and not batch.retried]
         if fresh:
-            return spread(await self.journal.records(fresh[0]), count)
-        start = (await self.journal.read(lambda file: file.progress(name))).frontier
-        lost = await self.journal.read(Checkpoint.lost)
-        if lost is not None and lost.stage == await self.journal.read(lambda file: file.ordinal(name)):
+            return spread(await self.store.records(fresh[0]), count)
+        start = (await self.store.read(lambda file: file.progress(name))).frontier
+        lost = await self.store.read(Checkpoint.lost)
+        if lost is not None and lost.stage == await self.store.read(lambda file: file.ordinal(name)):
             start = max(start, lost.place)
-        ahead = await self.journal.read(lambda file: file.ahead_ranges(name))
+        ahead = await self.store.read(lambda file: file.ahead_ranges(name))
         return await self.reading.first(name, count, start, ahead)
 
 

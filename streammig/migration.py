@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
@@ -13,26 +14,25 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from streammig.account import NoAccount, SharedAccount
 from streammig.aftercare.retry import Choice as Choice
-from streammig.checkpoint import Checkpoint, Fence, Journal, Mark, fenced, locked
+from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
+from streammig.context import Context, Times, until_stopped
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
-from streammig.delivery.courier import Permits
-from streammig.delivery.dry import FolderClient, NoReadBack, Unlimited
-from streammig.delivery.waiting import unless
+from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.errors import Problem, Unusable
+from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
+from streammig.inputs import Reading, StageInput
+from streammig.lost_bodies import check_bodies, give_up
+from streammig.mapping import load_mapping, mapping_mark
 from streammig.masivo.limits import PRESETS
-from streammig.masivo.redact import redact
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
-from streammig.migration.binding import Marks, check_contents, fixed, reopen, shapes
-from streammig.migration.crew import Crew
-from streammig.migration.lost import check_bodies, give_up
-from streammig.migration.mapping import load_mapping, mapping_mark, rule_options
-from streammig.migration.reading import Reading
-from streammig.migration.retrying import Retry
-from streammig.ports import Client, ReadBack, Rules, Source
+from streammig.ports import Client, Connection, ReadBack, Source, Target
 from streammig.ports import Clock as Clock
-from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, account_name, account_path, parse_limits
+from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.records import STAGES, Batch, BatchState, Place
+from streammig.retrying import Retry
+from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
 from streammig.sources import open_source, parse_input, with_samples
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned
@@ -107,7 +107,7 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
-        return await self._work(Crew.run) or False
+        return await self._work(Run.run) or False
 
     async def retry(self, choice: Choice, repaired: Path | None = None) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
@@ -119,7 +119,7 @@ class Migration:
         UNKNOWN if stopped before that is known."""
         return await self._work(lambda crew: crew.read_back(stage, seq)) or BatchState.UNKNOWN
 
-    async def _work(self, work: Callable[[Crew], Awaitable[T]]) -> T | None:
+    async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
         """Assemble a crew and let it work; None if it was aborted."""
         self._task = task = asyncio.current_task()
         try:
@@ -128,9 +128,9 @@ class Migration:
                 self.assembled = True
                 done = await work(crew)
                 if done is True:
-                    await crew.journal.write(Checkpoint.forget_samples)
+                    await crew.store.write(Checkpoint.forget_samples)
             if done is True:
-                forget(dedup_folder(crew.reading.path))
+                forget(dedup_folder(crew.reading.lookup.path))
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -140,54 +140,70 @@ class Migration:
         finally:
             self._task = None
 
-    async def _assemble(self, stack: AsyncExitStack) -> Crew:
+    async def _assemble(self, stack: AsyncExitStack) -> Run:
         """Check everything that can be checked before a record is read, then open and connect what a run needs."""
-        settings, dry = self.settings, self.ask.dry_run is not None
-        if not dry:
-            check_base_url(settings.base_url)
-        check_doubles(settings, self.ask.accept_doubles)
-        limits = OFF if dry else parse_limits(settings.limits, PRESETS)
+        settings, ask = self.settings, self.ask
+        account = self._account()
+        check_doubles(settings, ask.accept_doubles)
         mappings = {name: self._mapping(name) for name in STAGES}
         sources = self._sources()
         path = Path(settings.checkpoint)
         check_folder(path)
         stack.enter_context(self._lock(path))
-        fence = None if dry else stack.enter_context(self._fence(path))
+        fence = stack.enter_context(account.fence(path, ask))
         marks = {name: source.fingerprints() for name, source in sources.items()}
-        reader = stack.enter_context(self.executor())
-        binding, shape = self._binding(), shapes(settings, self.ask.unchecked)
-        file = reopen(path, binding, shape, marks)
+        thread = stack.enter_context(self.executor())
+        shape = shapes(settings, ask.unchecked)
+        file = reopen(path, account.binding, shape, marks)
         if file is not None:
             stack.callback(file.close)
-            await self._reading(reader, partial(check_contents, file, marks))
+            await self._reading(thread, partial(check_contents, file, marks))
         started = file.run["started"] if file is not None else self.clock.time()
-        limiter = None if dry else await self._limiter(stack, limits)
+        limiter = account.limiter(stack, self.clock, self.executor)
         target = self._target(rule_options(settings, started), mappings, limiter)
-        rules = {name: target.rules(name) for name in sources}
+        inputs = {
+            name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
+            for name, source in sources.items()
+        }
         client, readback = await stack.enter_async_context(self._connect(target))
-        fresh = await self._fresh(file, marks, reader)
+        fresh = await self._fresh(file, marks, thread)
         if file is None:
-            file = self._create(path, fence, binding, started)
+            file = self._create(path, fence, account.binding, started)
             stack.callback(file.close)
-        self._bind(file, shape, fresh, limits)
+        self._bind(file, shape, fresh, account.limits)
         self._recover(file, fence)
-        permits = await self._enter(file, limiter)
-        lost = await self._lost(file, reader)
+        if words := await limiter.enter(file.run["id"], file.starts()):
+            self.tell(Warned("limits-changed", words))
+        lost = await self._lost(file, thread)
         stack.callback(_sweep, file)
+        file.outbox.tellable = readback.can_tell
+        store = self._store(stack, file, fence)
         lookup = Checkpoint.open(path, read_only=True)
         stack.callback(lookup.close)
-        file.outbox.tellable = readback.can_tell
-        files = stack.enter_context(self.executor())
-        journal = Journal(file, stack.enter_context(self.executor()), fence, files)
-        stack.push_async_callback(journal.flush)
-        owners = await self._owners(stack, file, sources, rules, shape, reader)
-        marks_of = {name: mapping_mark(mapping) for name, mapping in mappings.items()}
-        reading = Reading(settings, path, lookup, journal, sources, rules, owners, marks_of, reader, self.tell)
-        await give_up(reading, self.clock, lost, self.ask.bodies_lost or self.ask.newest_lost)
-        return Crew(
-            settings, reading, journal, client, readback, permits, redact, self.clock, self.rng, self.tell, self.stop,
-            0.0 if dry else settings.settle_time, self.ask.first, self.away, look=not dry and not self.ask.current,
-        )  # fmt: skip
+        owners = await self._owners(stack, file, inputs, shape, thread)
+        reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
+        context = self._context_of(target)
+        await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
+        return Run(
+            settings=settings,
+            reading=reading,
+            store=store,
+            target=Connection(client, readback, limiter),
+            context=context,
+            options=RunOptions(ask.first, self.away, look=target.queued and not ask.current),
+        )
+
+    def _context_of(self, target: Target) -> Context:
+        times = Times(self.settings.settle_time if target.queued else 0.0, self.settings.visible_time)
+        return Context(clock=self.clock, rng=self.rng, notify=self.tell, stop=self.stop, times=times)
+
+    def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
+        reader = Checkpoint.open(file.path, read_only=True)
+        stack.callback(reader.close)
+        asking = CheckpointReader(reader, stack.enter_context(self.executor()))
+        writer = CheckpointWriter(file, stack.enter_context(self.executor()), fence)
+        stack.push_async_callback(writer.flush)
+        return Store(writer, asking)
 
     async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
         """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""
@@ -204,20 +220,6 @@ class Migration:
             path, run_id=fence.run_id if fence is not None else "", binding=binding, version=version("streammig"),
             started=started,
         )  # fmt: skip
-
-    def _fence(self, path: Path) -> AbstractContextManager[Fence]:
-        return fenced(
-            path, self.state_dir, Checkpoint.copy_at(path), self.ask.command, current=self.ask.current,
-            lost=self.ask.newest_lost,
-        )  # fmt: skip
-
-    async def _enter(self, file: Checkpoint, limiter: RateLimiter | None) -> Permits:
-        """The permits of the account; without a limiter, of nobody."""
-        if limiter is None:
-            return Unlimited()
-        if words := await limiter.enter(file.run["id"], file.starts()):
-            self.tell(Warned("limits-changed", words))
-        return limiter
 
     def _lock(self, path: Path) -> AbstractContextManager[None]:
         return nullcontext() if self.ask.held else locked(path, self.ask.command)
@@ -241,25 +243,29 @@ class Migration:
         return await self._reading(reader, partial(with_samples, fresh))
 
     async def _owners(
-        self, stack: AsyncExitStack, file: Checkpoint, sources: Mapping[str, Source], rules: Mapping[str, Rules],
-        shape: Mapping[str, Any], reader: Executor,
-    ) -> KeyIndex | None:  # fmt: skip
+        self,
+        stack: AsyncExitStack,
+        file: Checkpoint,
+        inputs: Mapping[str, StageInput],
+        shape: Mapping[str, Any],
+        reader: Executor,
+    ) -> KeyIndex | None:
         """The dedup index of the run's customers; None without one.
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if "customers" not in sources:
+        if "customers" not in inputs:
             return None
         if self.ask.unchecked:
             self.tell(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
-        customers = sources["customers"], rules["customers"], shape["customers"]
+        customers = inputs["customers"].source, inputs["customers"].rules, shape["customers"]
         (state,) = [row.state for row in file.stages() if row.name == "customers"]
         frontier: Place | None = None
         if state != "complete" and not fixed(self.settings, "customers", file):
             frontier = file.progress("customers").frontier
         folder = dedup_folder(Path(self.settings.checkpoint))
-        index = await unless(self.stop, key_index(folder, *customers, reader, self.tell, frontier=frontier))
+        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.tell, frontier=frontier))
         if index is not None:
             stack.callback(index.close)
         return index
@@ -282,40 +288,41 @@ class Migration:
         inputs = [parse_input(text) for text in self.settings.stage(name).files]
         return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
 
-    def _binding(self) -> dict[str, Any]:
+    def _account(self) -> SharedAccount | NoAccount:
+        """The account that the run sends to; none for a dry run."""
         if self.ask.dry_run is not None:
-            return {"account": "none", "dry_run": True}
-        account = account_name(self.settings.account or None, self.settings.base_url, self.key)
-        return {"target": self.settings.base_url, "account": account}
-
-    async def _limiter(self, stack: AsyncExitStack, limits: Limits) -> RateLimiter:
-        account = account_name(self.settings.account or None, self.settings.base_url, self.key)
-        state = AccountState(account_path(self.state_dir, account))
-        stack.callback(state.close)
-        limiter = RateLimiter(state, limits, self.clock, stack.enter_context(self.executor()))
-        stack.push_async_callback(limiter.close)
-        return limiter
+            return NoAccount()
+        settings = self.settings
+        check_base_url(settings.base_url)
+        name = account_name(settings.account or None, settings.base_url, self.key)
+        return SharedAccount(name, settings.base_url, self.state_dir, parse_limits(settings.limits, PRESETS))
 
     def _target(
         self,
         options: Mapping[str, RuleOptions],
         mappings: Mapping[str, Callable[[Any], Any] | None],
-        limiter: RateLimiter | None,
-    ) -> Masivo:
-        account = Unlimited() if limiter is None else limiter
-        return Masivo(
-            base_url=self.settings.base_url, auth_url=self.settings.auth_url, key=self.key,
-            timeout=self.settings.request_timeout, options=options, mappings=mappings, clock=self.clock, rng=self.rng,
-            pace=account.read, hold=account.pause_for, observe=account.observe,
+        limiter: RateLimiter | Unlimited,
+    ) -> Target:
+        settings = self.settings
+        masivo = Masivo(
+            base_url=settings.base_url,
+            auth_url=settings.auth_url,
+            key=self.key,
+            timeout=settings.request_timeout,
+            options=options,
+            mappings=mappings,
+            clock=self.clock,
+            rng=self.rng,
+            pace=limiter.read,
+            hold=limiter.pause_for,
+            observe=limiter.observe,
             waiting=lambda why, seconds: self.tell(Waiting("reading", why, seconds)),
-            answers=conditions(self.settings.accepted_if, self.settings.refused_if),
-        )  # fmt: skip
+            answers=conditions(settings.accepted_if, settings.refused_if),
+        )
+        return masivo if self.ask.dry_run is None else FolderTarget(masivo, self.ask.dry_run)
 
     @asynccontextmanager
-    async def _connect(self, target: Masivo) -> AsyncIterator[tuple[Client, ReadBack]]:
-        if self.ask.dry_run is not None:
-            yield FolderClient(self.ask.dry_run), NoReadBack()
-            return
+    async def _connect(self, target: Target) -> AsyncIterator[tuple[Client, ReadBack]]:
         async with target.connect() as (client, readback):
             await client.renew()  # a wrong key or host is found here, before a record is read
             yield client, readback
@@ -360,3 +367,25 @@ def _sweep(file: Checkpoint) -> None:
     """Leave nothing in the outbox that no batch needs, however the run ended."""
     with suppress(Problem):
         file.sweep_outbox()
+
+
+def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
+    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
+    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
+    return {
+        name: RuleOptions(
+            unknown_fields=settings.unknown_fields,
+            fraction_digits=settings.fraction_digits,
+            include_inactive=settings.include_inactive,
+            send_anonymous=settings.send_anonymous,
+            zero_orders=settings.zero_orders,
+            send_redeem=settings.send_redeem,
+            time_zone=settings.time_zone or None,
+            deleted=settings.customers.deleted,
+            reversed=settings.events.reversed,
+            owner=settings.stage(name).owner or None,
+            max_bytes=settings.max_bytes,
+            now=now,
+        )
+        for name in STAGES
+    }

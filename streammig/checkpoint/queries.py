@@ -64,7 +64,7 @@ class StageRow:
     seen: bool = False  # all samples of it were seen at the target
 
 
-class Holdings(SqliteFile):
+class Queries(SqliteFile):
     """The questions to a checkpoint; none of them changes it."""
 
     @property

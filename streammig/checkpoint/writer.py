@@ -7,33 +7,23 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
-from streammig.checkpoint.contents import Contents
 from streammig.checkpoint.fence import Fence
 from streammig.checkpoint.file import Checkpoint
-from streammig.records import Batch, Record
 
 T = TypeVar("T")
 
 
-class Journal:
+class CheckpointWriter:
     """The only way a run changes its checkpoint; it raises the fence behind each request's number.
 
     After a change that failed, every later one fails the same way: nothing may be sent on the strength of a file that
-    did not take a write. `files` reads bodies, which must wait neither for a commit nor for the export; by default it
-    is the same thread.
+    did not take a write.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        executor: Executor,
-        fence: Fence | None = None,
-        files: Executor | None = None,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, executor: Executor, fence: Fence | None = None) -> None:
         self._checkpoint = checkpoint
         self._executor = executor
         self._fence = fence
-        self._files = files or executor
         self._waiting: list[tuple[Callable[[Checkpoint], Any], asyncio.Future[Any]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._broken: BaseException | None = None
@@ -51,25 +41,6 @@ class Journal:
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_waiting())
         return await asyncio.shield(done)
-
-    async def read(self, question: Callable[[Checkpoint], T]) -> T:
-        """Ask the checkpoint something; sees every change that was asked for before."""
-        return await self.write(question)
-
-    async def body(self, batch: Batch) -> bytes:
-        """The request body of a batch that is not settled. Raises `Unusable` where it is not what was sealed."""
-        return await self._in_files(self._checkpoint.outbox.body, batch)
-
-    async def contents(self, batch: Batch) -> Contents:
-        """As `body`, taken apart."""
-        return await self._in_files(self._checkpoint.outbox.contents, batch)
-
-    async def records(self, batch: Batch) -> list[Record]:
-        """The records of a batch that is not settled; of an accepted one, those that were kept as samples."""
-        return await self._in_files(self._checkpoint.outbox.records, batch)
-
-    async def _in_files(self, work: Callable[[Batch], T], batch: Batch) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._files, work, batch)
 
     async def flush(self) -> None:
         """Wait until everything asked for so far is durable or has failed."""

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from streammig.records import Batch
 
 
-class Backlog:
+class ByteBoundedQueue:
     """First in, first out. `put` waits while the bodies of what is inside hold `limit` bytes or more; `get` waits for a
-    batch and returns None once the backlog is closed and empty."""
+    batch and returns None once the queue is closed and empty."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

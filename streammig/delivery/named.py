@@ -13,11 +13,11 @@ _BEFORE = r"(?<![\w@])(?<!\w[-.+])"
 _BEHIND = r"(?![\w@…]|[-.+]\w)"
 
 
-def nominated(message: str, records: Sequence[Record]) -> list[Record]:
+def named_record(message: str, records: Sequence[Record]) -> list[Record]:
     """The records of the only owner whose id or e-mail stands in the message as a whole token, whatever its case.
 
     Empty if nobody's does, or those of several owners, or if the batch holds nobody else: then there is nothing to set
-    aside. `message` is what the target said, not yet redacted. A nomination is a hint, never a proof.
+    aside. `message` is what the target said, not yet redacted. A naming is a hint, never a proof.
     """
     text = message.casefold()
     owners = {

@@ -1,8 +1,7 @@
-"""What the rules of a stage are made of: options from the settings, and a user's mapping, found by its name."""
+"""A user's mapping, found by its name."""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import importlib
 import inspect
@@ -12,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from streammig.errors import Unusable
-from streammig.masivo.target import RuleOptions
-from streammig.records import STAGES
-from streammig.settings import Settings
 
 
 def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
@@ -51,25 +47,3 @@ def mapping_mark(mapping: Callable[[Any], Any] | None) -> str:
     except (OSError, TypeError):
         return ""
     return hashlib.sha256(source).hexdigest()
-
-
-def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
-    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
-    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
-    return {
-        name: RuleOptions(
-            unknown_fields=settings.unknown_fields,
-            fraction_digits=settings.fraction_digits,
-            include_inactive=settings.include_inactive,
-            send_anonymous=settings.send_anonymous,
-            zero_orders=settings.zero_orders,
-            send_redeem=settings.send_redeem,
-            time_zone=settings.time_zone or None,
-            deleted=settings.customers.deleted,
-            reversed=settings.events.reversed,
-            owner=settings.stage(name).owner or None,
-            max_bytes=settings.max_bytes,
-            now=now,
-        )
-        for name in STAGES
-    }

@@ -7,35 +7,35 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
-from streammig.checkpoint import Checkpoint, Journal
+from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
 from streammig.ports import Rules, Source
 from streammig.reader import Absent, Judge, first_records, nobody_absent, owners_until
 from streammig.records import START, Place, Range, Record
-from streammig.settings import Settings
-from streammig.telemetry import Notify
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class StageInput(NamedTuple):
+    """What a stage is read from, and by which rules."""
+
+    source: Source
+    rules: Rules
+    mapping: str  # hash of its mapping's module, "" without one
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The sources of a run with all that decides what comes out of them. Files are read in one thread, `thread`."""
 
-    settings: Settings
-    path: Path
-    lookup: Checkpoint  # the same file, opened to read, for the thread
-    journal: Journal
-    sources: Mapping[str, Source]
-    rules: Mapping[str, Rules]
+    inputs: Mapping[str, StageInput]
     owners: KeyIndex | None  # None where it was left out, or no customers are in the run
-    mappings: Mapping[str, str]  # for each stage the hash of its mapping's module, "" without one
+    store: Store
+    lookup: Checkpoint  # the same file, opened to read, for the thread
     thread: Executor
-    tell: Notify
 
     async def read(self, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
         """Do in the thread what reads files."""
@@ -43,10 +43,10 @@ class Reading:
 
     async def judge(self, name: str, sealed: Sequence[Range] = ()) -> Judge:
         """What says which records of a stage are sent by the run, beside those that are `sealed` already."""
-        rules = self.rules[name]
+        rules = self.inputs[name].rules
         if name == "customers":
             return Judge(rules, repeated=partial(repeated, self.owners) if self.owners is not None else None)
-        known = self.owners is not None or await self.journal.read(Checkpoint.has_absent)
+        known = self.owners is not None or await self.store.read(Checkpoint.has_absent)
         who = partial(absent, self.owners, self.lookup, name) if known else nobody_absent
         return Judge(rules, who, sealed=sealed)
 
@@ -56,21 +56,21 @@ class Reading:
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
         """As `first_records`, of those that the run sends."""
-        return await self.read(first_records, self.sources[name], await self.judge(name), count, start, sealed)
+        return await self.read(first_records, self.inputs[name].source, await self.judge(name), count, start, sealed)
 
     async def unchanged(self) -> None:
         """Raise `Unusable` unless every file is still what it was when the run began."""
-        for source in self.sources.values():
-            await self.read(source.unchanged)
+        for it in self.inputs.values():
+            await self.read(it.source.unchanged)
 
     async def pilots(self, name: str) -> set[str] | None:
         """The customers that a pilot has sent, unless all of them were: what belongs to others must wait."""
-        if name == "customers" or "customers" not in self.sources:
+        if name == "customers" or "customers" not in self.inputs:
             return None
-        rows = await self.journal.read(Checkpoint.stages)
+        rows = await self.store.read(Checkpoint.stages)
         if any(row.name == "customers" and row.state == "complete" for row in rows):
             return None
-        frontier = await self.journal.read(lambda file: file.progress("customers").frontier)
+        frontier = await self.store.read(lambda file: file.progress("customers").frontier)
         judge = await self.judge("customers")
-        owners = await self.read(owners_until, self.sources["customers"], judge, frontier)
+        owners = await self.read(owners_until, self.inputs["customers"].source, judge, frontier)
         return owners - self.lookup.absent_reasons(owners).keys()

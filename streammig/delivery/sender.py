@@ -5,54 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from random import Random
-from typing import Protocol
 
 import msgspec
 
 from streammig.batching import assemble, halves, ranges_of
-from streammig.checkpoint import Contents, Journal
+from streammig.checkpoint import Contents, Store
+from streammig.context import Context
 from streammig.delivery.backoff import Backoff
-from streammig.delivery.nomination import nominated
+from streammig.delivery.named import named_record
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
-from streammig.delivery.verdict import Verdict
-from streammig.delivery.waiting import unless
+from streammig.delivery.reconcile import Reconciler
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.ports import Client, Clock, ReadBack
+from streammig.ports import Client, Permits, ReadBack
 from streammig.records import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
-from streammig.telemetry import Answered, Notify, Waiting, Warned
+from streammig.telemetry import Answered, Waiting, Warned
 
 LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then
 BLIND_WAIT = 60.0  # seconds to wait on a 429 that does not say how long
-
-
-class Permit(Protocol):
-    """The right to make one request now."""
-
-    def sent(self) -> None:
-        """The first byte leaves now."""
-
-    def unsent(self) -> None:
-        """Nothing left: the start is free for another request."""
-
-
-class Permits(Protocol):
-    """Hands out the account's permits."""
-
-    async def acquire(self) -> Permit: ...
-
-    def answered(self, latency: float) -> None:
-        """A request was answered so many seconds after it left."""
-
-    async def pause_for(self, seconds: float) -> None:
-        """Nobody on this account starts a request for so long. Returns at once: it is the next permit that waits."""
-
-    async def on_429(self) -> None:
-        """The target refused a request that our own count allowed: keep a wider margin."""
-
-
-Redact = Callable[[str], str]
-"""What the target said in, the same without any value of a record out."""
 
 
 @dataclass(slots=True)
@@ -64,41 +33,77 @@ class _Tries:
     renewed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SendOptions:
+    """The settings of sending."""
+
+    concurrency: int = 4  # requests that may be in flight
+    most_parked: int = 3
+    breaker: int = 10  # whole batches refused in a row that stop the run
+    try_named: bool = True  # whether the record that an answer names is tried alone
+
+
 @dataclass(slots=True)
-class Courier:
+class Reachability:
+    """After an unknown outcome nobody sends until the target answers a read again."""
+
+    readback: ReadBack
+    context: Context
+    backoff: Backoff = field(default_factory=Backoff)
+    _lost: bool = False
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def doubt(self) -> None:
+        """An outcome is unknown."""
+        self._lost = True
+
+    async def wait(self) -> None:
+        """Wait until a read succeeds, or the run is to stop."""
+        if not self._lost:
+            return
+        async with self._asking:
+            failures = 0
+            while self._lost and not self.context.stopping:
+                if await self.readback.reachable():
+                    self._lost = False
+                    return
+                failures += 1
+                seconds = self.backoff.delay(failures, self.context.rng)
+                why = "a request got no answer; the target does not answer a read yet"
+                self.context.notify(Waiting("unreachable", why, seconds))
+                await self.context.pause(seconds)
+
+
+@dataclass(slots=True)
+class Sender:
     """Delivers the batches of one stage for all its workers, under I2 and I3.
 
     A batch with an unknown outcome keeps its worker busy until it is decided, so that there are never more of them
     than workers. After one, the next request waits until an authenticated read succeeds: sending into a target that
-    swallows answers only makes more of them. `lanes` are the requests that may be in flight; there is one worker more,
-    for where all that were in flight are unknown, only what is accepted later can show that they did not land.
+    swallows answers only makes more of them. `in_flight` is held by each request that is under way.
     """
 
     client: Client
-    readback: ReadBack
     permits: Permits
-    journal: Journal
-    clock: Clock
-    rng: Random
-    tell: Notify
-    redact: Redact
-    verdict: Verdict
-    stop: asyncio.Event
-    lanes: asyncio.Semaphore
-    most_parked: int = 3
-    breaker: int = 10  # whole batches refused in a row that stop the run
-    nominate: bool = True  # whether whom an answer names is set aside; not any more after it named a wrong one
-    refused_at: dict[int, float] = field(default_factory=dict)  # by batch: in this process, in the loop's time
-    backoff: Backoff = field(default_factory=Backoff)
+    store: Store
+    reconciler: Reconciler
+    reachability: Reachability
+    context: Context
+    options: SendOptions
     more_to_come: Callable[[], bool] = lambda: False
     holds_back: Callable[[], bool] = lambda: False  # whether a batch must wait for what comes after it
     goes_on_later: Callable[[], bool] = lambda: False  # a pilot: what a later call sends may show what became of it
     deciding: int = 0  # workers that read back and send nothing meanwhile
-    stops: Stops = field(default_factory=Stops)
+    refused_at: dict[int, float] = field(default_factory=dict)  # by batch: in this process, in the loop's time
+    try_named: bool = field(init=False)  # whether whom an answer names is set aside; not after it named a wrong one
+    in_flight: asyncio.Semaphore = field(init=False)
+    _stops: Stops = field(default_factory=Stops)
     _noted: set[str] = field(default_factory=set)  # fields of answers that were told
-    _doubt: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _doubted: bool = False
     _refused: list[Batch] = field(default_factory=list)  # whole batches, since the last one that was accepted
+
+    def __post_init__(self) -> None:
+        self.try_named = self.options.try_named
+        self.in_flight = asyncio.Semaphore(self.options.concurrency)
 
     async def deliver(self, batch: Batch, may_wait: bool = False) -> BatchState:
         """Send a sealed batch until its fate is known; returns the state it is left in.
@@ -108,13 +113,13 @@ class Courier:
         `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
         tries = _Tries(batch.attempts)
-        body = await self.journal.body(batch)
-        while not self.stop.is_set():
-            async with self.lanes:
+        body = await self.store.body(batch)
+        while not self.context.stopping:
+            async with self.in_flight:
                 if may_wait and self.holds_back():
                     return BatchState.SEALED
-                state = await self._insist(batch, body, tries)
-            # Who reads back, or waits for the parts of a batch, leaves the lane to others.
+                state = await self._send_until_answered(batch, body, tries)
+            # Who reads back, or waits for the parts of a batch, leaves its place to others.
             if state is BatchState.UNKNOWN:
                 state = await self.decide(batch)
             elif state is BatchState.SPLIT:
@@ -123,40 +128,41 @@ class Courier:
                 return state
         return BatchState.SEALED
 
-    async def _insist(self, batch: Batch, body: bytes, tries: _Tries) -> BatchState:
+    async def _send_until_answered(self, batch: Batch, body: bytes, tries: _Tries) -> BatchState:
         """Send a batch as long as the answer is that it was not taken in; SEALED means that the run is to stop, SPLIT
         that it is to be split."""
-        await self._wait_for_trust()
-        while not self.stop.is_set():
+        await self.reachability.wait()
+        while not self.context.stopping:
             receipt = await self._send(batch, body, tries)
             if receipt is None:
                 break
             receipt = await self._explain(batch, tries.attempt, receipt)
-            self.tell(Answered(batch, receipt))
+            self.context.notify(Answered(batch, receipt))
             state = await self._follow(batch, receipt, tries)
             if state is not BatchState.SEALED:
                 return state
-            await self._wait_for_trust()
+            await self.reachability.wait()
         return BatchState.SEALED
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
         """One request: permit, intent, sending, receipt, each durable before the next; None when stopped."""
-        permit = await unless(self.stop, self.permits.acquire())
+        permit = await self.context.until_stopped(self.permits.acquire())
         if permit is None:
             return None
-        started = self.clock.time()
-        tries.attempt = await self.journal.write(lambda file: file.sending(batch, started))
+        started = self.context.now()
+        tries.attempt = await self.store.write(lambda file: file.sending(batch, started))
         receipt = as_ruled(batch, await self.client.send(batch.stage, body, permit.sent))
         # Its message follows when it is redacted: what is decided must not wait for that.
-        silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.clock.time()
-        await self.journal.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
+        silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.context.now()
+        await self.store.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
         if receipt.kind is Kind.NOT_SENT:
             permit.unsent()
         elif receipt.status is not None:
             self.permits.answered(receipt.latency)
         if receipt.kind is Kind.THROTTLED or receipt.retry_after is not None:
             await self._obey(receipt)
-        self._doubted = self._doubted or receipt.kind is Kind.UNKNOWN
+        if receipt.kind is Kind.UNKNOWN:
+            self.reachability.doubt()
         return receipt
 
     async def _explain(self, batch: Batch, attempt: int, receipt: Receipt) -> Receipt:
@@ -167,19 +173,19 @@ class Courier:
         said = receipt.message
         # Without an answer the words are ours, too: why there is none.
         ours = receipt.ours or receipt.status is None
-        message = said if ours else self.redact(said)
+        message = said if ours else self.client.redact(said)
         nominee: tuple[Range, ...] = ()
         # Where nothing was redacted, nobody is named.
-        if receipt.kind is Kind.REJECTED and self.nominate and message != said:
-            nominee = ranges_of(nominated(said, await self.journal.records(batch)))
-        await self.journal.write(lambda file: file.explain(batch, attempt, message, nominee))
+        if receipt.kind is Kind.REJECTED and self.try_named and message != said:
+            nominee = ranges_of(named_record(said, await self.store.records(batch)))
+        await self.store.write(lambda file: file.explain(batch, attempt, message, nominee))
         return msgspec.structs.replace(receipt, message=message)
 
     def _note_unjudged(self, stage: str, receipt: Receipt) -> None:
         """Say once which fields of a yes nobody judges."""
-        if new := sorted({self.redact(name) for name in receipt.unjudged} - self._noted):
+        if new := sorted({self.client.redact(name) for name in receipt.unjudged} - self._noted):
             self._noted.update(new)
-            self.tell(Warned(
+            self.context.notify(Warned(
                 "answer-fields",
                 f"the target's answers to {stage} are accepted, and hold fields that say nothing to streammig:"
                 f" {', '.join(new)}. If one of them may speak against it, name it in accepted_if or refused_if"
@@ -187,8 +193,8 @@ class Courier:
 
     async def _follow(self, batch: Batch, receipt: Receipt, tries: _Tries) -> BatchState:
         """What follows from a receipt; SEALED means that the batch is to be sent again."""
-        if self.stops.counts(receipt):
-            accepted = await self.journal.read(lambda file: file.counts(batch.stage)["accepted"])
+        if self._stops.counts(receipt):
+            accepted = await self.store.read(lambda file: file.counts(batch.stage)["accepted"])
             raise refusal(batch, receipt, some_accepted=accepted > 0)
         match receipt.kind:
             case Kind.ACCEPTED:
@@ -214,11 +220,11 @@ class Courier:
     async def decide(self, batch: Batch) -> BatchState:
         """Read back what became of a batch with an unknown outcome; SEALED means that it is proven not to have
         landed, UNKNOWN that the run is to stop first."""
-        self._doubted = True
+        self.reachability.doubt()
         self.deciding += 1
         try:
-            await self._wait_for_trust()
-            state = await self.verdict.decide(batch, self.more_to_come, self.goes_on_later)
+            await self.reachability.wait()
+            state = await self.reconciler.decide(batch, self.more_to_come, self.goes_on_later)
         finally:
             self.deciding -= 1
         if state is BatchState.PARKED:
@@ -227,8 +233,8 @@ class Courier:
 
     async def count_parked(self, stage: str) -> None:
         """Stop the run where more batches are parked than a passing trouble explains."""
-        parked = await self.journal.read(lambda file: file.batches(stage, BatchState.PARKED))
-        if len(parked) > self.most_parked:
+        parked = await self.store.read(lambda file: file.batches(stage, BatchState.PARKED))
+        if len(parked) > self.options.most_parked:
             numbers = ", ".join(str(batch.seq) for batch in parked)
             held = f"{counted(len(parked), 'batch', 'es')} of {stage} {'is' if len(parked) == 1 else 'are'}"
             raise UnknownOutcome(
@@ -244,26 +250,26 @@ class Courier:
         if batch.parent is not None:  # a part, which is likely to be refused
             return
         self._refused.append(batch)
-        if len(self._refused) < self.breaker:
+        if len(self._refused) < self.options.breaker:
             return
         row = list(self._refused)
-        await self.journal.write(lambda file: [file.move(it, BatchState.REJECTED, BatchState.SEALED) for it in row])
+        await self.store.write(lambda file: [file.move(it, BatchState.REJECTED, BatchState.SEALED) for it in row])
         raise TargetStop(
             "breaker-open",
             f"{len(row)} batches of {batch.stage} in a row were refused as a whole"
             + (f", the last with: {receipt.message}" if receipt.message else ""),
             "So the cause is hardly in their records, and nothing was dead-lettered. Find out what the target wants"
             " (a reward, a brand or a permission that it lacks?), then run the same command: they are sent again"
-            + (", though events can't be looked for first." if batch.stage == "events" else "."),
+            + (", though they can't be looked for first." if not self.reconciler.readback.proves(batch.stage) else "."),
         )
 
     async def may_go_again(self, batch: Batch) -> bool:
         """Whether a refused batch, or one that was sealed again since, may be sent (again): none of it has landed, as
-        far as can be shown. Events can't be looked for. False if it was parked, or the run is to stop."""
-        if batch.stage == "events":
+        far as can be shown. True too of what can't be looked for. False if it was parked, or the run is to stop."""
+        if not self.reconciler.readback.proves(batch.stage):
             return True
-        whole = await self.verdict.refused_whole(batch, self.refused_at.get(batch.seq))
-        if not whole and not self.stop.is_set():
+        whole = await self.reconciler.refused_whole(batch, self.refused_at.get(batch.seq))
+        if not whole and not self.context.stopping:
             await self.count_parked(batch.stage)
         return whole
 
@@ -278,7 +284,7 @@ class Courier:
                 f"the target answered {receipt.status} and asks to wait {seconds / 3600:.1f} hours",
                 "Run the same command then; nothing is lost or sent twice.",
             )
-        self.tell(
+        self.context.notify(
             Waiting(
                 "throttled" if receipt.kind is Kind.THROTTLED else "asked-to-wait",
                 f"the target answered {receipt.status} and asked to wait",
@@ -288,34 +294,19 @@ class Courier:
         await self.permits.pause_for(seconds)
 
     async def _back_off(self, failures: int, message: str) -> None:
-        seconds = self.backoff.delay(failures, self.rng)
-        self.tell(Waiting("no-connection", f"no connection to the target: {message or 'no reason given'}", seconds))
-        await unless(self.stop, asyncio.sleep(seconds))
-
-    async def _wait_for_trust(self) -> None:
-        """After an unknown outcome nobody sends until the target answers a read again."""
-        if not self._doubted:
-            return
-        async with self._doubt:
-            failures = 0
-            while self._doubted and not self.stop.is_set():
-                if await self.readback.reachable():
-                    self._doubted = False
-                    return
-                failures += 1
-                seconds = self.backoff.delay(failures, self.rng)
-                self.tell(
-                    Waiting("unreachable", "a request got no answer; the target does not answer a read yet", seconds)
-                )
-                await unless(self.stop, asyncio.sleep(seconds))
+        seconds = self.reachability.backoff.delay(failures, self.context.rng)
+        self.context.notify(
+            Waiting("no-connection", f"no connection to the target: {message or 'no reason given'}", seconds)
+        )
+        await self.context.pause(seconds)
 
     async def _split(self, batch: Batch) -> BatchState:
         """Deliver a batch that was too large (413) in two halves; a single owner's records become dead letters."""
-        contents = await self.journal.contents(batch)
+        contents = await self.store.contents(batch)
         groups = halves(contents.records)
         if not groups[1]:
             why = "413 for this customer alone"
-            await bury(self.journal, self.clock, batch, contents.records, "too-large-for-target", why)
+            await bury(self.store, self.context.now(), batch, contents.records, "too-large-for-target", why)
             return BatchState.DEAD
         for part in await self.part(batch, contents, groups):
             await self.deliver(part)
@@ -324,16 +315,15 @@ class Courier:
     async def part(self, batch: Batch, contents: Contents, groups: Sequence[list[Record]]) -> list[Batch]:
         """Replace a batch by parts of these records each, durably."""
         drafts = [assemble(group, contents.head, contents.tail, ranges_of(group)) for group in groups]
-        at = self.clock.time()
-        return await self.journal.write(lambda file: file.split(batch, drafts, at))
+        at = self.context.now()
+        return await self.store.write(lambda file: file.split(batch, drafts, at))
 
 
 async def bury(
-    journal: Journal, clock: Clock, batch: Batch, records: list[Record], code: str, message: str
+    store: Store, at: float, batch: Batch, records: list[Record], code: str, message: str
 ) -> list[DeadLetter]:
     """End a batch whose records will not be sent: each becomes a dead letter with this reason."""
     letters = [DeadLetter(record.position, record.unit, code, message, record.tally) for record in records]
     owners = [(record.owner, "refused") for record in records] if batch.stage == "customers" else []
-    at = clock.time()
-    await journal.write(lambda file: file.dead(batch, letters, at, owners))
+    await store.write(lambda file: file.dead(batch, letters, at, owners))
     return letters

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from streammig.batching import assemble
 from streammig.checkpoint import Checkpoint
-from streammig.delivery.courier import bury
+from streammig.context import Context
+from streammig.delivery.sender import bury
 from streammig.errors import Unusable
-from streammig.migration.reading import Reading
-from streammig.ports import Clock
+from streammig.inputs import Reading
 from streammig.reader import records_within
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
 from streammig.telemetry import Warned
@@ -24,7 +24,7 @@ def check_bodies(file: Checkpoint, given_up: bool) -> list[Batch]:
     return lost
 
 
-async def give_up(reading: Reading, clock: Clock, lost: list[Batch], given_up: bool) -> None:
+async def give_up(reading: Reading, context: Context, lost: list[Batch], given_up: bool) -> None:
     """Make dead letters of these batches by their places in the export, and park those of unknown outcome.
 
     Where the newest copy of the checkpoint is lost, most of these were settled in it: bodies that come out of the
@@ -36,22 +36,24 @@ async def give_up(reading: Reading, clock: Clock, lost: list[Batch], given_up: b
         if lost and not given_up:
             raise reading.lookup.outbox.lost(lost)
     for batch in lost:
-        await _end(reading, clock, batch)
+        await _end(reading, context, batch)
     if lost:
         names = ", ".join(f"{it.seq} of {it.stage}" for it in lost[:20])
-        reading.tell(Warned("body-lost", f"bodies given up: {len(lost)} (batch {names}); see `streammig dead-letters`"))
+        context.notify(
+            Warned("body-lost", f"bodies given up: {len(lost)} (batch {names}); see `streammig dead-letters`")
+        )
 
 
-async def _end(reading: Reading, clock: Clock, batch: Batch) -> None:
-    journal, at = reading.journal, clock.time()
+async def _end(reading: Reading, context: Context, batch: Batch) -> None:
+    store, at = reading.store, context.now()
     if batch.state is BatchState.UNKNOWN:
         parked = BatchState.PARKED
-        await journal.write(lambda file: file.move(batch, batch.state, parked, note="its body is lost"))
+        await store.write(lambda file: file.move(batch, batch.state, parked, note="its body is lost"))
     elif batch.retried:
         letters = _by_places(batch)
-        await journal.write(lambda file: file.dead(batch, letters, at))
+        await store.write(lambda file: file.dead(batch, letters, at))
     else:
-        await _bury(reading, clock, batch)
+        await _bury(reading, context, batch)
 
 
 def _by_places(batch: Batch) -> list[DeadLetter]:
@@ -65,8 +67,8 @@ def _by_places(batch: Batch) -> list[DeadLetter]:
 
 async def _records(reading: Reading, batch: Batch) -> tuple[list[Record], Draft]:
     """What a batch comes out of the export as now."""
-    judge, rules = await reading.judge(batch.stage), reading.rules[batch.stage]
-    records = await reading.read(records_within, reading.sources[batch.stage], judge, batch.ranges)
+    judge, rules = await reading.judge(batch.stage), reading.inputs[batch.stage].rules
+    records = await reading.read(records_within, reading.inputs[batch.stage].source, judge, batch.ranges)
     return records, assemble(records, rules.head, rules.tail)
 
 
@@ -74,11 +76,11 @@ async def _made_again(reading: Reading, batch: Batch) -> bool:
     _, draft = await _records(reading, batch)
     if draft.digest != batch.digest:
         return False
-    await reading.journal.write(lambda file: file.outbox.place(draft, batch.stage, batch.seq))
+    await reading.store.write(lambda file: file.outbox.place(draft, batch.stage, batch.seq))
     return True
 
 
-async def _bury(reading: Reading, clock: Clock, batch: Batch) -> None:
+async def _bury(reading: Reading, context: Context, batch: Batch) -> None:
     records, draft = await _records(reading, batch)
     if draft.digest != batch.digest:
         raise Unusable(
@@ -87,4 +89,4 @@ async def _bury(reading: Reading, clock: Clock, batch: Batch) -> None:
             " lost: its places mean other records now",
             "Run the same command with the mapping, the version and the export that it was sealed with.",
         )
-    await bury(reading.journal, clock, batch, records, CODE, WHY)
+    await bury(reading.store, context.now(), batch, records, CODE, WHY)

@@ -1,0 +1,73 @@
+"""What the processes that send to one account share in the state folder: its limits, and the fences of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from streammig.checkpoint import Checkpoint, Fence, fenced
+from streammig.delivery.folder import Unlimited
+from streammig.ports import Clock
+from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, account_path
+
+
+class Asked(Protocol):
+    """What a call of `run` says of the checkpoint's fence."""
+
+    @property
+    def command(self) -> str: ...
+    @property
+    def current(self) -> bool: ...
+    @property
+    def newest_lost(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SharedAccount:
+    """An account of a target, by its name in the state folder."""
+
+    name: str
+    target: str  # base URL
+    state_dir: Path
+    limits: Limits
+
+    @property
+    def binding(self) -> Mapping[str, Any]:
+        """What binds a checkpoint to it."""
+        return {"target": self.target, "account": self.name}
+
+    def fence(self, path: Path, ask: Asked) -> AbstractContextManager[Fence]:
+        """The fence of the checkpoint at this path; raises `Unusable` where it knows of a newer copy."""
+        return fenced(
+            path,
+            self.state_dir,
+            Checkpoint.copy_at(path),
+            ask.command,
+            current=ask.current,
+            lost=ask.newest_lost,
+        )
+
+    def limiter(self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor]) -> RateLimiter:
+        """The permits of the account, until the stack is closed."""
+        state = AccountState(account_path(self.state_dir, self.name))
+        stack.callback(state.close)
+        limiter = RateLimiter(state, self.limits, clock, stack.enter_context(executor()))
+        stack.push_async_callback(limiter.close)
+        return limiter
+
+
+class NoAccount:
+    """That of a folder, which has neither limits nor a copy that could be older."""
+
+    binding: Mapping[str, Any] = {"account": "none", "dry_run": True}  # read only
+    limits = OFF
+
+    def fence(self, path: Path, ask: Asked) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def limiter(self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor]) -> Unlimited:
+        return Unlimited()

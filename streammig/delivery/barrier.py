@@ -1,0 +1,136 @@
+"""The barrier behind a stage: what the next one builds on, or the run ends with, must be visible at the target."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streammig.checkpoint import Checkpoint, Store
+from streammig.context import Context
+from streammig.errors import SAMPLES_MISSING, SamplesMissing, counted
+from streammig.ports import ReadBack, Seen
+from streammig.records import Batch, Record
+from streammig.telemetry import Waiting, Warned
+
+BATCHES = 50  # at most, spread evenly from the first accepted batch to the last
+POLL = 20.0  # seconds between two looks at what is not yet visible, at most
+Sample = tuple[Batch, Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Lets the next stage start when the target's queue has done its work on the last one (times in seconds)."""
+
+    readback: ReadBack
+    store: Store
+    context: Context
+    retried: bool = False  # only what was a dead letter once
+
+    async def wait(self, stage: str, last: bool = False) -> bool:
+        """Wait until samples of this stage can be read back; False if the run is to stop first. Behind the `last`
+        stage, which nothing builds on, there is nothing to wait for where no sample can tell.
+
+        A sample that is not visible after the time for it is missing: the stage keeps that as its code and message,
+        and the run goes on. Raises `SamplesMissing` where all are, and another stage builds on them.
+        """
+        settled = await self.store.read(lambda file: file.last_settled(stage))
+        if settled is None or (not self.retried and await self._seen_before(stage)):
+            return True
+        samples = await self._samples(stage)
+        if samples or not last:
+            await self._settle(stage, settled)
+        missing, others = await self._look(stage, samples)
+        if self.context.stopping:
+            return False
+        if others:
+            # What the next stage builds on is there; that it is not as it was sent is for people to look at.
+            there = f"of {counted(len(samples), 'sample')}, {_are(others)} at the target, but not as sent"
+            await self._warn(stage, f"{there}: {_listed(others)}", "")
+        if missing:
+            await self._miss(stage, missing, len(samples), last)
+        if not (missing or others or self.retried):
+            await self.store.write(lambda file: file.saw(stage))
+        return True
+
+    async def _settle(self, stage: str, settled: float) -> None:
+        """Give the target's queue its time."""
+        times = self.context.times
+        # A wall clock that was set back by an hour must not make this wait an hour longer.
+        rest = min(settled + times.settle - self.context.now(), times.settle)
+        if rest > 0:
+            why = f"{stage} are accepted; the target is given time to apply them"
+            self.context.notify(Waiting("settling", why, rest))
+            await self.context.pause(rest)
+
+    async def _look(self, stage: str, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+        """Look until all are visible or the time for it is over; those that are missing, and those that are there, but
+        not as they were sent."""
+        times, now = self.context.times, asyncio.get_running_loop().time
+        missing, others, began = list(samples), list[Sample](), now()
+        while missing:
+            seen = [(it, await self.context.until_stopped(self.readback.visible(stage, it[1]))) for it in missing]
+            missing = [it for it, what in seen if what not in (Seen.ALL, Seen.PART, Seen.OTHER)]
+            others += [it for it, what in seen if what is Seen.OTHER]
+            rest = times.visible - (now() - began)
+            if not missing or rest <= 0 or self.context.stopping:
+                break
+            # A queue that was given a second to settle is not left alone for twenty.
+            pause = min(POLL, max(times.settle, 0.05), rest)
+            there = f"{len(samples) - len(missing)} of {counted(len(samples), 'sample')} of {stage}"
+            self.context.notify(Waiting("samples", f"{there} are visible yet; up to {rest:.0f} s more", pause))
+            await self.context.pause(pause)
+        return missing, others
+
+    async def _samples(self, stage: str) -> list[Sample]:
+        """The records of two owners of some batches that a read-back can prove something of."""
+        chosen: list[Sample] = []
+        if self.readback.proves(stage):
+            for batch in await self.store.read(lambda file: file.sample(stage, BATCHES, self.retried)):
+                tellable = [it for it in await self.store.records(batch) if self.readback.can_tell(stage, it)]
+                chosen.extend((batch, record) for record in _two_owners(tellable))
+        if not chosen:
+            text = f"nothing of {stage} can be read back at the target: whether it was applied is not known"
+            self.context.notify(Warned("not-readable", text))
+        return chosen
+
+    async def _seen_before(self, stage: str) -> bool:
+        return any(row.name == stage and row.seen for row in await self.store.read(Checkpoint.stages))
+
+    async def _miss(self, stage: str, missing: Sequence[Sample], asked: int, last: bool) -> None:
+        where, samples = _listed(missing), counted(asked, "sample")
+        if len(missing) < asked:
+            await self._warn(stage, f"of {samples}, {_are(missing)} not visible at the target: {where}")
+            return
+        none = f"none of {samples} of {stage} became visible at the target within {self.context.times.visible:.0f} s"
+        await self._warn(stage, f"{none}, though it accepted them")
+        if not last:
+            raise SamplesMissing(
+                "nothing-visible",
+                f"{none}, though it accepted them: {where}",
+                "Ask the target's support whether its queue stands still, or why it drops them. The same command looks"
+                " again, and sends nothing twice.",
+            )
+
+    async def _warn(self, stage: str, text: str, code: str = SAMPLES_MISSING) -> None:
+        self.context.notify(Warned(SAMPLES_MISSING, f"{stage}: {text}"))
+        if self.retried:
+            return
+        (row,) = [row for row in await self.store.read(Checkpoint.stages) if row.name == stage]
+        message, at = f"{row.message}; {text}" if row.message else text, self.context.now()
+        code = code or row.code
+        await self.store.write(lambda file: file.stage_state(stage, row.state, at, message, code))
+
+
+def _are(samples: Sequence[object]) -> str:
+    return f"{len(samples)} {'is' if len(samples) == 1 else 'are'}"
+
+
+def _listed(samples: Sequence[Sample]) -> str:
+    return ", ".join(f"record {it.position.ordinal} (batch {batch.seq})" for batch, it in samples[:10])
+
+
+def _two_owners(records: Sequence[Record]) -> list[Record]:
+    """The first record, and the last one of another owner."""
+    first = list(records[:1])
+    return first + [it for it in records[:0:-1] if it.owner != records[0].owner][:1]

@@ -1,0 +1,200 @@
+"""Runs the stages of a migration one after the other, with a barrier between them."""
+
+from __future__ import annotations
+
+import pickle
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from streammig.batching import BatchLimits
+from streammig.checkpoint import Books, Store, outbox_path
+from streammig.context import Context
+from streammig.delivery.barrier import Barrier
+from streammig.delivery.isolation import Isolation
+from streammig.delivery.reconcile import Policy, Reconciler
+from streammig.delivery.sender import Reachability, Sender, SendOptions
+from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
+from streammig.inputs import Reading
+from streammig.pipeline.stage import StageReader, StageRun
+from streammig.ports import Connection, Source
+from streammig.preflight import Preflight
+from streammig.reader import Reader
+from streammig.reader_process import ReaderProcess
+from streammig.records import BatchState
+from streammig.report.progress import account_of
+from streammig.settings import Settings
+from streammig.telemetry import PILOT, StageBegan, StageEnded
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What one call asks for."""
+
+    first: int | None  # a pilot: so many source records of each stage
+    away: int  # bytes of export from which on a stage is read in a process of its own
+    look: bool  # whether to look at the target for what comes next, before the first request
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that works on one run."""
+
+    settings: Settings
+    reading: Reading
+    store: Store
+    target: Connection
+    context: Context
+    options: RunOptions
+
+    async def run(self) -> bool:
+        """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
+        whole = True
+        before = ""
+        preflight = Preflight(self.reading, self.store, self.target.readback, self.context)
+        await preflight.check(self.options.look)
+        for name in self.reading.inputs:
+            if before and not await self.barrier(before).wait(before):
+                return False
+            whole = await self._stage(name) and whole
+            if self.context.stopping:
+                return False
+            before = name
+        # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
+        if not self.context.times.settle:
+            await self.store.write(lambda file: file.saw(before))
+        elif not await self.barrier(before).wait(before, last=True):
+            return False
+        for name in self.reading.inputs:
+            await self._no_unknown(name)
+        return whole
+
+    def barrier(self, name: str, retried: bool = False) -> Barrier:
+        """The barrier behind a stage, or behind what of it was retried."""
+        return Barrier(self.target.readback, self.store, self.context, retried)
+
+    async def _stage(self, name: str) -> bool:
+        self.context.notify(StageBegan(name, await self.store.read(lambda file: account_of(file, name))))
+        await self._note(name, "running")
+        try:
+            run = await self.prepare(name)
+            finished = await run.run()
+            await self.reading.unchanged()
+        except Problem as problem:
+            state = "failed" if problem.exit_code == Unusable.exit_code else "interrupted"
+            await self._end(name, state, problem.what, problem.code)
+            raise
+        paused = run.reading.feed.paused
+        await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
+        await self.verify(name)
+        if not self.context.stopping and name == "customers":
+            # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
+            # nothing behind them that builds on each of them.
+            await self._no_unknown(name)
+        return finished
+
+    async def _end(self, name: str, state: str, message: str, code: str) -> None:
+        await self._note(name, state, message, code)
+        self.context.notify(StageEnded(name, state, message, code))
+
+    async def _note(self, name: str, state: str, message: str = "", code: str = "") -> None:
+        at = self.context.now()
+        await self.store.write(lambda file: file.stage_state(name, state, at, message, code))
+
+    async def prepare(self, name: str, source: Source | None = None) -> StageRun:
+        """A stage ready to run; `source` is what it reads on from, if not its files."""
+        reader = await self._reader(name, source)
+        bisected = name != "events" or self.settings.bisect_events
+        sender = Sender(
+            client=self.target.client,
+            permits=self.target.permits,
+            store=self.store,
+            reconciler=self._reconciler(self.settings.stage(name).unknown),
+            reachability=Reachability(self.target.readback, self.context),
+            context=self.context,
+            options=SendOptions(
+                concurrency=self.settings.concurrency,
+                most_parked=self.settings.most_parked,
+                breaker=self.settings.breaker,
+                try_named=bisected,
+            ),
+        )
+        isolation = Isolation(sender, bisected, self.settings.isolation_share, self.settings.isolation_requests)
+        return StageRun(
+            stage=name, reading=reader, sender=sender, isolation=isolation, store=self.store, context=self.context
+        )
+
+    def _reconciler(self, policy: Policy) -> Reconciler:
+        return Reconciler(readback=self.target.readback, store=self.store, context=self.context, policy=policy)
+
+    async def _reader(self, name: str, source: Source | None) -> StageReader:
+        progress = await self.store.read(lambda file: file.progress(name))
+        ahead = await self.store.read(lambda file: file.ahead_ranges(name))
+        size = sum(mark["size"] for mark in await self.store.read(lambda file: file.fingerprints(name)))
+        mapping = self.reading.inputs[name].mapping
+        made = await self.store.read(lambda file: file.ahead_mappings(name))
+        parts = {
+            "source": source or self.reading.inputs[name].source,
+            "judge": await self.reading.judge(name, ahead),
+            "limits": BatchLimits(bytes=self.settings.max_bytes),
+            "progress": progress,
+            "ahead": ahead,
+            "first": self.options.first,
+            "sent": None if self.options.first is None else await self.reading.pilots(name),
+            "outbox": outbox_path(self.reading.lookup.path),
+            "mended": not made <= {mapping},
+        }
+        feed = await self.reading.read(self._feed, 0 if source is not None else size, parts)
+        return StageReader(feed, self.reading.thread, mapping)
+
+    async def read_back(self, name: str, seq: int) -> BatchState:
+        """Ask the target what became of an undecided batch; the state it is left in, UNKNOWN if stopped before."""
+        asked = (BatchState.UNKNOWN, BatchState.PARKED)
+        found = await self.store.read(lambda file: [it for it in file.batches(name, *asked) if it.seq == seq])
+        if not found:
+            raise Unusable(
+                "nothing-to-decide",
+                f"batch {seq} of {name} is not undecided (any more)",
+                "See: streammig resolve CHECKPOINT",
+            )
+        await self.store.write(lambda file: file.move(found[0], BatchState.PARKED, BatchState.UNKNOWN))
+        return await self._reconciler("read-back").decide(found[0], lambda: False)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def _feed(self, size: int, parts: dict[str, Any]) -> Reader | ReaderProcess:
+        """In a process of its own where there is enough to read to make up for starting it."""
+        if size >= self.options.away:
+            # A mapping that can't be named to another process is left here.
+            with suppress(pickle.PicklingError, AttributeError, TypeError):
+                return ReaderProcess(**parts)
+        return Reader(**parts)
+
+    # -- what must hold behind a stage -------------------------------------------------------------------------------
+
+    async def verify(self, name: str) -> None:
+        """Raise unless the books balance."""
+        books = await self.store.read(lambda file: file.books(name))
+        check_books(name, books)
+
+    async def _no_unknown(self, name: str) -> None:
+        states = (BatchState.UNKNOWN, BatchState.PARKED)
+        left = await self.store.read(lambda file: file.batches(name, *states))
+        if left:
+            numbers = ", ".join(str(batch.seq) for batch in left[:20])
+            raise UnknownOutcome(
+                "outcome-unknown",
+                f"{name}: batches with an unknown outcome: {numbers}",
+                "They are not sent again. Look at them, and decide, with: streammig resolve"
+                f" {self.reading.lookup.path}",
+            )
+
+
+def check_books(name: str, books: Books) -> None:
+    """Raise `MachineFault` with the sides that don't agree."""
+    if not books.balanced:
+        raise MachineFault(
+            "totals-unbalanced",
+            f"the books of {name} do not balance: read {books.taken}, but accounted for {books.placed}",
+            "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
+        )
