@@ -1,1 +1,49 @@
-"""Moves a very large JSON export into a rate-limited HTTP API, exactly once in the books."""
+"""Moves a very large JSON export into a rate-limited HTTP API, exactly once in the books.
+
+The library is what this module exports; nothing else is public. `Migration(settings, key=...).run()` is a run in the
+caller's event loop; it raises a `Problem` as the command would end with one. `Report.read(path)` tells what a
+checkpoint holds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streammig.errors import (
+        BrokenExport,
+        Held,
+        MachineFault,
+        Problem,
+        SamplesMissing,
+        TargetStop,
+        UnknownOutcome,
+        Unusable,
+    )
+    from streammig.migration import Migration
+    from streammig.report.reports import Report
+    from streammig.settings import Settings
+
+__all__ = [
+    "BrokenExport",
+    "Held",
+    "MachineFault",
+    "Migration",
+    "Problem",
+    "Report",
+    "SamplesMissing",
+    "Settings",
+    "TargetStop",
+    "UnknownOutcome",
+    "Unusable",
+]
+
+_HOMES = {"Migration": "streammig.migration", "Report": "streammig.report.reports", "Settings": "streammig.settings"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is asked for: the command must start without all of it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "streammig.errors")), name)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streammig.checkpoint import Checkpoint, Fence, fenced
+from streammig.context import Clock
 from streammig.delivery.folder import Unlimited
-from streammig.ports import Clock
 from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, account_path
 
 

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from random import Random
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from streammig.ports import Clock
 from streammig.telemetry import Notify
 
 T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Wall-clock time, passed in so that a test can own it.
+
+    Durations are measured and slept on the event loop's own clock (`loop.time()`, `asyncio.sleep`), which a test
+    replaces together with this one. Must not jump while a call is in the executor.
+    """
+
+    def time(self) -> float:
+        """Seconds since the epoch, UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's wall clock."""
+
+    def time(self) -> float:
+        return time.time()
 
 
 @dataclass(frozen=True, slots=True)

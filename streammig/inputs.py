@@ -11,9 +11,10 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
-from streammig.ports import Rules, Source
 from streammig.reader import Absent, Judge, first_records, nobody_absent, owners_until
 from streammig.records import START, Place, Range, Record
+from streammig.sources.source import Source
+from streammig.target import Rules
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
@@ -17,7 +19,7 @@ from typing import Any, TypeVar
 from streammig.account import NoAccount, SharedAccount
 from streammig.aftercare.retry import Choice as Choice
 from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
-from streammig.context import Context, Times, until_stopped
+from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.errors import Problem, Unusable
@@ -27,15 +29,15 @@ from streammig.lost_bodies import check_bodies, give_up
 from streammig.mapping import load_mapping, mapping_mark
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
-from streammig.ports import Client, Connection, ReadBack, Source, Target
-from streammig.ports import Clock as Clock
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.records import STAGES, Batch, BatchState, Place
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
-from streammig.settings import Settings, absolute, check_doubles, check_folder, portable
+from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
 from streammig.sources import open_source, parse_input, with_samples
-from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned
+from streammig.sources.source import Source
+from streammig.target import Client, Connection, ReadBack, Target
+from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -71,18 +73,22 @@ class Migration:
     """
 
     settings: Settings
-    ask: Ask
-    key: str = field(repr=False)
-    state_dir: Path
-    clock: Clock
-    rng: Random
-    tell: Notify
+    ask: Ask = Ask("streammig run")  # frozen
+    key: str = field(default="", repr=False)
+    state_dir: Path = Path()  # by default the one that the settings name, or the platform's
+    clock: Clock = field(default_factory=SystemClock)
+    rng: Random = field(default_factory=Random)
+    tell: Notify = ignore
     folder: Path = Path()  # where a mapping's module is looked for
     executor: Callable[[], Executor] = field(default=one_thread)
     away: int = AWAY
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     assembled: bool = False  # whether the work itself has begun
     _task: asyncio.Task[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.state_dir == Path():
+            self.state_dir = state_folder(self.settings, os.environ, sys.platform)
 
     # -- ending early ------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from streammig.context import Context
 from streammig.delivery.reconcile import seen_at_last
 from streammig.errors import Unusable
 from streammig.inputs import Reading
-from streammig.ports import ReadBack, Seen
 from streammig.records import BatchState, Record
+from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 
 # Records that are looked for: one read for a customer, one for each year of a customer's transactions. Events leave no

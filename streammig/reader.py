@@ -13,8 +13,9 @@ from streammig.batching import BatchLimits, Sealing, batcher, cut, is_within, se
 from streammig.checkpoint import Spot, write_body
 from streammig.columns import Chunk, Columns, Slices
 from streammig.errors import BrokenExport, Unusable
-from streammig.ports import Rules, Source
 from streammig.records import START, DeadLetter, Examined, Place, Progress, Range, Record, Run, Span, slices
+from streammig.sources.source import Source
+from streammig.target import Rules
 
 FIRST = 100_000  # source records that are gone through for some to look for: a second, if all of these are filtered
 

@@ -75,6 +75,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     breaker: Annotated[int, Meta(ge=1, le=100_000)] = 10  # whole batches refused in a row that stop the run
     most_parked: Annotated[int, Meta(ge=0, le=100_000)] = 3  # batches of a stage; one more stops the run
 
+    @classmethod
+    def load(cls, path: Path | None = None, **given: Any) -> Settings:
+        """As the function `load`: the settings of a TOML file, with those that are given on top."""
+        return load(path, given)
+
     def stage(self, name: str) -> StageSettings:
         found: StageSettings = getattr(self, name)
         return found

@@ -12,9 +12,10 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
+from streammig.context import Clock
 from streammig.masivo.redact import redact
-from streammig.ports import Clock, Seen
 from streammig.records import Kind, Receipt, Record
+from streammig.target import Seen
 
 
 class Crash(BaseException):

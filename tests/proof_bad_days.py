@@ -10,7 +10,7 @@ from typing import Any
 
 from streammig.checkpoint import Books, Checkpoint
 from streammig.cli.demo import dropped, held
-from streammig.cli.exit import SystemClock
+from streammig.context import SystemClock
 from streammig.errors import Problem, SamplesMissing, TargetStop, UnknownOutcome
 from streammig.migration import Ask, Migration
 from streammig.sandbox import SandboxConfig

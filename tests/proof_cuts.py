@@ -14,10 +14,10 @@ from typing import Any
 from streammig.batching import BatchLimits, assemble, select
 from streammig.checkpoint import Checkpoint
 from streammig.masivo.rules import RuleOptions, rules
-from streammig.ports import Source
 from streammig.reader import Judge, Reader
 from streammig.records import START, Batch, BatchState, Examined, Range, Tally, add_up
 from streammig.sources import open_source, parse_input
+from streammig.sources.source import Source
 from tests.proof_report import Found, scratch
 from tests.world import write_export
 

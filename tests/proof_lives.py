@@ -15,9 +15,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 from streammig.checkpoint import Books, Checkpoint, fences_path
+from streammig.context import Clock
 from streammig.errors import Problem
 from streammig.migration import Migration
-from streammig.ports import Clock
 from streammig.ratelimit import account_name, account_path
 from streammig.records import BatchState
 from tests.memory_target import MemoryTarget, Weather

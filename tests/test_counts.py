@@ -13,10 +13,10 @@ import pytest
 
 from streammig.batching import BatchLimits
 from streammig.masivo.rules import RuleOptions, StageRules, rules
-from streammig.ports import Source
 from streammig.reader import Judge, Reader
 from streammig.records import START, Place, Progress, Run, Slice, Span, Tally
 from streammig.sources import open_source, parse_input
+from streammig.sources.source import Source
 from tests.commands import Shell, sandbox, write
 from tests.sandbox_caller import customer
 

@@ -19,8 +19,8 @@ from streammig.dedup import Build, Duplicate, KeyIndex, Policy, fill, forget, op
 from streammig.dedup.build import Sorted
 from streammig.dedup.sort import run
 from streammig.errors import BrokenExport, MachineFault
-from streammig.ports import Source
 from streammig.records import START, Examined, Place, Record, Run, Span
+from streammig.sources.source import Source
 
 Said = tuple[str, str, str]  # owner, e-mail, and "" for a record or the reason why there is none
 

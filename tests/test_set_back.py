@@ -18,9 +18,9 @@ from streammig.checkpoint import Books, Checkpoint, Fences, Mark, fences_path
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
-from streammig.ports import Seen
 from streammig.records import BatchState, Kind, Place, Receipt, Record, Tally
 from streammig.run import check_books
+from streammig.target import Seen
 from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
 from tests.proof_copies import commands_put_back

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from streammig.delivery.reconcile import Evidence
-from streammig.ports import Seen
 from streammig.records import BatchState, Kind, Receipt, Record
+from streammig.target import Seen
 from tests.commands import Shell, sandbox, write
 from tests.memory_target import Weather
 from tests.refusing_target import RefusingTarget

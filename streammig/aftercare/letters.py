@@ -11,9 +11,9 @@ import msgspec
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
-from streammig.ports import Source
 from streammig.records import DeadLetter, Place, Slice
 from streammig.sources import comparable, open_source, parse_input, touched
+from streammig.sources.source import Source
 
 FAR = 4_000_000  # bytes between two letters from which on seeking beats reading through
 

@@ -14,10 +14,11 @@ from streammig.batching import BatchLimits, assemble, ranges_of, select, split_r
 from streammig.checkpoint import Becomes, Checkpoint, Spot, WorkFile
 from streammig.checkpoint.codec import twin_key
 from streammig.errors import BrokenExport
-from streammig.ports import Rules, Source
 from streammig.reader import Absent, Judge
 from streammig.records import DeadLetter, Draft, Record, Slice
+from streammig.sources.source import Source
 from streammig.sources.valid import judge
+from streammig.target import Rules
 
 # Letters that are taken at a time: some 40 MB, and for each wave the export is passed over once.
 WAVE = 50_000

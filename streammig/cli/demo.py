@@ -17,9 +17,9 @@ from typing import Any
 import click
 
 from streammig.checkpoint import Books, Checkpoint
-from streammig.cli.exit import read_document
 from streammig.errors import Problem, Unusable
 from streammig.records import STAGES, BatchState
+from streammig.report.reports import Report
 from streammig.sandbox import SandboxConfig
 from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Part, Sample, Written, write_sample
@@ -139,7 +139,7 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
     click.echo("Here each event and transaction counts; above, a customer's are one record.")
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         totals, ledger = {stage: file.books(stage) for stage in STAGES}, target.ledger()
-    _show_totals(totals, read_document(checkpoint), ledger)
+    _show_totals(totals, Report.read(checkpoint).document, ledger)
     ended = [] if code in (0, 3) else [f"the run ended with exit code {code}: it says above why"]
     return ended + differences(written, totals, ledger)
 

@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import PILOT_DONE, STOPPED, fail
 from streammig.errors import SAMPLES_MISSING, Held, Problem, Unusable, counted
-from streammig.ratelimit import Use, account_path, parse_limits, usage_of
-from streammig.report.document import document
+from streammig.report.reports import Report
 from streammig.report.text import state_sentence, summary
-
-
-class SystemClock:
-    """The machine's wall clock."""
-
-    def time(self) -> float:
-        return time.time()
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """The document of a checkpoint, read without changes. Raises `Unusable` if there is none."""
-    file = Checkpoint.open(path, read_only=True)
-    try:
-        file.verify()
-        now = time.time()
-        return document(file, running=is_held(path), budget=_budget(file.run, now), now=now)
-    finally:
-        file.close()
-
-
-def _budget(run: Any, now: float) -> list[Use]:
-    context, account = run["context"], run["binding"].get("account", "")
-    if run["binding"].get("dry_run") or "limits" not in context:
-        return []
-    limits = parse_limits(context["limits"], {})
-    return usage_of(account_path(Path(context["state_dir"]), account), limits, now)
 
 
 class Ended(NamedTuple):
@@ -65,7 +36,7 @@ def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
     if problem is not None and (isinstance(problem, Held) or not path.exists() or not (ended.began or as_json)):
         return fail(problem, as_json=as_json)
     try:
-        found = read_document(path)
+        found = Report.read(path).document
     except Problem as unreadable:
         return fail(problem or unreadable, as_json=as_json)
     code = exit_code(found, ended)

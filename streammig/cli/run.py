@@ -99,30 +99,28 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
 
 def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], as_json: bool, quiet: bool) -> int:
     import asyncio
-    import random
     from contextlib import ExitStack
 
-    from streammig.cli.exit import Ended, SystemClock, finish, read_document
+    from streammig.cli.exit import Ended, finish
     from streammig.cli.runtime import drive
     from streammig.migration import Ask, Migration
     from streammig.report.live import watching
-    from streammig.settings import state_folder
+    from streammig.report.reports import Report
     from streammig.spool import forget, is_gone, reads_stdin, stdin_spooled
 
     checkpoint = Path(settings.checkpoint)
-    if is_gone(settings) and read_document(checkpoint)["state"] == "complete":
+    if is_gone(settings) and Report.read(checkpoint).document["state"] == "complete":
         click.echo(
             f"{checkpoint} is complete already: standard input was not read. Another export needs a --checkpoint of its"
             " own.", err=True,
         )  # fmt: skip
         return finish(checkpoint, Ended(True), as_json=as_json, quiet=quiet)
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
-    state = state_folder(settings, os.environ, sys.platform)
     problem: Problem | None = None
     with watching(sys.stderr, quiet=quiet) as notify, ExitStack() as stack:
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
-        run = Migration(settings, ask, key, state, SystemClock(), random.Random(), notify, folder)
+        run = Migration(settings, ask, key, tell=notify, folder=folder)
         try:
             whole = asyncio.run(drive(run, run.run, quiet))
         except Problem as caught:

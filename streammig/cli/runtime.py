@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,13 +15,12 @@ import click
 import msgspec
 
 from streammig.checkpoint import Checkpoint
-from streammig.cli.exit import SystemClock
 from streammig.cli.memory import give_back_bodies
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Migration
 from streammig.records import STAGES
 from streammig.report.live import watching
-from streammig.settings import api_key, from_checkpoint, state_folder
+from streammig.settings import api_key, from_checkpoint
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 T = TypeVar("T")
@@ -106,8 +104,7 @@ def beside(
     key = api_key(settings, os.environ)
     ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
     with watching(sys.stderr, quiet=quiet) as notify:
-        state = state_folder(settings, os.environ, sys.platform)
-        run = Migration(settings, ask, key, state, SystemClock(), random.Random(), notify, folder)
+        run = Migration(settings, ask, key, tell=notify, folder=folder)
         try:
             return Driven(asyncio.run(drive(run, lambda: work(run), quiet)), None)
         except Problem as problem:

@@ -17,9 +17,10 @@ def command(checkpoint: Path, as_json: bool) -> None:
 
     It changes nothing, so it may be called from another shell during a run. Exits with 1 if the totals do not add up.
     """
-    from streammig.cli.exit import print_document, read_document
+    from streammig.cli.exit import print_document
+    from streammig.report.reports import Report
 
-    found = read_document(checkpoint)
+    found = Report.read(checkpoint).document
     print_document(found, as_json)
     if not found["balanced"]:
         raise SystemExit(1)

@@ -23,8 +23,9 @@ import msgspec
 from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, damaged, open_index
 from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, scan, spot
 from streammig.errors import BrokenExport, MachineFault
-from streammig.ports import Rules, Source
 from streammig.records import START, Place
+from streammig.sources.source import Source
+from streammig.target import Rules
 from streammig.telemetry import Notify, Waiting
 
 MEMORY_BYTES = 512 << 20

@@ -15,8 +15,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from streammig.ports import Rules
 from streammig.records import Place, Span
+from streammig.target import Rules
 
 PLACE = struct.Struct(">IQIQ")  # source, offset, unit, ordinal
 SPOT = 16  # bytes of a place without its ordinal, which is for people only

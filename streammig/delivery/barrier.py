@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
 from streammig.errors import SAMPLES_MISSING, SamplesMissing, counted
-from streammig.ports import ReadBack, Seen
 from streammig.records import Batch, Record
+from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 
 BATCHES = 50  # at most, spread evenly from the first accepted batch to the last

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streammig.errors import MachineFault, Unusable
-from streammig.ports import Client, ReadBack, Rules, Seen, Stage, Target
 from streammig.records import Kind, Receipt, Record
+from streammig.target import Client, ReadBack, Rules, Seen, Stage, Target
 
 
 def dry_checkpoint(folder: Path) -> Path:

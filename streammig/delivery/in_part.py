@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Store
 from streammig.context import Context
-from streammig.ports import Seen
 from streammig.records import Batch, BatchState, DeadLetter, Record
+from streammig.target import Seen
 
 CODE = "accepted-in-part"
 

@@ -11,8 +11,8 @@ from streammig.checkpoint import Store, spread
 from streammig.context import Context
 from streammig.delivery.in_part import InPart
 from streammig.delivery.named import set_aside
-from streammig.ports import ReadBack, Seen
 from streammig.records import Batch, BatchState, Record, Tally
+from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 
 SAMPLE = 5  # records of a batch that are looked for, as long as they all say the same

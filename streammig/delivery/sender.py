@@ -16,8 +16,8 @@ from streammig.delivery.named import named_record
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.reconcile import Reconciler
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.ports import Client, Permits, ReadBack
 from streammig.records import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
+from streammig.target import Client, Permits, ReadBack
 from streammig.telemetry import Answered, Waiting, Warned
 
 LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then

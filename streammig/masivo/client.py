@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from streammig.context import Clock
 from streammig.errors import TargetStop
 from streammig.masivo.answers import Conditions, classify
 from streammig.masivo.http import NoAnswer
 from streammig.masivo.redact import redact
 from streammig.masivo.session import Secret, Session, bearer
-from streammig.ports import Clock
 from streammig.records import Kind, Receipt
 
 PATHS = {

@@ -16,8 +16,8 @@ from streammig.masivo.compare import is_as_sent
 from streammig.masivo.http import Answer, NoAnswer
 from streammig.masivo.redact import redact
 from streammig.masivo.session import Session
-from streammig.ports import Seen
 from streammig.records import Record
+from streammig.target import Seen
 
 NOT_THERE = (404,)  # the statuses by which a read says that there is no such customer
 FIRST_YEAR = 2020  # earlier ones can't be asked for

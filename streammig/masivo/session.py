@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from streammig.context import Clock
 from streammig.errors import Problem, TargetStop, Unusable
 from streammig.masivo.http import Answer, Http, NoAnswer, check_base_url, retry_after
 from streammig.masivo.redact import unescaped
-from streammig.ports import Clock
 
 LIFETIME = 3600.0  # of a token that does not say its own
 AHEAD = 300.0  # a token is renewed so long before it expires: a request may be under way for minutes

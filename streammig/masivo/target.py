@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from streammig.context import Clock
 from streammig.masivo.answers import Conditions, conditions
 from streammig.masivo.client import MasivoClient, Observe
 from streammig.masivo.http import check_base_url
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions, StageRules, rules
 from streammig.masivo.session import Secret, Session
-from streammig.ports import Client, Clock, ReadBack, Stage
+from streammig.target import Client, ReadBack, Stage
 
 __all__ = ["Masivo", "RuleOptions", "check_base_url", "conditions"]
 

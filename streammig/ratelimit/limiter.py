@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from aiolimiter import AsyncLimiter
 
+from streammig.context import Clock
 from streammig.errors import Problem, counted
-from streammig.ports import Clock
 from streammig.ratelimit.limits import OFF, Limits, RequestKind
 from streammig.ratelimit.state import LONGEST_HOLD, AccountState, Pace
 

@@ -8,13 +8,13 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from streammig.errors import BrokenExport, Unusable
-from streammig.ports import Source
 from streammig.records import START, Place, Span
 from streammig.sources.frame import Framer
 from streammig.sources.identity import FEW, Standing, sampled
 from streammig.sources.lines import Lines
 from streammig.sources.locate import NDJSON, Layout, check_backend, check_rest, first_byte, locate, walk_to
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, path_text
+from streammig.sources.source import Source
 from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024

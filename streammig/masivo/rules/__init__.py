@@ -22,5 +22,5 @@ _STAGES: dict[str, type[StageRules]] = {
 
 
 def rules(stage: str, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> StageRules:
-    """The rules of a stage, as `streammig.ports.Rules`; raises `Unusable` for options that make no sense."""
+    """The rules of a stage, as `streammig.target.Rules`; raises `Unusable` for options that make no sense."""
     return _STAGES[stage](options, mapping)

@@ -1,66 +1,18 @@
-"""The contracts between the rooms: Source, Rules, Client, ReadBack, Target, Clock, in prose."""
+"""The port to a target: its stages, rules, client and read-back, in prose. `tests/conformance.py` holds each to it."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
 from streammig.columns import Columns
-from streammig.records import START, Examined, Place, Receipt, Record, Run, Span, slices
+from streammig.records import Examined, Receipt, Record, Run, Span
 
 Mapping = Callable[[Any], Any]
 """A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or
 None (filtered)."""
-
-
-class Clock(Protocol):
-    """Wall-clock time, passed in so that a test can own it.
-
-    Durations are measured and slept on the event loop's own clock (`loop.time()`, `asyncio.sleep`), which a test
-    replaces together with this one. Must not jump while a call is in the executor.
-    """
-
-    def time(self) -> float:
-        """Seconds since the epoch, UTC."""
-        ...
-
-
-class Source(Protocol):
-    """The records of one stage, in a stable order, from any place on.
-
-    Synchronous: it is read in a thread or another process. `spans` may be called any number of times, also while an
-    earlier iterator is open; each call opens the files and closes them when its iterator is closed or ends. The same
-    place always yields the same records, however they are cut into spans.
-
-    Raises `Unusable` before the first span if a file can't be opened or has no such array, and `BrokenExport` behind
-    the last good record where a file can't be read on. A record that is no record but whose end is known is one of
-    the span's faults, not an error. Raises `Unusable` too, and hands out no record more, once a file is not what it was
-    when this source was made.
-    """
-
-    def runs(self, start: Place = START) -> Iterator[Run]:
-        """The same as `spans`, with an object for each record."""
-        for span in self.spans(start):
-            yield slices(span)
-
-    def spans(self, start: Place = START) -> Iterator[Span]:
-        """Spans beginning with the source record that `start` lies in or before; no span is empty.
-
-        `start.offset` is either the offset of a record's first byte or lies between the end of one record and the
-        beginning of the next. `start.ordinal` is the ordinal of the next record to be yielded. A place in a later file
-        passes over the earlier ones without opening them.
-        """
-        ...
-
-    def fingerprints(self) -> Sequence[dict[str, Any]]:
-        """For each file, in order, what binds a checkpoint to it: JSON-ready, cheap at any size, no content."""
-        ...
-
-    def unchanged(self) -> None:
-        """Raise `Unusable` unless every file is still what it was when this source was made."""
-        ...
 
 
 class Rules(Protocol):

@@ -1,0 +1,44 @@
+"""What an export is to those who read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from streammig.records import START, Place, Run, Span, slices
+
+
+class Source(Protocol):
+    """The records of one stage, in a stable order, from any place on.
+
+    Synchronous: it is read in a thread or another process. `spans` may be called any number of times, also while an
+    earlier iterator is open; each call opens the files and closes them when its iterator is closed or ends. The same
+    place always yields the same records, however they are cut into spans.
+
+    Raises `Unusable` before the first span if a file can't be opened or has no such array, and `BrokenExport` behind
+    the last good record where a file can't be read on. A record that is no record but whose end is known is one of
+    the span's faults, not an error. Raises `Unusable` too, and hands out no record more, once a file is not what it was
+    when this source was made.
+    """
+
+    def runs(self, start: Place = START) -> Iterator[Run]:
+        """The same as `spans`, with an object for each record."""
+        for span in self.spans(start):
+            yield slices(span)
+
+    def spans(self, start: Place = START) -> Iterator[Span]:
+        """Spans beginning with the source record that `start` lies in or before; no span is empty.
+
+        `start.offset` is either the offset of a record's first byte or lies between the end of one record and the
+        beginning of the next. `start.ordinal` is the ordinal of the next record to be yielded. A place in a later file
+        passes over the earlier ones without opening them.
+        """
+        ...
+
+    def fingerprints(self) -> Sequence[dict[str, Any]]:
+        """For each file, in order, what binds a checkpoint to it: JSON-ready, cheap at any size, no content."""
+        ...
+
+    def unchanged(self) -> None:
+        """Raise `Unusable` unless every file is still what it was when this source was made."""
+        ...
