@@ -12,7 +12,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
 from streammig.reader import Absent, Judge, first_records, nobody_absent, owners_until
-from streammig.records import START, Place, Range, Record
+from streammig.records import OWNERS, START, Place, Range, Record
 from streammig.sources.source import Source
 from streammig.target import Rules
 
@@ -45,15 +45,15 @@ class Reading:
     async def judge(self, name: str, sealed: Sequence[Range] = ()) -> Judge:
         """What says which records of a stage are sent by the run, beside those that are `sealed` already."""
         rules = self.inputs[name].rules
-        if name == "customers":
+        if name == OWNERS:
             return Judge(rules, repeated=partial(repeated, self.owners) if self.owners is not None else None)
         known = self.owners is not None or await self.store.read(Checkpoint.has_absent)
-        who = partial(absent, self.owners, self.lookup, name) if known else nobody_absent
+        who = self.absent() if known else nobody_absent
         return Judge(rules, who, sealed=sealed)
 
-    def absent_now(self) -> Absent:
-        """Who is not in the target now, whatever was known when the run began."""
-        return partial(absent, self.owners, self.lookup, None)
+    def absent(self) -> Absent:
+        """Which customers will not be at the target."""
+        return partial(absent, self.owners, self.lookup)
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
         """As `first_records`, of those that the run sends."""
@@ -66,12 +66,12 @@ class Reading:
 
     async def pilots(self, name: str) -> set[str] | None:
         """The customers that a pilot has sent, unless all of them were: what belongs to others must wait."""
-        if name == "customers" or "customers" not in self.inputs:
+        if name == OWNERS or OWNERS not in self.inputs:
             return None
         rows = await self.store.read(Checkpoint.stages)
-        if any(row.name == "customers" and row.state == "complete" for row in rows):
+        if any(row.name == OWNERS and row.state == "complete" for row in rows):
             return None
-        frontier = await self.store.read(lambda file: file.progress("customers").frontier)
-        judge = await self.judge("customers")
-        owners = await self.read(owners_until, self.inputs["customers"].source, judge, frontier)
+        frontier = await self.store.read(lambda file: file.progress(OWNERS).frontier)
+        judge = await self.judge(OWNERS)
+        owners = await self.read(owners_until, self.inputs[OWNERS].source, judge, frontier)
         return owners - self.lookup.absent_reasons(owners).keys()

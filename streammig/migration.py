@@ -17,9 +17,10 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
-from streammig.aftercare.retry import Choice as Choice
 from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
+from streammig.dead_letters.corrected import Corrected as Corrected
+from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.errors import Problem, Unusable
@@ -30,7 +31,7 @@ from streammig.mapping import load_mapping, mapping_mark
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
-from streammig.records import STAGES, Batch, BatchState, Place
+from streammig.records import OWNERS, STAGES, Batch, BatchState, Place
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
@@ -78,7 +79,7 @@ class Migration:
     state_dir: Path = Path()  # by default the one that the settings name, or the platform's
     clock: Clock = field(default_factory=SystemClock)
     rng: Random = field(default_factory=Random)
-    tell: Notify = ignore
+    notify: Notify = ignore
     folder: Path = Path()  # where a mapping's module is looked for
     executor: Callable[[], Executor] = field(default=one_thread)
     away: int = AWAY
@@ -115,28 +116,28 @@ class Migration:
         """
         return await self._work(Run.run) or False
 
-    async def retry(self, choice: Choice, repaired: Path | None = None) -> bool:
+    async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return await self._work(lambda crew: Retry(crew, choice, repaired).run()) or False
+        return await self._work(lambda run: Retry(run, choice).run()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
         UNKNOWN if stopped before that is known."""
-        return await self._work(lambda crew: crew.read_back(stage, seq)) or BatchState.UNKNOWN
+        return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
 
     async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
-        """Assemble a crew and let it work; None if it was aborted."""
+        """Assemble a run and let it work; None if it was aborted."""
         self._task = task = asyncio.current_task()
         try:
             async with AsyncExitStack() as stack:
-                crew = await self._assemble(stack)
+                run = await self._assemble(stack)
                 self.assembled = True
-                done = await work(crew)
+                done = await work(run)
                 if done is True:
-                    await crew.store.write(Checkpoint.forget_samples)
+                    await run.store.write(Checkpoint.forget_samples)
             if done is True:
-                forget(dedup_folder(crew.reading.lookup.path))
+                forget(dedup_folder(run.reading.lookup.path))
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -167,10 +168,7 @@ class Migration:
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor)
         target = self._target(rule_options(settings, started), mappings, limiter)
-        inputs = {
-            name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
-            for name, source in sources.items()
-        }
+        inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, thread)
         if file is None:
@@ -179,13 +177,12 @@ class Migration:
         self._bind(file, shape, fresh, account.limits)
         self._recover(file, fence)
         if words := await limiter.enter(file.run["id"], file.starts()):
-            self.tell(Warned("limits-changed", words))
+            self.notify(Warned("limits-changed", words))
         lost = await self._lost(file, thread)
         stack.callback(_sweep, file)
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
-        lookup = Checkpoint.open(path, read_only=True)
-        stack.callback(lookup.close)
+        lookup = _opened_to_read(stack, path)
         owners = await self._owners(stack, file, inputs, shape, thread)
         reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
@@ -201,12 +198,10 @@ class Migration:
 
     def _context_of(self, target: Target) -> Context:
         times = Times(self.settings.settle_time if target.queued else 0.0, self.settings.visible_time)
-        return Context(clock=self.clock, rng=self.rng, notify=self.tell, stop=self.stop, times=times)
+        return Context(clock=self.clock, rng=self.rng, notify=self.notify, stop=self.stop, times=times)
 
     def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
-        reader = Checkpoint.open(file.path, read_only=True)
-        stack.callback(reader.close)
-        asking = CheckpointReader(reader, stack.enter_context(self.executor()))
+        asking = CheckpointReader(_opened_to_read(stack, file.path), stack.enter_context(self.executor()))
         writer = CheckpointWriter(file, stack.enter_context(self.executor()), fence)
         stack.push_async_callback(writer.flush)
         return Store(writer, asking)
@@ -245,7 +240,7 @@ class Migration:
         for name, files in fresh.items():
             for text, mark in zip(self.settings.stage(name).files[known.get(name, 0) :], files, strict=True):
                 if parse_input(text).path is None and mark["path"]:
-                    self.tell(ArrayDetected(name, mark["file"], mark["path"]))
+                    self.notify(ArrayDetected(name, mark["file"], mark["path"]))
         return await self._reading(reader, partial(with_samples, fresh))
 
     async def _owners(
@@ -260,18 +255,18 @@ class Migration:
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if "customers" not in inputs:
+        if OWNERS not in inputs:
             return None
         if self.ask.unchecked:
-            self.tell(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
+            self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
-        customers = inputs["customers"].source, inputs["customers"].rules, shape["customers"]
-        (state,) = [row.state for row in file.stages() if row.name == "customers"]
+        customers = inputs[OWNERS].source, inputs[OWNERS].rules, shape[OWNERS]
+        (state,) = [row.state for row in file.stages() if row.name == OWNERS]
         frontier: Place | None = None
-        if state != "complete" and not fixed(self.settings, "customers", file):
-            frontier = file.progress("customers").frontier
+        if state != "complete" and not fixed(self.settings, OWNERS, file):
+            frontier = file.progress(OWNERS).frontier
         folder = dedup_folder(Path(self.settings.checkpoint))
-        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.tell, frontier=frontier))
+        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.notify, frontier=frontier))
         if index is not None:
             stack.callback(index.close)
         return index
@@ -322,7 +317,7 @@ class Migration:
             pace=limiter.read,
             hold=limiter.pause_for,
             observe=limiter.observe,
-            waiting=lambda why, seconds: self.tell(Waiting("reading", why, seconds)),
+            waiting=lambda why, seconds: self.notify(Waiting("reading", why, seconds)),
             answers=conditions(settings.accepted_if, settings.refused_if),
         )
         return masivo if self.ask.dry_run is None else FolderTarget(masivo, self.ask.dry_run)
@@ -366,7 +361,13 @@ class Migration:
         if lost:
             names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost[:20])
             more = f" and {len(lost) - 20:,} more" if len(lost) > 20 else ""
-            self.tell(Warned(code, f"{why}: the outcome is unknown for batch {names}{more}"))
+            self.notify(Warned(code, f"{why}: the outcome is unknown for batch {names}{more}"))
+
+
+def _opened_to_read(stack: AsyncExitStack, path: Path) -> Checkpoint:
+    file = Checkpoint.open(path, read_only=True)
+    stack.callback(file.close)
+    return file
 
 
 def _sweep(file: Checkpoint) -> None:

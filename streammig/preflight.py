@@ -9,13 +9,13 @@ from streammig.context import Context
 from streammig.delivery.reconcile import seen_at_last
 from streammig.errors import Unusable
 from streammig.inputs import Reading
-from streammig.records import BatchState, Record
+from streammig.records import OWNERS, BatchState, Record
 from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 
-# Records that are looked for: one read for a customer, one for each year of a customer's transactions. Events leave no
-# trace that proves anything, so before them the first transactions are looked for.
-SAMPLES = {"customers": 5, "transactions": 2}
+# Records that are looked for: an owner takes one read, what belongs to one may take several. Before a stage of which
+# nothing can be proven, the next one is looked at.
+OWNERS_LOOKED_FOR, LOOKED_FOR = 5, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,17 @@ class Preflight:
         """The first stage with something left to send that can be looked for; None where there is none."""
         lost = file.lost() or Mark()
         for ordinal, row in enumerate(file.stages()):
-            if row.name in SAMPLES and row.state != "complete" and ordinal >= lost.stage:
+            if self.readback.proves(row.name) and row.state != "complete" and ordinal >= lost.stage:
                 return row.name
         return None
 
     async def _customers(self) -> None:
         """Where the run has no customers of its own, look whether those that it builds on are at the target at all."""
         first = next(iter(self.reading.inputs))
-        if first == "customers" or await self.store.read(_began):
+        if first == OWNERS or await self.store.read(_began):
             return
-        records = await self.reading.first(first, SAMPLES["customers"])
-        seen = [await self.readback.visible("customers", record) for record in records]
+        records = await self.reading.first(first, OWNERS_LOOKED_FOR)
+        seen = [await self.readback.visible(OWNERS, record) for record in records]
         if seen and all(answer is Seen.NOTHING for answer in seen):
             ordinals = ", ".join(str(record.position.ordinal) for record in records)
             raise Unusable(
@@ -96,7 +96,7 @@ class Preflight:
     async def _coming(self, name: str) -> list[Record]:
         """Some records of what is to be sent next: of the first batch that was never sent, or behind the frontier. What
         a copy that is lost may have sent is expected to be there, so it is what comes behind that."""
-        count = SAMPLES[name]
+        count = OWNERS_LOOKED_FOR if name == OWNERS else LOOKED_FOR
         sealed = await self.store.read(lambda file: file.batches(name, BatchState.SEALED))
         fresh = [batch for batch in sealed if not batch.attempts and batch.parent is None and not batch.retried]
         if fresh:

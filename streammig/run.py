@@ -20,7 +20,7 @@ from streammig.pipeline.stage import StageReader, StageRun
 from streammig.preflight import Preflight
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import BatchState
+from streammig.records import OWNERS, BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
 from streammig.sources.source import Source
@@ -88,7 +88,7 @@ class Run:
         paused = run.reading.feed.paused
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
-        if not self.context.stopping and name == "customers":
+        if not self.context.stopping and name == OWNERS:
             # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
             # nothing behind them that builds on each of them.
             await self._no_unknown(name)
@@ -105,7 +105,7 @@ class Run:
     async def prepare(self, name: str, source: Source | None = None) -> StageRun:
         """A stage ready to run; `source` is what it reads on from, if not its files."""
         reader = await self._reader(name, source)
-        bisected = name != "events" or self.settings.bisect_events
+        bisected = self.target.readback.proves(name) or self.settings.bisect_events
         sender = Sender(
             client=self.target.client,
             permits=self.target.permits,
@@ -186,8 +186,7 @@ class Run:
             raise UnknownOutcome(
                 "outcome-unknown",
                 f"{name}: batches with an unknown outcome: {numbers}",
-                "They are not sent again. Look at them, and decide, with: streammig resolve"
-                f" {self.reading.lookup.path}",
+                f"They are not sent again. Look, and decide, with: streammig resolve {self.reading.lookup.path}",
             )
 
 
