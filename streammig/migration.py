@@ -17,9 +17,10 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
-from streammig.aftercare.retry import Choice as Choice
 from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
+from streammig.dead_letters.corrected import Corrected as Corrected
+from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.errors import Problem, Unusable
@@ -115,28 +116,28 @@ class Migration:
         """
         return await self._work(Run.run) or False
 
-    async def retry(self, choice: Choice, repaired: Path | None = None) -> bool:
+    async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return await self._work(lambda crew: Retry(crew, choice, repaired).run()) or False
+        return await self._work(lambda run: Retry(run, choice).run()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
         UNKNOWN if stopped before that is known."""
-        return await self._work(lambda crew: crew.read_back(stage, seq)) or BatchState.UNKNOWN
+        return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
 
     async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
-        """Assemble a crew and let it work; None if it was aborted."""
+        """Assemble a run and let it work; None if it was aborted."""
         self._task = task = asyncio.current_task()
         try:
             async with AsyncExitStack() as stack:
-                crew = await self._assemble(stack)
+                run = await self._assemble(stack)
                 self.assembled = True
-                done = await work(crew)
+                done = await work(run)
                 if done is True:
-                    await crew.store.write(Checkpoint.forget_samples)
+                    await run.store.write(Checkpoint.forget_samples)
             if done is True:
-                forget(dedup_folder(crew.reading.lookup.path))
+                forget(dedup_folder(run.reading.lookup.path))
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -167,10 +168,7 @@ class Migration:
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor)
         target = self._target(rule_options(settings, started), mappings, limiter)
-        inputs = {
-            name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
-            for name, source in sources.items()
-        }
+        inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, thread)
         if file is None:
@@ -184,8 +182,7 @@ class Migration:
         stack.callback(_sweep, file)
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
-        lookup = Checkpoint.open(path, read_only=True)
-        stack.callback(lookup.close)
+        lookup = _opened_to_read(stack, path)
         owners = await self._owners(stack, file, inputs, shape, thread)
         reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
@@ -204,9 +201,7 @@ class Migration:
         return Context(clock=self.clock, rng=self.rng, notify=self.tell, stop=self.stop, times=times)
 
     def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
-        reader = Checkpoint.open(file.path, read_only=True)
-        stack.callback(reader.close)
-        asking = CheckpointReader(reader, stack.enter_context(self.executor()))
+        asking = CheckpointReader(_opened_to_read(stack, file.path), stack.enter_context(self.executor()))
         writer = CheckpointWriter(file, stack.enter_context(self.executor()), fence)
         stack.push_async_callback(writer.flush)
         return Store(writer, asking)
@@ -367,6 +362,12 @@ class Migration:
             names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost[:20])
             more = f" and {len(lost) - 20:,} more" if len(lost) > 20 else ""
             self.tell(Warned(code, f"{why}: the outcome is unknown for batch {names}{more}"))
+
+
+def _opened_to_read(stack: AsyncExitStack, path: Path) -> Checkpoint:
+    file = Checkpoint.open(path, read_only=True)
+    stack.callback(file.close)
+    return file
 
 
 def _sweep(file: Checkpoint) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from streammig.aftercare import undecided
 from streammig.checkpoint import Checkpoint
+from streammig.cli import undecided
 from streammig.cli.exit import Ended, exit_code
 from streammig.delivery.backoff import Backoff
 from streammig.errors import SAMPLES_MISSING, Problem, SamplesMissing, TargetStop, UnknownOutcome, Unusable

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from streammig.aftercare import undecided
 from streammig.checkpoint import Books, Checkpoint, Fences, Mark, fences_path
+from streammig.cli import undecided
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
