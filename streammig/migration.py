@@ -313,9 +313,7 @@ class Migration:
             mappings=mappings,
             clock=self.clock,
             rng=self.rng,
-            pace=limiter.read,
-            hold=limiter.pause_for,
-            observe=limiter.observe,
+            account=limiter,
             waiting=lambda why, seconds: self.tell(Waiting("reading", why, seconds)),
             answers=conditions(settings.accepted_if, settings.refused_if),
         )
