@@ -17,9 +17,10 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
-from streammig.aftercare.retry import Choice as Choice
 from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
+from streammig.dead_letters.corrected import Corrected as Corrected
+from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.errors import Problem, Unusable
@@ -115,10 +116,10 @@ class Migration:
         """
         return await self._work(Run.run) or False
 
-    async def retry(self, choice: Choice, repaired: Path | None = None) -> bool:
+    async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return await self._work(lambda run: Retry(run, choice, repaired).run()) or False
+        return await self._work(lambda run: Retry(run, choice).run()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or

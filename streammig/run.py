@@ -185,9 +185,8 @@ class Run:
             numbers = ", ".join(str(batch.seq) for batch in left[:20])
             raise UnknownOutcome(
                 "outcome-unknown",
-                f"nobody can say whether these batches of {name} landed: {numbers}",
-                "They are not sent again. See what is known of them, and decide, with: streammig resolve"
-                f" {self.reading.lookup.path}",
+                f"{name}: batches with an unknown outcome: {numbers}",
+                f"They are not sent again. Look, and decide, with: streammig resolve {self.reading.lookup.path}",
             )
 
 

@@ -200,7 +200,7 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Unusable(
-            "settings-unreadable", f"{path} is no TOML: {error}", "See an example: streammig guide first-migration."
+            "settings-unreadable", f"{path} is not TOML: {error}", "See an example: streammig guide first-migration."
         ) from None
     for name in ("api_key", "key", "token"):
         if name in found:

@@ -53,8 +53,8 @@ class Decoding:
 
     def __init__(self, judged: StageRules) -> None:
         self.calls = 0
-        self._decode = judged._decode
-        judged._decode = self  # type: ignore[assignment]
+        self._decode = judged._strict
+        judged._strict = self  # type: ignore[assignment]
 
     def __call__(self, data: bytes) -> Any:
         self.calls += 1

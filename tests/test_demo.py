@@ -18,11 +18,12 @@ import pytest
 
 from streammig.checkpoint import Books, Checkpoint
 from streammig.cli import demo, main
-from streammig.records import STAGES, START, BatchState, Draft, Kind, Progress, Range, Receipt, Tally
+from streammig.records import STAGES, START, BatchState, Kind, Progress, Range, Receipt, Tally
 from streammig.sandbox import SandboxConfig
 from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Part, Sample, Written, write_sample
 from tests.commands import Shell
+from tests.drafts import made
 
 REWARD = "0b9f3a1e-51a7-4b43-8f6d-2f6f4c0e9a01"
 UNITS = {"customers": 3, "events": 4, "transactions": 2}
@@ -122,7 +123,7 @@ def test_a_machine_is_lost_only_while_no_request_is_under_way(tmp_path: Path, mo
     file = Checkpoint.create(path, binding={}, version="0", started=0.0)
     file.add_stage("customers", 0, {}, [])
     sealed = [
-        file.seal("customers", Draft((Range(START, START),), Tally(1, 1), b"", b"%d" % it), Progress(), 0.0)
+        file.seal("customers", made((Range(START, START),), Tally(1, 1), b"%d" % it), Progress(), 0.0)
         for it in range(2)
     ]
     attempts = [file.sending(batch, 0.0) for batch in sealed]

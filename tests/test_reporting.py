@@ -17,7 +17,6 @@ from streammig.records import (
     Batch,
     BatchState,
     DeadLetter,
-    Draft,
     Kind,
     Place,
     Position,
@@ -29,7 +28,7 @@ from streammig.records import (
 from streammig.report.document import document, iso
 from streammig.report.live import Doing, Gathered, Lines, watching
 from streammig.report.progress import share_settled
-from streammig.report.text import ROWS, aligned, books_table, shared, summary
+from streammig.report.text import ROWS, aligned, shared, summary, totals_table
 from streammig.telemetry import (
     Account,
     Advanced,
@@ -43,6 +42,7 @@ from streammig.telemetry import (
     Warned,
     spoken,
 )
+from tests.drafts import made
 
 END = Place(0, 500, 0, 11)
 
@@ -225,7 +225,7 @@ def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers()
     stage = {"state": "interrupted", "code": "pilot", "message": "", "fill": 1.0, "done": 0.425}
     stage["eta"] = "2026-11-22T08:30:00Z"
     stages = {name: stage | dict.fromkeys(ROWS, 10**12) for name in STAGES}
-    table = books_table({"stages": stages})
+    table = totals_table({"stages": stages})
     assert max(map(len, table.splitlines())) <= 79
     assert "paused" in table
     assert "42.5%" in table
@@ -295,7 +295,7 @@ def file(tmp_path: Path) -> Any:
 
 
 def seal(file: Checkpoint, read: int = 10) -> Batch:
-    draft = Draft((Range(START, END),), Tally(10, 10), b"x", bytes(32))
+    draft = made((Range(START, END),), Tally(10, 10), b"x")
     return file.seal("customers", draft, Progress(frontier=END, source_records=10, read=Tally(read, read)), 1.0)
 
 
@@ -345,7 +345,7 @@ def test_books_that_do_not_balance_say_so_with_both_sides(file: Checkpoint) -> N
     sides = found["stages"]["customers"]["imbalance"]
     assert (sides["read"]["records"], sides["placed"]["records"]) == (11, 10)
     said = summary(found)
-    assert "THE BOOKS DO NOT BALANCE." in said
+    assert "THE TOTALS DO NOT ADD UP." in said
     assert "'records': 11" in said
     assert "'records': 10" in said
 
@@ -392,7 +392,7 @@ def test_a_try_that_found_no_connection_is_no_request(file: Checkpoint) -> None:
     found = document(file, running=False, now=1.0)
     stage = found["stages"]["customers"]
     assert (stage["requests"], stage["not_sent"]) == (1, 2)
-    assert "customers: tries that found no connection, and are no requests: 2" in summary(found)
+    assert "customers: attempts without a connection, not counted as requests: 2" in summary(found)
 
 
 def test_a_run_without_a_stage_is_not_complete(tmp_path: Path) -> None:

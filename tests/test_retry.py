@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from streammig.aftercare.letters import export_letters
-from streammig.checkpoint import Checkpoint, work_path
+from streammig.checkpoint import Checkpoint
+from streammig.dead_letters.export import export_letters
 from streammig.errors import Problem
-from streammig.migration import Ask, Choice, Migration
+from streammig.migration import Ask, Choice, Corrected, Migration
 from streammig.records import Kind, Receipt
 from streammig.settings import from_checkpoint, load, portable
 from tests.memory_target import FAULTS, Crash, Weather
@@ -59,7 +59,8 @@ ALL = Choice()
 def retry(choice: Choice = ALL, repaired: Path | None = None) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
     def work(migration: Migration) -> Coroutine[Any, Any, bool]:
         migration.ask = Ask("streammig retry", unchecked=True, aside=True)
-        return migration.retry(choice, repaired)
+        corrected = Corrected.read(repaired, Path(migration.settings.checkpoint)) if repaired else None
+        return migration.retry(choice._replace(corrected=corrected))
 
     return work
 
@@ -96,7 +97,6 @@ def good_email(line: dict[str, Any]) -> None:
 def no_letter_is_left(world: World, keys: dict[str, set[str]]) -> None:
     whole(world, keys)
     assert dead(world) == {}
-    assert not work_path(world.folder / "run.checkpoint").exists()
 
 
 def test_repaired_customers_arrive_and_release_what_waited_for_them_in_the_same_call(tmp_path: Path) -> None:
@@ -277,8 +277,7 @@ def batches(world: World, stage: str) -> list[list[str]]:
 
 
 def test_letters_are_taken_in_waves_and_each_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streammig.aftercare.retry.WAVE", 1)
-    monkeypatch.setattr("streammig.aftercare.retry.SCAN", 1)
+    monkeypatch.setattr("streammig.dead_letters.replay.WAVE_BYTES", 1)
 
     async def story(world: World, keys: dict[str, set[str]]) -> None:
         assert await world.live() is True

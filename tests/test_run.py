@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def test_customers_alone_that_are_all_good_end_with_0(shell: Shell, target: Loca
     ended = shell.run(target.url, "--customers", "e.json")
     assert ended.code == 0
     assert ended.out == ""
-    assert "The books balance." in ended.err
+    assert "The totals add up." in ended.err
     assert "Accepted means that the target has enqueued it" in ended.err
 
 
@@ -306,7 +306,7 @@ def test_status_says_what_the_run_said(shell: Shell, target: LocalTarget, export
     words = shell("status", "migration.checkpoint")
     assert words.code == 0
     assert words.err == ""
-    assert "The books balance." in words.out
+    assert "The totals add up." in words.out
     assert all(name in words.out for name in STAGES)
 
 
@@ -547,6 +547,30 @@ def test_a_full_disk_behind_standard_output_is_no_defect(shell: Shell, target: L
     assert (ended.code, ended.problem) == (1, "output-failed")
 
 
+def full() -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+
+def unread() -> None:
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    os.close(reader)
+
+
+def closed() -> None:
+    os.closerange(0, 3)
+
+
+@pytest.mark.parametrize("lose", [full, unread, closed])
+def test_a_run_that_loses_its_standard_streams_goes_on(
+    shell: Shell, target: LocalTarget, lose: Callable[[], None]
+) -> None:
+    write(shell.folder / "e.json", [customer("c1"), {"id": "bad"}])
+    ended = finished(shell.folder, "run", *quickly(target.url), "--customers", "e.json", before=lose)
+    assert (ended.code, ended.err) == (3, "")
+    assert shell("status", shell.checkpoint, "--json").document["state"] == "complete"
+
+
 def test_a_closed_pipe_is_no_defect(shell: Shell, target: LocalTarget) -> None:
     write(shell.folder / "e.json", [{"id": f"bad{number}", "name": "x" * 3000} for number in range(200)])
     assert shell.run(target.url, "--customers", "e.json").code == 3
@@ -588,7 +612,7 @@ def test_books_that_fail_are_exit_1_also_for_status(shell: Shell, target: LocalT
         db.commit()
     for ended in (shell("status", "migration.checkpoint"), shell.run(target.url, "--customers", "e.json")):
         assert ended.code == 1
-        assert "THE BOOKS DO NOT BALANCE." in ended.out + ended.err
+        assert "THE TOTALS DO NOT ADD UP." in ended.out + ended.err
 
 
 def test_all_workers_get_one_new_token_together(shell: Shell) -> None:

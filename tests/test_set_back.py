@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from streammig.aftercare import undecided
 from streammig.checkpoint import Books, Checkpoint, Fences, Mark, fences_path
+from streammig.cli import undecided
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
@@ -264,6 +264,29 @@ def test_a_crash_right_after_the_word_that_the_newest_is_lost_asks_for_no_other_
         arrived(world, keys)
 
     play(tmp_path, story)
+
+
+@pytest.mark.parametrize("place", [30_000, 38_000, 46_000])
+@pytest.mark.parametrize("concurrency", [1, 2, 4])
+def test_i4_batches_that_a_lost_copy_did_not_deliver_are_sent_or_parked_and_end_no_run_in_waiting(
+    tmp_path: Path, concurrency: int, place: int
+) -> None:
+    """More of them than workers, and so few later ones that not all of them can be told."""
+
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        await world.live(until_sealed)
+        ((run_id, tick),) = ask(world, "SELECT id, tick FROM run")
+        fences = Fences(fences_path(tmp_path / "state"))  # as if requests had come so far, and been lost
+        fences.raise_to(run_id, Mark(tick + 20, 0, Place(0, place)))
+        fences.close()
+        ended = await world.live(asking(newest_lost=True))
+        if isinstance(ended, UnknownOutcome):
+            decide(world)
+            ended = await world.live()
+        assert ended is True
+        arrived(world, keys)
+
+    play(tmp_path, story, PLAIN | {"concurrency": concurrency})
 
 
 def test_i3_events_that_a_lost_copy_may_have_sent_are_parked(tmp_path: Path) -> None:

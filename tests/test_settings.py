@@ -40,29 +40,24 @@ def test_without_a_file_the_checkpoint_lies_in_the_working_folder() -> None:
     assert load(None, {}).checkpoint == "migration.checkpoint"
 
 
-def refused(path: Path, text: str) -> str:
-    """What is said of a settings file that holds this."""
-    path.write_text(text)
-    with pytest.raises(Unusable) as raised:
-        load(path, {})
-    return str(raised.value)
-
-
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "code", "named"),
     [
-        ("limit = 'dev'", "limit"),
-        ("concurrency = 'four'", "concurrency"),
-        ("concurrency = 0", "concurrency"),
-        ("settle_time = -1", "settle_time"),
-        ("[customers]\nfile = 'a'", "file"),
-        ("unknown_fields = 'maybe'", "unknown_fields"),
-        ("api_key = 'secret-value'", "MASIVO_API_KEY"),
-        ("= no toml", "no TOML"),
+        ("limit = 'dev'", "setting-unknown", "limit"),
+        ("concurrency = 'four'", "settings-invalid", "concurrency"),
+        ("concurrency = 0", "settings-invalid", "concurrency"),
+        ("settle_time = -1", "settings-invalid", "settle_time"),
+        ("[customers]\nfile = 'a'", "setting-unknown", "file"),
+        ("unknown_fields = 'maybe'", "settings-invalid", "unknown_fields"),
+        ("api_key = 'secret-value'", "key-in-settings", "MASIVO_API_KEY"),
+        ("= no toml", "settings-unreadable", "bad.toml"),
     ],
 )
-def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:
-    said = refused(tmp_path / "bad.toml", text)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, code: str, named: str) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    with raises(Unusable, code) as raised:
+        load(tmp_path / "bad.toml", {})
+    said = str(raised.value)
     assert named in said
     assert "secret-value" not in said
 
@@ -82,7 +77,10 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
     ],
 )
 def test_what_was_probably_meant_is_said(tmp_path: Path, text: str, said: str) -> None:
-    assert said in refused(tmp_path / "bad.toml", text)
+    (tmp_path / "bad.toml").write_text(text)
+    with raises(Unusable, "setting-unknown") as raised:
+        load(tmp_path / "bad.toml", {})
+    assert said in str(raised.value)
 
 
 @pytest.mark.parametrize(

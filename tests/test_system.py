@@ -14,7 +14,7 @@ from streammig.errors import Problem, UnknownOutcome
 from streammig.records import BatchState
 from streammig.report.document import document
 from streammig.report.progress import StageProgress
-from streammig.telemetry import Notice, StageBegan, StageEnded
+from streammig.telemetry import Advanced, Answered, DeadLettered, Notice, StageBegan, StageEnded
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.shares import share
 from tests.virtual import run_virtual
@@ -173,11 +173,16 @@ def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_pat
         def watch(notice: Notice) -> None:
             nonlocal resumed
             heard.hear(notice)
-            if not isinstance(notice, StageBegan | StageEnded):
-                return
+            match notice:
+                case StageBegan(stage) | StageEnded(stage) | Advanced(stage) | DeadLettered(stage):
+                    pass
+                case Answered(batch):
+                    stage = batch.stage
+                case _:
+                    return
             file = Checkpoint.open(tmp_path / "run.checkpoint", read_only=True)
             try:
-                found = document(file, running=True, now=0.0)["stages"][notice.stage]["done"]
+                found = document(file, running=True, now=0.0)["stages"][stage]["done"]
             finally:
                 file.close()
             if isinstance(notice, StageEnded) and notice.state == "complete":
@@ -193,6 +198,7 @@ def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_pat
         assert await world.live() is True
         whole(world, keys)
         assert resumed > 2
+        assert len(set(shares)) > 20
         assert max(shares) > 0.5
 
     run_world(tmp_path, 7, story)

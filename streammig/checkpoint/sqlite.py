@@ -157,9 +157,9 @@ class SqliteFile:
     def verify(self) -> None:
         """Raise `Unusable` where SQLite finds the file damaged. Damage within a sound row is not found."""
         with translated(self.path, self.role):
-            (said,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
-        if said != "ok":
-            raise damaged(self.path, self.role, " ".join(str(said).split()))
+            (found,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise damaged(self.path, self.role, " ".join(str(found).split()))
 
     def _change(self, sql: str, *arguments: Any) -> None:
         with self.transaction():

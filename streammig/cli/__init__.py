@@ -8,9 +8,12 @@ import json
 import os
 import sys
 import traceback
+from contextlib import redirect_stderr
+from typing import TextIO, cast
 
 import click
 
+from streammig.cli.streams import Forgiving, drop, open_closed
 from streammig.errors import MachineFault, Problem, Unusable
 
 COMMANDS = {
@@ -60,37 +63,39 @@ def streammig() -> None:
 
 def main() -> None:
     """Run the command line. A `Problem` becomes a message on stderr and its exit code; with --json also a document."""
-    as_json = "--json" in sys.argv[1:]
-    try:
-        code = streammig.main(standalone_mode=False)
-    except Problem as problem:
-        code = fail(problem, as_json=as_json)
-    except click.ClickException as mistake:
-        mistake.show()
-        code = mistake.exit_code
-        if as_json:
-            _print_error(Unusable("usage", mistake.format_message(), "See the command's --help."))
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        code = STOPPED
-    except BrokenPipeError:  # the reader of our output is gone
-        _hush()
-        code = 0
-    except OSError as error:
-        if error.errno in FULL:
-            _hush()
-            said = f"writing the output failed: {os.strerror(error.errno)}"
-            code = fail(MachineFault("output-failed", said, "Make room, and call it again."))
-        else:
-            code = fail(_defect(error), as_json=as_json)
-    except Exception as error:
-        code = fail(_defect(error), as_json=as_json)
+    open_closed()
+    with redirect_stderr(cast(TextIO, Forgiving(sys.stderr))):
+        code = _called(as_json="--json" in sys.argv[1:])
     sys.exit(code)
 
 
-def _hush() -> None:
-    """Drop the rest of the buffer, so that it does not fail again at the exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _called(*, as_json: bool) -> int:
+    try:
+        code = streammig.main(standalone_mode=False)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    except Problem as problem:
+        return fail(problem, as_json=as_json)
+    except click.ClickException as mistake:
+        mistake.show()
+        if as_json:
+            _print_error(Unusable("usage", mistake.format_message(), "See the command's --help."))
+        return mistake.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return STOPPED
+    except BrokenPipeError:  # the reader of our output is gone
+        drop(sys.stdout)
+        return 0
+    except OSError as error:
+        if error.errno not in FULL:
+            return fail(_defect(error), as_json=as_json)
+        drop(sys.stdout)
+        said = f"writing the output failed: {os.strerror(error.errno)}"
+        return fail(MachineFault("output-failed", said, "Make room, and call it again."))
+    except Exception as error:
+        return fail(_defect(error), as_json=as_json)
+    return code if isinstance(code, int) else 0
 
 
 def _defect(error: BaseException) -> Problem:

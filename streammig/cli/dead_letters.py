@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def command(checkpoint: Path, out: Path | None) -> None:
     `line` counts lines of an NDJSON file and records of any other, from 1; `offset` counts bytes, of the decompressed
     file. The checkpoint holds no records, so they are read from the export again. It must be where it was, unchanged.
     """
-    from streammig.aftercare.letters import export_letters
+    from streammig.dead_letters.export import export_letters
     from streammig.errors import MachineFault, Unusable, counted
 
     if out is None:
@@ -59,6 +60,7 @@ def _show(path: Path, count: int) -> None:
     with path.open(encoding="utf-8") as lines:
         for letter in map(json.loads, islice(lines, SHOWN)):
             where = f"{Path(letter['file']).name}, record {letter['line']:,}"
-            click.echo(f"  {where}: {letter['code']}\n    {letter['message']}", err=True)
+            message = textwrap.fill(letter["message"], 79, initial_indent="    ", subsequent_indent="    ")
+            click.echo(f"  {where}: {letter['code']}\n{message}", err=True)
     if count > SHOWN:
         click.echo(f"  and {count - SHOWN:,} more in {path}", err=True)

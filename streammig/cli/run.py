@@ -117,10 +117,10 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
         return finish(checkpoint, Ended(True), as_json=as_json, quiet=quiet)
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     problem: Problem | None = None
-    with watching(sys.stderr, quiet=quiet) as tell, ExitStack() as stack:
+    with watching(sys.stderr, quiet=quiet) as notify, ExitStack() as stack:
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
-        run = Migration(settings, ask, key, tell=tell, folder=folder)
+        run = Migration(settings, ask, key, tell=notify, folder=folder)
         try:
             whole = asyncio.run(drive(run, run.run, quiet))
         except Problem as caught:

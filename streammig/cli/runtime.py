@@ -103,8 +103,8 @@ def beside(
         settings = msgspec.structs.replace(settings, state_dir=context["state_dir"])
     key = api_key(settings, os.environ)
     ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
-    with watching(sys.stderr, quiet=quiet) as tell:
-        run = Migration(settings, ask, key, tell=tell, folder=folder)
+    with watching(sys.stderr, quiet=quiet) as notify:
+        run = Migration(settings, ask, key, tell=notify, folder=folder)
         try:
             return Driven(asyncio.run(drive(run, lambda: work(run), quiet)), None)
         except Problem as problem:

@@ -239,7 +239,7 @@ class Sender:
             held = f"{counted(len(parked), 'batch', 'es')} of {stage} {'is' if len(parked) == 1 else 'are'}"
             raise UnknownOutcome(
                 "too-many-parked",
-                f"{held} parked: nobody can say whether that landed ({numbers})",
+                f"{held} parked, with an unknown outcome ({numbers})",
                 "Nothing of it is sent again. Find out at the target whether it landed, and say so with:"
                 f" streammig resolve CHECKPOINT BATCH --stage {stage} --landed (or --not-landed).",
             )

@@ -20,7 +20,7 @@ _KEY = re.compile(rb'[ \t\n\r]*,?[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:
 _FIRST = re.compile(rb'(\{[ \t\n\r]*)"[^"\\]*"([ \t\n\r]*:[ \t\n\r]*)')
 _COMMA = re.compile(rb"[ \t\n\r]*,?[ \t\n\r]*")
 _BLANK = b" \t\n\r"
-_BLANKED = (b" ", b"\t", b"\n", b"\r")
+_ends_blank: Callable[[bytes], bool] = operator.methodcaller("endswith", (b" ", b"\t", b"\n", b"\r"))
 _MEMO = 256  # spellings that are remembered
 _joined = cast(Callable[[bytes, msgspec.Raw], bytes], operator.concat)
 
@@ -303,7 +303,7 @@ class Nulls:
         for text, left in self._known.items():
             pieces = data.split(text)
             # A blank before it would stay there.
-            if len(pieces) > 1 and not any(piece.endswith(_BLANKED) for piece in pieces[:-1]):
+            if len(pieces) > 1 and not any(map(_ends_blank, pieces[:-1])):
                 data = left.join(pieces)
                 count += len(pieces) - 1
         return data, count

@@ -4,7 +4,7 @@ These types are both the fast check of a record and, read by `rules.shape`, the 
 along. So:
 
 - a field without a default is required, and null only where its type says `| None`; a `Maybe` is optional, and left out
-  where it is null
+  where it is null (`tolerant` models take this null)
 - nothing unknown stands in an object, but in the outermost, whose unknown fields are cut before it is sent
 - `extra` in a field's `Meta` says what the type can't: `kind` ("id", "email", "uuid"), `default` (the JSON that is put
   in where a required field is missing), `copy` (the field whose value is put in), `policy` ("redeem": left out unless
@@ -16,7 +16,8 @@ along. So:
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from functools import cache
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -29,7 +30,7 @@ Number = msgspec.Raw
 Free = dict[str, Any]
 
 T = TypeVar("T")
-Maybe: TypeAlias = T | UnsetType | None
+Maybe: TypeAlias = T | UnsetType
 
 
 class Model(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
@@ -209,3 +210,34 @@ class OwnerOfTransactions(Model, frozen=True, forbid_unknown_fields=False):
 
     id: Id
     transactions: list[Transaction]
+
+
+@cache
+def tolerant(model: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """The same model with null in optional fields, too."""
+    fields: list[Any] = []
+    for each in msgspec.structs.fields(model):
+        kind = _tolerant(each.type)
+        if each.required:
+            fields.append((each.name, kind))
+        else:  # a number is its JSON, also where that is null
+            kind = kind if msgspec.Raw in get_args(kind) else Union[kind, None]  # noqa: UP007
+            fields.append((each.name, kind, msgspec.field(default=UNSET, name=each.encode_name)))
+    strict = model.__struct_config__.forbid_unknown_fields
+    return msgspec.defstruct(model.__name__, fields, bases=(Model,), frozen=True, forbid_unknown_fields=strict)
+
+
+def _tolerant(kind: Any) -> Any:
+    inner = get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Model):
+        return tolerant(kind)
+    if get_origin(kind) is Annotated:
+        return Annotated[(_tolerant(inner[0]), *inner[1:])]
+    if get_origin(kind) is list:
+        return list[_tolerant(inner[0])]  # type: ignore[misc]
+    if UNSET_OR_NULL.intersection(inner):
+        return Union[tuple(map(_tolerant, inner))]  # noqa: UP007
+    return kind
+
+
+UNSET_OR_NULL = {UnsetType, type(None)}

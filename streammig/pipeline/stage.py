@@ -205,10 +205,10 @@ class StageRun:
 
     def _may_be_last(self) -> bool:
         """Whether nothing waits behind a batch now, and an outcome is unknown. A pilot goes on: what comes later shows
-        what became of an earlier batch."""
-        return (
-            self._waits_for_proof() and not len(self._queue) and not (self._queue.is_over and self.reading.feed.paused)
-        )
+        what became of an earlier batch. So does an unknown batch that waits for a worker: it may be sent yet, and no
+        worker may wait for it."""
+        more = len(self._queue) > 0 or bool(self._unknown) or (self._queue.is_over and self.reading.feed.paused)
+        return self._waits_for_proof() and not more
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         await self.context.until_stopped(self._queue.until(holds))

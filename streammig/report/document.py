@@ -63,7 +63,7 @@ def _broken_off(row: StageRow, books: Books) -> bool:
 
 
 def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
-    """The batches of which nobody can say whether they landed; after a crash those that were being sent, too."""
+    """The batches with an unknown outcome; after a crash those that were being sent, too."""
     states = UNDECIDED if running else (*UNDECIDED, BatchState.SENDING)
     return [batch for row in checkpoint.stages() for batch in checkpoint.batches(row.name, *states)]
 

@@ -48,22 +48,22 @@ def watching(stream: TextIO, *, quiet: bool) -> Iterator[Notify]:
 class Gathered:
     """Passes notices on, the dead letters of a while and a stage as one: there may be some in every batch."""
 
-    def __init__(self, tell: Notify, clock: Callable[[], float] = time.monotonic) -> None:
-        self._tell = tell
+    def __init__(self, notify: Notify, clock: Callable[[], float] = time.monotonic) -> None:
+        self._notify = notify
         self._clock = clock
         self._said = -SECONDS
-        self._buried: DeadLettered | None = None
+        self._dead: DeadLettered | None = None
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, DeadLettered):
-            before = self._buried.tally if self._buried is not None else Tally()
-            self._buried = DeadLettered(notice.stage, before + notice.tally)
+            before = self._dead.tally if self._dead is not None else Tally()
+            self._dead = DeadLettered(notice.stage, before + notice.tally)
         ended = isinstance(notice, StageEnded)
-        if self._buried is not None and (ended or self._clock() - self._said >= SECONDS):
-            self._tell(self._buried)
-            self._buried, self._said = None, self._clock()
+        if self._dead is not None and (ended or self._clock() - self._said >= SECONDS):
+            self._notify(self._dead)
+            self._dead, self._said = None, self._clock()
         if not isinstance(notice, DeadLettered):
-            self._tell(notice)
+            self._notify(notice)
 
 
 class Lines:

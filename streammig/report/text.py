@@ -1,4 +1,4 @@
-"""A run in words: the table of its books, and what each notice says on one line."""
+"""A run in words: the table of its totals, and what is to be said beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_UNDECIDED = 5  # that are listed one by one
 ROWS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "requests")
 
 
-def books_table(document: Mapping[str, Any]) -> str:
+def totals_table(document: Mapping[str, Any]) -> str:
     """The counts of records of a document, a column for each stage: whatever the numbers, it fits in 80 columns."""
     stages = document["stages"].values()
     lines = [["stage", *document["stages"]], ["state", *(state_word(it["state"], it["code"]) for it in stages)]]
@@ -53,7 +53,7 @@ def state_sentence(document: Mapping[str, Any]) -> str:
         said = "The pilot is done; the rest waits for the full run."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
         if document["state"] == "complete":
-            said = f"All is sent, but {waiting_for_people(parked)}."
+            said = "All is sent."
         said += f"\nParked until you decide: {counted(parked, 'batch', 'es')}. See: streammig resolve {checkpoint}"
     return said
 
@@ -63,15 +63,15 @@ def waiting_for_people(parked: int) -> str:
 
 
 def summary(document: Mapping[str, Any]) -> str:
-    """The books, whether they balance, and the reasons behind what was not sent."""
-    parts = [books_table(document)]
+    """The totals, whether they add up, and the reasons behind what was not sent."""
+    parts = [totals_table(document)]
     for name, stage in document["stages"].items():
         parts += _reasons(name, stage)
     parts.extend(
         f"  slots of {use['window']} ({use['kind']}): {use['used']:,} used, {use['left']:,} left"
         for use in document["budget"]
     )
-    parts.append("The books balance." if document["balanced"] else "THE BOOKS DO NOT BALANCE.")
+    parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. Accepted means written to a file.")
     elif any(stage["accepted"] for stage in document["stages"].values()):
@@ -96,14 +96,14 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
     if stage["dead_by"]:
         lines += _wrapped(f"  {name}: dead letters as", [f"{code}: {it:,}" for code, it in stage["dead_by"].items()])
     if stage["not_sent"]:
-        lines.append(f"  {name}: tries that found no connection, and are no requests: {stage['not_sent']:,}")
+        lines.append(f"  {name}: attempts without a connection, not counted as requests: {stage['not_sent']:,}")
     if stage["dropped_fields"]:
         fields = ", ".join(f"{path} ({count:,})" for path, count in stage["dropped_fields"].items())
-        lines.append(f"  {name}: fields the target does not know were left out: {fields}")
+        lines.append(f"  {name}: unknown fields left out: {fields}")
     if stage["sending"]:
         held = counted(stage["sending"], "record")
         they = "it" if stage["sending"] == 1 else "they"
-        lines.append(f"  {name}: the run was cut off while it sent {held}: the next one looks whether {they} landed")
+        lines.append(f"  {name}: cut off while sending {held}: the next run looks whether {they} landed")
     if stage["message"] and stage["state"] != "complete":  # there it is a warning
         lines.append(f"  {name}: {stage['message']}")
     if stage["imbalance"]:
@@ -123,8 +123,8 @@ def undecided_line(it: Mapping[str, Any], checkpoint: str) -> str:
     held = f"{counted(it['records'], 'record')}, {counted(it['units'], 'unit')}"
     doubt = f"was being sent at {it['since']}" if it["state"] == "sending" else f"is {it['state']} since {it['since']}"
     return (
-        f"  {it['stage']}: batch {it['batch']} ({held}) {doubt}: nobody can say whether it"
-        f" landed; streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"
+        f"  {it['stage']}: batch {it['batch']} ({held}) {doubt}:\n"
+        f"    its outcome is unknown. See: streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"
     )
 
 

@@ -25,13 +25,14 @@ from streammig.masivo.edit import (
     members,
     nulls,
 )
+from streammig.masivo.models import tolerant
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.mapping import Mapped
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, told
 from streammig.masivo.rules.shape import objects_in, shape_of
-from streammig.masivo.rules.values import Path, Values, allowed_nulls, good_id, nullable_paths, text_in, text_of
+from streammig.masivo.rules.values import Path, Values, allowed_nulls, along, good_id, paths_to, text_in, text_of
 from streammig.records import DeadLetter, Examined, Position, Run, Span, Sums, Tally, total
 
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
@@ -39,15 +40,16 @@ BLOCK = 128  # records whose values are checked in one go: their models stay in 
 _MEMO = 4096  # kinds of records that are remembered
 
 Pair = tuple[str, Decimal]
+Decode = Callable[[bytes], Any]
 
 
 class _Known(NamedTuple):
     """What is to be known of the outermost fields of records that have just these names: the paths of unknown ones that
-    are cut, the names of those that may mark what is left out, and with which values they do not."""
+    are cut, the names of those that may mark what is left out, and the reason that their values are, or ""."""
 
     dropped: tuple[str, ...]
     marks: list[str]
-    passed: set[tuple[bytes, ...]]
+    reasons: dict[tuple[bytes, ...], str]
 
 
 class _Work(NamedTuple):
@@ -62,23 +64,33 @@ class _Work(NamedTuple):
 class Block:
     """Records that are judged together. `rows` are the indices of those that can be sent, `bodies` and `models` theirs.
 
-    `odd` are indices into these three of records that take a closer look.
+    `odd` are indices into these three of records that take a closer look, `nulled` of those that may have an optional
+    field that is null. `dropped` and `reasons`, of those that are to be left out, are by index in all.
     """
 
-    __slots__ = ("bodies", "dropped", "models", "odd", "rows")
+    __slots__ = ("bodies", "dropped", "models", "nulled", "odd", "reasons", "rows")
 
-    def __init__(self, data: Sequence[bytes], decode: Callable[[bytes], Any]) -> None:
-        self.models: list[Any] = []
-        bad: list[int] = []
+    def __init__(self, data: Sequence[bytes], decode: Decode, otherwise: Decode) -> None:
+        """Decoded by the first of these, and where that fails by the other one."""
+        models: list[Any] = []
+        second: list[int] = []
         decoded = map(decode, data)
-        while len(self.models) + len(bad) < len(data):
+        while len(models) < len(data):
             try:
-                self.models.extend(decoded)  # up to one that can't be decoded, then on behind it
+                models.extend(decoded)  # up to one that can't be decoded, then on behind it
             except NOT_JSON:
-                bad.append(len(self.models) + len(bad))
-        self.rows = sorted({*range(len(data))}.difference(bad)) if bad else list(range(len(data)))
+                second.append(len(models))
+                models.append(_decoded(otherwise, data[len(models)]))
+        self.rows = list(range(len(data)))
+        self.models = models
+        self.nulled = [at for at in second if models[at] is not None]
+        if len(self.nulled) < len(second):
+            self.rows = [at for at, model in enumerate(models) if model is not None]
+            self.models = [models[at] for at in self.rows]
+            self.nulled = [bisect_left(self.rows, at) for at in self.nulled]
         self.bodies = [data[at] for at in self.rows]
         self.dropped: dict[int, tuple[str, ...]] = {}
+        self.reasons: dict[int, str] = {}
         self.odd: set[int] = set()
 
     def sift(self) -> None:
@@ -89,6 +101,13 @@ class Block:
             self.bodies = list(compress(self.bodies, keep))
             self.models = list(compress(self.models, keep))
             self.odd = set()
+
+
+def _decoded(decode: Decode, data: bytes) -> Any:
+    try:
+        return decode(data)
+    except NOT_JSON:
+        return None
 
 
 class StageRules(ABC):
@@ -105,6 +124,7 @@ class StageRules(ABC):
     once: ClassVar[bool] = False
     model: ClassVar[type[msgspec.Struct]]
     _alone: int = 0  # units of a record that could not be looked into
+    _misses: bool = False  # whether a customer that is left out will not be in the target
     _marked: bool = False  # a field that is sent may mark what is left out: only `explain` sees that
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
@@ -116,15 +136,17 @@ class StageRules(ABC):
         self._filters = Filters(options)
         self._mapping = mapping
         self._mapped = Mapped(mapping) if mapping is not None else None
-        self._decode = msgspec.json.Decoder(self.model).decode
+        self._strict = msgspec.json.Decoder(self.model).decode
+        self._tolerant = msgspec.json.Decoder(tolerant(self.model)).decode
+        self._expects_nulls = False  # as the last records had; it decides only which way is tried first
         self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
         self._outermost = Outermost(self._plan)
         fields = [field for each in objects_in(self._shape) for field in each.fields.values()]
         needed = {field.name for field in fields if field.required or field.policy}
         self._nulls = Nulls({field.name for field in fields} - needed)
-        self._nullable: list[Path] = list(nullable_paths(self._shape))
-        self._free = [b'"%b"' % name.encode() for name in sorted({each.name for each in fields if each.kind == "free"})]
+        self._nullable: list[Path] = list(paths_to(("nullable", "nullable number"), self._shape))
+        self._free: list[Path] = list(paths_to(("free",), self._shape))
 
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
         return type(self), (self._options, self._mapping)  # in another process they are made again
@@ -181,13 +203,13 @@ class StageRules(ABC):
         if block.dropped:
             sent = {*block.rows}
             out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if at in sent]
-        self._put(span, work, block.rows, rows, out)
+        self._put(span, work, block, rows, out)
 
-    def _put(self, span: Span | Slices, work: _Work, sent: list[int], rows: Columns, out: Columns) -> None:
-        """Add the rows, and between them what is known already or has to be explained."""
-        taken, units = 0, dict[int, int]()  # units of a source record so far: a mapping makes several parts of one
-        odd = sorted({*range(len(work.data))}.difference(sent)) if len(sent) < len(work.data) else []
-        for at in [*odd, len(work.data)]:
+    def _put(self, span: Span | Slices, work: _Work, block: Block, rows: Columns, out: Columns) -> None:
+        """Add the rows, and between them what is left out, known already or has to be explained."""
+        taken, units, sent = 0, dict[int, int](), block.rows  # a mapping makes several parts of one, with units each
+        odd = {*range(len(work.data))}.difference(sent) if len(sent) < len(work.data) else set()
+        for at in [*sorted(odd.union(block.reasons)), len(work.data)]:
             upto = bisect_left(sent, at)
             for row in range(taken, upto) if self._mapped is not None else ():
                 index = rows.index[row]
@@ -198,9 +220,20 @@ class StageRules(ABC):
             if at < len(work.data):
                 index = work.homes[at]
                 unit = units.get(index, 0)
-                found = work.known.get(at) or self.explain(work.data[at], span.position(index), unit)
+                if at in odd:
+                    found = work.known.get(at) or self.explain(work.data[at], span.position(index), unit)
+                else:
+                    found = self._left_out(span.position(index), block.reasons[at], rows, upto)
+                    taken += 1
                 units[index] = unit + (sum([record.units for record in found.records]) or 1)
                 out.add(index, found)
+
+    def _left_out(self, position: Position, reason: str, rows: Columns, row: int) -> Examined:
+        """A row that could be sent, and is not."""
+        amounts = slice(rows.upto[row], rows.upto[row + 1])
+        sums = total(zip(rows.keys[amounts], rows.amounts[amounts], strict=True))
+        absent = ((rows.owners[row], reason),) if self._misses else ()
+        return Examined(position, filtered=((reason, Tally(1, rows.units[row], sums)),), absent=absent)
 
     def _made(self, mapped: Mapped, span: Span | Slices, work: _Work) -> _Work:
         """What the mapping makes of the records."""
@@ -224,16 +257,22 @@ class StageRules(ABC):
 
     def _judged(self, data: list[bytes]) -> Block:
         """Those of these records that can be sent, as far as their values say."""
-        block = Block([] if self._marked else data, self._decode)
+        ways = (self._tolerant, self._strict) if self._expects_nulls else (self._strict, self._tolerant)
+        block = Block([] if self._marked else data, *ways)
         if block.rows:
+            if self._expects_nulls:
+                block.nulled = list(range(len(block.rows)))
             self._unrepeated(block)
             failing: list[Path] = []
-            there = list(map(nulls, block.bodies))
-            surplus = sum(there) - self._values.survey(block.models, self._shape, failing)
-            if surplus:
-                self._without_nulls(block, there, surplus)
+            self._values.survey(block.models, self._shape, failing)
             for path in failing:
-                block.odd.update(self._values.bad(block.models, path))
+                bad = {*self._values.bad(block.models, path)}
+                if path[-1].kind == "optional number":
+                    null = {at for at in bad if self._values.good("nullable number", along(path, (block.models[at],)))}
+                    block.nulled += null
+                    bad -= null
+                block.odd |= bad
+            self._expects_nulls = 2 * self._without_nulls(block) > len(block.rows)
             if max(map(len, block.bodies)) > self._room:
                 block.odd.update([at for at, body in enumerate(block.bodies) if len(body) > self._room])
             block.sift()
@@ -249,16 +288,18 @@ class StageRules(ABC):
                     if cut is None or commas(cut[0]) != kept[at]:
                         block.odd.add(at)
                     else:
-                        block.bodies[at] = cut[0]
-                        if cut[1]:
-                            block.dropped[block.rows[at]] = cut[1]
+                        block.bodies[at], known, reason = cut
+                        if reason:
+                            block.reasons[block.rows[at]] = reason
+                        elif known.dropped:
+                            block.dropped[block.rows[at]] = known.dropped
         for at, body in enumerate(block.bodies):
             if b"\\" in body and b"\\u002" in body:  # as `hides_commas`, without a call
                 block.odd.add(at)
 
-    def _cut(self, data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
-        """The record without the outermost fields that it must not have, and the paths of the unknown ones of these;
-        None if it takes a closer look. Most records that need a change need only this one."""
+    def _cut(self, data: bytes) -> tuple[bytes, _Known, str] | None:
+        """The record without the outermost fields that it must not have, what is known of them, and the reason if it is
+        to be left out; None if it takes a closer look. Most records that need a change need only this one."""
         try:
             found = self._outermost.cut(data)
         except (Refusal, *NOT_JSON):
@@ -266,43 +307,49 @@ class StageRules(ABC):
         if found is None:
             return None
         left, values, known = found
-        if known.marks:
-            marks = tuple([bytes(values[name]) for name in known.marks])
-            if marks not in known.passed:
-                if self._filters.customer(dict(zip(known.marks, map(text_in, marks), strict=True))):
-                    return None
-                if len(known.passed) < _MEMO:
-                    known.passed.add(marks)
-        return left, known.dropped
+        marks = tuple([bytes(values[name]) for name in known.marks])
+        reason = known.reasons.get(marks)
+        if reason is None:
+            reason = self._filters.customer(dict(zip(known.marks, map(text_in, marks), strict=True)))
+            if len(known.reasons) < _MEMO:
+                known.reasons[marks] = reason
+        return left, known, reason
 
     def _plan(self, names: tuple[str, ...]) -> Plan:
         walk, spare = self._walk(b""), self._spare(names)
         keep = [name in self._shape.fields or (name not in spare and walk.keeps(name, "$")) for name in names]
         marks = [name for name in names if name in self._filters.customer_fields]
-        return Plan(keep, _Known(tuple(walk.dropped), marks, set()))
+        return Plan(keep, _Known(tuple(walk.dropped), marks, {}))
 
-    def _without_nulls(self, block: Block, there: list[int], surplus: int) -> None:
-        """Cut optional fields that are null, as many as there are nulls in excess of those that may be there.
+    def _without_nulls(self, block: Block) -> int:
+        """Cut the optional fields that are null, which are as many as there are nulls in excess of those that may be
+        there; how many records had some.
 
         What is cut is a null each, and never one that may be there. So if the numbers agree over all these records,
         they agree in each.
         """
-        cut = list(map(self._nulls.cut, block.bodies))
-        if sum([count for _, count in cut]) != surplus:
-            allowed = allowed_nulls(block.models, self._nullable)
-            for at, (body, count) in enumerate(cut):
-                if there[at] - count != allowed[at]:
-                    self._nulls.learn(body)
-                    body, more = self._nulls.cut(body)
-                    cut[at] = body, count + more
-                    if there[at] - count - more != allowed[at]:
+        ats = sorted({*block.nulled})
+        models = [block.models[at] for at in ats]
+        there = [nulls(block.bodies[at]) for at in ats]
+        cut = [self._nulls.cut(block.bodies[at]) for at in ats]
+        if sum(there) - sum([count for _, count in cut]) != allowed_nulls(models, self._nullable):
+            for number, (at, model) in enumerate(zip(ats, models, strict=True)):
+                surplus = there[number] - allowed_nulls((model,), self._nullable)
+                left, count = cut[number]
+                if count != surplus:
+                    self._nulls.learn(left)
+                    left, more = self._nulls.cut(left)
+                    cut[number] = left, count + more
+                    if count + more != surplus:  # the word in a text, or it is spelt oddly
                         block.odd.add(at)
-        for at, (body, count) in enumerate(cut):
-            if count:
-                block.bodies[at] = body
-                # A free object may hold a field of such a name.
-                if self._free and any(name in body for name in self._free):
-                    block.odd.add(at)
+        for at, (left, _) in zip(ats, cut, strict=True):
+            block.bodies[at] = left
+        # A free object may hold a field of such a name.
+        free = any(any(along(path, models)) for path in self._free)
+        for at, model, (_, count) in zip(ats, models, cut, strict=True) if free else ():
+            if count and any(any(along(path, (model,))) for path in self._free):
+                block.odd.add(at)
+        return sum([count > 0 for _, count in cut])
 
     # -- what `explain` is made of
 

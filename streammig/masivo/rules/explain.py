@@ -216,10 +216,9 @@ class Walk:
         """Whether all of this value can be sent as it stands: seen in a tenth of the time that walking it takes."""
         assert field.decode is not None
         assert field.shape is not None
-        data = self.data[member.begin : member.end]
-        value = strictly(field.decode, data)
+        value = strictly(field.decode, self.data[member.begin : member.end])
         models = value if field.kind == "list" else (value,)
-        return value is not None and self._values.clean(data, models, field.shape)
+        return value is not None and self._values.clean(models, field.shape)
 
 
 _CHECKS: dict[str, Callable[[Walk, Member, Field, str], Any]] = {

@@ -33,7 +33,7 @@ class Field(msgspec.Struct, frozen=True):
 class Check(NamedTuple):
     """Attributes of a model whose type does not say all, how to get them, and the shape of what is inside them.
 
-    `kind` is one of number, optional number, nullable number, nullable, uuid, object, list, policy. Of several
+    `kind` is one of number, optional number, nullable number, nullable, uuid, object, list, policy, free. Of several
     attributes `get` makes a tuple.
     """
 
@@ -87,6 +87,8 @@ def _made(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
     for of, field in zip(info.fields, fields, strict=True):
         if field.policy or field.kind in ("number", "uuid") or (field.shape is not None and field.shape.checks):
             alike.setdefault((_kind_of_check(field), field.shape), []).append(of.name)
+        if field.kind == "free":
+            alike.setdefault(("free", None), []).append(of.name)
         if field.nullable and field.kind != "number":
             alike.setdefault(("nullable", None), []).append(of.name)
     checks = tuple(Check(attrgetter(*names), len(names) > 1, kind, shape) for (kind, shape), names in alike.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import repeat
@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from streammig.masivo.edit import NOT_JSON, NULL, Member, nulls
+from streammig.masivo.edit import NOT_JSON, NULL, Member
 from streammig.masivo.rules.options import MAX_DIGITS, RuleOptions
 from streammig.masivo.rules.reasons import expected
 from streammig.masivo.rules.shape import Check, Shape
@@ -166,25 +166,22 @@ def along(path: Path, models: Iterable[Any]) -> list[Any]:
     return list(models)
 
 
-def allowed_nulls(models: Sequence[Any], paths: Sequence[Path]) -> list[int]:
-    """How many nulls may stand in each of the models; `paths` are those to the attributes that may be null."""
-    return [sum(_nulls(path[-1].kind, along(path, (model,))) for path in paths) for model in models]
+def allowed_nulls(models: Sequence[Any], paths: Sequence[Path]) -> int:
+    """How many nulls may stand in the models; `paths` are those to the attributes that may be null."""
+    count = 0
+    for path in paths:
+        values = along(path, models)
+        count += list(map(bytes, values)).count(NULL) if path[-1].kind == "nullable number" else values.count(None)
+    return count
 
 
-def _nulls(kind: str, values: Sequence[Any]) -> int:
-    """How many of these are null where they may be."""
-    if kind == "nullable number":
-        return list(map(bytes, values)).count(NULL)
-    return values.count(None) if kind == "nullable" else 0
-
-
-def nullable_paths(shape: Shape, path: Path = ()) -> Iterator[Path]:
-    """The paths to all attributes that may be null."""
+def paths_to(kinds: Collection[str], shape: Shape, path: Path = ()) -> Iterator[Path]:
+    """The paths to all attributes of these kinds of checks."""
     for check in shape.checks:
-        if check.kind in ("nullable", "nullable number"):
+        if check.kind in kinds:
             yield (*path, check)
         elif check.shape is not None:
-            yield from nullable_paths(check.shape, (*path, check))
+            yield from paths_to(kinds, check.shape, (*path, check))
 
 
 class Values:
@@ -195,46 +192,41 @@ class Values:
         self.keys = Keys()
         self._zone = options.zone()
 
-    def clean(self, data: bytes, models: Sequence[Any], shape: Shape) -> bool:
-        """Whether the models decoded from `data` can be sent as they stand, also where their types say nothing."""
+    def clean(self, models: Sequence[Any], shape: Shape) -> bool:
+        """Whether these decoded models can be sent as they stand, also where their types say nothing."""
         failing: list[Path] = []
-        return nulls(data) == self.survey(models, shape, failing) and not failing
+        self.survey(models, shape, failing)
+        return not failing
 
-    def survey(self, models: Iterable[Any], shape: Shape, failing: list[Path], path: Path = ()) -> int:
+    def survey(self, models: Iterable[Any], shape: Shape, failing: list[Path], path: Path = ()) -> None:
         """Look at one attribute of all of these models at a time: a fourth of what looking at each model costs.
 
-        The paths at which a value of some model is not plainly good go to `failing`. How many nulls may stand in them.
+        The paths at which a value of some model is not plainly good go to `failing`.
         """
-        expected = 0
         for check in shape.checks:
             along = (*path, check)
             if check.shape is not None and check.kind != "policy":
                 if parts := list(filter(None, check.values(models))):
-                    expected += self.survey(parts, check.shape, failing, along)
-                continue
-            values = list(check.values(models))
-            expected += _nulls(check.kind, values)
-            if not self._good(check.kind, values):
+                    self.survey(parts, check.shape, failing, along)
+            elif check.kind not in ("nullable", "free") and not self.good(check.kind, check.values(models)):
                 failing.append(along)
-        return expected
 
     def bad(self, models: Sequence[Any], path: Path) -> list[int]:
         """The indices of the models that have a value at this path that is not plainly good."""
         found: list[int] = []
         for at in range(0, len(models), _SOME):
             some = models[at : at + _SOME]
-            if not self._good(path[-1].kind, along(path, some)):
-                found += [n for n, each in enumerate(some, at) if not self._good(path[-1].kind, along(path, (each,)))]
+            if not self.good(path[-1].kind, along(path, some)):
+                found += [n for n, each in enumerate(some, at) if not self.good(path[-1].kind, along(path, (each,)))]
         return found
 
-    def _good(self, kind: str, values: Sequence[Any]) -> bool:
+    def good(self, kind: str, values: Iterable[Any]) -> bool:
+        """Whether all of these are plainly good, as far as a kind of `Check` says."""
         if kind == "uuid":
             return all(map(self.keys.__getitem__, {*values} - _NOTHING))
         if kind == "policy":
             return {*map(type, values)} <= _UNSEEN
-        if kind == "nullable":
-            return True
-        if kind == "nullable number" or (kind == "optional number" and not self.numbers.plain(values)):
+        if kind == "nullable number":
             values = [each for each in values if each and bytes(each) != NULL]
         return self.numbers.plain(values)
 

@@ -1,0 +1,41 @@
+"""The codes of problems: stable texts in kebab case, each of one kind, and with it of one exit code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from streammig.errors import EXPORT_BROKEN, BrokenExport, Problem
+from tests.manual import ROOT
+
+KINDS = {"Problem", "MachineFault", "Unusable", "UnknownOutcome", "TargetStop", "Held"}
+
+
+def made() -> Iterator[tuple[str, ast.expr, str]]:
+    """Kind, code and place of each problem that the source makes."""
+    for path in sorted((ROOT / "streammig").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        kinds = {it.name for node in froms if node.module == "streammig.errors" for it in node.names} & KINDS
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
+                yield node.func.id, node.args[0], f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_a_code_is_in_kebab_case_and_of_one_kind() -> None:
+    kinds: dict[str, set[str]] = {}
+    for kind, code, place in made():
+        if isinstance(code, ast.Constant):
+            assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", str(code.value)), place
+            kinds.setdefault(str(code.value), set()).add(kind)
+        else:  # made of parts, or passed on from another process: no sentence
+            assert not any(isinstance(it, ast.Constant) and " " in str(it.value) for it in ast.walk(code)), place
+    assert len(kinds) > 50
+    assert {code: found for code, found in kinds.items() if len(found) > 1} == {}
+
+
+def test_a_problem_is_json_with_its_code_and_exit_code() -> None:
+    broken = BrokenExport("e.json", 7, "it ends", "Export it again.")
+    assert broken.json() == {"code": EXPORT_BROKEN, "what": broken.what, "hint": "Export it again.", "exit_code": 2}
+    assert Problem("a-code", "what").json()["exit_code"] == 1
