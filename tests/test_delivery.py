@@ -905,7 +905,7 @@ def test_a_drain_ends_the_wait_for_samples_at_once(tmp_path: Path) -> None:
         ended: list[float] = []
 
         async def drained(migration: Migration) -> bool:
-            tell = migration.tell
+            tell = migration.notify
 
             def hear(notice: Notice) -> None:
                 tell(notice)
@@ -913,7 +913,7 @@ def test_a_drain_ends_the_wait_for_samples_at_once(tmp_path: Path) -> None:
                     ended.append(world.clock.time())
                     migration.drain()
 
-            migration.tell = hear
+            migration.notify = hear
             return await migration.run()
 
         assert await world.live(drained) is False
@@ -938,14 +938,14 @@ def test_nothing_is_waited_for_at_the_end_without_a_settle_time_or_a_sample_that
 def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_books_complete(tmp_path: Path) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         async def stopped(migration: Migration) -> bool:
-            tell = migration.tell
+            tell = migration.notify
 
             def hear(notice: Notice) -> None:
                 tell(notice)
                 if isinstance(notice, Waiting) and "is given time" in notice.reason:
                     asyncio.get_running_loop().call_later(1.0, migration.drain)
 
-            migration.tell = hear
+            migration.notify = hear
             return await migration.run()
 
         assert await world.live(stopped) is False

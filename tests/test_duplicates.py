@@ -19,14 +19,14 @@ from tests.world import REWARD, World, write_export
 
 async def until_no_connection(migration: Migration) -> bool:
     """A run that is drained when a try found no connection."""
-    tell = migration.tell
+    tell = migration.notify
 
     def hear(notice: Notice) -> None:
         tell(notice)
         if isinstance(notice, Answered) and notice.receipt.kind is Kind.NOT_SENT:
             migration.drain()
 
-    migration.tell = hear
+    migration.notify = hear
     return await migration.run()
 
 

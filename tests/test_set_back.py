@@ -549,14 +549,14 @@ def until_answered(stage: str, number: int) -> Callable[[Migration], Coroutine[A
     """A run that is drained at this answer of a stage."""
 
     def work(migration: Migration) -> Coroutine[Any, Any, bool]:
-        tell, answers = migration.tell, count(1)
+        tell, answers = migration.notify, count(1)
 
         def hear(notice: Notice) -> None:
             tell(notice)
             if isinstance(notice, Answered) and notice.batch.stage == stage and next(answers) == number:
                 migration.drain()
 
-        migration.tell = hear
+        migration.notify = hear
         return migration.run()
 
     return work
