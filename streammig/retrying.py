@@ -26,56 +26,62 @@ class Retry:
     """One call of `retry`. Whatever interrupts it, the same call goes on: a letter is dead until the transaction that
     seals it, and from then on it is a batch like any other."""
 
-    base: Run
+    run: Run
     choice: Choice
 
-    async def run(self) -> bool:
+    async def all(self) -> bool:
         """Try all that is chosen; False if stopped before. Raises like a run."""
-        names = list(self.base.reading.inputs)
+        names = list(self.run.reading.inputs)
         for name in names:
             if not await self._stage(name) or (name in (OWNERS, *names[:-1]) and not await self._shown(name)):
                 return False
         return True
 
     async def _stage(self, name: str) -> bool:
-        run = self.base
+        run = self.run
         if await run.store.read(lambda file: file.batches(name, *TO_SEND)):
             await self._deliver(name)
         replay, after = self._replay(name), FIRST
-        while not run.context.stop.is_set():
+        while not run.context.stopping:
             wave = await self._read(replay.wave, after)
-            if wave is None or run.context.stop.is_set():
+            if wave is None or run.context.stopping:
                 break
             after = wave.last
             drafts = await self._read(replay.drafts, wave, outbox_path(run.reading.lookup.path))
             await run.store.write(partial(_seal, name, wave, drafts, run.context.now()))
             if drafts:
                 await self._deliver(name)
-        return not run.context.stop.is_set()
+        return not run.context.stopping
 
     async def _deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
-        run = self.base
+        run = self.run
         found = await run.store.read(lambda file: account_of(file, name))
         run.context.notify(StageBegan(name, found._replace(sizes=None)))
-        await (await run.prepare(name, open_source([]))).run()
-        run.context.notify(StageEnded(name, "interrupted" if run.context.stop.is_set() else "retried"))
+        stage = await run.prepare(name, open_source([]))
+        await stage.run()
+        run.context.notify(StageEnded(name, "interrupted" if run.context.stopping else "retried"))
         await run.verify(name)
 
     def _replay(self, name: str) -> Replay:
-        run, reading = self.base, self.base.reading
-        customers = name == OWNERS
+        run, reading = self.run, self.run.reading
+        owners = name == OWNERS
         return Replay(
-            name, reading.inputs[name].source, reading.inputs[name].rules,
-            absent=nobody_absent if customers else reading.absent(), index=reading.owners if customers else None,
-            file=reading.lookup, limits=BatchLimits(bytes=run.settings.max_bytes), choice=self.choice,
+            name,
+            reading.inputs[name].source,
+            reading.inputs[name].rules,
+            absent=nobody_absent if owners else reading.absent(),
+            index=reading.owners if owners else None,
+            file=reading.lookup,
+            limits=BatchLimits(bytes=run.settings.max_bytes),
+            choice=self.choice,
             stopped=run.context.stop.is_set,
-        )  # fmt: skip
+        )
 
     async def _shown(self, name: str) -> bool:
         """Give the target's queue its time for what later stages build on. When replayed customers can be seen, what
         waited for them may go."""
-        run = self.base
+        run = self.run
         since = run.context.now() - run.context.times.settle
         waits = await run.store.read(
             lambda file: file.any_brought() if name == OWNERS else file.retried_at(name) > since
@@ -87,7 +93,7 @@ class Retry:
         return True
 
     async def _read(self, work: Callable[..., T], *arguments: object) -> T:
-        return await self.base.reading.read(partial(work, *arguments))
+        return await self.run.reading.read(partial(work, *arguments))
 
 
 def _seal(stage: str, wave: Wave, drafts: Sequence[Sealed], at: float, file: Checkpoint) -> None:
