@@ -119,7 +119,7 @@ class Migration:
     async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return await self._work(lambda run: Retry(run, choice).run()) or False
+        return await self._work(lambda run: Retry(run, choice).all()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
@@ -314,9 +314,7 @@ class Migration:
             mappings=mappings,
             clock=self.clock,
             rng=self.rng,
-            pace=limiter.read,
-            hold=limiter.pause_for,
-            observe=limiter.observe,
+            account=limiter,
             waiting=lambda why, seconds: self.notify(Waiting("reading", why, seconds)),
             answers=conditions(settings.accepted_if, settings.refused_if),
         )

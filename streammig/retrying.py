@@ -11,7 +11,7 @@ from streammig.batching import BatchLimits
 from streammig.checkpoint import FIRST, Checkpoint, outbox_path
 from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
 from streammig.reader import nobody_absent
-from streammig.records import BatchState
+from streammig.records import OWNERS, BatchState
 from streammig.report.progress import account_of
 from streammig.run import Run
 from streammig.sources import open_source
@@ -26,12 +26,12 @@ class Retry:
     """One call of `retry`. Whatever interrupts it, the same call goes on: a letter is dead until the transaction that
     seals it, and from then on it is a batch like any other."""
 
-    crew: Run
+    run: Run
     choice: Choice
 
-    async def run(self) -> bool:
+    async def all(self) -> bool:
         """Try all that is chosen; False if stopped before. Raises like a run."""
-        for name in self.crew.reading.inputs:
+        for name in self.run.reading.inputs:
             if not await self._stage(name):
                 return False
         return True
@@ -39,59 +39,62 @@ class Retry:
     # -- one stage ---------------------------------------------------------------------------------------------------
 
     async def _stage(self, name: str) -> bool:
-        crew = self.crew
-        if await crew.store.read(lambda file: file.batches(name, *TO_SEND)):
+        run = self.run
+        if await run.store.read(lambda file: file.batches(name, *TO_SEND)):
             await self._deliver(name)
         replay, after = self._replay(name), FIRST
-        while not crew.context.stop.is_set():
+        while not run.context.stopping:
             wave = await self._read(replay.wave, after)
-            if wave is None or crew.context.stop.is_set():
+            if wave is None or run.context.stopping:
                 break
             after = wave.last
-            drafts = await self._read(replay.drafts, wave, outbox_path(crew.reading.lookup.path))
-            await crew.store.write(partial(_seal, name, wave, drafts, crew.context.now()))
+            drafts = await self._read(replay.drafts, wave, outbox_path(run.reading.lookup.path))
+            await run.store.write(partial(_seal, name, wave, drafts, run.context.now()))
             if drafts:
                 await self._deliver(name)
-        return not crew.context.stop.is_set() and await self._shown(name)
+        return not run.context.stopping and await self._shown(name)
 
     async def _deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
-        crew = self.crew
-        found = await crew.store.read(lambda file: account_of(file, name))
-        crew.context.notify(StageBegan(name, found._replace(sizes=None)))
-        run = await crew.prepare(name, open_source([]))
-        await run.run()
-        crew.context.notify(StageEnded(name, "interrupted" if crew.context.stop.is_set() else "retried"))
-        await crew.verify(name)
+        run = self.run
+        found = await run.store.read(lambda file: account_of(file, name))
+        run.context.notify(StageBegan(name, found._replace(sizes=None)))
+        stage = await run.prepare(name, open_source([]))
+        await stage.run()
+        run.context.notify(StageEnded(name, "interrupted" if run.context.stopping else "retried"))
+        await run.verify(name)
 
     def _replay(self, name: str) -> Replay:
-        crew, reading = self.crew, self.crew.reading
-        customers = name == "customers"
+        run, reading = self.run, self.run.reading
+        owners = name == OWNERS
         return Replay(
-            name, reading.inputs[name].source, reading.inputs[name].rules,
-            absent=nobody_absent if customers else reading.absent(), index=reading.owners if customers else None,
-            file=reading.lookup, limits=BatchLimits(bytes=crew.settings.max_bytes), choice=self.choice,
-            stopped=crew.context.stop.is_set,
-        )  # fmt: skip
+            name,
+            reading.inputs[name].source,
+            reading.inputs[name].rules,
+            absent=nobody_absent if owners else reading.absent(),
+            index=reading.owners if owners else None,
+            file=reading.lookup,
+            limits=BatchLimits(bytes=run.settings.max_bytes),
+            choice=self.choice,
+            stopped=run.context.stop.is_set,
+        )
 
     async def _shown(self, name: str) -> bool:
         """Give the target's queue its time for what later stages build on. When replayed customers can be seen, what
         waited for them may go."""
-        crew = self.crew
-        since = crew.context.now() - crew.context.times.settle
-        waits = await crew.store.read(
-            lambda file: (
-                file.any_brought() if name == "customers" else name == "events" and file.retried_at(name) > since
-            )
+        run = self.run
+        since = run.context.now() - run.context.times.settle
+        waits = await run.store.read(
+            lambda file: file.any_brought() if name == OWNERS else name == "events" and file.retried_at(name) > since
         )
-        if waits and not await crew.barrier(name, retried=True).wait(name):
+        if waits and not await run.barrier(name, retried=True).wait(name):
             return False
-        if waits and name == "customers":
-            await crew.store.write(Checkpoint.see_brought)
+        if waits and name == OWNERS:
+            await run.store.write(Checkpoint.see_brought)
         return True
 
     async def _read(self, work: Callable[..., T], *arguments: object) -> T:
-        return await self.crew.reading.read(partial(work, *arguments))
+        return await self.run.reading.read(partial(work, *arguments))
 
 
 def _seal(stage: str, wave: Wave, drafts: Sequence[Sealed], at: float, file: Checkpoint) -> None:
