@@ -48,12 +48,12 @@ class Reading:
         if name == OWNERS:
             return Judge(rules, repeated=partial(repeated, self.owners) if self.owners is not None else None)
         known = self.owners is not None or await self.store.read(Checkpoint.has_absent)
-        who = partial(absent, self.owners, self.lookup, name) if known else nobody_absent
+        who = self.absent() if known else nobody_absent
         return Judge(rules, who, sealed=sealed)
 
-    def absent_now(self) -> Absent:
-        """Who is not in the target now, whatever was known when the run began."""
-        return partial(absent, self.owners, self.lookup, None)
+    def absent(self) -> Absent:
+        """Which customers will not be at the target."""
+        return partial(absent, self.owners, self.lookup)
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
         """As `first_records`, of those that the run sends."""

@@ -17,9 +17,10 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
-from streammig.aftercare.retry import Choice as Choice
 from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
+from streammig.dead_letters.corrected import Corrected as Corrected
+from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.errors import Problem, Unusable
@@ -78,7 +79,7 @@ class Migration:
     state_dir: Path = Path()  # by default the one that the settings name, or the platform's
     clock: Clock = field(default_factory=SystemClock)
     rng: Random = field(default_factory=Random)
-    tell: Notify = ignore
+    notify: Notify = ignore
     folder: Path = Path()  # where a mapping's module is looked for
     executor: Callable[[], Executor] = field(default=one_thread)
     away: int = AWAY
@@ -115,10 +116,10 @@ class Migration:
         """
         return await self._work(Run.run) or False
 
-    async def retry(self, choice: Choice, repaired: Path | None = None) -> bool:
+    async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return await self._work(lambda run: Retry(run, choice, repaired).run()) or False
+        return await self._work(lambda run: Retry(run, choice).all()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
@@ -176,7 +177,7 @@ class Migration:
         self._bind(file, shape, fresh, account.limits)
         self._recover(file, fence)
         if words := await limiter.enter(file.run["id"], file.starts()):
-            self.tell(Warned("limits-changed", words))
+            self.notify(Warned("limits-changed", words))
         lost = await self._lost(file, thread)
         stack.callback(_sweep, file)
         file.outbox.tellable = readback.can_tell
@@ -197,7 +198,7 @@ class Migration:
 
     def _context_of(self, target: Target) -> Context:
         times = Times(self.settings.settle_time if target.queued else 0.0, self.settings.visible_time)
-        return Context(clock=self.clock, rng=self.rng, notify=self.tell, stop=self.stop, times=times)
+        return Context(clock=self.clock, rng=self.rng, notify=self.notify, stop=self.stop, times=times)
 
     def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
         asking = CheckpointReader(_opened_to_read(stack, file.path), stack.enter_context(self.executor()))
@@ -239,7 +240,7 @@ class Migration:
         for name, files in fresh.items():
             for text, mark in zip(self.settings.stage(name).files[known.get(name, 0) :], files, strict=True):
                 if parse_input(text).path is None and mark["path"]:
-                    self.tell(ArrayDetected(name, mark["file"], mark["path"]))
+                    self.notify(ArrayDetected(name, mark["file"], mark["path"]))
         return await self._reading(reader, partial(with_samples, fresh))
 
     async def _owners(
@@ -257,7 +258,7 @@ class Migration:
         if OWNERS not in inputs:
             return None
         if self.ask.unchecked:
-            self.tell(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
+            self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
         customers = inputs[OWNERS].source, inputs[OWNERS].rules, shape[OWNERS]
         (state,) = [row.state for row in file.stages() if row.name == OWNERS]
@@ -265,7 +266,7 @@ class Migration:
         if state != "complete" and not fixed(self.settings, OWNERS, file):
             frontier = file.progress(OWNERS).frontier
         folder = dedup_folder(Path(self.settings.checkpoint))
-        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.tell, frontier=frontier))
+        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.notify, frontier=frontier))
         if index is not None:
             stack.callback(index.close)
         return index
@@ -313,10 +314,8 @@ class Migration:
             mappings=mappings,
             clock=self.clock,
             rng=self.rng,
-            pace=limiter.read,
-            hold=limiter.pause_for,
-            observe=limiter.observe,
-            waiting=lambda why, seconds: self.tell(Waiting("reading", why, seconds)),
+            account=limiter,
+            waiting=lambda why, seconds: self.notify(Waiting("reading", why, seconds)),
             answers=conditions(settings.accepted_if, settings.refused_if),
         )
         return masivo if self.ask.dry_run is None else FolderTarget(masivo, self.ask.dry_run)
@@ -360,7 +359,7 @@ class Migration:
         if lost:
             names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost[:20])
             more = f" and {len(lost) - 20:,} more" if len(lost) > 20 else ""
-            self.tell(Warned(code, f"{why}: the outcome is unknown for batch {names}{more}"))
+            self.notify(Warned(code, f"{why}: the outcome is unknown for batch {names}{more}"))
 
 
 def _opened_to_read(stack: AsyncExitStack, path: Path) -> Checkpoint:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
-from streammig.aftercare.repaired import take_in
-from streammig.aftercare.retry import Choice, Parcel, Retrial, Wave
 from streammig.batching import BatchLimits
-from streammig.checkpoint import FIRST, Checkpoint, WorkFile, forget_work
-from streammig.errors import counted
+from streammig.checkpoint import FIRST, Checkpoint, outbox_path
+from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
 from streammig.reader import nobody_absent
-from streammig.records import BatchState
+from streammig.records import OWNERS, BatchState
 from streammig.report.progress import account_of
 from streammig.run import Run
 from streammig.sources import open_source
-from streammig.telemetry import StageBegan, StageEnded, Warned
+from streammig.telemetry import StageBegan, StageEnded
 
 T = TypeVar("T")
 TO_SEND = (BatchState.SEALED, BatchState.UNKNOWN, BatchState.REJECTED)
@@ -29,114 +26,78 @@ class Retry:
     """One call of `retry`. Whatever interrupts it, the same call goes on: a letter is dead until the transaction that
     seals it, and from then on it is a batch like any other."""
 
-    crew: Run
+    run: Run
     choice: Choice
-    repaired: Path | None = None
-    _work: WorkFile = field(init=False)
 
-    async def run(self) -> bool:
+    async def all(self) -> bool:
         """Try all that is chosen; False if stopped before. Raises like a run."""
-        await self._read(self._begin)
-        try:
-            for name in self.crew.reading.inputs:
-                if not await self._stage(name):
-                    return False
-            return True
-        finally:
-            await self._read(self._work.close)
-            forget_work(self.crew.reading.lookup.path)
-
-    def _begin(self) -> None:
-        reading, file = self.crew.reading, self.crew.reading.lookup
-        forget_work(reading.lookup.path)  # of a call that a crash ended
-        self._work = WorkFile.create(reading.lookup.path)
-        if self.repaired is None:
-            return
-        taken = take_in(
-            self.repaired, file, self._work, file.run["context"]["inputs"], self.crew.settings.max_record_bytes
-        )
-        if taken.strangers:
-            name = "names" if taken.strangers == 1 else "name"
-            lines = counted(taken.strangers, "line")
-            self.crew.context.notify(
-                Warned("not-a-letter", f"{self.repaired}: {lines} {name} what is no dead letter (any more)")
-            )
-
-    # -- one stage ---------------------------------------------------------------------------------------------------
+        names = list(self.run.reading.inputs)
+        for name in names:
+            if not await self._stage(name) or (name in (OWNERS, *names[:-1]) and not await self._shown(name)):
+                return False
+        return True
 
     async def _stage(self, name: str) -> bool:
-        crew = self.crew
-        if name != "customers" and not await self._settled(name):
-            return False
-        if await crew.store.read(lambda file: file.batches(name, *TO_SEND)):
+        run = self.run
+        if await run.store.read(lambda file: file.batches(name, *TO_SEND)):
             await self._deliver(name)
-        retrial, after = await self._retrial(name), FIRST
-        while not crew.context.stop.is_set():
-            wave = await self._read(retrial.wave, after)
-            if wave is None or crew.context.stop.is_set():
+        replay, after = self._replay(name), FIRST
+        while not run.context.stopping:
+            wave = await self._read(replay.wave, after)
+            if wave is None or run.context.stopping:
                 break
             after = wave.last
-            if await self._seal(name, retrial, wave):
+            drafts = await self._read(replay.drafts, wave, outbox_path(run.reading.lookup.path))
+            await run.store.write(partial(_seal, name, wave, drafts, run.context.now()))
+            if drafts:
                 await self._deliver(name)
-        return not crew.context.stop.is_set() and (name != "customers" or await self._release())
-
-    async def _seal(self, name: str, retrial: Retrial, wave: Wave) -> bool:
-        """Seal what a wave sends, and note what is still dead or filtered; whether there is something to send."""
-        store, context = self.crew.store, self.crew.context
-        if wave.outcomes:
-            at = context.now()
-            await store.write(lambda file: file.become(name, wave.outcomes, at))
-        parcels = retrial.parcels(wave)
-        while (parcel := await self._read(_next, parcels)) is not None:
-            await self._seal_parcel(name, parcel)
-        return bool(wave.groups)
-
-    async def _seal_parcel(self, name: str, parcel: Parcel) -> None:
-        at = self.crew.context.now()
-        await self.crew.store.write(lambda file: file.seal_retried(name, parcel.drafts, parcel.letters, at))
+        return not run.context.stopping
 
     async def _deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
-        crew = self.crew
-        found = await crew.store.read(lambda file: account_of(file, name))
-        crew.context.notify(StageBegan(name, found._replace(sizes=None)))
-        run = await crew.prepare(name, open_source([]))
-        await run.run()
-        crew.context.notify(StageEnded(name, "interrupted" if crew.context.stop.is_set() else "retried"))
-        await crew.verify(name)
+        run = self.run
+        found = await run.store.read(lambda file: account_of(file, name))
+        run.context.notify(StageBegan(name, found._replace(sizes=None)))
+        stage = await run.prepare(name, open_source([]))
+        await stage.run()
+        run.context.notify(StageEnded(name, "interrupted" if run.context.stopping else "retried"))
+        await run.verify(name)
 
-    async def _retrial(self, name: str) -> Retrial:
-        crew, reading = self.crew, self.crew.reading
-        source, rules, _ = reading.inputs[name]
-        gone = nobody_absent if name == "customers" else reading.absent_now()
-        return Retrial(
-            name, source, rules, await reading.judge(name), gone, reading.lookup,
-            self._work, BatchLimits(bytes=crew.settings.max_bytes), self.choice, crew.context.stop.is_set,
-        )  # fmt: skip
+    def _replay(self, name: str) -> Replay:
+        run, reading = self.run, self.run.reading
+        owners = name == OWNERS
+        return Replay(
+            name,
+            reading.inputs[name].source,
+            reading.inputs[name].rules,
+            absent=nobody_absent if owners else reading.absent(),
+            index=reading.owners if owners else None,
+            file=reading.lookup,
+            limits=BatchLimits(bytes=run.settings.max_bytes),
+            choice=self.choice,
+            stopped=run.context.stop.is_set,
+        )
 
-    # -- between stages ----------------------------------------------------------------------------------------------
-
-    async def _release(self) -> bool:
-        """When retried customers were accepted and can be seen, what waited for them may go."""
-        crew = self.crew
-        if not await crew.store.read(Checkpoint.to_release):
-            return True
-        if not await crew.barrier("customers", retried=True).wait("customers"):
+    async def _shown(self, name: str) -> bool:
+        """Give the target's queue its time for what later stages build on. When replayed customers can be seen, what
+        waited for them may go."""
+        run = self.run
+        since = run.context.now() - run.context.times.settle
+        waits = await run.store.read(
+            lambda file: file.any_brought() if name == OWNERS else file.retried_at(name) > since
+        )
+        if waits and not await run.barrier(name, retried=True).wait(name):
             return False
-        await crew.store.write(Checkpoint.release)
+        if waits and name == OWNERS:
+            await run.store.write(Checkpoint.see_brought)
         return True
 
-    async def _settled(self, name: str) -> bool:
-        """Give the target's queue its time for retried events before transactions build on them."""
-        crew = self.crew
-        at = await crew.store.read(lambda file: file.retried_at("events"))
-        if name != "transactions" or at is None or at + crew.context.times.settle <= crew.context.now():
-            return True
-        return await crew.barrier("events", retried=True).wait("events")
-
     async def _read(self, work: Callable[..., T], *arguments: object) -> T:
-        return await self.crew.reading.read(partial(work, *arguments))
+        return await self.run.reading.read(partial(work, *arguments))
 
 
-def _next(parcels: Iterator[Parcel]) -> Parcel | None:
-    return next(parcels, None)
+def _seal(stage: str, wave: Wave, drafts: Sequence[Sealed], at: float, file: Checkpoint) -> None:
+    file.refuse(stage, wave.dead, wave.filtered)
+    file.seal_replayed(
+        stage, drafts, [(spot_of(it.letter), it.units) for each in wave.groups for it in each.letters], at
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Store
-from streammig.delivery.folder import FolderClient, FolderTarget, NoReadBack
+from streammig.delivery.folder import FolderClient, FolderTarget, NoReadBack, Unlimited
 from streammig.masivo.client import MasivoClient
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions
@@ -45,9 +45,6 @@ def body(record: Record) -> bytes:
 
 
 def masivo() -> Masivo:
-    async def nothing(*_: Any) -> None:
-        pass
-
     return Masivo(
         base_url="http://127.0.0.1:1",
         auth_url="",
@@ -57,9 +54,7 @@ def masivo() -> Masivo:
         mappings=dict.fromkeys(STAGES),
         clock=WallClock(),
         rng=Random(1),
-        pace=nothing,
-        hold=nothing,
-        observe=nothing,
+        account=Unlimited(),
         waiting=lambda why, seconds: None,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streammig.checkpoint import Checkpoint, locked
+from streammig.checkpoint import locked
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, listing, sandbox, write
 from tests.sandbox_caller import customer, event, lot, transaction
@@ -120,9 +120,7 @@ def test_the_same_call_again_finds_nothing_to_do_and_says_so(shell: Shell, targe
     assert target.ledger()["requests"]["customers"] == requests
 
 
-def test_a_repaired_letter_that_is_still_bad_stays_one_with_the_new_reason_and_its_lineage(
-    shell: Shell, target: LocalTarget
-) -> None:
+def test_a_repaired_letter_that_is_still_bad_stays_one_with_the_new_reason(shell: Shell, target: LocalTarget) -> None:
     def no_name(line: dict[str, Any]) -> None:
         good_email(line)
         line["record"].pop("name", None)
@@ -133,14 +131,8 @@ def test_a_repaired_letter_that_is_still_bad_stays_one_with_the_new_reason_and_i
     assert ended.document["stages"]["customers"]["dead_by"] == {"missing-field": 2}
     assert ended.document["balanced"]
     (line, _) = [json.loads(it) for it in shell("dead-letters", "migration.checkpoint").out.splitlines()][:2]
-    assert line["message"].startswith("as repaired: $.name")
+    assert line["message"].startswith("as corrected: $.name")
     assert line["record"]["email"] == "none"  # as it stands in the export
-    file = Checkpoint.open(shell.checkpoint, read_only=True)
-    try:
-        lineage = file._read("SELECT code, repaired, became, seq FROM retried WHERE stage = 'customers'")
-    finally:
-        file.close()
-    assert [tuple(row) for row in lineage] == [("bad-email", 1, "missing-field", None)] * 2
 
 
 def test_letters_are_chosen_by_stage_and_code(shell: Shell, target: LocalTarget) -> None:
@@ -153,7 +145,10 @@ def test_letters_are_chosen_by_stage_and_code(shell: Shell, target: LocalTarget)
     assert target.ledger()["holds"]["transactions"]["count"] == 8
 
 
-def test_a_record_repaired_into_one_that_was_sent_already_is_refused(shell: Shell, target: LocalTarget) -> None:
+@pytest.mark.parametrize("checked", [True, False])
+def test_i3_a_record_corrected_into_one_that_was_sent_already_is_refused(
+    shell: Shell, target: LocalTarget, checked: bool
+) -> None:
     def double(line: dict[str, Any]) -> None:
         good_email(line)
         if line["record"]["id"] == "c2" and line["stage"] == "customers":
@@ -163,7 +158,7 @@ def test_a_record_repaired_into_one_that_was_sent_already_is_refused(shell: Shel
         if line["record"]["id"] == "c2" and line["stage"] == "transactions":
             line["record"]["id"] = "c1"
 
-    migrated(shell, target)
+    migrated(shell, target, checked=checked)
     ended = retry(shell, "--input", repair(shell, double), "--json")
     assert ended.code == 3, ended.err
     assert ended.document["stages"]["customers"]["dead_by"] == {"duplicate-customer": 1, "duplicate-email": 1}
@@ -224,11 +219,8 @@ def test_two_lines_of_one_dead_letter_are_both_named_and_nothing_is_sent(shell: 
     lines = fixed.read_text().splitlines(keepends=True)
     fixed.write_text("".join([*lines, "\n", lines[1]]))
     ended = retry(shell, "--input", fixed)
-    assert ended.code == 2
+    assert (ended.code, target.ledger()["requests"]["customers"]) == (2, before)
     assert f"lines 2 and {len(lines) + 2} are of the same dead letter" in ended.err
-    assert target.ledger()["requests"]["customers"] == before
-    fixed.write_text("".join(lines))
-    assert retry(shell, "--input", fixed).code == 0
 
 
 def test_what_is_retried_lies_in_the_outbox_while_a_batch_is_undecided_and_no_longer(
@@ -250,7 +242,6 @@ def test_what_is_retried_lies_in_the_outbox_while_a_batch_is_undecided_and_no_lo
         assert shell.run(target.url, *STAGES, "--unchecked").code == 3  # the run sends it
         assert retry(shell).code == 0  # and what waited for them goes
         assert not outbox.exists()
-        assert not (shell.folder / "migration.checkpoint.retry").exists()
         for stage in ("customers", "events", "transactions"):
             once(target, stage)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from streammig.aftercare.share import UNCLEAR, share
-from streammig.batching import split_record
+import pytest
+
+from streammig.dead_letters.share import UNCLEAR, share
 from streammig.records import DeadLetter, Examined, Position, Record, Tally
 
 POSITION = Position(0, 100, 50, 3)
@@ -14,8 +15,13 @@ def record(unit: int, *events: str) -> Record:
     return Record(POSITION, unit, "c1", body, len(events), (), (body.index(b"[") + 1, len(body) - 2))
 
 
-def letter(unit: int, tally: Tally, code: str = "bad") -> DeadLetter:
-    return DeadLetter(POSITION, unit, code, "what is wrong", tally)
+def bad(unit: int, units: int = 0, code: str = "bad") -> DeadLetter:
+    return DeadLetter(POSITION, unit, code, "what is wrong", Tally(1, units))
+
+
+def rest(unit: int, units: int) -> DeadLetter:
+    """A letter of units behind the first of their record."""
+    return DeadLetter(POSITION, unit, "refused", "no", Tally(0, units))
 
 
 def made(*parts: Record | DeadLetter) -> Examined:
@@ -23,72 +29,46 @@ def made(*parts: Record | DeadLetter) -> Examined:
     return Examined(POSITION, records, dead=tuple(part for part in parts if isinstance(part, DeadLetter)))
 
 
-def bodies(*records: Record) -> list[bytes]:
-    return [it.body for it in records]
+FEW, MANY = record(0, "a", "b"), record(0, "a", "b", "c")
+ALONE = made(bad(0, 2))
+MAPPED = made(record(0, "a"), bad(1), record(2, "z"))
+FILTERED = Examined(POSITION, filtered=(("deleted", Tally(1, 1)),))
 
 
-def test_a_letter_alone_takes_all_that_its_source_record_makes_now() -> None:
-    before, now = made(letter(0, Tally(1, 2))), made(record(0, "a", "b"), record(2, "c"))
-    found = share(letter(0, Tally(1, 2)), before, now)
-    assert bodies(*found.records) == bodies(*now.records)
-    assert found.units == (0, 3)
+@pytest.mark.parametrize(
+    ("letter", "before", "now", "sent"),
+    [
+        (bad(0, 2), ALONE, made(record(0, "a", "b"), record(2, "c")), [record(0, "a", "b"), record(2, "c")]),
+        (bad(0, 2), made(FEW), made(FEW), [FEW]),  # the target refused it
+        (bad(0, 2), made(FEW), made(record(0, "x")), [record(0, "x")]),
+        (rest(1, 2), made(MANY), made(MANY), [record(1, "b", "c")]),
+        (rest(1, 2), made(MANY), made(record(0, "a", "x", "c")), [record(1, "x", "c")]),
+        (bad(1), MAPPED, made(record(0, "a"), record(1, "b"), record(2, "z")), [record(1, "b")]),
+        (bad(0, 3), made(MANY), made(MANY), [MANY]),  # the mapping was mended since
+    ],
+)
+def test_a_letter_takes_what_nothing_else_was_sent_as(
+    letter: DeadLetter, before: Examined, now: Examined, sent: list[Record]
+) -> None:
+    assert [it.body for it in share(letter, False, before, now).records] == [it.body for it in sent]
 
 
-def test_what_was_refused_by_the_target_is_sent_as_it_stands() -> None:
-    whole = record(0, "a", "b")
-    found = share(letter(0, whole.tally, "refused"), made(whole), made(whole))
-    assert found.records == [whole]
-
-
-def test_of_a_record_that_was_split_only_the_refused_part_is_sent() -> None:
-    whole = record(0, "a", "b", "c")
-    _, second = split_record(whole, 1)
-    found = share(letter(1, second.tally, "refused"), made(whole), made(whole))
-    assert bodies(*found.records) == bodies(second)
-    assert found.units == (1, 3)
-
-
-def test_a_part_may_lose_a_unit_when_the_parts_beside_it_stay_as_they_were() -> None:
-    whole, mended = record(0, "a", "b", "c", "d"), record(0, "a", "c", "d")
-    middle = split_record(split_record(whole, 1)[1], 2)[0]
-    found = share(letter(1, middle.tally, "refused"), made(whole), made(mended))
-    assert bodies(*found.records) == [record(0, "c").body]
-
-
-def test_where_more_than_the_letters_part_was_changed_nothing_is_sent() -> None:
-    whole, mended = record(0, "a", "b", "c"), record(0, "x", "b", "c")
-    found = share(letter(1, split_record(whole, 1)[1].tally, "refused"), made(whole), made(mended))
-    assert (found.records, found.code) == ([], UNCLEAR)
-
-
-def test_a_mapped_part_is_repaired_between_its_neighbours() -> None:
-    bad = letter(1, Tally(1, 0))
-    before, now = made(record(0, "a"), bad, record(2, "z")), made(record(0, "a"), record(1, "b", "c"), record(3, "z"))
-    found = share(bad, before, now)
-    assert bodies(*found.records) == [record(1, "b", "c").body]
-    assert found.units == (1, 3)
-
-
-def test_what_is_still_bad_says_why_and_a_neighbour_that_became_bad_is_unclear() -> None:
-    bad, worse = letter(1, Tally(1, 0)), letter(1, Tally(1, 0), "worse")
-    before = made(record(0, "a"), bad)
-    assert share(bad, before, made(record(0, "a"), worse)).code == "worse"
-    assert share(bad, before, made(letter(0, Tally(1, 0)), record(1, "b"))).code == UNCLEAR
-
-
-def test_what_is_left_out_now_is_filtered() -> None:
-    before, now = made(letter(0, Tally(1, 1))), Examined(POSITION, filtered=(("deleted", Tally(1, 1)),))
-    found = share(letter(0, Tally(1, 1)), before, now)
-    assert (found.code, found.filtered) == ("deleted", True)
-
-
-def test_a_mapping_mended_since_makes_one_record_of_it_or_it_is_unclear_which_is_the_letters() -> None:
-    lone = letter(0, Tally(1, 0), "mapping-failed")
-    one, two = made(record(0, "a", "b")), made(record(0, "a"), record(1, "b"))
-    assert share(lone, one, one).records == list(one.records)
-    assert share(lone, two, two).code == UNCLEAR
-
-
-def test_where_nothing_is_made_of_it_any_more_it_stays() -> None:
-    nothing = Examined(POSITION)
-    assert share(letter(0, Tally(1, 0)), nothing, nothing).code == UNCLEAR
+@pytest.mark.parametrize(
+    ("letter", "part", "before", "now", "code"),
+    [
+        (rest(1, 2), False, made(MANY), made(record(0, "x", "b", "c")), UNCLEAR),  # what was sent is another now
+        (rest(1, 1), False, made(MANY), made(record(0, "a", "c")), UNCLEAR),  # another number of units
+        (bad(1), False, MAPPED, made(record(0, "a"), record(1, "b", "c"), record(3, "z")), UNCLEAR),
+        (bad(1), False, MAPPED, made(record(0, "a"), record(1, "b"), bad(2)), UNCLEAR),
+        (bad(5, 9), False, made(MANY), made(MANY), UNCLEAR),  # it stands for nothing that the record makes now
+        (bad(0, 2), True, ALONE, made(record(0, "a", "b", "c", "d")), UNCLEAR),  # the other half was accepted
+        (bad(0, 2), False, ALONE, made(bad(0, 1, "worse")), "worse"),
+        (bad(1), False, MAPPED, made(record(0, "a"), bad(1, 0, "worse"), record(2, "z")), "worse"),
+        (bad(0, 2), False, ALONE, FILTERED, "deleted"),
+    ],
+)
+def test_i3_where_that_is_unclear_or_still_bad_nothing_is_sent(
+    letter: DeadLetter, part: bool, before: Examined, now: Examined, code: str
+) -> None:
+    found = share(letter, part, before, now)
+    assert (found.records, found.code, found.filtered) == ([], code, now is FILTERED)

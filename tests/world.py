@@ -181,14 +181,14 @@ class VirtualMigration(Migration):
 
 async def until_sealed(migration: Migration) -> bool:
     """A run that is drained when its first batch is sealed, before anything is sent."""
-    tell = migration.tell
+    tell = migration.notify
 
     def hear(notice: Notice) -> None:
         tell(notice)
         if isinstance(notice, Sealed):
             migration.drain()
 
-    migration.tell = hear
+    migration.notify = hear
     return await migration.run()
 
 

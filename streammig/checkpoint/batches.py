@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
 from streammig.checkpoint.fence import Mark
-from streammig.checkpoint.letters import Letters, Spot
+from streammig.checkpoint.letters import Letters
 from streammig.checkpoint.outbox import Outbox
 from streammig.checkpoint.queries import LOST, PENDING, UNDECIDED
 from streammig.records import (
@@ -22,7 +22,6 @@ from streammig.records import (
     Progress,
     Range,
     Receipt,
-    Record,
 )
 
 
@@ -66,7 +65,7 @@ class Batches(Letters):
                 "INSERT INTO filtered VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
                 [(stage, reason, encode_tally(tally)) for reason, tally in progress.filtered.items()],
             )
-            self._bury(stage, 0, progress.dead)
+            self._bury(stage, None, progress.dead)
             self._note_absent(progress.absent)
 
     def seal(self, stage: str, draft: Draft, progress: Progress, at: float, mapping: str = "") -> Batch:
@@ -114,22 +113,6 @@ class Batches(Letters):
         )
         return msgspec.structs.replace(batch, state=BatchState.UNKNOWN, attempts=batch.attempts + 1)
 
-    def seal_retried(
-        self,
-        stage: str,
-        drafts: Sequence[tuple[Draft, Sequence[Record]]],
-        letters: Sequence[tuple[Spot, bool]],
-        at: float,
-    ) -> list[Batch]:
-        """New batches out of dead letters, which are dead no more, in one transaction: all of a letter is sealed at
-        once, or it stays dead. Beside each draft, the records whose owners must not be sent again; beside each letter,
-        whether it was repaired."""
-        with self.transaction():
-            batches = [self._insert(stage, draft, None, at, retried=True) for draft, _ in drafts]
-            owners = {batch.seq: records for batch, (_, records) in zip(batches, drafts, strict=True)}
-            self._take(stage, owners, letters, at)
-        return batches
-
     def _insert(
         self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False, mapping: str = ""
     ) -> Batch:
@@ -149,16 +132,6 @@ class Batches(Letters):
         )  # fmt: skip
         self.outbox.place(draft, stage, seq)
         return self.batch(stage, seq)
-
-    def _bury(self, stage: str, batch: int, letters: Iterable[DeadLetter]) -> None:
-        self._db.executemany(
-            "INSERT OR IGNORE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (stage, it.position.source, it.position.offset, it.unit, batch, it.position.length, it.position.ordinal,
-                 it.code, it.message, encode_tally(it.tally))
-                for it in letters
-            ],
-        )  # fmt: skip
 
     def sending(self, batch: Batch, at: float) -> int:
         """Note that a request for this batch is about to leave; returns the number of the attempt, from 1."""
@@ -300,7 +273,7 @@ class Batches(Letters):
             self._db.execute(
                 "UPDATE batch SET state = 'dead', settled = ? WHERE stage = ? AND seq = ?", (at, batch.stage, batch.seq)
             )
-            self._bury(batch.stage, batch.seq, letters)
+            self._bury(batch.stage, batch, letters)
             self._note_absent(absent)
             self.outbox.drop(batch.stage, batch.seq)
 

@@ -1,199 +1,166 @@
-"""Dead letters in a checkpoint: what is asked of them, and what a retry makes of them."""
+"""Dead letters in a checkpoint: what is asked of them, and what a replay makes of them."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 
-from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, twin_key
+from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
+from streammig.checkpoint.queries import FIRST as FIRST
 from streammig.checkpoint.queries import PENDING, UNDECIDED, Queries
-from streammig.records import OWNERS, DeadLetter, Position, Record, Tally, add_up
+from streammig.checkpoint.queries import Spot as Spot
+from streammig.records import OWNERS, Batch, DeadLetter, Draft, Range, Tally, add_up
 
-Spot = tuple[int, int, int]
-"""Where a dead letter stands: source, offset, unit."""
+_HERE = "stage = ? AND source = ? AND offset = ? AND unit = ?"
 
-FIRST: Spot = (-1, 0, 0)  # before every letter
-
-
-class Becomes(NamedTuple):
-    """What a retry made of one letter: the code of why it is still dead, or is filtered now."""
-
-    spot: Spot
-    code: str
-    message: str
-    repaired: bool
-    filtered: bool = False
+# Customers of replayed batches that no open batch holds any more, and that are not said to be seen yet. A part of a
+# refused batch names its parent: all that an open part stems from is open.
+_OPEN = ", ".join(f"'{state}'" for state in (*PENDING, *UNDECIDED))
+_BROUGHT = f"""stage = '{OWNERS}' AND NOT seen AND seq NOT IN (
+    WITH RECURSIVE line (seq, parent) AS (
+        SELECT seq, parent FROM batch WHERE stage = '{OWNERS}' AND retried AND state IN ({_OPEN})
+        UNION SELECT b.seq, b.parent FROM line JOIN batch b ON b.stage = '{OWNERS}' AND b.seq = line.parent
+    ) SELECT seq FROM line)"""
 
 
 class Letters(Queries):
-    """The part of a checkpoint that knows dead letters, their lineage, and who was sent by a retry."""
-
-    def letters_after(self, stage: str, after: Spot, count: int) -> list[DeadLetter]:
-        """Up to `count` dead letters of a stage behind a spot, in reading order, one for each spot."""
-        rows = self._read(
-            "SELECT * FROM dead_letter WHERE stage = ? AND (source, offset, unit) > (?, ?, ?)"
-            " GROUP BY source, offset, unit ORDER BY source, offset, unit LIMIT ?",
-            stage, *after, count,
-        )  # fmt: skip
-        return [_letter(row) for row in rows]
+    """The part of a checkpoint that knows dead letters, and what replays sent."""
 
     def is_dead(self, stage: str, spot: Spot) -> bool:
-        where = "stage = ? AND source = ? AND offset = ? AND unit = ?"
-        return bool(self._read(f"SELECT 1 FROM dead_letter WHERE {where} LIMIT 1", stage, *spot))
+        return bool(self._read(f"SELECT 1 FROM dead_letter WHERE {_HERE} AND NOT replayed", stage, *spot))
 
-    def is_letter(self, stage: str, spot: Spot) -> bool:
-        """Whether what stands there is a dead letter, or was one until a retry took it."""
-        where = "stage = ? AND source = ? AND offset = ? AND unit = ?"
-        return self.is_dead(stage, spot) or bool(self._read(f"SELECT 1 FROM retried WHERE {where}", stage, *spot))
+    def was_dead(self, stage: str, spot: Spot) -> bool:
+        """Whether what stands there is a dead letter, or was one until a replay took it."""
+        return bool(self._read(f"SELECT 1 FROM dead_letter WHERE {_HERE}", stage, *spot))
 
-    # -- retries -----------------------------------------------------------------------------------------------------
+    def is_part(self, stage: str, spot: Spot) -> bool:
+        """Whether a replay sent more for the letter at this spot, and the target refused only this."""
+        return bool(self._read(f"SELECT 1 FROM dead_letter WHERE {_HERE} AND part", stage, *spot))
 
-    def sent_again(self, stage: str, keys: Iterable[str]) -> set[str]:
-        """Which of these owners (or twin keys) retried batches carry, or have brought to the target."""
-        salt = self.run["salt"]
+    def _bury(self, stage: str, batch: Batch | None, letters: Iterable[DeadLetter]) -> None:
+        """Keep dead letters, once each. Those of a replayed batch are dead again, and their keys are free."""
+        again = batch is not None and batch.retried
+        for it in letters:
+            spot = it.position.source, it.position.offset, it.unit
+            part = again and not self._all_of(batch.ranges if batch else (), stage, spot)
+            kept = (
+                "UPDATE SET batch = excluded.batch, code = excluded.code, message = excluded.message,"
+                " tally = excluded.tally, part = excluded.part, replayed = 0"
+            )
+            self._db.execute(
+                "INSERT INTO dead_letter (stage, source, offset, unit, batch, length, record, code, message, tally,"
+                f" part) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO {kept if again else 'NOTHING'}",
+                (stage, *spot, batch.seq if batch else 0, it.position.length, it.position.ordinal,
+                 it.code, it.message, encode_tally(it.tally), part),
+            )  # fmt: skip
+            if again:
+                self._db.execute(f"DELETE FROM replayed_key WHERE {_HERE}", (stage, *spot))
+
+    def _all_of(self, ranges: Sequence[Range], stage: str, spot: Spot) -> bool:
+        """Whether all that was sealed for the letter at this spot lies in the ranges."""
+        rows = self._read(f"SELECT units FROM dead_letter WHERE {_HERE} AND units", stage, *spot)
+        return any(
+            begin[:3] <= spot and (*spot[:2], spot[2] + units) <= end[:3] for (units,) in rows for begin, end in ranges
+        )
+
+    # -- replays -----------------------------------------------------------------------------------------------------
+
+    def replayed_keys(self, stage: str, keys: Iterable[str]) -> set[str]:
+        """Which of these owners (or twin keys) replayed batches carry, or have brought to the target."""
+        salt, where = self.run["salt"], "stage = ? AND owner = ?"
         return {
             key
             for key in keys
-            if self._read(
-                f"SELECT 1 FROM sent_again s WHERE stage = ? AND owner = ? AND NOT {_DEAD} LIMIT 1",
-                stage, hash_owner(salt, key),
-            )
-        }  # fmt: skip
+            if self._read(f"SELECT 1 FROM replayed_key WHERE {where} LIMIT 1", stage, hash_owner(salt, key))
+        }
 
-    def letters_sent(self) -> int:
-        """How many times retries have sealed a letter to be sent."""
-        return int(self._read("SELECT count(*) FROM retried WHERE seq IS NOT NULL")[0][0])
+    def replayed(self) -> int:
+        """How many times replays have sealed a letter to be sent."""
+        return int(self._read("SELECT coalesce(sum(replayed), 0) FROM stage")[0][0])
 
-    def retried_at(self, stage: str) -> float | None:
-        """When the last retried batch of a stage was accepted, in seconds since the epoch."""
-        at: float | None = self._read(
-            "SELECT max(settled) FROM batch WHERE stage = ? AND state = 'accepted' AND retried", stage
+    def retried_at(self, stage: str) -> float:
+        """When the last replayed batch of a stage was accepted, in seconds since the epoch; 0 where none was."""
+        at: float = self._read(
+            "SELECT coalesce(max(settled), 0) FROM batch WHERE stage = ? AND state = 'accepted' AND retried", stage
         )[0][0]
         return at
 
-    def _take(
-        self, stage: str, batches: Mapping[int, Sequence[Record]], letters: Iterable[tuple[Spot, bool]], at: float
+    def seal_replayed(
+        self,
+        stage: str,
+        drafts: Sequence[tuple[Draft, Sequence[tuple[Spot, str]]]],
+        letters: Sequence[tuple[Spot, int]],
+        at: float,
     ) -> None:
-        """The letters at these spots (each with whether it was repaired) are in these new batches now, by number."""
+        """New batches out of dead letters, which are dead no more, in one transaction. Beside each draft the keys that
+        no later replay may send, beside each letter the units sealed for it."""
+        salt, held = self.run["salt"], []
         with self.transaction():
-            gone = [self._lift(stage, spot, repaired, "sealed", min(batches), at) for spot, repaired in letters]
-            sealed = [
-                decode_tally(self._read("SELECT tally FROM batch WHERE stage = ? AND seq = ?", stage, seq)[0][0])
-                for seq in batches
-            ]
+            for draft, keys in drafts:
+                batch = self._insert(stage, draft, None, at, retried=True)
+                held.append(batch.tally)
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO replayed_key VALUES (?, ?, ?, ?, ?, ?, 0)",
+                    [(stage, *spot, hash_owner(salt, key), batch.seq) for spot, key in keys],
+                )
+            gone = [self._lift(stage, spot, units) for spot, units in letters]
             row = self._read("SELECT repaired FROM stage WHERE name = ?", stage)[0]
-            repaired = decode_tally(row[0]) + add_up(sealed) - add_up(gone)
-            self._db.execute("UPDATE stage SET repaired = ? WHERE name = ?", (encode_tally(repaired), stage))
-            salt = self.run["salt"]
-            self._db.executemany(
-                "INSERT OR IGNORE INTO sent_again VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (stage, hash_owner(salt, key), it.position.source, it.position.offset, it.unit, seq)
-                    for seq, records in batches.items()
-                    for it in records
-                    for key in (it.owner, *([twin_key(it.twin)] if it.twin else []))
-                ],
-            )
-
-    def become(self, stage: str, outcomes: Iterable[Becomes], at: float) -> None:
-        """Letters that a retry did not send: still dead with the reason of now, or filtered."""
-        with self.transaction():
-            for it in outcomes:
-                tally = self._lift(stage, it.spot, it.repaired, it.code, None, at, keep=not it.filtered)
-                if it.filtered:
-                    known = self.progress(stage).filtered.get(it.code, Tally())
-                    self._db.execute(
-                        "INSERT INTO filtered VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
-                        (stage, it.code, encode_tally(known + tally)),
-                    )
-                else:
-                    self._db.execute(
-                        "UPDATE dead_letter SET code = ?, message = ?"
-                        " WHERE stage = ? AND source = ? AND offset = ? AND unit = ?",
-                        (it.code, it.message, stage, *it.spot),
-                    )
-
-    def _lift(
-        self, stage: str, spot: Spot, repaired: bool, became: str, seq: int | None, at: float, keep: bool = False
-    ) -> Tally:
-        """Enter what a letter was into its lineage and, unless it is kept, take it from the dead; returns its tally."""
-        where = "stage = ? AND source = ? AND offset = ? AND unit = ?"
-        rows = self._read(f"SELECT * FROM dead_letter WHERE {where}", stage, *spot)
-        if not rows:
-            raise AssertionError(f"the record of {stage} at byte {spot[1]} is no dead letter: it must not be retried")
-        for row in rows:
+            repaired = decode_tally(row[0]) + add_up(held) - add_up(gone)
             self._db.execute(
-                "INSERT INTO retried SELECT ?1, ?2, ?3, ?4, count(*) + 1, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12"
-                " FROM retried WHERE stage = ?1 AND source = ?2 AND offset = ?3 AND unit = ?4",
-                (stage, *spot, row["batch"], row["code"], row["message"], row["tally"], at, repaired, became, seq),
+                "UPDATE stage SET repaired = ?, replayed = replayed + ? WHERE name = ?",
+                (encode_tally(repaired), len(letters), stage),
             )
-        if not keep:
-            self._db.execute(f"DELETE FROM dead_letter WHERE {where}", (stage, *spot))
-        return add_up(decode_tally(row["tally"]) for row in rows)
+
+    @abstractmethod
+    def _insert(
+        self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False, mapping: str = ""
+    ) -> Batch: ...
+
+    def refuse(self, stage: str, dead: Iterable[DeadLetter], filtered: Iterable[DeadLetter]) -> None:
+        """Letters that a replay did not send, with the reason of now as their code: still dead, or filtered."""
+        with self.transaction():
+            self._db.executemany(
+                f"UPDATE dead_letter SET code = ?, message = ? WHERE {_HERE}",
+                [(it.code, it.message, stage, it.position.source, it.position.offset, it.unit) for it in dead],
+            )
+            for it in filtered:
+                tally = self._lift(stage, (it.position.source, it.position.offset, it.unit), 0)
+                known = self.progress(stage).filtered.get(it.code, Tally())
+                self._db.execute(
+                    "INSERT INTO filtered VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
+                    (stage, it.code, encode_tally(known + tally)),
+                )
+
+    def _lift(self, stage: str, spot: Spot, units: int) -> Tally:
+        """A letter is dead no more; returns its tally."""
+        rows = self._db.execute(
+            f"UPDATE dead_letter SET replayed = 1, units = ? WHERE {_HERE} AND NOT replayed RETURNING tally",
+            (units, stage, *spot),
+        ).fetchall()
+        if not rows:
+            raise AssertionError(f"the record of {stage} at byte {spot[1]} is no dead letter: it must not be replayed")
+        return decode_tally(rows[0][0])
 
     # -- customers that are absent no more ---------------------------------------------------------------------------
 
-    def released_of(self, owners: Iterable[str], stage: str | None = None) -> set[str]:
-        """Which of these owners a retry has brought to the target since; for a stage, as of when that stage began."""
-        if not self._read("SELECT 1 FROM released LIMIT 1"):
+    def seen_again(self, owners: Iterable[str]) -> set[str]:
+        """Which of these owners a replay has brought to the target since, for all to see."""
+        if not self.any_seen_again():
             return set()
-        salt = self.run["salt"]
-        ordinal = self._read("SELECT ordinal FROM stage WHERE name = ?", stage)[0][0] if stage else 1 << 30
+        salt, where = self.run["salt"], f"stage = '{OWNERS}' AND owner = ? AND seen"
         return {
             owner
             for owner in owners
-            if self._read("SELECT 1 FROM released WHERE owner = ? AND since <= ?", hash_owner(salt, owner), ordinal)
+            if self._read(f"SELECT 1 FROM replayed_key WHERE {where} LIMIT 1", hash_owner(salt, owner))
         }
 
-    def has_released(self) -> bool:
-        return bool(self._read("SELECT 1 FROM released LIMIT 1"))
+    def any_seen_again(self) -> bool:
+        return bool(self._read(f"SELECT 1 FROM replayed_key WHERE stage = '{OWNERS}' AND seen LIMIT 1"))
 
-    def to_release(self) -> bool:
-        """Whether customers of retried batches were accepted whose dependents don't know of it yet."""
-        return bool(self._delivered())
+    def any_brought(self) -> bool:
+        """Whether replayed customers were accepted that are to be looked for at the target."""
+        return bool(self._read(f"SELECT 1 FROM replayed_key WHERE {_BROUGHT} LIMIT 1"))
 
-    def release(self) -> None:
-        """Their dependents may be sent: those of the stages that have not begun yet, and those that are retried."""
-        with self.transaction():
-            begun = self._read("SELECT coalesce(max(ordinal), 0) + 1 FROM stage WHERE started IS NOT NULL")[0][0]
-            self._db.executemany("INSERT INTO released VALUES (?, ?)", [(it, begun) for it in self._delivered()])
-
-    def _delivered(self) -> set[bytes]:
-        """The hashed owners whose retried customer was accepted for certain, and who are not yet released.
-
-        Accepted is what lies in no part of its batch that is still open, and was refused in none of them: that it is no
-        dead letter any more says nothing, for a later retry may have taken it, or found it filtered.
-        """
-        if not (
-            rows := self._read(
-                "SELECT * FROM sent_again WHERE stage = 'customers' AND owner NOT IN (SELECT owner FROM released)"
-            )
-        ):
-            return set()  # fmt: skip
-        roots: dict[int, int] = {}
-        for row in self._read("SELECT seq, parent FROM batch WHERE stage = 'customers' AND retried ORDER BY seq"):
-            roots[row["seq"]] = roots.get(row["parent"], row["seq"])
-        waiting = {roots.get(it.seq) for it in self.batches(OWNERS, *PENDING, *UNDECIDED)}
-        letters = "SELECT source, offset, unit, batch FROM {} WHERE stage = 'customers'"
-        refused = {
-            (*tuple(row)[:3], roots.get(row["batch"]))
-            for row in self._read(f"{letters.format('dead_letter')} UNION ALL {letters.format('retried')}")
-        }
-        return {
-            row["owner"]
-            for row in rows
-            if row["seq"] not in waiting and (row["source"], row["offset"], row["unit"], row["seq"]) not in refused
-        }
-
-
-# Of a row of sent_again: what it brought is a dead letter again.
-_DEAD = (
-    "EXISTS (SELECT 1 FROM dead_letter d WHERE d.stage = s.stage AND d.source = s.source AND d.offset = s.offset"
-    " AND d.unit = s.unit)"
-)
-
-
-def _letter(row: sqlite3.Row) -> DeadLetter:
-    position = Position(row["source"], row["offset"], row["length"], row["record"])
-    return DeadLetter(position, row["unit"], row["code"], row["message"], decode_tally(row["tally"]))
+    def see_brought(self) -> None:
+        """They can be read back: their events and transactions may be sent."""
+        self._change(f"UPDATE replayed_key SET seen = 1 WHERE {_BROUGHT}")

@@ -18,6 +18,10 @@ from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Positi
 # What is pending, unknown or settled, by state; a split batch lives on in its parts.
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
 UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
+Spot = tuple[int, int, int]
+"""Where a dead letter stands: source, offset, unit."""
+
+FIRST: Spot = (-1, 0, 0)  # before every letter
 LOST = "newest-is-lost"  # the code of an attempt that only a copy that is lost may have made
 
 
@@ -338,7 +342,7 @@ class Queries(SqliteFile):
         )
 
     def _dead_tally(self, stage: str) -> Tally:
-        rows = self._read("SELECT tally FROM dead_letter WHERE stage = ?", stage)
+        rows = self._read("SELECT tally FROM dead_letter WHERE stage = ? AND NOT replayed", stage)
         return add_up(decode_tally(row[0]) for row in rows)
 
     def counts(self, stage: str) -> dict[str, int]:
@@ -352,11 +356,13 @@ class Queries(SqliteFile):
         )[0]
         return dict(row)
 
-    def dead_letters(self, stage: str) -> Iterator[tuple[int, DeadLetter]]:
-        """The dead letters of a stage in reading order, each with the batch that was refused, or 0."""
+    def dead_letters(self, stage: str, after: Spot = FIRST) -> Iterator[tuple[int, DeadLetter]]:
+        """The dead letters of a stage behind a spot, in reading order, each with the batch that was refused, or 0."""
         with translated(self.path):
             for row in self._db.execute(
-                "SELECT * FROM dead_letter WHERE stage = ? ORDER BY source, offset, unit, batch", (stage,)
+                "SELECT * FROM dead_letter WHERE stage = ? AND (source, offset, unit) > (?, ?, ?)"
+                " AND NOT replayed ORDER BY source, offset, unit",
+                (stage, *after),
             ):
                 position = Position(row["source"], row["offset"], row["length"], row["record"])
                 letter = DeadLetter(position, row["unit"], row["code"], row["message"], decode_tally(row["tally"]))
@@ -364,5 +370,8 @@ class Queries(SqliteFile):
 
     def dead_codes(self, stage: str) -> dict[str, int]:
         """How many dead letters there are by code."""
-        rows = self._read("SELECT code, count(*) FROM dead_letter WHERE stage = ? GROUP BY code ORDER BY 2 DESC", stage)
+        rows = self._read(
+            "SELECT code, count(*) FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY code ORDER BY 2 DESC",
+            stage,
+        )
         return {row[0]: row[1] for row in rows}

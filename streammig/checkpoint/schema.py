@@ -1,7 +1,7 @@
 """The schema of a checkpoint: its comments are the documentation of how a run resumes."""
 
 APPLICATION = 0x736D6967  # "smig", in the file's header: tells a checkpoint from any other database
-FORMAT = 4
+FORMAT = 5
 
 SCHEMA = """
 -- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
@@ -36,9 +36,9 @@ CREATE TABLE stage (
     record INTEGER NOT NULL DEFAULT 1,          -- ordinal of the next source record, or its line
     source_records INTEGER NOT NULL DEFAULT 0, read TEXT NOT NULL DEFAULT '[0,0,{}]',
     dropped TEXT NOT NULL DEFAULT '{}',
-    -- What retried records hold more (or less) than the dead letters that they were: the other way round, the books
-    -- of a repaired record could not balance. read + repaired = accepted + dead + filtered + ...
-    repaired TEXT NOT NULL DEFAULT '[0,0,{}]',
+    -- `repaired` is what replayed records hold more (or less) than the dead letters that they were, for a corrected one
+    -- may hold something else: read + repaired = accepted + dead + filtered + ... `replayed` counts letters sent again.
+    repaired TEXT NOT NULL DEFAULT '[0,0,{}]', replayed INTEGER NOT NULL DEFAULT 0,
     -- 1 once all samples of what is sealed of it were seen at the target: then none need to be kept.
     seen INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
@@ -81,38 +81,28 @@ CREATE TABLE attempt (
     in_part INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stage, seq, number)
 ) WITHOUT ROWID;
 
--- Records that will not be sent, keyed by position. `batch` is 0 for those that were never packed, else the batch
--- that the target refused. `message` names fields and expectations, never values: the record is read from the export.
+-- Records that were not sent, keyed by position. `batch` is 0 for those that were never packed, else the batch that the
+-- target refused. `message` names fields and expectations, never values: the record is read from the export.
+-- `replayed` is 1 where it is dead no more: a replay has sealed it in a batch, or found that it is filtered.
+-- `units` is how many units the last replay sealed for it; `part` is 1 where the target refused only some of them.
 CREATE TABLE dead_letter (
     stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
     batch INTEGER NOT NULL, length INTEGER NOT NULL, record INTEGER NOT NULL,
-    code TEXT NOT NULL, message TEXT NOT NULL, tally TEXT NOT NULL,
-    PRIMARY KEY (stage, source, offset, unit, batch)
+    code TEXT NOT NULL, message TEXT NOT NULL, tally TEXT NOT NULL, replayed INTEGER NOT NULL DEFAULT 0,
+    units INTEGER NOT NULL DEFAULT 0, part INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (stage, source, offset, unit)
 ) WITHOUT ROWID;
 
 -- Customers that will not be in the target, by salted 128-bit hash of their id, with the code of the reason: what
 -- belongs to them waits as dead letters.
 CREATE TABLE absent_owner (owner BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 
--- The lineage of dead letters: one row each time that one was retried and came out otherwise than it was. `batch`,
--- `code`, `message` and `tally` are the letter's own, as it was before; `repaired` is 1 where the operator mended its
--- record. It became a batch of its own (`seq`), or is filtered or dead (seq is NULL, `became` holds the reason's code).
--- A letter that is refused again is a new row of dead_letter with its new batch.
-CREATE TABLE retried (
+-- Keys (ids and e-mails, by salted hash) of what replays sealed in batch `seq`, unless it is dead again: no later
+-- replay sends them. Of customers, `seen` is 1 once it was accepted and read back: its owner is absent no more.
+CREATE TABLE replayed_key (
     stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
-    number INTEGER NOT NULL, batch INTEGER NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL, tally TEXT NOT NULL,
-    at REAL NOT NULL, repaired INTEGER NOT NULL, became TEXT NOT NULL, seq INTEGER,
-    PRIMARY KEY (stage, source, offset, unit, number)
+    owner BLOB NOT NULL, seq INTEGER NOT NULL, seen INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (stage, source, offset, unit, owner)
 ) WITHOUT ROWID;
-
--- Whom retried batches carried, by salted hash of id or e-mail: nobody is sent a second time by a later retry.
-CREATE TABLE sent_again (
-    stage TEXT NOT NULL, owner BLOB NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
-    seq INTEGER NOT NULL, PRIMARY KEY (stage, owner, source, offset, unit, seq)
-) WITHOUT ROWID;
-
--- Owners whose retried customer was accepted and could be read back: they are absent no more, from the stage with the
--- ordinal `since` on. A stage that had begun before goes on as it began, or its batches could not be rebuilt; what it
--- buried meanwhile is for the next retry.
-CREATE TABLE released (owner BLOB PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX replayed_owner ON replayed_key (stage, owner);
 """

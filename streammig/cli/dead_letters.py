@@ -26,7 +26,7 @@ def command(checkpoint: Path, out: Path | None) -> None:
     `line` counts lines of an NDJSON file and records of any other, from 1; `offset` counts bytes, of the decompressed
     file. The checkpoint holds no records, so they are read from the export again. It must be where it was, unchanged.
     """
-    from streammig.aftercare.letters import export_letters
+    from streammig.dead_letters.export import export_letters
     from streammig.errors import MachineFault, Unusable, counted
 
     if out is None:

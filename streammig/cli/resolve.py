@@ -38,8 +38,8 @@ def command(
 
     Without BATCH: list all such batches. With BATCH alone: show what is known, and change nothing.
     """
-    from streammig.aftercare.undecided import RULINGS, decide, find, known
     from streammig.checkpoint import Checkpoint, is_held
+    from streammig.cli.undecided import RULINGS, decide, find, known
     from streammig.report.document import undecided, undecided_entry
 
     flags["reject"] &= not flags["set_aside"]  # which is a way to reject

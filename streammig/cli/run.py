@@ -120,7 +120,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     with watching(sys.stderr, quiet=quiet) as notify, ExitStack() as stack:
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
-        run = Migration(settings, ask, key, tell=notify, folder=folder)
+        run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
             whole = asyncio.run(drive(run, run.run, notify))
         except Problem as caught:

@@ -98,7 +98,7 @@ def beside(
     key = api_key(settings, os.environ)
     ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
     with watching(sys.stderr, quiet=quiet) as notify:
-        run = Migration(settings, ask, key, tell=notify, folder=folder)
+        run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
             return Driven(asyncio.run(drive(run, lambda: work(run), notify)), None)
         except Problem as problem:

@@ -196,8 +196,8 @@ class Build:
             shutil.rmtree(self._place, ignore_errors=True)
 
 
-def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None]) -> KeyIndex:
-    """Scan the customers and finish the index. `tell` gets the number of source records so far.
+def fill(build: Build, source: Source, rules: Rules, progress: Callable[[int], None]) -> KeyIndex:
+    """Scan the customers and finish the index. `progress` gets the number of source records so far.
 
     An export that breaks off is taken up to there: its stage says so once everything before it is delivered.
     """
@@ -207,7 +207,7 @@ def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None]
         for found in map(partial(scan, rules, build.key), spans):
             build.add(found)
             scanned += found.records
-            tell(scanned)
+            progress(scanned)
     except BrokenExport:
         pass
     finally:
@@ -216,7 +216,7 @@ def fill(build: Build, source: Source, rules: Rules, tell: Callable[[int], None]
 
 
 async def key_index(
-    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, tell: Notify, *,
+    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, notify: Notify, *,
     frontier: Place | None,
 ) -> KeyIndex:  # fmt: skip
     """The index of these customers: from an earlier call, or built now. Where the rules may have changed, `frontier`
@@ -233,10 +233,10 @@ async def key_index(
         return earlier
     try:
         check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
-        tell(Waiting("scanning", "scanning the customers once, for duplicates"))
+        notify(Waiting("scanning", "scanning the customers once, for duplicates"))
         start = frontier if frontier is not None and earlier is not None else START
         with Build(folder, token, policy=policy, earlier=earlier, frontier=start) as build:
-            work = loop.run_in_executor(reader, fill, build, source, rules, _teller(loop, tell))
+            work = loop.run_in_executor(reader, fill, build, source, rules, _counter(loop, notify))
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -248,14 +248,14 @@ async def key_index(
             earlier.close()
 
 
-def _teller(loop: asyncio.AbstractEventLoop, tell: Notify) -> Callable[[int], None]:
+def _counter(loop: asyncio.AbstractEventLoop, notify: Notify) -> Callable[[int], None]:
     said = 0
 
     def scanned(records: int) -> None:
         nonlocal said
         if records - said >= EVERY:
             said = records
-            loop.call_soon_threadsafe(tell, Waiting("scanning", f"scanning the customers once: {records:,} so far"))
+            loop.call_soon_threadsafe(notify, Waiting("scanning", f"scanning the customers once: {records:,} so far"))
 
     return scanned
 

@@ -232,7 +232,7 @@ def _digest(data: bytes) -> bytes:
 class Notes(Protocol):
     """What a run noted of owners while it read and sent."""
 
-    def released_of(self, owners: Iterable[str], stage: str | None) -> set[str]: ...
+    def seen_again(self, owners: Iterable[str]) -> set[str]: ...
     def absent_reasons(self, owners: Iterable[str]) -> dict[str, str]: ...
 
 
@@ -244,14 +244,14 @@ def repeated(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, in
     }
 
 
-def absent(index: KeyIndex | None, notes: Notes, stage: str | None, owners: Iterable[str]) -> Mapping[str, str]:
+def absent(index: KeyIndex | None, notes: Notes, owners: Iterable[str]) -> Mapping[str, str]:
     """Those of these owners that will not be in the target, by the export or by what became of them, with the reason.
 
-    A customer that a retry brought to the target is there for stages that began later, and now (`stage` is None).
+    A customer that a replay brought to the target is there.
     """
     asked = list(owners)
-    released = notes.released_of(asked, stage)
-    asked = [owner for owner in asked if owner not in released]
+    there = notes.seen_again(asked)
+    asked = [owner for owner in asked if owner not in there]
     noted = notes.absent_reasons(asked)
     if index is None:
         return noted

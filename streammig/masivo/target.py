@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from streammig.context import Clock
 from streammig.masivo.answers import Conditions, conditions
-from streammig.masivo.client import MasivoClient, Observe
+from streammig.masivo.client import MasivoClient
 from streammig.masivo.http import check_base_url
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions, StageRules, rules
@@ -20,10 +20,23 @@ from streammig.target import Client, ReadBack, Stage
 __all__ = ["Masivo", "RuleOptions", "check_base_url", "conditions"]
 
 
+class Account(Protocol):
+    """The account's rate limiter, as the client's own requests and the headers of answers reach it."""
+
+    async def read(self) -> None:
+        """Wait for the right to make one read."""
+
+    async def pause_for(self, seconds: float) -> None:
+        """Nobody on this account starts a request for so long."""
+
+    async def observe(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
+        """What the headers of an answer say of the limit; `reset` is in seconds from now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Masivo:
-    """Implements `Target`. `timeout` is in seconds for one request; `pace`, `hold` and `observe` reach the account's
-    rate limiter, `waiting` is told in words what is waited for, and for how many seconds."""
+    """Implements `Target`. `timeout` is in seconds for one request; `waiting` is told in words what is waited for, and
+    for how many seconds."""
 
     base_url: str
     auth_url: str
@@ -33,9 +46,7 @@ class Masivo:
     mappings: Mapping[str, Callable[[Any], Any] | None]
     clock: Clock
     rng: Random
-    pace: Callable[[], Awaitable[None]]
-    hold: Callable[[float], Awaitable[None]]
-    observe: Observe
+    account: Account
     waiting: Callable[[str, float], None]
     answers: Conditions = Conditions()  # noqa: RUF009  # frozen
 
@@ -52,8 +63,15 @@ class Masivo:
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[tuple[Client, ReadBack]]:
         session = Session(
-            self.base_url, Secret(self.key), clock=self.clock, rng=self.rng, pace=self.pace, hold=self.hold,
-            waiting=self.waiting, auth_url=self.auth_url, request_timeout=self.timeout,
-        )  # fmt: skip
+            self.base_url,
+            Secret(self.key),
+            clock=self.clock,
+            rng=self.rng,
+            pace=self.account.read,
+            hold=self.account.pause_for,
+            waiting=self.waiting,
+            auth_url=self.auth_url,
+            request_timeout=self.timeout,
+        )
         async with session:
-            yield MasivoClient(session, self.clock, self.observe, self.answers), MasivoReadBack(session)
+            yield MasivoClient(session, self.clock, self.account.observe, self.answers), MasivoReadBack(session)

@@ -71,8 +71,9 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
         said = "The pilot is done; the full run sends the rest."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
-        waits = waiting_for_people(parked)
-        said = f"All is sent, but {waits}." if document["state"] == "complete" else f"{said} {waits.capitalize()}."
+        # Where the run is complete, a warning says that.
+        waits = waiting_for_people(parked).capitalize()
+        said = "All is sent." if document["state"] == "complete" else f"{said} {waits}."
     return said
 
 

@@ -45,11 +45,11 @@ Decode = Callable[[bytes], Any]
 
 class _Known(NamedTuple):
     """What is to be known of the outermost fields of records that have just these names: the paths of unknown ones that
-    are cut, the names of those that may mark what is left out, and with which values they do not."""
+    are cut, the names of those that may mark what is left out, and the reason that their values are, or ""."""
 
     dropped: tuple[str, ...]
     marks: list[str]
-    passed: set[tuple[bytes, ...]]
+    reasons: dict[tuple[bytes, ...], str]
 
 
 class _Work(NamedTuple):
@@ -65,10 +65,10 @@ class Block:
     """Records that are judged together. `rows` are the indices of those that can be sent, `bodies` and `models` theirs.
 
     `odd` are indices into these three of records that take a closer look, `nulled` of those that may have an optional
-    field that is null.
+    field that is null. `dropped` and `reasons`, of those that are to be left out, are by index in all.
     """
 
-    __slots__ = ("bodies", "dropped", "models", "nulled", "odd", "rows")
+    __slots__ = ("bodies", "dropped", "models", "nulled", "odd", "reasons", "rows")
 
     def __init__(self, data: Sequence[bytes], decode: Decode, otherwise: Decode) -> None:
         """Decoded by the first of these, and where that fails by the other one."""
@@ -90,6 +90,7 @@ class Block:
             self.nulled = [bisect_left(self.rows, at) for at in self.nulled]
         self.bodies = [data[at] for at in self.rows]
         self.dropped: dict[int, tuple[str, ...]] = {}
+        self.reasons: dict[int, str] = {}
         self.odd: set[int] = set()
 
     def sift(self) -> None:
@@ -123,6 +124,7 @@ class StageRules(ABC):
     once: ClassVar[bool] = False
     model: ClassVar[type[msgspec.Struct]]
     _alone: int = 0  # units of a record that could not be looked into
+    _misses: bool = False  # whether a customer that is left out will not be in the target
     _marked: bool = False  # a field that is sent may mark what is left out: only `explain` sees that
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
@@ -201,13 +203,13 @@ class StageRules(ABC):
         if block.dropped:
             sent = {*block.rows}
             out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if at in sent]
-        self._put(span, work, block.rows, rows, out)
+        self._put(span, work, block, rows, out)
 
-    def _put(self, span: Span | Slices, work: _Work, sent: list[int], rows: Columns, out: Columns) -> None:
-        """Add the rows, and between them what is known already or has to be explained."""
-        taken, units = 0, dict[int, int]()  # units of a source record so far: a mapping makes several parts of one
-        odd = sorted({*range(len(work.data))}.difference(sent)) if len(sent) < len(work.data) else []
-        for at in [*odd, len(work.data)]:
+    def _put(self, span: Span | Slices, work: _Work, block: Block, rows: Columns, out: Columns) -> None:
+        """Add the rows, and between them what is left out, known already or has to be explained."""
+        taken, units, sent = 0, dict[int, int](), block.rows  # a mapping makes several parts of one, with units each
+        odd = {*range(len(work.data))}.difference(sent) if len(sent) < len(work.data) else set()
+        for at in [*sorted(odd.union(block.reasons)), len(work.data)]:
             upto = bisect_left(sent, at)
             for row in range(taken, upto) if self._mapped is not None else ():
                 index = rows.index[row]
@@ -218,9 +220,20 @@ class StageRules(ABC):
             if at < len(work.data):
                 index = work.homes[at]
                 unit = units.get(index, 0)
-                found = work.known.get(at) or self.explain(work.data[at], span.position(index), unit)
+                if at in odd:
+                    found = work.known.get(at) or self.explain(work.data[at], span.position(index), unit)
+                else:
+                    found = self._left_out(span.position(index), block.reasons[at], rows, upto)
+                    taken += 1
                 units[index] = unit + (sum([record.units for record in found.records]) or 1)
                 out.add(index, found)
+
+    def _left_out(self, position: Position, reason: str, rows: Columns, row: int) -> Examined:
+        """A row that could be sent, and is not."""
+        amounts = slice(rows.upto[row], rows.upto[row + 1])
+        sums = total(zip(rows.keys[amounts], rows.amounts[amounts], strict=True))
+        absent = ((rows.owners[row], reason),) if self._misses else ()
+        return Examined(position, filtered=((reason, Tally(1, rows.units[row], sums)),), absent=absent)
 
     def _made(self, mapped: Mapped, span: Span | Slices, work: _Work) -> _Work:
         """What the mapping makes of the records."""
@@ -275,16 +288,18 @@ class StageRules(ABC):
                     if cut is None or commas(cut[0]) != kept[at]:
                         block.odd.add(at)
                     else:
-                        block.bodies[at] = cut[0]
-                        if cut[1]:
-                            block.dropped[block.rows[at]] = cut[1]
+                        block.bodies[at], known, reason = cut
+                        if reason:
+                            block.reasons[block.rows[at]] = reason
+                        elif known.dropped:
+                            block.dropped[block.rows[at]] = known.dropped
         for at, body in enumerate(block.bodies):
             if b"\\" in body and b"\\u002" in body:  # as `hides_commas`, without a call
                 block.odd.add(at)
 
-    def _cut(self, data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
-        """The record without the outermost fields that it must not have, and the paths of the unknown ones of these;
-        None if it takes a closer look. Most records that need a change need only this one."""
+    def _cut(self, data: bytes) -> tuple[bytes, _Known, str] | None:
+        """The record without the outermost fields that it must not have, what is known of them, and the reason if it is
+        to be left out; None if it takes a closer look. Most records that need a change need only this one."""
         try:
             found = self._outermost.cut(data)
         except (Refusal, *NOT_JSON):
@@ -292,20 +307,19 @@ class StageRules(ABC):
         if found is None:
             return None
         left, values, known = found
-        if known.marks:
-            marks = tuple([bytes(values[name]) for name in known.marks])
-            if marks not in known.passed:
-                if self._filters.customer(dict(zip(known.marks, map(text_in, marks), strict=True))):
-                    return None
-                if len(known.passed) < _MEMO:
-                    known.passed.add(marks)
-        return left, known.dropped
+        marks = tuple([bytes(values[name]) for name in known.marks])
+        reason = known.reasons.get(marks)
+        if reason is None:
+            reason = self._filters.customer(dict(zip(known.marks, map(text_in, marks), strict=True)))
+            if len(known.reasons) < _MEMO:
+                known.reasons[marks] = reason
+        return left, known, reason
 
     def _plan(self, names: tuple[str, ...]) -> Plan:
         walk, spare = self._walk(b""), self._spare(names)
         keep = [name in self._shape.fields or (name not in spare and walk.keeps(name, "$")) for name in names]
         marks = [name for name in names if name in self._filters.customer_fields]
-        return Plan(keep, _Known(tuple(walk.dropped), marks, set()))
+        return Plan(keep, _Known(tuple(walk.dropped), marks, {}))
 
     def _without_nulls(self, block: Block) -> int:
         """Cut the optional fields that are null, which are as many as there are nulls in excess of those that may be

@@ -31,6 +31,7 @@ class CustomerRules(StageRules):
 
     model = models.Customer
     _alone = 1
+    _misses = True
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         super().__init__(options, mapping)

@@ -1,0 +1,1 @@
+"""Dead letters: written out with their records, and sent again."""

@@ -1,0 +1,93 @@
+"""Dead letters with their records, read from the export again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from streammig.checkpoint import Checkpoint
+from streammig.errors import Unusable
+from streammig.records import DeadLetter, Place, Slice, slices
+from streammig.sources import comparable, open_source, parse_input, touched
+from streammig.sources.source import Source
+from streammig.sources.valid import judge
+
+FAR = 4_000_000  # bytes between two letters from which on seeking beats reading through
+
+
+class Line(msgspec.Struct):
+    """One line of the output. `record` is the record as it stands in the export, or its text if it is no JSON; `unit`
+    tells apart what one record was made into."""
+
+    stage: str
+    file: str
+    line: int
+    offset: int
+    unit: int
+    code: str
+    message: str
+    record: msgspec.Raw | str
+
+
+def export_letters(checkpoint: Path, out: BinaryIO) -> int:
+    """Write all dead letters of a checkpoint as NDJSON, in the order of the export; returns how many.
+
+    Raises `Unusable` if the export is not what the checkpoint is bound to.
+    """
+    file = Checkpoint.open(checkpoint, read_only=True)
+    count = 0
+    try:
+        context = file.run["context"]
+        for name in [row.name for row in file.stages() if file.dead_codes(row.name)]:
+            files = context["inputs"][name]
+            source = open_source([parse_input(text) for text in files], max_record_bytes=context["max_record_bytes"])
+            check_unchanged(source, file.fingerprints(name))
+            for letter, piece in with_records(source, (letter for _, letter in file.dead_letters(name))):
+                at, code, message = letter.position, letter.code, letter.message
+                record = _as_json(piece.data)
+                line = Line(name, files[at.source], at.ordinal, at.offset, letter.unit, code, message, record)
+                out.write(msgspec.json.encode(line) + b"\n")
+                count += 1
+    finally:
+        file.close()
+    return count
+
+
+def check_unchanged(source: Source, marks: list[dict[str, Any]]) -> None:
+    """Raise `Unusable` if these are not the files that the checkpoint is bound to."""
+    now = source.fingerprints()
+    if comparable(now) != comparable(marks) or touched(now, marks):
+        raise Unusable(
+            "export-changed",
+            "the export has changed since the run: its dead letters can't be read from it any more",
+            "Put the export that was migrated back in its place.",
+        )
+
+
+def with_records(source: Source, letters: Iterable[DeadLetter]) -> Iterator[tuple[DeadLetter, Slice]]:
+    """Each letter with its source record; reads forward, and seeks only where the next letter is far ahead."""
+    pieces: Iterator[Slice] = iter(())
+    at = (-1, 0)
+    for (number, offset, ordinal), group in groupby(letters, _place):
+        if number != at[0] or offset - at[1] > FAR:
+            pieces = (it for span in source.spans(Place(number, offset, 0, ordinal)) for it in slices(span))
+        piece = next((it for it in pieces if (it.source, it.offset) == (number, offset)), None)
+        if piece is None:
+            raise Unusable(
+                "export-changed", f"there is no record at byte {offset} of the export any more", "Has it been changed?"
+            )
+        at = (number, offset + piece.length)
+        yield from ((letter, piece) for letter in group)
+
+
+def _place(letter: DeadLetter) -> tuple[int, int, int]:
+    return letter.position.source, letter.position.offset, letter.position.ordinal
+
+
+def _as_json(data: bytes) -> msgspec.Raw | str:
+    invalid, _ = judge(data)
+    return data.decode(errors="replace") if invalid else msgspec.Raw(data)

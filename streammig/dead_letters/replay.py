@@ -1,0 +1,244 @@
+"""Makes batches of dead letters: each as it is in the export or corrected, and nobody a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from streammig.batching import BatchLimits, assemble, ranges_of, split_record
+from streammig.checkpoint import Checkpoint, Spot, write_body
+from streammig.checkpoint.codec import twin_key
+from streammig.dead_letters.corrected import Corrected
+from streammig.dead_letters.export import with_records
+from streammig.dead_letters.share import Share, share
+from streammig.dedup import KeyIndex
+from streammig.errors import BrokenExport
+from streammig.reader import Absent
+from streammig.records import DeadLetter, Draft, Record, Slice
+from streammig.sources.source import Source
+from streammig.sources.valid import judge
+from streammig.target import Rules
+
+WAVE_BYTES = 32_000_000  # of source records that are held at a time
+
+
+Sealed = tuple[Draft, list[tuple[Spot, str]]]
+"""A batch, with the keys of its records that no later replay may send, each with its place."""
+
+
+class Choice(NamedTuple):
+    """Which letters a replay takes; empty means all. With `corrected`, only those that are in that file."""
+
+    stages: frozenset[str] = frozenset()
+    codes: frozenset[str] = frozenset()
+    corrected: Corrected | None = None
+
+
+class Sent(NamedTuple):
+    """A letter of which something is sent, how many units that takes, and whether it was corrected."""
+
+    letter: DeadLetter
+    units: int
+    corrected: bool
+
+
+class Group(NamedTuple):
+    """Letters with their records, which travel in one request."""
+
+    letters: list[Sent]
+    records: list[Record]
+
+
+@dataclass(slots=True)
+class Wave:
+    """What becomes of some letters: groups to send, and those that are still dead or filtered, with the reason as
+    their code. `last` is how far the letters were gone through."""
+
+    last: Spot
+    groups: list[Group] = field(default_factory=list)
+    homes: dict[str, Group] = field(default_factory=dict)  # by the keys that only one group may have
+    dead: list[DeadLetter] = field(default_factory=list)
+    filtered: list[DeadLetter] = field(default_factory=list)
+
+    def refuse(self, letter: DeadLetter, why: Share, corrected: bool) -> None:
+        """The letter is not sent. Where that is nothing new, nothing is to be noted."""
+        message = f"as corrected: {why.message}" if corrected else why.message
+        if why.filtered or corrected or why.code != letter.code:
+            where = self.filtered if why.filtered else self.dead
+            where.append(msgspec.structs.replace(letter, code=why.code, message=message))
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The dead letters of one stage, to be sent again. Synchronous, for the thread that reads.
+
+    `index` knows the places of the run's keys; without one the export is passed over for them once a wave. Nothing is
+    changed in the checkpoint here: a letter is dead until the transaction that seals its wave.
+    """
+
+    stage: str
+    source: Source
+    rules: Rules
+    absent: Absent
+    index: KeyIndex | None
+    file: Checkpoint
+    limits: BatchLimits
+    choice: Choice
+    stopped: Callable[[], bool]
+
+    def wave(self, after: Spot) -> Wave | None:
+        """The next letters behind a spot, or None if there are no more."""
+        wave, size = Wave(after), 0
+        for letter, piece in with_records(self.source, self._chosen(after)):
+            self._add(wave, letter, piece)
+            wave.last, size = spot_of(letter), size + len(piece.data)
+            if size >= WAVE_BYTES or self.stopped():
+                break
+        self._without_rivals(wave)
+        return wave if wave.last != after else None
+
+    def drafts(self, wave: Wave, outbox: Path) -> list[Sealed]:
+        """The wave's batches, their bodies in the outbox."""
+        loads: list[list[Record]] = []
+        for group in wave.groups:
+            if loads and self._fits(loads[-1] + group.records):
+                loads[-1] += group.records
+            else:
+                loads.append([*group.records])
+        found = []
+        for records in loads:
+            records.sort(key=spot_of)
+            draft = assemble(records, self.rules.head, self.rules.tail, ranges_of(records))
+            keys = [(spot_of(it), key) for it in records for key in self._keys(it)]
+            found.append((write_body(outbox, draft), keys))
+        return found
+
+    # -- choosing and judging ----------------------------------------------------------------------------------------
+
+    def _chosen(self, after: Spot) -> Iterator[DeadLetter]:
+        stages, codes, corrected = self.choice
+        followers = self.file.any_seen_again()
+        for _, it in self.file.dead_letters(self.stage, after):
+            chosen = (not stages or self.stage in stages) and (not codes or it.code in codes)
+            chosen = chosen and (corrected is None or corrected.has(self.stage, spot_of(it)))
+            if chosen or (followers and it.code.startswith("owner-")):  # its customer may be there by now
+                yield it
+
+    def _add(self, wave: Wave, letter: DeadLetter, piece: Slice) -> None:
+        """Put a letter into a group, or among what is not sent."""
+        again = self._corrected(letter, piece)
+        before, now = (self.rules.examine([it])[0] for it in (piece, again))
+        found = self._present(share(letter, self.file.is_part(self.stage, spot_of(letter)), before, now))
+        if found.records:
+            units = max(record.unit + record.units for record in found.records) - letter.unit
+            found = self._join(wave, Sent(letter, units, again is not piece), found.records)
+        if found.code:
+            wave.refuse(letter, found, again is not piece)
+
+    def _corrected(self, letter: DeadLetter, piece: Slice) -> Slice:
+        corrected = self.choice.corrected
+        data = corrected.record(self.stage, spot_of(letter)) if corrected else None
+        if data is None or data == piece.data:
+            return piece
+        code, fault = judge(data)
+        return msgspec.structs.replace(piece, data=data, code=code, fault=fault)
+
+    def _present(self, found: Share) -> Share:
+        gone = self.absent({record.owner for record in found.records}) if found.records else {}
+        owner = next((record.owner for record in found.records if record.owner in gone), None)
+        return found if owner is None else Share([], "owner-" + gone[owner], "its customer is not in the target")
+
+    def _fits(self, records: Sequence[Record]) -> bool:
+        size = len(self.rules.head) + len(self.rules.tail) + sum(len(it.body) + 1 for it in records) - 1
+        return size <= self.limits.bytes and sum(it.units for it in records) <= self.limits.units
+
+    def _within(self, record: Record) -> list[Record]:
+        """The record in parts that each fit into a request, as far as it can be split."""
+        if record.inner is None or record.units == 1 or self._fits([record]):
+            return [record]
+        return [it for part in split_record(record, record.units // 2) for it in self._within(part)]
+
+    # -- nobody twice ------------------------------------------------------------------------------------------------
+
+    def _keys(self, record: Record) -> list[str]:
+        """By what this record must be the only one: nothing for events, of which any number may come."""
+        if record.inner is not None:
+            return [record.owner] if self.rules.once else []
+        return [record.owner, *([twin_key(record.twin)] if record.twin else [])]
+
+    def _join(self, wave: Wave, sent: Sent, records: list[Record]) -> Share:
+        """Put a letter's records into groups; else why it can't be sent. All of one owner that is sent once only is in
+        one group."""
+        keys = [key for record in records for key in self._keys(record)]
+        homes = [wave.homes[key] for key in keys if key in wave.homes]
+        parts = [records]
+        if self.rules.once:
+            if homes and not (all(it is homes[0] for it in homes) and self._fits(homes[0].records + records)):
+                return self._taken(next(key for key in keys if key in wave.homes))
+        elif homes or len(set(keys)) < len(keys):
+            return self._taken(next((key for key in keys if key in wave.homes), keys[0]))
+        elif not self._fits(records):
+            parts = [[part] for record in records for part in self._within(record)]
+        if not all(map(self._fits, parts)):
+            return Share([], "too-large", "it is more than one request may hold, and can't be split")
+        if homes:
+            homes[0].letters.append(sent)
+            homes[0].records.extend(records)
+        else:
+            wave.groups += [Group([] if at else [sent], part) for at, part in enumerate(parts)]
+            homes = wave.groups[-1:]
+        wave.homes.update(dict.fromkeys(keys, homes[0]))
+        return Share([])
+
+    def _taken(self, key: str) -> Share:
+        if self.rules.once:
+            return Share([], "sent-already", "this customer's records were sent before, and can be sent only once")
+        if key.startswith(twin_key("")):
+            return Share([], "duplicate-email", "another customer with the same e-mail is sent already")
+        return Share([], "duplicate-customer", "another customer with the same id is sent already")
+
+    def _without_rivals(self, wave: Wave) -> None:
+        """Take out the groups of whom another record was sent, or is yet to be: by the run, or by an earlier replay."""
+        taken = self.file.replayed_keys(self.stage, wave.homes)
+        if wanted := wave.homes.keys() - taken:
+            taken |= self._in_export(wanted) if self.index is None else self._in_index(self.index, wanted)
+        clashes = {id(wave.homes[key]): self._taken(key) for key in taken}
+        for group in wave.groups:
+            for letter, _, corrected in group.letters if id(group) in clashes else ():
+                wave.refuse(letter, clashes[id(group)], corrected)
+        wave.groups = [group for group in wave.groups if id(group) not in clashes]
+
+    def _in_index(self, index: KeyIndex, wanted: set[str]) -> set[str]:
+        """Which of these keys the run's customers have, but for those that are or were dead letters."""
+        mark, found = twin_key(""), set()
+        for key in wanted:
+            places = index.places("", key.removeprefix(mark)) if key.startswith(mark) else index.places(key)
+            if not all(self.file.was_dead(self.stage, place[:3]) for place in places):
+                found.add(key)
+        return found
+
+    def _in_export(self, wanted: set[str]) -> set[str]:
+        """As `_in_index`, by a pass over the export."""
+        found: set[str] = set()
+        try:
+            for span in self.source.spans():
+                if self.stopped():
+                    break
+                columns = self.rules.columns(span)
+                for keys in (columns.owners, [twin_key(it) for it in columns.uniques]):
+                    rows = [] if wanted.isdisjoint(keys) else [row for row, key in enumerate(keys) if key in wanted]
+                    for row in rows:
+                        place = span.position(columns.index[row])
+                        if not self.file.was_dead(self.stage, (place.source, place.offset, columns.unit[row])):
+                            found.add(keys[row])
+        except BrokenExport:
+            pass  # what lies behind the break is never sent
+        return found
+
+
+def spot_of(it: DeadLetter | Record) -> Spot:
+    return it.position.source, it.position.offset, it.unit
