@@ -28,7 +28,7 @@ from streammig.records import (
 from streammig.report.document import document, iso
 from streammig.report.live import Doing, Gathered, Lines, watching
 from streammig.report.progress import share_settled
-from streammig.report.text import ROWS, aligned, shared, summary, totals_table, wrapped
+from streammig.report.text import ROWS, shared, summary, totals_table, wrapped
 from streammig.telemetry import (
     Account,
     Advanced,
@@ -156,9 +156,10 @@ def test_a_log_does_not_repeat_what_the_run_waits_for() -> None:
     ]
 
 
-def test_quiet_shows_nothing() -> None:
-    assert shown(io.StringIO(), Warned("x", "look"), quiet=True) == ""
-    assert shown(Terminal(), Warned("x", "look"), quiet=True) == ""
+def test_quiet_shows_nothing_and_before_a_stage_begins_there_is_no_bar() -> None:
+    before = Warned("x", "look"), accepted(), Waiting("x", "a while"), StageEnded("x", "complete")
+    assert shown(Terminal(), *before, quiet=True) == ""
+    assert "look" in shown(Terminal(), *before)
 
 
 def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,25 +201,12 @@ def test_a_wait_counts_down_while_it_lasts() -> None:
     assert doing.__rich__().plain == "for you"
 
 
-def test_what_is_told_before_a_stage_begins_needs_no_bar() -> None:
-    assert "look" in shown(
-        Terminal(), Warned("x", "look"), accepted(), Waiting("x", "a while"), StageEnded("x", "complete")
-    )
-
-
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (12, "12 s"), (119, "119 s"), (300, "5 min"), (12_000, "3 h 20 min")],
 )
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert spoken(seconds) == said
-
-
-def test_columns_are_aligned() -> None:
-    assert (
-        aligned([["stage", "read", "state"], ["customers", "1", "x"]])
-        == "stage      read  state\ncustomers     1      x"
-    )
 
 
 def test_the_table_of_totals_fits_a_terminal_of_80_columns_whatever_the_numbers() -> None:
