@@ -31,12 +31,11 @@ class Retry:
 
     async def all(self) -> bool:
         """Try all that is chosen; False if stopped before. Raises like a run."""
-        for name in self.run.reading.inputs:
-            if not await self._stage(name):
+        names = list(self.run.reading.inputs)
+        for name in names:
+            if not await self._stage(name) or (name in (OWNERS, *names[:-1]) and not await self._shown(name)):
                 return False
         return True
-
-    # -- one stage ---------------------------------------------------------------------------------------------------
 
     async def _stage(self, name: str) -> bool:
         run = self.run
@@ -52,7 +51,7 @@ class Retry:
             await run.store.write(partial(_seal, name, wave, drafts, run.context.now()))
             if drafts:
                 await self._deliver(name)
-        return not run.context.stopping and await self._shown(name)
+        return not run.context.stopping
 
     async def _deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
@@ -85,7 +84,7 @@ class Retry:
         run = self.run
         since = run.context.now() - run.context.times.settle
         waits = await run.store.read(
-            lambda file: file.any_brought() if name == OWNERS else name == "events" and file.retried_at(name) > since
+            lambda file: file.any_brought() if name == OWNERS else file.retried_at(name) > since
         )
         if waits and not await run.barrier(name, retried=True).wait(name):
             return False

@@ -165,10 +165,12 @@ def test_i3_i4_a_retry_killed_at_any_write_and_called_again_neither_loses_nor_do
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_runs_and_retries_in_any_order_through_faults_and_crashes_end_with_all_delivered_once(
-    tmp_path: Path, seed: int
+def test_i1_i3_i4_runs_and_retries_in_any_order_through_faults_and_crashes_deliver_all_once(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also a retry in the middle of a run: a stage that had begun goes on as if nobody had been released."""
+    """Also a retry in the middle of a run, and letters taken one by one."""
+    if seed % 2:
+        monkeypatch.setattr("streammig.dead_letters.replay.WAVE_BYTES", 1)
 
     async def story(world: World, keys: dict[str, set[str]]) -> None:
         rng = Random(seed)
@@ -208,8 +210,12 @@ def rewrite(world: World, stage: str, change: Callable[[list[dict[str, Any]]], N
     path.write_text(json.dumps(document))
 
 
-def test_a_repaired_record_too_large_for_one_request_is_sealed_in_parts_all_at_once(tmp_path: Path) -> None:
-    """60 events are 15 KB, where a request may have 10."""
+@pytest.mark.parametrize("refused", [None, b'"many-0"', b'"many-59"'])
+def test_i3_a_corrected_record_too_large_for_one_request_goes_in_parts_and_no_part_twice(
+    tmp_path: Path, refused: bytes | None
+) -> None:
+    """60 events are 15 KB, where a request may have 10. Where the target refuses one part, the other is not sent again
+    with the same correction."""
 
     def grow(records: list[dict[str, Any]]) -> None:
         (event, *_) = records[0]["events"]
@@ -219,26 +225,34 @@ def test_a_repaired_record_too_large_for_one_request_is_sealed_in_parts_all_at_o
         records[0]["events"][30]["issued_at"] = "yesterday"
 
     def mend(line: dict[str, Any]) -> None:
-        if line["code"] == "bad-date":
+        if len(line["record"].get("events", ())) == 60:
             line["record"]["events"][30]["issued_at"] = "2022-02-02T10:00:00Z"
 
     async def story(world: World, keys: dict[str, set[str]]) -> None:
         rewrite(world, "events", grow)
+        many = {f"many-{number}" for number in range(60)}
         records = json.loads((world.folder / "events.json").read_text())["data"]
         keys["events"] = {event["order"]["purchase_id"] for record in records for event in record["events"]}
         world.target.poison = frozenset()
         assert await world.live() is True
         assert dead(world)["events"]["bad-date"] == 1
-        fixed = repair(world, mend)
-        before = world.target.requests
-        for at in range(1, 60, 4):
-            other = again(world, tmp_path / str(at))
-            await other.live(retry(Choice(frozenset({"events"})), fixed), crash_at=at)
-            check(other, keys)
-        assert await world.live(retry(repaired=fixed)) is True
+        fixed, before = repair(world, mend), world.target.requests
+        if refused is None:
+            for at in range(1, 60, 8):
+                other = again(world, tmp_path / str(at))
+                await other.live(retry(Choice(frozenset({"events"})), fixed), crash_at=at)
+                check(other, keys)
+        else:
+            world.target._refused = lambda stage, body: refused in body  # type: ignore[method-assign]
+        assert await world.live(retry(Choice(frozenset({"events"})), fixed)) is True
         check(world, keys)
         assert world.target.requests == before + 2
-        assert {f"many-{number}" for number in range(60)} <= set(world.target.events)
+        world.target._refused = lambda stage, body: False  # type: ignore[method-assign]
+        assert await world.live(retry(Choice(frozenset({"events"})), repair(world, mend))) is True
+        check(world, keys)
+        there = many & set(world.target.events)
+        assert len(there) == (60 if refused is None else 30)
+        assert dead(world)["events"].get("unclear-share", 0) == (refused is not None)
 
     (tmp_path / "first").mkdir()
     in_world(tmp_path / "first", story)
@@ -276,23 +290,6 @@ def batches(world: World, stage: str) -> list[list[str]]:
     ]
 
 
-def test_letters_are_taken_in_waves_and_each_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streammig.dead_letters.replay.WAVE_BYTES", 1)
-
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        before = world.target.requests
-        assert await world.live(retry(Choice(codes=frozenset({"refused"})))) is True  # the poisonous one, once more
-        assert world.target.requests == before + 1
-        assert dead(world)["customers"] == {"bad-email": 3, "refused": 1}
-        world.target.poison = frozenset()
-        assert await world.live(retry(repaired=repair(world, good_email))) is True
-        assert await world.live(retry()) is True
-        no_letter_is_left(world, keys)
-
-    in_world(tmp_path, story)
-
-
 def test_a_retry_that_is_drained_leaves_the_rest_for_the_next_call(tmp_path: Path) -> None:
     async def story(world: World, keys: dict[str, set[str]]) -> None:
         assert await world.live() is True
@@ -313,19 +310,6 @@ def test_a_retry_that_is_drained_leaves_the_rest_for_the_next_call(tmp_path: Pat
 async def drained(migration: Migration) -> bool:
     asyncio.get_running_loop().call_later(600, migration.drain)  # behind the looks before a run
     return await migration.run()
-
-
-def interrupted_before_sending(world: World) -> Callable[[], Coroutine[Any, Any, None]]:
-    """A run that has sealed all customers and could send none of them."""
-
-    async def story() -> None:
-        world.target.weather = Weather({"not-sent": 1.0})
-        assert await world.live(drained) is False
-        assert world.books()["customers"].dead.records == len(BAD)
-        assert world.books()["customers"].pending.records
-        world.target.weather = Weather()
-
-    return story
 
 
 def test_i4_what_waits_for_a_customer_is_not_released_by_a_retry_that_was_refused_or_lost(tmp_path: Path) -> None:
@@ -353,21 +337,9 @@ def test_i4_what_waits_for_a_customer_is_not_released_by_a_retry_that_was_refuse
     in_world(tmp_path, story)
 
 
-def test_a_letter_is_retried_before_the_batch_around_it_is_sent(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
-        world.target.poison = frozenset()
-        await interrupted_before_sending(world)()
-        assert await world.live(retry(repaired=repair(world, good_email))) is True
-        check(world, keys)
-        assert await world.live() is True
-        assert await world.live(retry()) is True
-        no_letter_is_left(world, keys)
-
-    in_world(tmp_path, story)
-
-
-def test_a_letter_that_a_mended_mapping_makes_good_is_not_sent_with_the_batch_around_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_letter_corrected_or_of_a_mended_mapping_is_not_sent_with_the_batch_around_it(
+    tmp_path: Path, mapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mapping_of_retry.py").write_text(
         "MENDED = []\n\ndef customer(record):\n"
@@ -377,14 +349,21 @@ def test_a_letter_that_a_mended_mapping_makes_good_is_not_sent_with_the_batch_ar
 
     async def story(world: World, keys: dict[str, set[str]]) -> None:
         world.target.poison = frozenset()
-        world.settings["customers"] = {
-            "files": [str(tmp_path / "customers.json")],
-            "map": "mapping_of_retry:customer",
-        }
-        await interrupted_before_sending(world)()
-        importlib.import_module("mapping_of_retry").MENDED.append(True)
+        if mapped:
+            files = [str(tmp_path / "customers.json")]
+            world.settings["customers"] = {"files": files, "map": "mapping_of_retry:customer"}
+        world.target.weather = Weather({"not-sent": 1.0})
+        assert await world.live(drained) is False
+        assert world.books()["customers"].dead.records == len(BAD)
+        assert world.books()["customers"].pending.records
+        world.target.weather = Weather()
+        if mapped:
+            importlib.import_module("mapping_of_retry").MENDED.append(True)
+        else:
+            assert await world.live(retry(repaired=repair(world, good_email))) is True
+            check(world, keys)
         assert await world.live() is True
-        assert dead(world)["customers"] == {"bad-email": len(BAD)}
+        assert dead(world).get("customers") == ({"bad-email": len(BAD)} if mapped else None)
         assert await world.live(retry()) is True
         no_letter_is_left(world, keys)
 
@@ -414,37 +393,28 @@ def test_what_no_request_has_room_for_stays_a_letter_with_that_reason(tmp_path: 
     in_world(tmp_path, story)
 
 
-def test_nobody_is_sent_by_two_retries(tmp_path: Path) -> None:
-    def as_one(line: dict[str, Any]) -> None:
-        good_email(line)
-        if line["stage"] == "customers" and line["code"] == "bad-email":
-            line["record"]["id"] = BAD[0]
-
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        lines = repair(world, as_one).read_text().splitlines(keepends=True)
-        customers = [line for line in lines if '"bad-email"' in line and '"customers"' in line]
-        one, both = world.folder / "one.ndjson", world.folder / "both.ndjson"
-        one.write_text(customers[0])
-        both.write_text("".join(customers))
-        assert await world.live(retry(repaired=one)) is True
-        assert await world.live(retry(repaired=both)) is True
-        check(world, keys)
-        assert dead(world)["customers"] == {"duplicate-customer": 2, "refused": 1}
-
-    in_world(tmp_path, story)
-
-
-def test_two_letters_repaired_into_one_customer_are_not_both_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "one_by_one", "code"),
+    [({"id": BAD[0]}, True, "duplicate-customer"), ({"email": "Same@example.org"}, False, "duplicate-email")],
+)
+def test_i3_of_letters_corrected_into_one_customer_one_is_sent(
+    tmp_path: Path, change: dict[str, str], one_by_one: bool, code: str
+) -> None:
     def as_one(line: dict[str, Any]) -> None:
         if line["code"] == "bad-email":
-            line["record"]["email"] = "Same@example.org"
+            good_email(line)
+            line["record"] |= change
 
     async def story(world: World, keys: dict[str, set[str]]) -> None:
         assert await world.live() is True
-        assert await world.live(retry(repaired=repair(world, as_one))) is True
+        fixed = repair(world, as_one)
+        if one_by_one:
+            first = world.folder / "first.ndjson"
+            first.write_text(fixed.read_text().splitlines(keepends=True)[0])
+            assert await world.live(retry(repaired=first)) is True
+        assert await world.live(retry(repaired=fixed)) is True
         check(world, keys)
-        assert dead(world)["customers"] == {"duplicate-email": 2, "refused": 1}
+        assert dead(world)["customers"] == {code: 2, "refused": 1}
 
     in_world(tmp_path, story)
 

@@ -145,7 +145,10 @@ def test_letters_are_chosen_by_stage_and_code(shell: Shell, target: LocalTarget)
     assert target.ledger()["holds"]["transactions"]["count"] == 8
 
 
-def test_a_record_repaired_into_one_that_was_sent_already_is_refused(shell: Shell, target: LocalTarget) -> None:
+@pytest.mark.parametrize("checked", [True, False])
+def test_i3_a_record_corrected_into_one_that_was_sent_already_is_refused(
+    shell: Shell, target: LocalTarget, checked: bool
+) -> None:
     def double(line: dict[str, Any]) -> None:
         good_email(line)
         if line["record"]["id"] == "c2" and line["stage"] == "customers":
@@ -155,7 +158,7 @@ def test_a_record_repaired_into_one_that_was_sent_already_is_refused(shell: Shel
         if line["record"]["id"] == "c2" and line["stage"] == "transactions":
             line["record"]["id"] = "c1"
 
-    migrated(shell, target)
+    migrated(shell, target, checked=checked)
     ended = retry(shell, "--input", repair(shell, double), "--json")
     assert ended.code == 3, ended.err
     assert ended.document["stages"]["customers"]["dead_by"] == {"duplicate-customer": 1, "duplicate-email": 1}
@@ -216,11 +219,8 @@ def test_two_lines_of_one_dead_letter_are_both_named_and_nothing_is_sent(shell: 
     lines = fixed.read_text().splitlines(keepends=True)
     fixed.write_text("".join([*lines, "\n", lines[1]]))
     ended = retry(shell, "--input", fixed)
-    assert ended.code == 2
+    assert (ended.code, target.ledger()["requests"]["customers"]) == (2, before)
     assert f"lines 2 and {len(lines) + 2} are of the same dead letter" in ended.err
-    assert target.ledger()["requests"]["customers"] == before
-    fixed.write_text("".join(lines))
-    assert retry(shell, "--input", fixed).code == 0
 
 
 def test_what_is_retried_lies_in_the_outbox_while_a_batch_is_undecided_and_no_longer(
