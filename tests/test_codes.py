@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from streammig.errors import EXPORT_BROKEN, BrokenExport, Problem
 from tests.manual import ROOT
 
-KINDS = {"Problem", "MachineFault", "Unusable", "UnknownOutcome", "TargetStop", "Held"}
+KINDS = {"Problem", *(kind.__name__ for kind in Problem.__subclasses__())}
 
 
 def made() -> Iterator[tuple[str, ast.expr, str]]:

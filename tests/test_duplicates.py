@@ -117,7 +117,7 @@ def test_a_run_without_customers_looks_whether_they_are_there_before_it_sends_an
         world.settings = {"customers": {"files": []}}
         ended = await world.live()
         assert isinstance(ended, Unusable)
-        assert "customers of events are not at the target" in ended.what
+        assert ended.code == "customers-missing"
         assert world.target.requests == 0
         world.target.customers.update(keys["customers"])
         # Tries that find no connection are no beginning: the next run looks again.
@@ -125,7 +125,7 @@ def test_a_run_without_customers_looks_whether_they_are_there_before_it_sends_an
         assert await world.live(until_no_connection) is False
         world.target.weather.faults = {}
         world.target.customers.clear()
-        assert "customers of events are not at the target" in (await world.live()).what
+        assert (await world.live()).code == "customers-missing"
         assert world.target.requests == 0
         world.target.customers.update(keys["customers"])
         assert await world.live() is True

@@ -67,7 +67,7 @@ class EventRules(GroupedRules):
         try:
             if at is None:
                 raise expected("missing-field", where, "the customer's id", "nothing")
-            owner = self._values.id(self._values.text(data, at.begin, at.end, where), where)
+            owner = walk.text(at, self._shape.fields["id"], where)
         except Refusal as refusal:
             walk.faults.append(refusal)
         whose = data[at.begin : at.end] if at else b""

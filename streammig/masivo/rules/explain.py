@@ -23,7 +23,7 @@ from streammig.masivo.edit import (
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import Field, Shape
-from streammig.masivo.rules.values import NUMBER, Values, kind_of
+from streammig.masivo.rules.values import NUMBER, Values, good_email, good_id, good_uuid, kind_of
 
 _NULL = ord("n")
 _NAME = 64
@@ -172,15 +172,13 @@ class Walk:
         except NOT_JSON:
             raise Refusal("invalid-json", where, "the bytes are not valid JSON, or nested too deeply") from None
 
-    def _text(self, member: Member, field: Field, where: str) -> str:
+    def text(self, member: Member, field: Field, where: str) -> str:
+        """The text of a field; raises `Refusal`."""
         text = self._values.text(self.data, member.begin, member.end, where)
-        match field.kind:
-            case "id":
-                self._values.id(text, where)
-            case "email":
-                self._values.email(text, where)
-            case "uuid":
-                self._values.uuid(text, where)
+        if field.kind in _TEXTS:
+            good, code = _TEXTS[field.kind]
+            if not good(text):
+                raise expected(code, where, EXPECTED[field.kind], "another text")
         if field.words and text not in field.words:
             raise expected("bad-enum", where, "one of " + ", ".join(field.words), "another text")
         if field.longest is not None and len(text) > field.longest:
@@ -222,17 +220,23 @@ class Walk:
 
 
 _CHECKS: dict[str, Callable[[Walk, Member, Field, str], Any]] = {
-    "text": Walk._text,
-    "id": Walk._text,
-    "email": Walk._text,
-    "uuid": Walk._text,
-    "enum": Walk._text,
+    "text": Walk.text,
+    "id": Walk.text,
+    "email": Walk.text,
+    "uuid": Walk.text,
+    "enum": Walk.text,
     "date": Walk._date,
     "number": Walk._number,
     "boolean": Walk._boolean,
     "free": Walk._free,
     "object": Walk._object,
     "list": Walk._objects,
+}
+
+_TEXTS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "id": (good_id, "bad-id"),
+    "email": (good_email, "bad-email"),
+    "uuid": (good_uuid, "bad-uuid"),
 }
 
 _JSON = {

@@ -236,21 +236,6 @@ class Values:
             raise expected("wrong-type", where, "a text", kind_of(data, begin))
         return _text(memoryview(data)[begin:end])
 
-    def id(self, text: str, where: str) -> str:
-        if not good_id(text):
-            raise expected("bad-id", where, "1 to 255 characters without control characters or slashes", "another text")
-        return text
-
-    def email(self, text: str, where: str) -> str:
-        if not good_email(text):
-            raise expected("bad-email", where, "an e-mail address", "another text")
-        return text
-
-    def uuid(self, text: str, where: str) -> str:
-        if not good_uuid(text):
-            raise expected("bad-uuid", where, "a UUID", "another text")
-        return text
-
     def number(self, data: bytes, begin: int, end: int, where: str) -> Decimal:
         """The number that stands there, exactly."""
         number = self.numbers.exact(data[begin:end])
