@@ -174,7 +174,7 @@ class Run:
     # -- what must hold behind a stage -------------------------------------------------------------------------------
 
     async def verify(self, name: str) -> None:
-        """Raise unless the books balance."""
+        """Raise unless the totals add up."""
         books = await self.store.read(lambda file: file.books(name))
         check_books(name, books)
 
@@ -185,8 +185,8 @@ class Run:
             numbers = ", ".join(str(batch.seq) for batch in left[:20])
             raise UnknownOutcome(
                 "outcome-unknown",
-                f"{name}: batches with an unknown outcome: {numbers}",
-                f"They are not sent again. Look, and decide, with: streammig resolve {self.reading.lookup.path}",
+                f"{name}: the outcome of batch{'es' if len(left) > 1 else ''} {numbers} is unknown",
+                f"Not sent again. Show what is known, and decide: streammig resolve {self.reading.lookup.path}",
             )
 
 
@@ -195,6 +195,6 @@ def check_books(name: str, books: Books) -> None:
     if not books.balanced:
         raise MachineFault(
             "totals-unbalanced",
-            f"the books of {name} do not balance: read {books.taken}, but accounted for {books.placed}",
+            f"the totals of {name} do not add up: read {books.taken}, but accounted for {books.placed}",
             "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
         )

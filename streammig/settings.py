@@ -118,7 +118,7 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     return settings
 
 
-SEE_ALL = "See all of them: streammig guide settings."
+SEE_ALL = "See all of them: streammig guide settings"
 
 
 def _check_known(where: str, key: str, kind: type[msgspec.Struct]) -> None:
@@ -140,11 +140,9 @@ def _meant(key: str, kind: type[msgspec.Struct]) -> str:
 def check_folder(checkpoint: Path) -> None:
     """Raise `Unusable` unless there is a folder for this checkpoint and its work files."""
     if not checkpoint.parent.is_dir():
-        raise Unusable(
-            "checkpoint-folder-missing",
-            f"the checkpoint {checkpoint} can't be kept: there is no such folder as {checkpoint.parent}",
-            "Make the folder, or name another file with --checkpoint.",
-        )
+        said = f"the checkpoint {checkpoint} can't be kept: there is no such folder as {checkpoint.parent}"
+        hint = "Make the folder, or name another file with --checkpoint."
+        raise Unusable("checkpoint-folder-missing", said, hint)
 
 
 def check_texts(found: Mapping[str, Any], above: str = "") -> None:
@@ -154,11 +152,8 @@ def check_texts(found: Mapping[str, Any], above: str = "") -> None:
             check_texts(value, f"{above}{name}.")
         for text in value if isinstance(value, tuple | list) else (value,):
             if isinstance(text, str) and ("\0" in text or not _is_utf8(text)):
-                raise Unusable(
-                    "settings-invalid",
-                    f"{above}{name} holds a NUL character or bytes that are no UTF-8: {text!a}",
-                    "Retype it, or rename the file it names.",
-                )
+                said = f"{above}{name} holds a NUL character or bytes that are no UTF-8: {text!a}"
+                raise Unusable("settings-invalid", said, "Retype it, or rename the file it names.")
 
 
 def _is_utf8(text: str) -> bool:
@@ -174,41 +169,29 @@ def check_doubles(settings: Settings, accepted: Collection[str]) -> None:
     resending = [name for name in settings.stages if settings.stage(name).unknown == "resend"]
     for name in resending:
         if name not in accepted:
-            raise Unusable(
-                "resend-unconfirmed",
-                f'{name}: unknown = "resend" sends a batch again though it may have landed: what it holds may then be'
-                " there twice",
-                f"Add --i-accept-doubles {name} if that is what you want, or take the setting out.",
-            )
+            said = f'{name}: unknown = "resend" sends a batch again though it may have landed, so it may be there twice'
+            hint = f"Add --i-accept-doubles {name} if that is what you want, or take the setting out."
+            raise Unusable("resend-unconfirmed", said, hint)
     for name in accepted:
         if name not in resending:
-            raise Unusable(
-                "resend-unconfirmed",
-                f"--i-accept-doubles {name}: nothing of {name} is ever sent twice by these settings",
-                f'Leave it out, or set unknown = "resend" in the table [{name}] of the settings.',
-            )
+            said = f"--i-accept-doubles {name}: these settings send nothing of {name} twice"
+            hint = f'Leave it out, or set unknown = "resend" in the table [{name}] of the settings.'
+            raise Unusable("resend-unconfirmed", said, hint)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Unusable(
-            "settings-unreadable",
-            f"{path}: {error.strerror}: no settings can be read there",
-            "Name a TOML file, or use flags.",
-        ) from None
+        said = f"{path}: {error.strerror}: no settings can be read there"
+        raise Unusable("settings-unreadable", said, "Name a TOML file, or use flags.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Unusable(
-            "settings-unreadable", f"{path} is not TOML: {error}", "See an example: streammig guide first-migration."
-        ) from None
+        hint = "See an example: streammig guide first-migration"
+        raise Unusable("settings-unreadable", f"{path} is not TOML: {error}", hint) from None
     for name in ("api_key", "key", "token"):
         if name in found:
-            raise Unusable(
-                "key-in-settings",
-                f"{path}: {name}: a key does not belong in the settings",
-                f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command.",
-            )
+            hint = f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command."
+            raise Unusable("key-in-settings", f"{path}: {name}: a key does not belong in the settings", hint)
     folder = path.parent
     for name in ("checkpoint", "state_dir", "api_key_file"):
         if isinstance(found.get(name), str):
@@ -278,11 +261,8 @@ def api_key(settings: Settings, environment: Mapping[str, str]) -> str:
     if not key:
         raise Unusable("key-missing", "there is no API key", hint)
     if not key.isprintable() or not key.isascii() or " " in key:
-        raise Unusable(
-            "key-invalid",
-            f"the API key from {whence} holds spaces, line breaks or characters that no HTTP header can carry",
-            hint,
-        )
+        said = f"the API key from {whence} holds spaces, line breaks or characters that no HTTP header can carry"
+        raise Unusable("key-invalid", said, hint)
     return key
 
 

@@ -150,6 +150,14 @@ class Warned(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping(Notice):
+    """The run was asked to stop."""
+
+    def text(self) -> str:
+        return "stopping: requests under way may end; once more cuts them off"
+
+
+@dataclass(frozen=True, slots=True)
 class StageEnded(Notice):
     """A stage ends: complete, paused, failed or interrupted, with the code and the words of why."""
 

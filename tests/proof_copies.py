@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from streammig.errors import TargetStop, UnknownOutcome, Unusable
+from streammig.errors import SamplesMissing, TargetStop, UnknownOutcome, Unusable
 from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Sample, write_sample
 from tests.commands import finished, process, quickly, sandbox, until
@@ -60,7 +60,7 @@ class History:
         self.world.asked = asked
         ended = await self.world.live(crash_at=crash_at, crash_after=self.dice.random() < 0.5)
         self.told.append(f"{asked or 'run'} {crash_at}: {type(ended).__name__} {ended}")
-        if not isinstance(ended, bool | Crash | TargetStop | UnknownOutcome | Unusable):
+        if not isinstance(ended, bool | Crash | SamplesMissing | TargetStop | UnknownOutcome | Unusable):
             self.wrong.append(f"ended with {ended!r}")
         return ended
 

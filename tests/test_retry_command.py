@@ -104,8 +104,8 @@ def test_a_retry_after_a_pilot_does_not_call_the_run_complete(shell: Shell, targ
     assert shell.run(target.url, *STAGES, "--first", "4", "--unchecked").code == 10
     ended = retry(shell, "--input", repair(shell, good_email))
     assert ended.code == 130, ended.err
-    assert "The retry is done; what the run has not read yet waits for the run" in ended.err
-    assert "To go on from here: streammig run" in ended.err
+    assert "The retry is done; the run itself is not" in ended.err
+    assert "To go on: streammig run" in ended.err
     assert "Complete" not in ended.err
 
 

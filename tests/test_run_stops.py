@@ -81,7 +81,7 @@ def test_the_first_signal_lets_requests_under_way_end_and_makes_no_new_one(
             _, err = running.communicate(timeout=20)
         assert running.returncode == 130, err
         assert "stopping: requests under way may end" in err
-        assert "To go on from here: streammig run --customers" in err
+        assert "To go on: streammig run --customers" in err
         assert accepted(tmp_path) == 3
         assert "sending" not in states(tmp_path / "migration.checkpoint")["customers"]
         assert target.ledger()["requests"]["customers"] == {"201": 3}
@@ -138,7 +138,7 @@ def test_the_second_signal_cuts_off_what_is_under_way_and_its_outcome_is_unknown
         assert found["read"] == sum(found[part] for part in parts)
         assert status["undecided"][0]["state"] == "sending"
         words = finished(tmp_path, "status", "migration.checkpoint").out
-        assert "customers: cut off while sending " in words
+        assert "customers: records under way when the run was cut off, to be read back: " in words
         again = finished(tmp_path, *COMMAND, *quickly(target.url), "--json")
         assert "the last run ended while it was sending: the outcome is unknown for batch 3 of customers" in again.err
         whole(target, again)

@@ -73,7 +73,7 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, code: str, named: s
             "[events]\nlimit = 'x'",
             "[events]: there is no setting limit\nThere is a setting limits above",
         ),
-        ("xyzzy = 1", "bad.toml: there is no setting xyzzy\nSee all of them: streammig guide settings."),
+        ("xyzzy = 1", "bad.toml: there is no setting xyzzy\nSee all of them: streammig guide settings"),
     ],
 )
 def test_what_was_probably_meant_is_said(tmp_path: Path, text: str, said: str) -> None:

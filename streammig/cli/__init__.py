@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import shutil
 import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
@@ -80,7 +81,8 @@ def _called(*, as_json: bool) -> int:
     except click.ClickException as mistake:
         mistake.show()
         if as_json:
-            _print_error(Unusable("usage", mistake.format_message(), "See the command's --help."))
+            usage = Unusable("usage", mistake.format_message(), "See the command's --help.")
+            click.echo(json.dumps({"error": usage.json()}, indent=2))
         return mistake.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
@@ -105,24 +107,25 @@ def _defect(error: BaseException) -> Problem:
         error = error.exceptions[0]
     places = traceback.extract_tb(error.__traceback__)[-6:]
     said = "".join(f"\n  {place.filename}:{place.lineno} in {place.name}" for place in places)
-    return MachineFault(
-        "defect",
-        f"a defect of streammig: {type(error).__name__}{said}",
-        "Please report these lines. The checkpoint is as it was: the same command goes on.",
-    )
+    hint = "Please report these lines. The checkpoint is as it was: the same command goes on."
+    return MachineFault("defect", f"a defect of streammig: {type(error).__name__}{said}", hint)
 
 
 def fail(problem: Problem, *, as_json: bool = False) -> int:
     """Print on stderr what stopped a command, its code, and what to do; on stdout the JSON document, if asked. Return
     the exit code."""
     if as_json:
-        _print_error(problem)
+        click.echo(json.dumps({"error": problem.json()}, indent=2))
     first, newline, rest = problem.what.partition("\n")
-    click.echo(f"error: {first} [{problem.code}]{newline}{rest}", err=True)
-    if problem.hint:
-        click.echo(problem.hint, err=True)
+    say(f"error: {first} [{problem.code}]{newline}{rest}" + (f"\n{problem.hint}" if problem.hint else ""))
     return problem.exit_code
 
 
-def _print_error(problem: Problem) -> None:
-    click.echo(json.dumps({"error": problem.json()}, indent=2))
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print for people, on stderr unless told otherwise: in the columns of a terminal, and as it is elsewhere."""
+    stream = stream or sys.stderr
+    if stream.isatty():
+        from streammig.report.text import wrapped
+
+        text = wrapped(text, min(shutil.get_terminal_size().columns, 100) - 1)
+    click.echo(text, file=stream)

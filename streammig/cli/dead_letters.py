@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import textwrap
 from itertools import islice
 from pathlib import Path
 
 import click
 
-from streammig.cli import options
+from streammig.cli import options, say
 
 SHOWN = 10  # dead letters that are also printed on stderr
 
@@ -41,15 +40,12 @@ def command(checkpoint: Path, out: Path | None) -> None:
             except BaseException:
                 out.unlink()  # a part would look like all of them
                 raise
-        except FileExistsError:
-            # It may hold corrected letters, or be the export itself.
-            raise Unusable(
-                "output-exists", f"{out} is there already", "Name another file with --out, or move that one away."
-            ) from None
+        except FileExistsError:  # it may hold corrected letters, or be the export itself
+            hint = "Name another file with --out, or move that one away."
+            raise Unusable("output-exists", f"{out} is there already", hint) from None
         except OSError as error:
-            raise MachineFault(
-                "output-failed", f"{out}: {error.strerror}", "Name a file that can be written with --out."
-            ) from None
+            hint = "Name a file that can be written with --out."
+            raise MachineFault("output-failed", f"{out}: {error.strerror}", hint) from None
     click.echo(counted(count, "dead letter"), err=True)
     if out is not None:
         _show(out, count)
@@ -60,7 +56,6 @@ def _show(path: Path, count: int) -> None:
     with path.open(encoding="utf-8") as lines:
         for letter in map(json.loads, islice(lines, SHOWN)):
             where = f"{Path(letter['file']).name}, record {letter['line']:,}"
-            message = textwrap.fill(letter["message"], 79, initial_indent="    ", subsequent_indent="    ")
-            click.echo(f"  {where}: {letter['code']}\n{message}", err=True)
+            say(f"  {where}: {letter['code']}\n    {letter['message']}")
     if count > SHOWN:
         click.echo(f"  and {count - SHOWN:,} more in {path}", err=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from streammig.cli import PILOT_DONE, STOPPED, fail
+from streammig.cli import PILOT_DONE, STOPPED, fail, say
 from streammig.errors import SAMPLES_MISSING, Held, Problem, Unusable, counted
 from streammig.report.reports import Report
 from streammig.report.text import state_sentence, summary
@@ -18,7 +19,7 @@ from streammig.report.text import state_sentence, summary
 class Ended(NamedTuple):
     """How the work of a command ended. `began` is False where it was refused before a record was read; `pilot` is the
     number of records of each stage that a pilot has done, if this was one and it came to its end; `said` is what the
-    command itself has to say, behind the books."""
+    command itself has to say, after the totals."""
 
     whole: bool
     problem: Problem | None = None
@@ -44,42 +45,39 @@ def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
         error = {"error": problem.json()} if problem is not None else {}
         click.echo(json.dumps(found | error, indent=2))
     elif not quiet:
-        click.echo("\n" + summary(found) + "\n" + (f"\n{ended.said}" if ended.said else ""), err=True)
+        say("\n" + summary(found) + "\n" + (f"\n{ended.said}" if ended.said else ""))
     if problem is not None:
         fail(problem)
     if not quiet and not as_json:
-        click.echo(headline(code, found, ended), err=True)
+        say(headline(code, found, ended))
     return code
 
 
 def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     """A sentence on how a run ended and its exit code, then the command that goes on from here."""
-    stages, checkpoint = found["stages"].values(), found["checkpoint"]
+    stages = found["stages"].values()
     dead, unknown = (sum(stage[name] for stage in stages) for name in ("dead", "unknown"))
     warned = ", with warnings" if found["warnings"] else ""
     said = {
-        0: f"Complete: every record is accepted or left out on purpose{warned}",
-        3: f"Complete, but for {counted(dead, 'dead letter')}: see streammig dead-letters {checkpoint}",
-        4: f"The outcome of {counted(unknown, 'record')} is unknown: see streammig resolve {checkpoint}",
+        0: f"Complete: every record is accepted or filtered{warned}",
+        3: f"Complete, with {counted(dead, 'dead letter')}"
+        if dead
+        else "Samples are not visible at the target so far; the same command looks again",
+        4: f"The outcome of {counted(unknown, 'record')} is unknown" if unknown else "An outcome is unknown",
         5: "The target stopped this run: see the error above",
         STOPPED: "Stopped on request; nothing is lost",
     }.get(code, "This run failed: see the error above")
-    if code == 3 and not dead:
-        said = "Samples of what was accepted are not visible at the target: the same command looks again"
     if code == PILOT_DONE and ended.pilot is not None:
         done = max([ended.pilot, *(stage["source_records"] for stage in stages)])
-        further = f" (an earlier run went further than the {ended.pilot:,} of this one)" if done > ended.pilot else ""
-        said = f"The pilot is done, {counted(done, 'record')} a stage at most{further}; the rest waits for the full run"
+        said = f"The pilot is done: at most {counted(done, 'record')} of each stage; the full run sends the rest"
     elif code == STOPPED and found["state"] == "complete":
-        said = "Everything is sent, but was not yet looked for at the target: the same command does that"
+        said = "Everything is sent; the last look at the target is left, and the same command does it"
     elif code == STOPPED and ended.whole:
-        said = "The retry is done; what the run has not read yet waits for the run"
-    elif code == 4 and not unknown:
-        said = "It can't be told what the target holds: see the error above"
+        said = "The retry is done; the run itself is not"
     said += f" (exit code {code})."
     # What can't be used as it is does not become usable by calling it again: the error above says what to do.
     resume = found["resume"] if code != Unusable.exit_code else None
-    return f"{said}\nTo go on from here: {resume}" if resume else said
+    return f"{said}\nTo go on: {resume}" if resume else said
 
 
 def exit_code(found: dict[str, Any], ended: Ended) -> int:
@@ -105,4 +103,4 @@ def print_document(found: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     resume = f"\nTo go on: {found['resume']}" if found["resume"] else ""
-    click.echo(f"{summary(found)}\n\n{state_sentence(found)}{resume}")
+    say(f"{summary(found)}\n\n{state_sentence(found)}{resume}", sys.stdout)

@@ -17,11 +17,8 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 def _named(ctx: click.Context, parameter: click.Parameter, path: Path) -> Path:
     """The path of a checkpoint. Raises `Unusable` for a settings file."""
     if path.suffix == ".toml":
-        raise Unusable(
-            "settings-given",
-            f"{path} holds settings; this command needs the checkpoint",
-            f"Try {path.with_suffix(CHECKPOINT)}",
-        )
+        said = f"{path} holds settings; this command needs the checkpoint"
+        raise Unusable("settings-given", said, f"Try {path.with_suffix(CHECKPOINT)}")
     return path
 
 

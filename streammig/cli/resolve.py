@@ -7,12 +7,13 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
-from streammig.cli import options
+from streammig.cli import options, say
 from streammig.records import STAGES, Batch, BatchState
 
 PARKED = 4  # the exit code where it is still undecided
@@ -31,17 +32,7 @@ PARKED = 4  # the exit code where it is still undecided
 @options.as_json("Print what is known as JSON on stdout.")
 @options.quiet("errors and warnings")
 def command(
-    checkpoint: Path,
-    batch: int | None,
-    stage: str | None,
-    landed: bool,
-    not_landed: bool,
-    read_back: bool,
-    reject: bool,
-    set_aside: bool,
-    toml: Path | None,
-    as_json: bool,
-    quiet: bool,
+    checkpoint: Path, batch: int | None, stage: str | None, toml: Path | None, as_json: bool, quiet: bool, **flags: bool
 ) -> None:
     """Show a batch with an unknown outcome, and decide whether it landed.
 
@@ -51,14 +42,14 @@ def command(
     from streammig.cli.undecided import RULINGS, decide, find, known
     from streammig.report.document import undecided, undecided_entry
 
-    reject = reject and not set_aside
-    answer = _one_of(
-        {"landed": landed, "not-landed": not_landed, "read-back": read_back, "reject": reject, "set-aside": set_aside}
-    )
+    flags["reject"] &= not flags["set_aside"]  # which is a way to reject
+    answers = [name.replace("_", "-") for name, asked in flags.items() if asked]
+    if len(answers) > 1:
+        raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
+    answer = answers[0] if answers else None
     if batch is None and answer is not None:
         raise click.UsageError(f"--{answer} needs the number of the batch: streammig resolve {checkpoint} lists them")
-    file = Checkpoint.open(checkpoint, read_only=True)
-    try:
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         running = is_held(checkpoint)
         if batch is None:
             _list([undecided_entry(file, it) for it in undecided(file, running)], checkpoint, as_json)
@@ -66,16 +57,14 @@ def command(
         found = find(file, batch, stage, running, answer in ("reject", "set-aside"))
         facts = known(file, found)
         resume = file.run["context"].get("command")
-    finally:
-        file.close()
     if not as_json and (answer is None or not quiet):
-        click.echo(in_words(facts), err=answer is not None)
+        say(in_words(facts), sys.stdout if answer is None else sys.stderr)
     called = shlex.join(["streammig", *sys.argv[1:]])
     code = 0
     if answer == "read-back":
         code = _read_back(checkpoint, found, toml, called, quiet)
     elif answer is not None:
-        click.echo(WARNINGS[answer].format(**facts), err=True)
+        say(WARNINGS[answer].format(**facts))
         decide(checkpoint, called, found.seq, found.stage, answer, time.time())
         _say(found, RULINGS[answer][0], resume)
     if as_json:  # one document: where the decision failed, that of its error
@@ -83,29 +72,22 @@ def command(
     sys.exit(code)
 
 
-def _one_of(given: Mapping[str, bool]) -> str | None:
-    """The name of the one flag that was given."""
-    answers = [name for name, asked in given.items() if asked]
-    if len(answers) > 1:
-        raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
-    return answers[0] if answers else None
-
-
 WARNINGS = {
     "landed": (
-        "WARNING: batch {batch} of {stage} counts as landed from now on. If it did not, its {units:,} units will never"
-        " be sent, and nothing but this batch tells that they are missing."
+        "WARNING: batch {batch} of {stage} counts as landed from now on. If it did not land, its {units:,} units are"
+        " never sent, and nothing else shows that they are missing."
     ),
     "not-landed": (
-        "WARNING: batch {batch} of {stage} will be SENT AGAIN by the next run. If it landed after all, its {units:,}"
-        " units are at the target TWICE then: events and points of these customers are doubled."
+        "WARNING: the next run SENDS batch {batch} of {stage} AGAIN. If it landed after all, its {units:,} units are at"
+        " the target TWICE: events and points of these customers are doubled."
     ),
     "reject": (
         "WARNING: batch {batch} of {stage} counts as rejected from now on: none of its {units:,} units was taken. The"
-        " next run sends parts of it, to find the records that are the cause."
+        " next run sends parts of it, to find the records that the target refuses."
     ),
     "set-aside": (
-        "WARNING: the {units:,} units of batch {batch} of {stage} are not sent: the next run makes them dead letters."
+        "WARNING: the next run makes the {units:,} units of batch {batch} of {stage} dead letters. It does not send"
+        " them."
     ),
 }
 
@@ -116,9 +98,9 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps(entries, indent=2))
     elif entries:
-        click.echo("\n".join(undecided_line(it, str(checkpoint)) for it in entries))
+        say("\n".join(undecided_line(it, str(checkpoint)) for it in entries), sys.stdout)
     else:
-        click.echo("nothing is undecided", err=True)
+        say("No batch has an unknown outcome.")
 
 
 def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, quiet: bool) -> int:
@@ -132,15 +114,15 @@ def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, q
 
 
 def _say(batch: Batch, state: object, resume: str | None) -> None:
-    what = {
-        BatchState.ACCEPTED: "is accepted",
-        BatchState.SEALED: "is to be sent again" + (f" by: {resume}" if resume else " by the next run"),
-        BatchState.REJECTED: "is rejected" + (f"; go on with: {resume}" if resume else "; the next run goes on"),
-        BatchState.SPLIT: "is settled: what the target shows is accepted, the rest are dead letters",
-        BatchState.PARKED: "is still undecided: the target shows nothing that proves it either way",
-        BatchState.UNKNOWN: "is still undecided: stopped before the target had shown enough",
+    what, command = {
+        BatchState.ACCEPTED: ("is accepted", None),
+        BatchState.SEALED: ("is sent again by the next run", resume),
+        BatchState.REJECTED: ("is rejected; the next run goes on", resume),
+        BatchState.SPLIT: ("is settled: what the target shows is accepted, the rest are dead letters", None),
+        BatchState.PARKED: ("is still undecided: the target shows no proof of either", None),
+        BatchState.UNKNOWN: ("is still undecided: stopped before the target had shown enough", None),
     }[BatchState(str(state))]
-    click.echo(f"batch {batch.seq} of {batch.stage} {what}", err=True)
+    say(f"batch {batch.seq} of {batch.stage} {what}" + (f": {command}" if command else ""))
 
 
 def in_words(facts: Mapping[str, Any]) -> str:
@@ -148,25 +130,24 @@ def in_words(facts: Mapping[str, Any]) -> str:
     made = f"sealed {facts['sealed']}" + (", out of dead letters" if facts["retried"] else "")
     made += f", a part of batch {facts['parent']}" if facts["parent"] else ""
     lines = [
-        f"batch {facts['batch']} of {facts['stage']}: {facts['state']} since {facts['since']} ({made})",
+        f"batch {facts['batch']} of {facts['stage']}: {facts['state']} since {facts['since']}",
+        f"  {made}",
         f"  holds {facts['records']:,} records, {facts['units']:,} units, {facts['bytes']:,} bytes",
     ]
     lines += [f"  sum of {key}: {value}" for key, value in facts["sums"].items()]
-    lines += [
-        f"  from {place['file']}: {_spot(place['from'])} up to, not including, {_spot(place['to'])}"
-        for place in facts["places"]
-    ]
+    for place in facts["places"]:
+        lines += [f"  from {place['file']}", f"    {_spot(place['from'])} up to {_spot(place['to'])}"]
     if facts["ranges"] > len(facts["places"]):
         lines.append(f"  and from {facts['ranges'] - len(facts['places']):,} more places")
-    lines += [f"  see whose the first of them are: {facts['look']}"] if facts["look"] else []
+    lines += ["  see the first of them:", f"    {facts['look']}"] if facts["look"] else []
     lines += [_request(it) for it in facts["requests"]]
-    lines.append(f"  {facts['note']}" if facts["note"] else "  nothing has been read back of it so far")
+    lines.append(f"  {facts['note']}" if facts["note"] else "  not read back so far")
     return "\n".join(lines)
 
 
 def _spot(spot: Mapping[str, int]) -> str:
     unit = f", unit {spot['unit']}" if spot["unit"] else ""
-    return f"record {spot['record']}{unit} (byte {spot['byte']})"
+    return f"record {spot['record']:,}{unit} (byte {spot['byte']:,})"
 
 
 def _request(it: Mapping[str, Any]) -> str:

@@ -122,7 +122,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
-            whole = asyncio.run(drive(run, run.run, quiet))
+            whole = asyncio.run(drive(run, run.run, notify))
         except Problem as caught:
             whole, problem = False, caught
             if isinstance(caught, BrokenExport) and (ask.dry_run is not None or not run.assembled):

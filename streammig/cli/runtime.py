@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import click
 import msgspec
 
 from streammig.checkpoint import Checkpoint
@@ -21,12 +21,13 @@ from streammig.migration import Ask, Migration
 from streammig.records import STAGES
 from streammig.report.live import watching
 from streammig.settings import api_key, from_checkpoint
+from streammig.telemetry import Notify, Stopping
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 T = TypeVar("T")
 
 
-async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -> T:
+async def drive(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify) -> T:
     """Run `work`. The first Ctrl-C, SIGTERM or SIGHUP drains; then a Ctrl-C or SIGTERM aborts. A further SIGHUP does
     nothing, because a closed terminal sends several."""
     give_back_bodies()
@@ -37,16 +38,15 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], quiet: bool) -
             if number != signal.SIGHUP:
                 run.abort()
             return
-        if not quiet:
-            click.echo("stopping: requests under way may end; once more cuts them off", err=True)
         run.drain()
+        notify(Stopping())
 
     def heard(number: int, _: object) -> None:
         if number == signal.SIGHUP:
             _without_terminal()
         loop.call_soon_threadsafe(interrupted, number)
 
-    # Not the loop's own handlers: it would leave SIGTERM to kill us while the books are printed.
+    # Not the loop's own handlers: it would leave SIGTERM to kill us while the totals are printed.
     unheard = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
     before = {it: signal.signal(it, heard) for it in SIGNALS if it != signal.SIGHUP or not unheard}
     try:
@@ -81,17 +81,11 @@ def beside(
     """Work on an existing checkpoint with the settings that its run had, and those of a file on top. The API key comes
     from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part of the result.
     """
-    file = Checkpoint.open(checkpoint, read_only=True)
-    try:
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         bound = file.run
-    finally:
-        file.close()
     if bound["binding"].get("dry_run"):
-        raise Unusable(
-            "checkpoint-of-dry-run",
-            f"{checkpoint} is that of a dry run: nothing was sent",
-            "Name the checkpoint of a run.",
-        )
+        said = f"{checkpoint} is that of a dry run: nothing was sent"
+        raise Unusable("checkpoint-of-dry-run", said, "Name the checkpoint of a run.")
     context = bound["context"]
     settings, folder = from_checkpoint(checkpoint, context, toml)
     for name in STAGES:
@@ -106,6 +100,6 @@ def beside(
     with watching(sys.stderr, quiet=quiet) as notify:
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
-            return Driven(asyncio.run(drive(run, lambda: work(run), quiet)), None)
+            return Driven(asyncio.run(drive(run, lambda: work(run), notify)), None)
         except Problem as problem:
             return Driven(None, problem, run.assembled)

@@ -236,12 +236,11 @@ class Sender:
         parked = await self.store.read(lambda file: file.batches(stage, BatchState.PARKED))
         if len(parked) > self.options.most_parked:
             numbers = ", ".join(str(batch.seq) for batch in parked)
-            held = f"{counted(len(parked), 'batch', 'es')} of {stage} {'is' if len(parked) == 1 else 'are'}"
             raise UnknownOutcome(
                 "too-many-parked",
-                f"{held} parked, with an unknown outcome ({numbers})",
-                "Nothing of it is sent again. Find out at the target whether it landed, and say so with:"
-                f" streammig resolve CHECKPOINT BATCH --stage {stage} --landed (or --not-landed).",
+                f"{stage}: {counted(len(parked), 'batch', 'es')} parked, with an unknown outcome: {numbers}",
+                "They are not sent again. Find out at the target whether they landed, and say so (--landed or"
+                f" --not-landed): streammig resolve CHECKPOINT BATCH --stage {stage}",
             )
 
     async def _count_refused(self, batch: Batch, receipt: Receipt) -> None:

@@ -73,7 +73,7 @@ class Http:
     async def __aenter__(self) -> Http:
         trace = aiohttp.TraceConfig()
         # The end of a connection's creation is behind TLS and the proxy's consent: nothing of the request has left
-        # yet, and from here on nobody can say what arrived.
+        # yet, and from here on it is unknown what arrived.
         trace.on_connection_create_end.append(_connected)
         trace.on_connection_reuseconn.append(_reused)
         self._session = session = aiohttp.ClientSession(

@@ -123,6 +123,7 @@ def _bars(stream: TextIO) -> Iterator[Notify]:
     progress = Progress(
         TextColumn("{task.description:<12}"), BarColumn(12 if narrow else 30), TextColumn("{task.fields[share]:>5}"),
         TextColumn("{task.fields[units]:>11,} units"), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("left"),
         console=console, auto_refresh=False,
     )  # fmt: skip
     doing = Doing()

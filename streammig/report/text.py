@@ -1,8 +1,9 @@
-"""A run in words: the table of its totals, and what is to be said beside them."""
+"""A run in words: the table of its totals, the reasons beside them, and the commands that lead on."""
 
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 from streammig.errors import counted
 from streammig.telemetry import PILOT
 
+WIDTH = 79
 MOST_UNDECIDED = 5  # that are listed one by one
+# What is offered for copying stands at the end of a line, or is a line.
+COMMAND = re.compile(r"((?:.*?:)?\s+|)((?:streammig|tail|gzip|zstd|xz|bzip2) .*)")
 ROWS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "requests")
 
 
@@ -37,24 +41,39 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
+def wrapped(text: str, width: int = WIDTH) -> str:
+    """Text in lines of at most `width` columns. A command that is offered for copying stays whole, on a line of its
+    own where it does not fit."""
+    lines = []
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        found = COMMAND.fullmatch(line)
+        said, command = found.groups() if found and len(line) > width else (line, "")
+        if not said.strip():  # nothing but a command
+            lines.append(line)
+            continue
+        lines += textwrap.wrap(said, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+        lines += [f"{indent}{command}"] if command else []
+    return "\n".join(lines)
+
+
 def state_word(state: str, code: str) -> str:
-    """A stage's state for people: a pilot that is done has been interrupted by nobody."""
+    """A stage's state for people: a pilot that is done is paused, not interrupted."""
     return "paused" if state == "interrupted" and code == PILOT else state
 
 
 def state_sentence(document: Mapping[str, Any]) -> str:
-    """How a run stands, and what of it waits for people, with the command that shows it."""
-    stages, checkpoint = document["stages"].values(), document["checkpoint"]
-    words = {state_word(it["state"], it["code"]) for it in stages}
+    """The state of a run, and how many of its batches wait for the operator."""
+    words = {state_word(it["state"], it["code"]) for it in document["stages"].values()}
     said = {"running": "The run is on.", "failed": "The run has failed."}.get(
         document["state"], f"The run is {document['state']}."
     )
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
-        said = "The pilot is done; the rest waits for the full run."
+        said = "The pilot is done; the full run sends the rest."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
-        if document["state"] == "complete":
-            said = "All is sent."
-        said += f"\nParked until you decide: {counted(parked, 'batch', 'es')}. See: streammig resolve {checkpoint}"
+        # Where the run is complete, a warning says that.
+        waits = waiting_for_people(parked).capitalize()
+        said = "All is sent." if document["state"] == "complete" else f"{said} {waits}."
     return said
 
 
@@ -63,26 +82,27 @@ def waiting_for_people(parked: int) -> str:
 
 
 def summary(document: Mapping[str, Any]) -> str:
-    """The totals, whether they add up, and the reasons behind what was not sent."""
+    """The totals, whether they add up, the reasons of what was not sent, and the commands that show more."""
+    checkpoint, stages = document["checkpoint"], document["stages"]
     parts = [totals_table(document)]
-    for name, stage in document["stages"].items():
+    for name, stage in stages.items():
         parts += _reasons(name, stage)
     parts.extend(
-        f"  slots of {use['window']} ({use['kind']}): {use['used']:,} used, {use['left']:,} left"
+        f"  limit {use['window']} ({use['kind']}): {use['used']:,} used, {use['left']:,} left"
         for use in document["budget"]
     )
     parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. Accepted means written to a file.")
-    elif any(stage["accepted"] for stage in document["stages"].values()):
+    elif any(stage["accepted"] for stage in stages.values()):
         parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
-    if any(stage["dead"] for stage in document["stages"].values()):
-        parts.append(f"What was not sent, and why: streammig dead-letters {document['checkpoint']}")
-    parts.extend(undecided_line(it, document["checkpoint"]) for it in document["undecided"][:MOST_UNDECIDED])
-    if more := document["undecided"][MOST_UNDECIDED:]:
-        parts.append(
-            f"  and {counted(len(more), 'more undecided batch', 'es')}: streammig resolve {document['checkpoint']}"
-        )
+    if any(stage["dead"] for stage in stages.values()):
+        parts.append(f"Dead letters, with their reasons: streammig dead-letters {checkpoint}")
+    if left := document["undecided"]:
+        parts.append(f"Batches with an unknown outcome: {len(left):,}. Show one, and decide:")
+        parts.extend(undecided_line(it, checkpoint) for it in left[:MOST_UNDECIDED])
+    if len(left) > MOST_UNDECIDED:
+        parts.append(f"  and {len(left) - MOST_UNDECIDED:,} more: streammig resolve {checkpoint}")
     parts.extend(f"WARNING: {text}" for text in document["warnings"])
     return "\n".join(parts)
 
@@ -94,16 +114,14 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
         units = f", {counted(tally['units'], 'unit')}" if tally["units"] != tally["records"] else ""
         lines.append(f"  {name}: filtered as {reason}: {counted(tally['records'], 'record')}{units}")
     if stage["dead_by"]:
-        lines += _wrapped(f"  {name}: dead letters as", [f"{code}: {it:,}" for code, it in stage["dead_by"].items()])
+        lines += _listed(f"  {name}: dead letters as", [f"{code}: {it:,}" for code, it in stage["dead_by"].items()])
     if stage["not_sent"]:
-        lines.append(f"  {name}: attempts without a connection, not counted as requests: {stage['not_sent']:,}")
+        lines.append(f"  {name}: failed connection attempts: {stage['not_sent']:,}")
     if stage["dropped_fields"]:
-        fields = ", ".join(f"{path} ({count:,})" for path, count in stage["dropped_fields"].items())
-        lines.append(f"  {name}: unknown fields left out: {fields}")
+        fields = [f"{path} ({count:,})" for path, count in stage["dropped_fields"].items()]
+        lines += _listed(f"  {name}: fields the target does not know, left out:", fields)
     if stage["sending"]:
-        held = counted(stage["sending"], "record")
-        they = "it" if stage["sending"] == 1 else "they"
-        lines.append(f"  {name}: cut off while sending {held}: the next run looks whether {they} landed")
+        lines.append(f"  {name}: records under way when the run was cut off, to be read back: {stage['sending']:,}")
     if stage["message"] and stage["state"] != "complete":  # there it is a warning
         lines.append(f"  {name}: {stage['message']}")
     if stage["imbalance"]:
@@ -111,20 +129,21 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _wrapped(head: str, parts: Sequence[str]) -> list[str]:
+def _listed(head: str, parts: Sequence[str]) -> list[str]:
     """A list in lines of less than 80 columns, its parts kept whole."""
     text = f"{head} " + ", ".join(part.replace(" ", "\0") for part in parts)
-    lines = textwrap.wrap(text, 79, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+    lines = textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
     return [text.replace("\0", " ") for text in lines]
 
 
 def undecided_line(it: Mapping[str, Any], checkpoint: str) -> str:
-    """An undecided batch, and the command that says what is known of it."""
-    held = f"{counted(it['records'], 'record')}, {counted(it['units'], 'unit')}"
-    doubt = f"was being sent at {it['since']}" if it["state"] == "sending" else f"is {it['state']} since {it['since']}"
+    """An undecided batch and, on a line of its own, the command that shows it."""
+    held = counted(it["records"], "record") + (
+        f", {counted(it['units'], 'unit')}" if it["units"] != it["records"] else ""
+    )
     return (
-        f"  {it['stage']}: batch {it['batch']} ({held}) {doubt}:\n"
-        f"    its outcome is unknown. See: streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"
+        f"  {it['stage']}: batch {it['batch']}, {held}, {it['state']} since {it['since']}\n"
+        f"    streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes, and how its books read."""
+"""What a run shows while it goes, and how its totals read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from streammig.records import (
 from streammig.report.document import document, iso
 from streammig.report.live import Doing, Gathered, Lines, watching
 from streammig.report.progress import share_settled
-from streammig.report.text import ROWS, aligned, shared, summary, totals_table
+from streammig.report.text import ROWS, aligned, shared, summary, totals_table, wrapped
 from streammig.telemetry import (
     Account,
     Advanced,
@@ -221,7 +221,7 @@ def test_columns_are_aligned() -> None:
     )
 
 
-def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers() -> None:
+def test_the_table_of_totals_fits_a_terminal_of_80_columns_whatever_the_numbers() -> None:
     stage = {"state": "interrupted", "code": "pilot", "message": "", "fill": 1.0, "done": 0.425}
     stage["eta"] = "2026-11-22T08:30:00Z"
     stages = {name: stage | dict.fromkeys(ROWS, 10**12) for name in STAGES}
@@ -233,51 +233,39 @@ def test_the_table_of_books_fits_a_terminal_of_80_columns_whatever_the_numbers()
 
 
 @pytest.mark.parametrize(
-    ("code", "pilot", "said"),
+    ("code", "ended", "more", "said"),
     [
-        (0, None, "Complete: every record is accepted or left out on purpose (exit code 0)."),
-        (3, None, "Complete, but for 2 dead letters: see streammig dead-letters x.checkpoint (exit code 3)."),
-        (4, None, "The outcome of 1 record is unknown: see streammig resolve x.checkpoint (exit code 4)."),
-        (5, None, "The target stopped this run: see the error above (exit code 5)."),
-        (130, None, "Stopped on request; nothing is lost (exit code 130)."),
-        (
-            10,
-            9,
-            "The pilot is done, 9 records a stage at most; the rest waits for the full run (exit code 10).",
-        ),
-        (
-            10,
-            5,
-            "The pilot is done, 7 records a stage at most (an earlier run went further than the 5 of this one);"
-            " the rest waits for the full run (exit code 10).",
-        ),
+        (0, Ended(True), {}, "Complete: every record is accepted or filtered (exit code 0)."),
+        (0, Ended(True), {"warnings": ["x"]}, "Complete: every record is accepted or filtered, with warnings"),
+        (3, Ended(True), {}, "Complete, with 2 dead letters (exit code 3)."),
+        (4, Ended(True), {}, "The outcome of 1 record is unknown (exit code 4)."),
+        (5, Ended(False), {}, "The target stopped this run: see the error above (exit code 5)."),
+        (130, Ended(False), {}, "Stopped on request; nothing is lost (exit code 130)."),
+        (130, Ended(False), {"state": "complete"}, "Everything is sent; the last look at the target is left"),
+        (130, Ended(True), {}, "The retry is done; the run itself is not (exit code 130)."),
+        (10, Ended(False, pilot=9), {}, "The pilot is done: at most 9 records of each stage; the full run sends the"),
+        (10, Ended(False, pilot=5), {}, "The pilot is done: at most 7 records"),  # an earlier run went further
+        (2, Ended(False), {"resume": None}, "This run failed: see the error above (exit code 2)."),
     ],
 )
-def test_the_last_words_of_a_run_say_how_it_ended(code: int, pilot: int | None, said: str) -> None:
-    found = {
-        "stages": {"events": {"dead": 2, "unknown": 1, "source_records": 7}},
-        "checkpoint": "x.checkpoint",
-        "resume": "again",
-    }
-    found |= {"state": "interrupted", "warnings": []}
-    assert headline(code, found, Ended(code != 130, pilot=pilot)) == f"{said}\nTo go on from here: again"
-    assert headline(code, found | {"resume": None}, Ended(code != 130, pilot=pilot)) == said
+def test_the_last_words_of_a_run_say_how_it_ended_and_what_goes_on(
+    code: int, ended: Ended, more: dict[str, Any], said: str
+) -> None:
+    stages = {"events": {"dead": 2, "unknown": 1, "source_records": 7}}
+    found = {"stages": stages, "checkpoint": "x", "resume": "again", "state": "interrupted", "warnings": []} | more
+    last = headline(code, found, ended)
+    assert last.startswith(said)
+    assert last.endswith("\nTo go on: again") == (found["resume"] is not None)
+    # What can't be used is not offered to be called again.
+    assert "again" not in headline(2, found, ended)
 
 
-def test_what_cant_be_used_is_not_offered_to_be_called_again() -> None:
-    found = {"stages": {}, "checkpoint": "x.checkpoint", "resume": "again", "state": "interrupted", "warnings": []}
-    assert headline(2, found, Ended(False)) == "This run failed: see the error above (exit code 2)."
-
-
-def test_the_last_words_name_warnings_and_what_was_not_looked_for_any_more() -> None:
-    found: dict[str, Any] = {"stages": {"events": {"dead": 0, "unknown": 0}}, "checkpoint": "x", "resume": None}
-    found |= {"warnings": ["look"], "state": "complete"}
-    assert headline(0, found, Ended(True)).endswith("left out on purpose, with warnings (exit code 0).")
-    stopped = headline(130, found, Ended(False))
-    assert "was not yet looked for at the target: the same command does that" in stopped
-    assert (
-        headline(4, found, Ended(True)) == "It can't be told what the target holds: see the error above (exit code 4)."
-    )
+def test_words_are_wrapped_and_a_command_that_is_offered_never_is() -> None:
+    command = "streammig resolve " + "x" * 70 + " 2 --stage events"
+    long = "error: " + "word " * 20 + "[a-code]"
+    found = wrapped(f"{long}\nDecide: {command}\n  {command}\n\nshort: streammig run").splitlines()
+    assert found == [long[:77].rstrip(), "  " + long[77:], "Decide:", f"  {command}", f"  {command}", "",
+                     "short: streammig run"]  # fmt: skip
 
 
 # -- the document ------------------------------------------------------------------------------------------------------
@@ -295,7 +283,7 @@ def file(tmp_path: Path) -> Any:
 
 
 def seal(file: Checkpoint, read: int = 10) -> Batch:
-    draft = made((Range(START, END),), Tally(10, 10), b"x")
+    draft = made([Range(START, END)], Tally(10, 10), b"x")
     return file.seal("customers", draft, Progress(frontier=END, source_records=10, read=Tally(read, read)), 1.0)
 
 
@@ -338,7 +326,7 @@ def test_of_a_stage_that_is_read_only_what_is_settled_counts_as_done(file: Check
     assert (shared(0.99999), shared(1.0), shared(0.57)) == ("99.9%", "100.0%", "57.0%")
 
 
-def test_books_that_do_not_balance_say_so_with_both_sides(file: Checkpoint) -> None:
+def test_totals_that_do_not_add_up_say_so_with_both_sides(file: Checkpoint) -> None:
     seal(file, read=11)
     found = document(file, running=False, now=1.0)
     assert not found["balanced"]
@@ -392,7 +380,7 @@ def test_a_try_that_found_no_connection_is_no_request(file: Checkpoint) -> None:
     found = document(file, running=False, now=1.0)
     stage = found["stages"]["customers"]
     assert (stage["requests"], stage["not_sent"]) == (1, 2)
-    assert "customers: attempts without a connection, not counted as requests: 2" in summary(found)
+    assert "customers: failed connection attempts: 2" in summary(found)
 
 
 def test_a_run_without_a_stage_is_not_complete(tmp_path: Path) -> None:
