@@ -135,7 +135,7 @@ def test_i3_i4_a_retry_killed_at_any_write_and_called_again_neither_loses_nor_do
             ended = await world.live(work)
             check(world, keys)
             assert not isinstance(ended, Problem), ended
-        parked = {name: books.unknown.records for name, books in world.books().items() if books.unknown.records}
+        parked = {name: totals.unknown.records for name, totals in world.totals().items() if totals.unknown.records}
         if parked:
             # Too few batches follow a retried one to prove that it did not land: it is parked, and the operator says.
             assert any("parked" in said for said in world.said)
@@ -168,7 +168,7 @@ def test_i1_i3_i4_runs_and_retries_in_any_order_through_faults_and_crashes_deliv
         for work in (Migration.run, repaired(world), retry(), Migration.run, repaired(world), retry(), retry()):
             await world.live(work)
             check(world, keys)
-        if not any(books.unknown.records for books in world.books().values()):
+        if not any(totals.unknown.records for totals in world.totals().values()):
             no_letter_is_left(world, keys)
 
     def repaired(world: World) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
@@ -331,7 +331,7 @@ def test_i4_what_waits_for_a_customer_is_not_released_by_a_retry_that_was_refuse
 
         world.target._send = lost  # type: ignore[method-assign]
         await world.live(refused)
-        assert world.books()["customers"].unknown.units == 1
+        assert world.totals()["customers"].unknown.units == 1
         await world.live(retry(Choice(stages=frozenset({"transactions"}))))
         assert "refused" not in dead(world)["customers"]
         assert dead(world)["transactions"]["owner-refused"] == 1
@@ -358,8 +358,8 @@ def test_a_letter_corrected_or_of_a_mended_mapping_is_not_sent_with_the_batch_ar
             world.settings["customers"] = {"files": files, "map": "mapping_of_retry:customer"}
         world.target.weather = Weather({"not-sent": 1.0})
         assert await world.live(drained) is False
-        assert world.books()["customers"].dead.records == len(BAD)
-        assert world.books()["customers"].pending.records
+        assert world.totals()["customers"].dead.records == len(BAD)
+        assert world.totals()["customers"].pending.records
         world.target.weather = Weather()
         if mapped:
             importlib.import_module("mapping_of_retry").MENDED.append(True)
