@@ -70,13 +70,13 @@ def _counts(file: Checkpoint) -> tuple[int, ...]:
     """How many letters replays have sent, the records that are accepted, filtered, and undecided or still to be sent;
     then how many letters are left, and how many of them wait for their customer."""
     names = [row.name for row in file.stages()]
-    books = [file.books(name) for name in names]
+    totals = [file.totals(name) for name in names]
     letters = [it for name in names for it in file.dead_codes(name).items()]
     return (
         file.replayed(),
-        sum(it.accepted.records for it in books),
-        sum(it.filtered.records for it in books),
-        sum(it.unknown.records + it.pending.records for it in books),
+        sum(it.accepted.records for it in totals),
+        sum(it.filtered.records for it in totals),
+        sum(it.unknown.records + it.pending.records for it in totals),
         sum(count for _, count in letters),
         sum(count for code, count in letters if code.startswith("owner-")),
     )
