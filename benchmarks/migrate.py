@@ -129,26 +129,26 @@ def migrate(folder: Path, url: str, key: str) -> dict[str, Any]:
     ]  # fmt: skip
     own = {**os.environ, "MASIVO_API_KEY": key, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     begun = perf_counter()
-    with (folder / "books.json").open("wb") as out:
+    with (folder / "totals.json").open("wb") as out:
         process = subprocess.Popen([*PROGRAM, *arguments], cwd=folder, env=own, stdout=out)
         with Memory(process.pid) as memory:
             process.wait()
     seconds = perf_counter() - begun
-    books = json.loads((folder / "books.json").read_text() or "null")
+    totals = json.loads((folder / "totals.json").read_text() or "null")
     return {
-        "books": books, "exit": process.returncode, "seconds": seconds, "peak": memory.peak, "owners": memory.owners,
+        "totals": totals, "exit": process.returncode, "seconds": seconds, "peak": memory.peak, "owners": memory.owners,
     }  # fmt: skip
 
 
-def same(written: Written, books: Any, ledger: Any) -> bool:
-    """Whether the sandbox holds what was to arrive, once, and the books say so."""
+def same(written: Written, totals: Any, ledger: Any) -> bool:
+    """Whether the sandbox holds what was to arrive, once, and the totals say so."""
     from decimal import Decimal
 
-    good, held, account = written.good["customers"], ledger["holds"]["customers"], books["stages"]["customers"]
+    good, held, account = written.good["customers"], ledger["holds"]["customers"], totals["stages"]["customers"]
     balances = {reward: Decimal(text) for reward, text in held["balances"].items()}
     accepted = {reward: Decimal(text) for reward, text in account["sums"]["accepted"].items()}
     counts = {good.records, account["accepted"], held["count"], held["landed"]}
-    return bool(books["balanced"] and len(counts) == 1 and good.sums == balances == accepted)
+    return bool(totals["balanced"] and len(counts) == 1 and good.sums == balances == accepted)
 
 
 def measure(customers: int, folder: Path) -> dict[str, Any]:
@@ -159,9 +159,9 @@ def measure(customers: int, folder: Path) -> dict[str, Any]:
         found = migrate(folder, url, key)
         told(f"{url}/_sandbox/drain?timeout={DRAIN_SECONDS}")
         ledger = told(f"{url}/_sandbox/ledger")
-    if found["books"] is None:
-        raise SystemExit(f"streammig run ended with {found['exit']} and no books")
-    account, seconds = found["books"]["stages"]["customers"], found["seconds"]
+    if found["totals"] is None:
+        raise SystemExit(f"streammig run ended with {found['exit']} and no totals")
+    account, seconds = found["totals"]["stages"]["customers"], found["seconds"]
     return {
         "records": customers,
         "megabytes": round(written.bytes / 1e6, 1),
@@ -176,7 +176,7 @@ def measure(customers: int, folder: Path) -> dict[str, Any]:
         "goal_megabytes": GOAL_MB,
         "reached": found["peak"] <= GOAL_MB * 1e6,
         "exit": found["exit"],
-        "ledger_holds_exactly_what_was_read": same(written, found["books"], ledger),
+        "ledger_holds_exactly_what_was_read": same(written, found["totals"], ledger),
     }
 
 

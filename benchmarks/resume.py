@@ -49,7 +49,7 @@ def at_share(file: Path, customers: int) -> Place:
 
 
 def interrupted(folder: Path, file: Path, url: str, place: Place) -> None:
-    """Leave a checkpoint in the folder that has the frontier at this place, with books that balance."""
+    """Leave a checkpoint in the folder that has the frontier at this place, with totals that add up."""
     here = direct() | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     subprocess.run([*arguments(file, url), "--first", "1000"], cwd=folder, env=here, check=False)
     checkpoint = Checkpoint.open(folder / "migration.checkpoint")

@@ -1,4 +1,4 @@
-"""Moves a very large JSON export into a rate-limited HTTP API, exactly once in the books.
+"""Moves a very large JSON export into a rate-limited HTTP API, exactly once in the totals.
 
 The library is what this module exports; nothing else is public. `Migration(settings, key=...).run()` is a run in the
 caller's event loop; it raises a `Problem` as the command would end with one. `Report.read(path)` tells what a

@@ -37,7 +37,7 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 def add_sums(left: Sums, right: Sums) -> Sums:
-    """The sums of both, key by key, exactly; a key whose sum is zero is left out, so that equal books are equal."""
+    """The sums of both, key by key, exactly; a key whose sum is zero is left out, so that equal totals are equal."""
     if not right:
         return left
     total = dict(left)

@@ -99,5 +99,5 @@ class Retry:
 def _seal(stage: str, wave: Wave, drafts: Sequence[Sealed], at: float, file: Checkpoint) -> None:
     file.refuse(stage, wave.dead, wave.filtered)
     file.seal_replayed(
-        stage, drafts, [(spot_of(it.letter), it.units) for each in wave.groups for it in each.letters], at
+        stage, drafts, [(spot_of(it.letter), it.units, it.part) for each in wave.groups for it in each.letters], at
     )

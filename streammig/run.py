@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streammig.batching import BatchLimits
-from streammig.checkpoint import Books, Store, outbox_path
+from streammig.checkpoint import Store, Totals, outbox_path
 from streammig.context import Context
 from streammig.delivery.barrier import Barrier
 from streammig.delivery.isolation import Isolation
@@ -175,8 +175,8 @@ class Run:
 
     async def verify(self, name: str) -> None:
         """Raise unless the totals add up."""
-        books = await self.store.read(lambda file: file.books(name))
-        check_books(name, books)
+        totals = await self.store.read(lambda file: file.totals(name))
+        check_totals(name, totals)
 
     async def _no_unknown(self, name: str) -> None:
         states = (BatchState.UNKNOWN, BatchState.PARKED)
@@ -190,11 +190,11 @@ class Run:
             )
 
 
-def check_books(name: str, books: Books) -> None:
+def check_totals(name: str, totals: Totals) -> None:
     """Raise `MachineFault` with the sides that don't agree."""
-    if not books.balanced:
+    if not totals.balanced:
         raise MachineFault(
             "totals-unbalanced",
-            f"the totals of {name} do not add up: read {books.taken}, but accounted for {books.placed}",
+            f"the totals of {name} do not add up: read {totals.taken}, but accounted for {totals.placed}",
             "This is a defect of streammig. Stop, keep the checkpoint as it is, and report it.",
         )

@@ -101,14 +101,14 @@ async def checkpoint(subject: Store, stage: str, drafts: Sequence[Draft]) -> Non
         progress = Progress(draft.ranges[-1].end, nth + 1, read)
         batches.append(await subject.write(lambda file, d=draft, p=progress: file.seal(stage, d, p, 1.0)))  # type: ignore[misc]
         assert await subject.body(batches[-1]) == draft.body
-        assert (await subject.read(lambda file: file.books(stage))).balanced
+        assert (await subject.read(lambda file: file.totals(stage))).balanced
     assert await subject.read(lambda file: file.batches(stage, BatchState.SEALED)) == batches
     first = batches[0]
     attempt = await subject.write(lambda file: file.sending(first, 2.0))
     receipt = Receipt(Kind.ACCEPTED, 201)
     await subject.write(lambda file: file.received(first, attempt, receipt, BatchState.ACCEPTED, 3.0))
-    books = await subject.read(lambda file: file.books(stage))
-    assert (books.accepted, books.balanced) == (first.tally, True)
+    totals = await subject.read(lambda file: file.totals(stage))
+    assert (totals.accepted, totals.balanced) == (first.tally, True)
     left = await subject.read(lambda file: file.batches(stage, BatchState.SEALED))
     assert left == batches[1:]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from streammig.errors import TargetStop, UnknownOutcome, Unusable
+from streammig.errors import SamplesMissing, TargetStop, UnknownOutcome, Unusable
 from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Sample, write_sample
 from tests.commands import finished, process, quickly, sandbox, until
@@ -60,7 +60,7 @@ class History:
         self.world.asked = asked
         ended = await self.world.live(crash_at=crash_at, crash_after=self.dice.random() < 0.5)
         self.told.append(f"{asked or 'run'} {crash_at}: {type(ended).__name__} {ended}")
-        if not isinstance(ended, bool | Crash | TargetStop | UnknownOutcome | Unusable):
+        if not isinstance(ended, bool | Crash | SamplesMissing | TargetStop | UnknownOutcome | Unusable):
             self.wrong.append(f"ended with {ended!r}")
         return ended
 
@@ -119,21 +119,21 @@ class History:
             self.wrong.append(f"does not finish: {ended!r}")
         target = self.world.target
         target.settle()
-        books = self.world.books() if (self.folder / "run.checkpoint").exists() else {}
+        totals = self.world.totals() if (self.folder / "run.checkpoint").exists() else {}
         for stage in self.keys:
             held = getattr(target, stage)
             twice = sorted(key for key, count in held.items() if count > 1)
             if twice:
                 self.wrong.append(f"{stage}: came twice: {twice[:3]}")
-            if stage not in books:
+            if stage not in totals:
                 continue
             there = held.total() + sum(1 for key in target.dropped if key.startswith(f"{stage} "))
-            if not books[stage].balanced:
-                self.wrong.append(f"{stage}: {books[stage].taken} != {books[stage].placed}")
-            if books[stage].accepted.units > there:
-                self.wrong.append(f"{stage}: {books[stage].accepted.units} units are accepted, {there} are there")
+            if not totals[stage].balanced:
+                self.wrong.append(f"{stage}: {totals[stage].taken} != {totals[stage].placed}")
+            if totals[stage].accepted.units > there:
+                self.wrong.append(f"{stage}: {totals[stage].accepted.units} units are accepted, {there} are there")
             missing = self.keys[stage] - set(held) - {it.partition(" ")[2] for it in target.dropped}
-            if ended is True and len(missing) > books[stage].dead.units:
+            if ended is True and len(missing) > totals[stage].dead.units:
                 self.wrong.append(f"{stage}: lost {sorted(missing)[:3]}")
 
 

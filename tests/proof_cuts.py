@@ -73,9 +73,9 @@ def cut_and_go_on(folder: Path, stage: str, dice: Random) -> int:
         read_some(file, stage, source, judge, bodies, steps)
         check_counters(file, stage, oracle)
     everything = add_up(tally for it in oracle for tally in _tallies(it))
-    books = file.books(stage)
-    assert books.balanced
-    assert books.taken == everything
+    totals = file.totals(stage)
+    assert totals.balanced
+    assert totals.taken == everything
     wanted = sorted((it.position, it.unit) for examined in oracle for it in examined.dead)
     assert sorted((letter.position, letter.unit) for _, letter in file.dead_letters(stage)) == wanted
     file.close()
@@ -106,7 +106,7 @@ def read_some(file: Checkpoint, stage: str, source: Source, judge: Judge, bodies
         else:
             batch: Batch = file.seal(stage, sealing.draft, sealing.progress, 1.0)
             bodies[batch.seq] = sealing.draft.body
-        assert file.books(stage).balanced
+        assert file.totals(stage).balanced
     feed.close()
 
 

@@ -48,7 +48,7 @@ def play(history: History, folder: Path) -> tuple[list[str], int]:
         if found := lives.wrong(lives.live(fate)):
             return found, 0
     found = lives.finish()
-    return found, 0 if found else sum(book.unknown.units for book, _, _ in lives.books().values())
+    return found, 0 if found else sum(total.unknown.units for total, _, _ in lives.totals().values())
 
 
 def killed_at_writes(points: int, seed: int) -> Found:

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from streammig.checkpoint import Books, Checkpoint, fences_path
+from streammig.checkpoint import Checkpoint, Totals, fences_path
 from streammig.context import Clock
 from streammig.errors import Problem
 from streammig.migration import Migration
@@ -155,15 +155,15 @@ class Lives:
         run_virtual(main())
         return found[0]
 
-    def books(self) -> dict[str, tuple[Books, int, int]]:
-        """By stage: its books, and the units and number of batches that are being sent, as far as the file knows."""
+    def totals(self) -> dict[str, tuple[Totals, int, int]]:
+        """By stage: its totals, and the units and number of batches that are being sent, as far as the file knows."""
         if not self.checkpoint.exists():
             return {}
         file = Checkpoint.open(self.checkpoint, read_only=True)
         try:
             return {
                 row.name: (
-                    file.books(row.name),
+                    file.totals(row.name),
                     sum(it.tally.units for it in file.batches(row.name, BatchState.SENDING)),
                     len(file.batches(row.name, BatchState.SENDING)),
                 )
@@ -194,19 +194,19 @@ class Lives:
         return found
 
     def wrong_at_target(self) -> list[str]:
-        """Nothing twice, nothing that was never asked for, and as much as the books of the checkpoint allow."""
-        found, target, books = self.twice(), self.held(), self.books()
+        """Nothing twice, nothing that was never asked for, and as much as the totals of the checkpoint allow."""
+        found, target, totals = self.twice(), self.held(), self.totals()
         for stage in STAGES:
             there = getattr(target, stage).total() + sum(1 for key in target.dropped if key.startswith(stage))
-            if stage not in books:
-                found += [f"{stage}: {there} units are there, though there are no books"] if there else []
+            if stage not in totals:
+                found += [f"{stage}: {there} units are there, though there are no totals"] if there else []
                 continue
-            book, sending, _ = books[stage]
-            if not book.balanced:
-                found.append(f"{stage}: {book.taken} != {book.placed}")
-            least, most = book.accepted.units, book.accepted.units + book.unknown.units + sending
+            total, sending, _ = totals[stage]
+            if not total.balanced:
+                found.append(f"{stage}: {total.taken} != {total.placed}")
+            least, most = total.accepted.units, total.accepted.units + total.unknown.units + sending
             if not least <= there <= most:
-                found.append(f"{stage}: the target has taken {there} units, the books say {least} to {most}")
+                found.append(f"{stage}: the target has taken {there} units, the totals say {least} to {most}")
         return found
 
     def twice(self) -> list[str]:
@@ -228,13 +228,13 @@ class Lives:
         if ended.word not in ("whole", "UnknownOutcome"):
             return [f"it does not finish: {ended}"]
         found, target = self.wrong(ended), self.held()
-        books = self.books()
+        totals = self.totals()
         for stage in self.stages if ended.word == "whole" else ():
             there = set(getattr(target, stage)) | {key.partition(" ")[2] for key in target.dropped}
             if missing := self.keys[stage] - there:
                 found.append(f"{stage}: missing for ever: {sorted(missing)[:3]}")
-            if books[stage][0].accepted.units != len(self.keys[stage]):
-                found.append(f"{stage}: {books[stage][0].accepted.units} accepted of {len(self.keys[stage])}")
+            if totals[stage][0].accepted.units != len(self.keys[stage]):
+                found.append(f"{stage}: {totals[stage][0].accepted.units} accepted of {len(self.keys[stage])}")
         return found
 
 

@@ -130,4 +130,4 @@ def _content(lives: Lives) -> dict[Path, bytes]:
 
 
 def _unknown(lives: Lives) -> int:
-    return sum(book.unknown.units for book, _, _ in lives.books().values())
+    return sum(total.unknown.units for total, _, _ in lives.totals().values())

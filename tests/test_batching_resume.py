@@ -106,7 +106,7 @@ def make_stage(dice: Random, kind: Kind, size: int) -> Stage:
 stages = st.tuples(dices, kinds, st.integers(0, 40)).map(lambda drawn: (drawn[1], make_stage(*drawn)))
 
 
-class Books:
+class Totals:
     """What the checkpoint would hold: every draft, every dead letter by its key, the last progress."""
 
     def __init__(self) -> None:
@@ -138,25 +138,25 @@ class Books:
         return [each for draft in self.drafts for each in draft.ranges if each.end > self.progress.frontier]
 
 
-def migrate(kind: Kind, stage: Stage, limits: BatchLimits, lost: Callable[[], bool]) -> Books:
+def migrate(kind: Kind, stage: Stage, limits: BatchLimits, lost: Callable[[], bool]) -> Totals:
     """Run the stage to its end; wherever `lost` says so behind a commit, go on with what was committed only."""
-    books = Books()
+    totals = Totals()
     while True:
-        frontier = books.progress.frontier
-        packing = batcher(HEAD, TAIL, kind.once, limits, books.progress, books.ahead())
+        frontier = totals.progress.frontier
+        packing = batcher(HEAD, TAIL, kind.once, limits, totals.progress, totals.ahead())
         rest = [each for each in stage if (each.position.source, each.position.offset) >= frontier[:2]]
-        if not commit_all(books, (packing.add(each) for each in rest), lost):
+        if not commit_all(totals, (packing.add(each) for each in rest), lost):
             continue
-        if commit_all(books, [packing.finish()], lost):
-            return books
+        if commit_all(totals, [packing.finish()], lost):
+            return totals
 
 
-def commit_all(books: Books, groups: Iterable[list[Sealing]], lost: Callable[[], bool]) -> bool:
+def commit_all(totals: Totals, groups: Iterable[list[Sealing]], lost: Callable[[], bool]) -> bool:
     for group in groups:
         for sealing in group:
-            before = books.progress.frontier
-            books.commit(sealing)
-            assert books.progress.frontier >= before
+            before = totals.progress.frontier
+            totals.commit(sealing)
+            assert totals.progress.frontier >= before
             if lost():
                 return False
     return True
@@ -209,20 +209,20 @@ def units_of(stage: Stage) -> dict[tuple[int, int, int], int]:
     return found
 
 
-def check_every_unit_is_somewhere_once(stage: Stage, books: Books) -> None:
-    sent = Counter(number for draft in books.drafts for number in numbers_in(draft.body))
+def check_every_unit_is_somewhere_once(stage: Stage, totals: Totals) -> None:
+    sent = Counter(number for draft in totals.drafts for number in numbers_in(draft.body))
     assert set(sent.values()) <= {1}
     buried: Counter[int] = Counter()
     units = units_of(stage)
-    for (source, offset, unit), letter in books.letters.items():
+    for (source, offset, unit), letter in totals.letters.items():
         if letter.code in ("too-large", "duplicate-customer"):
             buried.update(units[source, offset, unit + index] for index in range(letter.tally.units))
     assert sent + buried == Counter(units.values())
 
 
-def totals(books: Books) -> tuple[object, ...]:
-    end = books.progress
-    return end.frontier, end.source_records, end.read, end.filtered, end.dropped, books.absent
+def counts_of(totals: Totals) -> tuple[object, ...]:
+    end = totals.progress
+    return end.frontier, end.source_records, end.read, end.filtered, end.dropped, totals.absent
 
 
 def expected(stage: Stage) -> tuple[object, ...]:
@@ -250,10 +250,10 @@ def test_i1_i4_every_unit_is_in_one_batch_dead_letter_or_filter_count(
     drawn: tuple[Kind, Stage], limits: BatchLimits
 ) -> None:
     kind, stage = drawn
-    books = migrate(kind, stage, limits, never)
-    assert totals(books) == expected(stage)
-    check_every_unit_is_somewhere_once(stage, books)
-    for draft in books.drafts:
+    totals = migrate(kind, stage, limits, never)
+    assert counts_of(totals) == expected(stage)
+    check_every_unit_is_somewhere_once(stage, totals)
+    for draft in totals.drafts:
         assert 0 < draft.tally.units == len(numbers_in(draft.body)) <= limits.units
         assert len(draft.body) <= limits.bytes
 
@@ -265,12 +265,12 @@ def test_i1_i4_a_stage_cut_at_any_commits_ends_with_the_totals_of_an_uninterrupt
 ) -> None:
     kind, stage = drawn
     whole = migrate(kind, stage, limits, never)
-    books = migrate(kind, stage, limits, lambda: dice.random() < chance)
-    assert totals(books) == totals(whole)
-    check_every_unit_is_somewhere_once(stage, books)
+    totals = migrate(kind, stage, limits, lambda: dice.random() < chance)
+    assert counts_of(totals) == counts_of(whole)
+    check_every_unit_is_somewhere_once(stage, totals)
     if not kind.once:
-        assert [draft.body for draft in books.drafts] == [draft.body for draft in whole.drafts]
-        assert books.letters == whole.letters
+        assert [draft.body for draft in totals.drafts] == [draft.body for draft in whole.drafts]
+        assert totals.letters == whole.letters
 
 
 @settings(max_examples=300, deadline=None)
@@ -309,23 +309,23 @@ def test_the_frontier_stands_before_the_first_unit_that_is_in_nothing_committed(
 ) -> None:
     kind, stage = drawn
     units = units_of(stage)
-    books = Books()
+    totals = Totals()
     sent: set[int] = set()
     packing = batcher(HEAD, TAIL, kind.once, limits)
     for group in [*(packing.add(each) for each in stage), packing.finish()]:
         for sealing in group:
-            books.commit(sealing)
+            totals.commit(sealing)
             if sealing.draft:
                 sent.update(numbers_in(sealing.draft.body))
-            buried = {place for letter in books.letters.values() for place in buried_by_packer(letter)}
+            buried = {place for letter in totals.letters.values() for place in buried_by_packer(letter)}
             frontier = sealing.progress.frontier[:3]
             assert all(number in sent or place in buried for place, number in units.items() if place < frontier)
             assert all(place < frontier for place in buried)
             # What the rules left out has no unit to stand at: it counts with its source record's end.
-            ranges = [each for draft in books.drafts for each in draft.ranges]
+            ranges = [each for draft in totals.drafts for each in draft.ranges]
             passed = [each for each in stage if is_behind(each.position, frontier, ranges)]
             assert sealing.progress.source_records == len(passed)
-            told = [(it.position, it.unit) for it in books.letters.values() if it.code == "missing-field"]
+            told = [(it.position, it.unit) for it in totals.letters.values() if it.code == "missing-field"]
             assert sorted(told) == [(it.position, it.unit) for each in passed for it in each.dead]
 
 
@@ -347,13 +347,13 @@ def buried_by_packer(letter: DeadLetter) -> list[tuple[int, int, int]]:
 def test_events_are_filled_as_a_plain_list_of_units_cut_every_so_many(dice: Random, size: int, units: int) -> None:
     stage = make_stage(dice, KINDS[1], size)
     numbers = [number for _, number in sorted(units_of(stage).items())]
-    books = migrate(KINDS[1], stage, BatchLimits(units=units), never)
-    assert [sorted(numbers_in(draft.body)) for draft in books.drafts] == [
+    totals = migrate(KINDS[1], stage, BatchLimits(units=units), never)
+    assert [sorted(numbers_in(draft.body)) for draft in totals.drafts] == [
         numbers[start : start + units] for start in range(0, len(numbers), units)
     ]
     # Nothing but filtered records lies within a range: a batch is one for each file, and one more for each dead one.
     spots = [(letter.position.source, letter.position.offset, letter.unit) for each in stage for letter in each.dead]
-    for draft in books.drafts:
+    for draft in totals.drafts:
         within = [spot for spot in spots if draft.ranges[0].begin < spot < draft.ranges[-1].end]
         assert len(draft.ranges) <= len({each.begin.source for each in draft.ranges}) + len(within)
 
@@ -362,8 +362,8 @@ def test_events_are_filled_as_a_plain_list_of_units_cut_every_so_many(dice: Rand
 @given(dices, st.integers(1, 30), st.sampled_from([120, 200, 500]))
 def test_no_batch_of_events_had_room_for_the_next_unit(dice: Random, size: int, limit: int) -> None:
     stage = make_stage(dice, KINDS[1], size)
-    books = migrate(KINDS[1], stage, BatchLimits(bytes=limit), never)
-    for draft, following in zip(books.drafts, books.drafts[1:], strict=False):
+    totals = migrate(KINDS[1], stage, BatchLimits(bytes=limit), never)
+    for draft, following in zip(totals.drafts, totals.drafts[1:], strict=False):
         begin = following.ranges[0].begin
         unit = Range(begin, begin._replace(unit=begin.unit + 1))
         held = [record for each in stage for record in select(each, draft.ranges)]
@@ -432,8 +432,8 @@ def test_bins_are_filled_as_a_plain_search_for_the_best_fit_would(
         where = (len(opening), len(opening) + len(inner))
         record = Record(position, 0, owner, opening + inner + b"]}", units, (("points", Decimal(1)),) * units, where)
         stage.append(Examined(position, (record,)))
-    books = migrate(KINDS[2], stage, limits, never)
-    assert [sorted(set(numbers_in(draft.body))) for draft in books.drafts] == best_fit(sizes, limits)
+    totals = migrate(KINDS[2], stage, limits, never)
+    assert [sorted(set(numbers_in(draft.body))) for draft in totals.drafts] == best_fit(sizes, limits)
 
 
 @pytest.mark.parametrize("age", [5, 10**9])

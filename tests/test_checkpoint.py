@@ -75,35 +75,35 @@ def test_a_sealed_batch_and_its_frontier_are_there_after_reopening(file: Checkpo
     again.close()
 
 
-def test_i1_the_books_balance_through_every_state(file: Checkpoint) -> None:
+def test_i1_the_totals_add_up_through_every_state(file: Checkpoint) -> None:
     filtered, letter = tally(2, "0.25"), DeadLetter(Position(0, 90, 5, 9), 0, "bad-date", "$.dob", tally(1, "3"))
     reading = behind(3, tally(6, "4.75"), filtered={"deleted": filtered}, dead=(letter,))
     batch = file.seal("customers", draft(0, 3), reading, 1.0)
-    assert file.books("customers").balanced
-    assert file.books("customers").pending == tally(3, "1.50")
+    assert file.totals("customers").balanced
+    assert file.totals("customers").pending == tally(3, "1.50")
     attempt = file.sending(batch, 1.0)
-    assert file.books("customers").balanced
+    assert file.totals("customers").balanced
     file.received(batch, attempt, Receipt(Kind.UNKNOWN, message="timeout"), BatchState.UNKNOWN, 2.0)
-    assert file.books("customers").unknown == tally(3, "1.50")
-    assert file.books("customers").balanced
+    assert file.totals("customers").unknown == tally(3, "1.50")
+    assert file.totals("customers").balanced
     assert file.move(batch, BatchState.UNKNOWN, BatchState.ACCEPTED, 3.0)
-    books = file.books("customers")
-    assert (books.accepted, books.dead, books.filtered) == (tally(3, "1.50"), tally(1, "3"), filtered)
-    assert books.balanced
+    totals = file.totals("customers")
+    assert (totals.accepted, totals.dead, totals.filtered) == (tally(3, "1.50"), tally(1, "3"), filtered)
+    assert totals.balanced
 
 
 def test_i1_a_lost_cent_is_an_imbalance(file: Checkpoint) -> None:
     file.seal("customers", draft(0, 3), behind(3, tally(3, "1.51")), 1.0)
-    assert not file.books("customers").balanced
+    assert not file.totals("customers").balanced
 
 
 def test_what_bins_hold_beyond_the_frontier_is_counted_and_passed_over(file: Checkpoint) -> None:
     file.seal("customers", draft(5, 7, "2"), Progress(read=tally(2, "2")), 1.0)
-    assert file.books("customers").balanced
+    assert file.totals("customers").balanced
     assert file.ahead_ranges("customers") == list(draft(5, 7).ranges)
     file.seal("customers", draft(0, 5), behind(7, tally(7, "3.50")), 1.0)
     assert file.ahead_ranges("customers") == []
-    assert file.books("customers").balanced
+    assert file.totals("customers").balanced
 
 
 def test_i3_a_batch_that_is_not_sealed_can_not_be_sent(file: Checkpoint) -> None:
@@ -125,11 +125,11 @@ def test_the_parts_of_a_split_batch_name_it_and_carry_its_records(file: Checkpoi
     batch = file.seal("customers", draft(0, 4, "2"), behind(4, tally(4, "2")), 1.0)
     first, second = file.split(batch, [draft(0, 2, "1.50"), draft(2, 4, "0.50")], 2.0)
     assert (first.parent, second.parent) == (batch.seq, batch.seq)
-    assert file.books("customers").balanced
+    assert file.totals("customers").balanced
     letters = [DeadLetter(Position(0, at * 10, 9, at + 1), 0, "refused", "422", tally(1)) for at in (0, 1)]
     letters[0] = DeadLetter(letters[0].position, 0, "refused", "422", tally(1, "1.50"))
     file.dead(first, letters, 3.0, [("c1", "refused")])
-    assert file.books("customers").balanced
+    assert file.totals("customers").balanced
     assert file.absent_reasons(["c1", "c2"]) == {"c1": "refused"}
     assert [batch for batch, _ in file.dead_letters("customers")] == [first.seq, first.seq]
 
@@ -139,7 +139,7 @@ def test_storing_the_same_progress_twice_changes_nothing(file: Checkpoint) -> No
     reading = behind(2, tally(2), filtered={"deleted": tally(1)}, dead=(letter,), absent=(("c1", "deleted"),))
     file.advance("customers", reading)
     file.advance("customers", reading)
-    assert file.books("customers").balanced
+    assert file.totals("customers").balanced
     assert file.dead_codes("customers") == {"bad-date": 1}
 
 
@@ -174,7 +174,7 @@ def test_samples_are_of_batches_that_hold_much_not_of_the_many_parts_of_a_refuse
 def test_a_reader_sees_a_run_that_goes_on_and_can_not_write(file: Checkpoint, path: Path) -> None:
     reader = Checkpoint.open(path, read_only=True)
     file.seal("customers", draft(0, 3), behind(3, tally(3, "1.50")), 1.0)
-    assert reader.books("customers").pending == tally(3, "1.50")
+    assert reader.totals("customers").pending == tally(3, "1.50")
     with pytest.raises(MachineFault):
         reader.stage_state("customers", "running", 1.0)
     reader.close()

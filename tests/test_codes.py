@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from streammig.errors import EXPORT_BROKEN, BrokenExport, Problem
 from tests.manual import ROOT
 
+NOTICES = {"Waiting", "Warned"}
 KINDS = {"Problem", *(kind.__name__ for kind in Problem.__subclasses__())}
 
 
 def made() -> Iterator[tuple[str, ast.expr, str]]:
-    """Kind, code and place of each problem that the source makes."""
+    """Kind, code and place of each problem, wait and warning that the source makes."""
     for path in sorted((ROOT / "streammig").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        kinds = {it.name for node in froms if node.module == "streammig.errors" for it in node.names} & KINDS
+        ours = [node for node in froms if node.module in ("streammig.errors", "streammig.telemetry")]
+        kinds = {it.name for node in ours for it in node.names} & (KINDS | NOTICES)
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
                 yield node.func.id, node.args[0], f"{path.relative_to(ROOT)}:{node.lineno}"
@@ -31,8 +33,9 @@ def test_a_code_is_in_kebab_case_and_of_one_kind() -> None:
             kinds.setdefault(str(code.value), set()).add(kind)
         else:  # made of parts, or passed on from another process: no sentence
             assert not any(isinstance(it, ast.Constant) and " " in str(it.value) for it in ast.walk(code)), place
-    assert len(kinds) > 50
-    assert {code: found for code, found in kinds.items() if len(found) > 1} == {}
+    assert len(kinds) > 60
+    assert {kind for found in kinds.values() for kind in found} >= NOTICES
+    assert {code: found for code, found in kinds.items() if len(found - NOTICES) > 1} == {}
 
 
 def test_a_problem_is_json_with_its_code_and_exit_code() -> None:

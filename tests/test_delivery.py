@@ -124,7 +124,7 @@ def arrived(world: World, keys: dict[str, set[str]], but: dict[str, set[str]] | 
         held = getattr(world.target, stage)
         assert not [key for key, count in held.items() if count > 1], f"{stage}: came twice"
         assert set(held) == wanted - (but or {}).get(stage, set()), stage
-    assert all(books.balanced for books in world.books().values())
+    assert all(totals.balanced for totals in world.totals().values())
 
 
 def ask(world: World, sql: str) -> list[tuple[Any, ...]]:
@@ -333,7 +333,7 @@ def test_i4_a_yes_that_speaks_of_a_part_is_read_back_whole_and_what_is_missing_i
         world.target.settle()
         held, wanted = set(getattr(world.target, stage)), keys[stage]
         letters = dead(world, stage)
-        assert all(books.balanced for books in world.books().values())
+        assert all(totals.balanced for totals in world.totals().values())
         assert max(getattr(world.target, stage).values()) == 1
         if stage == "events":
             assert isinstance(ended, UnknownOutcome)
@@ -342,7 +342,7 @@ def test_i4_a_yes_that_speaks_of_a_part_is_read_back_whole_and_what_is_missing_i
             assert ended is True
             assert {code for code, _ in letters} == {"accepted-in-part"}
             assert states(world, stage)[1] == "split"
-            assert sum(books.dead.units for books in world.books().values()) == len(wanted - held) > 0
+            assert sum(totals.dead.units for totals in world.totals().values()) == len(wanted - held) > 0
         else:
             assert ended is True
             assert not letters
@@ -361,7 +361,7 @@ def test_a_drain_ends_the_reading_back_of_every_owner(tmp_path: Path, after: flo
         assert await world.live() is True
         world.target.settle()
         assert set(world.target.customers.values()) == {1}
-        assert world.books()["customers"].dead.units == len(keys["customers"] - set(world.target.customers)) > 0
+        assert world.totals()["customers"].dead.units == len(keys["customers"] - set(world.target.customers)) > 0
 
     says_no = Receipt(Kind.UNKNOWN, 200, "saved 9", code="says-no", in_part=True)
     play(tmp_path, story, script={1: says_no}, landed=frozenset({1}), share=0.5)
@@ -538,9 +538,9 @@ def test_a_refusal_that_took_the_rest_is_parked_and_nothing_of_it_is_sent_again(
         assert set(world.target.customers) == keys["customers"]
         assert max(world.target.customers.values()) == 1
         assert any("it is parked" in said for said in world.said)
-        books = world.books()["customers"]
-        assert books.balanced
-        assert books.unknown.records > 0
+        totals = world.totals()["customers"]
+        assert totals.balanced
+        assert totals.unknown.records > 0
 
     choose(tmp_path, story, bad=frozenset({"c7"}), of=("customers",), takes_the_rest=True)
 
@@ -554,7 +554,7 @@ def test_events_that_can_not_be_looked_for_are_dead_letters_with_their_batch(tmp
         world.target.settle()
         assert max(world.target.events.values()) == 1
         assert "p7-0" not in world.target.events
-        assert all(books.balanced for books in world.books().values())
+        assert all(totals.balanced for totals in world.totals().values())
 
     choose(tmp_path, story, bad=frozenset({owner_with_events(tmp_path)}), of=("events",))
 
@@ -620,7 +620,7 @@ def test_i4_customers_that_stood_at_the_target_otherwise_do_not_let_a_lost_batch
         assert any("which may have been there before" in said for said in world.said)
         bodies = world.scripted.bodies()
         assert bodies.count(bodies[1]) == 1
-        assert world.books()["customers"].unknown.records > 0
+        assert world.totals()["customers"].unknown.records > 0
 
     everybody = frozenset(f"c{number}" for number in range(MANY))
     play(tmp_path, story, script={2: LOST}, strangers=everybody)
@@ -754,7 +754,7 @@ def test_a_drain_waits_for_what_is_under_way_and_sends_nothing_more(tmp_path: Pa
         world.target.weather.latency = (20.0, 20.0)
         assert await stopped(world, 30, "drain") is False
         assert "sending" not in states(world)
-        assert world.books()["customers"].accepted.units > 0
+        assert world.totals()["customers"].accepted.units > 0
         assert len(world.scripted.sent) <= 4
         world.target.weather.latency = (0.1, 0.2)
         assert await world.live() is True
@@ -789,7 +789,7 @@ def test_a_drain_in_each_kind_of_waiting_ends_at_once_and_goes_on_later(tmp_path
             ended = await stopped(world, world.rng.uniform(0.1, 40), "drain")
             assert world.clock.time() - began < 60
             assert not isinstance(ended, Problem), ended
-            assert all(books.balanced for books in world.books().values())
+            assert all(totals.balanced for totals in world.totals().values())
             if ended:
                 break
         assert await world.live() is True
@@ -935,7 +935,7 @@ def test_nothing_is_waited_for_at_the_end_without_a_settle_time_or_a_sample_that
     play(tmp_path, story, settings, last=stage)
 
 
-def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_books_complete(tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_totals_complete(tmp_path: Path) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         async def stopped(migration: Migration) -> bool:
             tell = migration.notify

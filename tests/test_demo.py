@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from streammig.checkpoint import Books, Checkpoint
+from streammig.checkpoint import Checkpoint, Totals
 from streammig.cli import demo, main
 from streammig.records import STAGES, START, BatchState, Kind, Progress, Range, Receipt, Tally
 from streammig.sandbox import SandboxConfig
@@ -37,13 +37,13 @@ LOSE = [{"on": "transactions", "nth": 2, "do": "lose", "records": [3]}]
 WRITTEN = Written(4, 1, 0, 4, 0, 2, 1000, {stage: Part(2, UNITS[stage], SUMS[stage]) for stage in STAGES})
 
 
-def totals(accepted: Tally, **others: Tally) -> Books:
+def totals(accepted: Tally, **others: Tally) -> Totals:
     """Totals that add up: all of this was read."""
     parts = {name: others.get(name, Tally()) for name in ("dead", "filtered", "unknown", "pending")}
-    return Books(read=sum(parts.values(), accepted), accepted=accepted, **parts)
+    return Totals(read=sum(parts.values(), accepted), accepted=accepted, **parts)
 
 
-def of_all(**changed: Books) -> dict[str, Books]:
+def of_all(**changed: Totals) -> dict[str, Totals]:
     found = {stage: totals(Tally(2, UNITS[stage], SUMS[stage])) for stage in STAGES}
     found["customers"] = totals(Tally(2, 3, SUMS["customers"]), filtered=Tally(1, 1))
     return {**found, **changed}
@@ -98,7 +98,7 @@ def test_each_difference_in_the_ledger_is_named(value: Any, path: tuple[str, ...
         (replace(totals(Tally(2, 3, SUMS["events"])), read=Tally(2, 4)), "events: the totals of the run do not add up"),
     ],
 )
-def test_each_difference_in_the_totals_is_named(events: Books, said: str) -> None:
+def test_each_difference_in_the_totals_is_named(events: Totals, said: str) -> None:
     assert said in demo.differences(WRITTEN, of_all(events=events), ledger())
 
 

@@ -91,7 +91,7 @@ def test_i3_customers_that_stand_twice_stay_out_over_crashes(tmp_path: Path) -> 
         crashes = 0
         for at in (9, 14, 18, 30):
             crashes += isinstance(await world.live(crash_at=at, crash_after=bool(at % 2)), Crash)
-            assert all(books.balanced for books in world.books().values())
+            assert all(totals.balanced for totals in world.totals().values())
         assert crashes > 2
         await world.live()
         world.target.settle()

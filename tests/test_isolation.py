@@ -149,16 +149,16 @@ class Room:
         return [str(row[0]) for row in self.file._read("SELECT state FROM batch ORDER BY seq")]
 
     def check(self, *, refused: set[str], unsearched: int = 0) -> None:
-        """Just these are dead as refused, all else but so many is at the target once, and the books balance."""
+        """Just these are dead as refused, all else but so many is at the target once, and the totals add up."""
         self.target.settle()
         held = getattr(self.target, self.stage)
         assert not [key for key, count in held.items() if count > 1]
         assert set(self.dead().get("refused", [])) == refused
         assert len(self.dead().get("refused-with-its-batch", [])) == unsearched
         assert len(held) == len(self.records) - len(refused) - unsearched
-        books = self.file.books(self.stage)
-        assert books.balanced, (books.taken, books.placed)
-        assert books.pending == books.unknown == Tally()
+        totals = self.file.totals(self.stage)
+        assert totals.balanced, (totals.taken, totals.placed)
+        assert totals.pending == totals.unknown == Tally()
 
 
 def in_room(folder: Path, story: Callable[[Room], Coroutine[Any, Any, None]], **more: Any) -> None:

@@ -97,7 +97,7 @@ def test_members_and_a_log_that_is_not_grouped_by_person_arrive_each_exactly_onc
     assert ledger["dropped"]["events"] == {}
 
 
-def test_what_was_paid_adds_up_to_the_cent_in_the_books_and_at_the_target(
+def test_what_was_paid_adds_up_to_the_cent_in_the_totals_and_at_the_target(
     shell: Shell, target: LocalTarget, tmp_path: Path
 ) -> None:
     loyalty = made(tmp_path)

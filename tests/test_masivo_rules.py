@@ -152,7 +152,7 @@ def test_an_optional_field_that_is_null_is_left_out() -> None:
     assert sent("customers", data).body.decode() == CUSTOMER
 
 
-def test_lots_that_expired_are_cut_and_stay_in_the_books() -> None:
+def test_lots_that_expired_are_cut_and_stay_in_the_totals() -> None:
     old = LOT.replace("null", '"2024-05-01T00:00:00Z"', 1).replace("12.50", "7.25").replace('"am', '"x":1,"am')
     result = examine("customers", CUSTOMER.replace(LOT, f"{old} , {LOT},{old}"))
     assert result.records[0].body.decode() == CUSTOMER

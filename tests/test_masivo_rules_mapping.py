@@ -1,4 +1,4 @@
-"""Mappings: what they are given, what they may return, and that nothing they do reaches the books."""
+"""Mappings: what they are given, what they may return, and that nothing they do reaches the totals."""
 
 from __future__ import annotations
 

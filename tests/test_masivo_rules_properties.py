@@ -180,7 +180,7 @@ def run_of(*data: bytes) -> Run:
     return [Slice(0, 1000 * index, index + 1, len(each), each) for index, each in enumerate(data)]
 
 
-def books(result: Examined) -> Tally:
+def totals(result: Examined) -> Tally:
     tallies = [record.tally for record in result.records]
     tallies += [letter.tally for letter in result.dead] + [tally for _, tally in result.filtered]
     return sum(tallies, Tally())
@@ -212,7 +212,7 @@ def naive_sums(stage: str, data: bytes) -> dict[str, Decimal]:
 def test_whatever_a_record_holds_it_has_one_fate_and_no_value_of_it_is_told(case: tuple[str, bytes]) -> None:
     stage, data = case
     (result,) = STAGES[stage].examine(run_of(data))
-    assert books(result).records == 1
+    assert totals(result).records == 1
     assert len(result.records) + len(result.dead) <= 1
     assert all(letter.code in CODES and len(letter.message) < 4000 for letter in result.dead)
     assert all(len(fault) < 300 for letter in result.dead for fault in letter.message.split("; "))
@@ -227,7 +227,7 @@ def test_sums_are_those_of_plain_decimals_whatever_becomes_of_the_record(case: t
     stage, data = case
     (result,) = STAGES[stage].examine(run_of(data))
     if "duplicate-field" not in [letter.code for letter in result.dead]:
-        assert books(result).sums == naive_sums(stage, data)
+        assert totals(result).sums == naive_sums(stage, data)
 
 
 @RUNS

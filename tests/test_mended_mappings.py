@@ -1,4 +1,4 @@
-"""A mapping that was mended between two runs: what it makes of batches that were sealed before, and the books (I1)."""
+"""A mapping that was mended between two runs: what it makes of batches that were sealed before, and the totals (I1)."""
 
 from __future__ import annotations
 

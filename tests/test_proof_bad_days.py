@@ -1,4 +1,4 @@
-"""Whatever the target does with a request, nothing is there twice and the books say what is there."""
+"""Whatever the target does with a request, nothing is there twice and the totals say what is there."""
 
 from __future__ import annotations
 

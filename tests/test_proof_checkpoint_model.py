@@ -240,15 +240,15 @@ class CheckpointMachine(RuleBasedStateMachine):
             assert there == {f"{STAGE}-{number}" for number in held}
 
     @invariant()
-    def the_books_balance(self) -> None:
-        books, model = self.file.books(STAGE), self.model
-        assert books.balanced
-        assert books.read == tally(list(range(model.read)))
-        assert books.accepted == model.tally(BatchState.ACCEPTED)
-        assert books.unknown == model.tally(BatchState.UNKNOWN, BatchState.PARKED)
-        assert books.pending == model.tally(BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
-        assert books.dead == add_up(tally([number]) for number, _ in model.dead)
-        assert books.filtered == tally(model.filtered)
+    def the_totals_add_up(self) -> None:
+        totals, model = self.file.totals(STAGE), self.model
+        assert totals.balanced
+        assert totals.read == tally(list(range(model.read)))
+        assert totals.accepted == model.tally(BatchState.ACCEPTED)
+        assert totals.unknown == model.tally(BatchState.UNKNOWN, BatchState.PARKED)
+        assert totals.pending == model.tally(BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
+        assert totals.dead == add_up(tally([number]) for number, _ in model.dead)
+        assert totals.filtered == tally(model.filtered)
 
     @invariant()
     def the_digest_is_that_of_what_is_there(self) -> None:

@@ -207,7 +207,7 @@ def test_a_file_that_is_none_of_repaired_letters_is_named_and_nothing_is_sent(
         (shell.folder / "fixed.ndjson").write_text(content)
     ended = retry(shell, "--input", "fixed.ndjson")
     assert ended.code == 2
-    assert ended.err.startswith("error: fixed.ndjson: ")  # before any work, and no books
+    assert ended.err.startswith("error: fixed.ndjson: ")  # before any work, and no totals
     assert said in ended.err
     assert target.ledger()["requests"]["customers"] == before
 

@@ -50,25 +50,26 @@ FILTERED = Examined(POSITION, filtered=(("deleted", Tally(1, 1)),))
 def test_a_letter_takes_what_nothing_else_was_sent_as(
     letter: DeadLetter, before: Examined, now: Examined, sent: list[Record]
 ) -> None:
-    assert [it.body for it in share(letter, False, before, now).records] == [it.body for it in sent]
+    assert [it.body for it in share(letter, 0, before, now).records] == [it.body for it in sent]
 
 
 @pytest.mark.parametrize(
     ("letter", "part", "before", "now", "code"),
     [
-        (rest(1, 2), False, made(MANY), made(record(0, "x", "b", "c")), UNCLEAR),  # what was sent is another now
-        (rest(1, 1), False, made(MANY), made(record(0, "a", "c")), UNCLEAR),  # another number of units
-        (bad(1), False, MAPPED, made(record(0, "a"), record(1, "b", "c"), record(3, "z")), UNCLEAR),
-        (bad(1), False, MAPPED, made(record(0, "a"), record(1, "b"), bad(2)), UNCLEAR),
-        (bad(5, 9), False, made(MANY), made(MANY), UNCLEAR),  # it stands for nothing that the record makes now
-        (bad(0, 2), True, ALONE, made(record(0, "a", "b", "c", "d")), UNCLEAR),  # the other half was accepted
-        (bad(0, 2), False, ALONE, made(bad(0, 1, "worse")), "worse"),
-        (bad(1), False, MAPPED, made(record(0, "a"), bad(1, 0, "worse"), record(2, "z")), "worse"),
-        (bad(0, 2), False, ALONE, FILTERED, "deleted"),
+        (rest(1, 2), 0, made(MANY), made(record(0, "x", "b", "c")), UNCLEAR),  # what was sent is another now
+        (rest(1, 1), 0, made(MANY), made(record(0, "a", "c")), UNCLEAR),  # another number of units
+        (bad(1), 0, MAPPED, made(record(0, "a"), record(1, "b", "c"), record(3, "z")), UNCLEAR),
+        (bad(1), 0, MAPPED, made(record(0, "a"), record(1, "b"), bad(2)), UNCLEAR),
+        (bad(5, 9), 0, made(MANY), made(MANY), UNCLEAR),  # it stands for nothing that the record makes now
+        (bad(0, 2), 2, ALONE, made(record(0, "a", "b", "c", "d")), UNCLEAR),  # the other half was accepted
+        (bad(0, 9), 1, made(MANY), made(MANY), UNCLEAR),  # the mapping was mended, and others were sent
+        (bad(0, 2), 0, ALONE, made(bad(0, 1, "worse")), "worse"),
+        (bad(1), 0, MAPPED, made(record(0, "a"), bad(1, 0, "worse"), record(2, "z")), "worse"),
+        (bad(0, 2), 0, ALONE, FILTERED, "deleted"),
     ],
 )
 def test_i3_where_that_is_unclear_or_still_bad_nothing_is_sent(
-    letter: DeadLetter, part: bool, before: Examined, now: Examined, code: str
+    letter: DeadLetter, part: int, before: Examined, now: Examined, code: str
 ) -> None:
     found = share(letter, part, before, now)
     assert (found.records, found.code, found.filtered) == ([], code, now is FILTERED)

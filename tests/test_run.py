@@ -552,6 +552,7 @@ def full() -> None:
 
 def unread() -> None:
     reader, writer = os.pipe()
+    os.dup2(writer, 1)
     os.dup2(writer, 2)
     os.close(reader)
 
@@ -565,7 +566,7 @@ def test_a_run_that_loses_its_standard_streams_goes_on(
     shell: Shell, target: LocalTarget, lose: Callable[[], None]
 ) -> None:
     write(shell.folder / "e.json", [customer("c1"), {"id": "bad"}])
-    ended = finished(shell.folder, "run", *quickly(target.url), "--customers", "e.json", before=lose)
+    ended = finished(shell.folder, "run", *quickly(target.url), "--customers", "e.json", "--json", before=lose)
     assert (ended.code, ended.err) == (3, "")
     assert shell("status", shell.checkpoint, "--json").document["state"] == "complete"
 

@@ -442,7 +442,7 @@ def test_a_stage_whose_file_is_not_named_any_more_is_named(shell: Shell, target:
     assert "customers" in ended.err
 
 
-def test_a_refusal_before_anything_was_done_shows_no_books(shell: Shell, target: LocalTarget, export: Path) -> None:
+def test_a_refusal_before_anything_was_done_shows_no_totals(shell: Shell, target: LocalTarget, export: Path) -> None:
     interrupted(shell, target)
     refused = shell.run(target.url, "--customers", "export.json", "--max-bytes", 20_000)
     assert refused.code == 2

@@ -1,4 +1,4 @@
-"""What the generator of exports promises: the same for the same seed, and books that are right."""
+"""What the generator of exports promises: the same for the same seed, and totals that are right."""
 
 from __future__ import annotations
 

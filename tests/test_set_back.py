@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from streammig.checkpoint import Books, Checkpoint, Fences, Mark, fences_path
+from streammig.checkpoint import Checkpoint, Fences, Mark, Totals, fences_path
 from streammig.cli import undecided
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.records import BatchState, Kind, Place, Receipt, Record, Tally
-from streammig.run import check_books
+from streammig.run import check_totals
 from streammig.target import Seen
 from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
@@ -240,7 +240,7 @@ def test_i3_i4_an_older_copy_goes_on_where_the_newest_is_lost(
         for stage in ("customers", "transactions"):
             assert set(getattr(world.target, stage)) == keys[stage], stage
             assert max(getattr(world.target, stage).values()) == 1, stage
-        assert all(books.balanced for books in world.books().values())
+        assert all(totals.balanced for totals in world.totals().values())
 
     play(tmp_path, story, PLAIN | {"concurrency": concurrency, "events": {}}, last="transactions")
 
@@ -563,9 +563,9 @@ def until_answered(stage: str, number: int) -> Callable[[Migration], Coroutine[A
     return work
 
 
-def test_books_that_do_not_balance_say_which_sides_do_not_agree() -> None:
+def test_totals_that_do_not_add_up_say_which_sides_do_not_agree() -> None:
     none, some = Tally(), Tally(2, 3)
-    books = Books(read=some, accepted=some, dead=none, filtered=none, unknown=none, pending=none)
-    check_books("events", books)
+    totals = Totals(read=some, accepted=some, dead=none, filtered=none, unknown=none, pending=none)
+    check_totals("events", totals)
     with raises(MachineFault, "totals-unbalanced"):
-        check_books("events", replace(books, accepted=none))
+        check_totals("events", replace(totals, accepted=none))

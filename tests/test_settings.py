@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streammig.errors import Held, Unusable
-from streammig.settings import Settings, api_key, load, state_folder
+from streammig.settings import Settings, api_key, from_checkpoint, load, portable, state_folder
 from streammig.spool import forget, reads_stdin, spool_path, stdin_spooled
 from tests.problems import raises
 
@@ -255,3 +256,24 @@ def test_a_terminal_is_no_export(tmp_path: Path) -> None:
 def test_standard_input_is_asked_for_where_a_stage_names_it(toml: Path, tmp_path: Path) -> None:
     assert not reads_stdin(load(toml, {"events": {"files": ["b.json"]}}))
     assert reads_stdin(piped(tmp_path))
+
+
+def test_the_settings_of_a_run_are_found_again_without_its_secrets(tmp_path: Path) -> None:
+    settings = load(
+        None,
+        {
+            "checkpoint": "a.checkpoint", "api_key_command": "echo secret", "api_key_file": "key", "concurrency": 2,
+            "customers": {"files": ["c.json#data"], "map": "m:f"},
+        },
+    )  # fmt: skip
+    kept = json.loads(json.dumps(portable(settings)))
+    assert "secret" not in json.dumps(kept)
+    found, folder = from_checkpoint(Path("b.checkpoint"), {"settings": kept, "folder": "/mappings"}, None)
+    assert (found.concurrency, found.checkpoint, folder) == (2, "b.checkpoint", Path("/mappings"))
+    assert found.customers.files == (str(Path("c.json#data").absolute()),)
+    assert found.api_key_file == str(Path("key").absolute())
+    toml = tmp_path / "more.toml"
+    toml.write_text("concurrency = 3\n[customers]\nmap = 'm:g'\n")
+    found, folder = from_checkpoint(Path("b.checkpoint"), {"settings": kept}, toml)
+    assert (found.concurrency, found.customers.map, folder) == (3, "m:g", tmp_path)
+    assert found.customers.files == (str(Path("c.json#data").absolute()),)

@@ -24,7 +24,7 @@ CUSTOMERS = 80
 
 
 def check(world: World, keys: dict[str, set[str]]) -> None:
-    """What must hold at every moment: nothing twice, nothing that was never there, books that balance (I1, I3, I4)."""
+    """What must hold at every moment: nothing twice, nothing that was never there, totals that balance (I1, I3, I4)."""
     target = world.target
     target.settle()
     for stage, wanted in keys.items():
@@ -34,11 +34,11 @@ def check(world: World, keys: dict[str, set[str]]) -> None:
         assert set(held) <= wanted, f"{stage}: never asked for: {set(held) - wanted}"
     if not (world.folder / "run.checkpoint").exists():
         return
-    for stage, books in world.books().items():
-        assert books.balanced, f"{stage}: {books.taken} != {books.placed}"
+    for stage, totals in world.totals().items():
+        assert totals.balanced, f"{stage}: {totals.taken} != {totals.placed}"
         held = len(getattr(target, stage)) + sum(1 for key in target.dropped if key.startswith(stage))
-        least, most = books.accepted.units, books.accepted.units + books.unknown.units + books.pending.units
-        assert least <= held <= most, f"{stage}: target has {held}, books say {least} to {most}"
+        least, most = totals.accepted.units, totals.accepted.units + totals.unknown.units + totals.pending.units
+        assert least <= held <= most, f"{stage}: target has {held}, totals say {least} to {most}"
     assert not target.violations, target.violations[:3]
 
 
@@ -49,7 +49,7 @@ def whole(world: World, keys: dict[str, set[str]]) -> None:
     assert not dropped or world.target.weather.queue[1] > SETTLE_TIME
     for stage, wanted in keys.items():
         assert set(getattr(world.target, stage)) | (dropped & wanted) == wanted, f"{stage}: missing or extra"
-        assert world.books()[stage].accepted.units == len(wanted)
+        assert world.totals()[stage].accepted.units == len(wanted)
 
 
 def run_world(tmp_path: Path, seed: int, story: Any, **more: Any) -> None:

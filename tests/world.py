@@ -162,10 +162,10 @@ class World:
                 return Crash()
             raise group from None
 
-    def books(self) -> dict[str, Any]:
+    def totals(self) -> dict[str, Any]:
         file = Checkpoint.open(self.folder / "run.checkpoint", read_only=True)
         try:
-            return {row.name: file.books(row.name) for row in file.stages()}
+            return {row.name: file.totals(row.name) for row in file.stages()}
         finally:
             file.close()
 

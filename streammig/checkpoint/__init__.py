@@ -6,14 +6,13 @@ from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.letters import FIRST, Spot
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
-from streammig.checkpoint.queries import UNDECIDED, Books, StageRow
+from streammig.checkpoint.queries import UNDECIDED, StageRow, Totals
 from streammig.checkpoint.store import CheckpointReader, Store
 from streammig.checkpoint.writer import CheckpointWriter
 
 __all__ = [
     "FIRST",
     "UNDECIDED",
-    "Books",
     "Checkpoint",
     "CheckpointReader",
     "CheckpointWriter",
@@ -24,6 +23,7 @@ __all__ = [
     "Spot",
     "StageRow",
     "Store",
+    "Totals",
     "fenced",
     "fences_path",
     "is_held",

@@ -33,19 +33,21 @@ class Letters(Queries):
         """Whether what stands there is a dead letter, or was one until a replay took it."""
         return bool(self._read(f"SELECT 1 FROM dead_letter WHERE {_HERE}", stage, *spot))
 
-    def is_part(self, stage: str, spot: Spot) -> bool:
-        """Whether a replay sent more for the letter at this spot, and the target refused only this."""
-        return bool(self._read(f"SELECT 1 FROM dead_letter WHERE {_HERE} AND part", stage, *spot))
+    def part(self, stage: str, spot: Spot, splits: bool) -> int:
+        """What the dead letter at this spot is of its source record, as in the schema. What the run's batcher may have
+        split counts as a part."""
+        known = "max(part, batch AND NOT units)" if splits else "part"
+        return int(self._read(f"SELECT {known} FROM dead_letter WHERE {_HERE}", stage, *spot)[0][0])
 
     def _bury(self, stage: str, batch: Batch | None, letters: Iterable[DeadLetter]) -> None:
         """Keep dead letters, once each. Those of a replayed batch are dead again, and their keys are free."""
         again = batch is not None and batch.retried
         for it in letters:
             spot = it.position.source, it.position.offset, it.unit
-            part = again and not self._all_of(batch.ranges if batch else (), stage, spot)
+            part = 2 * (again and not self._all_of(batch.ranges if batch else (), stage, spot))
             kept = (
                 "UPDATE SET batch = excluded.batch, code = excluded.code, message = excluded.message,"
-                " tally = excluded.tally, part = excluded.part, replayed = 0"
+                " tally = excluded.tally, part = max(part, excluded.part), replayed = 0"
             )
             self._db.execute(
                 "INSERT INTO dead_letter (stage, source, offset, unit, batch, length, record, code, message, tally,"
@@ -89,11 +91,11 @@ class Letters(Queries):
         self,
         stage: str,
         drafts: Sequence[tuple[Draft, Sequence[tuple[Spot, str]]]],
-        letters: Sequence[tuple[Spot, int]],
+        letters: Sequence[tuple[Spot, int, int]],
         at: float,
     ) -> None:
         """New batches out of dead letters, which are dead no more, in one transaction. Beside each draft the keys that
-        no later replay may send, beside each letter the units sealed for it."""
+        no later replay may send, beside each letter the units sealed for it and what part it is."""
         salt, held = self.run["salt"], []
         with self.transaction():
             for draft, keys in drafts:
@@ -103,7 +105,7 @@ class Letters(Queries):
                     "INSERT OR REPLACE INTO replayed_key VALUES (?, ?, ?, ?, ?, ?, 0)",
                     [(stage, *spot, hash_owner(salt, key), batch.seq) for spot, key in keys],
                 )
-            gone = [self._lift(stage, spot, units) for spot, units in letters]
+            gone = [self._lift(stage, *letter) for letter in letters]
             row = self._read("SELECT repaired FROM stage WHERE name = ?", stage)[0]
             repaired = decode_tally(row[0]) + add_up(held) - add_up(gone)
             self._db.execute(
@@ -124,18 +126,19 @@ class Letters(Queries):
                 [(it.code, it.message, stage, it.position.source, it.position.offset, it.unit) for it in dead],
             )
             for it in filtered:
-                tally = self._lift(stage, (it.position.source, it.position.offset, it.unit), 0)
+                tally = self._lift(stage, (it.position.source, it.position.offset, it.unit))
                 known = self.progress(stage).filtered.get(it.code, Tally())
                 self._db.execute(
                     "INSERT INTO filtered VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
                     (stage, it.code, encode_tally(known + tally)),
                 )
 
-    def _lift(self, stage: str, spot: Spot, units: int) -> Tally:
+    def _lift(self, stage: str, spot: Spot, units: int = 0, part: int = 0) -> Tally:
         """A letter is dead no more; returns its tally."""
         rows = self._db.execute(
-            f"UPDATE dead_letter SET replayed = 1, units = ? WHERE {_HERE} AND NOT replayed RETURNING tally",
-            (units, stage, *spot),
+            f"UPDATE dead_letter SET replayed = 1, units = ?, part = max(part, ?) WHERE {_HERE} AND NOT replayed"
+            " RETURNING tally",
+            (units, part, stage, *spot),
         ).fetchall()
         if not rows:
             raise AssertionError(f"the record of {stage} at byte {spot[1]} is no dead letter: it must not be replayed")

@@ -26,7 +26,7 @@ LOST = "newest-is-lost"  # the code of an attempt that only a copy that is lost 
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class Totals:
     """The accounts of one stage. `read` comes from the reading side, the rest from batches, dead letters
     and filter counts; they balance when the two sides agree in records, units and every sum."""
 
@@ -321,7 +321,7 @@ class Queries(SqliteFile):
         """When each request was made, in seconds since the epoch."""
         return [row[0] for row in self._read("SELECT started FROM attempt ORDER BY started")]
 
-    def books(self, stage: str) -> Books:
+    def totals(self, stage: str) -> Totals:
         """Both sides of a stage's accounts, added up from what is stored."""
         with self.reading():
             progress = self.progress(stage)
@@ -330,7 +330,7 @@ class Queries(SqliteFile):
                 held.setdefault(state, []).append(decode_tally(tally))
             dead = self._dead_tally(stage)
             repaired = decode_tally(self._read("SELECT repaired FROM stage WHERE name = ?", stage)[0][0])
-        return Books(
+        return Totals(
             read=progress.read,
             accepted=add_up(held.get(BatchState.ACCEPTED, ())),
             dead=dead,

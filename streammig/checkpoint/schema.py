@@ -84,7 +84,8 @@ CREATE TABLE attempt (
 -- Records that were not sent, keyed by position. `batch` is 0 for those that were never packed, else the batch that the
 -- target refused. `message` names fields and expectations, never values: the record is read from the export.
 -- `replayed` is 1 where it is dead no more: a replay has sealed it in a batch, or found that it is filtered.
--- `units` is how many units the last replay sealed for it; `part` is 1 where the target refused only some of them.
+-- `units` is how many units the last replay sealed for it. `part` is 1 where others of its source record were sent, and
+-- 2 where a replay sent more for it than the target refused: then only the export tells which units it stands for.
 CREATE TABLE dead_letter (
     stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
     batch INTEGER NOT NULL, length INTEGER NOT NULL, record INTEGER NOT NULL,

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import traceback
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from typing import TextIO, cast
 
 import click
@@ -65,7 +65,8 @@ def streammig() -> None:
 def main() -> None:
     """Run the command line. A `Problem` becomes a message on stderr and its exit code; with --json also a document."""
     open_closed()
-    with redirect_stderr(cast(TextIO, Forgiving(sys.stderr))):
+    out, err = Forgiving(sys.stdout, BrokenPipeError), Forgiving(sys.stderr, OSError)
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
         code = _called(as_json="--json" in sys.argv[1:])
     sys.exit(code)
 

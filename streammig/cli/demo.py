@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from streammig.checkpoint import Books, Checkpoint
+from streammig.checkpoint import Checkpoint, Totals
 from streammig.errors import Problem, Unusable
 from streammig.records import STAGES, BatchState
 from streammig.report.reports import Report
@@ -138,7 +138,7 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
     click.echo(bold("\n7. The totals of the run beside the records of the stand-in"))
     click.echo("Here each event and transaction counts; above, a customer's are one record.")
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
-        totals, ledger = {stage: file.books(stage) for stage in STAGES}, target.ledger()
+        totals, ledger = {stage: file.totals(stage) for stage in STAGES}, target.ledger()
     _show_totals(totals, Report.read(checkpoint).document, ledger)
     ended = [] if code in (0, 3) else [f"the run ended with exit code {code}: it says above why"]
     return ended + differences(written, totals, ledger)
@@ -205,7 +205,7 @@ def dropped(ledger: Mapping[str, Any], stage: str) -> int:
     return sum(of["units"] for of in ledger["dropped"][stage].values())
 
 
-def differences(written: Written, totals: Mapping[str, Books], ledger: Mapping[str, Any]) -> list[str]:
+def differences(written: Written, totals: Mapping[str, Totals], ledger: Mapping[str, Any]) -> list[str]:
     """Each difference between the export, the totals of the run and the target's ledger, as a sentence. Empty if they
     agree."""
     found: list[str] = []
@@ -244,7 +244,7 @@ def _show_export(folder: Path, written: Written) -> None:
         click.echo(f"  {name:<18} {size:5.1f} MB  {counts[stage]}")
 
 
-def _show_totals(totals: Mapping[str, Books], document: Mapping[str, Any], ledger: Mapping[str, Any]) -> None:
+def _show_totals(totals: Mapping[str, Totals], document: Mapping[str, Any], ledger: Mapping[str, Any]) -> None:
     rows = ["", "read from the export", "left out on purpose", "dead letters", "accepted", "held by the stand-in"]
     rows += ["  more than once", "  dropped by its queue", "exact sums agree", "requests used", "how full they were"]
     columns: list[Sequence[object]] = [rows]

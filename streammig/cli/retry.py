@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,9 +16,6 @@ from streammig.records import STAGES
 if TYPE_CHECKING:
     from streammig.checkpoint import Checkpoint
     from streammig.migration import Choice
-
-
-T = TypeVar("T")
 
 
 @click.command()
@@ -49,72 +46,54 @@ def command(
     customer follow in the same call, once the customer can be seen at the target. If it is interrupted, the same
     command goes on: nothing is sent twice.
     """
+    from streammig.checkpoint import Checkpoint
     from streammig.cli.exit import Ended, finish
     from streammig.cli.runtime import beside
     from streammig.migration import Choice, Corrected
     from streammig.spool import forget
 
-    choice = Choice(
-        frozenset(stages), frozenset(codes), Corrected.read(corrected, checkpoint) if corrected is not None else None
-    )
-    before, unmatched = _ask(checkpoint, _counts), _ask(checkpoint, lambda file: _unmatched(choice, file))
+    given = Corrected.read(corrected, checkpoint) if corrected is not None else None
+    choice = Choice(frozenset(stages), frozenset(codes), given)
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
+        before, unmatched = _counts(file), _unmatched(choice, file)
     called = shlex.join(["streammig", *sys.argv[1:]])
     whole, problem, began = beside(checkpoint, toml, called, lambda run: run.retry(choice), quiet, current)
-    said = "\n".join([*unmatched, _in_words(before, _ask(checkpoint, _counts))])
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
+        said = "\n".join([*unmatched, _in_words(before, _counts(file))])
     code = finish(checkpoint, Ended(whole is True, problem, began, said=said), as_json=as_json, quiet=quiet)
     if code == 0:
         forget(checkpoint)
     sys.exit(code)
 
 
-class Counts(NamedTuple):
-    """How many letters replays have sealed so far, records by what became of them, and the letters that are left;
-    `waiting` are those of them that wait for their customer."""
-
-    sent: int
-    accepted: int
-    filtered: int
-    undecided: int
-    left: int
-    waiting: int
-
-
-def _counts(file: Checkpoint) -> Counts:
-    """As the checkpoint stands now: before and after a replay, they tell what it did."""
+def _counts(file: Checkpoint) -> tuple[int, ...]:
+    """How many letters replays have sent, the records that are accepted, filtered, and undecided or still to be sent;
+    then how many letters are left, and how many of them wait for their customer."""
     names = [row.name for row in file.stages()]
-    books = [file.books(name) for name in names]
+    totals = [file.totals(name) for name in names]
     letters = [it for name in names for it in file.dead_codes(name).items()]
-    return Counts(
+    return (
         file.replayed(),
-        sum(it.accepted.records for it in books),
-        sum(it.filtered.records for it in books),
-        sum(it.unknown.records + it.pending.records for it in books),
+        sum(it.accepted.records for it in totals),
+        sum(it.filtered.records for it in totals),
+        sum(it.unknown.records + it.pending.records for it in totals),
         sum(count for _, count in letters),
         sum(count for code, count in letters if code.startswith("owner-")),
     )
 
 
-def _ask(checkpoint: Path, question: Callable[[Checkpoint], T]) -> T:
-    from streammig.checkpoint import Checkpoint
-
-    file = Checkpoint.open(checkpoint, read_only=True)
-    try:
-        return question(file)
-    finally:
-        file.close()
-
-
-def _in_words(before: Counts, after: Counts) -> str:
+def _in_words(before: tuple[int, ...], after: tuple[int, ...]) -> str:
     """The result of one call of `retry`, as a sentence."""
     from streammig.errors import counted
 
     sent, accepted, filtered, undecided = (now - then for now, then in zip(after[:4], before[:4], strict=True))
+    remain, wait = after[4:]
     parts = [f"{counted(sent, 'dead letter')} sent", f"{counted(accepted, 'record')} accepted"]
     parts += [f"{filtered:,} filtered"] if filtered else []
     parts += [f"{undecided:,} undecided or still to be sent"] if undecided > 0 else []
-    left = f"{counted(after.left, 'dead letter')} left" if after.left else "no dead letters left"
-    waits = "waits for its" if after.waiting == 1 else "wait for their"
-    waiting = f", of which {after.waiting:,} {waits} customer" if after.waiting else ""
+    left = f"{counted(remain, 'dead letter')} left" if remain else "no dead letters left"
+    waits = "waits for its" if wait == 1 else "wait for their"
+    waiting = f", of which {wait:,} {waits} customer" if wait else ""
     return f"This retry: {', '.join(parts)}; {left}{waiting}."
 
 

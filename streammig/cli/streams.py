@@ -8,22 +8,23 @@ from typing import Any, TextIO
 
 
 class Forgiving:
-    """stderr that drops text once it can't be written any more."""
+    """A stream that drops text once it can't be written any more, for one of these reasons."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, reason: type[OSError]) -> None:
         self._stream = stream
+        self._reason = reason
 
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except OSError:
+        except self._reason:
             drop(self._stream)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except OSError:
+        except self._reason:
             drop(self._stream)
 
     def __getattr__(self, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -43,15 +44,12 @@ class Corrected:
     def read(cls, path: Path, checkpoint: Path) -> Corrected:
         """Raises `Unusable`, naming the line, unless this is a file of corrected dead letters of the checkpoint's
         migration, each there once."""
-        file = Checkpoint.open(checkpoint, read_only=True)
-        try:
+        with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
             context = file.run["context"]
             # A record that is no JSON is a text there, up to twice as long; beside it stand its place and reason.
             found = cls(path, 2 * context["max_record_bytes"] + 100_000)
             for at, number, line in found._read():
                 found._add(file, context["inputs"], at, number, line)
-        finally:
-            file.close()
         return found
 
     def has(self, stage: str, spot: Spot) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,9 +39,8 @@ def export_letters(checkpoint: Path, out: BinaryIO) -> int:
 
     Raises `Unusable` if the export is not what the checkpoint is bound to.
     """
-    file = Checkpoint.open(checkpoint, read_only=True)
     count = 0
-    try:
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         context = file.run["context"]
         for name in [row.name for row in file.stages() if file.dead_codes(row.name)]:
             files = context["inputs"][name]
@@ -52,8 +52,6 @@ def export_letters(checkpoint: Path, out: BinaryIO) -> int:
                 line = Line(name, files[at.source], at.ordinal, at.offset, letter.unit, code, message, record)
                 out.write(msgspec.json.encode(line) + b"\n")
                 count += 1
-    finally:
-        file.close()
     return count
 
 

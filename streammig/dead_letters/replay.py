@@ -39,10 +39,12 @@ class Choice(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """A letter of which something is sent, how many units that takes, and whether it was corrected."""
+    """A letter of which something is sent, how many units that takes, whether others of its source record were sent,
+    and whether it was corrected."""
 
     letter: DeadLetter
     units: int
+    part: bool
     corrected: bool
 
 
@@ -132,10 +134,12 @@ class Replay:
         """Put a letter into a group, or among what is not sent."""
         again = self._corrected(letter, piece)
         before, now = (self.rules.examine([it])[0] for it in (piece, again))
-        found = self._present(share(letter, self.file.is_part(self.stage, spot_of(letter)), before, now))
+        splits = not self.rules.once and any(record.inner for record in now.records)
+        part = self.file.part(self.stage, spot_of(letter), splits)
+        found = self._present(share(letter, part, before, now))
         if found.records:
             units = max(record.unit + record.units for record in found.records) - letter.unit
-            found = self._join(wave, Sent(letter, units, again is not piece), found.records)
+            found = self._join(wave, Sent(letter, units, found.part, again is not piece), found.records)
         if found.code:
             wave.refuse(letter, found, again is not piece)
 
@@ -208,7 +212,7 @@ class Replay:
             taken |= self._in_export(wanted) if self.index is None else self._in_index(self.index, wanted)
         clashes = {id(wave.homes[key]): self._taken(key) for key in taken}
         for group in wave.groups:
-            for letter, _, corrected in group.letters if id(group) in clashes else ():
+            for letter, _, _, corrected in group.letters if id(group) in clashes else ():
                 wave.refuse(letter, clashes[id(group)], corrected)
         wave.groups = [group for group in wave.groups if id(group) not in clashes]
 

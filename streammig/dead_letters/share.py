@@ -19,14 +19,15 @@ class Share(NamedTuple):
     code: str = ""
     message: str = ""
     filtered: bool = False
+    part: bool = False  # others of the source record were sent
 
 
-def share(letter: DeadLetter, part: bool, before: Examined, now: Examined) -> Share:
+def share(letter: DeadLetter, part: int, before: Examined, now: Examined) -> Share:
     """What the letter's part of its source record is, which is `before` in the export and, if corrected, `now`.
 
     Where nothing else was made of the source record, all that it makes is the letter's. Else what others were sent as
-    must be the same now, unit for unit, or a unit would be sent twice or not at all. `part`: what a replay sent for
-    this letter was accepted but for these units, so that only the export can tell which they are.
+    must be the same now, unit for unit, or a unit would be sent twice or not at all. `part` is 1 where
+    others were sent for certain, and 2 where a replay sent more for this letter than the target refused.
     """
     units = _window(letter, part, before)
     if units is None:
@@ -40,14 +41,14 @@ def share(letter: DeadLetter, part: bool, before: Examined, now: Examined) -> Sh
     if dead := [it for it in now.dead if window.begin.unit <= it.unit < window.end.unit]:
         return Share([], dead[0].code, dead[0].message)
     if records := select(now, [window]):
-        return Share(records)
+        return Share(records, part=bool(others or part))
     return Share([], now.filtered[0][0], "", True) if now.filtered else Share([], UNCLEAR, _UNCLEAR)
 
 
-def _window(letter: DeadLetter, part: bool, before: Examined) -> tuple[int, int] | None:
+def _window(letter: DeadLetter, part: int, before: Examined) -> tuple[int, int] | None:
     """The units of the source record that the letter stands for: from the first up to, not including, the last."""
     begin, units = letter.unit, letter.tally.units
-    if not part and any(it.unit == begin for it in before.dead):
+    if part < 2 and any(it.unit == begin for it in before.dead):
         return begin, begin + 1  # what the rules refuse takes one number
     if units and tally_of(select(before, [_range(letter, begin, begin + units)])) == letter.tally:
         return begin, begin + units  # it was a record, and the target or the batcher refused it

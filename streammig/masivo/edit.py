@@ -236,8 +236,9 @@ class Spelling:
         firsts = [at for at in cut if at - 1 not in cut]
         self._runs = [(at, next(to for to in range(at, len(values) + 1) if to not in cut)) for at in reversed(firsts)]
 
-    def cut(self, data: bytes, values: Mapping[str, msgspec.Raw]) -> bytes | None:
-        """The object without the fields that are not kept; None if it is spelt otherwise, or a field is repeated."""
+    def cut(self, data: bytes, values: Mapping[str, msgspec.Raw]) -> tuple[bytes, int] | None:
+        """The object without the fields that are not kept, and how many commas were cut; None if it is spelt otherwise,
+        or a field is repeated."""
         lengths = list(map(len, values.values()))
         if self._length + sum(lengths) != len(data):
             return None
@@ -246,6 +247,7 @@ class Spelling:
             fields = self._comma.join(map(_joined, self._keys, values.values()))
             if data != b"%b%b%b" % (self._head, fields, self._tail):
                 return None
+        count = 0
         for at, to in self._runs:
             if at:
                 low, high = self._ends[at - 1] + sum(lengths[:at]), self._ends[to - 1] + sum(lengths[:to])
@@ -253,8 +255,9 @@ class Spelling:
                 low, high = self._begins[0], self._begins[to] + sum(lengths[:to])
             else:
                 return None
+            count += data.count(b",", low, high)
             data = data[:low] + data[high:]
-        return data
+        return data, count
 
 
 class Outermost:
@@ -265,22 +268,22 @@ class Outermost:
         self._plan = plan
         self._spellings: dict[tuple[str, ...], Spelling] = {}
 
-    def cut(self, data: bytes) -> tuple[bytes, Mapping[str, msgspec.Raw], Any] | None:
-        """The object without the fields that are not kept, as `cuts` leaves it, the values of all fields, and what else
-        is known of objects like this; None if it is not spelt evenly."""
+    def cut(self, data: bytes) -> tuple[bytes, int, Mapping[str, msgspec.Raw], Any] | None:
+        """The object without the fields that are not kept, as `cuts` leaves it, how many commas were cut, the values of
+        all fields, and what else is known of objects like this; None if it is not spelt evenly."""
         values: dict[str, msgspec.Raw] = _object(data)
         names = tuple(values)
         spelt = self._spellings.get(names)
-        left = spelt.cut(data, values) if spelt else None
-        if spelt is None or left is None:
+        cut = spelt.cut(data, values) if spelt else None
+        if spelt is None or cut is None:
             spelt = Spelling(data, values, spelt.plan if spelt else self._plan(names))
-            left = spelt.cut(data, values)
-            if left is None:
+            cut = spelt.cut(data, values)
+            if cut is None:
                 return None
             if len(self._spellings) >= _MEMO:
                 self._spellings.clear()
             self._spellings[names] = spelt
-        return left, values, spelt.plan.known
+        return *cut, values, spelt.plan.known
 
 
 class Nulls:

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streammig.checkpoint import UNDECIDED, Books, Checkpoint, StageRow
+from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING
 from streammig.ratelimit import Use
 from streammig.records import Batch, BatchState, Sums, Tally
@@ -30,21 +30,21 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
     """
     with checkpoint.reading():
         rows = checkpoint.stages()
-        books = {row.name: checkpoint.books(row.name) for row in rows}
-        stages = {row.name: _stage(checkpoint, row, books[row.name], running, now) for row in rows}
+        totals = {row.name: checkpoint.totals(row.name) for row in rows}
+        stages = {row.name: _stage(checkpoint, row, totals[row.name], running, now) for row in rows}
         left = undecided(checkpoint, running)
         run = checkpoint.run
-    state, dry_run = _state(rows, books, running), bool(run["binding"].get("dry_run", False))
+    state, dry_run = _state(rows, totals, running), bool(run["binding"].get("dry_run", False))
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
         dry_run
         or state == "running"
         or (state == "complete" and not missing)
-        or any(_broken_off(row, books[row.name]) for row in rows)
+        or any(_broken_off(row, totals[row.name]) for row in rows)
     )
     return {
         "state": state,
-        "balanced": all(books[row.name].balanced for row in rows),
+        "balanced": all(totals[row.name].balanced for row in rows),
         "verified": False,
         "dry_run": dry_run,
         "stages": stages,
@@ -57,9 +57,9 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
     }
 
 
-def _broken_off(row: StageRow, books: Books) -> bool:
+def _broken_off(row: StageRow, totals: Totals) -> bool:
     """Whether a stage has come to where its export breaks off: the same command would only come there again."""
-    return row.code == EXPORT_BROKEN and not books.pending.records and not books.unknown.records
+    return row.code == EXPORT_BROKEN and not totals.pending.records and not totals.unknown.records
 
 
 def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
@@ -81,20 +81,20 @@ def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
     }
 
 
-def _state(rows: Sequence[StageRow], books: Mapping[str, Books], running: bool) -> str:
+def _state(rows: Sequence[StageRow], totals: Mapping[str, Totals], running: bool) -> str:
     if running:
         return "running"
     if any(row.state == "failed" for row in rows):
         return "failed"
-    whole = rows and all(row.state == "complete" and not books[row.name].pending.units for row in rows)
+    whole = rows and all(row.state == "complete" and not totals[row.name].pending.units for row in rows)
     return "complete" if whole else "interrupted"
 
 
-def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, now: float) -> dict[str, Any]:
+def _stage(checkpoint: Checkpoint, row: StageRow, totals: Totals, running: bool, now: float) -> dict[str, Any]:
     counts = checkpoint.counts(row.name)
-    parts = {name: getattr(books, name) for name in ("taken", "accepted", "dead", "filtered", "unknown")}
-    parts["sending"] = Tally() if running else books.sending
-    parts["pending"] = books.pending - parts["sending"]
+    parts = {name: getattr(totals, name) for name in ("taken", "accepted", "dead", "filtered", "unknown")}
+    parts["sending"] = Tally() if running else totals.sending
+    parts["pending"] = totals.pending - parts["sending"]
     state, code, message = row.state, row.code, row.message
     done = share_settled(account_of(checkpoint, row.name))
     if running and state == "interrupted":
@@ -105,28 +105,28 @@ def _stage(checkpoint: Checkpoint, row: StageRow, books: Books, running: bool, n
         "state": state,
         "code": code,
         "message": message,
-        "read": books.taken.records,
-        "accepted": books.accepted.records,
-        "dead": books.dead.records,
-        "filtered": books.filtered.records,
-        "unknown": books.unknown.records,
+        "read": totals.taken.records,
+        "accepted": totals.accepted.records,
+        "dead": totals.dead.records,
+        "filtered": totals.filtered.records,
+        "unknown": totals.unknown.records,
         "sending": parts["sending"].records,
         "pending": parts["pending"].records,
         "source_records": checkpoint.progress(row.name).source_records,
-        "units": books.accepted.units,
+        "units": totals.accepted.units,
         "batches": counts["batches"],
         "requests": counts["requests"] - counts["not_sent"],
         "not_sent": counts["not_sent"],  # begun, but no connection was made
-        "fill": round(books.accepted.units / (counts["accepted"] * UNITS), 4) if counts["accepted"] else None,
+        "fill": round(totals.accepted.units / (counts["accepted"] * UNITS), 4) if counts["accepted"] else None,
         "done": done,
         "eta": _eta(row, done, now) if running and row.state == "running" else None,
         "sums": {name: _decimals(tally.sums) for name, tally in parts.items()},
         "filtered_by": {reason: _plain(tally) for reason, tally in checkpoint.progress(row.name).filtered.items()},
         "dead_by": checkpoint.dead_codes(row.name),
         # What retried records hold more, or less, than the dead letters that they were: a part of what was read.
-        "repaired": _plain(books.repaired),
+        "repaired": _plain(totals.repaired),
         "dropped_fields": dict(checkpoint.progress(row.name).dropped),
-        "imbalance": None if books.balanced else {"read": _plain(books.taken), "placed": _plain(books.placed)},
+        "imbalance": None if totals.balanced else {"read": _plain(totals.taken), "placed": _plain(totals.placed)},
     }
 
 

@@ -42,7 +42,7 @@ class StageProgress:
 
 def account_of(checkpoint: Checkpoint, stage: str) -> Account:
     """How far a stage is, as the checkpoint knows it."""
-    totals = checkpoint.books(stage)
+    totals = checkpoint.totals(stage)
     (state,) = [row.state for row in checkpoint.stages() if row.name == stage]
     return Account(
         frontier=checkpoint.progress(stage).frontier, sizes=checkpoint.lengths(stage), read=totals.taken.units,

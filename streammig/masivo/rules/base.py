@@ -285,10 +285,10 @@ class StageRules(ABC):
             for at, body in enumerate(block.bodies):
                 if there[at] != kept[at]:
                     cut = self._cut(body)
-                    if cut is None or commas(cut[0]) != kept[at]:
+                    if cut is None or there[at] - cut[1] != kept[at]:
                         block.odd.add(at)
                     else:
-                        block.bodies[at], known, reason = cut
+                        block.bodies[at], _, known, reason = cut
                         if reason:
                             block.reasons[block.rows[at]] = reason
                         elif known.dropped:
@@ -297,23 +297,23 @@ class StageRules(ABC):
             if b"\\" in body and b"\\u002" in body:  # as `hides_commas`, without a call
                 block.odd.add(at)
 
-    def _cut(self, data: bytes) -> tuple[bytes, _Known, str] | None:
-        """The record without the outermost fields that it must not have, what is known of them, and the reason if it is
-        to be left out; None if it takes a closer look. Most records that need a change need only this one."""
+    def _cut(self, data: bytes) -> tuple[bytes, int, _Known, str] | None:
+        """The record without the outermost fields that it must not have, how many commas were cut, what is known of the
+        fields, and the reason if it is to be left out; None if it takes a closer look."""
         try:
             found = self._outermost.cut(data)
         except (Refusal, *NOT_JSON):
             return None
         if found is None:
             return None
-        left, values, known = found
+        left, count, values, known = found
         marks = tuple([bytes(values[name]) for name in known.marks])
         reason = known.reasons.get(marks)
         if reason is None:
             reason = self._filters.customer(dict(zip(known.marks, map(text_in, marks), strict=True)))
             if len(known.reasons) < _MEMO:
                 known.reasons[marks] = reason
-        return left, known, reason
+        return left, count, known, reason
 
     def _plan(self, names: tuple[str, ...]) -> Plan:
         walk, spare = self._walk(b""), self._spare(names)

@@ -1,4 +1,4 @@
-"""Let a user's callable turn a source record into records, and let nothing it does reach the books."""
+"""Let a user's callable turn a source record into records, and let nothing it does reach the totals."""
 
 from __future__ import annotations
 

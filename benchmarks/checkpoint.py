@@ -1,4 +1,4 @@
-"""Whether the checkpoint keeps up with the requests: python -m benchmarks.books [--batches N] [--mb N] [--json].
+"""Whether the checkpoint keeps up with the requests: python -m benchmarks.checkpoint [--batches N] [--mb N] [--json].
 
 Measures the cost of each batch in the checkpoint and the account's file, without a network: seal, permit, sending,
 receipt. All are synced (`synchronous=FULL`), by as many workers as a run has. For comparison it also prints the time of
@@ -59,7 +59,7 @@ def sealed(number: int) -> tuple[Draft, Progress]:
     return made([Range(begin, end)], tally, b"%d" % number), Progress(end, end.ordinal, read)
 
 
-async def keep_books(folder: Path, batches: int) -> float:
+async def keep_checkpoint(folder: Path, batches: int) -> float:
     """Batches a second."""
     clock = Wall()
     file = Checkpoint.create(folder / "run.checkpoint", binding={"account": "a"}, version="0", started=clock.time())
@@ -104,20 +104,20 @@ async def keep_books(folder: Path, batches: int) -> float:
 def measure(batches: int, megabytes: float, folder: Path) -> dict[str, Any]:
     file = folder / "customers.json"
     write_sample(Sample(max(round(megabytes * 1000), 1)), {"customers": file})
-    books, whole, syncs = [], [], []
+    totals, whole, syncs = [], [], []
     with null_target() as url:
         for _ in range(ROUNDS):
             syncs.append(fsync_seconds(folder))
             with tempfile.TemporaryDirectory(dir=folder) as own:
-                books.append(asyncio.run(keep_books(Path(own), batches)))
+                totals.append(asyncio.run(keep_checkpoint(Path(own), batches)))
             found = timed("streammig", file, url, folder)
             whole.append(found["requests"] / found["seconds"])
-    ratio = statistics.median(left / right for left, right in zip(books, whole, strict=True))
+    ratio = statistics.median(left / right for left, right in zip(totals, whole, strict=True))
     return {
         "batches": batches,
         "rounds": ROUNDS,
         "fsync_ms": round(statistics.median(syncs) * 1000, 3),
-        "books_batches_s": round(statistics.median(books), 1),
+        "checkpoint_batches_s": round(statistics.median(totals), 1),
         "end_to_end_batches_s": round(statistics.median(whole), 1),
         "ratio": round(ratio, 2),
         "reached": ratio >= GOAL,
@@ -126,13 +126,13 @@ def measure(batches: int, megabytes: float, folder: Path) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     print(f"one fsync, ms             {found['fsync_ms']:>8.3f}")
-    print(f"books alone, batches/s    {found['books_batches_s']:>8.1f}")
+    print(f"checkpoint alone, batches/s    {found['checkpoint_batches_s']:>8.1f}")
     print(f"end to end, batches/s     {found['end_to_end_batches_s']:>8.1f}")
     print(f"ratio                     {found['ratio']:>8.2f}   goal {GOAL}: {yes(found['reached'])}")
 
 
 def main() -> int:
-    return figures(__doc__, "books", measure, show, batches=1000, mb=300.0)
+    return figures(__doc__, "checkpoint", measure, show, batches=1000, mb=300.0)
 
 
 if __name__ == "__main__":
