@@ -45,7 +45,10 @@ class Called(NamedTuple):
 
     @property
     def problem(self) -> str | None:
-        """The code of the problem that ended it, if one did."""
+        """The code of the problem that ended it, if one did; of a mistake in the usage it is in the document alone."""
+        if self.out.startswith("{"):
+            found: str | None = self.document.get("error", {}).get("code")
+            return found
         said = re.search(r"^error: .*\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE)
         return said[1] if said else None
 
