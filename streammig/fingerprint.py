@@ -27,7 +27,7 @@ Marks = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
     """For each stage what shapes its batches, JSON-ready. A mapping is bound by its name: its code may be mended
-    between two runs. Customers that stand twice are looked for in all runs of a checkpoint, or in none."""
+    between two runs. Duplicate customers are looked for in all runs of a checkpoint, or in none."""
     common = {name: getattr(settings, name) for name in SHAPING}
     found = {}
     for name in settings.stages:
@@ -90,8 +90,8 @@ def _another(path: Path, found: Sequence[str]) -> Unusable:
     return Unusable(
         "checkpoint-of-another-migration",
         f"{path} belongs to another migration than the one asked for:\n  " + "\n  ".join(found),
-        "Undo the difference to go on with it. A new --checkpoint starts anew: what this one has delivered to the same"
-        " target would be sent again.",
+        "Undo the difference to go on with it. With a new --checkpoint everything that this one"
+        " has sent to the same target would be sent again.",
     )
 
 

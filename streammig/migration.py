@@ -55,7 +55,7 @@ class Ask:
 
     command: str  # the command line that goes on from here
     first: int | None = None  # a pilot: so many source records of each stage
-    unchecked: bool = False  # do not pass over the customers for those that stand twice
+    unchecked: bool = False  # do not look for duplicate customers
     dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
     current: bool = False  # the checkpoint is the newest copy, though the state folder has no fence for it
     newest_lost: bool = False  # the newest copy is lost: go on from this older one

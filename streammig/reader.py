@@ -28,7 +28,7 @@ def nobody_absent(owners: Iterable[str]) -> Mapping[str, str]:
 
 
 Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
-"""The customers between two places that stand twice: their spots to code and message."""
+"""The duplicate customers between two places: their spots to code and message."""
 
 
 class Judge:
@@ -93,7 +93,7 @@ def _without(examined: Examined, absent: Mapping[str, str], sealed: Sequence[Ran
             record.position,
             record.unit,
             "owner-" + absent[record.owner],
-            "its customer is not in the target: the customer's own record was left out or refused, or stands nowhere",
+            "its customer is not in the target: the customer's record was left out or rejected, or the export has none",
             record.tally,
         )
         for record in gone
@@ -223,7 +223,7 @@ class Reader:
             return True
 
     def _stranger(self, examined: Sequence[Examined]) -> int | None:
-        """The index of the first of these that belongs to a customer whom the pilot has not sent."""
+        """The index of the first of these that belongs to a customer that the pilot has not sent."""
         sent = self._sent
         if sent is None:
             return None

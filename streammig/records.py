@@ -101,7 +101,7 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
     Where `fault` is set the bytes are no record (invalid JSON on an NDJSON line, invalid UTF-8, a lone surrogate,
     over the size limit): it says what is wrong in words that hold no value of the record, `code` names the kind
     ("invalid-json", "invalid-utf8", "lone-surrogate", "too-large"), and `data` may be empty. `length` is the
-    record's full length in bytes all the same.
+    record's full length in bytes in any case.
     """
 
     source: int

@@ -171,7 +171,7 @@ class Batches(Letters):
             self._accepted_now(batch, state)
 
     def explain(self, batch: Batch, attempt: int, message: str, nominee: Sequence[Range] = ()) -> None:
-        """Keep what the target said with a receipt, redacted by the caller, and the ranges of whom alone it named."""
+        """Keep what the target said, redacted by the caller, and the ranges of the one owner it named."""
         with self.transaction():
             self._db.execute(
                 "UPDATE attempt SET message = ? WHERE stage = ? AND seq = ? AND number = ?",

@@ -271,7 +271,7 @@ class Queries(SqliteFile):
         return rows[0] if rows else None
 
     def nominee(self, batch: Batch) -> tuple[Range, ...]:
-        """The ranges of the one owner whom the last answer to this batch named; empty if it named none or several."""
+        """The ranges of the one owner that the last answer to this batch named; empty if it named none or several."""
         packed = self._read("SELECT nominee FROM batch WHERE stage = ? AND seq = ?", batch.stage, batch.seq)[0][0]
         return unpack_ranges(packed) if packed is not None else ()
 

@@ -52,13 +52,13 @@ CREATE TABLE filtered (
 -- body lies in the outbox until it is settled, and has the SHA-256 `digest`. A batch that replaces (part of) another
 -- names its `parent`.
 -- state: sealed, sending, accepted, rejected, split, dead, unknown, parked. `nominee` are the ranges of the one owner
--- whom the answer to a refused batch named, packed like `ranges`: tried alone at the stage's end, also after a resume.
+-- that the answer to a rejected batch named, packed like `ranges`: tried alone at the stage's end, also after a resume.
 CREATE TABLE batch (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, parent INTEGER, ranges BLOB NOT NULL,
     tally TEXT NOT NULL, size INTEGER NOT NULL, digest BLOB NOT NULL, sealed REAL NOT NULL, settled REAL,
     attempts INTEGER NOT NULL DEFAULT 0, nominee BLOB,
     -- 1 where it was made of dead letters: its ranges are their places in the export. `note` says how its unknown
-    -- outcome was decided, and by whom.
+    -- outcome was decided, and by what.
     retried INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '',
     -- `ruling` is the operator's word: landed, not-landed, reject or set-aside. `rejects` is the status (403, say) that
     -- rejects this batch for its records since that word, as it does the parts of it; elsewhere it stops the run.

@@ -32,7 +32,7 @@ class CheckpointWriter:
         """Run `change(checkpoint)` in the checkpoint's thread and return its result once it is durable.
 
         Changes are applied in the order they were asked for. A caller that is cancelled gives up waiting; the
-        change is made all the same.
+        change is still made.
         """
         if self._broken is not None:
             raise self._broken

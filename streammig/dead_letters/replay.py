@@ -206,7 +206,7 @@ class Replay:
         return Share([], "duplicate-customer", "another customer with the same id is sent already")
 
     def _without_rivals(self, wave: Wave) -> None:
-        """Take out the groups of whom another record was sent, or is yet to be: by the run, or by an earlier replay."""
+        """Take out groups whose owner has another record that the run or an earlier replay sends."""
         taken = self.file.replayed_keys(self.stage, wave.homes)
         if wanted := wave.homes.keys() - taken:
             taken |= self._in_export(wanted) if self.index is None else self._in_index(self.index, wanted)

@@ -1,4 +1,4 @@
-"""Finds the one owner of a refused batch whom the target's answer names."""
+"""Finds the one owner of a rejected batch that the target's answer names."""
 
 from __future__ import annotations
 

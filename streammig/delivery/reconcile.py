@@ -33,7 +33,7 @@ _UNSEEN = {
 
 
 THERE = frozenset({Seen.ALL, Seen.PART})
-SOME_IS_THERE = "some of it is at the target all the same"  # of a batch that was refused
+SOME_IS_THERE = "some of it is at the target"  # of a batch that was refused
 REFUSED_IN_PART = (
     f"it was refused, but {SOME_IS_THERE}, and a sample can't tell what of it is not: it is parked for you to decide"
 )

@@ -95,7 +95,7 @@ class Sender:
     goes_on_later: Callable[[], bool] = lambda: False  # a pilot: what a later call sends may show what became of it
     deciding: int = 0  # workers that read back and send nothing meanwhile
     refused_at: dict[int, float] = field(default_factory=dict)  # by batch: in this process, in the loop's time
-    try_named: bool = field(init=False)  # whether whom an answer names is set aside; not after it named a wrong one
+    try_named: bool = field(init=False)  # whether an owner that an answer names is set aside; not after a wrong one
     in_flight: asyncio.Semaphore = field(init=False)
     _stops: Stops = field(default_factory=Stops)
     _noted: set[str] = field(default_factory=set)  # fields of answers that were told
@@ -166,7 +166,7 @@ class Sender:
         return receipt
 
     async def _explain(self, batch: Batch, attempt: int, receipt: Receipt) -> Receipt:
-        """Keep what the target said, redacted, and whom alone it named; returns the receipt as it may be shown."""
+        """Keep what the target said, redacted, and the one owner it named; returns the receipt as it may be shown."""
         self._note_unjudged(batch.stage, receipt)
         if not receipt.message:
             return receipt
@@ -244,7 +244,7 @@ class Sender:
             )
 
     async def _count_refused(self, batch: Batch, receipt: Receipt) -> None:
-        """Stop the run where so many whole batches are refused in a row that the cause is hardly in their records."""
+        """Stop the run where so many whole batches in a row are rejected: their records are probably not the cause."""
         self.refused_at[batch.seq] = asyncio.get_running_loop().time()
         if batch.parent is not None:  # a part, which is likely to be refused
             return
@@ -257,7 +257,7 @@ class Sender:
             "breaker-open",
             f"{len(row)} batches of {batch.stage} in a row were refused as a whole"
             + (f", the last with: {receipt.message}" if receipt.message else ""),
-            "So the cause is hardly in their records, and nothing was dead-lettered. Find out what the target wants"
+            "Probably no data problem; nothing was dead-lettered. Find out what the target wants"
             " (a reward, a brand or a permission that it lacks?), then run the same command: they are sent again"
             + (", though they can't be looked for first." if not self.reconciler.readback.proves(batch.stage) else "."),
         )

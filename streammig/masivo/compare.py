@@ -12,8 +12,8 @@ import msgspec
 
 from streammig.records import Sums, total
 
-# What is shown of what was sent. Not the country, whose form is the target's own; nor the metrics, which it computes
-# anew from the events.
+# What is shown of what was sent. Not the country, whose form is the target's own; nor the metrics, which it
+# computes from the events.
 TEXTS = ("name", "email", "gender", "document_type", "document_number")
 MOMENTS = ("registration_date", "dob")
 DAY = len("2020-01-01")

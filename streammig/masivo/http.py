@@ -29,7 +29,7 @@ LONGEST_UNPACKED = 32 * 1024 * 1024
 
 class Answer(msgspec.Struct, frozen=True):
     """What came back. Where `body` is cut at the limit given, broke off or can't be unpacked, `whole` is False: the
-    status is the target's word all the same. `latency` is in seconds from the first byte sent. `date` and `retry_after`
+    status still counts as the target's word. `latency` is in seconds from the first byte sent. `date` and `retry_after`
     are the headers' text, "" without one; `rate` are the X-RateLimit- numbers: limit, remaining, seconds until the
     reset."""
 
@@ -60,7 +60,7 @@ class Http:
     own (netrc), proxy and CA from the environment. With `fresh`, every request has a connection of its own.
 
     `connect_timeout` covers name, connection, TLS and proxy; `request_timeout` everything after; both in seconds.
-    `tls` says whom to trust.
+    `tls` says which certificates to trust.
     """
 
     def __init__(self, *, fresh: bool, tls: ssl.SSLContext, connect_timeout: float, request_timeout: float) -> None:

@@ -101,7 +101,7 @@ class MasivoReadBack:
         """Customers: ALL, OTHER or NOTHING. Transactions: those issued from 2020 on, compared as (reward, type, exact
         amount, second of issue), for ids of stores and channels come back as others; what Masivo records itself as
         MIGRATION is passed over. OTHER where nothing is there but what differs in its moment only.
-        Events: ALL by the count of purchases, else CANT_TELL, for it may not have been computed anew yet.
+        Events: ALL by the count of purchases, else CANT_TELL, for it may not have been computed again yet.
         """
         if not self.can_tell(stage, record):
             return Seen.CANT_TELL

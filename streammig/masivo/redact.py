@@ -1,4 +1,4 @@
-"""Takes out of what the target said every word that may tell whom it is about: only known ones stay."""
+"""Redacts what the target said: only words of a known list stay, any other may be personal data."""
 
 from __future__ import annotations
 

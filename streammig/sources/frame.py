@@ -56,7 +56,7 @@ class Framer:
     A cut is guessed. The text from the first byte of an element up to the cut, in brackets, is decoded as a list. If
     that succeeds, the cut lies between two elements, for the prefix of a JSON text has one reading. The same holds for
     a cut inside the last element if closing signs are added that fit: then that element is left for the next time. So a
-    guess is never wrong, only in vain. After a few in vain a shorter text is tried, at last each element by itself.
+    guess is never wrong: it only fails. After a few failures a shorter text is tried, at last each element alone.
     """
 
     def __init__(self, window: Window, source: int, ordinal: int, limit: int, meter: Meter) -> None:
@@ -239,7 +239,7 @@ class Framer:
             if self._held.is_full():
                 self._flush()
         self._ordinal += 1
-        # A text is to hold several: where they are large, a short one is in vain each time.
+        # A text is to hold several: where they are large, a short one fails each time.
         self._try = min(max(self._try, 2 * length), MOST_TRY)
 
     def _pass(self, begin: int) -> bool:

@@ -67,7 +67,7 @@ def open_file(file: str) -> io.FileIO:
 def _no_entry(file: str, error: OSError | ValueError) -> Unusable:
     code = error.errno if isinstance(error, OSError) else None
     hints = {
-        errno.ENOENT: "Check the name and the folder; a path to an array stands behind a #: FILE#path.to.array.",
+        errno.ENOENT: "Check the name and the folder; the path of an array follows a #: FILE#path.to.array.",
         errno.EACCES: "Give the user who runs this the right to read it.",
     }
     why = os.strerror(code) if code else "that can't be a file's name"
