@@ -74,7 +74,10 @@ def _record(body: bytes, it: _Entry) -> Record:
         opened, closed, first, last = lists
         data = body[begin:opened] + body[first:last] + body[closed:end]
         inner = (opened - begin, opened - begin + last - first)
-    return Record(it.position, it.unit, it.owner, data, it.units, it.amounts, inner, it.twin, it.whole)
+    return Record(
+        position=it.position, unit=it.unit, owner=it.owner, body=data, units=it.units, amounts=it.amounts, inner=inner,
+        twin=it.twin, whole=it.whole,
+    )  # fmt: skip
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:

@@ -83,9 +83,8 @@ class Queries(SqliteFile):
     def stages(self) -> list[StageRow]:
         columns = "name, state, code, message, started, finished, shape, seen"
         rows = self._read(f"SELECT {columns} FROM stage ORDER BY ordinal")
-        return [
-            StageRow(row[0], row[1], row[2], row[3], row[4], row[5], json.loads(row[6]), bool(row[7])) for row in rows
-        ]
+        found = (dict(row) for row in rows)
+        return [StageRow(**it | {"shape": json.loads(it["shape"]), "seen": bool(it["seen"])}) for it in found]
 
     def fingerprints(self, stage: str) -> list[dict[str, Any]]:
         rows = self._read("SELECT fingerprint FROM source_file WHERE stage = ? ORDER BY source", stage)
@@ -166,9 +165,10 @@ class Queries(SqliteFile):
     @staticmethod
     def _batch(stage: str, row: sqlite3.Row) -> Batch:
         return Batch(
-            stage, row["seq"], unpack_ranges(row["ranges"]), decode_tally(row["tally"]), row["digest"], row["size"],
-            BatchState(row["state"]), row["parent"], row["attempts"], bool(row["retried"]), row["rejects"],
-            row["ruling"], row["sample"],
+            stage=stage, seq=row["seq"], ranges=unpack_ranges(row["ranges"]), tally=decode_tally(row["tally"]),
+            digest=row["digest"], size=row["size"], state=BatchState(row["state"]), parent=row["parent"],
+            attempts=row["attempts"], retried=bool(row["retried"]), rejects=row["rejects"], ruling=row["ruling"],
+            sample=row["sample"],
         )  # fmt: skip
 
     def batch(self, stage: str, seq: int) -> Batch:

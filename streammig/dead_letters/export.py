@@ -49,7 +49,10 @@ def export_letters(checkpoint: Path, out: BinaryIO) -> int:
             for letter, piece in with_records(source, (letter for _, letter in file.dead_letters(name))):
                 at, code, message = letter.position, letter.code, letter.message
                 record = _as_json(piece.data)
-                line = Line(name, files[at.source], at.ordinal, at.offset, letter.unit, code, message, record)
+                line = Line(
+                    stage=name, file=files[at.source], line=at.ordinal, offset=at.offset, unit=letter.unit,
+                    code=code, message=message, record=record,
+                )  # fmt: skip
                 out.write(msgspec.json.encode(line) + b"\n")
                 count += 1
     return count

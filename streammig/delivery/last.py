@@ -38,9 +38,9 @@ class LastBatch:
             parts = await self._part(batch)
             if parts is None:
                 break
-            if not said:
+            if not said and batch.parent is None:  # what is left of a split batch was told of already
                 self._say(batch)
-                said = True
+            said = True
             one, batch = parts
             await self.sender.deliver(one)
         state = await self.sender.deliver(batch)

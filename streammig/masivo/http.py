@@ -128,16 +128,18 @@ class Http:
             began()
 
         options = {"data": left, "trace_request_ctx": connected, **_proxied(url)}
-        length = {} if body is None else {"Content-Length": str(len(body))}
         try:
             async with asyncio.timeout(self._connect_timeout) as deadline:
                 async with self._session.request(
-                    method, URL(url, encoded=True), headers={**headers(), **length}, allow_redirects=False, **options
+                    method,
+                    URL(url, encoded=True),
+                    headers={**headers(), **_length(body)},
+                    allow_redirects=False,
+                    **options,
                 ) as head:
                     await _read(head.content, content, most)
-                whole = len(content) <= most
                 if not (left and left.rest and 200 <= head.status < 300):
-                    return _answer(head, bytes(content[:most]), whole, loop.time() - sent[0])
+                    return _answer(head, bytes(content[:most]), len(content) <= most, loop.time() - sent[0])
                 # Whoever takes a request must have had it: of this one the rest is never sent.
                 code, why = "answered-early", f"{head.status} came before all of the request had left"
         except asyncio.CancelledError as error:
@@ -153,6 +155,10 @@ class Http:
         if head is not None and code != "answered-early":
             return _answer(head, bytes(content[:most]), False, latency)
         return NoAnswer(bool(sent), why, code, latency, stale)
+
+
+def _length(body: bytes | None) -> dict[str, str]:
+    return {} if body is None else {"Content-Length": str(len(body))}
 
 
 def _proxied(url: str) -> dict[str, Any]:

@@ -100,7 +100,8 @@ class CustomerRules(StageRules):
         if len(body) > self._room:
             what = f"one request holds at most {self._room} bytes of customers, this has more"
             raise Refusals([Refusal("too-large", "$", what)])
-        record = Record(position, unit, owner, body, 1, sent, None, values.get("email", "").casefold())
+        twin = values.get("email", "").casefold()
+        record = Record(position, unit, owner, body, units=1, amounts=sent, twin=twin)
         filtered = (("expired-lots", Tally(0, 0, total(expired))),) if expired else ()
         return Examined(position, (record,), filtered, dropped=tuple(walk.dropped))
 
