@@ -193,8 +193,12 @@ class Migration:
             store=store,
             target=Connection(client, readback, limiter),
             context=context,
-            options=RunOptions(ask.first, self.away, look=target.queued and not ask.current),
+            options=RunOptions(ask.first, self.away, look=target.queued and not self._past_the_look(fence)),
         )
+
+    def _past_the_look(self, fence: Fence | None) -> bool:
+        """Whether the operator's word passes the look at the target. Where it answers for a lost fence, it does not."""
+        return self.ask.current and (fence is None or fence.known)
 
     def _context_of(self, target: Target) -> Context:
         times = Times(self.settings.settle_time if target.queued else 0.0, self.settings.visible_time)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from decimal import Decimal
 from pathlib import Path
@@ -292,3 +293,22 @@ def test_ranges_out_of_order_are_a_defect() -> None:
 @given(st.dictionaries(st.text(), st.decimals(allow_nan=False, allow_infinity=False)))
 def test_a_tally_comes_back_exactly(sums: dict[str, Decimal]) -> None:
     assert decode_tally(encode_tally(Tally(1, 2, sums))) == Tally(1, 2, sums)
+
+
+def test_a_crash_within_a_rollback_journal_keeps_nobody_from_reading(tmp_path: Path) -> None:
+    made = Checkpoint.create(tmp_path / "c", binding={"account": "a"}, version="1", started=0.0)
+    made.close()
+    writer = sqlite3.connect(tmp_path / "c", isolation_level=None)
+    for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA cache_size = 1", "BEGIN IMMEDIATE"):
+        writer.execute(statement)
+    writer.execute("CREATE TABLE more (text)")
+    writer.executemany("INSERT INTO more VALUES (?)", [("x" * 3000,)] * 100)
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for name in ("c", "c-journal"):
+        shutil.copy(tmp_path / name, crashed / name)
+    writer.close()
+    file = Checkpoint.open(crashed / "c", read_only=True)
+    assert file.run["binding"] == {"account": "a"}
+    assert not file._read("SELECT 1 FROM sqlite_master WHERE name = 'more'")
+    file.close()

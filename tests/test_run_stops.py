@@ -270,7 +270,7 @@ def compare(folder: Path, ended: Called, ledger: Mapping[str, Any], written: Any
             assert found["units"] <= there, f"seed {seed}: {name} lost"
             assert there == found["units"] or doubted, f"seed {seed}: {name} holds what nobody knows of"
     if ended.code == 4:
-        assert ended.problem == "outcome-unknown"
+        assert ended.problem in ("outcome-unknown", "too-many-parked")  # a batch of events a kill
 
 
 @pytest.mark.timeout(120)

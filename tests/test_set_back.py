@@ -569,3 +569,19 @@ def test_totals_that_do_not_add_up_say_which_sides_do_not_agree() -> None:
     check_totals("events", totals)
     with raises(MachineFault, "totals-unbalanced"):
         check_totals("events", replace(totals, accepted=none))
+
+
+def test_i3_the_word_for_a_lost_state_folder_does_not_pass_the_look_at_the_target(tmp_path: Path) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        assert await world.live(pilot) is False
+        back_up(tmp_path)
+        assert await world.live() is True
+        restore(tmp_path)
+        shutil.rmtree(tmp_path / "state")
+        made = world.target.requests
+        ended = await world.live(asking(current=True))
+        assert isinstance(ended, Unusable)
+        assert ended.code == "checkpoint-behind-target"
+        assert world.target.requests == made
+
+    play(tmp_path, story, {"concurrency": 4}, "events")

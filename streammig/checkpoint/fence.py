@@ -76,12 +76,14 @@ def fences_path(state_folder: Path) -> Path:
 class Fence:
     """The fence of one checkpoint while a run holds it.
 
-    `newer` is how far requests have come that this copy does not know, where the newest copy is lost.
+    `newer` is how far requests have come that this copy does not know, where the newest copy is lost. `known` says
+    whether the state folder knew the checkpoint when this call began, or the checkpoint is new.
     """
 
-    def __init__(self, state_folder: Path, run_id: str, newer: Mark | None = None) -> None:
+    def __init__(self, state_folder: Path, run_id: str, newer: Mark | None = None, *, known: bool = True) -> None:
         self.run_id = run_id
         self.newer = newer
+        self.known = known
         self._path = fences_path(state_folder)
         self._file: Fences | None = None
 
@@ -125,7 +127,7 @@ def fenced(
         newer = known if known is not None and known.tick > tick else None
         if newer is not None:
             _refuse(path, newer, tick, lost)
-        fence = Fence(state_folder, run_id, newer)
+        fence = Fence(state_folder, run_id, newer, known=copy is None or known is not None)
         try:
             yield fence
         finally:

@@ -76,6 +76,8 @@ def connect(path: Path, mode: str, role: Role = CHECKPOINT, timeout: float = 5.0
     `mode` is "rw", "ro", or "alone": to read a file that nobody can write meanwhile, without making its -wal and -shm.
     """
     with translated(path, role):
+        if mode != "rw":
+            _roll_back(path, timeout)
         if mode == "alone":
             wal = path.with_name(path.name + "-wal")
             mode = "ro" if wal.exists() and wal.stat().st_size else "ro&immutable=1"
@@ -88,6 +90,21 @@ def connect(path: Path, mode: str, role: Role = CHECKPOINT, timeout: float = 5.0
             db.close()
             raise
         return db
+
+
+def _roll_back(path: Path, timeout: float) -> None:
+    """Undo what a crash left half done in a rollback journal: a connection that only reads could not open the file.
+
+    A file has one only while it changes to a write-ahead log or back. SQLite itself tells whether a process still does.
+    """
+    journal = path.with_name(path.name + "-journal")
+    if not journal.exists() or not journal.stat().st_size:
+        return
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=timeout)
+    try:
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        db.close()
 
 
 class SqliteFile:
