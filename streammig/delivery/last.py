@@ -28,7 +28,7 @@ class LastBatch:
 
     async def deliver(self, batch: Batch) -> BatchState:
         """As `Sender.deliver`; SPLIT where parts of it went."""
-        said = False
+        split = False
         for _ in range(PARTS):
             if self.sender.context.stopping or not self.unknown():
                 break
@@ -38,13 +38,13 @@ class LastBatch:
             parts = await self._part(batch)
             if parts is None:
                 break
-            if not said and batch.parent is None:  # what is left of a split batch was told of already
+            if not split and batch.parent is None:  # what is left of a split batch was told of already
                 self._say(batch)
-            said = True
+            split = True
             one, batch = parts
             await self.sender.deliver(one)
         state = await self.sender.deliver(batch)
-        return BatchState.SPLIT if said and state is not BatchState.SEALED else state
+        return BatchState.SPLIT if split and state is not BatchState.SEALED else state
 
     async def _shown(self, stage: str) -> bool:
         """Whether enough was accepted later than every unknown batch."""
