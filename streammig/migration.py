@@ -23,6 +23,7 @@ from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.delivery.reads import Connection, Reads
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
 from streammig.inputs import Reading, StageInput
@@ -37,7 +38,7 @@ from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
 from streammig.sources import open_source, parse_input, with_samples
 from streammig.sources.source import Source
-from streammig.target import Client, Connection, ReadBack, Target
+from streammig.target import Client, ReadBack, Target
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
@@ -166,7 +167,7 @@ class Migration:
             stack.callback(file.close)
             await self._reading(thread, partial(check_contents, file, marks))
         started = file.run["started"] if file is not None else self.clock.time()
-        limiter = account.limiter(stack, self.clock, self.executor)
+        limiter = account.limiter(stack, self.clock, self.executor, self.notify)
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
@@ -191,7 +192,7 @@ class Migration:
             settings=settings,
             reading=reading,
             store=store,
-            target=Connection(client, readback, limiter),
+            target=Connection(client, Reads(readback, context, settings.concurrency), limiter),
             context=context,
             options=RunOptions(ask.first, self.away, look=target.queued and not self._past_the_look(fence)),
         )

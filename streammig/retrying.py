@@ -86,7 +86,7 @@ class Retry:
         waits = await run.store.read(
             lambda file: file.any_brought() if name == OWNERS else file.retried_at(name) > since
         )
-        if waits and not await run.barrier(name, retried=True).wait(name):
+        if waits and not await run.barrier(retried=True).wait(name):
             return False
         if waits and name == OWNERS:
             await run.store.write(Checkpoint.see_brought)

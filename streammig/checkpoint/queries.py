@@ -246,6 +246,22 @@ class Queries(SqliteFile):
         row = self._last_receipt(batch)
         return row is not None and row["kind"] == Kind.REJECTED and not row["stopped"]
 
+    def was_too_large(self, batch: Batch) -> bool:
+        """Whether the last receipt for this batch said that it was too large (413)."""
+        row = self._last_receipt(batch)
+        return row is not None and row["kind"] == Kind.TOO_LARGE
+
+    def sizes(self, stage: str) -> tuple[int, int]:
+        """The smallest body of a stage that was answered with 413, and the largest that was accepted, in bytes; 0
+        without one."""
+        sql = (
+            "SELECT coalesce(min(b.size) FILTER (WHERE a.kind = 'too-large'), 0),"
+            " coalesce(max(b.size) FILTER (WHERE a.kind = 'accepted'), 0)"
+            " FROM batch b JOIN attempt a ON a.stage = b.stage AND a.seq = b.seq WHERE b.stage = ?"
+        )
+        refused, passed = self._read(sql, stage)[0]
+        return int(refused), int(passed)
+
     def sent_by_lost(self, batch: Batch) -> bool:
         """Whether a copy that is lost may have sent this batch, and nobody has since."""
         row = self._last_receipt(batch)

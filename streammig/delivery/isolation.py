@@ -49,6 +49,7 @@ class Isolation:
             await self._round(refused[:GROUP])
             refused = await store.read(lambda file: file.batches(stage, BatchState.REJECTED))
             refused += self._inferred.values()
+            self._parts.update(await store.read(lambda file: file.refused_parts(stage)))
 
     async def _budget(self, stage: str) -> None:
         parts = await self.sender.store.read(lambda file: file.refused_parts(stage))
@@ -73,8 +74,13 @@ class Isolation:
         inferred = self._inferred.pop(batch.seq, None) is not None
         if batch.ruling == "set-aside":
             await self._bury(batch, records, "set-aside", "the operator set it aside")
+        elif not halves(records)[1] and await self.sender.store.read(lambda file: file.was_too_large(batch)):
+            await self._bury(batch, records, "too-large-for-target", "413 for this customer alone")
         elif not self.bisected:
             await self._bury(batch, records, "refused-with-its-batch", "events are not searched for the refused one")
+        elif batch.state is BatchState.REJECTED and not batch.attempts:  # the rest of one of which some is there
+            await self.sender.store.write(lambda file: file.move(batch, BatchState.REJECTED, BatchState.SEALED))
+            await self._try(batch)
         elif await self._landed_nowhere(batch, records, inferred):
             if not halves(records)[1]:
                 await self._bury(batch, records, "refused", "the target refused it")
