@@ -14,7 +14,7 @@ import pytest
 
 from streammig.batching import BatchLimits, Sealing
 from streammig.masivo.rules import RuleOptions, rules
-from streammig.reader import Judge, Reader
+from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
 from streammig.records import Progress, Tally
 from streammig.sources import Input, open_source
@@ -167,7 +167,7 @@ def test_i5_the_batches_of_an_export_are_the_same_bytes_in_any_process_and_after
 ) -> None:
     file = tmp_path / "x.json"
     file.write_text(sample(stage, kind))
-    parts = open_source([Input(str(file))]), Judge(rules(stage, OPTIONS)), LIMITS
+    parts = open_source([Input(str(file))]), rules(stage, OPTIONS), LIMITS
     whole = list(all_of(Reader(*parts, Progress())))
     assert written(list(all_of(ReaderProcess(*parts, Progress())))) == written(whole)
     resumed = []
