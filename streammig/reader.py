@@ -13,14 +13,30 @@ from streammig.batching import BatchLimits, Sealing, batcher, cut, is_within, se
 from streammig.checkpoint import Spot, write_body
 from streammig.columns import Chunk, Columns, Slices
 from streammig.errors import BrokenExport, Unusable
-from streammig.records import START, DeadLetter, Examined, Place, Progress, Range, Record, Run, Span, slices
+from streammig.records import (
+    FILTERED,
+    START,
+    DeadLetter,
+    Examined,
+    Place,
+    Progress,
+    Range,
+    Record,
+    Run,
+    Span,
+    Tally,
+    slices,
+)
 from streammig.sources.source import Source
 from streammig.target import Rules
 
 FIRST = 100_000  # source records that are gone through for some to look for: a second, if all of these are filtered
 
+NO_CUSTOMER = "its customer is not in the target: the customer's record is a dead letter, or the export has none"
+OF_FILTERED = "customer-filtered"  # the filter of what belongs to a customer that was left out on purpose
+
 Absent = Callable[[Iterable[str]], Mapping[str, str]]
-"""Owners in, those that will not be in the target out, each with the code of the reason."""
+"""Owners in, those that will not be in the target out, each with `FILTERED` or the code of a dead letter."""
 
 
 def nobody_absent(owners: Iterable[str]) -> Mapping[str, str]:
@@ -84,21 +100,21 @@ def _without(examined: Examined, absent: Mapping[str, str], sealed: Sequence[Ran
     if absent.keys().isdisjoint([record.owner for record in examined.records]):
         return examined
     kept: list[Record] = []
-    gone: list[Record] = []
+    filtered: list[tuple[str, Tally]] = []
+    dead: list[DeadLetter] = []
     for record in examined.records:
-        for part, inside in cut([record], sealed) if record.owner in absent else [(record, True)]:
-            (kept if inside else gone).append(part)
-    dead = tuple(
-        DeadLetter(
-            record.position,
-            record.unit,
-            "owner-" + absent[record.owner],
-            "its customer is not in the target: the customer's record was left out or rejected, or the export has none",
-            record.tally,
-        )
-        for record in gone
+        why = absent.get(record.owner, "")
+        if why == FILTERED:
+            filtered.append((OF_FILTERED, record.tally))
+            continue
+        for part, inside in cut([record], sealed) if why else [(record, True)]:
+            if inside:
+                kept.append(part)
+            else:
+                dead.append(DeadLetter(part.position, part.unit, "owner-" + why, NO_CUSTOMER, part.tally))
+    return msgspec.structs.replace(
+        examined, records=tuple(kept), filtered=(*examined.filtered, *filtered), dead=(*examined.dead, *dead)
     )
-    return msgspec.structs.replace(examined, records=tuple(kept), dead=examined.dead + dead)
 
 
 def _without_repeated(examined: Examined, repeated: Mapping[Spot, tuple[str, str]]) -> Examined:
