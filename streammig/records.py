@@ -235,13 +235,16 @@ class DeadLetter(msgspec.Struct, frozen=True):
     tally: Tally
 
 
+FILTERED = "filtered"  # why an owner is absent whose own record was left out on purpose
+
+
 class Examined(msgspec.Struct, frozen=True, gc=False):
     """What became of one source record: records ready to be packed, what was filtered by reason, dead letters.
 
     What the source record was mapped to is numbered through from 0 in the order the mapping gave it: a record takes
     as many numbers as it has units to send, a part that is filtered or dead as a whole takes one. So a `Place` means
-    the same at every reading. `absent` names owners (customers
-    stage) that will not be in the target because of this, with the reason's code.
+    the same at every reading. `absent` names owners (customers stage) that will not be in the target because of this:
+    each with `FILTERED`, or the code of its dead letter.
     """
 
     position: Position

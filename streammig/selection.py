@@ -9,16 +9,20 @@ import msgspec
 from streammig.batching import cut
 from streammig.checkpoint import Spot
 from streammig.columns import Chunk, Columns
-from streammig.records import DeadLetter, Examined, Place, Range, Record, Span
+from streammig.records import FILTERED, DeadLetter, Examined, Place, Range, Record, Span
 from streammig.target import Rules
 
 Absent = Callable[[Iterable[str]], Mapping[str, str]]
-"""Owners in, those that will not be in the target out, each with the code of the reason."""
+"""Owners in, those that will not be in the target out, each with `FILTERED` or the code of a dead letter."""
 
 Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
 """The duplicate customers between two places: their spots to code and message."""
 
-_ABSENT = "its customer is not in the target: the customer's record was left out or rejected, or the export has none"
+NO_CUSTOMER = "its customer is not in the target: the customer's record is a dead letter, or the export has none"
+OF_FILTERED = "customer-filtered"  # the filter of what belongs to a customer that was left out on purpose
+
+Why = tuple[str, str]
+"""The code and the message of a dead letter; "" for the message where a part is filtered."""
 
 
 class WithoutRepeated:
@@ -38,7 +42,7 @@ class WithoutRepeated:
 
         def change(it: Examined) -> Examined:
             where = it.position.source, it.position.offset
-            return _buried(it, [(record, repeated.get((*where, record.unit))) for record in it.records])
+            return _without(it, [(record, repeated.get((*where, record.unit))) for record in it.records])
 
         return Chunk(span, columns).changed(ats, change)
 
@@ -62,20 +66,21 @@ class WithOwners:
         ats = {at for at, owner in zip(columns.index, columns.owners, strict=True) if owner in absent}
 
         def change(it: Examined) -> Examined:
-            parts: list[tuple[Record, tuple[str, str] | None]] = []
+            parts: list[tuple[Record, Why | None]] = []
             for record in it.records:
-                if record.owner in absent:
-                    why = "owner-" + absent[record.owner], _ABSENT
+                if reason := absent.get(record.owner):
+                    why = (OF_FILTERED, "") if reason == FILTERED else ("owner-" + reason, NO_CUSTOMER)
                     parts += [(part, None if inside else why) for part, inside in cut([record], self._sealed)]
                 else:
                     parts.append((record, None))
-            return _buried(it, parts)
+            return _without(it, parts)
 
         return Chunk(span, columns).changed(ats, change)
 
 
-def _buried(it: Examined, parts: Sequence[tuple[Record, tuple[str, str] | None]]) -> Examined:
-    """The source record with these parts; those with a code and a message are dead letters."""
+def _without(it: Examined, parts: Sequence[tuple[Record, Why | None]]) -> Examined:
+    """The source record with these parts; those with a reason are filtered or dead letters."""
     kept = tuple(part for part, why in parts if why is None)
-    dead = [DeadLetter(part.position, part.unit, *why, part.tally) for part, why in parts if why is not None]
-    return msgspec.structs.replace(it, records=kept, dead=(*it.dead, *dead))
+    filtered = [(why[0], part.tally) for part, why in parts if why is not None and not why[1]]
+    dead = [DeadLetter(part.position, part.unit, *why, part.tally) for part, why in parts if why is not None and why[1]]
+    return msgspec.structs.replace(it, records=kept, filtered=(*it.filtered, *filtered), dead=(*it.dead, *dead))

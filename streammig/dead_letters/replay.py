@@ -18,8 +18,8 @@ from streammig.dead_letters.export import with_records
 from streammig.dead_letters.share import Share, share
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport
-from streammig.records import DeadLetter, Draft, Record, Span
-from streammig.selection import Absent
+from streammig.records import FILTERED, DeadLetter, Draft, Record, Span
+from streammig.selection import OF_FILTERED, Absent
 from streammig.sources.source import Source
 from streammig.sources.valid import judge
 from streammig.target import Rules
@@ -156,7 +156,11 @@ class Replay:
     def _present(self, found: Share) -> Share:
         gone = self.absent({record.owner for record in found.records}) if self.absent and found.records else {}
         owner = next((record.owner for record in found.records if record.owner in gone), None)
-        return found if owner is None else Share([], "owner-" + gone[owner], "its customer is not in the target")
+        if owner is None:
+            return found
+        if gone[owner] == FILTERED:
+            return Share([], OF_FILTERED, filtered=True)
+        return Share([], "owner-" + gone[owner], "its customer is not in the target")
 
     def _fits(self, records: Sequence[Record]) -> bool:
         size = len(self.rules.head) + len(self.rules.tail) + sum(len(it.body) + 1 for it in records) - 1

@@ -33,7 +33,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, told
 from streammig.masivo.rules.shape import objects_in, shape_of
 from streammig.masivo.rules.values import Path, Values, allowed_nulls, along, good_id, paths_to, text_in, text_of
-from streammig.records import DeadLetter, Examined, Position, Span, Sums, Tally, total
+from streammig.records import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
 
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
 
@@ -228,7 +228,7 @@ class StageRules(ABC):
         """A row that could be sent, and is not."""
         amounts = slice(rows.upto[row], rows.upto[row + 1])
         sums = total(zip(rows.keys[amounts], rows.amounts[amounts], strict=True))
-        absent = ((rows.owners[row], reason),) if self._misses else ()
+        absent = ((rows.owners[row], FILTERED),) if self._misses else ()
         return Examined(position, filtered=((reason, Tally(1, rows.units[row], sums)),), absent=absent)
 
     def _made(self, mapped: Mapped, span: Span, work: _Work) -> _Work:
