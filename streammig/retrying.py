@@ -40,7 +40,7 @@ class Retry:
         run = self.run
         if await run.store.read(lambda file: file.batches(name, *TO_SEND)):
             await self._deliver(name)
-        replay, after = self._replay(name), FIRST
+        replay, after = await self._replay(name), FIRST
         while not run.context.stopping:
             wave = await self._read(replay.wave, after)
             if wave is None or run.context.stopping:
@@ -62,14 +62,14 @@ class Retry:
         run.context.notify(StageEnded(name, "interrupted" if run.context.stopping else "retried"))
         await run.verify(name)
 
-    def _replay(self, name: str) -> Replay:
+    async def _replay(self, name: str) -> Replay:
         run, reading = self.run, self.run.reading
         owners = name == OWNERS
         return Replay(
             name,
             reading.inputs[name].source,
             reading.inputs[name].rules,
-            absent=None if owners else reading.absent(),
+            absent=None if owners else reading.absent(await reading.undecided()),
             index=reading.owners if owners else None,
             file=reading.lookup,
             limits=BatchLimits(bytes=run.settings.max_bytes),

@@ -16,7 +16,7 @@ from streammig.delivery.reads import Connection
 from streammig.delivery.reconcile import Policy, Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.delivery.sizes import Sizes
-from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
+from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable, counted
 from streammig.inputs import Reading
 from streammig.pipeline.stage import StageReader, StageRun
 from streammig.preflight import Preflight
@@ -26,7 +26,7 @@ from streammig.records import OWNERS, BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
 from streammig.sources.source import Source
-from streammig.telemetry import PILOT, StageBegan, StageEnded
+from streammig.telemetry import PILOT, StageBegan, StageEnded, Warned
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,25 @@ class Run:
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
         if not self.context.stopping and name == OWNERS:
-            # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
-            # nothing behind them that builds on each of them.
-            await self._no_unknown(name)
+            await self._followers_wait()
         return finished
+
+    async def _followers_wait(self) -> None:
+        """What belongs to a customer of a parked batch would be dropped by the target if that did not land: it becomes
+        dead letters, to be retried when the batch is decided. Raises where it is not known whose batch it is, and in
+        a pilot, whose full run may yet show what became of an unknown one."""
+        left = await self.store.read(lambda file: file.batches(OWNERS, BatchState.UNKNOWN, BatchState.PARKED))
+        lost = await self.store.read(lambda file: [it for it in left if not file.outbox.holds(it)])
+        if lost or any(batch.state is BatchState.UNKNOWN for batch in left):
+            await self._no_unknown(OWNERS)
+        if left:
+            count = counted(len(await self.reading.undecided()), "customer")
+            numbers = ", ".join(str(batch.seq) for batch in left)
+            text = (
+                f"{count} of batch {numbers} may not be at the target: their events and transactions become dead"
+                " letters (owner-undecided). Decide with `streammig resolve`, then send them with `streammig retry`"
+            )
+            self.context.notify(Warned("owners-undecided", text))
 
     async def _end(self, name: str, state: str, message: str, code: str) -> None:
         await self._note(name, state, message, code)

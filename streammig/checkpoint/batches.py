@@ -149,6 +149,8 @@ class Batches(Letters):
                 "INSERT INTO attempt (stage, seq, number, started, began) VALUES (?, ?, ?, ?, ?)",
                 (batch.stage, batch.seq, number, at, tick),
             )
+            if not batch.retried:  # what is sent now is to be seen, too
+                self._db.execute("UPDATE stage SET seen = 0 WHERE name = ? AND seen", (batch.stage,))
             apart = batch.parent is not None or batch.retried
             mark = Mark(tick, self.ordinal(batch.stage), batch.ranges[-1].end, tick if apart else 0)
             self._mark = mark if self._mark is None else mark.joined(self._mark)

@@ -222,9 +222,9 @@ class Queries(SqliteFile):
         return [self._batch(batch.stage, row) for row in rows]
 
     def last_attempt(self, batch: Batch) -> float:
-        """When the last request for this batch was made, in seconds since the epoch."""
+        """When the last request for this batch was made, in seconds since the epoch; 0 without one."""
         at: float = self._read(
-            "SELECT max(started) FROM attempt WHERE stage = ? AND seq = ?", batch.stage, batch.seq
+            "SELECT coalesce(max(started), 0) FROM attempt WHERE stage = ? AND seq = ?", batch.stage, batch.seq
         )[0][0]  # fmt: skip
         return at
 

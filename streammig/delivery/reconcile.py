@@ -145,6 +145,8 @@ class Reconciler:
         """What every owner of a batch shows that may have been taken in part; None where it is told like any other."""
         if await self.store.read(lambda file: file.taken_in_part(batch)):
             return await self._each(batch)
+        if batch.parent is not None and not batch.attempts:  # what is there of a refused one
+            return await self._each(batch)
         if batch.stage != OWNERS and await self.store.read(lambda file: file.sent_by_lost(batch)):
             # Other owners may have shared a request then: which ones depends on what was open when reading went on.
             return await self._each(batch)
