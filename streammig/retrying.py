@@ -32,9 +32,9 @@ class Retry:
         """Try all that is chosen; False if stopped before. Raises like a run."""
         names = list(self.run.reading.inputs)
         for name in names:
-            if not await self._stage(name) or (
-                name in (self.run.reading.owners, *names[:-1]) and not await self._shown(name)
-            ):
+            if not await self._stage(name):
+                return False
+            if name in (self.run.reading.owners, *names[:-1]) and not await self._shown(name):
                 return False
         return True
 
