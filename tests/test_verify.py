@@ -127,6 +127,7 @@ def test_what_is_missing_counts_as_unknown_until_a_verify_finds_it(shell: Shell,
     told = [json.loads(line) for line in (shell.folder / "found.ndjson").read_text().splitlines()]
     assert {it["owner"] for it in told} == {"c7"}
     assert stat.S_IMODE((shell.folder / "found.ndjson").stat().st_mode) == 0o600
+    assert verify(shell, "--sample", 1, "--json").document["stages"]["transactions"]["missing"] == 1
     tampered(shell.folder, "UPDATE customers SET id = 'c7' WHERE id = 'hidden'")
     assert verify(shell, "--sample", 1).code == 0, "what was found before is in every sample"
     assert verify(shell, "--all").code == 0

@@ -117,8 +117,9 @@ CREATE TABLE unit_state (
 CREATE TABLE unit_again (stage TEXT NOT NULL, again INTEGER NOT NULL);
 
 -- What the last verify found: when, at which tick of the run, and its summary as JSON; then one row a difference. A
--- finding names record and field, and holds no value.
-CREATE TABLE verification (at REAL NOT NULL, tick INTEGER NOT NULL, summary TEXT NOT NULL);
+-- finding names record and field, and holds no value. `seen` is when the last batch was accepted of which a verify ever
+-- saw anything: the target's queue has passed it.
+CREATE TABLE verification (at REAL NOT NULL, tick INTEGER NOT NULL, seen REAL NOT NULL, summary TEXT NOT NULL);
 CREATE TABLE finding (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
     record INTEGER NOT NULL, field TEXT NOT NULL, reason TEXT NOT NULL,

@@ -95,19 +95,23 @@ class Units(Batches):
     # -- verify ------------------------------------------------------------------------------------------------------
 
     def note_verified(
-        self, summary: Mapping[str, Any], at: float, missing: Iterable[tuple[str, Beside]],
+        self, summary: Mapping[str, Any], at: float, seen: float, missing: Iterable[tuple[str, Beside]],
         findings: Iterable[Finding],
     ) -> None:  # fmt: skip
         """Keep what a verify found, in place of what an earlier one did, in one transaction. `summary` is JSON-ready,
-        `at` in seconds since the epoch."""
+        `at` and `seen` are in seconds since the epoch."""
         with self.transaction():
             for table in ("verification", "finding", "unit_state WHERE state = 'missing'"):
                 self._db.execute(f"DELETE FROM {table}")
             (tick,) = self._db.execute("SELECT tick FROM run").fetchone()
-            self._db.execute("INSERT INTO verification VALUES (?, ?, ?)", (at, tick, json.dumps(summary)))
+            self._db.execute("INSERT INTO verification VALUES (?, ?, ?, ?)", (at, tick, seen, json.dumps(summary)))
             for stage, it in missing:
                 self._set(stage, MISSED, it)
             self._db.executemany("INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?)", findings)
+
+    def seen_until(self) -> float:
+        """When the last batch was accepted of which a verify ever saw anything, in seconds since the epoch; else 0."""
+        return float(self._read("SELECT coalesce(max(seen), 0) FROM verification")[0][0])
 
     def verification(self) -> dict[str, Any] | None:
         """What the last verify found: its summary, `at`, and whether anything was sent since (`outdated`)."""

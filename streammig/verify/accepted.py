@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from streammig.batching import cut
 from streammig.columns import Chunk
@@ -16,6 +17,13 @@ from streammig.verify.work import Item
 
 Ranges = Callable[[str, int, int, int], tuple[list[Range], list[int]]]
 """The ranges of a stage's accepted batches in reading order, by file and bytes, and the numbers of those batches."""
+
+
+class Wanted(NamedTuple):
+    """What a sample takes: all that belongs to these owners, and source records by file and offset."""
+
+    owners: Container[str]
+    places: Container[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +39,33 @@ class Passage:
     rules: Rules
     ranges: Ranges
 
-    def items(self, start: Place = START, owners: Container[str] | None = None) -> Iterator[Item]:
-        """Each record, or the part of one, that an accepted batch carried; with `owners`, only theirs."""
+    def items(self, start: Place = START, wanted: Wanted | None = None) -> Iterator[Item]:
+        """Each record, or the part of one, that an accepted batch carried, or of those only what is wanted."""
         try:
             for span in self.source.spans(start):
-                yield from self._of(span, owners)
+                yield from self._of(span, wanted)
         except BrokenExport:
             pass  # what is behind the break was never sent
 
-    def _of(self, span: Span, owners: Container[str] | None) -> Iterator[Item]:
+    def _of(self, span: Span, wanted: Wanted | None) -> Iterator[Item]:
         end = span.offset + span.ends[-1]
         ranges, seqs = self.ranges(self.stage, span.source, span.offset, end)
         if not ranges:
             return
         chunk = Chunk(span, self.rules.columns(span))
-        for record in self._wanted(chunk, owners):
+        for record in self._records(span, chunk, wanted):
             for part, inside in cut([record], ranges):
                 if inside:
                     yield Item(part, seqs[_home(part, ranges)])
 
     @staticmethod
-    def _wanted(chunk: Chunk, owners: Container[str] | None) -> Iterator[Record]:
-        if owners is None:
+    def _records(span: Span, chunk: Chunk, wanted: Wanted | None) -> Iterator[Record]:
+        if wanted is None:
             yield from chunk.records(0, len(chunk.columns))
             return
-        for row, owner in enumerate(chunk.columns.owners):
-            if owner in owners:
+        owners, places = wanted
+        for row, (owner, at) in enumerate(zip(chunk.columns.owners, chunk.columns.index, strict=True)):
+            if owner in owners or (places and span.position(at).begin[:2] in places):
                 yield from chunk.records(row, row + 1)
 
 

@@ -11,11 +11,10 @@ from itertools import islice
 from streammig.checkpoint import Accepted
 from streammig.delivery.sender import Reachability
 from streammig.errors import counted
-from streammig.records import OWNERS
 from streammig.run import Run
 from streammig.target import MISSING, UNREADABLE, Difference
 from streammig.telemetry import Verifying, Waiting
-from streammig.verify.accepted import Passage
+from streammig.verify.accepted import Passage, Wanted
 from streammig.verify.pool import Found, Pool
 from streammig.verify.work import Done, Item, Suspect, Work, after, start_at
 
@@ -23,7 +22,6 @@ TRIES = 5  # reads of a record until one says something
 TOLD = 1.0  # seconds between two words on how far it is
 COUNTED = 20_000  # records whose counts are noted together
 COUNTING = "counting"  # how far that is, beside the stages
-COUNTS = "events"  # the stage of which the target only counts
 
 UNTOLD = [Difference("", UNREADABLE)]
 UNSHOWN = [Difference("", "not-readable")]  # the target shows nothing of its kind
@@ -32,7 +30,8 @@ UNSHOWN = [Difference("", "not-readable")]  # the target shows nothing of its ki
 @dataclass(slots=True)
 class Looks:
     """Looks at all that was `accepted`, or at a sample: the records `picked` of the stage `base`, and of the other
-    stages what belongs to their owners. `whole` is how many looks that takes, about."""
+    stages what belongs to their owners. `whole` is how many looks that takes, about. What is
+    `known` of an earlier verify, by file and offset, is always looked at."""
 
     run: Run
     work: Work
@@ -40,6 +39,7 @@ class Looks:
     base: str
     picked: Sequence[Item] | None
     whole: int
+    known: Mapping[str, set[tuple[int, ...]]]
     _done: int = 0
     _told: float = 0.0
     _begun: tuple[float, int] | None = None
@@ -51,10 +51,10 @@ class Looks:
     async def all(self) -> bool:
         """Every first look, then every second one; False if the run is to stop before."""
         names = list(self.accepted)
-        if COUNTS in names and not await self._count():
+        if self.counts and not await self._count():
             return False
         for name in names:
-            if name == COUNTS and OWNERS in names:
+            if name == self.counts and self.run.reading.owners in names:
                 continue  # a customer's own look tells the counts, too
             done = await self.run.reading.read(self.work.progress, name)
             self._done += done.looked
@@ -63,8 +63,14 @@ class Looks:
         return await self._again()
 
     @property
-    def _owners(self) -> set[str] | None:
-        return {it.record.owner for it in self.picked} if self.picked is not None else None
+    def counts(self) -> str:
+        """The stage of which the target only counts; "" without one."""
+        return next((name for name in self.accepted if not self.run.target.readback.proves(name)), "")
+
+    def _wanted(self, name: str) -> Wanted | None:
+        if self.picked is None:
+            return None
+        return Wanted({it.record.owner for it in self.picked}, self.known.get(name, set()))
 
     def passage(self, name: str) -> Passage:
         it = self.run.reading.inputs[name]
@@ -73,8 +79,8 @@ class Looks:
     async def _count(self) -> bool:
         """Add up what is only counted, by owner; False if the run is to stop before."""
         last = (await self.run.reading.read(self.work.progress, COUNTING)).place
-        items = after(self.passage(COUNTS).items(start_at(last), self._owners), last)
-        of = partial(self.run.target.readback.counted, COUNTS)
+        items = after(self.passage(self.counts).items(start_at(last), self._wanted(self.counts)), last)
+        of = partial(self.run.target.readback.counted, self.counts)
 
         def step() -> bool:
             piece = [it._replace(counted=of(it.record)) for it in islice(items, COUNTED)]
@@ -89,13 +95,14 @@ class Looks:
 
     def _items(self, name: str, done: Done) -> Iterator[Item]:
         """What is left to look at of a stage, in reading order."""
-        if name == COUNTS:
+        if name == self.counts:
             yield from self.work.counters(done.looked)
             return
         here = self.picked if self.picked is not None and name == self.base else None
-        found = iter(here) if here is not None else self.passage(name).items(start_at(done.place), self._owners)
+        found = iter(here) if here is not None else self.passage(name).items(start_at(done.place), self._wanted(name))
         for item in after(found, done.place):
-            yield item._replace(counted=self.work.counted(item.record.owner)) if name == OWNERS else item
+            counts = name == self.run.reading.owners
+            yield item._replace(counted=self.work.counted(item.record.owner)) if counts else item
 
     def _pool(self, name: str) -> Pool:
         settled = {it.seq: it.settled for it in self.accepted[name]}
@@ -118,7 +125,7 @@ class Looks:
         """In what a record is not as it was sent; a read that says nothing is tried again. None if the run is to stop
         before that is known."""
         readback, context = self.run.target.readback, self.run.context
-        if name not in (OWNERS, COUNTS) and not readback.can_tell(name, item.record):
+        if name != self.counts and not readback.can_tell(name, item.record):
             return UNSHOWN
         for _ in range(TRIES):
             found = await context.until_stopped(readback.differences(name, item.record, item.counted))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from streammig.records import add_up
 from streammig.run import Run
 from streammig.telemetry import Waiting
 from streammig.verify.accepted import Passage
-from streammig.verify.looks import COUNTS, Looks
+from streammig.verify.looks import Looks
 from streammig.verify.sample import chosen
 from streammig.verify.verdict import Told, Verdict, summary
 from streammig.verify.work import Item, Work, work_path
@@ -52,7 +52,7 @@ class Verifier:
         work = await read(Work, work_path(self.state_folder, run_id))
         with closing(work):
             await read(work.begin, self._binding(accepted), accepted)
-            looks = await self._looks(work, accepted, Random(run_id))
+            looks = await self._looks(work, accepted)
             if not await looks.all():
                 return None
             found = await self._settle(work, accepted, aside)
@@ -75,23 +75,30 @@ class Verifier:
         mappings = {name: it.mapping for name, it in self.run.reading.inputs.items()}
         return json.dumps([self.count, sizes, mappings])
 
-    async def _looks(self, work: Work, accepted: Batches, rng: Random) -> Looks:
-        base = next(name for name, it in accepted.items() if any(each.tally.units for each in it))
+    async def _looks(self, work: Work, accepted: Batches) -> Looks:
+        known: dict[str, set[tuple[int, ...]]] = {}
+        for it in await self.run.store.read(Checkpoint.findings):
+            known.setdefault(it.stage, set()).add((it.source, it.offset))
+        base = next(name for name, batches in accepted.items() if any(each.tally.units for each in batches))
         picked = None
         if self.count is not None:
             self.run.context.notify(Waiting("choosing", f"choosing {counted(self.count, 'record')} of {base}"))
-            picked = await self.run.reading.read(self._picked, work, accepted[base], base, rng)
+            picked = await self.run.reading.read(self._picked, work, accepted[base], base, known.get(base, set()))
         whole = 0
         for name, batches in accepted.items():
             held = add_up(it.tally for it in batches).records
-            whole += 0 if name == COUNTS else min(held, len(picked)) if picked is not None else held
-        return Looks(self.run, work, accepted, base, picked, whole)
+            if self.run.target.readback.proves(name):
+                whole += min(held, len(picked)) if picked is not None else held
+        return Looks(self.run, work, accepted, base, picked, whole, known)
 
-    def _picked(self, work: Work, batches: Sequence[Accepted], base: str, rng: Random) -> list[Item]:
-        """The sample, in reading order, each owner once. What an earlier verify found is always in it."""
+    def _picked(
+        self, work: Work, batches: Sequence[Accepted], base: str, known: Container[tuple[int, ...]]
+    ) -> list[Item]:
+        """The sample, in reading order, each owner once, with what is known. The same run gives the same sample, so
+        that a verify can go on."""
+        rng = Random(self.run.reading.lookup.run["id"])
         wanted = chosen([it.tally.units for it in batches], self.count or 0, rng)
         units = {batches[at].seq: numbers for at, numbers in wanted.items()}
-        known = {(it.seq, it.source, it.offset) for it in self.run.reading.lookup.findings() if it.stage == base}
         it = self.run.reading.inputs[base]
         passed: dict[int, int] = {}
         found: dict[str, Item] = {}
@@ -99,7 +106,7 @@ class Verifier:
             begin = passed.get(item.seq, 0)
             passed[item.seq] = end = begin + item.record.units
             drawn = any(begin <= number < end for number in units.get(item.seq, ()))
-            if drawn or (item.seq, item.place.source, item.place.offset) in known:
+            if drawn or item.place[:2] in known:
                 found.setdefault(item.record.owner, item)
             if self.run.context.stopping:
                 break
@@ -107,16 +114,18 @@ class Verifier:
 
     async def _settle(self, work: Work, accepted: Batches, aside: Mapping[str, int]) -> dict[str, Any]:
         """Keep the result in the checkpoint, in one transaction."""
+        proves = self.run.target.readback.proves
         settled = {(name, it.seq): it.settled for name, batches in accepted.items() for it in batches}
 
         def keep(file: Checkpoint) -> dict[str, Any]:
-            verdict = Verdict(settled, work.seen, self.run.target.readback.proves, self.tell)
+            seen = max(work.seen, file.seen_until())
+            verdict = Verdict(settled, seen, proves, self.tell)
             findings = list(verdict.findings(work.suspects()))
             done = {name: work.progress(name) for name in accepted}
-            looked = {name: it.looked for name, it in done.items() if it.looked or name != COUNTS}
+            looked = {name: it.looked for name, it in done.items() if it.looked or proves(name)}
             left = {n: {"not_readable": done[n].unread, "not_comparable": aside[n]} for n in looked}
             found = summary(looked, verdict.counts, left, self.count is not None)
-            file.note_verified(found, self.run.context.now(), verdict.missing(work.suspects()), findings)
+            file.note_verified(found, self.run.context.now(), seen, verdict.missing(work.suspects()), findings)
             return found
 
         return await self.run.store.write(keep)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from streammig.batching import begin_of
 from streammig.checkpoint import IN_STATE_FOLDER, Accepted, Role, SharedFile
 from streammig.records import START, Place, Range, Record
 from streammig.target import Difference
@@ -29,7 +28,7 @@ class Item(NamedTuple):
 
     @property
     def place(self) -> Place:
-        return begin_of(self.record)
+        return self.record.begin
 
 
 class Done(NamedTuple):
