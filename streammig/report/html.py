@@ -261,7 +261,7 @@ def _decisions(decisions: Sequence[Found]) -> str:
         for it in sorted(decisions, key=lambda it: not it["open"])[:MOST_ROWS]
     ]
     more = f'<p class="small">And {len(decisions) - MOST_ROWS:,} more.</p>' if len(decisions) > MOST_ROWS else ""
-    table = _table(["batch", "units", "state", "decision", "by whom, and why"], rows) if rows else ""
+    table = _table(["batch", "units", "state", "decision", "what decided it"], rows) if rows else ""
     return _section("Unknown outcomes and decisions", table, more)
 
 
