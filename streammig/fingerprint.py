@@ -9,9 +9,9 @@ from typing import Any
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
-from streammig.records import OWNERS, STAGES
 from streammig.settings import Settings
 from streammig.sources import comparable, touched
+from streammig.stages import STAGES
 
 # The settings of a run that decide which bytes a batch holds.
 SHAPING = (
@@ -33,7 +33,7 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
     for name in settings.stages:
         stage = settings.stage(name)
         own = {"map": stage.map, "owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
-        found[name] = common | own | ({"unchecked": unchecked} if name == OWNERS else {})
+        found[name] = common | own | ({"unchecked": unchecked} if name == STAGES[0] else {})
     return found
 
 
