@@ -74,9 +74,12 @@ class Timeline:
         return {row[0]: row[1] for row in rows}
 
     def reasons(self, stage: str) -> list[tuple[str, str, int]]:
-        """The dead letters by code and message, with how many there are."""
+        """The dead letters by code and by the path of the field that a rule's message begins with, "" where it begins
+        with none; and how many there are."""
         rows = self._read(
-            "SELECT code, message, count(*) FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY 1, 2", stage
+            "SELECT code, CASE WHEN message LIKE '$%: %' THEN substr(message, 1, instr(message, ': ') - 1) ELSE '' END,"
+            " count(*) FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY 1, 2",
+            stage,
         )
         return [(row[0], row[1], row[2]) for row in rows]
 

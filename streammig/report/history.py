@@ -26,7 +26,6 @@ DAY = 86400
 LATENCIES = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 QUANTILES = (50, 90, 99)
 INDEX = re.compile(r"\[\d+\]")
-FIELD = re.compile(r"\$\.?([^\s:]{1,200}): ")  # the path of a field, as rules write it
 
 
 def history(path: Path, now: float | None = None) -> dict[str, Any]:
@@ -114,11 +113,10 @@ def _latency(found: Sequence[float]) -> dict[str, Any] | None:
 
 
 def _by_field(reasons: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
-    """Dead letters by code and by the field that the message begins with, if it names one; the most frequent first."""
+    """Dead letters by code and field, of lists all elements together; the most frequent first."""
     counts: Counter[tuple[str, str]] = Counter()
-    for code, message, count in reasons:
-        named = FIELD.match(message)
-        counts[code, INDEX.sub("[]", named[1]) if named else ""] += count
+    for code, path, count in reasons:
+        counts[code, INDEX.sub("[]", path.removeprefix("$").removeprefix("."))] += count
     ordered = sorted(counts.items(), key=lambda it: (-it[1], it[0]))
     return [{"code": code, "field": field, "count": count} for (code, field), count in ordered]
 
