@@ -9,9 +9,9 @@ from typing import Any
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
-from streammig.records import OWNERS, STAGES
 from streammig.settings import Settings
 from streammig.sources import comparable, touched
+from streammig.stages import STAGES
 
 # The settings of a run that decide which bytes a batch holds.
 SHAPING = (
@@ -34,7 +34,7 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
         stage = settings.stage(name)
         mapped = {"fields": True} if stage.fields else {"map": stage.map}
         own = mapped | {"owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
-        found[name] = common | own | ({"unchecked": unchecked} if name == OWNERS else {})
+        found[name] = common | own | ({"unchecked": unchecked} if name == STAGES[0] else {})
     return found
 
 

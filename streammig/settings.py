@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from streammig.errors import Unusable
-from streammig.records import STAGES
+from streammig.stages import STAGES
 
 KEY_VARIABLE = "MASIVO_API_KEY"
 
