@@ -27,7 +27,7 @@ from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.lost_bodies import check_bodies, give_up
-from streammig.mapping import load_mapping, mapping_mark
+from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
@@ -286,8 +286,7 @@ class Migration:
         return index
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
-        text = self.settings.stage(name).map
-        return load_mapping(text, self.folder) if text else None
+        return stage_mapping(self.settings, name, self.folder)
 
     def _sources(self) -> dict[str, Source]:
         sources = {name: self._open(name) for name in self.settings.stages}

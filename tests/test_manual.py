@@ -90,7 +90,7 @@ def test_the_page_of_settings_has_each_with_its_default_its_flag_and_its_choices
         shown = (
             json.dumps(value) if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
         )
-        assert default == ("" if value in ("", ()) else shown)
+        assert default == ("" if value in ("", (), {}) else shown)
         option = f"--{name.replace('_', '-')}"
         assert (option in flag) == (option in flags), name
         hint = get_type_hints(kind)[name]

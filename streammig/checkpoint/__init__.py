@@ -9,6 +9,7 @@ from streammig.checkpoint.outbox import outbox_path, write_body
 from streammig.checkpoint.queries import UNDECIDED, StageRow, Totals
 from streammig.checkpoint.sqlite import IN_STATE_FOLDER, Role, SharedFile
 from streammig.checkpoint.store import CheckpointReader, Store
+from streammig.checkpoint.timeline import Timeline
 from streammig.checkpoint.units import Accepted, Beside, Finding
 from streammig.checkpoint.writer import CheckpointWriter
 
@@ -31,6 +32,7 @@ __all__ = [
     "Spot",
     "StageRow",
     "Store",
+    "Timeline",
     "Totals",
     "fenced",
     "fences_path",
