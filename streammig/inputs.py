@@ -12,10 +12,10 @@ from typing import NamedTuple, ParamSpec, TypeVar
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
 from streammig.reader import first_records, owners_until
-from streammig.records import OWNERS, START, BatchState, Place, Range, Record
+from streammig.records import START, BatchState, Place, Range, Record
 from streammig.selection import UNDECIDED, Absent, WithoutRepeated, WithOwners
 from streammig.sources.source import Source
-from streammig.target import Rules
+from streammig.target import Rules, Stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,8 +33,9 @@ class StageInput(NamedTuple):
 class Reading:
     """The sources of a run with all that decides what comes out of them. Files are read in one thread, `thread`."""
 
+    stages: Sequence[Stage]  # of the target; those of the run are the keys of `inputs`
     inputs: Mapping[str, StageInput]
-    owners: KeyIndex | None  # None where it was left out, or no customers are in the run
+    index: KeyIndex | None  # None where it was left out, or no customers are in the run
     store: Store
     lookup: Checkpoint  # the same file, opened to read, for the thread
     thread: Executor
@@ -43,22 +44,27 @@ class Reading:
         """Do in the thread what reads files."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, partial(work, *arguments, **more))
 
+    @property
+    def owners(self) -> str:
+        """The stage whose records are the owners of all others."""
+        return self.stages[0].name
+
     async def rules(self, name: str, sealed: Sequence[Range] = ()) -> Rules:
         """The rules by which the run sends records of a stage, beside those that are `sealed` already."""
         rules = self.inputs[name].rules
-        if name == OWNERS:
-            return rules if self.owners is None else WithoutRepeated(rules, partial(repeated, self.owners))
+        if name == self.owners:
+            return rules if self.index is None else WithoutRepeated(rules, partial(repeated, self.index))
         undecided = await self.undecided()
-        known = self.owners is not None or await self.store.read(Checkpoint.has_absent)
+        known = self.index is not None or await self.store.read(Checkpoint.has_absent)
         return WithOwners(rules, self.absent(undecided), sealed) if known or undecided else rules
 
     def absent(self, undecided: frozenset[str]) -> Absent:
         """Which customers will not be at the target, or, if they are `undecided`, may not be."""
-        return partial(absent_or_undecided, partial(absent, self.owners, self.lookup), undecided)
+        return partial(absent_or_undecided, partial(absent, self.index, self.lookup), undecided)
 
     async def undecided(self) -> frozenset[str]:
         """The customers of parked batches: the target may lack them."""
-        parked = await self.store.read(lambda file: file.batches(OWNERS, BatchState.PARKED))
+        parked = await self.store.read(lambda file: file.batches(self.owners, BatchState.PARKED))
         return frozenset([record.owner for batch in parked for record in await self.store.records(batch)])
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
@@ -72,13 +78,13 @@ class Reading:
 
     async def pilots(self, name: str) -> set[str] | None:
         """The customers that a pilot has sent, unless all of them were: what belongs to others must wait."""
-        if name == OWNERS or OWNERS not in self.inputs:
+        if name == self.owners or self.owners not in self.inputs:
             return None
         rows = await self.store.read(Checkpoint.stages)
-        if any(row.name == OWNERS and row.state == "complete" for row in rows):
+        if any(row.name == self.owners and row.state == "complete" for row in rows):
             return None
-        frontier = await self.store.read(lambda file: file.progress(OWNERS).frontier)
-        owners = await self.read(owners_until, self.inputs[OWNERS].source, await self.rules(OWNERS), frontier)
+        frontier = await self.store.read(lambda file: file.progress(self.owners).frontier)
+        owners = await self.read(owners_until, self.inputs[self.owners].source, await self.rules(self.owners), frontier)
         return owners - self.lookup.absent_reasons(owners).keys()
 
 

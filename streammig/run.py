@@ -22,7 +22,7 @@ from streammig.pipeline.stage import StageReader, StageRun
 from streammig.preflight import Preflight
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import OWNERS, BatchState
+from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
 from streammig.sources.source import Source
@@ -89,7 +89,7 @@ class Run:
         paused = run.reading.feed.paused
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
-        if not self.context.stopping and name == OWNERS:
+        if not self.context.stopping and name == self.reading.owners:
             await self._followers_wait()
         return finished
 
@@ -97,10 +97,12 @@ class Run:
         """What belongs to a customer of a parked batch would be dropped by the target if that did not land: it becomes
         dead letters, to be retried when the batch is decided. Raises where it is not known whose batch it is, and in
         a pilot, whose full run may yet show what became of an unknown one."""
-        left = await self.store.read(lambda file: file.batches(OWNERS, BatchState.UNKNOWN, BatchState.PARKED))
+        left = await self.store.read(
+            lambda file: file.batches(self.reading.owners, BatchState.UNKNOWN, BatchState.PARKED)
+        )
         lost = await self.store.read(lambda file: [it for it in left if not file.outbox.holds(it)])
         if lost or any(batch.state is BatchState.UNKNOWN for batch in left):
-            await self._no_unknown(OWNERS)
+            await self._no_unknown(self.reading.owners)
         if left:
             count = counted(len(await self.reading.undecided()), "customer")
             numbers = ", ".join(str(batch.seq) for batch in left)

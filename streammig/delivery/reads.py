@@ -22,8 +22,8 @@ FIRST_GUESS = 0.2  # seconds a read takes, before any was measured
 
 @dataclass(slots=True)
 class Reads:
-    """Implements `ReadBack` over another, which paces each read by the general limit. Up to `most` go at a time; all
-    end when the run is to stop, and say nothing then."""
+    """Reads of a read-back, which paces each by the general limit. Up to `most` go at a time; all end when the run is
+    to stop, and say nothing then."""
 
     readback: ReadBack
     context: Context
@@ -100,5 +100,6 @@ class Connection(NamedTuple):
     """The open way to a target, as a run uses it."""
 
     client: Client
-    reads: Reads
+    readback: ReadBack
     permits: Permits
+    reads: Reads

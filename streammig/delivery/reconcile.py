@@ -13,7 +13,7 @@ from streammig.context import Context
 from streammig.delivery.in_part import InPart
 from streammig.delivery.named import set_aside
 from streammig.delivery.reads import LOOK, ROUNDS, Reads
-from streammig.records import OWNERS, Batch, BatchState, Record, Tally
+from streammig.records import Batch, BatchState, Record, Tally
 from streammig.target import Seen
 from streammig.telemetry import Waiting, Warned
 
@@ -147,7 +147,7 @@ class Reconciler:
             return await self._each(batch)
         if batch.parent is not None and not batch.attempts:  # what is there of a refused one
             return await self._each(batch)
-        if batch.stage != OWNERS and await self.store.read(lambda file: file.sent_by_lost(batch)):
+        if await self.store.read(lambda file: not file.owns(batch.stage) and file.sent_by_lost(batch)):
             # Other owners may have shared a request then: which ones depends on what was open when reading went on.
             return await self._each(batch)
         return None
