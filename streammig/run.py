@@ -103,7 +103,7 @@ class Run:
         lost = await self.store.read(lambda file: [it for it in left if not file.outbox.holds(it)])
         if lost or any(batch.state is BatchState.UNKNOWN for batch in left):
             await self._no_unknown(self.reading.owners)
-        if left:
+        if left and len(self.reading.inputs) > 1:
             count = counted(len(await self.reading.undecided()), "customer")
             numbers = ", ".join(str(batch.seq) for batch in left)
             text = (
