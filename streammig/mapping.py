@@ -39,11 +39,12 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
 
 
 def mapping_mark(mapping: Callable[[Any], Any] | None) -> str:
-    """The hash of the module that a mapping stands in; "" without one, or without a file."""
+    """The hash of the module that a mapping stands in; "" without one, or without a file. It is short, for each
+    batch keeps it."""
     if mapping is None:
         return ""
     try:
         source = Path(inspect.getsourcefile(inspect.unwrap(mapping)) or "").read_bytes()
     except (OSError, TypeError):
         return ""
-    return hashlib.sha256(source).hexdigest()
+    return hashlib.sha256(source).hexdigest()[:16]

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
-from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
@@ -205,10 +205,9 @@ class Migration:
         return Context(clock=self.clock, rng=self.rng, notify=self.notify, stop=self.stop, times=times)
 
     def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
-        asking = CheckpointReader(_opened_to_read(stack, file.path), stack.enter_context(self.executor()))
         writer = CheckpointWriter(file, stack.enter_context(self.executor()), fence)
         stack.push_async_callback(writer.flush)
-        return Store(writer, asking)
+        return Store(writer, _opened_to_read(stack, file.path), stack.enter_context(self.executor()))
 
     async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
         """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""

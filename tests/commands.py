@@ -172,7 +172,7 @@ def states(checkpoint: Path) -> dict[str, list[str]]:
     try:
         return {
             row.name: [
-                str(found[0]) for found in file._read("SELECT state FROM batch WHERE stage = ? ORDER BY seq", row.name)
+                str(found[0]) for found in file.rows("SELECT state FROM batch WHERE stage = ? ORDER BY seq", row.name)
             ]
             for row in file.stages()
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -27,15 +26,16 @@ def command(checkpoint: Path, out: Path | None) -> None:
     file. The checkpoint holds no records, so they are read from the export again. It must be where it was, unchanged.
     """
     from streammig.dead_letters.export import export_letters
+    from streammig.disk import create
     from streammig.errors import MachineFault, Unusable, counted
 
     if out is None:
         count = export_letters(checkpoint, sys.stdout.buffer)
     else:
         try:
-            descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            file = create(out)
             try:
-                with open(descriptor, "wb") as file:
+                with file:
                     count = export_letters(checkpoint, file)
             except BaseException:
                 out.unlink()  # a part would look like all of them

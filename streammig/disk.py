@@ -1,0 +1,61 @@
+"""Files of ours on the disk: for their owner alone, whole or not there; and how a full disk is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from streammig.errors import MachineFault
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_fault(error: OSError, code: str, what: str, hint: str) -> MachineFault:
+    """What the file system refused, as the machine's fault: with `code`, but a full disk is `disk-full` everywhere."""
+    if error.errno in NO_ROOM:
+        code, hint = "disk-full", "Make room, then run the same command."
+    return MachineFault(code, f"{what}: {error.strerror}", hint)
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file, owner-only. Raises `FileExistsError` where one is there."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A new owner-only file under another name, which takes its own, durably, once this ends well; else it goes."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.unlink(missing_ok=True)
+        create(part).close()
+        yield part
+        sync(part)
+        part.replace(path)
+        sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Make a file's content durable, or of a folder the names in it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(folder: Path) -> int:
+    """The bytes that may still be written below a folder, which need not exist yet."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    found = os.statvfs(there)
+    return found.f_bavail * found.f_frsize
