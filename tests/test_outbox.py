@@ -12,21 +12,25 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from streammig.batching import assemble, distinct
-from streammig.checkpoint import outbox_path, write_body
+from streammig.checkpoint import Checkpoint, outbox_path, write_body
 from streammig.checkpoint.contents import decode_contents
-from streammig.records import Position, Record
+from streammig.errors import Unusable
+from streammig.records import BatchState, Kind, Place, Position, Progress, Range, Receipt, Record
 from tests.commands import Called, Shell, sandbox, states, write
+from tests.problems import raises
 from tests.sandbox_caller import customer, transaction
-from tests.test_batching_resume import HEAD, KINDS, TAIL, Kind, record_of
+from tests.test_batching_resume import HEAD, KINDS, TAIL, record_of
+from tests.test_batching_resume import Kind as Shape
 
 STOPS = {"on": "customers", "nth": 2, "do": "answer", "status": 403}
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.builds(Random, st.integers(0, 2**32)), st.sampled_from(KINDS), st.integers(0, 12))
-def test_i5_the_records_of_a_body_make_it_again_byte_for_byte(dice: Random, kind: Kind, count: int) -> None:
+def test_i5_the_records_of_a_body_make_it_again_byte_for_byte(dice: Random, kind: Shape, count: int) -> None:
     records: list[Record] = []
     for number in range(count):
         units = list(range(number * 9, number * 9 + (dice.randrange(1, 5) if kind.listed else 1)))
@@ -85,6 +89,22 @@ def of_another(path: Path) -> None:
     records = [Record(Position(0, 0, 9, 1), 0, "x", b'{"id":"x"}', 1)]
     draft = write_body(path.parent, assemble(records, HEAD, TAIL))
     (path.parent / draft.file).replace(path)
+
+
+def test_a_table_that_is_whole_but_means_nothing_is_a_body_that_is_lost(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c"
+    file = Checkpoint.create(checkpoint, binding={}, version="1", started=1.0)
+    file.add_stage("customers", 0, {}, [])
+    records = [Record(Position(0, 0, 9, 1), 0, "x", b'{"id":"x"}', 1)]
+    sound = assemble(records, HEAD, TAIL, (Range(Place(), Place(0, 9, 0, 2)),))
+    draft = structs.replace(sound, table=b"\x93\x01\x02")
+    batch = file.seal("customers", draft, Progress(Place(0, 9, 0, 2), 1, draft.tally), 1.0)
+    assert file.lost_bodies() == [batch]
+    with raises(Unusable, "body-lost"):
+        file.outbox.contents(batch)
+    file.received(batch, file.sending(batch, 1.0), Receipt(Kind.ACCEPTED), BatchState.ACCEPTED, 2.0)
+    assert file.batch("customers", 1).sample is None
+    file.close()
 
 
 @pytest.mark.parametrize("damage", [missing, altered, cut_short, of_another])

@@ -73,11 +73,11 @@ def test_a_flipped_bit_in_the_index_of_states_is_refused(drained: Lives, tmp_pat
     path = tmp_path / "c"
     shutil.copy(drained.checkpoint, path)
     db = sqlite3.connect(path)
-    (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'batch_state'").fetchone()
+    (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'batch_open'").fetchone()
     (size,) = db.execute("PRAGMA page_size").fetchone()
     db.close()
     data = bytearray(path.read_bytes())
-    at = data.index(b"accepted", (root - 1) * size, root * size)
+    at = data.index(b"sealed", (root - 1) * size, root * size)
     data[at] ^= 1
     path.write_bytes(data)
     with raises(Unusable, "checkpoint-damaged"):

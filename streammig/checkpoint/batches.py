@@ -13,7 +13,7 @@ import msgspec
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, pack_ranges, reach_of
 from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.outbox import Outbox
-from streammig.checkpoint.queries import IS_OPEN, LOST, OPEN, Queries, Spot
+from streammig.checkpoint.queries import LOST, OPEN, Queries, Spot
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Progress, Range, Receipt
 
 # From which states a batch may come to each: DESIGN 7, with the operator's word, a lost copy and lost bodies.
@@ -308,7 +308,7 @@ class Batches(Queries):
 
     def sweep_outbox(self) -> None:
         """Delete what no batch needs of the outbox: bodies that a crash left there."""
-        rows = self.rows(f"SELECT stage, seq FROM batch WHERE {IS_OPEN}")
+        rows = self.rows("SELECT stage, seq FROM open_batch")
         sampled = self.rows(
             "SELECT name FROM stage WHERE EXISTS (SELECT 1 FROM batch WHERE stage = name AND sample >= 0)"
         )

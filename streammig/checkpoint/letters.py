@@ -8,14 +8,14 @@ import msgspec
 
 from streammig.checkpoint.batches import HERE, Batches
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
-from streammig.checkpoint.queries import IS_OPEN, Spot
+from streammig.checkpoint.queries import Spot
 from streammig.records import OWNERS, DeadLetter, Draft, Tally, add_up
 
 # Customers of replayed batches that no open batch holds any more, and that are not said to be seen yet. A part of a
 # refused batch names its parent: all that an open part stems from is open.
 _BROUGHT = f"""stage = '{OWNERS}' AND NOT seen AND seq NOT IN (
     WITH RECURSIVE line (seq, parent) AS (
-        SELECT seq, parent FROM batch WHERE stage = '{OWNERS}' AND retried AND {IS_OPEN}
+        SELECT seq, parent FROM open_batch WHERE stage = '{OWNERS}' AND retried
         UNION SELECT b.seq, b.parent FROM line JOIN batch b ON b.stage = '{OWNERS}' AND b.seq = line.parent
     ) SELECT seq FROM line)"""
 

@@ -21,7 +21,6 @@ from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Positi
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
 UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
 OPEN = (*PENDING, *UNDECIDED)
-IS_OPEN = "state NOT IN ('accepted', 'split', 'dead')"  # the condition of the index of open batches, as it needs it
 LOST = "newest-is-lost"  # the code of an attempt that only a copy that is lost may have made
 
 Spot = tuple[int, int, int]
@@ -99,6 +98,7 @@ class Attempt(NamedTuple):
 
 
 _ATTEMPT = ", ".join(Attempt._fields)
+_BATCH = ", ".join(Batch.__struct_fields__)
 
 
 class Queries(SqliteFile):
@@ -163,7 +163,7 @@ class Queries(SqliteFile):
             row = self.rows("SELECT progress, accepted, repaired FROM stage WHERE name = ?", stage)[0]
             progress = self._decoded(row["progress"])
             held: dict[str, list[Tally]] = {}
-            for state, tally in self.rows(f"SELECT state, tally FROM batch WHERE stage = ? AND {IS_OPEN}", stage):
+            for state, tally in self.rows("SELECT state, tally FROM open_batch WHERE stage = ?", stage):
                 held.setdefault(state, []).append(decode_tally(tally))
             dead = self.rows("SELECT tally FROM dead_letter WHERE stage = ? AND NOT replayed", stage)
         return Totals(
@@ -192,24 +192,20 @@ class Queries(SqliteFile):
 
     def batches(self, stage: str, *states: BatchState) -> list[Batch]:
         """The batches of a stage in these states, in the order they were sealed."""
-        some_open = f"AND {IS_OPEN}" if set(states) <= set(OPEN) else ""
-        marks = ", ".join("?" * len(states))
-        return self._batches(f"stage = ? AND state IN ({marks}) {some_open} ORDER BY seq", stage, *states)
+        which = f"stage = ? AND state IN ({', '.join('?' * len(states))}) ORDER BY seq"
+        return self._batches(which, stage, *states, table="open_batch" if set(states) <= set(OPEN) else "batch")
 
     def batch(self, stage: str, seq: int) -> Batch:
         return self._batches("stage = ? AND seq = ?", stage, seq)[0]
 
     def _batches(self, which: str, *arguments: Any, table: str = "batch") -> list[Batch]:
-        return [self._batch(row) for row in self.rows(f"SELECT batch.* FROM {table} WHERE {which}", *arguments)]
+        return [self._batch(row) for row in self.rows(f"SELECT {_BATCH} FROM {table} WHERE {which}", *arguments)]
 
     @staticmethod
     def _batch(row: sqlite3.Row) -> Batch:
-        return Batch(
-            stage=row["stage"], seq=row["seq"], ranges=unpack_ranges(row["ranges"]), tally=decode_tally(row["tally"]),
-            digest=row["digest"], size=row["size"], state=BatchState(row["state"]), parent=row["parent"],
-            attempts=row["attempts"], retried=bool(row["retried"]), rejects=row["rejects"], ruling=row["ruling"],
-            sample=row["sample"], mapping=row["mapping"],
-        )  # fmt: skip
+        ranges, tally = unpack_ranges(row["ranges"]), decode_tally(row["tally"])
+        state, retried = BatchState(row["state"]), bool(row["retried"])
+        return Batch(**dict(row) | {"ranges": ranges, "tally": tally, "state": state, "retried": retried})
 
     def about(self, batch: Batch) -> dict[str, Any]:
         """When a batch was sealed, and the note of how it was decided so far."""
@@ -269,12 +265,12 @@ class Queries(SqliteFile):
 
     def stopped(self) -> list[Batch]:
         """The batches that wait to be sent again after an answer that stopped the run."""
-        last = "batch JOIN attempt USING (stage, seq)"
-        return self._batches(f"number = attempts AND stopped AND state = 'sealed' AND {IS_OPEN}", table=last)
+        last = "open_batch JOIN attempt USING (stage, seq)"
+        return self._batches("number = attempts AND stopped AND state = 'sealed'", table=last)
 
     def rejected_bytes(self, stage: str) -> int:
         """What the bodies of rejected batches hold in the outbox."""
-        sql = f"SELECT coalesce(sum(size), 0) FROM batch WHERE stage = ? AND state = 'rejected' AND {IS_OPEN}"
+        sql = "SELECT coalesce(sum(size), 0) FROM open_batch WHERE stage = ? AND state = 'rejected'"
         return int(self.rows(sql, stage)[0][0])
 
     def refused_parts(self, stage: str) -> dict[int, int]:

@@ -63,7 +63,10 @@ CREATE TABLE batch (
     -- Where it ends (see `reach_of`), if that was beyond the frontier when it was sealed: bins are sealed out of order.
     reach INTEGER, PRIMARY KEY (stage, seq)
 ) WITHOUT ROWID;
+-- Few batches are not settled, whatever the length of the run: they are found without reading the others.
 CREATE INDEX batch_open ON batch (stage, state) WHERE state NOT IN ('accepted', 'split', 'dead');
+CREATE VIEW open_batch AS
+    SELECT * FROM batch INDEXED BY batch_open WHERE state NOT IN ('accepted', 'split', 'dead');
 
 -- One row a request, written before its first byte leaves; `kind` stays NULL until its receipt is durable.
 -- `date` is the answer's Date header, `latency` seconds. `message` holds no value of a record. `began` is its own tick,
