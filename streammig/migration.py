@@ -162,9 +162,10 @@ class Migration:
         thread = stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)
         file = reopen(path, account.binding, shape, marks)
+        lost: list[Batch] = []
         if file is not None:
             stack.callback(file.close)
-            await self._reading(thread, partial(check_contents, file, marks))
+            lost = await self._check(file, fence, marks, thread)
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor)
         target = self._target(rule_options(settings, started), mappings, limiter)
@@ -178,7 +179,9 @@ class Migration:
         self._recover(file, fence)
         if words := await limiter.enter(file.run["id"], file.starts()):
             self.notify(Warned("limits-changed", words))
-        lost = await self._lost(file, thread)
+        if lost or file.lost() is not None:
+            lost = file.lost_bodies()  # what became unknown is among them now
+        file.sweep_outbox()
         stack.callback(_sweep, file)
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
@@ -209,12 +212,12 @@ class Migration:
         stack.push_async_callback(writer.flush)
         return Store(writer, _opened_to_read(stack, file.path), stack.enter_context(self.executor()))
 
-    async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
-        """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""
-        given_up = self.ask.bodies_lost or file.lost() is not None
-        lost = await asyncio.get_running_loop().run_in_executor(reader, check_bodies, file, given_up)
-        file.sweep_outbox()
-        return lost
+    async def _check(self, file: Checkpoint, fence: Fence | None, marks: Marks, thread: Executor) -> list[Batch]:
+        """Raise `Unusable` unless export and outbox are what the checkpoint knows of them. Returns the batches whose
+        bodies are lost where that ends nothing: they are given up, or a lost copy may have settled them."""
+        await self._reading(thread, partial(check_contents, file, marks))
+        given_up = self.ask.bodies_lost or file.lost() is not None or (fence is not None and fence.newer is not None)
+        return await self._reading(thread, lambda stopped: check_bodies(file, given_up))
 
     def _create(self, path: Path, fence: Fence | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
         """A new checkpoint."""

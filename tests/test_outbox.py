@@ -129,6 +129,14 @@ def test_i4_a_body_that_is_lost_stops_the_run_before_its_first_request(
         assert target.ledger()["holds"]["customers"]["landed"] == 1500
 
 
+def test_a_lost_body_is_told_before_the_target_is_reached(shell: Shell) -> None:
+    with sandbox(STOPS) as target:
+        assert begun(shell, target.url).code == 5
+    (outbox_path(shell.checkpoint) / "customers-2").unlink()
+    ended = begun(shell, target.url)
+    assert (ended.code, ended.problem) == (2, "body-lost")
+
+
 def test_i4_bodies_that_are_given_up_are_dead_letters_which_a_retry_sends(shell: Shell) -> None:
     with sandbox(STOPS) as target:
         assert begun(shell, target.url).code == 5

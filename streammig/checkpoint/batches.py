@@ -13,7 +13,7 @@ import msgspec
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, pack_ranges, reach_of
 from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.outbox import Outbox
-from streammig.checkpoint.queries import LOST, OPEN, Queries, Spot
+from streammig.checkpoint.queries import LOST, OPEN, PENDING, Queries, Spot
 from streammig.records import Batch, BatchState, DeadLetter, Draft, Progress, Range, Receipt
 
 # From which states a batch may come to each: DESIGN 7, with the operator's word, a lost copy and lost bodies.
@@ -302,7 +302,7 @@ class Batches(Queries):
 
     def lost_bodies(self) -> list[Batch]:
         """The batches that are to be sent, searched or read back, and whose bodies are not what was sealed."""
-        states = BatchState.SEALED, BatchState.REJECTED, BatchState.UNKNOWN
+        states = (*PENDING, BatchState.UNKNOWN)
         batches = [batch for row in self.stages() for batch in self.batches(row.name, *states)]
         return [batch for batch in batches if not self.outbox.holds(batch)]
 
