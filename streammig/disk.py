@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -50,6 +50,25 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_room(folder: Path, needs: Mapping[str, int], hint: str = "", free: int | None = None) -> None:
+    """Raise `MachineFault` where a folder, which need not exist yet, has less room than all of these need together.
+
+    In bytes, as is what is `free`, if it is known.
+    """
+    have = free_bytes(folder) if free is None else free
+    if have < sum(needs.values()):
+        parts = " and ".join(f"{what}: {_megabytes(size)}" for what, size in needs.items())
+        raise MachineFault(
+            "disk-space",
+            f"{folder}: more room is needed for {parts}; free there: {_megabytes(have)}",
+            f"Make room, or name a checkpoint on a larger disk.{hint}",
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
 
 
 def free_bytes(folder: Path) -> int:

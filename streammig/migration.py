@@ -17,16 +17,17 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
+from streammig.bodies import check_bodies, give_up, room_of_outbox
 from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
 from streammig.inputs import Reading, StageInput
-from streammig.lost_bodies import check_bodies, give_up
 from streammig.mapping import load_mapping, mapping_mark
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
@@ -166,6 +167,7 @@ class Migration:
         if file is not None:
             stack.callback(file.close)
             lost = await self._check(file, fence, marks, thread)
+        check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor)
         target = self._target(rule_options(settings, started), mappings, limiter)
@@ -271,8 +273,12 @@ class Migration:
         frontier: Place | None = None
         if state != "complete" and not fixed(self.settings, OWNERS, file):
             frontier = file.progress(OWNERS).frontier
-        folder = dedup_folder(Path(self.settings.checkpoint))
-        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.notify, frontier=frontier))
+        path = Path(self.settings.checkpoint)
+        beside = room_of_outbox(
+            self.settings, {it: source.source.fingerprints() for it, source in inputs.items()}, path
+        )
+        building = key_index(dedup_folder(path), *customers, reader, self.notify, frontier=frontier, beside=beside)
+        index = await until_stopped(self.stop, building)
         if index is not None:
             stack.callback(index.close)
         return index

@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from streammig import disk
 from streammig.batching import assemble, distinct
+from streammig.bodies import room_of_outbox
 from streammig.checkpoint import Checkpoint, outbox_path, write_body
 from streammig.checkpoint.contents import decode_contents
 from streammig.errors import Unusable
 from streammig.records import BatchState, Kind, Place, Position, Progress, Range, Receipt, Record
+from streammig.settings import Settings
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.problems import raises
 from tests.sandbox_caller import customer, transaction
@@ -164,3 +167,25 @@ def test_i3_of_a_batch_of_unknown_outcome_whose_body_is_lost_nothing_is_sent(she
         assert shell("resolve", shell.checkpoint.name, 1, "--not-landed").code == 0
         assert shell.run(target.url, *files).code == 2
         assert target.ledger()["requests"]["transactions"] == {"reset": 1}
+
+
+def test_the_room_of_the_outbox_is_bounded_by_the_settings_and_by_the_export(tmp_path: Path) -> None:
+    settings, path = Settings(concurrency=4, max_bytes=4_000_000, most_parked=3), tmp_path / "c"
+    marks = {"customers": [{"length": 10**12}], "events": [{"length": 10}]}
+    assert room_of_outbox(settings, marks, path) == {"the outbox": 1.25 * (8_000_000 + 256_000_000 + 14 * 4_000_000)}
+    few = {"customers": [{"length": 500}, {"length": 300}], "events": [{"length": 10}]}
+    assert room_of_outbox(settings, few, path) == {"the outbox": 1000}
+    outbox_path(path).mkdir()
+    (outbox_path(path) / "customers-1").write_bytes(b"x" * 600)
+    assert room_of_outbox(settings, few, path) == {"the outbox": 400}
+
+
+def test_a_disk_without_room_for_the_outbox_is_said_before_the_target_is_reached(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 1000)
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(1500)])
+    ended = shell.run("http://127.0.0.1:9", "--customers", "e.json", "--unchecked")
+    assert (ended.code, ended.problem) == (1, "disk-space")
+    assert "the outbox" in ended.err
+    assert not shell.checkpoint.exists()

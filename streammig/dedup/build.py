@@ -22,7 +22,7 @@ import msgspec
 
 from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, damaged, open_index
 from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, scan, spot
-from streammig.disk import NO_ROOM, create, free_bytes, sync, whole_file
+from streammig.disk import NO_ROOM, check_room, create, sync, whole_file
 from streammig.errors import BrokenExport, MachineFault
 from streammig.records import START, Place
 from streammig.sources.source import Source
@@ -212,12 +212,13 @@ def fill(build: Build, source: Source, rules: Rules, progress: Callable[[int], N
 
 async def key_index(
     folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, notify: Notify, *,
-    frontier: Place | None,
+    frontier: Place | None, beside: Mapping[str, int] = {},
 ) -> KeyIndex:  # fmt: skip
     """The index of these customers: from an earlier call, or built now. Where the rules may have changed, `frontier`
     is how far they were read: keys before it stay as they were indexed, those from there on are scanned again.
 
-    Raises `MachineFault` before it begins if there is too little disk.
+    Raises `MachineFault` before it begins if there is too little disk for it and what else needs room there, `beside`
+    it.
     """
     loop = asyncio.get_running_loop()
     marks = source.fingerprints()
@@ -227,7 +228,8 @@ async def key_index(
     if earlier is not None and frontier is None:
         return earlier
     try:
-        check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
+        most = sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks)
+        check_room(folder, {**room_of_index(most), **beside}, " A new one with --unchecked does without the index.")
         notify(Waiting("scanning", "scanning the customers once, for duplicates"))
         start = frontier if frontier is not None and earlier is not None else START
         with Build(folder, token, policy=policy, earlier=earlier, frontier=start) as build:
@@ -277,16 +279,6 @@ def most_customers(size: int, compressed: bool) -> int:
     return size * (SHRUNK if compressed else 1) // SHORTEST_CUSTOMER
 
 
-def check_space(folder: Path, customers: int, free: Callable[[Path], int] = free_bytes) -> None:
-    """Raise `MachineFault` if there is too little disk to index so many customers.
-
-    `folder` is where the index will be; it need not exist. `free` gives the free bytes at a path.
-    """
-    need, have = LEAST + customers * BYTES_A_CUSTOMER, free(folder)
-    if have < need:
-        raise MachineFault(
-            "disk-space",
-            f"{folder}: the dedup index of up to {customers:,} customers needs {need / 1e6:,.0f} MB there, "
-            f"{have / 1e6:,.0f} MB are free",
-            "Make room, or name a checkpoint on a larger disk; a new one with --unchecked does without the index.",
-        )
+def room_of_index(customers: int) -> dict[str, int]:
+    """What the index of up to so many customers takes on the disk, in bytes."""
+    return {f"the dedup index of up to {customers:,} customers": LEAST + customers * BYTES_A_CUSTOMER}
