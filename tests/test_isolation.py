@@ -505,7 +505,7 @@ def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_though_
         await room.run()
         assert room.states() == ["parked"]
         assert room.file.rule(batch, BatchState.SEALED, "not-landed", 5.0, "the operator: it did not land")
-        assert await room.sender().may_go_again(batch)
+        assert await room.sender().may_go_again(room.file.batch(batch.stage, batch.seq))
         await room.run()
         room.target.settle()
         assert room.dead() == {"refused": ["c0"]}
