@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from streammig.errors import MachineFault
+from streammig.errors import MachineFault, Unusable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -41,6 +41,23 @@ def whole_file(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def new_file(path: Path, may_replace: Callable[[Path], bool] = lambda _: False) -> Iterator[BinaryIO]:
+    """Open a file that the user named to write, as `whole_file`.
+
+    A file that is there already is left as it is, unless `may_replace` says yes to it: it may be the export. Raises
+    `Unusable` for that, and `MachineFault` where the file can't be written.
+    """
+    if path.exists() and not may_replace(path):
+        raise Unusable("output-exists", f"{path} is there already", "Name another file, or move that one away.")
+    try:
+        with whole_file(path) as part, part.open("wb") as file:
+            yield file
+    except OSError as error:
+        hint = "Name a file that can be written, on a disk with room."
+        raise MachineFault("output-failed", f"{path}: {error.strerror}", hint) from None
 
 
 def sync(path: Path) -> None:

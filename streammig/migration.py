@@ -28,18 +28,21 @@ from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
 from streammig.inputs import Reading, StageInput
-from streammig.mapping import load_mapping, mapping_mark
+from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
-from streammig.records import OWNERS, STAGES, Batch, BatchState, Place
+from streammig.records import Batch, BatchState, Place
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
 from streammig.sources import open_source, parse_input, with_samples
 from streammig.sources.source import Source
+from streammig.stages import STAGES
 from streammig.target import Client, Connection, ReadBack, Target
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
+from streammig.verify.verdict import Told as Told
+from streammig.verify.verifier import Verifier
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -64,6 +67,7 @@ class Ask:
     bodies_lost: bool = False  # batches whose bodies are lost become dead letters
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
+    sends: bool = True  # whether anything may be sent; a read-back alone needs no dedup index
 
 
 @dataclass(slots=True)
@@ -127,6 +131,11 @@ class Migration:
         UNKNOWN if stopped before that is known."""
         return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
 
+    async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
+        """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
+        None where stopped before. `tell` gets each difference, with its values."""
+        return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
+
     async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
         """Assemble a run and let it work; None if it was aborted."""
         self._task = task = asyncio.current_task()
@@ -188,8 +197,8 @@ class Migration:
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
         lookup = _opened_to_read(stack, path)
-        owners = await self._owners(stack, file, inputs, shape, thread)
-        reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
+        index = await self._index(stack, file, inputs, shape, thread)
+        reading = Reading(stages=target.stages, inputs=inputs, index=index, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
         return Run(
@@ -251,7 +260,7 @@ class Migration:
                     self.notify(ArrayDetected(name, mark["file"], mark["path"]))
         return await self._reading(reader, partial(with_samples, fresh))
 
-    async def _owners(
+    async def _index(
         self,
         stack: AsyncExitStack,
         file: Checkpoint,
@@ -263,20 +272,19 @@ class Migration:
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if OWNERS not in inputs:
+        if STAGES[0] not in inputs or not self.ask.sends:
             return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
-        customers = inputs[OWNERS].source, inputs[OWNERS].rules, shape[OWNERS]
-        (state,) = [row.state for row in file.stages() if row.name == OWNERS]
+        name = STAGES[0]
+        customers = inputs[name].source, inputs[name].rules, shape[name]
+        (state,) = [row.state for row in file.stages() if row.name == name]
         frontier: Place | None = None
-        if state != "complete" and not fixed(self.settings, OWNERS, file):
-            frontier = file.progress(OWNERS).frontier
+        if state != "complete" and not fixed(self.settings, name, file):
+            frontier = file.progress(name).frontier
         path = Path(self.settings.checkpoint)
-        beside = room_of_outbox(
-            self.settings, {it: source.source.fingerprints() for it, source in inputs.items()}, path
-        )
+        beside = room_of_outbox(self.settings, {it: own.source.fingerprints() for it, own in inputs.items()}, path)
         building = key_index(dedup_folder(path), *customers, reader, self.notify, frontier=frontier, beside=beside)
         index = await until_stopped(self.stop, building)
         if index is not None:
@@ -284,8 +292,7 @@ class Migration:
         return index
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
-        text = self.settings.stage(name).map
-        return load_mapping(text, self.folder) if text else None
+        return stage_mapping(self.settings, name, self.folder)
 
     def _sources(self) -> dict[str, Source]:
         sources = {name: self._open(name) for name in self.settings.stages}

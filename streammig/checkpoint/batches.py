@@ -212,22 +212,20 @@ class Batches(Queries):
 
     def settle_in_part(
         self, batch: Batch, there: Draft, missing: Draft, letters: Sequence[DeadLetter], at: float,
-        absent: Sequence[tuple[str, str]],
+        owners: Sequence[str],
     ) -> None:  # fmt: skip
         """Book a batch that was taken in part: what is there is accepted, what is missing dead."""
         with self.transaction():
             accepted, dead = self.split(batch, [there, missing], at)
             self.move(accepted, BatchState.SEALED, BatchState.ACCEPTED, at)
-            self.dead(dead, letters, at, absent)
+            self.dead(dead, letters, at, owners)
 
-    def dead(
-        self, batch: Batch, letters: Sequence[DeadLetter], at: float, absent: Sequence[tuple[str, str]] = ()
-    ) -> None:
-        """End a batch whose records will not be sent, with the owners that the target will lack because of it."""
+    def dead(self, batch: Batch, letters: Sequence[DeadLetter], at: float, owners: Sequence[str] = ()) -> None:
+        """End a batch whose records will not be sent, and note the owners that the target will lack because of it."""
         with self.transaction():
             self._must_become(batch, BatchState.DEAD, at)
             self._bury(batch.stage, batch, letters)
-            self._note_absent(absent)
+            self._note_absent([(owner, "refused") for owner in owners] if self.owns(batch.stage) else [])
 
     def _bury(self, stage: str, batch: Batch | None, letters: Iterable[DeadLetter]) -> None:
         """Keep dead letters, once each. Those of a replayed batch are dead again, and their keys are free."""

@@ -9,14 +9,16 @@ import msgspec
 from streammig.checkpoint.batches import HERE, Batches
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
 from streammig.checkpoint.queries import Spot
-from streammig.records import OWNERS, DeadLetter, Draft, Tally, add_up
+from streammig.records import DeadLetter, Draft, Tally, add_up
+
+_OWNERS = "(SELECT name FROM stage WHERE ordinal = 0)"  # see `owns`
 
 # Customers of replayed batches that no open batch holds any more, and that are not said to be seen yet. A part of a
 # refused batch names its parent: all that an open part stems from is open.
-_BROUGHT = f"""stage = '{OWNERS}' AND NOT seen AND seq NOT IN (
+_BROUGHT = f"""stage = {_OWNERS} AND NOT seen AND seq NOT IN (
     WITH RECURSIVE line (seq, parent) AS (
-        SELECT seq, parent FROM open_batch WHERE stage = '{OWNERS}' AND retried
-        UNION SELECT b.seq, b.parent FROM line JOIN batch b ON b.stage = '{OWNERS}' AND b.seq = line.parent
+        SELECT seq, parent FROM open_batch WHERE stage = {_OWNERS} AND retried
+        UNION SELECT b.seq, b.parent FROM line JOIN batch b ON b.stage = {_OWNERS} AND b.seq = line.parent
     ) SELECT seq FROM line)"""
 
 
@@ -97,14 +99,15 @@ class Letters(Batches):
 
     def seen_again(self, owners: Iterable[str]) -> set[str]:
         """Which of these owners a replay has brought to the target since, for all to see."""
-        return self._carried(OWNERS, owners, "AND seen") if self.any_seen_again() else set()
+        first = next(row.name for row in self.stages())
+        return self._carried(first, owners, "AND seen") if self.any_seen_again() else set()
 
     def _carried(self, stage: str, keys: Iterable[str], which: str) -> set[str]:
         salt, sql = self.run["salt"], f"SELECT 1 FROM replayed_key WHERE stage = ? AND owner = ? {which} LIMIT 1"
         return {key for key in keys if self.rows(sql, stage, hash_owner(salt, key))}
 
     def any_seen_again(self) -> bool:
-        return bool(self.rows(f"SELECT 1 FROM replayed_key WHERE stage = '{OWNERS}' AND seen LIMIT 1"))
+        return bool(self.rows(f"SELECT 1 FROM replayed_key WHERE stage = {_OWNERS} AND seen LIMIT 1"))
 
     def any_brought(self) -> bool:
         """Whether replayed customers were accepted that are to be looked for at the target."""

@@ -45,6 +45,10 @@ class Totals:
     repaired: Tally = field(default_factory=Tally)
     # The part of `pending` that is being sent or, where no run is on, was when it was cut off.
     sending: Tally = field(default_factory=Tally)
+    # Accepted once, and taken back by a revert.
+    reverted: Tally = field(default_factory=Tally)
+    # The part of `unknown` that was accepted, and that a verify did not find.
+    missing: Tally = field(default_factory=Tally)
 
     @property
     def taken(self) -> Tally:
@@ -52,7 +56,7 @@ class Totals:
 
     @property
     def placed(self) -> Tally:
-        return self.accepted + self.dead + self.filtered + self.unknown + self.pending
+        return self.accepted + self.dead + self.filtered + self.unknown + self.pending + self.reverted
 
     @property
     def balanced(self) -> bool:
@@ -132,6 +136,10 @@ class Queries(SqliteFile):
         rows = self.rows(f"SELECT {columns} FROM stage ORDER BY ordinal")
         found = (dict(row) for row in rows)
         return [StageRow(**it | {"shape": json.loads(it["shape"]), "seen": bool(it["seen"])}) for it in found]
+
+    def owns(self, stage: str) -> bool:
+        """Whether the records of a stage are the owners of all others: it is the target's first."""
+        return self.ordinal(stage) == 0
 
     def ordinal(self, stage: str) -> int:
         """The number of a stage in the order of stages, from 0."""
