@@ -99,8 +99,8 @@ class Letters(Batches):
 
     def seen_again(self, owners: Iterable[str]) -> set[str]:
         """Which of these owners a replay has brought to the target since, for all to see."""
-        first = next(row.name for row in self.stages())
-        return self._carried(first, owners, "AND seen") if self.any_seen_again() else set()
+        first = [row.name for row in self.stages() if self.owns(row.name)]
+        return self._carried(first[0], owners, "AND seen") if self.any_seen_again() else set()
 
     def _carried(self, stage: str, keys: Iterable[str], which: str) -> set[str]:
         salt, sql = self.run["salt"], f"SELECT 1 FROM replayed_key WHERE stage = ? AND owner = ? {which} LIMIT 1"
