@@ -63,6 +63,7 @@ class Ask:
     bodies_lost: bool = False  # batches whose bodies are lost become dead letters
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
+    sends: bool = True  # whether anything may be sent; a read-back alone needs no dedup index
 
 
 @dataclass(slots=True)
@@ -259,7 +260,7 @@ class Migration:
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if OWNERS not in inputs:
+        if OWNERS not in inputs or not self.ask.sends:
             return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
