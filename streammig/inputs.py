@@ -11,8 +11,9 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
-from streammig.reader import Absent, Judge, first_records, nobody_absent, owners_until
+from streammig.reader import first_records, owners_until
 from streammig.records import OWNERS, START, Place, Range, Record
+from streammig.selection import Absent, WithoutRepeated, WithOwners
 from streammig.sources.source import Source
 from streammig.target import Rules
 
@@ -42,14 +43,13 @@ class Reading:
         """Do in the thread what reads files."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, partial(work, *arguments, **more))
 
-    async def judge(self, name: str, sealed: Sequence[Range] = ()) -> Judge:
-        """What says which records of a stage are sent by the run, beside those that are `sealed` already."""
+    async def rules(self, name: str, sealed: Sequence[Range] = ()) -> Rules:
+        """The rules by which the run sends records of a stage, beside those that are `sealed` already."""
         rules = self.inputs[name].rules
         if name == OWNERS:
-            return Judge(rules, repeated=partial(repeated, self.owners) if self.owners is not None else None)
+            return rules if self.owners is None else WithoutRepeated(rules, partial(repeated, self.owners))
         known = self.owners is not None or await self.store.read(Checkpoint.has_absent)
-        who = self.absent() if known else nobody_absent
-        return Judge(rules, who, sealed=sealed)
+        return WithOwners(rules, self.absent(), sealed) if known else rules
 
     def absent(self) -> Absent:
         """Which customers will not be at the target."""
@@ -57,7 +57,7 @@ class Reading:
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
         """As `first_records`, of those that the run sends."""
-        return await self.read(first_records, self.inputs[name].source, await self.judge(name), count, start, sealed)
+        return await self.read(first_records, self.inputs[name].source, await self.rules(name), count, start, sealed)
 
     async def unchanged(self) -> None:
         """Raise `Unusable` unless every file is still what it was when the run began."""
@@ -72,6 +72,5 @@ class Reading:
         if any(row.name == OWNERS and row.state == "complete" for row in rows):
             return None
         frontier = await self.store.read(lambda file: file.progress(OWNERS).frontier)
-        judge = await self.judge(OWNERS)
-        owners = await self.read(owners_until, self.inputs[OWNERS].source, judge, frontier)
+        owners = await self.read(owners_until, self.inputs[OWNERS].source, await self.rules(OWNERS), frontier)
         return owners - self.lookup.absent_reasons(owners).keys()

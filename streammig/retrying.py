@@ -10,7 +10,6 @@ from typing import TypeVar
 from streammig.batching import BatchLimits
 from streammig.checkpoint import FIRST, Checkpoint, outbox_path
 from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
-from streammig.reader import nobody_absent
 from streammig.records import OWNERS, BatchState
 from streammig.report.progress import account_of
 from streammig.run import Run
@@ -70,7 +69,7 @@ class Retry:
             name,
             reading.inputs[name].source,
             reading.inputs[name].rules,
-            absent=nobody_absent if owners else reading.absent(),
+            absent=None if owners else reading.absent(),
             index=reading.owners if owners else None,
             file=reading.lookup,
             limits=BatchLimits(bytes=run.settings.max_bytes),

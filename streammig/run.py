@@ -136,7 +136,7 @@ class Run:
         made = await self.store.read(lambda file: file.ahead_mappings(name))
         parts = {
             "source": source or self.reading.inputs[name].source,
-            "judge": await self.reading.judge(name, ahead),
+            "rules": await self.reading.rules(name, ahead),
             "limits": BatchLimits(bytes=self.settings.max_bytes),
             "progress": progress,
             "ahead": ahead,

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
 from streammig.columns import Columns
-from streammig.records import Examined, Receipt, Record, Run, Span
+from streammig.records import Receipt, Record, Span
 
 Mapping = Callable[[Any], Any]
 """A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or
@@ -18,8 +18,8 @@ None (filtered)."""
 class Rules(Protocol):
     """The target's rules for the records of one stage: mapping, validity, filters, exact splicing.
 
-    Synchronous and without state between calls, so the same slice gives the same result in any run of slices, in any
-    process. Never raises for what a record holds: that is a dead letter. A defect of a user's mapping is one too.
+    Synchronous and without state between calls, so the same record gives the same result in any span, in any process.
+    Never raises for what a record holds: that is a dead letter. A defect of a user's mapping is one too.
     """
 
     @property
@@ -35,10 +35,6 @@ class Rules(Protocol):
     @property
     def once(self) -> bool:
         """Whether the units of one owner must never be split over batches (transactions)."""
-        ...
-
-    def examine(self, run: Run) -> list[Examined]:
-        """What becomes of each slice, in order; one result a slice."""
         ...
 
     def columns(self, span: Span) -> Columns:

@@ -19,7 +19,7 @@ from streammig.dedup import Build, Duplicate, KeyIndex, Policy, fill, forget, op
 from streammig.dedup.build import Sorted
 from streammig.dedup.sort import run
 from streammig.errors import BrokenExport, MachineFault
-from streammig.records import START, Examined, Place, Record, Run, Span
+from streammig.records import START, Examined, Place, Record, Span
 from streammig.sources.source import Source
 
 Said = tuple[str, str, str]  # owner, e-mail, and "" for a record or the reason why there is none
@@ -72,9 +72,6 @@ class Export(Source):
         gone = tuple((owner, why) for owner, _, why in said if why)
         found.add(0, Examined(position, tuple(records), absent=gone))
         return found
-
-    def examine(self, run: Run) -> list[Examined]:
-        raise AssertionError("the index asks for columns only")
 
 
 def place(nth: int) -> Place:

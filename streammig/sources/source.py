@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from streammig.records import START, Place, Run, Span, slices
+from streammig.records import START, Place, Span
 
 
 class Source(Protocol):
@@ -20,11 +20,6 @@ class Source(Protocol):
     the span's faults, not an error. Raises `Unusable` too, and hands out no record more, once a file is not what it was
     when this source was made.
     """
-
-    def runs(self, start: Place = START) -> Iterator[Run]:
-        """The same as `spans`, with an object for each record."""
-        for span in self.spans(start):
-            yield slices(span)
 
     def spans(self, start: Place = START) -> Iterator[Span]:
         """Spans beginning with the source record that `start` lies in or before; no span is empty.

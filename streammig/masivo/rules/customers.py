@@ -16,7 +16,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import decimals, folded_emails, good_email, good_id, good_ids, text_of, texts_of
-from streammig.records import Examined, Position, Record, Tally, total
+from streammig.records import FILTERED, Examined, Position, Record, Tally, total
 
 _LOT = shape_of(models.Lot)
 
@@ -72,7 +72,7 @@ class CustomerRules(StageRules):
         owner = id_in(data, found.get("id"))
         if reason := self._filters.customer(texts_of(data, found, self._filters.customer_fields)):
             tally = Tally(1, 1, self._salvage(data, found.get("balance"))[1])
-            return Examined(position, filtered=((reason, tally),), absent=((owner, reason),) if owner else ())
+            return Examined(position, filtered=((reason, tally),), absent=((owner, FILTERED),) if owner else ())
         try:
             return self._sent(walk, found, position, unit, owner)
         except Refusals as all_:
