@@ -12,10 +12,10 @@ from typing import NamedTuple, ParamSpec, TypeVar
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
 from streammig.reader import first_records, owners_until
-from streammig.records import OWNERS, START, Place, Range, Record
+from streammig.records import START, Place, Range, Record
 from streammig.selection import Absent, WithoutRepeated, WithOwners
 from streammig.sources.source import Source
-from streammig.target import Rules
+from streammig.target import Rules, Stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,8 +33,9 @@ class StageInput(NamedTuple):
 class Reading:
     """The sources of a run with all that decides what comes out of them. Files are read in one thread, `thread`."""
 
+    stages: Sequence[Stage]  # of the target; those of the run are the keys of `inputs`
     inputs: Mapping[str, StageInput]
-    owners: KeyIndex | None  # None where it was left out, or no customers are in the run
+    index: KeyIndex | None  # None where it was left out, or no customers are in the run
     store: Store
     lookup: Checkpoint  # the same file, opened to read, for the thread
     thread: Executor
@@ -43,17 +44,22 @@ class Reading:
         """Do in the thread what reads files."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, partial(work, *arguments, **more))
 
+    @property
+    def owners(self) -> str:
+        """The stage whose records are the owners of all others."""
+        return self.stages[0].name
+
     async def rules(self, name: str, sealed: Sequence[Range] = ()) -> Rules:
         """The rules by which the run sends records of a stage, beside those that are `sealed` already."""
         rules = self.inputs[name].rules
-        if name == OWNERS:
-            return rules if self.owners is None else WithoutRepeated(rules, partial(repeated, self.owners))
-        known = self.owners is not None or await self.store.read(Checkpoint.has_absent)
+        if name == self.owners:
+            return rules if self.index is None else WithoutRepeated(rules, partial(repeated, self.index))
+        known = self.index is not None or await self.store.read(Checkpoint.has_absent)
         return WithOwners(rules, self.absent(), sealed) if known else rules
 
     def absent(self) -> Absent:
         """Which customers will not be at the target."""
-        return partial(absent, self.owners, self.lookup)
+        return partial(absent, self.index, self.lookup)
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
         """As `first_records`, of those that the run sends."""
@@ -66,11 +72,11 @@ class Reading:
 
     async def pilots(self, name: str) -> set[str] | None:
         """The customers that a pilot has sent, unless all of them were: what belongs to others must wait."""
-        if name == OWNERS or OWNERS not in self.inputs:
+        if name == self.owners or self.owners not in self.inputs:
             return None
         rows = await self.store.read(Checkpoint.stages)
-        if any(row.name == OWNERS and row.state == "complete" for row in rows):
+        if any(row.name == self.owners and row.state == "complete" for row in rows):
             return None
-        frontier = await self.store.read(lambda file: file.progress(OWNERS).frontier)
-        owners = await self.read(owners_until, self.inputs[OWNERS].source, await self.rules(OWNERS), frontier)
+        frontier = await self.store.read(lambda file: file.progress(self.owners).frontier)
+        owners = await self.read(owners_until, self.inputs[self.owners].source, await self.rules(self.owners), frontier)
         return owners - self.lookup.absent_reasons(owners).keys()

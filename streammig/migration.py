@@ -27,16 +27,17 @@ from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.lost_bodies import check_bodies, give_up
-from streammig.mapping import load_mapping, mapping_mark
+from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
-from streammig.records import OWNERS, STAGES, Batch, BatchState, Place
+from streammig.records import Batch, BatchState, Place
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
 from streammig.sources import open_source, parse_input, with_samples
 from streammig.sources.source import Source
+from streammig.stages import STAGES
 from streammig.target import Client, Connection, ReadBack, Target
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
 
@@ -184,8 +185,8 @@ class Migration:
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
         lookup = _opened_to_read(stack, path)
-        owners = await self._owners(stack, file, inputs, shape, thread)
-        reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
+        index = await self._index(stack, file, inputs, shape, thread)
+        reading = Reading(stages=target.stages, inputs=inputs, index=index, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
         return Run(
@@ -248,7 +249,7 @@ class Migration:
                     self.notify(ArrayDetected(name, mark["file"], mark["path"]))
         return await self._reading(reader, partial(with_samples, fresh))
 
-    async def _owners(
+    async def _index(
         self,
         stack: AsyncExitStack,
         file: Checkpoint,
@@ -260,16 +261,17 @@ class Migration:
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if OWNERS not in inputs or not self.ask.sends:
+        if STAGES[0] not in inputs or not self.ask.sends:
             return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
-        customers = inputs[OWNERS].source, inputs[OWNERS].rules, shape[OWNERS]
-        (state,) = [row.state for row in file.stages() if row.name == OWNERS]
+        name = STAGES[0]
+        customers = inputs[name].source, inputs[name].rules, shape[name]
+        (state,) = [row.state for row in file.stages() if row.name == name]
         frontier: Place | None = None
-        if state != "complete" and not fixed(self.settings, OWNERS, file):
-            frontier = file.progress(OWNERS).frontier
+        if state != "complete" and not fixed(self.settings, name, file):
+            frontier = file.progress(name).frontier
         folder = dedup_folder(Path(self.settings.checkpoint))
         index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.notify, frontier=frontier))
         if index is not None:
@@ -277,8 +279,7 @@ class Migration:
         return index
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
-        text = self.settings.stage(name).map
-        return load_mapping(text, self.folder) if text else None
+        return stage_mapping(self.settings, name, self.folder)
 
     def _sources(self) -> dict[str, Source]:
         sources = {name: self._open(name) for name in self.settings.stages}

@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 import msgspec
 
-STAGES = ("customers", "events", "transactions")  # of the target, in its order; a test holds them to `target.stages`
-OWNERS = STAGES[0]  # the stage whose records are the owners of all others
-
 # The default context rounds to 28 digits in silence. Validation refuses numbers that need more than 30, so 60
 # digits leave room for 10**30 additions; an inexact sum raises instead of being wrong.
 EXACT = Context(prec=60, traps=[Inexact])

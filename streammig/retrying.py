@@ -10,7 +10,7 @@ from typing import TypeVar
 from streammig.batching import BatchLimits
 from streammig.checkpoint import FIRST, Checkpoint, outbox_path
 from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
-from streammig.records import OWNERS, BatchState
+from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.run import Run
 from streammig.sources import open_source
@@ -32,7 +32,9 @@ class Retry:
         """Try all that is chosen; False if stopped before. Raises like a run."""
         names = list(self.run.reading.inputs)
         for name in names:
-            if not await self._stage(name) or (name in (OWNERS, *names[:-1]) and not await self._shown(name)):
+            if not await self._stage(name):
+                return False
+            if name in (self.run.reading.owners, *names[:-1]) and not await self._shown(name):
                 return False
         return True
 
@@ -64,13 +66,13 @@ class Retry:
 
     def _replay(self, name: str) -> Replay:
         run, reading = self.run, self.run.reading
-        owners = name == OWNERS
+        owners = name == reading.owners
         return Replay(
             name,
             reading.inputs[name].source,
             reading.inputs[name].rules,
             absent=None if owners else reading.absent(),
-            index=reading.owners if owners else None,
+            index=reading.index if owners else None,
             file=reading.lookup,
             limits=BatchLimits(bytes=run.settings.max_bytes),
             choice=self.choice,
@@ -83,11 +85,11 @@ class Retry:
         run = self.run
         since = run.context.now() - run.context.times.settle
         waits = await run.store.read(
-            lambda file: file.any_brought() if name == OWNERS else file.retried_at(name) > since
+            lambda file: file.any_brought() if name == run.reading.owners else file.retried_at(name) > since
         )
         if waits and not await run.barrier(name, retried=True).wait(name):
             return False
-        if waits and name == OWNERS:
+        if waits and name == run.reading.owners:
             await run.store.write(Checkpoint.see_brought)
         return True
 

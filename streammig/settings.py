@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from streammig.errors import Problem, Unusable
 from streammig.ratelimit.limits import OFF, parse_limits
-from streammig.records import STAGES
+from streammig.stages import STAGES
 
 KEY_VARIABLE = "MASIVO_API_KEY"
 PRESETS = ("dev", "prod")  # names of limits; the target knows their numbers
@@ -27,6 +27,7 @@ class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, or - for standard input
     map: str = ""  # module:function
+    fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
     owner: str = ""  # events: the field that names the customer, where each record is one event
     deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value
     reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value

@@ -12,7 +12,6 @@ import pytest
 from streammig.checkpoint import Checkpoint
 from streammig.cli.exit import Ended, headline
 from streammig.records import (
-    STAGES,
     START,
     Batch,
     BatchState,
@@ -29,6 +28,7 @@ from streammig.report.document import document, iso
 from streammig.report.live import Doing, Gathered, Lines, watching
 from streammig.report.progress import share_settled
 from streammig.report.text import ROWS, shared, state_sentence, summary, totals_table, wrapped
+from streammig.stages import STAGES
 from streammig.telemetry import (
     Account,
     Advanced,

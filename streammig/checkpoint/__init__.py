@@ -8,6 +8,7 @@ from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
 from streammig.checkpoint.queries import UNDECIDED, StageRow, Totals
 from streammig.checkpoint.store import CheckpointReader, Store
+from streammig.checkpoint.timeline import Timeline
 from streammig.checkpoint.writer import CheckpointWriter
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Spot",
     "StageRow",
     "Store",
+    "Timeline",
     "Totals",
     "fenced",
     "fences_path",

@@ -9,17 +9,19 @@ from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
 from streammig.checkpoint.queries import FIRST as FIRST
 from streammig.checkpoint.queries import PENDING, UNDECIDED, Queries
 from streammig.checkpoint.queries import Spot as Spot
-from streammig.records import OWNERS, Batch, DeadLetter, Draft, Range, Tally, add_up
+from streammig.records import Batch, DeadLetter, Draft, Range, Tally, add_up
 
 _HERE = "stage = ? AND source = ? AND offset = ? AND unit = ?"
+
+_OWNERS = "(SELECT name FROM stage WHERE ordinal = 0)"  # see `owns`
 
 # Customers of replayed batches that no open batch holds any more, and that are not said to be seen yet. A part of a
 # refused batch names its parent: all that an open part stems from is open.
 _OPEN = ", ".join(f"'{state}'" for state in (*PENDING, *UNDECIDED))
-_BROUGHT = f"""stage = '{OWNERS}' AND NOT seen AND seq NOT IN (
+_BROUGHT = f"""stage = {_OWNERS} AND NOT seen AND seq NOT IN (
     WITH RECURSIVE line (seq, parent) AS (
-        SELECT seq, parent FROM batch WHERE stage = '{OWNERS}' AND retried AND state IN ({_OPEN})
-        UNION SELECT b.seq, b.parent FROM line JOIN batch b ON b.stage = '{OWNERS}' AND b.seq = line.parent
+        SELECT seq, parent FROM batch WHERE stage = {_OWNERS} AND retried AND state IN ({_OPEN})
+        UNION SELECT b.seq, b.parent FROM line JOIN batch b ON b.stage = {_OWNERS} AND b.seq = line.parent
     ) SELECT seq FROM line)"""
 
 
@@ -150,7 +152,7 @@ class Letters(Queries):
         """Which of these owners a replay has brought to the target since, for all to see."""
         if not self.any_seen_again():
             return set()
-        salt, where = self.run["salt"], f"stage = '{OWNERS}' AND owner = ? AND seen"
+        salt, where = self.run["salt"], f"stage = {_OWNERS} AND owner = ? AND seen"
         return {
             owner
             for owner in owners
@@ -158,7 +160,7 @@ class Letters(Queries):
         }
 
     def any_seen_again(self) -> bool:
-        return bool(self._read(f"SELECT 1 FROM replayed_key WHERE stage = '{OWNERS}' AND seen LIMIT 1"))
+        return bool(self._read(f"SELECT 1 FROM replayed_key WHERE stage = {_OWNERS} AND seen LIMIT 1"))
 
     def any_brought(self) -> bool:
         """Whether replayed customers were accepted that are to be looked for at the target."""

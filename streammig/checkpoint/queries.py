@@ -108,6 +108,10 @@ class Queries(SqliteFile):
             json.loads(row["dropped"]),
         )
 
+    def owns(self, stage: str) -> bool:
+        """Whether the records of a stage are the owners of all others: it is the target's first."""
+        return self.ordinal(stage) == 0
+
     def ordinal(self, stage: str) -> int:
         """The number of a stage in the order of stages, from 0."""
         number: int = self._read("SELECT ordinal FROM stage WHERE name = ?", stage)[0][0]

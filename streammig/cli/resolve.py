@@ -14,7 +14,8 @@ from typing import Any
 import click
 
 from streammig.cli import options, say
-from streammig.records import STAGES, Batch, BatchState
+from streammig.records import Batch, BatchState
+from streammig.stages import STAGES
 
 PARKED = 4  # the exit code where it is still undecided
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streammig.cli import options
-from streammig.records import STAGES
+from streammig.stages import STAGES
 
 if TYPE_CHECKING:
     from streammig.checkpoint import Checkpoint

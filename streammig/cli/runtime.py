@@ -18,9 +18,9 @@ from streammig.checkpoint import Checkpoint
 from streammig.cli.memory import give_back_bodies
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Migration
-from streammig.records import STAGES
 from streammig.report.live import watching
 from streammig.settings import api_key, from_checkpoint
+from streammig.stages import STAGES
 from streammig.telemetry import Notify, Stopping
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
