@@ -232,7 +232,7 @@ def test_the_page_of_the_json_document_has_each_of_its_fields(shell: Shell) -> N
     document = shell("run", "--customers", "c.json", "--dry-run", "look", "--json").document
     text = (GUIDE / "json.md").read_text()
     listed = [re.findall(r"(?m)^\| `(\w+)`", part) for part in text.split("\n## ")[1:]]
-    assert listed == [list(document), list(document["stages"]["customers"])]
+    assert listed[:2] == [list(document), list(document["stages"]["customers"])]
 
 
 def test_guide_lists_its_topics_and_shows_a_page_as_plain_text(shell: Shell) -> None:
