@@ -89,11 +89,7 @@ class Retry:
         run = self.run
         since = run.context.now() - run.context.times.settle
         waits = await run.store.read(
-            lambda file: (
-                file.any_brought()
-                if name == run.reading.owners
-                else (file.last_settled(name, retried_only=True) or 0) > since
-            )
+            lambda file: file.any_brought() if name == run.reading.owners else file.retried_at(name) > since
         )
         if waits and not await run.barrier(name, retried=True).wait(name):
             return False

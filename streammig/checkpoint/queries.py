@@ -244,10 +244,17 @@ class Queries(SqliteFile):
         wanted = [ends[-1] * k / max(count - 1, 1) for k in range(count)] if rows else []
         return [self.batch(stage, seq) for seq in sorted({rows[bisect_left(ends, place)][0] for place in wanted})]
 
-    def last_settled(self, stage: str, retried_only: bool = False) -> float | None:
-        """When the last batch of a stage was accepted, or the last replayed one, in seconds since the epoch."""
+    def last_settled(self, stage: str) -> float | None:
+        """When the last batch of a stage was accepted, in seconds since the epoch."""
+        return self._last_settled(stage, retried=False)
+
+    def retried_at(self, stage: str) -> float:
+        """When the last replayed batch of a stage was accepted, in seconds since the epoch; 0 where none was."""
+        return self._last_settled(stage, retried=True) or 0.0
+
+    def _last_settled(self, stage: str, retried: bool) -> float | None:
         sql = "SELECT max(settled) FROM batch WHERE stage = ? AND state = 'accepted' AND retried >= ?"
-        at: float | None = self.rows(sql, stage, retried_only)[0][0]
+        at: float | None = self.rows(sql, stage, retried)[0][0]
         return at
 
     def accepted_after(self, batch: Batch, until: float, count: int) -> list[Batch]:
