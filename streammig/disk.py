@@ -14,7 +14,7 @@ from streammig.errors import MachineFault, Unusable
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def disk_fault(error: OSError, code: str, what: str, hint: str) -> MachineFault:
+def disk_fault(code: str, what: str, hint: str, error: OSError) -> MachineFault:
     """What the file system refused, as the machine's fault: with `code`, but a full disk is `disk-full` everywhere."""
     if error.errno in NO_ROOM:
         code, hint = "disk-full", "Make room, then run the same command."

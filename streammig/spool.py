@@ -84,4 +84,4 @@ def _write(path: Path, stdin: BinaryIO) -> None:
             shutil.copyfileobj(stdin, file, 1 << 20)
     except OSError as error:
         what = f"{path}: standard input can't be kept there"
-        raise disk_fault(error, "stdin-io", what, "Make its folder writable.") from None
+        raise disk_fault("stdin-io", what, "Make its folder writable.", error) from None

@@ -49,7 +49,7 @@ class Called(NamedTuple):
         if self.out.startswith("{"):
             found: str | None = self.document.get("error", {}).get("code")
             return found
-        said = re.search(r"^error: .*\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE)
+        said = re.search(r"^error: .*?\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE | re.DOTALL)
         return said[1] if said else None
 
 

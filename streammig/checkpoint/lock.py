@@ -67,7 +67,7 @@ def _write(descriptor: int, path: Path, command: str) -> None:
 
 
 def _failed(path: Path, error: OSError) -> MachineFault:
-    return disk_fault(error, "lock-failed", f"{path}: can't lock the checkpoint", "Make it and its folder writable.")
+    return disk_fault("lock-failed", f"{path}: can't lock the checkpoint", "Make it and its folder writable.", error)
 
 
 def is_held(checkpoint: Path) -> bool:

@@ -210,4 +210,4 @@ def _translated(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = "Nothing was sent that it does not hold. Mend the disk, then run the same command."
-        raise disk_fault(error, "outbox-not-writable", f"{folder}: the outbox can't be written", hint) from None
+        raise disk_fault("outbox-not-writable", f"{folder}: the outbox can't be written", hint, error) from None

@@ -256,7 +256,7 @@ def translated(path: Path, role: Role) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _problem(path, role, error) from None
     except OSError as error:
-        raise disk_fault(error, f"{role.code}-io", f"{role.noun} {path}", _hint(role.writable)) from None
+        raise disk_fault(f"{role.code}-io", f"{role.noun} {path}", _hint(role.writable), error) from None
 
 
 def damaged(path: Path, role: Role, why: str) -> Problem:
