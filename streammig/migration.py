@@ -27,7 +27,7 @@ from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.lost_bodies import check_bodies, give_up
-from streammig.mapping import load_mapping, mapping_mark
+from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
@@ -40,6 +40,8 @@ from streammig.sources.source import Source
 from streammig.stages import STAGES
 from streammig.target import Client, Connection, ReadBack, Target
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
+from streammig.verify.verdict import Told as Told
+from streammig.verify.verifier import Verifier
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -64,6 +66,7 @@ class Ask:
     bodies_lost: bool = False  # batches whose bodies are lost become dead letters
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
+    sends: bool = True  # whether anything may be sent; a read-back alone needs no dedup index
 
 
 @dataclass(slots=True)
@@ -126,6 +129,11 @@ class Migration:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
         UNKNOWN if stopped before that is known."""
         return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
+
+    async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
+        """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
+        None where stopped before. `tell` gets each difference, with its values."""
+        return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
 
     async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
         """Assemble a run and let it work; None if it was aborted."""
@@ -260,7 +268,7 @@ class Migration:
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if STAGES[0] not in inputs:
+        if STAGES[0] not in inputs or not self.ask.sends:
             return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
@@ -278,8 +286,7 @@ class Migration:
         return index
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
-        text = self.settings.stage(name).map
-        return load_mapping(text, self.folder) if text else None
+        return stage_mapping(self.settings, name, self.folder)
 
     def _sources(self) -> dict[str, Source]:
         sources = {name: self._open(name) for name in self.settings.stages}

@@ -25,6 +25,7 @@ class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, or - for standard input
     map: str = ""  # module:function
+    fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
     owner: str = ""  # events: the field that names the customer, where each record is one event
     deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value
     reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value

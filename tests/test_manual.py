@@ -90,7 +90,7 @@ def test_the_page_of_settings_has_each_with_its_default_its_flag_and_its_choices
         shown = (
             json.dumps(value) if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
         )
-        assert default == ("" if value in ("", ()) else shown)
+        assert default == ("" if value in ("", (), {}) else shown)
         option = f"--{name.replace('_', '-')}"
         assert (option in flag) == (option in flags), name
         hint = get_type_hints(kind)[name]
@@ -184,7 +184,7 @@ def test_the_page_of_the_json_document_has_each_of_its_fields(shell: Shell) -> N
     document = shell("run", "--customers", "c.json", "--dry-run", "look", "--json").document
     text = (GUIDE / "json.md").read_text()
     listed = [re.findall(r"(?m)^\| `(\w+)`", part) for part in text.split("\n## ")[1:]]
-    assert listed == [list(document), list(document["stages"]["customers"])]
+    assert listed[:2] == [list(document), list(document["stages"]["customers"])]
 
 
 def test_guide_lists_its_topics_and_shows_a_page_as_plain_text(shell: Shell) -> None:

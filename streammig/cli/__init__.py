@@ -20,6 +20,8 @@ from streammig.errors import MachineFault, Problem, Unusable
 COMMANDS = {
     "run": "Migrate an export, or go on with a migration.",
     "status": "Show how far a run is, also while it runs.",
+    "verify": "Read back what was accepted, and compare it with the export.",
+    "report": "Write the report on a run as one HTML file, or check one.",
     "dead-letters": "Write the records that were not sent, with the reason.",
     "retry": "Send dead letters again, corrected or as they are.",
     "resolve": "Show a batch with an unknown outcome, and decide about it.",

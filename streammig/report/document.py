@@ -20,10 +20,11 @@ ALMOST = 0.999
 def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (), now: float) -> dict[str, Any]:
     """JSON-ready: state, balanced, verified, stages with their counts, budget, the command that goes on from here.
 
-    `verified` is false: nothing here reads every record back. `warnings` say in words what is no failure of the run,
-    but for people to look at.
+    `verified` is whether a verify has read back all that was sent, and found it so. `warnings` say in words what is no
+    failure of the run, but for people to look at.
 
-    Counts of a stage: records, and units; read = accepted + dead + filtered + unknown + sending + pending, where
+    Counts of a stage: records, and units; read = accepted + dead + filtered + unknown + sending + pending + reverted,
+    where
     `sending` is what a run was sending when it was cut off (while one is on, that is pending); `sums` are exact
     decimals as text; `done` is the share of the export that is settled, from 0 to 1, None where its length
     is not known. Times are ISO 8601 in UTC.
@@ -33,7 +34,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         totals = {row.name: checkpoint.totals(row.name) for row in rows}
         stages = {row.name: _stage(checkpoint, row, totals[row.name], running, now) for row in rows}
         left = undecided(checkpoint, running)
-        run = checkpoint.run
+        run, found = checkpoint.run, checkpoint.verification()
     state, dry_run = _state(rows, totals, running), bool(run["binding"].get("dry_run", False))
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
@@ -45,7 +46,8 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
     return {
         "state": state,
         "balanced": all(totals[row.name].balanced for row in rows),
-        "verified": False,
+        "verified": verified(found),
+        "verification": found and found | {"at": iso(found["at"])},
         "dry_run": dry_run,
         "stages": stages,
         "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)] + _parked(state, left),
@@ -55,6 +57,11 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         # A dry run is not resumed: its folder is for one.
         "resume": None if over else run["context"].get("command"),
     }
+
+
+def verified(found: Mapping[str, Any] | None) -> bool:
+    """Whether a verify has read back all that was sent, and found it so."""
+    return bool(found and found["kind"] == "all" and found["same"] and not found["outdated"])
 
 
 def _broken_off(row: StageRow, totals: Totals) -> bool:
@@ -92,7 +99,7 @@ def _state(rows: Sequence[StageRow], totals: Mapping[str, Totals], running: bool
 
 def _stage(checkpoint: Checkpoint, row: StageRow, totals: Totals, running: bool, now: float) -> dict[str, Any]:
     counts = checkpoint.counts(row.name)
-    parts = {name: getattr(totals, name) for name in ("taken", "accepted", "dead", "filtered", "unknown")}
+    parts = {name: getattr(totals, name) for name in ("taken", "accepted", "dead", "filtered", "unknown", "reverted")}
     parts["sending"] = Tally() if running else totals.sending
     parts["pending"] = totals.pending - parts["sending"]
     state, code, message = row.state, row.code, row.message
@@ -110,8 +117,10 @@ def _stage(checkpoint: Checkpoint, row: StageRow, totals: Totals, running: bool,
         "dead": totals.dead.records,
         "filtered": totals.filtered.records,
         "unknown": totals.unknown.records,
+        "missing": totals.missing.records,
         "sending": parts["sending"].records,
         "pending": parts["pending"].records,
+        "reverted": totals.reverted.records,
         "source_records": checkpoint.progress(row.name).source_records,
         "units": totals.accepted.units,
         "batches": counts["batches"],
