@@ -32,6 +32,7 @@ from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.records import Batch, BatchState, Place
+from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
@@ -130,6 +131,10 @@ class Migration:
             )
             or False
         )
+
+    async def retry_missing(self) -> bool:
+        """Send again what a verify did not find; as `retry`."""
+        return await self._work(lambda run: Resend(run).all()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
