@@ -30,9 +30,8 @@ class Retry:
 
     async def all(self) -> bool:
         """Try all that is chosen; False if stopped before. Raises like a run."""
-        names = list(self.run.reading.inputs)
-        for name in names:
-            if not await self._stage(name) or not await self._shown(name, last=name == names[-1]):
+        for name in self.run.reading.inputs:
+            if not await self._stage(name) or not await self.shown(name):
                 return False
         return True
 
@@ -81,10 +80,10 @@ class Retry:
             stopped=run.context.stop.is_set,
         )
 
-    async def _shown(self, name: str, last: bool) -> bool:
+    async def shown(self, name: str) -> bool:
         """Wait at the barrier behind what was sent of a stage. When replayed customers can be seen, what waited for
         them may go."""
-        run = self.run
+        run, last = self.run, name == [*self.run.reading.inputs][-1]
         unseen = await run.store.read(lambda file: file.any_unseen(name))
         if unseen and not await run.barrier(name, retried=True).wait(name, last):
             return False
