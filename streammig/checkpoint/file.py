@@ -135,6 +135,8 @@ class Checkpoint(Units):
         with self.transaction():
             for source, mark in enumerate(fingerprints, first):
                 self.change("INSERT INTO source_file VALUES (?, ?, ?)", stage, source, json.dumps(mark))
+            if fingerprints:
+                self.change("UPDATE stage SET state = 'waiting', finished = NULL WHERE name = ?", stage)
 
     def stage_state(self, stage: str, state: str, at: float, message: str = "", code: str = "") -> None:
         """Set a stage's state; it starts when it first runs, and has finished when it is complete."""

@@ -42,6 +42,11 @@ class Letters(Batches):
         """How many times replays have sealed a letter to be sent."""
         return int(self.rows("SELECT coalesce(sum(replayed), 0) FROM stage")[0][0])
 
+    def any_unseen(self, stage: str) -> bool:
+        """Whether a replayed batch of a stage was accepted, and samples of it are still to be looked for."""
+        unseen = "stage = (SELECT name FROM stage WHERE name = ? AND NOT seen)"
+        return bool(self.rows(f"SELECT 1 FROM batch WHERE {unseen} AND retried AND state = 'accepted' LIMIT 1", stage))
+
     # -- replays -----------------------------------------------------------------------------------------------------
 
     def seal_replayed(
@@ -63,7 +68,7 @@ class Letters(Batches):
             gone = [self._lift(stage, *letter) for letter in letters]
             (repaired,) = self.rows("SELECT repaired FROM stage WHERE name = ?", stage)[0]
             repaired = decode_tally(repaired) + add_up(draft.tally for draft, _ in drafts) - add_up(gone)
-            sql = "UPDATE stage SET repaired = ?, replayed = replayed + ? WHERE name = ?"
+            sql = "UPDATE stage SET repaired = ?, replayed = replayed + ?, seen = 0 WHERE name = ?"
             self.change(sql, encode_tally(repaired), len(letters), stage)
 
     def refuse(self, stage: str, dead: Iterable[DeadLetter], filtered: Iterable[DeadLetter]) -> None:
@@ -108,10 +113,6 @@ class Letters(Batches):
 
     def any_seen_again(self) -> bool:
         return bool(self.rows(f"SELECT 1 FROM replayed_key WHERE stage = {_OWNERS} AND seen LIMIT 1"))
-
-    def any_brought(self) -> bool:
-        """Whether replayed customers were accepted that are to be looked for at the target."""
-        return bool(self.rows(f"SELECT 1 FROM replayed_key WHERE {_BROUGHT} LIMIT 1"))
 
     def see_brought(self) -> None:
         """They can be read back: their events and transactions may be sent."""

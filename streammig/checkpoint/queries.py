@@ -236,9 +236,9 @@ class Queries(SqliteFile):
         return sorted(piece for batch in self.ahead(stage) for piece in batch.ranges if piece.end > frontier)
 
     def sample(self, stage: str, count: int, retried: bool = False) -> list[Batch]:
-        """Up to `count` sampled batches of a stage (or of its retried ones), spread evenly over the bytes they hold:
-        the small parts of a refused batch, many as they may be, are not looked at in place of the others."""
-        sampled = "stage = ? AND sample IS NOT NULL AND retried = ? ORDER BY seq"
+        """Up to `count` sampled batches of a stage, or of its retried ones alone, spread evenly over the bytes they
+        hold: the small parts of a refused batch, many as they may be, are not looked at in place of the others."""
+        sampled = "stage = ? AND sample IS NOT NULL AND retried >= ? ORDER BY seq"
         rows = self.rows(f"SELECT seq, size FROM batch WHERE {sampled}", stage, retried)
         ends = list(accumulate(size for _, size in rows))
         wanted = [ends[-1] * k / max(count - 1, 1) for k in range(count)] if rows else []
@@ -246,15 +246,9 @@ class Queries(SqliteFile):
 
     def last_settled(self, stage: str) -> float | None:
         """When the last batch of a stage was accepted, in seconds since the epoch."""
-        return self._last_settled(stage, retried=False)
-
-    def retried_at(self, stage: str) -> float:
-        """When the last replayed batch of a stage was accepted, in seconds since the epoch; 0 where none was."""
-        return self._last_settled(stage, retried=True) or 0.0
-
-    def _last_settled(self, stage: str, retried: bool) -> float | None:
-        sql = "SELECT max(settled) FROM batch WHERE stage = ? AND state = 'accepted' AND retried >= ?"
-        at: float | None = self.rows(sql, stage, retried)[0][0]
+        at: float | None = self.rows("SELECT max(settled) FROM batch WHERE stage = ? AND state = 'accepted'", stage)[0][
+            0
+        ]
         return at
 
     def accepted_after(self, batch: Batch, until: float, count: int) -> list[Batch]:
