@@ -32,6 +32,7 @@ from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.records import Batch, BatchState, Place
+from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
@@ -40,6 +41,8 @@ from streammig.sources.source import Source
 from streammig.stages import STAGES
 from streammig.target import Client, Connection, ReadBack, Target
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
+from streammig.verify.verdict import Told as Told
+from streammig.verify.verifier import Verifier
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -64,6 +67,7 @@ class Ask:
     bodies_lost: bool = False  # batches whose bodies are lost become dead letters
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
+    sends: bool = True  # whether anything may be sent; a read-back alone needs no dedup index
 
 
 @dataclass(slots=True)
@@ -122,10 +126,19 @@ class Migration:
         before. Raises like `run`, and the same call goes on from there."""
         return await self._work(lambda run: Retry(run, choice).all()) or False
 
+    async def retry_missing(self) -> bool:
+        """Send again what a verify did not find; as `retry`."""
+        return await self._work(lambda run: Resend(run).all()) or False
+
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
         UNKNOWN if stopped before that is known."""
         return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
+
+    async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
+        """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
+        None where stopped before. `tell` gets each difference, with its values."""
+        return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
 
     async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
         """Assemble a run and let it work; None if it was aborted."""
@@ -260,7 +273,7 @@ class Migration:
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if STAGES[0] not in inputs:
+        if STAGES[0] not in inputs or not self.ask.sends:
             return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))

@@ -40,8 +40,7 @@ class Retry:
 
     async def _stage(self, name: str) -> bool:
         run = self.run
-        if await run.store.read(lambda file: file.batches(name, *TO_SEND)):
-            await self._deliver(name)
+        await self.finish(name)
         replay, after = self._replay(name), FIRST
         while not run.context.stopping:
             wave = await self._read(replay.wave, after)
@@ -51,10 +50,15 @@ class Retry:
             drafts = await self._read(replay.drafts, wave, outbox_path(run.reading.lookup.path))
             await run.store.write(partial(_seal, name, wave, drafts, run.context.now()))
             if drafts:
-                await self._deliver(name)
+                await self.deliver(name)
         return not run.context.stopping
 
-    async def _deliver(self, name: str) -> None:
+    async def finish(self, name: str) -> None:
+        """Send what an earlier call has sealed."""
+        if await self.run.store.read(lambda file: file.batches(name, *TO_SEND)):
+            await self.deliver(name)
+
+    async def deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
         run = self.run
         found = await run.store.read(lambda file: account_of(file, name))

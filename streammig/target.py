@@ -105,6 +105,19 @@ class Seen(enum.StrEnum):
     CANT_TELL = "can't tell"
 
 
+MISSING, DIFFERS, LESS, MORE, UNREADABLE = "missing", "differs", "less", "more", "unreadable"
+
+
+class Difference(NamedTuple):
+    """A field in which what is shown is not what was sent, and how: `missing` (of nothing is anything there, and the
+    field is empty), `differs`, `less` or `more` of a number, `unreadable`. The values may be personal data."""
+
+    field: str
+    reason: str
+    sent: str = ""
+    shown: str = ""
+
+
 class ReadBack(Protocol):
     """What the target shows of what it was sent. Reads are paced by the target's general limit on this side of it.
 
@@ -121,6 +134,15 @@ class ReadBack(Protocol):
         be held against it, so it may have been there before, or changed since; that proves nothing. For events: ALL if
         at least as many purchases are counted for its owner as it holds, else CANT_TELL, for counts never prove that
         something did not land."""
+        ...
+
+    async def differences(self, stage: str, record: Record, counted: int = 0) -> list[Difference] | None:
+        """In which fields what is there is not what was sent, exactly and in decimals; None where nothing could be
+        learnt. `counted` is how many units that are only counted were sent of the record's owner, 0 for no look."""
+        ...
+
+    def counted(self, stage: str, record: Record) -> int:
+        """How many units of a record the target only counts, so that they have no look of their own."""
         ...
 
     def can_tell(self, stage: str, record: Record) -> bool:

@@ -127,6 +127,14 @@ class Waiting(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class Verifying(Waiting):
+    """How far a verify is, with the seconds that are left."""
+
+    def text(self) -> str:
+        return self.reason + (f", {spoken(self.seconds)} left" if self.seconds is not None else "")
+
+
+@dataclass(frozen=True, slots=True)
 class ArrayDetected(Notice):
     """The array of a file that nobody named, taken as the records of a stage: `path` as it is typed after `#`."""
 

@@ -40,6 +40,10 @@ class Totals:
     repaired: Tally = field(default_factory=Tally)
     # The part of `pending` that is being sent or, where no run is on, was when it was cut off.
     sending: Tally = field(default_factory=Tally)
+    # Accepted once, and taken back by a revert.
+    reverted: Tally = field(default_factory=Tally)
+    # The part of `unknown` that was accepted, and that a verify did not find.
+    missing: Tally = field(default_factory=Tally)
 
     @property
     def taken(self) -> Tally:
@@ -47,7 +51,7 @@ class Totals:
 
     @property
     def placed(self) -> Tally:
-        return self.accepted + self.dead + self.filtered + self.unknown + self.pending
+        return self.accepted + self.dead + self.filtered + self.unknown + self.pending + self.reverted
 
     @property
     def balanced(self) -> bool:
