@@ -51,10 +51,7 @@ class Resend:
                 await retry.deliver(name)
                 if run.context.stopping:
                     return False
-        since = run.context.now() - run.context.times.settle
-        if await run.store.read(lambda file: file.retried_at(name)) > since:
-            return await run.barrier(name, retried=True).wait(name, last=name == [*run.reading.inputs][-1])
-        return not run.context.stopping
+        return not run.context.stopping and await retry.shown(name)
 
     async def _check(self, name: str, missing: Sequence[Beside]) -> None:
         """Raise `Unusable` where the mapping is not the one that made what is missing."""
