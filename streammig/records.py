@@ -300,6 +300,7 @@ class Batch(msgspec.Struct, frozen=True):
     rejects: int = 0  # the status by which it is rejected for its records, though it stops the run by itself
     ruling: str = ""  # the operator's word on it: "landed", "not-landed", "reject" or "set-aside"
     sample: int | None = None
+    mapping: str = ""  # the hash of the mapping that made it
 
 
 class Kind(enum.StrEnum):
@@ -354,3 +355,8 @@ class Progress(msgspec.Struct, frozen=True):
     dropped: Mapping[str, int] = {}
     dead: tuple[DeadLetter, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def begun(self) -> tuple[Range, ...]:
+        """The units behind the frontier of the source record that it lies in: they are read again, and counted."""
+        return (Range(self.frontier._replace(unit=0), self.frontier),) if self.frontier.unit else ()

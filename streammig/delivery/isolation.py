@@ -8,7 +8,7 @@ from streammig.batching import halves
 from streammig.checkpoint import Contents
 from streammig.delivery.named import set_aside
 from streammig.delivery.sender import Sender, bury
-from streammig.records import Batch, BatchState, Record, add_up
+from streammig.records import Batch, BatchState, Kind, Record, add_up
 from streammig.telemetry import DeadLettered, Warned
 
 GROUP = 8  # refused batches that are taken a step further before the largest are chosen again
@@ -74,7 +74,9 @@ class Isolation:
         inferred = self._inferred.pop(batch.seq, None) is not None
         if batch.ruling == "set-aside":
             await self._bury(batch, records, "set-aside", "the operator set it aside")
-        elif not halves(records)[1] and await self.sender.store.read(lambda file: file.was_too_large(batch)):
+        elif not halves(records)[1] and await self.sender.store.read(
+            lambda file: file.last_attempt(batch).kind == Kind.TOO_LARGE
+        ):
             await self._bury(batch, records, "too-large-for-target", "413 for this customer alone")
         elif not self.bisected:
             await self._bury(batch, records, "refused-with-its-batch", "events are not searched for the refused one")
@@ -113,7 +115,7 @@ class Isolation:
 
     async def _try(self, part: Batch) -> BatchState:
         state = await self.sender.deliver(part)
-        self._left -= await self.sender.store.read(lambda file: file.attempts(part))
+        self._left -= await self.sender.store.read(lambda file: file.batch(part.stage, part.seq).attempts)
         return state
 
     async def _bury(self, batch: Batch, records: list[Record], code: str, why: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from streammig.checkpoint.sqlite import IN_STATE_FOLDER, Role, SharedFile
+from streammig.checkpoint.sqlite import Role, SharedFile
 from streammig.context import Boot, SystemClock
 from streammig.ratelimit.limits import Limits, RequestKind, Use
 
@@ -69,7 +69,7 @@ class AccountState(SharedFile):
 
     role = Role(
         "the account's file", "account-file",
-        "Move it away: the requests made are then taken from the checkpoint, as far as it knows them.", IN_STATE_FOLDER,
+        "Move it away: the requests made are then taken from the checkpoint, as far as it knows them.",
     )  # fmt: skip
     application = 0x734D4267  # "sMBg"
     format = 4
@@ -102,7 +102,7 @@ INSERT INTO account DEFAULT VALUES"""
         return wall
 
     def _time(self, boot: Boot) -> float | None:
-        known, base = self._read("SELECT boot, base FROM account")[0]
+        known, base = self.rows("SELECT boot, base FROM account")[0]
         return float(base) + boot.seconds if boot.id and boot.id == known else None
 
     def enter(self, run_id: str, starts: Iterable[float], now: float) -> int:
@@ -112,7 +112,7 @@ INSERT INTO account DEFAULT VALUES"""
         for the clock was set back while the machine was down: they count as made now.
         """
         with self.transaction():
-            if not self._read("SELECT 1 FROM start LIMIT 1"):
+            if not self.rows("SELECT 1 FROM start LIMIT 1"):
                 self._db.executemany("INSERT INTO start (migration, at) VALUES (1, ?)", ((at,) for at in starts))
             self._db.execute(
                 "UPDATE start SET at = max(at, min(open_until, ?)), open_until = NULL"
@@ -127,7 +127,7 @@ INSERT INTO account DEFAULT VALUES"""
         """Durably take up to `count` starts, as many as every window and the hold allow now."""
         windows = tuple(zip(pace.limits.counted(kind), pace.margins, strict=True))
         with self.transaction():
-            row = self._read("SELECT hold, quota, quota_at, extra, extra_at FROM account")[0]
+            row = self.rows("SELECT hold, quota, quota_at, extra, extra_at FROM account")[0]
             hold, quota, quota_at, extra, extra_at = row
             wait, why = hold - now, "held"
             quota = min(quota, quota_at + pace.limits.longest)
@@ -160,7 +160,7 @@ INSERT INTO account DEFAULT VALUES"""
 
     def _nth_last(self, counted: RequestKind, count: int) -> float | None:
         only = "WHERE migration = 1 " if counted == "migration" else ""
-        rows = self._read(f"SELECT at FROM start {only}ORDER BY at DESC LIMIT 1 OFFSET ?", count - 1)
+        rows = self.rows(f"SELECT at FROM start {only}ORDER BY at DESC LIMIT 1 OFFSET ?", count - 1)
         return float(rows[0][0]) if rows else None
 
     def _insert(self, kind: RequestKind, now: float, run_id: str) -> int:
@@ -173,29 +173,29 @@ INSERT INTO account DEFAULT VALUES"""
 
     def sent(self, start: int, at: float) -> None:
         """A start's first byte left at this moment; it counts from there."""
-        self._change("UPDATE start SET at = max(?, at), open_until = NULL WHERE id = ?", at, start)
+        self.change("UPDATE start SET at = max(?, at), open_until = NULL WHERE id = ?", at, start)
 
     def give_back(self, start: int) -> None:
         """Nothing left for this start: it is free again."""
-        self._change("DELETE FROM start WHERE id = ?", start)
+        self.change("DELETE FROM start WHERE id = ?", start)
 
     def hold(self, until: float) -> None:
         """Let nobody start before this moment; an earlier one than is known already changes nothing."""
-        self._change("UPDATE account SET hold = max(hold, ?)", until)
+        self.change("UPDATE account SET hold = max(hold, ?)", until)
 
     def quota(self, until: float, sent: float) -> None:
         """By the answer to a request that left at `sent` none is left to migrate with before this moment. An answer to
         an earlier one says nothing."""
-        self._change("UPDATE account SET quota = ?, quota_at = ? WHERE quota_at <= ?", until, sent, sent)
+        self.change("UPDATE account SET quota = ?, quota_at = ? WHERE quota_at <= ?", until, sent, sent)
 
     def has_quota(self, sent: float) -> None:
         """By the answer to a request that left at `sent` there are requests left: what an earlier one said is over."""
-        self._change("UPDATE account SET quota = 0, quota_at = ? WHERE quota_at < ?", sent, sent)
+        self.change("UPDATE account SET quota = 0, quota_at = ? WHERE quota_at < ?", sent, sent)
 
     def on_429(self, now: float) -> None:
         """Widen the margin of every process: the target said 429 in spite of it."""
         with self.transaction():
-            extra, at = self._read("SELECT extra, extra_at FROM account")[0]
+            extra, at = self.rows("SELECT extra, extra_at FROM account")[0]
             if 0 <= now - at < SAME_TROUBLE:
                 return
             left = extra * 0.5 ** (max(0.0, now - at) / EXTRA_HALVES)
@@ -208,7 +208,7 @@ INSERT INTO account DEFAULT VALUES"""
         for counted, window in limits.counted("migration"):
             only = "migration = 1 AND " if counted == "migration" else ""
             asked = f"SELECT count(*), min(at) FROM start WHERE {only}at > ?"
-            used, oldest = self._read(asked, now - window.seconds)[0]
+            used, oldest = self.rows(asked, now - window.seconds)[0]
             resets = max(0.0, oldest + window.seconds - now) if used else 0.0
             left = max(0, window.count - used)
             uses.append(Use(str(window), counted, window.count, used, left, round(resets, 3)))
