@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from streammig.batching.body import Part, are_strangers, assemble
+from streammig.batching.body import Part, assemble
 from streammig.batching.progress import Frontier, Stretch
 from streammig.batching.ranges import cut, ends_within
 from streammig.columns import Chunk, Rows
@@ -81,10 +81,9 @@ class OpenBatch:
     def put_rows(self, rows: Rows) -> bool:
         """Put these in, unless they share an owner or twin with each other, or with what is in here."""
         twins = list(filter(None, rows.uniques))
-        if not (are_strangers([rows]) and self.owners.keys().isdisjoint(rows.owners)):
-            return False
-        if not self.twins.keys().isdisjoint(twins):
-            return False
+        for there, new in ((self.owners, rows.owners), (self.twins, twins)):
+            if len(set(new)) < len(new) or not there.keys().isdisjoint(new):
+                return False
         self.size += rows.size - (not self.parts)
         self.units += rows.units
         self.parts.append(rows)

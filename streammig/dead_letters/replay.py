@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streammig.batching import BatchLimits, assemble, ranges_of, split_record
+from streammig.batching import BatchLimits, assemble, part_of, ranges_of
 from streammig.checkpoint import Checkpoint, Spot, write_body
 from streammig.checkpoint.codec import twin_key
 from streammig.columns import Chunk
@@ -170,7 +170,8 @@ class Replay:
         """The record in parts that each fit into a request, as far as it can be split."""
         if record.inner is None or record.units == 1 or self._fits([record]):
             return [record]
-        return [it for part in split_record(record, record.units // 2) for it in self._within(part)]
+        middle = record.units // 2
+        return self._within(part_of(record, 0, middle)) + self._within(part_of(record, middle, record.units))
 
     # -- nobody twice ------------------------------------------------------------------------------------------------
 
