@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from streammig.batching import assemble, halves, part_of, ranges_of, select
-from streammig.records import Place, Range, Record
+from streammig.model import Place, Range, Record
 from tests.test_batching import HEAD, TAIL, customer, event_record, examined
 
 PRETTY = event_record("a", [b'"},]"', b'"\xc3\xa9\\""', b"[1, 2]", b"1", b"1"], unit=3, gap=b"\n , ", edge=b" ")

@@ -20,7 +20,7 @@ from streammig.bodies import room_of_outbox
 from streammig.checkpoint import Checkpoint, outbox_path, write_body
 from streammig.checkpoint.contents import decode_contents
 from streammig.errors import Unusable
-from streammig.records import BatchState, Kind, Place, Position, Progress, Range, Receipt, Record
+from streammig.model import BatchState, Kind, Place, Position, Progress, Range, Receipt, Record
 from streammig.settings import Settings
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.problems import raises

@@ -11,7 +11,7 @@ from streammig.batching.best_fit import BestFit
 from streammig.batching.body import assemble, halves, part_of, tally_of
 from streammig.batching.ranges import cut, is_within, ranges_of, select
 from streammig.batching.sequential import Sequential
-from streammig.records import Progress, Range
+from streammig.model import Progress, Range
 
 __all__ = [
     "BatchLimits", "Batcher", "Sealing", "assemble", "batcher", "cut", "halves", "is_within", "part_of", "ranges_of",

@@ -12,7 +12,7 @@ import msgspec
 
 from streammig.checkpoint.contents import Cuts, encode_contents
 from streammig.columns import Rows
-from streammig.records import EXACT, ZERO, Draft, Range, Record, Tally
+from streammig.model import EXACT, ZERO, Draft, Range, Record, Tally
 
 # Raw keeps each member of the list as the bytes it stands in: boundaries without values.
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -71,7 +71,7 @@ def part_of(record: Record, begin: int, end: int, bounds: Bounds | None = None) 
         units=end - begin,
         amounts=record.amounts[begin:end],
         inner=(start, start + len(inner)),
-        twin=record.twin,
+        unique=record.unique,
         whole=record.whole and begin == 0,
     )
 
@@ -99,7 +99,7 @@ def assemble(parts: Iterable[Part], head: bytes, tail: bytes, ranges: tuple[Rang
 
 
 def _entry(it: Record) -> tuple[Any, ...]:
-    return it.position, it.unit, it.owner, it.units, it.amounts, it.twin, it.whole
+    return it.position, it.unit, it.owner, it.units, it.amounts, it.unique, it.whole
 
 
 def _cuts(parts: Iterable[Part], at: int) -> Iterator[Cuts]:
