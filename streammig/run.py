@@ -18,14 +18,14 @@ from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.delivery.sizes import Sizes
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable, counted
 from streammig.inputs import Reading
-from streammig.pipeline.stage import StageReader, StageRun
+from streammig.model import BatchState
 from streammig.preflight import Preflight
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
 from streammig.sources.source import Source
+from streammig.stage import StageReader, StageRun
 from streammig.telemetry import PILOT, StageBegan, StageEnded, Warned
 
 

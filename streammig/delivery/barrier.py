@@ -10,7 +10,7 @@ from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
 from streammig.delivery.reads import ROUNDS, Reads
 from streammig.errors import SAMPLES_MISSING, SamplesMissing, counted
-from streammig.records import Batch, Record
+from streammig.model import Batch, Record
 from streammig.target import Permits, Seen
 from streammig.telemetry import Waiting, Warned
 

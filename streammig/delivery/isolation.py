@@ -8,7 +8,7 @@ from streammig.batching import halves
 from streammig.checkpoint import Contents
 from streammig.delivery.named import set_aside
 from streammig.delivery.sender import Sender, bury
-from streammig.records import Batch, BatchState, Kind, Record, add_up
+from streammig.model import Batch, BatchState, Kind, Record, add_up
 from streammig.telemetry import DeadLettered, Warned
 
 GROUP = 8  # refused batches that are taken a step further before the largest are chosen again
@@ -72,11 +72,10 @@ class Isolation:
         """Take a batch that holds something refused one step further; returns its nominee, to be tried later."""
         records = contents.records
         inferred = self._inferred.pop(batch.seq, None) is not None
+        last = await self.sender.store.read(lambda file: file.last_attempt(batch))
         if batch.ruling == "set-aside":
             await self._bury(batch, records, "set-aside", "the operator set it aside")
-        elif not halves(records)[1] and await self.sender.store.read(
-            lambda file: file.last_attempt(batch).kind == Kind.TOO_LARGE
-        ):
+        elif last.kind == Kind.TOO_LARGE:
             await self._bury(batch, records, "too-large-for-target", "413 for this customer alone")
         elif not self.bisected:
             await self._bury(batch, records, "refused-with-its-batch", "events are not searched for the refused one")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from streammig.context import Context
 from streammig.errors import counted
-from streammig.records import Record
+from streammig.model import Record
 from streammig.target import Client, Permits, ReadBack, Seen
 from streammig.telemetry import Waiting
 

@@ -13,7 +13,7 @@ from streammig.context import Context
 from streammig.delivery.in_part import InPart
 from streammig.delivery.named import set_aside
 from streammig.delivery.reads import LOOK, ROUNDS, Reads
-from streammig.records import Batch, BatchState, Record, Tally
+from streammig.model import Batch, BatchState, Record, Tally
 from streammig.target import Seen
 from streammig.telemetry import Waiting, Warned
 

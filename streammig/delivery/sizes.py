@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streammig.batching import halves
-from streammig.records import Record
+from streammig.model import Record
 
 NEAR = 1.1  # how many times the size that passed may the refused one be for no size between them to be tried
 
