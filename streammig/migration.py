@@ -21,19 +21,21 @@ from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter,
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
-from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
+from streammig.dedup import KeyIndex
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.errors import Problem, Unusable
-from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
+from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.lost_bodies import check_bodies, give_up
 from streammig.mapping import load_mapping, mapping_mark
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
-from streammig.records import OWNERS, STAGES, Batch, BatchState, Place
+from streammig.records import OWNERS, STAGES, Batch, BatchState
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
+from streammig.scan import Policies, forget, scan_folder, scan_stages
+from streammig.scan_plan import to_scan
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
 from streammig.sources import open_source, parse_input, with_samples
 from streammig.sources.source import Source
@@ -61,6 +63,7 @@ class Ask:
     newest_lost: bool = False  # the newest copy is lost: go on from this older one
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
     bodies_lost: bool = False  # batches whose bodies are lost become dead letters
+    accept_broken: bool = False  # where a file breaks off, deliver what stands before that, and call it the end
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
 
@@ -137,7 +140,7 @@ class Migration:
                 if done is True:
                     await run.store.write(Checkpoint.forget_samples)
             if done is True:
-                forget(dedup_folder(run.reading.lookup.path))
+                forget(scan_folder(run.reading.lookup.path), STAGES)
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -171,6 +174,7 @@ class Migration:
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, thread)
+        owners = await self._scan(stack, file, inputs, shape, thread)
         if file is None:
             file = self._create(path, fence, account.binding, started)
             stack.callback(file.close)
@@ -183,7 +187,6 @@ class Migration:
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
         lookup = _opened_to_read(stack, path)
-        owners = await self._owners(stack, file, inputs, shape, thread)
         reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
@@ -247,33 +250,28 @@ class Migration:
                     self.notify(ArrayDetected(name, mark["file"], mark["path"]))
         return await self._reading(reader, partial(with_samples, fresh))
 
-    async def _owners(
+    async def _scan(
         self,
         stack: AsyncExitStack,
-        file: Checkpoint,
+        file: Checkpoint | None,
         inputs: Mapping[str, StageInput],
         shape: Mapping[str, Any],
         reader: Executor,
     ) -> KeyIndex | None:
-        """The dedup index of the run's customers; None without one.
+        """Scan what is not read yet before the first request, and raise what stops the run. The dedup index of the
+        run's customers; None without one.
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if OWNERS not in inputs:
-            return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
-        customers = inputs[OWNERS].source, inputs[OWNERS].rules, shape[OWNERS]
-        (state,) = [row.state for row in file.stages() if row.name == OWNERS]
-        frontier: Place | None = None
-        if state != "complete" and not fixed(self.settings, OWNERS, file):
-            frontier = file.progress(OWNERS).frontier
-        folder = dedup_folder(Path(self.settings.checkpoint))
-        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.notify, frontier=frontier))
-        if index is not None:
-            stack.callback(index.close)
-        return index
+        jobs = to_scan(self.settings, inputs, shape, file, aside=self.ask.aside)
+        policies = Policies(accept_broken=self.ask.accept_broken)
+        found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
+        if found is None:
+            raise asyncio.CancelledError
+        return found.get(OWNERS)
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         text = self.settings.stage(name).map
@@ -291,7 +289,9 @@ class Migration:
 
     def _open(self, name: str) -> Source:
         inputs = [parse_input(text) for text in self.settings.stage(name).files]
-        return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
+        return open_source(
+            inputs, max_record_bytes=self.settings.max_record_bytes, accept_broken=self.ask.accept_broken
+        )
 
     def _account(self) -> SharedAccount | NoAccount:
         """The account that the run sends to; none for a dry run."""

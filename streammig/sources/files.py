@@ -14,7 +14,7 @@ from streammig.sources.identity import FEW, Standing, sampled
 from streammig.sources.lines import Lines
 from streammig.sources.locate import NDJSON, Layout, check_backend, check_rest, first_byte, locate, walk_to
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, path_text
-from streammig.sources.source import Source
+from streammig.sources.source import Source, Told
 from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -39,9 +39,12 @@ class FileSource(Source):
     Each file must stay what it was when this was made: every span is given out only after a look at it.
     """
 
-    def __init__(self, inputs: Sequence[Input], max_record_bytes: int, read_bytes: int) -> None:
+    def __init__(
+        self, inputs: Sequence[Input], max_record_bytes: int, read_bytes: int, *, accept_broken: bool = False
+    ) -> None:
         check_backend()
         self.meter = Meter()
+        self._accept_broken = accept_broken
         self._max_record_bytes, self._read_bytes = max_record_bytes, read_bytes
         self._files = [self._look(wanted) for wanted in inputs]
         if any(file.layout.format == NDJSON for file in self._files):
@@ -85,7 +88,7 @@ class FileSource(Source):
     def _window(self, file: str, stream: Stream) -> Window:
         return Window(file, stream, self._read_bytes)
 
-    def spans(self, start: Place = START) -> Iterator[Span]:
+    def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         for number in range(start.source, len(self._files)):
             place = start if number == start.source else Place(number)
             file = self._files[number]
@@ -96,9 +99,12 @@ class FileSource(Source):
                     for span in self._framed(file, place, stream):
                         file.standing.check(file.name, stream.fileno())
                         yield span
-                except BrokenExport:
+                except BrokenExport as broken:
                     file.standing.check(file.name, stream.fileno())  # cut while it was read, it is not broken
-                    raise
+                    if told is not None:
+                        told(broken)
+                    elif not (broken.whole or self._accept_broken):
+                        raise
                 file.standing.check(file.name, stream.fileno())
 
     def _framed(self, file: _File, place: Place, stream: Stream) -> Iterator[Span]:
@@ -156,11 +162,15 @@ def _check_distinct(files: Sequence[_File]) -> None:
 
 
 def open_source(
-    inputs: Sequence[Input], *, max_record_bytes: int = MAX_RECORD_BYTES, read_bytes: int = READ_BYTES
+    inputs: Sequence[Input],
+    *,
+    max_record_bytes: int = MAX_RECORD_BYTES,
+    read_bytes: int = READ_BYTES,
+    accept_broken: bool = False,
 ) -> FileSource:
     """The source of a stage from its files in order. Looks at how each begins.
 
     A record of more than `max_record_bytes` is one at fault. `read_bytes` is what is read and held at once, in bytes.
-    Raises Unusable, and Problem if ijson lacks its C backend.
+    `accept_broken`: where a file can't be read on it ends. Raises Unusable, and Problem if ijson lacks its C backend.
     """
-    return FileSource(inputs, max_record_bytes, read_bytes)
+    return FileSource(inputs, max_record_bytes, read_bytes, accept_broken=accept_broken)

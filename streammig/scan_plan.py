@@ -1,0 +1,50 @@
+"""Which stages a run scans before its first request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from streammig.checkpoint import Checkpoint
+from streammig.fingerprint import fixed
+from streammig.inputs import StageInput
+from streammig.records import OWNERS, Place
+from streammig.scan import StageScan, scan_folder
+from streammig.settings import Settings
+
+
+def to_scan(
+    settings: Settings,
+    inputs: Mapping[str, StageInput],
+    shape: Mapping[str, Any],
+    file: Checkpoint | None,
+    *,
+    aside: bool,
+) -> list[StageScan]:
+    """All that are not read yet, and the customers for their index; beside a run (`aside`) only these.
+
+    A mapping's code may have changed since the last call. So until all customers are read, those that are sealed stay
+    as they were indexed, and those ahead are scanned again.
+    """
+    states = {row.name: row.state for row in file.stages()} if file is not None else {}
+    jobs = []
+    for name, it in inputs.items():
+        complete = states.get(name) == "complete"
+        frontier: Place | None = None
+        if name == OWNERS and file is not None and name in states and not (complete or fixed(settings, name, file)):
+            frontier = file.progress(name).frontier
+        job = StageScan(
+            name=name,
+            source=it.source,
+            rules=it.rules,
+            shape=shape[name],
+            folder=scan_folder(Path(settings.checkpoint)),
+            keyed=name == OWNERS,
+            begun=name in states,
+            judged=not (aside or complete),
+            frontier=frontier,
+        )
+        if job.judged or name == OWNERS:
+            jobs.append(job)
+    return jobs
