@@ -24,23 +24,25 @@ class Pace:
         self._notify, self._clock, self._loop = notify, clock, asyncio.get_running_loop()
 
     def of(self, job: StageScan) -> Callable[[Span], None]:
-        """To be called with each span of a stage, from any thread."""
-        lengths = [mark.get("length", 0) for mark in job.source.fingerprints()]
+        """A scan begins: to be called with each of its spans. In any thread."""
+        lengths = [mark["length"] for mark in job.source.fingerprints()]
         before, size = list(accumulate(lengths, initial=0)), sum(lengths)
-        began = said = self._clock()
+        begun = said = self._clock()
         first: int | None = None
 
         def tell(span: Span) -> None:
             nonlocal said, first
-            now, done = self._clock(), before[span.source] + span.offset + len(span.data)
-            first = before[span.source] + span.offset if first is None else first
+            now, at = self._clock(), before[span.source] + span.offset
+            first = at if first is None else first
             if now - said < SECONDS:
                 return
-            said, rate = now, (done - first) / (now - began)
+            said, done = now, at + len(span.data)
+            rate = (done - first) / (now - begun)
             words = f"scanning the {job.name} once: {min(done / size, 0.99):.0%}, {rate / 1e6:,.0f} MB/s"
-            self._loop.call_soon_threadsafe(
-                self._notify, Waiting("scanning", words, max(size - done, 0) / rate if rate else None)
-            )
+            self._say(Waiting("scanning", words, max(size - done, 0) / rate if rate else None))
 
-        self._notify(Waiting("scanning", f"scanning the {job.name} once"))
+        self._say(Waiting("scanning", f"scanning the {job.name} once"))
         return tell
+
+    def _say(self, notice: Waiting) -> None:
+        self._loop.call_soon_threadsafe(self._notify, notice)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from streammig.dedup import Build, KeyIndex, binding, check_space, most_customers, open_index, scan
@@ -48,7 +48,7 @@ class Scanned:
     found: Found
 
 
-def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], None], halt: threading.Event) -> Found:
+def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], None], halt: Event) -> Found:
     """Scan every span of a stage; ends early, to no avail, when `halt` is set. Raises `MachineFault`."""
     breaks: list[BrokenExport] = []
     records, spans = 0, job.source.spans(build.frontier if build is not None else START, breaks.append)
@@ -70,10 +70,10 @@ def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], Non
 class _Making:
     """One scan under way, in the reader's thread; `stop` ends it from another."""
 
-    def __init__(self, job: StageScan, token: str, tell: Callable[[Span], None]) -> None:
-        self._job, self._token, self._tell = job, token, tell
+    def __init__(self, job: StageScan, token: str, pace: Pace) -> None:
+        self._job, self._token, self._pace = job, token, pace
         self._build: Build | None = None
-        self._halt = threading.Event()
+        self._halt = Event()
 
     def work(self) -> Scanned:
         """What earlier calls kept, else what a scan finds now, which is kept."""
@@ -85,7 +85,7 @@ class _Making:
             return Scanned(earlier, found)
         if not job.keyed:
             job.folder.mkdir(mode=0o700, exist_ok=True)
-            found = read_through(job, None, self._tell, self._halt)
+            found = read_through(job, None, self._pace.of(job), self._halt)
             if not self._halt.is_set():
                 keep(path, bound, found)
             return Scanned(None, found)
@@ -96,7 +96,7 @@ class _Making:
             job.folder.mkdir(mode=0o700, exist_ok=True)
             with Build(job.folder / job.name, self._token, policy=policy, earlier=earlier, frontier=start) as build:
                 self._build = build
-                found = read_through(job, build, self._tell, self._halt)
+                found = read_through(job, build, self._pace.of(job), self._halt)
                 index = build.finish()
             keep(path, bound, found)
             return Scanned(index, found)
@@ -115,8 +115,9 @@ async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
 
     Raises `MachineFault` before it begins if there is too little disk.
     """
-    token = json.dumps([list(job.source.fingerprints()), dict(job.shape)], sort_keys=True)
-    making = _Making(job, token, pace.of(job))
+    marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # whatever way leads to it
+    token = json.dumps([marks, dict(job.shape)], sort_keys=True)
+    making = _Making(job, token, pace)
     work = asyncio.get_running_loop().run_in_executor(reader, making.work)
     try:
         return await asyncio.shield(work)
