@@ -80,6 +80,12 @@ class SamplesMissing(Problem):
     exit_code = 3
 
 
+class Altered(Problem):
+    """A file that proves something is not as it was written, or does not fit what it proves."""
+
+    exit_code = 3
+
+
 class TargetStop(Problem):
     """The target's word ends the run: credentials, permission, an answer that no record explains."""
 

@@ -67,8 +67,8 @@ def _by_places(batch: Batch) -> list[DeadLetter]:
 
 async def _records(reading: Reading, batch: Batch) -> tuple[list[Record], Draft]:
     """What a batch comes out of the export as now."""
-    judge, rules = await reading.judge(batch.stage), reading.inputs[batch.stage].rules
-    records = await reading.read(records_within, reading.inputs[batch.stage].source, judge, batch.ranges)
+    rules = await reading.rules(batch.stage)
+    records = await reading.read(records_within, reading.inputs[batch.stage].source, rules, batch.ranges)
     return records, assemble(records, rules.head, rules.tail)
 
 

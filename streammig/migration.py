@@ -27,11 +27,12 @@ from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.lost_bodies import check_bodies, give_up
-from streammig.mapping import load_mapping, mapping_mark
+from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
-from streammig.records import OWNERS, STAGES, Batch, BatchState
+from streammig.records import Batch, BatchState
+from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
 from streammig.scan import Policies, forget, scan_folder, scan_stages
@@ -39,8 +40,11 @@ from streammig.scan_plan import to_scan
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
 from streammig.sources import open_source, parse_input, with_samples
 from streammig.sources.source import Source
+from streammig.stages import STAGES
 from streammig.target import Client, Connection, ReadBack, Target
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
+from streammig.verify.verdict import Told as Told
+from streammig.verify.verifier import Verifier
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -66,6 +70,7 @@ class Ask:
     accept_broken: bool = False  # where a file breaks off, deliver what stands before that, and call it the end
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
+    sends: bool = True  # whether anything may be sent; a read-back alone needs no dedup index
 
 
 @dataclass(slots=True)
@@ -117,24 +122,42 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
-        return await self._work(Run.run) or False
+        return await self._work(Run.run, lambda file: any(row.state != "complete" for row in file.stages())) or False
 
     async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return await self._work(lambda run: Retry(run, choice).all()) or False
+        return (
+            await self._work(
+                lambda run: Retry(run, choice).all(),
+                lambda file: any(file.dead_codes(row.name) for row in file.stages()),
+            )
+            or False
+        )
+
+    async def retry_missing(self) -> bool:
+        """Send again what a verify did not find; as `retry`."""
+        return await self._work(lambda run: Resend(run).all()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
         UNKNOWN if stopped before that is known."""
-        return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
+        return await self._work(lambda run: run.read_back(stage, seq), lambda _: False) or BatchState.UNKNOWN
 
-    async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
-        """Assemble a run and let it work; None if it was aborted."""
+    async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
+        """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
+        None where stopped before. `tell` gets each difference, with its values."""
+        return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
+
+    async def _work(
+        self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: True
+    ) -> T | None:
+        """Assemble a run and let it work; None if it was aborted. `reads`: whether it reads records that may be sent:
+        the customers have to be known for that."""
         self._task = task = asyncio.current_task()
         try:
             async with AsyncExitStack() as stack:
-                run = await self._assemble(stack)
+                run = await self._assemble(stack, reads)
                 self.assembled = True
                 done = await work(run)
                 if done is True:
@@ -150,7 +173,7 @@ class Migration:
         finally:
             self._task = None
 
-    async def _assemble(self, stack: AsyncExitStack) -> Run:
+    async def _assemble(self, stack: AsyncExitStack, reads: Callable[[Checkpoint], bool]) -> Run:
         """Check everything that can be checked before a record is read, then open and connect what a run needs."""
         settings, ask = self.settings, self.ask
         account = self._account()
@@ -174,7 +197,8 @@ class Migration:
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, thread)
-        owners = await self._scan(stack, file, inputs, shape, thread)
+        reading_on = file is None or any(fresh.values()) or reads(file)
+        index = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else None
         if file is None:
             file = self._create(path, fence, account.binding, started)
             stack.callback(file.close)
@@ -187,7 +211,7 @@ class Migration:
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
         lookup = _opened_to_read(stack, path)
-        reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
+        reading = Reading(stages=target.stages, inputs=inputs, index=index, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
         return Run(
@@ -256,6 +280,7 @@ class Migration:
         file: Checkpoint | None,
         inputs: Mapping[str, StageInput],
         shape: Mapping[str, Any],
+        fresh: Marks,
         reader: Executor,
     ) -> KeyIndex | None:
         """Scan what is not read yet before the first request, and raise what stops the run. The dedup index of the
@@ -263,19 +288,21 @@ class Migration:
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
+        if not self.ask.sends:
+            return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
-        jobs = to_scan(self.settings, inputs, shape, file, aside=self.ask.aside)
+        added = {name for name, files in fresh.items() if files}
+        jobs = to_scan(self.settings, inputs, shape, file, added, aside=self.ask.aside)
         policies = Policies(accept_broken=self.ask.accept_broken)
         found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
         if found is None:
             raise asyncio.CancelledError
-        return found.get(OWNERS)
+        return found.get(STAGES[0])
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
-        text = self.settings.stage(name).map
-        return load_mapping(text, self.folder) if text else None
+        return stage_mapping(self.settings, name, self.folder)
 
     def _sources(self) -> dict[str, Source]:
         sources = {name: self._open(name) for name in self.settings.stages}

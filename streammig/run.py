@@ -20,7 +20,7 @@ from streammig.pipeline.stage import StageReader, StageRun
 from streammig.preflight import Preflight
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import OWNERS, BatchState
+from streammig.records import BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
 from streammig.sources.source import Source
@@ -88,7 +88,7 @@ class Run:
         paused = run.reading.feed.paused
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
-        if not self.context.stopping and name == OWNERS:
+        if not self.context.stopping and name == self.reading.owners:
             # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
             # nothing behind them that builds on each of them.
             await self._no_unknown(name)
@@ -136,7 +136,7 @@ class Run:
         made = await self.store.read(lambda file: file.ahead_mappings(name))
         parts = {
             "source": source or self.reading.inputs[name].source,
-            "judge": await self.reading.judge(name, ahead),
+            "rules": await self.reading.rules(name, [*progress.begun, *ahead]),
             "limits": BatchLimits(bytes=self.settings.max_bytes),
             "progress": progress,
             "ahead": ahead,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from streammig.checkpoint import Checkpoint
 from streammig.fingerprint import fixed
 from streammig.inputs import StageInput
-from streammig.records import OWNERS, Place
+from streammig.records import Place
 from streammig.scan import StageScan, scan_folder
 from streammig.settings import Settings
+from streammig.stages import STAGES
 
 
 def to_scan(
@@ -19,10 +20,12 @@ def to_scan(
     inputs: Mapping[str, StageInput],
     shape: Mapping[str, Any],
     file: Checkpoint | None,
+    added: Collection[str],
     *,
     aside: bool,
 ) -> list[StageScan]:
-    """All that are not read yet, and the customers for their index; beside a run (`aside`) only these.
+    """All that are not read yet, and the customers for their index; beside a run (`aside`) only these. `added` are
+    stages that have files which the checkpoint does not know.
 
     A mapping's code may have changed since the last call. So until all customers are read, those that are sealed stay
     as they were indexed, and those ahead are scanned again.
@@ -30,9 +33,9 @@ def to_scan(
     states = {row.name: row.state for row in file.stages()} if file is not None else {}
     jobs = []
     for name, it in inputs.items():
-        complete = states.get(name) == "complete"
+        complete = states.get(name) == "complete" and name not in added
         frontier: Place | None = None
-        if name == OWNERS and file is not None and name in states and not (complete or fixed(settings, name, file)):
+        if name == STAGES[0] and file is not None and name in states and not (complete or fixed(settings, name, file)):
             frontier = file.progress(name).frontier
         job = StageScan(
             name=name,
@@ -40,11 +43,11 @@ def to_scan(
             rules=it.rules,
             shape=shape[name],
             folder=scan_folder(Path(settings.checkpoint)),
-            keyed=name == OWNERS,
+            keyed=name == STAGES[0],
             begun=name in states,
             judged=not (aside or complete),
             frontier=frontier,
         )
-        if job.judged or name == OWNERS:
+        if job.judged or name == STAGES[0]:
             jobs.append(job)
     return jobs

@@ -60,7 +60,7 @@ def test_ranges_choose_the_units_between_their_edges() -> None:
 
     def chosen(*ranges: tuple[tuple[int, int], tuple[int, int]]) -> list[list[int]]:
         places = [Range(Place(0, *begin), Place(0, *end)) for begin, end in ranges]
-        return [json.loads(part.body)["events"] for part in select(one, places)]
+        return [json.loads(part.body)["events"] for part in select(one.records, places)]
 
     assert chosen(((0, 0), (900, 0))) == []
     assert chosen(((0, 0), (1000, 0))) == []
@@ -69,12 +69,12 @@ def test_ranges_choose_the_units_between_their_edges() -> None:
     assert chosen(((0, 0), (1000, 2))) == [[0, 1]]
     assert chosen(((1000, 4), (5000, 0))) == [[4, 5]]
     assert chosen(((0, 0), (1000, 1)), ((1000, 2), (1000, 4)), ((1000, 5), (1900, 0))) == [[0], [2, 3], [5]]
-    assert select(one, [Range(Place(1, 0), Place(1, 5000))]) == []
-    assert select(one, []) == []
+    assert select(one.records, [Range(Place(1, 0), Place(1, 5000))]) == []
+    assert select(one.records, []) == []
 
 
 def test_a_record_that_lies_whole_in_a_range_is_the_same_object() -> None:
-    assert select(examined(PRETTY), [Range(Place(), Place(0, 900))])[0] is PRETTY
+    assert select([PRETTY], [Range(Place(), Place(0, 900))])[0] is PRETTY
 
 
 def test_duplicates_are_left_out_and_the_first_one_stays() -> None:
@@ -110,7 +110,7 @@ def test_the_ranges_of_records_hold_these_and_nothing_between() -> None:
     chosen = [records[0], left, right, records[3]]
     ranges = ranges_of(chosen)
     assert len(ranges) == 3
-    again = [part for record in records for part in select(examined(record), ranges)]
+    again = [part for record in records for part in select([record], ranges)]
     assert again == [records[0], records[2], records[3]]
 
 

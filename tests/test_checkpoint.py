@@ -129,7 +129,7 @@ def test_the_parts_of_a_split_batch_name_it_and_carry_its_records(file: Checkpoi
     assert file.totals("customers").balanced
     letters = [DeadLetter(Position(0, at * 10, 9, at + 1), 0, "refused", "422", tally(1)) for at in (0, 1)]
     letters[0] = DeadLetter(letters[0].position, 0, "refused", "422", tally(1, "1.50"))
-    file.dead(first, letters, 3.0, [("c1", "refused")])
+    file.dead(first, letters, 3.0, ["c1"])
     assert file.totals("customers").balanced
     assert file.absent_reasons(["c1", "c2"]) == {"c1": "refused"}
     assert [batch for batch, _ in file.dead_letters("customers")] == [first.seq, first.seq]

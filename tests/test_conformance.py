@@ -18,8 +18,9 @@ from streammig.masivo.client import MasivoClient
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions
 from streammig.masivo.target import Masivo
-from streammig.records import STAGES, Place, Position, Range, Record, Tally
+from streammig.records import Place, Position, Range, Record, Tally
 from streammig.sources import open_source, parse_input
+from streammig.stages import STAGES
 from streammig.target import Client
 from tests import conformance
 from tests.drafts import made

@@ -20,7 +20,7 @@ from streammig.dedup import Build, Duplicate, KeyIndex, Policy, forget, open_ind
 from streammig.dedup.build import Sorted
 from streammig.dedup.sort import run
 from streammig.errors import BrokenExport, MachineFault
-from streammig.records import START, Examined, Place, Record, Run, Span
+from streammig.records import START, Examined, Place, Record, Span
 from streammig.scan.stage import StageScan, read_through
 from streammig.sources.source import Source, Told
 
@@ -75,9 +75,6 @@ class Export(Source):
         gone = tuple((owner, why) for owner, _, why in said if why)
         found.add(0, Examined(position, tuple(records), absent=gone))
         return found
-
-    def examine(self, run: Run) -> list[Examined]:
-        raise AssertionError("the index asks for columns only")
 
 
 def place(nth: int) -> Place:

@@ -22,8 +22,9 @@ from streammig.cli.exit import Ended, exit_code
 from streammig.delivery.backoff import Backoff
 from streammig.errors import SAMPLES_MISSING, Problem, SamplesMissing, TargetStop, UnknownOutcome, Unusable
 from streammig.migration import Migration
-from streammig.records import STAGES, Kind, Receipt, Record
+from streammig.records import Kind, Receipt, Record
 from streammig.report.document import document
+from streammig.stages import STAGES
 from streammig.target import Seen
 from streammig.telemetry import Notice, Waiting
 from tests.memory_target import MemoryTarget, Weather

@@ -37,6 +37,7 @@ from streammig.records import (
     Tally,
 )
 from streammig.settings import Settings, StageSettings, check_doubles
+from streammig.stages import STAGES
 from streammig.telemetry import Notice, Warned
 from tests.memory_target import Weather
 from tests.problems import raises
@@ -78,7 +79,7 @@ class Room:
 
     def __post_init__(self) -> None:
         self.file = Checkpoint.create(self.folder / "run.checkpoint", binding={}, version="0", started=0.0)
-        self.file.add_stage(self.stage, 0, {}, [])
+        self.file.add_stage(self.stage, STAGES.index(self.stage), {}, [])
         self.store = Store(CheckpointWriter(self.file, Inline()), CheckpointReader(self.file, Inline()))
 
     def seal(self, *owners: str) -> Batch:

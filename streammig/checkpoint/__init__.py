@@ -7,22 +7,32 @@ from streammig.checkpoint.letters import FIRST, Spot
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
 from streammig.checkpoint.queries import UNDECIDED, StageRow, Totals
+from streammig.checkpoint.sqlite import IN_STATE_FOLDER, Role, SharedFile
 from streammig.checkpoint.store import CheckpointReader, Store
+from streammig.checkpoint.timeline import Timeline
+from streammig.checkpoint.units import Accepted, Beside, Finding
 from streammig.checkpoint.writer import CheckpointWriter
 
 __all__ = [
     "FIRST",
+    "IN_STATE_FOLDER",
     "UNDECIDED",
+    "Accepted",
+    "Beside",
     "Checkpoint",
     "CheckpointReader",
     "CheckpointWriter",
     "Contents",
     "Fence",
     "Fences",
+    "Finding",
     "Mark",
+    "Role",
+    "SharedFile",
     "Spot",
     "StageRow",
     "Store",
+    "Timeline",
     "Totals",
     "fenced",
     "fences_path",

@@ -249,13 +249,13 @@ class Batches(Letters):
 
     def settle_in_part(
         self, batch: Batch, there: Draft, missing: Draft, letters: Sequence[DeadLetter], at: float,
-        absent: Sequence[tuple[str, str]],
+        owners: Sequence[str],
     ) -> None:  # fmt: skip
         """Book a batch that was taken in part: what is there is accepted, what is missing dead."""
         with self.transaction():
             accepted, dead = self.split(batch, [there, missing], at)
             self.move(accepted, BatchState.SEALED, BatchState.ACCEPTED, at)
-            self.dead(dead, letters, at, absent)
+            self.dead(dead, letters, at, owners)
 
     def split(self, batch: Batch, drafts: Sequence[Draft], at: float) -> list[Batch]:
         """Replace a batch that did not land by its parts, which name it as their parent. Their bodies are durable
@@ -265,16 +265,14 @@ class Batches(Letters):
             self.outbox.drop(batch.stage, batch.seq)
             return [self._insert(batch.stage, draft, batch.seq, at) for draft in drafts]
 
-    def dead(
-        self, batch: Batch, letters: Sequence[DeadLetter], at: float, absent: Sequence[tuple[str, str]] = ()
-    ) -> None:
-        """End a batch whose records will not be sent, with the owners that the target will lack because of it."""
+    def dead(self, batch: Batch, letters: Sequence[DeadLetter], at: float, owners: Sequence[str] = ()) -> None:
+        """End a batch whose records will not be sent, and note the owners that the target will lack because of it."""
         with self.transaction():
             self._db.execute(
                 "UPDATE batch SET state = 'dead', settled = ? WHERE stage = ? AND seq = ?", (at, batch.stage, batch.seq)
             )
             self._bury(batch.stage, batch, letters)
-            self._note_absent(absent)
+            self._note_absent([(owner, "refused") for owner in owners] if self.owns(batch.stage) else [])
             self.outbox.drop(batch.stage, batch.seq)
 
     def _note_absent(self, owners: Sequence[tuple[str, str]]) -> None:

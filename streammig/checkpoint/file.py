@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint.batches import Batches
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.checkpoint.sqlite import connect, refuse_network_file_system, sync, translated
+from streammig.checkpoint.units import Units
 from streammig.errors import Unusable
 
 
-class Checkpoint(Batches):
+class Checkpoint(Units):
     """One connection to a checkpoint file. Every method that changes it is one transaction, or part of the open one.
 
     Synchronous; its owner runs it in a thread of its own (`CheckpointWriter`). Raises `Unusable` for a file that can't
@@ -162,6 +162,8 @@ class Checkpoint(Batches):
                 "INSERT INTO source_file VALUES (?, ?, ?)",
                 [(stage, source, json.dumps(mark)) for source, mark in enumerate(fingerprints, first)],
             )
+            if fingerprints:
+                self._db.execute("UPDATE stage SET state = 'waiting', finished = NULL WHERE name = ?", (stage,))
 
     def stage_state(self, stage: str, state: str, at: float, message: str = "", code: str = "") -> None:
         """Set a stage's state; it starts when it first runs, and has finished when it is complete."""

@@ -9,17 +9,19 @@ from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
 from streammig.checkpoint.queries import FIRST as FIRST
 from streammig.checkpoint.queries import PENDING, UNDECIDED, Queries
 from streammig.checkpoint.queries import Spot as Spot
-from streammig.records import OWNERS, Batch, DeadLetter, Draft, Range, Tally, add_up
+from streammig.records import Batch, DeadLetter, Draft, Range, Tally, add_up
 
 _HERE = "stage = ? AND source = ? AND offset = ? AND unit = ?"
+
+_OWNERS = "(SELECT name FROM stage WHERE ordinal = 0)"  # see `owns`
 
 # Customers of replayed batches that no open batch holds any more, and that are not said to be seen yet. A part of a
 # refused batch names its parent: all that an open part stems from is open.
 _OPEN = ", ".join(f"'{state}'" for state in (*PENDING, *UNDECIDED))
-_BROUGHT = f"""stage = '{OWNERS}' AND NOT seen AND seq NOT IN (
+_BROUGHT = f"""stage = {_OWNERS} AND NOT seen AND seq NOT IN (
     WITH RECURSIVE line (seq, parent) AS (
-        SELECT seq, parent FROM batch WHERE stage = '{OWNERS}' AND retried AND state IN ({_OPEN})
-        UNION SELECT b.seq, b.parent FROM line JOIN batch b ON b.stage = '{OWNERS}' AND b.seq = line.parent
+        SELECT seq, parent FROM batch WHERE stage = {_OWNERS} AND retried AND state IN ({_OPEN})
+        UNION SELECT b.seq, b.parent FROM line JOIN batch b ON b.stage = {_OWNERS} AND b.seq = line.parent
     ) SELECT seq FROM line)"""
 
 
@@ -80,12 +82,10 @@ class Letters(Queries):
         """How many times replays have sealed a letter to be sent."""
         return int(self._read("SELECT coalesce(sum(replayed), 0) FROM stage")[0][0])
 
-    def retried_at(self, stage: str) -> float:
-        """When the last replayed batch of a stage was accepted, in seconds since the epoch; 0 where none was."""
-        at: float = self._read(
-            "SELECT coalesce(max(settled), 0) FROM batch WHERE stage = ? AND state = 'accepted' AND retried", stage
-        )[0][0]
-        return at
+    def any_unseen(self, stage: str) -> bool:
+        """Whether a replayed batch of a stage was accepted, and samples of it are still to be looked for."""
+        unseen = "stage = (SELECT name FROM stage WHERE name = ? AND NOT seen)"
+        return bool(self._read(f"SELECT 1 FROM batch WHERE {unseen} AND retried AND state = 'accepted' LIMIT 1", stage))
 
     def seal_replayed(
         self,
@@ -109,7 +109,7 @@ class Letters(Queries):
             row = self._read("SELECT repaired FROM stage WHERE name = ?", stage)[0]
             repaired = decode_tally(row[0]) + add_up(held) - add_up(gone)
             self._db.execute(
-                "UPDATE stage SET repaired = ?, replayed = replayed + ? WHERE name = ?",
+                "UPDATE stage SET repaired = ?, replayed = replayed + ?, seen = 0 WHERE name = ?",
                 (encode_tally(repaired), len(letters), stage),
             )
 
@@ -150,7 +150,7 @@ class Letters(Queries):
         """Which of these owners a replay has brought to the target since, for all to see."""
         if not self.any_seen_again():
             return set()
-        salt, where = self.run["salt"], f"stage = '{OWNERS}' AND owner = ? AND seen"
+        salt, where = self.run["salt"], f"stage = {_OWNERS} AND owner = ? AND seen"
         return {
             owner
             for owner in owners
@@ -158,11 +158,7 @@ class Letters(Queries):
         }
 
     def any_seen_again(self) -> bool:
-        return bool(self._read(f"SELECT 1 FROM replayed_key WHERE stage = '{OWNERS}' AND seen LIMIT 1"))
-
-    def any_brought(self) -> bool:
-        """Whether replayed customers were accepted that are to be looked for at the target."""
-        return bool(self._read(f"SELECT 1 FROM replayed_key WHERE {_BROUGHT} LIMIT 1"))
+        return bool(self._read(f"SELECT 1 FROM replayed_key WHERE stage = {_OWNERS} AND seen LIMIT 1"))
 
     def see_brought(self) -> None:
         """They can be read back: their events and transactions may be sent."""

@@ -40,6 +40,10 @@ class Totals:
     repaired: Tally = field(default_factory=Tally)
     # The part of `pending` that is being sent or, where no run is on, was when it was cut off.
     sending: Tally = field(default_factory=Tally)
+    # Accepted once, and taken back by a revert.
+    reverted: Tally = field(default_factory=Tally)
+    # The part of `unknown` that was accepted, and that a verify did not find.
+    missing: Tally = field(default_factory=Tally)
 
     @property
     def taken(self) -> Tally:
@@ -47,7 +51,7 @@ class Totals:
 
     @property
     def placed(self) -> Tally:
-        return self.accepted + self.dead + self.filtered + self.unknown + self.pending
+        return self.accepted + self.dead + self.filtered + self.unknown + self.pending + self.reverted
 
     @property
     def balanced(self) -> bool:
@@ -107,6 +111,10 @@ class Queries(SqliteFile):
             {reason: decode_tally(tally) for reason, tally in filtered},
             json.loads(row["dropped"]),
         )
+
+    def owns(self, stage: str) -> bool:
+        """Whether the records of a stage are the owners of all others: it is the target's first."""
+        return self.ordinal(stage) == 0
 
     def ordinal(self, stage: str) -> int:
         """The number of a stage in the order of stages, from 0."""
@@ -175,10 +183,10 @@ class Queries(SqliteFile):
         return self._batch(stage, self._read("SELECT * FROM batch WHERE stage = ? AND seq = ?", stage, seq)[0])
 
     def sample(self, stage: str, count: int, retried: bool = False) -> list[Batch]:
-        """Up to `count` sampled batches of a stage (or of its retried ones), spread evenly over the bytes they hold:
-        the small parts of a refused batch, many as they may be, are not looked at in place of the others."""
+        """Up to `count` sampled batches of a stage, or of its retried ones alone, spread evenly over the bytes they
+        hold: the small parts of a refused batch, many as they may be, are not looked at in place of the others."""
         rows = self._read(
-            "SELECT seq, size FROM batch WHERE stage = ? AND sample IS NOT NULL AND retried = ? ORDER BY seq",
+            "SELECT seq, size FROM batch WHERE stage = ? AND sample IS NOT NULL AND retried >= ? ORDER BY seq",
             stage,
             retried,
         )

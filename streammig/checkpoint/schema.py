@@ -1,7 +1,7 @@
 """The schema of a checkpoint: its comments are the documentation of how a run resumes."""
 
 APPLICATION = 0x736D6967  # "smig", in the file's header: tells a checkpoint from any other database
-FORMAT = 5
+FORMAT = 6
 
 SCHEMA = """
 -- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
@@ -106,4 +106,23 @@ CREATE TABLE replayed_key (
     PRIMARY KEY (stage, source, offset, unit, owner)
 ) WITHOUT ROWID;
 CREATE INDEX replayed_owner ON replayed_key (stage, owner);
+
+-- Units of accepted batches that are not where the batch has them: `missing` ones were not found by a verify, `resent`
+-- ones are in another batch now, `reverted` ones were taken back. `ranges` are packed, `tally` says what they hold.
+CREATE TABLE unit_state (
+    stage TEXT NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, ranges BLOB NOT NULL, tally TEXT NOT NULL,
+    PRIMARY KEY (stage, seq, state)
+) WITHOUT ROWID;
+-- The batches that carry what was resent.
+CREATE TABLE unit_again (stage TEXT NOT NULL, again INTEGER NOT NULL);
+
+-- What the last verify found: when, at which tick of the run, and its summary as JSON; then one row a difference. A
+-- finding names record and field, and holds no value. `seen` is when the last batch was accepted of which a verify ever
+-- saw anything: the target's queue has passed it.
+CREATE TABLE verification (at REAL NOT NULL, tick INTEGER NOT NULL, seen REAL NOT NULL, summary TEXT NOT NULL);
+CREATE TABLE finding (
+    stage TEXT NOT NULL, seq INTEGER NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
+    record INTEGER NOT NULL, field TEXT NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (stage, source, offset, unit, field)
+) WITHOUT ROWID;
 """

@@ -13,7 +13,7 @@ import msgspec
 
 from streammig.cli import options
 from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
-from streammig.records import STAGES
+from streammig.stages import STAGES
 
 if TYPE_CHECKING:
     from streammig.settings import Settings

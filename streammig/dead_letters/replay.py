@@ -12,13 +12,14 @@ import msgspec
 from streammig.batching import BatchLimits, assemble, ranges_of, split_record
 from streammig.checkpoint import Checkpoint, Spot, write_body
 from streammig.checkpoint.codec import twin_key
+from streammig.columns import Chunk
 from streammig.dead_letters.corrected import Corrected
 from streammig.dead_letters.export import with_records
 from streammig.dead_letters.share import Share, share
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport
-from streammig.reader import Absent
-from streammig.records import DeadLetter, Draft, Record, Slice
+from streammig.records import FILTERED, DeadLetter, Draft, Record, Span
+from streammig.selection import OF_FILTERED, Absent
 from streammig.sources.source import Source
 from streammig.sources.valid import judge
 from streammig.target import Rules
@@ -85,7 +86,7 @@ class Replay:
     stage: str
     source: Source
     rules: Rules
-    absent: Absent
+    absent: Absent | None
     index: KeyIndex | None
     file: Checkpoint
     limits: BatchLimits
@@ -95,9 +96,9 @@ class Replay:
     def wave(self, after: Spot) -> Wave | None:
         """The next letters behind a spot, or None if there are no more."""
         wave, size = Wave(after), 0
-        for letter, piece in with_records(self.source, self._chosen(after)):
-            self._add(wave, letter, piece)
-            wave.last, size = spot_of(letter), size + len(piece.data)
+        for letter, span in with_records(self.source, self._chosen(after)):
+            self._add(wave, letter, span)
+            wave.last, size = spot_of(letter), size + span.ends[0] - span.starts[0]
             if size >= WAVE_BYTES or self.stopped():
                 break
         self._without_rivals(wave)
@@ -130,31 +131,36 @@ class Replay:
             if chosen or (followers and it.code.startswith("owner-")):  # its customer may be there by now
                 yield it
 
-    def _add(self, wave: Wave, letter: DeadLetter, piece: Slice) -> None:
+    def _add(self, wave: Wave, letter: DeadLetter, span: Span) -> None:
         """Put a letter into a group, or among what is not sent."""
-        again = self._corrected(letter, piece)
-        before, now = (self.rules.examine([it])[0] for it in (piece, again))
+        again = self._corrected(letter, span)
+        before, now = (Chunk(it, self.rules.columns(it)).examined(0) for it in (span, again))
         splits = not self.rules.once and any(record.inner for record in now.records)
         part = self.file.part(self.stage, spot_of(letter), splits)
         found = self._present(share(letter, part, before, now))
         if found.records:
             units = max(record.unit + record.units for record in found.records) - letter.unit
-            found = self._join(wave, Sent(letter, units, found.part, again is not piece), found.records)
+            found = self._join(wave, Sent(letter, units, found.part, again is not span), found.records)
         if found.code:
-            wave.refuse(letter, found, again is not piece)
+            wave.refuse(letter, found, again is not span)
 
-    def _corrected(self, letter: DeadLetter, piece: Slice) -> Slice:
-        corrected = self.choice.corrected
+    def _corrected(self, letter: DeadLetter, span: Span) -> Span:
+        corrected, at = self.choice.corrected, span.position(0)
         data = corrected.record(self.stage, spot_of(letter)) if corrected else None
-        if data is None or data == piece.data:
-            return piece
+        if data is None or [data] == span.cut(0, 1):
+            return span
         code, fault = judge(data)
-        return msgspec.structs.replace(piece, data=data, code=code, fault=fault)
+        faults = {0: (len(data), code, fault)} if code else {}
+        return Span(at.source, at.offset, data, [0], [len(data)], [at.ordinal], faults, [(at.offset, at.length)])
 
     def _present(self, found: Share) -> Share:
-        gone = self.absent({record.owner for record in found.records}) if found.records else {}
+        gone = self.absent({record.owner for record in found.records}) if self.absent and found.records else {}
         owner = next((record.owner for record in found.records if record.owner in gone), None)
-        return found if owner is None else Share([], "owner-" + gone[owner], "its customer is not in the target")
+        if owner is None:
+            return found
+        if gone[owner] == FILTERED:
+            return Share([], OF_FILTERED, filtered=True)
+        return Share([], "owner-" + gone[owner], "its customer is not in the target")
 
     def _fits(self, records: Sequence[Record]) -> bool:
         size = len(self.rules.head) + len(self.rules.tail) + sum(len(it.body) + 1 for it in records) - 1

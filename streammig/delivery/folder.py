@@ -11,7 +11,7 @@ from pathlib import Path
 
 from streammig.errors import MachineFault, Unusable
 from streammig.records import Kind, Receipt, Record
-from streammig.target import Client, ReadBack, Rules, Seen, Stage, Target
+from streammig.target import Client, Difference, ReadBack, Rules, Seen, Stage, Target
 
 
 def dry_checkpoint(folder: Path) -> Path:
@@ -90,6 +90,12 @@ class NoReadBack:
 
     async def visible(self, stage: str, record: Record) -> Seen:
         return Seen.ALL
+
+    async def differences(self, stage: str, record: Record, counted: int = 0) -> list[Difference] | None:
+        return []
+
+    def counted(self, stage: str, record: Record) -> int:
+        return 0
 
     def can_tell(self, stage: str, record: Record) -> bool:
         return True

@@ -11,7 +11,7 @@ from streammig.checkpoint import Store, spread
 from streammig.context import Context
 from streammig.delivery.in_part import InPart
 from streammig.delivery.named import set_aside
-from streammig.records import OWNERS, Batch, BatchState, Record, Tally
+from streammig.records import Batch, BatchState, Record, Tally
 from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 
@@ -146,7 +146,7 @@ class Reconciler:
         """What every owner of a batch shows that may have been taken in part; None where it is told like any other."""
         if await self.store.read(lambda file: file.taken_in_part(batch)):
             return await self._each(batch)
-        if batch.stage != OWNERS and await self.store.read(lambda file: file.sent_by_lost(batch)):
+        if await self.store.read(lambda file: not file.owns(batch.stage) and file.sent_by_lost(batch)):
             # Other owners may have shared a request then: which ones depends on what was open when reading went on.
             return await self._each(batch)
         return None

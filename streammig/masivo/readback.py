@@ -13,11 +13,12 @@ import msgspec
 from msgspec import Meta
 
 from streammig.masivo.compare import is_as_sent
+from streammig.masivo.differences import GONE, of_count, of_customer, of_transactions
 from streammig.masivo.http import Answer, NoAnswer
 from streammig.masivo.redact import redact
 from streammig.masivo.session import Session
 from streammig.records import Record
-from streammig.target import Seen
+from streammig.target import Difference, Seen
 
 NOT_THERE = (404,)  # the statuses by which a read says that there is no such customer
 FIRST_YEAR = 2020  # earlier ones can't be asked for
@@ -115,9 +116,7 @@ class MasivoReadBack:
         counts = self._decoded(answer, _Counts)
         if counts is None or counts.data.customer.id != record.owner:
             return Seen.CANT_TELL
-        metrics = counts.data.customer.metrics
-        counted = metrics.lifetime.number_of_purchases if metrics and metrics.lifetime else 0
-        return Seen.ALL if counted >= _purchases(record) else Seen.CANT_TELL
+        return Seen.ALL if _purchases_of(counts) >= _purchases(record) else Seen.CANT_TELL
 
     async def _get(self, path: str, query: dict[str, str] | None = None) -> Answer | NoAnswer:
         self.misread = ""
@@ -141,6 +140,25 @@ class MasivoReadBack:
         shown, wallet = found.data.customer, bytes(found.data.wallet)
         return Seen.ALL if is_as_sent(record.body, shown, wallet, self._session.now()) else Seen.OTHER
 
+    async def differences(self, stage: str, record: Record, counted: int = 0) -> list[Difference] | None:
+        """Of a customer also its wallet, and with `counted` its purchases; of transactions those since 2020."""
+        if stage == "transactions":
+            sent = _readable(record)
+            there = await self._of_years(record.owner, sent, absent=[])
+            return None if there is None else of_transactions(_dated(sent), _dated(there))
+        answer = await self._get(f"/customers/{_in_path(record.owner)}")
+        if _is_absence(answer):
+            return [GONE]
+        found, counts = self._decoded(answer, _Data), self._decoded(answer, _Counts)
+        if found is None or found.data.customer.get("id") != record.owner:
+            return None
+        wallet = bytes(found.data.wallet)
+        told = of_customer(record.body, found.data.customer, wallet, self._session.now()) if stage != "events" else []
+        return told + (of_count("purchases", counted, _purchases_of(counts)) if counted else [])
+
+    def counted(self, stage: str, record: Record) -> int:
+        return _purchases(record) if stage == "events" else 0
+
     def can_tell(self, stage: str, record: Record) -> bool:
         if stage == "transactions":
             return bool(_readable(record))
@@ -156,18 +174,28 @@ class MasivoReadBack:
 
     async def _transactions(self, record: Record) -> Seen:
         sent = _readable(record)
-        there: list[_Row] = []
-        for year in sorted({year for each in sent for year in _years(each.issued_at)}):
-            answer = await self._get(f"/customers/{_in_path(record.owner)}/transactions", {"year": str(year)})
-            rows = self._decoded(answer, _Rows)
-            if rows is None:
-                return Seen.CANT_TELL
-            there += rows.data
+        there = await self._of_years(record.owner, sent)
+        if there is None:
+            return Seen.CANT_TELL
         found = (_dated(sent) & _dated(there)).total()
         if found:
             return Seen.ALL if found == len(sent) else Seen.PART
         alike = {_key(each) for each in sent} & {_key(row) for row in there}
         return Seen.OTHER if alike else Seen.NOTHING
+
+    async def _of_years(self, owner: str, sent: Iterable[_Sent], absent: list[_Row] | None = None) -> list[_Row] | None:
+        """What is there of the years in which these were issued; None where a read says nothing. `absent` is the answer
+        where the customer is not there."""
+        there: list[_Row] = []
+        for year in sorted({year for each in sent for year in _years(each.issued_at)}):
+            answer = await self._get(f"/customers/{_in_path(owner)}/transactions", {"year": str(year)})
+            if _is_absence(answer):
+                return absent
+            rows = self._decoded(answer, _Rows)
+            if rows is None:
+                return None
+            there += rows.data
+        return there
 
 
 def _readable(record: Record) -> list[_Sent]:
@@ -186,6 +214,12 @@ def _years(issued: datetime) -> set[int]:
 
 def _purchases(record: Record) -> int:
     return sum(event.type == "PURCHASE" for event in msgspec.json.decode(record.body, type=_SentEvents).events)
+
+
+def _purchases_of(counts: _Counts | None) -> Decimal:
+    """How many purchases are counted for a customer."""
+    metrics = counts.data.customer.metrics if counts is not None else None
+    return metrics.lifetime.number_of_purchases if metrics and metrics.lifetime else Decimal(0)
 
 
 def _dated(rows: Iterable[_Sent | _Row]) -> Counter[Dated]:

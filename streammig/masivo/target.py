@@ -15,7 +15,8 @@ from streammig.masivo.http import check_base_url
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions, StageRules, rules
 from streammig.masivo.session import Secret, Session
-from streammig.target import Client, ReadBack, Stage
+from streammig.masivo.stages import STAGES
+from streammig.target import Client, ReadBack
 
 __all__ = ["Masivo", "RuleOptions", "check_base_url", "conditions"]
 
@@ -50,11 +51,7 @@ class Masivo:
     waiting: Callable[[str, float], None]
     answers: Conditions = Conditions()  # noqa: RUF009  # frozen
 
-    stages = (
-        Stage("customers", depends_on="", once=False, unit="customer"),
-        Stage("events", depends_on="customers", once=False, unit="event"),
-        Stage("transactions", depends_on="events", once=True, unit="transaction"),
-    )
+    stages = STAGES
     queued = True
 
     def rules(self, stage: str) -> StageRules:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from streammig.errors import BrokenExport
+from streammig.new_file import new_file
 
 
 class Break(msgspec.Struct, frozen=True):
@@ -45,10 +45,6 @@ def kept(path: Path, binding: str) -> Found | None:
 
 
 def keep(path: Path, binding: str, found: Found) -> None:
-    """Keep them in a file, owner-only, whole or not at all."""
-    made = path.with_name(path.name + ".new")
-    with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+    """Keep them in a file, owner-only, whole or not at all. Raises `MachineFault`."""
+    with new_file(path, may_replace=lambda _: True) as file:
         file.write(msgspec.json.encode(_Kept(binding, found)))
-        file.flush()
-        os.fsync(file.fileno())
-    made.replace(path)

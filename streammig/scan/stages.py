@@ -49,7 +49,7 @@ def forget(folder: Path, names: Sequence[str]) -> None:
     """Delete what scans of these stages have kept in a folder. What else is in it is left."""
     for name in names:
         forget_index(folder / name)
-        for path in (folder / f"{name}.found", folder / f"{name}.found.new"):
+        for path in (folder / f"{name}.found", folder / f"{name}.found.part"):
             path.unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from streammig.errors import BrokenExport
-from streammig.records import START, Place, Run, Span, slices
+from streammig.records import START, Place, Span
 
 Told = Callable[[BrokenExport], None]
 
@@ -24,11 +24,6 @@ class Source(Protocol):
     record but whose end is known is one of the span's faults, not an error. Raises `Unusable` too, and hands out no
     record more, once a file is not what it was when this source was made.
     """
-
-    def runs(self, start: Place = START) -> Iterator[Run]:
-        """The same as `spans`, with an object for each record."""
-        for span in self.spans(start):
-            yield slices(span)
 
     def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         """Spans beginning with the source record that `start` lies in or before; no span is empty.

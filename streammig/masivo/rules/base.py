@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from streammig.columns import Chunk, Columns, Slices
+from streammig.columns import Columns
 from streammig.masivo.edit import (
     NOT_JSON,
     Duplicate,
@@ -33,7 +33,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, told
 from streammig.masivo.rules.shape import objects_in, shape_of
 from streammig.masivo.rules.values import Path, Values, allowed_nulls, along, good_id, paths_to, text_in, text_of
-from streammig.records import FILTERED, DeadLetter, Examined, Position, Run, Span, Sums, Tally, total
+from streammig.records import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
 
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
 
@@ -151,11 +151,7 @@ class StageRules(ABC):
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
         return type(self), (self._options, self._mapping)  # in another process they are made again
 
-    def examine(self, run: Run) -> list[Examined]:
-        """As `columns`, with an object for each record."""
-        return Chunk(Slices(run), self.columns(Slices(run))).all()
-
-    def columns(self, span: Span | Slices) -> Columns:
+    def columns(self, span: Span) -> Columns:
         """What becomes of a span's records. Never raises for what a record holds."""
         out = Columns()
         blocks = -(-len(span) // BLOCK)
@@ -177,7 +173,7 @@ class StageRules(ABC):
 
     # -- many records at once
 
-    def _add(self, span: Span | Slices, begin: int, end: int, out: Columns) -> None:
+    def _add(self, span: Span, begin: int, end: int, out: Columns) -> None:
         """Add what becomes of the records from index `begin` to `end`."""
         work = _Work(span.cut(begin, end), range(begin, end), {})
         for at in span.faults.keys() & work.homes if span.faults else ():
@@ -205,7 +201,7 @@ class StageRules(ABC):
             out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if at in sent]
         self._put(span, work, block, rows, out)
 
-    def _put(self, span: Span | Slices, work: _Work, block: Block, rows: Columns, out: Columns) -> None:
+    def _put(self, span: Span, work: _Work, block: Block, rows: Columns, out: Columns) -> None:
         """Add the rows, and between them what is left out, known already or has to be explained."""
         taken, units, sent = 0, dict[int, int](), block.rows  # a mapping makes several parts of one, with units each
         odd = {*range(len(work.data))}.difference(sent) if len(sent) < len(work.data) else set()
@@ -235,7 +231,7 @@ class StageRules(ABC):
         absent = ((rows.owners[row], FILTERED),) if self._misses else ()
         return Examined(position, filtered=((reason, Tally(1, rows.units[row], sums)),), absent=absent)
 
-    def _made(self, mapped: Mapped, span: Span | Slices, work: _Work) -> _Work:
+    def _made(self, mapped: Mapped, span: Span, work: _Work) -> _Work:
         """What the mapping makes of the records."""
         made = _Work([], [], {})
         for at, (each, home) in enumerate(zip(work.data, work.homes, strict=True)):
