@@ -17,16 +17,17 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
-from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
+from streammig.bodies import check_bodies, give_up, room_of_outbox
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex
 from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
-from streammig.lost_bodies import check_bodies, give_up
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
@@ -38,7 +39,7 @@ from streammig.run import Run, RunOptions
 from streammig.scan import Policies, forget, scan_folder, scan_stages
 from streammig.scan_plan import to_scan
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
-from streammig.sources import open_source, parse_input, with_samples
+from streammig.sources import Form, check_form, open_source, parse_input, with_samples
 from streammig.sources.source import Source
 from streammig.stages import STAGES
 from streammig.target import Client, Connection, ReadBack, Target
@@ -188,9 +189,11 @@ class Migration:
         thread = stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)
         file = reopen(path, account.binding, shape, marks)
+        lost: list[Batch] = []
         if file is not None:
             stack.callback(file.close)
-            await self._reading(thread, partial(check_contents, file, marks))
+            lost = await self._check(file, fence, marks, thread)
+        check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor)
         target = self._target(rule_options(settings, started), mappings, limiter)
@@ -206,7 +209,9 @@ class Migration:
         self._recover(file, fence)
         if words := await limiter.enter(file.run["id"], file.starts()):
             self.notify(Warned("limits-changed", words))
-        lost = await self._lost(file, thread)
+        if lost or file.lost() is not None:
+            lost = file.lost_bodies()  # what became unknown is among them now
+        file.sweep_outbox()
         stack.callback(_sweep, file)
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
@@ -232,17 +237,16 @@ class Migration:
         return Context(clock=self.clock, rng=self.rng, notify=self.notify, stop=self.stop, times=times)
 
     def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
-        asking = CheckpointReader(_opened_to_read(stack, file.path), stack.enter_context(self.executor()))
         writer = CheckpointWriter(file, stack.enter_context(self.executor()), fence)
         stack.push_async_callback(writer.flush)
-        return Store(writer, asking)
+        return Store(writer, _opened_to_read(stack, file.path), stack.enter_context(self.executor()))
 
-    async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
-        """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""
-        given_up = self.ask.bodies_lost or file.lost() is not None
-        lost = await asyncio.get_running_loop().run_in_executor(reader, check_bodies, file, given_up)
-        file.sweep_outbox()
-        return lost
+    async def _check(self, file: Checkpoint, fence: Fence | None, marks: Marks, thread: Executor) -> list[Batch]:
+        """Raise `Unusable` unless export and outbox are what the checkpoint knows of them. Returns the batches whose
+        bodies are lost where that ends nothing: they are given up, or a lost copy may have settled them."""
+        await self._reading(thread, partial(check_contents, file, marks))
+        given_up = self.ask.bodies_lost or file.lost() is not None or (fence is not None and fence.newer is not None)
+        return await self._reading(thread, lambda stopped: check_bodies(file, given_up))
 
     def _create(self, path: Path, fence: Fence | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
         """A new checkpoint."""
@@ -294,7 +298,9 @@ class Migration:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
         added = {name for name, files in fresh.items() if files}
-        jobs = to_scan(self.settings, inputs, shape, file, added, aside=self.ask.aside)
+        marks = {it: own.source.fingerprints() for it, own in inputs.items()}
+        beside = room_of_outbox(self.settings, marks, Path(self.settings.checkpoint))
+        jobs = to_scan(self.settings, inputs, shape, file, added, beside, aside=self.ask.aside)
         policies = Policies(accept_broken=self.ask.accept_broken)
         found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
         if found is None:
@@ -315,10 +321,12 @@ class Migration:
         return sources
 
     def _open(self, name: str) -> Source:
-        inputs = [parse_input(text) for text in self.settings.stage(name).files]
-        return open_source(
-            inputs, max_record_bytes=self.settings.max_record_bytes, accept_broken=self.ask.accept_broken
-        )
+        stage = self.settings.stage(name)
+        form = Form(stage.delimiter, stage.encoding)
+        check_form(f"[{name}]", form)
+        inputs = [parse_input(text) for text in stage.files]
+        most, accept = self.settings.max_record_bytes, self.ask.accept_broken
+        return open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept)
 
     def _account(self) -> SharedAccount | NoAccount:
         """The account that the run sends to; none for a dry run."""
@@ -370,9 +378,11 @@ class Migration:
 
     def _context(self, limits: str) -> dict[str, Any]:
         """What another command needs to know of this one: where its files lie, and the windows of its budget."""
-        inputs = {name: [absolute(text) for text in self.settings.stage(name).files] for name in self.settings.stages}
+        stages = {name: self.settings.stage(name) for name in self.settings.stages}
         return {
-            "command": self.ask.command, "limits": limits, "inputs": inputs,
+            "command": self.ask.command, "limits": limits,
+            "inputs": {name: [absolute(text) for text in stage.files] for name, stage in stages.items()},
+            "forms": {name: [stage.delimiter, stage.encoding] for name, stage in stages.items()},
             "state_dir": str(self.state_dir.absolute()), "max_record_bytes": self.settings.max_record_bytes,
             "settings": portable(self.settings), "folder": str(self.folder.absolute()), "unchecked": self.ask.unchecked,
         }  # fmt: skip

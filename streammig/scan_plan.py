@@ -21,11 +21,12 @@ def to_scan(
     shape: Mapping[str, Any],
     file: Checkpoint | None,
     added: Collection[str],
+    beside: Mapping[str, int],
     *,
     aside: bool,
 ) -> list[StageScan]:
     """All that are not read yet, and the customers for their index; beside a run (`aside`) only these. `added` are
-    stages that have files which the checkpoint does not know.
+    stages that have files which the checkpoint does not know; `beside` is what else needs room on the disk, in bytes.
 
     A mapping's code may have changed since the last call. So until all customers are read, those that are sealed stay
     as they were indexed, and those ahead are scanned again.
@@ -47,6 +48,7 @@ def to_scan(
             begun=name in states,
             judged=not (aside or complete),
             frontier=frontier,
+            beside=beside,
         )
         if job.judged or name == STAGES[0]:
             jobs.append(job)

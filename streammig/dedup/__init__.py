@@ -4,7 +4,7 @@
 deletes it with everything it left.
 """
 
-from streammig.dedup.build import MEMORY_BYTES, Build, check_space, most_customers
+from streammig.dedup.build import MEMORY_BYTES, Build, most_customers, room_of_index
 from streammig.dedup.lookup import Duplicate, KeyIndex, Policy, absent, binding, forget, open_index, repeated
 from streammig.dedup.scan import scan
 
@@ -16,10 +16,10 @@ __all__ = [
     "Policy",
     "absent",
     "binding",
-    "check_space",
     "forget",
     "most_customers",
     "open_index",
     "repeated",
+    "room_of_index",
     "scan",
 ]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from streammig.disk import whole_file
 from streammig.errors import BrokenExport
-from streammig.new_file import new_file
 
 
 class Break(msgspec.Struct, frozen=True):
@@ -45,6 +45,6 @@ def kept(path: Path, binding: str) -> Found | None:
 
 
 def keep(path: Path, binding: str, found: Found) -> None:
-    """Keep them in a file, owner-only, whole or not at all. Raises `MachineFault`."""
-    with new_file(path, may_replace=lambda _: True) as file:
-        file.write(msgspec.json.encode(_Kept(binding, found)))
+    """Keep them in a file, owner-only, whole or not at all. Raises `OSError`."""
+    with whole_file(path) as part:
+        part.write_bytes(msgspec.json.encode(_Kept(binding, found)))

@@ -6,12 +6,13 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from streammig.dedup import Build, KeyIndex, binding, check_space, most_customers, open_index, scan
+from streammig.dedup import Build, KeyIndex, binding, most_customers, open_index, room_of_index, scan
+from streammig.disk import check_room
 from streammig.errors import BrokenExport
 from streammig.records import START, Place, Span
 from streammig.scan.findings import Break, Found, keep, kept
@@ -26,7 +27,8 @@ class StageScan:
 
     `keyed`: its owners are indexed. `begun`: records of it may have been sent. `judged`: its findings may stop the run;
     else it is scanned for its index alone. Where the rules may have changed since an earlier call, `frontier` is how
-    far they were read: keys before it stay as they were indexed, those from there on are scanned again.
+    far they were read: keys before it stay as they were indexed, those from there on are scanned again. `beside` is
+    what else needs room on that disk, in bytes.
     """
 
     name: str
@@ -38,6 +40,7 @@ class StageScan:
     begun: bool = False
     judged: bool = True
     frontier: Place | None = None
+    beside: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,9 @@ class _Making:
             return Scanned(None, found)
         try:
             marks = job.source.fingerprints()
-            check_space(job.folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
+            most = sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks)
+            hint = " A new one with --unchecked does without the index."
+            check_room(job.folder, {**room_of_index(most), **job.beside}, hint)
             start = job.frontier if job.frontier is not None and earlier is not None else START
             job.folder.mkdir(mode=0o700, exist_ok=True)
             with Build(job.folder / job.name, self._token, policy=policy, earlier=earlier, frontier=start) as build:
