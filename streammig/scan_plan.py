@@ -9,7 +9,7 @@ from typing import Any
 from streammig.checkpoint import Checkpoint
 from streammig.fingerprint import fixed
 from streammig.inputs import StageInput
-from streammig.records import Place
+from streammig.model import Place
 from streammig.scan import StageScan, scan_folder
 from streammig.settings import Settings
 from streammig.stages import STAGES

@@ -20,7 +20,7 @@ from streammig.dedup import Build, Duplicate, KeyIndex, Policy, forget, open_ind
 from streammig.dedup.build import Sorted
 from streammig.dedup.sort import run
 from streammig.errors import BrokenExport, MachineFault
-from streammig.records import START, Examined, Place, Record, Span
+from streammig.model import START, Examined, Place, Record, Span
 from streammig.scan.stage import StageScan, read_through
 from streammig.sources.source import Source, Told
 

@@ -25,7 +25,7 @@ from streammig.dedup import Build, KeyIndex, most_customers, open_index, room_of
 from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
 from streammig.disk import check_room
 from streammig.errors import MachineFault
-from streammig.records import START, Place
+from streammig.model import START, Place
 from streammig.scan import Pace, StageScan, scan_stage
 from streammig.sources.source import Told
 from streammig.telemetry import Notice, ignore

@@ -9,7 +9,7 @@ from typing import Any
 
 from streammig.errors import Unusable
 from streammig.migration import Migration
-from streammig.records import Kind
+from streammig.model import Kind
 from streammig.scan import scan_folder
 from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.errors import BrokenExport, Unusable
-from streammig.records import START, Place
+from streammig.model import START, Place
 from streammig.sources import FileSource, Form, Input, check_form, open_source
 from tests.problems import raises
 
 Row = dict[str, str]
 
 
-def source_of(folder: Path, data: bytes, name: str = "export.csv", form: Form | None = None, **more: int) -> FileSource:
+def source_of(folder: Path, data: bytes, name: str = "export.csv", form: Form | None = None, **more: Any) -> FileSource:
     (folder / name).write_bytes(data)
     return open_source([Input(str(folder / name))], form=form or Form(), **more)
 

@@ -18,7 +18,7 @@ from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, dam
 from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, spot
 from streammig.disk import NO_ROOM, create, sync, whole_file
 from streammig.errors import MachineFault
-from streammig.records import START, Place
+from streammig.model import START, Place
 
 MEMORY_BYTES = 512 << 20
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from streammig.records import Span
+from streammig.model import Span
 from streammig.telemetry import Notify, Waiting
 
 if TYPE_CHECKING:

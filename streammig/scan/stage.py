@@ -14,7 +14,7 @@ from typing import Any
 from streammig.dedup import Build, KeyIndex, binding, most_customers, open_index, room_of_index, scan
 from streammig.disk import check_room
 from streammig.errors import BrokenExport
-from streammig.records import START, Place, Span
+from streammig.model import START, Place, Span
 from streammig.scan.findings import Break, Found, keep, kept
 from streammig.scan.progress import Pace
 from streammig.sources.source import Source

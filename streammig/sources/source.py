@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from streammig.errors import BrokenExport
-from streammig.records import START, Place, Span
+from streammig.model import START, Place, Span
 
 Told = Callable[[BrokenExport], None]
 
