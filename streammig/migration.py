@@ -32,6 +32,7 @@ from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.records import Batch, BatchState, Place
+from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
@@ -118,29 +119,42 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
-        return await self._work(Run.run) or False
+        return await self._work(Run.run, lambda file: any(row.state != "complete" for row in file.stages())) or False
 
     async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return await self._work(lambda run: Retry(run, choice).all()) or False
+        return (
+            await self._work(
+                lambda run: Retry(run, choice).all(),
+                lambda file: any(file.dead_codes(row.name) for row in file.stages()),
+            )
+            or False
+        )
+
+    async def retry_missing(self) -> bool:
+        """Send again what a verify did not find; as `retry`."""
+        return await self._work(lambda run: Resend(run).all()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
         UNKNOWN if stopped before that is known."""
-        return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
+        return await self._work(lambda run: run.read_back(stage, seq), lambda _: False) or BatchState.UNKNOWN
 
     async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
         """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
         None where stopped before. `tell` gets each difference, with its values."""
         return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
 
-    async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
-        """Assemble a run and let it work; None if it was aborted."""
+    async def _work(
+        self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: True
+    ) -> T | None:
+        """Assemble a run and let it work; None if it was aborted. `reads`: whether it reads records that may be sent:
+        the customers have to be known for that."""
         self._task = task = asyncio.current_task()
         try:
             async with AsyncExitStack() as stack:
-                run = await self._assemble(stack)
+                run = await self._assemble(stack, reads)
                 self.assembled = True
                 done = await work(run)
                 if done is True:
@@ -156,7 +170,7 @@ class Migration:
         finally:
             self._task = None
 
-    async def _assemble(self, stack: AsyncExitStack) -> Run:
+    async def _assemble(self, stack: AsyncExitStack, reads: Callable[[Checkpoint], bool]) -> Run:
         """Check everything that can be checked before a record is read, then open and connect what a run needs."""
         settings, ask = self.settings, self.ask
         account = self._account()
@@ -192,7 +206,7 @@ class Migration:
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
         lookup = _opened_to_read(stack, path)
-        index = await self._index(stack, file, inputs, shape, thread)
+        index = await self._index(stack, file, inputs, shape, thread) if reads(file) else None
         reading = Reading(stages=target.stages, inputs=inputs, index=index, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)

@@ -354,3 +354,8 @@ class Progress(msgspec.Struct, frozen=True):
     dropped: Mapping[str, int] = {}
     dead: tuple[DeadLetter, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def begun(self) -> tuple[Range, ...]:
+        """The units behind the frontier of the source record that it lies in: they are read again, and counted."""
+        return (Range(self.frontier._replace(unit=0), self.frontier),) if self.frontier.unit else ()

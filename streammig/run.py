@@ -136,7 +136,7 @@ class Run:
         made = await self.store.read(lambda file: file.ahead_mappings(name))
         parts = {
             "source": source or self.reading.inputs[name].source,
-            "rules": await self.reading.rules(name, ahead),
+            "rules": await self.reading.rules(name, [*progress.begun, *ahead]),
             "limits": BatchLimits(bytes=self.settings.max_bytes),
             "progress": progress,
             "ahead": ahead,

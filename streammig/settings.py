@@ -14,10 +14,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from streammig.errors import Unusable
+from streammig.errors import Problem, Unusable
+from streammig.ratelimit.limits import OFF, parse_limits
 from streammig.stages import STAGES
 
 KEY_VARIABLE = "MASIVO_API_KEY"
+PRESETS = ("dev", "prod")  # names of limits; the target knows their numbers
 
 
 class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,6 +118,10 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
         said = str(error).replace("`$.", "`")
         raise Unusable("settings-invalid", f"{where}: {said}", SEE_ALL) from None
     check_texts(msgspec.to_builtins(settings))
+    try:
+        parse_limits(settings.limits, dict.fromkeys(PRESETS, OFF))
+    except Problem as problem:
+        raise Unusable(problem.code, f"{where}: {problem.what}", problem.hint) from None
     return settings
 
 
@@ -186,7 +192,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         said = f"{path}: {error.strerror}: no settings can be read there"
         raise Unusable("settings-unreadable", said, "Name a TOML file, or use flags.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also what is no UTF-8, and a number of thousands of digits
         hint = "See an example: streammig guide first-migration"
         raise Unusable("settings-unreadable", f"{path} is not TOML: {error}", hint) from None
     for name in ("api_key", "key", "token"):

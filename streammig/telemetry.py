@@ -48,7 +48,8 @@ class StageBegan(Notice):
         if frontier[:3] == START[:3]:
             return f"{self.stage}: starting"
         left = f", {counted(pending, 'sealed unit')} still to send" if pending else ""
-        return f"{self.stage}: going on, reading at record {frontier.ordinal:,}{left}"
+        where = "all is read" if self.account.complete else f"going on, reading at record {frontier.ordinal:,}"
+        return f"{self.stage}: {where}{left}"
 
     def json(self) -> dict[str, Any]:
         return {"notice": "stage-began", "stage": self.stage, **self.account._asdict()}

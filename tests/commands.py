@@ -64,6 +64,7 @@ class Shell:
         for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
             patch.delenv(name)
         patch.setenv("MASIVO_API_KEY", KEY)
+        patch.setenv("COLUMNS", "1000")  # a message is one line, however long
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
 
     def __call__(self, *arguments: object) -> Called:

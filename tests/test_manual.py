@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -102,6 +103,53 @@ def test_the_page_of_exit_codes_has_each_of_them() -> None:
     problems = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.Problem)]
     rows = manual.table(GUIDE / "exit-codes.md", "code", "means", "then")
     assert {int(row[0]) for row in rows} == {0, 3, PILOT_DONE, STOPPED, *(each.exit_code for each in problems)}
+
+
+PROBLEMS = {name: it for name, it in vars(errors).items() if isinstance(it, type) and issubclass(it, errors.Problem)}
+
+
+def codes_of(node: ast.expr, source: ast.Module, roles: set[str]) -> Iterator[str]:
+    """The codes that the first argument of a problem may be. What begins with a file's role stands for each role."""
+    match node:
+        case ast.Constant(str(code)):
+            yield code
+        case ast.IfExp():
+            yield from (*codes_of(node.body, source, roles), *codes_of(node.orelse, source, roles))
+        case ast.JoinedStr(values=[ast.FormattedValue(), ast.Constant(str(rest))]):
+            yield from (role + rest for role in roles)
+        case ast.Name(name):
+            yield from [getattr(errors, name)] if name.isupper() else []
+            for it in ast.walk(source):
+                if isinstance(it, ast.Assign) and ast.unparse(it.targets[0]) == name:
+                    yield from codes_of(it.value, source, roles)
+        case ast.Starred(ast.Call(ast.Name(name))):  # a function that returns code, words and hint
+            (made,) = [it for it in ast.walk(source) if isinstance(it, ast.FunctionDef) and it.name == name]
+            for it in ast.walk(made):
+                if isinstance(it, ast.Return) and isinstance(it.value, ast.Tuple):
+                    yield from codes_of(it.value.elts[0], source, roles)
+
+
+def test_the_page_of_codes_has_each_code_of_a_problem_with_its_exit_code() -> None:
+    sources = [ast.parse(path.read_text()) for path in (ROOT / "streammig").rglob("*.py")]
+    calls = [(it, source) for source in sources for it in ast.walk(source) if isinstance(it, ast.Call) and it.args]
+    roles = {ast.literal_eval(it.args[1]) for it, _ in calls if ast.unparse(it.func) == "Role"}
+    made = {(errors.EXPORT_BROKEN, errors.BrokenExport.exit_code)}
+    for call, source in calls:
+        if (kind := PROBLEMS.get(ast.unparse(call.func))) is not None and kind is not errors.BrokenExport:
+            made |= {(code, kind.exit_code) for code in codes_of(call.args[0], source, roles)}
+    rows = manual.table(GUIDE / "codes.md", "problem", "exit", "means")
+    told = {(code, int(row[1])) for row in rows for code in re.findall(r"[a-z][a-z0-9-]+", row[0])}
+    of_no_file = {("checkpoint-format", 2)}  # a checkpoint of another format has codes of its own
+    assert (sorted(made - told - of_no_file), sorted(told - made)) == ([], []), "guide/codes.md must have just these"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_names_the_file_of_each_sample_for_who_reads_it(page: Path) -> None:
+    text = page.read_text()
+    for block in manual.FENCE.finditer(text):
+        mark, _, name = (block["mark"] or "").partition(" ")
+        if mark == "file":
+            assert f"`{name}`" in text[max(text.rfind("```", 0, block.start()), 0) : block.start()], name
 
 
 def test_the_page_of_dead_letters_has_each_code_and_each_reason_to_filter() -> None:

@@ -111,15 +111,13 @@ class Batcher(ABC):
         self._sealed = 0
         self._frontier = Frontier(progress)
         self._ahead = sorted(ahead)
-        frontier = progress.frontier
-        # The units of the first source record that are behind the frontier: already counted, so left out here.
-        self._counted = [Range(frontier._replace(unit=0), frontier)] if frontier.unit else []
+        self._begun = progress.begun  # left out here
 
     def take(self, chunk: Chunk) -> list[Sealing]:
         """Take the next source records; the batches that are full now."""
         if 0 in chunk.columns.units:
             raise ValueError("a record without units can't be packed")  # no range would hold it
-        if self._counted or self._ahead:
+        if self._begun or self._ahead:
             return self._one_by_one(chunk)
         return self._take(chunk)
 
@@ -148,7 +146,7 @@ class Batcher(ABC):
         """As `take`, of what became of one source record."""
         out: list[Sealing] = []
         self._frontier.begin(examined.dead)
-        if not self._counted and not self._ahead:
+        if not self._begun and not self._ahead:
             for record in examined.records:
                 self._place(record, out)
             self._frontier.close(examined)
@@ -187,7 +185,7 @@ class Batcher(ABC):
 
     def _resume(self, examined: Examined, out: list[Sealing]) -> bool:
         """Place what is in no batch yet; whether the rest of the source record was counted when its end was sealed."""
-        fresh = [record for record, counted in cut(examined.records, self._counted) if not counted]
+        fresh = [record for record, counted in cut(examined.records, self._begun) if not counted]
         for record, ahead in cut(fresh, self._ahead):
             if ahead:
                 self._frontier.pass_by(record.end)
@@ -198,7 +196,7 @@ class Batcher(ABC):
         return counted
 
     def _passed(self, place: Place) -> None:
-        self._counted = []
+        self._begun = ()
         if self._ahead and self._ahead[-1].end[:2] <= place[:2]:
             self._ahead = []
 

@@ -162,6 +162,8 @@ class Checkpoint(Units):
                 "INSERT INTO source_file VALUES (?, ?, ?)",
                 [(stage, source, json.dumps(mark)) for source, mark in enumerate(fingerprints, first)],
             )
+            if fingerprints:
+                self._db.execute("UPDATE stage SET state = 'waiting', finished = NULL WHERE name = ?", (stage,))
 
     def stage_state(self, stage: str, state: str, at: float, message: str = "", code: str = "") -> None:
         """Set a stage's state; it starts when it first runs, and has finished when it is complete."""

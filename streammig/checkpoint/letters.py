@@ -82,12 +82,10 @@ class Letters(Queries):
         """How many times replays have sealed a letter to be sent."""
         return int(self._read("SELECT coalesce(sum(replayed), 0) FROM stage")[0][0])
 
-    def retried_at(self, stage: str) -> float:
-        """When the last replayed batch of a stage was accepted, in seconds since the epoch; 0 where none was."""
-        at: float = self._read(
-            "SELECT coalesce(max(settled), 0) FROM batch WHERE stage = ? AND state = 'accepted' AND retried", stage
-        )[0][0]
-        return at
+    def any_unseen(self, stage: str) -> bool:
+        """Whether a replayed batch of a stage was accepted, and samples of it are still to be looked for."""
+        unseen = "stage = (SELECT name FROM stage WHERE name = ? AND NOT seen)"
+        return bool(self._read(f"SELECT 1 FROM batch WHERE {unseen} AND retried AND state = 'accepted' LIMIT 1", stage))
 
     def seal_replayed(
         self,
@@ -111,7 +109,7 @@ class Letters(Queries):
             row = self._read("SELECT repaired FROM stage WHERE name = ?", stage)[0]
             repaired = decode_tally(row[0]) + add_up(held) - add_up(gone)
             self._db.execute(
-                "UPDATE stage SET repaired = ?, replayed = replayed + ? WHERE name = ?",
+                "UPDATE stage SET repaired = ?, replayed = replayed + ?, seen = 0 WHERE name = ?",
                 (encode_tally(repaired), len(letters), stage),
             )
 
@@ -161,10 +159,6 @@ class Letters(Queries):
 
     def any_seen_again(self) -> bool:
         return bool(self._read(f"SELECT 1 FROM replayed_key WHERE stage = {_OWNERS} AND seen LIMIT 1"))
-
-    def any_brought(self) -> bool:
-        """Whether replayed customers were accepted that are to be looked for at the target."""
-        return bool(self._read(f"SELECT 1 FROM replayed_key WHERE {_BROUGHT} LIMIT 1"))
 
     def see_brought(self) -> None:
         """They can be read back: their events and transactions may be sent."""

@@ -183,10 +183,10 @@ class Queries(SqliteFile):
         return self._batch(stage, self._read("SELECT * FROM batch WHERE stage = ? AND seq = ?", stage, seq)[0])
 
     def sample(self, stage: str, count: int, retried: bool = False) -> list[Batch]:
-        """Up to `count` sampled batches of a stage (or of its retried ones), spread evenly over the bytes they hold:
-        the small parts of a refused batch, many as they may be, are not looked at in place of the others."""
+        """Up to `count` sampled batches of a stage, or of its retried ones alone, spread evenly over the bytes they
+        hold: the small parts of a refused batch, many as they may be, are not looked at in place of the others."""
         rows = self._read(
-            "SELECT seq, size FROM batch WHERE stage = ? AND sample IS NOT NULL AND retried = ? ORDER BY seq",
+            "SELECT seq, size FROM batch WHERE stage = ? AND sample IS NOT NULL AND retried >= ? ORDER BY seq",
             stage,
             retried,
         )

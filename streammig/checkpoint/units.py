@@ -150,22 +150,33 @@ class Units(Batches):
         with self.transaction():
             for it in taken:
                 self._set(stage, RESENT, it)
-                gone = "DELETE FROM unit_state WHERE stage = ? AND seq = ? AND state = 'missing'"
-                self._db.execute(gone, (stage, it.seq))
+                self._unset(stage, MISSED, it)
             for draft in drafts:
                 batch: Batch = self._insert(stage, draft, None, at, retried=True, mapping=mapping)
                 self._db.execute("INSERT INTO unit_again VALUES (?, ?)", (stage, batch.seq))
             self._db.execute("UPDATE stage SET seen = 0 WHERE name = ?", (stage,))
+
+    def _unset(self, stage: str, state: str, it: Beside) -> None:
+        """These units have this state no more."""
+        where = "stage = ? AND seq = ? AND state = ?"
+        rows = self._read(f"SELECT ranges, tally FROM unit_state WHERE {where}", stage, it.seq, state)
+        self._db.execute(f"DELETE FROM unit_state WHERE {where}", (stage, it.seq, state))
+        for ranges, tally in rows:
+            rest = decode_tally(tally) - it.tally
+            if rest.units < 0:
+                raise AssertionError(f"units of batch {it.seq} of {stage} are not {state}: they must not be sent")
+            if rest.units:
+                self._set(stage, state, Beside(it.seq, tuple(without(unpack_ranges(ranges), it.ranges)), rest))
 
 
 def without(ranges: Iterable[Range], gone: Sequence[Range]) -> Iterator[Range]:
     """What of these ranges does not lie in others; both are in reading order."""
     for begin, end in ranges:
         for low, high in gone:
-            if high <= begin or low >= end:
+            if high[:3] <= begin[:3] or low[:3] >= end[:3]:
                 continue
-            if begin < low:
+            if begin[:3] < low[:3]:
                 yield Range(begin, low)
             begin = max(begin, high)
-        if begin < end:
+        if begin[:3] < end[:3]:
             yield Range(begin, end)

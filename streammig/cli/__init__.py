@@ -35,6 +35,7 @@ CHECKPOINT = ".checkpoint"  # what the name of a checkpoint ends with unless the
 FULL = (errno.ENOSPC, errno.EDQUOT)  # our own files say so themselves: this is standard output
 PILOT_DONE = 10
 STOPPED = 130  # the exit code of what was stopped on request
+WIDEST = 100  # columns of what people read
 
 
 class Commands(click.Group):
@@ -114,21 +115,23 @@ def _defect(error: BaseException) -> Problem:
     return MachineFault("defect", f"a defect of streammig: {type(error).__name__}{said}", hint)
 
 
-def fail(problem: Problem, *, as_json: bool = False) -> int:
-    """Print on stderr what stopped a command, its code, and what to do; on stdout the JSON document, if asked. Return
-    the exit code."""
+def fail(problem: Problem, *, as_json: bool = False, hint: bool = True) -> int:
+    """Print on stderr what stopped a command, its code and, with `hint`, what to do; on stdout the JSON document, if
+    asked. Return the exit code."""
     if as_json:
         click.echo(json.dumps({"error": problem.json()}, indent=2))
     first, newline, rest = problem.what.partition("\n")
-    say(f"error: {first} [{problem.code}]{newline}{rest}" + (f"\n{problem.hint}" if problem.hint else ""))
+    say(f"error: {first} [{problem.code}]{newline}{rest}" + (f"\n{problem.hint}" if hint and problem.hint else ""))
     return problem.exit_code
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print for people, on stderr unless told otherwise: in the columns of a terminal, and as it is elsewhere."""
-    stream = stream or sys.stderr
-    if stream.isatty():
-        from streammig.report.text import wrapped
+    """Print for people, on stderr unless told otherwise: in the columns of a terminal, elsewhere in those of COLUMNS.
 
-        text = wrapped(text, min(shutil.get_terminal_size().columns, 100) - 1)
-    click.echo(text, file=stream)
+    A line is at most 99 columns wide on a terminal: longer ones are hard to read.
+    """
+    from streammig.report.text import wrapped
+
+    stream = stream or sys.stderr
+    columns = shutil.get_terminal_size((WIDEST, 24)).columns
+    click.echo(wrapped(text, (min(columns, WIDEST) if stream.isatty() else columns) - 1), file=stream)

@@ -54,9 +54,14 @@ settle_time = {settle_time}
 # where used slots are noted; left out, all runs of this user share one place
 state_dir = "state"
 
-customers.files = ["customers.json"]
-events.files = ["events.ndjson"]
-transactions.files = ["transactions.json"]
+[customers]
+files = ["customers.json"]
+
+[events]
+files = ["events.ndjson"]
+
+[transactions]
+files = ["transactions.json"]
 """
 
 

@@ -239,7 +239,7 @@ class Notes(Protocol):
 def repeated(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
     """The duplicates between two places: (source, offset, unit) to code and message. Fit for another process."""
     return {
-        it.place[:3]: (it.code, f"the same {KEYS[it.code]} is in record {it.first.ordinal}, which is sent")
+        it.place[:3]: (it.code, f"the same {KEYS[it.code]} is in record {it.first.ordinal}, which comes first")
         for it in index.duplicates(begin, end)
     }
 

@@ -11,10 +11,10 @@ from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING
 from streammig.ratelimit import Use
 from streammig.records import Batch, BatchState, Sums, Tally
 from streammig.report.progress import account_of, share_settled
-from streammig.report.text import waiting_for_people
 
 UNITS = 1_000  # what a full batch holds
-ALMOST = 0.999
+NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
+ALL_REFUSED = {"invalid-utf8": "Convert the file to UTF-8 first, for example with iconv."}
 
 
 def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (), now: float) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         "verification": found and found | {"at": iso(found["at"])},
         "dry_run": dry_run,
         "stages": stages,
-        "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)] + _parked(state, left),
+        "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)],
         "undecided": [undecided_entry(checkpoint, it) for it in left],
         "budget": [use._asdict() for use in budget],
         "checkpoint": str(checkpoint.path),
@@ -143,18 +143,17 @@ def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:
     if stage["state"] != "complete":
         return []
     found = [f"{name}: {stage['message']}"] if stage["message"] else []
-    if stage["read"] and stage["filtered"] == stage["read"]:
+    read = stage["read"]
+    whole = f"all of its {read:,} records were" if read > 1 else "its only record was"
+    if not read:
+        found.append(f"{name}: nothing was sent: the export holds no record. Is it the right file?")
+    elif stage["filtered"] == read:
         reasons = ", ".join(stage["filtered_by"])
-        whole = f"all of its {stage['read']:,} records were" if stage["read"] > 1 else "its only record was"
-        all_of_it = f"nothing was sent: {whole} filtered ({reasons})"
-        found.append(f"{name}: {all_of_it}. Is it the file of another stage?")
+        found.append(f"{name}: nothing was sent: {whole} filtered ({reasons}). Is it the file of another stage?")
+    elif stage["dead"] == read:
+        codes = ", ".join(stage["dead_by"])
+        found.append(f"{name}: nothing was sent: {whole} refused ({codes}). {ALL_REFUSED.get(codes, NO_FORM)}")
     return found
-
-
-def _parked(state: str, left: Sequence[Batch]) -> list[str]:
-    """A run that is complete but for what people have to decide."""
-    parked = sum(it.state is BatchState.PARKED for it in left)
-    return [f"all is sent, but {waiting_for_people(parked)}"] if parked and state == "complete" else []
 
 
 def _plain(tally: Tally) -> dict[str, Any]:
