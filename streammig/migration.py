@@ -36,7 +36,7 @@ from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
-from streammig.sources import open_source, parse_input, with_samples
+from streammig.sources import Form, check_form, open_source, parse_input, with_samples
 from streammig.sources.source import Source
 from streammig.stages import STAGES
 from streammig.target import Client, Connection, ReadBack, Target
@@ -313,8 +313,11 @@ class Migration:
         return sources
 
     def _open(self, name: str) -> Source:
-        inputs = [parse_input(text) for text in self.settings.stage(name).files]
-        return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
+        stage = self.settings.stage(name)
+        form = Form(stage.delimiter, stage.encoding)
+        check_form(f"[{name}]", form)
+        inputs = [parse_input(text) for text in stage.files]
+        return open_source(inputs, max_record_bytes=self.settings.max_record_bytes, form=form)
 
     def _account(self) -> SharedAccount | NoAccount:
         """The account that the run sends to; none for a dry run."""
@@ -366,9 +369,11 @@ class Migration:
 
     def _context(self, limits: str) -> dict[str, Any]:
         """What another command needs to know of this one: where its files lie, and the windows of its budget."""
-        inputs = {name: [absolute(text) for text in self.settings.stage(name).files] for name in self.settings.stages}
+        stages = {name: self.settings.stage(name) for name in self.settings.stages}
         return {
-            "command": self.ask.command, "limits": limits, "inputs": inputs,
+            "command": self.ask.command, "limits": limits,
+            "inputs": {name: [absolute(text) for text in stage.files] for name, stage in stages.items()},
+            "forms": {name: [stage.delimiter, stage.encoding] for name, stage in stages.items()},
             "state_dir": str(self.state_dir.absolute()), "max_record_bytes": self.settings.max_record_bytes,
             "settings": portable(self.settings), "folder": str(self.folder.absolute()), "unchecked": self.ask.unchecked,
         }  # fmt: skip

@@ -26,6 +26,8 @@ class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stage of a migration. In the TOML file a table of the stage's name."""
 
     files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, or - for standard input
+    delimiter: str = ""  # CSV: one character, or tab; else as the file's name says
+    encoding: str = "utf-8"  # CSV
     map: str = ""  # module:function
     fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
     owner: str = ""  # events: the field that names the customer, where each record is one event

@@ -27,7 +27,7 @@ def framing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-def source_of(folder: Path, data: bytes, path: Any = None, **settings: int) -> FileSource:
+def source_of(folder: Path, data: bytes, path: Any = None, **settings: Any) -> FileSource:
     file = folder / "export"
     file.write_bytes(data)
     return open_source([Input(str(file), path)], **settings)
