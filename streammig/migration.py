@@ -17,16 +17,17 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
-from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
+from streammig.bodies import check_bodies, give_up, room_of_outbox
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
 from streammig.inputs import Reading, StageInput
-from streammig.lost_bodies import check_bodies, give_up
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
@@ -185,9 +186,11 @@ class Migration:
         thread = stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)
         file = reopen(path, account.binding, shape, marks)
+        lost: list[Batch] = []
         if file is not None:
             stack.callback(file.close)
-            await self._reading(thread, partial(check_contents, file, marks))
+            lost = await self._check(file, fence, marks, thread)
+        check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor)
         target = self._target(rule_options(settings, started), mappings, limiter)
@@ -201,7 +204,9 @@ class Migration:
         self._recover(file, fence)
         if words := await limiter.enter(file.run["id"], file.starts()):
             self.notify(Warned("limits-changed", words))
-        lost = await self._lost(file, thread)
+        if lost or file.lost() is not None:
+            lost = file.lost_bodies()  # what became unknown is among them now
+        file.sweep_outbox()
         stack.callback(_sweep, file)
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
@@ -228,17 +233,16 @@ class Migration:
         return Context(clock=self.clock, rng=self.rng, notify=self.notify, stop=self.stop, times=times)
 
     def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
-        asking = CheckpointReader(_opened_to_read(stack, file.path), stack.enter_context(self.executor()))
         writer = CheckpointWriter(file, stack.enter_context(self.executor()), fence)
         stack.push_async_callback(writer.flush)
-        return Store(writer, asking)
+        return Store(writer, _opened_to_read(stack, file.path), stack.enter_context(self.executor()))
 
-    async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
-        """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""
-        given_up = self.ask.bodies_lost or file.lost() is not None
-        lost = await asyncio.get_running_loop().run_in_executor(reader, check_bodies, file, given_up)
-        file.sweep_outbox()
-        return lost
+    async def _check(self, file: Checkpoint, fence: Fence | None, marks: Marks, thread: Executor) -> list[Batch]:
+        """Raise `Unusable` unless export and outbox are what the checkpoint knows of them. Returns the batches whose
+        bodies are lost where that ends nothing: they are given up, or a lost copy may have settled them."""
+        await self._reading(thread, partial(check_contents, file, marks))
+        given_up = self.ask.bodies_lost or file.lost() is not None or (fence is not None and fence.newer is not None)
+        return await self._reading(thread, lambda stopped: check_bodies(file, given_up))
 
     def _create(self, path: Path, fence: Fence | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
         """A new checkpoint."""
@@ -293,8 +297,10 @@ class Migration:
         frontier: Place | None = None
         if state != "complete" and not fixed(self.settings, name, file):
             frontier = file.progress(name).frontier
-        folder = dedup_folder(Path(self.settings.checkpoint))
-        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.notify, frontier=frontier))
+        path = Path(self.settings.checkpoint)
+        beside = room_of_outbox(self.settings, {it: own.source.fingerprints() for it, own in inputs.items()}, path)
+        building = key_index(dedup_folder(path), *customers, reader, self.notify, frontier=frontier, beside=beside)
+        index = await until_stopped(self.stop, building)
         if index is not None:
             stack.callback(index.close)
         return index

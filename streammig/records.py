@@ -300,6 +300,7 @@ class Batch(msgspec.Struct, frozen=True):
     rejects: int = 0  # the status by which it is rejected for its records, though it stops the run by itself
     ruling: str = ""  # the operator's word on it: "landed", "not-landed", "reject" or "set-aside"
     sample: int | None = None
+    mapping: str = ""  # the hash of the mapping that made it
 
 
 class Kind(enum.StrEnum):

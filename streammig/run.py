@@ -133,7 +133,7 @@ class Run:
         ahead = await self.store.read(lambda file: file.ahead_ranges(name))
         size = sum(mark["size"] for mark in await self.store.read(lambda file: file.fingerprints(name)))
         mapping = self.reading.inputs[name].mapping
-        made = await self.store.read(lambda file: file.ahead_mappings(name))
+        made = await self.store.read(lambda file: {it.mapping for it in file.ahead(name)})
         parts = {
             "source": source or self.reading.inputs[name].source,
             "rules": await self.reading.rules(name, [*progress.begun, *ahead]),

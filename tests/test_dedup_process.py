@@ -21,8 +21,9 @@ import duckdb
 import msgspec
 import pytest
 
-from streammig.dedup import Build, KeyIndex, check_space, fill, key_index, most_customers, open_index, scan, sort
+from streammig.dedup import Build, KeyIndex, fill, key_index, most_customers, open_index, room_of_index, scan, sort
 from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
+from streammig.disk import check_room
 from streammig.errors import MachineFault
 from streammig.records import START, Place
 from streammig.telemetry import Notice
@@ -281,19 +282,15 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_said_before_the_scan_with_need_and_free(tmp_path: Path) -> None:
-    asked: list[Path] = []
-
-    def free(path: Path) -> int:
-        asked.append(path)
-        return LEAST + 1_000_000 * BYTES_A_CUSTOMER - 1
-
-    folder = tmp_path / "to" / "be" / "made"
+    folder, free = tmp_path / "to" / "be" / "made", LEAST + 1_000_000 * BYTES_A_CUSTOMER + 10_000_000 - 1
+    with raises(MachineFault, "disk-space") as refused:
+        check_room(folder, room_of_index(1_000_000) | {"the outbox": 10_000_000}, free=free)
+    assert f"{folder}: " in refused.value.what
+    assert "the outbox: 10 MB" in refused.value.what
+    check_room(folder, room_of_index(999_999) | {"the outbox": 10_000_000}, free=free)
+    check_room(folder, room_of_index(1))
     with raises(MachineFault, "disk-space"):
-        check_space(folder, 1_000_000, free)
-    check_space(folder, 999_999, free)
-    assert asked == [tmp_path, tmp_path]
-    with raises(MachineFault, "disk-space"):
-        check_space(folder, 1 << 60)
+        check_room(folder, room_of_index(1 << 60))
 
 
 def test_a_compressed_file_may_hold_more_customers_than_its_size_says() -> None:

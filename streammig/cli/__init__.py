@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -15,6 +14,7 @@ from typing import TextIO, cast
 import click
 
 from streammig.cli.streams import Forgiving, drop, open_closed
+from streammig.disk import NO_ROOM
 from streammig.errors import MachineFault, Problem, Unusable
 
 COMMANDS = {
@@ -32,7 +32,6 @@ COMMANDS = {
 }
 
 CHECKPOINT = ".checkpoint"  # what the name of a checkpoint ends with unless the settings say otherwise
-FULL = (errno.ENOSPC, errno.EDQUOT)  # our own files say so themselves: this is standard output
 PILOT_DONE = 10
 STOPPED = 130  # the exit code of what was stopped on request
 WIDEST = 100  # columns of what people read
@@ -95,7 +94,7 @@ def _called(*, as_json: bool) -> int:
         drop(sys.stdout)
         return 0
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in NO_ROOM:  # our own files say so themselves: this is standard output
             return fail(_defect(error), as_json=as_json)
         drop(sys.stdout)
         said = f"writing the output failed: {os.strerror(error.errno)}"

@@ -6,7 +6,7 @@ deletes it with everything it left; `key_index` does it all for a run.
 
 from pathlib import Path
 
-from streammig.dedup.build import MEMORY_BYTES, Build, check_space, fill, key_index, most_customers
+from streammig.dedup.build import MEMORY_BYTES, Build, fill, key_index, most_customers, room_of_index
 from streammig.dedup.lookup import Duplicate, KeyIndex, Policy, absent, forget, open_index, repeated
 from streammig.dedup.scan import scan
 
@@ -23,7 +23,6 @@ __all__ = [
     "KeyIndex",
     "Policy",
     "absent",
-    "check_space",
     "dedup_folder",
     "fill",
     "forget",
@@ -31,5 +30,6 @@ __all__ = [
     "most_customers",
     "open_index",
     "repeated",
+    "room_of_index",
     "scan",
 ]

@@ -107,7 +107,7 @@ class Isolation:
 
     async def _try(self, part: Batch) -> BatchState:
         state = await self.sender.deliver(part)
-        self._left -= await self.sender.store.read(lambda file: file.attempts(part))
+        self._left -= await self.sender.store.read(lambda file: file.batch(part.stage, part.seq).attempts)
         return state
 
     async def _bury(self, batch: Batch, records: list[Record], code: str, why: str) -> None:

@@ -77,7 +77,7 @@ def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
 
 def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
     """One of them in short; `since` is when it was sent last."""
-    at = checkpoint.last_attempt(batch)
+    at = checkpoint.last_attempt(batch).started or None
     return {
         "stage": batch.stage,
         "batch": batch.seq,
