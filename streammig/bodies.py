@@ -11,10 +11,10 @@ from streammig.delivery.sender import bury
 from streammig.errors import Unusable
 from streammig.fingerprint import Marks
 from streammig.inputs import Reading
-from streammig.pipeline.stage import QUEUE_BYTES, REJECTED_BYTES
+from streammig.model import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
 from streammig.reader import records_within
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
 from streammig.settings import Settings
+from streammig.stage import QUEUE_BYTES, REJECTED_BYTES
 from streammig.telemetry import Warned
 
 CODE = "body-lost"

@@ -31,8 +31,8 @@ from streammig.inputs import Reading, StageInput
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
+from streammig.model import Batch, BatchState, Place
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
-from streammig.records import Batch, BatchState, Place
 from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions

@@ -12,7 +12,7 @@ from streammig.batching import BatchLimits, assemble, ranges_of
 from streammig.checkpoint import Beside, Checkpoint, outbox_path, write_body
 from streammig.dead_letters.replay import WAVE_BYTES, Choice
 from streammig.errors import Unusable
-from streammig.records import Draft, Range, Record, add_up
+from streammig.model import Draft, Range, Record, add_up
 from streammig.retrying import Retry
 from streammig.run import Run
 from streammig.target import Rules

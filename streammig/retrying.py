@@ -10,7 +10,7 @@ from typing import TypeVar
 from streammig.batching import BatchLimits
 from streammig.checkpoint import FIRST, Checkpoint, outbox_path
 from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
-from streammig.records import BatchState
+from streammig.model import BatchState
 from streammig.report.progress import account_of
 from streammig.run import Run
 from streammig.sources import open_source

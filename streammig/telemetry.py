@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from streammig.errors import counted
-from streammig.records import START, Batch, Kind, Place, Receipt, Tally
+from streammig.model import START, Batch, Kind, Place, Receipt, Tally
 
 
 class Account(NamedTuple):

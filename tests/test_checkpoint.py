@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streammig.checkpoint import Checkpoint, is_held, locked
 from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
 from streammig.errors import Held, MachineFault, Unusable
-from streammig.records import (
+from streammig.model import (
     Batch,
     BatchState,
     DeadLetter,

@@ -18,7 +18,7 @@ from streammig.masivo.client import MasivoClient
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions
 from streammig.masivo.target import Masivo
-from streammig.records import Place, Position, Range, Record, Tally
+from streammig.model import Place, Position, Range, Record, Tally
 from streammig.sources import open_source, parse_input
 from streammig.stages import STAGES
 from streammig.target import Client

@@ -13,8 +13,8 @@ import pytest
 
 from streammig.batching import BatchLimits
 from streammig.masivo.rules import RuleOptions, StageRules, rules
+from streammig.model import START, Place, Progress, Span, Tally
 from streammig.reader import Reader
-from streammig.records import START, Place, Progress, Span, Tally
 from streammig.sources import open_source, parse_input
 from streammig.sources.source import Source
 from tests.commands import Shell, sandbox, write

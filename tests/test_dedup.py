@@ -19,7 +19,7 @@ from streammig.dedup import Build, Duplicate, KeyIndex, Policy, fill, forget, op
 from streammig.dedup.build import Sorted
 from streammig.dedup.sort import run
 from streammig.errors import BrokenExport, MachineFault
-from streammig.records import START, Examined, Place, Record, Span
+from streammig.model import START, Examined, Place, Record, Span
 from streammig.sources.source import Source
 
 Said = tuple[str, str, str]  # owner, e-mail, and "" for a record or the reason why there is none

@@ -25,7 +25,7 @@ from streammig.dedup import Build, KeyIndex, fill, key_index, most_customers, op
 from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
 from streammig.disk import check_room
 from streammig.errors import MachineFault
-from streammig.records import START, Place
+from streammig.model import START, Place
 from streammig.telemetry import Notice
 from tests.problems import raises
 from tests.test_dedup import CHAIN, Export, Here, Said, build, check, place

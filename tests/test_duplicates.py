@@ -10,7 +10,7 @@ from typing import Any
 from streammig.dedup import dedup_folder
 from streammig.errors import Unusable
 from streammig.migration import Migration
-from streammig.records import Kind
+from streammig.model import Kind
 from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
 from tests.test_system import run_world

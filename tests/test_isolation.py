@@ -26,7 +26,7 @@ from streammig.delivery.named import named_record, set_aside
 from streammig.delivery.reconcile import Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
-from streammig.records import (
+from streammig.model import (
     Batch,
     BatchState,
     Draft,
@@ -93,11 +93,11 @@ class Room:
 
     def _record(self, number: int, owner: str) -> Record:
         body = b'{"id":"%b","transactions":[{"details":"t%d"}],"events":[{"order":{"purchase_id":"p%d"}}]}'
-        twin = f"{owner}@example.org" if self.stage == "customers" else ""
+        unique = f"{owner}@example.org" if self.stage == "customers" else ""
         more = body % (owner.encode(), number, number)
-        if twin:
-            more = b'{"id":"%b","email":"%b"}' % (owner.encode(), twin.encode())
-        return Record(Position(0, number * 100, 99, number + 1), 0, owner, more, 1, (("r", Decimal(1)),), None, twin)
+        if unique:
+            more = b'{"id":"%b","email":"%b"}' % (owner.encode(), unique.encode())
+        return Record(Position(0, number * 100, 99, number + 1), 0, owner, more, 1, (("r", Decimal(1)),), None, unique)
 
     @property
     def taken(self) -> Tally:

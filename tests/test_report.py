@@ -11,7 +11,7 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.cli.exit import Ended, headline
-from streammig.records import (
+from streammig.model import (
     START,
     Batch,
     BatchState,

@@ -19,7 +19,7 @@ from streammig.checkpoint import Checkpoint
 from streammig.dead_letters.export import export_letters
 from streammig.errors import SAMPLES_MISSING, Problem
 from streammig.migration import Ask, Choice, Corrected, Migration
-from streammig.records import Kind, Receipt
+from streammig.model import Kind, Receipt
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.test_system import check, whole
 from tests.virtual import run_virtual

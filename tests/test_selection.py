@@ -8,8 +8,8 @@ from pathlib import Path
 
 from streammig.batching import BatchLimits
 from streammig.masivo.rules import RuleOptions, rules
+from streammig.model import Progress, Tally
 from streammig.reader import Reader
-from streammig.records import Progress, Tally
 from streammig.selection import WithOwners
 from streammig.sources import open_source, parse_input
 from tests.sandbox_caller import event

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.errors import BrokenExport, Unusable
-from streammig.records import START, Place
+from streammig.model import START, Place
 from streammig.sources import FileSource, Form, Input, check_form, open_source
 from tests.problems import raises
 

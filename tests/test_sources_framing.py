@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.errors import BrokenExport
-from streammig.records import START, Place
+from streammig.model import START, Place
 from streammig.sources import FileSource, Input, open_source
 from streammig.sources.frame import Framer
 from streammig.sources.valid import judge

@@ -15,7 +15,7 @@ import pytest
 from backports import zstd
 
 from streammig.errors import Unusable
-from streammig.records import START, Place
+from streammig.model import START, Place
 from streammig.sources import FileSource, Input, frame, open_source
 from tests.shares import share
 from tests.spans import Slice, slices

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from streammig.batching.body import Part, are_strangers, assemble
+from streammig.batching.body import Part, assemble
 from streammig.batching.progress import Frontier, Stretch
 from streammig.batching.ranges import cut, ends_within
 from streammig.columns import Chunk, Rows
-from streammig.records import DeadLetter, Draft, Examined, Place, Progress, Range, Record, Span
+from streammig.model import DeadLetter, Draft, Examined, Place, Progress, Range, Record, Span
 
 
 class BatchLimits(msgspec.Struct, frozen=True):
@@ -44,13 +44,13 @@ class Sealing(msgspec.Struct, frozen=True):
 class OpenBatch:
     """A batch that is still being filled, and the exact size of the body that it would have now."""
 
-    __slots__ = ("born", "owners", "parts", "room", "size", "stretches", "twins", "units")
+    __slots__ = ("born", "owners", "parts", "room", "size", "stretches", "uniques", "units")
 
     def __init__(self, envelope: int, born: int) -> None:
         self.parts: list[Part] = []
         self.stretches: list[Stretch] = []
         self.owners: dict[str, Part] = {}
-        self.twins: dict[str, Part] = {}
+        self.uniques: dict[str, Part] = {}
         self.units = 0
         self.size = envelope
         self.born = born
@@ -58,8 +58,8 @@ class OpenBatch:
 
     def rival(self, record: Record) -> Record | None:
         """The record of which this one, a customer, would be a duplicate in the same request."""
-        found = self.owners.get(record.owner) or (self.twins.get(record.twin) if record.twin else None)
-        return found.alike(record.owner, record.twin) if isinstance(found, Rows) else found
+        found = self.owners.get(record.owner) or (self.uniques.get(record.unique) if record.unique else None)
+        return found.alike(record.owner, record.unique) if isinstance(found, Rows) else found
 
     def cost(self, record: Record) -> int:
         """Bytes that the record adds to the body: its own, or its inner slice where it is joined, and a comma."""
@@ -75,21 +75,20 @@ class OpenBatch:
         self.units += record.units
         self.parts.append(record)
         self.owners.setdefault(record.owner, record)
-        if record.twin:
-            self.twins.setdefault(record.twin, record)
+        if record.unique:
+            self.uniques.setdefault(record.unique, record)
 
     def put_rows(self, rows: Rows) -> bool:
-        """Put these in, unless they share an owner or twin with each other, or with what is in here."""
-        twins = list(filter(None, rows.uniques))
-        if not (are_strangers([rows]) and self.owners.keys().isdisjoint(rows.owners)):
-            return False
-        if not self.twins.keys().isdisjoint(twins):
-            return False
+        """Put these in, unless they share an owner or a unique value with each other, or with what is in here."""
+        uniques = list(filter(None, rows.uniques))
+        for there, new in ((self.owners, rows.owners), (self.uniques, uniques)):
+            if len(set(new)) < len(new) or not there.keys().isdisjoint(new):
+                return False
         self.size += rows.size - (not self.parts)
         self.units += rows.units
         self.parts.append(rows)
         self.owners.update(dict.fromkeys(rows.owners, rows))
-        self.twins.update(dict.fromkeys(twins, rows))
+        self.uniques.update(dict.fromkeys(uniques, rows))
         return True
 
 

@@ -14,7 +14,7 @@ from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, p
 from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.outbox import Outbox
 from streammig.checkpoint.queries import LOST, OPEN, PENDING, Queries, Spot
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Progress, Range, Receipt
+from streammig.model import Batch, BatchState, DeadLetter, Draft, Progress, Range, Receipt
 
 # From which states a batch may come to each: DESIGN 7, with the operator's word, a lost copy and lost bodies.
 _SEALED, _SENDING, _REJECTED, _UNKNOWN, _PARKED = OPEN

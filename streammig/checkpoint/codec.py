@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import msgspec
 
-from streammig.records import Place, Range, Tally
+from streammig.model import Place, Range, Tally
 
 _ENCODER = msgspec.json.Encoder()
 _TALLY = msgspec.json.Decoder(tuple[int, int, dict[str, Decimal]])
@@ -74,9 +74,9 @@ def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
     return tuple(ranges)
 
 
-def twin_key(twin: str) -> str:
+def unique_key(unique: str) -> str:
     """A second value that must be unique, in one name space with owners' ids, which hold no control characters."""
-    return "\0" + twin
+    return "\0" + unique
 
 
 def hash_owner(salt: bytes, owner: str) -> bytes:

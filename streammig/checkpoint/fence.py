@@ -11,7 +11,7 @@ from typing import NamedTuple
 from streammig.checkpoint.lock import holding
 from streammig.checkpoint.sqlite import Role, SharedFile, create_owner_only, translated
 from streammig.errors import Unusable, counted
-from streammig.records import Place
+from streammig.model import Place
 
 
 class Mark(NamedTuple):

@@ -9,7 +9,7 @@ import msgspec
 from streammig.checkpoint.batches import HERE, Batches
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
 from streammig.checkpoint.queries import Spot
-from streammig.records import DeadLetter, Draft, Tally, add_up
+from streammig.model import DeadLetter, Draft, Tally, add_up
 
 _OWNERS = "(SELECT name FROM stage WHERE ordinal = 0)"  # see `owns`
 
@@ -99,7 +99,7 @@ class Letters(Batches):
     # -- what replays carry --------------------------------------------------------------------------------------------
 
     def replayed_keys(self, stage: str, keys: Iterable[str]) -> set[str]:
-        """Which of these owners (or twin keys) replayed batches carry, or have brought to the target."""
+        """Which of these owners (or unique keys) replayed batches carry, or have brought to the target."""
         return self._carried(stage, keys, "")
 
     def seen_again(self, owners: Iterable[str]) -> set[str]:

@@ -19,7 +19,7 @@ import msgspec
 from streammig.checkpoint.contents import Contents, decode_contents, spread
 from streammig.disk import create, disk_fault, sync
 from streammig.errors import Problem, Unusable
-from streammig.records import Batch, Draft, Record
+from streammig.model import Batch, Draft, Record
 
 PART = ".part"  # ends the name of a body that no batch owns yet
 SAMPLE, CANDIDATES = 5, 20  # records kept of an accepted batch, out of so many that are asked for

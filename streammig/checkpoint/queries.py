@@ -15,7 +15,7 @@ import msgspec
 from streammig.checkpoint.codec import decode_tally, hash_owner, reach_of, unpack_ranges
 from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.sqlite import SqliteFile, damaged, translated
-from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Position, Progress, Range, Tally, add_up
+from streammig.model import Batch, BatchState, DeadLetter, Kind, Place, Position, Progress, Range, Tally, add_up
 
 # What is pending or unknown, by state. All other states are final; a split batch lives on in its parts.
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)

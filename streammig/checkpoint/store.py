@@ -11,7 +11,7 @@ from typing import TypeVar
 from streammig.checkpoint.contents import Contents
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.writer import CheckpointWriter
-from streammig.records import Batch, Record
+from streammig.model import Batch, Record
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
 from streammig.checkpoint.letters import Letters
 from streammig.checkpoint.queries import Totals
-from streammig.records import Draft, Range, Tally, add_up
+from streammig.model import Draft, Range, Tally, add_up
 
 MISSED, RESENT, REVERTED = "missing", "resent", "reverted"
 

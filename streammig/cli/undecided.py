@@ -9,7 +9,7 @@ from typing import Any
 
 from streammig.checkpoint import Attempt, Checkpoint, locked
 from streammig.errors import Unusable
-from streammig.records import Batch, BatchState
+from streammig.model import Batch, BatchState
 from streammig.report.document import iso, undecided, undecided_entry
 from streammig.sources import parse_input
 

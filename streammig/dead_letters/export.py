@@ -12,7 +12,7 @@ import msgspec
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
-from streammig.records import DeadLetter, Span
+from streammig.model import DeadLetter, Span
 from streammig.sources import Form, comparable, open_source, parse_input, touched
 from streammig.sources.source import Source
 from streammig.sources.valid import judge

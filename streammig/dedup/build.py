@@ -24,7 +24,7 @@ from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, dam
 from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, scan, spot
 from streammig.disk import NO_ROOM, check_room, create, sync, whole_file
 from streammig.errors import BrokenExport, MachineFault
-from streammig.records import START, Place
+from streammig.model import START, Place
 from streammig.sources.source import Source
 from streammig.target import Rules
 from streammig.telemetry import Notify, Waiting

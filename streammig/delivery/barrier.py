@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
 from streammig.errors import SAMPLES_MISSING, SamplesMissing, counted
-from streammig.records import Batch, Record
+from streammig.model import Batch, Record
 from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 

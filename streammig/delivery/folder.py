@@ -10,7 +10,7 @@ from pathlib import Path
 
 from streammig.disk import create
 from streammig.errors import MachineFault, Unusable
-from streammig.records import Kind, Receipt, Record
+from streammig.model import Kind, Receipt, Record
 from streammig.target import Client, Difference, ReadBack, Rules, Seen, Stage, Target
 
 

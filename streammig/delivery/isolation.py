@@ -8,7 +8,7 @@ from streammig.batching import halves
 from streammig.checkpoint import Contents
 from streammig.delivery.named import set_aside
 from streammig.delivery.sender import Sender, bury
-from streammig.records import Batch, BatchState, Record, add_up
+from streammig.model import Batch, BatchState, Record, add_up
 from streammig.telemetry import DeadLettered, Warned
 
 GROUP = 8  # refused batches that are taken a step further before the largest are chosen again

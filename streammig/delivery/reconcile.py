@@ -11,7 +11,7 @@ from streammig.checkpoint import Store, spread
 from streammig.context import Context
 from streammig.delivery.in_part import InPart
 from streammig.delivery.named import set_aside
-from streammig.records import Batch, BatchState, Record, Tally
+from streammig.model import Batch, BatchState, Record, Tally
 from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING
+from streammig.model import Batch, BatchState, Sums, Tally
 from streammig.ratelimit import Use
-from streammig.records import Batch, BatchState, Sums, Tally
 from streammig.report.progress import account_of, share_settled
 
 UNITS = 1_000  # what a full batch holds

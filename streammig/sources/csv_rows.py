@@ -15,7 +15,7 @@ from typing import NamedTuple
 import orjson
 
 from streammig.errors import BrokenExport, Unusable
-from streammig.records import Span
+from streammig.model import Span
 from streammig.sources.open import Meter
 from streammig.sources.valid import INVALID_UTF8, Fault, too_large
 from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Window

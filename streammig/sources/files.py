@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from streammig.errors import BrokenExport, Unusable
-from streammig.records import START, Place, Span
+from streammig.model import START, Place, Span
 from streammig.sources.csv_rows import AS_NAMED, CsvRows, Form
 from streammig.sources.frame import Framer
 from streammig.sources.identity import FEW, Standing, sampled

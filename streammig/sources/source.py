@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from streammig.records import START, Place, Span
+from streammig.model import START, Place, Span
 
 
 class Source(Protocol):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from streammig.checkpoint import Accepted, Role, SharedFile
-from streammig.records import START, Place, Range, Record
+from streammig.model import START, Place, Range, Record
 from streammig.target import Difference
 
 PIECE = 256  # suspects that are looked at again together

@@ -16,10 +16,10 @@ from streammig.delivery.isolation import Isolation
 from streammig.delivery.last import LastBatch
 from streammig.delivery.sender import Sender
 from streammig.errors import Problem
-from streammig.pipeline.queue import ByteBoundedQueue
+from streammig.model import Batch, BatchState, Progress, add_up
+from streammig.queue import ByteBoundedQueue
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import Batch, BatchState, Progress, add_up
 from streammig.telemetry import Advanced, DeadLettered, Sealed
 
 QUEUE_BYTES = 8_000_000  # of bodies that wait in the outbox between producer and workers; each worker holds one
