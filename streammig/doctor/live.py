@@ -21,8 +21,8 @@ from streammig.masivo.client import MasivoClient
 from streammig.masivo.http import NoAnswer
 from streammig.masivo.limits import DAY, PRESETS
 from streammig.masivo.session import Session
+from streammig.model import Kind, Receipt
 from streammig.ratelimit import RateLimiter, parse_limits
-from streammig.records import Kind, Receipt
 from streammig.settings import Settings
 
 MOST_PERMITS = 10
