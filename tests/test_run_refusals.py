@@ -73,7 +73,7 @@ def empty(path: Path) -> None:
     ("make", "code"),
     [
         (lambda path: None, "export-unreadable"),
-        (folder, "export-not-a-file"),
+        (folder, "export-not-found"),
         (empty, "export-empty"),
         (lambda path: path.write_text(" \n"), "export-empty"),
         (os.mkfifo, "export-not-a-file"),

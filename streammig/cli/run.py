@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from streammig.cli import options
+from streammig.cli import options, say
 from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.stages import STAGES
 
@@ -27,7 +28,7 @@ FOR_ONE_CALL = {
 
 
 @click.command()
-@click.argument("migration", required=False, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]")
+@click.argument("settings_file", nargs=-1, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]")
 @click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin.")
 @click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events.")
 @click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer.")
@@ -60,7 +61,7 @@ FOR_ONE_CALL = {
 @click.option("--unchecked", is_flag=True, help="Do not look for customers that occur twice.")
 @options.as_json()
 @options.quiet()
-def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
+def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
     """Migrate an export, or go on with a migration: the same command line resumes.
 
     The API key comes from MASIVO_API_KEY, or from a file or a command named in the settings. Ctrl-C once lets the
@@ -71,6 +72,7 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
 
     asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles")
     ask = {name: flags.pop(name) for name in asked}
+    migration = _one(settings_file)
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
         check_texts({"--dry-run": str(ask["dry_run"])})
@@ -79,6 +81,18 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
     folder = migration.parent if migration is not None else Path()
     sys.exit(_migrate(settings, key, folder, ask, as_json, quiet))
+
+
+def _one(files: tuple[Path, ...]) -> Path | None:
+    """The settings file, if one is named."""
+    if others := [str(file) for file in files if file.suffix != ".toml"]:
+        raise click.UsageError(
+            f"{others[0]} is taken for the settings, which are a .toml file. To name several files of an export, put a"
+            " pattern in quotes (--customers 'part*.ndjson'), or each file behind a flag of its own."
+        )
+    if len(files) > 1:
+        raise click.UsageError(f"{len(files)} settings files are named. Name one.")
+    return files[0] if files else None
 
 
 def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
@@ -115,6 +129,9 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             " own.", err=True,
         )  # fmt: skip
         return finish(checkpoint, Ended(True), as_json=as_json, quiet=quiet)
+    if not quiet:
+        for name in settings.stages:
+            _list_files(name, settings.stage(name).files)
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     problem: Problem | None = None
     with watching(sys.stderr, quiet=quiet) as notify, ExitStack() as stack:
@@ -133,6 +150,14 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     if code == 0:
         forget(checkpoint)
     return code
+
+
+def _list_files(stage: str, files: Sequence[str]) -> None:
+    """Say which files are read, in their order, where a stage has several."""
+    if len(files) > 1:
+        names = [Path(file).name for file in files]
+        listed = names if len(names) <= 6 else [*names[:3], "…", names[-1]]
+        say(f"{stage}: {len(files):,} files, in this order: {', '.join(listed)}")
 
 
 def _nothing_sent(dry: bool, checkpoint: Path) -> str:
