@@ -13,7 +13,7 @@ from streammig.checkpoint import Checkpoint, Fence, fenced
 from streammig.context import Clock
 from streammig.delivery.folder import Unlimited
 from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, account_path
-from streammig.telemetry import Notify
+from streammig.telemetry import Notify, ignore
 
 
 class Asked(Protocol):
@@ -53,7 +53,7 @@ class SharedAccount:
         )
 
     def limiter(
-        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify
+        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore
     ) -> RateLimiter:
         """The permits of the account, until the stack is closed."""
         state = AccountState(account_path(self.state_dir, self.name))
@@ -73,6 +73,6 @@ class NoAccount:
         return nullcontext()
 
     def limiter(
-        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify
+        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore
     ) -> Unlimited:
         return Unlimited()
