@@ -30,6 +30,10 @@ ENOUGH = 8  # observations before they are believed
 LONGEST_LEAD = 0.25
 # A permit that was given back, or a margin that narrowed, is noticed by those who wait after this many seconds.
 LONGEST_SLEEP = 60.0
+CAUSES = {
+    "held": "the target asked this account to wait",
+    "quota": "the headers of its answers say that the target takes no migration request before",
+}
 SHORT = 2.0  # a wait of up to so many seconds is not told
 
 
@@ -169,18 +173,15 @@ class RateLimiter:
 
     def _tell(self, kind: RequestKind, taken: Taken) -> None:
         """Say what is waited for, and until when; once, however many wait for it."""
-        self._has_quota = self._has_quota and taken.why != "quota"
+        self._has_quota = self._has_quota and taken.cause != "quota"
         end = self.now() + taken.wait
-        pace = any(window.count == 1 and taken.why == str(window) for _, window in self.limits.counted(kind))
+        pace = any(window.count == 1 and taken.cause == str(window) for _, window in self.limits.counted(kind))
         if taken.wait <= SHORT or pace or abs(end - self._told) < SHORT:
             return
         self._told = end
-        why = {
-            "held": "the target asked this account to wait",
-            "quota": "the headers of its answers say that the target takes no migration request before",
-        }
-        full = f"the limit {taken.why} of {kind} requests is used up"
-        self._notify(Waiting(taken.why if taken.why in why else "limit", why.get(taken.why, full), taken.wait))
+        full = f"the limit {taken.cause} of {kind} requests is used up"
+        code = taken.cause if taken.cause in CAUSES else "limit"
+        self._notify(Waiting(code, CAUSES.get(code, full), taken.wait))
 
     async def spare(self) -> float:
         """How many reads the general windows have left now; infinite without such windows."""

@@ -40,7 +40,7 @@ class Taken(NamedTuple):
 
     starts: tuple[int, ...]
     wait: float = 0.0
-    why: str = ""
+    cause: str = ""
 
 
 def account_name(name: str | None, base_url: str, api_key: str) -> str:
@@ -129,10 +129,10 @@ INSERT INTO account DEFAULT VALUES"""
         with self.transaction():
             row = self.rows("SELECT hold, quota, quota_at, extra, extra_at FROM account")[0]
             hold, quota, quota_at, extra, extra_at = row
-            wait, why = hold - now, "held"
+            wait, cause = hold - now, "held"
             quota = min(quota, quota_at + pace.limits.longest)
             if kind == "migration" and quota - now > max(wait, 0.0):
-                wait, why = quota - now, "quota"
+                wait, cause = quota - now, "quota"
             extra *= 0.5 ** (max(0.0, now - extra_at) / EXTRA_HALVES)
             if not windows and wait <= 0:
                 return Taken((0,) * count)
@@ -146,7 +146,7 @@ INSERT INTO account DEFAULT VALUES"""
                 for (counted, window), margin in windows:
                     nth = self._nth_last(counted, window.count)
                     if nth is not None:
-                        wait, why = nth + window.seconds + margin + extra - pace.lead - now, str(window)
+                        wait, cause = nth + window.seconds + margin + extra - pace.lead - now, str(window)
                         if wait > 0:
                             break  # the others are asked when that time is over
                 if wait <= 0:
@@ -156,7 +156,7 @@ INSERT INTO account DEFAULT VALUES"""
                 self._db.execute("DELETE FROM start WHERE at < ? - 60 - (SELECT keep FROM account)", (now,))
             else:
                 self._db.execute("ROLLBACK")
-        return Taken(tuple(starts)) if starts else Taken((), wait, why)
+        return Taken(tuple(starts)) if starts else Taken((), wait, cause)
 
     def _nth_last(self, counted: RequestKind, count: int) -> float | None:
         only = "WHERE migration = 1 " if counted == "migration" else ""
