@@ -22,20 +22,22 @@ from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Stor
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
-from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
+from streammig.dedup import KeyIndex
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
-from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
+from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
-from streammig.model import Batch, BatchState, Place
+from streammig.model import Batch, BatchState
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
+from streammig.scan import Policies, forget, scan_folder, scan_stages
+from streammig.scan_plan import to_scan
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
 from streammig.sources import Form, check_form, open_source, parse_input, with_samples
 from streammig.sources.source import Source
@@ -66,6 +68,7 @@ class Ask:
     newest_lost: bool = False  # the newest copy is lost: go on from this older one
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
     bodies_lost: bool = False  # batches whose bodies are lost become dead letters
+    accept_broken: bool = False  # where a file breaks off, deliver what stands before that, and call it the end
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
     sends: bool = True  # whether anything may be sent; a read-back alone needs no dedup index
@@ -161,7 +164,7 @@ class Migration:
                 if done is True:
                     await run.store.write(Checkpoint.forget_samples)
             if done is True:
-                forget(dedup_folder(run.reading.lookup.path))
+                forget(scan_folder(run.reading.lookup.path), STAGES)
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -197,6 +200,8 @@ class Migration:
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, thread)
+        reading_on = file is None or any(fresh.values()) or reads(file)
+        index = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else None
         if file is None:
             file = self._create(path, fence, account.binding, started)
             stack.callback(file.close)
@@ -211,7 +216,6 @@ class Migration:
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
         lookup = _opened_to_read(stack, path)
-        index = await self._index(stack, file, inputs, shape, thread) if reads(file) else None
         reading = Reading(stages=target.stages, inputs=inputs, index=index, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
@@ -274,36 +278,34 @@ class Migration:
                     self.notify(ArrayDetected(name, mark["file"], mark["path"]))
         return await self._reading(reader, partial(with_samples, fresh))
 
-    async def _index(
+    async def _scan(
         self,
         stack: AsyncExitStack,
-        file: Checkpoint,
+        file: Checkpoint | None,
         inputs: Mapping[str, StageInput],
         shape: Mapping[str, Any],
+        fresh: Marks,
         reader: Executor,
     ) -> KeyIndex | None:
-        """The dedup index of the run's customers; None without one.
+        """Scan what is not read yet before the first request, and raise what stops the run. The dedup index of the
+        run's customers; None without one.
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if STAGES[0] not in inputs or not self.ask.sends:
+        if not self.ask.sends:
             return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
-        name = STAGES[0]
-        customers = inputs[name].source, inputs[name].rules, shape[name]
-        (state,) = [row.state for row in file.stages() if row.name == name]
-        frontier: Place | None = None
-        if state != "complete" and not fixed(self.settings, name, file):
-            frontier = file.progress(name).frontier
-        path = Path(self.settings.checkpoint)
-        beside = room_of_outbox(self.settings, {it: own.source.fingerprints() for it, own in inputs.items()}, path)
-        building = key_index(dedup_folder(path), *customers, reader, self.notify, frontier=frontier, beside=beside)
-        index = await until_stopped(self.stop, building)
-        if index is not None:
-            stack.callback(index.close)
-        return index
+        added = {name for name, files in fresh.items() if files}
+        marks = {it: own.source.fingerprints() for it, own in inputs.items()}
+        beside = room_of_outbox(self.settings, marks, Path(self.settings.checkpoint))
+        jobs = to_scan(self.settings, inputs, shape, file, added, beside, aside=self.ask.aside)
+        policies = Policies(accept_broken=self.ask.accept_broken)
+        found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
+        if found is None:
+            raise asyncio.CancelledError
+        return found.get(STAGES[0])
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         return stage_mapping(self.settings, name, self.folder)
@@ -323,7 +325,8 @@ class Migration:
         form = Form(stage.delimiter, stage.encoding)
         check_form(f"[{name}]", form)
         inputs = [parse_input(text) for text in stage.files]
-        return open_source(inputs, max_record_bytes=self.settings.max_record_bytes, form=form)
+        most, accept = self.settings.max_record_bytes, self.ask.accept_broken
+        return open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept)
 
     def _account(self) -> SharedAccount | NoAccount:
         """The account that the run sends to; none for a dry run."""
