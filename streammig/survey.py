@@ -126,7 +126,7 @@ def _leaves(record: Any, above: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in record.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{above}{name}.")
-        elif value not in (None, "", []):
+        elif value is not None and value != "":
             yield above + name, value
 
 

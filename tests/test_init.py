@@ -56,7 +56,7 @@ def write_purchases(folder: Path) -> str:
 def write_fitting(folder: Path) -> str:
     customers = [
         {"id": f"C{n}", "name": "Ana", "email": f"a{n}@example.org", "registration_date": "2020-01-01T00:00:00Z",
-         "balance": [{"reward_id": "11111111-1111-4111-8111-111111111111", "amount": 1, "expiration_date": None, "brand_id": None}]}
+         "balance": []}
         for n in range(20)
     ]  # fmt: skip
     (folder / "fitting.json").write_text(json.dumps(customers))
@@ -120,6 +120,12 @@ def test_a_settings_file_that_is_there_is_never_written_over(shell: Shell) -> No
     Path("move.toml").write_text("limits = 'dev'\n")
     assert shell("init", write_people(shell.folder)).problem == "output-exists"
     assert Path("move.toml").read_text() == "limits = 'dev'\n"
+
+
+def test_records_of_masivos_form_get_no_mapping(shell: Shell) -> None:
+    (found,) = shell("init", write_fitting(shell.folder), "--json").document["files"]
+    assert found["fits"]
+    assert "fields" not in tomllib.loads(Path("move.toml").read_text())["customers"]
 
 
 def test_what_can_be_no_export_is_refused_and_nothing_is_written(shell: Shell) -> None:
