@@ -39,11 +39,10 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
     return found
 
 
-def fixed(settings: Settings, name: str, file: Checkpoint) -> bool:
-    """Whether nothing but the export decides what comes out of a stage: no mapping, whose code may be another at each
-    call, and the version that the checkpoint began with."""
-    stage = settings.stage(name)
-    return not (stage.map or stage.fields) and file.run["version"] == version("streammig")
+def rules_of(mapping: str | None) -> str:
+    """What decides, beside the export and the settings, what comes out of a stage: the version, and the hash of the
+    mapping (None: there is none); "" for a mapping without one."""
+    return "" if mapping == "" else f"{version('streammig')} {mapping or ''}"
 
 
 def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], marks: Marks) -> Checkpoint | None:

@@ -26,12 +26,12 @@ from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
-from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
+from streammig.fingerprint import Marks, check_contents, reopen, rules_of, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
-from streammig.model import Batch, BatchState, Place
+from streammig.model import Batch, BatchState
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.resending import Resend
 from streammig.retrying import Retry
@@ -284,7 +284,7 @@ class Migration:
     ) -> KeyIndex | None:
         """The dedup index of the run's customers; None without one.
 
-        A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
+        A mapping may have been mended since the last call. Then, until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
         if STAGES[0] not in inputs or not self.ask.sends:
             return None
@@ -294,12 +294,14 @@ class Migration:
         name = STAGES[0]
         customers = inputs[name].source, inputs[name].rules, shape[name]
         (state,) = [row.state for row in file.stages() if row.name == name]
-        frontier: Place | None = None
-        if state != "complete" and not fixed(self.settings, name, file):
-            frontier = file.progress(name).frontier
+        frontier = file.progress(name).frontier if state != "complete" else None
+        mapped = self.settings.stage(name).map or self.settings.stage(name).fields
+        made_by = rules_of(inputs[name].mapping if mapped else None)
         path = Path(self.settings.checkpoint)
         beside = room_of_outbox(self.settings, {it: own.source.fingerprints() for it, own in inputs.items()}, path)
-        building = key_index(dedup_folder(path), *customers, reader, self.notify, frontier=frontier, beside=beside)
+        building = key_index(
+            dedup_folder(path), *customers, reader, self.notify, frontier=frontier, made_by=made_by, beside=beside
+        )
         index = await until_stopped(self.stop, building)
         if index is not None:
             stack.callback(index.close)

@@ -70,10 +70,10 @@ class Build:
 
     def __init__(
         self, folder: Path, token: str, *, policy: Policy = "first", earlier: KeyIndex | None = None,
-        frontier: Place = START, memory_bytes: int = MEMORY_BYTES,
+        frontier: Place = START, memory_bytes: int = MEMORY_BYTES, made_by: str = "",
     ) -> None:  # fmt: skip
         self._folder, self._token, self._policy, self._memory = folder, token, policy, memory_bytes
-        self._earlier, self.frontier = earlier, frontier
+        self._earlier, self.frontier, self._made_by = earlier, frontier, made_by
         self.key = bytes.fromhex(earlier.about.key) if earlier is not None else os.urandom(32)
         self._reasons = list(earlier.about.reasons if earlier is not None else FIXED)
         self._digest = hashlib.sha256()
@@ -119,7 +119,7 @@ class Build:
             digests = found.roster, found.repeated, self._digest.hexdigest()
             self._keep(About(
                 binding(self._token, self._policy), self.key.hex(), tuple(self._reasons), found.owners, found.uniques,
-                found.duplicates, digests,
+                found.duplicates, digests, self._made_by,
             ))  # fmt: skip
         except (OSError, ValueError) as error:
             raise MachineFault(*fault(self._folder, error)) from None
@@ -212,10 +212,11 @@ def fill(build: Build, source: Source, rules: Rules, progress: Callable[[int], N
 
 async def key_index(
     folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, notify: Notify, *,
-    frontier: Place | None, beside: Mapping[str, int] = {},
+    frontier: Place | None, made_by: str = "", beside: Mapping[str, int] = {},
 ) -> KeyIndex:  # fmt: skip
-    """The index of these customers: from an earlier call, or built now. Where the rules may have changed, `frontier`
-    is how far they were read: keys before it stay as they were indexed, those from there on are scanned again.
+    """The index of these customers: from an earlier call, or built now. Where they are not all read, `frontier` is how
+    far they are. Unless the index was `made_by` the version and the mapping of now ("" where these can't be told), keys
+    before it stay as they were indexed, and those from there on are scanned again.
 
     Raises `MachineFault` before it begins if there is too little disk for it and what else needs room there, `beside`
     it.
@@ -225,14 +226,14 @@ async def key_index(
     token = json.dumps([list(marks), dict(shape)], sort_keys=True)
     policy: Policy = shape["duplicates"]
     earlier = await loop.run_in_executor(reader, open_index, folder, token, policy)
-    if earlier is not None and frontier is None:
+    if earlier is not None and (frontier is None or (made_by and made_by == earlier.about.made_by)):
         return earlier
     try:
         most = sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks)
         check_room(folder, {**room_of_index(most), **beside}, " A new one with --unchecked does without the index.")
         notify(Waiting("scanning", "scanning the customers once, for duplicates"))
         start = frontier if frontier is not None and earlier is not None else START
-        with Build(folder, token, policy=policy, earlier=earlier, frontier=start) as build:
+        with Build(folder, token, policy=policy, earlier=earlier, frontier=start, made_by=made_by) as build:
             work = loop.run_in_executor(reader, fill, build, source, rules, _counter(loop, notify))
             try:
                 return await asyncio.shield(work)
