@@ -21,14 +21,16 @@ import duckdb
 import msgspec
 import pytest
 
-from streammig.dedup import Build, KeyIndex, fill, key_index, most_customers, open_index, room_of_index, scan, sort
+from streammig.dedup import Build, KeyIndex, most_customers, open_index, room_of_index, scan, sort
 from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
 from streammig.disk import check_room
 from streammig.errors import MachineFault
 from streammig.model import START, Place
-from streammig.telemetry import Notice
+from streammig.scan import Pace, StageScan, scan_stage
+from streammig.sources.source import Told
+from streammig.telemetry import Notice, ignore
 from tests.problems import raises
-from tests.test_dedup import CHAIN, Export, Here, Said, build, check, place
+from tests.test_dedup import CHAIN, Export, Here, Said, build, check, fill, place
 
 MANY: list[Said] = [(f"o{nth % 900}", f"m{nth}", "") for nth in range(1_000)]
 
@@ -87,7 +89,7 @@ def test_i6_the_process_that_scans_imports_no_duckdb(tmp_path: Path) -> None:
 def test_a_sort_beyond_its_memory_spills_and_is_right(tmp_path: Path) -> None:
     said = [(f"o{nth % 300_000}", f"mail{nth}", "") for nth in range(400_000)]
     with Build(tmp_path, "", memory_bytes=48 << 20) as making:
-        index = fill(making, Export(said), Export(said), lambda records: None)
+        index = fill(making, Export(said))
     with index:
         assert (index.about.owners, index.about.uniques, index.about.duplicates) == (300_000, 300_000, 100_000)
 
@@ -233,8 +235,11 @@ async def indexed(
     told: list[Notice] = []
     export = Export(said)
     with ThreadPoolExecutor(1) as reader:
-        shape = {"duplicates": "first"}
-        index = await key_index(folder, export, export, shape, reader, told.append, frontier=frontier, made_by=made_by)
+        job = StageScan(
+            "customers", export, export, {"duplicates": "first"}, folder, frontier=frontier, made_by=made_by
+        )
+        index = (await scan_stage(job, reader, Pace(told.append))).index
+    assert index is not None
     return index, told
 
 
@@ -272,8 +277,8 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
     reached, blocked = threading.Event(), threading.Event()
 
     class Slow(Export):
-        def spans(self, start: Place = START) -> Any:
-            for nth, span in enumerate(super().spans(start)):
+        def spans(self, start: Place = START, told: Told | None = None) -> Any:
+            for nth, span in enumerate(super().spans(start, told)):
                 if nth == 100:
                     reached.set()
                     blocked.wait(20)
@@ -281,8 +286,8 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
 
     slow = Slow(MANY)
     with ThreadPoolExecutor(1) as reader:
-        args = tmp_path / "x", slow, slow, {"duplicates": "first"}, reader, lambda notice: None
-        work = asyncio.ensure_future(key_index(*args, frontier=None))
+        job = StageScan("customers", slow, slow, {"duplicates": "first"}, tmp_path / "x")
+        work = asyncio.ensure_future(scan_stage(job, reader, Pace(ignore)))
         await asyncio.get_running_loop().run_in_executor(None, reached.wait)
         work.cancel()
         asyncio.get_running_loop().call_later(0.01, blocked.set)

@@ -21,7 +21,7 @@ from tests.problems import raises
 Row = dict[str, str]
 
 
-def source_of(folder: Path, data: bytes, name: str = "export.csv", form: Form | None = None, **more: int) -> FileSource:
+def source_of(folder: Path, data: bytes, name: str = "export.csv", form: Form | None = None, **more: Any) -> FileSource:
     (folder / name).write_bytes(data)
     return open_source([Input(str(folder / name))], form=form or Form(), **more)
 

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from streammig.cli import options, say
-from streammig.errors import BrokenExport, Problem, Unusable
+from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
 from streammig.stages import STAGES
 
 if TYPE_CHECKING:
@@ -58,7 +58,11 @@ FOR_ONE_CALL = {
 @options.current
 @options.newest_lost
 @click.option("--bodies-lost", is_flag=True, help="Make dead letters of batches whose bodies in the outbox are lost.")
-@click.option("--unchecked", is_flag=True, help="Do not look for customers that occur twice.")
+@click.option(
+    "--accept-broken-end", "accept_broken", is_flag=True,
+    help="Where a file breaks off, deliver what is before that, and count the file as read.",
+)  # fmt: skip
+@click.option("--unchecked", is_flag=True, help="Do not scan the export first: no look for customers that occur twice.")
 @options.as_json()
 @options.quiet()
 def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
@@ -70,7 +74,8 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], as_json: boo
     from streammig.delivery.folder import dry_checkpoint
     from streammig.settings import api_key, check_texts, load
 
-    asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles")
+    asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles",
+             "accept_broken")  # fmt: skip
     ask = {name: flags.pop(name) for name in asked}
     migration = _one(settings_file)
     settings = load(migration, _given(flags, maps))
@@ -142,7 +147,9 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             whole = asyncio.run(drive(run, run.run, notify))
         except Problem as caught:
             whole, problem = False, caught
-            if isinstance(caught, BrokenExport) and (ask.dry_run is not None or not run.assembled):
+            # Found when a file was opened, or without a scan; else its hint is to the point already.
+            early = ask.dry_run is not None or not run.assembled
+            if isinstance(caught, BrokenExport) and caught.hint == AFTER_A_BREAK and early:
                 caught.hint = _nothing_sent(ask.dry_run is not None, checkpoint)
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import msgspec
 
 from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, damaged, open_index
-from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, scan, spot
-from streammig.disk import NO_ROOM, check_room, create, sync, whole_file
-from streammig.errors import BrokenExport, MachineFault
+from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, spot
+from streammig.disk import NO_ROOM, create, sync, whole_file
+from streammig.errors import MachineFault
 from streammig.model import START, Place
-from streammig.sources.source import Source
-from streammig.target import Rules
-from streammig.telemetry import Notify, Waiting
 
 MEMORY_BYTES = 512 << 20
-EVERY = 200_000  # source records between two notices of a scan
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")
 
 BYTES_A_CUSTOMER = 170
@@ -189,73 +179,6 @@ class Build:
         self.close()
         if not self._finished:
             shutil.rmtree(self._place, ignore_errors=True)
-
-
-def fill(build: Build, source: Source, rules: Rules, progress: Callable[[int], None]) -> KeyIndex:
-    """Scan the customers and finish the index. `progress` gets the number of source records so far.
-
-    An export that breaks off is taken up to there: its stage says so once everything before it is delivered.
-    """
-    build.keep()
-    scanned, spans = 0, source.spans(build.frontier)
-    try:
-        for found in map(partial(scan, rules, build.key), spans):
-            build.add(found)
-            scanned += found.records
-            progress(scanned)
-    except BrokenExport:
-        pass
-    finally:
-        getattr(spans, "close", int)()
-    return build.finish()
-
-
-async def key_index(
-    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, notify: Notify, *,
-    frontier: Place | None, made_by: str = "", beside: Mapping[str, int] = {},
-) -> KeyIndex:  # fmt: skip
-    """The index of these customers: from an earlier call, or built now. Where they are not all read, `frontier` is how
-    far they are. Unless the index was `made_by` the version and the mapping of now ("" where these can't be told), keys
-    before it stay as they were indexed, and those from there on are scanned again.
-
-    Raises `MachineFault` before it begins if there is too little disk for it and what else needs room there, `beside`
-    it.
-    """
-    loop = asyncio.get_running_loop()
-    marks = source.fingerprints()
-    token = json.dumps([list(marks), dict(shape)], sort_keys=True)
-    policy: Policy = shape["duplicates"]
-    earlier = await loop.run_in_executor(reader, open_index, folder, token, policy)
-    if earlier is not None and (frontier is None or (made_by and made_by == earlier.about.made_by)):
-        return earlier
-    try:
-        most = sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks)
-        check_room(folder, {**room_of_index(most), **beside}, " A new one with --unchecked does without the index.")
-        notify(Waiting("scanning", "scanning the customers once, for duplicates"))
-        start = frontier if frontier is not None and earlier is not None else START
-        with Build(folder, token, policy=policy, earlier=earlier, frontier=start, made_by=made_by) as build:
-            work = loop.run_in_executor(reader, fill, build, source, rules, _counter(loop, notify))
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                build.close()  # makes the scan fail, so that its thread ends
-                await asyncio.gather(work, return_exceptions=True)
-                raise
-    finally:
-        if earlier is not None:
-            earlier.close()
-
-
-def _counter(loop: asyncio.AbstractEventLoop, notify: Notify) -> Callable[[int], None]:
-    said = 0
-
-    def scanned(records: int) -> None:
-        nonlocal said
-        if records - said >= EVERY:
-            said = records
-            loop.call_soon_threadsafe(notify, Waiting("scanning", f"scanning the customers once: {records:,} so far"))
-
-    return scanned
 
 
 def fault(folder: Path, error: Exception) -> tuple[str, str, str]:

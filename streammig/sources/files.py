@@ -15,7 +15,7 @@ from streammig.sources.identity import FEW, Standing, hash_before, sampled
 from streammig.sources.lines import Lines
 from streammig.sources.locate import JSON, NDJSON, Layout, check_backend, check_rest, first_byte, locate, walk_to
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, path_text
-from streammig.sources.source import Source
+from streammig.sources.source import Source, Told
 from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -40,9 +40,18 @@ class FileSource(Source):
     Each file must stay what it was when this was made: every span is given out only after a look at it.
     """
 
-    def __init__(self, inputs: Sequence[Input], max_record_bytes: int, read_bytes: int, form: Form = AS_NAMED) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        max_record_bytes: int,
+        read_bytes: int,
+        form: Form = AS_NAMED,
+        *,
+        accept_broken: bool = False,
+    ) -> None:
         check_backend()
         self.meter = Meter()
+        self._accept_broken = accept_broken
         self._max_record_bytes, self._read_bytes, self._form = max_record_bytes, read_bytes, form
         self._files = [self._look(wanted) for wanted in inputs]
         if any(file.layout.format == NDJSON for file in self._files):
@@ -88,7 +97,7 @@ class FileSource(Source):
     def _window(self, file: str, stream: Stream) -> Window:
         return Window(file, stream, self._read_bytes)
 
-    def spans(self, start: Place = START) -> Iterator[Span]:
+    def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         for number in range(start.source, len(self._files)):
             place = start if number == start.source else Place(number)
             file = self._files[number]
@@ -99,9 +108,12 @@ class FileSource(Source):
                     for span in self._framed(file, place, stream):
                         file.standing.check(file.name, stream.fileno())
                         yield span
-                except BrokenExport:
+                except BrokenExport as broken:
                     file.standing.check(file.name, stream.fileno())  # cut while it was read, it is not broken
-                    raise
+                    if told is not None:
+                        told(broken)
+                    elif not (broken.whole or self._accept_broken):
+                        raise
                 file.standing.check(file.name, stream.fileno())
 
     def _framed(self, file: _File, place: Place, stream: Stream) -> Iterator[Span]:
@@ -171,11 +183,12 @@ def open_source(
     max_record_bytes: int = MAX_RECORD_BYTES,
     read_bytes: int = READ_BYTES,
     form: Form = AS_NAMED,
+    accept_broken: bool = False,
 ) -> FileSource:
     """The source of a stage from its files in order. Looks at how each begins.
 
     `form` is how CSV is written. A record of more than `max_record_bytes` is one at fault. `read_bytes` is what is read
-    and held at once, in bytes.
+    and held at once, in bytes. `accept_broken`: where a file can't be read on it ends.
     Raises Unusable, and Problem if ijson lacks its C backend.
     """
-    return FileSource(inputs, max_record_bytes, read_bytes, form)
+    return FileSource(inputs, max_record_bytes, read_bytes, form, accept_broken=accept_broken)

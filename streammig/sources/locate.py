@@ -40,6 +40,7 @@ _LINE_NAMES = re.compile(r"\.(ndjson|jsonl)(\.(gz|zst|zstd))?$", re.IGNORECASE)
 _ROW_NAMES = re.compile(r"\.(csv|tsv|tab)(\.(gz|zst|zstd))?$", re.IGNORECASE)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SOLID = re.compile(rb"[^ \t\r\n]")
+_OPENING = re.compile(rb"[{[]")
 # ijson is asked for grammar and keys alone, so it sees text of the same grammar without what it fails on. It takes form
 # feeds for white space, turns lone surrogates into "?" or an error, and ends in a SystemError at integers of more than
 # 4,300 digits and exponents of more than 18. The digits of a key are left alone (no number stands before a quote).
@@ -226,12 +227,22 @@ class Walk:
         window = self._window
         while self._ended:
             if found := _SOLID.search(window.data, self.at - window.base):
-                raise window.broken(window.base + found.start(), "no valid JSON there, behind the document's end")
+                raise self._behind(window.base + found.start())
             self.at = window.end
             if not window.fill(self.at):
                 return window.finish()
         window.finish()
         raise window.broken(window.end, "the file ends inside the document")
+
+    def _behind(self, at: int) -> BrokenExport:
+        """What stands behind the document, from an offset on: without a bracket it can hold no record."""
+        window, low = self._window, at
+        while not _OPENING.search(window.data, low - window.base):
+            low = window.end
+            if not window.fill(low):
+                window.finish()
+                return BrokenExport(window.file, at, "text without a record, behind the document's end", whole=True)
+        return window.broken(at, "no valid JSON there, behind the document's end")
 
     def _framer(self) -> Framer:
         framer = Framer(self._window, 0, 1, ELEMENT_BYTES, self._meter)
