@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from streammig.checkpoint.sqlite import SqliteFile, translated
+from streammig.checkpoint.sqlite import SqliteFile
 
 
 class Slot(NamedTuple):
@@ -92,12 +92,10 @@ class Timeline:
 
     def everything(self, stage: str) -> Iterator[tuple[Any, ...]]:
         """All that is kept of the batches of a stage, in order, and then of its requests: the links of a chain."""
-        with translated(self._file.path, self._file.role):
-            for query in (
-                "SELECT seq, state, parent, ranges, tally, size, digest, sealed, settled, attempts, retried, note,"
-                " ruling, rejects, mapping FROM batch WHERE stage = ? ORDER BY seq",
-                "SELECT seq, number, started, kind, status, latency, date, message, began, ended, code, stopped,"
-                " in_part FROM attempt WHERE stage = ? ORDER BY seq, number",
-            ):
-                for row in self._file._db.execute(query, (stage,)):
-                    yield tuple(row)
+        for query in (
+            "SELECT seq, state, parent, ranges, tally, size, digest, sealed, settled, attempts, retried, note,"
+            " ruling, rejects, mapping FROM batch WHERE stage = ? ORDER BY seq",
+            "SELECT seq, number, started, kind, status, latency, date, message, began, ended, code, stopped,"
+            " in_part FROM attempt WHERE stage = ? ORDER BY seq, number",
+        ):
+            yield from map(tuple, self._file.each(query, stage))
