@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def to_scan(
             rules=it.rules,
             shape=shape[name],
             folder=scan_folder(Path(settings.checkpoint)),
-            keyed=name == STAGES[0],
+            policy=settings.duplicates if name == STAGES[0] else "all" if it.rules.once else None,
+            mapping="" if name == STAGES[0] else f"{it.mapping} {version('streammig')}",
             begun=name in states,
             judged=not (aside or complete),
             frontier=frontier,

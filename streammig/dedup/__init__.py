@@ -5,11 +5,23 @@ deletes it with everything it left.
 """
 
 from streammig.dedup.build import MEMORY_BYTES, Build, most_customers, room_of_index
-from streammig.dedup.lookup import Duplicate, KeyIndex, Policy, absent, binding, forget, open_index, repeated
+from streammig.dedup.lookup import (
+    OWNER_TWICE,
+    Duplicate,
+    KeyIndex,
+    Policy,
+    absent,
+    binding,
+    forget,
+    open_index,
+    owners_twice,
+    repeated,
+)
 from streammig.dedup.scan import scan
 
 __all__ = [
     "MEMORY_BYTES",
+    "OWNER_TWICE",
     "Build",
     "Duplicate",
     "KeyIndex",
@@ -19,6 +31,7 @@ __all__ = [
     "forget",
     "most_customers",
     "open_index",
+    "owners_twice",
     "repeated",
     "room_of_index",
     "scan",
