@@ -6,7 +6,6 @@ deletes it with everything it left.
 
 from streammig.dedup.build import MEMORY_BYTES, Build, most_customers, room_of_index
 from streammig.dedup.lookup import (
-    OWNER_TWICE,
     Duplicate,
     KeyIndex,
     Policy,
@@ -21,7 +20,6 @@ from streammig.dedup.scan import scan
 
 __all__ = [
     "MEMORY_BYTES",
-    "OWNER_TWICE",
     "Build",
     "Duplicate",
     "KeyIndex",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from streammig.dedup import OWNER_TWICE, KeyIndex
+from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.model import Place
 from streammig.scan.stage import Scanned, StageScan
@@ -59,7 +59,7 @@ def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -
         files = [mark["file"] for mark in job.source.fingerprints()]
         shown = ", ".join(f"record {it.ordinal:,} of {files[it.source]}, byte {it.offset:,}" for it in places)
         yield Unusable(
-            OWNER_TWICE,
+            "owner-twice",
             f"{job.name}: records of customers that have more than one: {count:,}: {shown}"
             + (" ..." if count > SHOWN else ""),
             f"The target takes the {job.name} of a customer once. Bring those of a customer together in one record. Or"
