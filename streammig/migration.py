@@ -272,8 +272,8 @@ class Migration:
         fresh: Marks,
         reader: Executor,
     ) -> Mapping[str, KeyIndex]:
-        """Scan what is not read yet before the first request, and raise what stops the run. The index of each stage that
-        has one."""
+        """Scan what is not read yet before the first request, and raise what stops the run. The index of each stage
+        that has one."""
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return {}
