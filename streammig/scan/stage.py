@@ -26,10 +26,10 @@ class StageScan:
     """A stage that is to be scanned, and into which folder.
 
     `policy`: its owners are indexed, with these duplicates. `begun`: records of it may have been sent. `judged`: its
-    findings may stop the run; else it is scanned for its index alone. Where the rules may have changed since an earlier
-    call, `frontier` is how far they were read: keys before it stay as they were indexed, those from there on are
-    scanned again. A `mapping`, by the hash of its code, binds all that is found instead. `key` is as in `Build`.
-    `beside` is what else needs room on that disk, in bytes.
+    findings may stop the run; else it is scanned for its index alone. Where it is not all read, `frontier` is how far
+    it is. Unless its index was `made_by` the version and the mapping of now ("" where these can't be told), keys before
+    it stay as they were indexed, and those from there on are scanned again. `key` is as in `Build`. `beside` is what
+    else needs room on that disk, in bytes.
     """
 
     name: str
@@ -41,7 +41,7 @@ class StageScan:
     begun: bool = False
     judged: bool = True
     frontier: Place | None = None
-    mapping: str = ""
+    made_by: str = ""
     key: bytes = b""
     beside: Mapping[str, int] = field(default_factory=dict)
 
@@ -87,7 +87,8 @@ class _Making:
         bound, path = binding(self._token, policy or "none"), job.folder / f"{job.name}.found"
         earlier = open_index(job.folder / job.name, self._token, policy) if policy else None
         found = kept(path, bound)
-        if found is not None and job.frontier is None and (earlier is not None or not policy):
+        same = earlier is not None and bool(job.made_by) and job.made_by == earlier.about.made_by
+        if found is not None and (same or (job.frontier is None and (earlier is not None or not policy))):
             return Scanned(earlier, found)
         if not policy:
             job.folder.mkdir(mode=0o700, exist_ok=True)
@@ -103,7 +104,13 @@ class _Making:
             start = job.frontier if job.frontier is not None and earlier is not None else START
             job.folder.mkdir(mode=0o700, exist_ok=True)
             with Build(
-                job.folder / job.name, self._token, policy=policy, earlier=earlier, frontier=start, key=job.key
+                job.folder / job.name,
+                self._token,
+                policy=policy,
+                earlier=earlier,
+                frontier=start,
+                made_by=job.made_by,
+                key=job.key,
             ) as build:
                 self._build = build
                 found = read_through(job, build, self._pace.of(job), self._halt)
@@ -126,7 +133,8 @@ async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
     Raises `MachineFault` before it begins if there is too little disk.
     """
     marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # whatever way leads to it
-    token = json.dumps([marks, dict(job.shape), job.mapping, binding(job.key.hex(), "none")], sort_keys=True)
+    made_by = "" if job.frontier is not None else job.made_by  # of what is not kept in part
+    token = json.dumps([marks, dict(job.shape), made_by, binding(job.key.hex(), "none")], sort_keys=True)
     making = _Making(job, token, pace)
     work = asyncio.get_running_loop().run_in_executor(reader, making.work)
     try:
