@@ -133,7 +133,7 @@ async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
     Raises `MachineFault` before it begins if there is too little disk.
     """
     marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # whatever way leads to it
-    made_by = "" if job.frontier is not None else job.made_by  # of what is not kept in part
+    made_by = job.made_by if job.policy in (None, "all") else ""  # of these nothing is kept in part
     token = json.dumps([marks, dict(job.shape), made_by, binding(job.key.hex(), "none")], sort_keys=True)
     making = _Making(job, token, pace)
     work = asyncio.get_running_loop().run_in_executor(reader, making.work)
