@@ -18,6 +18,7 @@ from streammig.records import Batch, BatchState, DeadLetter, Kind, Place, Positi
 # What is pending, unknown or settled, by state; a split batch lives on in its parts.
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
 UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
+_PENDING = ", ".join(f"'{state}'" for state in PENDING)
 Spot = tuple[int, int, int]
 """Where a dead letter stands: source, offset, unit."""
 
@@ -229,6 +230,11 @@ class Queries(SqliteFile):
         )  # fmt: skip
         return [self._batch(batch.stage, row) for row in rows]
 
+    def latencies(self, stage: str, since: float, count: int) -> list[float]:
+        """How long the last requests of a stage took to be accepted, of those begun `since` then, in seconds."""
+        sql = "SELECT started, latency FROM attempt WHERE stage = ? AND kind = 'accepted' ORDER BY seq DESC LIMIT ?"
+        return [latency for started, latency in self._read(sql, stage, count) if started >= since]
+
     def last_attempt(self, batch: Batch) -> float:
         """When the last request for this batch was made, in seconds since the epoch."""
         at: float = self._read(
@@ -355,11 +361,15 @@ class Queries(SqliteFile):
 
     def counts(self, stage: str) -> dict[str, int]:
         """Batches that carry records, requests begun for them, those of them of which nothing left, and batches
-        accepted, for the fill."""
+        accepted, for the fill; the batches made of the export (not of parts or letters) with the bytes of their
+        bodies; and those that are still to be sent."""
         row = self._read(
             "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
             " (SELECT count(*) FROM attempt WHERE stage = ?1 AND kind = 'not-sent') AS not_sent,"
-            " count(*) FILTER (WHERE state = 'accepted') AS accepted FROM batch WHERE stage = ?1",
+            " count(*) FILTER (WHERE state = 'accepted') AS accepted,"
+            " count(*) FILTER (WHERE parent IS NULL AND NOT retried) AS made,"
+            " coalesce(sum(size) FILTER (WHERE parent IS NULL AND NOT retried), 0) AS bytes,"
+            f" count(*) FILTER (WHERE state IN ({_PENDING})) AS waiting FROM batch WHERE stage = ?1",
             stage,
         )[0]
         return dict(row)

@@ -6,12 +6,13 @@ import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streammig.cli import options
 from streammig.stages import STAGES
+from streammig.telemetry import Output
 
 if TYPE_CHECKING:
     from streammig.checkpoint import Checkpoint
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @options.current
 @options.as_json()
 @options.quiet()
+@options.log
 def command(
     checkpoint: Path,
     corrected: Path | None,
@@ -37,8 +39,7 @@ def command(
     codes: tuple[str, ...],
     toml: Path | None,
     current: bool,
-    as_json: bool,
-    quiet: bool,
+    **flags: Any,
 ) -> None:
     """Send dead letters of a run again: all of them as they are, or corrected ones from a file.
 
@@ -52,15 +53,16 @@ def command(
     from streammig.migration import Choice, Corrected
     from streammig.spool import forget
 
+    output = Output(*(flags.pop(name) for name in Output._fields))
     given = Corrected.read(corrected, checkpoint) if corrected is not None else None
     choice = Choice(frozenset(stages), frozenset(codes), given)
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         before, unmatched = _counts(file), _unmatched(choice, file)
     called = shlex.join(["streammig", *sys.argv[1:]])
-    whole, problem, began = beside(checkpoint, toml, called, lambda run: run.retry(choice), quiet, current)
+    whole, problem, began = beside(checkpoint, toml, called, lambda run: run.retry(choice), output, current)
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         said = "\n".join([*unmatched, _in_words(before, _counts(file))])
-    code = finish(checkpoint, Ended(whole is True, problem, began, said=said), as_json=as_json, quiet=quiet)
+    code = finish(checkpoint, Ended(whole is True, problem, began, said=said), output)
     if code == 0:
         forget(checkpoint)
     sys.exit(code)

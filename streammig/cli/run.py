@@ -14,6 +14,7 @@ import msgspec
 from streammig.cli import options
 from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.stages import STAGES
+from streammig.telemetry import Output
 
 if TYPE_CHECKING:
     from streammig.settings import Settings
@@ -60,7 +61,8 @@ FOR_ONE_CALL = {
 @click.option("--unchecked", is_flag=True, help="Do not look for customers that occur twice.")
 @options.as_json()
 @options.quiet()
-def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
+@options.log
+def command(migration: Path | None, maps: tuple[str, ...], **flags: Any) -> None:
     """Migrate an export, or go on with a migration: the same command line resumes.
 
     The API key comes from MASIVO_API_KEY, or from a file or a command named in the settings. Ctrl-C once lets the
@@ -71,6 +73,7 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
 
     asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles")
     ask = {name: flags.pop(name) for name in asked}
+    output = Output(*(flags.pop(name) for name in Output._fields))
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
         check_texts({"--dry-run": str(ask["dry_run"])})
@@ -78,7 +81,7 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
         settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(ask["dry_run"])))
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
     folder = migration.parent if migration is not None else Path()
-    sys.exit(_migrate(settings, key, folder, ask, as_json, quiet))
+    sys.exit(_migrate(settings, key, folder, ask, output))
 
 
 def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
     return given
 
 
-def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], as_json: bool, quiet: bool) -> int:
+def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], output: Output) -> int:
     import asyncio
     from contextlib import ExitStack
 
@@ -114,10 +117,10 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             f"{checkpoint} is complete already: standard input was not read. Another export needs a --checkpoint of its"
             " own.", err=True,
         )  # fmt: skip
-        return finish(checkpoint, Ended(True), as_json=as_json, quiet=quiet)
+        return finish(checkpoint, Ended(True), output)
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     problem: Problem | None = None
-    with watching(sys.stderr, quiet=quiet) as notify, ExitStack() as stack:
+    with watching(sys.stderr, output) as notify, ExitStack() as stack:
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
@@ -129,7 +132,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
                 caught.hint = _nothing_sent(ask.dry_run is not None, checkpoint)
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
-    code = finish(checkpoint, ended, as_json=as_json, quiet=quiet)
+    code = finish(checkpoint, ended, output)
     if code == 0:
         forget(checkpoint)
     return code

@@ -15,6 +15,7 @@ import click
 
 from streammig.cli import options
 from streammig.errors import Unusable, counted
+from streammig.telemetry import Output
 
 if TYPE_CHECKING:
     from streammig.checkpoint import Checkpoint
@@ -72,7 +73,9 @@ def command(
             if tell is not None:
                 tell(it)
 
-        ended = beside(checkpoint, toml, called, lambda run: run.verify(size, hear), quiet, current, sends=False)
+        ended = beside(
+            checkpoint, toml, called, lambda run: run.verify(size, hear), Output(as_json, quiet), current, sends=False
+        )
     if ended.problem is not None:
         sys.exit(fail(ended.problem, as_json=as_json))
     if not isinstance(ended.result, dict):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streammig.checkpoint.sqlite import IN_STATE_FOLDER, Role, SharedFile
-from streammig.ratelimit.limits import Limits, RequestKind, Use
+from streammig.ratelimit.limits import Limits, RequestKind, Starts
 
 # A start is written before its request leaves. Until its process says when it left, it may leave at any moment: it
 # counts as made now, for as long as making a connection may take. A process that died never says it.
@@ -166,26 +166,19 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
             wider = min(EXTRA_MOST, max(EXTRA_FIRST, 2 * left))
             self._db.execute("UPDATE account SET extra = ?, extra_at = ?", (wider, now))
 
-    def usage(self, limits: Limits, now: float) -> list[Use]:
-        """Used and left in every window at this moment."""
-        uses = []
-        for counted, window in limits.counted("migration"):
-            only = "migration = 1 AND " if counted == "migration" else ""
-            asked = f"SELECT count(*), min(at) FROM start WHERE {only}at > ?"
-            used, oldest = self._read(asked, now - window.seconds)[0]
-            resets = max(0.0, oldest + window.seconds - now) if used else 0.0
-            left = max(0, window.count - used)
-            uses.append(Use(str(window), counted, window.count, used, left, round(resets, 3)))
-        return uses
+    def starts(self, limits: Limits, now: float) -> Starts:
+        """What the windows of these limits remember at this moment."""
+        rows = self._read("SELECT at, migration FROM start WHERE at > ? ORDER BY at", now - limits.longest)
+        hold = float(self._read("SELECT hold FROM account")[0][0])
+        return Starts([at for at, migration in rows if migration], [row[0] for row in rows], hold)
 
 
-def usage_of(path: Path, limits: Limits, now: float) -> list[Use]:
-    """Used and left, read without changing anything; an account that was never used has all of it left."""
+def starts_of(path: Path, limits: Limits, now: float) -> Starts:
+    """What an account's file remembers, read without changing anything; nothing of one that was never used."""
     if not path.exists() or not path.stat().st_size:
-        windows = limits.counted("migration")
-        return [Use(str(window), kind, window.count, 0, window.count, 0.0) for kind, window in windows]
+        return Starts()
     file = AccountState(path, read_only=True)
     try:
-        return file.usage(limits, now)
+        return file.starts(limits, now)
     finally:
         file.close()
