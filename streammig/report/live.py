@@ -119,5 +119,5 @@ class Screen:
         from rich.text import Text
 
         width = getattr(console, "width", 80)
-        for line in self._watch.screen(width - MARGIN):
+        for line in self._watch.screen(width - MARGIN) or [""]:
             yield Text(line, no_wrap=True, overflow="crop")

@@ -53,7 +53,7 @@ class Watch:
         if isinstance(notice, RunBegan):
             self._began, self.accounts = notice, {**notice.accounts}
         stage = stage_of(notice)
-        if stage is not None:
+        if stage is not None and (stage in self.accounts or isinstance(notice, StageBegan)):
             self.accounts[stage] = heard(self.accounts.get(stage, Account()), notice, now)
         match notice:
             case StageBegan(name, account):
