@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from streammig.errors import counted
-from streammig.records import START, Batch, BatchState, Kind, Place, Receipt, Tally
+from streammig.model import START, Batch, BatchState, Kind, Place, Receipt, Tally
 
 
 class Expected(NamedTuple):
@@ -65,7 +65,7 @@ class StageBegan(Notice):
         if it.frontier[:3] == START[:3]:
             return f"{self.stage}: starting"
         if it.complete and not it.waiting:
-            return f"{self.stage}: already complete"
+            return f"{self.stage}: all is read and sent"
         left = f", {counted(it.pending, 'sealed unit')} still to send" if it.pending else ""
         return f"{self.stage}: going on" + ("" if it.complete else f" at record {it.frontier.ordinal:,}") + left
 

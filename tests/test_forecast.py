@@ -9,8 +9,8 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.masivo.limits import PRESETS
+from streammig.model import Place
 from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, Starts, Window, parse_limits, starts_of
-from streammig.records import Place
 from streammig.report.document import document
 from streammig.report.forecast import Leg, forecast
 from streammig.report.progress import requests_left

@@ -11,8 +11,7 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.cli.exit import Ended, headline
-from streammig.ratelimit import parse_limits
-from streammig.records import (
+from streammig.model import (
     START,
     Batch,
     BatchState,
@@ -25,6 +24,7 @@ from streammig.records import (
     Receipt,
     Tally,
 )
+from streammig.ratelimit import parse_limits
 from streammig.report.document import document, iso
 from streammig.report.live import JsonLines, Lines, watching
 from streammig.report.progress import Pace, share_settled
@@ -80,7 +80,7 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
     [
         (StageBegan("events"), "events: starting"),
         (StageBegan("events", Account(Place(0, 9, 0, 12_345))), "12,345"),
-        (StageBegan("events", Account(Place(0, 9, 0, 12_345), complete=True)), "events: already complete"),
+        (StageBegan("events", Account(Place(0, 9, 0, 12_345), complete=True)), "events: all is read and sent"),
         (Stopping(150.0), "stopping: requests under way may end, for at most 150 s; once more cuts them off"),
         (Decided(batch(), BatchState.ACCEPTED), ""),
         (RunBegan({"events": Account()}, "1/5s", "", 300.0, 4), ""),

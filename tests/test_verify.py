@@ -150,6 +150,32 @@ def test_a_sample_says_how_much_may_be_missing_and_holds_no_personal_data(shell:
     assert re.findall(r"(?m)^\| `(\w+)`", text) == list(document)
 
 
+@pytest.mark.slow
+def test_what_is_missing_is_sent_again_once_and_never_an_event(shell: Shell, target: LocalTarget) -> None:
+    migrated(shell, target)
+    lost = [f"c{number}" for number in (1, 2, 30)]
+    for name in lost:
+        tampered(shell.folder, f"DELETE FROM claims WHERE id = '{name}'", *without(name))
+    tampered(shell.folder, one("events", "c7"), "DELETE FROM claims WHERE id = 'c9'")
+    with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
+        store.execute(f"DELETE FROM transactions WHERE {of('c9')}")
+    assert verify(shell, "--all", "--json").document["stages"]["transactions"]["missing"] == 4
+    arrived = target.ledger()["requests"]["events"]
+    ended = shell("retry", "migration.checkpoint", "--missing", "--json")
+    assert (ended.code, ended.document["balanced"]) == (0, True), ended.err
+    stages = ended.document["stages"].values()
+    assert [(it["missing"], it["accepted"], it["unknown"]) for it in stages] == [(0, 40, 0)] * 3
+    ledger = target.ledger()
+    assert ledger["requests"]["events"] == arrived
+    assert (ledger["holds"]["customers"]["count"], ledger["twice"]["customers"]["count"]) == (40, 0)
+    assert ledger["twice"]["transactions"]["count"] == 0
+    found = {(it["record"], it["field"]) for it in verify(shell, "--all", "--json").document["findings"]}
+    assert found == {(number, "purchases") for number in (2, 3, 8, 31)}, "their events went with the customers"
+    assert shell("retry", "migration.checkpoint", "--missing").code == 0
+    assert target.ledger()["requests"]["customers"] == ledger["requests"]["customers"]
+    assert shell("retry", "migration.checkpoint", "--missing", "--stage", "events").code == 2
+
+
 @pytest.mark.parametrize(
     ("failed", "looked", "share"), [(0, 1000, 0.00299), (0, 300, 0.00994), (3, 1000, 0.00773), (5, 5, 1.0)]
 )

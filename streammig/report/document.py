@@ -8,7 +8,7 @@ from typing import Any
 
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING
-from streammig.records import Batch, BatchState, Sums, Tally
+from streammig.model import Batch, BatchState, Sums, Tally
 from streammig.report.progress import Pace, account_of, fill, outlook, share_settled
 
 NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
@@ -87,7 +87,7 @@ def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
 
 def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
     """One of them in short; `since` is when it was sent last."""
-    at = checkpoint.last_attempt(batch)
+    at = checkpoint.last_attempt(batch).started or None
     return {
         "stage": batch.stage,
         "batch": batch.seq,

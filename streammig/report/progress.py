@@ -8,8 +8,8 @@ from math import inf
 from typing import NamedTuple
 
 from streammig.checkpoint import Checkpoint
+from streammig.model import BatchState, Kind, Record
 from streammig.ratelimit import OFF, Limits, Starts
-from streammig.records import BatchState, Kind, Record
 from streammig.report.forecast import Leg, forecast
 from streammig.telemetry import (
     Account,

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from streammig.errors import Problem, counted
+from streammig.model import Kind
 from streammig.ratelimit import OFF, Limits, Starts, parse_limits, starts_of
-from streammig.records import Kind
 from streammig.report.progress import Outlook, Pace, fill, heard, outlook, share_settled, stage_of
 from streammig.report.text import aligned, shared
 from streammig.telemetry import (
