@@ -73,9 +73,8 @@ def command(
             if tell is not None:
                 tell(it)
 
-        ended = beside(
-            checkpoint, toml, called, lambda run: run.verify(size, hear), Output(as_json, quiet), current, sends=False
-        )
+        output = Output(as_json, quiet)
+        ended = beside(checkpoint, toml, called, lambda run: run.verify(size, hear), output, current)
     if ended.problem is not None:
         sys.exit(fail(ended.problem, as_json=as_json))
     if not isinstance(ended.result, dict):
