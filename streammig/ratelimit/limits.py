@@ -79,6 +79,11 @@ class Starts(NamedTuple):
     general: Sequence[float] = ()
     hold: float = 0.0
 
+    def later(self, seconds: float) -> Starts:
+        """The same by a clock that is ahead by so many seconds."""
+        migration, general = ([at + seconds for at in made] for made in (self.migration, self.general))
+        return Starts(migration, general, self.hold + seconds)
+
     def usage(self, limits: Limits, now: float) -> list[Use]:
         """Used and left in every window at this moment."""
         uses = []
