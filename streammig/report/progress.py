@@ -133,8 +133,8 @@ def requests_left(account: Account) -> float | None:
 
 
 def legs(accounts: Mapping[str, Account], settle: float) -> list[tuple[str, Leg | None]]:
-    """What is left of each stage, in order; None where that can't be told. A stage behind which a later one has begun
-    is over, but for requests."""
+    """What is left of each stage, in order; None where that can't be told. A stage is over, but
+    for requests, once a later one has begun."""
     found: list[tuple[str, Leg | None]] = []
     names = list(accounts)
     for at, name in enumerate(names):
