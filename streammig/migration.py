@@ -23,7 +23,9 @@ from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex
+from streammig.delivery.beside import write_beside
 from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.delivery.reads import Connection, Reads
 from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
@@ -42,7 +44,7 @@ from streammig.settings import Settings, absolute, check_doubles, check_folder, 
 from streammig.sources import Form, check_form, open_source, parse_input, with_samples
 from streammig.sources.source import Source
 from streammig.stages import STAGES
-from streammig.target import Client, Connection, ReadBack, Target
+from streammig.target import Client, ReadBack, Target
 from streammig.targets import rule_options, target_of
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
@@ -154,6 +156,9 @@ class Migration:
                 run = await self._assemble(stack, reads)
                 self.assembled = True
                 done = await work(run)
+                if self.ask.dry_run is not None:
+                    mapped = {name: it[:2] for name, it in run.reading.inputs.items() if it.mapping}
+                    await run.reading.read(write_beside, self.ask.dry_run, mapped)
                 if done is True:
                     await run.store.write(Checkpoint.forget_samples)
             if done is True:
@@ -188,7 +193,7 @@ class Migration:
             lost = await self._check(file, fence, marks, thread)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
-        limiter = account.limiter(stack, self.clock, self.executor)
+        limiter = account.limiter(stack, self.clock, self.executor, self.notify)
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
@@ -216,7 +221,7 @@ class Migration:
             settings=settings,
             reading=reading,
             store=store,
-            target=Connection(client, readback, limiter),
+            target=Connection(client, readback, limiter, Reads(readback, context, settings.concurrency)),
             context=context,
             options=RunOptions(ask.first, self.away, look=target.queued and not self._past_the_look(fence)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from streammig.batching import BatchLimits
@@ -12,20 +13,24 @@ from streammig.checkpoint import Store, Totals, outbox_path
 from streammig.context import Context
 from streammig.delivery.barrier import Barrier
 from streammig.delivery.isolation import Isolation
+from streammig.delivery.reads import Connection
 from streammig.delivery.reconcile import Policy, Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
-from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
+from streammig.delivery.sizes import Sizes
+from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable, counted
 from streammig.inputs import Reading
 from streammig.model import BatchState
 from streammig.preflight import Preflight
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.report.progress import account_of
+from streammig.report.progress import account_of, expected
+from streammig.report.reports import account_file
 from streammig.settings import Settings
 from streammig.sources.source import Source
 from streammig.stage import StageReader, StageRun
-from streammig.target import Connection
-from streammig.telemetry import PILOT, StageBegan, StageEnded
+from streammig.telemetry import PILOT, Expected, RunBegan, StageBegan, StageEnded, Warned
+
+SAMPLED = 1_000  # records that tell what a stage will take
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +57,11 @@ class Run:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
         whole = True
         before = ""
-        preflight = Preflight(self.reading, self.store, self.target.readback, self.context)
+        preflight = Preflight(self.reading, self.store, self.target.reads, self.context)
         await preflight.check(self.options.look)
+        await self._look_ahead()
         for name in self.reading.inputs:
-            if before and not await self.barrier(before).wait(before):
+            if before and not await self.barrier().wait(before):
                 return False
             whole = await self._stage(name) and whole
             if self.context.stopping:
@@ -64,15 +70,34 @@ class Run:
         # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
         if not self.context.times.settle:
             await self.store.write(lambda file: file.saw(before))
-        elif not await self.barrier(before).wait(before, last=True):
+        elif not await self.barrier().wait(before, last=True):
             return False
         for name in self.reading.inputs:
             await self._no_unknown(name)
         return whole
 
-    def barrier(self, name: str, retried: bool = False) -> Barrier:
+    async def _look_ahead(self) -> None:
+        """Tell how far all stages are, with an estimate of what those will take that have not begun."""
+        ahead = {name: await self._expected(name) for name in self.reading.inputs}
+        begun = self.context.now()
+        await self.store.write(lambda file: file.set_context(file.run["context"] | {"expected": ahead, "begun": begun}))
+        run = await self.store.read(lambda file: file.run)
+        accounts = {name: await self.store.read(partial(account_of, stage=name)) for name in ahead}
+        limits, settle, lanes = run["context"]["limits"], self.context.times.settle, self.settings.concurrency
+        self.context.notify(RunBegan(accounts, limits, str(account_file(run) or ""), settle, lanes))
+
+    async def _expected(self, name: str) -> Expected:
+        """What a stage will take: as an earlier run knew it, or by its first records."""
+        before = await self.store.read(lambda file: account_of(file, name))
+        if before.made or before.complete or before.expected.requests:
+            return before.expected
+        records = await self.reading.first(name, SAMPLED)
+        units, most = BatchLimits(bytes=self.settings.max_bytes).units, self.settings.max_bytes
+        return expected(records, sum(before.sizes or ()), units, most, self.target.reads.proves(name))
+
+    def barrier(self, retried: bool = False) -> Barrier:
         """The barrier behind a stage, or behind what of it was retried."""
-        return Barrier(self.target.readback, self.store, self.context, retried)
+        return Barrier(self.target.reads, self.target.permits, self.store, self.context, retried)
 
     async def _stage(self, name: str) -> bool:
         self.context.notify(StageBegan(name, await self.store.read(lambda file: account_of(file, name))))
@@ -89,10 +114,27 @@ class Run:
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
         if not self.context.stopping and name == self.reading.owners:
-            # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
-            # nothing behind them that builds on each of them.
-            await self._no_unknown(name)
+            await self._followers_wait()
         return finished
+
+    async def _followers_wait(self) -> None:
+        """What belongs to a customer of a parked batch would be dropped by the target if that did not land: it becomes
+        dead letters, to be retried when the batch is decided. Raises where it is not known whose batch it is, and in
+        a pilot, whose full run may yet show what became of an unknown one."""
+        left = await self.store.read(
+            lambda file: file.batches(self.reading.owners, BatchState.UNKNOWN, BatchState.PARKED)
+        )
+        lost = await self.store.read(lambda file: [it for it in left if not file.outbox.holds(it)])
+        if lost or any(batch.state is BatchState.UNKNOWN for batch in left):
+            await self._no_unknown(self.reading.owners)
+        if left and len(self.reading.inputs) > 1:
+            count = counted(len(await self.reading.undecided()), "customer")
+            numbers = ", ".join(str(batch.seq) for batch in left)
+            text = (
+                f"{count} of batch {numbers} may not be at the target: their events and transactions become dead"
+                " letters (owner-undecided). Decide with `streammig resolve`, then send them with `streammig retry`"
+            )
+            self.context.notify(Warned("owners-undecided", text))
 
     async def _end(self, name: str, state: str, message: str, code: str) -> None:
         await self._note(name, state, message, code)
@@ -105,14 +147,16 @@ class Run:
     async def prepare(self, name: str, source: Source | None = None) -> StageRun:
         """A stage ready to run; `source` is what it reads on from, if not its files."""
         reader = await self._reader(name, source)
-        bisected = self.target.readback.proves(name) or self.settings.bisect_events
+        bisected = self.target.reads.proves(name) or self.settings.bisect_events
+        sizes = Sizes(*await self.store.read(lambda file: file.sizes(name)))
         sender = Sender(
             client=self.target.client,
             permits=self.target.permits,
             store=self.store,
             reconciler=self._reconciler(self.settings.stage(name).unknown),
-            reachability=Reachability(self.target.readback, self.context),
+            reachability=Reachability(self.target.reads, self.context),
             context=self.context,
+            sizes=sizes,
             options=SendOptions(
                 concurrency=self.settings.concurrency,
                 most_parked=self.settings.most_parked,
@@ -126,7 +170,7 @@ class Run:
         )
 
     def _reconciler(self, policy: Policy) -> Reconciler:
-        return Reconciler(readback=self.target.readback, store=self.store, context=self.context, policy=policy)
+        return Reconciler(reads=self.target.reads, store=self.store, context=self.context, policy=policy)
 
     async def _reader(self, name: str, source: Source | None) -> StageReader:
         progress = await self.store.read(lambda file: file.progress(name))

@@ -33,6 +33,7 @@ from streammig.model import (
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
 UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
 OPEN = (*PENDING, *UNDECIDED)
+_PENDING = ", ".join(f"'{state}'" for state in PENDING)
 LOST = "newest-is-lost"  # the code of an attempt that only a copy that is lost may have made
 
 Spot = tuple[int, int, int]
@@ -199,11 +200,15 @@ class Queries(SqliteFile):
 
     def counts(self, stage: str) -> dict[str, int]:
         """Batches that carry records, requests begun for them, those of them of which nothing left, and batches
-        accepted, for the fill."""
+        accepted, for the fill; the batches made of the export (not of parts or letters) with the bytes of their
+        bodies; and those that are still to be sent."""
         row = self.rows(
             "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
             " (SELECT count(*) FROM attempt WHERE stage = ?1 AND kind = 'not-sent') AS not_sent,"
-            " count(*) FILTER (WHERE state = 'accepted') AS accepted FROM batch WHERE stage = ?1",
+            " count(*) FILTER (WHERE state = 'accepted') AS accepted,"
+            " count(*) FILTER (WHERE parent IS NULL AND NOT retried) AS made,"
+            " coalesce(sum(size) FILTER (WHERE parent IS NULL AND NOT retried), 0) AS bytes,"
+            f" count(*) FILTER (WHERE state IN ({_PENDING})) AS waiting FROM batch WHERE stage = ?1",
             stage,
         )[0]
         return dict(row)
@@ -313,6 +318,11 @@ class Queries(SqliteFile):
         sql = f"SELECT {_ATTEMPT} FROM attempt WHERE stage = ? AND seq = ? ORDER BY number"
         return [Attempt(*row) for row in self.rows(sql, batch.stage, batch.seq)]
 
+    def latencies(self, stage: str, since: float, count: int) -> list[float]:
+        """How long the last requests of a stage took to be accepted, of those begun `since` then, in seconds."""
+        sql = "SELECT started, latency FROM attempt WHERE stage = ? AND kind = 'accepted' ORDER BY seq DESC LIMIT ?"
+        return [latency for started, latency in self.rows(sql, stage, count) if started >= since]
+
     def last_attempt(self, batch: Batch) -> Attempt:
         """The last request for a batch."""
         return next(reversed(self.attempts(batch)), Attempt())
@@ -324,6 +334,17 @@ class Queries(SqliteFile):
         if last.number or batch.parent is None:
             return last.message or ""
         return self.last_message(self.batch(batch.stage, batch.parent))
+
+    def sizes(self, stage: str) -> tuple[int, int]:
+        """The smallest body of a stage that was answered with 413, and the largest that was accepted, in bytes; 0
+        without one."""
+        sql = (
+            "SELECT coalesce(min(size) FILTER (WHERE kind = 'too-large'), 0),"
+            " coalesce(max(size) FILTER (WHERE kind = 'accepted'), 0)"
+            " FROM batch JOIN attempt USING (stage, seq) WHERE stage = ?"
+        )
+        refused, passed = self.rows(sql, stage)[0]
+        return int(refused), int(passed)
 
     # -- what is not sent --------------------------------------------------------------------------------------------
 
