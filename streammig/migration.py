@@ -34,6 +34,7 @@ from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.records import Batch, BatchState, Place
 from streammig.resending import Resend
 from streammig.retrying import Retry
+from streammig.revert import Revert
 from streammig.run import Run, RunOptions
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
 from streammig.sources import open_source, parse_input, with_samples
@@ -140,6 +141,10 @@ class Migration:
         None where stopped before. `tell` gets each difference, with its values."""
         return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
 
+    async def revert(self, customers: int) -> dict[str, Any] | None:
+        """Take the run back, whose customers are so many, and read back what became of each; None if stopped before."""
+        return await self._work(lambda run: Revert(run, self.state_dir, customers).revert())
+
     async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
         """Assemble a run and let it work; None if it was aborted."""
         self._task = task = asyncio.current_task()
@@ -178,6 +183,8 @@ class Migration:
         file = reopen(path, account.binding, shape, marks)
         if file is not None:
             stack.callback(file.close)
+            if ask.sends:
+                file.refuse_reverted()
             await self._reading(thread, partial(check_contents, file, marks))
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor)

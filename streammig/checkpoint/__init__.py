@@ -7,6 +7,7 @@ from streammig.checkpoint.letters import FIRST, Spot
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
 from streammig.checkpoint.queries import UNDECIDED, StageRow, Totals
+from streammig.checkpoint.reverts import Window
 from streammig.checkpoint.sqlite import IN_STATE_FOLDER, Role, SharedFile
 from streammig.checkpoint.store import CheckpointReader, Store
 from streammig.checkpoint.timeline import Timeline
@@ -34,6 +35,7 @@ __all__ = [
     "Store",
     "Timeline",
     "Totals",
+    "Window",
     "fenced",
     "fences_path",
     "is_held",

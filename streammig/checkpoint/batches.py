@@ -226,9 +226,9 @@ class Batches(Letters):
                     self._db.execute("UPDATE batch SET sample = NULL WHERE stage = ?", (row.name,))
                     self.outbox.forget_samples(row.name)
 
-    def saw(self, stage: str) -> None:
-        """All samples of what is sealed of this stage were seen at the target."""
-        self._change("UPDATE stage SET seen = 1 WHERE name = ?", stage)
+    def saw(self, stage: str, at: float) -> None:
+        """All samples of what is sealed of this stage were seen at the target by now."""
+        self._change("UPDATE stage SET seen = ? WHERE name = ?", at, stage)
 
     def rule(self, batch: Batch, state: BatchState, ruling: str, at: float, note: str) -> bool:
         """Keep the operator's word on a batch, and the state it puts that in; says whether it was still to be decided.

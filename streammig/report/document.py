@@ -35,11 +35,15 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         stages = {row.name: _stage(checkpoint, row, totals[row.name], running, now) for row in rows}
         left = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
-    state, dry_run = _state(rows, totals, running), bool(run["binding"].get("dry_run", False))
+        reverted = checkpoint.is_reverted()
+    state, dry_run = (
+        "reverted" if reverted else _state(rows, totals, running),
+        bool(run["binding"].get("dry_run", False)),
+    )
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
         dry_run
-        or state == "running"
+        or state in ("running", "reverted")
         or (state == "complete" and not missing)
         or any(_broken_off(row, totals[row.name]) for row in rows)
     )
