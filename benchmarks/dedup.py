@@ -24,7 +24,7 @@ from typing import Any
 
 from streammig.columns import Columns
 from streammig.dedup import Build, scan
-from streammig.records import Span
+from streammig.model import Span
 
 STEP = 1_000
 LENGTH = 1_000  # bytes from one made-up record to the next

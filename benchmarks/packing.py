@@ -21,7 +21,7 @@ from statistics import median
 from time import perf_counter
 
 from streammig.batching import batcher
-from streammig.records import Examined, Position, Record
+from streammig.model import Examined, Position, Record
 from tests.spans import chunk_of
 
 LIMIT = 1000

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import accumulate, pairwise, repeat
 from typing import Any, NamedTuple
 
-from streammig.records import DeadLetter, Examined, Record, Span, Tally
+from streammig.model import DeadLetter, Examined, Record, Span, Tally
 
 
 class LeftOut(NamedTuple):
@@ -27,7 +27,7 @@ class Columns:
     A source record has one row, none, or with a mapping several: `index` is its place in the span, and `unit` the
     number of the row's first unit in it, as in `Examined`. `edited` has the bytes of the rows that differ from the
     span's. The amounts of row i are `amounts[upto[i]:upto[i + 1]]`, with their keys beside them; `inner` and `uniques`
-    are as `Record.inner` and `Record.twin`, empty where a stage has none. `dropped` are unknown fields that were cut,
+    are as `Record.inner` and `Record.unique`, empty where a stage has none. `dropped` are unknown fields that were cut,
     by index in the span.
     """
 
@@ -81,7 +81,7 @@ class Columns:
             self.amounts += [amount for _, amount in record.amounts]
             self.upto.append(len(self.amounts))
             if record.inner is None:
-                self.uniques.append(record.twin)
+                self.uniques.append(record.unique)
             else:
                 self.inner.append(record.inner)
         if found.filtered or found.dead or found.absent:
@@ -146,9 +146,9 @@ class Chunk:
         pairs = list(zip(it.keys[low:high], it.amounts[low:high], strict=True))
         amounts = [tuple(pairs[first - low : last - low]) for first, last in pairwise(it.upto[begin : end + 1])]
         inner = it.inner[rows] if it.inner else repeat(None)
-        twins = it.uniques[rows] if it.uniques else repeat("")
+        uniques = it.uniques[rows] if it.uniques else repeat("")
         return list(
-            map(Record, positions, it.unit[rows], it.owners[rows], bodies, it.units[rows], amounts, inner, twins)
+            map(Record, positions, it.unit[rows], it.owners[rows], bodies, it.units[rows], amounts, inner, uniques)
         )
 
     def examined(self, at: int) -> Examined:

@@ -33,7 +33,8 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
     for name in settings.stages:
         stage = settings.stage(name)
         mapped = {"fields": True} if stage.fields else {"map": stage.map}
-        own = mapped | {"owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
+        form = {"delimiter": stage.delimiter, "encoding": stage.encoding}
+        own = mapped | form | {"owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
         found[name] = common | own | ({"unchecked": unchecked} if name == STAGES[0] else {})
     return found
 

@@ -11,8 +11,8 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
+from streammig.model import START, Place, Range, Record
 from streammig.reader import first_records, owners_until
-from streammig.records import START, Place, Range, Record
 from streammig.selection import Absent, WithoutRepeated, WithOwners
 from streammig.sources.source import Source
 from streammig.target import Rules, Stage

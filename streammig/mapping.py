@@ -52,7 +52,8 @@ def stage_mapping(settings: Settings, name: str, folder: Path) -> Callable[[Any]
 
 
 def mapping_mark(mapping: Callable[[Any], Any] | None) -> str:
-    """The hash of the module that a mapping stands in, or of its table; "" without one, or without a file."""
+    """The hash of the module that a mapping stands in, or of its table; "" without one, or without a file. It is short,
+    for each batch keeps it."""
     if mapping is None:
         return ""
     if isinstance(mapping, FieldMapping):
@@ -61,4 +62,4 @@ def mapping_mark(mapping: Callable[[Any], Any] | None) -> str:
         source = Path(inspect.getsourcefile(inspect.unwrap(mapping)) or "").read_bytes()
     except (OSError, TypeError):
         return ""
-    return hashlib.sha256(source).hexdigest()
+    return hashlib.sha256(source).hexdigest()[:16]

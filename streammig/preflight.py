@@ -9,7 +9,7 @@ from streammig.context import Context
 from streammig.delivery.reconcile import seen_at_last
 from streammig.errors import Unusable
 from streammig.inputs import Reading
-from streammig.records import BatchState, Record
+from streammig.model import BatchState, Record
 from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 

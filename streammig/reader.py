@@ -13,7 +13,7 @@ from streammig.batching import BatchLimits, Sealing, batcher, cut, is_within, se
 from streammig.checkpoint import write_body
 from streammig.columns import Chunk
 from streammig.errors import BrokenExport, Unusable
-from streammig.records import START, Place, Progress, Range, Record, Span
+from streammig.model import START, Place, Progress, Range, Record, Span
 from streammig.sources.source import Source
 from streammig.target import Rules
 

@@ -12,7 +12,7 @@ from streammig.batching import BatchLimits, assemble, ranges_of
 from streammig.checkpoint import Beside, Checkpoint, outbox_path, write_body
 from streammig.dead_letters.replay import WAVE_BYTES, Choice
 from streammig.errors import Unusable
-from streammig.records import Draft, Range, Record, add_up
+from streammig.model import Draft, Range, Record, add_up
 from streammig.retrying import Retry
 from streammig.run import Run
 from streammig.target import Rules
@@ -51,10 +51,7 @@ class Resend:
                 await retry.deliver(name)
                 if run.context.stopping:
                     return False
-        since = run.context.now() - run.context.times.settle
-        if await run.store.read(lambda file: file.retried_at(name)) > since:
-            return await run.barrier(name, retried=True).wait(name, last=name == [*run.reading.inputs][-1])
-        return not run.context.stopping
+        return not run.context.stopping and await retry.shown(name)
 
     async def _check(self, name: str, missing: Sequence[Beside]) -> None:
         """Raise `Unusable` where the mapping is not the one that made what is missing."""

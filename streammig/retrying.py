@@ -10,7 +10,7 @@ from typing import TypeVar
 from streammig.batching import BatchLimits
 from streammig.checkpoint import FIRST, Checkpoint, outbox_path
 from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
-from streammig.records import BatchState
+from streammig.model import BatchState
 from streammig.report.progress import account_of
 from streammig.run import Run
 from streammig.sources import open_source
@@ -30,11 +30,8 @@ class Retry:
 
     async def all(self) -> bool:
         """Try all that is chosen; False if stopped before. Raises like a run."""
-        names = list(self.run.reading.inputs)
-        for name in names:
-            if not await self._stage(name):
-                return False
-            if name in (self.run.reading.owners, *names[:-1]) and not await self._shown(name):
+        for name in self.run.reading.inputs:
+            if not await self._stage(name) or not await self.shown(name):
                 return False
         return True
 
@@ -83,17 +80,14 @@ class Retry:
             stopped=run.context.stop.is_set,
         )
 
-    async def _shown(self, name: str) -> bool:
-        """Give the target's queue its time for what later stages build on. When replayed customers can be seen, what
-        waited for them may go."""
-        run = self.run
-        since = run.context.now() - run.context.times.settle
-        waits = await run.store.read(
-            lambda file: file.any_brought() if name == run.reading.owners else file.retried_at(name) > since
-        )
-        if waits and not await run.barrier(name, retried=True).wait(name):
+    async def shown(self, name: str) -> bool:
+        """Wait at the barrier behind what was sent of a stage. When replayed customers can be seen, what waited for
+        them may go."""
+        run, last = self.run, name == [*self.run.reading.inputs][-1]
+        unseen = await run.store.read(lambda file: file.any_unseen(name))
+        if unseen and not await run.barrier(name, retried=True).wait(name, last):
             return False
-        if waits and name == run.reading.owners:
+        if name == run.reading.owners:
             await run.store.write(Checkpoint.see_brought)
         return True
 

@@ -16,7 +16,7 @@ from streammig.checkpoint.reverts import ACCEPTED, AGAIN, NOT_LANDED, NOT_SENT, 
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.sender import BLIND_WAIT
 from streammig.errors import SamplesMissing, TargetStop, UnknownOutcome, Unusable
-from streammig.records import Kind, Receipt, add_up
+from streammig.model import Kind, Receipt, add_up
 from streammig.run import Run
 from streammig.target import MISSING, Difference, Reverts
 from streammig.telemetry import Waiting

@@ -9,7 +9,7 @@ import msgspec
 from streammig.batching import cut
 from streammig.checkpoint import Spot
 from streammig.columns import Chunk, Columns
-from streammig.records import FILTERED, DeadLetter, Examined, Place, Range, Record, Span
+from streammig.model import FILTERED, DeadLetter, Examined, Place, Range, Record, Span
 from streammig.target import Rules
 
 Absent = Callable[[Iterable[str]], Mapping[str, str]]

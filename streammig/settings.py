@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from streammig.errors import Problem, Unusable
+from streammig.patterns import files_of
 from streammig.ratelimit.limits import OFF, parse_limits
 from streammig.stages import STAGES
 
@@ -25,7 +26,9 @@ PRESETS = ("dev", "prod")  # names of limits; the target knows their numbers
 class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stage of a migration. In the TOML file a table of the stage's name."""
 
-    files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, or - for standard input
+    files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, a folder, a pattern, or - for standard input
+    delimiter: str = ""  # CSV: one character, or tab; else as the file's name says
+    encoding: str = "utf-8"  # CSV
     map: str = ""  # module:function
     fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
     owner: str = ""  # events: the field that names the customer, where each record is one event
@@ -122,7 +125,17 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
         parse_limits(settings.limits, dict.fromkeys(PRESETS, OFF))
     except Problem as problem:
         raise Unusable(problem.code, f"{where}: {problem.what}", problem.hint) from None
-    return settings
+    return _with_files(settings)
+
+
+def _with_files(settings: Settings) -> Settings:
+    """The same, with each folder and each pattern as the files that it stands for."""
+    found: dict[str, Any] = {}
+    for name in settings.stages:
+        stage = settings.stage(name)
+        files = tuple(file for text in stage.files for file in files_of(text))
+        found[name] = msgspec.structs.replace(stage, files=files)
+    return msgspec.structs.replace(settings, **found)
 
 
 SEE_ALL = "See all of them: streammig guide settings"

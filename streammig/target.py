@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from streammig.columns import Columns
-from streammig.records import Receipt, Record, Span
+from streammig.model import Receipt, Record, Span
 
 Mapping = Callable[[Any], Any]
 """A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or

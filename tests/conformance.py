@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from streammig.checkpoint import Checkpoint, Store
-from streammig.records import START, BatchState, Draft, Kind, Place, Progress, Receipt, Record
+from streammig.model import START, BatchState, Draft, Kind, Place, Progress, Receipt, Record
 from streammig.sources.source import Source
 from streammig.target import Client, ReadBack, Rules, Seen, Target
 from tests.spans import examine, records_of, slices

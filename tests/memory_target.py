@@ -14,7 +14,7 @@ from typing import Any
 
 from streammig.context import Clock
 from streammig.masivo.redact import redact
-from streammig.records import Kind, Receipt, Record
+from streammig.model import Kind, Receipt, Record
 from streammig.target import DIFFERS, MISSING, Difference, Seen
 
 

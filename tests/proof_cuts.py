@@ -15,8 +15,8 @@ from streammig.batching import BatchLimits, assemble, select
 from streammig.checkpoint import Checkpoint
 from streammig.columns import Chunk
 from streammig.masivo.rules import RuleOptions, rules
+from streammig.model import START, Batch, BatchState, Examined, Range, Tally, add_up
 from streammig.reader import Reader
-from streammig.records import START, Batch, BatchState, Examined, Range, Tally, add_up
 from streammig.sources import open_source, parse_input
 from streammig.sources.source import Source
 from streammig.target import Rules

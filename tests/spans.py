@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from streammig.batching import Batcher, Sealing
 from streammig.columns import Chunk, Columns
-from streammig.records import START, Examined, Place, Position, Span
+from streammig.model import START, Examined, Place, Position, Span
 from streammig.sources.source import Source
 from streammig.target import Rules
 

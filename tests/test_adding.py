@@ -46,6 +46,9 @@ def test_i3_stages_are_added_to_a_finished_checkpoint_and_know_its_customers(she
     assert run(shell, target, *CUSTOMERS, *EVENTS).code == 3
     ended = run(shell, target, *CUSTOMERS, *EVENTS, *TRANSACTIONS)
     assert ended.code == 3, ended.err
+    assert "scanning" in ended.err
+    again = run(shell, target, *CUSTOMERS, *EVENTS, *TRANSACTIONS)
+    assert (again.code, "scanning" in again.err, "customers: all is read" in again.err) == (3, False, True)
     for name in ("events", "transactions"):
         assert ended.document["stages"][name]["accepted"] == 6
         assert ended.document["stages"][name]["dead_by"] == WAITING

@@ -14,9 +14,9 @@ import pytest
 
 from streammig.batching import BatchLimits, Sealing
 from streammig.masivo.rules import RuleOptions, rules
+from streammig.model import Progress, Tally
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import Progress, Tally
 from streammig.sources import Input, open_source
 
 OPTIONS = RuleOptions(now=datetime(2024, 5, 1, tzinfo=UTC))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streammig.batching import Batcher, BatchLimits, Sealing, batcher
-from streammig.records import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
+from streammig.model import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
 from tests.spans import add
 
 HEAD, TAIL = b'{"customers":[', b"]}"
@@ -35,9 +35,9 @@ def event_record(
     return Record(position_of(number, source), unit, owner, body, len(units), amounts, where)
 
 
-def customer(owner: str, *, number: int = 0, twin: str = "", pad: int = 0, unit: int = 0, source: int = 0) -> Record:
+def customer(owner: str, *, number: int = 0, unique: str = "", pad: int = 0, unit: int = 0, source: int = 0) -> Record:
     body = b'{"id":"%b","pad":"%b"}' % (owner.encode(), b"x" * pad)
-    return Record(position_of(number, source), unit, owner, body, 1, (("points", Decimal(1)),), None, twin)
+    return Record(position_of(number, source), unit, owner, body, 1, (("points", Decimal(1)),), None, unique)
 
 
 def position_of(number: int, source: int = 0) -> Position:
@@ -154,11 +154,11 @@ def test_a_customer_that_exactly_fills_the_bytes_left_still_fits_and_one_byte_mo
         assert len(drafts_of(run(packing, [examined(first), examined(second)]))) == batches
 
 
-def test_a_customer_whose_id_or_twin_is_in_the_open_batch_is_a_dead_letter_that_names_no_value() -> None:
+def test_a_customer_whose_id_or_unique_value_is_in_the_open_batch_is_a_dead_letter_that_names_no_value() -> None:
     stage = [
-        examined(customer("secret-id", number=0, twin="secret@mail")),
+        examined(customer("secret-id", number=0, unique="secret@mail")),
         examined(customer("secret-id", number=1)),
-        examined(customer("other", number=2, twin="secret@mail")),
+        examined(customer("other", number=2, unique="secret@mail")),
         examined(customer("third", number=3)),
     ]
     [sealing] = run(batcher(HEAD, TAIL, once=False), stage)
@@ -183,7 +183,7 @@ def test_a_duplicate_of_a_customer_in_another_file_names_that_file() -> None:
     assert "record 5 of file 1 " in sealing.progress.dead[0].message
 
 
-def test_customers_without_a_twin_are_no_duplicates_of_each_other() -> None:
+def test_customers_without_a_unique_value_are_no_duplicates_of_each_other() -> None:
     [sealing] = run(batcher(HEAD, TAIL, once=False), [examined(customer(f"c{n}", number=n)) for n in range(5)])
     assert sealing.progress.dead == ()
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from streammig.batching import BatchLimits, Sealing, assemble, batcher, select
 from streammig.batching.progress import Stretch
-from streammig.records import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
+from streammig.model import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
 from tests.spans import add, chunk_of
 
 HEAD, TAIL = b'{"customers": [', b"]}"
@@ -54,9 +54,9 @@ def record_of(dice: Random, kind: Kind, position: Position, unit: int, numbers: 
     if not kind.listed:
         pad = "é" * dice.choice([0, 3, 60])
         body = b'{"id":"%b","n":%d,"pad":"%b"}' % (owner.encode(), numbers[0], pad.encode())
-        twin = dice.choice(["", "", f"t{dice.randint(0, 30)}"])
+        unique = dice.choice(["", "", f"t{dice.randint(0, 30)}"])
         balance = (("points", Decimal(numbers[0]) / 7 // 1), ("miles", Decimal("0.01")))
-        return Record(position, unit, owner, body, 1, balance, None, twin)
+        return Record(position, unit, owner, body, 1, balance, None, unique)
     pads = ["é" * dice.choice([0, 0, 1, 9, 70 if dice.random() < 0.2 else 0]) for _ in numbers]
     units = [b'{"n":%d,"p":"%b"}' % (n, pad.encode()) for n, pad in zip(numbers, pads, strict=True)]
     edge = dice.choice([b"", b"", b"\n "])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streammig.checkpoint import Checkpoint, is_held, locked
 from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
 from streammig.errors import Held, MachineFault, Unusable
-from streammig.records import (
+from streammig.model import (
     Batch,
     BatchState,
     DeadLetter,
@@ -110,7 +110,7 @@ def test_what_bins_hold_beyond_the_frontier_is_counted_and_passed_over(file: Che
 def test_i3_a_batch_that_is_not_sealed_can_not_be_sent(file: Checkpoint) -> None:
     batch = file.seal("customers", draft(0, 3), behind(3, tally(3, "1.50")), 1.0)
     sent(file, batch, Kind.ACCEPTED, BatchState.ACCEPTED)
-    with pytest.raises(AssertionError, match="not sealed"):
+    with pytest.raises(AssertionError, match="is accepted"):
         file.sending(batch, 3.0)
 
 
@@ -310,5 +310,5 @@ def test_a_crash_within_a_rollback_journal_keeps_nobody_from_reading(tmp_path: P
     writer.close()
     file = Checkpoint.open(crashed / "c", read_only=True)
     assert file.run["binding"] == {"account": "a"}
-    assert not file._read("SELECT 1 FROM sqlite_master WHERE name = 'more'")
+    assert not file.rows("SELECT 1 FROM sqlite_master WHERE name = 'more'")
     file.close()

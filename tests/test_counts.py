@@ -13,10 +13,10 @@ import pytest
 
 from streammig.batching import BatchLimits
 from streammig.masivo.rules import RuleOptions, StageRules, rules
+from streammig.model import START, Place, Progress, Span, Tally
 from streammig.reader import Reader
-from streammig.records import START, Place, Progress, Span, Tally
 from streammig.sources import open_source, parse_input
-from streammig.sources.source import Source
+from streammig.sources.source import Source, Told
 from tests.commands import Shell, sandbox, write
 from tests.sandbox_caller import customer
 from tests.spans import Slice, examine
@@ -124,7 +124,7 @@ class Alive(bytes):
 class Endless(Source):
     """A source that makes its records as they are asked for."""
 
-    def spans(self, start: Place = START) -> Iterator[Span]:
+    def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         for number in range(0, 40_000, 500):
             records = [b'%b"id":"c%d"%b' % (HEAD, at, TAIL % at) for at in range(number, number + 500)]
             ends = list(accumulate([len(each) + 1 for each in records]))

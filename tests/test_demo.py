@@ -19,7 +19,7 @@ import pytest
 
 from streammig.checkpoint import Checkpoint, Totals
 from streammig.cli import demo, main
-from streammig.records import START, BatchState, Kind, Progress, Range, Receipt, Tally
+from streammig.model import START, BatchState, Kind, Progress, Range, Receipt, Tally
 from streammig.sandbox import SandboxConfig
 from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Part, Sample, Written

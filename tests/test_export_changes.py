@@ -148,7 +148,7 @@ def test_an_export_that_changes_during_the_run_stops_it_and_goes_on_when_it_is_p
 def test_a_file_that_grows_after_it_was_read_keeps_its_stage_from_being_complete(
     shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streammig.pipeline.stage import StageRun
+    from streammig.stage import StageRun
 
     path = shell.folder / "e.ndjson"
     path.write_bytes(LINES)

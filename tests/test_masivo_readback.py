@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from streammig.errors import TargetStop
 from streammig.masivo.readback import MasivoReadBack
-from streammig.records import Position, Record
+from streammig.model import Position, Record
 from streammig.target import ReadBack, Seen
 from tests.masivo_session import session_on
 from tests.wire import Act, Wire, answer, listening, reset

@@ -12,7 +12,7 @@ import pytest
 from streammig.errors import Unusable
 from streammig.masivo.rules import CODES, FILTERS, RuleOptions, StageRules, rules
 from streammig.masivo.rules.values import Keys
-from streammig.records import FILTERED, Examined, Record, Tally
+from streammig.model import FILTERED, Examined, Record, Tally
 from tests.spans import Slice
 from tests.spans import examine as examined
 
@@ -86,7 +86,7 @@ def test_a_clean_customer_goes_as_the_bytes_it_came_as() -> None:
     (result,) = examined(made("customers"), [Slice(0, 5, 1, len(data), data)])
     (record,) = result.records
     assert record.body is data
-    assert (record.owner, record.twin, record.units, record.inner) == ("C-1", "zoe@example.com", 1, None)
+    assert (record.owner, record.unique, record.units, record.inner) == ("C-1", "zoe@example.com", 1, None)
     assert record.amounts == ((KEY, Decimal("12.50")),)
     assert [result.dropped, result.filtered, result.dead, result.absent] == [()] * 4
 
@@ -177,7 +177,7 @@ def test_a_customer_without_an_email_needs_the_opt_in(email: str) -> None:
     record = sent("customers", data, send_anonymous=True)
     assert json.loads(record.body)["is_anonymous"] is True
     assert "email" not in json.loads(record.body)
-    assert record.twin == ""
+    assert record.unique == ""
     assert record.body.startswith(b'{ "id":"C-1", "name":"Zo\xc3\xab \\u00d1u\\"')
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from streammig.masivo.rules import RuleOptions, rules
-from streammig.records import FILTERED, Examined, Tally
+from streammig.model import FILTERED, Examined, Tally
 from tests.spans import Slice
 from tests.spans import examine as examined
 

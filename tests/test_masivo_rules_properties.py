@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streammig.masivo.edit import NOT_JSON, Duplicate, apply, cuts, duplicated, elements, members
 from streammig.masivo.rules import CODES, FILTERS, RuleOptions, rules
 from streammig.masivo.rules.values import Numbers, decimals
-from streammig.records import Examined, Tally, total
+from streammig.model import Examined, Tally, total
 from tests.spans import Slice, examine
 
 OPTIONS = RuleOptions(now=datetime(2024, 5, 1, tzinfo=UTC), zero_orders=True, send_anonymous=True)

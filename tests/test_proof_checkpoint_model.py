@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streammig.checkpoint import Checkpoint
-from streammig.records import (
+from streammig.model import (
     Batch,
     BatchState,
     DeadLetter,

@@ -16,9 +16,9 @@ from streammig.batching import BatchLimits, Sealing
 from streammig.errors import BrokenExport, MachineFault, Unusable
 from streammig.masivo.rules import RuleOptions, rules
 from streammig.migration import Migration
+from streammig.model import Progress
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import Progress
 from streammig.sources import open_source, parse_input
 from tests import loyalty_maps
 from tests.commands import Shell, sandbox

@@ -11,7 +11,7 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.cli.exit import Ended, headline
-from streammig.records import (
+from streammig.model import (
     START,
     Batch,
     BatchState,
@@ -72,6 +72,7 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
     [
         (StageBegan("events"), "events: starting"),
         (StageBegan("events", Account(Place(0, 9, 0, 12_345))), "12,345"),
+        (StageBegan("events", Account(Place(0, 9, 0, 12_345), complete=True)), "events: all is read"),
         (StageEnded("events", "complete"), "events: complete"),
         (StageEnded("events", "failed", "byte 7"), "events: failed: byte 7"),
         (Waiting("settling", "for the queue", 300), "waiting: for the queue (5 min)"),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, locked
-from streammig.records import BatchState
+from streammig.model import BatchState
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, event

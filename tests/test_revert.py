@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from streammig.checkpoint import Checkpoint, locked
 from streammig.errors import Problem
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, listing, sandbox
+from tests.manual import GUIDE
 from tests.memory_target import Crash, Weather
 from tests.test_verify import FILES, export
 from tests.virtual import run_virtual
@@ -51,6 +53,9 @@ def test_a_run_is_taken_back_whole_and_says_so(shell: Shell, target: LocalTarget
     assert target.ledger()["batches"]["revert"]["accepted"] == 0
     ended = revert(shell, "--yes-revert", owners, "--json")
     assert (ended.code, ended.document["gone"], ended.document["kept"]) == (0, owners, []), ended.err
+    text = (GUIDE / "json.md").read_text().split("## The document of revert")[1]
+    assert re.findall(r"(?m)^\| `(\w+)`", text) == list(ended.document)
+    assert list(plan) == list(ended.document)[: len(plan)]
     assert listing(target, "customers") == []
     document = shell("status", "migration.checkpoint", "--json").document
     assert (document["state"], document["balanced"], document["resume"]) == ("reverted", True, None)

@@ -71,8 +71,8 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, code: str, named: s
         ("[customer]\nfiles = ['x']", "bad.toml: there is no setting customer\nDid you mean customers?"),
         ("file = ['x']", "bad.toml: there is no setting file\nThere is a setting files in the table of a stage."),
         (
-            "[events]\nlimit = 'x'",
-            "[events]: there is no setting limit\nThere is a setting limits above",
+            "[events]\nlimts = 'x'",
+            "[events]: there is no setting limts\nThere is a setting limits above",
         ),
         ("xyzzy = 1", "bad.toml: there is no setting xyzzy\nSee all of them: streammig guide settings"),
     ],

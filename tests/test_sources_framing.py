@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.errors import BrokenExport
-from streammig.records import START, Place
+from streammig.model import START, Place
 from streammig.sources import FileSource, Input, open_source
 from streammig.sources.frame import Framer
 from streammig.sources.valid import judge
@@ -27,7 +27,7 @@ def framing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-def source_of(folder: Path, data: bytes, path: Any = None, **settings: int) -> FileSource:
+def source_of(folder: Path, data: bytes, path: Any = None, **settings: Any) -> FileSource:
     file = folder / "export"
     file.write_bytes(data)
     return open_source([Input(str(file), path)], **settings)

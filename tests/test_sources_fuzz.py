@@ -15,7 +15,7 @@ import pytest
 from backports import zstd
 
 from streammig.errors import Unusable
-from streammig.records import START, Place
+from streammig.model import START, Place
 from streammig.sources import FileSource, Input, frame, open_source
 from tests.shares import share
 from tests.spans import Slice, slices
@@ -101,7 +101,7 @@ def read(source: FileSource, start: Place = START) -> tuple[list[Slice], str]:
     return found, ""
 
 
-def both(path: Path, array: tuple[str, ...] | None, tries: tuple[int, int], **settings: int) -> tuple[list[Slice], str]:
+def both(path: Path, array: tuple[str, ...] | None, tries: tuple[int, int], **settings: Any) -> tuple[list[Slice], str]:
     """What is found in a file with texts of some size tried at once, and one by one; that must be the same."""
     answers = []
     for singly in (True, False):

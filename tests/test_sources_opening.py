@@ -14,7 +14,7 @@ import pytest
 from backports import zstd
 
 from streammig.errors import BrokenExport, MachineFault, Problem, Unusable
-from streammig.records import Place
+from streammig.model import Place
 from streammig.sources import FileSource, Input, Meter, comparable, open_source, parse_input, touched, with_samples
 from streammig.sources.open import PIECE_BYTES, Stream
 from tests.problems import raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from streammig.columns import Rows
-from streammig.records import DeadLetter, Examined, Place, Position, Progress, Range, Tally
+from streammig.model import DeadLetter, Examined, Place, Position, Progress, Range, Tally
 
 
 class Rest:

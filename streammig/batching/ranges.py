@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from streammig.batching.body import part_of
-from streammig.records import Position, Range, Record
+from streammig.model import Position, Range, Record
 
 
 def cut(records: Iterable[Record], ranges: Sequence[Range]) -> Iterator[tuple[Record, bool]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from streammig.batching.base import Batcher, BatchLimits, OpenBatch, Sealing
 from streammig.batching.body import Bounds, part_of
 from streammig.columns import Chunk, Rows
-from streammig.records import Progress, Range, Record
+from streammig.model import Progress, Range, Record
 
 
 class Sequential(Batcher):

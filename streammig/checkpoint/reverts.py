@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.units import REVERTED, Beside, Units, without
 from streammig.errors import Unusable
-from streammig.records import BatchState, Tally
+from streammig.model import BatchState, Tally
 
 UNDECIDED = (BatchState.SENDING, BatchState.UNKNOWN, BatchState.PARKED)
 # States of a request to revert. Behind `not-sent`, `refused` and `not-landed` it may be made again: the target did not
@@ -47,7 +47,7 @@ class Reverts(Units):
 
     def last_revert(self) -> Reverting | None:
         """The newest request to revert, None where there was none."""
-        for row in self._read("SELECT * FROM revert ORDER BY number DESC LIMIT 1"):
+        for row in self.rows("SELECT * FROM revert ORDER BY number DESC LIMIT 1"):
             window = Window(row["start"], row["end"], row["customers"], 0.0)
             return Reverting(row["number"], row["state"], window, row["began"], json.loads(row["summary"]))
         return None
@@ -100,9 +100,9 @@ class Reverts(Units):
                 "no customer of this run was accepted: there is nothing that can be reverted",
                 "Events and transactions can be reverted with their customers only, by the run that migrated these.",
             )
-        (first,) = self._read("SELECT min(started) FROM attempt WHERE stage = ? AND kind != 'not-sent'", owners)[0]
+        (first,) = self.rows("SELECT min(started) FROM attempt WHERE stage = ? AND kind != 'not-sent'", owners)[0]
         ends = "SELECT max(settled), (SELECT seen FROM stage WHERE name = ?1) FROM batch WHERE stage = ?1"
-        settled, seen = self._read(f"{ends} AND state = 'accepted'", owners)[0]
+        settled, seen = self.rows(f"{ends} AND state = 'accepted'", owners)[0]
         early, late = self._skew(owners)
         over = max(settled + settle, seen or 0.0) + settle
         return Window(first + early, over + late, customers, over)
@@ -110,7 +110,7 @@ class Reverts(Units):
     def _skew(self, stage: str) -> tuple[float, float]:
         """How far the target's clock is ahead of ours, at least and at most, in seconds."""
         lows, highs = [], []
-        for started, latency, date in self._read(
+        for started, latency, date in self.rows(
             "SELECT started, coalesce(latency, 0), date FROM attempt WHERE stage = ? AND date != ''", stage
         ):
             try:
@@ -144,7 +144,7 @@ class Reverts(Units):
 
     def revert_is(self, number: int, state: str, message: str = "") -> None:
         """Keep the state of a request to revert, with what the target said, redacted by the caller."""
-        self._change("UPDATE revert SET state = ?, message = ? WHERE number = ?", state, message, number)
+        self.change("UPDATE revert SET state = ?, message = ? WHERE number = ?", state, message, number)
 
     def reverted(self, number: int, summary: Mapping[str, Any], kept: Mapping[str, Sequence[Beside]]) -> None:
         """All that was accepted was taken back, but what was `kept`, by stage; in one transaction."""

@@ -22,12 +22,11 @@ class Timeline:
     """Reads the past out of an open checkpoint. Times are seconds since the epoch."""
 
     def __init__(self, file: SqliteFile) -> None:
-        self._read = file._read
         self._file = file
 
     def between(self) -> tuple[float, float] | None:
         """When the first request was made, and when the last was made or a batch was settled; None before any."""
-        (row,) = self._read(
+        (row,) = self._file.rows(
             "SELECT min(started), max(started), (SELECT max(settled) FROM batch WHERE state = 'accepted') FROM attempt"
         )
         return None if row[0] is None else (row[0], max(row[1], row[2] or row[1]))
@@ -36,13 +35,13 @@ class Timeline:
         """What happened in each stretch of `width` seconds from `begin` on, by its number from 0; those without
         anything are left out."""
         found: dict[int, Slot] = {}
-        for number, batches, units in self._read(
+        for number, batches, units in self._file.rows(
             "SELECT CAST((settled - ?) / ? AS INTEGER), count(*), sum(json_extract(tally, '$[1]'))"
             " FROM batch WHERE stage = ? AND state = 'accepted' GROUP BY 1",
             begin, width, stage,
         ):  # fmt: skip
             found[number] = Slot(number, units, batches)
-        for number, requests, refused in self._read(
+        for number, requests, refused in self._file.rows(
             "SELECT CAST((started - ?) / ? AS INTEGER), count(*), count(*) FILTER (WHERE kind IS NOT 'accepted')"
             " FROM attempt WHERE stage = ? GROUP BY 1",
             begin, width, stage,
@@ -52,7 +51,7 @@ class Timeline:
 
     def answers(self, stage: str) -> list[dict[str, Any]]:
         """How many requests got which answer: kind, status, code, count. The kind is empty where no receipt came."""
-        rows = self._read(
+        rows = self._file.rows(
             "SELECT coalesce(kind, '') AS kind, status, code, count(*) AS count FROM attempt WHERE stage = ?"
             " GROUP BY 1, 2, 3 ORDER BY count DESC, kind",
             stage,
@@ -61,14 +60,14 @@ class Timeline:
 
     def latencies(self, stage: str) -> list[float]:
         """How long each answer took, in seconds, from the fastest."""
-        rows = self._read(
+        rows = self._file.rows(
             "SELECT latency FROM attempt WHERE stage = ? AND latency > 0 AND status IS NOT NULL ORDER BY latency", stage
         )
         return [row[0] for row in rows]
 
     def requests_a_batch(self, stage: str) -> dict[int, int]:
         """How many batches took how many requests."""
-        rows = self._read(
+        rows = self._file.rows(
             "SELECT attempts, count(*) FROM batch WHERE stage = ? AND attempts GROUP BY 1 ORDER BY 1", stage
         )
         return {row[0]: row[1] for row in rows}
@@ -76,7 +75,7 @@ class Timeline:
     def reasons(self, stage: str) -> list[tuple[str, str, int]]:
         """The dead letters by code and by the path of the field that a rule's message begins with, "" where it begins
         with none; and how many there are."""
-        rows = self._read(
+        rows = self._file.rows(
             "SELECT code, CASE WHEN message LIKE '$%: %' THEN substr(message, 1, instr(message, ': ') - 1) ELSE '' END,"
             " count(*) FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY 1, 2",
             stage,
@@ -85,7 +84,7 @@ class Timeline:
 
     def decided(self) -> list[dict[str, Any]]:
         """The batches that the operator decided about, or a read-back: stage, batch, state, ruling, note, units."""
-        rows = self._read(
+        rows = self._file.rows(
             "SELECT stage, seq AS batch, state, ruling, note, json_extract(tally, '$[1]') AS units FROM batch"
             " WHERE ruling != '' OR note != '' ORDER BY stage, seq"
         )

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from streammig.checkpoint.batches import Batches
 from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
+from streammig.checkpoint.letters import Letters
 from streammig.checkpoint.queries import Totals
-from streammig.records import Batch, Draft, Range, Tally, add_up
+from streammig.model import Draft, Range, Tally, add_up
 
 MISSED, RESENT, REVERTED = "missing", "resent", "reverted"
 
@@ -48,7 +48,7 @@ class Finding(NamedTuple):
     reason: str
 
 
-class Units(Batches):
+class Units(Letters):
     """The part of a checkpoint that knows of units beside their batches."""
 
     def totals(self, stage: str) -> Totals:
@@ -66,7 +66,7 @@ class Units(Batches):
 
     def beside(self, stage: str, state: str) -> list[Beside]:
         """The units of a stage in this state: missing, resent or reverted."""
-        rows = self._read(
+        rows = self.rows(
             "SELECT seq, ranges, tally FROM unit_state WHERE stage = ? AND state = ? ORDER BY seq", stage, state
         )
         return [Beside(seq, unpack_ranges(ranges), decode_tally(tally)) for seq, ranges, tally in rows]
@@ -79,8 +79,8 @@ class Units(Batches):
             for it in self.beside(stage, state):
                 gone.setdefault(it.seq, []).extend(it.ranges)
                 lost[it.seq] = lost.get(it.seq, Tally()) + it.tally
-        again = {row[0] for row in self._read("SELECT again FROM unit_again WHERE stage = ?", stage)}
-        for row in self._read(
+        again = {row[0] for row in self.rows("SELECT again FROM unit_again WHERE stage = ?", stage)}
+        for row in self.rows(
             "SELECT seq, ranges, tally, mapping, retried, settled FROM batch WHERE stage = ? AND state = 'accepted'"
             " ORDER BY seq",
             stage,
@@ -102,27 +102,27 @@ class Units(Batches):
         `at` and `seen` are in seconds since the epoch."""
         with self.transaction():
             for table in ("verification", "finding", "unit_state WHERE state = 'missing'"):
-                self._db.execute(f"DELETE FROM {table}")
-            (tick,) = self._db.execute("SELECT tick FROM run").fetchone()
-            self._db.execute("INSERT INTO verification VALUES (?, ?, ?, ?)", (at, tick, seen, json.dumps(summary)))
+                self.change(f"DELETE FROM {table}")
+            (tick,) = self.rows("SELECT tick FROM run")[0]
+            self.change("INSERT INTO verification VALUES (?, ?, ?, ?)", at, tick, seen, json.dumps(summary))
             for stage, it in missing:
                 self._set(stage, MISSED, it)
             self._db.executemany("INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?)", findings)
 
     def seen_until(self) -> float:
         """When the last batch was accepted of which a verify ever saw anything, in seconds since the epoch; else 0."""
-        return float(self._read("SELECT coalesce(max(seen), 0) FROM verification")[0][0])
+        return float(self.rows("SELECT coalesce(max(seen), 0) FROM verification")[0][0])
 
     def verification(self) -> dict[str, Any] | None:
         """What the last verify found: its summary, `at`, and whether anything was sent since (`outdated`)."""
-        for at, tick, summary in self._read("SELECT at, tick, summary FROM verification"):
+        for at, tick, summary in self.rows("SELECT at, tick, summary FROM verification"):
             found: dict[str, Any] = json.loads(summary)
             return found | {"at": at, "outdated": tick != self.run["tick"]}
         return None
 
     def findings(self, most: int = -1) -> list[Finding]:
         """What the last verify found, in reading order, at most so many."""
-        rows = self._read(
+        rows = self.rows(
             "SELECT f.* FROM finding f JOIN stage s ON s.name = f.stage"
             " ORDER BY s.ordinal, f.source, f.offset, f.unit, f.field LIMIT ?",
             most,
@@ -131,15 +131,13 @@ class Units(Batches):
 
     def _set(self, stage: str, state: str, it: Beside) -> None:
         """These units have this state now, beside those of the batch that have it already."""
-        for ranges, tally in self._read(
+        for ranges, tally in self.rows(
             "SELECT ranges, tally FROM unit_state WHERE stage = ? AND seq = ? AND state = ?", stage, it.seq, state
         ):
             both = sorted(unpack_ranges(ranges) + it.ranges)
             it = Beside(it.seq, tuple(both), decode_tally(tally) + it.tally)
-        self._db.execute(
-            "INSERT OR REPLACE INTO unit_state VALUES (?, ?, ?, ?, ?)",
-            (stage, it.seq, state, pack_ranges(it.ranges), encode_tally(it.tally)),
-        )
+        row = stage, it.seq, state, pack_ranges(it.ranges), encode_tally(it.tally)
+        self.change("INSERT OR REPLACE INTO unit_state VALUES (?, ?, ?, ?, ?)", *row)
 
     # -- retry --missing ---------------------------------------------------------------------------------------------
 
@@ -152,15 +150,15 @@ class Units(Batches):
                 self._set(stage, RESENT, it)
                 self._unset(stage, MISSED, it)
             for draft in drafts:
-                batch: Batch = self._insert(stage, draft, None, at, retried=True, mapping=mapping)
-                self._db.execute("INSERT INTO unit_again VALUES (?, ?)", (stage, batch.seq))
-            self._db.execute("UPDATE stage SET seen = 0 WHERE name = ?", (stage,))
+                batch = self._insert(stage, draft, at, retried=True, mapping=mapping)
+                self.change("INSERT INTO unit_again VALUES (?, ?)", stage, batch.seq)
+            self.change("UPDATE stage SET seen = 0 WHERE name = ?", stage)
 
     def _unset(self, stage: str, state: str, it: Beside) -> None:
         """These units have this state no more."""
         where = "stage = ? AND seq = ? AND state = ?"
-        rows = self._read(f"SELECT ranges, tally FROM unit_state WHERE {where}", stage, it.seq, state)
-        self._db.execute(f"DELETE FROM unit_state WHERE {where}", (stage, it.seq, state))
+        rows = self.rows(f"SELECT ranges, tally FROM unit_state WHERE {where}", stage, it.seq, state)
+        self.change(f"DELETE FROM unit_state WHERE {where}", stage, it.seq, state)
         for ranges, tally in rows:
             rest = decode_tally(tally) - it.tally
             if rest.units < 0:

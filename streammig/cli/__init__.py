@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -15,6 +14,7 @@ from typing import TextIO, cast
 import click
 
 from streammig.cli.streams import Forgiving, drop, open_closed
+from streammig.disk import NO_ROOM
 from streammig.errors import MachineFault, Problem, Unusable
 
 COMMANDS = {
@@ -26,13 +26,13 @@ COMMANDS = {
     "retry": "Send dead letters again, corrected or as they are.",
     "resolve": "Show a batch with an unknown outcome, and decide about it.",
     "revert": "Take a whole run back at the target, and read back what became of it.",
+    "doctor": "Look whether this machine and the target are fit for a migration.",
     "sandbox": "Serve a local stand-in for Masivo, to practise.",
     "demo": "Show a migration that is interrupted and resumed, in under a minute.",
     "guide": "Show a page of the manual.",
 }
 
 CHECKPOINT = ".checkpoint"  # what the name of a checkpoint ends with unless the settings say otherwise
-FULL = (errno.ENOSPC, errno.EDQUOT)  # our own files say so themselves: this is standard output
 PILOT_DONE = 10
 STOPPED = 130  # the exit code of what was stopped on request
 WIDEST = 100  # columns of what people read
@@ -95,7 +95,7 @@ def _called(*, as_json: bool) -> int:
         drop(sys.stdout)
         return 0
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in NO_ROOM:  # our own files say so themselves: this is standard output
             return fail(_defect(error), as_json=as_json)
         drop(sys.stdout)
         said = f"writing the output failed: {os.strerror(error.errno)}"

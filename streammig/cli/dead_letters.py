@@ -26,8 +26,8 @@ def command(checkpoint: Path, out: Path | None) -> None:
     file. The checkpoint holds no records, so they are read from the export again. It must be where it was, unchanged.
     """
     from streammig.dead_letters.export import export_letters
+    from streammig.disk import new_file
     from streammig.errors import counted
-    from streammig.new_file import new_file
 
     if out is None:
         count = export_letters(checkpoint, sys.stdout.buffer)

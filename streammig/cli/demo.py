@@ -18,7 +18,7 @@ import click
 
 from streammig.checkpoint import Checkpoint, Totals
 from streammig.errors import Problem, Unusable
-from streammig.records import BatchState
+from streammig.model import BatchState
 from streammig.report.reports import Report
 from streammig.sandbox import SandboxConfig
 from streammig.sandbox.local import LocalTarget

@@ -24,7 +24,7 @@ def command(checkpoint: Path | None, out: Path | None, audited: Path | None, as_
 
     It changes nothing, so it may be called from another shell during a run.
     """
-    from streammig.new_file import new_file
+    from streammig.disk import new_file
     from streammig.report.audit import is_report
     from streammig.report.history import history
     from streammig.report.html import rendered

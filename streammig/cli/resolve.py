@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from streammig.cli import options, say
-from streammig.records import Batch, BatchState
+from streammig.model import Batch, BatchState
 from streammig.stages import STAGES
 
 PARKED = 4  # the exit code where it is still undecided

@@ -12,8 +12,8 @@ import msgspec
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
-from streammig.records import DeadLetter, Span
-from streammig.sources import comparable, open_source, parse_input, touched
+from streammig.model import DeadLetter, Span
+from streammig.sources import Form, comparable, open_source, parse_input, touched
 from streammig.sources.source import Source
 from streammig.sources.valid import judge
 
@@ -44,7 +44,8 @@ def export_letters(checkpoint: Path, out: BinaryIO) -> int:
         context = file.run["context"]
         for name in [row.name for row in file.stages() if file.dead_codes(row.name)]:
             files = context["inputs"][name]
-            source = open_source([parse_input(text) for text in files], max_record_bytes=context["max_record_bytes"])
+            form, most = Form(*context["forms"][name]), context["max_record_bytes"]
+            source = open_source([parse_input(text) for text in files], max_record_bytes=most, form=form)
             check_unchanged(source, file.fingerprints(name))
             for letter, span in with_records(source, (letter for _, letter in file.dead_letters(name))):
                 at, code, message = letter.position, letter.code, letter.message

@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from streammig.batching import BatchLimits, assemble, ranges_of, split_record
+from streammig.batching import BatchLimits, assemble, part_of, ranges_of
 from streammig.checkpoint import Checkpoint, Spot, write_body
-from streammig.checkpoint.codec import twin_key
+from streammig.checkpoint.codec import unique_key
 from streammig.columns import Chunk
 from streammig.dead_letters.corrected import Corrected
 from streammig.dead_letters.export import with_records
 from streammig.dead_letters.share import Share, share
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport
-from streammig.records import FILTERED, DeadLetter, Draft, Record, Span
+from streammig.model import FILTERED, DeadLetter, Draft, Record, Span
 from streammig.selection import OF_FILTERED, Absent
 from streammig.sources.source import Source
 from streammig.sources.valid import judge
@@ -170,7 +170,8 @@ class Replay:
         """The record in parts that each fit into a request, as far as it can be split."""
         if record.inner is None or record.units == 1 or self._fits([record]):
             return [record]
-        return [it for part in split_record(record, record.units // 2) for it in self._within(part)]
+        middle = record.units // 2
+        return self._within(part_of(record, 0, middle)) + self._within(part_of(record, middle, record.units))
 
     # -- nobody twice ------------------------------------------------------------------------------------------------
 
@@ -178,7 +179,7 @@ class Replay:
         """By what this record must be the only one: nothing for events, of which any number may come."""
         if record.inner is not None:
             return [record.owner] if self.rules.once else []
-        return [record.owner, *([twin_key(record.twin)] if record.twin else [])]
+        return [record.owner, *([unique_key(record.unique)] if record.unique else [])]
 
     def _join(self, wave: Wave, sent: Sent, records: list[Record]) -> Share:
         """Put a letter's records into groups; else why it can't be sent. All of one owner that is sent once only is in
@@ -207,7 +208,7 @@ class Replay:
     def _taken(self, key: str) -> Share:
         if self.rules.once:
             return Share([], "sent-already", "this customer's records were sent before, and can be sent only once")
-        if key.startswith(twin_key("")):
+        if key.startswith(unique_key("")):
             return Share([], "duplicate-email", "another customer with the same e-mail is sent already")
         return Share([], "duplicate-customer", "another customer with the same id is sent already")
 
@@ -224,7 +225,7 @@ class Replay:
 
     def _in_index(self, index: KeyIndex, wanted: set[str]) -> set[str]:
         """Which of these keys the run's customers have, but for those that are or were dead letters."""
-        mark, found = twin_key(""), set()
+        mark, found = unique_key(""), set()
         for key in wanted:
             places = index.places("", key.removeprefix(mark)) if key.startswith(mark) else index.places(key)
             if not all(self.file.was_dead(self.stage, place[:3]) for place in places):
@@ -239,7 +240,7 @@ class Replay:
                 if self.stopped():
                     break
                 columns = self.rules.columns(span)
-                for keys in (columns.owners, [twin_key(it) for it in columns.uniques]):
+                for keys in (columns.owners, [unique_key(it) for it in columns.uniques]):
                     rows = [] if wanted.isdisjoint(keys) else [row for row, key in enumerate(keys) if key in wanted]
                     for row in rows:
                         place = span.position(columns.index[row])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from streammig.batching import cut, select, tally_of
-from streammig.records import DeadLetter, Examined, Place, Range, Record
+from streammig.model import DeadLetter, Examined, Place, Range, Record
 
 UNCLEAR = "unclear-share"
 _UNCLEAR = "its source record makes several records, of which others were sent: which one it is now is unclear"

@@ -17,7 +17,7 @@ import msgspec
 
 from streammig.dedup.scan import FIXED, HASH, PLACE, ROW, SPOT, hasher, place_of, spot
 from streammig.errors import MachineFault
-from streammig.records import START, Place
+from streammig.model import START, Place
 
 Policy = Literal["first", "none"]
 """Which of several customers with the same id or e-mail is sent: the first, or all of them (not looked for)."""

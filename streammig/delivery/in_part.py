@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Store
 from streammig.context import Context
-from streammig.records import Batch, BatchState, DeadLetter, Record
+from streammig.model import Batch, BatchState, DeadLetter, Record
 from streammig.target import Seen
 
 CODE = "accepted-in-part"

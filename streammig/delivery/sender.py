@@ -16,7 +16,7 @@ from streammig.delivery.named import named_record
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.reconcile import Reconciler
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.records import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
+from streammig.model import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
 from streammig.target import Client, Permits, ReadBack
 from streammig.telemetry import Answered, Waiting, Warned
 

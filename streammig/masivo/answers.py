@@ -10,7 +10,7 @@ import msgspec
 from streammig.errors import Unusable
 from streammig.masivo.http import Answer, retry_after
 from streammig.masivo.redact import CUT
-from streammig.records import Kind, Receipt
+from streammig.model import Kind, Receipt
 
 LONGEST_MESSAGE = 1000  # characters
 SAYS_NO = "it says that not all of it was taken"

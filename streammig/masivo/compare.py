@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from streammig.records import Sums, total
+from streammig.model import Sums, total
 
 # What is shown of what was sent. Not the country, whose form is the target's own; nor the metrics, which it
 # computes from the events.

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from streammig.masivo.compare import MOMENTS, TEXTS, is_expired, same_moment, same_text
-from streammig.records import EXACT, ZERO
+from streammig.model import EXACT, ZERO
 from streammig.target import DIFFERS, LESS, MISSING, MORE, UNREADABLE, Difference
 
 GONE = Difference("", MISSING)

@@ -17,7 +17,7 @@ from streammig.masivo.differences import GONE, of_count, of_customer, of_transac
 from streammig.masivo.http import Answer, NoAnswer
 from streammig.masivo.redact import redact
 from streammig.masivo.session import Session
-from streammig.records import Record
+from streammig.model import Record
 from streammig.target import Difference, Seen
 
 NOT_THERE = (404,)  # the statuses by which a read says that there is no such customer

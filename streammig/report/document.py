@@ -8,8 +8,8 @@ from typing import Any
 
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING
+from streammig.model import Batch, BatchState, Sums, Tally
 from streammig.ratelimit import Use
-from streammig.records import Batch, BatchState, Sums, Tally
 from streammig.report.progress import account_of, share_settled
 
 UNITS = 1_000  # what a full batch holds
@@ -81,7 +81,7 @@ def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
 
 def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
     """One of them in short; `since` is when it was sent last."""
-    at = checkpoint.last_attempt(batch)
+    at = checkpoint.last_attempt(batch).started or None
     return {
         "stage": batch.stage,
         "batch": batch.seq,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streammig.checkpoint import Checkpoint, Timeline, is_held
-from streammig.records import ZERO, BatchState, Tally
+from streammig.model import ZERO, BatchState, Tally
 from streammig.report.audit import proof
 from streammig.report.document import document, iso
 from streammig.report.next_steps import next_steps

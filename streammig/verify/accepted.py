@@ -10,7 +10,7 @@ from typing import NamedTuple
 from streammig.batching import cut
 from streammig.columns import Chunk
 from streammig.errors import BrokenExport
-from streammig.records import START, Place, Range, Record, Span
+from streammig.model import START, Place, Range, Record, Span
 from streammig.sources.source import Source
 from streammig.target import Rules
 from streammig.verify.work import Item

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from streammig.batching import ranges_of
 from streammig.checkpoint import Beside, Finding
-from streammig.records import Place, Record, add_up
+from streammig.model import Place, Record, add_up
 from streammig.target import MISSING, UNREADABLE, Difference
 from streammig.verify.sample import CONFIDENCE, at_most
 from streammig.verify.work import Suspect

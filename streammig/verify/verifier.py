@@ -12,7 +12,7 @@ from typing import Any
 
 from streammig.checkpoint import Accepted, Checkpoint
 from streammig.errors import Unusable, counted
-from streammig.records import add_up
+from streammig.model import add_up
 from streammig.run import Run
 from streammig.telemetry import Waiting
 from streammig.verify.accepted import Passage

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from streammig.checkpoint import IN_STATE_FOLDER, Accepted, Role, SharedFile
-from streammig.records import START, Place, Range, Record
+from streammig.checkpoint import Accepted, Role, SharedFile
+from streammig.model import START, Place, Range, Record
 from streammig.target import Difference
 
 PIECE = 256  # suspects that are looked at again together
@@ -53,7 +53,7 @@ class Work(SharedFile):
     """What a verify knows while it goes on. It holds records as they were sent, so it is owner-only, and goes when the
     result is in the checkpoint. Synchronous, for one thread."""
 
-    role = Role("the progress of the verify", "verify-progress", "Delete it: the verify begins again.", IN_STATE_FOLDER)
+    role = Role("the progress of the verify", "verify-progress", "Delete it: the verify begins again.")
     application = 0x734D5679  # "sMVy"
     format = 1
     schema = """
@@ -82,7 +82,7 @@ CREATE TABLE suspect (
 
     def begin(self, binding: str, stages: Mapping[str, Iterable[Accepted]]) -> None:
         """Begin, or go on where it was begun for the same `binding`."""
-        rows = self._read("SELECT binding FROM verify")
+        rows = self.rows("SELECT binding FROM verify")
         if rows and rows[0][0] == binding:
             return
         with self.transaction():
@@ -101,7 +101,7 @@ CREATE TABLE suspect (
 
     def ranges(self, stage: str, source: int, begin: int, end: int) -> tuple[list[Range], list[int]]:
         """The ranges that may hold records that begin in these bytes, in reading order, and their batches."""
-        rows = self._read(
+        rows = self.rows(
             "SELECT offset, unit, record, end_offset, end_unit, seq FROM accepted WHERE stage = ?1 AND source = ?2"
             " AND offset >= coalesce((SELECT max(offset) FROM accepted"
             " WHERE stage = ?1 AND source = ?2 AND offset < ?3), 0) AND offset < ?4 ORDER BY offset, unit",
@@ -114,7 +114,7 @@ CREATE TABLE suspect (
         return ranges, [row[5] for row in rows]
 
     def progress(self, stage: str) -> Done:
-        rows = self._read("SELECT source, offset, unit, record, looked, unread FROM progress WHERE stage = ?", stage)
+        rows = self.rows("SELECT source, offset, unit, record, looked, unread FROM progress WHERE stage = ?", stage)
         return Done(Place(*rows[0][:4]), *rows[0][4:]) if rows else Done()
 
     def note(self, stage: str, more: Done, suspects: Sequence[Suspect] = (), seen: float = 0.0) -> None:
@@ -146,7 +146,7 @@ CREATE TABLE suspect (
 
     def left(self) -> int:
         """How many suspects there are."""
-        return int(self._read("SELECT count(*) FROM suspect")[0][0])
+        return int(self.rows("SELECT count(*) FROM suspect")[0][0])
 
     def drop_found(self) -> None:
         """Forget suspects that the second look has found as they are to be, and look at the others once more."""
@@ -168,12 +168,12 @@ CREATE TABLE suspect (
             )
 
     def counted(self, owner: str) -> int:
-        rows = self._read("SELECT units FROM counted WHERE owner = ?", owner)
+        rows = self.rows("SELECT units FROM counted WHERE owner = ?", owner)
         return rows[0][0] if rows else 0
 
     def counters(self, done: int) -> Iterator[Item]:
         """Each owner with something that is only counted, in reading order of the first of it, behind so many."""
-        while rows := self._read("SELECT units, seq, record FROM counted ORDER BY rowid LIMIT ? OFFSET ?", PIECE, done):
+        while rows := self.rows("SELECT units, seq, record FROM counted ORDER BY rowid LIMIT ? OFFSET ?", PIECE, done):
             yield from (Item(_RECORD.decode(record), seq, units) for units, seq, record in rows)
             done += len(rows)
 
@@ -181,7 +181,7 @@ CREATE TABLE suspect (
         """All of them by stage and batch, in reading order; `again`: those that no second look was at yet."""
         last: tuple[object, ...] = ("", 0, 0, 0, 0)
         only = "AND second IS NULL" if again else ""
-        while rows := self._read(
+        while rows := self.rows(
             "SELECT stage, seq, source, offset, unit, counted, record, first, second FROM suspect"
             f" WHERE (stage, seq, source, offset, unit) > (?, ?, ?, ?, ?) {only}"
             " ORDER BY stage, seq, source, offset, unit LIMIT ?",
@@ -195,7 +195,7 @@ CREATE TABLE suspect (
     @property
     def seen(self) -> float:
         """The latest moment at which a batch was accepted of which anything was seen."""
-        return float(self._read("SELECT seen FROM verify")[0][0])
+        return float(self.rows("SELECT seen FROM verify")[0][0])
 
     def forget(self) -> None:
         """Close and delete it."""

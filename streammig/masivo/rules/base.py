@@ -33,7 +33,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, told
 from streammig.masivo.rules.shape import objects_in, shape_of
 from streammig.masivo.rules.values import Path, Values, allowed_nulls, along, good_id, paths_to, text_in, text_of
-from streammig.records import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
+from streammig.model import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
 
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
 

@@ -16,7 +16,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import decimals, folded_emails, good_email, good_id, good_ids, text_of, texts_of
-from streammig.records import FILTERED, Examined, Position, Record, Tally, total
+from streammig.model import FILTERED, Examined, Position, Record, Tally, total
 
 _LOT = shape_of(models.Lot)
 
@@ -100,8 +100,8 @@ class CustomerRules(StageRules):
         if len(body) > self._room:
             what = f"one request holds at most {self._room} bytes of customers, this has more"
             raise Refusals([Refusal("too-large", "$", what)])
-        twin = values.get("email", "").casefold()
-        record = Record(position, unit, owner, body, units=1, amounts=sent, twin=twin)
+        unique = values.get("email", "").casefold()
+        record = Record(position, unit, owner, body, units=1, amounts=sent, unique=unique)
         filtered = (("expired-lots", Tally(0, 0, total(expired))),) if expired else ()
         return Examined(position, (record,), filtered, dropped=tuple(walk.dropped))
 

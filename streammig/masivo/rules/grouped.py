@@ -22,7 +22,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import good_id, good_ids, texts_of
-from streammig.records import Examined, Position, Record, Tally, total
+from streammig.model import Examined, Position, Record, Tally, total
 
 _CUSTOMER = frozenset(shape_of(models.Customer).fields)
 

@@ -17,7 +17,7 @@ from streammig.masivo.edit import NOT_JSON, NULL, Member
 from streammig.masivo.rules.options import MAX_DIGITS, RuleOptions
 from streammig.masivo.rules.reasons import expected
 from streammig.masivo.rules.shape import Check, Shape
-from streammig.records import EXACT
+from streammig.model import EXACT
 
 # Plain ASCII first: a class with \s in it costs four times as much a character.
 _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+|[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+")

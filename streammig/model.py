@@ -182,7 +182,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     members of a list in it that may be joined with another record's (events, transactions), `inner` is the slice of
     `body` strictly between that list's brackets, else None. `amounts` are (key, value) pairs for the sums; where
     `inner` is set there is exactly one pair for each unit, in order. `emails` and the like never leave the rules:
-    `owner` is the customer's id, and `twin` a second value that must be unique in a request (a folded e-mail) or "".
+    `owner` is the customer's id, and `unique` a second value that must be unique in a request (a folded e-mail) or "".
     """
 
     position: Position
@@ -192,7 +192,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     units: int
     amounts: tuple[tuple[str, Decimal], ...] = ()
     inner: tuple[int, int] | None = None
-    twin: str = ""
+    unique: str = ""
     whole: bool = True  # False for every part of a split record but its first: a record is counted once
 
     @property
@@ -300,6 +300,7 @@ class Batch(msgspec.Struct, frozen=True):
     rejects: int = 0  # the status by which it is rejected for its records, though it stops the run by itself
     ruling: str = ""  # the operator's word on it: "landed", "not-landed", "reject" or "set-aside"
     sample: int | None = None
+    mapping: str = ""  # the hash of the mapping that made it
 
 
 class Kind(enum.StrEnum):
@@ -354,3 +355,8 @@ class Progress(msgspec.Struct, frozen=True):
     dropped: Mapping[str, int] = {}
     dead: tuple[DeadLetter, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def begun(self) -> tuple[Range, ...]:
+        """The units behind the frontier of the source record that it lies in: they are read again, and counted."""
+        return (Range(self.frontier._replace(unit=0), self.frontier),) if self.frontier.unit else ()
