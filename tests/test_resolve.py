@@ -57,7 +57,7 @@ def test_a_run_that_ends_with_a_parked_batch_leads_to_resolve(shell: Shell, targ
     assert entry.pop("since").endswith("Z")
     assert entry == {"stage": "events", "batch": 1, "records": 4, "units": 4, "state": "parked"}
     words = shell("status", "migration.checkpoint").out
-    assert "    streammig resolve migration.checkpoint 1 --stage events\n" in words
+    assert "  streammig resolve migration.checkpoint 1 --stage events\n" in words
     assert status.document["state"] == "complete"
     assert "\nAll is sent, but 1 batch waits for you to decide.\n" in words
     assert ended.err.count("is unknown") == 1
