@@ -14,6 +14,7 @@ from streammig.checkpoint import Checkpoint, Fence, fenced
 from streammig.context import Clock
 from streammig.delivery.folder import Unlimited
 from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, account_path
+from streammig.telemetry import Notify, ignore
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,13 @@ class SharedAccount:
             lost=ask.newest_lost,
         )
 
-    def limiter(self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor]) -> RateLimiter:
+    def limiter(
+        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore
+    ) -> RateLimiter:
         """The permits of the account, until the stack is closed."""
         state = AccountState(account_path(self.state_dir, self.name))
         stack.callback(state.close)
-        limiter = RateLimiter(state, self.limits, clock, stack.enter_context(executor()))
+        limiter = RateLimiter(state, self.limits, clock, stack.enter_context(executor()), notify=notify)
         stack.push_async_callback(limiter.close)
         return limiter
 
@@ -59,5 +62,7 @@ class NoAccount:
     def fence(self, path: Path, ask: Ask) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def limiter(self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor]) -> Unlimited:
+    def limiter(
+        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore
+    ) -> Unlimited:
         return Unlimited()

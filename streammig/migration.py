@@ -24,6 +24,7 @@ from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex
 from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.delivery.reads import Connection, Reads
 from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
@@ -43,7 +44,7 @@ from streammig.settings import Settings, absolute, check_doubles, check_folder, 
 from streammig.sources import Form, check_form, open_source, parse_input, with_samples
 from streammig.sources.source import Source
 from streammig.stages import STAGES
-from streammig.target import Client, Connection, ReadBack, Target
+from streammig.target import Client, ReadBack, Target
 from streammig.targets import rule_options, target_of
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
@@ -132,21 +133,22 @@ class Migration:
     async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
         """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
         None where stopped before. `tell` gets each difference, with its values."""
-        return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
+        return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify(), sends=False)
 
     async def revert(self, customers: int) -> dict[str, Any] | None:
         """Take the run back, whose customers are so many, and read back what became of each; None if stopped before."""
-        return await self._work(lambda run: Revert(run, self.state_dir, customers).revert())
+        return await self._work(lambda run: Revert(run, self.state_dir, customers).revert(), sends=False)
 
     async def _work(
-        self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: False
-    ) -> T | None:
+        self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: False,
+        sends: bool = True,
+    ) -> T | None:  # fmt: skip
         """Assemble a run and let it work; None if it was aborted. `reads`: whether it reads records that may be sent:
-        the customers have to be known for that."""
+        the customers have to be known for that. What `sends` is not for a run that was reverted."""
         self._task = task = asyncio.current_task()
         try:
             async with AsyncExitStack() as stack:
-                run = await self._assemble(stack, reads)
+                run = await self._assemble(stack, reads, sends)
                 self.assembled = True
                 done = await work(run)
                 if done is True:
@@ -162,7 +164,7 @@ class Migration:
         finally:
             self._task = None
 
-    async def _assemble(self, stack: AsyncExitStack, reads: Callable[[Checkpoint], bool]) -> Run:
+    async def _assemble(self, stack: AsyncExitStack, reads: Callable[[Checkpoint], bool], sends: bool) -> Run:
         """Check everything that can be checked before a record is read, then open and connect what a run needs."""
         settings, ask = self.settings, self.ask
         account = self._account()
@@ -180,12 +182,12 @@ class Migration:
         lost: list[Batch] = []
         if file is not None:
             stack.callback(file.close)
-            if ask.sends:
+            if sends:
                 file.refuse_reverted()
             lost = await self._check(file, fence, marks, thread)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
-        limiter = account.limiter(stack, self.clock, self.executor)
+        limiter = account.limiter(stack, self.clock, self.executor, self.notify)
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
@@ -213,7 +215,7 @@ class Migration:
             settings=settings,
             reading=reading,
             store=store,
-            target=Connection(client, readback, limiter),
+            target=Connection(client, readback, limiter, Reads(readback, context, settings.concurrency)),
             context=context,
             options=RunOptions(ask.first, self.away, look=target.queued and not self._past_the_look(fence)),
         )

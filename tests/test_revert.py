@@ -123,7 +123,7 @@ async def history(folder: Path, seed: int) -> None:
         world.target.migrated[f"stranger{number}"] = dice.choice(list(world.target.migrated.values()))
     slow = dice.choice([(0.1, 5.0), (0.1, 5.0), (60.0, 400.0)])
     world.target.weather = Weather(FAULTS, revert=slow)
-    world.asked = {"sends": False, "aside": True}
+    world.asked = {"aside": True}
     with closing(Checkpoint.open(folder / "run.checkpoint", read_only=True)) as file:
         count = file.window("customers", SETTLE_TIME).customers
     found = await until_done(world, dice, count)

@@ -64,7 +64,7 @@ def command(
         return
     customers = plan["customers"] if not plan["window"] else _confirmed(plan["customers"], confirmed)
     called = shlex.join(["streammig", *sys.argv[1:]])
-    ended = beside(checkpoint, toml, called, lambda run: run.revert(customers), quiet, current, sends=False)
+    ended = beside(checkpoint, toml, called, lambda run: run.revert(customers), quiet, current)
     if ended.problem is not None:
         sys.exit(fail(ended.problem, as_json=as_json))
     if not isinstance(ended.result, dict):

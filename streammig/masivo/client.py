@@ -22,7 +22,7 @@ PATHS = {
 }
 REVERT = "/customers/migrate"
 LONGEST_WINDOW = 86_400.0  # seconds of a rate limit
-Observe = Callable[[float | None, float | None, float | None], Awaitable[None]]
+Observe = Callable[[float | None, float | None, float | None, float], Awaitable[None]]
 
 
 class MasivoClient:
@@ -37,6 +37,7 @@ class MasivoClient:
         self._observe = observe
         self._rules = rules or Conditions()
         self._refused: Secret | None = None
+        self._stop: TargetStop | None = None
 
     async def send(self, stage: str, body: bytes, began: Callable[[], None] = lambda: None) -> Receipt:
         return await self._exchange("POST", PATHS[stage], body, began, self._rules)
@@ -52,7 +53,7 @@ class MasivoClient:
         try:
             token = await self._session.token()
         except TargetStop as stop:
-            # Said again, and raised, by `renew`.
+            self._stop = stop  # raised by `renew`
             return Receipt(Kind.UNAUTHORIZED, message=stop.what, code="no-token")
         if isinstance(token, NoAnswer):
             return Receipt(Kind.NOT_SENT, message=f"no token: {token.why}", code=token.code)
@@ -70,7 +71,7 @@ class MasivoClient:
             self._refused = token
         if self._observe is not None and any(number is not None for number in answer.rate):
             limit, remaining, reset = answer.rate
-            await self._observe(limit, remaining, _from_now(reset, self._clock.time()))
+            await self._observe(limit, remaining, _from_now(reset, self._clock.time()), answer.latency)
         return classify(
             answer,
             self._clock.time(),
@@ -83,6 +84,8 @@ class MasivoClient:
         return redact(said)
 
     async def renew(self) -> None:
+        if self._stop is not None:
+            raise self._stop
         await self._session.renew(self._refused)
 
 
