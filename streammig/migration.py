@@ -23,6 +23,7 @@ from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex
+from streammig.delivery.beside import write_beside
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.delivery.reads import Connection, Reads
 from streammig.disk import check_room
@@ -151,6 +152,9 @@ class Migration:
                 run = await self._assemble(stack, reads, sends)
                 self.assembled = True
                 done = await work(run)
+                if self.ask.dry_run is not None:
+                    mapped = {name: it[:2] for name, it in run.reading.inputs.items() if it.mapping}
+                    await run.reading.read(write_beside, self.ask.dry_run, mapped)
                 if done is True:
                     await run.store.write(Checkpoint.forget_samples)
             if done is True:
