@@ -31,6 +31,7 @@ class Weather:
     queue: tuple[float, float] = (0.1, 5.0)
     timeout: float = 20.0
     revert: tuple[float, float] = (0.1, 5.0)
+    read: float = 0.05
 
 
 FAULTS = ("not-sent", "lost", "landed-reset", "landed-500", "lost-500", "hang", "landed-hang", "429", "401", "drip")
@@ -143,7 +144,7 @@ class MemoryTarget:
     async def visible(self, stage: str, record: Record) -> Seen:
         self._alive()
         self.reads.append(self.clock.time())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(self.weather.read)
         if self._fault() is not None:
             return Seen.CANT_TELL
         self._apply()

@@ -53,7 +53,7 @@ def test_a_run_is_taken_back_whole_and_says_so(shell: Shell, target: LocalTarget
     assert target.ledger()["batches"]["revert"]["accepted"] == 0
     ended = revert(shell, "--yes-revert", owners, "--json")
     assert (ended.code, ended.document["gone"], ended.document["kept"]) == (0, owners, []), ended.err
-    text = (GUIDE / "json.md").read_text().split("## The document of revert")[1]
+    text = (GUIDE / "json.md").read_text().split("## The document of revert")[1].split("\n## ")[0]
     assert re.findall(r"(?m)^\| `(\w+)`", text) == list(ended.document)
     assert list(plan) == list(ended.document)[: len(plan)]
     assert listing(target, "customers") == []
