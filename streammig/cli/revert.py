@@ -14,6 +14,7 @@ import click
 
 from streammig.cli import options
 from streammig.errors import Unusable, counted
+from streammig.telemetry import Output
 
 if TYPE_CHECKING:
     from streammig.checkpoint import Checkpoint
@@ -64,7 +65,7 @@ def command(
         return
     customers = plan["customers"] if not plan["window"] else _confirmed(plan["customers"], confirmed)
     called = shlex.join(["streammig", *sys.argv[1:]])
-    ended = beside(checkpoint, toml, called, lambda run: run.revert(customers), quiet, current)
+    ended = beside(checkpoint, toml, called, lambda run: run.revert(customers), Output(as_json, quiet), current)
     if ended.problem is not None:
         sys.exit(fail(ended.problem, as_json=as_json))
     if not isinstance(ended.result, dict):
