@@ -131,7 +131,7 @@ def test_the_child_ends_with_a_parent_that_is_killed() -> None:
     program = "import time; from streammig.dedup import sort; sort.run = lambda _: time.sleep(60); sort.main()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
-        child.stdin.write(msgspec.json.encode(Request("", "", True, 1)) + b"\n")
+        child.stdin.write(msgspec.json.encode(Request("", "", "first", 1)) + b"\n")
         child.stdin.close()
         assert child.wait(20) == 1
 
@@ -220,7 +220,7 @@ def test_i9_what_stops_the_child_is_said_by_a_code_and_without_a_value(
             raise error
 
     monkeypatch.setattr(sort, "Sorting", Failing)
-    fault = sort.run(Request(str(tmp_path), "", True, 64 << 20)).fault
+    fault = sort.run(Request(str(tmp_path), "", "first", 64 << 20)).fault
     assert fault is not None
     assert (fault[0], bool(fault[2])) == (code, True)
     assert "secret" not in "".join(fault)
@@ -229,11 +229,15 @@ def test_i9_what_stops_the_child_is_said_by_a_code_and_without_a_value(
 # -- the whole, for a run --------------------------------------------------------------------------------------------
 
 
-async def indexed(folder: Path, said: list[Said], frontier: Place | None = None) -> tuple[KeyIndex, list[Notice]]:
+async def indexed(
+    folder: Path, said: list[Said], frontier: Place | None = None, made_by: str = ""
+) -> tuple[KeyIndex, list[Notice]]:
     told: list[Notice] = []
     export = Export(said)
     with ThreadPoolExecutor(1) as reader:
-        job = StageScan("customers", export, export, {"duplicates": "first"}, folder, frontier=frontier)
+        job = StageScan(
+            "customers", export, export, {"duplicates": "first"}, folder, frontier=frontier, made_by=made_by
+        )
         index = (await scan_stage(job, reader, Pace(told.append))).index
     assert index is not None
     return index, told
@@ -255,6 +259,18 @@ async def test_an_index_is_built_once_and_again_only_where_the_rules_may_have_ch
     index, _ = await indexed(tmp_path / "y", CHAIN, frontier=place(2))  # none is there to keep rows of
     with index:
         check(index, CHAIN)
+
+
+@pytest.mark.parametrize(("before", "now", "again"), [("1 a", "1 a", 0), ("1 a", "1 b", 1), ("", "", 1)])
+async def test_what_is_not_read_yet_is_scanned_again_only_for_another_version_or_mapping(
+    tmp_path: Path, before: str, now: str, again: int
+) -> None:
+    index, _ = await indexed(tmp_path / "x", CHAIN, made_by=before)
+    index.close()
+    index, told = await indexed(tmp_path / "x", CHAIN, frontier=place(2), made_by=now)
+    with index:
+        check(index, CHAIN)
+    assert len(told) == again
 
 
 async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:

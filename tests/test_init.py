@@ -95,6 +95,9 @@ def test_the_shops_export_gets_its_id_without_apostrophe_its_name_joined_and_at_
     assert first["name"] == "Ana P\u00e9rez 0"
     assert first["email"] == "ana0@example.org"
     assert first["country"] == "CO"
+    beside = (shell.folder / "look/customers.beside.txt").read_text()
+    assert beside.count("  from: ") == beside.count("  to: ") == 10
+    assert "'712340000" in beside.partition("  to: ")[0]
 
 
 def test_what_is_told_and_written_holds_no_value_of_a_person(shell: Shell) -> None:

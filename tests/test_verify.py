@@ -16,7 +16,7 @@ import pytest
 from streammig.checkpoint import locked
 from streammig.sandbox.local import LocalTarget
 from streammig.verify.sample import at_most, chosen
-from tests.commands import Called, Shell, sandbox, write
+from tests.commands import Called, Shell, quickly, sandbox, write
 from tests.manual import GUIDE
 from tests.sandbox_caller import OTHER_REWARD, REWARD, customer, event, lot, transaction
 
@@ -137,6 +137,19 @@ def test_what_is_missing_counts_as_unknown_until_a_verify_finds_it(shell: Shell,
 
 
 @pytest.mark.slow
+def test_what_belongs_to_a_customer_that_was_filtered_is_not_looked_for(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 8)
+    people = [json.loads(line) for line in (shell.folder / "c.ndjson").read_text().splitlines()]
+    people[5]["gone"] = "yes"
+    write(shell.folder / "c.ndjson", people, lines=True)
+    (shell.folder / "move.toml").write_text('[customers]\ndeleted = ["gone=yes"]\n')
+    assert shell("run", "move.toml", *FILES, *quickly(target.url)).code == 0
+    ended = shell("verify", "move.checkpoint", "--all", "--json")
+    assert (ended.code, ended.document["findings"]) == (0, [])
+    assert ended.document["stages"]["transactions"]["looked"] == 7
+
+
+@pytest.mark.slow
 def test_a_sample_says_how_much_may_be_missing_and_holds_no_personal_data(shell: Shell, target: LocalTarget) -> None:
     migrated(shell, target)
     tampered(shell.folder, *CHANGES["an e-mail is another"][0])
@@ -146,7 +159,7 @@ def test_a_sample_says_how_much_may_be_missing_and_holds_no_personal_data(shell:
     everything = b"".join(content for name, content in shell.files().items() if "checkpoint" in name)
     assert b"c7@" not in everything
     assert b"x7@" not in everything
-    text = (GUIDE / "json.md").read_text().split("## The document of verify")[1]
+    text = (GUIDE / "json.md").read_text().split("## The document of verify")[1].split("\n## ")[0]
     assert re.findall(r"(?m)^\| `(\w+)`", text) == list(document)
 
 

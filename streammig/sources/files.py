@@ -10,11 +10,23 @@ from typing import Any, NamedTuple
 from streammig.errors import BrokenExport, Unusable
 from streammig.model import START, Place, Span
 from streammig.sources.csv_rows import AS_NAMED, CsvRows, Form
+from streammig.sources.documents import Documents
 from streammig.sources.frame import Framer
-from streammig.sources.identity import FEW, Standing, sampled
+from streammig.sources.identity import FEW, Standing, hash_before, sampled
 from streammig.sources.lines import Lines
-from streammig.sources.locate import JSON, NDJSON, Layout, check_backend, check_rest, first_byte, locate, walk_to
+from streammig.sources.locate import (
+    DOCUMENTS,
+    JSON,
+    NDJSON,
+    Layout,
+    check_backend,
+    check_rest,
+    first_byte,
+    locate,
+    walk_to,
+)
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, path_text
+from streammig.sources.packed import refuse_archive
 from streammig.sources.source import Source, Told
 from streammig.sources.window import Window
 
@@ -76,6 +88,7 @@ class FileSource(Source):
                 # Half of what was fetched last is not yet inflated, on average.
                 taken = max(self.meter.read - before - COMPRESSED_BYTES // 2, COMPRESSED_BYTES // 2)
                 length = window.end if ended else window.end * length // taken
+            refuse_archive(wanted.file, window.data[:512], stream.compression)
             layout = locate(window, wanted, self.meter, lines=lines, form=self._form)
             mark = {
                 "file": wanted.file,
@@ -126,6 +139,9 @@ class FileSource(Source):
         if (header := file.layout.header) is not None:
             yield from CsvRows(*what, header=header).spans(at if resumed else header.end)
             return
+        if file.layout.format == DOCUMENTS:
+            yield from Documents(*what).spans(at)
+            return
         if file.layout.format == NDJSON:
             yield from Lines(*what).spans(at, resumed=resumed)
             return
@@ -134,6 +150,10 @@ class FileSource(Source):
         framer = Framer(*what)
         yield from framer.spans(at, resumed=resumed)
         check_rest(window, framer.at, file.layout.path, self.meter)
+
+    def before(self, place: Place) -> str:
+        file = self._files[place.source]
+        return hash_before(file.mark, place.offset, file.standing)
 
     def unchanged(self) -> None:
         for file in self._files:
