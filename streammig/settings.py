@@ -68,6 +68,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accepted_if: tuple[str, ...] = ()
     refused_if: tuple[str, ...] = ()
 
+    not_in: str = ""  # the checkpoint of an older run: what it has left at the target is left out
+    since: str = ""  # events that were issued before this moment are left out
+
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
     fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
@@ -214,7 +217,7 @@ def _read(path: Path) -> dict[str, Any]:
             hint = f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command."
             raise Unusable("key-in-settings", f"{path}: {name}: a key does not belong in the settings", hint)
     folder = path.parent
-    for name in ("checkpoint", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "state_dir", "api_key_file", "not_in"):
         if isinstance(found.get(name), str):
             found[name] = str(folder / Path(found[name]).expanduser())
     for name in STAGES:
@@ -244,7 +247,7 @@ def portable(settings: Settings) -> dict[str, Any]:
         name: value for name, value in msgspec.to_builtins(settings).items() if value != getattr(Settings(), name)
     }
     kept.pop("api_key_command", None)  # a command line may have the key in it
-    for name in ("checkpoint", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "state_dir", "api_key_file", "not_in"):
         if kept.get(name):
             kept[name] = absolute(kept[name])
     for name in settings.stages:

@@ -20,6 +20,7 @@ from streammig.cli.guide import page, topics
 from streammig.masivo import models
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.rules.reasons import CODES, FILTERS
+from streammig.not_in import BEFORE_SINCE, SENT_BEFORE
 from streammig.ratelimit import parse_limits
 from streammig.selection import OF_FILTERED
 from streammig.settings import Settings, StageSettings
@@ -158,7 +159,7 @@ def test_the_page_of_dead_letters_has_each_code_and_each_reason_to_filter() -> N
     rows = dict(manual.table(GUIDE / "dead-letters.md", "code", "reason"))
     assert {code: rows.get(code) for code in CODES} == CODES
     filters = dict(manual.table(GUIDE / "dead-letters.md", "reason", "means"))
-    assert filters.pop(OF_FILTERED)
+    assert all(filters.pop(reason) for reason in (OF_FILTERED, SENT_BEFORE, BEFORE_SINCE))
     assert filters == FILTERS
 
 
