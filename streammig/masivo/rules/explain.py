@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
+import msgspec
+
 from streammig.masivo.edit import (
     NOT_JSON,
     Duplicate,
@@ -23,7 +25,17 @@ from streammig.masivo.edit import (
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import Field, Shape
-from streammig.masivo.rules.values import NUMBER, Values, good_email, good_id, good_uuid, kind_of
+from streammig.masivo.rules.values import (
+    DATE,
+    EPOCH,
+    NUMBER,
+    Values,
+    email_fault,
+    good_email,
+    good_id,
+    good_uuid,
+    kind_of,
+)
 
 _NULL = ord("n")
 _NAME = 64
@@ -166,7 +178,8 @@ class Walk:
         if kind == "null" and field.nullable:
             return None
         if kind not in _JSON.get(field.kind, ("a text",)):
-            raise expected("wrong-type", where, _wanted(field), kind)
+            epoch = kind == NUMBER and field.kind == "date"
+            raise expected("wrong-type", where, _wanted(field), f"{NUMBER}, maybe {EPOCH}" if epoch else kind)
         try:
             return _CHECKS[field.kind](self, member, field, where)
         except NOT_JSON:
@@ -185,10 +198,19 @@ class Walk:
             raise expected("too-long", where, f"at most {field.longest} characters", "more")
         return text
 
+    def _email(self, member: Member, field: Field, where: str) -> str:
+        text = self._values.text(self.data, member.begin, member.end, where)
+        bare = text.strip() if self._values.trims_emails else text
+        if not good_email(bare):
+            raise expected("bad-email", where, EXPECTED["email"], email_fault(bare))
+        if bare != text:
+            self.replace(member, msgspec.json.encode(bare))
+        return bare
+
     def _date(self, member: Member, field: Field, where: str) -> Any:
-        time, offset = self._values.date(self.data, member.begin, member.end, where)
-        if offset:
-            self.edits.append(Edit(member.end - 1, member.end - 1, offset))
+        time, text = self._values.date(self.data, member.begin, member.end, where)
+        if text != self._values.text(self.data, member.begin, member.end, where):
+            self.replace(member, b'"%b"' % text.encode())
         return time
 
     def _number(self, member: Member, field: Field, where: str) -> Any:
@@ -222,7 +244,7 @@ class Walk:
 _CHECKS: dict[str, Callable[[Walk, Member, Field, str], Any]] = {
     "text": Walk.text,
     "id": Walk.text,
-    "email": Walk.text,
+    "email": Walk._email,
     "uuid": Walk.text,
     "enum": Walk.text,
     "date": Walk._date,
@@ -235,7 +257,6 @@ _CHECKS: dict[str, Callable[[Walk, Member, Field, str], Any]] = {
 
 _TEXTS: dict[str, tuple[Callable[[str], bool], str]] = {
     "id": (good_id, "bad-id"),
-    "email": (good_email, "bad-email"),
     "uuid": (good_uuid, "bad-uuid"),
 }
 
@@ -251,7 +272,7 @@ EXPECTED = {
     "id": "1 to 255 characters without control characters or slashes",
     "email": "an e-mail address",
     "uuid": "a UUID",
-    "date": "a date-time such as 2020-01-31T12:00:00Z",
+    "date": DATE,
     "number": "a number",
     "boolean": "true or false",
     "free": "an object",
