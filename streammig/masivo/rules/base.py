@@ -21,10 +21,11 @@ from streammig.masivo.edit import (
     Member,
     commas,
     elements,
-    faithful,
-    hides,
-    kept_commas,
+    fields_of,
+    has_lone_null,
+    kept,
     members,
+    without,
 )
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.filters import Filters
@@ -32,7 +33,18 @@ from streammig.masivo.rules.mapping import Mapped
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, told
 from streammig.masivo.rules.shape import objects_in, shape_of
-from streammig.masivo.rules.values import Path, Values, along, good_id, odd_dates, paths_to, text_in, text_of
+from streammig.masivo.rules.values import (
+    Path,
+    Values,
+    along,
+    good_id,
+    has_lone,
+    holds_free,
+    signs,
+    spelt_oddly,
+    text_in,
+    text_of,
+)
 from streammig.records import DeadLetter, Examined, Position, Run, Span, Sums, Tally, total
 
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
@@ -43,9 +55,12 @@ Pair = tuple[str, Decimal]
 
 
 class _Unknown(NamedTuple):
-    """What is to be known of outermost fields of just these names, which are cut: the paths that are told, the names of
-    those that may mark what is left out, and the reason that their values are, or ""."""
+    """What is to be known of records with outermost fields of just these names: the unknown ones, which are cut, and
+    whether one stands further in, too; the paths that are told; the names of those that may mark what is left out, and
+    the reason that their values are, or ""."""
 
+    names: tuple[str, ...]
+    mixed: bool
     dropped: tuple[str, ...]
     marks: list[str]
     reasons: dict[tuple[bytes, ...], str]
@@ -63,8 +78,9 @@ class _Work(NamedTuple):
 class Block:
     """Records that are judged together. `rows` are the indices of those that can be sent, `bodies` and `models` theirs.
 
-    `odd` are indices into these of records that take a closer look. `owners` and `uniques` are as in `Columns`, and
-    their checks fill them. `dropped` and `reasons`, of those that are to be left out, are by index in all.
+    `odd` are indices into these of records that take a closer look. `owners` and `uniques` are as in `Columns`; their
+    checks fill them. `cut` says that some bodies are not as they came. `dropped` and `reasons`, of those that are to be
+    left out, are by index in all.
     """
 
     def __init__(self, data: Sequence[bytes], decode: Callable[[bytes], Any]) -> None:
@@ -84,6 +100,7 @@ class Block:
         self.dropped: dict[int, tuple[str, ...]] = {}
         self.reasons: dict[int, str] = {}
         self.odd: set[int] = set()
+        self.cut = False
 
     def sift(self) -> None:
         """Go on without the odd ones."""
@@ -126,14 +143,12 @@ class StageRules(ABC):
         self._strict = msgspec.json.Decoder(self.model).decode
         self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
-        self._differ = False  # as the last records did; it decides only which way is tried first
         self._unknown: dict[tuple[str, ...], _Unknown] = {}
         objects = list(objects_in(self._shape))
         inner = [field for each in objects[1:] for field in each.fields.values()]
         needed = {field.name for each in objects for field in each.fields.values() if field.required or field.policy}
         optional = {*self._shape.fields, *[field.name for field in inner]} - needed
         self._cutter = Cutter(self._shape.fields, {field.name for field in inner}, optional)
-        self._free: list[Path] = list(paths_to("free", self._shape))
 
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
         return type(self), (self._options, self._mapping)  # in another process they are made again
@@ -201,9 +216,10 @@ class StageRules(ABC):
         rows.owners, rows.uniques = block.owners, block.uniques
         if block.rows:
             self._fill(rows, block)
-        for row, (at, body) in enumerate(zip(block.rows, block.bodies, strict=True)):
-            if self._mapped is not None or body is not work.data[at]:
-                rows.edited[row] = body
+        if block.cut or self._mapped is not None:
+            for row, (at, body) in enumerate(zip(block.rows, block.bodies, strict=True)):
+                if self._mapped is not None or body is not work.data[at]:
+                    rows.edited[row] = body
         if block.dropped:
             sent = {*block.rows}
             out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if at in sent]
@@ -264,12 +280,12 @@ class StageRules(ABC):
         block = Block([] if self._marked else data, self._strict)
         if block.rows:
             nulls = self._check_values(block)
-            joined = b",".join(block.bodies)
-            if self._differ or nulls or not faithful(joined, block.models):
-                self._differ = self._cut_all(block, nulls)
-                joined = b",".join(block.bodies)
-            if hides(joined) or odd_dates(joined):
-                block.odd.update([at for at, body in enumerate(block.bodies) if odd_dates(body) or hides(body)])
+            joined, again = b",".join(block.bodies), kept(block.models)
+            there = signs(joined)
+            if spelt_oddly(joined, there):
+                block.odd.update([at for at, each in enumerate(block.bodies) if spelt_oddly(each, signs(each))])
+            if nulls or commas(there) != commas(again) + len(block.bodies) - 1:
+                self._cut_all(block, again.split(b"\n"), nulls)
             if max(map(len, block.bodies)) > self._room:
                 block.odd.update([at for at, body in enumerate(block.bodies) if len(body) > self._room])
             self._check(block)
@@ -290,66 +306,83 @@ class StageRules(ABC):
                     block.odd.add(at)
         return nulls
 
-    def _cut_all(self, block: Block, nulls: Mapping[int, int]) -> bool:
-        """Cut what the models read over: optional fields that are null, and unknown ones of the outermost object.
-
-        Whatever else was read over, a field that is repeated, leaves more commas than the model has. Returns whether
-        any record had something to be cut.
-        """
-        kept, there = kept_commas(block.models), list(map(commas, block.bodies))
-        for at, count in nulls.items():
-            kept[at] -= count  # a number is its JSON, and null is one to the model
-        if kept == there:
-            return False
-        for at, most in enumerate(kept):
-            if there[at] != most and not self._cut(block, at, most):
+    def _cut_all(self, block: Block, again: Sequence[bytes], nulls: Mapping[int, int]) -> None:
+        """Cut what the models, which are encoded `again`, read over: optional fields that are null, and unknown ones of
+        the outermost object. Whatever else was read over, a field that is repeated, leaves more commas than the model
+        has."""
+        free = self._shape.frees and holds_free(block.models, self._shape)
+        nulled: list[int] = []
+        for at, (there, most) in enumerate(zip(map(commas, block.bodies), map(commas, again), strict=False)):
+            more = there - most + nulls.get(at, 0)  # a number is its JSON, and null is one to the model
+            if more and not self._cut(block, at, more, free, nulled):
                 block.odd.add(at)
-        return True
+        if nulled:
+            left = [block.bodies[at] for at in nulled]
+            if has_lone(signs(b",".join(left))):
+                block.odd.update([at for at, each in zip(nulled, left, strict=True) if has_lone_null(each)])
 
-    def _cut(self, block: Block, at: int, most: int) -> bool:
-        """Cut fields of one record, so that `most` commas are left; whether that is all there is to be done."""
+    def _cut(self, block: Block, at: int, more: int, free: bool, nulled: list[int]) -> bool:
+        """Cut fields of one record that has so many commas more than its model; whether that is all there is to be
+        done. `free`: in one of the block there are objects that may hold a field of any name. `nulled` is told of nulls
+        that were cut."""
         body, row = block.bodies[at], block.rows[at]
-        free = any(any(along(path, (block.models[at],))) for path in self._free)  # may hold a field of any name
-        left = self._cutter.without_nulls(body)
-        cut = len(body) - len(left)
-        if commas(left) != most:
+        free = free and holds_free((block.models[at],), self._shape)
+        left, count, doubtful = self._cutter.nulls(body)
+        null = count
+        if count == more:
+            doubtful = doubtful and not self._is_bare(body)
+        else:
             try:
-                left, values = self._cutter.without_unknown(left, alone=not free)
-                known = self._known(tuple(values))
+                values = fields_of(left)
+                unknown = self._unknown.get(tuple(values)) or self._known(tuple(values))
+                if free or unknown.mixed:
+                    left, some = without(left, unknown.names)
+                else:
+                    left, some = self._cutter.fields(left, values, unknown.names)
             except (Refusal, Duplicate, *NOT_JSON):
                 return False
-            if reason := self._reason(known, values):
+            count += some
+            if unknown.marks and (reason := self._reason(unknown, values)):
                 block.reasons[row] = reason
-            elif known.dropped:
-                block.dropped[row] = known.dropped
-            if commas(left) != most:
+            elif unknown.dropped:
+                block.dropped[row] = unknown.dropped
+            if count != more:
                 self._cutter.learn_nulls(left)
-                less = self._cutter.without_nulls(left)
-                left, cut = less, cut + len(left) - len(less)
+                left, some, twofold = self._cutter.nulls(left)
+                count, null, doubtful = count + some, null + some, doubtful or twofold
         block.bodies[at] = left
-        return commas(left) == most and not (cut and (free or self._cutter.mixes(body)))
+        block.cut = True
+        if count != more or (null and free):
+            return False
+        if null:
+            nulled.append(at)
+        return not doubtful or not self._cutter.mixes(self._cutter.unknown(fields_of(body)))
+
+    def _is_bare(self, body: bytes) -> bool:
+        """Whether it is plain to see that a record has no field to be cut in its outermost object, but maybe others."""
+        return False
 
     def _known(self, names: tuple[str, ...]) -> _Unknown:
-        """What is to be known of unknown fields that are cut; raises `Refusal` where one must not be."""
-        known = self._unknown.get(names)
-        if known is None:
-            walk, spare = Walk(b"", self._values, self._options), self._spare(names)
-            if True in [walk.keeps(name, "$") for name in names if name not in spare]:
-                raise Refusal("unknown-field", "$", "sent as it stands")
-            marks = [name for name in names if name in self._filters.customer_fields]
-            if len(self._unknown) >= _MEMO:
-                self._unknown.clear()
-            known = self._unknown[names] = _Unknown(tuple(walk.dropped), marks, {})
-        return known
+        """What is to be known of an object with these fields; raises `Refusal` where one must not be."""
+        unknown = self._cutter.unknown(names)
+        walk, spare = Walk(b"", self._values, self._options), self._spare(unknown)
+        if True in [walk.keeps(name, "$") for name in unknown if name not in spare]:
+            raise Refusal("unknown-field", "$", "sent as it stands")
+        marks = [name for name in unknown if name in self._filters.customer_fields]
+        if len(self._unknown) >= _MEMO:
+            self._unknown.clear()
+        found = _Unknown(unknown, self._cutter.mixes(unknown), tuple(walk.dropped), marks, {})
+        self._unknown[names] = found
+        return found
 
-    def _reason(self, known: _Unknown, values: Mapping[str, msgspec.Raw]) -> str:
+    def _reason(self, unknown: _Unknown, values: Mapping[str, msgspec.Raw]) -> str:
         """Why a customer with these fields is left out, or ""."""
-        marks = tuple([bytes(values[name]) for name in known.marks])
-        reason = known.reasons.get(marks)
+        marks = tuple([bytes(values[name]) for name in unknown.marks])
+        reason = unknown.reasons.get(marks)
         if reason is None:
-            reason = self._filters.customer(dict(zip(known.marks, map(text_in, marks), strict=True)))
-            if len(known.reasons) < _MEMO:
-                known.reasons[marks] = reason
+            reason = self._filters.customer(dict(zip(unknown.marks, map(text_in, marks), strict=True)))
+            if len(unknown.reasons) < _MEMO:
+                unknown.reasons[marks] = reason
         return reason
 
     # -- what `explain` is made of

@@ -52,20 +52,12 @@ class Check(NamedTuple):
 
 
 class Shape(msgspec.Struct, frozen=True, eq=False):
-    """The fields of an object by name, those that it can't be without, and what to check of instances of its model.
-
-    `empty` is the instance without any field, if there may be one: its bytes may hold a field that is null, and no
-    comma would tell.
-    """
+    """The fields of an object by name, those that it can't be without, and what to check of instances of its model."""
 
     fields: Mapping[str, Field]
     required: tuple[Field, ...]
     checks: tuple[Check, ...]
-    empty: Any
-
-    @property
-    def to_check(self) -> bool:
-        return bool(self.checks) or self.empty is not None
+    frees: bool  # an object of any content may be in it, at any depth
 
 
 def shape_of(model: type[msgspec.Struct]) -> Shape:
@@ -94,11 +86,12 @@ def _made(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
     fields = tuple(_field(field, known) for field in info.fields)
     alike: dict[tuple[str, Shape | None], list[str]] = {}
     for of, field in zip(info.fields, fields, strict=True):
-        if field.policy or field.kind in ("number", "uuid", "free") or (field.shape and field.shape.to_check):
+        if field.policy or field.kind in ("number", "uuid", "free") or (field.shape and field.shape.checks):
             alike.setdefault((_kind_of_check(field), field.shape), []).append(of.name)
     checks = tuple(Check(attrgetter(*names), len(names) > 1, kind, shape) for (kind, shape), names in alike.items())
     required = tuple(field for field in fields if field.required)
-    return Shape({field.name: field for field in fields}, required, checks, None if required else info.cls())
+    frees = any(each.kind == "free" or (each.shape is not None and each.shape.frees) for each in checks)
+    return Shape({field.name: field for field in fields}, required, checks, frees)
 
 
 def _kind_of_check(field: Field) -> str:
