@@ -24,7 +24,7 @@ from typing import Any
 
 from streammig.columns import Columns
 from streammig.dedup import Build, scan
-from streammig.records import Examined, Run, Span
+from streammig.model import Span
 
 STEP = 1_000
 LENGTH = 1_000  # bytes from one made-up record to the next
@@ -57,9 +57,6 @@ class Owners:
         keys = [self.key(ordinal - 1) for ordinal in span.ordinals]
         found.owners, found.uniques = [owner for owner, _ in keys], [unique for _, unique in keys]
         return found
-
-    def examine(self, run: Run) -> list[Examined]:
-        raise NotImplementedError
 
 
 class DiskWatch:

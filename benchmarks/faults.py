@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from streammig.records import STAGES
+from streammig.stages import STAGES
 from tests.proof_bad_days import FAULTS, bad_days, hour_of_502
 from tests.proof_cuts import cut_stages
 from tests.proof_disk import failing_disks, writes_of

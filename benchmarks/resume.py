@@ -27,7 +27,7 @@ from benchmarks.large import HEAD, write_large
 from benchmarks.migrate import PROGRAM, processes
 from benchmarks.null_target import direct, null_target, seen
 from streammig.checkpoint import Checkpoint
-from streammig.records import Place, Progress, Tally
+from streammig.model import Place, Progress, Tally
 
 GOAL_SECONDS, SHARE = 1.5, 0.9
 PATIENCE = 120

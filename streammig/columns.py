@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
 from typing import Any, NamedTuple
 
-from streammig.records import DeadLetter, Examined, Position, Record, Run, Span, Tally
+from streammig.model import DeadLetter, Examined, Record, Span, Tally
 
 
 class LeftOut(NamedTuple):
@@ -28,7 +27,7 @@ class Columns:
     A source record has one row, none, or with a mapping several: `index` is its place in the span, and `unit` the
     number of the row's first unit in it, as in `Examined`. `edited` has the bytes of the rows that differ from the
     span's. The amounts of row i are `amounts[upto[i]:upto[i + 1]]`, with their keys beside them; `inner` and `uniques`
-    are as `Record.inner` and `Record.twin`, empty where a stage has none. `dropped` are unknown fields that were cut,
+    are as `Record.inner` and `Record.unique`, empty where a stage has none. `dropped` are unknown fields that were cut,
     by index in the span.
     """
 
@@ -82,7 +81,7 @@ class Columns:
             self.amounts += [amount for _, amount in record.amounts]
             self.upto.append(len(self.amounts))
             if record.inner is None:
-                self.uniques.append(record.twin)
+                self.uniques.append(record.unique)
             else:
                 self.inner.append(record.inner)
         if found.filtered or found.dead or found.absent:
@@ -91,29 +90,10 @@ class Columns:
             self.dropped.append((index, found.dropped))
 
 
-class Slices:
-    """What the rules read of a `Span`, of records that are objects."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.faults: Mapping[int, tuple[int, str, str]] = {
-            at: (each.length, each.code, each.fault) for at, each in enumerate(run) if each.fault
-        }
-
-    def __len__(self) -> int:
-        return len(self._run)
-
-    def cut(self, begin: int, end: int) -> list[bytes]:
-        return [each.data for each in self._run[begin:end]]
-
-    def position(self, index: int) -> Position:
-        return self._run[index].position
-
-
 class Chunk:
     """A span with the columns of its records."""
 
-    def __init__(self, span: Span | Slices, columns: Columns) -> None:
+    def __init__(self, span: Span, columns: Columns) -> None:
         self.span = span
         self.columns = columns
         self._left_out: dict[int, list[LeftOut]] = {}
@@ -127,7 +107,6 @@ class Chunk:
     def sizes(self) -> list[int]:
         """What the rows before each one hold in bytes, with a comma each."""
         index, span, edited = self.columns.index, self.span, self.columns.edited
-        assert isinstance(span, Span)
         found = [span.ends[at] - span.starts[at] + 1 for at in index]
         for row, body in edited.items():
             found[row] = len(body) + 1
@@ -151,8 +130,9 @@ class Chunk:
         """The first row of a source record, and the one behind its last."""
         return bisect_left(self.columns.index, at), bisect_left(self.columns.index, at + 1)
 
-    def records(self, begin: int, end: int) -> list[Record]:
+    def records(self, begin: int = 0, end: int | None = None) -> list[Record]:
         """The rows from `begin` to `end` as an object each."""
+        end = len(self.columns) if end is None else end
         it, rows = self.columns, slice(begin, end)
         index = it.index[rows]
         positions = list(map(self.span.position, index))
@@ -166,9 +146,9 @@ class Chunk:
         pairs = list(zip(it.keys[low:high], it.amounts[low:high], strict=True))
         amounts = [tuple(pairs[first - low : last - low]) for first, last in pairwise(it.upto[begin : end + 1])]
         inner = it.inner[rows] if it.inner else repeat(None)
-        twins = it.uniques[rows] if it.uniques else repeat("")
+        uniques = it.uniques[rows] if it.uniques else repeat("")
         return list(
-            map(Record, positions, it.unit[rows], it.owners[rows], bodies, it.units[rows], amounts, inner, twins)
+            map(Record, positions, it.unit[rows], it.owners[rows], bodies, it.units[rows], amounts, inner, uniques)
         )
 
     def examined(self, at: int) -> Examined:
@@ -185,7 +165,7 @@ class Chunk:
         return Examined(self.span.position(at), records, left_out, dead, absent, self.dropped.get(at, ()))
 
     def all(self) -> list[Examined]:
-        """What became of each source record."""
+        """What became of each source record, in order."""
         found: list[Examined] = []
         row = 0
         for at, low, high in [*self.unusual(), (len(self.span), len(self.columns), 0)]:
@@ -253,7 +233,6 @@ class Rows(NamedTuple):
             self.chunk.columns.index[self.begin],
             self.chunk.columns.index[self.end - 1],
         )
-        assert isinstance(span, Span)
         edited = self.chunk.columns.edited.keys() & range(self.begin, self.end)
         begin, end = span.starts[first], span.ends[last]
         size = self.size - 1
@@ -268,13 +247,8 @@ class Rows(NamedTuple):
     def entries(self) -> Iterator[tuple[Any, ...]]:
         """Each row without its bytes: position, unit, owner, units, amounts, unique, and whether it is whole."""
         it, span, ats = self.chunk.columns, self.chunk.span, slice(self.begin, self.end)
-        assert isinstance(span, Span)
         first = it.index[self.begin]
-        records = slice(first, first + self.end - self.begin)
-        starts, ends = span.starts[records], span.ends[records]
-        offsets = [span.offset + start for start in starts]
-        lengths = map(operator.sub, ends, starts)
-        positions = zip(repeat(span.source), offsets, lengths, span.ordinals[records], strict=False)
+        positions = span.places(first, first + self.end - self.begin)
         pairs = list(zip(it.keys, it.amounts, strict=True))
         upto = it.upto[self.begin : self.end + 1]
         amounts = [pairs[low:high] for low, high in pairwise(upto)]

@@ -53,14 +53,16 @@ AFTER_A_BREAK = (
 class BrokenExport(Unusable):
     """An export that can't be read on from a byte: everything before it was yielded.
 
-    `path` is the file as the user named it, `offset` the byte in the decompressed stream.
+    `path` is the file as the user named it, `offset` the byte in the decompressed stream. `whole`: the document is
+    complete before it, and what stands there holds no record.
     """
 
-    def __init__(self, path: str, offset: int, why: str, hint: str = "") -> None:
+    def __init__(self, path: str, offset: int, why: str, hint: str = "", *, whole: bool = False) -> None:
         super().__init__(EXPORT_BROKEN, f"{path}: the export breaks off at byte {offset}: {why}", hint)
         self.path = path
         self.offset = offset
         self.why = why
+        self.whole = whole
 
 
 class UnknownOutcome(Problem):
@@ -74,6 +76,12 @@ SAMPLES_MISSING = "samples-missing"
 
 class SamplesMissing(Problem):
     """What the target accepted can't be seen there, and a later stage builds on it."""
+
+    exit_code = 3
+
+
+class Altered(Problem):
+    """A file that proves something is not as it was written, or does not fit what it proves."""
 
     exit_code = 3
 

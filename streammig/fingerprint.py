@@ -9,14 +9,14 @@ from typing import Any
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
-from streammig.records import OWNERS, STAGES
 from streammig.settings import Settings
 from streammig.sources import comparable, touched
+from streammig.stages import STAGES
 
 # The settings of a run that decide which bytes a batch holds.
 SHAPING = (
-    "duplicates", "unknown_fields", "fraction_digits", "time_zone", "include_inactive", "send_anonymous", "zero_orders",
-    "send_redeem", "max_bytes", "max_record_bytes",
+    "duplicates", "unknown_fields", "fraction_digits", "time_zone", "time_of_day", "trim_emails", "include_inactive",
+    "send_anonymous", "zero_orders", "send_redeem", "max_bytes", "max_record_bytes",
 )  # fmt: skip
 ANOTHER_ACCOUNT = (
     "the account is another: it is told by base URL and API key, or by `account` in the settings; a name given there"
@@ -32,15 +32,18 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
     found = {}
     for name in settings.stages:
         stage = settings.stage(name)
-        own = {"map": stage.map, "owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
-        found[name] = common | own | ({"unchecked": unchecked} if name == OWNERS else {})
+        mapped = {"fields": True} if stage.fields else {"map": stage.map}
+        form = {"delimiter": stage.delimiter, "encoding": stage.encoding}
+        own = mapped | form | {"owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
+        found[name] = common | own | ({"unchecked": unchecked} if name == STAGES[0] else {})
     return found
 
 
 def fixed(settings: Settings, name: str, file: Checkpoint) -> bool:
     """Whether nothing but the export decides what comes out of a stage: no mapping, whose code may be another at each
     call, and the version that the checkpoint began with."""
-    return not settings.stage(name).map and file.run["version"] == version("streammig")
+    stage = settings.stage(name)
+    return not (stage.map or stage.fields) and file.run["version"] == version("streammig")
 
 
 def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], marks: Marks) -> Checkpoint | None:

@@ -11,10 +11,11 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
-from streammig.reader import Absent, Judge, first_records, nobody_absent, owners_until
-from streammig.records import OWNERS, START, Place, Range, Record
+from streammig.model import START, Place, Range, Record
+from streammig.reader import first_records, owners_until
+from streammig.selection import Absent, WithoutRepeated, WithOwners
 from streammig.sources.source import Source
-from streammig.target import Rules
+from streammig.target import Rules, Stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,8 +33,9 @@ class StageInput(NamedTuple):
 class Reading:
     """The sources of a run with all that decides what comes out of them. Files are read in one thread, `thread`."""
 
+    stages: Sequence[Stage]  # of the target; those of the run are the keys of `inputs`
     inputs: Mapping[str, StageInput]
-    owners: KeyIndex | None  # None where it was left out, or no customers are in the run
+    index: KeyIndex | None  # None where it was left out, or no customers are in the run
     store: Store
     lookup: Checkpoint  # the same file, opened to read, for the thread
     thread: Executor
@@ -42,22 +44,26 @@ class Reading:
         """Do in the thread what reads files."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, partial(work, *arguments, **more))
 
-    async def judge(self, name: str, sealed: Sequence[Range] = ()) -> Judge:
-        """What says which records of a stage are sent by the run, beside those that are `sealed` already."""
+    @property
+    def owners(self) -> str:
+        """The stage whose records are the owners of all others."""
+        return self.stages[0].name
+
+    async def rules(self, name: str, sealed: Sequence[Range] = ()) -> Rules:
+        """The rules by which the run sends records of a stage, beside those that are `sealed` already."""
         rules = self.inputs[name].rules
-        if name == OWNERS:
-            return Judge(rules, repeated=partial(repeated, self.owners) if self.owners is not None else None)
-        known = self.owners is not None or await self.store.read(Checkpoint.has_absent)
-        who = self.absent() if known else nobody_absent
-        return Judge(rules, who, sealed=sealed)
+        if name == self.owners:
+            return rules if self.index is None else WithoutRepeated(rules, partial(repeated, self.index))
+        known = self.index is not None or await self.store.read(Checkpoint.has_absent)
+        return WithOwners(rules, self.absent(), sealed) if known else rules
 
     def absent(self) -> Absent:
         """Which customers will not be at the target."""
-        return partial(absent, self.owners, self.lookup)
+        return partial(absent, self.index, self.lookup)
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
         """As `first_records`, of those that the run sends."""
-        return await self.read(first_records, self.inputs[name].source, await self.judge(name), count, start, sealed)
+        return await self.read(first_records, self.inputs[name].source, await self.rules(name), count, start, sealed)
 
     async def unchanged(self) -> None:
         """Raise `Unusable` unless every file is still what it was when the run began."""
@@ -66,12 +72,11 @@ class Reading:
 
     async def pilots(self, name: str) -> set[str] | None:
         """The customers that a pilot has sent, unless all of them were: what belongs to others must wait."""
-        if name == OWNERS or OWNERS not in self.inputs:
+        if name == self.owners or self.owners not in self.inputs:
             return None
         rows = await self.store.read(Checkpoint.stages)
-        if any(row.name == OWNERS and row.state == "complete" for row in rows):
+        if any(row.name == self.owners and row.state == "complete" for row in rows):
             return None
-        frontier = await self.store.read(lambda file: file.progress(OWNERS).frontier)
-        judge = await self.judge(OWNERS)
-        owners = await self.read(owners_until, self.inputs[OWNERS].source, judge, frontier)
+        frontier = await self.store.read(lambda file: file.progress(self.owners).frontier)
+        owners = await self.read(owners_until, self.inputs[self.owners].source, await self.rules(self.owners), frontier)
         return owners - self.lookup.absent_reasons(owners).keys()

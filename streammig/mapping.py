@@ -1,4 +1,4 @@
-"""A user's mapping, found by its name."""
+"""A user's mapping: a function found by its name, or declared in the settings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from streammig.errors import Unusable
+from streammig.fields import FieldMapping
+from streammig.settings import Settings
 
 
 def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
@@ -38,12 +40,26 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
     return checked
 
 
+def stage_mapping(settings: Settings, name: str, folder: Path) -> Callable[[Any], Any] | None:
+    """The mapping of a stage, None without one. Raises `Unusable`."""
+    stage = settings.stage(name)
+    if stage.map and stage.fields:
+        said = f"[{name}]: map and fields are both given; a record goes through one mapping"
+        raise Unusable("map-invalid", said, "Take one of them out.")
+    if stage.fields:
+        return FieldMapping(name, stage.fields)
+    return load_mapping(stage.map, folder) if stage.map else None
+
+
 def mapping_mark(mapping: Callable[[Any], Any] | None) -> str:
-    """The hash of the module that a mapping stands in; "" without one, or without a file."""
+    """The hash of the module that a mapping stands in, or of its table; "" without one, or without a file. It is short,
+    for each batch keeps it."""
     if mapping is None:
         return ""
+    if isinstance(mapping, FieldMapping):
+        return mapping.mark
     try:
         source = Path(inspect.getsourcefile(inspect.unwrap(mapping)) or "").read_bytes()
     except (OSError, TypeError):
         return ""
-    return hashlib.sha256(source).hexdigest()
+    return hashlib.sha256(source).hexdigest()[:16]

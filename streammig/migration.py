@@ -17,28 +17,35 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
-from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Fence, Mark, Store, locked
+from streammig.bodies import check_bodies, give_up, room_of_outbox
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
-from streammig.dedup import KeyIndex, dedup_folder, forget, key_index
+from streammig.dedup import KeyIndex
 from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
-from streammig.fingerprint import Marks, check_contents, fixed, reopen, shapes
+from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
-from streammig.lost_bodies import check_bodies, give_up
-from streammig.mapping import load_mapping, mapping_mark
+from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
-from streammig.masivo.target import Masivo, RuleOptions, check_base_url, conditions
+from streammig.masivo.target import Masivo, RuleOptions, absences, check_base_url, conditions
+from streammig.model import Batch, BatchState
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
-from streammig.records import OWNERS, STAGES, Batch, BatchState, Place
+from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.run import Run, RunOptions
+from streammig.scan import Policies, forget, scan_folder, scan_stages
+from streammig.scan_plan import to_scan
 from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
-from streammig.sources import open_source, parse_input, with_samples
+from streammig.sources import Form, check_form, open_source, parse_input, with_samples
 from streammig.sources.source import Source
+from streammig.stages import STAGES
 from streammig.target import Client, Connection, ReadBack, Target
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
+from streammig.verify.verdict import Told as Told
+from streammig.verify.verifier import Verifier
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -61,8 +68,10 @@ class Ask:
     newest_lost: bool = False  # the newest copy is lost: go on from this older one
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
     bodies_lost: bool = False  # batches whose bodies are lost become dead letters
+    accept_broken: bool = False  # where a file breaks off, deliver what stands before that, and call it the end
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
+    sends: bool = True  # whether anything may be sent; a read-back alone needs no dedup index
 
 
 @dataclass(slots=True)
@@ -114,30 +123,48 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
-        return await self._work(Run.run) or False
+        return await self._work(Run.run, lambda file: any(row.state != "complete" for row in file.stages())) or False
 
     async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return await self._work(lambda run: Retry(run, choice).all()) or False
+        return (
+            await self._work(
+                lambda run: Retry(run, choice).all(),
+                lambda file: any(file.dead_codes(row.name) for row in file.stages()),
+            )
+            or False
+        )
+
+    async def retry_missing(self) -> bool:
+        """Send again what a verify did not find; as `retry`."""
+        return await self._work(lambda run: Resend(run).all()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
         UNKNOWN if stopped before that is known."""
-        return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
+        return await self._work(lambda run: run.read_back(stage, seq), lambda _: False) or BatchState.UNKNOWN
 
-    async def _work(self, work: Callable[[Run], Awaitable[T]]) -> T | None:
-        """Assemble a run and let it work; None if it was aborted."""
+    async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
+        """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
+        None where stopped before. `tell` gets each difference, with its values."""
+        return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
+
+    async def _work(
+        self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: True
+    ) -> T | None:
+        """Assemble a run and let it work; None if it was aborted. `reads`: whether it reads records that may be sent:
+        the customers have to be known for that."""
         self._task = task = asyncio.current_task()
         try:
             async with AsyncExitStack() as stack:
-                run = await self._assemble(stack)
+                run = await self._assemble(stack, reads)
                 self.assembled = True
                 done = await work(run)
                 if done is True:
                     await run.store.write(Checkpoint.forget_samples)
             if done is True:
-                forget(dedup_folder(run.reading.lookup.path))
+                forget(scan_folder(run.reading.lookup.path), STAGES)
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -147,7 +174,7 @@ class Migration:
         finally:
             self._task = None
 
-    async def _assemble(self, stack: AsyncExitStack) -> Run:
+    async def _assemble(self, stack: AsyncExitStack, reads: Callable[[Checkpoint], bool]) -> Run:
         """Check everything that can be checked before a record is read, then open and connect what a run needs."""
         settings, ask = self.settings, self.ask
         account = self._account()
@@ -162,15 +189,19 @@ class Migration:
         thread = stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)
         file = reopen(path, account.binding, shape, marks)
+        lost: list[Batch] = []
         if file is not None:
             stack.callback(file.close)
-            await self._reading(thread, partial(check_contents, file, marks))
+            lost = await self._check(file, fence, marks, thread)
+        check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor)
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, thread)
+        reading_on = file is None or any(fresh.values()) or reads(file)
+        index = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else None
         if file is None:
             file = self._create(path, fence, account.binding, started)
             stack.callback(file.close)
@@ -178,13 +209,14 @@ class Migration:
         self._recover(file, fence)
         if words := await limiter.enter(file.run["id"], file.starts()):
             self.notify(Warned("limits-changed", words))
-        lost = await self._lost(file, thread)
+        if lost or file.lost() is not None:
+            lost = file.lost_bodies()  # what became unknown is among them now
+        file.sweep_outbox()
         stack.callback(_sweep, file)
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
         lookup = _opened_to_read(stack, path)
-        owners = await self._owners(stack, file, inputs, shape, thread)
-        reading = Reading(inputs=inputs, owners=owners, store=store, lookup=lookup, thread=thread)
+        reading = Reading(stages=target.stages, inputs=inputs, index=index, store=store, lookup=lookup, thread=thread)
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
         return Run(
@@ -205,17 +237,16 @@ class Migration:
         return Context(clock=self.clock, rng=self.rng, notify=self.notify, stop=self.stop, times=times)
 
     def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
-        asking = CheckpointReader(_opened_to_read(stack, file.path), stack.enter_context(self.executor()))
         writer = CheckpointWriter(file, stack.enter_context(self.executor()), fence)
         stack.push_async_callback(writer.flush)
-        return Store(writer, asking)
+        return Store(writer, _opened_to_read(stack, file.path), stack.enter_context(self.executor()))
 
-    async def _lost(self, file: Checkpoint, reader: Executor) -> list[Batch]:
-        """The batches whose bodies are lost, if that is to end nothing; sweeps what no batch needs."""
-        given_up = self.ask.bodies_lost or file.lost() is not None
-        lost = await asyncio.get_running_loop().run_in_executor(reader, check_bodies, file, given_up)
-        file.sweep_outbox()
-        return lost
+    async def _check(self, file: Checkpoint, fence: Fence | None, marks: Marks, thread: Executor) -> list[Batch]:
+        """Raise `Unusable` unless export and outbox are what the checkpoint knows of them. Returns the batches whose
+        bodies are lost where that ends nothing: they are given up, or a lost copy may have settled them."""
+        await self._reading(thread, partial(check_contents, file, marks))
+        given_up = self.ask.bodies_lost or file.lost() is not None or (fence is not None and fence.newer is not None)
+        return await self._reading(thread, lambda stopped: check_bodies(file, given_up))
 
     def _create(self, path: Path, fence: Fence | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
         """A new checkpoint."""
@@ -247,37 +278,37 @@ class Migration:
                     self.notify(ArrayDetected(name, mark["file"], mark["path"]))
         return await self._reading(reader, partial(with_samples, fresh))
 
-    async def _owners(
+    async def _scan(
         self,
         stack: AsyncExitStack,
-        file: Checkpoint,
+        file: Checkpoint | None,
         inputs: Mapping[str, StageInput],
         shape: Mapping[str, Any],
+        fresh: Marks,
         reader: Executor,
     ) -> KeyIndex | None:
-        """The dedup index of the run's customers; None without one.
+        """Scan what is not read yet before the first request, and raise what stops the run. The dedup index of the
+        run's customers; None without one.
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if OWNERS not in inputs:
+        if not self.ask.sends:
             return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
-        customers = inputs[OWNERS].source, inputs[OWNERS].rules, shape[OWNERS]
-        (state,) = [row.state for row in file.stages() if row.name == OWNERS]
-        frontier: Place | None = None
-        if state != "complete" and not fixed(self.settings, OWNERS, file):
-            frontier = file.progress(OWNERS).frontier
-        folder = dedup_folder(Path(self.settings.checkpoint))
-        index = await until_stopped(self.stop, key_index(folder, *customers, reader, self.notify, frontier=frontier))
-        if index is not None:
-            stack.callback(index.close)
-        return index
+        added = {name for name, files in fresh.items() if files}
+        marks = {it: own.source.fingerprints() for it, own in inputs.items()}
+        beside = room_of_outbox(self.settings, marks, Path(self.settings.checkpoint))
+        jobs = to_scan(self.settings, inputs, shape, file, added, beside, aside=self.ask.aside)
+        policies = Policies(accept_broken=self.ask.accept_broken)
+        found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
+        if found is None:
+            raise asyncio.CancelledError
+        return found.get(STAGES[0])
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
-        text = self.settings.stage(name).map
-        return load_mapping(text, self.folder) if text else None
+        return stage_mapping(self.settings, name, self.folder)
 
     def _sources(self) -> dict[str, Source]:
         sources = {name: self._open(name) for name in self.settings.stages}
@@ -290,8 +321,12 @@ class Migration:
         return sources
 
     def _open(self, name: str) -> Source:
-        inputs = [parse_input(text) for text in self.settings.stage(name).files]
-        return open_source(inputs, max_record_bytes=self.settings.max_record_bytes)
+        stage = self.settings.stage(name)
+        form = Form(stage.delimiter, stage.encoding)
+        check_form(f"[{name}]", form)
+        inputs = [parse_input(text) for text in stage.files]
+        most, accept = self.settings.max_record_bytes, self.ask.accept_broken
+        return open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept)
 
     def _account(self) -> SharedAccount | NoAccount:
         """The account that the run sends to; none for a dry run."""
@@ -321,6 +356,7 @@ class Migration:
             account=limiter,
             waiting=lambda why, seconds: self.notify(Waiting("reading", why, seconds)),
             answers=conditions(settings.accepted_if, settings.refused_if),
+            not_there=absences(settings.not_there),
         )
         return masivo if self.ask.dry_run is None else FolderTarget(masivo, self.ask.dry_run)
 
@@ -343,9 +379,11 @@ class Migration:
 
     def _context(self, limits: str) -> dict[str, Any]:
         """What another command needs to know of this one: where its files lie, and the windows of its budget."""
-        inputs = {name: [absolute(text) for text in self.settings.stage(name).files] for name in self.settings.stages}
+        stages = {name: self.settings.stage(name) for name in self.settings.stages}
         return {
-            "command": self.ask.command, "limits": limits, "inputs": inputs,
+            "command": self.ask.command, "limits": limits,
+            "inputs": {name: [absolute(text) for text in stage.files] for name, stage in stages.items()},
+            "forms": {name: [stage.delimiter, stage.encoding] for name, stage in stages.items()},
             "state_dir": str(self.state_dir.absolute()), "max_record_bytes": self.settings.max_record_bytes,
             "settings": portable(self.settings), "folder": str(self.folder.absolute()), "unchecked": self.ask.unchecked,
         }  # fmt: skip
@@ -389,7 +427,9 @@ def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
             send_anonymous=settings.send_anonymous,
             zero_orders=settings.zero_orders,
             send_redeem=settings.send_redeem,
+            trim_emails=settings.trim_emails,
             time_zone=settings.time_zone or None,
+            time_of_day=settings.time_of_day,
             deleted=settings.customers.deleted,
             reversed=settings.events.reversed,
             owner=settings.stage(name).owner or None,

@@ -9,7 +9,7 @@ from streammig.context import Context
 from streammig.delivery.reconcile import seen_at_last
 from streammig.errors import Unusable
 from streammig.inputs import Reading
-from streammig.records import OWNERS, BatchState, Record
+from streammig.model import BatchState, Record
 from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 
@@ -60,10 +60,10 @@ class Preflight:
     async def _customers(self) -> None:
         """Where the run has no customers of its own, look whether those that it builds on are at the target at all."""
         first = next(iter(self.reading.inputs))
-        if first == OWNERS or await self.store.read(_began):
+        if first == self.reading.owners or await self.store.read(_began):
             return
         records = await self.reading.first(first, OWNERS_LOOKED_FOR)
-        seen = [await self.readback.visible(OWNERS, record) for record in records]
+        seen = [await self.readback.visible(self.reading.owners, record) for record in records]
         if seen and all(answer is Seen.NOTHING for answer in seen):
             ordinals = ", ".join(str(record.position.ordinal) for record in records)
             raise Unusable(
@@ -96,7 +96,7 @@ class Preflight:
     async def _coming(self, name: str) -> list[Record]:
         """Some records of what is to be sent next: of the first batch that was never sent, or behind the frontier. What
         a copy that is lost may have sent is expected to be there, so it is what comes behind that."""
-        count = OWNERS_LOOKED_FOR if name == OWNERS else LOOKED_FOR
+        count = OWNERS_LOOKED_FOR if name == self.reading.owners else LOOKED_FOR
         sealed = await self.store.read(lambda file: file.batches(name, BatchState.SEALED))
         fresh = [batch for batch in sealed if not batch.attempts and batch.parent is None and not batch.retried]
         if fresh:

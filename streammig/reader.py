@@ -3,113 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
 from streammig.batching import BatchLimits, Sealing, batcher, cut, is_within, select
-from streammig.checkpoint import Spot, write_body
-from streammig.columns import Chunk, Columns, Slices
+from streammig.checkpoint import write_body
+from streammig.columns import Chunk
 from streammig.errors import BrokenExport, Unusable
-from streammig.records import START, DeadLetter, Examined, Place, Progress, Range, Record, Run, Span, slices
+from streammig.model import START, Place, Progress, Range, Record, Span
 from streammig.sources.source import Source
 from streammig.target import Rules
 
 FIRST = 100_000  # source records that are gone through for some to look for: a second, if all of these are filtered
-
-Absent = Callable[[Iterable[str]], Mapping[str, str]]
-"""Owners in, those that will not be in the target out, each with the code of the reason."""
-
-
-def nobody_absent(owners: Iterable[str]) -> Mapping[str, str]:
-    return {}
-
-
-Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
-"""The duplicate customers between two places: their spots to code and message."""
-
-
-class Judge:
-    """What becomes of each slice: the target's rules, then whether its owner will be there at all, or is there already.
-
-    Without state. What lies in `sealed`, ranges in reading order, is in a batch already, and no dead letter even if its
-    owner was found to be absent since.
-    """
-
-    def __init__(
-        self,
-        rules: Rules,
-        absent: Absent = nobody_absent,
-        repeated: Repeated | None = None,
-        sealed: Sequence[Range] = (),
-    ) -> None:
-        self.rules = rules
-        self._absent = absent
-        self._repeated = repeated
-        self._sealed = sealed
-
-    def examine(self, run: Run) -> list[Examined]:
-        """As `columns`, with an object for each record."""
-        span = cast(Span, Slices(run))  # has all that is read of one here
-        return Chunk(span, self.columns(span)).all()
-
-    def columns(self, span: Span) -> Columns:
-        """What becomes of each record."""
-        columns = self.rules.columns(span)
-        changed: set[int] = set()
-        repeated: Mapping[Spot, tuple[str, str]] = {}
-        if self._repeated is not None and len(span):
-            last = span.position(len(span) - 1)
-            begin = Place(last.source, span.position(0).offset)
-            repeated = self._repeated(begin, Place(last.source, last.offset + max(last.length, 1)))
-            offsets = {offset for _, offset, _ in repeated}
-            if offsets:
-                changed.update([at for at in range(len(span)) if span.position(at).offset in offsets])
-        absent = self._absent({*columns.owners})
-        if absent:
-            pairs = zip(columns.index, columns.owners, strict=True)
-            changed.update([at for at, owner in pairs if owner in absent])
-        if not changed:
-            return columns
-
-        def change(examined: Examined) -> Examined:
-            return _without(_without_repeated(examined, repeated), absent, self._sealed)
-
-        return Chunk(span, columns).changed(changed, change)
-
-
-def _without(examined: Examined, absent: Mapping[str, str], sealed: Sequence[Range]) -> Examined:
-    if absent.keys().isdisjoint([record.owner for record in examined.records]):
-        return examined
-    kept: list[Record] = []
-    gone: list[Record] = []
-    for record in examined.records:
-        for part, inside in cut([record], sealed) if record.owner in absent else [(record, True)]:
-            (kept if inside else gone).append(part)
-    dead = tuple(
-        DeadLetter(
-            record.position,
-            record.unit,
-            "owner-" + absent[record.owner],
-            "its customer is not in the target: the customer's record was left out or rejected, or the export has none",
-            record.tally,
-        )
-        for record in gone
-    )
-    return msgspec.structs.replace(examined, records=tuple(kept), dead=examined.dead + dead)
-
-
-def _without_repeated(examined: Examined, repeated: Mapping[Spot, tuple[str, str]]) -> Examined:
-    where = examined.position.source, examined.position.offset
-    gone = [(record, found) for record in examined.records if (found := repeated.get((*where, record.unit)))]
-    if not gone:
-        return examined
-    dead = tuple(DeadLetter(it.position, it.unit, code, message, it.tally) for it, (code, message) in gone)
-    out = {record.unit for record, _ in gone}
-    kept = tuple(record for record in examined.records if record.unit not in out)
-    return msgspec.structs.replace(examined, records=kept, dead=examined.dead + dead)
 
 
 class Reader:
@@ -124,7 +32,7 @@ class Reader:
     def __init__(
         self,
         source: Source,
-        judge: Judge,
+        rules: Rules,
         limits: BatchLimits,
         progress: Progress,
         ahead: Sequence[Range] = (),
@@ -133,15 +41,13 @@ class Reader:
         outbox: Path | None = None,
         mended: bool = False,
     ) -> None:
-        rules = judge.rules
-        self._judge = judge
+        self._rules = rules
         self._batcher = batcher(rules.head, rules.tail, rules.once, limits, progress, ahead)
         self._spans = source.spans(progress.frontier)
         self._ready: deque[Sealing] = deque()
         self._left = None if first is None else max(first - progress.source_records, 0)
-        self._cut = False  # whether a record of the last run was left for after the pilot
+        self._cut = False  # whether a record of the last span was left for after the pilot
         self._sent = sent
-        self._ahead = sorted(ahead)
         self._outbox = outbox
         self._mended = mended
         self._ended = False
@@ -177,43 +83,52 @@ class Reader:
             return self._end("")
         if self._left is not None:
             self._cut = len(span) > self._left
-            span = span.first(self._left)
+            span = span.part(0, self._left)
             self._left -= len(span)
-        if self._ahead or self._sent is not None:
-            examined = self._examine(slices(span))
-            stranger = self._stranger(examined)
-            for it in examined[:stranger]:
-                self._ready.extend(self._batcher.add(it))
-            if stranger is not None:
-                ordinal = examined[stranger].position.ordinal
-                return self._end(f"record {ordinal} belongs to a customer that the pilot has not sent")
-        else:
-            self._ready.extend(self._batcher.take(Chunk(span, self._judge.columns(span))))
+        for sealed, part in self._parts(span):
+            if sealed:
+                self._ready.extend(self._batcher.pass_over(part))
+            elif not self._take(part):
+                break
         return None
 
-    def _examine(self, run: Run) -> list[Examined]:
-        if not self._ahead:
-            return self._judge.examine(run)
-        inside = [is_within(it.position, self._ahead) for it in run]
-        rest = iter(self._judge.examine([it for it, sealed in zip(run, inside, strict=True) if not sealed]))
-        examined = [Examined(it.position) if sealed else next(rest) for it, sealed in zip(run, inside, strict=True)]
-        if self._mended:
-            self._refuse_halves(examined)
-        last = run[-1]
-        if self._ahead[-1].end[:2] <= (last.source, last.offset + last.length):
-            self._ahead = []
-        return examined
+    def _parts(self, span: Span) -> Iterator[tuple[bool, Span]]:
+        """The span in parts, each with whether all of it is in batches that were sealed ahead of the frontier."""
+        ahead = self._batcher.ahead
+        if not ahead:
+            yield False, span
+            return
+        inside = [is_within(span.position(at), ahead) for at in range(len(span))]
+        for sealed, ats in groupby(range(len(span)), inside.__getitem__):
+            first, *more = ats
+            yield sealed, span.part(first, first + len(more) + 1)
 
-    def _refuse_halves(self, examined: Sequence[Examined]) -> None:
+    def _take(self, span: Span) -> bool:
+        """Pack these records; False, and the end, before one of a customer that the pilot has not sent."""
+        columns = self._rules.columns(span)
+        if self._mended and self._batcher.ahead:
+            self._refuse_halves(Chunk(span, columns))
+        strangers = zip(columns.index, columns.owners, strict=True) if self._sent is not None else ()
+        stranger = next((at for at, owner in strangers if owner not in (self._sent or ())), None)
+        if stranger is not None:
+            before = span.part(0, stranger)
+            if before:
+                self._ready.extend(self._batcher.take(Chunk(before, self._rules.columns(before))))
+            self._end(f"record {span.ordinals[stranger]} belongs to a customer that the pilot has not sent")
+            return False
+        self._ready.extend(self._batcher.take(Chunk(span, columns)))
+        return True
+
+    def _refuse_halves(self, chunk: Chunk) -> None:
         """Which units of a source record are sealed is known by their numbers, which a mapping gives."""
-        for it in examined:
-            if any(inside for _, inside in cut(it.records, self._ahead)):
-                raise Unusable(
-                    "mapping-changed",
-                    f"record {it.position.ordinal} is sealed in part, and the mapping is another one now",
-                    "Run the same command with the mapping that it was sealed with until more of the stage is read,"
-                    " say with --first.",
-                )
+        half = next((it for it, inside in cut(chunk.records(), self._batcher.ahead) if inside), None)
+        if half is not None:
+            raise Unusable(
+                "mapping-changed",
+                f"record {half.position.ordinal} is sealed in part, and the mapping is another one now",
+                "Run the same command with the mapping that it was sealed with until more of the stage is read,"
+                " say with --first.",
+            )
 
     def _more(self) -> bool:
         """Whether the export goes on behind the pilot's records. Where it breaks off there, that is the full run's."""
@@ -221,13 +136,6 @@ class Reader:
             return self._cut or next(self._spans, None) is not None
         except BrokenExport:
             return True
-
-    def _stranger(self, examined: Sequence[Examined]) -> int | None:
-        """The index of the first of these that belongs to a customer that the pilot has not sent."""
-        sent = self._sent
-        if sent is None:
-            return None
-        return next((at for at, it in enumerate(examined) if any(each.owner not in sent for each in it.records)), None)
 
     def _end(self, paused: str) -> None:
         self._ended = True
@@ -237,19 +145,17 @@ class Reader:
 
 
 def first_records(
-    source: Source, judge: Judge, count: int, start: Place = START, sealed: Sequence[Range] = ()
+    source: Source, rules: Rules, count: int, start: Place = START, sealed: Sequence[Range] = ()
 ) -> list[Record]:
     """The first records of a stage from a place on that would be sent and are not `sealed`, up to `count`, out of the
-    next `FIRST` source records that can be read. Raises `Unusable` like `Source.runs`."""
+    next `FIRST` source records that can be read. Raises `Unusable` like `Source.spans`."""
     found: list[Record] = []
     read = 0
     try:
-        for run in source.runs(start):
-            for examined in judge.examine(run):
-                where = examined.position.source, examined.position.offset
-                records = [it for it in examined.records if (*where, it.unit) >= start[:3]]
-                found += [part for part, inside in cut(records, sealed) if not inside]
-            read += len(run)
+        for span in source.spans(start):
+            records = [it for it in Chunk(span, rules.columns(span)).records() if it.begin[:3] >= start[:3]]
+            found += [part for part, inside in cut(records, sealed) if not inside]
+            read += len(span)
             if len(found) >= count or read >= FIRST:
                 break
     except BrokenExport:
@@ -257,24 +163,28 @@ def first_records(
     return found[:count]
 
 
-def owners_until(source: Source, judge: Judge, end: Place) -> set[str]:
-    """The owners of what is sent of a stage before a place. Raises like `Source.runs`."""
+def owners_until(source: Source, rules: Rules, end: Place) -> set[str]:
+    """The owners of what is sent of a stage before a place. Raises like `Source.spans`."""
     owners: set[str] = set()
-    for run in source.runs(START):
-        mine = [it for it in run if (it.source, it.offset) < end[:2]]
-        owners.update(record.owner for it in judge.examine(mine) for record in it.records)
-        if len(mine) < len(run):
-            break
+    for span in _until(source, START, end):
+        owners.update(rules.columns(span).owners)
     return owners
 
 
-def records_within(source: Source, judge: Judge, ranges: Sequence[Range]) -> list[Record]:
-    """The records that lie in these ranges, as they come out of the export now. Raises like `Source.runs`."""
+def records_within(source: Source, rules: Rules, ranges: Sequence[Range]) -> list[Record]:
+    """The records that lie in these ranges, as they come out of the export now. Raises like `Source.spans`."""
     found: list[Record] = []
     last = ranges[-1].end
-    for run in source.runs(ranges[0].begin):
-        mine = [it for it in run if (it.source, it.offset) < (last.source, last.offset + bool(last.unit))]
-        found += [record for it in judge.examine(mine) for record in select(it, ranges)]
-        if len(mine) < len(run):
-            break
+    for span in _until(source, ranges[0].begin, last._replace(offset=last.offset + bool(last.unit))):
+        found += select(Chunk(span, rules.columns(span)).records(), ranges)
     return found
+
+
+def _until(source: Source, start: Place, end: Place) -> Iterator[Span]:
+    """The source records between two places."""
+    for span in source.spans(start):
+        mine = span.part(0, span.before(end))
+        if mine:
+            yield mine
+        if len(mine) < len(span):
+            break

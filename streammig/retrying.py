@@ -10,8 +10,7 @@ from typing import TypeVar
 from streammig.batching import BatchLimits
 from streammig.checkpoint import FIRST, Checkpoint, outbox_path
 from streammig.dead_letters.replay import Choice, Replay, Sealed, Wave, spot_of
-from streammig.reader import nobody_absent
-from streammig.records import OWNERS, BatchState
+from streammig.model import BatchState
 from streammig.report.progress import account_of
 from streammig.run import Run
 from streammig.sources import open_source
@@ -31,16 +30,14 @@ class Retry:
 
     async def all(self) -> bool:
         """Try all that is chosen; False if stopped before. Raises like a run."""
-        names = list(self.run.reading.inputs)
-        for name in names:
-            if not await self._stage(name) or (name in (OWNERS, *names[:-1]) and not await self._shown(name)):
+        for name in self.run.reading.inputs:
+            if not await self._stage(name) or not await self.shown(name):
                 return False
         return True
 
     async def _stage(self, name: str) -> bool:
         run = self.run
-        if await run.store.read(lambda file: file.batches(name, *TO_SEND)):
-            await self._deliver(name)
+        await self.finish(name)
         replay, after = self._replay(name), FIRST
         while not run.context.stopping:
             wave = await self._read(replay.wave, after)
@@ -50,10 +47,15 @@ class Retry:
             drafts = await self._read(replay.drafts, wave, outbox_path(run.reading.lookup.path))
             await run.store.write(partial(_seal, name, wave, drafts, run.context.now()))
             if drafts:
-                await self._deliver(name)
+                await self.deliver(name)
         return not run.context.stopping
 
-    async def _deliver(self, name: str) -> None:
+    async def finish(self, name: str) -> None:
+        """Send what an earlier call has sealed."""
+        if await self.run.store.read(lambda file: file.batches(name, *TO_SEND)):
+            await self.deliver(name)
+
+    async def deliver(self, name: str) -> None:
         """Send what is sealed, and read nothing on."""
         run = self.run
         found = await run.store.read(lambda file: account_of(file, name))
@@ -65,30 +67,27 @@ class Retry:
 
     def _replay(self, name: str) -> Replay:
         run, reading = self.run, self.run.reading
-        owners = name == OWNERS
+        owners = name == reading.owners
         return Replay(
             name,
             reading.inputs[name].source,
             reading.inputs[name].rules,
-            absent=nobody_absent if owners else reading.absent(),
-            index=reading.owners if owners else None,
+            absent=None if owners else reading.absent(),
+            index=reading.index if owners else None,
             file=reading.lookup,
             limits=BatchLimits(bytes=run.settings.max_bytes),
             choice=self.choice,
             stopped=run.context.stop.is_set,
         )
 
-    async def _shown(self, name: str) -> bool:
-        """Give the target's queue its time for what later stages build on. When replayed customers can be seen, what
-        waited for them may go."""
-        run = self.run
-        since = run.context.now() - run.context.times.settle
-        waits = await run.store.read(
-            lambda file: file.any_brought() if name == OWNERS else file.retried_at(name) > since
-        )
-        if waits and not await run.barrier(name, retried=True).wait(name):
+    async def shown(self, name: str) -> bool:
+        """Wait at the barrier behind what was sent of a stage. When replayed customers can be seen, what waited for
+        them may go."""
+        run, last = self.run, name == [*self.run.reading.inputs][-1]
+        unseen = await run.store.read(lambda file: file.any_unseen(name))
+        if unseen and not await run.barrier(name, retried=True).wait(name, last):
             return False
-        if waits and name == OWNERS:
+        if name == run.reading.owners:
             await run.store.write(Checkpoint.see_brought)
         return True
 

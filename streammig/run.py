@@ -16,14 +16,14 @@ from streammig.delivery.reconcile import Policy, Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
 from streammig.inputs import Reading
-from streammig.pipeline.stage import StageReader, StageRun
+from streammig.model import BatchState
 from streammig.preflight import Preflight
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import OWNERS, BatchState
 from streammig.report.progress import account_of
 from streammig.settings import Settings
 from streammig.sources.source import Source
+from streammig.stage import StageReader, StageRun
 from streammig.target import Connection
 from streammig.telemetry import PILOT, StageBegan, StageEnded
 
@@ -88,7 +88,7 @@ class Run:
         paused = run.reading.feed.paused
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
-        if not self.context.stopping and name == OWNERS:
+        if not self.context.stopping and name == self.reading.owners:
             # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
             # nothing behind them that builds on each of them.
             await self._no_unknown(name)
@@ -133,10 +133,10 @@ class Run:
         ahead = await self.store.read(lambda file: file.ahead_ranges(name))
         size = sum(mark["size"] for mark in await self.store.read(lambda file: file.fingerprints(name)))
         mapping = self.reading.inputs[name].mapping
-        made = await self.store.read(lambda file: file.ahead_mappings(name))
+        made = await self.store.read(lambda file: {it.mapping for it in file.ahead(name)})
         parts = {
             "source": source or self.reading.inputs[name].source,
-            "judge": await self.reading.judge(name, ahead),
+            "rules": await self.reading.rules(name, [*progress.begun, *ahead]),
             "limits": BatchLimits(bytes=self.settings.max_bytes),
             "progress": progress,
             "ahead": ahead,

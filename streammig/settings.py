@@ -14,17 +14,23 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from streammig.errors import Unusable
-from streammig.records import STAGES
+from streammig.errors import Problem, Unusable
+from streammig.patterns import files_of
+from streammig.ratelimit.limits import OFF, parse_limits
+from streammig.stages import STAGES
 
 KEY_VARIABLE = "MASIVO_API_KEY"
+PRESETS = ("dev", "prod")  # names of limits; the target knows their numbers
 
 
 class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stage of a migration. In the TOML file a table of the stage's name."""
 
-    files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, or - for standard input
+    files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, a folder, a pattern, or - for standard input
+    delimiter: str = ""  # CSV: one character, or tab; else as the file's name says
+    encoding: str = "utf-8"  # CSV
     map: str = ""  # module:function
+    fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
     owner: str = ""  # events: the field that names the customer, where each record is one event
     deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value
     reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value
@@ -60,11 +66,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # where `accepted_if` is given, a yes if any of it holds and a no if none does.
     accepted_if: tuple[str, ...] = ()
     refused_if: tuple[str, ...] = ()
+    not_there: tuple[int | str, ...] = (404,)  # answers to a read that mean "no such customer", as 404 or "200 null"
 
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
     fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
+    trim_emails: bool = False
     time_zone: str = ""
+    time_of_day: str = ""  # of dates without a time, as 00:00:00
     include_inactive: bool = False
     send_anonymous: bool = False
     zero_orders: bool = False
@@ -115,7 +124,21 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
         said = str(error).replace("`$.", "`")
         raise Unusable("settings-invalid", f"{where}: {said}", SEE_ALL) from None
     check_texts(msgspec.to_builtins(settings))
-    return settings
+    try:
+        parse_limits(settings.limits, dict.fromkeys(PRESETS, OFF))
+    except Problem as problem:
+        raise Unusable(problem.code, f"{where}: {problem.what}", problem.hint) from None
+    return _with_files(settings)
+
+
+def _with_files(settings: Settings) -> Settings:
+    """The same, with each folder and each pattern as the files that it stands for."""
+    found: dict[str, Any] = {}
+    for name in settings.stages:
+        stage = settings.stage(name)
+        files = tuple(file for text in stage.files for file in files_of(text))
+        found[name] = msgspec.structs.replace(stage, files=files)
+    return msgspec.structs.replace(settings, **found)
 
 
 SEE_ALL = "See all of them: streammig guide settings"
@@ -185,7 +208,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         said = f"{path}: {error.strerror}: no settings can be read there"
         raise Unusable("settings-unreadable", said, "Name a TOML file, or use flags.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also what is no UTF-8, and a number of thousands of digits
         hint = "See an example: streammig guide first-migration"
         raise Unusable("settings-unreadable", f"{path} is not TOML: {error}", hint) from None
     for name in ("api_key", "key", "token"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ from typing import BinaryIO
 import msgspec
 
 from streammig.checkpoint import locked
-from streammig.errors import MachineFault, Unusable
+from streammig.disk import disk_fault, whole_file
+from streammig.errors import Unusable
 from streammig.settings import Settings, check_folder
 
 
@@ -79,17 +79,9 @@ def _is_stdin(text: str) -> bool:
 
 
 def _write(path: Path, stdin: BinaryIO) -> None:
-    part = path.with_name(path.name + ".part")
     try:
-        part.unlink(missing_ok=True)
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             shutil.copyfileobj(stdin, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise MachineFault(
-            "stdin-io", f"{path}: standard input can't be kept there: {error.strerror}", "Make room for it."
-        ) from None
+        what = f"{path}: standard input can't be kept there"
+        raise disk_fault("stdin-io", what, "Make its folder writable.", error) from None

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
 from streammig.columns import Columns
-from streammig.records import Examined, Receipt, Record, Run, Span
+from streammig.model import Receipt, Record, Span
 
 Mapping = Callable[[Any], Any]
 """A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or
@@ -18,8 +18,8 @@ None (filtered)."""
 class Rules(Protocol):
     """The target's rules for the records of one stage: mapping, validity, filters, exact splicing.
 
-    Synchronous and without state between calls, so the same slice gives the same result in any run of slices, in any
-    process. Never raises for what a record holds: that is a dead letter. A defect of a user's mapping is one too.
+    Synchronous and without state between calls, so the same record gives the same result in any span, in any process.
+    Never raises for what a record holds: that is a dead letter. A defect of a user's mapping is one too.
     """
 
     @property
@@ -35,10 +35,6 @@ class Rules(Protocol):
     @property
     def once(self) -> bool:
         """Whether the units of one owner must never be split over batches (transactions)."""
-        ...
-
-    def examine(self, run: Run) -> list[Examined]:
-        """What becomes of each slice, in order; one result a slice."""
         ...
 
     def columns(self, span: Span) -> Columns:
@@ -109,6 +105,19 @@ class Seen(enum.StrEnum):
     CANT_TELL = "can't tell"
 
 
+MISSING, DIFFERS, LESS, MORE, UNREADABLE = "missing", "differs", "less", "more", "unreadable"
+
+
+class Difference(NamedTuple):
+    """A field in which what is shown is not what was sent, and how: `missing` (of nothing is anything there, and the
+    field is empty), `differs`, `less` or `more` of a number, `unreadable`. The values may be personal data."""
+
+    field: str
+    reason: str
+    sent: str = ""
+    shown: str = ""
+
+
 class ReadBack(Protocol):
     """What the target shows of what it was sent. Reads are paced by the target's general limit on this side of it.
 
@@ -125,6 +134,15 @@ class ReadBack(Protocol):
         be held against it, so it may have been there before, or changed since; that proves nothing. For events: ALL if
         at least as many purchases are counted for its owner as it holds, else CANT_TELL, for counts never prove that
         something did not land."""
+        ...
+
+    async def differences(self, stage: str, record: Record, counted: int = 0) -> list[Difference] | None:
+        """In which fields what is there is not what was sent, exactly and in decimals; None where nothing could be
+        learnt. `counted` is how many units that are only counted were sent of the record's owner, 0 for no look."""
+        ...
+
+    def counted(self, stage: str, record: Record) -> int:
+        """How many units of a record the target only counts, so that they have no look of their own."""
         ...
 
     def can_tell(self, stage: str, record: Record) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from streammig.errors import counted
-from streammig.records import START, Batch, Kind, Place, Receipt, Tally
+from streammig.model import START, Batch, Kind, Place, Receipt, Tally
 
 
 class Account(NamedTuple):
@@ -48,7 +48,8 @@ class StageBegan(Notice):
         if frontier[:3] == START[:3]:
             return f"{self.stage}: starting"
         left = f", {counted(pending, 'sealed unit')} still to send" if pending else ""
-        return f"{self.stage}: going on, reading at record {frontier.ordinal:,}{left}"
+        where = "all is read" if self.account.complete else f"going on, reading at record {frontier.ordinal:,}"
+        return f"{self.stage}: {where}{left}"
 
     def json(self) -> dict[str, Any]:
         return {"notice": "stage-began", "stage": self.stage, **self.account._asdict()}
@@ -124,6 +125,14 @@ class Waiting(Notice):
 
     def text(self) -> str:
         return f"waiting: {self.reason}" + lasting(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Verifying(Waiting):
+    """How far a verify is, with the seconds that are left."""
+
+    def text(self) -> str:
+        return self.reason + (f", {spoken(self.seconds)} left" if self.seconds is not None else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Called(NamedTuple):
         if self.out.startswith("{"):
             found: str | None = self.document.get("error", {}).get("code")
             return found
-        said = re.search(r"^error: .*\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE)
+        said = re.search(r"^error: .*?\[([a-z][a-z0-9-]+)\]$", self.err, re.MULTILINE | re.DOTALL)
         return said[1] if said else None
 
 
@@ -64,6 +64,7 @@ class Shell:
         for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
             patch.delenv(name)
         patch.setenv("MASIVO_API_KEY", KEY)
+        patch.setenv("COLUMNS", "1000")  # a message is one line, however long
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
 
     def __call__(self, *arguments: object) -> Called:
@@ -172,7 +173,7 @@ def states(checkpoint: Path) -> dict[str, list[str]]:
     try:
         return {
             row.name: [
-                str(found[0]) for found in file._read("SELECT state FROM batch WHERE stage = ? ORDER BY seq", row.name)
+                str(found[0]) for found in file.rows("SELECT state FROM batch WHERE stage = ? ORDER BY seq", row.name)
             ]
             for row in file.stages()
         }

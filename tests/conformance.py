@@ -9,16 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from streammig.checkpoint import Checkpoint, Store
-from streammig.records import START, BatchState, Draft, Kind, Place, Progress, Receipt, Record, slices
+from streammig.model import START, BatchState, Draft, Kind, Place, Progress, Receipt, Record
 from streammig.sources.source import Source
 from streammig.target import Client, ReadBack, Rules, Seen, Target
+from tests.spans import examine, records_of, slices
 
 
 def source(subject: Source, count: int) -> None:
     """The same records from any place on, however they are cut into spans; fingerprints that JSON can hold."""
 
     def read(start: Place) -> list[tuple[Place, bytes]]:
-        found = [it for span in subject.spans(start) for it in slices(span)]
+        found = list(records_of(subject, start))
         return [(Place(it.position.source, it.position.offset, 0, it.position.ordinal), it.data) for it in found]
 
     whole = read(START)
@@ -38,8 +39,8 @@ def source(subject: Source, count: int) -> None:
 def rules(subject: Rules, subjects: Source) -> None:
     """A body of what they accept is one JSON document; the result of a record does not depend on the others."""
     spans = list(subjects.spans())
-    together = [it for span in spans for it in subject.examine(slices(span))]
-    alone = [it for span in spans for each in slices(span) for it in subject.examine([each])]
+    together = [it for span in spans for it in examine(subject, slices(span))]
+    alone = [it for span in spans for each in slices(span) for it in examine(subject, [each])]
     assert together == alone
     assert len(together) == sum(len(span) for span in spans)
     records = [record for it in together for record in it.records]

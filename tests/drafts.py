@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from streammig.checkpoint.contents import encode_contents
-from streammig.records import Draft, Position, Range, Tally
+from streammig.model import Draft, Position, Range, Tally
 
 
 def made(ranges: Sequence[Range], tally: Tally, body: bytes) -> Draft:

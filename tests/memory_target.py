@@ -14,8 +14,8 @@ from typing import Any
 
 from streammig.context import Clock
 from streammig.masivo.redact import redact
-from streammig.records import Kind, Receipt, Record
-from streammig.target import Seen
+from streammig.model import Kind, Receipt, Record
+from streammig.target import DIFFERS, MISSING, Difference, Seen
 
 
 class Crash(BaseException):
@@ -131,6 +131,15 @@ class MemoryTarget:
         keys = [key for key, _ in _units("transactions", b'{"customers":[%b]}' % record.body)]
         there = [bool(self.transactions[key]) for key in keys]
         return Seen.ALL if all(there) else Seen.PART if any(there) else Seen.NOTHING
+
+    async def differences(self, stage: str, record: Record, counted: int = 0) -> list[Difference] | None:
+        seen = await self.visible(stage, record)
+        if seen is Seen.CANT_TELL:
+            return None
+        return {Seen.ALL: [], Seen.NOTHING: [Difference("", MISSING)]}.get(seen, [Difference("name", DIFFERS)])
+
+    def counted(self, stage: str, record: Record) -> int:
+        return 0
 
     async def reachable(self) -> bool:
         self._alive()

@@ -13,11 +13,13 @@ from typing import Any
 
 from streammig.batching import BatchLimits, assemble, select
 from streammig.checkpoint import Checkpoint
+from streammig.columns import Chunk
 from streammig.masivo.rules import RuleOptions, rules
-from streammig.reader import Judge, Reader
-from streammig.records import START, Batch, BatchState, Examined, Range, Tally, add_up
+from streammig.model import START, Batch, BatchState, Examined, Range, Tally, add_up
+from streammig.reader import Reader
 from streammig.sources import open_source, parse_input
 from streammig.sources.source import Source
+from streammig.target import Rules
 from tests.proof_report import Found, scratch
 from tests.world import write_export
 
@@ -60,8 +62,8 @@ def cut_stages(stage: str, seeds: Iterable[int]) -> Found:
 def cut_and_go_on(folder: Path, stage: str, dice: Random) -> int:
     """Read a stage in several pieces, each by a reader that knows no more than the file; then all must be there.
     Returns how often it was cut."""
-    source, judge = write_mixed(folder, stage, dice), Judge(rules(stage, RuleOptions(now=NOW)))
-    oracle = [examined for run in source.runs() for examined in judge.examine(run)]
+    source, judged = write_mixed(folder, stage, dice), rules(stage, RuleOptions(now=NOW))
+    oracle = [it for span in source.spans() for it in Chunk(span, judged.columns(span)).all()]
     bodies: dict[int, bytes] = {}
     file = Checkpoint.create(folder / "c", binding={}, version="1", started=1.0)
     file.add_stage(stage, 0, {}, [{}])
@@ -70,7 +72,7 @@ def cut_and_go_on(folder: Path, stage: str, dice: Random) -> int:
         file.close()
         file = Checkpoint.open(folder / "c")
         look(file, stage, bodies)
-        read_some(file, stage, source, judge, bodies, steps)
+        read_some(file, stage, source, judged, bodies, steps)
         check_counters(file, stage, oracle)
     everything = add_up(tally for it in oracle for tally in _tallies(it))
     totals = file.totals(stage)
@@ -95,8 +97,10 @@ def look(file: Checkpoint, stage: str, bodies: dict[int, bytes]) -> None:
         assert batch.tally == draft.tally
 
 
-def read_some(file: Checkpoint, stage: str, source: Source, judge: Judge, bodies: dict[int, bytes], steps: int) -> None:
-    feed = Reader(source, judge, LIMITS, file.progress(stage), file.ahead_ranges(stage))
+def read_some(
+    file: Checkpoint, stage: str, source: Source, judged: Rules, bodies: dict[int, bytes], steps: int
+) -> None:
+    feed = Reader(source, judged, LIMITS, file.progress(stage), file.ahead_ranges(stage))
     for _ in range(steps):
         sealing = feed.next()
         if sealing is None:
@@ -119,8 +123,8 @@ def check_counters(file: Checkpoint, stage: str, oracle: list[Examined]) -> None
     ahead = file.ahead_ranges(stage)
     later = [it for it in oracle if (it.position.source, it.position.offset) >= frontier[:2]]
     read = [tally for it in closed for tally in _tallies(it)]
-    read += [record.tally for it in begun for record in select(it, [Range(START, frontier)])]
-    read += [record.tally for it in later for record in select(it, ahead)]
+    read += [record.tally for it in begun for record in select(it.records, [Range(START, frontier)])]
+    read += [record.tally for it in later for record in select(it.records, ahead)]
     if not ahead:
         assert progress.read.units == add_up(read).units
     if not begun and not ahead:

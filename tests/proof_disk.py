@@ -68,7 +68,7 @@ def _intended(lives: Lives) -> set[bytes]:
         return set()
     file = Checkpoint.open(lives.checkpoint, read_only=True)
     try:
-        digests = {bytes(row[0]) for row in file._read("SELECT digest FROM batch WHERE attempts > 0")}
+        digests = {bytes(row[0]) for row in file.rows("SELECT digest FROM batch WHERE attempts > 0")}
     finally:
         file.close()
     return {body for body in lives.sent if hashlib.sha256(body).digest() in digests}

@@ -18,8 +18,8 @@ from streammig.checkpoint import Checkpoint, Totals, fences_path
 from streammig.context import Clock
 from streammig.errors import Problem
 from streammig.migration import Migration
+from streammig.model import BatchState
 from streammig.ratelimit import account_name, account_path
-from streammig.records import BatchState
 from tests.memory_target import MemoryTarget, Weather
 from tests.proof_writes import Fate, Writes
 from tests.virtual import EPOCH, VirtualClock, run_virtual

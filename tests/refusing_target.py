@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from streammig.records import Kind, Receipt, Record
+from streammig.model import Kind, Receipt, Record
 from streammig.target import Seen
 from tests.memory_target import MemoryTarget, _owners
 

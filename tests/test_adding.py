@@ -17,7 +17,7 @@ PEOPLE = [
     customer("twin", email="C1@example.org"),
 ]
 EVERYBODY = [each["id"] for each in PEOPLE] + ["nobody"]
-WAITING = {"owner-deleted": 1, "owner-unknown-customer": 1, "owner-duplicate-email": 1, "owner-wrong-type": 1}
+WAITING = {"owner-unknown-customer": 1, "owner-duplicate-email": 1, "owner-wrong-type": 1}
 CUSTOMERS = ["--customers", "c.json"]
 EVENTS = ["--events", "e.json"]
 TRANSACTIONS = ["--transactions", "t.json"]
@@ -46,9 +46,13 @@ def test_i3_stages_are_added_to_a_finished_checkpoint_and_know_its_customers(she
     assert run(shell, target, *CUSTOMERS, *EVENTS).code == 3
     ended = run(shell, target, *CUSTOMERS, *EVENTS, *TRANSACTIONS)
     assert ended.code == 3, ended.err
+    assert "scanning" in ended.err
+    again = run(shell, target, *CUSTOMERS, *EVENTS, *TRANSACTIONS)
+    assert (again.code, "scanning" in again.err, "customers: all is read" in again.err) == (3, False, True)
     for name in ("events", "transactions"):
         assert ended.document["stages"][name]["accepted"] == 6
         assert ended.document["stages"][name]["dead_by"] == WAITING
+        assert [*ended.document["stages"][name]["filtered_by"]] == ["customer-filtered"]
         assert target.ledger()["holds"][name]["count"] == 6
         assert target.ledger()["dropped"][name] == {}
     assert target.ledger()["holds"]["customers"]["count"] == 6

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from streammig.batching import Batcher, BatchLimits, Sealing, batcher
-from streammig.records import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
+from streammig.model import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
+from tests.spans import add
 
 HEAD, TAIL = b'{"customers":[', b"]}"
 NO_BYTES = 10**9
@@ -34,9 +35,9 @@ def event_record(
     return Record(position_of(number, source), unit, owner, body, len(units), amounts, where)
 
 
-def customer(owner: str, *, number: int = 0, twin: str = "", pad: int = 0, unit: int = 0, source: int = 0) -> Record:
+def customer(owner: str, *, number: int = 0, unique: str = "", pad: int = 0, unit: int = 0, source: int = 0) -> Record:
     body = b'{"id":"%b","pad":"%b"}' % (owner.encode(), b"x" * pad)
-    return Record(position_of(number, source), unit, owner, body, 1, (("points", Decimal(1)),), None, twin)
+    return Record(position_of(number, source), unit, owner, body, 1, (("points", Decimal(1)),), None, unique)
 
 
 def position_of(number: int, source: int = 0) -> Position:
@@ -60,7 +61,7 @@ def filtered(number: int) -> Examined:
 def run(packing: Batcher, stage: list[Examined]) -> list[Sealing]:
     out: list[Sealing] = []
     for each in stage:
-        out += packing.add(each)
+        out += add(packing, each)
     return out + packing.finish()
 
 
@@ -87,8 +88,8 @@ def test_every_batch_of_events_but_the_last_holds_exactly_its_limit_of_units() -
 
 def test_a_batch_that_is_full_is_handed_over_at_once() -> None:
     packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=2))
-    assert packing.add(examined(customer("a", number=0))) == []
-    [sealing] = packing.add(examined(customer("b", number=1)))
+    assert add(packing, examined(customer("a", number=0))) == []
+    [sealing] = add(packing, examined(customer("b", number=1)))
     assert sealing.progress.frontier == Place(0, 1900, 0, 3)
     assert packing.finish() == []
 
@@ -153,11 +154,11 @@ def test_a_customer_that_exactly_fills_the_bytes_left_still_fits_and_one_byte_mo
         assert len(drafts_of(run(packing, [examined(first), examined(second)]))) == batches
 
 
-def test_a_customer_whose_id_or_twin_is_in_the_open_batch_is_a_dead_letter_that_names_no_value() -> None:
+def test_a_customer_whose_id_or_unique_value_is_in_the_open_batch_is_a_dead_letter_that_names_no_value() -> None:
     stage = [
-        examined(customer("secret-id", number=0, twin="secret@mail")),
+        examined(customer("secret-id", number=0, unique="secret@mail")),
         examined(customer("secret-id", number=1)),
-        examined(customer("other", number=2, twin="secret@mail")),
+        examined(customer("other", number=2, unique="secret@mail")),
         examined(customer("third", number=3)),
     ]
     [sealing] = run(batcher(HEAD, TAIL, once=False), stage)
@@ -182,7 +183,7 @@ def test_a_duplicate_of_a_customer_in_another_file_names_that_file() -> None:
     assert "record 5 of file 1 " in sealing.progress.dead[0].message
 
 
-def test_customers_without_a_twin_are_no_duplicates_of_each_other() -> None:
+def test_customers_without_a_unique_value_are_no_duplicates_of_each_other() -> None:
     [sealing] = run(batcher(HEAD, TAIL, once=False), [examined(customer(f"c{n}", number=n)) for n in range(5)])
     assert sealing.progress.dead == ()
 
@@ -237,7 +238,7 @@ def test_a_once_only_owner_goes_to_the_batch_that_already_holds_it_though_anothe
 def test_a_once_only_owner_is_never_split_and_the_best_fit_is_taken() -> None:
     stage = [examined(event_record(f"c{n}", [b"0"] * units, number=n)) for n, units in enumerate([6, 7, 3, 4])]
     packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=10))
-    sealings = [packing.add(each) for each in stage]
+    sealings = [add(packing, each) for each in stage]
     assert [len(each) for each in sealings] == [0, 0, 1, 1]
     first, second = (each[0] for each in sealings[2:])
     assert first.draft
@@ -258,10 +259,10 @@ def test_bins_count_bytes_too() -> None:
 
 def test_a_bin_that_no_later_record_fills_is_sealed_after_128_batches_so_that_the_frontier_follows() -> None:
     packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=10))
-    packing.add(examined(event_record("odd", [b"0"] * 9, number=0)))
+    add(packing, examined(event_record("odd", [b"0"] * 9, number=0)))
     sealings = []
     for number in range(1, 130):
-        sealings += packing.add(examined(event_record(f"c{number}", [b"0"] * 10, number=number)))
+        sealings += add(packing, examined(event_record(f"c{number}", [b"0"] * 10, number=number)))
     frontiers = [sealing.progress.frontier for sealing in sealings]
     assert frontiers[:128] == [Place()] * 128
     assert frontiers[128] == Place(0, 128 * 1000 + 900, 0, 130)
@@ -270,7 +271,7 @@ def test_a_bin_that_no_later_record_fills_is_sealed_after_128_batches_so_that_th
 def test_the_number_of_open_bins_is_bounded_and_the_fullest_goes_first() -> None:
     packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=100, bins=3))
     stage = [examined(event_record(f"c{n}", [b"0"] * units, number=n)) for n, units in enumerate([60, 70, 65, 62])]
-    [sealing] = [sealing for each in stage for sealing in packing.add(each)]
+    [sealing] = [sealing for each in stage for sealing in add(packing, each)]
     assert sealing.draft
     assert list(contents(sealing.draft)) == ["c1"]
 
@@ -281,7 +282,7 @@ def test_the_bytes_held_in_open_bins_are_bounded() -> None:
     for number in range(50):
         record = event_record(f"c{number}", [b'"%b"' % (b"x" * 10)] * 60, number=number)
         held += len(record.body)
-        held -= sum(len(sealing.draft.body) for sealing in packing.add(examined(record)) if sealing.draft)
+        held -= sum(len(sealing.draft.body) for sealing in add(packing, examined(record)) if sealing.draft)
         assert held <= 5000
 
 
@@ -316,8 +317,8 @@ def test_a_stage_of_nothing_but_filtered_and_dead_records_ends_with_progress_and
 
 def test_what_came_behind_the_last_batch_is_counted_when_the_stage_ends() -> None:
     packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=1))
-    assert len(packing.add(examined(customer("a", number=0)))) == 1
-    assert packing.add(filtered(1)) == []
+    assert len(add(packing, examined(customer("a", number=0)))) == 1
+    assert add(packing, filtered(1)) == []
     [last] = packing.finish()
     assert (last.draft, last.progress.frontier) == (None, Place(0, 1900, 0, 3))
     assert packing.finish() == []
@@ -331,41 +332,41 @@ def test_an_empty_stage_makes_nothing() -> None:
 @pytest.mark.parametrize("once", [False, True])
 def test_a_flood_of_dead_letters_is_handed_out_in_portions_though_a_batch_stands_open(once: bool) -> None:
     packing = batcher(HEAD, TAIL, once, BatchLimits(letters=100))
-    packing.add(examined(event_record("a", [b"1"], number=0)))
-    sealings = [sealing for number in range(1, 1000) for sealing in packing.add(dead(number))]
+    add(packing, examined(event_record("a", [b"1"], number=0)))
+    sealings = [sealing for number in range(1, 1000) for sealing in add(packing, dead(number))]
     assert [len(sealing.progress.dead) for sealing in sealings] == [100] * 9
     assert [sealing.draft is not None for sealing in sealings] == [True] + [False] * 8
 
 
 def test_dead_letters_behind_several_open_bins_seal_only_the_bins_that_hold_them_back() -> None:
     packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=10, letters=5))
-    packing.add(examined(event_record("a", [b"1"] * 6, number=0)))
-    packing.add(examined(event_record("b", [b"1"] * 7, number=1)))
+    add(packing, examined(event_record("a", [b"1"] * 6, number=0)))
+    add(packing, examined(event_record("b", [b"1"] * 7, number=1)))
     for number in range(2, 6):
-        packing.add(dead(number))
-    packing.add(examined(event_record("c", [b"1"] * 8, number=6)))
-    sealings = packing.add(dead(7))
+        add(packing, dead(number))
+    add(packing, examined(event_record("c", [b"1"] * 8, number=6)))
+    sealings = add(packing, dead(7))
     assert [list(contents(draft)) for draft in drafts_of(sealings)] == [["a"], ["b"]]
     assert [len(sealing.progress.dead) for sealing in sealings] == [0, 4]
 
 
 def test_a_long_filtered_stretch_commits_how_far_it_was_read_and_wastes_no_request_on_it() -> None:
     packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(stretch=100))
-    sealings = [sealing for number in range(250) for sealing in packing.add(filtered(number))]
+    sealings = [sealing for number in range(250) for sealing in add(packing, filtered(number))]
     assert [(each.draft, each.progress.source_records) for each in sealings] == [(None, 100), (None, 200)]
-    packing.add(examined(customer("a", number=250)))
-    assert [sealing for number in range(251, 600) for sealing in packing.add(filtered(number))] == []
+    add(packing, examined(customer("a", number=250)))
+    assert [sealing for number in range(251, 600) for sealing in add(packing, filtered(number))] == []
     assert packing.finish()[0].progress.source_records == 600
 
 
 def test_dropped_paths_and_absent_owners_are_handed_out_with_the_frontier() -> None:
     packing = batcher(HEAD, TAIL, once=False)
-    packing.add(examined(customer("a", number=0), dropped=("x", "y")))
-    packing.add(examined(number=1, dropped=("x",), absent=(("b", "deleted"),)))
+    add(packing, examined(customer("a", number=0), dropped=("x", "y")))
+    add(packing, examined(number=1, dropped=("x",), absent=(("b", "deleted"),)))
     [sealing] = packing.finish()
     assert sealing.progress.dropped == {"x": 2, "y": 1}
     assert sealing.progress.absent == (("b", "deleted"),)
-    packing.add(examined(number=2, dropped=("x",)))
+    add(packing, examined(number=2, dropped=("x",)))
     assert packing.finish()[0].progress.absent == ()
 
 
@@ -374,14 +375,14 @@ def test_a_record_without_units_is_refused_since_no_range_would_hold_it(once: bo
     record = event_record("a", [b"1"])
     empty = Record(record.position, 0, "a", record.body, 0, (), record.inner)
     with pytest.raises(ValueError, match="without units"):
-        batcher(HEAD, TAIL, once).add(examined(empty))
+        add(batcher(HEAD, TAIL, once), examined(empty))
     resumed = batcher(
         HEAD, TAIL, once, progress=Progress(), ahead=[Range(Place(0, 9000, 0, 10), Place(0, 9900, 0, 11))]
     )
     with pytest.raises(ValueError, match="without units"):
-        resumed.add(examined(empty))
+        add(resumed, examined(empty))
 
 
 def test_a_customer_is_refused_where_owners_must_not_be_split() -> None:
     with pytest.raises(ValueError, match="joined"):
-        batcher(HEAD, TAIL, once=True).add(examined(customer("a")))
+        add(batcher(HEAD, TAIL, once=True), examined(customer("a")))

@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from streammig.batching import assemble, distinct, halves, ranges_of, select, split_record
-from streammig.records import Place, Range, Record, Tally
+from streammig.batching import assemble, halves, part_of, ranges_of, select
+from streammig.model import Place, Range, Record
 from tests.test_batching import HEAD, TAIL, customer, event_record, examined
 
 PRETTY = event_record("a", [b'"},]"', b'"\xc3\xa9\\""', b"[1, 2]", b"1", b"1"], unit=3, gap=b"\n , ", edge=b" ")
@@ -16,7 +16,7 @@ PRETTY = event_record("a", [b'"},]"', b'"\xc3\xa9\\""', b"[1, 2]", b"1", b"1"], 
 
 def test_splitting_keeps_every_byte_of_both_parts_but_the_gap_between_them() -> None:
     for units in range(1, 5):
-        first, second = split_record(PRETTY, units)
+        first, second = part_of(PRETTY, 0, units), part_of(PRETTY, units, 5)
         for part in (first, second):
             assert part.inner
             assert part.tally.units == len(json.loads(part.body)["events"]) == len(part.amounts)
@@ -33,25 +33,19 @@ def test_splitting_keeps_every_byte_of_both_parts_but_the_gap_between_them() -> 
 
 
 def test_cutting_twice_is_cutting_once() -> None:
-    assert split_record(split_record(PRETTY, 4)[0], 2)[1] == split_record(split_record(PRETTY, 2)[1], 2)[0]
-
-
-@pytest.mark.parametrize("units", [-1, 0, 5, 6])
-def test_a_record_is_not_split_at_or_beyond_its_ends(units: int) -> None:
-    with pytest.raises(ValueError, match="can't be split"):
-        split_record(PRETTY, units)
+    assert part_of(part_of(PRETTY, 0, 4), 2, 4) == part_of(part_of(PRETTY, 2, 5), 0, 2)
 
 
 def test_a_record_whose_list_is_not_as_long_as_it_says_is_refused() -> None:
     short = event_record("a", [b"1", b"2"])
     with pytest.raises(ValueError, match="3 units holds 2"):
-        split_record(Record(short.position, 0, "a", short.body, 3, short.amounts, short.inner), 1)
+        part_of(Record(short.position, 0, "a", short.body, 3, short.amounts, short.inner), 0, 1)
 
 
 def test_what_has_no_list_of_units_is_not_split() -> None:
     whole = customer("a")
     with pytest.raises(ValueError, match="single unit"):
-        split_record(Record(whole.position, 0, "a", whole.body, 2), 1)
+        part_of(Record(whole.position, 0, "a", whole.body, 2), 0, 1)
 
 
 def test_ranges_choose_the_units_between_their_edges() -> None:
@@ -60,7 +54,7 @@ def test_ranges_choose_the_units_between_their_edges() -> None:
 
     def chosen(*ranges: tuple[tuple[int, int], tuple[int, int]]) -> list[list[int]]:
         places = [Range(Place(0, *begin), Place(0, *end)) for begin, end in ranges]
-        return [json.loads(part.body)["events"] for part in select(one, places)]
+        return [json.loads(part.body)["events"] for part in select(one.records, places)]
 
     assert chosen(((0, 0), (900, 0))) == []
     assert chosen(((0, 0), (1000, 0))) == []
@@ -69,25 +63,12 @@ def test_ranges_choose_the_units_between_their_edges() -> None:
     assert chosen(((0, 0), (1000, 2))) == [[0, 1]]
     assert chosen(((1000, 4), (5000, 0))) == [[4, 5]]
     assert chosen(((0, 0), (1000, 1)), ((1000, 2), (1000, 4)), ((1000, 5), (1900, 0))) == [[0], [2, 3], [5]]
-    assert select(one, [Range(Place(1, 0), Place(1, 5000))]) == []
-    assert select(one, []) == []
+    assert select(one.records, [Range(Place(1, 0), Place(1, 5000))]) == []
+    assert select(one.records, []) == []
 
 
 def test_a_record_that_lies_whole_in_a_range_is_the_same_object() -> None:
-    assert select(examined(PRETTY), [Range(Place(), Place(0, 900))])[0] is PRETTY
-
-
-def test_duplicates_are_left_out_and_the_first_one_stays() -> None:
-    first, twin, same, other = (
-        customer("a", number=0, twin="m"),
-        customer("b", number=1, twin="m"),
-        customer("a", number=2),
-        customer("b", number=3),
-    )
-    assert distinct([first, twin, same, other]) == [first, other]
-    draft = assemble([first, twin, same, other], HEAD, TAIL)
-    assert draft.body == HEAD + first.body + b"," + other.body + TAIL
-    assert draft.tally == Tally(2, 2, {"points": Decimal(2)})
+    assert select([PRETTY], [Range(Place(), Place(0, 900))])[0] is PRETTY
 
 
 def test_halves_keep_an_owner_together_and_end_with_one_alone() -> None:
@@ -99,18 +80,13 @@ def test_halves_keep_an_owner_together_and_end_with_one_alone() -> None:
     assert halves([]) == ([], [])
 
 
-def test_halves_do_not_send_a_duplicate_that_its_batch_left_out() -> None:
-    first, twin, other = customer("a", number=0, twin="m"), customer("b", number=1, twin="m"), customer("c", number=2)
-    assert halves([first, twin, other]) == ([first], [other])
-
-
 def test_the_ranges_of_records_hold_these_and_nothing_between() -> None:
     records = [event_record("a", [b"1", b"2"], number=number) for number in range(4)]
-    left, right = split_record(records[2], 1)
+    left, right = part_of(records[2], 0, 1), part_of(records[2], 1, 2)
     chosen = [records[0], left, right, records[3]]
     ranges = ranges_of(chosen)
     assert len(ranges) == 3
-    again = [part for record in records for part in select(examined(record), ranges)]
+    again = [part for record in records for part in select([record], ranges)]
     assert again == [records[0], records[2], records[3]]
 
 

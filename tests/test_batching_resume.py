@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from streammig.batching import BatchLimits, Sealing, assemble, batcher, select
 from streammig.batching.progress import Stretch
-from streammig.columns import Chunk, Columns
-from streammig.records import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Span, Tally
+from streammig.model import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
+from tests.spans import add, chunk_of
 
 HEAD, TAIL = b'{"customers": [', b"]}"
 Stage = list[Examined]
@@ -54,9 +54,9 @@ def record_of(dice: Random, kind: Kind, position: Position, unit: int, numbers: 
     if not kind.listed:
         pad = "é" * dice.choice([0, 3, 60])
         body = b'{"id":"%b","n":%d,"pad":"%b"}' % (owner.encode(), numbers[0], pad.encode())
-        twin = dice.choice(["", "", f"t{dice.randint(0, 30)}"])
+        unique = dice.choice(["", "", f"t{dice.randint(0, 30)}"])
         balance = (("points", Decimal(numbers[0]) / 7 // 1), ("miles", Decimal("0.01")))
-        return Record(position, unit, owner, body, 1, balance, None, twin)
+        return Record(position, unit, owner, body, 1, balance, None, unique)
     pads = ["é" * dice.choice([0, 0, 1, 9, 70 if dice.random() < 0.2 else 0]) for _ in numbers]
     units = [b'{"n":%d,"p":"%b"}' % (n, pad.encode()) for n, pad in zip(numbers, pads, strict=True)]
     edge = dice.choice([b"", b"", b"\n "])
@@ -145,7 +145,7 @@ def migrate(kind: Kind, stage: Stage, limits: BatchLimits, lost: Callable[[], bo
         frontier = totals.progress.frontier
         packing = batcher(HEAD, TAIL, kind.once, limits, totals.progress, totals.ahead())
         rest = [each for each in stage if (each.position.source, each.position.offset) >= frontier[:2]]
-        if not commit_all(totals, (packing.add(each) for each in rest), lost):
+        if not commit_all(totals, (add(packing, each) for each in rest), lost):
             continue
         if commit_all(totals, [packing.finish()], lost):
             return totals
@@ -172,16 +172,6 @@ def numbers_in(body: bytes) -> list[int]:
     return [unit["n"] for each in customers for unit in each.get("list", [each])]
 
 
-def chunk_of(run: Stage) -> Chunk:
-    """The same, of one file, as columns."""
-    columns, first = Columns(), run[0].position
-    for at, each in enumerate(run):
-        columns.add(at, each)
-    starts = [each.position.offset - first.offset for each in run]
-    ends = [start + each.position.length for start, each in zip(starts, run, strict=True)]
-    return Chunk(Span(first.source, first.offset, b"", starts, ends, [it.position.ordinal for it in run]), columns)
-
-
 @settings(max_examples=300, deadline=None)
 @given(stages, all_limits, dices)
 def test_i1_records_taken_many_at_a_time_pack_as_they_do_one_by_one(
@@ -189,7 +179,7 @@ def test_i1_records_taken_many_at_a_time_pack_as_they_do_one_by_one(
 ) -> None:
     kind, stage = drawn
     singly, together = (batcher(HEAD, TAIL, kind.once, limits) for _ in range(2))
-    expected = [sealing for each in stage for sealing in singly.add(each)] + singly.finish()
+    expected = [sealing for each in stage for sealing in add(singly, each)] + singly.finish()
     found: list[Sealing] = []
     while stage:
         count = dice.choice([1, 2, 3, 8, 40])
@@ -282,7 +272,7 @@ def test_a_batch_put_together_again_from_its_ranges_is_byte_for_byte_the_sealed_
     for draft in migrate(kind, stage, limits, lambda: dice.random() < 0.2).drafts:
         assert list(draft.ranges) == sorted(draft.ranges)
         assert all(begin.source == end.source and begin < end for begin, end in draft.ranges)
-        chosen = [record for each in stage for record in select(each, draft.ranges)]
+        chosen = [record for each in stage for record in select(each.records, draft.ranges)]
         assert assemble(chosen, HEAD, TAIL, draft.ranges) == draft
 
 
@@ -298,7 +288,7 @@ def test_a_dead_letter_lies_in_no_range_so_a_batch_is_the_same_whatever_else_is_
         records = sorted((*each.records, *alive), key=lambda record: record.unit)
         revived.append(Examined(each.position, tuple(records), each.filtered))
     for draft in migrate(kind, stage, limits, lambda: dice.random() < 0.2).drafts:
-        chosen = [record for each in revived for record in select(each, draft.ranges)]
+        chosen = [record for each in revived for record in select(each.records, draft.ranges)]
         assert assemble(chosen, HEAD, TAIL, draft.ranges) == draft
 
 
@@ -312,7 +302,7 @@ def test_the_frontier_stands_before_the_first_unit_that_is_in_nothing_committed(
     totals = Totals()
     sent: set[int] = set()
     packing = batcher(HEAD, TAIL, kind.once, limits)
-    for group in [*(packing.add(each) for each in stage), packing.finish()]:
+    for group in [*(add(packing, each) for each in stage), packing.finish()]:
         for sealing in group:
             totals.commit(sealing)
             if sealing.draft:
@@ -366,8 +356,8 @@ def test_no_batch_of_events_had_room_for_the_next_unit(dice: Random, size: int, 
     for draft, following in zip(totals.drafts, totals.drafts[1:], strict=False):
         begin = following.ranges[0].begin
         unit = Range(begin, begin._replace(unit=begin.unit + 1))
-        held = [record for each in stage for record in select(each, draft.ranges)]
-        more = [record for each in stage for record in select(each, [unit])]
+        held = [record for each in stage for record in select(each.records, draft.ranges)]
+        more = [record for each in stage for record in select(each.records, [unit])]
         grown = len(assemble(held + more, HEAD, TAIL).body)
         # A record cut here had white space (at most 6 bytes) where joining its next unit has none; and at its own
         # end the white space and brackets that stand there.
@@ -454,7 +444,7 @@ def test_i6_settled_stretches_melt_into_one_however_long_the_frontier_waits(age:
         offset += 100
         record = record_of(dice, KINDS[2], position, 0, units)
         held += 1
-        for sealing in packing.add(Examined(position, (record,), (("deleted", Tally(1)),))):
+        for sealing in add(packing, Examined(position, (record,), (("deleted", Tally(1)),))):
             assert sealing.draft
             held -= sealing.draft.tally.records
         if number % 100 == 99:

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Store
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Store
 from streammig.delivery.folder import FolderClient, FolderTarget, NoReadBack, Unlimited
 from streammig.masivo.client import MasivoClient
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions
 from streammig.masivo.target import Masivo
-from streammig.records import STAGES, Place, Position, Range, Record, Tally
+from streammig.model import Place, Position, Range, Record, Tally
 from streammig.sources import open_source, parse_input
+from streammig.stages import STAGES
 from streammig.target import Client
 from tests import conformance
 from tests.drafts import made
@@ -150,7 +151,7 @@ def store(tmp_path: Path) -> Any:
         reader = Checkpoint.open(file.path, read_only=True)
         stack.callback(reader.close)
         writing, reading = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
-        yield Store(CheckpointWriter(file, writing), CheckpointReader(reader, reading))
+        yield Store(CheckpointWriter(file, writing), reader, reading)
 
 
 async def test_the_checkpoint_is_read_as_it_was_written(store: Store) -> None:

@@ -13,12 +13,13 @@ import pytest
 
 from streammig.batching import BatchLimits
 from streammig.masivo.rules import RuleOptions, StageRules, rules
-from streammig.reader import Judge, Reader
-from streammig.records import START, Place, Progress, Run, Slice, Span, Tally
+from streammig.model import START, Place, Progress, Span, Tally
+from streammig.reader import Reader
 from streammig.sources import open_source, parse_input
-from streammig.sources.source import Source
+from streammig.sources.source import Source, Told
 from tests.commands import Shell, sandbox, write
 from tests.sandbox_caller import customer
+from tests.spans import Slice, examine
 
 OPTIONS = RuleOptions(now=datetime(2024, 1, 1, tzinfo=UTC))
 
@@ -43,7 +44,7 @@ def test_a_resumed_stage_reads_nothing_that_is_settled(tmp_path: Path) -> None:
     source = open_source([parse_input(str(path))])
     read, rest = source.meter.read, len(data) - offset
     settled = Progress(Place(0, offset, 0, 18_001), 18_000, Tally(18_000, 18_000))
-    feed = Reader(source, Judge(rules("customers", OPTIONS)), BatchLimits(), settled)
+    feed = Reader(source, rules("customers", OPTIONS), BatchLimits(), settled)
     assert drafts(feed) == 2
     assert source.meter.read - read <= rest + 64 * 1024
 
@@ -61,7 +62,7 @@ class Decoding:
         return self._decode(data)
 
 
-def slices(records: list[bytes]) -> Run:
+def run_of(records: list[bytes]) -> list[Slice]:
     return [Slice(0, 10_000 * at, at + 1, len(data), data) for at, data in enumerate(records)]
 
 
@@ -69,7 +70,7 @@ def slices(records: list[bytes]) -> Run:
 def test_a_record_is_decoded_once_to_be_judged_also_where_a_field_is_cut_from_it(more: dict[str, Any]) -> None:
     judged = rules("customers", OPTIONS)
     decoding = Decoding(judged)
-    examined = judged.examine(slices(bodies(1000, **more)))
+    examined = examine(judged, run_of(bodies(1000, **more)))
     assert all(it.records for it in examined)
     assert decoding.calls == 1000
 
@@ -78,7 +79,7 @@ def test_a_bad_value_in_one_record_does_not_have_the_others_decoded_again() -> N
     judged = rules("customers", OPTIONS)
     decoding, records = Decoding(judged), bodies(64)
     records[20] = records[20].replace(b"@", b"#")
-    examined = judged.examine(slices(records))
+    examined = examine(judged, run_of(records))
     assert sum(len(it.records) for it in examined) == 63
     assert decoding.calls == 64
 
@@ -123,7 +124,7 @@ class Alive(bytes):
 class Endless(Source):
     """A source that makes its records as they are asked for."""
 
-    def spans(self, start: Place = START) -> Iterator[Span]:
+    def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         for number in range(0, 40_000, 500):
             records = [b'%b"id":"c%d"%b' % (HEAD, at, TAIL % at) for at in range(number, number + 500)]
             ends = list(accumulate([len(each) + 1 for each in records]))
@@ -149,7 +150,7 @@ def test_i6_the_spans_alive_at_once_are_those_of_the_open_batch_and_no_record_is
         raise AssertionError("a clean record became an object")
 
     monkeypatch.setattr("streammig.columns.Record", record)
-    feed = Reader(Endless(), Judge(rules("customers", OPTIONS)), BatchLimits(), Progress())
+    feed = Reader(Endless(), rules("customers", OPTIONS), BatchLimits(), Progress())
     assert drafts(feed) == 40
     assert Alive.most <= 4
     assert Alive.now <= 1

@@ -21,13 +21,16 @@ import duckdb
 import msgspec
 import pytest
 
-from streammig.dedup import Build, KeyIndex, check_space, fill, key_index, most_customers, open_index, scan, sort
+from streammig.dedup import Build, KeyIndex, most_customers, open_index, room_of_index, scan, sort
 from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
+from streammig.disk import check_room
 from streammig.errors import MachineFault
-from streammig.records import START, Place
-from streammig.telemetry import Notice
+from streammig.model import START, Place
+from streammig.scan import Pace, StageScan, scan_stage
+from streammig.sources.source import Told
+from streammig.telemetry import Notice, ignore
 from tests.problems import raises
-from tests.test_dedup import CHAIN, Export, Here, Said, build, check, place
+from tests.test_dedup import CHAIN, Export, Here, Said, build, check, fill, place
 
 MANY: list[Said] = [(f"o{nth % 900}", f"m{nth}", "") for nth in range(1_000)]
 
@@ -86,7 +89,7 @@ def test_i6_the_process_that_scans_imports_no_duckdb(tmp_path: Path) -> None:
 def test_a_sort_beyond_its_memory_spills_and_is_right(tmp_path: Path) -> None:
     said = [(f"o{nth % 300_000}", f"mail{nth}", "") for nth in range(400_000)]
     with Build(tmp_path, "", memory_bytes=48 << 20) as making:
-        index = fill(making, Export(said), Export(said), lambda records: None)
+        index = fill(making, Export(said))
     with index:
         assert (index.about.owners, index.about.uniques, index.about.duplicates) == (300_000, 300_000, 100_000)
 
@@ -230,8 +233,9 @@ async def indexed(folder: Path, said: list[Said], frontier: Place | None = None)
     told: list[Notice] = []
     export = Export(said)
     with ThreadPoolExecutor(1) as reader:
-        shape = {"duplicates": "first"}
-        index = await key_index(folder, export, export, shape, reader, told.append, frontier=frontier)
+        job = StageScan("customers", export, export, {"duplicates": "first"}, folder, frontier=frontier)
+        index = (await scan_stage(job, reader, Pace(told.append))).index
+    assert index is not None
     return index, told
 
 
@@ -257,8 +261,8 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
     reached, blocked = threading.Event(), threading.Event()
 
     class Slow(Export):
-        def spans(self, start: Place = START) -> Any:
-            for nth, span in enumerate(super().spans(start)):
+        def spans(self, start: Place = START, told: Told | None = None) -> Any:
+            for nth, span in enumerate(super().spans(start, told)):
                 if nth == 100:
                     reached.set()
                     blocked.wait(20)
@@ -266,8 +270,8 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
 
     slow = Slow(MANY)
     with ThreadPoolExecutor(1) as reader:
-        args = tmp_path / "x", slow, slow, {"duplicates": "first"}, reader, lambda notice: None
-        work = asyncio.ensure_future(key_index(*args, frontier=None))
+        job = StageScan("customers", slow, slow, {"duplicates": "first"}, tmp_path / "x")
+        work = asyncio.ensure_future(scan_stage(job, reader, Pace(ignore)))
         await asyncio.get_running_loop().run_in_executor(None, reached.wait)
         work.cancel()
         asyncio.get_running_loop().call_later(0.01, blocked.set)
@@ -281,19 +285,15 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_said_before_the_scan_with_need_and_free(tmp_path: Path) -> None:
-    asked: list[Path] = []
-
-    def free(path: Path) -> int:
-        asked.append(path)
-        return LEAST + 1_000_000 * BYTES_A_CUSTOMER - 1
-
-    folder = tmp_path / "to" / "be" / "made"
+    folder, free = tmp_path / "to" / "be" / "made", LEAST + 1_000_000 * BYTES_A_CUSTOMER + 10_000_000 - 1
+    with raises(MachineFault, "disk-space") as refused:
+        check_room(folder, room_of_index(1_000_000) | {"the outbox": 10_000_000}, free=free)
+    assert f"{folder}: " in refused.value.what
+    assert "the outbox: 10 MB" in refused.value.what
+    check_room(folder, room_of_index(999_999) | {"the outbox": 10_000_000}, free=free)
+    check_room(folder, room_of_index(1))
     with raises(MachineFault, "disk-space"):
-        check_space(folder, 1_000_000, free)
-    check_space(folder, 999_999, free)
-    assert asked == [tmp_path, tmp_path]
-    with raises(MachineFault, "disk-space"):
-        check_space(folder, 1 << 60)
+        check_room(folder, room_of_index(1 << 60))
 
 
 def test_a_compressed_file_may_hold_more_customers_than_its_size_says() -> None:

@@ -22,8 +22,9 @@ from streammig.cli.exit import Ended, exit_code
 from streammig.delivery.backoff import Backoff
 from streammig.errors import SAMPLES_MISSING, Problem, SamplesMissing, TargetStop, UnknownOutcome, Unusable
 from streammig.migration import Migration
-from streammig.records import STAGES, Kind, Receipt, Record
+from streammig.model import Kind, Receipt, Record
 from streammig.report.document import document
+from streammig.stages import STAGES
 from streammig.target import Seen
 from streammig.telemetry import Notice, Waiting
 from tests.memory_target import MemoryTarget, Weather
@@ -465,8 +466,8 @@ BAD = frozenset({"c7", "c8", "c31"})
 def test_rejected_batches_are_searched_before_the_stage_ends_where_they_fill_the_outbox(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streammig.pipeline.stage.REJECTED_BYTES", 15_000)  # more than one batch
-    monkeypatch.setattr("streammig.pipeline.stage.QUEUE_BYTES", 1)
+    monkeypatch.setattr("streammig.stage.REJECTED_BYTES", 15_000)  # more than one batch
+    monkeypatch.setattr("streammig.stage.QUEUE_BYTES", 1)
 
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         most = 0

@@ -19,10 +19,11 @@ import pytest
 
 from streammig.checkpoint import Checkpoint, Totals
 from streammig.cli import demo, main
-from streammig.records import STAGES, START, BatchState, Kind, Progress, Range, Receipt, Tally
+from streammig.model import START, BatchState, Kind, Progress, Range, Receipt, Tally
 from streammig.sandbox import SandboxConfig
 from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Part, Sample, Written
+from streammig.stages import STAGES
 from tests.commands import Shell
 from tests.drafts import made
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from streammig.dedup import dedup_folder
 from streammig.errors import Unusable
 from streammig.migration import Migration
-from streammig.records import Kind
+from streammig.model import Kind
+from streammig.scan import scan_folder
 from streammig.telemetry import Answered, Notice
 from tests.memory_target import Crash
 from tests.test_system import run_world
@@ -80,7 +80,7 @@ def test_a_customer_that_stands_twice_is_sent_once_and_what_has_no_customer_wait
         assert found["customers"] == {"duplicate-customer": 1, "duplicate-email": 1}
         assert found["transactions"] == {"owner-duplicate-email": 1, "owner-unknown-customer": 1}
         assert not world.target.dropped
-        assert not dedup_folder(tmp_path / "run.checkpoint").exists()
+        assert not scan_folder(tmp_path / "run.checkpoint").exists()
 
     run_world(tmp_path, 1, story)
 
@@ -107,7 +107,7 @@ def test_unchecked_says_so_and_leaves_the_table_out(tmp_path: Path) -> None:
         write_export(tmp_path, 3, Random(1))
         assert await world.live() is True
         assert any("unchecked" in said for said in world.said)
-        assert not dedup_folder(tmp_path / "run.checkpoint").exists()
+        assert not scan_folder(tmp_path / "run.checkpoint").exists()
 
     run_world(tmp_path, 3, story)
 

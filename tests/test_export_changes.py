@@ -68,16 +68,16 @@ def test_a_file_that_changes_while_it_is_read_hands_out_no_record_more(
     path = tmp_path / "export.ndjson"
     path.write_bytes(gzip.compress(LINES, 1) if packed else LINES)
     source = open_source([Input(str(path))])
-    runs = source.runs()
-    next(runs)
+    spans = source.spans()
+    next(spans)
     if packed and change is not grown:
         os.truncate(path, path.stat().st_size // 2)
     else:
         change(path)
     with raises(Unusable, "export-changed"):
-        list(runs)
+        list(spans)
     with raises(Unusable, "export-changed"):
-        next(source.runs())
+        next(source.spans())
     with raises(Unusable, "export-changed"):
         source.unchanged()
 
@@ -86,11 +86,11 @@ def test_a_document_that_is_cut_while_it_is_read_is_not_taken_for_a_broken_one(t
     path = tmp_path / "export.json"
     path.write_text(json.dumps(RECORDS))
     source = open_source([Input(str(path))])
-    runs = source.runs()
-    next(runs)
+    spans = source.spans()
+    next(spans)
     os.truncate(path, path.stat().st_size // 2)
     with raises(Unusable, "export-changed"):
-        list(runs)
+        list(spans)
 
 
 def test_another_file_in_its_place_is_noticed_when_it_is_opened_again(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_an_export_that_changes_during_the_run_stops_it_and_goes_on_when_it_is_p
 def test_a_file_that_grows_after_it_was_read_keeps_its_stage_from_being_complete(
     shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streammig.pipeline.stage import StageRun
+    from streammig.stage import StageRun
 
     path = shell.folder / "e.ndjson"
     path.write_bytes(LINES)

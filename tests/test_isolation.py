@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.batching import assemble, ranges_of
-from streammig.checkpoint import Checkpoint, CheckpointReader, CheckpointWriter, Store
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Store
 from streammig.context import Context, Times
 from streammig.delivery.barrier import Barrier
 from streammig.delivery.folder import Unlimited
@@ -26,7 +26,7 @@ from streammig.delivery.named import named_record, set_aside
 from streammig.delivery.reconcile import Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
-from streammig.records import (
+from streammig.model import (
     Batch,
     BatchState,
     Draft,
@@ -37,6 +37,7 @@ from streammig.records import (
     Tally,
 )
 from streammig.settings import Settings, StageSettings, check_doubles
+from streammig.stages import STAGES
 from streammig.telemetry import Notice, Warned
 from tests.memory_target import Weather
 from tests.problems import raises
@@ -78,8 +79,8 @@ class Room:
 
     def __post_init__(self) -> None:
         self.file = Checkpoint.create(self.folder / "run.checkpoint", binding={}, version="0", started=0.0)
-        self.file.add_stage(self.stage, 0, {}, [])
-        self.store = Store(CheckpointWriter(self.file, Inline()), CheckpointReader(self.file, Inline()))
+        self.file.add_stage(self.stage, STAGES.index(self.stage), {}, [])
+        self.store = Store(CheckpointWriter(self.file, Inline()), self.file, Inline())
 
     def seal(self, *owners: str) -> Batch:
         """One batch with a record of each of these owners."""
@@ -92,11 +93,11 @@ class Room:
 
     def _record(self, number: int, owner: str) -> Record:
         body = b'{"id":"%b","transactions":[{"details":"t%d"}],"events":[{"order":{"purchase_id":"p%d"}}]}'
-        twin = f"{owner}@example.org" if self.stage == "customers" else ""
+        unique = f"{owner}@example.org" if self.stage == "customers" else ""
         more = body % (owner.encode(), number, number)
-        if twin:
-            more = b'{"id":"%b","email":"%b"}' % (owner.encode(), twin.encode())
-        return Record(Position(0, number * 100, 99, number + 1), 0, owner, more, 1, (("r", Decimal(1)),), None, twin)
+        if unique:
+            more = b'{"id":"%b","email":"%b"}' % (owner.encode(), unique.encode())
+        return Record(Position(0, number * 100, 99, number + 1), 0, owner, more, 1, (("r", Decimal(1)),), None, unique)
 
     @property
     def taken(self) -> Tally:
@@ -146,7 +147,7 @@ class Room:
         return found
 
     def states(self) -> list[str]:
-        return [str(row[0]) for row in self.file._read("SELECT state FROM batch ORDER BY seq")]
+        return [str(row[0]) for row in self.file.rows("SELECT state FROM batch ORDER BY seq")]
 
     def check(self, *, refused: set[str], unsearched: int = 0) -> None:
         """Just these are dead as refused, all else but so many is at the target once, and the totals add up."""
@@ -505,7 +506,7 @@ def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_though_
         await room.run()
         assert room.states() == ["parked"]
         assert room.file.rule(batch, BatchState.SEALED, "not-landed", 5.0, "the operator: it did not land")
-        assert await room.sender().may_go_again(batch)
+        assert await room.sender().may_go_again(room.file.batch(batch.stage, batch.seq))
         await room.run()
         room.target.settle()
         assert room.dead() == {"refused": ["c0"]}
@@ -593,7 +594,7 @@ def test_transactions_are_looked_for_before_they_are_searched(tmp_path: Path) ->
 async def deliver_all(room: Room, sender: Sender) -> None:
     """As the stage does it: what was refused before the breaker opened is looked for before it is sent again."""
     for batch in room.file.batches(room.stage, BatchState.SEALED):
-        again = room.file.was_refused(batch)
+        again = room.file.last_attempt(batch).refused
         if not again or await sender.may_go_again(batch):
             await sender.deliver(batch)
 

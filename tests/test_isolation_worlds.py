@@ -13,7 +13,7 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import TargetStop, UnknownOutcome
-from streammig.records import BatchState
+from streammig.model import BatchState
 from tests.commands import Shell, write
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.refusing_target import RefusingTarget, nobody

@@ -9,7 +9,7 @@ import pytest
 
 from streammig.errors import UnknownOutcome
 from streammig.migration import Migration
-from streammig.records import Kind, Receipt
+from streammig.model import Kind, Receipt
 from tests.test_delivery import Told, arrived, play, states
 
 UNKNOWN = Receipt(Kind.UNKNOWN)

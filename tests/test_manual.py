@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from streammig.masivo import models
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.rules.reasons import CODES, FILTERS
 from streammig.ratelimit import parse_limits
+from streammig.selection import OF_FILTERED
 from streammig.settings import Settings, StageSettings
 from tests import manual
 from tests.commands import Shell, write
@@ -89,11 +91,11 @@ def test_the_page_of_settings_has_each_with_its_default_its_flag_and_its_choices
         shown = (
             json.dumps(value) if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
         )
-        assert default == ("" if value in ("", ()) else shown)
+        assert default == ("" if value in ("", (), {}) else str([*value]) if isinstance(value, tuple) else shown)
         option = f"--{name.replace('_', '-')}"
         assert (option in flag) == (option in flags), name
         hint = get_type_hints(kind)[name]
-        if get_origin(hint) is not None and get_args(hint)[0] is not str:
+        if get_origin(hint) not in (None, tuple):
             assert all(f"`{choice}`" in f"{meaning} `{default}`" for choice in get_args(hint)), name
 
 
@@ -103,10 +105,61 @@ def test_the_page_of_exit_codes_has_each_of_them() -> None:
     assert {int(row[0]) for row in rows} == {0, 3, PILOT_DONE, STOPPED, *(each.exit_code for each in problems)}
 
 
+PROBLEMS = {name: it for name, it in vars(errors).items() if isinstance(it, type) and issubclass(it, errors.Problem)}
+
+MADE = PROBLEMS | {"disk_fault": errors.MachineFault}
+
+
+def codes_of(node: ast.expr, source: ast.Module, roles: set[str]) -> Iterator[str]:
+    """The codes that the first argument of a problem may be. What begins with a file's role stands for each role."""
+    match node:
+        case ast.Constant(str(code)):
+            yield code
+        case ast.IfExp():
+            yield from (*codes_of(node.body, source, roles), *codes_of(node.orelse, source, roles))
+        case ast.JoinedStr(values=[ast.FormattedValue(), ast.Constant(str(rest))]):
+            yield from (role + rest for role in roles)
+        case ast.Name(name):
+            yield from [getattr(errors, name)] if name.isupper() else []
+            for it in ast.walk(source):
+                if isinstance(it, ast.Assign) and ast.unparse(it.targets[0]) == name:
+                    yield from codes_of(it.value, source, roles)
+        case ast.Starred(ast.Call(ast.Name(name))):  # a function that returns code, words and hint
+            (made,) = [it for it in ast.walk(source) if isinstance(it, ast.FunctionDef) and it.name == name]
+            for it in ast.walk(made):
+                if isinstance(it, ast.Return) and isinstance(it.value, ast.Tuple):
+                    yield from codes_of(it.value.elts[0], source, roles)
+
+
+def test_the_page_of_codes_has_each_code_of_a_problem_with_its_exit_code() -> None:
+    sources = [ast.parse(path.read_text()) for path in (ROOT / "streammig").rglob("*.py")]
+    calls = [(it, source) for source in sources for it in ast.walk(source) if isinstance(it, ast.Call) and it.args]
+    roles = {ast.literal_eval(it.args[1]) for it, _ in calls if ast.unparse(it.func) == "Role"}
+    made = {(errors.EXPORT_BROKEN, errors.BrokenExport.exit_code)}
+    for call, source in calls:
+        if (kind := MADE.get(ast.unparse(call.func))) is not None and kind is not errors.BrokenExport:
+            made |= {(code, kind.exit_code) for code in codes_of(call.args[0], source, roles)}
+    rows = manual.table(GUIDE / "codes.md", "problem", "exit", "means")
+    told = {(code, int(row[1])) for row in rows for code in re.findall(r"[a-z][a-z0-9-]+", row[0])}
+    of_no_file = {("checkpoint-format", 2)}  # a checkpoint of another format has codes of its own
+    assert (sorted(made - told - of_no_file), sorted(told - made)) == ([], []), "guide/codes.md must have just these"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_names_the_file_of_each_sample_for_who_reads_it(page: Path) -> None:
+    text = page.read_text()
+    for block in manual.FENCE.finditer(text):
+        mark, _, name = (block["mark"] or "").partition(" ")
+        if mark == "file":
+            assert f"`{name}`" in text[max(text.rfind("```", 0, block.start()), 0) : block.start()], name
+
+
 def test_the_page_of_dead_letters_has_each_code_and_each_reason_to_filter() -> None:
     rows = dict(manual.table(GUIDE / "dead-letters.md", "code", "reason"))
     assert {code: rows.get(code) for code in CODES} == CODES
-    assert dict(manual.table(GUIDE / "dead-letters.md", "reason", "means")) == FILTERS
+    filters = dict(manual.table(GUIDE / "dead-letters.md", "reason", "means"))
+    assert filters.pop(OF_FILTERED)
+    assert filters == FILTERS
 
 
 def fields(model: type[msgspec.Struct]) -> Iterator[tuple[str, str, type[msgspec.Struct] | None]]:
@@ -181,7 +234,7 @@ def test_the_page_of_the_json_document_has_each_of_its_fields(shell: Shell) -> N
     document = shell("run", "--customers", "c.json", "--dry-run", "look", "--json").document
     text = (GUIDE / "json.md").read_text()
     listed = [re.findall(r"(?m)^\| `(\w+)`", part) for part in text.split("\n## ")[1:]]
-    assert listed == [list(document), list(document["stages"]["customers"])]
+    assert listed[:2] == [list(document), list(document["stages"]["customers"])]
 
 
 def test_guide_lists_its_topics_and_shows_a_page_as_plain_text(shell: Shell) -> None:

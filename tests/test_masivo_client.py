@@ -21,7 +21,7 @@ from streammig.masivo.answers import classify, conditions
 from streammig.masivo.client import MasivoClient
 from streammig.masivo.http import Answer, check_base_url, proxy_for, retry_after
 from streammig.masivo.session import Session
-from streammig.records import Kind, Receipt
+from streammig.model import Kind, Receipt
 from tests.masivo_session import KEY, WallClock, session_on
 from tests.problems import raises
 from tests.wire import Act, Wire, answer, closed_port, cut, hang, jwt, listening, reset

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from streammig.masivo.client import MasivoClient
+from streammig.model import Kind
 from streammig.ratelimit import AccountState, RateLimiter, parse_limits
-from streammig.records import Kind
 from tests.masivo_session import WallClock, session_on
 from tests.wire import Act, Seen, answer, listening
 

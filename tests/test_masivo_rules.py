@@ -12,7 +12,9 @@ import pytest
 from streammig.errors import Unusable
 from streammig.masivo.rules import CODES, FILTERS, RuleOptions, StageRules, rules
 from streammig.masivo.rules.values import Keys
-from streammig.records import Examined, Record, Slice, Tally
+from streammig.model import FILTERED, Examined, Record, Tally
+from tests.spans import Slice
+from tests.spans import examine as examined
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 POINTS = "3F2504E0-4f89-11d3-9a0c-0305e82c3301"
@@ -44,7 +46,7 @@ def made(stage: str, mapping: Any = None, **options: Any) -> StageRules:
 
 def examine(stage: str, data: str | bytes, mapping: Any = None, **options: Any) -> Examined:
     data = data.encode() if isinstance(data, str) else data
-    (result,) = made(stage, mapping, **options).examine([Slice(2, 100, 7, len(data), data)])
+    (result,) = examined(made(stage, mapping, **options), [Slice(2, 100, 7, len(data), data)])
     assert result.position.offset == 100
     for letter in result.dead:
         assert letter.code in CODES
@@ -81,10 +83,10 @@ def grouped(name: str, *units: str, begin: str = "") -> str:
 
 def test_a_clean_customer_goes_as_the_bytes_it_came_as() -> None:
     data = CUSTOMER.encode()
-    (result,) = made("customers").examine([Slice(0, 5, 1, len(data), data)])
+    (result,) = examined(made("customers"), [Slice(0, 5, 1, len(data), data)])
     (record,) = result.records
     assert record.body is data
-    assert (record.owner, record.twin, record.units, record.inner) == ("C-1", "zoe@example.com", 1, None)
+    assert (record.owner, record.unique, record.units, record.inner) == ("C-1", "zoe@example.com", 1, None)
     assert record.amounts == ((KEY, Decimal("12.50")),)
     assert [result.dropped, result.filtered, result.dead, result.absent] == [()] * 4
 
@@ -175,7 +177,7 @@ def test_a_customer_without_an_email_needs_the_opt_in(email: str) -> None:
     record = sent("customers", data, send_anonymous=True)
     assert json.loads(record.body)["is_anonymous"] is True
     assert "email" not in json.loads(record.body)
-    assert record.twin == ""
+    assert record.unique == ""
     assert record.body.startswith(b'{ "id":"C-1", "name":"Zo\xc3\xab \\u00d1u\\"')
 
 
@@ -213,7 +215,7 @@ def test_a_deleted_customer_is_filtered_with_its_sums_whatever_else_is_wrong_wit
         assert result.dead[0].code == "duplicate-field"
         return
     assert result.filtered == (("deleted", Tally(1, 1, {KEY: Decimal("12.5")})),)
-    assert result.absent == (("C-1", "deleted"),)
+    assert result.absent == (("C-1", FILTERED),)
     assert not result.records
     assert not result.dead
 
@@ -332,7 +334,7 @@ def test_optional_fields_that_are_null_are_cut_however_they_are_spelt(comma: str
     first = '{"channel_id":null,' + EVENT.replace(ORDER, NULLED)[1:]
     texts = [(EVENT.replace(ORDER, NULLED),), (EVENT,), (EVENT, first)] * 100
     run = run_of([grouped("events", *each).replace(",", comma) for each in texts])
-    found = [it.records[0].body.decode() for it in made("events").examine(run)]
+    found = [it.records[0].body.decode() for it in examined(made("events"), run)]
     assert found == [grouped("events", *[EVENT] * len(each)).replace(",", comma) for each in texts]
 
 
@@ -353,7 +355,7 @@ def test_a_null_is_cut_only_where_it_is_an_optional_field(old: str, new: str, fa
     """Among many that have a null to be cut, so that its spelling is known."""
     common, clean = grouped("events", EVENT.replace(ORDER, NULLED)), grouped("events", EVENT)
     run = run_of([common] * 50 + [clean.replace(old, new, 1)] + [common] * 50)
-    results = made("events").examine(run)
+    results = examined(made("events"), run)
     assert [it.records[0].body.decode() for it in results[:50] + results[51:]] == [clean] * 100
     if fate in CODES:
         assert results[50].dead[0].code == fate
@@ -382,7 +384,7 @@ def test_what_is_no_object_is_a_dead_letter(stage: str, data: str) -> None:
 
 
 def test_a_fault_of_the_reader_becomes_a_dead_letter() -> None:
-    (result,) = made("customers").examine([Slice(0, 9, 4, 1000, b"", "too-large", "over the limit of 900 bytes")])
+    (result,) = examined(made("customers"), [Slice(0, 9, 4, 1000, b"", "too-large", "over the limit of 900 bytes")])
     (letter,) = result.dead
     assert (letter.code, letter.message, letter.tally) == ("too-large", "over the limit of 900 bytes", Tally(1, 1))
     assert letter.position.length == 1000
@@ -643,8 +645,8 @@ def test_one_record_that_needs_a_closer_look_changes_nothing_for_the_others() ->
         texts = [*kept[:3], each, *kept[3:]]
         run = [Slice(0, number, number, len(text.encode()), text.encode()) for number, text in enumerate(texts)]
         run.insert(2, Slice(0, 999, 999, 5, b"", "invalid-json", "no JSON"))
-        results = made("customers").examine(run)
-        assert results == [result for each in run for result in made("customers").examine([each])]
+        results = examined(made("customers"), run)
+        assert results == [result for each in run for result in examined(made("customers"), [each])]
         assert sum(len(result.records) for result in results) in (70, 71)
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from streammig.masivo.edit import NOT_JSON, Duplicate, apply, cuts, duplicated, elements, members
 from streammig.masivo.rules import CODES, FILTERS, RuleOptions, rules
 from streammig.masivo.rules.values import Numbers, decimals
-from streammig.records import Examined, Run, Slice, Tally, total
+from streammig.model import Examined, Tally, total
+from tests.spans import Slice, examine
 
 OPTIONS = RuleOptions(now=datetime(2024, 5, 1, tzinfo=UTC), zero_orders=True, send_anonymous=True)
 STAGES = {stage: rules(stage, OPTIONS) for stage in ("customers", "events", "transactions")}
@@ -176,7 +177,7 @@ def garbage(draw: st.DrawFn) -> tuple[str, bytes]:
     return stage, data
 
 
-def run_of(*data: bytes) -> Run:
+def run_of(*data: bytes) -> list[Slice]:
     return [Slice(0, 1000 * index, index + 1, len(each), each) for index, each in enumerate(data)]
 
 
@@ -211,7 +212,7 @@ def naive_sums(stage: str, data: bytes) -> dict[str, Decimal]:
 @given(garbage())
 def test_whatever_a_record_holds_it_has_one_fate_and_no_value_of_it_is_told(case: tuple[str, bytes]) -> None:
     stage, data = case
-    (result,) = STAGES[stage].examine(run_of(data))
+    (result,) = examine(STAGES[stage], run_of(data))
     assert totals(result).records == 1
     assert len(result.records) + len(result.dead) <= 1
     assert all(letter.code in CODES and len(letter.message) < 4000 for letter in result.dead)
@@ -225,7 +226,7 @@ def test_whatever_a_record_holds_it_has_one_fate_and_no_value_of_it_is_told(case
 @given(records())
 def test_sums_are_those_of_plain_decimals_whatever_becomes_of_the_record(case: tuple[str, bytes]) -> None:
     stage, data = case
-    (result,) = STAGES[stage].examine(run_of(data))
+    (result,) = examine(STAGES[stage], run_of(data))
     if "duplicate-field" not in [letter.code for letter in result.dead]:
         assert totals(result).sums == naive_sums(stage, data)
 
@@ -234,11 +235,11 @@ def test_sums_are_those_of_plain_decimals_whatever_becomes_of_the_record(case: t
 @given(records())
 def test_i5_what_is_sent_goes_as_it_stands_when_it_is_read_again(case: tuple[str, bytes]) -> None:
     stage, data = case
-    (result,) = STAGES[stage].examine(run_of(data))
+    (result,) = examine(STAGES[stage], run_of(data))
     for record in result.records:
         if b"is_anonymous" in record.body:
             continue
-        (again,) = STAGES[stage].examine(run_of(record.body))
+        (again,) = examine(STAGES[stage], run_of(record.body))
         assert again.records[0].body == record.body
         assert again.records[0].amounts == record.amounts
         assert not again.dropped
@@ -252,7 +253,7 @@ def test_i5_many_records_at_once_become_what_each_becomes_when_it_is_explained_a
     """Whatever they are grouped with, and whatever was learnt of records before them."""
     for stage, found in STAGES.items():
         run = run_of(*[data for its, data in cases if its == stage])
-        assert found.examine(run) == [found.explain(each.data, each.position, 0) for each in run]
+        assert examine(found, run) == [found.explain(each.data, each.position, 0) for each in run]
 
 
 @RUNS

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from streammig.migration import Migration
-from streammig.records import STAGES
 from streammig.sandbox.local import LocalTarget
+from streammig.stages import STAGES
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, event, lot, transaction
 

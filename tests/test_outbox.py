@@ -12,26 +12,34 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from streammig.batching import assemble, distinct
-from streammig.checkpoint import outbox_path, write_body
+from streammig import disk
+from streammig.batching import assemble
+from streammig.bodies import room_of_outbox
+from streammig.checkpoint import Checkpoint, outbox_path, write_body
 from streammig.checkpoint.contents import decode_contents
-from streammig.records import Position, Record
+from streammig.errors import Unusable
+from streammig.model import BatchState, Kind, Place, Position, Progress, Range, Receipt, Record
+from streammig.settings import Settings
 from tests.commands import Called, Shell, sandbox, states, write
+from tests.problems import raises
 from tests.sandbox_caller import customer, transaction
-from tests.test_batching_resume import HEAD, KINDS, TAIL, Kind, record_of
+from tests.test_batching_resume import HEAD, KINDS, TAIL, record_of
+from tests.test_batching_resume import Kind as Shape
 
 STOPS = {"on": "customers", "nth": 2, "do": "answer", "status": 403}
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.builds(Random, st.integers(0, 2**32)), st.sampled_from(KINDS), st.integers(0, 12))
-def test_i5_the_records_of_a_body_make_it_again_byte_for_byte(dice: Random, kind: Kind, count: int) -> None:
+def test_i5_the_records_of_a_body_make_it_again_byte_for_byte(dice: Random, kind: Shape, count: int) -> None:
     records: list[Record] = []
     for number in range(count):
         units = list(range(number * 9, number * 9 + (dice.randrange(1, 5) if kind.listed else 1)))
         records.append(record_of(dice, kind, Position(0, number * 100, 99, number + 1), 0, units))
-    records = distinct(records)
+    if not kind.listed:  # a customer is in a batch once
+        records = [*{it.owner: it for it in reversed(records)}.values()][::-1]
     draft = assemble(records, HEAD, TAIL)
     contents = decode_contents(draft.body, draft.table)
     assert (contents.head, contents.tail) == (HEAD, TAIL)
@@ -87,6 +95,22 @@ def of_another(path: Path) -> None:
     (path.parent / draft.file).replace(path)
 
 
+def test_a_table_that_is_whole_but_means_nothing_is_a_body_that_is_lost(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c"
+    file = Checkpoint.create(checkpoint, binding={}, version="1", started=1.0)
+    file.add_stage("customers", 0, {}, [])
+    records = [Record(Position(0, 0, 9, 1), 0, "x", b'{"id":"x"}', 1)]
+    sound = assemble(records, HEAD, TAIL, (Range(Place(), Place(0, 9, 0, 2)),))
+    draft = structs.replace(sound, table=b"\x93\x01\x02")
+    batch = file.seal("customers", draft, Progress(Place(0, 9, 0, 2), 1, draft.tally), 1.0)
+    assert file.lost_bodies() == [batch]
+    with raises(Unusable, "body-lost"):
+        file.outbox.contents(batch)
+    file.received(batch, file.sending(batch, 1.0), Receipt(Kind.ACCEPTED), BatchState.ACCEPTED, 2.0)
+    assert file.batch("customers", 1).sample is None
+    file.close()
+
+
 @pytest.mark.parametrize("damage", [missing, altered, cut_short, of_another])
 def test_i4_a_body_that_is_lost_stops_the_run_before_its_first_request(
     shell: Shell, damage: Callable[[Path], None]
@@ -107,6 +131,14 @@ def test_i4_a_body_that_is_lost_stops_the_run_before_its_first_request(
         shutil.copytree(kept, outbox)
         assert begun(shell, target.url).code == 0
         assert target.ledger()["holds"]["customers"]["landed"] == 1500
+
+
+def test_a_lost_body_is_told_before_the_target_is_reached(shell: Shell) -> None:
+    with sandbox(STOPS) as target:
+        assert begun(shell, target.url).code == 5
+    (outbox_path(shell.checkpoint) / "customers-2").unlink()
+    ended = begun(shell, target.url)
+    assert (ended.code, ended.problem) == (2, "body-lost")
 
 
 def test_i4_bodies_that_are_given_up_are_dead_letters_which_a_retry_sends(shell: Shell) -> None:
@@ -136,3 +168,25 @@ def test_i3_of_a_batch_of_unknown_outcome_whose_body_is_lost_nothing_is_sent(she
         assert shell("resolve", shell.checkpoint.name, 1, "--not-landed").code == 0
         assert shell.run(target.url, *files).code == 2
         assert target.ledger()["requests"]["transactions"] == {"reset": 1}
+
+
+def test_the_room_of_the_outbox_is_bounded_by_the_settings_and_by_the_export(tmp_path: Path) -> None:
+    settings, path = Settings(concurrency=4, max_bytes=4_000_000, most_parked=3), tmp_path / "c"
+    marks = {"customers": [{"length": 10**12}], "events": [{"length": 10}]}
+    assert room_of_outbox(settings, marks, path) == {"the outbox": 1.25 * (8_000_000 + 256_000_000 + 14 * 4_000_000)}
+    few = {"customers": [{"length": 500}, {"length": 300}], "events": [{"length": 10}]}
+    assert room_of_outbox(settings, few, path) == {"the outbox": 1000}
+    outbox_path(path).mkdir()
+    (outbox_path(path) / "customers-1").write_bytes(b"x" * 600)
+    assert room_of_outbox(settings, few, path) == {"the outbox": 400}
+
+
+def test_a_disk_without_room_for_the_outbox_is_said_before_the_target_is_reached(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 1000)
+    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(1500)])
+    ended = shell.run("http://127.0.0.1:9", "--customers", "e.json", "--unchecked")
+    assert (ended.code, ended.problem) == (1, "disk-space")
+    assert "the outbox" in ended.err
+    assert not shell.checkpoint.exists()

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streammig.checkpoint import Checkpoint
-from streammig.records import (
+from streammig.model import (
     Batch,
     BatchState,
     DeadLetter,
@@ -174,7 +174,7 @@ class CheckpointMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def bury(self, data: st.DataObject) -> None:
         batch, held = self._chosen(data, BatchState.REJECTED)
-        self.file.dead(batch, [letter(number, "refused") for number in held.numbers], 5.0, [("c", "refused")])
+        self.file.dead(batch, [letter(number, "refused") for number in held.numbers], 5.0, ["c"])
         held.state = BatchState.DEAD
         self.model.dead |= {(number, batch.seq): "refused" for number in held.numbers}
 

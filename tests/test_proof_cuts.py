@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streammig.records import STAGES
+from streammig.stages import STAGES
 from tests.proof_cuts import cut_stages
 
 

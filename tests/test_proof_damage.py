@@ -73,11 +73,13 @@ def test_a_flipped_bit_in_the_index_of_states_is_refused(drained: Lives, tmp_pat
     path = tmp_path / "c"
     shutil.copy(drained.checkpoint, path)
     db = sqlite3.connect(path)
-    (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'batch_state'").fetchone()
+    with db:
+        db.execute("UPDATE batch SET state = 'unknown'")
+    (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'batch_open'").fetchone()
     (size,) = db.execute("PRAGMA page_size").fetchone()
     db.close()
     data = bytearray(path.read_bytes())
-    at = data.index(b"accepted", (root - 1) * size, root * size)
+    at = data.index(b"unknown", (root - 1) * size, root * size)
     data[at] ^= 1
     path.write_bytes(data)
     with raises(Unusable, "checkpoint-damaged"):

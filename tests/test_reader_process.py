@@ -16,9 +16,9 @@ from streammig.batching import BatchLimits, Sealing
 from streammig.errors import BrokenExport, MachineFault, Unusable
 from streammig.masivo.rules import RuleOptions, rules
 from streammig.migration import Migration
-from streammig.reader import Judge, Reader
+from streammig.model import Progress
+from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import Progress
 from streammig.sources import open_source, parse_input
 from tests import loyalty_maps
 from tests.commands import Shell, sandbox
@@ -30,7 +30,7 @@ OPTIONS = RuleOptions(now=datetime(2024, 1, 1, tzinfo=UTC))
 
 def parts(path: Path, mapping: Callable[[Any], Any] | None = None, **more: Any) -> tuple[Any, ...]:
     source = open_source([parse_input(str(path))], **more)
-    return source, Judge(rules("customers", OPTIONS, mapping)), BatchLimits(units=50), Progress()
+    return source, rules("customers", OPTIONS, mapping), BatchLimits(units=50), Progress()
 
 
 def all_of(feed: Reader | ReaderProcess) -> list[Sealing]:
@@ -111,8 +111,8 @@ def test_a_reader_lets_an_interrupt_pass_and_ends_when_nobody_listens(tmp_path: 
 
 
 def test_a_defect_away_names_its_line_and_no_value(tmp_path: Path) -> None:
-    source, judge, limits, _ = parts(export(tmp_path / "export.json"))
-    away = ReaderProcess(source, judge, limits, "no progress at all")
+    source, judged, limits, _ = parts(export(tmp_path / "export.json"))
+    away = ReaderProcess(source, judged, limits, "no progress at all")
     with raises(MachineFault, "defect"):
         away.next()
 

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from streammig.delivery.reconcile import Evidence
-from streammig.records import BatchState, Kind, Receipt, Record
+from streammig.model import BatchState, Kind, Receipt, Record
 from streammig.target import Seen
 from tests.commands import Shell, sandbox, write
 from tests.memory_target import Weather

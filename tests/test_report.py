@@ -11,8 +11,7 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.cli.exit import Ended, headline
-from streammig.records import (
-    STAGES,
+from streammig.model import (
     START,
     Batch,
     BatchState,
@@ -28,7 +27,8 @@ from streammig.records import (
 from streammig.report.document import document, iso
 from streammig.report.live import Doing, Gathered, Lines, watching
 from streammig.report.progress import share_settled
-from streammig.report.text import ROWS, shared, summary, totals_table, wrapped
+from streammig.report.text import ROWS, shared, state_sentence, summary, totals_table, wrapped
+from streammig.stages import STAGES
 from streammig.telemetry import (
     Account,
     Advanced,
@@ -72,6 +72,7 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
     [
         (StageBegan("events"), "events: starting"),
         (StageBegan("events", Account(Place(0, 9, 0, 12_345))), "12,345"),
+        (StageBegan("events", Account(Place(0, 9, 0, 12_345), complete=True)), "events: all is read"),
         (StageEnded("events", "complete"), "events: complete"),
         (StageEnded("events", "failed", "byte 7"), "events: failed: byte 7"),
         (Waiting("settling", "for the queue", 300), "waiting: for the queue (5 min)"),
@@ -213,7 +214,7 @@ def test_the_table_of_totals_fits_a_terminal_of_80_columns_whatever_the_numbers(
     stage = {"state": "interrupted", "code": "pilot", "message": "", "fill": 1.0, "done": 0.425}
     stage["eta"] = "2026-11-22T08:30:00Z"
     stages = {name: stage | dict.fromkeys(ROWS, 10**12) for name in STAGES}
-    table = totals_table({"stages": stages})
+    table = totals_table({"stages": stages, "dry_run": False})
     assert max(map(len, table.splitlines())) <= 79
     assert "paused" in table
     assert "42.5%" in table
@@ -225,8 +226,10 @@ def test_the_table_of_totals_fits_a_terminal_of_80_columns_whatever_the_numbers(
     [
         (0, Ended(True), {}, "Complete: every record is accepted or filtered (exit code 0)."),
         (0, Ended(True), {"warnings": ["x"]}, "Complete: every record is accepted or filtered, with warnings"),
+        (0, Ended(True), {"dry_run": True}, "Complete: every record is written or filtered (exit code 0)."),
         (3, Ended(True), {}, "Complete, with 2 dead letters (exit code 3)."),
-        (4, Ended(True), {}, "The outcome of 1 record is unknown (exit code 4)."),
+        (4, Ended(True), {}, "Other records are still to be sent (exit code 4)."),
+        (4, Ended(True), {"state": "complete"}, "Everything else is sent (exit code 4)."),
         (5, Ended(False), {}, "The target stopped this run: see the error above (exit code 5)."),
         (130, Ended(False), {}, "Stopped on request; nothing is lost (exit code 130)."),
         (130, Ended(False), {"state": "complete"}, "Everything is sent; the last look at the target is left"),
@@ -239,8 +242,8 @@ def test_the_table_of_totals_fits_a_terminal_of_80_columns_whatever_the_numbers(
 def test_the_last_words_of_a_run_say_how_it_ended_and_what_goes_on(
     code: int, ended: Ended, more: dict[str, Any], said: str
 ) -> None:
-    stages = {"events": {"dead": 2, "unknown": 1, "source_records": 7}}
-    found = {"stages": stages, "checkpoint": "x", "resume": "again", "state": "interrupted", "warnings": []} | more
+    stages = {"events": {"dead": 2, "unknown": 1, "source_records": 7, "code": ""}}
+    found = {"stages": stages, "resume": "again", "state": "interrupted", "warnings": [], "dry_run": False} | more
     last = headline(code, found, ended)
     assert last.startswith(said)
     assert last.endswith("\nTo go on: again") == (found["resume"] is not None)
@@ -326,15 +329,28 @@ def test_totals_that_do_not_add_up_say_so_with_both_sides(file: Checkpoint) -> N
     assert "'records': 10" in said
 
 
-def test_a_stage_of_which_nothing_was_left_to_send_is_warned_of(file: Checkpoint) -> None:
-    all_of_it = Tally(10, 0)
-    file.advance("customers", Progress(END, 10, all_of_it, filtered={"without-events": all_of_it}))
+@pytest.mark.parametrize(
+    ("filtered", "dead", "said"),
+    [
+        ({"no-events": Tally(10)}, (), "its 10 records were filtered (no-events). Is it the file of another stage?"),
+        ({"no-events": Tally(1)}, ("bad-id",) * 9, ""),
+        ({}, ("bad-id",) * 6 + ("bad-date",) * 4, "were refused (bad-id, bad-date). Do the records need a mapping?"),
+        ({}, ("invalid-utf8",) * 10, "were refused (invalid-utf8). Convert the file to UTF-8 first"),
+        ({}, (), "the export holds no record"),
+    ],
+)
+def test_a_stage_of_which_nothing_was_sent_says_why(
+    file: Checkpoint, filtered: dict[str, Tally], dead: tuple[str, ...], said: str
+) -> None:
+    letters = tuple(DeadLetter(Position(0, at, 1, at), 0, code, "", Tally(1)) for at, code in enumerate(dead))
+    read = Tally(len(letters) + sum(it.records for it in filtered.values()))
+    file.advance("customers", Progress(END, read.records, read, filtered=filtered, dead=letters))
     assert document(file, running=False, now=1.0)["warnings"] == []  # more may come
     file.stage_state("customers", "complete", 1.0)
     found = document(file, running=False, now=1.0)
-    (warning,) = found["warnings"]
-    assert warning.startswith("customers: nothing was sent: all of its 10 records were filtered (without-events)")
-    assert f"WARNING: {warning}" in summary(found)
+    assert [said in it for it in found["warnings"]] == [True] * bool(said)
+    assert all(f"WARNING: {it}" in summary(found) for it in found["warnings"])
+    assert ("The run is complete, with" in state_sentence(found)) == bool(dead)
 
 
 def test_what_the_look_behind_a_stage_found_missing_is_warned_of_also_by_status(file: Checkpoint) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, locked
-from streammig.records import BatchState
+from streammig.model import BatchState
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, event
@@ -59,8 +59,10 @@ def test_a_run_that_ends_with_a_parked_batch_leads_to_resolve(shell: Shell, targ
     words = shell("status", "migration.checkpoint").out
     assert "    streammig resolve migration.checkpoint 1 --stage events\n" in words
     assert status.document["state"] == "complete"
-    assert status.document["warnings"] == ["all is sent, but 1 batch waits for you to decide"]
-    assert "\nAll is sent.\n" in words
+    assert "\nAll is sent, but 1 batch waits for you to decide.\n" in words
+    assert ended.err.count("is unknown") == 1
+    assert ended.err.count("streammig resolve") == 1
+    assert ended.err.splitlines()[-1] == "Everything else is sent (exit code 4)."
     listed = resolve(shell)
     assert listed.code == 0
     assert "events: batch 1, 4 records, parked since" in listed.out
@@ -72,7 +74,7 @@ def test_all_that_is_known_is_said_before_a_decision_and_nothing_is_changed(shel
     before = shell.checkpoint.read_bytes()
     said = resolve(shell, 1)
     assert said.code == 0
-    for words in ("batch 1 of events: parked", "4 records, 4 units", "e.ndjson\n    record 1 ",
+    for words in ("batch 1 of events: parked", "4 records, 4 units", "e.ndjson\n    records 1 to 4 (from byte 0)",
                   "sum of purchases: 50.0", "request 1,", "unknown", "nothing of it can be read back"):  # fmt: skip
         assert words in said.out, words
     facts: dict[str, Any] = json.loads(resolve(shell, 1, "--json").out)
@@ -145,6 +147,7 @@ def test_events_that_are_read_back_stay_parked(shell: Shell, target: LocalTarget
     ended = resolve(shell, 1, "--read-back")
     assert ended.code == 4, ended.err
     assert "still undecided" in ended.err
+    assert "scanning" not in ended.err
     assert states(shell.checkpoint)["events"] == ["parked"]
 
 

@@ -17,9 +17,9 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.dead_letters.export import export_letters
-from streammig.errors import Problem
+from streammig.errors import SAMPLES_MISSING, Problem
 from streammig.migration import Ask, Choice, Corrected, Migration
-from streammig.records import Kind, Receipt
+from streammig.model import Kind, Receipt
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.test_system import check, whole
 from tests.virtual import run_virtual
@@ -292,6 +292,32 @@ def batches(world: World, stage: str) -> list[list[str]]:
         for name, body in world.target.taken
         if name == stage
     ]
+
+
+def test_what_a_retry_sent_is_looked_for_behind_the_last_stage_too(tmp_path: Path) -> None:
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        world.target.poison = frozenset()
+        assert await world.live() is True
+        assert codes(world)["transactions"] == ""
+        take = world.target._take
+
+        def dropping(stage: str, body: bytes) -> None:
+            world.target.drops = frozenset(BAD if stage == "transactions" else ())
+            take(stage, body)
+
+        world.target._take = dropping  # type: ignore[method-assign]
+        assert await world.live(retry(repaired=repair(world, good_email))) is True
+        assert codes(world) == {"customers": "", "events": "", "transactions": SAMPLES_MISSING}
+
+    in_world(tmp_path, story)
+
+
+def codes(world: World) -> dict[str, str]:
+    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
+    try:
+        return {row.name: row.code for row in file.stages()}
+    finally:
+        file.close()
 
 
 def test_a_retry_that_is_drained_leaves_the_rest_for_the_next_call(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_repaired_customers_and_what_waited_for_them_are_sent_by_one_command(
         once(target, stage)
     assert {it["id"] for it in listing(target, "customers")} == {f"c{number}" for number in range(8)}
     # What held records is gone; what is left holds none.
-    assert not {name for name in shell.files() if "retry" in name or name.endswith(".dedup")}
+    assert not {name for name in shell.files() if "retry" in name or name.endswith(".scan")}
 
 
 def test_a_retry_says_what_it_sent_what_was_accepted_and_what_is_left(shell: Shell, target: LocalTarget) -> None:

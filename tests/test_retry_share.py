@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streammig.dead_letters.share import UNCLEAR, share
-from streammig.records import DeadLetter, Examined, Position, Record, Tally
+from streammig.model import DeadLetter, Examined, Position, Record, Tally
 
 POSITION = Position(0, 100, 50, 3)
 

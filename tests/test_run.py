@@ -608,7 +608,7 @@ def test_totals_that_do_not_add_up_are_exit_1_also_for_status(shell: Shell, targ
     write(shell.folder / "e.json", [customer(f"c{number}") for number in range(5)])
     assert shell.run(target.url, "--customers", "e.json").code == 0
     with contextlib.closing(sqlite3.connect(shell.checkpoint)) as db:
-        db.execute("UPDATE stage SET read = '[6,6,{}]'")
+        db.execute("UPDATE stage SET progress = json_set(progress, '$.read.records', 6, '$.read.units', 6)")
         db.commit()
     for ended in (shell("status", "migration.checkpoint"), shell.run(target.url, "--customers", "e.json")):
         assert ended.code == 1

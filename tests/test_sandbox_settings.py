@@ -186,6 +186,8 @@ def test_a_script_is_a_json_list_or_ndjson(tmp_path: Path) -> None:
         ('[{"do": "reset", "at": "x"}]', "rule 1"),
         ('{"do": "reset"', "neither a JSON list nor NDJSON"),
         ("null", "line 1"),
+        ("\n", "holds no rule"),
+        ("[]", "holds no rule"),
     ],
 )
 def test_a_broken_script_file_names_file_and_line(tmp_path: Path, text: str, told: str) -> None:

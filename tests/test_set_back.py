@@ -18,7 +18,7 @@ from streammig.cli import undecided
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
-from streammig.records import BatchState, Kind, Place, Receipt, Record, Tally
+from streammig.model import BatchState, Kind, Place, Receipt, Record, Tally
 from streammig.run import check_totals
 from streammig.target import Seen
 from streammig.telemetry import Answered, Notice

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.errors import BrokenExport
-from streammig.records import START, Place, Slice
+from streammig.model import START, Place
 from streammig.sources import FileSource, Input, open_source
 from streammig.sources.frame import Framer
 from streammig.sources.valid import judge
+from tests.spans import Slice, slices
 
 
 @pytest.fixture(params=["many at once", "one by one"])
@@ -26,7 +27,7 @@ def framing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-def source_of(folder: Path, data: bytes, path: Any = None, **settings: int) -> FileSource:
+def source_of(folder: Path, data: bytes, path: Any = None, **settings: Any) -> FileSource:
     file = folder / "export"
     file.write_bytes(data)
     return open_source([Input(str(file), path)], **settings)
@@ -35,9 +36,9 @@ def source_of(folder: Path, data: bytes, path: Any = None, **settings: int) -> F
 def read(source: FileSource, start: Place = START) -> tuple[list[Slice], BrokenExport | None]:
     found: list[Slice] = []
     try:
-        for run in source.runs(start):
-            assert run
-            found += run
+        for span in source.spans(start):
+            assert span
+            found += slices(span)
     except BrokenExport as error:
         return found, error
     return found, None
@@ -307,10 +308,10 @@ def test_a_place_in_a_later_file_passes_over_the_earlier_ones(tmp_path: Path) ->
 
 def test_iterators_do_not_disturb_each_other(framing: str, tmp_path: Path) -> None:
     source = source_of(tmp_path, b"[" + b",".join([b'{"id":1}'] * 5000) + b"]")
-    runs = source.runs()
-    first = next(runs)
+    spans = source.spans()
+    first = next(spans)
     assert len(read(source)[0]) == 5000
-    assert len(first) + sum(map(len, runs)) == 5000
+    assert len(first) + sum(map(len, spans)) == 5000
 
 
 # -- work and memory ------------------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ import pytest
 from backports import zstd
 
 from streammig.errors import Unusable
-from streammig.records import START, Place, Slice
+from streammig.model import START, Place
 from streammig.sources import FileSource, Input, frame, open_source
 from tests.shares import share
+from tests.spans import Slice, slices
 
 BLANKS = [b"", b"", b"", b" ", b"\n", b"\r\n  ", b"\t \n"]
 STRINGS = [
@@ -88,19 +89,19 @@ class Built:
         return (self._blank() + b"," + self._blank()).join(members)
 
 
-def slices(source: FileSource, start: Place = START) -> tuple[list[Slice], str]:
-    """The slices from a place on, and what broke the export off."""
+def read(source: FileSource, start: Place = START) -> tuple[list[Slice], str]:
+    """The records from a place on, and what broke the export off."""
     found: list[Slice] = []
     try:
-        for run in source.runs(start):
-            assert run
-            found += run
+        for span in source.spans(start):
+            assert span
+            found += slices(span)
     except Unusable as error:
         return found, str(error)
     return found, ""
 
 
-def both(path: Path, array: tuple[str, ...] | None, tries: tuple[int, int], **settings: int) -> tuple[list[Slice], str]:
+def both(path: Path, array: tuple[str, ...] | None, tries: tuple[int, int], **settings: Any) -> tuple[list[Slice], str]:
     """What is found in a file with texts of some size tried at once, and one by one; that must be the same."""
     answers = []
     for singly in (True, False):
@@ -110,7 +111,7 @@ def both(path: Path, array: tuple[str, ...] | None, tries: tuple[int, int], **se
             if singly:
                 patch.setattr(frame.Framer, "_together", lambda self: False)
             try:
-                answers.append(slices(open_source([Input(str(path), array)], **settings)))
+                answers.append(read(open_source([Input(str(path), array)], **settings)))
             except Unusable as error:
                 answers.append(([], f"not opened: {error}"))
     assert answers[0] == answers[1]
@@ -172,9 +173,9 @@ def check_agreement(seed: int, folder: Path, records: int) -> int:
         at = rng.randrange(len(found))
         before = found[at]
         source = open_source([Input(str(path), array_of(built.path))], read_bytes=read_bytes)
-        assert slices(source, Place(0, before.offset, 0, before.ordinal))[0] == found[at:]
+        assert read(source, Place(0, before.offset, 0, before.ordinal))[0] == found[at:]
         behind = Place(0, before.offset + before.length, 0, before.ordinal + 1)
-        assert slices(source, behind) == (found[at + 1 :], "")
+        assert read(source, behind) == (found[at + 1 :], "")
     return len(found)
 
 

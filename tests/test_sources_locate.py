@@ -9,6 +9,7 @@ import pytest
 from streammig.errors import BrokenExport, Unusable
 from streammig.sources import FileSource, Input, locate, open_source, parse_input
 from tests.problems import raises
+from tests.spans import records_of
 
 ONE, TWO = b'{"id":1}', b'{"id":2}'
 
@@ -20,7 +21,7 @@ def source_of(folder: Path, data: bytes, path: str = "", name: str = "export.jso
 
 
 def texts(source: FileSource) -> list[bytes]:
-    return [it.data for run in source.runs() for it in run]
+    return [it.data for it in records_of(source)]
 
 
 def mark(source: FileSource) -> tuple[str, str | None]:
@@ -133,7 +134,7 @@ def test_a_file_without_an_array_is_not_read_for_ever(tmp_path: Path, monkeypatc
 def test_one_object_a_line_is_ndjson_whichever_line_is_bad(data: bytes, tmp_path: Path) -> None:
     source = source_of(tmp_path, data)
     assert mark(source) == ("ndjson", None)
-    good = [it.data for run in source.runs() for it in run if not it.code and it.data != b"123"]
+    good = [it.data for it in records_of(source) if not it.code and it.data != b"123"]
     assert good == [ONE, TWO]
 
 
@@ -162,8 +163,8 @@ def test_a_line_longer_than_the_look_is_one_by_the_files_name(tmp_path: Path, mo
 
 
 def test_an_empty_array_has_no_records_if_it_is_named_or_the_whole_document(tmp_path: Path) -> None:
-    assert list(source_of(tmp_path, b" [ ] ").runs()) == []
-    assert list(source_of(tmp_path, b'{"c":[]}', "#c").runs()) == []
+    assert list(source_of(tmp_path, b" [ ] ").spans()) == []
+    assert list(source_of(tmp_path, b'{"c":[]}', "#c").spans()) == []
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_an_empty_array_in_a_record_makes_no_document_of_it(tmp_path: Path) -> N
 def test_a_strange_line_among_records_is_one_line_s_fault(data: bytes, codes: list[str], tmp_path: Path) -> None:
     source = source_of(tmp_path, data)
     assert mark(source) == ("ndjson", None)
-    found = [it for run in source.runs() for it in run]
+    found = list(records_of(source))
     assert [it.code for it in found] == codes
     assert found[0].data.strip(b"[ ]") in (b"", ONE)
 
@@ -227,6 +228,6 @@ def test_files_are_chained_and_each_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b'{"c":[{"id":1}]}')
     (tmp_path / "b").write_bytes(ONE + b"\n" + TWO)
     source = open_source([Input(str(tmp_path / "a")), Input(str(tmp_path / "b"))])
-    found = [(it.source, it.ordinal, it.data) for run in source.runs() for it in run]
+    found = [(it.source, it.ordinal, it.data) for it in records_of(source)]
     assert found == [(0, 1, ONE), (1, 1, ONE), (1, 2, TWO)]
     assert [it["format"] for it in source.fingerprints()] == ["json", "ndjson"]

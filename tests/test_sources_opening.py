@@ -14,10 +14,11 @@ import pytest
 from backports import zstd
 
 from streammig.errors import BrokenExport, MachineFault, Problem, Unusable
-from streammig.records import Place, Slice
+from streammig.model import Place
 from streammig.sources import FileSource, Input, Meter, comparable, open_source, parse_input, touched, with_samples
 from streammig.sources.open import PIECE_BYTES, Stream
 from tests.problems import raises
+from tests.spans import Slice, records_of
 
 # Random, so that compressed bytes are many and a cut falls where it is aimed at.
 RECORDS = [b'{"id":%d,"x":"%s"}' % (index, random.Random(index).randbytes(40).hex().encode()) for index in range(3000)]
@@ -38,8 +39,7 @@ def source_of(folder: Path, data: bytes, **settings: Any) -> FileSource:
 def read(source: FileSource, start: Place = Place()) -> tuple[list[Slice], BrokenExport | None]:  # noqa: B008
     found: list[Slice] = []
     try:
-        for run in source.runs(start):
-            found += run
+        found.extend(records_of(source, start))
     except BrokenExport as error:
         return found, error
     return found, None

@@ -11,7 +11,7 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Problem, UnknownOutcome
-from streammig.records import BatchState
+from streammig.model import BatchState
 from streammig.report.document import document
 from streammig.report.progress import StageProgress
 from streammig.telemetry import Advanced, Answered, DeadLettered, Notice, StageBegan, StageEnded

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from streammig.batching.base import Batcher, BatchLimits, Sealing
 from streammig.batching.best_fit import BestFit
-from streammig.batching.body import assemble, distinct, halves, split_record, tally_of
+from streammig.batching.body import assemble, halves, part_of, tally_of
 from streammig.batching.ranges import cut, is_within, ranges_of, select
 from streammig.batching.sequential import Sequential
-from streammig.records import Progress, Range
+from streammig.model import Progress, Range
 
 __all__ = [
-    "BatchLimits", "Batcher", "Sealing", "assemble", "batcher", "cut", "distinct", "halves", "is_within", "ranges_of",
-    "select", "split_record", "tally_of",
+    "BatchLimits", "Batcher", "Sealing", "assemble", "batcher", "cut", "halves", "is_within", "part_of", "ranges_of",
+    "select", "tally_of",
 ]  # fmt: skip
 
 

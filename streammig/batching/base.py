@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from streammig.batching.body import Part, are_strangers, assemble
+from streammig.batching.body import Part, assemble
 from streammig.batching.progress import Frontier, Stretch
-from streammig.batching.ranges import begin_of, cut, end_of, ends_within
+from streammig.batching.ranges import cut, ends_within
 from streammig.columns import Chunk, Rows
-from streammig.records import DeadLetter, Draft, Examined, Progress, Range, Record
+from streammig.model import DeadLetter, Draft, Examined, Place, Progress, Range, Record, Span
 
 
 class BatchLimits(msgspec.Struct, frozen=True):
@@ -44,13 +44,13 @@ class Sealing(msgspec.Struct, frozen=True):
 class OpenBatch:
     """A batch that is still being filled, and the exact size of the body that it would have now."""
 
-    __slots__ = ("born", "owners", "parts", "room", "size", "stretches", "twins", "units")
+    __slots__ = ("born", "owners", "parts", "room", "size", "stretches", "uniques", "units")
 
     def __init__(self, envelope: int, born: int) -> None:
         self.parts: list[Part] = []
         self.stretches: list[Stretch] = []
         self.owners: dict[str, Part] = {}
-        self.twins: dict[str, Part] = {}
+        self.uniques: dict[str, Part] = {}
         self.units = 0
         self.size = envelope
         self.born = born
@@ -58,8 +58,8 @@ class OpenBatch:
 
     def rival(self, record: Record) -> Record | None:
         """The record of which this one, a customer, would be a duplicate in the same request."""
-        found = self.owners.get(record.owner) or (self.twins.get(record.twin) if record.twin else None)
-        return found.alike(record.owner, record.twin) if isinstance(found, Rows) else found
+        found = self.owners.get(record.owner) or (self.uniques.get(record.unique) if record.unique else None)
+        return found.alike(record.owner, record.unique) if isinstance(found, Rows) else found
 
     def cost(self, record: Record) -> int:
         """Bytes that the record adds to the body: its own, or its inner slice where it is joined, and a comma."""
@@ -75,21 +75,20 @@ class OpenBatch:
         self.units += record.units
         self.parts.append(record)
         self.owners.setdefault(record.owner, record)
-        if record.twin:
-            self.twins.setdefault(record.twin, record)
+        if record.unique:
+            self.uniques.setdefault(record.unique, record)
 
     def put_rows(self, rows: Rows) -> bool:
-        """Put these in, unless they share an owner or twin with each other, or with what is in here."""
-        twins = list(filter(None, rows.uniques))
-        if not (are_strangers([rows]) and self.owners.keys().isdisjoint(rows.owners)):
-            return False
-        if not self.twins.keys().isdisjoint(twins):
-            return False
+        """Put these in, unless they share an owner or a unique value with each other, or with what is in here."""
+        uniques = list(filter(None, rows.uniques))
+        for there, new in ((self.owners, rows.owners), (self.uniques, uniques)):
+            if len(set(new)) < len(new) or not there.keys().isdisjoint(new):
+                return False
         self.size += rows.size - (not self.parts)
         self.units += rows.units
         self.parts.append(rows)
         self.owners.update(dict.fromkeys(rows.owners, rows))
-        self.twins.update(dict.fromkeys(twins, rows))
+        self.uniques.update(dict.fromkeys(uniques, rows))
         return True
 
 
@@ -111,22 +110,42 @@ class Batcher(ABC):
         self._sealed = 0
         self._frontier = Frontier(progress)
         self._ahead = sorted(ahead)
-        frontier = progress.frontier
-        # The units of the first source record that are behind the frontier: already counted, so left out here.
-        self._counted = [Range(frontier._replace(unit=0), frontier)] if frontier.unit else []
+        self._begun = progress.begun  # left out here
 
     def take(self, chunk: Chunk) -> list[Sealing]:
         """Take the next source records; the batches that are full now."""
-        return [sealing for examined in chunk.all() for sealing in self.add(examined)]
+        if 0 in chunk.columns.units:
+            raise ValueError("a record without units can't be packed")  # no range would hold it
+        if self._begun or self._ahead:
+            return self._one_by_one(chunk)
+        return self._take(chunk)
 
-    def add(self, examined: Examined) -> list[Sealing]:
+    def _take(self, chunk: Chunk) -> list[Sealing]:
+        """As `take`, where nothing of it was sealed before."""
+        return self._one_by_one(chunk)
+
+    def _one_by_one(self, chunk: Chunk) -> list[Sealing]:
+        return [sealing for examined in chunk.all() for sealing in self._add(examined)]
+
+    @property
+    def ahead(self) -> Sequence[Range]:
+        """What was sealed beyond the head before this reading began."""
+        return self._ahead
+
+    def pass_over(self, span: Span) -> list[Sealing]:
+        """Take source records of which all is in batches that were sealed before this reading began."""
+        out: list[Sealing] = []
+        for at in range(len(span)):
+            self._frontier.pass_over(span.position(at))
+        self._passed(span.end)
+        self._relieve(out)
+        return out
+
+    def _add(self, examined: Examined) -> list[Sealing]:
         """As `take`, of what became of one source record."""
         out: list[Sealing] = []
-        for record in examined.records:
-            if record.units < 1:
-                raise ValueError("a record without units can't be packed")  # no range would hold it
         self._frontier.begin(examined.dead)
-        if not self._counted and not self._ahead:
+        if not self._begun and not self._ahead:
             for record in examined.records:
                 self._place(record, out)
             self._frontier.close(examined)
@@ -165,26 +184,28 @@ class Batcher(ABC):
 
     def _resume(self, examined: Examined, out: list[Sealing]) -> bool:
         """Place what is in no batch yet; whether the rest of the source record was counted when its end was sealed."""
-        fresh = [record for record, counted in cut(examined.records, self._counted) if not counted]
-        self._counted = []
+        fresh = [record for record, counted in cut(examined.records, self._begun) if not counted]
         for record, ahead in cut(fresh, self._ahead):
             if ahead:
-                self._frontier.pass_by(end_of(record))
+                self._frontier.pass_by(record.end)
             else:
                 self._place(record, out)
         counted = ends_within(examined.position, self._ahead)
-        source, offset = examined.position.source, examined.position.offset
-        if self._ahead and self._ahead[-1].end[:2] <= (source, offset + examined.position.length):
-            self._ahead = []
+        self._passed(examined.position.end)
         return counted
+
+    def _passed(self, place: Place) -> None:
+        self._begun = ()
+        if self._ahead and self._ahead[-1].end[:2] <= place[:2]:
+            self._ahead = []
 
     def _put(self, record: Record, batch: OpenBatch) -> None:
         batch.put(record)
-        self._frontier.put(batch, batch.stretches, begin_of(record), end_of(record))
+        self._frontier.put(batch, batch.stretches, record.begin, record.end)
 
     def _bury(self, record: Record, code: str, message: str) -> None:
         letter = DeadLetter(record.position, record.unit, code, message, record.tally)
-        self._frontier.bury(letter, end_of(record))
+        self._frontier.bury(letter, record.end)
 
     def _bury_too_large(self, record: Record) -> None:
         message = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streammig.batching.base import Batcher, BatchLimits, OpenBatch, Sealing
-from streammig.records import Progress, Range, Record
+from streammig.model import Progress, Range, Record
 
 
 class BestFit(Batcher):

@@ -12,7 +12,7 @@ import msgspec
 
 from streammig.checkpoint.contents import Cuts, encode_contents
 from streammig.columns import Rows
-from streammig.records import EXACT, ZERO, Draft, Range, Record, Tally
+from streammig.model import EXACT, ZERO, Draft, Range, Record, Tally
 
 # Raw keeps each member of the list as the bytes it stands in: boundaries without values.
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -71,36 +71,9 @@ def part_of(record: Record, begin: int, end: int, bounds: Bounds | None = None) 
         units=end - begin,
         amounts=record.amounts[begin:end],
         inner=(start, start + len(inner)),
-        twin=record.twin,
+        unique=record.unique,
         whole=record.whole and begin == 0,
     )
-
-
-def split_record(record: Record, units: int) -> tuple[Record, Record]:
-    """The record's first `units` units, and the rest; both hold at least one unit."""
-    if not 0 < units < record.units:
-        raise ValueError(f"a record of {record.units} units can't be split behind {units}")
-    bounds = Bounds(record)
-    return part_of(record, 0, units, bounds), part_of(record, units, record.units, bounds)
-
-
-def distinct(records: Iterable[Record]) -> list[Record]:
-    """The records without those whose owner or twin came before: customers, of which a request holds each once.
-
-    Records with `inner` all stay, since the same owner's are joined.
-    """
-    kept: list[Record] = []
-    owners: set[str] = set()
-    twins: set[str] = set()
-    for record in records:
-        if record.inner is None:
-            if record.owner in owners or record.twin in twins:
-                continue
-            owners.add(record.owner)
-            if record.twin:
-                twins.add(record.twin)
-        kept.append(record)
-    return kept
 
 
 Part = Record | Rows
@@ -109,16 +82,16 @@ Part = Record | Rows
 def assemble(parts: Iterable[Part], head: bytes, tail: bytes, ranges: tuple[Range, ...] = ()) -> Draft:
     """The batch that these make, given in reading order; the same records make the same bytes.
 
-    Records of the same owner are joined in the place of the first, duplicates are left out as `distinct` does.
+    Records of the same owner, whose units stand in lists, are joined in the place of the first.
     """
     kept = list(parts)
     if are_strangers(kept):
         bodies = [part.body for part in kept]
         cuts: Iterable[Cuts] = _cuts(kept, len(head))
     else:
-        records = distinct(each for part in kept for each in (part.records() if isinstance(part, Rows) else (part,)))
+        records = [each for part in kept for each in (part.records() if isinstance(part, Rows) else (part,))]
         bodies, cuts = _joined(records, len(head))
-        kept = list(records)
+        kept = [*records]
     body = b"".join((head, *[text for each in bodies for text in (each, b",")][:-1], tail))
     entries = chain.from_iterable([part.entries() if isinstance(part, Rows) else (_entry(part),) for part in kept])
     table = encode_contents(zip(entries, cuts, strict=True), len(head), len(tail))
@@ -126,7 +99,7 @@ def assemble(parts: Iterable[Part], head: bytes, tail: bytes, ranges: tuple[Rang
 
 
 def _entry(it: Record) -> tuple[Any, ...]:
-    return it.position, it.unit, it.owner, it.units, it.amounts, it.twin, it.whole
+    return it.position, it.unit, it.owner, it.units, it.amounts, it.unique, it.whole
 
 
 def _cuts(parts: Iterable[Part], at: int) -> Iterator[Cuts]:
@@ -173,11 +146,10 @@ def _joined(records: Sequence[Record], at: int) -> tuple[list[bytes], Iterable[C
     return bodies, [cuts[index] for index in range(len(records))]
 
 
-def are_strangers(parts: Sequence[Part]) -> bool:
-    """Whether no two of these have an owner or a twin in common: told at once, for most batches are so."""
+def are_strangers(parts: Iterable[Part]) -> bool:
+    """Whether no two of these have an owner in common: told at once, for most batches are so."""
     owners = [owner for part in parts for owner in (part.owners if isinstance(part, Rows) else (part.owner,))]
-    twins = [twin for part in parts for twin in (part.uniques if isinstance(part, Rows) else (part.twin,)) if twin]
-    return len(set(owners)) == len(owners) and len(set(twins)) == len(twins)
+    return len(set(owners)) == len(owners)
 
 
 def tally_of(parts: Iterable[Part]) -> Tally:
@@ -197,12 +169,11 @@ def tally_of(parts: Iterable[Part]) -> Tally:
     return Tally(records, units, {key: value for key, value in sums.items() if value})
 
 
-def halves(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    """The records of a refused batch in two, by owner; duplicates, which were not sent, are left out.
+def halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """The records of a refused batch in two, by owner.
 
     The second is empty when there is only one owner, who can't be split further.
     """
-    kept = distinct(records)
-    owners = list(dict.fromkeys(record.owner for record in kept))
+    owners = list(dict.fromkeys(record.owner for record in records))
     first = set(owners[: (len(owners) + 1) // 2])
-    return [each for each in kept if each.owner in first], [each for each in kept if each.owner not in first]
+    return [it for it in records if it.owner in first], [it for it in records if it.owner not in first]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from streammig.columns import Rows
-from streammig.records import DeadLetter, Examined, Place, Position, Progress, Range, Tally
+from streammig.model import DeadLetter, Examined, Place, Position, Progress, Range, Tally
 
 
 class Rest:
@@ -65,11 +65,6 @@ class Stretch:
         return Range(self.begin, self.end)
 
 
-def behind(position: Position) -> Place:
-    """The place behind all of a source record."""
-    return Place(position.source, position.offset + position.length, 0, position.ordinal + 1)
-
-
 class Frontier:
     """Takes a stage in reading order, and says at any moment what lies behind the frontier.
 
@@ -119,9 +114,8 @@ class Frontier:
         """As `put` and `close` for each of these."""
         chunk, index = rows.chunk, rows.chunk.columns.index
         ats = range(index[rows.begin], index[rows.end - 1] + 1)
-        first = chunk.span.position(ats[0])
-        begin = Place(first.source, first.offset, 0, first.ordinal)
-        stretch = self.put(batch, stretches, begin, behind(chunk.span.position(ats[-1])))
+        begin, end = chunk.span.position(ats[0]).begin, chunk.span.position(ats[-1]).end
+        stretch = self.put(batch, stretches, begin, end)
         dropped = [(path, 1) for at in ats for path in chunk.dropped.get(at, ())] if chunk.dropped else ()
         stretch.rest.add(len(ats), dropped)
         self.unreported += len(ats)
@@ -133,7 +127,7 @@ class Frontier:
 
     def pass_over(self, position: Position) -> None:
         """The end of this source record lies in a batch that was sealed before this reading began."""
-        self.pass_by(behind(position))
+        self.pass_by(position.end)
         self._dead = ()
         self.unreported += 1
 
@@ -145,7 +139,7 @@ class Frontier:
 
     def close(self, it: Examined) -> None:
         """The source record ends here."""
-        begin, last = Place(it.position.source, it.position.offset), self._last
+        begin, last = it.position.begin, self._last
         if (
             last is None
             or last.end.source != begin.source
@@ -153,7 +147,7 @@ class Frontier:
         ):
             last = self._settled()
         last.rest.add(1, ((path, 1) for path in it.dropped), it.filtered, it.dead, it.absent)
-        last.end = self.head = behind(it.position)
+        last.end = self.head = it.position.end
         self.letters += len(it.dead) + len(it.absent)
         self._dead = ()
         self.unreported += 1

@@ -6,19 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from streammig.batching.body import part_of
-from streammig.records import Examined, Place, Position, Range, Record
-
-
-def begin_of(record: Record) -> Place:
-    """The place before the record's first unit."""
-    it = record.position
-    return Place(it.source, it.offset, record.unit, it.ordinal)
-
-
-def end_of(record: Record) -> Place:
-    """The place behind its last unit."""
-    it = record.position
-    return Place(it.source, it.offset, record.unit + record.units, it.ordinal)
+from streammig.model import Position, Range, Record
 
 
 def cut(records: Iterable[Record], ranges: Sequence[Range]) -> Iterator[tuple[Record, bool]]:
@@ -71,16 +59,16 @@ def ends_within(position: Position, ranges: Sequence[Range]) -> bool:
     return index > 0 and ranges[index - 1].end[:2] > where
 
 
-def select(examined: Examined, ranges: Sequence[Range]) -> list[Record]:
-    """The parts of the source record's records that lie in these ranges, split at the ranges' edges."""
-    return [record for record, inside in cut(examined.records, ranges) if inside]
+def select(records: Iterable[Record], ranges: Sequence[Range]) -> list[Record]:
+    """The parts of the records that lie in these ranges, split at the ranges' edges."""
+    return [record for record, inside in cut(records, ranges) if inside]
 
 
 def ranges_of(records: Iterable[Record]) -> tuple[Range, ...]:
     """Ranges that hold just these records, given in reading order, and nothing that lies between them."""
     ranges: list[Range] = []
     for record in records:
-        begin, end = begin_of(record), end_of(record)
+        begin, end = record.begin, record.end
         if ranges and ranges[-1].end == begin:
             begin = ranges.pop().begin
         ranges.append(Range(begin, end))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from streammig.batching.base import Batcher, BatchLimits, OpenBatch, Sealing
 from streammig.batching.body import Bounds, part_of
 from streammig.columns import Chunk, Rows
-from streammig.records import Progress, Range, Record
+from streammig.model import Progress, Range, Record
 
 
 class Sequential(Batcher):
@@ -20,14 +20,12 @@ class Sequential(Batcher):
         super().__init__(head, tail, limits, progress, ahead)
         self._batch = OpenBatch(self._envelope, 0)
 
-    def take(self, chunk: Chunk) -> list[Sealing]:
-        if self._counted or self._ahead:
-            return super().take(chunk)
+    def _take(self, chunk: Chunk) -> list[Sealing]:
         out: list[Sealing] = []
         row = 0
         for at, low, high in chunk.unusual():
             self._take_rows(chunk, row, low, out)
-            out += self.add(chunk.examined(at))
+            out += self._add(chunk.examined(at))
             row = high
         self._take_rows(chunk, row, len(chunk.columns), out)
         return out
@@ -48,7 +46,7 @@ class Sequential(Batcher):
                 self._relieve(out)
             else:
                 for row in range(rows.begin, at):
-                    out += self.add(chunk.examined(chunk.columns.index[row]))
+                    out += self._add(chunk.examined(chunk.columns.index[row]))
 
     def _place(self, record: Record, out: list[Sealing]) -> None:
         rival = self._batch.rival(record) if record.inner is None else None

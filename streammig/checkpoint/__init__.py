@@ -3,26 +3,34 @@
 from streammig.checkpoint.contents import Contents, spread
 from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path
 from streammig.checkpoint.file import Checkpoint
-from streammig.checkpoint.letters import FIRST, Spot
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
-from streammig.checkpoint.queries import UNDECIDED, StageRow, Totals
-from streammig.checkpoint.store import CheckpointReader, Store
+from streammig.checkpoint.queries import FIRST, UNDECIDED, Attempt, Spot, StageRow, Totals
+from streammig.checkpoint.sqlite import Role, SharedFile
+from streammig.checkpoint.store import Store
+from streammig.checkpoint.timeline import Timeline
+from streammig.checkpoint.units import Accepted, Beside, Finding
 from streammig.checkpoint.writer import CheckpointWriter
 
 __all__ = [
     "FIRST",
     "UNDECIDED",
+    "Accepted",
+    "Attempt",
+    "Beside",
     "Checkpoint",
-    "CheckpointReader",
     "CheckpointWriter",
     "Contents",
     "Fence",
     "Fences",
+    "Finding",
     "Mark",
+    "Role",
+    "SharedFile",
     "Spot",
     "StageRow",
     "Store",
+    "Timeline",
     "Totals",
     "fenced",
     "fences_path",

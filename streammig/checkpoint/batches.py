@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from streammig.checkpoint.codec import encode_tally, hash_owner, pack_ranges
+from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner, pack_ranges, reach_of
 from streammig.checkpoint.fence import Mark
-from streammig.checkpoint.letters import Letters
 from streammig.checkpoint.outbox import Outbox
-from streammig.checkpoint.queries import LOST, PENDING, UNDECIDED
-from streammig.records import (
-    Batch,
-    BatchState,
-    DeadLetter,
-    Draft,
-    Progress,
-    Range,
-    Receipt,
-)
+from streammig.checkpoint.queries import LOST, OPEN, PENDING, Queries, Spot
+from streammig.model import Batch, BatchState, DeadLetter, Draft, Progress, Range, Receipt
+
+# From which states a batch may come to each: DESIGN 7, with the operator's word, a lost copy and lost bodies.
+_SEALED, _SENDING, _REJECTED, _UNKNOWN, _PARKED = OPEN
+COMES_FROM = {
+    _SEALED: (_SENDING, _REJECTED, _UNKNOWN, _PARKED),
+    _SENDING: (_SEALED,),
+    _REJECTED: (_SENDING, _SEALED, _UNKNOWN, _PARKED),
+    _UNKNOWN: OPEN,
+    _PARKED: (_UNKNOWN, _PARKED),
+    BatchState.ACCEPTED: (_SENDING, _SEALED, _UNKNOWN, _PARKED),
+    BatchState.SPLIT: (_SEALED, _SENDING, _REJECTED, _UNKNOWN, _PARKED),
+    BatchState.DEAD: (_SEALED, _REJECTED),
+}
+HERE = "stage = ? AND source = ? AND offset = ? AND unit = ?"
 
 
-class Batches(Letters):
+class Batches(Queries):
     """The part of a checkpoint that changes batches, and the outbox with them.
 
     A body is durable before the transaction that seals its batch, and goes after the one that settles it.
@@ -51,22 +57,18 @@ class Batches(Letters):
         mark, self._mark = self._mark, None
         return mark
 
+    # -- sealing -----------------------------------------------------------------------------------------------------
+
     def advance(self, stage: str, progress: Progress) -> None:
         """Commit how far a stage is read, with the dead letters and absent owners found on the way."""
-        place = progress.frontier
         with self.transaction():
-            self._db.execute(
-                "UPDATE stage SET source = ?, offset = ?, unit = ?, record = ?, source_records = ?, read = ?,"
-                " dropped = ? WHERE name = ?",
-                (*place, progress.source_records, encode_tally(progress.read),
-                 json.dumps(dict(progress.dropped)), stage),
-            )  # fmt: skip
-            self._db.executemany(
-                "INSERT INTO filtered VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tally = excluded.tally",
-                [(stage, reason, encode_tally(tally)) for reason, tally in progress.filtered.items()],
-            )
+            self._keep(stage, progress)
             self._bury(stage, None, progress.dead)
             self._note_absent(progress.absent)
+
+    def _keep(self, stage: str, progress: Progress) -> None:
+        kept = msgspec.json.encode(msgspec.structs.replace(progress, dead=(), absent=())).decode()
+        self.change("UPDATE stage SET progress = ? WHERE name = ?", kept, stage)
 
     def seal(self, stage: str, draft: Draft, progress: Progress, at: float, mapping: str = "") -> Batch:
         """A new batch, the frontier and every counter as of it, in one transaction, its body durable before (I2).
@@ -74,161 +76,127 @@ class Batches(Letters):
         `mapping` is the hash of the mapping that made it. The batch is unknown where a newer copy, which is lost, may
         have sent it.
         """
+        end = draft.ranges[-1].end
         with self.transaction():
-            batch = self._insert(stage, draft, None, at, mapping=mapping)
-            self._db.execute("UPDATE stage SET seen = 0 WHERE name = ?", (stage,))
+            batch = self._insert(
+                stage, draft, at, mapping=mapping, reach=reach_of(end) if end > progress.frontier else None
+            )
+            self.change("UPDATE stage SET seen = 0 WHERE name = ?", stage)
             self.advance(stage, progress)
             lost = self.lost()
             if lost is not None and lost.covers(self.ordinal(stage), draft.ranges[0].begin):
                 batch = self._doubt(batch, lost.tick, at)
         return batch
 
-    def newest_is_lost(self, newer: Mark, at: float) -> list[Batch]:
-        """Go on from an older copy, for the newest one is lost: whatever a request may have carried that this copy does
-        not know is unknown from now on. Returns those batches; later ones are found when they are sealed.
-
-        A part of a batch, or what was a dead letter, was not in such a request: the fence would have refused the copy.
-        """
-        open_ones = (*PENDING, *UNDECIDED)
+    def split(self, batch: Batch, drafts: Sequence[Draft], at: float) -> list[Batch]:
+        """Replace a batch that did not land by its parts, which name it as their parent. Their bodies are durable
+        before that, and its own goes after it."""
         with self.transaction():
-            self._db.execute("UPDATE run SET tick = ?, lost = ?", (newer.tick, json.dumps([newer.stage, *newer.place])))
+            self._must_become(batch, BatchState.SPLIT)
             return [
-                self._doubt(batch, newer.tick, at)
-                for row in self.stages()
-                for batch in self.batches(row.name, *open_ones)
-                if batch.parent is None and not batch.retried
-                and newer.covers(self.ordinal(row.name), batch.ranges[0].begin)
+                self._insert(
+                    batch.stage, draft, at, parent=batch.seq, retried=batch.retried, rejects=batch.rejects,
+                    mapping=batch.mapping,
+                )
+                for draft in drafts
             ]  # fmt: skip
 
-    def _doubt(self, batch: Batch, tick: int, at: float) -> Batch:
-        """A copy that is lost may have sent this batch, at the latest as its request number `tick`."""
-        self._db.execute(
-            "UPDATE batch SET state = 'unknown', attempts = attempts + 1 WHERE stage = ? AND seq = ?",
-            (batch.stage, batch.seq),
+    def _insert(self, stage: str, draft: Draft, at: float, *, reach: int | None = None, **more: Any) -> Batch:
+        """A sealed batch with its body; `more` are fields of `Batch` that are not those of a new one."""
+        seq = self.rows("SELECT coalesce(max(seq), 0) + 1 FROM batch WHERE stage = ?", stage)[0][0]
+        size = draft.size or len(draft.body)
+        batch = Batch(
+            stage=stage, seq=seq, ranges=draft.ranges, tally=draft.tally, digest=draft.digest, size=size, **more
         )
-        self._db.execute(
-            "INSERT INTO attempt (stage, seq, number, started, kind, code, message, began, ended)"
-            " VALUES (?, ?, ?, ?, 'unknown', ?, 'the newest copy of the checkpoint is lost', ?, ?)",
-            (batch.stage, batch.seq, batch.attempts + 1, at, LOST, tick, tick),
-        )
-        return msgspec.structs.replace(batch, state=BatchState.UNKNOWN, attempts=batch.attempts + 1)
-
-    def _insert(
-        self, stage: str, draft: Draft, parent: int | None, at: float, retried: bool = False, mapping: str = ""
-    ) -> Batch:
-        rejects = 0
-        if parent is not None:
-            row = self._read("SELECT retried, rejects, mapping FROM batch WHERE stage = ? AND seq = ?", stage, parent)[
-                0
-            ]
-            retried, rejects, mapping = bool(row[0]), row[1], row[2]
-        seq = self._db.execute("SELECT coalesce(max(seq), 0) + 1 FROM batch WHERE stage = ?", (stage,)).fetchone()[0]
-        self._db.execute(
+        self.change(
             "INSERT INTO batch"
-            " (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried, rejects, mapping)"
-            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (stage, seq, parent, pack_ranges(draft.ranges), encode_tally(draft.tally), draft.size or len(draft.body),
-             draft.digest, at, retried, rejects, mapping),
+            " (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried, rejects, mapping, reach)"
+            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            stage, seq, batch.parent, pack_ranges(draft.ranges), encode_tally(draft.tally), size,
+            draft.digest, at, batch.retried, batch.rejects, batch.mapping, reach,
         )  # fmt: skip
         self.outbox.place(draft, stage, seq)
-        return self.batch(stage, seq)
+        return batch
+
+    # -- sending -----------------------------------------------------------------------------------------------------
 
     def sending(self, batch: Batch, at: float) -> int:
         """Note that a request for this batch is about to leave; returns the number of the attempt, from 1."""
         with self.transaction():
-            moved = self._db.execute(
-                "UPDATE batch SET state = 'sending', attempts = attempts + 1 WHERE stage = ? AND seq = ?"
-                " AND state = 'sealed' RETURNING attempts",
-                (batch.stage, batch.seq),
-            ).fetchall()
-            if not moved:
-                raise AssertionError(f"batch {batch.seq} of {batch.stage} is not sealed: it must not be sent")
-            number: int = moved[0][0]
-            (tick,) = self._db.execute("UPDATE run SET tick = tick + 1 RETURNING tick").fetchall()[0]
-            self._db.execute(
-                "INSERT INTO attempt (stage, seq, number, started, began) VALUES (?, ?, ?, ?, ?)",
-                (batch.stage, batch.seq, number, at, tick),
-            )
+            self._must_become(batch, BatchState.SENDING)
+            (tick,) = self.rows("UPDATE run SET tick = tick + 1 RETURNING tick")[0]
+            number = self._attempt(batch, at, began=tick)
             apart = batch.parent is not None or batch.retried
             mark = Mark(tick, self.ordinal(batch.stage), batch.ranges[-1].end, tick if apart else 0)
             self._mark = mark if self._mark is None else mark.joined(self._mark)
         return number
 
+    def _attempt(self, batch: Batch, at: float, **more: Any) -> int:
+        """A new request for a batch, with `more` columns of it."""
+        sql = "UPDATE batch SET attempts = attempts + 1 WHERE stage = ? AND seq = ? RETURNING attempts"
+        number: int = self.rows(sql, batch.stage, batch.seq)[0][0]
+        row = {"stage": batch.stage, "seq": batch.seq, "number": number, "started": at, **more}
+        self.change(f"INSERT INTO attempt ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", *row.values())
+        return number
+
     def received(self, batch: Batch, attempt: int, receipt: Receipt, state: BatchState, at: float) -> None:
         """Keep a receipt and the state it puts the batch in. Its message was redacted by the caller."""
-        settled = at if state in (BatchState.ACCEPTED, BatchState.DEAD) else None
         with self.transaction():
-            self._db.execute(
+            self.change(
                 "UPDATE attempt SET kind = ?, status = ?, latency = ?, date = ?, message = ?, code = ?, stopped = ?,"
                 " in_part = ?, ended = (SELECT tick FROM run) WHERE stage = ? AND seq = ? AND number = ?",
-                (receipt.kind, receipt.status, receipt.latency, receipt.date, receipt.message, receipt.code,
-                 receipt.stop_after == 1, receipt.in_part, batch.stage, batch.seq, attempt),
+                receipt.kind, receipt.status, receipt.latency, receipt.date, receipt.message, receipt.code,
+                receipt.stop_after == 1, receipt.in_part, batch.stage, batch.seq, attempt,
             )  # fmt: skip
-            self._db.execute(
-                "UPDATE batch SET state = ?, settled = ? WHERE stage = ? AND seq = ? AND state = 'sending'",
-                (state, settled, batch.stage, batch.seq),
-            )
-            self._accepted_now(batch, state)
+            self._become(batch, state, at, (BatchState.SENDING,))
 
     def explain(self, batch: Batch, attempt: int, message: str, nominee: Sequence[Range] = ()) -> None:
         """Keep what the target said, redacted by the caller, and the ranges of the one owner it named."""
+        here, named = (batch.stage, batch.seq), pack_ranges(nominee) if nominee else None
         with self.transaction():
-            self._db.execute(
-                "UPDATE attempt SET message = ? WHERE stage = ? AND seq = ? AND number = ?",
-                (message, batch.stage, batch.seq, attempt),
-            )
-            self._db.execute(
-                "UPDATE batch SET nominee = ? WHERE stage = ? AND seq = ?",
-                (pack_ranges(nominee) if nominee else None, batch.stage, batch.seq),
-            )
+            sql = "UPDATE attempt SET message = ? WHERE stage = ? AND seq = ? AND number = ?"
+            self.change(sql, message, *here, attempt)
+            self.change("UPDATE batch SET nominee = ? WHERE stage = ? AND seq = ?", named, *here)
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def _become(
+        self, batch: Batch, state: BatchState, at: float | None = None, before: Sequence[BatchState] = (), **more: Any
+    ) -> bool:
+        """Put a batch in a state, with `more` of its columns, if it is in a state that may come `before`; says whether
+        it was. The one place where states change."""
+        columns = {"state": state, "settled": at if state not in OPEN else None, **more}
+        before = before or COMES_FROM[state]
+        changed = self.change(
+            f"UPDATE batch SET {', '.join(f'{name} = ?' for name in columns)}"
+            f" WHERE stage = ? AND seq = ? AND state IN ({', '.join('?' * len(before))})",
+            *columns.values(), batch.stage, batch.seq, *before,
+        )  # fmt: skip
+        if changed and state is BatchState.ACCEPTED:
+            self._accept(batch)
+        elif changed and state not in OPEN:
+            self.outbox.drop(batch.stage, batch.seq)
+        return bool(changed)
+
+    def _must_become(self, batch: Batch, state: BatchState, at: float | None = None) -> None:
+        if not self._become(batch, state, at):
+            now = self.batch(batch.stage, batch.seq).state
+            raise AssertionError(f"batch {batch.seq} of {batch.stage} is {now}: it can't become {state}")
+
+    def _accept(self, batch: Batch) -> None:
+        """Of a batch that is accepted only samples are kept, and its tally in the stage's sum."""
+        if (sample := self.outbox.settle(batch)) is not None:
+            self.change("UPDATE batch SET sample = ? WHERE stage = ? AND seq = ?", sample, batch.stage, batch.seq)
+        (accepted,) = self.rows("SELECT accepted FROM stage WHERE name = ?", batch.stage)[0]
+        accepted = encode_tally(decode_tally(accepted) + batch.tally)
+        self.change("UPDATE stage SET accepted = ? WHERE name = ?", accepted, batch.stage)
 
     def move(
         self, batch: Batch, before: BatchState, after: BatchState, at: float | None = None, note: str = ""
     ) -> bool:
         """Change a batch's state if it is still `before`; says whether it was. `note` says why, for people."""
         with self.transaction():
-            changed = self._db.execute(
-                "UPDATE batch SET state = ?, settled = ?, note = coalesce(nullif(?, ''), note)"
-                " WHERE stage = ? AND seq = ? AND state = ?",
-                (after, at, note, batch.stage, batch.seq, before),
-            )
-            if changed.rowcount:
-                self._accepted_now(batch, after)
-        return changed.rowcount == 1
-
-    def _accepted_now(self, batch: Batch, state: BatchState) -> None:
-        """Of a batch that is accepted only samples are kept."""
-        if state is BatchState.ACCEPTED and (sample := self.outbox.settle(batch)) is not None:
-            self._db.execute(
-                "UPDATE batch SET sample = ? WHERE stage = ? AND seq = ?", (sample, batch.stage, batch.seq)
-            )
-
-    def lost_bodies(self) -> list[Batch]:
-        """The batches that are to be sent, searched or read back, and whose bodies are not what was sealed."""
-        states = BatchState.SEALED, BatchState.REJECTED, BatchState.UNKNOWN
-        batches = [batch for row in self.stages() for batch in self.batches(row.name, *states)]
-        return [batch for batch in batches if not self.outbox.holds(batch)]
-
-    def sweep_outbox(self) -> None:
-        """Delete what no batch needs of the outbox: bodies that a crash left there."""
-        kept = []
-        for row in self.stages():
-            kept += [f"{row.name}-{batch.seq}" for batch in self.batches(row.name, *PENDING, *UNDECIDED)]
-            if self._read("SELECT 1 FROM batch WHERE stage = ? AND sample IS NOT NULL LIMIT 1", row.name):
-                kept.append(f"{row.name}.samples")
-        self.outbox.sweep(kept)
-
-    def forget_samples(self) -> None:
-        """Delete the samples of stages that are complete and seen, and of which nothing is left to be read back."""
-        with self.transaction():
-            for row in self.stages():
-                if row.state == "complete" and row.seen and not self.batches(row.name, *PENDING, *UNDECIDED):
-                    self._db.execute("UPDATE batch SET sample = NULL WHERE stage = ?", (row.name,))
-                    self.outbox.forget_samples(row.name)
-
-    def saw(self, stage: str) -> None:
-        """All samples of what is sealed of this stage were seen at the target."""
-        self._change("UPDATE stage SET seen = 1 WHERE name = ?", stage)
+            return self._become(batch, after, at, (before,), **({"note": note} if note else {}))
 
     def rule(self, batch: Batch, state: BatchState, ruling: str, at: float, note: str) -> bool:
         """Keep the operator's word on a batch, and the state it puts that in; says whether it was still to be decided.
@@ -236,61 +204,122 @@ class Batches(Letters):
         Rejected by that word, its parts are rejected by the status that it was answered with last.
         """
         with self.transaction():
-            changed = self._db.execute(
-                "UPDATE batch SET state = ?1, settled = iif(?1 = 'accepted', ?2, NULL), ruling = ?3, note = ?4,"
-                " rejects = iif(?1 != 'rejected', 0, coalesce((SELECT status FROM attempt a WHERE a.stage = batch.stage"
-                " AND a.seq = batch.seq AND a.number = batch.attempts AND a.stopped), 0))"
-                " WHERE stage = ?5 AND seq = ?6 AND state IN ('unknown', 'parked', 'sealed')",
-                (state, at, ruling, note, batch.stage, batch.seq),
-            )
-            if changed.rowcount:
-                self._accepted_now(batch, state)
-        return changed.rowcount == 1
+            last, rejects = self.last_attempt(batch), 0
+            if state is BatchState.REJECTED and last.stopped:
+                rejects = last.status or 0
+            before = (BatchState.UNKNOWN, BatchState.PARKED, BatchState.SEALED)
+            return self._become(batch, state, at, before, ruling=ruling, note=note, rejects=rejects)
 
     def settle_in_part(
         self, batch: Batch, there: Draft, missing: Draft, letters: Sequence[DeadLetter], at: float,
-        absent: Sequence[tuple[str, str]],
+        owners: Sequence[str],
     ) -> None:  # fmt: skip
         """Book a batch that was taken in part: what is there is accepted, what is missing dead."""
         with self.transaction():
             accepted, dead = self.split(batch, [there, missing], at)
             self.move(accepted, BatchState.SEALED, BatchState.ACCEPTED, at)
-            self.dead(dead, letters, at, absent)
+            self.dead(dead, letters, at, owners)
 
-    def split(self, batch: Batch, drafts: Sequence[Draft], at: float) -> list[Batch]:
-        """Replace a batch that did not land by its parts, which name it as their parent. Their bodies are durable
-        before that, and its own goes after it."""
+    def dead(self, batch: Batch, letters: Sequence[DeadLetter], at: float, owners: Sequence[str] = ()) -> None:
+        """End a batch whose records will not be sent, and note the owners that the target will lack because of it."""
         with self.transaction():
-            self._db.execute("UPDATE batch SET state = 'split' WHERE stage = ? AND seq = ?", (batch.stage, batch.seq))
-            self.outbox.drop(batch.stage, batch.seq)
-            return [self._insert(batch.stage, draft, batch.seq, at) for draft in drafts]
-
-    def dead(
-        self, batch: Batch, letters: Sequence[DeadLetter], at: float, absent: Sequence[tuple[str, str]] = ()
-    ) -> None:
-        """End a batch whose records will not be sent, with the owners that the target will lack because of it."""
-        with self.transaction():
-            self._db.execute(
-                "UPDATE batch SET state = 'dead', settled = ? WHERE stage = ? AND seq = ?", (at, batch.stage, batch.seq)
-            )
+            self._must_become(batch, BatchState.DEAD, at)
             self._bury(batch.stage, batch, letters)
-            self._note_absent(absent)
-            self.outbox.drop(batch.stage, batch.seq)
+            self._note_absent([(owner, "refused") for owner in owners] if self.owns(batch.stage) else [])
+
+    def _bury(self, stage: str, batch: Batch | None, letters: Iterable[DeadLetter]) -> None:
+        """Keep dead letters, once each. Those of a replayed batch are dead again, and their keys are free."""
+        again = batch is not None and batch.retried
+        for it in letters:
+            spot = it.position.source, it.position.offset, it.unit
+            part = 2 * (again and not self._all_of(batch.ranges if batch else (), stage, spot))
+            kept = (
+                "UPDATE SET batch = excluded.batch, code = excluded.code, message = excluded.message,"
+                " tally = excluded.tally, part = max(part, excluded.part), replayed = 0"
+            )
+            self.change(
+                "INSERT INTO dead_letter (stage, source, offset, unit, batch, length, record, code, message, tally,"
+                f" part) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO {kept if again else 'NOTHING'}",
+                stage, *spot, batch.seq if batch else 0, it.position.length, it.position.ordinal,
+                it.code, it.message, encode_tally(it.tally), part,
+            )  # fmt: skip
+            if again:
+                self.change(f"DELETE FROM replayed_key WHERE {HERE}", stage, *spot)
+
+    def _all_of(self, ranges: Sequence[Range], stage: str, spot: Spot) -> bool:
+        """Whether all that was sealed for the letter at this spot lies in the ranges."""
+        rows = self.rows(f"SELECT units FROM dead_letter WHERE {HERE} AND units", stage, *spot)
+        return any(
+            begin[:3] <= spot and (*spot[:2], spot[2] + units) <= end[:3] for (units,) in rows for begin, end in ranges
+        )
 
     def _note_absent(self, owners: Sequence[tuple[str, str]]) -> None:
         if owners:
             salt = self.run["salt"]
-            self._db.executemany(
-                "INSERT OR IGNORE INTO absent_owner VALUES (?, ?)", [(hash_owner(salt, o), why) for o, why in owners]
-            )
+            for owner, why in owners:
+                self.change("INSERT OR IGNORE INTO absent_owner VALUES (?, ?)", hash_owner(salt, owner), why)
+
+    # -- after a crash, and where a copy is lost ---------------------------------------------------------------------
 
     def recover(self) -> list[Batch]:
         """After a crash: a batch that was being sent has an unknown outcome. Returns those it concerns."""
         with self.transaction():
             found = [batch for row in self.stages() for batch in self.batches(row.name, BatchState.SENDING)]
-            self._db.execute("UPDATE batch SET state = 'unknown' WHERE state = 'sending'")
-            self._db.execute(
+            for batch in found:
+                self._become(batch, BatchState.UNKNOWN)
+            self.change(
                 "UPDATE attempt SET kind = 'unknown', message = 'the process ended', ended = (SELECT tick FROM run)"
                 " WHERE kind IS NULL"
             )
         return found
+
+    def newest_is_lost(self, newer: Mark, at: float) -> list[Batch]:
+        """Go on from an older copy, for the newest one is lost: whatever a request may have carried that this copy does
+        not know is unknown from now on. Returns those batches; later ones are found when they are sealed.
+
+        A part of a batch, or what was a dead letter, was not in such a request: the fence would have refused the copy.
+        """
+        with self.transaction():
+            self.change("UPDATE run SET tick = ?, lost = ?", newer.tick, json.dumps([newer.stage, *newer.place]))
+            return [
+                self._doubt(batch, newer.tick, at)
+                for row in self.stages()
+                for batch in self.batches(row.name, *OPEN)
+                if batch.parent is None and not batch.retried
+                and newer.covers(self.ordinal(row.name), batch.ranges[0].begin)
+            ]  # fmt: skip
+
+    def _doubt(self, batch: Batch, tick: int, at: float) -> Batch:
+        """A copy that is lost may have sent this batch, at the latest as its request number `tick`."""
+        said = "the newest copy of the checkpoint is lost"
+        self._become(batch, BatchState.UNKNOWN)
+        number = self._attempt(batch, at, kind="unknown", code=LOST, message=said, began=tick, ended=tick)
+        return msgspec.structs.replace(batch, state=BatchState.UNKNOWN, attempts=number)
+
+    # -- the outbox --------------------------------------------------------------------------------------------------
+
+    def lost_bodies(self) -> list[Batch]:
+        """The batches that are to be sent, searched or read back, and whose bodies are not what was sealed."""
+        states = (*PENDING, BatchState.UNKNOWN)
+        batches = [batch for row in self.stages() for batch in self.batches(row.name, *states)]
+        return [batch for batch in batches if not self.outbox.holds(batch)]
+
+    def sweep_outbox(self) -> None:
+        """Delete what no batch needs of the outbox: bodies that a crash left there."""
+        rows = self.rows("SELECT stage, seq FROM open_batch")
+        sampled = self.rows(
+            "SELECT name FROM stage WHERE EXISTS (SELECT 1 FROM batch WHERE stage = name AND sample >= 0)"
+        )
+        self.outbox.sweep([f"{stage}-{seq}" for stage, seq in rows] + [f"{row[0]}.samples" for row in sampled])
+
+    def forget_samples(self) -> None:
+        """Delete the samples of stages that are complete and seen, and of which nothing is left to be read back."""
+        with self.transaction():
+            for row in self.stages():
+                if row.state == "complete" and row.seen and not self.batches(row.name, *OPEN):
+                    self.change("UPDATE batch SET sample = NULL WHERE stage = ?", row.name)
+                    self.outbox.forget_samples(row.name)
+
+    def saw(self, stage: str) -> None:
+        """All samples of what is sealed of this stage were seen at the target."""
+        self.change("UPDATE stage SET seen = 1 WHERE name = ?", stage)

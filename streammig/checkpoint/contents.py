@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from streammig.records import Position, Record
+from streammig.model import Position, Record
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class _Entry(msgspec.Struct, array_like=True, gc=False):
     owner: str
     units: int
     amounts: tuple[tuple[str, Decimal], ...]
-    twin: str
+    unique: str
     whole: bool
     cuts: Cuts
 
@@ -76,7 +76,7 @@ def _record(body: bytes, it: _Entry) -> Record:
         inner = (opened - begin, opened - begin + last - first)
     return Record(
         position=it.position, unit=it.unit, owner=it.owner, body=data, units=it.units, amounts=it.amounts, inner=inner,
-        twin=it.twin, whole=it.whole,
+        unique=it.unique, whole=it.whole,
     )  # fmt: skip
 
 

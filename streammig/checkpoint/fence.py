@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streammig.checkpoint.lock import holding
-from streammig.checkpoint.sqlite import IN_STATE_FOLDER, Role, SharedFile, create_owner_only, translated
+from streammig.checkpoint.sqlite import Role, SharedFile, create_owner_only, translated
 from streammig.errors import Unusable, counted
-from streammig.records import Place
+from streammig.model import Place
 
 
 class Mark(NamedTuple):
@@ -42,7 +42,7 @@ class Fences(SharedFile):
 
     role = Role(
         "the fence file", "fence",
-        "Move it away. The next run of each checkpoint then asks for --checkpoint-is-current.", IN_STATE_FOLDER,
+        "Move it away. The next run of each checkpoint then asks for --checkpoint-is-current.",
     )  # fmt: skip
     application = 0x734D466E  # "sMFn"
     format = 1
@@ -55,7 +55,7 @@ CREATE TABLE fence (
 
     def mark(self, run_id: str) -> Mark | None:
         """How far this checkpoint's requests have come; None where it is not known here."""
-        rows = self._read("SELECT tick, stage, source, offset, unit, record, parts FROM fence WHERE id = ?", run_id)
+        rows = self.rows("SELECT tick, stage, source, offset, unit, record, parts FROM fence WHERE id = ?", run_id)
         return Mark(rows[0][0], rows[0][1], Place(*rows[0][2:6]), rows[0][6]) if rows else None
 
     def raise_to(self, run_id: str, mark: Mark) -> None:
@@ -63,10 +63,8 @@ CREATE TABLE fence (
         with self.transaction():
             known = self.mark(run_id)
             mark = mark if known is None else mark.joined(known)
-            self._db.execute(
-                "INSERT OR REPLACE INTO fence VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (run_id, mark.tick, mark.stage, *mark.place, mark.parts),
-            )
+            row = run_id, mark.tick, mark.stage, *mark.place, mark.parts
+            self.change("INSERT OR REPLACE INTO fence VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row)
 
 
 def fences_path(state_folder: Path) -> Path:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from streammig.disk import disk_fault
 from streammig.errors import Held, MachineFault
 
 
@@ -39,9 +40,7 @@ def holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise MachineFault(
-            "lock-failed", f"{path}: can't lock the checkpoint: {error.strerror}", "Make its folder writable."
-        ) from None
+        raise _failed(path, error) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,11 +63,11 @@ def _write(descriptor: int, path: Path, command: str) -> None:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     except OSError as error:
-        raise MachineFault(
-            "lock-failed",
-            f"{path}: can't lock the checkpoint: {error.strerror}",
-            "Make room, then run the same command.",
-        ) from None
+        raise _failed(path, error) from None
+
+
+def _failed(path: Path, error: OSError) -> MachineFault:
+    return disk_fault("lock-failed", f"{path}: can't lock the checkpoint", "Make it and its folder writable.", error)
 
 
 def is_held(checkpoint: Path) -> bool:

@@ -17,9 +17,9 @@ from struct import Struct
 import msgspec
 
 from streammig.checkpoint.contents import Contents, decode_contents, spread
-from streammig.checkpoint.sqlite import sync
-from streammig.errors import MachineFault, Problem, Unusable
-from streammig.records import Batch, Draft, Record
+from streammig.disk import create, disk_fault, sync
+from streammig.errors import Problem, Unusable
+from streammig.model import Batch, Draft, Record
 
 PART = ".part"  # ends the name of a body that no batch owns yet
 SAMPLE, CANDIDATES = 5, 20  # records kept of an accepted batch, out of so many that are asked for
@@ -42,11 +42,11 @@ def write_body(folder: Path, draft: Draft) -> Draft:
             sync(folder.parent)  # the folder's own name must outlast a power cut, too
         name = secrets.token_hex(8) + PART
         trailer = _TRAILER.pack(len(draft.body), len(draft.table), _hash(draft.table), _MARK)
-        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb", buffering=0) as file:
+        with create(folder / name) as file:
             for piece in (draft.body, draft.table, trailer):
-                _write(file.fileno(), piece)
-            os.fdatasync(descriptor)
+                file.write(piece)
+            file.flush()
+            os.fdatasync(file.fileno())
     return msgspec.structs.replace(draft, body=b"", table=b"", file=name, size=len(draft.body))
 
 
@@ -78,7 +78,10 @@ class Outbox:
         table = data[batch.size : -_TRAILER.size]
         if mark != _MARK or lengths != [batch.size, len(table)] or check != _hash(table):
             raise self.lost([batch])
-        return decode_contents(data[: batch.size], table, count)
+        try:
+            return decode_contents(data[: batch.size], table, count)
+        except (msgspec.DecodeError, ValueError):  # sound, but no table of a body
+            raise self.lost([batch]) from None
 
     def holds(self, batch: Batch) -> bool:
         """Whether the body of a batch, and the table of its records, are what was sealed."""
@@ -152,12 +155,11 @@ class Outbox:
         data = _ENCODER.encode(chosen)
         path = self._samples_path(batch.stage)
         with _translated(self.folder):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                at = os.lseek(descriptor, 0, os.SEEK_END)
-                _write(descriptor, _FRAME.pack(len(data), _hash(data)) + data)
-            finally:
-                os.close(descriptor)
+            if not path.exists():
+                create(path).close()
+            with open(path, "ab") as file:
+                at = file.tell()
+                file.write(_FRAME.pack(len(data), _hash(data)) + data)
         self._unsynced |= {path} if at else {path, self.folder}
         return at
 
@@ -198,12 +200,6 @@ class Outbox:
         return self.folder / f"{stage}.samples"
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 def _hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
@@ -213,8 +209,5 @@ def _translated(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MachineFault(
-            "outbox-not-writable",
-            f"{folder}: the outbox can't be written: {error.strerror}",
-            "Nothing was sent that it does not hold. Make room or mend the disk, then run the same command.",
-        ) from None
+        hint = "Nothing was sent that it does not hold. Mend the disk, then run the same command."
+        raise disk_fault("outbox-not-writable", f"{folder}: the outbox can't be written", hint, error) from None

@@ -1,7 +1,7 @@
 """The schema of a checkpoint: its comments are the documentation of how a run resumes."""
 
 APPLICATION = 0x736D6967  # "smig", in the file's header: tells a checkpoint from any other database
-FORMAT = 5
+FORMAT = 6
 
 SCHEMA = """
 -- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
@@ -22,30 +22,24 @@ CREATE TABLE source_file (
     PRIMARY KEY (stage, source)
 ) WITHOUT ROWID;
 
--- A stage and how far it is read. The frontier is the first place not yet in a sealed batch, dead letter or filter
--- count. Counters are absolute, and include what batches hold beyond the frontier (bins that were sealed out of order),
--- so that read = accepted + dead + filtered + unknown + pending at every moment. A resume reads on from the frontier
--- and passes over the ranges of sealed batches.
+-- A stage and how far it is read. `progress` is JSON (see Progress): its frontier is the first place not yet in a
+-- sealed batch, dead letter or filter count. Its counters are absolute, and include what batches hold beyond the
+-- frontier (bins that were sealed out of order), so that read = accepted + dead + filtered + unknown + pending at every
+-- moment. A resume reads on from the frontier and passes over the ranges of sealed batches.
 -- `shape` is JSON: the settings that shape its batches. Tallies are JSON: [records, units, {key: "decimal"}].
 CREATE TABLE stage (
     name TEXT PRIMARY KEY, ordinal INTEGER NOT NULL, shape TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'waiting',      -- waiting, running, interrupted, complete, failed
     -- Why it is in that state: `code` for programs (a problem's, or `pilot`), `message` for people.
     code TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', started REAL, finished REAL,
-    source INTEGER NOT NULL DEFAULT 0, offset INTEGER NOT NULL DEFAULT 0, unit INTEGER NOT NULL DEFAULT 0,
-    record INTEGER NOT NULL DEFAULT 1,          -- ordinal of the next source record, or its line
-    source_records INTEGER NOT NULL DEFAULT 0, read TEXT NOT NULL DEFAULT '[0,0,{}]',
-    dropped TEXT NOT NULL DEFAULT '{}',
+    progress TEXT NOT NULL DEFAULT '{}',
+    -- The sum over its accepted batches: a state that no batch leaves, and that most of them are in.
+    accepted TEXT NOT NULL DEFAULT '[0,0,{}]',
     -- `repaired` is what replayed records hold more (or less) than the dead letters that they were, for a corrected one
     -- may hold something else: read + repaired = accepted + dead + filtered + ... `replayed` counts letters sent again.
     repaired TEXT NOT NULL DEFAULT '[0,0,{}]', replayed INTEGER NOT NULL DEFAULT 0,
     -- 1 once all samples of what is sealed of it were seen at the target: then none need to be kept.
     seen INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-
--- Records left out on purpose, by reason.
-CREATE TABLE filtered (
-    stage TEXT NOT NULL, reason TEXT NOT NULL, tally TEXT NOT NULL, PRIMARY KEY (stage, reason)
 ) WITHOUT ROWID;
 
 -- What one request carries. `ranges` are the places of its units in the export, packed (see pack_ranges); its
@@ -65,9 +59,14 @@ CREATE TABLE batch (
     ruling TEXT NOT NULL DEFAULT '', rejects INTEGER NOT NULL DEFAULT 0,
     -- `mapping` is the hash of the mapping's module that made it. `sample` is where samples of an accepted batch stand
     -- in `<stage>.samples`, in bytes; NULL where none are kept.
-    mapping TEXT NOT NULL DEFAULT '', sample INTEGER, PRIMARY KEY (stage, seq)
+    mapping TEXT NOT NULL DEFAULT '', sample INTEGER,
+    -- Where it ends (see `reach_of`), if that was beyond the frontier when it was sealed: bins are sealed out of order.
+    reach INTEGER, PRIMARY KEY (stage, seq)
 ) WITHOUT ROWID;
-CREATE INDEX batch_state ON batch (stage, state);
+-- Few batches are not settled, whatever the length of the run: they are found without reading the others.
+CREATE INDEX batch_open ON batch (stage, state) WHERE state NOT IN ('accepted', 'split', 'dead');
+CREATE VIEW open_batch AS
+    SELECT * FROM batch INDEXED BY batch_open WHERE state NOT IN ('accepted', 'split', 'dead');
 
 -- One row a request, written before its first byte leaves; `kind` stays NULL until its receipt is durable.
 -- `date` is the answer's Date header, `latency` seconds. `message` holds no value of a record. `began` is its own tick,
@@ -106,4 +105,23 @@ CREATE TABLE replayed_key (
     PRIMARY KEY (stage, source, offset, unit, owner)
 ) WITHOUT ROWID;
 CREATE INDEX replayed_owner ON replayed_key (stage, owner);
+
+-- Units of accepted batches that are not where the batch has them: `missing` ones were not found by a verify, `resent`
+-- ones are in another batch now, `reverted` ones were taken back. `ranges` are packed, `tally` says what they hold.
+CREATE TABLE unit_state (
+    stage TEXT NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, ranges BLOB NOT NULL, tally TEXT NOT NULL,
+    PRIMARY KEY (stage, seq, state)
+) WITHOUT ROWID;
+-- The batches that carry what was resent.
+CREATE TABLE unit_again (stage TEXT NOT NULL, again INTEGER NOT NULL);
+
+-- What the last verify found: when, at which tick of the run, and its summary as JSON; then one row a difference. A
+-- finding names record and field, and holds no value. `seen` is when the last batch was accepted of which a verify ever
+-- saw anything: the target's queue has passed it.
+CREATE TABLE verification (at REAL NOT NULL, tick INTEGER NOT NULL, seen REAL NOT NULL, summary TEXT NOT NULL);
+CREATE TABLE finding (
+    stage TEXT NOT NULL, seq INTEGER NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
+    record INTEGER NOT NULL, field TEXT NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (stage, source, offset, unit, field)
+) WITHOUT ROWID;
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -10,25 +9,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from streammig.disk import disk_fault
 from streammig.errors import MachineFault, Problem, Unusable
 
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The primary codes of a damaged file; a statement of ours fails only where the schema is not ours.
 DAMAGE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 
 
 class Role(NamedTuple):
-    """What a file is called in messages and in codes, and what to do where it is damaged or can't be written."""
+    """What a file is called in messages and in codes, and what to do where it is damaged, another program's, or can't
+    be written."""
 
     noun: str
     code: str
     restore: str
-    writable: str = "Make it and its folder writable"
+    instead: str = "Name another folder with --state-dir."
+    writable: str = "Make it and its folder writable, or name another with --state-dir"
 
 
-CHECKPOINT = Role("the checkpoint", "checkpoint", "Restore the newest copy from a backup, or name another checkpoint.")
-IN_STATE_FOLDER = "Make it and its folder writable, or name another with --state-dir"
+CHECKPOINT = Role(
+    "the checkpoint", "checkpoint", "Restore the newest copy from a backup, or name another checkpoint.",
+    "Name another file with --checkpoint.", "Make it and its folder writable",
+)  # fmt: skip
 
 
 def refuse_network_file_system(path: Path) -> None:
@@ -61,16 +64,7 @@ def create_owner_only(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def sync(path: Path) -> None:
-    """Make a file's content durable, or of a folder the names in it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def connect(path: Path, mode: str, role: Role = CHECKPOINT, timeout: float = 5.0) -> sqlite3.Connection:
+def connect(path: Path, mode: str, role: Role, timeout: float = 5.0) -> sqlite3.Connection:
     """Open a database; changes nothing in it, for it may turn out to be somebody else's. `timeout` is in seconds.
 
     `mode` is "rw", "ro", or "alone": to read a file that nobody can write meanwhile, without making its -wal and -shm.
@@ -108,14 +102,30 @@ def _roll_back(path: Path, timeout: float) -> None:
 
 
 class SqliteFile:
-    """One connection. Synchronous: its owner runs it in one thread at a time. No `sqlite3.Error` leaves it."""
+    """One connection. Synchronous: its owner runs it in one thread at a time. No `sqlite3.Error` leaves it.
 
-    role: ClassVar[Role] = CHECKPOINT
+    A kind of file is told by the number of its `application`, in the header, and the `format` of its `schema`.
+    """
+
+    role: ClassVar[Role]
+    application: ClassVar[int]
+    format: ClassVar[int]
+    schema: ClassVar[str]
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
         self._open = False
+
+    def rows(self, sql: str, *arguments: Any) -> list[sqlite3.Row]:
+        """What a question in SQL finds."""
+        with translated(self.path, self.role):
+            return self._db.execute(sql, arguments).fetchall()
+
+    def change(self, sql: str, *arguments: Any) -> int:
+        """Make a change in SQL, in a transaction of its own or in the open one; returns how many rows it changed."""
+        with self.transaction():
+            return self._db.execute(sql, arguments).rowcount
 
     def close(self) -> None:
         with suppress(sqlite3.Error):
@@ -171,20 +181,36 @@ class SqliteFile:
         finally:
             self._db.execute("COMMIT")
 
-    def verify(self) -> None:
-        """Raise `Unusable` where SQLite finds the file damaged. Damage within a sound row is not found."""
-        with translated(self.path, self.role):
-            (found,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+    def verify(self, *, quick: bool = False) -> None:
+        """Raise `Unusable` where SQLite finds the file damaged; `quick` leaves out whether indexes agree with tables.
+        Damage within a sound row is not found."""
+        (found,) = self.rows(f"PRAGMA {'quick' if quick else 'integrity'}_check(1)")[0]
         if found != "ok":
             raise damaged(self.path, self.role, " ".join(str(found).split()))
 
-    def _change(self, sql: str, *arguments: Any) -> None:
-        with self.transaction():
-            self._db.execute(sql, arguments)
+    def _lay_out(self) -> None:
+        """Make the schema in an empty file."""
+        for statement in self.schema.split(";\n"):
+            self._db.execute(statement)
+        self._db.execute(f"PRAGMA application_id = {self.application}")
+        self._db.execute(f"PRAGMA user_version = {self.format}")
 
-    def _read(self, sql: str, *arguments: Any) -> list[sqlite3.Row]:
-        with translated(self.path, self.role):
-            return self._db.execute(sql, arguments).fetchall()
+    def _check(self) -> None:
+        """Raise `Unusable` unless the file is of this kind, in the format that is known here."""
+        (application,) = self.rows("PRAGMA application_id")[0]
+        (found,) = self.rows("PRAGMA user_version")[0]
+        if application != self.application:
+            what = f"{self.path} is not {self.role.noun} of streammig"
+            raise Unusable(f"{self.role.code}-foreign", what, self.role.instead)
+        if found != self.format:
+            raise self._of_format(found)
+
+    def _of_format(self, found: int) -> Unusable:
+        return Unusable(
+            f"{self.role.code}-format",
+            f"{self.role.noun} {self.path} has format {found}; this streammig reads {self.format} only",
+            f"Use the streammig that wrote it. {self.role.instead}",
+        )
 
 
 class SharedFile(SqliteFile):
@@ -193,61 +219,35 @@ class SharedFile(SqliteFile):
     It has a rollback journal and no WAL: SQLite up to 3.51.2 can lose commits in WAL mode when two connections write.
     """
 
-    application: ClassVar[int]
-    format: ClassVar[int]
-    schema: ClassVar[str]
-
     def __init__(self, path: Path, read_only: bool = False) -> None:
         with translated(path, self.role):
             if not read_only:
                 create_owner_only(path)
         # 30 s: another process holds the file for a commit, or for as long as a slow disk takes to sync one.
-        super().__init__(path, connect(path, "rw" if not read_only or _cut_off(path) else "ro", self.role, 30.0))
+        super().__init__(path, connect(path, "ro" if read_only else "rw", self.role, 30.0))
         try:
             with translated(path, self.role):
-                self._check(read_only)
+                self._begin(read_only)
         except BaseException:
             self.close()
             raise
 
-    def _check(self, read_only: bool) -> None:
-        if not read_only:
-            # TRUNCATE spares a directory sync for each commit. On macOS a plain fsync leaves the drive's cache.
-            for pragma in ("journal_mode = TRUNCATE", "synchronous = FULL", "fullfsync = ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-        with self.reading() if read_only else self.transaction():
-            (application,) = self._db.execute("PRAGMA application_id").fetchone()
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if not tables and not read_only:
-                for statement in self.schema.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA application_id = {self.application}")
-                self._db.execute(f"PRAGMA user_version = {self.format}")
-            elif application != self.application:
-                raise Unusable(
-                    f"{self.role.code}-foreign",
-                    f"{self.path} is not {self.role.noun} of streammig",
-                    "Name another folder with --state-dir.",
-                )
-            elif version != self.format:
-                raise Unusable(
-                    f"{self.role.code}-format",
-                    f"{self.role.noun} {self.path} has format {version}; this streammig reads {self.format} only",
-                    "Use the streammig that wrote it, or name another folder with --state-dir.",
-                )
-            elif not read_only:
-                self.verify()  # a file that was cut reads as zeros and nulls where its pages are missing
-
-
-def _cut_off(path: Path) -> bool:
-    """Whether a process died within a commit: undoing that takes a connection that may write."""
-    journal = path.with_name(path.name + "-journal")
-    return journal.exists() and journal.stat().st_size > 0
+    def _begin(self, read_only: bool) -> None:
+        if read_only:
+            self._check()
+            return
+        # TRUNCATE spares a directory sync for each commit. On macOS a plain fsync leaves the drive's cache.
+        for pragma in ("journal_mode = TRUNCATE", "synchronous = FULL", "fullfsync = ON"):
+            self._db.execute(f"PRAGMA {pragma}")
+        with self.transaction():
+            if not self.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
+                self._lay_out()
+            self._check()
+            self.verify()  # a file that was cut reads as zeros and nulls where its pages are missing
 
 
 @contextmanager
-def translated(path: Path, role: Role = CHECKPOINT) -> Iterator[None]:
+def translated(path: Path, role: Role) -> Iterator[None]:
     """Turn what SQLite and the file system say into what the person who runs this can act on."""
     try:
         yield
@@ -256,9 +256,7 @@ def translated(path: Path, role: Role = CHECKPOINT) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _problem(path, role, error) from None
     except OSError as error:
-        full = error.errno in NO_ROOM
-        code = "disk-full" if full else f"{role.code}-io"
-        raise MachineFault(code, f"{role.noun} {path}: {error.strerror}", _hint(role, full)) from None
+        raise disk_fault(f"{role.code}-io", f"{role.noun} {path}", _hint(role.writable), error) from None
 
 
 def damaged(path: Path, role: Role, why: str) -> Problem:
@@ -267,8 +265,7 @@ def damaged(path: Path, role: Role, why: str) -> Problem:
     return Unusable(f"{role.code}-damaged", what, f"Nothing was sent. {role.restore}")
 
 
-def _hint(role: Role, full: bool) -> str:
-    mend = "Make room" if full else role.writable
+def _hint(mend: str) -> str:
     return f"Nothing was sent that it does not hold. {mend}, then run the same command."
 
 
@@ -283,6 +280,6 @@ def _problem(path: Path, role: Role, error: sqlite3.Error) -> Problem:
     if primary == sqlite3.SQLITE_BUSY:
         hint = "Another process holds it too long. End that one, then run the same command."
         return MachineFault(f"{role.code}-busy", said, hint)
-    # SQLITE_IOERR is also how a quota, or a limit on the size of files, shows.
-    full = primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-    return MachineFault("disk-full" if full else f"{role.code}-unwritable", said, _hint(role, full))
+    if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):  # the second is also how a quota shows
+        return MachineFault("disk-full", said, _hint("Make room"))
+    return MachineFault(f"{role.code}-unwritable", said, _hint(role.writable))

@@ -11,53 +11,44 @@ from typing import TypeVar
 from streammig.checkpoint.contents import Contents
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.writer import CheckpointWriter
-from streammig.records import Batch, Record
+from streammig.model import Batch, Record
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointReader:
-    """Asks a checkpoint in a thread of its own. `file` is a connection of its own, which only reads."""
-
-    file: Checkpoint
-    executor: Executor
-
-    async def ask(self, question: Callable[[Checkpoint], T]) -> T:
-        """The answer as of one moment; it holds every change whose `write` has returned."""
-        return await asyncio.get_running_loop().run_in_executor(self.executor, self._ask, question)
-
-    def _ask(self, question: Callable[[Checkpoint], T]) -> T:
-        with self.file.reading():
-            return question(self.file)
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The checkpoint with its outbox, as a run uses them."""
+    """The checkpoint with its outbox, as a run uses them. `file` is a connection that only reads, in a thread of its
+    own: `executor`."""
 
     writer: CheckpointWriter
-    reader: CheckpointReader
+    file: Checkpoint
+    executor: Executor
 
     async def write(self, change: Callable[[Checkpoint], T]) -> T:
         """As `CheckpointWriter.write`."""
         return await self.writer.write(change)
 
     async def read(self, question: Callable[[Checkpoint], T]) -> T:
-        """As `CheckpointReader.ask`."""
-        return await self.reader.ask(question)
+        """The answer as of one moment; it holds every change whose `write` has returned."""
+        return await self._asked(self._read, question)
+
+    def _read(self, question: Callable[[Checkpoint], T]) -> T:
+        with self.file.reading():
+            return question(self.file)
 
     async def body(self, batch: Batch) -> bytes:
         """The request body of a batch that is not settled. Raises `Unusable` where it is not what was sealed."""
-        return await self._outbox(self.reader.file.outbox.body, batch)
+        return await self._asked(self.file.outbox.body, batch)
 
     async def contents(self, batch: Batch) -> Contents:
         """As `body`, taken apart."""
-        return await self._outbox(self.reader.file.outbox.contents, batch)
+        return await self._asked(self.file.outbox.contents, batch)
 
     async def records(self, batch: Batch) -> list[Record]:
         """The records of a batch that is not settled; of an accepted one, those that were kept as samples."""
-        return await self._outbox(self.reader.file.outbox.records, batch)
+        return await self._asked(self.file.outbox.records, batch)
 
-    async def _outbox(self, work: Callable[[Batch], T], batch: Batch) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.reader.executor, work, batch)
+    async def _asked(self, work: Callable[[U], T], about: U) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.executor, work, about)

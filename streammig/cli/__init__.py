@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -15,23 +14,27 @@ from typing import TextIO, cast
 import click
 
 from streammig.cli.streams import Forgiving, drop, open_closed
+from streammig.disk import NO_ROOM
 from streammig.errors import MachineFault, Problem, Unusable
 
 COMMANDS = {
     "run": "Migrate an export, or go on with a migration.",
     "status": "Show how far a run is, also while it runs.",
+    "verify": "Read back what was accepted, and compare it with the export.",
+    "report": "Write the report on a run as one HTML file, or check one.",
     "dead-letters": "Write the records that were not sent, with the reason.",
     "retry": "Send dead letters again, corrected or as they are.",
     "resolve": "Show a batch with an unknown outcome, and decide about it.",
+    "doctor": "Look whether this machine and the target are fit for a migration.",
     "sandbox": "Serve a local stand-in for Masivo, to practise.",
     "demo": "Show a migration that is interrupted and resumed, in under a minute.",
     "guide": "Show a page of the manual.",
 }
 
 CHECKPOINT = ".checkpoint"  # what the name of a checkpoint ends with unless the settings say otherwise
-FULL = (errno.ENOSPC, errno.EDQUOT)  # our own files say so themselves: this is standard output
 PILOT_DONE = 10
 STOPPED = 130  # the exit code of what was stopped on request
+WIDEST = 100  # columns of what people read
 
 
 class Commands(click.Group):
@@ -91,7 +94,7 @@ def _called(*, as_json: bool) -> int:
         drop(sys.stdout)
         return 0
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in NO_ROOM:  # our own files say so themselves: this is standard output
             return fail(_defect(error), as_json=as_json)
         drop(sys.stdout)
         said = f"writing the output failed: {os.strerror(error.errno)}"
@@ -111,21 +114,23 @@ def _defect(error: BaseException) -> Problem:
     return MachineFault("defect", f"a defect of streammig: {type(error).__name__}{said}", hint)
 
 
-def fail(problem: Problem, *, as_json: bool = False) -> int:
-    """Print on stderr what stopped a command, its code, and what to do; on stdout the JSON document, if asked. Return
-    the exit code."""
+def fail(problem: Problem, *, as_json: bool = False, hint: bool = True) -> int:
+    """Print on stderr what stopped a command, its code and, with `hint`, what to do; on stdout the JSON document, if
+    asked. Return the exit code."""
     if as_json:
         click.echo(json.dumps({"error": problem.json()}, indent=2))
     first, newline, rest = problem.what.partition("\n")
-    say(f"error: {first} [{problem.code}]{newline}{rest}" + (f"\n{problem.hint}" if problem.hint else ""))
+    say(f"error: {first} [{problem.code}]{newline}{rest}" + (f"\n{problem.hint}" if hint and problem.hint else ""))
     return problem.exit_code
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print for people, on stderr unless told otherwise: in the columns of a terminal, and as it is elsewhere."""
-    stream = stream or sys.stderr
-    if stream.isatty():
-        from streammig.report.text import wrapped
+    """Print for people, on stderr unless told otherwise: in the columns of a terminal, elsewhere in those of COLUMNS.
 
-        text = wrapped(text, min(shutil.get_terminal_size().columns, 100) - 1)
-    click.echo(text, file=stream)
+    A line is at most 99 columns wide on a terminal: longer ones are hard to read.
+    """
+    from streammig.report.text import wrapped
+
+    stream = stream or sys.stderr
+    columns = shutil.get_terminal_size((WIDEST, 24)).columns
+    click.echo(wrapped(text, (min(columns, WIDEST) if stream.isatty() else columns) - 1), file=stream)

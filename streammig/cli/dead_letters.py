@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -27,25 +26,14 @@ def command(checkpoint: Path, out: Path | None) -> None:
     file. The checkpoint holds no records, so they are read from the export again. It must be where it was, unchanged.
     """
     from streammig.dead_letters.export import export_letters
-    from streammig.errors import MachineFault, Unusable, counted
+    from streammig.disk import new_file
+    from streammig.errors import counted
 
     if out is None:
         count = export_letters(checkpoint, sys.stdout.buffer)
     else:
-        try:
-            descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                with open(descriptor, "wb") as file:
-                    count = export_letters(checkpoint, file)
-            except BaseException:
-                out.unlink()  # a part would look like all of them
-                raise
-        except FileExistsError:  # it may hold corrected letters, or be the export itself
-            hint = "Name another file with --out, or move that one away."
-            raise Unusable("output-exists", f"{out} is there already", hint) from None
-        except OSError as error:
-            hint = "Name a file that can be written with --out."
-            raise MachineFault("output-failed", f"{out}: {error.strerror}", hint) from None
+        with new_file(out) as file:  # not over another one: it may hold corrected letters, or be the export itself
+            count = export_letters(checkpoint, file)
     click.echo(counted(count, "dead letter"), err=True)
     if out is not None:
         _show(out, count)

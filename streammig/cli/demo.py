@@ -18,11 +18,12 @@ import click
 
 from streammig.checkpoint import Checkpoint, Totals
 from streammig.errors import Problem, Unusable
-from streammig.records import STAGES, BatchState
+from streammig.model import BatchState
 from streammig.report.reports import Report
 from streammig.sandbox import SandboxConfig
 from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Part, Sample, Written, write_sample
+from streammig.stages import STAGES
 
 LIMITS = "1/0.2s,5000/1h"  # like production, 1/5s,1000/1h, in quick motion
 LATENCY, QUEUE_DELAY, SETTLE_TIME = 0.05, "0.1-0.5", 1.0  # seconds
@@ -53,9 +54,14 @@ settle_time = {settle_time}
 # where used slots are noted; left out, all runs of this user share one place
 state_dir = "state"
 
-customers.files = ["customers.json"]
-events.files = ["events.ndjson"]
-transactions.files = ["transactions.json"]
+[customers]
+files = ["customers.json"]
+
+[events]
+files = ["events.ndjson"]
+
+[transactions]
+files = ["transactions.json"]
 """
 
 

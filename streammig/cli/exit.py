@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import click
 
 from streammig.cli import PILOT_DONE, STOPPED, fail, say
-from streammig.errors import SAMPLES_MISSING, Held, Problem, Unusable, counted
+from streammig.errors import SAMPLES_MISSING, Held, Problem, UnknownOutcome, Unusable, counted
 from streammig.report.reports import Report
-from streammig.report.text import state_sentence, summary
+from streammig.report.text import state_sentence, summary, what_is_left
 
 
 class Ended(NamedTuple):
@@ -47,7 +47,9 @@ def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
     elif not quiet:
         say("\n" + summary(found) + "\n" + (f"\n{ended.said}" if ended.said else ""))
     if problem is not None:
-        fail(problem)
+        # What to do about a batch of unknown outcome stands beside that batch, in the summary above.
+        listed = isinstance(problem, UnknownOutcome) and found["undecided"] and not (quiet or as_json)
+        fail(problem, hint=not listed)
     if not quiet and not as_json:
         say(headline(code, found, ended))
     return code
@@ -56,14 +58,12 @@ def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
 def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     """A sentence on how a run ended and its exit code, then the command that goes on from here."""
     stages = found["stages"].values()
-    dead, unknown = (sum(stage[name] for stage in stages) for name in ("dead", "unknown"))
+    accepted = "written" if found["dry_run"] else "accepted"
     warned = ", with warnings" if found["warnings"] else ""
     said = {
-        0: f"Complete: every record is accepted or filtered{warned}",
-        3: f"Complete, with {counted(dead, 'dead letter')}"
-        if dead
-        else "Samples are not visible at the target so far; the same command looks again",
-        4: f"The outcome of {counted(unknown, 'record')} is unknown" if unknown else "An outcome is unknown",
+        0: f"Complete: every record is {accepted} or filtered{warned}",
+        3: f"Complete, with {what_is_left(found)}",
+        4: "Everything else is sent" if found["state"] == "complete" else "Other records are still to be sent",
         5: "The target stopped this run: see the error above",
         STOPPED: "Stopped on request; nothing is lost",
     }.get(code, "This run failed: see the error above")

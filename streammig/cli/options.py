@@ -14,15 +14,18 @@ from streammig.errors import Unusable
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _named(ctx: click.Context, parameter: click.Parameter, path: Path) -> Path:
+def _named(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
     """The path of a checkpoint. Raises `Unusable` for a settings file."""
-    if path.suffix == ".toml":
+    if path is not None and path.suffix == ".toml":
         said = f"{path} holds settings; this command needs the checkpoint"
         raise Unusable("settings-given", said, f"Try {path.with_suffix(CHECKPOINT)}")
     return path
 
 
 checkpoint: Decorator = click.argument("checkpoint", type=click.Path(path_type=Path), callback=_named)
+checkpoint_or_none: Decorator = click.argument(
+    "checkpoint", required=False, type=click.Path(path_type=Path), callback=_named
+)
 
 current: Decorator = click.option(
     "--checkpoint-is-current", "current", is_flag=True,

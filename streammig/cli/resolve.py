@@ -14,7 +14,8 @@ from typing import Any
 import click
 
 from streammig.cli import options, say
-from streammig.records import STAGES, Batch, BatchState
+from streammig.model import Batch, BatchState
+from streammig.stages import STAGES
 
 PARKED = 4  # the exit code where it is still undecided
 
@@ -106,7 +107,9 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
 def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, quiet: bool) -> int:
     from streammig.cli.runtime import beside
 
-    state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
+    state, problem, _ = beside(
+        checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet, sends=False
+    )
     if problem is not None:
         raise problem
     _say(batch, state, None)
@@ -136,7 +139,7 @@ def in_words(facts: Mapping[str, Any]) -> str:
     ]
     lines += [f"  sum of {key}: {value}" for key, value in facts["sums"].items()]
     for place in facts["places"]:
-        lines += [f"  from {place['file']}", f"    {_spot(place['from'])} up to {_spot(place['to'])}"]
+        lines += [f"  from {place['file']}", f"    {_stretch(place['from'], place['to'])}"]
     if facts["ranges"] > len(facts["places"]):
         lines.append(f"  and from {facts['ranges'] - len(facts['places']):,} more places")
     lines += ["  see the first of them:", f"    {facts['look']}"] if facts["look"] else []
@@ -145,9 +148,14 @@ def in_words(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _spot(spot: Mapping[str, int]) -> str:
-    unit = f", unit {spot['unit']}" if spot["unit"] else ""
-    return f"record {spot['record']:,}{unit} (byte {spot['byte']:,})"
+def _stretch(begin: Mapping[str, int], end: Mapping[str, int]) -> str:
+    """The records from one place up to another, first and last one included."""
+    last = end["record"] if end["unit"] else end["record"] - 1
+    first = begin["record"]
+    records = f"record {first:,}" if last <= first else f"records {first:,} to {last:,}"
+    parts = [f"from unit {begin['unit'] + 1:,}"] if begin["unit"] else []
+    parts += [f"up to unit {end['unit']:,}" + (" of the last one" if last > first else "")] if end["unit"] else []
+    return f"{records}{''.join(f', {part}' for part in parts)} (from byte {begin['byte']:,})"
 
 
 def _request(it: Mapping[str, Any]) -> str:

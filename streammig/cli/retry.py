@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Awaitable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from streammig.cli import options
-from streammig.records import STAGES
+from streammig.errors import Unusable
+from streammig.stages import STAGES
 
 if TYPE_CHECKING:
     from streammig.checkpoint import Checkpoint
-    from streammig.migration import Choice
+    from streammig.migration import Choice, Migration
 
 
 @click.command()
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage.")
 @click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
+@click.option("--missing", is_flag=True, help="Send what a verify did not find, and no dead letters.")
 @options.settings_on_top()
 @options.current
 @options.as_json()
@@ -35,6 +38,7 @@ def command(
     corrected: Path | None,
     stages: tuple[str, ...],
     codes: tuple[str, ...],
+    missing: bool,
     toml: Path | None,
     current: bool,
     as_json: bool,
@@ -52,14 +56,20 @@ def command(
     from streammig.migration import Choice, Corrected
     from streammig.spool import forget
 
+    if missing and (corrected or stages or codes):
+        raise Unusable("usage", "--missing takes no --input, --stage or --code", "It sends all that is missing.")
     given = Corrected.read(corrected, checkpoint) if corrected is not None else None
     choice = Choice(frozenset(stages), frozenset(codes), given)
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
-        before, unmatched = _counts(file), _unmatched(choice, file)
+        before, unmatched = _counts(file), [] if missing else _unmatched(choice, file)
     called = shlex.join(["streammig", *sys.argv[1:]])
-    whole, problem, began = beside(checkpoint, toml, called, lambda run: run.retry(choice), quiet, current)
+
+    def work(run: Migration) -> Awaitable[bool]:
+        return run.retry_missing() if missing else run.retry(choice)
+
+    whole, problem, began = beside(checkpoint, toml, called, work, quiet, current)
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
-        said = "\n".join([*unmatched, _in_words(before, _counts(file))])
+        said = _missing_in_words(file) if missing else "\n".join([*unmatched, _in_words(before, _counts(file))])
     code = finish(checkpoint, Ended(whole is True, problem, began, said=said), as_json=as_json, quiet=quiet)
     if code == 0:
         forget(checkpoint)
@@ -95,6 +105,12 @@ def _in_words(before: tuple[int, ...], after: tuple[int, ...]) -> str:
     waits = "waits for its" if wait == 1 else "wait for their"
     waiting = f", of which {wait:,} {waits} customer" if wait else ""
     return f"This retry: {', '.join(parts)}; {left}{waiting}."
+
+
+def _missing_in_words(file: Checkpoint) -> str:
+    """What is left of what a verify did not find."""
+    left = sum(file.totals(row.name).missing.records for row in file.stages())
+    return f"Records still missing: {left:,}. Read back what was sent: streammig verify {file.path} --all"
 
 
 def _unmatched(choice: Choice, file: Checkpoint) -> list[str]:

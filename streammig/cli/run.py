@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from streammig.cli import options
-from streammig.errors import BrokenExport, Problem, Unusable
-from streammig.records import STAGES
+from streammig.cli import options, say
+from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
+from streammig.stages import STAGES
 
 if TYPE_CHECKING:
     from streammig.settings import Settings
@@ -27,7 +28,7 @@ FOR_ONE_CALL = {
 
 
 @click.command()
-@click.argument("migration", required=False, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]")
+@click.argument("settings_file", nargs=-1, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]")
 @click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin.")
 @click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events.")
 @click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer.")
@@ -57,10 +58,14 @@ FOR_ONE_CALL = {
 @options.current
 @options.newest_lost
 @click.option("--bodies-lost", is_flag=True, help="Make dead letters of batches whose bodies in the outbox are lost.")
-@click.option("--unchecked", is_flag=True, help="Do not look for customers that occur twice.")
+@click.option(
+    "--accept-broken-end", "accept_broken", is_flag=True,
+    help="Where a file breaks off, deliver what is before that, and count the file as read.",
+)  # fmt: skip
+@click.option("--unchecked", is_flag=True, help="Do not scan the export first: no look for customers that occur twice.")
 @options.as_json()
 @options.quiet()
-def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
+def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
     """Migrate an export, or go on with a migration: the same command line resumes.
 
     The API key comes from MASIVO_API_KEY, or from a file or a command named in the settings. Ctrl-C once lets the
@@ -69,8 +74,10 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     from streammig.delivery.folder import dry_checkpoint
     from streammig.settings import api_key, check_texts, load
 
-    asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles")
+    asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles",
+             "accept_broken")  # fmt: skip
     ask = {name: flags.pop(name) for name in asked}
+    migration = _one(settings_file)
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
         check_texts({"--dry-run": str(ask["dry_run"])})
@@ -79,6 +86,18 @@ def command(migration: Path | None, maps: tuple[str, ...], as_json: bool, quiet:
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
     folder = migration.parent if migration is not None else Path()
     sys.exit(_migrate(settings, key, folder, ask, as_json, quiet))
+
+
+def _one(files: tuple[Path, ...]) -> Path | None:
+    """The settings file, if one is named."""
+    if others := [str(file) for file in files if file.suffix != ".toml"]:
+        raise click.UsageError(
+            f"{others[0]} is taken for the settings, which are a .toml file. To name several files of an export, put a"
+            " pattern in quotes (--customers 'part*.ndjson'), or each file behind a flag of its own."
+        )
+    if len(files) > 1:
+        raise click.UsageError(f"{len(files)} settings files are named. Name one.")
+    return files[0] if files else None
 
 
 def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
@@ -115,6 +134,9 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             " own.", err=True,
         )  # fmt: skip
         return finish(checkpoint, Ended(True), as_json=as_json, quiet=quiet)
+    if not quiet:
+        for name in settings.stages:
+            _list_files(name, settings.stage(name).files)
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     problem: Problem | None = None
     with watching(sys.stderr, quiet=quiet) as notify, ExitStack() as stack:
@@ -125,7 +147,9 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             whole = asyncio.run(drive(run, run.run, notify))
         except Problem as caught:
             whole, problem = False, caught
-            if isinstance(caught, BrokenExport) and (ask.dry_run is not None or not run.assembled):
+            # Found when a file was opened, or without a scan; else its hint is to the point already.
+            early = ask.dry_run is not None or not run.assembled
+            if isinstance(caught, BrokenExport) and caught.hint == AFTER_A_BREAK and early:
                 caught.hint = _nothing_sent(ask.dry_run is not None, checkpoint)
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
@@ -133,6 +157,14 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     if code == 0:
         forget(checkpoint)
     return code
+
+
+def _list_files(stage: str, files: Sequence[str]) -> None:
+    """Say which files are read, in their order, where a stage has several."""
+    if len(files) > 1:
+        names = [Path(file).name for file in files]
+        listed = names if len(names) <= 6 else [*names[:3], "…", names[-1]]
+        say(f"{stage}: {len(files):,} files, in this order: {', '.join(listed)}")
 
 
 def _nothing_sent(dry: bool, checkpoint: Path) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint import Checkpoint, locked
+from streammig.checkpoint import Attempt, Checkpoint, locked
 from streammig.errors import Unusable
-from streammig.records import Batch, BatchState
+from streammig.model import Batch, BatchState
 from streammig.report.document import iso, undecided, undecided_entry
 from streammig.sources import parse_input
 
@@ -67,9 +67,14 @@ def known(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
         "places": _places(checkpoint, batch),
         "look": _look(checkpoint, batch),
         "ranges": len(batch.ranges),
-        "requests": [{**request, "started": iso(request["started"])} for request in checkpoint.requests(batch)],
+        "requests": [_request(it) for it in checkpoint.attempts(batch)],
         "note": about["note"],
     }
+
+
+def _request(attempt: Attempt) -> dict[str, Any]:
+    found = attempt._asdict() | {"started": iso(attempt.started)}
+    return {name: value for name, value in found.items() if name not in ("stopped", "in_part")}
 
 
 def _places(checkpoint: Checkpoint, batch: Batch) -> list[dict[str, Any]]:

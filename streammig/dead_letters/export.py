@@ -12,8 +12,8 @@ import msgspec
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
-from streammig.records import DeadLetter, Place, Slice, slices
-from streammig.sources import comparable, open_source, parse_input, touched
+from streammig.model import DeadLetter, Span
+from streammig.sources import Form, comparable, open_source, parse_input, touched
 from streammig.sources.source import Source
 from streammig.sources.valid import judge
 
@@ -44,11 +44,12 @@ def export_letters(checkpoint: Path, out: BinaryIO) -> int:
         context = file.run["context"]
         for name in [row.name for row in file.stages() if file.dead_codes(row.name)]:
             files = context["inputs"][name]
-            source = open_source([parse_input(text) for text in files], max_record_bytes=context["max_record_bytes"])
+            form, most = Form(*context["forms"][name]), context["max_record_bytes"]
+            source = open_source([parse_input(text) for text in files], max_record_bytes=most, form=form)
             check_unchanged(source, file.fingerprints(name))
-            for letter, piece in with_records(source, (letter for _, letter in file.dead_letters(name))):
+            for letter, span in with_records(source, (letter for _, letter in file.dead_letters(name))):
                 at, code, message = letter.position, letter.code, letter.message
-                record = _as_json(piece.data)
+                record = _as_json(*span.cut(0, 1))
                 line = Line(
                     stage=name, file=files[at.source], line=at.ordinal, offset=at.offset, unit=letter.unit,
                     code=code, message=message, record=record,
@@ -69,24 +70,23 @@ def check_unchanged(source: Source, marks: list[dict[str, Any]]) -> None:
         )
 
 
-def with_records(source: Source, letters: Iterable[DeadLetter]) -> Iterator[tuple[DeadLetter, Slice]]:
+def with_records(source: Source, letters: Iterable[DeadLetter]) -> Iterator[tuple[DeadLetter, Span]]:
     """Each letter with its source record; reads forward, and seeks only where the next letter is far ahead."""
-    pieces: Iterator[Slice] = iter(())
-    at = (-1, 0)
-    for (number, offset, ordinal), group in groupby(letters, _place):
-        if number != at[0] or offset - at[1] > FAR:
-            pieces = (it for span in source.spans(Place(number, offset, 0, ordinal)) for it in slices(span))
-        piece = next((it for it in pieces if (it.source, it.offset) == (number, offset)), None)
-        if piece is None:
+    spans: Iterator[Span] = iter(())
+    span, at = None, 0
+    for place, group in groupby(letters, lambda it: it.position.begin):
+        if span is None or span.source != place.source or place.offset - span.end.offset > FAR:
+            spans = source.spans(place)
+            span, at = next(spans, None), 0
+        while span is not None and (at := span.before(place)) == len(span):
+            span = next(spans, None)
+        if span is None or span.position(at).begin[:2] != place[:2]:
             raise Unusable(
-                "export-changed", f"there is no record at byte {offset} of the export any more", "Has it been changed?"
+                "export-changed",
+                f"there is no record at byte {place.offset} of the export any more",
+                "Has it been changed?",
             )
-        at = (number, offset + piece.length)
-        yield from ((letter, piece) for letter in group)
-
-
-def _place(letter: DeadLetter) -> tuple[int, int, int]:
-    return letter.position.source, letter.position.offset, letter.position.ordinal
+        yield from ((letter, span.part(at, at + 1)) for letter in group)
 
 
 def _as_json(data: bytes) -> msgspec.Raw | str:

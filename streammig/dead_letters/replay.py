@@ -9,16 +9,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from streammig.batching import BatchLimits, assemble, ranges_of, split_record
+from streammig.batching import BatchLimits, assemble, part_of, ranges_of
 from streammig.checkpoint import Checkpoint, Spot, write_body
-from streammig.checkpoint.codec import twin_key
+from streammig.checkpoint.codec import unique_key
+from streammig.columns import Chunk
 from streammig.dead_letters.corrected import Corrected
 from streammig.dead_letters.export import with_records
 from streammig.dead_letters.share import Share, share
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport
-from streammig.reader import Absent
-from streammig.records import DeadLetter, Draft, Record, Slice
+from streammig.model import FILTERED, DeadLetter, Draft, Record, Span
+from streammig.selection import OF_FILTERED, Absent
 from streammig.sources.source import Source
 from streammig.sources.valid import judge
 from streammig.target import Rules
@@ -85,7 +86,7 @@ class Replay:
     stage: str
     source: Source
     rules: Rules
-    absent: Absent
+    absent: Absent | None
     index: KeyIndex | None
     file: Checkpoint
     limits: BatchLimits
@@ -95,9 +96,9 @@ class Replay:
     def wave(self, after: Spot) -> Wave | None:
         """The next letters behind a spot, or None if there are no more."""
         wave, size = Wave(after), 0
-        for letter, piece in with_records(self.source, self._chosen(after)):
-            self._add(wave, letter, piece)
-            wave.last, size = spot_of(letter), size + len(piece.data)
+        for letter, span in with_records(self.source, self._chosen(after)):
+            self._add(wave, letter, span)
+            wave.last, size = spot_of(letter), size + span.ends[0] - span.starts[0]
             if size >= WAVE_BYTES or self.stopped():
                 break
         self._without_rivals(wave)
@@ -130,31 +131,36 @@ class Replay:
             if chosen or (followers and it.code.startswith("owner-")):  # its customer may be there by now
                 yield it
 
-    def _add(self, wave: Wave, letter: DeadLetter, piece: Slice) -> None:
+    def _add(self, wave: Wave, letter: DeadLetter, span: Span) -> None:
         """Put a letter into a group, or among what is not sent."""
-        again = self._corrected(letter, piece)
-        before, now = (self.rules.examine([it])[0] for it in (piece, again))
+        again = self._corrected(letter, span)
+        before, now = (Chunk(it, self.rules.columns(it)).examined(0) for it in (span, again))
         splits = not self.rules.once and any(record.inner for record in now.records)
         part = self.file.part(self.stage, spot_of(letter), splits)
         found = self._present(share(letter, part, before, now))
         if found.records:
             units = max(record.unit + record.units for record in found.records) - letter.unit
-            found = self._join(wave, Sent(letter, units, found.part, again is not piece), found.records)
+            found = self._join(wave, Sent(letter, units, found.part, again is not span), found.records)
         if found.code:
-            wave.refuse(letter, found, again is not piece)
+            wave.refuse(letter, found, again is not span)
 
-    def _corrected(self, letter: DeadLetter, piece: Slice) -> Slice:
-        corrected = self.choice.corrected
+    def _corrected(self, letter: DeadLetter, span: Span) -> Span:
+        corrected, at = self.choice.corrected, span.position(0)
         data = corrected.record(self.stage, spot_of(letter)) if corrected else None
-        if data is None or data == piece.data:
-            return piece
+        if data is None or [data] == span.cut(0, 1):
+            return span
         code, fault = judge(data)
-        return msgspec.structs.replace(piece, data=data, code=code, fault=fault)
+        faults = {0: (len(data), code, fault)} if code else {}
+        return Span(at.source, at.offset, data, [0], [len(data)], [at.ordinal], faults, [(at.offset, at.length)])
 
     def _present(self, found: Share) -> Share:
-        gone = self.absent({record.owner for record in found.records}) if found.records else {}
+        gone = self.absent({record.owner for record in found.records}) if self.absent and found.records else {}
         owner = next((record.owner for record in found.records if record.owner in gone), None)
-        return found if owner is None else Share([], "owner-" + gone[owner], "its customer is not in the target")
+        if owner is None:
+            return found
+        if gone[owner] == FILTERED:
+            return Share([], OF_FILTERED, filtered=True)
+        return Share([], "owner-" + gone[owner], "its customer is not in the target")
 
     def _fits(self, records: Sequence[Record]) -> bool:
         size = len(self.rules.head) + len(self.rules.tail) + sum(len(it.body) + 1 for it in records) - 1
@@ -164,7 +170,8 @@ class Replay:
         """The record in parts that each fit into a request, as far as it can be split."""
         if record.inner is None or record.units == 1 or self._fits([record]):
             return [record]
-        return [it for part in split_record(record, record.units // 2) for it in self._within(part)]
+        middle = record.units // 2
+        return self._within(part_of(record, 0, middle)) + self._within(part_of(record, middle, record.units))
 
     # -- nobody twice ------------------------------------------------------------------------------------------------
 
@@ -172,7 +179,7 @@ class Replay:
         """By what this record must be the only one: nothing for events, of which any number may come."""
         if record.inner is not None:
             return [record.owner] if self.rules.once else []
-        return [record.owner, *([twin_key(record.twin)] if record.twin else [])]
+        return [record.owner, *([unique_key(record.unique)] if record.unique else [])]
 
     def _join(self, wave: Wave, sent: Sent, records: list[Record]) -> Share:
         """Put a letter's records into groups; else why it can't be sent. All of one owner that is sent once only is in
@@ -201,7 +208,7 @@ class Replay:
     def _taken(self, key: str) -> Share:
         if self.rules.once:
             return Share([], "sent-already", "this customer's records were sent before, and can be sent only once")
-        if key.startswith(twin_key("")):
+        if key.startswith(unique_key("")):
             return Share([], "duplicate-email", "another customer with the same e-mail is sent already")
         return Share([], "duplicate-customer", "another customer with the same id is sent already")
 
@@ -218,7 +225,7 @@ class Replay:
 
     def _in_index(self, index: KeyIndex, wanted: set[str]) -> set[str]:
         """Which of these keys the run's customers have, but for those that are or were dead letters."""
-        mark, found = twin_key(""), set()
+        mark, found = unique_key(""), set()
         for key in wanted:
             places = index.places("", key.removeprefix(mark)) if key.startswith(mark) else index.places(key)
             if not all(self.file.was_dead(self.stage, place[:3]) for place in places):
@@ -233,7 +240,7 @@ class Replay:
                 if self.stopped():
                     break
                 columns = self.rules.columns(span)
-                for keys in (columns.owners, [twin_key(it) for it in columns.uniques]):
+                for keys in (columns.owners, [unique_key(it) for it in columns.uniques]):
                     rows = [] if wanted.isdisjoint(keys) else [row for row, key in enumerate(keys) if key in wanted]
                     for row in rows:
                         place = span.position(columns.index[row])

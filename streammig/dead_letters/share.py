@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from streammig.batching import cut, select, tally_of
-from streammig.records import DeadLetter, Examined, Place, Range, Record
+from streammig.model import DeadLetter, Examined, Place, Range, Record
 
 UNCLEAR = "unclear-share"
 _UNCLEAR = "its source record makes several records, of which others were sent: which one it is now is unclear"
@@ -40,7 +40,7 @@ def share(letter: DeadLetter, part: int, before: Examined, now: Examined) -> Sha
         return Share([], UNCLEAR, _UNCLEAR)
     if dead := [it for it in now.dead if window.begin.unit <= it.unit < window.end.unit]:
         return Share([], dead[0].code, dead[0].message)
-    if records := select(now, [window]):
+    if records := select(now.records, [window]):
         return Share(records, part=bool(others or part))
     return Share([], now.filtered[0][0], "", True) if now.filtered else Share([], UNCLEAR, _UNCLEAR)
 
@@ -50,7 +50,7 @@ def _window(letter: DeadLetter, part: int, before: Examined) -> tuple[int, int] 
     begin, units = letter.unit, letter.tally.units
     if part < 2 and any(it.unit == begin for it in before.dead):
         return begin, begin + 1  # what the rules refuse takes one number
-    if units and tally_of(select(before, [_range(letter, begin, begin + units)])) == letter.tally:
+    if units and tally_of(select(before.records, [_range(letter, begin, begin + units)])) == letter.tally:
         return begin, begin + units  # it was a record, and the target or the batcher refused it
     if not part and begin == 0 and len(before.records) + len(before.dead) <= 1:
         return 0, ALL  # rules or mapping were mended since

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import msgspec
 
 from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, damaged, open_index
-from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, scan, spot
-from streammig.errors import BrokenExport, MachineFault
-from streammig.records import START, Place
-from streammig.sources.source import Source
-from streammig.target import Rules
-from streammig.telemetry import Notify, Waiting
+from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, spot
+from streammig.disk import NO_ROOM, create, sync, whole_file
+from streammig.errors import MachineFault
+from streammig.model import START, Place
 
 MEMORY_BYTES = 512 << 20
-EVERY = 200_000  # source records between two notices of a scan
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 BYTES_A_CUSTOMER = 170
 LEAST = 16 << 20
@@ -85,7 +75,7 @@ class Build:
             for made in (folder, self._place):
                 made.mkdir(mode=0o700, exist_ok=True)
                 made.chmod(0o700)
-            self._rows = open(os.open(self._place / "rows", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: SIM115
+            self._rows = create(self._place / "rows")
         except OSError as error:
             raise MachineFault(*fault(self._folder, error)) from None
 
@@ -170,14 +160,9 @@ class Build:
         for name in ("sorting.duckdb", "sorting.duckdb.wal"):
             (self._place / name).unlink(missing_ok=True)
         shutil.rmtree(self._place / "spill", ignore_errors=True)
-        with open(os.open(self._place / "about", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(about.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        for folder in (self._place, self._folder):
-            descriptor = os.open(folder, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+        with whole_file(self._place / "about") as file:
+            file.write_bytes(about.encode())
+        sync(self._folder)
 
     def close(self) -> None:
         """End the child; may be called twice, and from another thread."""
@@ -196,76 +181,12 @@ class Build:
             shutil.rmtree(self._place, ignore_errors=True)
 
 
-def fill(build: Build, source: Source, rules: Rules, progress: Callable[[int], None]) -> KeyIndex:
-    """Scan the customers and finish the index. `progress` gets the number of source records so far.
-
-    An export that breaks off is taken up to there: its stage says so once everything before it is delivered.
-    """
-    build.keep()
-    scanned, spans = 0, source.spans(build.frontier)
-    try:
-        for found in map(partial(scan, rules, build.key), spans):
-            build.add(found)
-            scanned += found.records
-            progress(scanned)
-    except BrokenExport:
-        pass
-    finally:
-        getattr(spans, "close", int)()
-    return build.finish()
-
-
-async def key_index(
-    folder: Path, source: Source, rules: Rules, shape: Mapping[str, Any], reader: Executor, notify: Notify, *,
-    frontier: Place | None,
-) -> KeyIndex:  # fmt: skip
-    """The index of these customers: from an earlier call, or built now. Where the rules may have changed, `frontier`
-    is how far they were read: keys before it stay as they were indexed, those from there on are scanned again.
-
-    Raises `MachineFault` before it begins if there is too little disk.
-    """
-    loop = asyncio.get_running_loop()
-    marks = source.fingerprints()
-    token = json.dumps([list(marks), dict(shape)], sort_keys=True)
-    policy: Policy = shape["duplicates"]
-    earlier = await loop.run_in_executor(reader, open_index, folder, token, policy)
-    if earlier is not None and frontier is None:
-        return earlier
-    try:
-        check_space(folder, sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks))
-        notify(Waiting("scanning", "scanning the customers once, for duplicates"))
-        start = frontier if frontier is not None and earlier is not None else START
-        with Build(folder, token, policy=policy, earlier=earlier, frontier=start) as build:
-            work = loop.run_in_executor(reader, fill, build, source, rules, _counter(loop, notify))
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                build.close()  # makes the scan fail, so that its thread ends
-                await asyncio.gather(work, return_exceptions=True)
-                raise
-    finally:
-        if earlier is not None:
-            earlier.close()
-
-
-def _counter(loop: asyncio.AbstractEventLoop, notify: Notify) -> Callable[[int], None]:
-    said = 0
-
-    def scanned(records: int) -> None:
-        nonlocal said
-        if records - said >= EVERY:
-            said = records
-            loop.call_soon_threadsafe(notify, Waiting("scanning", f"scanning the customers once: {records:,} so far"))
-
-    return scanned
-
-
 def fault(folder: Path, error: Exception) -> tuple[str, str, str]:
     """Code, what and hint of what the machine or DuckDB said; never a value, never a query."""
     where, text = f"{folder}: the dedup index can't be kept there: ", str(error)
     # DuckDB gives the system's words, and its own where its temp directory may not grow.
-    words = [*map(os.strerror, FULL), "max_temp_directory_size"]
-    if getattr(error, "errno", None) in FULL or any(it in text for it in words):
+    words = [*map(os.strerror, NO_ROOM), "max_temp_directory_size"]
+    if getattr(error, "errno", None) in NO_ROOM or any(it in text for it in words):
         return "disk-full", where + "the disk is full", "Make room on the disk, then run the same command."
     why = os.strerror(error.errno or errno.EIO) if isinstance(error, OSError) else type(error).__name__
     return "dedup-io", where + why, "Check the disk, then run the same command."
@@ -282,19 +203,6 @@ def most_customers(size: int, compressed: bool) -> int:
     return size * (SHRUNK if compressed else 1) // SHORTEST_CUSTOMER
 
 
-def check_space(folder: Path, customers: int, free: Callable[[Path], int] | None = None) -> None:
-    """Raise `MachineFault` if there is too little disk to index so many customers.
-
-    `folder` is where the index will be; it need not exist. `free` gives the free bytes at a path.
-    """
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    need, have = LEAST + customers * BYTES_A_CUSTOMER, (free or (lambda path: shutil.disk_usage(path).free))(there)
-    if have < need:
-        raise MachineFault(
-            "disk-space",
-            f"{folder}: the dedup index of up to {customers:,} customers needs {need / 1e6:,.0f} MB there, "
-            f"{have / 1e6:,.0f} MB are free",
-            "Make room, or name a checkpoint on a larger disk; a new one with --unchecked does without the index.",
-        )
+def room_of_index(customers: int) -> dict[str, int]:
+    """What the index of up to so many customers takes on the disk, in bytes."""
+    return {f"the dedup index of up to {customers:,} customers": LEAST + customers * BYTES_A_CUSTOMER}

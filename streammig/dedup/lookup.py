@@ -17,7 +17,7 @@ import msgspec
 
 from streammig.dedup.scan import FIXED, HASH, PLACE, ROW, SPOT, hasher, place_of, spot
 from streammig.errors import MachineFault
-from streammig.records import START, Place
+from streammig.model import START, Place
 
 Policy = Literal["first", "none"]
 """Which of several customers with the same id or e-mail is sent: the first, or all of them (not looked for)."""
@@ -239,7 +239,7 @@ class Notes(Protocol):
 def repeated(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
     """The duplicates between two places: (source, offset, unit) to code and message. Fit for another process."""
     return {
-        it.place[:3]: (it.code, f"the same {KEYS[it.code]} is in record {it.first.ordinal}, which is sent")
+        it.place[:3]: (it.code, f"the same {KEYS[it.code]} is in record {it.first.ordinal}, which comes first")
         for it in index.duplicates(begin, end)
     }
 

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from streammig.records import Place, Span
+from streammig.model import Place, Span
 from streammig.target import Rules
 
 PLACE = struct.Struct(">IQIQ")  # source, offset, unit, ordinal

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
 from streammig.errors import SAMPLES_MISSING, SamplesMissing, counted
-from streammig.records import Batch, Record
+from streammig.model import Batch, Record
 from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 
@@ -35,7 +35,7 @@ class Barrier:
         and the run goes on. Raises `SamplesMissing` where all are, and another stage builds on them.
         """
         settled = await self.store.read(lambda file: file.last_settled(stage))
-        if settled is None or (not self.retried and await self._seen_before(stage)):
+        if settled is None or await self._seen_before(stage):
             return True
         samples = await self._samples(stage)
         if samples or not last:
@@ -49,7 +49,7 @@ class Barrier:
             await self._warn(stage, f"{there}: {_listed(others)}", "")
         if missing:
             await self._miss(stage, missing, len(samples), last)
-        if not (missing or others or self.retried):
+        if not (missing or others):
             await self.store.write(lambda file: file.saw(stage))
         return True
 
@@ -114,8 +114,6 @@ class Barrier:
 
     async def _warn(self, stage: str, text: str, code: str = SAMPLES_MISSING) -> None:
         self.context.notify(Warned(SAMPLES_MISSING, f"{stage}: {text}"))
-        if self.retried:
-            return
         (row,) = [row for row in await self.store.read(Checkpoint.stages) if row.name == stage]
         message, at = f"{row.message}; {text}" if row.message else text, self.context.now()
         code = code or row.code

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from streammig.disk import create
 from streammig.errors import MachineFault, Unusable
-from streammig.records import Kind, Receipt, Record
-from streammig.target import Client, ReadBack, Rules, Seen, Stage, Target
+from streammig.model import Kind, Receipt, Record
+from streammig.target import Client, Difference, ReadBack, Rules, Seen, Stage, Target
 
 
 def dry_checkpoint(folder: Path) -> Path:
@@ -74,8 +74,7 @@ class FolderClient:
 
 def _write(path: Path, body: bytes) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
+        with create(path) as file:
             file.write(body)
     except OSError as error:
         raise MachineFault(
@@ -90,6 +89,12 @@ class NoReadBack:
 
     async def visible(self, stage: str, record: Record) -> Seen:
         return Seen.ALL
+
+    async def differences(self, stage: str, record: Record, counted: int = 0) -> list[Difference] | None:
+        return []
+
+    def counted(self, stage: str, record: Record) -> int:
+        return 0
 
     def can_tell(self, stage: str, record: Record) -> bool:
         return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Store
 from streammig.context import Context
-from streammig.records import OWNERS, Batch, BatchState, DeadLetter, Record
+from streammig.model import Batch, BatchState, DeadLetter, Record
 from streammig.target import Seen
 
 CODE = "accepted-in-part"
@@ -70,6 +70,6 @@ class InPart:
         said = await self.store.read(lambda file: file.last_message(batch))
         why = "the target took a part of its batch, and this can't be read back" + (f": {said}" if said else "")
         letters = [DeadLetter(it.position, it.unit, CODE, why, it.tally) for it in missing]
-        absent = [(it.owner, "refused") for it in missing] if batch.stage == OWNERS else []
+        owners = [it.owner for it in missing]
         at = self.context.now()
-        await self.store.write(lambda file: file.settle_in_part(batch, accepted, dead, letters, at, absent))
+        await self.store.write(lambda file: file.settle_in_part(batch, accepted, dead, letters, at, owners))

@@ -8,7 +8,7 @@ from streammig.batching import halves
 from streammig.checkpoint import Contents
 from streammig.delivery.named import set_aside
 from streammig.delivery.sender import Sender, bury
-from streammig.records import Batch, BatchState, Record, add_up
+from streammig.model import Batch, BatchState, Record, add_up
 from streammig.telemetry import DeadLettered, Warned
 
 GROUP = 8  # refused batches that are taken a step further before the largest are chosen again
@@ -107,7 +107,7 @@ class Isolation:
 
     async def _try(self, part: Batch) -> BatchState:
         state = await self.sender.deliver(part)
-        self._left -= await self.sender.store.read(lambda file: file.attempts(part))
+        self._left -= await self.sender.store.read(lambda file: file.batch(part.stage, part.seq).attempts)
         return state
 
     async def _bury(self, batch: Batch, records: list[Record], code: str, why: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streammig.checkpoint import Checkpoint
 from streammig.delivery.reconcile import LATER
 from streammig.delivery.sender import Sender
-from streammig.records import Batch, BatchState
+from streammig.model import Batch, BatchState
 from streammig.telemetry import Warned
 
 PARTS = 10  # of one owner each, at most

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from streammig.records import Range, Record
+from streammig.model import Range, Record
 
 # A name begins and ends where no longer name could go on: "c-1" is no token of "c-12", "c-1-7", "c-1@shop.example" or
 # of a text that was cut behind it.
@@ -21,7 +21,7 @@ def named_record(message: str, records: Sequence[Record]) -> list[Record]:
     """
     text = message.casefold()
     owners = {
-        record.owner for record in records for name in (record.owner, record.twin) if name and _stands(name, text)
+        record.owner for record in records for name in (record.owner, record.unique) if name and _stands(name, text)
     }
     chosen = [record for record in records if record.owner in owners]
     return chosen if len(owners) == 1 and len(chosen) < len(records) else []

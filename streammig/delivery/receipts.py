@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from streammig.errors import TargetStop
-from streammig.records import Batch, BatchState, Kind, Receipt
+from streammig.model import Batch, BatchState, Kind, Receipt
 
 _HINTS = {
     401: "Check the API key.",

@@ -11,7 +11,7 @@ from streammig.checkpoint import Store, spread
 from streammig.context import Context
 from streammig.delivery.in_part import InPart
 from streammig.delivery.named import set_aside
-from streammig.records import OWNERS, Batch, BatchState, Record, Tally
+from streammig.model import Batch, BatchState, Record, Tally
 from streammig.target import ReadBack, Seen
 from streammig.telemetry import Waiting, Warned
 
@@ -132,7 +132,7 @@ class Reconciler:
                 Warned("accepted-in-part", f"batch {batch.seq} of {batch.stage} was taken in part: {why}")
             )
             return state
-        if state is BatchState.ACCEPTED and await self.store.read(lambda file: file.was_refused(batch)):
+        if state is BatchState.ACCEPTED and await self.store.read(lambda file: file.last_attempt(batch).refused):
             # What a sample shows of a batch that landed whole or not at all says nothing of one that was taken in part.
             state, why = BatchState.PARKED, REFUSED_IN_PART
         settled = self.context.now() if state is BatchState.ACCEPTED else None
@@ -144,9 +144,9 @@ class Reconciler:
 
     async def _in_part(self, batch: Batch) -> tuple[BatchState, str] | None:
         """What every owner of a batch shows that may have been taken in part; None where it is told like any other."""
-        if await self.store.read(lambda file: file.taken_in_part(batch)):
+        if await self.store.read(lambda file: file.last_attempt(batch).in_part):
             return await self._each(batch)
-        if batch.stage != OWNERS and await self.store.read(lambda file: file.sent_by_lost(batch)):
+        if await self.store.read(lambda file: not file.owns(batch.stage) and file.last_attempt(batch).by_lost_copy):
             # Other owners may have shared a request then: which ones depends on what was open when reading went on.
             return await self._each(batch)
         return None
@@ -174,7 +174,7 @@ class Reconciler:
         # The loop's time, for a wall clock that is set forward by an hour must not pass for an hour without a trace.
         now = asyncio.get_running_loop().time
         looks, looking, misread = Evidence(self.context.times.settle), now(), 0
-        lost = await self.store.read(lambda file: file.sent_by_lost(batch))
+        lost = await self.store.read(lambda file: file.last_attempt(batch).by_lost_copy)
         while not self.context.stopping:
             (passed, behind), at = await self._passed(batch), now()
             seen = await self._see(batch.stage, records, passed is True and looks.conclude_absence(at))
@@ -220,7 +220,7 @@ class Reconciler:
 
     async def _unsettled(self, batch: Batch) -> float:
         """How long the target's queue has yet to be given for this batch, at most the settle time."""
-        began = await self.store.read(lambda file: file.last_attempt(batch))
+        began = await self.store.read(lambda file: file.last_attempt(batch).started)
         return min(began + self.context.times.settle - self.context.now(), self.context.times.settle)
 
     async def refused_whole(self, batch: Batch, refused_at: float | None) -> bool:
@@ -229,7 +229,7 @@ class Reconciler:
         since it was refused (`refused_at` in the loop's time, if in this process) and nothing that was accepted is
         missing. Parks the batch if that is not proven; False also if the run is to stop. The operator's word that it
         did not land stands for the look: what is seen of it stood there before."""
-        if await self.store.read(lambda file: file.denied(batch)):
+        if batch.ruling == "not-landed":
             return True
         now = asyncio.get_running_loop().time
         # By both clocks: the wall clock may be set forward meanwhile, and the loop's knows nothing of an earlier run.

@@ -16,7 +16,7 @@ from streammig.delivery.named import named_record
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.reconcile import Reconciler
 from streammig.errors import TargetStop, UnknownOutcome, counted
-from streammig.records import OWNERS, Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
+from streammig.model import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
 from streammig.target import Client, Permits, ReadBack
 from streammig.telemetry import Answered, Waiting, Warned
 
@@ -323,6 +323,6 @@ async def bury(
 ) -> list[DeadLetter]:
     """End a batch whose records will not be sent: each becomes a dead letter with this reason."""
     letters = [DeadLetter(record.position, record.unit, code, message, record.tally) for record in records]
-    owners = [(record.owner, "refused") for record in records] if batch.stage == OWNERS else []
+    owners = [record.owner for record in records]
     await store.write(lambda file: file.dead(batch, letters, at, owners))
     return letters

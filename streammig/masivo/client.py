@@ -10,7 +10,7 @@ from streammig.masivo.answers import Conditions, classify
 from streammig.masivo.http import NoAnswer
 from streammig.masivo.redact import redact
 from streammig.masivo.session import Secret, Session, bearer
-from streammig.records import Kind, Receipt
+from streammig.model import Kind, Receipt
 
 PATHS = {
     "customers": "/customers/migrate",

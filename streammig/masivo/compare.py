@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from streammig.records import Sums, total
+from streammig.model import Sums, total
 
 # What is shown of what was sent. Not the country, whose form is the target's own; nor the metrics, which it
 # computes from the events.
@@ -42,8 +42,8 @@ def is_as_sent(body: bytes, shown: Mapping[str, Any], wallet: bytes, now: float)
     """
     sent = msgspec.json.decode(body, type=dict[str, Any])
     return (
-        all(_same(_folded, sent.get(name), shown.get(name)) for name in TEXTS)
-        and all(_same_moment(sent.get(name), shown.get(name)) for name in MOMENTS)
+        all(same_text(sent.get(name), shown.get(name)) for name in TEXTS)
+        and all(same_moment(sent.get(name), shown.get(name)) for name in MOMENTS)
         and _same(bool, sent.get("is_anonymous"), shown.get("is_anonymous"))
         and _same_balance(body, wallet, datetime.fromtimestamp(now, UTC))
     )
@@ -53,11 +53,16 @@ def _same(form: Any, sent: Any, shown: Any) -> bool:
     return sent is None or shown is None or form(sent) == form(shown)
 
 
+def same_text(sent: Any, shown: Any) -> bool:
+    """But for case and white space."""
+    return _same(_folded, sent, shown)
+
+
 def _folded(text: Any) -> str:
     return " ".join(unicodedata.normalize("NFKC", str(text)).split()).casefold()
 
 
-def _same_moment(sent: Any, shown: Any) -> bool:
+def same_moment(sent: Any, shown: Any) -> bool:
     """To the second, for not everybody keeps more. A day alone is the day as it was written, or that of UTC, and a
     moment without a zone is likewise."""
     if sent is None or shown is None:
@@ -96,8 +101,8 @@ def _same_balance(body: bytes, wallet: bytes, now: datetime) -> bool:
 
 def _totals(lots: Iterable[_Lot], now: datetime) -> Sums:
     """By reward, for how the target parts a wallet into lines is its own; without zeros."""
-    return total((lot.reward_id.lower(), lot.amount) for lot in lots if not _expired(lot.expiration_date, now))
+    return total((lot.reward_id.lower(), lot.amount) for lot in lots if not is_expired(lot.expiration_date, now))
 
 
-def _expired(at: datetime | None, now: datetime) -> bool:
+def is_expired(at: datetime | None, now: datetime) -> bool:
     return at is not None and (at if at.tzinfo is not None else at.replace(tzinfo=UTC)) <= now

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -142,15 +142,6 @@ def faithful(data: bytes, value: object) -> bool:
     """Whether `value`, decoded from `data`, proves that no field there is repeated, or was read over beside another;
     False may still be a yes."""
     return not hides(data) and commas(kept((value,))) == commas(data)
-
-
-def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
-    """The bytes decoded if they hold just what the type has, and nothing twice; else None."""
-    try:
-        value = decode(data)
-    except NOT_JSON:
-        return None
-    return value if faithful(data, value) and not has_lone_null(data) else None
 
 
 def duplicated(data: bytes, begin: int, end: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
@@ -12,14 +12,15 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
+from streammig.masivo.answers import NOT_THERE, Absence
 from streammig.masivo.compare import is_as_sent
+from streammig.masivo.differences import GONE, of_count, of_customer, of_transactions
 from streammig.masivo.http import Answer, NoAnswer
 from streammig.masivo.redact import redact
 from streammig.masivo.session import Session
-from streammig.records import Record
-from streammig.target import Seen
+from streammig.model import Record
+from streammig.target import Difference, Seen
 
-NOT_THERE = (404,)  # the statuses by which a read says that there is no such customer
 FIRST_YEAR = 2020  # earlier ones can't be asked for
 # The year that is asked for is the account's, whose time zone we do not know: a moment near New Year is looked for in
 # both years. No zone is further from UTC than this.
@@ -93,8 +94,9 @@ class _Data(msgspec.Struct):
 class MasivoReadBack:
     """Implements `ReadBack` on an entered session, which paces the reads, renews tokens and waits out a 429."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, not_there: Sequence[Absence] = NOT_THERE) -> None:
         self._session = session
+        self._not_there = not_there
         self.misread = ""
 
     async def visible(self, stage: str, record: Record) -> Seen:
@@ -108,16 +110,18 @@ class MasivoReadBack:
         if stage == "transactions":
             return await self._transactions(record)
         answer = await self._get(f"/customers/{_in_path(record.owner)}")
-        if stage == "customers" and _is_absence(answer):
+        if stage == "customers" and self._is_absence(answer):
             return Seen.NOTHING
         if stage == "customers":
             return self._customer(record, self._decoded(answer, _Data))
         counts = self._decoded(answer, _Counts)
         if counts is None or counts.data.customer.id != record.owner:
             return Seen.CANT_TELL
-        metrics = counts.data.customer.metrics
-        counted = metrics.lifetime.number_of_purchases if metrics and metrics.lifetime else 0
-        return Seen.ALL if counted >= _purchases(record) else Seen.CANT_TELL
+        return Seen.ALL if _purchases_of(counts) >= _purchases(record) else Seen.CANT_TELL
+
+    def _is_absence(self, answer: Answer | NoAnswer) -> bool:
+        """Whether a read of a customer says that there is none."""
+        return isinstance(answer, Answer) and any(each.is_said(answer) for each in self._not_there)
 
     async def _get(self, path: str, query: dict[str, str] | None = None) -> Answer | NoAnswer:
         self.misread = ""
@@ -141,6 +145,25 @@ class MasivoReadBack:
         shown, wallet = found.data.customer, bytes(found.data.wallet)
         return Seen.ALL if is_as_sent(record.body, shown, wallet, self._session.now()) else Seen.OTHER
 
+    async def differences(self, stage: str, record: Record, counted: int = 0) -> list[Difference] | None:
+        """Of a customer also its wallet, and with `counted` its purchases; of transactions those since 2020."""
+        if stage == "transactions":
+            sent = _readable(record)
+            there = await self._of_years(record.owner, sent, absent=[])
+            return None if there is None else of_transactions(_dated(sent), _dated(there))
+        answer = await self._get(f"/customers/{_in_path(record.owner)}")
+        if self._is_absence(answer):
+            return [GONE]
+        found, counts = self._decoded(answer, _Data), self._decoded(answer, _Counts)
+        if found is None or found.data.customer.get("id") != record.owner:
+            return None
+        wallet = bytes(found.data.wallet)
+        told = of_customer(record.body, found.data.customer, wallet, self._session.now()) if stage != "events" else []
+        return told + (of_count("purchases", counted, _purchases_of(counts)) if counted else [])
+
+    def counted(self, stage: str, record: Record) -> int:
+        return _purchases(record) if stage == "events" else 0
+
     def can_tell(self, stage: str, record: Record) -> bool:
         if stage == "transactions":
             return bool(_readable(record))
@@ -156,18 +179,28 @@ class MasivoReadBack:
 
     async def _transactions(self, record: Record) -> Seen:
         sent = _readable(record)
-        there: list[_Row] = []
-        for year in sorted({year for each in sent for year in _years(each.issued_at)}):
-            answer = await self._get(f"/customers/{_in_path(record.owner)}/transactions", {"year": str(year)})
-            rows = self._decoded(answer, _Rows)
-            if rows is None:
-                return Seen.CANT_TELL
-            there += rows.data
+        there = await self._of_years(record.owner, sent)
+        if there is None:
+            return Seen.CANT_TELL
         found = (_dated(sent) & _dated(there)).total()
         if found:
             return Seen.ALL if found == len(sent) else Seen.PART
         alike = {_key(each) for each in sent} & {_key(row) for row in there}
         return Seen.OTHER if alike else Seen.NOTHING
+
+    async def _of_years(self, owner: str, sent: Iterable[_Sent], absent: list[_Row] | None = None) -> list[_Row] | None:
+        """What is there of the years in which these were issued; None where a read says nothing. `absent` is the answer
+        where the customer is not there."""
+        there: list[_Row] = []
+        for year in sorted({year for each in sent for year in _years(each.issued_at)}):
+            answer = await self._get(f"/customers/{_in_path(owner)}/transactions", {"year": str(year)})
+            if self._is_absence(answer):
+                return absent
+            rows = self._decoded(answer, _Rows)
+            if rows is None:
+                return None
+            there += rows.data
+        return there
 
 
 def _readable(record: Record) -> list[_Sent]:
@@ -188,6 +221,12 @@ def _purchases(record: Record) -> int:
     return sum(event.type == "PURCHASE" for event in msgspec.json.decode(record.body, type=_SentEvents).events)
 
 
+def _purchases_of(counts: _Counts | None) -> Decimal:
+    """How many purchases are counted for a customer."""
+    metrics = counts.data.customer.metrics if counts is not None else None
+    return metrics.lifetime.number_of_purchases if metrics and metrics.lifetime else Decimal(0)
+
+
 def _dated(rows: Iterable[_Sent | _Row]) -> Counter[Dated]:
     """How often each is there, to the second; those whose moment is not told are left out."""
     return Counter(
@@ -204,11 +243,6 @@ def _key(row: _Transaction) -> Key:
 def _in_path(owner: str) -> str:
     # Dots alone would be taken for a way through folders.
     return quote(owner, safe="") if owner.strip(".") else owner.replace(".", "%2E")
-
-
-def _is_absence(answer: Answer | NoAnswer) -> bool:
-    """Whether a read of a customer says that there is none. Any other answer but the customer says nothing."""
-    return isinstance(answer, Answer) and answer.status in NOT_THERE and not answer.html
 
 
 def _shape(answer: Answer) -> str:

@@ -9,15 +9,16 @@ from random import Random
 from typing import Any, Protocol
 
 from streammig.context import Clock
-from streammig.masivo.answers import Conditions, conditions
+from streammig.masivo.answers import NOT_THERE, Absence, Conditions, absences, conditions
 from streammig.masivo.client import MasivoClient
 from streammig.masivo.http import check_base_url
 from streammig.masivo.readback import MasivoReadBack
 from streammig.masivo.rules import RuleOptions, StageRules, rules
 from streammig.masivo.session import Secret, Session
-from streammig.target import Client, ReadBack, Stage
+from streammig.masivo.stages import STAGES
+from streammig.target import Client, ReadBack
 
-__all__ = ["Masivo", "RuleOptions", "check_base_url", "conditions"]
+__all__ = ["Masivo", "RuleOptions", "absences", "check_base_url", "conditions"]
 
 
 class Account(Protocol):
@@ -49,12 +50,9 @@ class Masivo:
     account: Account
     waiting: Callable[[str, float], None]
     answers: Conditions = Conditions()  # noqa: RUF009  # frozen
+    not_there: tuple[Absence, ...] = NOT_THERE
 
-    stages = (
-        Stage("customers", depends_on="", once=False, unit="customer"),
-        Stage("events", depends_on="customers", once=False, unit="event"),
-        Stage("transactions", depends_on="events", once=True, unit="transaction"),
-    )
+    stages = STAGES
     queued = True
 
     def rules(self, stage: str) -> StageRules:
@@ -74,4 +72,7 @@ class Masivo:
             request_timeout=self.timeout,
         )
         async with session:
-            yield MasivoClient(session, self.clock, self.account.observe, self.answers), MasivoReadBack(session)
+            yield (
+                MasivoClient(session, self.clock, self.account.observe, self.answers),
+                MasivoReadBack(session, self.not_there),
+            )

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from streammig.checkpoint.sqlite import IN_STATE_FOLDER, Role, SharedFile
+from streammig.checkpoint.sqlite import Role, SharedFile
 from streammig.ratelimit.limits import Limits, RequestKind, Use
 
 # A start is written before its request leaves. Until its process says when it left, it may leave at any moment: it
@@ -65,7 +65,7 @@ class AccountState(SharedFile):
 
     role = Role(
         "the account's file", "account-file",
-        "Move it away: the requests made are then taken from the checkpoint, as far as it knows them.", IN_STATE_FOLDER,
+        "Move it away: the requests made are then taken from the checkpoint, as far as it knows them.",
     )  # fmt: skip
     application = 0x734D4267  # "sMBg"
     format = 3
@@ -89,7 +89,7 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
         for the clock had been set back: they count as made now.
         """
         with self.transaction():
-            if not self._read("SELECT 1 FROM start LIMIT 1"):
+            if not self.rows("SELECT 1 FROM start LIMIT 1"):
                 self._db.executemany("INSERT INTO start (migration, at) VALUES (1, ?)", ((at,) for at in starts))
             self._db.execute(
                 "UPDATE start SET at = max(at, min(open_until, ?)), open_until = NULL"
@@ -104,7 +104,7 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
         """Durably take up to `count` starts, as many as every window and the hold allow now."""
         windows = tuple(zip(pace.limits.counted(kind), pace.margins, strict=True))
         with self.transaction():
-            hold, extra, extra_at = self._read("SELECT hold, extra, extra_at FROM account")[0]
+            hold, extra, extra_at = self.rows("SELECT hold, extra, extra_at FROM account")[0]
             wait = hold - now
             extra *= 0.5 ** (max(0.0, now - extra_at) / EXTRA_HALVES)
             if not windows and wait <= 0:
@@ -133,7 +133,7 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
 
     def _nth_last(self, counted: RequestKind, count: int) -> float | None:
         only = "WHERE migration = 1 " if counted == "migration" else ""
-        rows = self._read(f"SELECT at FROM start {only}ORDER BY at DESC LIMIT 1 OFFSET ?", count - 1)
+        rows = self.rows(f"SELECT at FROM start {only}ORDER BY at DESC LIMIT 1 OFFSET ?", count - 1)
         return float(rows[0][0]) if rows else None
 
     def _insert(self, kind: RequestKind, now: float, run_id: str) -> int:
@@ -146,20 +146,20 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
 
     def sent(self, start: int, at: float) -> None:
         """A start's first byte left at this moment; it counts from there."""
-        self._change("UPDATE start SET at = max(?, at), open_until = NULL WHERE id = ?", at, start)
+        self.change("UPDATE start SET at = max(?, at), open_until = NULL WHERE id = ?", at, start)
 
     def give_back(self, start: int) -> None:
         """Nothing left for this start: it is free again."""
-        self._change("DELETE FROM start WHERE id = ?", start)
+        self.change("DELETE FROM start WHERE id = ?", start)
 
     def hold(self, until: float) -> None:
         """Let nobody start before this moment; an earlier one than is known already changes nothing."""
-        self._change("UPDATE account SET hold = max(hold, ?)", until)
+        self.change("UPDATE account SET hold = max(hold, ?)", until)
 
     def on_429(self, now: float) -> None:
         """Widen the margin of every process: the target said 429 in spite of it."""
         with self.transaction():
-            extra, at = self._read("SELECT extra, extra_at FROM account")[0]
+            extra, at = self.rows("SELECT extra, extra_at FROM account")[0]
             if 0 <= now - at < SAME_TROUBLE:
                 return
             left = extra * 0.5 ** (max(0.0, now - at) / EXTRA_HALVES)
@@ -172,7 +172,7 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
         for counted, window in limits.counted("migration"):
             only = "migration = 1 AND " if counted == "migration" else ""
             asked = f"SELECT count(*), min(at) FROM start WHERE {only}at > ?"
-            used, oldest = self._read(asked, now - window.seconds)[0]
+            used, oldest = self.rows(asked, now - window.seconds)[0]
             resets = max(0.0, oldest + window.seconds - now) if used else 0.0
             left = max(0, window.count - used)
             uses.append(Use(str(window), counted, window.count, used, left, round(resets, 3)))

@@ -8,22 +8,23 @@ from typing import Any
 
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING
+from streammig.model import Batch, BatchState, Sums, Tally
 from streammig.ratelimit import Use
-from streammig.records import Batch, BatchState, Sums, Tally
 from streammig.report.progress import account_of, share_settled
-from streammig.report.text import waiting_for_people
 
 UNITS = 1_000  # what a full batch holds
-ALMOST = 0.999
+NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
+ALL_REFUSED = {"invalid-utf8": "Convert the file to UTF-8 first, for example with iconv."}
 
 
 def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (), now: float) -> dict[str, Any]:
     """JSON-ready: state, balanced, verified, stages with their counts, budget, the command that goes on from here.
 
-    `verified` is false: nothing here reads every record back. `warnings` say in words what is no failure of the run,
-    but for people to look at.
+    `verified` is whether a verify has read back all that was sent, and found it so. `warnings` say in words what is no
+    failure of the run, but for people to look at.
 
-    Counts of a stage: records, and units; read = accepted + dead + filtered + unknown + sending + pending, where
+    Counts of a stage: records, and units; read = accepted + dead + filtered + unknown + sending + pending + reverted,
+    where
     `sending` is what a run was sending when it was cut off (while one is on, that is pending); `sums` are exact
     decimals as text; `done` is the share of the export that is settled, from 0 to 1, None where its length
     is not known. Times are ISO 8601 in UTC.
@@ -33,7 +34,7 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         totals = {row.name: checkpoint.totals(row.name) for row in rows}
         stages = {row.name: _stage(checkpoint, row, totals[row.name], running, now) for row in rows}
         left = undecided(checkpoint, running)
-        run = checkpoint.run
+        run, found = checkpoint.run, checkpoint.verification()
     state, dry_run = _state(rows, totals, running), bool(run["binding"].get("dry_run", False))
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
@@ -45,16 +46,22 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
     return {
         "state": state,
         "balanced": all(totals[row.name].balanced for row in rows),
-        "verified": False,
+        "verified": verified(found),
+        "verification": found and found | {"at": iso(found["at"])},
         "dry_run": dry_run,
         "stages": stages,
-        "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)] + _parked(state, left),
+        "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)],
         "undecided": [undecided_entry(checkpoint, it) for it in left],
         "budget": [use._asdict() for use in budget],
         "checkpoint": str(checkpoint.path),
         # A dry run is not resumed: its folder is for one.
         "resume": None if over else run["context"].get("command"),
     }
+
+
+def verified(found: Mapping[str, Any] | None) -> bool:
+    """Whether a verify has read back all that was sent, and found it so."""
+    return bool(found and found["kind"] == "all" and found["same"] and not found["outdated"])
 
 
 def _broken_off(row: StageRow, totals: Totals) -> bool:
@@ -70,7 +77,7 @@ def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
 
 def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
     """One of them in short; `since` is when it was sent last."""
-    at = checkpoint.last_attempt(batch)
+    at = checkpoint.last_attempt(batch).started or None
     return {
         "stage": batch.stage,
         "batch": batch.seq,
@@ -92,7 +99,7 @@ def _state(rows: Sequence[StageRow], totals: Mapping[str, Totals], running: bool
 
 def _stage(checkpoint: Checkpoint, row: StageRow, totals: Totals, running: bool, now: float) -> dict[str, Any]:
     counts = checkpoint.counts(row.name)
-    parts = {name: getattr(totals, name) for name in ("taken", "accepted", "dead", "filtered", "unknown")}
+    parts = {name: getattr(totals, name) for name in ("taken", "accepted", "dead", "filtered", "unknown", "reverted")}
     parts["sending"] = Tally() if running else totals.sending
     parts["pending"] = totals.pending - parts["sending"]
     state, code, message = row.state, row.code, row.message
@@ -110,8 +117,10 @@ def _stage(checkpoint: Checkpoint, row: StageRow, totals: Totals, running: bool,
         "dead": totals.dead.records,
         "filtered": totals.filtered.records,
         "unknown": totals.unknown.records,
+        "missing": totals.missing.records,
         "sending": parts["sending"].records,
         "pending": parts["pending"].records,
+        "reverted": totals.reverted.records,
         "source_records": checkpoint.progress(row.name).source_records,
         "units": totals.accepted.units,
         "batches": counts["batches"],
@@ -134,18 +143,17 @@ def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:
     if stage["state"] != "complete":
         return []
     found = [f"{name}: {stage['message']}"] if stage["message"] else []
-    if stage["read"] and stage["filtered"] == stage["read"]:
+    read = stage["read"]
+    whole = f"all of its {read:,} records were" if read > 1 else "its only record was"
+    if not read:
+        found.append(f"{name}: nothing was sent: the export holds no record. Is it the right file?")
+    elif stage["filtered"] == read:
         reasons = ", ".join(stage["filtered_by"])
-        whole = f"all of its {stage['read']:,} records were" if stage["read"] > 1 else "its only record was"
-        all_of_it = f"nothing was sent: {whole} filtered ({reasons})"
-        found.append(f"{name}: {all_of_it}. Is it the file of another stage?")
+        found.append(f"{name}: nothing was sent: {whole} filtered ({reasons}). Is it the file of another stage?")
+    elif stage["dead"] == read:
+        codes = ", ".join(stage["dead_by"])
+        found.append(f"{name}: nothing was sent: {whole} refused ({codes}). {ALL_REFUSED.get(codes, NO_FORM)}")
     return found
-
-
-def _parked(state: str, left: Sequence[Batch]) -> list[str]:
-    """A run that is complete but for what people have to decide."""
-    parked = sum(it.state is BatchState.PARKED for it in left)
-    return [f"all is sent, but {waiting_for_people(parked)}"] if parked and state == "complete" else []
 
 
 def _plain(tally: Tally) -> dict[str, Any]:

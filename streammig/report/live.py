@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from streammig.errors import counted
-from streammig.records import Kind, Tally
+from streammig.model import Kind, Tally
 from streammig.report.progress import StageProgress
 from streammig.telemetry import (
     Advanced,

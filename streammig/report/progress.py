@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streammig.checkpoint import Checkpoint
-from streammig.records import Kind
+from streammig.model import Kind
 from streammig.telemetry import Account, Advanced, Answered, DeadLettered, Notice, StageBegan
 
 ALMOST = 0.999

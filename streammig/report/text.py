@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streammig.errors import counted
+from streammig.errors import SAMPLES_MISSING, counted
 from streammig.telemetry import PILOT
 
 WIDTH = 79
@@ -22,7 +22,8 @@ def totals_table(document: Mapping[str, Any]) -> str:
     """The counts of records of a document, a column for each stage: whatever the numbers, it fits in 80 columns."""
     stages = document["stages"].values()
     lines = [["stage", *document["stages"]], ["state", *(state_word(it["state"], it["code"]) for it in stages)]]
-    lines += [[row, *(f"{it[row]:,}" for it in stages)] for row in ROWS]
+    written = {"accepted": "written"} if document["dry_run"] else {}
+    lines += [[written.get(row, row), *(f"{it[row]:,}" for it in stages)] for row in ROWS]
     lines += [[row, *("-" if it[row] is None else shared(it[row]) for it in stages)] for row in ("fill", "done")]
     if any(it["eta"] for it in stages):
         lines.append(["eta (UTC)", *("-" if it["eta"] is None else it["eta"][5:16].replace("T", " ") for it in stages)])
@@ -71,14 +72,20 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
         said = "The pilot is done; the full run sends the rest."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
-        # Where the run is complete, a warning says that.
-        waits = waiting_for_people(parked).capitalize()
-        said = "All is sent." if document["state"] == "complete" else f"{said} {waits}."
+        waits = f"{counted(parked, 'batch', 'es')} {'waits' if parked == 1 else 'wait'} for you to decide."
+        return f"All is sent, but {waits}" if document["state"] == "complete" else f"{said} {waits}"
+    if document["state"] == "complete" and (left := what_is_left(document)):
+        said = f"The run is complete, with {left}."
     return said
 
 
-def waiting_for_people(parked: int) -> str:
-    return f"{counted(parked, 'batch', 'es')} {'waits' if parked == 1 else 'wait'} for you to decide"
+def what_is_left(document: Mapping[str, Any]) -> str:
+    """Dead letters and samples that are missing, where a run is complete but for them; "" where it is not."""
+    stages = document["stages"].values()
+    dead = sum(stage["dead"] for stage in stages)
+    parts = [counted(dead, "dead letter")] if dead else []
+    parts += ["samples missing at the target"] if any(it["code"] == SAMPLES_MISSING for it in stages) else []
+    return " and ".join(parts)
 
 
 def summary(document: Mapping[str, Any]) -> str:
@@ -93,7 +100,7 @@ def summary(document: Mapping[str, Any]) -> str:
     )
     parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
     if document["dry_run"]:
-        parts.append("A dry run: nothing was sent. Accepted means written to a file.")
+        parts.append("A dry run: nothing was sent. The request bodies are in files.")
     elif any(stage["accepted"] for stage in stages.values()):
         parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
     if any(stage["dead"] for stage in stages.values()):

@@ -214,6 +214,8 @@ def load_script(script: Path | str | Sequence[Mapping[str, Any]] | None) -> tupl
             rules = [(f"line {number}", msgspec.json.decode(line)) for number, line in lines if line.strip()]
     except ValueError as error:  # also for invalid UTF-8
         raise ScriptError(f"script {script} is neither a JSON list nor NDJSON: {error}") from error
+    if not rules:
+        raise ScriptError(f"script {script} holds no rule")
     return tuple(_rule(rule, f"script {script}: {place}") for place, rule in rules)
 
 

@@ -25,8 +25,20 @@ value besides objects and arrays, if its file is named .ndjson or .jsonl, or if 
 stage is NDJSON.
 """
 
+from streammig.sources.csv_rows import Form, check_form
 from streammig.sources.files import FileSource, open_source
 from streammig.sources.identity import comparable, touched, with_samples
 from streammig.sources.open import Input, Meter, parse_input
 
-__all__ = ["FileSource", "Input", "Meter", "comparable", "open_source", "parse_input", "touched", "with_samples"]
+__all__ = [
+    "FileSource",
+    "Form",
+    "Input",
+    "Meter",
+    "check_form",
+    "comparable",
+    "open_source",
+    "parse_input",
+    "touched",
+    "with_samples",
+]

@@ -8,13 +8,14 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from streammig.errors import BrokenExport, Unusable
-from streammig.records import START, Place, Span
+from streammig.model import START, Place, Span
+from streammig.sources.csv_rows import AS_NAMED, CsvRows, Form
 from streammig.sources.frame import Framer
 from streammig.sources.identity import FEW, Standing, sampled
 from streammig.sources.lines import Lines
-from streammig.sources.locate import NDJSON, Layout, check_backend, check_rest, first_byte, locate, walk_to
+from streammig.sources.locate import JSON, NDJSON, Layout, check_backend, check_rest, first_byte, locate, walk_to
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, path_text
-from streammig.sources.source import Source
+from streammig.sources.source import Source, Told
 from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -39,10 +40,19 @@ class FileSource(Source):
     Each file must stay what it was when this was made: every span is given out only after a look at it.
     """
 
-    def __init__(self, inputs: Sequence[Input], max_record_bytes: int, read_bytes: int) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        max_record_bytes: int,
+        read_bytes: int,
+        form: Form = AS_NAMED,
+        *,
+        accept_broken: bool = False,
+    ) -> None:
         check_backend()
         self.meter = Meter()
-        self._max_record_bytes, self._read_bytes = max_record_bytes, read_bytes
+        self._accept_broken = accept_broken
+        self._max_record_bytes, self._read_bytes, self._form = max_record_bytes, read_bytes, form
         self._files = [self._look(wanted) for wanted in inputs]
         if any(file.layout.format == NDJSON for file in self._files):
             # A shard of one line may look like a document: what the others are decides.
@@ -66,7 +76,7 @@ class FileSource(Source):
                 # Half of what was fetched last is not yet inflated, on average.
                 taken = max(self.meter.read - before - COMPRESSED_BYTES // 2, COMPRESSED_BYTES // 2)
                 length = window.end if ended else window.end * length // taken
-            layout = locate(window, wanted, self.meter, lines=lines)
+            layout = locate(window, wanted, self.meter, lines=lines, form=self._form)
             mark = {
                 "file": wanted.file,
                 "size": standing.size,
@@ -77,15 +87,17 @@ class FileSource(Source):
                 "sha256": sampled(wanted.file, FEW),
                 "compression": stream.compression,
                 "format": layout.format,
-                "path": None if layout.format == NDJSON else path_text(layout.path),
+                "path": path_text(layout.path) if layout.format == JSON else None,
             }
+            if layout.header is not None:
+                mark["form"] = f"{layout.header.delimiter!r} {layout.header.encoding}"
             standing.check(wanted.file, stream.fileno())
         return _File(wanted.file, layout, standing, head, mark)
 
     def _window(self, file: str, stream: Stream) -> Window:
         return Window(file, stream, self._read_bytes)
 
-    def spans(self, start: Place = START) -> Iterator[Span]:
+    def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         for number in range(start.source, len(self._files)):
             place = start if number == start.source else Place(number)
             file = self._files[number]
@@ -96,9 +108,12 @@ class FileSource(Source):
                     for span in self._framed(file, place, stream):
                         file.standing.check(file.name, stream.fileno())
                         yield span
-                except BrokenExport:
+                except BrokenExport as broken:
                     file.standing.check(file.name, stream.fileno())  # cut while it was read, it is not broken
-                    raise
+                    if told is not None:
+                        told(broken)
+                    elif not (broken.whole or self._accept_broken):
+                        raise
                 file.standing.check(file.name, stream.fileno())
 
     def _framed(self, file: _File, place: Place, stream: Stream) -> Iterator[Span]:
@@ -108,6 +123,9 @@ class FileSource(Source):
         window = self._window(file.name, stream)
         at = place.offset if resumed else first_byte(window)
         what = window, place.source, place.ordinal, self._max_record_bytes, self.meter
+        if (header := file.layout.header) is not None:
+            yield from CsvRows(*what, header=header).spans(at if resumed else header.end)
+            return
         if file.layout.format == NDJSON:
             yield from Lines(*what).spans(at, resumed=resumed)
             return
@@ -125,7 +143,7 @@ class FileSource(Source):
     def fingerprints(self) -> list[dict[str, Any]]:
         """One per file: `file` as named, `size` in bytes as it lies there, its `length` decompressed (of a compressed
         one about), `modified` and `changed` in nanoseconds since the epoch, `inode`, `sha256` over its head, tail and
-        samples, `compression` ("" if none), `format`, and the `path` of the array (None for NDJSON)."""
+        samples, `compression` ("" if none), `format`, and the `path` of the array (None for NDJSON and CSV)."""
         return [{**file.mark} for file in self._files]
 
 
@@ -156,11 +174,17 @@ def _check_distinct(files: Sequence[_File]) -> None:
 
 
 def open_source(
-    inputs: Sequence[Input], *, max_record_bytes: int = MAX_RECORD_BYTES, read_bytes: int = READ_BYTES
+    inputs: Sequence[Input],
+    *,
+    max_record_bytes: int = MAX_RECORD_BYTES,
+    read_bytes: int = READ_BYTES,
+    form: Form = AS_NAMED,
+    accept_broken: bool = False,
 ) -> FileSource:
     """The source of a stage from its files in order. Looks at how each begins.
 
-    A record of more than `max_record_bytes` is one at fault. `read_bytes` is what is read and held at once, in bytes.
+    `form` is how CSV is written. A record of more than `max_record_bytes` is one at fault. `read_bytes` is what is read
+    and held at once, in bytes. `accept_broken`: where a file can't be read on it ends.
     Raises Unusable, and Problem if ijson lacks its C backend.
     """
-    return FileSource(inputs, max_record_bytes, read_bytes)
+    return FileSource(inputs, max_record_bytes, read_bytes, form, accept_broken=accept_broken)

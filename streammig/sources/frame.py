@@ -14,7 +14,7 @@ from operator import add
 import msgspec
 
 from streammig.errors import BrokenExport
-from streammig.records import Span
+from streammig.model import Span
 from streammig.sources.open import Meter
 from streammig.sources.valid import (
     INVALID_JSON,

@@ -8,7 +8,7 @@ from operator import add
 
 import msgspec
 
-from streammig.records import Span
+from streammig.model import Span
 from streammig.sources.open import Meter
 from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, is_utf8, judge, too_large
 from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Held, Window

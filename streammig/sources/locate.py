@@ -15,12 +15,13 @@ import ijson
 import msgspec
 
 from streammig.errors import BrokenExport, Problem, Unusable
+from streammig.sources.csv_rows import Form, Header, read_header
 from streammig.sources.frame import Extent, Framer
 from streammig.sources.open import Input, Meter, Path, leads_to, path_text
 from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, place_of, without_surrogates
 from streammig.sources.window import Window, skip_bom
 
-JSON, NDJSON = "json", "ndjson"
+JSON, NDJSON, CSV = "json", "ndjson", "csv"
 # Arrays are looked for in the first 4 MiB (10 ms); where none of objects begins there, the first one behind counts. A
 # file that has none in the first 256 MiB is asked about, not read for an hour.
 LOOK_BYTES = 4 * 1024 * 1024
@@ -36,8 +37,10 @@ OBJECTS, ARRAYS, EMPTY = "objects", "arrays", "empty"
 _KINDS = {b"{": OBJECTS, b"[": ARRAYS, b"]": EMPTY, b'"': "strings"}
 
 _LINE_NAMES = re.compile(r"\.(ndjson|jsonl)(\.(gz|zst|zstd))?$", re.IGNORECASE)
+_ROW_NAMES = re.compile(r"\.(csv|tsv|tab)(\.(gz|zst|zstd))?$", re.IGNORECASE)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SOLID = re.compile(rb"[^ \t\r\n]")
+_OPENING = re.compile(rb"[{[]")
 # ijson is asked for grammar and keys alone, so it sees text of the same grammar without what it fails on. It takes form
 # feeds for white space, turns lone surrogates into "?" or an error, and ends in a SystemError at integers of more than
 # 4,300 digits and exponents of more than 18. The digits of a key are left alone (no number stands before a quote).
@@ -53,6 +56,7 @@ class Layout(NamedTuple):
     format: str
     path: Path = ()
     empty: bool = False
+    header: Header | None = None  # of CSV
 
 
 class Seen(NamedTuple):
@@ -72,11 +76,13 @@ def check_backend() -> None:
         )
 
 
-def locate(window: Window, wanted: Input, meter: Meter, *, lines: bool = False) -> Layout:
+def locate(window: Window, wanted: Input, meter: Meter, *, lines: bool = False, form: Form | None = None) -> Layout:
     """What the file in a fresh window is; `lines`: others of its stage are NDJSON, so that one object with an id is a
     record. Raises Unusable if it can't be told, or holds no such array; BrokenExport if the document breaks off before
     an array was found."""
     at = first_byte(window)
+    if form is not None and (form.delimiter or _ROW_NAMES.search(wanted.file)) and wanted.path is None:
+        return Layout(CSV, header=read_header(window, skip_bom(window), form))
     if wanted.path is not None:
         _refuse_other(window, at)
         seen, _ = walk_to(window, at, wanted.path, meter)
@@ -221,12 +227,22 @@ class Walk:
         window = self._window
         while self._ended:
             if found := _SOLID.search(window.data, self.at - window.base):
-                raise window.broken(window.base + found.start(), "no valid JSON there, behind the document's end")
+                raise self._behind(window.base + found.start())
             self.at = window.end
             if not window.fill(self.at):
                 return window.finish()
         window.finish()
         raise window.broken(window.end, "the file ends inside the document")
+
+    def _behind(self, at: int) -> BrokenExport:
+        """What stands behind the document, from an offset on: without a bracket it can hold no record."""
+        window, low = self._window, at
+        while not _OPENING.search(window.data, low - window.base):
+            low = window.end
+            if not window.fill(low):
+                window.finish()
+                return BrokenExport(window.file, at, "text without a record, behind the document's end", whole=True)
+        return window.broken(at, "no valid JSON there, behind the document's end")
 
     def _framer(self) -> Framer:
         framer = Framer(self._window, 0, 1, ELEMENT_BYTES, self._meter)

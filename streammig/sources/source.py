@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from streammig.records import START, Place, Run, Span, slices
+from streammig.errors import BrokenExport
+from streammig.model import START, Place, Span
+
+Told = Callable[[BrokenExport], None]
 
 
 class Source(Protocol):
@@ -16,17 +19,13 @@ class Source(Protocol):
     place always yields the same records, however they are cut into spans.
 
     Raises `Unusable` before the first span if a file can't be opened or has no such array, and `BrokenExport` behind
-    the last good record where a file can't be read on. A record that is no record but whose end is known is one of
-    the span's faults, not an error. Raises `Unusable` too, and hands out no record more, once a file is not what it was
-    when this source was made.
+    the last good record where a file can't be read on; with `told` that is told to it, and the next file goes on. It is
+    also told what stands behind a whole document (`BrokenExport.whole`), which else is passed over. A record that is no
+    record but whose end is known is one of the span's faults, not an error. Raises `Unusable` too, and hands out no
+    record more, once a file is not what it was when this source was made.
     """
 
-    def runs(self, start: Place = START) -> Iterator[Run]:
-        """The same as `spans`, with an object for each record."""
-        for span in self.spans(start):
-            yield slices(span)
-
-    def spans(self, start: Place = START) -> Iterator[Span]:
+    def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         """Spans beginning with the source record that `start` lies in or before; no span is empty.
 
         `start.offset` is either the offset of a record's first byte or lies between the end of one record and the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 
 from streammig.errors import AFTER_A_BREAK, BrokenExport
-from streammig.records import Span
+from streammig.model import Span
 from streammig.sources.open import Stream
 from streammig.sources.valid import Fault
 

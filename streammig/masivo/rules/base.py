@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from streammig.columns import Chunk, Columns, Slices
+from streammig.columns import Columns
 from streammig.masivo.edit import (
     NOT_JSON,
     NULL,
@@ -45,7 +45,7 @@ from streammig.masivo.rules.values import (
     text_in,
     text_of,
 )
-from streammig.records import DeadLetter, Examined, Position, Run, Span, Sums, Tally, total
+from streammig.model import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
 
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
 
@@ -153,11 +153,7 @@ class StageRules(ABC):
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
         return type(self), (self._options, self._mapping)  # in another process they are made again
 
-    def examine(self, run: Run) -> list[Examined]:
-        """As `columns`, with an object for each record."""
-        return Chunk(Slices(run), self.columns(Slices(run))).all()
-
-    def columns(self, span: Span | Slices) -> Columns:
+    def columns(self, span: Span) -> Columns:
         """What becomes of a span's records. Never raises for what a record holds."""
         out = Columns()
         blocks = -(-len(span) // BLOCK)
@@ -200,7 +196,7 @@ class StageRules(ABC):
 
     # -- many records at once
 
-    def _add(self, span: Span | Slices, begin: int, end: int, out: Columns) -> None:
+    def _add(self, span: Span, begin: int, end: int, out: Columns) -> None:
         """Add what becomes of the records from index `begin` to `end`."""
         work = _Work(span.cut(begin, end), range(begin, end), {})
         for at in span.faults.keys() & work.homes if span.faults else ():
@@ -225,7 +221,7 @@ class StageRules(ABC):
             out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if at in sent]
         self._put(span, work, block, rows, out)
 
-    def _put(self, span: Span | Slices, work: _Work, block: Block, rows: Columns, out: Columns) -> None:
+    def _put(self, span: Span, work: _Work, block: Block, rows: Columns, out: Columns) -> None:
         """Add the rows, and between them what is left out, known already or has to be explained."""
         taken, units, sent = 0, dict[int, int](), block.rows  # a mapping makes several parts of one, with units each
         odd = {*range(len(work.data))}.difference(sent) if len(sent) < len(work.data) else set()
@@ -252,10 +248,10 @@ class StageRules(ABC):
         """A row that could be sent, and is not."""
         amounts = slice(rows.upto[row], rows.upto[row + 1])
         sums = total(zip(rows.keys[amounts], rows.amounts[amounts], strict=True))
-        absent = ((rows.owners[row], reason),) if self._misses else ()
+        absent = ((rows.owners[row], FILTERED),) if self._misses else ()
         return Examined(position, filtered=((reason, Tally(1, rows.units[row], sums)),), absent=absent)
 
-    def _made(self, mapped: Mapped, span: Span | Slices, work: _Work) -> _Work:
+    def _made(self, mapped: Mapped, span: Span, work: _Work) -> _Work:
         """What the mapping makes of the records."""
         made = _Work([], [], {})
         for at, (each, home) in enumerate(zip(work.data, work.homes, strict=True)):

@@ -16,7 +16,7 @@ from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import bad_ids, decimals, good_email, lower_emails, text_of, texts_of
-from streammig.records import Examined, Position, Record, Tally, total
+from streammig.model import FILTERED, Examined, Position, Record, Tally, total
 
 _LOT = shape_of(models.Lot)
 
@@ -72,7 +72,7 @@ class CustomerRules(StageRules):
         owner = id_in(walk.data, found.get("id"))
         if reason := self._filters.customer(texts_of(walk.data, found, self._filters.customer_fields)):
             filtered = ((reason, self._tally(walk.data, found)),)
-            return Examined(position, filtered=filtered, absent=((owner, reason),) if owner else ())
+            return Examined(position, filtered=filtered, absent=((owner, FILTERED),) if owner else ())
         return self._sent(walk, found, position, unit, owner)
 
     def _sent(self, walk: Walk, found: dict[str, Member], position: Position, unit: int, owner: str) -> Examined:
@@ -96,8 +96,8 @@ class CustomerRules(StageRules):
         if len(body) > self._room:
             what = f"one request holds at most {self._room} bytes of customers, this has more"
             raise Refusals([Refusal("too-large", "$", what)])
-        twin = values.get("email", "").lower()
-        record = Record(position, unit, owner, body, units=1, amounts=sent, twin=twin)
+        unique = values.get("email", "").lower()
+        record = Record(position, unit, owner, body, units=1, amounts=sent, unique=unique)
         filtered = (("expired-lots", Tally(0, 0, total(expired))),) if expired else ()
         return Examined(position, (record,), filtered, dropped=tuple(walk.dropped))
 

@@ -16,7 +16,7 @@ from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.values import decimals, text_of, texts_of
-from streammig.records import ZERO, Examined, Position, Record, Tally
+from streammig.model import ZERO, Examined, Position, Record, Tally
 
 PURCHASES = "purchases"
 

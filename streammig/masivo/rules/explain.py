@@ -20,7 +20,6 @@ from streammig.masivo.edit import (
     duplicated,
     elements,
     members,
-    strictly,
 )
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
@@ -35,6 +34,7 @@ from streammig.masivo.rules.values import (
     good_id,
     good_uuid,
     kind_of,
+    strictly,
 )
 
 _NULL = ord("n")

@@ -14,15 +14,15 @@ import msgspec
 
 from streammig.columns import Columns
 from streammig.masivo import models
-from streammig.masivo.edit import Member, cuts, elements, members, shifted, strictly
+from streammig.masivo.edit import Member, cuts, elements, members, shifted
 from streammig.masivo.rules.base import Block, Pair, StageRules
 from streammig.masivo.rules.customers import STRUCTURAL
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import bad_ids, texts_of
-from streammig.records import Examined, Position, Record, Tally, total
+from streammig.masivo.rules.values import bad_ids, strictly, texts_of
+from streammig.model import Examined, Position, Record, Tally, total
 
 _CUSTOMER = frozenset(shape_of(models.Customer).fields)
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from streammig.fields import FieldError
 from streammig.masivo.edit import NOT_JSON, duplicated, faithful
 from streammig.masivo.rules.reasons import Refusal
 
@@ -38,6 +39,8 @@ class Mapped:
             raise Refusal("invalid-json", "$", "the bytes are not valid JSON, or nested too deeply") from None
         try:
             made = self._mapping(source)
+        except FieldError as error:
+            raise Refusal(_FAILED, error.path, error.said) from None
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None  # what it says, and what led to it, may hold a value of the record
         except BaseException as error:  # a mapping that gives up on a record, in whatever way, must not end the run

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 CODES = {
     "invalid-json": "The bytes are not valid JSON.",
     "invalid-utf8": "The bytes are not valid UTF-8.",
+    "invalid-csv": "The row has not as many fields as the header, or breaks the rules of quotes.",
     "lone-surrogate": "A text holds half of a surrogate pair.",
     "too-large": "The record, or one of its units, needs a larger request than the settings allow.",
     "not-an-object": "The record is not a JSON object.",

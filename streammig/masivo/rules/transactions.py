@@ -14,7 +14,7 @@ from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.values import decimals
-from streammig.records import ZERO
+from streammig.model import ZERO
 
 
 class TransactionRules(GroupedRules):

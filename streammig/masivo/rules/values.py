@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import repeat
@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from streammig.masivo.edit import NOT_JSON, NULL, Member, has_lone_null, hides
+from streammig.masivo.edit import NOT_JSON, NULL, Member, commas, has_lone_null, hides, kept
 from streammig.masivo.rules.options import MAX_DIGITS, RuleOptions
 from streammig.masivo.rules.reasons import expected
 from streammig.masivo.rules.shape import Check, Shape
-from streammig.records import EXACT
+from streammig.model import EXACT
 
 # The format `email` of JSON Schema, with letters of any script, without quoted parts.
 _ATOM = r"""[^\x00-\x20\x7f-\xa0"(),.:;<>@\[\\\]]+"""
@@ -199,6 +199,16 @@ def spelt_oddly(data: bytes, signs: bytes) -> bool:
         or (minus > 0 and minus != signs.count(b"::-:"))
         or hides(data)
     )
+
+
+def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    """The bytes decoded if they hold just what the type has, and nothing twice; else None."""
+    try:
+        value = decode(data)
+    except NOT_JSON:
+        return None
+    there = signs(data)
+    return value if commas(kept((value,))) == commas(there) and not spelt_oddly(data, there) else None
 
 
 def decimals(plain: Sequence[msgspec.Raw]) -> list[Decimal]:

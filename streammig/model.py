@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import enum
+import operator
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact
 from typing import NamedTuple
 
 import msgspec
-
-STAGES = ("customers", "events", "transactions")  # of the target, in its order; a test holds them to `target.stages`
-OWNERS = STAGES[0]  # the stage whose records are the owners of all others
 
 # The default context rounds to 28 digits in silence. Validation refuses numbers that need more than 30, so 60
 # digits leave room for 10**30 additions; an inexact sum raises instead of being wrong.
@@ -70,6 +69,16 @@ class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=Tru
     length: int
     ordinal: int
 
+    @property
+    def begin(self) -> Place:
+        """The place before it."""
+        return Place(self.source, self.offset, 0, self.ordinal)
+
+    @property
+    def end(self) -> Place:
+        """The place behind all of it."""
+        return Place(self.source, self.offset + self.length, 0, self.ordinal + 1)
+
 
 class Place(NamedTuple):
     """A point between two units of a stage, compared in reading order.
@@ -95,37 +104,22 @@ class Range(NamedTuple):
     end: Place
 
 
-class Slice(msgspec.Struct, frozen=True, gc=False):
-    """One source record as the bytes it stands in the export as, without white space around it.
-
-    Where `fault` is set the bytes are no record (invalid JSON on an NDJSON line, invalid UTF-8, a lone surrogate,
-    over the size limit): it says what is wrong in words that hold no value of the record, `code` names the kind
-    ("invalid-json", "invalid-utf8", "lone-surrogate", "too-large"), and `data` may be empty. `length` is the
-    record's full length in bytes in any case.
-    """
-
-    source: int
-    offset: int
-    ordinal: int
-    length: int
-    data: bytes
-    code: str = ""
-    fault: str = ""
-
-    @property
-    def position(self) -> Position:
-        return Position(self.source, self.offset, self.length, self.ordinal)
-
-
-Run = list[Slice]
-
-
 class Span(msgspec.Struct, frozen=True):
-    """A contiguous run of source records of one file: their bytes as they stand, with what stands between them.
+    """A contiguous run of source records of one file, in reading order: the one currency from framing to batcher.
 
-    Record i is `data[starts[i]:ends[i]]`; `data` begins at `offset` in the decompressed stream. `ordinals` are those
-    of `Position`. `faults` names the records that are none, by index, each with its full length in bytes, a code and
-    what is wrong (see `Slice`); their bytes need not be there.
+    Record i is `data[starts[i]:ends[i]]`, one JSON value in UTF-8. `data` begins at `offset` in the decompressed stream
+    and holds the bytes as they stand there, with what stands between records: one comma, where that is a single byte
+    that is no newline. `ordinals` are those of `Position`.
+
+    A source of another form than JSON hands out the JSON that it makes of its records, and so does a source of records
+    that stand elsewhere (corrected dead letters): `origins` then names the offset and the length of each record in the
+    file, which is where people and the checkpoint look for it.
+
+    `faults` names the records that are none (invalid JSON on an NDJSON line, invalid UTF-8, a lone surrogate, over the
+    size limit), by index: the full length in bytes, a code ("invalid-json", "invalid-utf8", "lone-surrogate",
+    "too-large"), and what is wrong in words that hold no value of the record. Their bytes need not be there.
+
+    It holds nothing but bytes and numbers, so it is cheap to pickle, and may be worked on in any process.
     """
 
     source: int
@@ -135,6 +129,7 @@ class Span(msgspec.Struct, frozen=True):
     ends: Sequence[int]
     ordinals: Sequence[int]
     faults: Mapping[int, tuple[int, str, str]] = {}
+    origins: Sequence[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -143,26 +138,41 @@ class Span(msgspec.Struct, frozen=True):
         """The bytes of the records from index `begin` to `end`."""
         return list(map(self.data.__getitem__, map(slice, self.starts[begin:end], self.ends[begin:end])))
 
-    def first(self, count: int) -> Span:
-        """The first so many records of it."""
-        faults = {at: fault for at, fault in self.faults.items() if at < count}
-        starts, ends, ordinals = self.starts[:count], self.ends[:count], self.ordinals[:count]
-        return Span(self.source, self.offset, self.data, starts, ends, ordinals, faults)
+    def part(self, begin: int, end: int) -> Span:
+        """The records from index `begin` to `end`, over the same bytes."""
+        if begin == 0 and end >= len(self):
+            return self
+        faults = {at - begin: fault for at, fault in self.faults.items() if begin <= at < end}
+        starts, ends, ordinals = self.starts[begin:end], self.ends[begin:end], self.ordinals[begin:end]
+        origins = self.origins[begin:end] if self.origins is not None else None
+        return Span(self.source, self.offset, self.data, starts, ends, ordinals, faults, origins)
 
     def position(self, index: int) -> Position:
+        if self.origins is not None:
+            return Position(self.source, *self.origins[index], self.ordinals[index])
         start = self.starts[index]
         length = self.faults[index][0] if index in self.faults else self.ends[index] - start
         return Position(self.source, self.offset + start, length, self.ordinals[index])
 
+    def places(self, begin: int, end: int) -> Iterable[tuple[int, int, int, int]]:
+        """The positions of the records from index `begin` to `end`, none of them at fault, as plain tuples."""
+        if self.origins is None:
+            starts, ends = self.starts[begin:end], self.ends[begin:end]
+            origins: Iterable[tuple[int, int]] = zip(
+                map(self.offset.__add__, starts), map(operator.sub, ends, starts), strict=True
+            )
+        else:
+            origins = self.origins[begin:end]
+        return [(self.source, *it, at) for it, at in zip(origins, self.ordinals[begin:end], strict=True)]
 
-def slices(span: Span) -> Run:
-    """The records of a span as an object each."""
-    found = []
-    for index, data in enumerate(span.cut(0, len(span))):
-        place = span.offset + span.starts[index]
-        length, code, fault = span.faults.get(index) or (len(data), "", "")
-        found.append(Slice(span.source, place, span.ordinals[index], length, data, code, fault))
-    return found
+    @property
+    def end(self) -> Place:
+        """The place behind its last record."""
+        return self.position(len(self) - 1).end
+
+    def before(self, place: Place) -> int:
+        """How many of its records begin before a place."""
+        return bisect_left(range(len(self)), place[:2], key=lambda at: (self.source, self.position(at).offset))
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -172,7 +182,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     members of a list in it that may be joined with another record's (events, transactions), `inner` is the slice of
     `body` strictly between that list's brackets, else None. `amounts` are (key, value) pairs for the sums; where
     `inner` is set there is exactly one pair for each unit, in order. `emails` and the like never leave the rules:
-    `owner` is the customer's id, and `twin` a second value that must be unique in a request (a folded e-mail) or "".
+    `owner` is the customer's id, and `unique` a second value that must be unique in a request (a folded e-mail) or "".
     """
 
     position: Position
@@ -182,12 +192,22 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     units: int
     amounts: tuple[tuple[str, Decimal], ...] = ()
     inner: tuple[int, int] | None = None
-    twin: str = ""
+    unique: str = ""
     whole: bool = True  # False for every part of a split record but its first: a record is counted once
 
     @property
     def tally(self) -> Tally:
         return Tally(int(self.whole), self.units, total(self.amounts))
+
+    @property
+    def begin(self) -> Place:
+        """The place before its first unit."""
+        return self.position.begin._replace(unit=self.unit)
+
+    @property
+    def end(self) -> Place:
+        """The place behind its last unit."""
+        return self.position.begin._replace(unit=self.unit + self.units)
 
 
 def total(amounts: Iterable[tuple[str, Decimal]]) -> Sums:
@@ -212,13 +232,16 @@ class DeadLetter(msgspec.Struct, frozen=True):
     tally: Tally
 
 
+FILTERED = "filtered"  # why an owner is absent whose own record was left out on purpose
+
+
 class Examined(msgspec.Struct, frozen=True, gc=False):
     """What became of one source record: records ready to be packed, what was filtered by reason, dead letters.
 
     What the source record was mapped to is numbered through from 0 in the order the mapping gave it: a record takes
     as many numbers as it has units to send, a part that is filtered or dead as a whole takes one. So a `Place` means
-    the same at every reading. `absent` names owners (customers
-    stage) that will not be in the target because of this, with the reason's code.
+    the same at every reading. `absent` names owners (customers stage) that will not be in the target because of this:
+    each with `FILTERED`, or the code of its dead letter.
     """
 
     position: Position
@@ -277,6 +300,7 @@ class Batch(msgspec.Struct, frozen=True):
     rejects: int = 0  # the status by which it is rejected for its records, though it stops the run by itself
     ruling: str = ""  # the operator's word on it: "landed", "not-landed", "reject" or "set-aside"
     sample: int | None = None
+    mapping: str = ""  # the hash of the mapping that made it
 
 
 class Kind(enum.StrEnum):
@@ -331,3 +355,8 @@ class Progress(msgspec.Struct, frozen=True):
     dropped: Mapping[str, int] = {}
     dead: tuple[DeadLetter, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def begun(self) -> tuple[Range, ...]:
+        """The units behind the frontier of the source record that it lies in: they are read again, and counted."""
+        return (Range(self.frontier._replace(unit=0), self.frontier),) if self.frontier.unit else ()

@@ -1,19 +1,36 @@
-"""Batches whose bodies are not in the outbox any more: found before the first request, and given up only when asked."""
+"""The outbox before a run: whether it has room, and bodies that are not in it any more."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from streammig.batching import assemble
-from streammig.checkpoint import Checkpoint
+from streammig.checkpoint import Checkpoint, outbox_path
 from streammig.context import Context
 from streammig.delivery.sender import bury
 from streammig.errors import Unusable
+from streammig.fingerprint import Marks
 from streammig.inputs import Reading
+from streammig.model import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
 from streammig.reader import records_within
-from streammig.records import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
+from streammig.settings import Settings
+from streammig.stage import QUEUE_BYTES, REJECTED_BYTES
 from streammig.telemetry import Warned
 
 CODE = "body-lost"
+WITH_TABLE = 1.25  # bytes of a body with the table of its records, for each byte of it
 WHY = "its batch was not sent, and the body is lost"
+
+
+def room_of_outbox(settings: Settings, marks: Marks, checkpoint: Path) -> dict[str, int]:
+    """What the outbox may still take on the disk, in bytes: bodies that are queued, in flight, unknown, parked, and
+    rejected ones up to a limit; but not more than the longest stage has."""
+    bodies = 2 * settings.concurrency + settings.most_parked + 3  # a worker, and a rejected one, more than may be
+    most = QUEUE_BYTES + REJECTED_BYTES + bodies * settings.max_bytes
+    longest = max(sum(mark["length"] for mark in files) for files in marks.values())
+    there = outbox_path(checkpoint)
+    held = sum(path.stat().st_size for path in there.iterdir()) if there.exists() else 0
+    return {"the outbox": max(int(WITH_TABLE * min(most, longest)) - held, 0)}
 
 
 def check_bodies(file: Checkpoint, given_up: bool) -> list[Batch]:
@@ -67,8 +84,8 @@ def _by_places(batch: Batch) -> list[DeadLetter]:
 
 async def _records(reading: Reading, batch: Batch) -> tuple[list[Record], Draft]:
     """What a batch comes out of the export as now."""
-    judge, rules = await reading.judge(batch.stage), reading.inputs[batch.stage].rules
-    records = await reading.read(records_within, reading.inputs[batch.stage].source, judge, batch.ranges)
+    rules = await reading.rules(batch.stage)
+    records = await reading.read(records_within, reading.inputs[batch.stage].source, rules, batch.ranges)
     return records, assemble(records, rules.head, rules.tail)
 
 

@@ -16,10 +16,10 @@ from streammig.delivery.isolation import Isolation
 from streammig.delivery.last import LastBatch
 from streammig.delivery.sender import Sender
 from streammig.errors import Problem
-from streammig.pipeline.queue import ByteBoundedQueue
+from streammig.model import Batch, BatchState, Progress, add_up
+from streammig.queue import ByteBoundedQueue
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.records import Batch, BatchState, Progress, add_up
 from streammig.telemetry import Advanced, DeadLettered, Sealed
 
 QUEUE_BYTES = 8_000_000  # of bodies that wait in the outbox between producer and workers; each worker holds one
@@ -156,7 +156,7 @@ class StageRun:
     async def _resume(self) -> None:
         """Queue what an earlier run sealed and did not send. One that was rejected then is looked for first."""
         for batch in await self.store.read(lambda file: file.batches(self.stage, BatchState.SEALED)):
-            rejected = batch.attempts > 0 and await self.store.read(partial(Checkpoint.was_refused, batch=batch))
+            rejected = (await self.store.read(partial(Checkpoint.last_attempt, batch=batch))).refused
             if not rejected or await self.sender.may_go_again(batch):
                 await self.context.until_stopped(self._queue.put(batch))
             if self.context.stopping:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from streammig.records import Batch
+from streammig.model import Batch
 
 
 class ByteBoundedQueue:

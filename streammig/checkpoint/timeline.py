@@ -1,0 +1,103 @@
+"""What a checkpoint tells of the past of a run: when requests were made, what they were answered, what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from streammig.checkpoint.sqlite import SqliteFile, translated
+
+
+class Slot(NamedTuple):
+    """A stretch of time in a stage: units and batches accepted in it, requests begun, and those not accepted."""
+
+    number: int
+    units: int = 0
+    batches: int = 0
+    requests: int = 0
+    refused: int = 0
+
+
+class Timeline:
+    """Reads the past out of an open checkpoint. Times are seconds since the epoch."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+
+    def between(self) -> tuple[float, float] | None:
+        """When the first request was made, and when the last was made or a batch was settled; None before any."""
+        (row,) = self._file.rows(
+            "SELECT min(started), max(started), (SELECT max(settled) FROM batch WHERE state = 'accepted') FROM attempt"
+        )
+        return None if row[0] is None else (row[0], max(row[1], row[2] or row[1]))
+
+    def slots(self, stage: str, begin: float, width: float) -> dict[int, Slot]:
+        """What happened in each stretch of `width` seconds from `begin` on, by its number from 0; those without
+        anything are left out."""
+        found: dict[int, Slot] = {}
+        for number, batches, units in self._file.rows(
+            "SELECT CAST((settled - ?) / ? AS INTEGER), count(*), sum(json_extract(tally, '$[1]'))"
+            " FROM batch WHERE stage = ? AND state = 'accepted' GROUP BY 1",
+            begin, width, stage,
+        ):  # fmt: skip
+            found[number] = Slot(number, units, batches)
+        for number, requests, refused in self._file.rows(
+            "SELECT CAST((started - ?) / ? AS INTEGER), count(*), count(*) FILTER (WHERE kind IS NOT 'accepted')"
+            " FROM attempt WHERE stage = ? GROUP BY 1",
+            begin, width, stage,
+        ):  # fmt: skip
+            found[number] = found.get(number, Slot(number))._replace(requests=requests, refused=refused)
+        return found
+
+    def answers(self, stage: str) -> list[dict[str, Any]]:
+        """How many requests got which answer: kind, status, code, count. The kind is empty where no receipt came."""
+        rows = self._file.rows(
+            "SELECT coalesce(kind, '') AS kind, status, code, count(*) AS count FROM attempt WHERE stage = ?"
+            " GROUP BY 1, 2, 3 ORDER BY count DESC, kind",
+            stage,
+        )
+        return [dict(row) for row in rows]
+
+    def latencies(self, stage: str) -> list[float]:
+        """How long each answer took, in seconds, from the fastest."""
+        rows = self._file.rows(
+            "SELECT latency FROM attempt WHERE stage = ? AND latency > 0 AND status IS NOT NULL ORDER BY latency", stage
+        )
+        return [row[0] for row in rows]
+
+    def requests_a_batch(self, stage: str) -> dict[int, int]:
+        """How many batches took how many requests."""
+        rows = self._file.rows(
+            "SELECT attempts, count(*) FROM batch WHERE stage = ? AND attempts GROUP BY 1 ORDER BY 1", stage
+        )
+        return {row[0]: row[1] for row in rows}
+
+    def reasons(self, stage: str) -> list[tuple[str, str, int]]:
+        """The dead letters by code and by the path of the field that a rule's message begins with, "" where it begins
+        with none; and how many there are."""
+        rows = self._file.rows(
+            "SELECT code, CASE WHEN message LIKE '$%: %' THEN substr(message, 1, instr(message, ': ') - 1) ELSE '' END,"
+            " count(*) FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY 1, 2",
+            stage,
+        )
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    def decided(self) -> list[dict[str, Any]]:
+        """The batches that the operator decided about, or a read-back: stage, batch, state, ruling, note, units."""
+        rows = self._file.rows(
+            "SELECT stage, seq AS batch, state, ruling, note, json_extract(tally, '$[1]') AS units FROM batch"
+            " WHERE ruling != '' OR note != '' ORDER BY stage, seq"
+        )
+        return [dict(row) for row in rows]
+
+    def everything(self, stage: str) -> Iterator[tuple[Any, ...]]:
+        """All that is kept of the batches of a stage, in order, and then of its requests: the links of a chain."""
+        with translated(self._file.path, self._file.role):
+            for query in (
+                "SELECT seq, state, parent, ranges, tally, size, digest, sealed, settled, attempts, retried, note,"
+                " ruling, rejects, mapping FROM batch WHERE stage = ? ORDER BY seq",
+                "SELECT seq, number, started, kind, status, latency, date, message, began, ended, code, stopped,"
+                " in_part FROM attempt WHERE stage = ? ORDER BY seq, number",
+            ):
+                for row in self._file._db.execute(query, (stage,)):
+                    yield tuple(row)

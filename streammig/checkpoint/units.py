@@ -1,0 +1,180 @@
+"""Units of accepted batches that are not there (any more), what a verify found, and how the run was reverted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
+from streammig.checkpoint.letters import Letters
+from streammig.checkpoint.queries import Totals
+from streammig.model import Draft, Range, Tally, add_up
+
+MISSED, RESENT, REVERTED = "missing", "resent", "reverted"
+
+
+class Accepted(NamedTuple):
+    """An accepted batch: what of it is to be there, by which mapping it was made ("" without one), whether it was made
+    of dead letters (what these were corrected to is not kept), and when it was accepted."""
+
+    seq: int
+    ranges: tuple[Range, ...]
+    tally: Tally
+    mapping: str
+    letters: bool
+    settled: float
+
+
+class Beside(NamedTuple):
+    """Units of one accepted batch that have a state of their own."""
+
+    seq: int
+    ranges: tuple[Range, ...]
+    tally: Tally
+
+
+class Finding(NamedTuple):
+    """What a verify found of one record: the batch, the place, the field and the reason. Holds no personal data."""
+
+    stage: str
+    seq: int
+    source: int
+    offset: int
+    unit: int
+    record: int
+    field: str
+    reason: str
+
+
+class Units(Letters):
+    """The part of a checkpoint that knows of units beside their batches."""
+
+    def totals(self, stage: str) -> Totals:
+        """As stored, with each unit counted where it is now."""
+        with self.reading():
+            found = super().totals(stage)
+            missing, resent, reverted = (self._held(stage, state) for state in (MISSED, RESENT, REVERTED))
+        accepted = found.accepted - missing - resent - reverted
+        return replace(
+            found, accepted=accepted, unknown=found.unknown + missing, missing=missing, reverted=reverted
+        )  # fmt: skip
+
+    def _held(self, stage: str, state: str) -> Tally:
+        return add_up(it.tally for it in self.beside(stage, state))
+
+    def beside(self, stage: str, state: str) -> list[Beside]:
+        """The units of a stage in this state: missing, resent or reverted."""
+        rows = self.rows(
+            "SELECT seq, ranges, tally FROM unit_state WHERE stage = ? AND state = ? ORDER BY seq", stage, state
+        )
+        return [Beside(seq, unpack_ranges(ranges), decode_tally(tally)) for seq, ranges, tally in rows]
+
+    def accepted(self, stage: str) -> Iterator[Accepted]:
+        """The accepted batches of a stage, without what was sent again or reverted."""
+        gone: dict[int, list[Range]] = {}
+        lost: dict[int, Tally] = {}
+        for state in (RESENT, REVERTED):
+            for it in self.beside(stage, state):
+                gone.setdefault(it.seq, []).extend(it.ranges)
+                lost[it.seq] = lost.get(it.seq, Tally()) + it.tally
+        again = {row[0] for row in self.rows("SELECT again FROM unit_again WHERE stage = ?", stage)}
+        for row in self.rows(
+            "SELECT seq, ranges, tally, mapping, retried, settled FROM batch WHERE stage = ? AND state = 'accepted'"
+            " ORDER BY seq",
+            stage,
+        ):
+            seq = row["seq"]
+            yield Accepted(
+                seq, tuple(without(unpack_ranges(row["ranges"]), sorted(gone.get(seq, ())))),
+                decode_tally(row["tally"]) - lost.get(seq, Tally()), row["mapping"],
+                bool(row["retried"]) and seq not in again, row["settled"] or 0.0,
+            )  # fmt: skip
+
+    # -- verify ------------------------------------------------------------------------------------------------------
+
+    def note_verified(
+        self, summary: Mapping[str, Any], at: float, seen: float, missing: Iterable[tuple[str, Beside]],
+        findings: Iterable[Finding],
+    ) -> None:  # fmt: skip
+        """Keep what a verify found, in place of what an earlier one did, in one transaction. `summary` is JSON-ready,
+        `at` and `seen` are in seconds since the epoch."""
+        with self.transaction():
+            for table in ("verification", "finding", "unit_state WHERE state = 'missing'"):
+                self.change(f"DELETE FROM {table}")
+            (tick,) = self.rows("SELECT tick FROM run")[0]
+            self.change("INSERT INTO verification VALUES (?, ?, ?, ?)", at, tick, seen, json.dumps(summary))
+            for stage, it in missing:
+                self._set(stage, MISSED, it)
+            self._db.executemany("INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?)", findings)
+
+    def seen_until(self) -> float:
+        """When the last batch was accepted of which a verify ever saw anything, in seconds since the epoch; else 0."""
+        return float(self.rows("SELECT coalesce(max(seen), 0) FROM verification")[0][0])
+
+    def verification(self) -> dict[str, Any] | None:
+        """What the last verify found: its summary, `at`, and whether anything was sent since (`outdated`)."""
+        for at, tick, summary in self.rows("SELECT at, tick, summary FROM verification"):
+            found: dict[str, Any] = json.loads(summary)
+            return found | {"at": at, "outdated": tick != self.run["tick"]}
+        return None
+
+    def findings(self, most: int = -1) -> list[Finding]:
+        """What the last verify found, in reading order, at most so many."""
+        rows = self.rows(
+            "SELECT f.* FROM finding f JOIN stage s ON s.name = f.stage"
+            " ORDER BY s.ordinal, f.source, f.offset, f.unit, f.field LIMIT ?",
+            most,
+        )
+        return [Finding(*row) for row in rows]
+
+    def _set(self, stage: str, state: str, it: Beside) -> None:
+        """These units have this state now, beside those of the batch that have it already."""
+        for ranges, tally in self.rows(
+            "SELECT ranges, tally FROM unit_state WHERE stage = ? AND seq = ? AND state = ?", stage, it.seq, state
+        ):
+            both = sorted(unpack_ranges(ranges) + it.ranges)
+            it = Beside(it.seq, tuple(both), decode_tally(tally) + it.tally)
+        row = stage, it.seq, state, pack_ranges(it.ranges), encode_tally(it.tally)
+        self.change("INSERT OR REPLACE INTO unit_state VALUES (?, ?, ?, ?, ?)", *row)
+
+    # -- retry --missing ---------------------------------------------------------------------------------------------
+
+    def seal_missing(
+        self, stage: str, taken: Sequence[Beside], drafts: Sequence[Draft], mapping: str, at: float
+    ) -> None:
+        """Units that are missing are in new batches from now on, in one transaction."""
+        with self.transaction():
+            for it in taken:
+                self._set(stage, RESENT, it)
+                self._unset(stage, MISSED, it)
+            for draft in drafts:
+                batch = self._insert(stage, draft, at, retried=True, mapping=mapping)
+                self.change("INSERT INTO unit_again VALUES (?, ?)", stage, batch.seq)
+            self.change("UPDATE stage SET seen = 0 WHERE name = ?", stage)
+
+    def _unset(self, stage: str, state: str, it: Beside) -> None:
+        """These units have this state no more."""
+        where = "stage = ? AND seq = ? AND state = ?"
+        rows = self.rows(f"SELECT ranges, tally FROM unit_state WHERE {where}", stage, it.seq, state)
+        self.change(f"DELETE FROM unit_state WHERE {where}", stage, it.seq, state)
+        for ranges, tally in rows:
+            rest = decode_tally(tally) - it.tally
+            if rest.units < 0:
+                raise AssertionError(f"units of batch {it.seq} of {stage} are not {state}: they must not be sent")
+            if rest.units:
+                self._set(stage, state, Beside(it.seq, tuple(without(unpack_ranges(ranges), it.ranges)), rest))
+
+
+def without(ranges: Iterable[Range], gone: Sequence[Range]) -> Iterator[Range]:
+    """What of these ranges does not lie in others; both are in reading order."""
+    for begin, end in ranges:
+        for low, high in gone:
+            if high[:3] <= begin[:3] or low[:3] >= end[:3]:
+                continue
+            if begin[:3] < low[:3]:
+                yield Range(begin, low)
+            begin = max(begin, high)
+        if begin[:3] < end[:3]:
+            yield Range(begin, end)

@@ -1,0 +1,169 @@
+"""`streammig verify`: read back what was accepted, and compare it with the export."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from streammig.cli import options
+from streammig.errors import Unusable, counted
+
+if TYPE_CHECKING:
+    from streammig.checkpoint import Checkpoint
+    from streammig.migration import Told
+
+SAMPLE, MOST = 1_000, 100_000
+SHOWN = 20  # differences that are listed on the terminal
+COLUMNS = ("looked", "same", "missing", "different", "not_visible_yet", "unreadable", "not_readable", "not_comparable")
+
+
+@click.command()
+@options.checkpoint
+@click.option(
+    "--sample", "count", type=click.IntRange(1, MOST), metavar="N",
+    help=f"Read back N customers with all that belongs to them. [{SAMPLE}]",
+)  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="Read back every customer.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE.ndjson",
+    help="Write each difference with its values to a new file, readable by you alone.",
+)  # fmt: skip
+@options.settings_on_top()
+@options.current
+@options.as_json()
+@options.quiet()
+def command(
+    checkpoint: Path,
+    count: int | None,
+    everything: bool,
+    out: Path | None,
+    toml: Path | None,
+    current: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Read back what the target accepted, and compare it with the export: all, or a sample.
+
+    It sends nothing. Interrupted, the same command goes on. Exits with 3 where anything is missing or different.
+    """
+    from streammig.checkpoint import Checkpoint
+    from streammig.cli import STOPPED, fail, say
+    from streammig.cli.runtime import beside
+
+    if everything and count is not None:
+        raise Unusable("usage", "--all and --sample exclude each other", "Give one of them.")
+    size = None if everything else count or SAMPLE
+    called = shlex.join(["streammig", *sys.argv[1:]])
+    told: list[Told] = []
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file, ExitStack() as stack:
+        tell = _writer(stack.enter_context(_created(out)), file) if out is not None else None
+
+        def hear(it: Told) -> None:
+            if len(told) < SHOWN:
+                told.append(it)
+            if tell is not None:
+                tell(it)
+
+        ended = beside(checkpoint, toml, called, lambda run: run.verify(size, hear), quiet, current, sends=False)
+    if ended.problem is not None:
+        sys.exit(fail(ended.problem, as_json=as_json))
+    if not isinstance(ended.result, dict):
+        say(f"Stopped on request; nothing is lost. To go on: {called}")
+        sys.exit(STOPPED)
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
+        found = document(file)
+        if as_json:
+            click.echo(json.dumps(found, indent=2))
+        elif not quiet:
+            say("\n".join(_in_words(found, told, _files(file), values=sys.stderr.isatty())))
+    sys.exit(0 if found["same"] else 3)
+
+
+def document(file: Checkpoint) -> dict[str, Any]:
+    """What the last verify found, JSON-ready, without any value of a record."""
+    from streammig.report.document import iso
+
+    found, files = file.verification() or {}, _files(file)
+    findings = [
+        {
+            "stage": it.stage, "file": files[it.stage][it.source], "record": it.record, "byte": it.offset,
+            "unit": it.unit, "batch": it.seq, "field": it.field, "reason": it.reason,
+        }
+        for it in file.findings()
+    ]  # fmt: skip
+    missing = any(it["missing"] for it in found["stages"].values())
+    return {
+        **found,
+        "at": iso(found["at"]),
+        "findings": findings,
+        "checkpoint": str(file.path),
+        "next": f"streammig retry {shlex.quote(str(file.path))} --missing" if missing else None,
+    }
+
+
+def _files(file: Checkpoint) -> Mapping[str, Sequence[str]]:
+    """The names of each stage's files."""
+    return {row.name: [mark["file"] for mark in file.fingerprints(row.name)] for row in file.stages()}
+
+
+def _created(path: Path) -> TextIO:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unusable("output-unusable", f"{path}: {error.strerror}", "Name a new file with --out.") from None
+    return open(descriptor, "w", encoding="utf-8")
+
+
+def _writer(out: TextIO, file: Checkpoint) -> Any:
+    files = _files(file)
+
+    def tell(it: Told) -> None:
+        print(json.dumps(it.json(files[it.stage][it.place.source])), file=out)
+
+    return tell
+
+
+def _in_words(
+    found: Mapping[str, Any], told: Sequence[Told], files: Mapping[str, Sequence[str]], *, values: bool
+) -> list[str]:
+    from streammig.report.text import aligned
+
+    stages = found["stages"]
+    shown = [name for name in COLUMNS if name in COLUMNS[:4] or any(it[name] for it in stages.values())]
+    rows = [
+        ["stage", *stages],
+        *([name.replace("_", " "), *(f"{it[name]:,}" for it in stages.values())] for name in shown),
+    ]
+    lines = ["", aligned(rows), ""]
+    for it in told:
+        place = (
+            f"  {it.stage}: record {it.place.ordinal:,} of {files[it.stage][it.place.source]} (byte {it.place.offset})"
+        )
+        said = f"{it.difference.field or 'all of it'}: {it.difference.reason.replace('-', ' ')}"
+        both = f": {it.difference.sent!r} was sent, {it.difference.shown!r} is there" if it.difference.sent else ""
+        lines.append(f"{place}: {said}{both if values else ''}")
+    if (count := len(found["findings"])) > len(told):
+        lines.append(f"  and {counted(count - len(told), 'difference')} more: --json lists all of them")
+    for stage, bound in found["at_most"].items():
+        of = f"At most {bound['missing']:.2%} of {stage} are missing and {bound['different']:.2%} different"
+        lines.append(f"{of}, with {found['confidence']:.0%} confidence.")
+    lines.append(_headline(found))
+    if found["next"]:
+        lines.append(f"To send what is missing: {found['next']}")
+    return lines
+
+
+def _headline(found: Mapping[str, Any]) -> str:
+    aside = sum(it["not_comparable"] for it in found["stages"].values())
+    but = f"; not comparable: {counted(aside, 'unit')} that another mapping or a correction made" if aside else ""
+    if found["same"]:
+        return f"Verified ({found['kind']}): what was read back is as it was sent{but} (exit code 0)."
+    return f"Not verified: the target does not hold what was sent{but} (exit code 3)."

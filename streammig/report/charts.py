@@ -1,0 +1,51 @@
+"""Charts as inline SVG: bars only, each with a title and a description for who can't see it.
+
+An SVG holds no text: its width follows the page's, and text within it would be too small to read on a phone. Labels
+stand beside it as HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+SHORTEST = 0.004  # of the whole width: what is there at all can be seen
+
+
+def stacked(key: str, title: str, parts: Sequence[tuple[str, int]], height: int = 22) -> str:
+    """One bar, divided by shares. `parts` are names, which are their CSS classes too, and counts."""
+    whole = sum(count for _, count in parts)
+    widths = [max(count / whole, SHORTEST) if count else 0.0 for _, count in parts] if whole else []
+    scale = 1000 / sum(widths) if widths else 0.0
+    drawn, at = [], 0.0
+    for (name, _), width in zip(parts, widths, strict=False):
+        if width:
+            drawn.append(f'<rect class="{name}" x="{at:.2f}" y="0" width="{width * scale:.2f}" height="{height}"/>')
+        at += width * scale
+    said = ", ".join(f"{count:,} {name}" for name, count in parts if count) or "nothing so far"
+    return _svg(key, title, said, 1000, height, drawn)
+
+
+def columns(key: str, title: str, said: str, layers: Sequence[tuple[str, Sequence[float]]], height: int = 96) -> str:
+    """Upright bars at even steps. `layers` are CSS classes and values, drawn over each other on one scale."""
+    most = max((value for _, values in layers for value in values), default=0) or 1
+    count = max((len(values) for _, values in layers), default=0)
+    drawn = []
+    for name, values in layers:
+        for number, value in enumerate(values):
+            if value:
+                tall = max(value / most * height, 1.5)
+                drawn.append(
+                    f'<rect class="{name}" x="{number * 10 + 1}" y="{height - tall:.2f}" width="8"'
+                    f' height="{tall:.2f}"/>'
+                )
+    return _svg(key, title, said, count * 10 or 10, height, drawn)
+
+
+def _svg(key: str, title: str, said: str, width: int, height: int, drawn: Sequence[str]) -> str:
+    return (
+        f'<svg role="img" aria-labelledby="{key}-title {key}-said" viewBox="0 0 {width} {height}"'
+        f' preserveAspectRatio="none" style="height:{height}px">'
+        f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-said">{escape(said)}</desc>'
+        f"{''.join(drawn)}</svg>"
+    )

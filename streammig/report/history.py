@@ -1,0 +1,132 @@
+"""What a checkpoint tells of a run from its first request to now: the data of the HTML report, JSON-ready."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from streammig.checkpoint import Checkpoint, Timeline, is_held
+from streammig.model import ZERO, BatchState, Tally
+from streammig.report.audit import proof
+from streammig.report.document import document, iso
+from streammig.report.next_steps import next_steps
+
+PARTS = ("read", "accepted", "filtered", "dead", "unknown", "pending")
+FORMAT = 1
+SLOTS = 60  # at most, of a timeline
+# Seconds that a slot of a timeline may have: what people count in.
+WIDTHS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200)
+DAY = 86400
+# The upper ends of the classes of a distribution of latencies, in seconds.
+LATENCIES = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+QUANTILES = (50, 90, 99)
+INDEX = re.compile(r"\[\d+\]")
+
+
+def history(path: Path, now: float | None = None) -> dict[str, Any]:
+    """All that the report on a checkpoint says; reads it without changing it, also while a run is on.
+
+    `status` is the document of `status --json`. Amounts are exact decimals as text, times ISO 8601 in UTC, latencies
+    and `slot` seconds. Raises `Unusable` where there is no checkpoint, or it is damaged.
+    """
+    now = time.time() if now is None else now
+    file = Checkpoint.open(path, read_only=True)
+    try:
+        file.verify()
+        with file.reading():
+            return _history(file, now)
+    finally:
+        file.close()
+
+
+def _history(file: Checkpoint, now: float) -> dict[str, Any]:
+    past, run = Timeline(file), file.run
+    status = document(file, running=is_held(file.path), now=now)
+    between = past.between()
+    begin, end = between or (run["started"], run["started"])
+    width = _width(end - begin)
+    return {
+        "report": FORMAT,
+        "version": version("streammig"),
+        "made": iso(now),
+        "target": run["binding"].get("target", ""),
+        "began": iso(run["started"]),
+        "first_request": iso(begin) if between else None,
+        "last_answer": iso(end) if between else None,
+        "slot": width,
+        "status": status,
+        "stages": {row.name: _stage(file, past, row.name, begin, width) for row in file.stages()},
+        "decisions": [_decision(row) for row in past.decided()],
+        "next": [step._asdict() for step in next_steps(status)],
+        "files": {row.name: [_file(mark) for mark in file.fingerprints(row.name)] for row in file.stages()},
+        "proof": proof(file),
+    }
+
+
+def _width(seconds: float) -> int:
+    """The shortest slot by which a timeline has at most `SLOTS`."""
+    for width in WIDTHS:
+        if seconds < width * SLOTS:
+            return width
+    return DAY * (1 + int(seconds // (DAY * SLOTS)))
+
+
+def _stage(file: Checkpoint, past: Timeline, name: str, begin: float, width: int) -> dict[str, Any]:
+    totals = file.totals(name)
+    tallies: dict[str, Tally] = {"read": totals.taken} | {part: getattr(totals, part) for part in PARTS[1:]}
+    latencies = past.latencies(name)
+    return {
+        "units": {part: tally.units for part, tally in tallies.items()},
+        "records": {part: tally.records for part, tally in tallies.items()},
+        "sums": {key: _sums(tallies, key) for key in sorted({key for it in tallies.values() for key in it.sums})},
+        "timeline": [
+            {"from": iso(begin + slot.number * width), **slot._asdict()}
+            for _, slot in sorted(past.slots(name, begin, width).items())
+        ],
+        "answers": past.answers(name),
+        "latency": _latency(latencies),
+        "requests_a_batch": {str(requests): count for requests, count in past.requests_a_batch(name).items()},
+        "dead": _by_field(past.reasons(name)),
+    }
+
+
+def _sums(tallies: Mapping[str, Tally], key: str) -> dict[str, str]:
+    return {part: f"{tally.sums.get(key, ZERO):f}" for part, tally in tallies.items()}
+
+
+def _latency(found: Sequence[float]) -> dict[str, Any] | None:
+    """Quantiles and the distribution of latencies that are in order; None without any."""
+    if not found:
+        return None
+    last = len(found) - 1
+    quantiles = {f"p{share}": round(found[last * share // 100], 3) for share in QUANTILES}
+    classes = Counter(next((end for end in LATENCIES if value <= end), None) for value in found)
+    return quantiles | {
+        "longest": round(found[-1], 3),
+        "classes": [{"up_to": end, "answers": classes[end]} for end in (*LATENCIES, None)],
+    }
+
+
+def _by_field(reasons: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
+    """Dead letters by code and field, of lists all elements together; the most frequent first."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for code, path, count in reasons:
+        counts[code, INDEX.sub("[]", path.removeprefix("$").removeprefix("."))] += count
+    ordered = sorted(counts.items(), key=lambda it: (-it[1], it[0]))
+    return [{"code": code, "field": field, "count": count} for (code, field), count in ordered]
+
+
+def _decision(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What became of a batch whose outcome was unknown, or of one that the operator decided about."""
+    waits = row["state"] in (BatchState.PARKED, BatchState.UNKNOWN)
+    return {**{key: row[key] for key in ("stage", "batch", "state", "ruling", "note", "units")}, "open": waits}
+
+
+def _file(mark: Mapping[str, Any]) -> dict[str, Any]:
+    """A file of the export by its name alone: folders may tell of people."""
+    return {"name": Path(mark["file"]).name, "bytes": mark["size"]}

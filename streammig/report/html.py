@@ -1,0 +1,302 @@
+"""The report as one HTML file: no network, no script that runs, light and dark, for paper and for a phone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from html import escape
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from streammig.errors import counted
+from streammig.report.audit import UNSEALED, sealed
+from streammig.report.charts import columns, stacked
+from streammig.report.text import state_sentence
+from streammig.telemetry import spoken
+
+NOUNS = {
+    "accepted": "accepted",
+    "filtered": "filtered",
+    "dead": "dead letters",
+    "unknown": "outcome unknown",
+    "pending": "still to be sent",
+}
+NUMBER = re.compile(r"-?\d[\d,.]*( s)?$|$")
+MOST_ROWS = 200  # of a table of decisions
+Found = Mapping[str, Any]
+
+
+def rendered(found: Found) -> bytes:
+    """The whole file of what `history` found, sealed. Every text in it is escaped."""
+    parts = [
+        _head(found),
+        _left(found["next"]),
+        _units(found["stages"]),
+        _money(found["stages"]),
+        _timeline(found),
+        _answers(found["stages"]),
+        _latencies(found["stages"]),
+        _retries(found["stages"]),
+        _dead(found["stages"]),
+        _decisions(found["decisions"]),
+        _verification(found),
+        _proof(found),
+    ]
+    title = f"Migration to {_host(found)}"
+    page = (
+        f'<html lang="en"><head><meta charset="utf-8"><meta name="streammig-seal" content="{UNSEALED.decode()}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme"'
+        ' content="light dark"><meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
+        ' style-src \'unsafe-inline\'"><meta name="referrer" content="no-referrer">'
+        f"<title>{escape(title)}</title><style>{_style()}</style></head>\n"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    )
+    return sealed(page)
+
+
+def _style() -> str:
+    return (files("streammig") / "report" / "report.css").read_text(encoding="utf-8")
+
+
+def _host(found: Found) -> str:
+    return urlsplit(found["target"]).hostname or "a folder"
+
+
+# -- parts of a page --------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, *parts: str) -> str:
+    body = "".join(parts)
+    return f"<section><h2>{escape(title)}</h2>{body}</section>\n" if body else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
+    """A table whose first column names its rows. Columns of numbers stand to the right; whole ones get thousands."""
+    texts = [[f"{it:,}" if isinstance(it, int) else str(it or "") for it in row] for row in rows]
+    right = [at > 0 and all(NUMBER.match(row[at]) for row in texts) for at in range(len(head))]
+    names = "".join(f'<th scope="col"{_to_the(it)}>{escape(name)}</th>' for name, it in zip(head, right, strict=True))
+    lines = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f"<td{_to_the(it)}>{escape(text)}</td>" for text, it in zip(more, right[1:], strict=True))
+        + "</tr>"
+        for first, *more in texts
+    )
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<div class="wide"><table>{said}<thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _to_the(right: bool) -> str:
+    return ' class="number"' if right else ""
+
+
+def _folded(title: str, table: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{table}</details>"
+
+
+def _day(moment: str | None, slot: float = 60) -> str:
+    """A moment of ISO 8601 for people, in UTC: to the second where slots are shorter than a minute."""
+    return "" if moment is None else moment[: 16 if slot >= 60 else 19].replace("T", " ") + " UTC"
+
+
+# -- the sections -----------------------------------------------------------------------------------------------------
+
+
+def _head(found: Found) -> str:
+    status, stages = found["status"], found["stages"].values()
+    units = {part: sum(stage["units"][part] for stage in stages) for part in NOUNS}
+    requests = sum(stage["requests"] for stage in status["stages"].values())
+    figures = [(f"{units[part]:,}", noun, part) for part, noun in NOUNS.items() if units[part] or part == "accepted"]
+    figures.append((f"{requests:,}", "requests", "requests"))
+    cards = "".join(
+        f'<div class="{part}"><dt>{escape(noun)}</dt><dd>{number}</dd></div>' for number, noun, part in figures
+    )
+    when = [("Begun", _day(found["began"])), ("Last answer", _day(found["last_answer"])), ("Made", _day(found["made"]))]
+    facts = " · ".join(f'<span class="whole">{name} {escape(value)}</span>' for name, value in when if value)
+    sums = "The totals add up." if status["balanced"] else "The totals do not add up."
+    kind = " A dry run: nothing was sent." if status["dry_run"] else ""
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in status["warnings"])
+    return (
+        f'<header><p class="over">Migration report</p><h1>{escape(_host(found))}</h1>'
+        f'<p class="state {escape(status["state"])}">{escape(state_sentence(status))} {sums}{kind}</p>'
+        f'<dl class="figures">{cards}</dl><p class="small">Counted in units: customers, events, transactions.'
+        f" {facts}</p>{warnings}</header>\n"
+    )
+
+
+def _left(steps: Sequence[Found]) -> str:
+    if not steps:
+        return _section("What is left to do", "<p>Nothing.</p>")
+    items = "".join(f"<li>{escape(it['why'])}<pre><code>{escape(it['command'])}</code></pre></li>" for it in steps)
+    return _section("What is left to do", f'<ol class="steps">{items}</ol>')
+
+
+def _units(stages: Mapping[str, Found]) -> str:
+    if not stages:
+        return ""
+    bars = "".join(
+        f'<div class="bar"><span>{escape(name)}</span>'
+        f"{stacked(f'units-{name}', f'Where the units of {name} are', [(part, it['units'][part]) for part in NOUNS])}"
+        "</div>"
+        for name, it in stages.items()
+    )
+    legend = "".join(f'<li class="{part}">{escape(noun)}</li>' for part, noun in NOUNS.items())
+    rows = [(noun, *(it["units"][part] for it in stages.values())) for part, noun in {"read": "read", **NOUNS}.items()]
+    records = [(f"{name}: records read", it["records"]["read"]) for name, it in stages.items()]
+    other = [f"{said} {count:,}" for (said, count), it in zip(records, stages.values(), strict=True)
+             if count != it["units"]["read"]]  # fmt: skip
+    return _section(
+        "Where every unit is",
+        f'<figure>{bars}<ul class="legend">{legend}</ul></figure>',
+        _table(["units", *stages], rows),
+        f'<p class="small">{escape("; ".join(other))}.</p>' if other else "",
+    )
+
+
+def _money(stages: Mapping[str, Found]) -> str:
+    tables = []
+    for name, it in stages.items():
+        used = {part: noun for part, noun in NOUNS.items() if any(Decimal(sums[part]) for sums in it["sums"].values())}
+        rows = [(key, *(f"{Decimal(sums[part]):,f}" for part in ("read", *used))) for key, sums in it["sums"].items()]
+        tables += [_table(["sum of", "read", *used.values()], rows, name)] if rows else []
+    said = "<p>Exact decimal sums of points by reward, and of purchases.</p>" if tables else ""
+    return _section("Amounts", said, *tables)
+
+
+def _timeline(found: Found) -> str:
+    parts = []
+    first = found["first_request"]
+    numbers = [slot["number"] for it in found["stages"].values() for slot in it["timeline"]]
+    if first is None or not numbers:
+        return ""
+    every = f"{found['slot']} s" if found["slot"] < 120 else spoken(found["slot"])
+    for name, it in found["stages"].items():
+        if not it["timeline"]:
+            continue
+        slots = {slot["number"]: slot for slot in it["timeline"]}
+        units, refused = (
+            [slots[at][what] if at in slots else 0 for at in range(max(numbers) + 1)] for what in ("units", "refused")
+        )
+        most = max(units)
+        said = f"at most {most:,} units accepted in {every}; {sum(refused):,} requests were not accepted"
+        chart = columns(f"time-{name}", f"{name}: accepted units over time", said, [("accepted", units)])
+        marks = columns(f"bad-{name}", f"{name}: requests that were not accepted", said, [("dead", refused)], 16)
+        rows = [
+            (_day(slot["from"], found["slot"]), slot["units"], slot["batches"], slot["requests"], slot["refused"])
+            for slot in it["timeline"]
+        ]
+        head = ["from", "units accepted", "batches", "requests", "not accepted"]
+        parts.append(
+            f"<figure><figcaption>{escape(name)}<span>at most {most:,} units in {escape(every)}</span></figcaption>"
+            f"{chart}{marks if any(refused) else ''}{_axis(found)}{_folded('The numbers', _table(head, rows))}</figure>"
+        )
+    return _section(
+        "Over time", f"<p>Units accepted in each {escape(every)}; below, requests that were not accepted.</p>", *parts
+    )
+
+
+def _axis(found: Found) -> str:
+    ends = [_day(found[end], found["slot"]) for end in ("first_request", "last_answer")]
+    return '<div class="axis">' + "".join(f"<span>{escape(end)}</span>" for end in ends) + "</div>"
+
+
+def _answers(stages: Mapping[str, Found]) -> str:
+    rows = [
+        (
+            name,
+            each["kind"] or "no answer was noted",
+            each["status"] and str(each["status"]),
+            each["code"],
+            each["count"],
+        )
+        for name, it in stages.items()
+        for each in it["answers"]
+    ]
+    return _section("Answers", _table(["stage", "outcome", "status", "code", "requests"], rows) if rows else "")
+
+
+def _latencies(stages: Mapping[str, Found]) -> str:
+    parts, rows = [], []
+    for name, it in stages.items():
+        if not (found := it["latency"]):
+            continue
+        rows.append((name, *(f"{found[key]:.2f} s" for key in ("p50", "p90", "p99", "longest"))))
+        counts = [each["answers"] for each in found["classes"]]
+        labels = [_class(each["up_to"]) for each in found["classes"]]
+        said = ", ".join(f"{label}: {count:,}" for label, count in zip(labels, counts, strict=True) if count)
+        chart = columns(f"wait-{name}", f"{name}: how long answers took", said, [("requests", counts)], 64)
+        axis = f'<div class="axis"><span>{labels[0]}</span><span>{labels[-1]}</span></div>'
+        table = _table(["took", "answers"], zip(labels, counts, strict=True))
+        caption = f"<figcaption>{escape(name)}<span>answers by how long they took</span></figcaption>"
+        parts.append(f"<figure>{caption}{chart}{axis}{_folded('The numbers', table)}</figure>")
+    if not rows:
+        return ""
+    head = ["stage", "half within", "90 % within", "99 % within", "longest"]
+    return _section("How long answers took", _table(head, rows), *parts)
+
+
+def _class(up_to: float | None) -> str:
+    return "longer" if up_to is None else f"up to {up_to:g} s"
+
+
+def _retries(stages: Mapping[str, Found]) -> str:
+    rows = [
+        (name, counted(int(requests), "request"), count)
+        for name, it in stages.items()
+        for requests, count in it["requests_a_batch"].items()
+    ]
+    return _section("Retries", _table(["stage", "a batch took", "batches"], rows) if rows else "")
+
+
+def _dead(stages: Mapping[str, Found]) -> str:
+    rows = [(it["code"], it["field"], name, it["count"]) for name, found in stages.items() for it in found["dead"]]
+    return _section("Dead letters", _table(["code", "field", "stage", "dead letters"], rows) if rows else "")
+
+
+def _decisions(decisions: Sequence[Found]) -> str:
+    rows = [
+        (f"{it['stage']}, batch {it['batch']:,}", it["units"], it["state"], it["ruling"], it["note"])
+        for it in sorted(decisions, key=lambda it: not it["open"])[:MOST_ROWS]
+    ]
+    more = f'<p class="small">And {len(decisions) - MOST_ROWS:,} more.</p>' if len(decisions) > MOST_ROWS else ""
+    table = _table(["batch", "units", "state", "decision", "what decided it"], rows) if rows else ""
+    return _section("Unknown outcomes and decisions", table, more)
+
+
+def _verification(found: Found) -> str:
+    status = found["status"]
+    if status["dry_run"]:
+        said = "A dry run: accepted means written to a file."
+    elif status["verified"]:
+        said = "Verified: records were read back at the target and compared with the export."
+    else:
+        said = (
+            "Accepted, not verified. Accepted means that the target has enqueued it, not that it has applied it."
+            " Samples were read back between stages; the rest was not."
+        )
+    return _section("Verification", f"<p>{said}</p>")
+
+
+def _proof(found: Found) -> str:
+    known = found["proof"]
+    hashes = [(f"export: {known['export']}"), f"settings: {known['settings']}", f"decisions: {known['decisions']}"]
+    hashes += [f"batches of {name}: {end}" for name, end in known["batches"].items()]
+    if "records" in known:
+        hashes.append(f"records file: {known['records']['sha256']} ({known['records']['lines']:,} lines)")
+    files = [(it["name"], name, it["bytes"]) for name, marks in found["files"].items() for it in marks]
+    embedded = json.dumps(known).replace("<", "\\u003c")
+    lines = "".join(f"<li><code>{escape(text)}</code></li>" for text in hashes)
+    return _section(
+        "What this report rests on",
+        _table(["file of the export", "stage", "bytes"], files) if files else "",
+        f"<p>SHA-256. Each can be made again from the checkpoint of run {escape(known['run'])}.</p>"
+        f'<ul class="hashes">{lines}</ul>',
+        "<p>The file has a seal over all of its bytes: a change that was not meant is found, one made on purpose with a"
+        " new seal is not. So compare the hashes with the checkpoint, or with a copy kept elsewhere. The hash of the"
+        " export covers name, size, head, tail and samples of each file, not every byte.</p>"
+        "<pre><code>streammig report --audit FILE.html</code></pre>",
+        f'<p class="small">streammig {escape(found["version"])}</p>',
+        f'<script type="application/json" id="proof">{embedded}</script>',
+    )

@@ -1,0 +1,117 @@
+"""Sends again what a verify did not find: customers and transactions, never what the target only counts."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from streammig.batching import BatchLimits, assemble, ranges_of
+from streammig.checkpoint import Beside, Checkpoint, outbox_path, write_body
+from streammig.dead_letters.replay import WAVE_BYTES, Choice
+from streammig.errors import Unusable
+from streammig.model import Draft, Range, Record, add_up
+from streammig.retrying import Retry
+from streammig.run import Run
+from streammig.target import Rules
+from streammig.verify.accepted import Passage
+from streammig.verify.work import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """One call of `retry --missing`. A unit is missing until the transaction that seals it in a new batch, and from
+    then on it is sent like any other: whatever interrupts it, the same call goes on."""
+
+    run: Run
+
+    async def all(self) -> bool:
+        """Send all that is missing; False if stopped before. Raises like a run."""
+        retry = Retry(self.run, Choice())
+        for name in self.run.reading.inputs:
+            if self.run.target.readback.proves(name) and not await self._stage(name, retry):
+                return False
+        return True
+
+    async def _stage(self, name: str, retry: Retry) -> bool:
+        run = self.run
+        await retry.finish(name)
+        missing = await run.store.read(lambda file: file.beside(name, "missing"))
+        if missing:
+            await self._check(name, missing)
+            items = self._items(name, missing)
+            while wave := await run.reading.read(_wave, items):
+                outbox = outbox_path(run.reading.lookup.path)
+                rules = run.reading.inputs[name].rules
+                drafts = await run.reading.read(_drafts, wave, rules, run.settings.max_bytes, outbox)
+                mapping, at = run.reading.inputs[name].mapping, run.context.now()
+                await run.store.write(partial(_seal, name, _taken(wave), drafts, mapping, at))
+                await retry.deliver(name)
+                if run.context.stopping:
+                    return False
+        return not run.context.stopping and await retry.shown(name)
+
+    async def _check(self, name: str, missing: Sequence[Beside]) -> None:
+        """Raise `Unusable` where the mapping is not the one that made what is missing."""
+        made = {it.seq: it.mapping for it in await self.run.store.read(lambda file: list(file.accepted(name)))}
+        if any(made[it.seq] != self.run.reading.inputs[name].mapping for it in missing):
+            raise Unusable(
+                "mapping-changed",
+                f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
+                "Put the mapping back that made them. Or verify again: then they are not comparable, and are not sent.",
+            )
+
+    def _items(self, name: str, missing: Sequence[Beside]) -> Iterator[Item]:
+        pairs = sorted((piece, it.seq) for it in missing for piece in it.ranges)
+        begins = [piece.begin[:2] for piece, _ in pairs]
+
+        def ranges(_: str, source: int, begin: int, end: int) -> tuple[list[Range], list[int]]:
+            low, high = bisect_left(begins, (source, begin)), bisect_right(begins, (source, end))
+            return [piece for piece, _ in pairs[low:high]], [seq for _, seq in pairs[low:high]]
+
+        it = self.run.reading.inputs[name]
+        return Passage(name, it.source, it.rules, ranges).items(pairs[0][0].begin._replace(unit=0))
+
+
+def _wave(items: Iterator[Item]) -> list[Item]:
+    """So many of them as are held at a time."""
+    found, size = [], 0
+    for item in items:
+        found.append(item)
+        size += len(item.record.body)
+        if size >= WAVE_BYTES:
+            break
+    return found
+
+
+def _taken(wave: Sequence[Item]) -> list[Beside]:
+    """What of each batch is taken."""
+    homes: dict[int, list[Record]] = {}
+    for it in wave:
+        homes.setdefault(it.seq, []).append(it.record)
+    return [Beside(seq, ranges_of(records), add_up(it.tally for it in records)) for seq, records in homes.items()]
+
+
+def _drafts(wave: Sequence[Item], rules: Rules, most: int, outbox: Path) -> list[Draft]:
+    """Batches of these records, all of an owner in one of them, their bodies in the outbox."""
+    owners: dict[str, list[Record]] = {}
+    for it in wave:
+        owners.setdefault(it.record.owner, []).append(it.record)
+    limits = BatchLimits(bytes=most)
+    room, loads = limits.bytes - len(rules.head) - len(rules.tail), [list[Record]()]
+    for records in owners.values():
+        both = [*loads[-1], *records]
+        fits = sum(len(it.body) + 1 for it in both) <= room and sum(it.units for it in both) <= limits.units
+        loads = [*loads[:-1], both] if fits or not loads[-1] else [*loads, records]
+    return [
+        write_body(outbox, assemble(load, rules.head, rules.tail, ranges_of(load)))
+        for load in (sorted(it, key=lambda record: record.begin) for it in loads)
+    ]
+
+
+def _seal(
+    stage: str, taken: Sequence[Beside], drafts: Sequence[Draft], mapping: str, at: float, file: Checkpoint
+) -> None:
+    file.seal_missing(stage, taken, drafts, mapping, at)

@@ -1,0 +1,24 @@
+"""The scan before the first request: what is wrong with an export as a whole, found before any of it is sent.
+
+A scan goes once through a stage, a pure map over its spans and a merge by key hash. What it finds is kept for later
+calls, bound to the export; `forget` deletes that.
+"""
+
+from streammig.scan.findings import Break, Found
+from streammig.scan.progress import Pace
+from streammig.scan.stage import Scanned, StageScan, scan_stage
+from streammig.scan.stages import forget, scan_folder, scan_stages
+from streammig.scan.verdict import Policies
+
+__all__ = [
+    "Break",
+    "Found",
+    "Pace",
+    "Policies",
+    "Scanned",
+    "StageScan",
+    "forget",
+    "scan_folder",
+    "scan_stage",
+    "scan_stages",
+]

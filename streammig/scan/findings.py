@@ -1,0 +1,50 @@
+"""What a scan found in a stage, as it is kept beside the checkpoint until the stage is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from streammig.disk import whole_file
+from streammig.errors import BrokenExport
+
+
+class Break(msgspec.Struct, frozen=True):
+    """Where a file can't be read on, or with `whole` what stands behind its document: a byte, and what is there."""
+
+    file: str
+    offset: int
+    why: str
+    whole: bool
+
+    @classmethod
+    def of(cls, broken: BrokenExport) -> Break:
+        return cls(broken.path, broken.offset, broken.why, broken.whole)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The findings of one stage. No value of a record is in them: places, counts and codes."""
+
+    records: int = 0
+    breaks: tuple[Break, ...] = ()
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    binding: str
+    found: Found
+
+
+def kept(path: Path, binding: str) -> Found | None:
+    """The findings in a file, if they are whole and bound to this export."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_Kept)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found.found if found.binding == binding else None
+
+
+def keep(path: Path, binding: str, found: Found) -> None:
+    """Keep them in a file, owner-only, whole or not at all. Raises `OSError`."""
+    with whole_file(path) as part:
+        part.write_bytes(msgspec.json.encode(_Kept(binding, found)))

@@ -1,0 +1,48 @@
+"""How far a scan is, in notices with numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from streammig.model import Span
+from streammig.telemetry import Notify, Waiting
+
+if TYPE_CHECKING:
+    from streammig.scan.stage import StageScan
+
+SECONDS = 1.0  # between two notices
+
+
+class Pace:
+    """Tells percent and bytes a second of each stage that is scanned. To be made in the loop's thread."""
+
+    def __init__(self, notify: Notify, clock: Callable[[], float] = time.monotonic) -> None:
+        self._notify, self._clock, self._loop = notify, clock, asyncio.get_running_loop()
+
+    def of(self, job: StageScan) -> Callable[[Span], None]:
+        """A scan begins: to be called with each of its spans. In any thread."""
+        lengths = [mark["length"] for mark in job.source.fingerprints()]
+        before, size = list(accumulate(lengths, initial=0)), sum(lengths)
+        begun = said = self._clock()
+        first: int | None = None
+
+        def tell(span: Span) -> None:
+            nonlocal said, first
+            now, at = self._clock(), before[span.source] + span.offset
+            first = at if first is None else first
+            if now - said < SECONDS:
+                return
+            said, done = now, at + len(span.data)
+            rate = (done - first) / (now - begun)
+            words = f"scanning the {job.name} once: {min(done / size, 0.99):.0%}, {rate / 1e6:,.0f} MB/s"
+            self._say(Waiting("scanning", words, max(size - done, 0) / rate if rate else None))
+
+        self._say(Waiting("scanning", f"scanning the {job.name} once"))
+        return tell
+
+    def _say(self, notice: Waiting) -> None:
+        self._loop.call_soon_threadsafe(self._notify, notice)

@@ -1,0 +1,134 @@
+"""Goes once through a stage before the first request: its keys into an index, all else that it finds into `Found`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from streammig.dedup import Build, KeyIndex, binding, most_customers, open_index, room_of_index, scan
+from streammig.disk import check_room
+from streammig.errors import BrokenExport
+from streammig.model import START, Place, Span
+from streammig.scan.findings import Break, Found, keep, kept
+from streammig.scan.progress import Pace
+from streammig.sources.source import Source
+from streammig.target import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class StageScan:
+    """A stage that is to be scanned, and into which folder.
+
+    `keyed`: its owners are indexed. `begun`: records of it may have been sent. `judged`: its findings may stop the run;
+    else it is scanned for its index alone. Where the rules may have changed since an earlier call, `frontier` is how
+    far they were read: keys before it stay as they were indexed, those from there on are scanned again. `beside` is
+    what else needs room on that disk, in bytes.
+    """
+
+    name: str
+    source: Source
+    rules: Rules
+    shape: Mapping[str, Any]
+    folder: Path
+    keyed: bool = True
+    begun: bool = False
+    judged: bool = True
+    frontier: Place | None = None
+    beside: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """The result: an index, which is to be closed, or None where the stage has none; and the findings."""
+
+    index: KeyIndex | None
+    found: Found
+
+
+def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], None], halt: Event) -> Found:
+    """Scan every span of a stage; ends early, to no avail, when `halt` is set. Raises `MachineFault`."""
+    breaks: list[BrokenExport] = []
+    records, spans = 0, job.source.spans(build.frontier if build is not None else START, breaks.append)
+    if build is not None:
+        build.keep()
+    try:
+        for span in spans:
+            if halt.is_set():
+                break
+            if build is not None:
+                build.add(scan(job.rules, build.key, span))
+            records += len(span)
+            tell(span)
+    finally:
+        getattr(spans, "close", int)()
+    return Found(records, tuple(map(Break.of, breaks)))
+
+
+class _Making:
+    """One scan under way, in the reader's thread; `stop` ends it from another."""
+
+    def __init__(self, job: StageScan, token: str, pace: Pace) -> None:
+        self._job, self._token, self._pace = job, token, pace
+        self._build: Build | None = None
+        self._halt = Event()
+
+    def work(self) -> Scanned:
+        """What earlier calls kept, else what a scan finds now, which is kept."""
+        job, policy = self._job, self._job.shape["duplicates"]
+        bound, path = binding(self._token, policy), job.folder / f"{job.name}.found"
+        earlier = open_index(job.folder / job.name, self._token, policy) if job.keyed else None
+        found = kept(path, bound)
+        if found is not None and job.frontier is None and (earlier is not None or not job.keyed):
+            return Scanned(earlier, found)
+        if not job.keyed:
+            job.folder.mkdir(mode=0o700, exist_ok=True)
+            found = read_through(job, None, self._pace.of(job), self._halt)
+            if not self._halt.is_set():
+                keep(path, bound, found)
+            return Scanned(None, found)
+        try:
+            marks = job.source.fingerprints()
+            most = sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks)
+            hint = " A new one with --unchecked does without the index."
+            check_room(job.folder, {**room_of_index(most), **job.beside}, hint)
+            start = job.frontier if job.frontier is not None and earlier is not None else START
+            job.folder.mkdir(mode=0o700, exist_ok=True)
+            with Build(job.folder / job.name, self._token, policy=policy, earlier=earlier, frontier=start) as build:
+                self._build = build
+                found = read_through(job, build, self._pace.of(job), self._halt)
+                index = build.finish()
+            keep(path, bound, found)
+            return Scanned(index, found)
+        finally:
+            if earlier is not None:
+                earlier.close()
+
+    def stop(self) -> None:
+        self._halt.set()
+        if self._build is not None:
+            self._build.close()
+
+
+async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
+    """The findings and the index of a stage: from an earlier call, or made now, in `reader`.
+
+    Raises `MachineFault` before it begins if there is too little disk.
+    """
+    marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # whatever way leads to it
+    token = json.dumps([marks, dict(job.shape)], sort_keys=True)
+    making = _Making(job, token, pace)
+    work = asyncio.get_running_loop().run_in_executor(reader, making.work)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        making.stop()  # makes the scan end, and its thread
+        await asyncio.gather(work, return_exceptions=True)
+        if work.done() and work.exception() is None and (index := work.result().index) is not None:
+            index.close()
+        raise

@@ -1,0 +1,55 @@
+"""Which stages a run scans before its first request."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from streammig.checkpoint import Checkpoint
+from streammig.fingerprint import fixed
+from streammig.inputs import StageInput
+from streammig.model import Place
+from streammig.scan import StageScan, scan_folder
+from streammig.settings import Settings
+from streammig.stages import STAGES
+
+
+def to_scan(
+    settings: Settings,
+    inputs: Mapping[str, StageInput],
+    shape: Mapping[str, Any],
+    file: Checkpoint | None,
+    added: Collection[str],
+    beside: Mapping[str, int],
+    *,
+    aside: bool,
+) -> list[StageScan]:
+    """All that are not read yet, and the customers for their index; beside a run (`aside`) only these. `added` are
+    stages that have files which the checkpoint does not know; `beside` is what else needs room on the disk, in bytes.
+
+    A mapping's code may have changed since the last call. So until all customers are read, those that are sealed stay
+    as they were indexed, and those ahead are scanned again.
+    """
+    states = {row.name: row.state for row in file.stages()} if file is not None else {}
+    jobs = []
+    for name, it in inputs.items():
+        complete = states.get(name) == "complete" and name not in added
+        frontier: Place | None = None
+        if name == STAGES[0] and file is not None and name in states and not (complete or fixed(settings, name, file)):
+            frontier = file.progress(name).frontier
+        job = StageScan(
+            name=name,
+            source=it.source,
+            rules=it.rules,
+            shape=shape[name],
+            folder=scan_folder(Path(settings.checkpoint)),
+            keyed=name == STAGES[0],
+            begun=name in states,
+            judged=not (aside or complete),
+            frontier=frontier,
+            beside=beside,
+        )
+        if job.judged or name == STAGES[0]:
+            jobs.append(job)
+    return jobs

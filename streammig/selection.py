@@ -1,0 +1,86 @@
+"""Which records of a stage are sent: the target's rules, and around them what is known of the customers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from streammig.batching import cut
+from streammig.checkpoint import Spot
+from streammig.columns import Chunk, Columns
+from streammig.model import FILTERED, DeadLetter, Examined, Place, Range, Record, Span
+from streammig.target import Rules
+
+Absent = Callable[[Iterable[str]], Mapping[str, str]]
+"""Owners in, those that will not be in the target out, each with `FILTERED` or the code of a dead letter."""
+
+Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
+"""The duplicate customers between two places: their spots to code and message."""
+
+NO_CUSTOMER = "its customer is not in the target: the customer's record is a dead letter, or the export has none"
+OF_FILTERED = "customer-filtered"  # the filter of what belongs to a customer that was left out on purpose
+
+Why = tuple[str, str]
+"""The code and the message of a dead letter; "" for the message where a part is filtered."""
+
+
+class WithoutRepeated:
+    """The rules of customers, without those that repeat an earlier one of the export."""
+
+    def __init__(self, rules: Rules, repeated: Repeated) -> None:
+        self.head, self.tail, self.once = rules.head, rules.tail, rules.once
+        self._rules, self._repeated = rules, repeated
+
+    def columns(self, span: Span) -> Columns:
+        columns = self._rules.columns(span)
+        repeated = self._repeated(span.position(0).begin, span.end)
+        if not repeated:
+            return columns
+        offsets = {offset for _, offset, _ in repeated}
+        ats = {at for at in range(len(span)) if span.position(at).offset in offsets}
+
+        def change(it: Examined) -> Examined:
+            where = it.position.source, it.position.offset
+            return _without(it, [(record, repeated.get((*where, record.unit))) for record in it.records])
+
+        return Chunk(span, columns).changed(ats, change)
+
+
+class WithOwners:
+    """The rules of what belongs to customers, without the records of those that will not be in the target.
+
+    What lies in `sealed`, ranges in reading order, is in a batch already, and no dead letter even if its owner was
+    found to be absent since.
+    """
+
+    def __init__(self, rules: Rules, absent: Absent, sealed: Sequence[Range] = ()) -> None:
+        self.head, self.tail, self.once = rules.head, rules.tail, rules.once
+        self._rules, self._absent, self._sealed = rules, absent, sealed
+
+    def columns(self, span: Span) -> Columns:
+        columns = self._rules.columns(span)
+        absent = self._absent({*columns.owners})
+        if not absent:
+            return columns
+        ats = {at for at, owner in zip(columns.index, columns.owners, strict=True) if owner in absent}
+
+        def change(it: Examined) -> Examined:
+            parts: list[tuple[Record, Why | None]] = []
+            for record in it.records:
+                if reason := absent.get(record.owner):
+                    why = (OF_FILTERED, "") if reason == FILTERED else ("owner-" + reason, NO_CUSTOMER)
+                    parts += [(part, None if inside else why) for part, inside in cut([record], self._sealed)]
+                else:
+                    parts.append((record, None))
+            return _without(it, parts)
+
+        return Chunk(span, columns).changed(ats, change)
+
+
+def _without(it: Examined, parts: Sequence[tuple[Record, Why | None]]) -> Examined:
+    """The source record with these parts; those with a reason are filtered or dead letters."""
+    kept = tuple(part for part, why in parts if why is None)
+    filtered = [(why[0], part.tally) for part, why in parts if why is not None and not why[1]]
+    dead = [DeadLetter(part.position, part.unit, *why, part.tally) for part, why in parts if why is not None and why[1]]
+    return msgspec.structs.replace(it, records=kept, filtered=(*it.filtered, *filtered), dead=(*it.dead, *dead))

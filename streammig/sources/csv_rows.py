@@ -1,0 +1,266 @@
+"""CSV and TSV: one record a row (RFC 4180, with line breaks in quotes), handed out as a JSON object of texts.
+
+A row ends at the first line break outside quotes. Where a row breaks the rules of quotes but has an even number of
+them, no quote is open at the end of its line, so the row ends there and is at fault alone. Where that can't be told,
+the export breaks off: a guess could join or part records.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import orjson
+
+from streammig.errors import BrokenExport, Unusable
+from streammig.model import Span
+from streammig.sources.open import Meter
+from streammig.sources.valid import INVALID_UTF8, Fault, too_large
+from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Window
+
+INVALID_CSV = "invalid-csv"
+HEADER_BYTES = 1024 * 1024  # a header is looked for in so many bytes
+DELIMITERS = {"tab": "\t"}
+csv.field_size_limit(2**31 - 1)  # a record is limited in bytes by a setting
+
+Rows = list[list[str]]
+
+
+class Form(NamedTuple):
+    """How the texts of a stage's files are written; "" is as the file's name says: comma, or tab in a .tsv file."""
+
+    delimiter: str = ""
+    encoding: str = "utf-8"
+
+
+AS_NAMED = Form()
+
+
+class Header(NamedTuple):
+    """The first row: the names of the fields, and how the rows are written. `end` is the offset behind it."""
+
+    names: tuple[str, ...]
+    delimiter: str
+    encoding: str
+    end: int
+
+
+def check_form(where: str, form: Form) -> None:
+    """Raise `Unusable` unless rows can be written so."""
+    if len(delimiter_of(form, "")) != 1 or form.delimiter in ('"', "\n", "\r"):
+        said = f"{where}: delimiter: one character, or tab, is expected; found {form.delimiter!r}"
+        raise Unusable("settings-invalid", said, 'Write it like delimiter = ";".')
+    try:
+        plain = '\n\r",;'.encode(form.encoding) == b'\n\r",;'
+    except LookupError:
+        plain = False
+    if not plain:
+        said = f"{where}: encoding: {form.encoding!r} is no encoding that keeps ASCII as it is"
+        raise Unusable("settings-invalid", said, "Convert the file first: iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8")
+
+
+def delimiter_of(form: Form, file: str) -> str:
+    """The character between two fields."""
+    name = file.lower()
+    by_name = "\t" if name.removesuffix(".gz").removesuffix(".zst").endswith((".tsv", ".tab")) else ","
+    return DELIMITERS.get(form.delimiter, form.delimiter) or by_name
+
+
+def read_header(window: Window, at: int, form: Form) -> Header:
+    """The header of the rows that begin at an offset of a fresh window. Raises `Unusable` if it can't be one."""
+    while window.end - at < HEADER_BYTES and window.fill(at):
+        pass
+    head, delimiter = window.data[at - window.base :][:HEADER_BYTES], delimiter_of(form, window.file)
+    taken, row = _first_row(head, delimiter, form.encoding)
+    if row is None:
+        hint = "Name its encoding and delimiter in the settings, or convert it: streammig guide exports"
+        if b"\n" not in head and b"\r" in head:
+            hint = r"Its lines end in a carriage return alone. Convert it: tr '\r' '\n' < FILE > FILE.lf"
+        raise Unusable("csv-header", f"{window.file}: the first row is no header of CSV", hint)
+    names = tuple(name.strip() for name in row)
+    known = [name for name in names if name]
+    if twice := sorted({name for name in known if known.count(name) > 1}):
+        said = f"{window.file}: the header names a field twice: {', '.join(twice)}"
+        raise Unusable("csv-header", said, "Rename one of them in the file's first row.")
+    if len(names) == 1 and (others := [mark for mark in ",;\t|" if mark in names[0]]):
+        mark = "tab" if others[0] == "\t" else others[0]
+        said = f"{window.file}: the header is one field, and holds the character {mark}"
+        raise Unusable("csv-delimiter", said, f'Set delimiter = "{mark}" in the table of the stage.')
+    return Header(names, delimiter, form.encoding, at + taken)
+
+
+def _first_row(head: bytes, delimiter: str, encoding: str) -> tuple[int, list[str] | None]:
+    """How many bytes it takes, and its fields; None where it is none."""
+    if b"\r" in head and b"\n" not in head:
+        return 0, None
+    taken, fed = 0, list[str]()
+    for line in head.split(b"\n"):
+        taken += len(line) + 1
+        try:
+            fed.append(line.decode(encoding) + "\n")
+            row = next(csv.reader(fed, delimiter=delimiter, strict=True), None)
+        except UnicodeDecodeError:
+            return 0, None
+        except csv.Error:
+            continue  # a quote may be open
+        if row:
+            return min(taken, len(head)), row
+        fed.clear()
+    return 0, None
+
+
+class CsvRows:
+    """The rows of a file behind its header, from a place on. Rows are counted from `ordinal`; blank lines are none.
+
+    The length of a row in the file is up to where the next one begins.
+    """
+
+    def __init__(self, window: Window, source: int, ordinal: int, limit: int, meter: Meter, *, header: Header) -> None:
+        self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
+        self._header = header
+
+    def spans(self, at: int) -> Iterator[Span]:
+        """Spans from the beginning of a row on. Raises BrokenExport where a row's end can't be told."""
+        window, size = self._window, MOST_SPAN_BYTES
+        while window.end < at and window.fill(window.base):
+            pass
+        while True:
+            low = at - window.base
+            end = window.data.rfind(b"\n", low, low + size) + 1
+            taken, span = self._block(window.data[low:end], at, size) if end > low else (0, None)
+            if span is not None:
+                yield span
+            at += taken
+            if taken:
+                size = MOST_SPAN_BYTES
+            elif low + size < len(window.data):
+                size *= 2
+            elif not window.fill(at):
+                break
+            elif window.end - at > 2 * self._limit + MOST_SPAN_BYTES:
+                raise self._endless(at)
+        window.finish()
+        rest = window.data[at - window.base :]
+        taken, span = self._block(rest, at, len(rest)) if rest else (0, None)
+        if taken < len(rest):
+            raise self._endless(at)
+        if span is not None:
+            yield span
+
+    def _text_of(self, row: bytes) -> str:
+        """A row at fault, for the eyes of people."""
+        return row.decode(self._header.encoding, "replace").rstrip("\r\n")
+
+    def _endless(self, at: int) -> BrokenExport:
+        return self._window.broken(at, f"row {self._ordinal} begins there, and a quote in it is never closed")
+
+    def _block(self, block: bytes, at: int, size: int) -> tuple[int, Span | None]:
+        """The span of a block's whole rows, and how many bytes they take. Where blocks are of the first `size` that is
+        tried, a span has at most MOST_RECORDS."""
+        self._meter.parsed += len(block)
+        raw = block.split(b"\n")
+        lengths = [len(line) + 1 for line in raw]
+        if raw[-1]:
+            lengths[-1] -= 1
+        else:
+            del raw[-1], lengths[-1]
+        if size == MOST_SPAN_BYTES:
+            raw, lengths = raw[:MOST_RECORDS], lengths[:MOST_RECORDS]
+        texts, bad = self._texts(raw)
+        rows = _whole(texts, self._header.delimiter) if not bad else None
+        if rows is not None and len(rows) == len(texts):
+            ends: Sequence[int] = list(accumulate(lengths))
+            return ends[-1], self._span(rows, [0, *ends[:-1]], ends, {}, block, at)
+        return self._one_by_one(texts, lengths, bad, block, at)
+
+    def _texts(self, raw: list[bytes]) -> tuple[list[str], dict[int, str]]:
+        """The lines as text, each with its line break, and what is wrong with the encoding of some, by index."""
+        codec = self._header.encoding
+        try:
+            return [line + "\n" for line in b"\n".join(raw).decode(codec).split("\n")], {}
+        except UnicodeDecodeError:
+            bad, texts = {}, []
+            for index, line in enumerate(raw):
+                try:
+                    texts.append(line.decode(codec) + "\n")
+                except UnicodeDecodeError as error:
+                    bad[index] = f"byte {error.start + 1} of the row's line is no {codec}"
+                    texts.append(line.decode(codec, "replace") + "\n")
+            return texts, bad
+
+    def _one_by_one(
+        self, texts: list[str], lengths: list[int], bad: dict[int, str], block: bytes, at: int
+    ) -> tuple[int, Span | None]:
+        rows, starts, ends, faults = Rows(), list[int](), list[int](), dict[int, tuple[str, str]]()
+        offsets = [0, *accumulate(lengths)]
+        reader = csv.reader(texts, delimiter=self._header.delimiter, strict=True)
+        line = 0
+        while line < len(texts):
+            try:
+                row = next(reader)
+            except csv.Error:
+                if block.count(b'"', offsets[line], offsets[reader.line_num]) % 2:
+                    if line or reader.line_num == len(texts):
+                        break  # the next block begins with it, or holds its end
+                    why = f"row {self._ordinal + len(rows)} breaks the rules of quotes, so its end can't be told"
+                    raise self._window.broken(at + offsets[line], why) from None
+                row = []
+                faults[len(rows)] = INVALID_CSV, "the row breaks the rules of quotes"
+            wrong = next((bad[index] for index in range(line, reader.line_num) if index in bad), "")
+            if wrong:
+                faults[len(rows)] = INVALID_UTF8, wrong
+            if row or len(rows) in faults:
+                rows.append(row)
+                starts.append(offsets[line])
+                ends.append(offsets[reader.line_num])
+            line = reader.line_num
+        return offsets[line], self._span(rows, starts, ends, faults, block, at) if rows else None
+
+    def _span(
+        self,
+        rows: Rows,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        known: dict[int, tuple[str, str]],
+        block: bytes,
+        at: int,
+    ) -> Span | None:
+        names, count = self._header.names, len(self._header.names)
+        faults: dict[int, Fault] = {}
+        parts: list[bytes] = []
+        origins: list[tuple[int, int]] = []
+        for row, start, end in zip(rows, starts, ends, strict=True):
+            index = len(parts)
+            fault = known.get(index) if known else None
+            if not row and fault is None:
+                continue  # a blank line
+            length = end - start
+            if fault is None and len(row) != count:
+                fault = INVALID_CSV, f"the row has {len(row)} fields, the header has {count}"
+            if fault is None and length > self._limit:
+                fault = too_large(length, self._limit)[1:]
+            made = {name: value for name, value in zip(names, row, strict=False) if value} if fault is None else {}
+            if fault is None and "" in made:
+                fault = INVALID_CSV, "the row has a value in a column without a name"
+            if fault is not None:
+                faults[index] = length, *fault
+            parts.append(orjson.dumps(made if fault is None else self._text_of(block[start:end])))
+            origins.append((at + start, length))
+        if not parts:
+            return None
+        lengths = list(map(len, parts))
+        begins = list(accumulate((length + 1 for length in lengths[:-1]), initial=0))
+        stops = [begin + length for begin, length in zip(begins, lengths, strict=True)]
+        ordinals = range(self._ordinal, self._ordinal + len(parts))
+        self._ordinal += len(parts)
+        return Span(self._source, at, b",".join(parts), begins, stops, ordinals, faults, origins)
+
+
+def _whole(texts: list[str], delimiter: str) -> Rows | None:
+    """The rows of these lines; None if a row breaks the rules."""
+    try:
+        return list(csv.reader(texts, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return None

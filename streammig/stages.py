@@ -1,0 +1,7 @@
+"""The names of the target's stages, for settings and command line, which know no target and must load fast."""
+
+from __future__ import annotations
+
+from streammig.masivo.stages import STAGES as _TABLE
+
+STAGES = tuple(stage.name for stage in _TABLE)

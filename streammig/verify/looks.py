@@ -1,0 +1,168 @@
+"""The looks of a verify: which records, in which order, and what each shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+
+from streammig.checkpoint import Accepted
+from streammig.delivery.sender import Reachability
+from streammig.errors import counted
+from streammig.run import Run
+from streammig.target import MISSING, UNREADABLE, Difference
+from streammig.telemetry import Verifying, Waiting
+from streammig.verify.accepted import Passage, Wanted
+from streammig.verify.pool import Found, Pool
+from streammig.verify.work import Done, Item, Suspect, Work, after, start_at
+
+TRIES = 5  # reads of a record until one says something
+TOLD = 1.0  # seconds between two words on how far it is
+COUNTED = 20_000  # records whose counts are noted together
+COUNTING = "counting"  # how far that is, beside the stages
+
+UNTOLD = [Difference("", UNREADABLE)]
+UNSHOWN = [Difference("", "not-readable")]  # the target shows nothing of its kind
+
+
+@dataclass(slots=True)
+class Looks:
+    """Looks at all that was `accepted`, or at a sample: the records `picked` of the stage `base`, and of the other
+    stages what belongs to their owners. `whole` is how many looks that takes, about. What is
+    `known` of an earlier verify, by file and offset, is always looked at."""
+
+    run: Run
+    work: Work
+    accepted: Mapping[str, Sequence[Accepted]]
+    base: str
+    picked: Sequence[Item] | None
+    whole: int
+    known: Mapping[str, set[tuple[int, ...]]]
+    _done: int = 0
+    _told: float = 0.0
+    _begun: tuple[float, int] | None = None
+    _reachable: Reachability = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reachable = Reachability(self.run.target.readback, self.run.context)
+
+    async def all(self) -> bool:
+        """Every first look, then every second one; False if the run is to stop before."""
+        names = list(self.accepted)
+        if self.counts and not await self._count():
+            return False
+        for name in names:
+            if name == self.counts and self.run.reading.owners in names:
+                continue  # a customer's own look tells the counts, too
+            done = await self.run.reading.read(self.work.progress, name)
+            self._done += done.looked
+            if not await self._pool(name).over(self._items(name, done)):
+                return False
+        return await self._again()
+
+    @property
+    def counts(self) -> str:
+        """The stage of which the target only counts; "" without one."""
+        return next((name for name in self.accepted if not self.run.target.readback.proves(name)), "")
+
+    def _wanted(self, name: str) -> Wanted | None:
+        if self.picked is None:
+            return None
+        return Wanted({it.record.owner for it in self.picked}, self.known.get(name, set()))
+
+    def passage(self, name: str) -> Passage:
+        it = self.run.reading.inputs[name]
+        return Passage(name, it.source, it.rules, self.work.ranges)
+
+    async def _count(self) -> bool:
+        """Add up what is only counted, by owner; False if the run is to stop before."""
+        last = (await self.run.reading.read(self.work.progress, COUNTING)).place
+        items = after(self.passage(self.counts).items(start_at(last), self._wanted(self.counts)), last)
+        of = partial(self.run.target.readback.counted, self.counts)
+
+        def step() -> bool:
+            piece = [it._replace(counted=of(it.record)) for it in islice(items, COUNTED)]
+            if piece:
+                self.work.count(COUNTING, piece[-1].place, piece)
+            return bool(piece)
+
+        while await self.run.reading.read(step):
+            if self.run.context.stopping:
+                return False
+        return not self.run.context.stopping
+
+    def _items(self, name: str, done: Done) -> Iterator[Item]:
+        """What is left to look at of a stage, in reading order."""
+        if name == self.counts:
+            yield from self.work.counters(done.looked)
+            return
+        here = self.picked if self.picked is not None and name == self.base else None
+        found = iter(here) if here is not None else self.passage(name).items(start_at(done.place), self._wanted(name))
+        for item in after(found, done.place):
+            counts = name == self.run.reading.owners
+            yield item._replace(counted=self.work.counted(item.record.owner)) if counts else item
+
+    def _pool(self, name: str) -> Pool:
+        settled = {it.seq: it.settled for it in self.accepted[name]}
+
+        def note(found: Found) -> None:
+            read = [(it, how) for it, how in found if how != UNSHOWN]
+            seen = [settled[it.seq] for it, how in read if not how or how[0].reason not in (MISSING, UNREADABLE)]
+            suspects = [Suspect(name, it, how) for it, how in read if how]
+            unread = sum(it.record.units for it, how in found if how == UNSHOWN)
+            last = max(it.place for it, _ in found)
+            self.work.note(name, Done(last, len(read), unread), suspects, max(seen, default=0.0))
+
+        return self._pooled(name, note)
+
+    def _pooled(self, name: str, note: Callable[[Found], None]) -> Pool:
+        run = self.run
+        return Pool(run.reading, run.context, run.settings.concurrency, partial(self.look, name), note)
+
+    async def look(self, name: str, item: Item) -> list[Difference] | None:
+        """In what a record is not as it was sent; a read that says nothing is tried again. None if the run is to stop
+        before that is known."""
+        readback, context = self.run.target.readback, self.run.context
+        if name != self.counts and not readback.can_tell(name, item.record):
+            return UNSHOWN
+        for _ in range(TRIES):
+            found = await context.until_stopped(readback.differences(name, item.record, item.counted))
+            if found is not None:
+                self._say()
+                return found
+            if context.stopping:
+                return None
+            self._reachable.doubt()
+            await self._reachable.wait()
+        return None if context.stopping else UNTOLD
+
+    def _say(self) -> None:
+        """How far it is, now and then."""
+        now = asyncio.get_running_loop().time()
+        self._begun = self._begun or (now, self._done)
+        self._done += 1
+        if now - self._told < TOLD:
+            return
+        self._told = now
+        (began, before), whole = self._begun, max(self.whole, self._done)
+        left = (now - began) * (whole - self._done) / max(self._done - before, 1)
+        said = f"verifying: {self._done:,} of about {counted(whole, 'record')} read back"
+        self.run.context.notify(Verifying("verifying", said, left if now > began else None))
+
+    async def _again(self) -> bool:
+        """The second look, a settle time after the first one; False if the run is to stop before."""
+        stages = await self.run.reading.read(lambda: sorted({it.stage for it in self.work.suspects(again=True)}))
+        if not stages:
+            return True
+        settle = self.run.context.times.settle
+        said = "what was not found as it was sent is looked at again"
+        self.run.context.notify(Waiting("second-look", said, settle))
+        if not await self.run.context.pause(settle):
+            return False
+        for name in stages:
+            items = (it.item for it in self.work.suspects(again=True) if it.stage == name)
+            if not await self._pooled(name, partial(self.work.note_again, name)).over(items):
+                return False
+        return True

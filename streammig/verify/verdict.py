@@ -1,0 +1,107 @@
+"""What two looks at a record say of it, and what they say of all together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from streammig.batching import ranges_of
+from streammig.checkpoint import Beside, Finding
+from streammig.model import Place, Record, add_up
+from streammig.target import MISSING, UNREADABLE, Difference
+from streammig.verify.sample import CONFIDENCE, at_most
+from streammig.verify.work import Suspect
+
+NOT_VISIBLE = "not-visible-yet"
+
+
+class Told(NamedTuple):
+    """A difference for the person in charge. It holds personal data."""
+
+    stage: str
+    place: Place
+    owner: str
+    difference: Difference
+
+    def json(self, file: str) -> dict[str, Any]:
+        return {
+            "stage": self.stage, "file": file, "record": self.place.ordinal, "byte": self.place.offset,
+            "unit": self.place.unit, "owner": self.owner, **self.difference._asdict(),
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Judges suspects, in their order, one after the other.
+
+    Missing is what neither look found, though the target's queue had passed its batch: something was `seen` that was
+    accepted as late or later. `settled` is when each batch was accepted, and `proves` whether a look at a stage proves
+    that a record of it is not there.
+    """
+
+    settled: Mapping[tuple[str, int], float]
+    seen: float
+    proves: Callable[[str], bool]
+    tell: Callable[[Told], None] = lambda told: None
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def missing(self, suspects: Iterable[Suspect]) -> Iterator[tuple[str, Beside]]:
+        """What is missing, batch by batch."""
+        lost = (it for it in suspects if self._reason(it) == MISSING and self.proves(it.stage))
+        for (stage, seq), group in groupby(lost, lambda it: (it.stage, it.item.seq)):
+            records: list[Record] = [it.item.record for it in group]
+            yield stage, Beside(seq, ranges_of(records), add_up(it.tally for it in records))
+
+    def findings(self, suspects: Iterable[Suspect]) -> Iterator[Finding]:
+        """Every difference, without its values. Counts the records, and tells each difference with its values."""
+        for it in suspects:
+            if not it.second:
+                continue  # the second look found it as it was sent
+            reason, place = self._reason(it), it.item.place
+            counts = self.counts.setdefault(it.stage, Counter())
+            counts[reason if reason in (MISSING, NOT_VISIBLE, UNREADABLE) else "different"] += 1
+            for found in it.second:
+                if found.reason == MISSING:
+                    found = found._replace(reason=reason)
+                self.tell(Told(it.stage, place, it.item.record.owner, found))
+                yield Finding(it.stage, it.item.seq, *place[:3], place.ordinal, found.field, found.reason)
+
+    def _reason(self, it: Suspect) -> str:
+        """Why it is one, in short; "" if it is none any more."""
+        if not it.second:
+            return ""
+        reason = it.second[0].reason
+        if reason != MISSING:
+            return reason
+        passed = self.settled[it.stage, it.item.seq] <= self.seen
+        return MISSING if passed and it.first[0].reason == MISSING else NOT_VISIBLE
+
+
+def summary(
+    looked: Mapping[str, int], counts: Mapping[str, Counter[str]], left: Mapping[str, Mapping[str, int]], sample: bool
+) -> dict[str, Any]:
+    """What a verify found, JSON-ready. Counts are records, but units in what was `left` aside: `not_readable` is what
+    the target does not show, `not_comparable` what another mapping or a correction made."""
+    stages = {}
+    for stage, number in looked.items():
+        found = counts.get(stage, Counter())
+        stages[stage] = {
+            "looked": number, "same": number - found.total(), "missing": found[MISSING],
+            "different": found["different"], "not_visible_yet": found[NOT_VISIBLE], "unreadable": found[UNREADABLE],
+            **left.get(stage, {}),
+        }  # fmt: skip
+    bounds = {
+        stage: {name: round(at_most(it[name], it["looked"]), 6) for name in ("missing", "different")}
+        for stage, it in stages.items()
+        if sample and it["looked"]
+    }
+    return {
+        "kind": "sample" if sample else "all",
+        "same": all(it["looked"] == it["same"] for it in stages.values()),
+        "stages": stages,
+        "confidence": CONFIDENCE if bounds else None,
+        "at_most": bounds,
+    }

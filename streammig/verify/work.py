@@ -1,0 +1,216 @@
+"""The progress of a verify: a file of its own in the state folder, so that the same command goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from streammig.checkpoint import Accepted, Role, SharedFile
+from streammig.model import START, Place, Range, Record
+from streammig.target import Difference
+
+PIECE = 256  # suspects that are looked at again together
+
+_encoded = msgspec.msgpack.Encoder().encode
+_RECORD = msgspec.msgpack.Decoder(Record)
+_DIFFERENCES = msgspec.json.Decoder(list[Difference])
+
+
+class Item(NamedTuple):
+    """One record to be looked at: the batch that carried it, and how many units of its owner are only counted."""
+
+    record: Record
+    seq: int
+    counted: int = 0
+
+    @property
+    def place(self) -> Place:
+        return self.record.begin
+
+
+class Done(NamedTuple):
+    """How far a stage is: the last unit that is done, how many records were looked at, and how many units the target
+    does not show."""
+
+    place: Place | None = None
+    looked: int = 0
+    unread: int = 0
+
+
+class Suspect(NamedTuple):
+    """A record that was not found as it was sent: what the first look showed, and the second one, if there was one."""
+
+    stage: str
+    item: Item
+    first: list[Difference]
+    second: list[Difference] | None = None
+
+
+class Work(SharedFile):
+    """What a verify knows while it goes on. It holds records as they were sent, so it is owner-only, and goes when the
+    result is in the checkpoint. Synchronous, for one thread."""
+
+    role = Role("the progress of the verify", "verify-progress", "Delete it: the verify begins again.")
+    application = 0x734D5679  # "sMVy"
+    format = 1
+    schema = """
+-- What it is of. `seen` is the latest moment at which a batch was accepted of which anything was seen.
+CREATE TABLE verify (binding TEXT NOT NULL, seen REAL NOT NULL);
+-- The ranges of accepted batches in reading order, and how far each stage is done: behind the unit of that place.
+CREATE TABLE accepted (
+    stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
+    record INTEGER NOT NULL, end_offset INTEGER NOT NULL, end_unit INTEGER NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (stage, source, offset, unit)
+) WITHOUT ROWID;
+CREATE TABLE progress (
+    stage TEXT PRIMARY KEY, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
+    record INTEGER NOT NULL, looked INTEGER NOT NULL, unread INTEGER NOT NULL
+);
+-- How many units of each owner were sent that are only counted, and the first record that had any.
+CREATE TABLE counted (
+    owner TEXT PRIMARY KEY, units INTEGER NOT NULL, seq INTEGER NOT NULL, record BLOB NOT NULL
+);
+-- Differences are JSON. `second` is NULL until the second look.
+CREATE TABLE suspect (
+    stage TEXT NOT NULL, seq INTEGER NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
+    counted INTEGER NOT NULL, record BLOB NOT NULL, first TEXT NOT NULL, second TEXT,
+    PRIMARY KEY (stage, seq, source, offset, unit)
+) WITHOUT ROWID"""
+
+    def begin(self, binding: str, stages: Mapping[str, Iterable[Accepted]]) -> None:
+        """Begin, or go on where it was begun for the same `binding`."""
+        rows = self.rows("SELECT binding FROM verify")
+        if rows and rows[0][0] == binding:
+            return
+        with self.transaction():
+            for table in ("verify", "accepted", "progress", "counted", "suspect"):
+                self._db.execute(f"DELETE FROM {table}")
+            for stage, batches in stages.items():
+                self._db.executemany(
+                    "INSERT INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        (stage, *it.begin, it.end.offset, it.end.unit, each.seq)
+                        for each in batches
+                        for it in each.ranges
+                    ),
+                )
+            self._db.execute("INSERT INTO verify VALUES (?, 0)", (binding,))
+
+    def ranges(self, stage: str, source: int, begin: int, end: int) -> tuple[list[Range], list[int]]:
+        """The ranges that may hold records that begin in these bytes, in reading order, and their batches."""
+        rows = self.rows(
+            "SELECT offset, unit, record, end_offset, end_unit, seq FROM accepted WHERE stage = ?1 AND source = ?2"
+            " AND offset >= coalesce((SELECT max(offset) FROM accepted"
+            " WHERE stage = ?1 AND source = ?2 AND offset < ?3), 0) AND offset < ?4 ORDER BY offset, unit",
+            stage, source, begin, end,
+        )  # fmt: skip
+        ranges = [
+            Range(Place(source, offset, unit, record), Place(source, end_offset, end_unit, record))
+            for offset, unit, record, end_offset, end_unit, _ in rows
+        ]
+        return ranges, [row[5] for row in rows]
+
+    def progress(self, stage: str) -> Done:
+        rows = self.rows("SELECT source, offset, unit, record, looked, unread FROM progress WHERE stage = ?", stage)
+        return Done(Place(*rows[0][:4]), *rows[0][4:]) if rows else Done()
+
+    def note(self, stage: str, more: Done, suspects: Sequence[Suspect] = (), seen: float = 0.0) -> None:
+        """So much more of a stage is done, up to a place, with what was found on the way."""
+        with self.transaction():
+            before = self.progress(stage)
+            self._db.execute(
+                "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (stage, *(more.place or START), before.looked + more.looked, before.unread + more.unread),
+            )
+            self._db.execute("UPDATE verify SET seen = max(seen, ?)", (seen,))
+            self._db.executemany(
+                "INSERT OR REPLACE INTO suspect VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                [
+                    (it.stage, it.item.seq, *it.item.place[:3], it.item.counted, _encoded(it.item.record),
+                     _text(it.first))
+                    for it in suspects
+                ],
+            )  # fmt: skip
+
+    def note_again(self, stage: str, found: Iterable[tuple[Item, list[Difference]]]) -> None:
+        """What the second look showed."""
+        where = "stage = ? AND seq = ? AND source = ? AND offset = ? AND unit = ?"
+        with self.transaction():
+            self._db.executemany(
+                f"UPDATE suspect SET second = ? WHERE {where}",
+                [(_text(how), stage, it.seq, *it.place[:3]) for it, how in found],
+            )
+
+    def count(self, stage: str, place: Place, items: Iterable[Item]) -> None:
+        """Add what is only counted, up to a place."""
+        with self.transaction():
+            self.note(stage, Done(place))
+            self._db.executemany(
+                "INSERT INTO counted VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET units = units + excluded.units",
+                [
+                    (it.record.owner, it.counted, it.seq, msgspec.msgpack.encode(it.record))
+                    for it in items
+                    if it.counted
+                ],
+            )
+
+    def counted(self, owner: str) -> int:
+        rows = self.rows("SELECT units FROM counted WHERE owner = ?", owner)
+        return rows[0][0] if rows else 0
+
+    def counters(self, done: int) -> Iterator[Item]:
+        """Each owner with something that is only counted, in reading order of the first of it, behind so many."""
+        while rows := self.rows("SELECT units, seq, record FROM counted ORDER BY rowid LIMIT ? OFFSET ?", PIECE, done):
+            yield from (Item(_RECORD.decode(record), seq, units) for units, seq, record in rows)
+            done += len(rows)
+
+    def suspects(self, again: bool = False) -> Iterator[Suspect]:
+        """All of them by stage and batch, in reading order; `again`: those that no second look was at yet."""
+        last: tuple[object, ...] = ("", 0, 0, 0, 0)
+        only = "AND second IS NULL" if again else ""
+        while rows := self.rows(
+            "SELECT stage, seq, source, offset, unit, counted, record, first, second FROM suspect"
+            f" WHERE (stage, seq, source, offset, unit) > (?, ?, ?, ?, ?) {only}"
+            " ORDER BY stage, seq, source, offset, unit LIMIT ?",
+            *last, PIECE,
+        ):  # fmt: skip
+            for stage, seq, _, _, _, counted, record, first, second in rows:
+                item = Item(_RECORD.decode(record), seq, counted)
+                yield Suspect(stage, item, _differences(first) or [], _differences(second))
+            last = tuple(rows[-1])[:5]
+
+    @property
+    def seen(self) -> float:
+        """The latest moment at which a batch was accepted of which anything was seen."""
+        return float(self.rows("SELECT seen FROM verify")[0][0])
+
+    def forget(self) -> None:
+        """Close and delete it."""
+        self.close()
+        for end in ("", "-journal"):
+            self.path.with_name(self.path.name + end).unlink(missing_ok=True)
+
+
+def work_path(state_folder: Path, run_id: str) -> Path:
+    return state_folder / f"verify-{run_id}.sqlite"
+
+
+def after(items: Iterable[Item], place: Place | None) -> Iterator[Item]:
+    """Those behind a unit."""
+    return (it for it in items if place is None or it.place[:3] > place[:3])
+
+
+def start_at(place: Place | None) -> Place:
+    """Where reading goes on for what is behind a unit of this place."""
+    return START if place is None else place._replace(unit=0)
+
+
+def _text(differences: list[Difference]) -> str:
+    return msgspec.json.encode(differences).decode()
+
+
+def _differences(text: str | None) -> list[Difference] | None:
+    return _DIFFERENCES.decode(text) if text is not None else None

@@ -1,0 +1,74 @@
+"""CSV from end to end: a table of members and a log of purchases, declared fields, a stop, a resume, dead letters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.commands import Shell, sandbox
+
+SETTINGS = """
+[customers]
+files = ["members.csv"]
+
+[customers.fields]
+id = {field = "ID", strip = "'"}
+name = {join = ["First", "Last"]}
+email = {field = "Email", trim = true, lower = true}
+registration_date = {field = "Since", date = "%d/%m/%Y", zone = "America/Bogota"}
+
+[[customers.fields.balance]]
+reward_id = {constant = "11111111-1111-4111-8111-111111111111"}
+amount = {field = "Points", number = "."}
+expiration_date = {null = true}
+brand_id = {null = true}
+
+[events]
+files = ["purchases.tsv"]
+owner = "customer"
+
+[events.fields]
+customer = {field = "member", strip = "'"}
+type = {constant = "PURCHASE"}
+brand_id = {null = true}
+fulfilled = {constant = true}
+issued_at = {field = "at", epoch = true}
+resolved_at = {field = "at", epoch = true}
+
+[events.fields.order]
+purchase_id = "receipt"
+value = {field = "total", number = "."}
+discounted_value = {field = "total", number = "."}
+payment_method = {constant = "OTHER"}
+products = []
+"""
+
+
+def write_tables(folder: Path, members: int) -> None:
+    rows = ["ID,First,Last,Email,Since,Points"]
+    rows += [
+        f"""'{7000 + n},Ana,"Pérez, {n}", M{n}@Example.org ,04/05/2019,""" + ("" if n % 3 else '"1,120.50"')
+        for n in range(members)
+    ]
+    rows.insert(3, "'9999,too,many,fields,in,this,row")
+    (folder / "members.csv").write_text("\ufeff" + "\r\n".join(rows) + "\r\n", encoding="utf-8")
+    log = [f"R-{n}\t'{7000 + n}\t{1_700_000_000 + n}\t{n}.25" for n in range(members)]
+    (folder / "purchases.tsv").write_text("\n".join(["receipt\tmember\tat\ttotal", *log]) + "\n", encoding="utf-8")
+    (folder / "move.toml").write_text(SETTINGS, encoding="utf-8")
+
+
+def test_i4_tables_are_delivered_once_over_a_pilot_and_a_resume_and_a_bad_row_is_a_dead_letter(shell: Shell) -> None:
+    write_tables(shell.folder, 1500)
+    with sandbox(limits="off") as target:
+        first = shell.run(target.url, "move.toml", "--first", "700", "--json", "--quiet")
+        rest = shell.run(target.url, "move.toml", "--json", "--quiet")
+        held = target.ledger()["holds"]
+    assert first.code == 10
+    assert rest.code == 3
+    assert rest.document["stages"]["customers"]["accepted"] == held["customers"]["count"] == 1500
+    assert held["customers"]["landed"] == 1500
+    assert held["events"]["count"] == 1500
+    letters = shell("dead-letters", "move.checkpoint").out.splitlines()
+    (letter,) = map(json.loads, letters)
+    assert letter["code"] == "invalid-csv"
+    assert letter["record"].startswith("'9999,too,many")
