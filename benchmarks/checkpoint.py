@@ -12,7 +12,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -23,19 +22,13 @@ from benchmarks.end_to_end import timed
 from benchmarks.figures import figures, yes
 from benchmarks.null_target import null_target
 from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence
+from streammig.context import SystemClock
 from streammig.model import Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.ratelimit import OFF, AccountState, RateLimiter
 from streammig.sandbox.sample import Sample, write_sample
 from tests.drafts import made
 
 GOAL, WORKERS, RECORDS, ROUNDS = 3.0, 5, 1000, 3
-
-
-class Wall:
-    """The machine's clock."""
-
-    def time(self) -> float:
-        return time.time()
 
 
 def fsync_seconds(folder: Path) -> float:
@@ -61,7 +54,7 @@ def sealed(number: int) -> tuple[Draft, Progress]:
 
 async def keep_checkpoint(folder: Path, batches: int) -> float:
     """Batches a second."""
-    clock = Wall()
+    clock = SystemClock()
     file = Checkpoint.create(folder / "run.checkpoint", binding={"account": "a"}, version="0", started=clock.time())
     file.add_stage("customers", 0, {}, [])
     account = AccountState(folder / "account.sqlite")

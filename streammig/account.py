@@ -7,23 +7,14 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from streammig.ask import Ask
 from streammig.checkpoint import Checkpoint, Fence, fenced
 from streammig.context import Clock
 from streammig.delivery.folder import Unlimited
 from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, account_path
-
-
-class Asked(Protocol):
-    """What a call of `run` says of the checkpoint's fence."""
-
-    @property
-    def command(self) -> str: ...
-    @property
-    def current(self) -> bool: ...
-    @property
-    def newest_lost(self) -> bool: ...
+from streammig.telemetry import Notify, ignore
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +31,7 @@ class SharedAccount:
         """What binds a checkpoint to it."""
         return {"target": self.target, "account": self.name}
 
-    def fence(self, path: Path, ask: Asked) -> AbstractContextManager[Fence]:
+    def fence(self, path: Path, ask: Ask) -> AbstractContextManager[Fence]:
         """The fence of the checkpoint at this path; raises `Unusable` where it knows of a newer copy."""
         return fenced(
             path,
@@ -51,11 +42,13 @@ class SharedAccount:
             lost=ask.newest_lost,
         )
 
-    def limiter(self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor]) -> RateLimiter:
+    def limiter(
+        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore
+    ) -> RateLimiter:
         """The permits of the account, until the stack is closed."""
         state = AccountState(account_path(self.state_dir, self.name))
         stack.callback(state.close)
-        limiter = RateLimiter(state, self.limits, clock, stack.enter_context(executor()))
+        limiter = RateLimiter(state, self.limits, clock, stack.enter_context(executor()), notify=notify)
         stack.push_async_callback(limiter.close)
         return limiter
 
@@ -66,8 +59,10 @@ class NoAccount:
     binding: Mapping[str, Any] = {"account": "none", "dry_run": True}  # read only
     limits = OFF
 
-    def fence(self, path: Path, ask: Asked) -> AbstractContextManager[None]:
+    def fence(self, path: Path, ask: Ask) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def limiter(self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor]) -> Unlimited:
+    def limiter(
+        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore
+    ) -> Unlimited:
         return Unlimited()

@@ -6,12 +6,20 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from streammig.telemetry import Notify
 
 T = TypeVar("T")
+
+
+class Boot(NamedTuple):
+    """A time that nobody can set: seconds since the machine was started."""
+
+    id: str  # of that start of the machine; "" where it has none
+    seconds: float
 
 
 class Clock(Protocol):
@@ -25,12 +33,23 @@ class Clock(Protocol):
         """Seconds since the epoch, UTC."""
         ...
 
+    def boot(self) -> Boot:
+        """The time since the machine was started."""
+        ...
+
 
 class SystemClock:
-    """The machine's wall clock."""
+    """The machine's clocks."""
 
     def time(self) -> float:
         return time.time()
+
+    def boot(self) -> Boot:
+        try:
+            mark = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            return Boot(mark, time.clock_gettime(time.CLOCK_BOOTTIME))
+        except (OSError, AttributeError):  # no Linux
+            return Boot("", 0.0)
 
 
 @dataclass(frozen=True, slots=True)

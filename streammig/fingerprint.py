@@ -10,7 +10,7 @@ from typing import Any
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
 from streammig.settings import Settings
-from streammig.sources import comparable, touched
+from streammig.sources import comparable, hash_before, touched
 from streammig.stages import STAGES
 
 # The settings of a run that decide which bytes a batch holds.
@@ -39,11 +39,10 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
     return found
 
 
-def fixed(settings: Settings, name: str, file: Checkpoint) -> bool:
-    """Whether nothing but the export decides what comes out of a stage: no mapping, whose code may be another at each
-    call, and the version that the checkpoint began with."""
-    stage = settings.stage(name)
-    return not (stage.map or stage.fields) and file.run["version"] == version("streammig")
+def rules_of(mapping: str | None) -> str:
+    """What decides, beside the export and the settings, what comes out of a stage: the version, and the hash of the
+    mapping (None: there is none); "" for a mapping without one."""
+    return "" if mapping == "" else f"{version('streammig')} {mapping or ''}"
 
 
 def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], marks: Marks) -> Checkpoint | None:
@@ -78,13 +77,16 @@ def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], mar
 
 
 def check_contents(file: Checkpoint, marks: Marks, stopped: Callable[[], bool]) -> None:
-    """Raise `Unusable` if a file that may have been written to since is not the same any more, by many samples."""
-    found = [
-        f"{row.name}: the content of {name} is not what it was, though its size is"
-        for row in file.stages()
-        for before in [file.fingerprints(row.name)]
-        for name in touched(marks[row.name][: len(before)], before, stopped)
-    ]
+    """Raise `Unusable` if a file that may have been written to since is not the same any more, by many samples, or if
+    what was read last before the frontier is not there now."""
+    found = []
+    for row in file.stages():
+        before, progress = file.fingerprints(row.name), file.progress(row.name)
+        names = touched(marks[row.name][: len(before)], before, stopped)
+        found += [f"{row.name}: the content of {name} is not what it was, though its size is" for name in names]
+        place = progress.frontier
+        if progress.before and hash_before(marks[row.name][place.source], place.offset) != progress.before:
+            found.append(f"{row.name}: what stands before byte {place.offset:,} is not what was read")
     if found and not stopped():
         raise _another(file.path, found)
 

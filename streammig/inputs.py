@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +11,9 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, repeated
-from streammig.model import START, Place, Range, Record
+from streammig.model import START, BatchState, Place, Range, Record
 from streammig.reader import first_records, owners_until
-from streammig.selection import Absent, WithoutRepeated, WithOwners
+from streammig.selection import UNDECIDED, Absent, WithoutRepeated, WithOwners
 from streammig.sources.source import Source
 from streammig.target import Rules, Stage
 
@@ -54,12 +54,18 @@ class Reading:
         rules = self.inputs[name].rules
         if name == self.owners:
             return rules if self.index is None else WithoutRepeated(rules, partial(repeated, self.index))
+        undecided = await self.undecided()
         known = self.index is not None or await self.store.read(Checkpoint.has_absent)
-        return WithOwners(rules, self.absent(), sealed) if known else rules
+        return WithOwners(rules, self.absent(undecided), sealed) if known or undecided else rules
 
-    def absent(self) -> Absent:
-        """Which customers will not be at the target."""
-        return partial(absent, self.index, self.lookup)
+    def absent(self, undecided: frozenset[str]) -> Absent:
+        """Which customers will not be at the target, or, if they are `undecided`, may not be."""
+        return partial(absent_or_undecided, partial(absent, self.index, self.lookup), undecided)
+
+    async def undecided(self) -> frozenset[str]:
+        """The customers of parked batches: the target may lack them."""
+        parked = await self.store.read(lambda file: file.batches(self.owners, BatchState.PARKED))
+        return frozenset([record.owner for batch in parked for record in await self.store.records(batch)])
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
         """As `first_records`, of those that the run sends."""
@@ -80,3 +86,9 @@ class Reading:
         frontier = await self.store.read(lambda file: file.progress(self.owners).frontier)
         owners = await self.read(owners_until, self.inputs[self.owners].source, await self.rules(self.owners), frontier)
         return owners - self.lookup.absent_reasons(owners).keys()
+
+
+def absent_or_undecided(known: Absent, undecided: frozenset[str], owners: Iterable[str]) -> Mapping[str, str]:
+    """As `known`, with the owners who are undecided."""
+    asked = list(owners)
+    return {owner: UNDECIDED for owner in asked if owner in undecided} | dict(known(asked))

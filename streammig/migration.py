@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -17,20 +16,23 @@ from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import NoAccount, SharedAccount
+from streammig.ask import Ask as Ask
 from streammig.bodies import check_bodies, give_up, room_of_outbox
 from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex
+from streammig.delivery.beside import write_beside
 from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.delivery.reads import Connection, Reads
 from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo.limits import PRESETS
-from streammig.masivo.target import Masivo, RuleOptions, absences, check_base_url, conditions
+from streammig.masivo.target import RuleOptions, check_base_url
 from streammig.model import Batch, BatchState
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.resending import Resend
@@ -42,7 +44,8 @@ from streammig.settings import Settings, absolute, check_doubles, check_folder, 
 from streammig.sources import Form, check_form, open_source, parse_input, with_samples
 from streammig.sources.source import Source
 from streammig.stages import STAGES
-from streammig.target import Client, Connection, ReadBack, Target
+from streammig.target import Client, ReadBack, Target
+from streammig.targets import rule_options, target_of
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier
@@ -56,24 +59,6 @@ def one_thread() -> Executor:
     return ThreadPoolExecutor(1)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What one call of `run` asks for beside the settings."""
-
-    command: str  # the command line that goes on from here
-    first: int | None = None  # a pilot: so many source records of each stage
-    unchecked: bool = False  # do not look for duplicate customers
-    dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
-    current: bool = False  # the checkpoint is the newest copy, though the state folder has no fence for it
-    newest_lost: bool = False  # the newest copy is lost: go on from this older one
-    accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
-    bodies_lost: bool = False  # batches whose bodies are lost become dead letters
-    accept_broken: bool = False  # where a file breaks off, deliver what stands before that, and call it the end
-    held: bool = False  # the caller holds the checkpoint's lock
-    aside: bool = False  # a command beside the run: what goes on from here is still the run's command
-    sends: bool = True  # whether anything may be sent; a read-back alone needs no dedup index
-
-
 @dataclass(slots=True)
 class Migration:
     """One migration in one process. `run` drives it to its end, `drain` and `abort` end it early.
@@ -83,7 +68,7 @@ class Migration:
     """
 
     settings: Settings
-    ask: Ask = Ask("streammig run")  # frozen
+    ask: Ask = Ask("streammig run")  # noqa: RUF009  # frozen
     key: str = field(default="", repr=False)
     state_dir: Path = Path()  # by default the one that the settings name, or the platform's
     clock: Clock = field(default_factory=SystemClock)
@@ -143,7 +128,7 @@ class Migration:
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
         UNKNOWN if stopped before that is known."""
-        return await self._work(lambda run: run.read_back(stage, seq), lambda _: False) or BatchState.UNKNOWN
+        return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
 
     async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
         """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
@@ -151,7 +136,7 @@ class Migration:
         return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
 
     async def _work(
-        self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: True
+        self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: False
     ) -> T | None:
         """Assemble a run and let it work; None if it was aborted. `reads`: whether it reads records that may be sent:
         the customers have to be known for that."""
@@ -161,6 +146,9 @@ class Migration:
                 run = await self._assemble(stack, reads)
                 self.assembled = True
                 done = await work(run)
+                if self.ask.dry_run is not None:
+                    mapped = {name: it[:2] for name, it in run.reading.inputs.items() if it.mapping}
+                    await run.reading.read(write_beside, self.ask.dry_run, mapped)
                 if done is True:
                     await run.store.write(Checkpoint.forget_samples)
             if done is True:
@@ -195,7 +183,7 @@ class Migration:
             lost = await self._check(file, fence, marks, thread)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
-        limiter = account.limiter(stack, self.clock, self.executor)
+        limiter = account.limiter(stack, self.clock, self.executor, self.notify)
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
@@ -223,7 +211,7 @@ class Migration:
             settings=settings,
             reading=reading,
             store=store,
-            target=Connection(client, readback, limiter),
+            target=Connection(client, readback, limiter, Reads(readback, context, settings.concurrency)),
             context=context,
             options=RunOptions(ask.first, self.away, look=target.queued and not self._past_the_look(fence)),
         )
@@ -292,8 +280,6 @@ class Migration:
 
         A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
         stay as they were indexed, and those ahead are scanned again."""
-        if not self.ask.sends:
-            return None
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
             return None
@@ -343,22 +329,17 @@ class Migration:
         mappings: Mapping[str, Callable[[Any], Any] | None],
         limiter: RateLimiter | Unlimited,
     ) -> Target:
-        settings = self.settings
-        masivo = Masivo(
-            base_url=settings.base_url,
-            auth_url=settings.auth_url,
-            key=self.key,
-            timeout=settings.request_timeout,
+        target = target_of(
+            self.settings,
+            self.key,
             options=options,
             mappings=mappings,
             clock=self.clock,
             rng=self.rng,
             account=limiter,
             waiting=lambda why, seconds: self.notify(Waiting("reading", why, seconds)),
-            answers=conditions(settings.accepted_if, settings.refused_if),
-            not_there=absences(settings.not_there),
         )
-        return masivo if self.ask.dry_run is None else FolderTarget(masivo, self.ask.dry_run)
+        return target if self.ask.dry_run is None else FolderTarget(target, self.ask.dry_run)
 
     @asynccontextmanager
     async def _connect(self, target: Target) -> AsyncIterator[tuple[Client, ReadBack]]:
@@ -414,27 +395,3 @@ def _sweep(file: Checkpoint) -> None:
     """Leave nothing in the outbox that no batch needs, however the run ended."""
     with suppress(Problem):
         file.sweep_outbox()
-
-
-def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
-    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
-    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
-    return {
-        name: RuleOptions(
-            unknown_fields=settings.unknown_fields,
-            fraction_digits=settings.fraction_digits,
-            include_inactive=settings.include_inactive,
-            send_anonymous=settings.send_anonymous,
-            zero_orders=settings.zero_orders,
-            send_redeem=settings.send_redeem,
-            trim_emails=settings.trim_emails,
-            time_zone=settings.time_zone or None,
-            time_of_day=settings.time_of_day,
-            deleted=settings.customers.deleted,
-            reversed=settings.events.reversed,
-            owner=settings.stage(name).owner or None,
-            max_bytes=settings.max_bytes,
-            now=now,
-        )
-        for name in STAGES
-    }

@@ -202,12 +202,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     @property
     def begin(self) -> Place:
         """The place before its first unit."""
-        return self.position.begin._replace(unit=self.unit)
+        it = self.position
+        return Place(it.source, it.offset, self.unit, it.ordinal)
 
     @property
     def end(self) -> Place:
         """The place behind its last unit."""
-        return self.position.begin._replace(unit=self.unit + self.units)
+        it = self.position
+        return Place(it.source, it.offset, self.unit + self.units, it.ordinal)
 
 
 def total(amounts: Iterable[tuple[str, Decimal]]) -> Sums:
@@ -345,7 +347,8 @@ class Progress(msgspec.Struct, frozen=True):
 
     Counters are absolute, so that storing them twice changes nothing. `read` is what the batches, dead letters and
     filter counts must add up to: all that lies behind the frontier, and what sealed batches hold beyond it. `dead` and
-    `absent` are new since the last progress of the same reader; storing one again changes nothing.
+    `absent` are new since the last progress of the same reader; storing one again changes nothing. `before` is the hash
+    of the 64 KB of the export before the frontier, "" where it is not known (I8).
     """
 
     frontier: Place = START
@@ -355,6 +358,7 @@ class Progress(msgspec.Struct, frozen=True):
     dropped: Mapping[str, int] = {}
     dead: tuple[DeadLetter, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
+    before: str = ""
 
     @property
     def begun(self) -> tuple[Range, ...]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from streammig.checkpoint import Checkpoint, Mark, Store, spread
 from streammig.context import Context
-from streammig.delivery.reconcile import seen_at_last
+from streammig.delivery.reads import Reads
 from streammig.errors import Unusable
 from streammig.inputs import Reading
 from streammig.model import BatchState, Record
-from streammig.target import ReadBack, Seen
+from streammig.target import Seen
 from streammig.telemetry import Waiting, Warned
 
 # Records that are looked for: an owner takes one read, what belongs to one may take several. Before a stage of which
@@ -24,7 +24,7 @@ class Preflight:
 
     reading: Reading
     store: Store
-    readback: ReadBack
+    reads: Reads
     context: Context
 
     async def check(self, look: bool) -> None:
@@ -53,7 +53,7 @@ class Preflight:
         """The first stage with something left to send that can be looked for; None where there is none."""
         lost = file.lost() or Mark()
         for ordinal, row in enumerate(file.stages()):
-            if self.readback.proves(row.name) and row.state != "complete" and ordinal >= lost.stage:
+            if self.reads.proves(row.name) and row.state != "complete" and ordinal >= lost.stage:
                 return row.name
         return None
 
@@ -63,7 +63,7 @@ class Preflight:
         if first == self.reading.owners or await self.store.read(_began):
             return
         records = await self.reading.first(first, OWNERS_LOOKED_FOR)
-        seen = [await self.readback.visible(self.reading.owners, record) for record in records]
+        seen = await self.reads.all(self.reading.owners, records)
         if seen and all(answer is Seen.NOTHING for answer in seen):
             ordinals = ", ".join(str(record.position.ordinal) for record in records)
             raise Unusable(
@@ -80,7 +80,7 @@ class Preflight:
             Waiting("preflight", f"looking whether the first {name} to be sent are at the target already")
         )
         for record in records:
-            seen.append(await seen_at_last(self.readback, name, record, self.context))
+            seen += await self.reads.at_last(name, [record])
             if seen[-1] is Seen.CANT_TELL:
                 self.context.notify(
                     Warned(

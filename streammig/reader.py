@@ -43,7 +43,7 @@ class Reader:
     ) -> None:
         self._rules = rules
         self._batcher = batcher(rules.head, rules.tail, rules.once, limits, progress, ahead)
-        self._spans = source.spans(progress.frontier)
+        self._source, self._spans = source, source.spans(progress.frontier)
         self._ready: deque[Sealing] = deque()
         self._left = None if first is None else max(first - progress.source_records, 0)
         self._cut = False  # whether a record of the last span was left for after the pilot
@@ -60,10 +60,11 @@ class Reader:
             if self._ended:
                 return None
             self._read_on()
-        sealing = self._ready.popleft()
-        if sealing.draft is None or self._outbox is None:
-            return sealing
-        return msgspec.structs.replace(sealing, draft=write_body(self._outbox, sealing.draft))
+        draft, progress = msgspec.structs.astuple(self._ready.popleft())
+        if draft is not None and self._outbox is not None:
+            draft = write_body(self._outbox, draft)
+        before = self._source.before(progress.frontier)
+        return Sealing(draft, msgspec.structs.replace(progress, before=before))
 
     def close(self) -> None:
         """Close the files that are open; the feed must not be used any more."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from streammig.batching import BatchLimits, assemble, ranges_of
-from streammig.checkpoint import Beside, Checkpoint, outbox_path, write_body
-from streammig.dead_letters.replay import WAVE_BYTES, Choice
+from streammig.batching import BatchLimits, ranges_of
+from streammig.checkpoint import Beside, Checkpoint, outbox_path
+from streammig.dead_letters.replay import WAVE_BYTES, Choice, packed
 from streammig.errors import Unusable
 from streammig.model import Draft, Range, Record, add_up
 from streammig.retrying import Retry
@@ -99,16 +99,7 @@ def _drafts(wave: Sequence[Item], rules: Rules, most: int, outbox: Path) -> list
     owners: dict[str, list[Record]] = {}
     for it in wave:
         owners.setdefault(it.record.owner, []).append(it.record)
-    limits = BatchLimits(bytes=most)
-    room, loads = limits.bytes - len(rules.head) - len(rules.tail), [list[Record]()]
-    for records in owners.values():
-        both = [*loads[-1], *records]
-        fits = sum(len(it.body) + 1 for it in both) <= room and sum(it.units for it in both) <= limits.units
-        loads = [*loads[:-1], both] if fits or not loads[-1] else [*loads, records]
-    return [
-        write_body(outbox, assemble(load, rules.head, rules.tail, ranges_of(load)))
-        for load in (sorted(it, key=lambda record: record.begin) for it in loads)
-    ]
+    return [draft for draft, _ in packed(owners.values(), rules, BatchLimits(bytes=most), outbox)]
 
 
 def _seal(

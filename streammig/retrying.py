@@ -38,7 +38,7 @@ class Retry:
     async def _stage(self, name: str) -> bool:
         run = self.run
         await self.finish(name)
-        replay, after = self._replay(name), FIRST
+        replay, after = await self._replay(name), FIRST
         while not run.context.stopping:
             wave = await self._read(replay.wave, after)
             if wave is None or run.context.stopping:
@@ -65,14 +65,14 @@ class Retry:
         run.context.notify(StageEnded(name, "interrupted" if run.context.stopping else "retried"))
         await run.verify(name)
 
-    def _replay(self, name: str) -> Replay:
+    async def _replay(self, name: str) -> Replay:
         run, reading = self.run, self.run.reading
         owners = name == reading.owners
         return Replay(
             name,
             reading.inputs[name].source,
             reading.inputs[name].rules,
-            absent=None if owners else reading.absent(),
+            absent=None if owners else reading.absent(await reading.undecided()),
             index=reading.index if owners else None,
             file=reading.lookup,
             limits=BatchLimits(bytes=run.settings.max_bytes),
@@ -85,7 +85,7 @@ class Retry:
         them may go."""
         run, last = self.run, name == [*self.run.reading.inputs][-1]
         unseen = await run.store.read(lambda file: file.any_unseen(name))
-        if unseen and not await run.barrier(name, retried=True).wait(name, last):
+        if unseen and not await run.barrier(retried=True).wait(name, last):
             return False
         if name == run.reading.owners:
             await run.store.write(Checkpoint.see_brought)

@@ -12,9 +12,11 @@ from streammig.checkpoint import Store, Totals, outbox_path
 from streammig.context import Context
 from streammig.delivery.barrier import Barrier
 from streammig.delivery.isolation import Isolation
+from streammig.delivery.reads import Connection
 from streammig.delivery.reconcile import Policy, Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
-from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable
+from streammig.delivery.sizes import Sizes
+from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable, counted
 from streammig.inputs import Reading
 from streammig.model import BatchState
 from streammig.preflight import Preflight
@@ -24,8 +26,7 @@ from streammig.report.progress import account_of
 from streammig.settings import Settings
 from streammig.sources.source import Source
 from streammig.stage import StageReader, StageRun
-from streammig.target import Connection
-from streammig.telemetry import PILOT, StageBegan, StageEnded
+from streammig.telemetry import PILOT, StageBegan, StageEnded, Warned
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,10 @@ class Run:
         """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
         whole = True
         before = ""
-        preflight = Preflight(self.reading, self.store, self.target.readback, self.context)
+        preflight = Preflight(self.reading, self.store, self.target.reads, self.context)
         await preflight.check(self.options.look)
         for name in self.reading.inputs:
-            if before and not await self.barrier(before).wait(before):
+            if before and not await self.barrier().wait(before):
                 return False
             whole = await self._stage(name) and whole
             if self.context.stopping:
@@ -64,15 +65,15 @@ class Run:
         # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
         if not self.context.times.settle:
             await self.store.write(lambda file: file.saw(before))
-        elif not await self.barrier(before).wait(before, last=True):
+        elif not await self.barrier().wait(before, last=True):
             return False
         for name in self.reading.inputs:
             await self._no_unknown(name)
         return whole
 
-    def barrier(self, name: str, retried: bool = False) -> Barrier:
+    def barrier(self, retried: bool = False) -> Barrier:
         """The barrier behind a stage, or behind what of it was retried."""
-        return Barrier(self.target.readback, self.store, self.context, retried)
+        return Barrier(self.target.reads, self.target.permits, self.store, self.context, retried)
 
     async def _stage(self, name: str) -> bool:
         self.context.notify(StageBegan(name, await self.store.read(lambda file: account_of(file, name))))
@@ -89,10 +90,27 @@ class Run:
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
         if not self.context.stopping and name == self.reading.owners:
-            # What belongs to a customer of a parked batch may be dropped by the target; events and transactions have
-            # nothing behind them that builds on each of them.
-            await self._no_unknown(name)
+            await self._followers_wait()
         return finished
+
+    async def _followers_wait(self) -> None:
+        """What belongs to a customer of a parked batch would be dropped by the target if that did not land: it becomes
+        dead letters, to be retried when the batch is decided. Raises where it is not known whose batch it is, and in
+        a pilot, whose full run may yet show what became of an unknown one."""
+        left = await self.store.read(
+            lambda file: file.batches(self.reading.owners, BatchState.UNKNOWN, BatchState.PARKED)
+        )
+        lost = await self.store.read(lambda file: [it for it in left if not file.outbox.holds(it)])
+        if lost or any(batch.state is BatchState.UNKNOWN for batch in left):
+            await self._no_unknown(self.reading.owners)
+        if left and len(self.reading.inputs) > 1:
+            count = counted(len(await self.reading.undecided()), "customer")
+            numbers = ", ".join(str(batch.seq) for batch in left)
+            text = (
+                f"{count} of batch {numbers} may not be at the target: their events and transactions become dead"
+                " letters (owner-undecided). Decide with `streammig resolve`, then send them with `streammig retry`"
+            )
+            self.context.notify(Warned("owners-undecided", text))
 
     async def _end(self, name: str, state: str, message: str, code: str) -> None:
         await self._note(name, state, message, code)
@@ -105,14 +123,16 @@ class Run:
     async def prepare(self, name: str, source: Source | None = None) -> StageRun:
         """A stage ready to run; `source` is what it reads on from, if not its files."""
         reader = await self._reader(name, source)
-        bisected = self.target.readback.proves(name) or self.settings.bisect_events
+        bisected = self.target.reads.proves(name) or self.settings.bisect_events
+        sizes = Sizes(*await self.store.read(lambda file: file.sizes(name)))
         sender = Sender(
             client=self.target.client,
             permits=self.target.permits,
             store=self.store,
             reconciler=self._reconciler(self.settings.stage(name).unknown),
-            reachability=Reachability(self.target.readback, self.context),
+            reachability=Reachability(self.target.reads, self.context),
             context=self.context,
+            sizes=sizes,
             options=SendOptions(
                 concurrency=self.settings.concurrency,
                 most_parked=self.settings.most_parked,
@@ -126,7 +146,7 @@ class Run:
         )
 
     def _reconciler(self, policy: Policy) -> Reconciler:
-        return Reconciler(readback=self.target.readback, store=self.store, context=self.context, policy=policy)
+        return Reconciler(reads=self.target.reads, store=self.store, context=self.context, policy=policy)
 
     async def _reader(self, name: str, source: Source | None) -> StageReader:
         progress = await self.store.read(lambda file: file.progress(name))

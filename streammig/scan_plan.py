@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from streammig.checkpoint import Checkpoint
-from streammig.fingerprint import fixed
+from streammig.fingerprint import rules_of
 from streammig.inputs import StageInput
-from streammig.model import Place
+from streammig.model import START, Place
 from streammig.scan import StageScan, scan_folder
 from streammig.settings import Settings
 from streammig.stages import STAGES
@@ -28,16 +28,17 @@ def to_scan(
     """All that are not read yet, and the customers for their index; beside a run (`aside`) only these. `added` are
     stages that have files which the checkpoint does not know; `beside` is what else needs room on the disk, in bytes.
 
-    A mapping's code may have changed since the last call. So until all customers are read, those that are sealed stay
+    A mapping may have been mended since the last call. Then, until all customers are read, those that are sealed stay
     as they were indexed, and those ahead are scanned again.
     """
     states = {row.name: row.state for row in file.stages()} if file is not None else {}
     jobs = []
     for name, it in inputs.items():
+        stage = settings.stage(name)
         complete = states.get(name) == "complete" and name not in added
         frontier: Place | None = None
-        if name == STAGES[0] and file is not None and name in states and not (complete or fixed(settings, name, file)):
-            frontier = file.progress(name).frontier
+        if name == STAGES[0] and not complete:
+            frontier = file.progress(name).frontier if file is not None and name in states else START
         job = StageScan(
             name=name,
             source=it.source,
@@ -48,6 +49,7 @@ def to_scan(
             begun=name in states,
             judged=not (aside or complete),
             frontier=frontier,
+            made_by=rules_of(it.mapping if stage.map or stage.fields else None),
             beside=beside,
         )
         if job.judged or name == STAGES[0]:

@@ -19,6 +19,8 @@ Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
 """The duplicate customers between two places: their spots to code and message."""
 
 NO_CUSTOMER = "its customer is not in the target: the customer's record is a dead letter, or the export has none"
+UNDECIDED = "undecided"  # why an owner is absent whose batch is parked
+NOT_DECIDED = "its customer's batch is parked: decide that with resolve, then send this with retry"
 OF_FILTERED = "customer-filtered"  # the filter of what belongs to a customer that was left out on purpose
 
 Why = tuple[str, str]
@@ -69,13 +71,20 @@ class WithOwners:
             parts: list[tuple[Record, Why | None]] = []
             for record in it.records:
                 if reason := absent.get(record.owner):
-                    why = (OF_FILTERED, "") if reason == FILTERED else ("owner-" + reason, NO_CUSTOMER)
+                    why = why_without(reason)
                     parts += [(part, None if inside else why) for part, inside in cut([record], self._sealed)]
                 else:
                     parts.append((record, None))
             return _without(it, parts)
 
         return Chunk(span, columns).changed(ats, change)
+
+
+def why_without(reason: str) -> Why:
+    """What becomes of what belongs to a customer that is absent for this reason."""
+    if reason == FILTERED:
+        return OF_FILTERED, ""
+    return "owner-" + reason, NOT_DECIDED if reason == UNDECIDED else NO_CUSTOMER
 
 
 def _without(it: Examined, parts: Sequence[tuple[Record, Why | None]]) -> Examined:

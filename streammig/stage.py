@@ -215,7 +215,7 @@ class StageRun:
 
     def _waits_for_proof(self) -> bool:
         """Whether an outcome is unknown that a batch accepted later can show; of events nothing can."""
-        return self.sender.reconciler.readback.proves(self.stage) and (bool(self._unknown) or self.sender.deciding > 0)
+        return self.sender.reconciler.reads.proves(self.stage) and (bool(self._unknown) or self.sender.deciding > 0)
 
     async def _known(self) -> None:
         await self._until(lambda: not self._waits_for_proof())

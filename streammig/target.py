@@ -80,19 +80,16 @@ class Permits(Protocol):
     def answered(self, latency: float) -> None:
         """A request was answered so many seconds after it left."""
 
-    async def pause_for(self, seconds: float) -> None:
-        """Nobody on this account starts a request for so long. Returns at once: it is the next permit that waits."""
+    async def pause_for(self, seconds: float, status: int = 429) -> None:
+        """Nobody on this account starts a request for so long, as an answer with this status asked for. Returns at
+        once: it is the next permit that waits. Raises `TargetStop` for more than a day."""
 
     async def on_429(self) -> None:
         """The target refused a request that our own count allowed: keep a wider margin."""
 
-
-class Connection(NamedTuple):
-    """The open way to a target."""
-
-    client: Client
-    readback: ReadBack
-    permits: Permits
+    async def spare(self) -> float:
+        """How many reads the account has left now; infinite where nobody counts them."""
+        ...
 
 
 class Seen(enum.StrEnum):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 
+from streammig.context import SystemClock
 from streammig.masivo.session import Secret, Session
 
 KEY = "key-which-nobody-may-see"
 
 
-class WallClock:
-    def time(self) -> float:
-        return time.time()
+class WallClock(SystemClock):
+    pass
 
 
 @dataclass
@@ -28,7 +27,7 @@ class Log:
     async def pace(self) -> None:
         self.paced += 1
 
-    async def hold(self, seconds: float) -> None:
+    async def hold(self, seconds: float, status: int) -> None:
         self.held.append(seconds)
 
     def waiting(self, why: str, seconds: float) -> None:

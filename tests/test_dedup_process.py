@@ -229,11 +229,15 @@ def test_i9_what_stops_the_child_is_said_by_a_code_and_without_a_value(
 # -- the whole, for a run --------------------------------------------------------------------------------------------
 
 
-async def indexed(folder: Path, said: list[Said], frontier: Place | None = None) -> tuple[KeyIndex, list[Notice]]:
+async def indexed(
+    folder: Path, said: list[Said], frontier: Place | None = None, made_by: str = ""
+) -> tuple[KeyIndex, list[Notice]]:
     told: list[Notice] = []
     export = Export(said)
     with ThreadPoolExecutor(1) as reader:
-        job = StageScan("customers", export, export, {"duplicates": "first"}, folder, frontier=frontier)
+        job = StageScan(
+            "customers", export, export, {"duplicates": "first"}, folder, frontier=frontier, made_by=made_by
+        )
         index = (await scan_stage(job, reader, Pace(told.append))).index
     assert index is not None
     return index, told
@@ -255,6 +259,18 @@ async def test_an_index_is_built_once_and_again_only_where_the_rules_may_have_ch
     index, _ = await indexed(tmp_path / "y", CHAIN, frontier=place(2))  # none is there to keep rows of
     with index:
         check(index, CHAIN)
+
+
+@pytest.mark.parametrize(("before", "now", "again"), [("1 a", "1 a", 0), ("1 a", "1 b", 1), ("", "", 1)])
+async def test_what_is_not_read_yet_is_scanned_again_only_for_another_version_or_mapping(
+    tmp_path: Path, before: str, now: str, again: int
+) -> None:
+    index, _ = await indexed(tmp_path / "x", CHAIN, made_by=before)
+    index.close()
+    index, told = await indexed(tmp_path / "x", CHAIN, frontier=place(2), made_by=now)
+    with index:
+        check(index, CHAIN)
+    assert len(told) == again
 
 
 async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:

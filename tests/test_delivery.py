@@ -19,6 +19,7 @@ import pytest
 from streammig.checkpoint import Checkpoint
 from streammig.cli import undecided
 from streammig.cli.exit import Ended, exit_code
+from streammig.dead_letters.replay import Choice
 from streammig.delivery.backoff import Backoff
 from streammig.errors import SAMPLES_MISSING, Problem, SamplesMissing, TargetStop, UnknownOutcome, Unusable
 from streammig.migration import Migration
@@ -736,6 +737,33 @@ def test_a_web_page_instead_of_an_answer_is_unknown_and_stops(tmp_path: Path) ->
 
     portal = Receipt(Kind.UNKNOWN, 200, "a web page came where the answer should", stop_after=1, ours=True)
     play(tmp_path, story, script={2: portal})
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_i4_what_belongs_to_customers_of_a_parked_batch_waits_as_dead_letters_until_that_is_decided(
+    tmp_path: Path, landed: bool
+) -> None:
+    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+        path = world.folder / "run.checkpoint"
+        ended = await world.live()
+        assert isinstance(ended, UnknownOutcome)
+        assert ended.code == "outcome-unknown"
+        assert states(world)[1] == "parked"
+        owners = {each["id"] for each in json.loads(world.scripted.bodies()[1])["customers"]}
+        mine = theirs(keys, owners)
+        for stage in ("events", "transactions"):
+            assert set(states(world, stage)) == {"accepted"}
+            assert set(getattr(world.target, stage)) == keys[stage] - mine[stage]
+            assert {code for code, _ in dead(world, stage)} == {"owner-undecided"}
+        assert world.target.dropped == {}
+        undecided.decide(path, "streammig resolve", 2, "customers", "landed" if landed else "not-landed", EPOCH)
+        assert await world.live() is True
+        assert await world.live(lambda migration: migration.retry(Choice())) is True
+        arrived(world, keys)
+        assert world.target.dropped == {}
+
+    parking = {"customers": {"files": [str(tmp_path / "customers.json")], "unknown": "park"}}
+    play(tmp_path, story, parking, "transactions", script={2: LOST}, landed=frozenset({2} if landed else ()))
 
 
 # -- ending early ----------------------------------------------------------------------------------------------------

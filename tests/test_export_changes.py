@@ -6,12 +6,16 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
+from streammig.fingerprint import check_contents
+from streammig.model import Place, Progress
 from streammig.sandbox.local import LocalTarget
 from streammig.sources import Input, open_source
 from tests.commands import Called, Shell, sandbox, states
@@ -190,6 +194,26 @@ def test_a_change_that_keeps_the_size_and_lies_between_the_samples_is_found_on_a
     assert "customers: the content of e.ndjson is not what it was" in ended.err
     assert landed(target) == sent
     assert states(shell.checkpoint) == before
+
+
+@pytest.mark.parametrize(("at", "found"), [(-1, True), (-60_000, True), (-70_000, False), (1, False)])
+def test_i8_a_checkpoint_is_bound_to_what_was_read_last(tmp_path: Path, at: int, found: bool) -> None:
+    """Also where neither the file system nor the samples show a change."""
+    path, frontier = tmp_path / "e.ndjson", Place(0, 200_000, 0, 180)
+    path.write_bytes(LINES)
+    source = open_source([Input(str(path))])
+    marks = {"customers": source.fingerprints()}
+    with closing(Checkpoint.create(tmp_path / "c", binding={}, version="1", started=1.0)) as file:
+        file.add_stage("customers", 0, {}, marks["customers"])
+        file.advance("customers", Progress(frontier, before=source.before(frontier)))
+        check_contents(file, marks, lambda: False)
+        with path.open("r+b") as export:
+            export.seek(frontier.offset + at)
+            export.write(b"\0")
+        with raises(Unusable, "checkpoint-of-another-migration") if found else nullcontext():
+            check_contents(file, marks, lambda: False)
+        with raises(Unusable, "export-changed"):
+            source.before(frontier)
 
 
 def test_a_copy_that_was_put_back_is_the_same_export_whatever_its_time(shell: Shell, target: LocalTarget) -> None:

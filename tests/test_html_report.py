@@ -236,18 +236,20 @@ def test_a_report_is_held_against_its_checkpoint(
 
 
 def state(**more: Any) -> dict[str, Any]:
-    stages = {"customers": {"dead": more.pop("dead", 0)}}
+    stages = {"customers": {name: more.pop(name, 0) for name in ("dead", "missing", "accepted")}}
     plain: dict[str, Any] = {
         "checkpoint": "a b.checkpoint",
         "undecided": [],
         "state": "complete",
         "resume": None,
         "dry_run": False,
+        "verification": None,
     }
     return plain | {"stages": stages} | more
 
 
-PARKED = {"stage": "events", "batch": 4, "units": 1000, "state": "parked"}
+PARKED = {"stage": "events", "batch": 4, "records": 1000, "units": 1000, "state": "parked", "since": "then"}
+SAME = {"same": True, "outdated": False}
 
 
 @pytest.mark.parametrize(
@@ -262,6 +264,10 @@ PARKED = {"stage": "events", "batch": 4, "units": 1000, "state": "parked"}
             state(undecided=[PARKED] * 9),
             [*["resolve 'a b.checkpoint' 4 --stage events"] * 5, "resolve 'a b.checkpoint'"],
         ),
+        (state(accepted=5), ["verify 'a b.checkpoint'"]),
+        (state(accepted=5, verification=SAME), []),
+        (state(accepted=5, verification=SAME | {"outdated": True}), ["verify 'a b.checkpoint'"]),
+        (state(missing=2, verification=SAME), ["retry 'a b.checkpoint' --missing"]),
         (state(state="interrupted", resume="streammig run m.toml"), ["run m.toml"]),
     ],
 )

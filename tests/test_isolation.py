@@ -23,6 +23,7 @@ from streammig.delivery.barrier import Barrier
 from streammig.delivery.folder import Unlimited
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.named import named_record, set_aside
+from streammig.delivery.reads import Reads
 from streammig.delivery.reconcile import Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.errors import TargetStop, UnknownOutcome, Unusable
@@ -41,7 +42,7 @@ from streammig.stages import STAGES
 from streammig.telemetry import Notice, Warned
 from tests.memory_target import Weather
 from tests.problems import raises
-from tests.refusing_target import RefusingTarget
+from tests.refusing_target import RefusingTarget, nobody
 from tests.virtual import Inline, VirtualClock, run_virtual
 
 T = TypeVar("T")
@@ -116,8 +117,8 @@ class Room:
             client=self.target,
             permits=Unlimited(),
             store=self.store,
-            reconciler=Reconciler(self.target, self.store, context, self.policy),
-            reachability=Reachability(self.target, context),
+            reconciler=Reconciler(Reads(self.target, context), self.store, context, self.policy),
+            reachability=Reachability(Reads(self.target, context), context),
             context=context,
             options=SendOptions(**options),
         )
@@ -435,15 +436,25 @@ def test_the_budget_is_spent_once_over_restarts(tmp_path: Path, requests: int) -
 # -- a refusal that may have been partial -----------------------------------------------------------------------------
 
 
-def test_i3_a_partial_refusal_is_parked_and_nothing_of_it_is_sent_again(tmp_path: Path) -> None:
+def parted(room: Room, *refused: str) -> None:
+    """What of a refused batch is at the target is parked, and is there once; the rest went again and was refused."""
+    room.target.settle()
+    parked = {record.owner for batch in room.file.batches(room.stage, BatchState.PARKED) for record in room.of(batch)}
+    assert room.dead() == {"refused": list(refused)}
+    assert parked == {owner for owner in ids(10) if room.target.customers[owner]} == {*ids(10)} - {*refused}
+    assert max(room.target.customers.values()) == 1
+    assert any("some of it is at the target" in said for said in room.said)
+
+
+@pytest.mark.parametrize("says", [nobody, one_name])
+def test_i3_of_a_partial_refusal_what_is_there_is_parked_and_not_sent_again(
+    tmp_path: Path, says: Callable[[list[str]], str]
+) -> None:
     async def story(room: Room) -> None:
-        room.seal(*ids(1000))
-        room.target.bad, room.target.partial, room.target.says = bad("c0"), True, one_name
+        room.seal(*ids(10))
+        room.target.bad, room.target.partial, room.target.says = bad("c0", "c4"), True, says
         await room.run()
-        assert room.states() == ["parked"]
-        room.target.settle()
-        assert max(room.target.customers.values()) == 1
-        assert any("some of it is at the target" in said for said in room.said)
+        parted(room, "c0", "c4")
 
     in_room(tmp_path, story)
 
@@ -460,10 +471,30 @@ def test_i3_a_partial_refusal_is_found_though_the_queue_takes_longer_than_the_se
         room.target.bad, room.target.partial = bad("c0"), True
         room.target.weather.queue = (1.8 * SETTLE_TIME, 1.9 * SETTLE_TIME) if not healthy else (200.0, 220.0)
         await room.run()
-        assert room.states() == ["parked"] + ["accepted"] * healthy
-        assert any("some of it is at the target" in said for said in room.said)
+        parted(room, "c0")
+
+    in_room(tmp_path, story)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("later", [0, 4])
+def test_i3_an_owner_of_a_refused_batch_who_was_there_before_is_parked_and_the_others_are_searched(
+    tmp_path: Path, last: bool, later: int
+) -> None:
+    """Say with an earlier record. Once the whole batch was parked where a look at its last record showed that."""
+
+    async def story(room: Room) -> None:
+        there = "c9" if last else "c0"
+        room.target.customers[there] = 1
+        for start in range(0, 10 * (later + 1), 10):
+            room.seal(*ids(10, start))
+        room.target.bad = bad("c5", there)
+        await room.run()
+        (parked,) = room.file.batches(room.stage, BatchState.PARKED)
         room.target.settle()
-        assert max(room.target.customers.values()) == 1
+        assert [record.owner for record in room.of(parked)] == [there]
+        assert room.dead() == {"refused": ["c5"]}
+        assert dict(room.target.customers) == dict.fromkeys({*ids(10 * (later + 1))} - {"c5"}, 1)
 
     in_room(tmp_path, story)
 
@@ -500,11 +531,12 @@ def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_though_
     tmp_path: Path,
 ) -> None:
     async def story(room: Room) -> None:
-        batch = room.seal(*ids(10))
+        room.seal(*ids(10))
         room.target.customers["c0"] = 1
         room.target.bad = bad("c0")
         await room.run()
-        assert room.states() == ["parked"]
+        (batch,) = room.file.batches("customers", BatchState.PARKED)
+        assert [record.owner for record in room.of(batch)] == ["c0"]
         assert room.file.rule(batch, BatchState.SEALED, "not-landed", 5.0, "the operator: it did not land")
         assert await room.sender().may_go_again(room.file.batch(batch.stage, batch.seq))
         await room.run()
@@ -544,9 +576,7 @@ def test_the_settle_time_is_waited_for_also_where_the_wall_clock_is_set_forward(
         await sender.deliver(batch)
         room.clock.jump(3600)
         await room.run(sender)
-        assert room.states() == ["parked"]
-        room.target.settle()
-        assert max(room.target.customers.values()) == 1
+        parted(room, "c0")
 
     in_room(tmp_path, story)
 
@@ -649,10 +679,13 @@ def test_i3_what_was_refused_in_part_before_the_breaker_opened_is_parked_by_the_
         with pytest.raises(TargetStop):
             await deliver_all(room, room.sender(breaker=2))
         room.target.bad = frozenset()
-        await deliver_all(room, room.sender())
-        assert room.states() == ["parked", "parked"]
+        sender = room.sender()
+        await deliver_all(room, sender)
+        assert room.states()[:2] == ["split", "split"]
+        assert len(room.file.batches("customers", BatchState.PARKED)) == 2
+        await room.run(sender)
         room.target.settle()
-        assert max(room.target.customers.values()) == 1
+        assert dict(room.target.customers) == dict.fromkeys(ids(20), 1)
 
     in_room(tmp_path, story)
 
@@ -760,7 +793,7 @@ def test_a_wall_clock_that_is_set_back_makes_nobody_wait_longer_than_the_settle_
         await sender.deliver(batch)
         room.clock.jump(-3600)
         began = asyncio.get_running_loop().time()
-        barrier = Barrier(room.target, room.store, room.context)
+        barrier = Barrier(Reads(room.target, room.context), Unlimited(), room.store, room.context)
         assert await barrier.wait("customers")
         assert asyncio.get_running_loop().time() - began < SETTLE_TIME + 10
 

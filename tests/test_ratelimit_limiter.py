@@ -10,14 +10,17 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from streammig.errors import MachineFault
+from streammig.errors import MachineFault, TargetStop
 from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, Window
 from streammig.ratelimit.state import Taken
+from streammig.telemetry import Notice, Notify, Waiting, ignore
+from tests.problems import raises
 from tests.shares import share
 from tests.virtual import Inline, VirtualClock, VirtualLoop, run_virtual
 
@@ -70,10 +73,10 @@ def path(folder: Path) -> Path:
 
 @asynccontextmanager
 async def opened(
-    path: Path, limits: Limits, executor: Executor, clock: VirtualClock | None = None
+    path: Path, limits: Limits, executor: Executor, clock: VirtualClock | None = None, notify: Notify = ignore
 ) -> AsyncIterator[RateLimiter]:
     file = AccountState(path)
-    limiter = RateLimiter(file, limits, clock or VirtualClock(), executor)
+    limiter = RateLimiter(file, limits, clock or VirtualClock(), executor, notify=notify)
     try:
         yield limiter
         await limiter.close()
@@ -322,50 +325,85 @@ def test_i7_two_processes_share_one_account(path: Path, executor: ThreadPoolExec
     assert elapsed < 200
 
 
-def test_a_clock_set_during_the_run_changes_nothing(path: Path, executor: ThreadPoolExecutor) -> None:
-    async def main() -> list[float]:
-        clock = VirtualClock()
-        loop = asyncio.get_running_loop()
-        sent = []
-        async with opened(path, GAP, executor, clock) as limiter:
-            for jump in (0, 3600, -7200, 86400):
+@pytest.mark.parametrize(
+    ("jumps", "between", "reboot", "gaps", "said"),
+    [
+        ((3600, -7200, 86400), False, False, [5, 5, 5], False),
+        ((3600, -7200, 86400), True, False, [5, 5, 5], False),
+        ((-3600,), True, True, [5], True),  # what lies in the future counts as made now
+        ((3600,), True, True, [0], False),  # nobody can tell how long the machine was down
+    ],
+)
+def test_i7_a_wall_clock_that_is_set_changes_nothing_but_over_a_reboot(
+    path: Path, executor: ThreadPoolExecutor, jumps: tuple[int, ...], between: bool, reboot: bool, gaps: list[int],
+    said: bool,
+) -> None:  # fmt: skip
+    async def main() -> tuple[list[float], str]:
+        clock, sent, words = VirtualClock(), [], ""
+        async with AsyncExitStack() as stack:
+            for jump in (0, *jumps):
                 clock.jump(jump)
+                clock.start = f"after {jump} s" if reboot else clock.start
+                if between or not jump:
+                    await stack.aclose()
+                    limiter = await stack.enter_async_context(opened(path, GAP, executor, clock))
+                    words = await limiter.enter("run")
                 (await limiter.acquire()).sent()
-                sent.append(loop.time())
-        return sent
+                sent.append(asyncio.get_running_loop().time())
+        return sent, words
 
-    sent = run_virtual(main())
-    assert [round(later - earlier) for earlier, later in itertools.pairwise(sent)] == [5, 5, 5]
-
-
-def test_a_clock_set_back_between_runs_is_said_and_waited_for(path: Path, executor: ThreadPoolExecutor) -> None:
-    async def main() -> tuple[str, float]:
-        clock = VirtualClock()
-        async with opened(path, GAP, executor, clock) as limiter:
-            (await limiter.acquire()).sent()
-        clock.jump(-3600)
-        async with opened(path, GAP, executor, clock) as limiter:
-            words = await limiter.enter("run")
-            begun = limiter.now()
-            await limiter.acquire()
-            return words, limiter.now() - begun
-
-    words, waited = run_virtual(main())
-    assert words.startswith("1 request of this account lies in the future")
-    assert 5 <= waited < 5.1
+    sent, words = run_virtual(main())
+    assert [round(later - earlier) for earlier, later in itertools.pairwise(sent)] == gaps
+    assert words.startswith("1 request of this account lies in the future") == said
 
 
-def test_a_hold_outlasts_a_restart_and_is_at_most_a_day(path: Path, executor: ThreadPoolExecutor) -> None:
+def test_a_hold_outlasts_a_restart_and_of_more_than_a_day_stops(path: Path, executor: ThreadPoolExecutor) -> None:
     async def main() -> float:
         clock = VirtualClock()
         async with opened(path, OFF, executor, clock) as limiter:
-            await limiter.pause_for(10 * 86400)
+            await limiter.pause_for(86400)
             await limiter.pause_for(-5)
+            with raises(TargetStop, "retry-after-too-long"):
+                await limiter.pause_for(90_000)
         async with opened(path, OFF, executor, clock) as limiter:
             await limiter.acquire()
             return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == pytest.approx(86400, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "kind", "code"),
+    [
+        (DEV, 30.0, "migration", "held"),
+        (DEV, 30.0, "general", "held"),
+        (DEV, 1.5, "migration", ""),
+        (GAP, 0.0, "migration", ""),  # the pace itself
+        (Limits((Window(1, 5.0), Window(2, 600.0))), 0.0, "migration", "limit"),
+        (Limits((), (Window(2, 600.0),)), 0.0, "general", "limit"),
+    ],
+)
+def test_a_wait_of_more_than_two_seconds_is_told_once_with_its_reason_and_end(
+    path: Path, executor: ThreadPoolExecutor, limits: Limits, asked: float, kind: Literal["migration", "general"],
+    code: str,
+) -> None:  # fmt: skip
+    told: list[tuple[float, Notice]] = []
+
+    async def main() -> None:
+        clock, now = VirtualClock(), asyncio.get_running_loop().time
+        async with opened(path, limits, executor, clock) as earlier:
+            await earlier.pause_for(asked)
+        async with opened(path, limits, executor, clock, lambda it: told.append((now(), it))) as limiter:
+            for _ in range(3 - bool(asked)):
+                (await limiter.acquire(kind)).sent()
+            end.append(now())
+
+    end: list[float] = []
+    run_virtual(main())
+    assert [it.json()["code"] for _, it in told] == [code] * bool(code)
+    for at, it in told:
+        assert isinstance(it, Waiting)
+        assert at + (it.seconds or 0) == pytest.approx(30.0 if asked else end[0], abs=0.5)
 
 
 def test_a_429_widens_the_gap_for_everyone(path: Path, executor: ThreadPoolExecutor) -> None:
@@ -380,34 +418,58 @@ def test_a_429_widens_the_gap_for_everyone(path: Path, executor: ThreadPoolExecu
 
 
 @pytest.mark.parametrize(
-    ("limit", "remaining", "reset", "waited"),
+    ("limits", "limit", "remaining", "reset", "waited"),
     [
-        (250, 0, 600, 600),
-        (None, 0, 30, 30),
-        (250, 1, 600, 0),
-        (None, None, 600, 0),
-        (250, 0, None, 0),
-        (250, 0, -4, 0),
-        (1, 0, 5, 0),
-        (1, 0, 60, 60),
-        (9999, 9999, 0, 0),
+        (DEV, 250, 0, 600, 600),
+        (DEV, None, 0, 30, 30),
+        (DEV, 250, 1, 600, 0),
+        (DEV, None, None, 600, 0),
+        (DEV, 250, 0, None, 0),
+        (DEV, 250, 0, -4, 0),
+        (DEV, 1, 0, 5, 0),
+        (DEV, 1, 0, 60, 60),
+        (DEV, 9999, 9999, 0, 0),
+        (PROD, 250, 0, 86_400, 3600),
+        (OFF, 250, 0, 600, 0),
     ],
 )
-def test_headers_may_only_slow_down(
-    path: Path,
-    executor: ThreadPoolExecutor,
-    limit: float | None,
-    remaining: float | None,
-    reset: float | None,
-    waited: float,
-) -> None:
+@pytest.mark.parametrize("restart", [False, True])
+def test_headers_may_only_slow_down_and_never_for_longer_than_the_longest_window(
+    path: Path, executor: ThreadPoolExecutor, limits: Limits, limit: float | None, remaining: float | None,
+    reset: float | None, waited: float, restart: bool,
+) -> None:  # fmt: skip
     async def main() -> float:
-        async with opened(path, DEV, executor) as limiter:
+        clock = VirtualClock()
+        async with opened(path, limits, executor, clock) as limiter:
             await limiter.observe(limit, remaining, reset)
+            if not restart:
+                await limiter.acquire()
+                return asyncio.get_running_loop().time()
+        async with opened(path, limits, executor, clock) as limiter:
+            await limiter.acquire("general")
+            assert asyncio.get_running_loop().time() < 1
             await limiter.acquire()
             return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == pytest.approx(waited, abs=0.01)
+
+
+@pytest.mark.parametrize(("age", "waited"), [(1.0, 10), (8.0, 10), (30.0, 600)])
+def test_headers_of_a_later_request_that_has_some_left_end_a_wait(
+    path: Path, executor: ThreadPoolExecutor, age: float, waited: float
+) -> None:
+    """`age` is how long before its answer, ten seconds on, the other request left: not before the first one."""
+
+    async def main() -> float:
+        async with opened(path, DEV, executor) as limiter:
+            await limiter.observe(250, 0, 600, 5.0)
+            waiting = asyncio.ensure_future(limiter.acquire())
+            await asyncio.sleep(10)
+            await limiter.observe(250, 240, 600, age)
+            await waiting
+            return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(waited, abs=60.0 if waited < 60 else 0.1)
 
 
 def test_a_start_that_nothing_left_for_is_free_again(path: Path, executor: ThreadPoolExecutor) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
+from streammig.context import Boot
+
 T = TypeVar("T")
 
 # Any fixed moment will do; this one makes a test's wall times recognisable (2023-11-14T22:13:20Z).
@@ -95,12 +97,17 @@ class Inline(Executor):
 class VirtualClock:
     """The wall clock of a virtual loop; `jump` sets it forward or back, as an operator or NTP would."""
 
+    start = "first"  # of the machine; another one is a reboot
+
     def __init__(self, start: float = EPOCH) -> None:
         self._loop = asyncio.get_running_loop()
         self._offset = start - self._loop.time()
 
     def time(self) -> float:
         return self._loop.time() + self._offset
+
+    def boot(self) -> Boot:
+        return Boot(self.start, self._loop.time())
 
     def jump(self, seconds: float) -> None:
         self._offset += seconds

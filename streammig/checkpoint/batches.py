@@ -126,6 +126,7 @@ class Batches(Queries):
             self._must_become(batch, BatchState.SENDING)
             (tick,) = self.rows("UPDATE run SET tick = tick + 1 RETURNING tick")[0]
             number = self._attempt(batch, at, began=tick)
+            self.change("UPDATE stage SET seen = 0 WHERE name = ? AND seen", batch.stage)  # this is to be seen, too
             apart = batch.parent is not None or batch.retried
             mark = Mark(tick, self.ordinal(batch.stage), batch.ranges[-1].end, tick if apart else 0)
             self._mark = mark if self._mark is None else mark.joined(self._mark)

@@ -313,6 +313,17 @@ class Queries(SqliteFile):
             return last.message or ""
         return self.last_message(self.batch(batch.stage, batch.parent))
 
+    def sizes(self, stage: str) -> tuple[int, int]:
+        """The smallest body of a stage that was answered with 413, and the largest that was accepted, in bytes; 0
+        without one."""
+        sql = (
+            "SELECT coalesce(min(size) FILTER (WHERE kind = 'too-large'), 0),"
+            " coalesce(max(size) FILTER (WHERE kind = 'accepted'), 0)"
+            " FROM batch JOIN attempt USING (stage, seq) WHERE stage = ?"
+        )
+        refused, passed = self.rows(sql, stage)[0]
+        return int(refused), int(passed)
+
     # -- what is not sent --------------------------------------------------------------------------------------------
 
     def absent_reasons(self, owners: Iterable[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from streammig.disk import NO_ROOM
 from streammig.errors import MachineFault, Problem, Unusable
 
 COMMANDS = {
+    "init": "Look into an export, and write a first settings file.",
     "run": "Migrate an export, or go on with a migration.",
     "status": "Show how far a run is, also while it runs.",
     "verify": "Read back what was accepted, and compare it with the export.",

@@ -107,9 +107,7 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
 def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, quiet: bool) -> int:
     from streammig.cli.runtime import beside
 
-    state, problem, _ = beside(
-        checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet, sends=False
-    )
+    state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
     if problem is not None:
         raise problem
     _say(batch, state, None)

@@ -76,7 +76,7 @@ class Driven(NamedTuple):
 
 def beside(
     checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]], quiet: bool,
-    current: bool = False, sends: bool = True,
+    current: bool = False,
 ) -> Driven:  # fmt: skip
     """Work on an existing checkpoint with the settings that its run had, and those of a file on top. The API key comes
     from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part of the result.
@@ -96,7 +96,7 @@ def beside(
     if not settings.state_dir and context.get("state_dir"):
         settings = msgspec.structs.replace(settings, state_dir=context["state_dir"])
     key = api_key(settings, os.environ)
-    ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current, sends=sends)
+    ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
     with watching(sys.stderr, quiet=quiet) as notify:
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:

@@ -72,7 +72,7 @@ def command(
             if tell is not None:
                 tell(it)
 
-        ended = beside(checkpoint, toml, called, lambda run: run.verify(size, hear), quiet, current, sends=False)
+        ended = beside(checkpoint, toml, called, lambda run: run.verify(size, hear), quiet, current)
     if ended.problem is not None:
         sys.exit(fail(ended.problem, as_json=as_json))
     if not isinstance(ended.result, dict):

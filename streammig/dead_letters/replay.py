@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -106,19 +107,8 @@ class Replay:
 
     def drafts(self, wave: Wave, outbox: Path) -> list[Sealed]:
         """The wave's batches, their bodies in the outbox."""
-        loads: list[list[Record]] = []
-        for group in wave.groups:
-            if loads and self._fits(loads[-1] + group.records):
-                loads[-1] += group.records
-            else:
-                loads.append([*group.records])
-        found = []
-        for records in loads:
-            records.sort(key=spot_of)
-            draft = assemble(records, self.rules.head, self.rules.tail, ranges_of(records))
-            keys = [(spot_of(it), key) for it in records for key in self._keys(it)]
-            found.append((write_body(outbox, draft), keys))
-        return found
+        found = packed((group.records for group in wave.groups), self.rules, self.limits, outbox)
+        return [(draft, [(it.begin[:3], key) for it in records for key in self._keys(it)]) for draft, records in found]
 
     # -- choosing and judging ----------------------------------------------------------------------------------------
 
@@ -163,8 +153,7 @@ class Replay:
         return Share([], "owner-" + gone[owner], "its customer is not in the target")
 
     def _fits(self, records: Sequence[Record]) -> bool:
-        size = len(self.rules.head) + len(self.rules.tail) + sum(len(it.body) + 1 for it in records) - 1
-        return size <= self.limits.bytes and sum(it.units for it in records) <= self.limits.units
+        return fits(records, self.rules, self.limits)
 
     def _within(self, record: Record) -> list[Record]:
         """The record in parts that each fit into a request, as far as it can be split."""
@@ -225,17 +214,14 @@ class Replay:
 
     def _in_index(self, index: KeyIndex, wanted: set[str]) -> set[str]:
         """Which of these keys the run's customers have, but for those that are or were dead letters."""
-        mark, found = unique_key(""), set()
-        for key in wanted:
-            places = index.places("", key.removeprefix(mark)) if key.startswith(mark) else index.places(key)
-            if not all(self.file.was_dead(self.stage, place[:3]) for place in places):
-                found.add(key)
-        return found
+        mark = unique_key("")
+        places = ((key, index.places("", key[1:]) if key.startswith(mark) else index.places(key)) for key in wanted)
+        return {key for key, found in places if not all(self.file.was_dead(self.stage, it[:3]) for it in found)}
 
     def _in_export(self, wanted: set[str]) -> set[str]:
         """As `_in_index`, by a pass over the export."""
         found: set[str] = set()
-        try:
+        with suppress(BrokenExport):  # what lies behind the break is never sent
             for span in self.source.spans():
                 if self.stopped():
                     break
@@ -243,13 +229,35 @@ class Replay:
                 for keys in (columns.owners, [unique_key(it) for it in columns.uniques]):
                     rows = [] if wanted.isdisjoint(keys) else [row for row, key in enumerate(keys) if key in wanted]
                     for row in rows:
-                        place = span.position(columns.index[row])
-                        if not self.file.was_dead(self.stage, (place.source, place.offset, columns.unit[row])):
+                        source, offset, *_ = span.position(columns.index[row]).begin
+                        if not self.file.was_dead(self.stage, (source, offset, columns.unit[row])):
                             found.add(keys[row])
-        except BrokenExport:
-            pass  # what lies behind the break is never sent
         return found
 
 
-def spot_of(it: DeadLetter | Record) -> Spot:
-    return it.position.source, it.position.offset, it.unit
+def packed(
+    groups: Iterable[Sequence[Record]], rules: Rules, limits: BatchLimits, outbox: Path
+) -> list[tuple[Draft, list[Record]]]:
+    """Batches of these records with what each holds, all of a group in one of them, their bodies in the outbox."""
+    loads: list[list[Record]] = []
+    for group in groups:
+        if loads and fits([*loads[-1], *group], rules, limits):
+            loads[-1] += group
+        else:
+            loads.append([*group])
+    found = []
+    for records in loads:
+        records.sort(key=lambda it: it.begin)
+        draft = assemble(records, rules.head, rules.tail, ranges_of(records))
+        found.append((write_body(outbox, draft), records))
+    return found
+
+
+def fits(records: Sequence[Record], rules: Rules, limits: BatchLimits) -> bool:
+    """Whether a request has room for all of these."""
+    size = len(rules.head) + len(rules.tail) + sum(len(it.body) + 1 for it in records) - 1
+    return size <= limits.bytes and sum(it.units for it in records) <= limits.units
+
+
+def spot_of(letter: DeadLetter) -> Spot:
+    return letter.position.source, letter.position.offset, letter.unit

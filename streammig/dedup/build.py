@@ -60,10 +60,10 @@ class Build:
 
     def __init__(
         self, folder: Path, token: str, *, policy: Policy = "first", earlier: KeyIndex | None = None,
-        frontier: Place = START, memory_bytes: int = MEMORY_BYTES,
+        frontier: Place = START, memory_bytes: int = MEMORY_BYTES, made_by: str = "",
     ) -> None:  # fmt: skip
         self._folder, self._token, self._policy, self._memory = folder, token, policy, memory_bytes
-        self._earlier, self.frontier = earlier, frontier
+        self._earlier, self.frontier, self._made_by = earlier, frontier, made_by
         self.key = bytes.fromhex(earlier.about.key) if earlier is not None else os.urandom(32)
         self._reasons = list(earlier.about.reasons if earlier is not None else FIXED)
         self._digest = hashlib.sha256()
@@ -109,7 +109,7 @@ class Build:
             digests = found.roster, found.repeated, self._digest.hexdigest()
             self._keep(About(
                 binding(self._token, self._policy), self.key.hex(), tuple(self._reasons), found.owners, found.uniques,
-                found.duplicates, digests,
+                found.duplicates, digests, self._made_by,
             ))  # fmt: skip
         except (OSError, ValueError) as error:
             raise MachineFault(*fault(self._folder, error)) from None

@@ -47,6 +47,7 @@ class About(msgspec.Struct, frozen=True):
     uniques: int
     duplicates: int
     digests: tuple[str, str, str]  # of roster, duplicates and rows
+    made_by: str = ""  # the version and the mapping by which it was built, or went on; "" where that can't be told
 
     def encode(self) -> bytes:
         body = msgspec.json.encode(self)

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
+from streammig.delivery.reads import ROUNDS, Reads
 from streammig.errors import SAMPLES_MISSING, SamplesMissing, counted
 from streammig.model import Batch, Record
-from streammig.target import ReadBack, Seen
+from streammig.target import Permits, Seen
 from streammig.telemetry import Waiting, Warned
 
 BATCHES = 50  # at most, spread evenly from the first accepted batch to the last
+OWNERS_OF_EACH = 2
 POLL = 20.0  # seconds between two looks at what is not yet visible, at most
+SHARE = 0.05  # of the reads that the account has left, for one look
 Sample = tuple[Batch, Record]
 
 
@@ -22,7 +25,8 @@ Sample = tuple[Batch, Record]
 class Barrier:
     """Lets the next stage start when the target's queue has done its work on the last one (times in seconds)."""
 
-    readback: ReadBack
+    reads: Reads
+    permits: Permits
     store: Store
     context: Context
     retried: bool = False  # only what was a dead letter once
@@ -67,13 +71,20 @@ class Barrier:
         """Look until all are visible or the time for it is over; those that are missing, and those that are there, but
         not as they were sent."""
         times, now = self.context.times, asyncio.get_running_loop().time
-        missing, others, began = list(samples), list[Sample](), now()
+        missing, others, began, misread = list(samples), list[Sample](), now(), 0
         while missing:
-            seen = [(it, await self.context.until_stopped(self.readback.visible(stage, it[1]))) for it in missing]
-            missing = [it for it, what in seen if what not in (Seen.ALL, Seen.PART, Seen.OTHER)]
-            others += [it for it, what in seen if what is Seen.OTHER]
+            asked = missing[: await self._most()]
+            seen = await self.reads.all(stage, [record for _, record in asked])
+            others += [it for it, what in zip(asked, seen, strict=True) if what is Seen.OTHER]
+            unseen = [it for it, what in zip(asked, seen, strict=True) if what in (Seen.NOTHING, Seen.CANT_TELL)]
+            missing = missing[len(asked) :] + unseen
             rest = times.visible - (now() - began)
             if not missing or rest <= 0 or self.context.stopping:
+                break
+            misread = misread + 1 if self.reads.misread and set(seen) == {Seen.CANT_TELL} else 0
+            if misread == ROUNDS:
+                text = f"the target answers reads of {stage} with {self.reads.misread}, which says nothing"
+                self.context.notify(Warned("not-readable", text))
                 break
             # A queue that was given a second to settle is not left alone for twenty.
             pause = min(POLL, max(times.settle, 0.05), rest)
@@ -82,13 +93,20 @@ class Barrier:
             await self.context.pause(pause)
         return missing, others
 
+    async def _most(self) -> int:
+        """How many reads one look may take: the rest is for what else the account is needed for."""
+        return max(1, int(min(SHARE * await self.permits.spare(), BATCHES * OWNERS_OF_EACH)))
+
     async def _samples(self, stage: str) -> list[Sample]:
         """The records of two owners of some batches that a read-back can prove something of."""
         chosen: list[Sample] = []
-        if self.readback.proves(stage):
-            for batch in await self.store.read(lambda file: file.sample(stage, BATCHES, self.retried)):
-                tellable = [it for it in await self.store.records(batch) if self.readback.can_tell(stage, it)]
+        if self.reads.proves(stage):
+            most = await self._most()
+            count = max(1, most // OWNERS_OF_EACH)
+            for batch in await self.store.read(lambda file: file.sample(stage, count, self.retried)):
+                tellable = [it for it in await self.store.records(batch) if self.reads.can_tell(stage, it)]
                 chosen.extend((batch, record) for record in _two_owners(tellable))
+            chosen = chosen[:most]
         if not chosen:
             text = f"nothing of {stage} can be read back at the target: whether it was applied is not known"
             self.context.notify(Warned("not-readable", text))

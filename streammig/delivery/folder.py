@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ class Unlimited:
     def answered(self, latency: float) -> None:
         pass
 
-    async def pause_for(self, seconds: float) -> None:
+    async def pause_for(self, seconds: float, status: int = 429) -> None:
         pass
 
     async def on_429(self) -> None:
@@ -133,5 +134,10 @@ class Unlimited:
     async def read(self) -> None:
         pass
 
-    async def observe(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
+    async def spare(self) -> float:
+        return math.inf
+
+    async def observe(
+        self, limit: float | None, remaining: float | None, reset: float | None, age: float = 0.0
+    ) -> None:
         pass

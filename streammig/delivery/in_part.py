@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Store
 from streammig.context import Context
+from streammig.delivery.reads import Reads
 from streammig.model import Batch, BatchState, DeadLetter, Record
 from streammig.target import Seen
 
@@ -24,28 +25,21 @@ class InPart:
 
     store: Store
     context: Context
-    see: Callable[[str, Record], Awaitable[Seen]]
+    reads: Reads
     rest: Callable[[float, Batch], Awaitable[bool]]
 
     async def decide(self, batch: Batch, records: Sequence[Record]) -> tuple[BatchState, str] | None:
         """ACCEPTED or PARKED with the reason; SPLIT where the missing records are dead letters now, which is durable;
         UNKNOWN if the run is to stop before that; None where none of it is there."""
-        first = await self._look(batch, records)
-        if len(first) < len(records):
+        looks = await self.look(batch, records)
+        if looks is None:
             return BatchState.UNKNOWN, ""
-        left = [(record, seen) for record, seen in zip(records, first, strict=True) if seen is not Seen.ALL]
-        if left and not await self.rest(self.context.times.settle, batch):
-            return BatchState.UNKNOWN, ""
-        second = await self._look(batch, [record for record, _ in left])
-        if len(second) < len(left):
-            return BatchState.UNKNOWN, ""
-        looks = [(record, {before, now}) for (record, before), now in zip(left, second, strict=True)]
-        looks = [(record, seen) for record, seen in looks if Seen.ALL not in seen]
         missing = [record for record, seen in looks if seen == {Seen.NOTHING}]
+        unclear = len(looks) - len(missing)
         found = f"{len(records) - len(looks)} of its {len(records)} owners can be read back as sent"
-        if len(looks) > len(missing):
-            unclear = len(looks) - len(missing)
-            return BatchState.PARKED, f"{found}, and {unclear} can't be told: it is parked for you to decide"
+        if unclear:
+            why = f" ({self.reads.misread})" if self.reads.misread else ""
+            return BatchState.PARKED, f"{found}, and {unclear} can't be told{why}: it is parked for you to decide"
         if not missing:
             return BatchState.ACCEPTED, "every owner of it can be read back, so it landed"
         if len(missing) == len(records):
@@ -53,14 +47,19 @@ class InPart:
         await self._settle(batch, records, missing)
         return BatchState.SPLIT, f"{found}; the other {len(missing)} are dead letters now ({CODE})"
 
-    async def _look(self, batch: Batch, records: Sequence[Record]) -> list[Seen]:
-        """What is seen of each record; of fewer if the run is to stop."""
-        seen: list[Seen] = []
-        for record in records:
-            if not await self.rest(0.0, batch):
-                break
-            seen.append(await self.see(batch.stage, record))
-        return seen
+    async def look(self, batch: Batch, records: Sequence[Record]) -> list[tuple[Record, set[Seen]]] | None:
+        """What two looks a settle time apart see of each record that neither of them finds as it was sent; None if the
+        run is to stop."""
+        what = f"reading back all {len(records):,} owners of batch {batch.seq} of {batch.stage}"
+        first = await self.reads.at_last(batch.stage, records, what)
+        left = [(record, seen) for record, seen in zip(records, first, strict=True) if seen is not Seen.ALL]
+        if left and not self.context.stopping:
+            await self.rest(self.context.times.settle, batch)
+        second = await self.reads.at_last(batch.stage, [record for record, _ in left], what)
+        if self.context.stopping:
+            return None
+        looks = [(record, {before, now}) for (record, before), now in zip(left, second, strict=True)]
+        return [(record, seen) for record, seen in looks if Seen.ALL not in seen]
 
     async def _settle(self, batch: Batch, records: Sequence[Record], missing: Sequence[Record]) -> None:
         gone = {(it.position, it.unit) for it in missing}

@@ -8,7 +8,7 @@ from streammig.batching import halves
 from streammig.checkpoint import Contents
 from streammig.delivery.named import set_aside
 from streammig.delivery.sender import Sender, bury
-from streammig.model import Batch, BatchState, Record, add_up
+from streammig.model import Batch, BatchState, Kind, Record, add_up
 from streammig.telemetry import DeadLettered, Warned
 
 GROUP = 8  # refused batches that are taken a step further before the largest are chosen again
@@ -49,6 +49,7 @@ class Isolation:
             await self._round(refused[:GROUP])
             refused = await store.read(lambda file: file.batches(stage, BatchState.REJECTED))
             refused += self._inferred.values()
+            self._parts.update(await store.read(lambda file: file.refused_parts(stage)))
 
     async def _budget(self, stage: str) -> None:
         parts = await self.sender.store.read(lambda file: file.refused_parts(stage))
@@ -71,10 +72,16 @@ class Isolation:
         """Take a batch that holds something refused one step further; returns its nominee, to be tried later."""
         records = contents.records
         inferred = self._inferred.pop(batch.seq, None) is not None
+        last = await self.sender.store.read(lambda file: file.last_attempt(batch))
         if batch.ruling == "set-aside":
             await self._bury(batch, records, "set-aside", "the operator set it aside")
+        elif last.kind == Kind.TOO_LARGE:
+            await self._bury(batch, records, "too-large-for-target", "413 for this customer alone")
         elif not self.bisected:
             await self._bury(batch, records, "refused-with-its-batch", "events are not searched for the refused one")
+        elif batch.state is BatchState.REJECTED and not batch.attempts:  # the rest of one of which some is there
+            await self.sender.store.write(lambda file: file.move(batch, BatchState.REJECTED, BatchState.SEALED))
+            await self._try(batch)
         elif await self._landed_nowhere(batch, records, inferred):
             if not halves(records)[1]:
                 await self._bury(batch, records, "refused", "the target refused it")

@@ -59,7 +59,7 @@ class LastBatch:
     async def _part(self, batch: Batch) -> tuple[Batch, Batch] | None:
         """One owner who can be looked for, and the others; None where there are not both."""
         contents = await self.sender.store.contents(batch)
-        can_tell = self.sender.reconciler.readback.can_tell
+        can_tell = self.sender.reconciler.reads.can_tell
         chosen = next((it.owner for it in contents.records if can_tell(batch.stage, it)), None)
         mine = [it for it in contents.records if it.owner == chosen]
         others = [it for it in contents.records if it.owner != chosen]

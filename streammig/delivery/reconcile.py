@@ -7,20 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from streammig.checkpoint import Store, spread
+from streammig.batching import assemble, ranges_of
+from streammig.checkpoint import Checkpoint, Store, spread
 from streammig.context import Context
 from streammig.delivery.in_part import InPart
 from streammig.delivery.named import set_aside
+from streammig.delivery.reads import LOOK, ROUNDS, Reads
 from streammig.model import Batch, BatchState, Record, Tally
-from streammig.target import ReadBack, Seen
+from streammig.target import Seen
 from streammig.telemetry import Waiting, Warned
 
 SAMPLE = 5  # records of a batch that are looked for, as long as they all say the same
 WIDE = 20  # where they do not, and before a batch is sent again
 LATER = 3  # later batches that must have appeared; a single one may have overtaken it in a queue with several workers
-LOOK = 30.0  # seconds between two looks, at most
-TRIES = 5  # reads of such a record until one says something
-ROUNDS = 5  # looks at which no answer was understood; more of them would say no more
 PROBES = 2  # records of a refused batch that must not be there; of a single one it might be the refused one itself
 
 Policy = Literal["read-back", "park", "resend"]
@@ -109,7 +108,7 @@ class Reconciler:
     `policy` "park" leaves every unknown outcome to the operator; "resend" sends again without any proof.
     """
 
-    readback: ReadBack
+    reads: Reads
     store: Store
     context: Context
     policy: Policy = "read-back"
@@ -146,6 +145,8 @@ class Reconciler:
         """What every owner of a batch shows that may have been taken in part; None where it is told like any other."""
         if await self.store.read(lambda file: file.last_attempt(batch).in_part):
             return await self._each(batch)
+        if batch.parent is not None and not batch.attempts:  # what is there of a refused one
+            return await self._each(batch)
         if await self.store.read(lambda file: not file.owns(batch.stage) and file.last_attempt(batch).by_lost_copy):
             # Other owners may have shared a request then: which ones depends on what was open when reading went on.
             return await self._each(batch)
@@ -158,10 +159,11 @@ class Reconciler:
             return BatchState.PARKED, f"{why}: it is parked for you to decide"
         if not await self.rest(await self._unsettled(batch), batch):
             return BatchState.UNKNOWN, ""
-        every = f"reading back all {len(tellable):,} owners of batch {batch.seq} of {batch.stage}"
-        self.context.notify(Waiting("reading-back", every))
-        looking = InPart(self.store, self.context, self._seen, self.rest)
-        return await looking.decide(batch, tellable)
+        return await self._owners.decide(batch, tellable)
+
+    @property
+    def _owners(self) -> InPart:
+        return InPart(self.store, self.context, self.reads, self.rest)
 
     async def _look(
         self, batch: Batch, more_to_come: Callable[[], bool], goes_on_later: Callable[[], bool]
@@ -185,9 +187,9 @@ class Reconciler:
                 continue
             if decided := looks.judge(seen, passed is True, at):
                 return decided
-            misread = misread + 1 if self.readback.misread and set(seen) == {Seen.CANT_TELL} else 0
+            misread = misread + 1 if self.reads.misread and set(seen) == {Seen.CANT_TELL} else 0
             if misread == ROUNDS:
-                why = f"the target answers reads of it with {self.readback.misread}, which says nothing"
+                why = f"the target answers reads of it with {self.reads.misread}, which says nothing"
                 return BatchState.PARKED, f"{why}: it is parked for you to decide"
             hopeless = passed is False and not more_to_come() and now() - looking >= self.context.times.settle
             if hopeless or now() - looking >= self._patience:
@@ -212,11 +214,11 @@ class Reconciler:
 
     async def _see(self, stage: str, records: Sequence[Record], sure: bool) -> list[Seen]:
         """What is visible of a few records, or, to be `sure` or where the few do not agree, of more of them."""
-        few = [await self.readback.visible(stage, record) for record in spread(records, SAMPLE)]
+        few = await self.reads.all(stage, spread(records, SAMPLE))
         told = set(few) - {Seen.CANT_TELL}
         if told <= {Seen.ALL} or (told == {Seen.NOTHING} and not sure):
             return few
-        return [await self.readback.visible(stage, record) for record in spread(records, WIDE)]
+        return await self.reads.all(stage, spread(records, WIDE))
 
     async def _unsettled(self, batch: Batch) -> float:
         """How long the target's queue has yet to be given for this batch, at most the settle time."""
@@ -227,8 +229,9 @@ class Reconciler:
         """Whether none of a refused batch landed, as far as a few records can show, looked for when the target's queue
         has passed it: batches that were accepted later can be seen, or, where too few were, two settle times are over
         since it was refused (`refused_at` in the loop's time, if in this process) and nothing that was accepted is
-        missing. Parks the batch if that is not proven; False also if the run is to stop. The operator's word that it
-        did not land stands for the look: what is seen of it stood there before."""
+        missing. Parks the batch if that is not proven, but where only some owners are there, just those: the others go
+        on as a rejected part. False also if the run is to stop. The operator's word that it did not land stands for
+        the look: what is seen of it stood there before."""
         if batch.ruling == "not-landed":
             return True
         now = asyncio.get_running_loop().time
@@ -240,19 +243,24 @@ class Reconciler:
             return False
         records = await self.store.records(batch)
         others, _ = set_aside(records, await self.store.read(lambda file: file.nominee(batch)))
-        probes = spread([record for record in others if self.readback.can_tell(batch.stage, record)], PROBES)
+        probes = spread([record for record in others if self.reads.can_tell(batch.stage, record)], PROBES)
         looking = now()
         while True:
             passed = await self._works(batch)
-            seen = [await self._seen(batch.stage, probe) for probe in probes]
+            seen = await self.reads.at_last(batch.stage, probes)
             if self.context.stopping:
                 return False
-            if not seen or set(seen) != {Seen.NOTHING}:
-                there = not THERE.isdisjoint(seen) or Seen.OTHER in seen
-                why = SOME_IS_THERE if there else "nothing could be read back"
+            there = not THERE.isdisjoint(seen) or Seen.OTHER in seen
+            if not there and set(seen) != {Seen.NOTHING}:
+                why = "nothing could be read back"
                 break
             if passed or (passed is None and now() >= settled + self.context.times.settle):
-                return True
+                if not there:
+                    return True
+                if await self._parted(batch, records) or self.context.stopping:
+                    return False
+                why = SOME_IS_THERE
+                break
             if passed is False and now() - looking >= self._patience:
                 why = "the target does not show what it accepted, so it may not have come to this one yet"
                 break
@@ -265,8 +273,33 @@ class Reconciler:
         )
         return False
 
-    async def _seen(self, stage: str, record: Record) -> Seen:
-        return await seen_at_last(self.readback, stage, record, self.context)
+    async def _parted(self, batch: Batch, records: Sequence[Record]) -> bool:
+        """Park only those owners of a refused batch who are not proven to be missing; False where nobody is missing.
+        An owner who was at the target before, say with an earlier record, does not keep the others from going on."""
+        tellable = [record for record in records if self.reads.can_tell(batch.stage, record)]
+        looks = await self._owners.look(batch, tellable)
+        if looks is None:
+            return False
+        missing = [record for record, seen in looks if seen == {Seen.NOTHING}]
+        gone = {(record.position, record.unit) for record in missing}
+        found = {record.owner for record in records if (record.position, record.unit) not in gone}
+        groups = [[it for it in records if (it.owner in found) is there] for there in (True, False)]
+        if not all(groups):
+            return False
+        contents, at = await self.store.contents(batch), self.context.now()
+        drafts = [assemble(it, contents.head, contents.tail, ranges_of(it)) for it in groups]
+
+        def part(file: Checkpoint) -> None:
+            with file.transaction():
+                there, rest = file.split(batch, drafts, at)
+                file.move(there, BatchState.SEALED, BatchState.PARKED, note=REFUSED_IN_PART)
+                file.move(rest, BatchState.SEALED, BatchState.REJECTED)
+
+        await self.store.write(part)
+        owners = f"{len(found):,} of its owners are at the target and are parked, the others are not and go on"
+        text = f"batch {batch.seq} of {batch.stage} was refused, but {SOME_IS_THERE}: {owners}"
+        self.context.notify(Warned("rejected-but-there", text))
+        return True
 
     async def _passed(self, batch: Batch) -> tuple[bool | None, str]:
         """Whether the target's queue has passed this batch: the later ones that are a settle time old are there; and
@@ -302,7 +335,7 @@ class Reconciler:
         records = spread(await self._tellable(accepted), SAMPLE)
         unclear = not records
         for record in records:
-            seen = await self.readback.visible(accepted.stage, record)
+            seen = await self.reads.visible(accepted.stage, record)
             if seen in THERE:
                 return True
             unclear = unclear or seen is Seen.OTHER
@@ -310,10 +343,10 @@ class Reconciler:
 
     async def _tellable(self, batch: Batch) -> list[Record]:
         """Its records that can be looked for; of an accepted batch, those that were kept as samples."""
-        if not self.readback.proves(batch.stage):
+        if not self.reads.proves(batch.stage):
             return []
         records = await self.store.records(batch)
-        return [record for record in records if self.readback.can_tell(batch.stage, record)]
+        return [record for record in records if self.reads.can_tell(batch.stage, record)]
 
     async def rest(self, seconds: float, batch: Batch) -> bool:
         """Wait so long; False if the run is to stop."""
@@ -331,13 +364,3 @@ def _unproven(seen: Sequence[Seen], behind: str) -> str:
     why = " and ".join(filter(None, (unread, behind))) or "what can be read back of it was not twice the same"
     later = "once more was accepted, `streammig resolve` with --read-back may prove it"
     return f"it can't be proven whether it landed ({why}): it is parked for you to decide; {later}"
-
-
-async def seen_at_last(readback: ReadBack, stage: str, record: Record, context: Context) -> Seen:
-    """What is visible of a record; a read that says nothing is tried again, for it may have met a bad moment."""
-    for _ in range(TRIES):
-        seen = await readback.visible(stage, record)
-        if seen is not Seen.CANT_TELL or context.stopping:
-            return seen
-        await context.pause(min(LOOK, context.times.settle))
-    return Seen.CANT_TELL

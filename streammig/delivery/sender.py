@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from streammig.batching import assemble, halves, ranges_of
+from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Contents, Store
 from streammig.context import Context
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.named import named_record
+from streammig.delivery.reads import Reads
 from streammig.delivery.receipts import Stops, as_ruled, refusal, state_after
 from streammig.delivery.reconcile import Reconciler
+from streammig.delivery.sizes import Sizes, shares
 from streammig.errors import TargetStop, UnknownOutcome, counted
 from streammig.model import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
-from streammig.target import Client, Permits, ReadBack
+from streammig.target import Client, Permit, Permits
 from streammig.telemetry import Answered, Waiting, Warned
 
-LONGEST_WAIT = 86_400.0  # seconds: a Retry-After beyond a day stops the run, which can be resumed then
 BLIND_WAIT = 60.0  # seconds to wait on a 429 that does not say how long
 
 
@@ -47,7 +48,7 @@ class SendOptions:
 class Reachability:
     """After an unknown outcome nobody sends until the target answers a read again."""
 
-    readback: ReadBack
+    reads: Reads
     context: Context
     backoff: Backoff = field(default_factory=Backoff)
     _lost: bool = False
@@ -64,7 +65,7 @@ class Reachability:
         async with self._asking:
             failures = 0
             while self._lost and not self.context.stopping:
-                if await self.readback.reachable():
+                if await self.reads.reachable():
                     self._lost = False
                     return
                 failures += 1
@@ -97,9 +98,11 @@ class Sender:
     refused_at: dict[int, float] = field(default_factory=dict)  # by batch: in this process, in the loop's time
     try_named: bool = field(init=False)  # whether an owner that an answer names is set aside; not after a wrong one
     in_flight: asyncio.Semaphore = field(init=False)
+    sizes: Sizes = field(default_factory=Sizes)
     _stops: Stops = field(default_factory=Stops)
     _noted: set[str] = field(default_factory=set)  # fields of answers that were told
     _refused: list[Batch] = field(default_factory=list)  # whole batches, since the last one that was accepted
+    _oversized: list[Batch] = field(default_factory=list)  # of one owner, by a 413, since the last one accepted
 
     def __post_init__(self) -> None:
         self.try_named = self.options.try_named
@@ -112,6 +115,8 @@ class Sender:
         `may_wait`, while the batch is held back. A request that is under way is waited for, nothing else is. Raises
         `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
         """
+        if not self.sizes.takes(batch.size) and (parts := await self._smaller(batch)):
+            return await self._deliver_parts(parts)
         tries = _Tries(batch.attempts)
         body = await self.store.body(batch)
         while not self.context.stopping:
@@ -123,7 +128,8 @@ class Sender:
             if state is BatchState.UNKNOWN:
                 state = await self.decide(batch)
             elif state is BatchState.SPLIT:
-                state = await self._split(batch)
+                parts = await self._smaller(batch)
+                return await (self._deliver_parts(parts) if parts else self._reject_oversized(batch))
             if state is not BatchState.SEALED:
                 return state
         return BatchState.SEALED
@@ -151,7 +157,7 @@ class Sender:
             return None
         started = self.context.now()
         tries.attempt = await self.store.write(lambda file: file.sending(batch, started))
-        receipt = as_ruled(batch, await self.client.send(batch.stage, body, permit.sent))
+        receipt = as_ruled(batch, await self._exchange(batch.stage, body, permit))
         # Its message follows when it is redacted: what is decided must not wait for that.
         silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.context.now()
         await self.store.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
@@ -164,6 +170,28 @@ class Sender:
         if receipt.kind is Kind.UNKNOWN:
             self.reachability.doubt()
         return receipt
+
+    async def _exchange(self, stage: str, body: bytes, permit: Permit) -> Receipt:
+        """The client's receipt; where the run is to stop before the first byte left, the request is given up."""
+        began = False
+
+        def begin() -> None:
+            nonlocal began
+            began = True
+            permit.sent()
+
+        sending = asyncio.ensure_future(self.client.send(stage, body, begin))
+        try:
+            await self.context.until_stopped(asyncio.wait((sending,)))
+            if not began:
+                sending.cancel()  # does nothing to one that is done
+            await asyncio.wait((sending,))
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        if sending.cancelled():
+            return Receipt(Kind.UNKNOWN if began else Kind.NOT_SENT, message="the run was stopped", code="stopped")
+        return sending.result()
 
     async def _explain(self, batch: Batch, attempt: int, receipt: Receipt) -> Receipt:
         """Keep what the target said, redacted, and the one owner it named; returns the receipt as it may be shown."""
@@ -199,9 +227,12 @@ class Sender:
         match receipt.kind:
             case Kind.ACCEPTED:
                 self._refused.clear()
+                self._oversized.clear()
+                self.sizes.accept(batch.size)
             case Kind.REJECTED:
                 await self._count_refused(batch, receipt)
             case Kind.TOO_LARGE:
+                self.sizes.refuse(batch.size)
                 return BatchState.SPLIT
             case Kind.UNAUTHORIZED:
                 if tries.renewed:
@@ -212,7 +243,7 @@ class Sender:
                     )
                 tries.renewed = True
                 await self.client.renew()
-            case Kind.NOT_SENT:
+            case Kind.NOT_SENT if not self.context.stopping:
                 tries.failures += 1
                 await self._back_off(tries.failures, receipt.message)
         return state_after(receipt)
@@ -249,23 +280,40 @@ class Sender:
         if batch.parent is not None:  # a part, which is likely to be refused
             return
         self._refused.append(batch)
-        if len(self._refused) < self.options.breaker:
-            return
-        row = list(self._refused)
-        await self.store.write(lambda file: [file.move(it, BatchState.REJECTED, BatchState.SEALED) for it in row])
-        raise TargetStop(
-            "breaker-open",
-            f"{len(row)} batches of {batch.stage} in a row were refused as a whole"
+        unproven = "" if self.reconciler.reads.proves(batch.stage) else ", though they can't be looked for first"
+        await self._break(
+            self._refused,
+            f"batches of {batch.stage} in a row were refused as a whole"
             + (f", the last with: {receipt.message}" if receipt.message else ""),
-            "Probably no data problem; nothing was dead-lettered. Find out what the target wants"
-            " (a reward, a brand or a permission that it lacks?), then run the same command: they are sent again"
-            + (", though they can't be looked for first." if not self.reconciler.readback.proves(batch.stage) else "."),
+            "Find out what the target wants (a reward, a brand or a permission that it lacks?), then run the same"
+            f" command: they are sent again{unproven}.",
         )
+
+    async def _reject_oversized(self, batch: Batch) -> BatchState:
+        """A batch of one owner can't be split: it is rejected, unless a firewall says 413 to everybody."""
+        await self.store.write(lambda file: file.move(batch, BatchState.SEALED, BatchState.REJECTED))
+        self._oversized.append(batch)
+        await self._break(
+            self._oversized,
+            f"customers of {batch.stage} in a row were refused as too large (413), each alone",
+            "Ask who runs the firewall or proxy before the target for the size it lets through, then run the same"
+            " command: they are sent again.",
+        )
+        return BatchState.REJECTED
+
+    async def _break(self, row: list[Batch], what: str, hint: str) -> None:
+        """Stop the run where so many refusals came in a row that no record explains them; they may go again."""
+        if len(row) < self.options.breaker:
+            return
+        found = tuple(row)
+        await self.store.write(lambda file: [file.move(it, BatchState.REJECTED, BatchState.SEALED) for it in found])
+        why = "Probably no data problem; nothing was dead-lettered for it."
+        raise TargetStop("breaker-open", f"{len(found)} {what}", f"{why} {hint}")
 
     async def may_go_again(self, batch: Batch) -> bool:
         """Whether a refused batch, or one that was sealed again since, may be sent (again): none of it has landed, as
         far as can be shown. True too of what can't be looked for. False if it was parked, or the run is to stop."""
-        if not self.reconciler.readback.proves(batch.stage):
+        if not self.reconciler.reads.proves(batch.stage):
             return True
         whole = await self.reconciler.refused_whole(batch, self.refused_at.get(batch.seq))
         if not whole and not self.context.stopping:
@@ -277,20 +325,7 @@ class Sender:
         if receipt.kind is Kind.THROTTLED:
             await self.permits.on_429()
         seconds = BLIND_WAIT if receipt.retry_after is None else receipt.retry_after
-        if seconds > LONGEST_WAIT:
-            raise TargetStop(
-                "retry-after-too-long",
-                f"the target answered {receipt.status} and asks to wait {seconds / 3600:.1f} hours",
-                "Run the same command then; nothing is lost or sent twice.",
-            )
-        self.context.notify(
-            Waiting(
-                "throttled" if receipt.kind is Kind.THROTTLED else "asked-to-wait",
-                f"the target answered {receipt.status} and asked to wait",
-                seconds,
-            )
-        )
-        await self.permits.pause_for(seconds)
+        await self.permits.pause_for(seconds, receipt.status or 429)
 
     async def _back_off(self, failures: int, message: str) -> None:
         seconds = self.reachability.backoff.delay(failures, self.context.rng)
@@ -299,15 +334,14 @@ class Sender:
         )
         await self.context.pause(seconds)
 
-    async def _split(self, batch: Batch) -> BatchState:
-        """Deliver a batch that was too large (413) in two halves; a single owner's records become dead letters."""
+    async def _smaller(self, batch: Batch) -> list[Batch]:
+        """Replace a batch that is too large (413) by parts; none of a single owner, who can't be split."""
         contents = await self.store.contents(batch)
-        groups = halves(contents.records)
-        if not groups[1]:
-            why = "413 for this customer alone"
-            await bury(self.store, self.context.now(), batch, contents.records, "too-large-for-target", why)
-            return BatchState.DEAD
-        for part in await self.part(batch, contents, groups):
+        groups = shares(contents.records, self.sizes.parts(batch.size))
+        return await self.part(batch, contents, groups) if len(groups) > 1 else []
+
+    async def _deliver_parts(self, parts: Sequence[Batch]) -> BatchState:
+        for part in parts:
             await self.deliver(part)
         return BatchState.SPLIT
 

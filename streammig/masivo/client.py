@@ -18,7 +18,7 @@ PATHS = {
     "transactions": "/customers/migrate/transactions",
 }
 LONGEST_WINDOW = 86_400.0  # seconds of a rate limit
-Observe = Callable[[float | None, float | None, float | None], Awaitable[None]]
+Observe = Callable[[float | None, float | None, float | None, float], Awaitable[None]]
 
 
 class MasivoClient:
@@ -33,12 +33,13 @@ class MasivoClient:
         self._observe = observe
         self._rules = rules or Conditions()
         self._refused: Secret | None = None
+        self._stop: TargetStop | None = None
 
     async def send(self, stage: str, body: bytes, began: Callable[[], None] = lambda: None) -> Receipt:
         try:
             token = await self._session.token()
         except TargetStop as stop:
-            # Said again, and raised, by `renew`.
+            self._stop = stop  # raised by `renew`
             return Receipt(Kind.UNAUTHORIZED, message=stop.what, code="no-token")
         if isinstance(token, NoAnswer):
             return Receipt(Kind.NOT_SENT, message=f"no token: {token.why}", code=token.code)
@@ -56,7 +57,7 @@ class MasivoClient:
             self._refused = token
         if self._observe is not None and any(number is not None for number in answer.rate):
             limit, remaining, reset = answer.rate
-            await self._observe(limit, remaining, _from_now(reset, self._clock.time()))
+            await self._observe(limit, remaining, _from_now(reset, self._clock.time()), answer.latency)
         return classify(
             answer,
             self._clock.time(),
@@ -69,6 +70,8 @@ class MasivoClient:
         return redact(said)
 
     async def renew(self) -> None:
+        if self._stop is not None:
+            raise self._stop
         await self._session.renew(self._refused)
 
 

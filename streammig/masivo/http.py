@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
+import re
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,6 +23,7 @@ from yarl import URL
 from streammig.errors import Unusable
 
 YEAR = 366 * 86400.0
+SECONDS = re.compile(r"[0-9]{1,300}(\.[0-9]*)?")
 PIECE_BYTES = 64 * 1024
 LONGEST_HEADER = 256 * 1024  # bytes
 LONGEST_UNPACKED = 32 * 1024 * 1024
@@ -282,7 +284,7 @@ def retry_after(text: str, now: float) -> float | None:
     A date in the past is 0; more than a year is a year.
     """
     text = text.strip()
-    if text.isascii() and text.isdigit():
+    if SECONDS.fullmatch(text):
         return min(float(text), YEAR)
     try:
         moment = parsedate_to_datetime(text)

@@ -50,7 +50,8 @@ class Secret:
 class Session:
     """One account's way in, for all workers of a run: enter it, then `token`, `renew` and `get` at will.
 
-    `pace` is awaited before every request made here (the general limit); `hold` with the seconds of a 429;
+    `pace` is awaited before every request made here (the general limit); `hold` with the seconds that an answer asks
+    to wait and its status, and may end the run;
     `waiting` is told in words what is waited for, and for how many seconds. Makes no request by itself.
     """
 
@@ -62,7 +63,7 @@ class Session:
         clock: Clock,
         rng: Random,
         pace: Callable[[], Awaitable[None]],
-        hold: Callable[[float], Awaitable[None]],
+        hold: Callable[[float, int], Awaitable[None]],
         waiting: Callable[[str, float], None] = lambda why, seconds: None,
         auth_url: str = "",
         connect_timeout: float = 10.0,
@@ -179,7 +180,7 @@ class Session:
         if isinstance(answer, Answer) and answer.status in (429, 503):
             seconds = retry_after(answer.retry_after, self._clock.time())
             if seconds is not None or answer.status == 429:
-                await self._hold(BLIND_WAIT if seconds is None else seconds)
+                await self._hold(BLIND_WAIT if seconds is None else seconds, answer.status)
         return answer
 
     async def _authorize(self) -> Secret | NoAnswer:

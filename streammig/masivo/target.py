@@ -27,11 +27,14 @@ class Account(Protocol):
     async def read(self) -> None:
         """Wait for the right to make one read."""
 
-    async def pause_for(self, seconds: float) -> None:
-        """Nobody on this account starts a request for so long."""
+    async def pause_for(self, seconds: float, status: int = 429) -> None:
+        """Nobody on this account starts a request for so long, as an answer with this status asked for."""
 
-    async def observe(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
-        """What the headers of an answer say of the limit; `reset` is in seconds from now."""
+    async def observe(
+        self, limit: float | None, remaining: float | None, reset: float | None, age: float = 0.0
+    ) -> None:
+        """What the headers of an answer say of the limit; `reset` is in seconds from now, and its request left `age`
+        seconds ago."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from typing import TypeVar
 from aiolimiter import AsyncLimiter
 
 from streammig.context import Clock
-from streammig.errors import Problem, counted
+from streammig.errors import Problem, TargetStop, counted
 from streammig.ratelimit.limits import OFF, Limits, RequestKind
-from streammig.ratelimit.state import LONGEST_HOLD, AccountState, Pace
+from streammig.ratelimit.state import LONGEST_HOLD, AccountState, Pace, Taken
+from streammig.telemetry import Notify, Waiting, ignore
 
 T = TypeVar("T")
 
@@ -29,6 +30,11 @@ ENOUGH = 8  # observations before they are believed
 LONGEST_LEAD = 0.25
 # A permit that was given back, or a margin that narrowed, is noticed by those who wait after this many seconds.
 LONGEST_SLEEP = 60.0
+CAUSES = {
+    "held": "the target asked this account to wait",
+    "quota": "the headers of its answers say that the target takes no migration request before",
+}
+SHORT = 2.0  # a wait of up to so many seconds is not told
 
 
 class _Link:
@@ -86,28 +92,41 @@ class _Line:
 class RateLimiter:
     """Hands out permits within the limits, together with every other process that has the account's file open.
 
-    Make it inside the running loop: wall time is read once, then the loop's own clock counts, so that setting the
-    clock during a run changes nothing. `executor` must have one thread (all use of the file goes through it).
-    `interval` spreads reads, in seconds, whatever the limits allow. Raises `MachineFault` where the file can't be
+    Make it inside the running loop: the account's time is read once, then the loop's own clock counts, so that setting
+    the clock changes nothing. `executor` must have one thread (all use of the file goes through it). `interval` spreads
+    reads, in seconds, whatever the limits allow. `notify` hears of each wait of more than two seconds, once, but for
+    the gap between two requests, which is the pace itself. Raises `MachineFault` where the file can't be
     written: then nothing may be sent.
     """
 
     def __init__(
-        self, state: AccountState, limits: Limits, clock: Clock, executor: Executor, interval: float = 0.2
+        self,
+        state: AccountState,
+        limits: Limits,
+        clock: Clock,
+        executor: Executor,
+        interval: float = 0.2,
+        notify: Notify = ignore,
     ) -> None:
         self.state = state
         self.limits = limits
         self._executor = executor
         self._loop = asyncio.get_running_loop()
-        self._begun = clock.time() - self._loop.time()
+        self._notify = notify
+        wall = clock.time()
+        now = state.time(wall, clock.boot())
+        self._ahead = now - wall
+        self._begun = now - self._loop.time()
         self._link = _Link()
         self._lines: dict[RequestKind, _Line] = {"migration": _Line(), "general": _Line()}
         self._reads = AsyncLimiter(1, interval) if interval and limits != OFF else None
         self._words: set[asyncio.Future[None]] = set()
         self._run_id = ""
+        self._has_quota = True  # whether migration requests are left, by the last answer whose headers say so
+        self._told = 0.0  # the end of the wait that was told last
 
     def now(self) -> float:
-        """Seconds since the epoch, as this run counts them."""
+        """The account's own time, in seconds since the epoch."""
         return self._begun + self._loop.time()
 
     async def enter(self, run_id: str, starts: Sequence[float] = ()) -> str:
@@ -116,7 +135,7 @@ class RateLimiter:
         `starts` are the requests that the checkpoint knows, in seconds since the epoch.
         """
         self._run_id = run_id
-        future = await self._do(self.state.enter, run_id, starts, self.now())
+        future = await self._do(self.state.enter, run_id, [at + self._ahead for at in starts], self.now())
         if not future:
             return ""
         return (
@@ -134,10 +153,11 @@ class RateLimiter:
         try:
             async with line.first:
                 while not mine.done():
-                    wait = await self._serve(kind, line)
+                    taken = await self._serve(kind, line)
                     if not mine.done():
+                        self._tell(kind, taken)
                         # A timer may be a microsecond early; asking again at once would only burn.
-                        await asyncio.sleep(min(LONGEST_SLEEP, max(0.001, wait)))
+                        await asyncio.sleep(min(LONGEST_SLEEP, max(0.001, taken.wait)))
         except BaseException:
             if mine.done():
                 self._write(self.state.give_back, mine.result()._start)
@@ -151,8 +171,25 @@ class RateLimiter:
         """A general permit, for who has nothing to say about it afterwards."""
         await self.acquire("general")
 
-    async def _serve(self, kind: RequestKind, line: _Line) -> float:
-        """Ask for everyone in the line; returns how long the first must wait if it got nothing."""
+    def _tell(self, kind: RequestKind, taken: Taken) -> None:
+        """Say what is waited for, and until when; once, however many wait for it."""
+        self._has_quota = self._has_quota and taken.cause != "quota"
+        end = self.now() + taken.wait
+        pace = any(window.count == 1 and taken.cause == str(window) for _, window in self.limits.counted(kind))
+        if taken.wait <= SHORT or pace or abs(end - self._told) < SHORT:
+            return
+        self._told = end
+        full = f"the limit {taken.cause} of {kind} requests is used up"
+        code = taken.cause if taken.cause in CAUSES else "limit"
+        self._notify(Waiting(code, CAUSES.get(code, full), taken.wait))
+
+    async def spare(self) -> float:
+        """How many reads the general windows have left now; infinite without such windows."""
+        uses = await self._do(self.state.usage, self.limits, self.now())
+        return min((use.left for use in uses if use.kind == "general"), default=math.inf)
+
+    async def _serve(self, kind: RequestKind, line: _Line) -> Taken:
+        """Ask for everyone in the line; what came of it says how long the first must wait if it got nothing."""
         asking, asked = tuple(line.waiters), self._loop.time()
         margins = tuple(self._link.margin(window.seconds) for _, window in self.limits.counted(kind))
         pace = Pace(self.limits, margins, self._link.lead)
@@ -169,32 +206,52 @@ class RateLimiter:
                 waiter.set_result(Permit(self, start, asked))
         if stopped is not None:
             raise stopped
-        return taken.wait
+        return taken
 
     def answered(self, latency: float) -> None:
         """A request was answered that many seconds after its first byte left: tells how much the link jitters."""
         self._link.latencies.append(latency)
 
-    async def pause_for(self, seconds: float) -> None:
-        """The whole account waits this long (at most a day), also over a restart."""
-        await self._do(self.state.hold, self.now() + min(max(0.0, seconds), LONGEST_HOLD))
+    async def pause_for(self, seconds: float, status: int = 429) -> None:
+        """The whole account waits this long, also over a restart: an answer with this status asked for it. Raises
+        `TargetStop` where that is more than a day."""
+        if seconds > LONGEST_HOLD:
+            raise TargetStop(
+                "retry-after-too-long",
+                f"the target answered {status} and asks to wait {seconds / 3600:.1f} hours",
+                "Run the same command then; nothing is lost or sent twice.",
+            )
+        until = self.now() + max(0.0, seconds)
+        self._told = max(self._told, until)
+        reason = f"the target answered {status} and asked to wait"
+        self._notify(Waiting("throttled" if status == 429 else "asked-to-wait", reason, seconds))
+        await self._do(self.state.hold, until)
 
     async def on_429(self) -> None:
         """The target said 429 although the windows allowed the request: widen the margin, for every process."""
         await self._do(self.state.on_429, self.now())
 
-    async def observe(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
-        """Rate headers of an answer, `reset` in seconds from now. They may only slow us down.
+    async def observe(
+        self, limit: float | None, remaining: float | None, reset: float | None, age: float = 0.0
+    ) -> None:
+        """Rate headers of the answer to a migration request that left `age` seconds ago, `reset` in seconds from now.
+        They may only slow such requests down, and not for longer than the longest window; a later request whose answer
+        has some left ends that.
 
         A gap (a window of one request) that we keep anyway slows nothing: its reset is counted from the answer, ours
         from the start.
         """
+        sent = self.now() - age
+        if remaining is not None and remaining > 0 and not self._has_quota:
+            self._has_quota = True
+            await self._do(self.state.has_quota, sent)
         if remaining is None or reset is None or remaining > 0 or reset <= 0:
             return
         windows = (*self.limits.migration, *self.limits.general)
         # The header counts whole seconds, rounded up.
         if not any(window.count == limit == 1 and math.ceil(window.seconds) >= reset for window in windows):
-            await self.pause_for(reset)
+            self._has_quota = False
+            await self._do(self.state.quota, self.now() + min(reset, self.limits.longest), sent)
 
     async def close(self) -> None:
         """Wait until everything that was said is written. The file is closed by who opened it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streammig.checkpoint.sqlite import Role, SharedFile
+from streammig.context import Boot, SystemClock
 from streammig.ratelimit.limits import Limits, RequestKind, Use
 
 # A start is written before its request leaves. Until its process says when it left, it may leave at any moment: it
@@ -34,10 +35,12 @@ class Pace(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """The starts that were taken, in order (0 where nobody counts them), or the seconds to wait for the first."""
+    """The starts that were taken, in order (0 where nobody counts them), or the seconds to wait for the first and
+    what for: "held", "quota", or the window that is full."""
 
     starts: tuple[int, ...]
     wait: float = 0.0
+    cause: str = ""
 
 
 def account_name(name: str | None, base_url: str, api_key: str) -> str:
@@ -59,6 +62,7 @@ def account_path(state_folder: Path, account: str) -> Path:
 class AccountState(SharedFile):
     """The account's file, open. Several processes may have it open; within one, call it from one thread at a time.
 
+    It has a time of its own, `time`, that all its moments are counted in: nobody can set it while the machine is up.
     Every change is one durable transaction. Raises `MachineFault` (disk full, read-only) and `Unusable` (no such
     file of ours, another format), never `sqlite3.Error`.
     """
@@ -68,25 +72,44 @@ class AccountState(SharedFile):
         "Move it away: the requests made are then taken from the checkpoint, as far as it knows them.",
     )  # fmt: skip
     application = 0x734D4267  # "sMBg"
-    format = 3
+    format = 4
     schema = """
--- A request that was allowed to start, in seconds since the epoch (UTC) as its process counted them. `at` is the
--- moment it was allowed, later the moment its first byte left. `open_until` is set until that moment is known; `run` is
--- the id of the checkpoint that it was allowed for.
+-- A request that was allowed to start, in seconds of the account's own time. `at` is the moment it was allowed, later
+-- the moment its first byte left. `open_until` is set until that moment is known; `run` is the id of the checkpoint
+-- that it was allowed for.
 CREATE TABLE start (id INTEGER PRIMARY KEY, migration INTEGER NOT NULL, at REAL NOT NULL, open_until REAL, run TEXT);
 CREATE INDEX start_all ON start (at);
 CREATE INDEX start_migration ON start (at) WHERE migration = 1;
 CREATE INDEX start_open ON start (open_until) WHERE open_until IS NOT NULL;
--- One line: nothing may start before `hold`; `extra` was added to the margin (by 429s) at `extra_at`;
--- `keep` is the longest window, in seconds, that any process has paced by here.
-CREATE TABLE account (hold REAL NOT NULL, extra REAL NOT NULL, extra_at REAL NOT NULL, keep REAL NOT NULL);
-INSERT INTO account VALUES (0, 0, 0, 0)"""
+-- One line: nothing may start before `hold`, and no migration request before `quota`, which the headers of an answer
+-- gave to a request that left at `quota_at`; `extra` was added to the margin (by 429s) at `extra_at`; `keep` is the
+-- longest window, in seconds, that any process has paced by here. The account's own time is `base` behind the time
+-- since the machine's start, in seconds, as long as that is start `boot`; it began with the wall clock's.
+CREATE TABLE account (
+    hold REAL NOT NULL DEFAULT 0, quota REAL NOT NULL DEFAULT 0, quota_at REAL NOT NULL DEFAULT 0,
+    extra REAL NOT NULL DEFAULT 0, extra_at REAL NOT NULL DEFAULT 0, keep REAL NOT NULL DEFAULT 0,
+    boot TEXT NOT NULL DEFAULT '', base REAL NOT NULL DEFAULT 0
+);
+INSERT INTO account DEFAULT VALUES"""
+
+    def time(self, wall: float, boot: Boot) -> float:
+        """The account's own time now, in seconds since the epoch. Once begun it goes on with the time since the
+        machine's start: the wall clock may be set meanwhile, also between two calls."""
+        with self.transaction():
+            if (now := self._time(boot)) is not None:
+                return now
+            self._db.execute("UPDATE account SET boot = ?, base = ?", (boot.id, wall - boot.seconds))
+        return wall
+
+    def _time(self, boot: Boot) -> float | None:
+        known, base = self.rows("SELECT boot, base FROM account")[0]
+        return float(base) + boot.seconds if boot.id and boot.id == known else None
 
     def enter(self, run_id: str, starts: Iterable[float], now: float) -> int:
         """Begin to pace for a checkpoint that nobody else runs: what a dead process of it left open has left by now.
 
         A file without any start takes over those that the checkpoint knows. Returns how many starts lay in the future,
-        for the clock had been set back: they count as made now.
+        for the clock was set back while the machine was down: they count as made now.
         """
         with self.transaction():
             if not self.rows("SELECT 1 FROM start LIMIT 1"):
@@ -104,8 +127,12 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
         """Durably take up to `count` starts, as many as every window and the hold allow now."""
         windows = tuple(zip(pace.limits.counted(kind), pace.margins, strict=True))
         with self.transaction():
-            hold, extra, extra_at = self.rows("SELECT hold, extra, extra_at FROM account")[0]
-            wait = hold - now
+            row = self.rows("SELECT hold, quota, quota_at, extra, extra_at FROM account")[0]
+            hold, quota, quota_at, extra, extra_at = row
+            wait, cause = hold - now, "held"
+            quota = min(quota, quota_at + pace.limits.longest)
+            if kind == "migration" and quota - now > max(wait, 0.0):
+                wait, cause = quota - now, "quota"
             extra *= 0.5 ** (max(0.0, now - extra_at) / EXTRA_HALVES)
             if not windows and wait <= 0:
                 return Taken((0,) * count)
@@ -119,7 +146,7 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
                 for (counted, window), margin in windows:
                     nth = self._nth_last(counted, window.count)
                     if nth is not None:
-                        wait = nth + window.seconds + margin + extra - pace.lead - now
+                        wait, cause = nth + window.seconds + margin + extra - pace.lead - now, str(window)
                         if wait > 0:
                             break  # the others are asked when that time is over
                 if wait <= 0:
@@ -129,7 +156,7 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
                 self._db.execute("DELETE FROM start WHERE at < ? - 60 - (SELECT keep FROM account)", (now,))
             else:
                 self._db.execute("ROLLBACK")
-        return Taken(tuple(starts), 0.0 if starts else wait)
+        return Taken(tuple(starts)) if starts else Taken((), wait, cause)
 
     def _nth_last(self, counted: RequestKind, count: int) -> float | None:
         only = "WHERE migration = 1 " if counted == "migration" else ""
@@ -156,6 +183,15 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
         """Let nobody start before this moment; an earlier one than is known already changes nothing."""
         self.change("UPDATE account SET hold = max(hold, ?)", until)
 
+    def quota(self, until: float, sent: float) -> None:
+        """By the answer to a request that left at `sent` none is left to migrate with before this moment. An answer to
+        an earlier one says nothing."""
+        self.change("UPDATE account SET quota = ?, quota_at = ? WHERE quota_at <= ?", until, sent, sent)
+
+    def has_quota(self, sent: float) -> None:
+        """By the answer to a request that left at `sent` there are requests left: what an earlier one said is over."""
+        self.change("UPDATE account SET quota = 0, quota_at = ? WHERE quota_at < ?", sent, sent)
+
     def on_429(self, now: float) -> None:
         """Widen the margin of every process: the target said 429 in spite of it."""
         with self.transaction():
@@ -180,12 +216,14 @@ INSERT INTO account VALUES (0, 0, 0, 0)"""
 
 
 def usage_of(path: Path, limits: Limits, now: float) -> list[Use]:
-    """Used and left, read without changing anything; an account that was never used has all of it left."""
+    """Used and left, read without changing anything; an account that was never used has all of it left. `now` is the
+    wall clock's time."""
     if not path.exists() or not path.stat().st_size:
         windows = limits.counted("migration")
         return [Use(str(window), kind, window.count, 0, window.count, 0.0) for kind, window in windows]
     file = AccountState(path, read_only=True)
     try:
-        return file.usage(limits, now)
+        own = file._time(SystemClock().boot())
+        return file.usage(limits, now if own is None else own)
     finally:
         file.close()

@@ -16,7 +16,7 @@ from streammig.report.audit import proof
 from streammig.report.document import document, iso
 from streammig.report.next_steps import next_steps
 
-PARTS = ("read", "accepted", "filtered", "dead", "unknown", "pending")
+PARTS = ("read", "accepted", "filtered", "dead", "unknown", "pending", "reverted")
 FORMAT = 1
 SLOTS = 60  # at most, of a timeline
 # Seconds that a slot of a timeline may have: what people count in.

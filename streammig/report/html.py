@@ -23,6 +23,7 @@ NOUNS = {
     "dead": "dead letters",
     "unknown": "outcome unknown",
     "pending": "still to be sent",
+    "reverted": "reverted",
 }
 NUMBER = re.compile(r"-?\d[\d,.]*( s)?$|$")
 MOST_ROWS = 200  # of a table of decisions
@@ -266,17 +267,24 @@ def _decisions(decisions: Sequence[Found]) -> str:
 
 
 def _verification(found: Found) -> str:
-    status = found["status"]
+    status, looked = found["status"], found["status"]["verification"]
     if status["dry_run"]:
-        said = "A dry run: accepted means written to a file."
-    elif status["verified"]:
-        said = "Verified: records were read back at the target and compared with the export."
-    else:
-        said = (
-            "Accepted, not verified. Accepted means that the target has enqueued it, not that it has applied it."
-            " Samples were read back between stages; the rest was not."
-        )
-    return _section("Verification", f"<p>{said}</p>")
+        return _section("Verification", "<p>A dry run: accepted means written to a file.</p>")
+    if looked is None:
+        said = "Accepted, not verified. Accepted means that the target has enqueued it, not that it has applied it."
+        return _section("Verification", f"<p>{said} Samples were read back between stages; the rest was not.</p>")
+    same = "What was read back is as it was sent." if looked["same"] else "The target does not hold what was sent."
+    since = " Something was sent since: verify again." if looked["outdated"] else ""
+    said = f"Read back on {_day(looked['at'])} ({looked['kind']}). {same}{since}"
+    names = list(next(iter(looked["stages"].values()), {}))
+    rows = [(name.replace("_", " "), *(it[name] for it in looked["stages"].values())) for name in names]
+    bounds = "".join(
+        f"<p>At most {bound['missing']:.2%} of {escape(stage)} are missing and {bound['different']:.2%} different, with"
+        f" {looked['confidence']:.0%} confidence.</p>"
+        for stage, bound in looked["at_most"].items()
+    )
+    table = _table(["records", *looked["stages"]], rows) if rows else ""
+    return _section("Verification", f"<p>{escape(said)}</p>", table, bounds)
 
 
 def _proof(found: Found) -> str:

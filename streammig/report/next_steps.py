@@ -12,7 +12,7 @@ MOST_UNDECIDED = 5  # batches that get a command of their own
 
 
 class Step(NamedTuple):
-    """What is left to do, as a noun and a fact, and the exact command that does it."""
+    """What is left to do, as a noun and a fact or as an imperative, and the exact command that does it."""
 
     why: str
     command: str
@@ -21,20 +21,35 @@ class Step(NamedTuple):
 def next_steps(document: Mapping[str, Any]) -> list[Step]:
     """What is left to do of a run, most urgent first, from its `document`; nothing where all is done."""
     checkpoint = shlex.quote(document["checkpoint"])
-    steps = []
-    undecided = document["undecided"]
-    for it in undecided[:MOST_UNDECIDED]:
-        why = f"Batch {it['batch']:,} of {it['stage']}, {counted(it['units'], 'unit')}: {it['state']}"
-        steps.append(Step(why, f"streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"))
+    stages, undecided = document["stages"].values(), document["undecided"]
+    steps = [Step(undecided_words(it), undecided_command(it, checkpoint)) for it in undecided[:MOST_UNDECIDED]]
     if len(undecided) > MOST_UNDECIDED:
         more = len(undecided) - MOST_UNDECIDED
-        steps.append(Step(f"More undecided batches: {more:,}", f"streammig resolve {checkpoint}"))
-    if dead := sum(stage["dead"] for stage in document["stages"].values()):
-        steps.append(Step(f"See why: {counted(dead, 'dead letter')}", f"streammig dead-letters {checkpoint}"))
-        if document["state"] != "running" and not document["dry_run"]:
-            steps.append(Step("Send them again, corrected or as they are", f"streammig retry {checkpoint}"))
+        steps.append(Step(f"More batches with an unknown outcome: {more:,}", f"streammig resolve {checkpoint}"))
+    if dead := sum(stage["dead"] for stage in stages):
+        steps.append(Step(f"Dead letters, with their reasons: {dead:,}", f"streammig dead-letters {checkpoint}"))
     if document["state"] == "running":
-        steps.append(Step("The run is on; see how far it is", f"streammig status {checkpoint}"))
+        return [*steps, Step("The run is on; see how far it is", f"streammig status {checkpoint}")]
+    if dead and not document["dry_run"]:
+        steps.append(Step("Send them again, corrected or as they are", f"streammig retry {checkpoint}"))
+    if missing := sum(stage["missing"] for stage in stages):
+        said = f"Records that are missing at the target: {missing:,}. Send them again"
+        steps.append(Step(said, f"streammig retry {checkpoint} --missing"))
+    if document["state"] == "complete" and not document["dry_run"] and any(stage["accepted"] for stage in stages):
+        found = document["verification"]
+        if found is None or found["outdated"]:
+            steps.append(Step("Read back a sample of what was accepted", f"streammig verify {checkpoint}"))
     if document["resume"]:
         steps.append(Step("Go on with the run", document["resume"]))
     return steps
+
+
+def undecided_words(it: Mapping[str, Any]) -> str:
+    """A batch with an unknown outcome: what it holds, its state, and since when."""
+    units = f", {counted(it['units'], 'unit')}" if it["units"] != it["records"] else ""
+    held = counted(it["records"], "record") + units
+    return f"{it['stage']}: batch {it['batch']}, {held}, {it['state']} since {it['since']}"
+
+
+def undecided_command(it: Mapping[str, Any], checkpoint: str) -> str:
+    return f"streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"

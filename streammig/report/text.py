@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streammig.errors import SAMPLES_MISSING, counted
+from streammig.report.next_steps import next_steps, undecided_command, undecided_words
 from streammig.telemetry import PILOT
 
 WIDTH = 79
-MOST_UNDECIDED = 5  # that are listed one by one
 # What is offered for copying stands at the end of a line, or is a line.
 COMMAND = re.compile(r"((?:.*?:)?\s+|)((?:streammig|tail|gzip|zstd|xz|bzip2) .*)")
 ROWS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "requests")
@@ -90,7 +90,7 @@ def what_is_left(document: Mapping[str, Any]) -> str:
 
 def summary(document: Mapping[str, Any]) -> str:
     """The totals, whether they add up, the reasons of what was not sent, and the commands that show more."""
-    checkpoint, stages = document["checkpoint"], document["stages"]
+    stages = document["stages"]
     parts = [totals_table(document)]
     for name, stage in stages.items():
         parts += _reasons(name, stage)
@@ -103,14 +103,10 @@ def summary(document: Mapping[str, Any]) -> str:
         parts.append("A dry run: nothing was sent. The request bodies are in files.")
     elif any(stage["accepted"] for stage in stages.values()):
         parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
-    if any(stage["dead"] for stage in stages.values()):
-        parts.append(f"Dead letters, with their reasons: streammig dead-letters {checkpoint}")
-    if left := document["undecided"]:
-        parts.append(f"Batches with an unknown outcome: {len(left):,}. Show one, and decide:")
-        parts.extend(undecided_line(it, checkpoint) for it in left[:MOST_UNDECIDED])
-    if len(left) > MOST_UNDECIDED:
-        parts.append(f"  and {len(left) - MOST_UNDECIDED:,} more: streammig resolve {checkpoint}")
     parts.extend(f"WARNING: {text}" for text in document["warnings"])
+    # The command that goes on with the run is its last word, after what ended it.
+    steps = [step for step in next_steps(document) if step.command != document["resume"]]
+    parts.extend(f"{why}:\n  {command}" for why, command in steps)
     return "\n".join(parts)
 
 
@@ -145,13 +141,7 @@ def _listed(head: str, parts: Sequence[str]) -> list[str]:
 
 def undecided_line(it: Mapping[str, Any], checkpoint: str) -> str:
     """An undecided batch and, on a line of its own, the command that shows it."""
-    held = counted(it["records"], "record") + (
-        f", {counted(it['units'], 'unit')}" if it["units"] != it["records"] else ""
-    )
-    return (
-        f"  {it['stage']}: batch {it['batch']}, {held}, {it['state']} since {it['since']}\n"
-        f"    streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"
-    )
+    return f"  {undecided_words(it)}\n    {undecided_command(it, checkpoint)}"
 
 
 def shared(share: float) -> str:

@@ -26,9 +26,9 @@ class StageScan:
     """A stage that is to be scanned, and into which folder.
 
     `keyed`: its owners are indexed. `begun`: records of it may have been sent. `judged`: its findings may stop the run;
-    else it is scanned for its index alone. Where the rules may have changed since an earlier call, `frontier` is how
-    far they were read: keys before it stay as they were indexed, those from there on are scanned again. `beside` is
-    what else needs room on that disk, in bytes.
+    else it is scanned for its index alone. Where it is not all read, `frontier` is how far it is. Unless its
+    index was `made_by` the version and the mapping of now ("" where these can't be told), keys before it stay as they
+    were indexed, and those from there on are scanned again. `beside` is what else needs room on that disk, in bytes.
     """
 
     name: str
@@ -40,6 +40,7 @@ class StageScan:
     begun: bool = False
     judged: bool = True
     frontier: Place | None = None
+    made_by: str = ""
     beside: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -84,7 +85,8 @@ class _Making:
         bound, path = binding(self._token, policy), job.folder / f"{job.name}.found"
         earlier = open_index(job.folder / job.name, self._token, policy) if job.keyed else None
         found = kept(path, bound)
-        if found is not None and job.frontier is None and (earlier is not None or not job.keyed):
+        same = earlier is not None and bool(job.made_by) and job.made_by == earlier.about.made_by
+        if found is not None and (same or (job.frontier is None and (earlier is not None or not job.keyed))):
             return Scanned(earlier, found)
         if not job.keyed:
             job.folder.mkdir(mode=0o700, exist_ok=True)
@@ -99,7 +101,9 @@ class _Making:
             check_room(job.folder, {**room_of_index(most), **job.beside}, hint)
             start = job.frontier if job.frontier is not None and earlier is not None else START
             job.folder.mkdir(mode=0o700, exist_ok=True)
-            with Build(job.folder / job.name, self._token, policy=policy, earlier=earlier, frontier=start) as build:
+            with Build(
+                job.folder / job.name, self._token, policy=policy, earlier=earlier, frontier=start, made_by=job.made_by
+            ) as build:
                 self._build = build
                 found = read_through(job, build, self._pace.of(job), self._halt)
                 index = build.finish()

@@ -27,7 +27,7 @@ stage is NDJSON.
 
 from streammig.sources.csv_rows import Form, check_form
 from streammig.sources.files import FileSource, open_source
-from streammig.sources.identity import comparable, touched, with_samples
+from streammig.sources.identity import comparable, hash_before, touched, with_samples
 from streammig.sources.open import Input, Meter, parse_input
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Meter",
     "check_form",
     "comparable",
+    "hash_before",
     "open_source",
     "parse_input",
     "touched",

@@ -11,7 +11,7 @@ from streammig.errors import BrokenExport, Unusable
 from streammig.model import START, Place, Span
 from streammig.sources.csv_rows import AS_NAMED, CsvRows, Form
 from streammig.sources.frame import Framer
-from streammig.sources.identity import FEW, Standing, sampled
+from streammig.sources.identity import FEW, Standing, hash_before, sampled
 from streammig.sources.lines import Lines
 from streammig.sources.locate import JSON, NDJSON, Layout, check_backend, check_rest, first_byte, locate, walk_to
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, path_text
@@ -134,6 +134,10 @@ class FileSource(Source):
         framer = Framer(*what)
         yield from framer.spans(at, resumed=resumed)
         check_rest(window, framer.at, file.layout.path, self.meter)
+
+    def before(self, place: Place) -> str:
+        file = self._files[place.source]
+        return hash_before(file.mark, place.offset, file.standing)
 
     def unchanged(self) -> None:
         for file in self._files:

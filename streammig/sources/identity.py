@@ -72,6 +72,22 @@ def sampled(file: str, samples: int, stopped: Callable[[], bool] = lambda: False
     return digest.hexdigest()
 
 
+def hash_before(mark: Mark, offset: int, standing: Standing | None = None) -> str:
+    """A SHA-256 over the 64 KB of a file before a byte: what was read last. "" of a compressed file, whose bytes do not
+    stand there. Raises `Unusable` where the file is not as it was standing."""
+    if mark["compression"] or not offset:
+        return ""
+    begin = max(offset - HEAD_BYTES, 0)
+    with open_file(mark["file"]) as handle:
+        try:
+            data = os.pread(handle.fileno(), offset - begin, begin)
+        except OSError as error:
+            raise read_failed(mark["file"], begin, error) from None
+        if standing is not None:
+            standing.check(mark["file"], handle.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
 def with_samples(marks: Mapping[str, Sequence[Mark]], stopped: Callable[[], bool]) -> dict[str, list[dict[str, Any]]]:
     """The fingerprints of each stage as a checkpoint keeps them: with the hash over many `samples` of each file, taken
     once also where it is that of several stages. Incomplete if it was stopped."""

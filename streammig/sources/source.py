@@ -38,6 +38,10 @@ class Source(Protocol):
         """For each file, in order, what binds a checkpoint to it: JSON-ready, cheap at any size, no content."""
         ...
 
+    def before(self, place: Place) -> str:
+        """A hash of what stands before a place in its file, "" where that can't be told cheaply."""
+        return ""
+
     def unchanged(self) -> None:
         """Raise `Unusable` unless every file is still what it was when this source was made."""
         ...

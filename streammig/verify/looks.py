@@ -46,7 +46,7 @@ class Looks:
     _reachable: Reachability = field(init=False)
 
     def __post_init__(self) -> None:
-        self._reachable = Reachability(self.run.target.readback, self.run.context)
+        self._reachable = Reachability(self.run.target.reads, self.run.context)
 
     async def all(self) -> bool:
         """Every first look, then every second one; False if the run is to stop before."""

@@ -1,0 +1,80 @@
+"""`streammig init`: look into an export, and write a first settings file for it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streammig.cli import options, say
+from streammig.errors import Unusable
+from streammig.stages import STAGES
+
+if TYPE_CHECKING:
+    from streammig.first_settings import Found
+    from streammig.survey import Field
+
+SHOWN = 60  # fields of one export
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--stage", type=click.Choice(STAGES), help="What the records are, if the guess is wrong.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("move.toml"), metavar="FILE",
+    help="The settings file to write. [move.toml]",
+)  # fmt: skip
+@options.as_json()
+def command(files: tuple[str, ...], stage: str | None, out: Path, as_json: bool) -> None:
+    """Look into an export, and write a first settings file for it, with a mapping for you to mend.
+
+    FILE is a file, a folder or a pattern in quotes. What is told of values is their form, never a value of a person.
+    """
+    from streammig.first_settings import look, settings_text
+
+    if out.exists():
+        raise Unusable("output-exists", f"{out} exists already", "Name another file with --out, or remove it.")
+    found = [look(name, stage or "") for name in files]
+    text, remarks = settings_text(found, out.parent)
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise Unusable("output-unusable", f"{out} can't be written: {error.strerror}", "Name another file.") from None
+    if as_json:
+        click.echo(
+            json.dumps({"settings": str(out), "files": [_document(it) for it in found], "mend": remarks}, indent=2)
+        )
+        return
+    for it in found:
+        say(_table(it))
+    for name, mend in remarks.items():
+        for remark in mend:
+            say(f"{name}: mend {remark}")
+    say(f"{out} is written. Look at each line, then at the result, which sends nothing:")
+    click.echo(shlex.join(["streammig", "run", str(out), "--dry-run", "look"]))
+
+
+def _table(found: Found) -> str:
+    """The fields of an export with the form of their values."""
+    rows = [(it.path, f"{it.count / found.seen:.0%}", _form(it)) for it in found.fields[:SHOWN]]
+    width = min(max(len(row[0]) for row in rows), 40)
+    own = "have Masivo's form already" if found.fits else "need a mapping"
+    lines = [f"{found.name}: the first {found.seen:,} records look like {found.stage}, and {own}"]
+    lines += [f"  {path:<{width}}  {share:>4}  {form}" for path, share, form in rows]
+    return "\n".join(lines + ["  …"] * (len(found.fields) > SHOWN))
+
+
+def _form(field: Field) -> str:
+    return f"one of {', '.join(field.words)}" if field.words else field.form
+
+
+def _document(found: Found) -> dict[str, object]:
+    return {
+        "file": found.name, "stage": found.stage, "records": found.seen, "fits": found.fits,
+        "delimiter": found.form.delimiter, "encoding": found.form.encoding,
+        "fields": [{"field": it.path, "count": it.count, "form": it.form, "words": it.words} for it in found.fields],
+    }  # fmt: skip

@@ -1,0 +1,265 @@
+"""A first settings file for an export: what was found in it, and a proposed mapping for the user to mend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from streammig.errors import Problem, Unusable
+from streammig.masivo.names import DELETED, FORMS, USUAL, folded
+from streammig.model import Span
+from streammig.patterns import files_of
+from streammig.sources import Form, open_source, parse_input
+from streammig.survey import EPOCH, EPOCH_MS, Field, survey
+
+FORMS_TRIED = [Form(mark, code) for code in ("utf-8", "cp1252") for mark in ("", ";", "tab", "|")]
+GENDERS = {
+    "FEMALE": ("f", "female", "w", "woman", "mujer", "femenino"),
+    "MALE": ("m", "male", "man", "h", "hombre", "masculino"),
+}
+NO_REWARD = "00000000-0000-0000-0000-000000000000"
+NO_DATE = "2000-01-01T00:00:00Z"
+
+
+class Found(NamedTuple):
+    """What was found in the files of one name: their likely stage, how rows are written, the fields, how many records
+    were looked at, and whether these have the target's form already."""
+
+    name: str
+    stage: str
+    form: Form
+    fields: list[Field]
+    seen: int
+    fits: bool
+
+
+@dataclass
+class Proposal:
+    """The lines of a stage in the settings. `mend` are remarks on what the user must look at."""
+
+    lines: list[str] = field(default_factory=list)
+    mend: list[str] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)  # source fields that a line uses
+
+    def put(self, target: str, value: str | None, remark: str = "") -> None:
+        if value is not None:
+            self.lines.append(f"{target} = {value}" + (f"  # MEND: {remark}" if remark else ""))
+        if remark:
+            self.mend.append(f"{target}: {remark}")
+
+
+def look(name: str, stage: str = "") -> Found:
+    """What the first records of `FILE[#path]`, a folder or a pattern are. Raises `Unusable` if nothing can be read."""
+    problem: Problem | None = None
+    for form in FORMS_TRIED:
+        try:
+            source = open_source([parse_input(file) for file in files_of(name)], form=form)
+            spans = source.spans()
+            first = next(spans, None)
+        except Problem as caught:
+            problem = problem or caught
+            if caught.code not in ("csv-delimiter", "csv-header"):
+                break
+            continue
+        if first is None:
+            raise Unusable("export-empty", f"{name}: a record was looked for, the export has none")
+        if any(code == "invalid-utf8" for _, code, _ in first.faults.values()) and form.encoding == "utf-8":
+            continue
+        fields, seen = survey(_behind(first, spans))
+        likely, fits = _stage(fields, seen, stage)
+        return Found(name, likely, form, fields, seen, fits)
+    raise problem or Unusable("export-not-utf8", f"{name}: the text is neither UTF-8 nor Windows-1252")
+
+
+def settings_text(found: Sequence[Found], folder: Path) -> tuple[str, dict[str, list[str]]]:
+    """The settings for what was found, as TOML, and the remarks by stage. Names of files are as seen from `folder`."""
+    parts, remarks = [_HEAD], dict[str, list[str]]()
+    for stage in FORMS:
+        of_stage = [it for it in found if it.stage == stage]
+        if not of_stage:
+            continue
+        first = of_stage[0]
+        names = [_quoted(_seen_from(folder, it.name)) for it in of_stage]
+        lines = [f"[{stage}]", f"files = [{', '.join(names)}]"]
+        lines += [f"delimiter = {json.dumps(first.form.delimiter)}"] if first.form.delimiter else []
+        lines += [f"encoding = {json.dumps(first.form.encoding)}"] if first.form.encoding != "utf-8" else []
+        if not first.fits and stage in _PROPOSE:
+            proposal = _PROPOSE[stage](_Names(stage, first.fields))
+            lines += proposal.lines
+            left = [it.path for it in first.fields if it.path not in proposal.taken]
+            lines += ["", f"# Not taken over: {', '.join(left)}"] if left else []
+            remarks[stage] = proposal.mend
+        elif not first.fits:
+            remarks[stage] = ["records: they have not Masivo's form. Group them by customer: streammig guide mapping"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n", remarks
+
+
+_HEAD = """# Proposed by `streammig init`. Look at each line; those marked MEND need you.
+# Then look at the result, without sending anything: streammig run THIS.toml --dry-run look
+# All settings: streammig guide settings. Conversions of fields: streammig guide mapping."""
+
+
+def _behind(first: Span, spans: Iterable[Span]) -> Iterable[Span]:
+    yield first
+    yield from spans
+
+
+def _seen_from(folder: Path, name: str) -> str:
+    path = Path(name).absolute()
+    base = folder.absolute()
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+
+
+def _stage(fields: list[Field], seen: int, asked: str) -> tuple[str, bool]:
+    """The likely stage of records with these fields, and whether they have its form already."""
+    tops = {it.path.partition(".")[0] for it in fields if it.count * 2 > seen or "." in it.path}
+    for stage, form in FORMS.items():
+        if form <= tops and asked in ("", stage):
+            return stage, True
+    if asked:
+        return asked, False
+    events = _Names("events", fields)
+    purchases = all(events.field(name) is not None for name in ("customer", "value", "issued_at", "purchase_id"))
+    personal = _Names("customers", fields).field("email") is not None
+    return ("events" if purchases and not personal else "customers"), False
+
+
+class _Names:
+    """Finds the source field for a target's field by its usual names."""
+
+    def __init__(self, stage: str, fields: Sequence[Field]) -> None:
+        self._usual = USUAL.get(stage, {})
+        self._fields: Mapping[str, Field] = {}
+        for it in reversed(fields):  # the first of two alike counts; a whole way counts as its last step too
+            self._fields = {**self._fields, folded(it.path.rpartition(".")[2]): it, folded(it.path): it}
+
+    def field(self, target: str) -> Field | None:
+        names = [folded(name) for name in self._usual.get(target, ())]
+        return next((self._fields[name] for name in names if name in self._fields), None)
+
+    def named(self, names: Iterable[str]) -> list[Field]:
+        return [self._fields[folded(name)] for name in names if folded(name) in self._fields]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _value(found: Field, *conversions: str) -> str:
+    """The TOML for a value that comes from a field, with what its texts need first."""
+    steps = [f"field = {_quoted(found.path)}"]
+    steps += ['strip = "\'"'] if found.quoted * 2 > found.count else []
+    steps += ["trim = true"] if found.padded and "trim = true" not in conversions else []
+    steps += [step for step in conversions if step]
+    return _quoted(found.path) if len(steps) == 1 else "{" + ", ".join(steps) + "}"
+
+
+def _date(proposal: Proposal, target: str, found: Field | None, *, required: bool) -> None:
+    if found is None:
+        if required:
+            proposal.put(target, f'{{constant = "{NO_DATE}"}}', "no field of a date was found; Masivo requires one")
+        return
+    proposal.taken.add(found.path)
+    steps, remarks = list[str](), list[str]()
+    if found.all_are(EPOCH_MS) or found.all_are(EPOCH):
+        steps = ["epoch_ms = true" if found.all_are(EPOCH_MS) else "epoch = true"]
+    elif not found.dates:
+        remarks = ['the form of these dates is not known; add date = "..."']
+    elif not (found.dates[0].startswith("%Y-%m-%dT") and found.dates[0].endswith("%z")):
+        form = found.dates[0]
+        steps = [f'date = "{form}"']
+        if len([it for it in found.dates if it[:2] in ("%d", "%m")]) > 1:
+            remarks = ["the month may come first"]
+        if not form.endswith("%z"):
+            steps.append('zone = "UTC"')
+            remarks.append("the time zone is not known")
+    proposal.put(target, _value(found, *steps), "; ".join(remarks))
+
+
+def _customers(names: _Names) -> Proposal:
+    proposal = Proposal(["", "[customers.fields]"])
+    _text(proposal, names, "id", "no field of an id was found", text=True)
+    whole, first, last = names.field("name"), names.field("first"), names.field("last")
+    if first is not None and last is not None and first is not last:
+        proposal.taken |= {first.path, last.path}
+        proposal.put("name", f"{{join = [{_quoted(first.path)}, {_quoted(last.path)}]}}")
+    else:
+        found = whole or first or last
+        proposal.taken |= {found.path} if found is not None else set()
+        proposal.put(
+            "name", _value(found) if found is not None else '{constant = "?"}',
+            "" if found is not None else "no field of a name was found",
+        )  # fmt: skip
+    _text(proposal, names, "email", "no field of an e-mail address was found", "trim = true", "lower = true")
+    _date(proposal, "registration_date", names.field("registration_date"), required=True)
+    _date(proposal, "dob", names.field("dob"), required=False)
+    if (gender := names.field("gender")) is not None and gender.words:
+        proposal.taken.add(gender.path)
+        known = {word: to for word in gender.words for to, words in GENDERS.items() if word.strip().lower() in words}
+        pairs = [f"{_quoted(word)} = {_quoted(to)}" for word, to in known.items()]
+        proposal.put("gender", _value(gender, "map = {" + ", ".join([*pairs, '"*" = ""']) + "}"))
+    if (country := names.field("country")) is not None:
+        proposal.taken.add(country.path)
+        proposal.put("country", _value(country))
+    for mark in names.named(DELETED):
+        if mark.words and mark.path not in proposal.taken:
+            blanks = ", ".join(f'{_quoted(word)} = ""' for word in mark.words)
+            proposal.taken.add(mark.path)
+            proposal.lines.append('# If one of these words marks deleted customers, write "DELETED" for it:')
+            proposal.lines.append(f"# status = {_value(mark, f'map = {{{blanks}}}')}")
+            words = ", ".join(mark.words)
+            proposal.mend.append(f"status: {mark.path} may mark deleted customers; its words are {words}")
+    _balance(proposal, names.field("amount"))
+    return proposal
+
+
+def _balance(proposal: Proposal, amount: Field | None) -> None:
+    if amount is None:
+        proposal.put("balance", "[]", "no field of points was found; the balance stays empty")
+        return
+    proposal.taken.add(amount.path)
+    proposal.lines += ["", "[[customers.fields.balance]]"]
+    proposal.put("reward_id", f'{{constant = "{NO_REWARD}"}}', "put the id of the reward in Masivo here")
+    mark = amount.decimal_mark
+    proposal.put("amount", _value(amount, f'number = "{mark}"' if mark else ""))
+    proposal.put("expiration_date", "{null = true}")
+    proposal.put("brand_id", "{null = true}")
+
+
+def _events(names: _Names) -> Proposal:
+    proposal = Proposal(['owner = "customer"', "", "[events.fields]"])
+    _text(proposal, names, "customer", "no field with the customer's id was found", text=True)
+    proposal.put("type", '{constant = "PURCHASE"}')
+    proposal.put("brand_id", "{null = true}")
+    proposal.put("fulfilled", "{constant = true}")
+    moment = names.field("issued_at")
+    _date(proposal, "issued_at", moment, required=True)
+    _date(proposal, "resolved_at", moment, required=True)
+    proposal.lines += ["", "[events.fields.order]"]
+    _text(proposal, names, "purchase_id", "no field with the purchase's id was found", text=True)
+    value = names.field("value")
+    for target in ("value", "discounted_value"):
+        if value is None:
+            proposal.put(target, "{constant = 0}", "no field with the purchase's value was found")
+        else:
+            proposal.taken.add(value.path)
+            proposal.put(target, _value(value, f'number = "{value.decimal_mark}"' if value.decimal_mark else ""))
+    proposal.put("payment_method", '{constant = "OTHER"}')
+    proposal.put("products", "[]")
+    return proposal
+
+
+def _text(proposal: Proposal, names: _Names, target: str, missing: str, *steps: str, text: bool = False) -> None:
+    found = names.field(target)
+    if found is None:
+        proposal.put(target, '{constant = ""}', missing)
+        return
+    proposal.taken.add(found.path)
+    proposal.put(target, _value(found, *steps, "text = true" if text and found.kind == "a number" else ""))
+
+
+_PROPOSE: Mapping[str, Callable[[_Names], Proposal]] = {"customers": _customers, "events": _events}

@@ -1,0 +1,137 @@
+"""What the first records of an export look like: fields and the form of their values, without a value of a person."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from streammig.fields import kind
+from streammig.model import Span
+
+RECORDS = 5_000  # that are looked at
+WORDS = 8  # of so many different values at most a field is a choice between them
+SEEN = 20  # times each of them is seen on average, so that it is no name of a person
+WORD = re.compile(r"[^\W\d][^\d]{0,19}|[01]")
+EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?\d{1,3}(?:[.,' ]?\d{3})*(?:[.,]\d+)?|[+-]?\d+(?:[.,]\d+)?", re.ASCII)
+EPOCH, EPOCH_MS = re.compile(r"1\d{9}(\.\d+)?"), re.compile(r"1\d{12}")
+# The first that reads all values is taken; where days and months can't be told apart, the day comes first.
+DATES = (
+    "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d %H:%M:%S %z", "%Y-%m-%d %H:%M:%S%z",
+    "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%Y %H:%M",
+    "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d-%m-%Y", "%Y/%m/%d",
+    "%Y%m%d",
+)  # fmt: skip
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+
+
+@dataclass
+class Field:
+    """What is known of the values of one field. `path` leads to it with dots; `share` of `count` records have it."""
+
+    path: str
+    count: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    values: set[str] = field(default_factory=set)
+    quoted: int = 0  # begin with an apostrophe, as some tools write ids and phone numbers
+    padded: int = 0  # have blanks around them
+
+    def add(self, value: Any) -> None:
+        self.count += 1
+        self.kinds[kind(value)] += 1
+        if isinstance(value, str | bool | int | Decimal):
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            self.quoted += text.startswith("'")
+            self.padded += text != text.strip()
+            self.values.add(text)
+
+    @property
+    def kind(self) -> str:
+        """The kind of most of its values."""
+        return self.kinds.most_common(1)[0][0]
+
+    @property
+    def plain(self) -> list[str]:
+        """Its values without what stands around them."""
+        return [text.strip().strip("'").strip() for text in self.values]
+
+    def all_are(self, form: re.Pattern[str]) -> bool:
+        return bool(self.values) and all(form.fullmatch(text) for text in self.plain)
+
+    @property
+    def words(self) -> list[str]:
+        """The few words that it is a choice of, in order; none where it is no choice."""
+        few = 2 <= len(self.values) <= WORDS and self.count >= SEEN * len(self.values)
+        return sorted(self.values) if few and all(WORD.fullmatch(text) for text in self.values) else []
+
+    @property
+    def dates(self) -> list[str]:
+        """The forms of a date by which all its values can be read."""
+        if self.kind != "a text" or not self.values:
+            return []
+        return [form for form in DATES if all(_is_date(text, form) for text in self.plain)]
+
+    @property
+    def decimal_mark(self) -> str:
+        """The decimal mark of its numbers, "" where they have none or are no texts."""
+        if self.kind != "a text" or not self.all_are(NUMBER):
+            return ""
+        tails = [found[0] for text in self.plain if (found := re.search(r"[.,](?=\d{1,2}$|\d{4,}$)", text))]
+        return tails[0] if tails and len({*tails}) == 1 else "."
+
+    @property
+    def form(self) -> str:
+        """What its values look like, in words."""
+        if self.all_are(EMAIL):
+            return "e-mail addresses"
+        if self.all_are(UUID):
+            return "UUIDs"
+        if self.kind in ("a text", "a number") and self.all_are(EPOCH_MS):
+            return "milliseconds since 1970"
+        if self.dates:
+            return f"dates like {self.dates[0]}"
+        if self.kind == "a text" and self.all_are(NUMBER):
+            return f"numbers as text, decimal mark {self.decimal_mark}"
+        return {"a text": "texts", "a number": "numbers"}.get(self.kind, self.kind)
+
+
+def survey(spans: Iterable[Span], most: int = RECORDS) -> tuple[list[Field], int]:
+    """The fields of the first records in their order, and the number of records that were looked at."""
+    fields: dict[str, Field] = {}
+    seen = 0
+    for span in spans:
+        for index, data in enumerate(span.cut(0, len(span))):
+            if index in span.faults:
+                continue
+            for path, value in _leaves(_decode(data)):
+                fields.setdefault(path, Field(path)).add(value)
+            seen += 1
+            if seen == most:
+                return list(fields.values()), seen
+    return list(fields.values()), seen
+
+
+def _leaves(record: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a record that hold something; those of objects by their way."""
+    if not isinstance(record, Mapping):
+        return
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{name}.")
+        elif value is not None and value != "":
+            yield above + name, value
+
+
+def _is_date(text: str, form: str) -> bool:
+    try:
+        return 1900 <= datetime.strptime(text, form).year <= 2100
+    except ValueError:
+        return False

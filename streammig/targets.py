@@ -1,0 +1,66 @@
+"""Settings in, the target out."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+from streammig.context import Clock
+from streammig.masivo.target import Account, Masivo, RuleOptions, absences, conditions
+from streammig.settings import Settings
+from streammig.stages import STAGES
+from streammig.target import Target
+
+
+def target_of(
+    settings: Settings,
+    key: str,
+    *,
+    options: Mapping[str, RuleOptions],
+    mappings: Mapping[str, Callable[[Any], Any] | None],
+    clock: Clock,
+    rng: Random,
+    account: Account,
+    waiting: Callable[[str, float], None],
+) -> Target:
+    """The target of a migration. `waiting` is told what is waited for, and for how many seconds."""
+    return Masivo(
+        base_url=settings.base_url,
+        auth_url=settings.auth_url,
+        key=key,
+        timeout=settings.request_timeout,
+        options=options,
+        mappings=mappings,
+        clock=clock,
+        rng=rng,
+        account=account,
+        waiting=waiting,
+        answers=conditions(settings.accepted_if, settings.refused_if),
+        not_there=absences(settings.not_there),
+    )
+
+
+def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
+    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
+    now = datetime.datetime.fromtimestamp(started, datetime.UTC)
+    return {
+        name: RuleOptions(
+            unknown_fields=settings.unknown_fields,
+            fraction_digits=settings.fraction_digits,
+            include_inactive=settings.include_inactive,
+            send_anonymous=settings.send_anonymous,
+            zero_orders=settings.zero_orders,
+            send_redeem=settings.send_redeem,
+            trim_emails=settings.trim_emails,
+            time_zone=settings.time_zone or None,
+            time_of_day=settings.time_of_day,
+            deleted=settings.customers.deleted,
+            reversed=settings.events.reversed,
+            owner=settings.stage(name).owner or None,
+            max_bytes=settings.max_bytes,
+            now=now,
+        )
+        for name in STAGES
+    }

@@ -1,0 +1,137 @@
+"""A first settings file: what is told of an export, and that its proposal makes a clean dry run of usual exports."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import Shell
+
+SHOP = (
+    "Customer ID,First Name,Last Name,Email,Accepts Email Marketing,Default Address Company,Default Address Address1,"
+    "Default Address Country Code,Default Address Zip,Default Address Phone,Phone,Total Spent,Total Orders,Note,Tags"
+)
+
+
+def write_shop(folder: Path) -> str:
+    rows = [
+        f'\'71234{n:04},Ana,P\u00e9rez {n},Ana{n}@Example.org,{"yes" if n % 2 else "no"},,"Calle {n}, apto 4",CO,'
+        f"'110111,'+57 300 555 {n:04},'+57 300 555 {n:04},{n}.50,{n % 9},,\"gold, vip\""
+        for n in range(200)
+    ]
+    (folder / "customers_export.csv").write_bytes(("\ufeff" + "\r\n".join([SHOP, *rows, ""])).encode())
+    return "customers_export.csv"
+
+
+def write_members(folder: Path) -> str:
+    rows = ["No;Name;Mail;Geschlecht;Sex;Joined;Points;Active"]
+    rows += [
+        f"{n};Ana {n};ana{n}@example.org;;{'mf'[n % 2]};{n % 27 + 1:02}.05.2019;{n},50;{n % 5 > 0}" for n in range(200)
+    ]
+    (folder / "members.csv").write_bytes("\n".join(rows).encode("cp1252"))
+    return "members.csv"
+
+
+def write_people(folder: Path) -> str:
+    people = [
+        {"person": {"id": n, "firstName": "Ana", "lastName": f"P{n}"}, "contact": {"email": f"ana{n}@example.org"},
+         "createdAt": 1_600_000_000_000 + n, "loyaltyPoints": n}
+        for n in range(200)
+    ]  # fmt: skip
+    (folder / "people.json").write_text(json.dumps({"people": people}))
+    return "people.json"
+
+
+def write_purchases(folder: Path) -> str:
+    rows = ["receipt,member,purchased_at,total"]
+    rows += [f"R-{n},{n % 50},2024-03-{n % 28 + 1:02} 12:00:00,{n}.25" for n in range(200)]
+    (folder / "purchases.csv").write_text("\n".join(rows))
+    return "purchases.csv"
+
+
+def write_fitting(folder: Path) -> str:
+    customers = [
+        {"id": f"C{n}", "name": "Ana", "email": f"a{n}@example.org", "registration_date": "2020-01-01T00:00:00Z",
+         "balance": []}
+        for n in range(20)
+    ]  # fmt: skip
+    (folder / "fitting.json").write_text(json.dumps(customers))
+    return "fitting.json"
+
+
+USUAL = [
+    (write_shop, "customers", 200),
+    (write_members, "customers", 200),
+    (write_people, "customers", 200),
+    (write_purchases, "events", 200),
+    (write_fitting, "customers", 20),
+]
+
+
+@pytest.mark.parametrize(("write", "stage", "units"), USUAL)
+def test_the_proposal_for_a_usual_export_makes_a_clean_dry_run(
+    shell: Shell, write: Any, stage: str, units: int
+) -> None:
+    called = shell("init", write(shell.folder))
+    assert called.code == 0, called.err
+    dry = shell("run", "move.toml", "--dry-run", "look", "--json", "--quiet")
+    assert dry.code == 0, (Path("move.toml").read_text(), dry.out)
+    assert dry.document["stages"][stage]["accepted"] == units
+
+
+def test_the_shops_export_gets_its_id_without_apostrophe_its_name_joined_and_at_most_five_lines_to_mend(
+    shell: Shell,
+) -> None:
+    called = shell("init", write_shop(shell.folder), "--json")
+    assert len(called.document["mend"]["customers"]) <= 5
+    assert shell("run", "move.toml", "--dry-run", "look", "--quiet").code == 0
+    (body,) = shell.folder.glob("look/customers-*.json")
+    first = json.loads(body.read_text())["customers"][0]
+    assert first["id"] == "712340000"
+    assert first["name"] == "Ana P\u00e9rez 0"
+    assert first["email"] == "ana0@example.org"
+    assert first["country"] == "CO"
+    beside = (shell.folder / "look/customers.beside.txt").read_text()
+    assert beside.count("  from: ") == beside.count("  to: ") == 10
+    assert "'712340000" in beside.partition("  to: ")[0]
+
+
+def test_what_is_told_and_written_holds_no_value_of_a_person(shell: Shell) -> None:
+    called = shell("init", write_shop(shell.folder))
+    said = called.out + called.err + Path("move.toml").read_text()
+    assert "Example.org" not in said
+    assert "555" not in said
+    assert "712340" not in said
+
+
+def test_marks_of_deletion_and_unknown_zones_are_told_and_proposed_as_lines_to_mend(shell: Shell) -> None:
+    called = shell("init", write_members(shell.folder), "--json")
+    mend = " ".join(called.document["mend"]["customers"])
+    assert "Active" in mend
+    assert "time zone" in mend
+    written = tomllib.loads(Path("move.toml").read_text())
+    assert written["customers"]["delimiter"] == ";"
+    assert written["customers"]["fields"]["gender"]["map"] == {"f": "FEMALE", "m": "MALE", "*": ""}
+    assert written["customers"]["fields"]["balance"][0]["amount"]["number"] == ","
+
+
+def test_a_settings_file_that_is_there_is_never_written_over(shell: Shell) -> None:
+    Path("move.toml").write_text("limits = 'dev'\n")
+    assert shell("init", write_people(shell.folder)).problem == "output-exists"
+    assert Path("move.toml").read_text() == "limits = 'dev'\n"
+
+
+def test_records_of_masivos_form_get_no_mapping(shell: Shell) -> None:
+    (found,) = shell("init", write_fitting(shell.folder), "--json").document["files"]
+    assert found["fits"]
+    assert "fields" not in tomllib.loads(Path("move.toml").read_text())["customers"]
+
+
+def test_what_can_be_no_export_is_refused_and_nothing_is_written(shell: Shell) -> None:
+    Path("notes.txt").write_text("hello\n")
+    assert shell("init", "notes.txt").problem == "export-not-json"
+    assert not Path("move.toml").exists()
