@@ -19,6 +19,7 @@ from streammig.masivo.edit import (
     commas,
     elements,
     kept,
+    lines,
     members,
 )
 from streammig.masivo.rules.cutting import Block, Cutting
@@ -213,7 +214,7 @@ class StageRules(ABC):
             joined, again = b",".join(block.bodies), kept(block.models)
             there = signs(joined)
             if nulls or commas(there) != commas(again) + len(block.bodies) - 1:
-                self._cutting.cut(block, again.split(b"\n"), nulls)
+                self._cutting.cut(block, lines(again, block.models), nulls)
             if spelt_oddly(joined, there):  # what was cut may have been
                 block.odd.update([at for at, each in enumerate(block.bodies) if spelt_oddly(each, signs(each))])
             if max(map(len, block.bodies)) > self._room:
