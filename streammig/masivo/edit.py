@@ -128,6 +128,12 @@ def kept(values: Sequence[object]) -> bytes:
     return _encoder.encode_lines(values)
 
 
+def lines(again: bytes, values: Sequence[object]) -> list[bytes]:
+    """What `kept` made of each of these values. What is kept as its JSON may have line breaks of its own."""
+    found = again.split(b"\n")[:-1]
+    return found if len(found) == len(values) else [kept((value,)) for value in values]
+
+
 def hides(data: bytes) -> bool:
     """Whether a comma, or a sign, digit, blank or colon, which dates have, may be written as an escape."""
     return b"\\" in data and b"\\u00" in data and _HIDDEN.search(data) is not None

@@ -5,9 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from decimal import Decimal
-from itertools import compress
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -16,54 +14,35 @@ from streammig.columns import Columns
 from streammig.masivo.edit import (
     NOT_JSON,
     NULL,
-    Cutter,
     Duplicate,
     Member,
     commas,
     elements,
-    fields_of,
-    has_lone_null,
     kept,
+    lines,
     members,
-    without,
 )
+from streammig.masivo.rules.cutting import Block, Cutting
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.mapping import Mapped
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, told
-from streammig.masivo.rules.shape import objects_in, shape_of
+from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import (
     Path,
     Values,
     along,
     good_id,
-    has_lone,
-    holds_free,
     signs,
     spelt_oddly,
-    text_in,
     text_of,
 )
 from streammig.model import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
 
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
 
-_MEMO = 4096  # kinds of records that are remembered
-
 Pair = tuple[str, Decimal]
-
-
-class _Unknown(NamedTuple):
-    """What is to be known of records with outermost fields of just these names: the unknown ones, which are cut, and
-    whether one stands further in, too; the paths that are told; the names of those that may mark what is left out, and
-    the reason that their values are, or ""."""
-
-    names: tuple[str, ...]
-    mixed: bool
-    dropped: tuple[str, ...]
-    marks: list[str]
-    reasons: dict[tuple[bytes, ...], str]
 
 
 class _Work(NamedTuple):
@@ -73,45 +52,6 @@ class _Work(NamedTuple):
     data: list[bytes]
     homes: Any
     known: dict[int, Examined]
-
-
-class Block:
-    """Records that are judged together. `rows` are the indices of those that can be sent, `bodies` and `models` theirs.
-
-    `odd` are indices into these of records that take a closer look. `owners` and `uniques` are as in `Columns`; their
-    checks fill them. `cut` says that some bodies are not as they came. `dropped` and `reasons`, of those that are to be
-    left out, are by index in all.
-    """
-
-    def __init__(self, data: Sequence[bytes], decode: Callable[[bytes], Any]) -> None:
-        self.models: list[Any] = []
-        self.rows: list[int] = []
-        decoded, begin = map(decode, data), 0
-        while begin < len(data):
-            count = len(self.models)
-            with suppress(*NOT_JSON):
-                self.models.extend(decoded)  # up to one that can't be decoded, then on behind it
-            good = len(self.models) - count
-            self.rows += range(begin, begin + good)
-            begin += good + 1
-        self.bodies = list(data) if len(self.rows) == len(data) else [data[at] for at in self.rows]
-        self.owners: list[str] = []
-        self.uniques: list[str] = []
-        self.dropped: dict[int, tuple[str, ...]] = {}
-        self.reasons: dict[int, str] = {}
-        self.odd: set[int] = set()
-        self.cut = False
-
-    def sift(self) -> None:
-        """Go on without the odd ones."""
-        if self.odd:
-            keep = [at not in self.odd for at in range(len(self.rows))]
-            self.rows = list(compress(self.rows, keep))
-            self.bodies = list(compress(self.bodies, keep))
-            self.models = list(compress(self.models, keep))
-            self.owners = list(compress(self.owners, keep))
-            self.uniques = list(compress(self.uniques, keep))
-            self.odd = set()
 
 
 class StageRules(ABC):
@@ -143,12 +83,7 @@ class StageRules(ABC):
         self._strict = msgspec.json.Decoder(self.model).decode
         self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
-        self._unknown: dict[tuple[str, ...], _Unknown] = {}
-        objects = list(objects_in(self._shape))
-        inner = [field for each in objects[1:] for field in each.fields.values()]
-        needed = {field.name for each in objects for field in each.fields.values() if field.required or field.policy}
-        optional = {*self._shape.fields, *[field.name for field in inner]} - needed
-        self._cutter = Cutter(self._shape.fields, {field.name for field in inner}, optional)
+        self._cutting = Cutting(self._shape, self._filters, told=self._told, is_bare=self._is_bare)
 
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
         return type(self), (self._options, self._mapping)  # in another process they are made again
@@ -278,10 +213,10 @@ class StageRules(ABC):
             nulls = self._check_values(block)
             joined, again = b",".join(block.bodies), kept(block.models)
             there = signs(joined)
-            if spelt_oddly(joined, there):
-                block.odd.update([at for at, each in enumerate(block.bodies) if spelt_oddly(each, signs(each))])
             if nulls or commas(there) != commas(again) + len(block.bodies) - 1:
-                self._cut_all(block, again.split(b"\n"), nulls)
+                self._cutting.cut(block, lines(again, block.models), nulls)
+            if spelt_oddly(joined, there):  # what was cut may have been
+                block.odd.update([at for at, each in enumerate(block.bodies) if spelt_oddly(each, signs(each))])
             if max(map(len, block.bodies)) > self._room:
                 block.odd.update([at for at, body in enumerate(block.bodies) if len(body) > self._room])
             self._check(block)
@@ -302,84 +237,16 @@ class StageRules(ABC):
                     block.odd.add(at)
         return nulls
 
-    def _cut_all(self, block: Block, again: Sequence[bytes], nulls: Mapping[int, int]) -> None:
-        """Cut what the models, which are encoded `again`, read over: optional fields that are null, and unknown ones of
-        the outermost object. Whatever else was read over, a field that is repeated, leaves more commas than the model
-        has."""
-        free = self._shape.frees and holds_free(block.models, self._shape)
-        nulled: list[int] = []
-        for at, (there, most) in enumerate(zip(map(commas, block.bodies), map(commas, again), strict=False)):
-            more = there - most + nulls.get(at, 0)  # a number is its JSON, and null is one to the model
-            if more and not self._cut(block, at, more, free, nulled):
-                block.odd.add(at)
-        if nulled:
-            left = [block.bodies[at] for at in nulled]
-            if has_lone(signs(b",".join(left))):
-                block.odd.update([at for at, each in zip(nulled, left, strict=True) if has_lone_null(each)])
-
-    def _cut(self, block: Block, at: int, more: int, free: bool, nulled: list[int]) -> bool:
-        """Cut fields of one record that has so many commas more than its model; whether that is all there is to be
-        done. `free`: in one of the block there are objects that may hold a field of any name. `nulled` is told of nulls
-        that were cut."""
-        body, row = block.bodies[at], block.rows[at]
-        free = free and holds_free((block.models[at],), self._shape)
-        left, count, doubtful = self._cutter.nulls(body)
-        null = count
-        if count == more:
-            doubtful = doubtful and not self._is_bare(body)
-        else:
-            try:
-                values = fields_of(left)
-                unknown = self._unknown.get(tuple(values)) or self._known(tuple(values))
-                if free or unknown.mixed:
-                    left, some = without(left, unknown.names)
-                else:
-                    left, some = self._cutter.fields(left, values, unknown.names)
-            except (Refusal, Duplicate, *NOT_JSON):
-                return False
-            count += some
-            if unknown.marks and (reason := self._reason(unknown, values)):
-                block.reasons[row] = reason
-            elif unknown.dropped:
-                block.dropped[row] = unknown.dropped
-            if count != more:
-                self._cutter.learn_nulls(left)
-                left, some, twofold = self._cutter.nulls(left)
-                count, null, doubtful = count + some, null + some, doubtful or twofold
-        block.bodies[at] = left
-        block.cut = True
-        if count != more or (null and free):
-            return False
-        if null:
-            nulled.append(at)
-        return not doubtful or not self._cutter.mixes(self._cutter.unknown(fields_of(body)))
-
     def _is_bare(self, body: bytes) -> bool:
         """Whether it is plain to see that a record has no field to be cut in its outermost object, but maybe others."""
         return False
 
-    def _known(self, names: tuple[str, ...]) -> _Unknown:
-        """What is to be known of an object with these fields; raises `Refusal` where one must not be."""
-        unknown = self._cutter.unknown(names)
+    def _told(self, unknown: Collection[str]) -> tuple[str, ...]:
+        """The paths of these fields that are told of when they are cut; raises `Refusal` where one must not be."""
         walk, spare = Walk(b"", self._values, self._options), self._spare(unknown)
         if True in [walk.keeps(name, "$") for name in unknown if name not in spare]:
             raise Refusal("unknown-field", "$", "sent as it stands")
-        marks = [name for name in unknown if name in self._filters.customer_fields]
-        if len(self._unknown) >= _MEMO:
-            self._unknown.clear()
-        found = _Unknown(unknown, self._cutter.mixes(unknown), tuple(walk.dropped), marks, {})
-        self._unknown[names] = found
-        return found
-
-    def _reason(self, unknown: _Unknown, values: Mapping[str, msgspec.Raw]) -> str:
-        """Why a customer with these fields is left out, or ""."""
-        marks = tuple([bytes(values[name]) for name in unknown.marks])
-        reason = unknown.reasons.get(marks)
-        if reason is None:
-            reason = self._filters.customer(dict(zip(unknown.marks, map(text_in, marks), strict=True)))
-            if len(unknown.reasons) < _MEMO:
-                unknown.reasons[marks] = reason
-        return reason
+        return tuple(walk.dropped)
 
     # -- what `explain` is made of
 

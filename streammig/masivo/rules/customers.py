@@ -10,8 +10,9 @@ from typing import Any
 from streammig.columns import Columns
 from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts
-from streammig.masivo.rules.base import Block, Pair, StageRules, id_in
-from streammig.masivo.rules.explain import EXPECTED, Walk
+from streammig.masivo.rules.base import Pair, StageRules, id_in
+from streammig.masivo.rules.cutting import Block
+from streammig.masivo.rules.explain import KINDS, Walk
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
@@ -82,7 +83,7 @@ class CustomerRules(StageRules):
             cut, waived = cut | {"email"}, _ANONYMOUS
             if not self._options.send_anonymous:
                 what = "none (see send_anonymous)"
-                walk.faults.append(expected("missing-field", "$.email", EXPECTED["email"], what))
+                walk.faults.append(expected("missing-field", "$.email", KINDS["email"].expected, what))
                 waived = frozenset({"email"})
             elif "is_anonymous" not in found:
                 put.append(b'"is_anonymous":true')

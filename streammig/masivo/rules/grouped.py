@@ -15,8 +15,9 @@ import msgspec
 from streammig.columns import Columns
 from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts, elements, members, shifted
-from streammig.masivo.rules.base import Block, Pair, StageRules
+from streammig.masivo.rules.base import Pair, StageRules
 from streammig.masivo.rules.customers import STRUCTURAL
+from streammig.masivo.rules.cutting import Block
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected

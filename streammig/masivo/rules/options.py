@@ -51,30 +51,33 @@ class RuleOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises `Unusable` for a setting that makes no sense."""
-        if self.unknown_fields not in ("drop", "reject", "send"):
-            raise Unusable(
-                "settings-invalid", "unknown_fields is none of drop, reject, send.", "Set it to one of them."
-            )
-        if not 0 <= self.fraction_digits < MAX_DIGITS:
-            raise Unusable(
-                "settings-invalid", f"fraction_digits must lie between 0 and {MAX_DIGITS - 1}.", "The default is 2."
-            )
-        if self.max_units < 1 or self.max_bytes < 1:
-            raise Unusable(
-                "settings-invalid", "max_units and max_bytes must be at least 1.", "The defaults are 1000 and 4000000."
-            )
-        if self.now.tzinfo is None:
-            raise Unusable("settings-invalid", "now has no time zone.", "Write it like 2020-01-31T12:00:00Z.")
-        if self.time_of_day and (self.time_zone is None or not _TIME.fullmatch(self.time_of_day)):
-            raise Unusable(
-                "settings-invalid",
+        timed = self.time_zone is not None and _TIME.fullmatch(self.time_of_day)
+        for good, said, hint in (
+            (
+                self.unknown_fields in ("drop", "reject", "send"),
+                "unknown_fields is none of drop, reject, send.",
+                "Set it to one of them.",
+            ),
+            (
+                0 <= self.fraction_digits < MAX_DIGITS,
+                f"fraction_digits must lie between 0 and {MAX_DIGITS - 1}.",
+                "The default is 2.",
+            ),
+            (
+                self.max_units >= 1 and self.max_bytes >= 1,
+                "max_units and max_bytes must be at least 1.",
+                "The defaults are 1000 and 4000000.",
+            ),
+            (self.now.tzinfo is not None, "now has no time zone.", "Write it like 2020-01-31T12:00:00Z."),
+            (
+                timed or not self.time_of_day,
                 f"time_of_day: {self.time_of_day!r} is no time like 00:00:00, or time_zone is not set.",
                 "Set both, or leave both out.",
-            )
-        if self.owner == "":
-            raise Unusable(
-                "settings-invalid", "owner is the empty text.", "Name the field that holds the customer's id."
-            )
+            ),
+            (self.owner != "", "owner is the empty text.", "Name the field that holds the customer's id."),
+        ):
+            if not good:
+                raise Unusable("settings-invalid", said, hint)
 
     def zone(self) -> ZoneInfo | None:
         """The zone of dates without one; raises `Unusable` if this machine does not know it."""
