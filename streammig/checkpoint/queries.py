@@ -198,17 +198,18 @@ class Queries(SqliteFile):
             sending=add_up(held.get(BatchState.SENDING, ())),
         )
 
-    def counts(self, stage: str) -> dict[str, int]:
+    def counts(self, stage: str) -> dict[str, Any]:
         """Batches that carry records, requests begun for them, those of them of which nothing left, and batches
         accepted, for the fill; the batches made of the export (not of parts or letters) with the bytes of their
-        bodies; and those that are still to be sent."""
+        bodies; those that are still to be sent; and when the last one was accepted, in seconds since the epoch."""
         row = self.rows(
             "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
             " (SELECT count(*) FROM attempt WHERE stage = ?1 AND kind = 'not-sent') AS not_sent,"
             " count(*) FILTER (WHERE state = 'accepted') AS accepted,"
             " count(*) FILTER (WHERE parent IS NULL AND NOT retried) AS made,"
             " coalesce(sum(size) FILTER (WHERE parent IS NULL AND NOT retried), 0) AS bytes,"
-            f" count(*) FILTER (WHERE state IN ({_PENDING})) AS waiting FROM batch WHERE stage = ?1",
+            f" count(*) FILTER (WHERE state IN ({_PENDING})) AS waiting,"
+            " max(settled) FILTER (WHERE state = 'accepted') AS settled FROM batch WHERE stage = ?1",
             stage,
         )[0]
         return dict(row)
