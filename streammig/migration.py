@@ -101,6 +101,16 @@ class Migration:
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
+    def inputs(self, started: float) -> dict[str, StageInput]:
+        """What each stage is read from, and by which rules, without a way to the target. `started` is when the
+        checkpoint was made, in seconds since the epoch."""
+        mappings = {name: self._mapping(name) for name in STAGES}
+        target = self._target(rule_options(self.settings, started), mappings, Unlimited())
+        return {
+            name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
+            for name, source in self._sources().items()
+        }
+
     # -- running -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> bool:

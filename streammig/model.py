@@ -202,12 +202,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     @property
     def begin(self) -> Place:
         """The place before its first unit."""
-        return self.position.begin._replace(unit=self.unit)
+        it = self.position
+        return Place(it.source, it.offset, self.unit, it.ordinal)
 
     @property
     def end(self) -> Place:
         """The place behind its last unit."""
-        return self.position.begin._replace(unit=self.unit + self.units)
+        it = self.position
+        return Place(it.source, it.offset, self.unit + self.units, it.ordinal)
 
 
 def total(amounts: Iterable[tuple[str, Decimal]]) -> Sums:
