@@ -57,8 +57,12 @@ class Scanned:
     found: Found
 
 
+class Halted(Exception):
+    """A scan was stopped: what it has is a part, and of no use."""
+
+
 def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], None], halt: Event) -> Found:
-    """Scan every span of a stage; ends early, to no avail, when `halt` is set. Raises `MachineFault`."""
+    """Scan every span of a stage. Raises `Halted` as soon as `halt` is set, and `MachineFault`."""
     breaks: list[BrokenExport] = []
     records, look, spans = 0, Look(), job.source.spans(build.frontier if build is not None else START, breaks.append)
     if build is not None:
@@ -66,7 +70,7 @@ def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], Non
     try:
         for span in spans:
             if halt.is_set():
-                break
+                raise Halted
             if build is not None or not look.kept:
                 columns = job.rules.columns(span)
                 look.take(span, columns)
@@ -99,7 +103,7 @@ def _spot(at: Position, files: Sequence[str]) -> Spot:
     return Spot(files[at.source], at.ordinal, at.offset)
 
 
-class _Making:
+class Making:
     """One scan under way, in the reader's thread; `stop` ends it from another."""
 
     def __init__(self, job: StageScan, token: str, pace: Pace) -> None:
@@ -119,8 +123,7 @@ class _Making:
         if not policy:
             job.folder.mkdir(mode=0o700, exist_ok=True)
             found = read_through(job, None, self._pace.of(job), self._halt)
-            if not self._halt.is_set():
-                keep(path, bound, found)
+            keep(path, bound, found)
             return Scanned(None, found)
         try:
             marks = job.source.fingerprints()
@@ -161,7 +164,7 @@ async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
     marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # whatever way leads to it
     made_by = job.made_by if job.policy in (None, "all") else ""  # of these nothing is kept in part
     token = json.dumps([marks, dict(job.shape), made_by, binding(job.key.hex(), "none")], sort_keys=True)
-    making = _Making(job, token, pace)
+    making = Making(job, token, pace)
     work = asyncio.get_running_loop().run_in_executor(reader, making.work)
     try:
         return await asyncio.shield(work)
