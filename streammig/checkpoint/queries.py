@@ -306,6 +306,14 @@ class Queries(SqliteFile):
         sql = f"SELECT {_ATTEMPT} FROM attempt WHERE stage = ? AND seq = ? ORDER BY number"
         return [Attempt(*row) for row in self.rows(sql, batch.stage, batch.seq)]
 
+    def reasons(self, stage: str) -> list[tuple[str, str, int, int, int]]:
+        """The dead letters of a stage by code and message: how many, and of one of them the source and the record."""
+        sql = (
+            "SELECT code, message, count(*), source, min(record) FROM dead_letter WHERE stage = ? AND NOT replayed"
+            " GROUP BY code, message"
+        )
+        return [tuple(row) for row in self.rows(sql, stage)]
+
     def latencies(self, stage: str, since: float, count: int) -> list[float]:
         """How long the last requests of a stage took to be accepted, of those begun `since` then, in seconds."""
         sql = "SELECT started, latency FROM attempt WHERE stage = ? AND kind = 'accepted' ORDER BY seq DESC LIMIT ?"
