@@ -306,11 +306,13 @@ class Queries(SqliteFile):
         sql = f"SELECT {_ATTEMPT} FROM attempt WHERE stage = ? AND seq = ? ORDER BY number"
         return [Attempt(*row) for row in self.rows(sql, batch.stage, batch.seq)]
 
-    def reasons(self, stage: str) -> list[tuple[str, str, int, int, int]]:
-        """The dead letters of a stage by code and message: how many, and of one of them the source and the record."""
+    def reasons(self, stage: str) -> list[tuple[str, str, int, int, int, str]]:
+        """The dead letters of a stage by code and by the path of the field that a rule's message begins with, "" where
+        it begins with none: how many, and of the first of them the source, the record and the message."""
+        # Beside one `min`, SQLite takes the other columns from the row that has it.
         sql = (
-            "SELECT code, message, count(*), source, min(record) FROM dead_letter WHERE stage = ? AND NOT replayed"
-            " GROUP BY code, message"
+            "SELECT code, CASE WHEN message LIKE '$%: %' THEN substr(message, 1, instr(message, ': ') - 1) ELSE '' END,"
+            " count(*), source, min(record), message FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY 1, 2"
         )
         return [tuple(row) for row in self.rows(sql, stage)]
 

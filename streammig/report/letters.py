@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from streammig.checkpoint import Checkpoint
 
-FIELD = re.compile(r"\$\.?([^:\s]*): ")
 INDEX = re.compile(r"\[\d+\]")
 FOLLOWS = "owner-"  # a code that begins so goes on with the reason of its customer
 
@@ -32,9 +31,8 @@ def kinds(checkpoint: Checkpoint) -> list[Kind]:
     for row in checkpoint.stages():
         files = [mark["file"] for mark in checkpoint.fingerprints(row.name)]
         groups: dict[tuple[str, str], Kind] = {}
-        for code, message, count, source, record in checkpoint.reasons(row.name):
-            named = FIELD.match(message)
-            field = INDEX.sub("[]", named[1]) if named else ""
+        for code, path, count, source, record, message in checkpoint.reasons(row.name):
+            field = INDEX.sub("[]", path.removeprefix("$").removeprefix("."))
             before = groups.get((code, field))
             cause = code.removeprefix(FOLLOWS) if code.startswith(FOLLOWS) else ""
             one = Kind(row.name, code, field, count, Path(files[source]).name, record, message, cause)
