@@ -15,7 +15,19 @@ import msgspec
 from streammig.checkpoint.codec import decode_tally, hash_owner, reach_of, unpack_ranges
 from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.sqlite import SqliteFile, damaged, translated
-from streammig.model import Batch, BatchState, DeadLetter, Kind, Place, Position, Progress, Range, Tally, add_up
+from streammig.model import (
+    FILTERED,
+    Batch,
+    BatchState,
+    DeadLetter,
+    Kind,
+    Place,
+    Position,
+    Progress,
+    Range,
+    Tally,
+    add_up,
+)
 
 # What is pending or unknown, by state. All other states are final; a split batch lives on in its parts.
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
@@ -351,6 +363,10 @@ class Queries(SqliteFile):
         salt = self.run["salt"]
         sql = "SELECT reason FROM absent_owner WHERE owner = ?"
         return {owner: row[0] for owner in owners for row in self.rows(sql, hash_owner(salt, owner))}
+
+    def filtered_owners(self, owners: Iterable[str]) -> dict[str, str]:
+        """Those of them that were left out on purpose. What belongs to them lies between what was sent, in no batch."""
+        return {owner: why for owner, why in self.absent_reasons(owners).items() if why == FILTERED}
 
     def has_absent(self) -> bool:
         return bool(self.rows("SELECT 1 FROM absent_owner LIMIT 1"))

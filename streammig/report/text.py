@@ -123,7 +123,7 @@ def summary(document: Mapping[str, Any]) -> str:
     parts.extend(f"WARNING: {text}" for text in document["warnings"])
     # The command that goes on with the run is its last word, after what ended it.
     steps = [step for step in next_steps(document) if step.command != document["resume"]]
-    parts.extend(f"{why}:\n  {command}" for why, command in steps)
+    parts.extend(f"{why}\n  {command}" for why, command in steps)
     return "\n".join(parts)
 
 
