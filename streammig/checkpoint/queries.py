@@ -14,7 +14,7 @@ import msgspec
 
 from streammig.checkpoint.codec import decode_tally, hash_owner, reach_of, unpack_ranges
 from streammig.checkpoint.fence import Mark
-from streammig.checkpoint.sqlite import SqliteFile, damaged, translated
+from streammig.checkpoint.sqlite import SqliteFile, damaged
 from streammig.model import (
     FILTERED,
     Batch,
@@ -373,15 +373,13 @@ class Queries(SqliteFile):
 
     def dead_letters(self, stage: str, after: Spot = FIRST) -> Iterator[tuple[int, DeadLetter]]:
         """The dead letters of a stage behind a spot, in reading order, each with the batch that was refused, or 0."""
-        with translated(self.path, self.role):
-            for row in self._db.execute(
-                "SELECT * FROM dead_letter WHERE stage = ? AND (source, offset, unit) > (?, ?, ?)"
-                " AND NOT replayed ORDER BY source, offset, unit",
-                (stage, *after),
-            ):
-                position = Position(row["source"], row["offset"], row["length"], row["record"])
-                letter = DeadLetter(position, row["unit"], row["code"], row["message"], decode_tally(row["tally"]))
-                yield row["batch"], letter
+        behind = "stage = ? AND (source, offset, unit) > (?, ?, ?) AND NOT replayed ORDER BY source, offset, unit"
+        for row in self.each(f"SELECT * FROM dead_letter WHERE {behind}", stage, *after):
+            position = Position(row["source"], row["offset"], row["length"], row["record"])
+            yield (
+                row["batch"],
+                DeadLetter(position, row["unit"], row["code"], row["message"], decode_tally(row["tally"])),
+            )
 
     def dead_codes(self, stage: str) -> dict[str, int]:
         """How many dead letters there are by code."""
