@@ -5,8 +5,18 @@ deletes it with everything it left.
 """
 
 from streammig.dedup.build import MEMORY_BYTES, Build, most_customers, room_of_index
-from streammig.dedup.lookup import Duplicate, KeyIndex, Policy, absent, binding, forget, open_index, repeated
-from streammig.dedup.scan import scan
+from streammig.dedup.lookup import (
+    Duplicate,
+    KeyIndex,
+    Policy,
+    absent,
+    binding,
+    forget,
+    open_index,
+    owners_twice,
+    repeated,
+)
+from streammig.dedup.scan import rows_of, scan
 
 __all__ = [
     "MEMORY_BYTES",
@@ -19,7 +29,9 @@ __all__ = [
     "forget",
     "most_customers",
     "open_index",
+    "owners_twice",
     "repeated",
     "room_of_index",
+    "rows_of",
     "scan",
 ]

@@ -36,7 +36,9 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         stages = {row.name: _stage(checkpoint, row, totals[row.name], counts[row.name], running) for row in rows}
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
-    state, dry_run = _state(rows, totals, running), bool(run["binding"].get("dry_run", False))
+        reverted = checkpoint.is_reverted()
+    state = "reverted" if reverted else _state(rows, totals, running)
+    dry_run = bool(run["binding"].get("dry_run", False))
     pace = pace or Pace()
     ahead = outlook(accounts, pace, now)
     left = None if state == "complete" else ahead.whole
@@ -47,7 +49,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
         dry_run
-        or state == "running"
+        or state in ("running", "reverted")
         or (state == "complete" and not missing)
         or any(_broken_off(row, totals[row.name]) for row in rows)
     )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from streammig.errors import BrokenExport, Problem
+from streammig.dedup import KeyIndex
+from streammig.errors import BrokenExport, Problem, Unusable
+from streammig.model import Place
+from streammig.scan.findings import Found
+from streammig.scan.looks import A_VALUE
 from streammig.scan.stage import Scanned, StageScan
 from streammig.telemetry import Notify, Warned
 
+SHOWN = 5  # places in a message
 FRESH = (
     "Nothing was sent. Export it again and run the same command, or deliver what is before this byte:"
     " --accept-broken-end."
@@ -24,10 +30,14 @@ class Policies:
     """What becomes of the findings that an operator decides about."""
 
     accept_broken: bool = False
+    owner_twice: Literal["stop", "dead-letter"] = "stop"
+    not_deleted: tuple[str, ...] = ()  # fields, or field=value, that mark no deleted customer
 
 
-def judge(job: StageScan, scanned: Scanned, notify: Notify, policies: Policies) -> Iterator[Problem]:
-    """What stops a run of this stage; the rest is told."""
+def judge(
+    job: StageScan, scanned: Scanned, customers: KeyIndex | None, notify: Notify, policies: Policies
+) -> Iterator[Problem]:
+    """What stops a run of this stage; the rest is told. `customers` is the index of those that are sent, if known."""
     for it in scanned.found.breaks:
         broken = BrokenExport(it.file, it.offset, it.why, BEGUN if job.begun else FRESH)
         if it.whole:
@@ -36,3 +46,51 @@ def judge(job: StageScan, scanned: Scanned, notify: Notify, policies: Policies) 
             notify(Warned("broken-end", f"{broken.what}; what is before it is delivered"))
         else:
             yield broken
+    marks = [it for it in scanned.found.marks if {it[0], f"{it[0]}={it[1]}"}.isdisjoint(policies.not_deleted)]
+    if marks and job.policy not in ("all", None):
+        yield _unclear(job.name, scanned.found, marks)
+    if scanned.found.refused:
+        notify(Warned("stage-refused", _all_refused(job.name, scanned.found)))
+    if job.policy == "all" and scanned.index is not None and policies.owner_twice == "stop":
+        yield from _owners_twice(job, scanned.index, customers)
+
+
+def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -> Iterator[Problem]:
+    """Customers whose records would go in more than one request, though the target takes them once."""
+    places: list[Place] = []
+    count = 0
+    for it, owner in index.owners_of_duplicates():
+        if customers is None or not customers.lacks(owner):
+            count += 1
+            places += [it.place] if count <= SHOWN else []
+    if count:
+        files = [mark["file"] for mark in job.source.fingerprints()]
+        shown = ", ".join(f"record {it.ordinal:,} of {files[it.source]}, byte {it.offset:,}" for it in places)
+        yield Unusable(
+            "owner-twice",
+            f"{job.name}: records of customers that have more than one: {count:,}: {shown}"
+            + (" ..." if count > SHOWN else ""),
+            f"The target takes the {job.name} of a customer once. Bring those of a customer together in one record. Or"
+            f' set owner_twice = "dead-letter" in the table [{job.name}]: all records of these customers become dead'
+            " letters.",
+        )
+
+
+def _unclear(name: str, found: Found, marks: Sequence[tuple[str, str, int]]) -> Problem:
+    """Fields that may mark deleted customers, which nobody has said anything about."""
+    shown = ", ".join(f"{field}: {value} ({count:,})" for field, value, count in marks[:SHOWN])
+    as_set = ", ".join(f'"{field}"' if value == A_VALUE else f'"{field}={value}"' for field, value, _ in marks[:SHOWN])
+    return Unusable(
+        "deleted-unclear",
+        f"{name}: fields that may mark deleted customers, with values and counts: {shown}; first in {found.marked}",
+        f"If these customers are deleted, set deleted = [{as_set}] in the table [{name}]: they are left out then. Else"
+        f" set not_deleted = [{as_set}].",
+    )
+
+
+def _all_refused(name: str, found: Found) -> str:
+    codes = ", ".join(f"{code} {count:,}" for code, count in sorted(found.refused.items(), key=lambda it: -it[1]))
+    said = f"{name}: all {found.records:,} records are refused: {codes}; the first is {found.bad}: {found.example}"
+    if found.refused.keys() == {"invalid-utf8"}:
+        return f"{said}. The file is not UTF-8: convert it first, say with iconv"
+    return f"{said}. No record has the form of the target: is a mapping missing, or is it the file of another stage?"
