@@ -15,8 +15,8 @@ from streammig.stages import STAGES
 
 # The settings of a run that decide which bytes a batch holds.
 SHAPING = (
-    "duplicates", "unknown_fields", "fraction_digits", "time_zone", "include_inactive", "send_anonymous", "zero_orders",
-    "send_redeem", "max_bytes", "max_record_bytes",
+    "duplicates", "unknown_fields", "fraction_digits", "time_zone", "time_of_day", "trim_emails", "include_inactive",
+    "send_anonymous", "zero_orders", "send_redeem", "max_bytes", "max_record_bytes",
 )  # fmt: skip
 ANOTHER_ACCOUNT = (
     "the account is another: it is told by base URL and API key, or by `account` in the settings; a name given there"

@@ -338,8 +338,11 @@ class Migration:
         marks = {it: own.source.fingerprints() for it, own in inputs.items()}
         beside = room_of_outbox(self.settings, marks, Path(self.settings.checkpoint))
         jobs = to_scan(self.settings, inputs, shape, file, added, beside, aside=self.ask.aside)
-        twice = self.settings.transactions.owner_twice
-        policies = Policies(accept_broken=self.ask.accept_broken, owner_twice=twice)
+        policies = Policies(
+            accept_broken=self.ask.accept_broken,
+            owner_twice=self.settings.transactions.owner_twice,
+            not_deleted=self.settings.customers.not_deleted,
+        )
         found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
         if found is None:
             raise asyncio.CancelledError

@@ -32,7 +32,8 @@ class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     map: str = ""  # module:function
     fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
     owner: str = ""  # events: the field that names the customer, where each record is one event
-    deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value
+    deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value, or a field that holds any
+    not_deleted: tuple[str, ...] = ()  # customers: fields, or field=value, that mark no deleted one
     reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value
     owner_twice: Literal["stop", "dead-letter"] = "stop"  # transactions: what becomes of customers with several records
     unknown: Literal["read-back", "park", "resend"] = "read-back"  # what becomes of a batch with an unknown outcome
@@ -67,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # where `accepted_if` is given, a yes if any of it holds and a no if none does.
     accepted_if: tuple[str, ...] = ()
     refused_if: tuple[str, ...] = ()
+    not_there: tuple[int | str, ...] = (404,)  # answers to a read that mean "no such customer", as 404 or "200 null"
 
     not_in: str = ""  # the checkpoint of an older run: what it has left at the target is left out
     since: str = ""  # events that were issued before this moment are left out
@@ -74,7 +76,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
     fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
+    trim_emails: bool = False
     time_zone: str = ""
+    time_of_day: str = ""  # of dates without a time, as 00:00:00
     include_inactive: bool = False
     send_anonymous: bool = False
     zero_orders: bool = False

@@ -198,17 +198,18 @@ class Queries(SqliteFile):
             sending=add_up(held.get(BatchState.SENDING, ())),
         )
 
-    def counts(self, stage: str) -> dict[str, int]:
+    def counts(self, stage: str) -> dict[str, Any]:
         """Batches that carry records, requests begun for them, those of them of which nothing left, and batches
         accepted, for the fill; the batches made of the export (not of parts or letters) with the bytes of their
-        bodies; and those that are still to be sent."""
+        bodies; those that are still to be sent; and when the last one was accepted, in seconds since the epoch."""
         row = self.rows(
             "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
             " (SELECT count(*) FROM attempt WHERE stage = ?1 AND kind = 'not-sent') AS not_sent,"
             " count(*) FILTER (WHERE state = 'accepted') AS accepted,"
             " count(*) FILTER (WHERE parent IS NULL AND NOT retried) AS made,"
             " coalesce(sum(size) FILTER (WHERE parent IS NULL AND NOT retried), 0) AS bytes,"
-            f" count(*) FILTER (WHERE state IN ({_PENDING})) AS waiting FROM batch WHERE stage = ?1",
+            f" count(*) FILTER (WHERE state IN ({_PENDING})) AS waiting,"
+            " max(settled) FILTER (WHERE state = 'accepted') AS settled FROM batch WHERE stage = ?1",
             stage,
         )[0]
         return dict(row)
@@ -317,6 +318,16 @@ class Queries(SqliteFile):
         """The requests made for a batch, in order."""
         sql = f"SELECT {_ATTEMPT} FROM attempt WHERE stage = ? AND seq = ? ORDER BY number"
         return [Attempt(*row) for row in self.rows(sql, batch.stage, batch.seq)]
+
+    def reasons(self, stage: str) -> list[tuple[str, str, int, int, int, str]]:
+        """The dead letters of a stage by code and by the path of the field that a rule's message begins with, "" where
+        it begins with none: how many, and of the first of them the source, the record and the message."""
+        # Beside one `min`, SQLite takes the other columns from the row that has it.
+        sql = (
+            "SELECT code, CASE WHEN message LIKE '$%: %' THEN substr(message, 1, instr(message, ': ') - 1) ELSE '' END,"
+            " count(*), source, min(record), message FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY 1, 2"
+        )
+        return [tuple(row) for row in self.rows(sql, stage)]
 
     def latencies(self, stage: str, since: float, count: int) -> list[float]:
         """How long the last requests of a stage took to be accepted, of those begun `since` then, in seconds."""
