@@ -48,7 +48,8 @@ class SharedAccount:
         """The permits of the account, until the stack is closed."""
         state = AccountState(account_path(self.state_dir, self.name))
         stack.callback(state.close)
-        limiter = RateLimiter(state, self.limits, clock, stack.enter_context(executor()), notify=notify)
+        thread = stack.enter_context(executor())
+        limiter = RateLimiter(state, self.limits, clock, thread, notify=notify, orders=self.state_dir)
         stack.push_async_callback(limiter.close)
         return limiter
 
