@@ -290,6 +290,10 @@ def test_the_next_steps_are_exact_commands(found: dict[str, Any], commands: list
     assert [step.command for step in next_steps(found)] == [f"streammig {command}" for command in commands]
 
 
+def test_a_batch_that_was_never_sent_is_undecided_since_no_moment() -> None:
+    assert next_steps(state(undecided=[PARKED | {"since": None}]))[0].why.endswith("1,000 records, parked")
+
+
 # -- in a real browser -------------------------------------------------------------------------------------------------
 
 
