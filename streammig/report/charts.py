@@ -26,9 +26,12 @@ def stacked(key: str, title: str, parts: Sequence[tuple[str, int]], height: int 
     return _svg(key, title, said, 1000, height, drawn)
 
 
-def columns(key: str, title: str, said: str, layers: Sequence[tuple[str, Sequence[float]]], height: int = 96) -> str:
-    """Upright bars at even steps. `layers` are CSS classes and values, drawn over each other on one scale."""
-    most = max((value for _, values in layers for value in values), default=0) or 1
+def columns(
+    key: str, title: str, said: str, layers: Sequence[tuple[str, Sequence[float]]], height: int = 96, most: float = 0
+) -> str:
+    """Upright bars at even steps. `layers` are CSS classes and values, drawn over each other on one scale, up to `most`
+    or to the largest."""
+    most = most or max((value for _, values in layers for value in values), default=0) or 1
     count = max((len(values) for _, values in layers), default=0)
     drawn = []
     for name, values in layers:

@@ -12,10 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streammig.errors import counted
-from streammig.report.audit import UNSEALED, sealed
+from streammig.report.audit import BLANK, with_checksum
 from streammig.report.charts import columns, stacked
 from streammig.report.text import state_sentence
-from streammig.telemetry import spoken
 
 NOUNS = {
     "accepted": "accepted",
@@ -25,13 +24,14 @@ NOUNS = {
     "pending": "still to be sent",
     "reverted": "reverted",
 }
+ALWAYS = ("accepted", "filtered", "dead", "unknown", "pending")  # shown also where there is none
 NUMBER = re.compile(r"-?\d[\d,.]*( s)?$|$")
 MOST_ROWS = 200  # of a table of decisions
 Found = Mapping[str, Any]
 
 
 def rendered(found: Found) -> bytes:
-    """The whole file of what `history` found, sealed. Every text in it is escaped."""
+    """The whole file of what `history` found, with its checksum. Every text in it is escaped."""
     parts = [
         _head(found),
         _left(found["next"]),
@@ -48,14 +48,15 @@ def rendered(found: Found) -> bytes:
     ]
     title = f"Migration to {_host(found)}"
     page = (
-        f'<html lang="en"><head><meta charset="utf-8"><meta name="streammig-seal" content="{UNSEALED.decode()}">'
+        '<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="streammig-checksum" content="{BLANK.decode()}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme"'
         ' content="light dark"><meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
         ' style-src \'unsafe-inline\'"><meta name="referrer" content="no-referrer">'
         f"<title>{escape(title)}</title><style>{_style()}</style></head>\n"
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
-    return sealed(page)
+    return with_checksum(page)
 
 
 def _style() -> str:
@@ -137,14 +138,15 @@ def _left(steps: Sequence[Found]) -> str:
 def _units(stages: Mapping[str, Found]) -> str:
     if not stages:
         return ""
+    used = [part for part in NOUNS if part in ALWAYS or any(it["units"][part] for it in stages.values())]
     bars = "".join(
         f'<div class="bar"><span>{escape(name)}</span>'
         f"{stacked(f'units-{name}', f'Where the units of {name} are', [(part, it['units'][part]) for part in NOUNS])}"
         "</div>"
         for name, it in stages.items()
     )
-    legend = "".join(f'<li class="{part}">{escape(noun)}</li>' for part, noun in NOUNS.items())
-    rows = [(noun, *(it["units"][part] for it in stages.values())) for part, noun in {"read": "read", **NOUNS}.items()]
+    legend = "".join(f'<li class="{part}">{escape(NOUNS[part])}</li>' for part in used)
+    rows = [(NOUNS.get(part, part), *(it["units"][part] for it in stages.values())) for part in ("read", *used)]
     records = [(f"{name}: records read", it["records"]["read"]) for name, it in stages.items()]
     other = [f"{said} {count:,}" for (said, count), it in zip(records, stages.values(), strict=True)
              if count != it["units"]["read"]]  # fmt: skip
@@ -172,18 +174,21 @@ def _timeline(found: Found) -> str:
     numbers = [slot["number"] for it in found["stages"].values() for slot in it["timeline"]]
     if first is None or not numbers:
         return ""
-    every = f"{found['slot']} s" if found["slot"] < 120 else spoken(found["slot"])
+    every = _width(found["slot"])
     for name, it in found["stages"].items():
         if not it["timeline"]:
             continue
         slots = {slot["number"]: slot for slot in it["timeline"]}
-        units, refused = (
-            [slots[at][what] if at in slots else 0 for at in range(max(numbers) + 1)] for what in ("units", "refused")
+        units, requests, refused = (
+            [slots[at][what] if at in slots else 0 for at in range(max(numbers) + 1)]
+            for what in ("units", "requests", "refused")
         )
         most = max(units)
         said = f"at most {most:,} units accepted in {every}; {sum(refused):,} requests were not accepted"
         chart = columns(f"time-{name}", f"{name}: accepted units over time", said, [("accepted", units)])
-        marks = columns(f"bad-{name}", f"{name}: requests that were not accepted", said, [("dead", refused)], 16)
+        marks = columns(
+            f"bad-{name}", f"{name}: requests that were not accepted", said, [("dead", refused)], 24, max(requests)
+        )
         rows = [
             (_day(slot["from"], found["slot"]), slot["units"], slot["batches"], slot["requests"], slot["refused"])
             for slot in it["timeline"]
@@ -196,6 +201,14 @@ def _timeline(found: Found) -> str:
     return _section(
         "Over time", f"<p>Units accepted in each {escape(every)}; below, requests that were not accepted.</p>", *parts
     )
+
+
+def _width(seconds: int) -> str:
+    """A slot as people say it."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
 
 
 def _axis(found: Found) -> str:
@@ -301,9 +314,9 @@ def _proof(found: Found) -> str:
         _table(["file of the export", "stage", "bytes"], files) if files else "",
         f"<p>SHA-256. Each can be made again from the checkpoint of run {escape(known['run'])}.</p>"
         f'<ul class="hashes">{lines}</ul>',
-        "<p>The file has a seal over all of its bytes: a change that was not meant is found, one made on purpose with a"
-        " new seal is not. So compare the hashes with the checkpoint, or with a copy kept elsewhere. The hash of the"
-        " export covers name, size, head, tail and samples of each file, not every byte.</p>"
+        "<p>The file has a checksum over all of its bytes: a change that was not meant is found, one made on purpose"
+        " with a new checksum is not. So compare the hashes with the checkpoint, or with a copy kept elsewhere. The"
+        " hash of the export covers name, size, head, tail and samples of each file, not every byte.</p>"
         "<pre><code>streammig report --audit FILE.html</code></pre>",
         f'<p class="small">streammig {escape(found["version"])}</p>',
         f'<script type="application/json" id="proof">{embedded}</script>',

@@ -48,7 +48,8 @@ def undecided_words(it: Mapping[str, Any]) -> str:
     """A batch with an unknown outcome: what it holds, its state, and since when."""
     units = f", {counted(it['units'], 'unit')}" if it["units"] != it["records"] else ""
     held = counted(it["records"], "record") + units
-    return f"{it['stage']}: batch {it['batch']}, {held}, {it['state']} since {it['since']}"
+    since = f" since {it['since']}" if it["since"] else ""  # a part of a batch may never have been sent
+    return f"{it['stage']}: batch {it['batch']}, {held}, {it['state']}{since}"
 
 
 def undecided_command(it: Mapping[str, Any], checkpoint: str) -> str:
