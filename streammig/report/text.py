@@ -120,11 +120,19 @@ def summary(document: Mapping[str, Any]) -> str:
         parts.append("A dry run: nothing was sent. The request bodies are in files.")
     elif any(stage["accepted"] for stage in stages.values()):
         parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
+        parts.append(f"What the target holds: {verified_words(document['verification'])}.")
     parts.extend(f"WARNING: {text}" for text in document["warnings"])
     # The command that goes on with the run is its last word, after what ended it.
     steps = [step for step in next_steps(document) if step.command != document["resume"]]
     parts.extend(f"{why}\n  {command}" for why, command in steps)
     return "\n".join(parts)
+
+
+def verified_words(found: Mapping[str, Any] | None) -> str:
+    """What is known of what the target holds, in words."""
+    if found is None or found["outdated"]:
+        return "accepted, not verified"
+    return f"verified ({found['kind']})" + ("" if found["same"] else ", with differences: see streammig verify")
 
 
 def brief(document: Mapping[str, Any]) -> str:
