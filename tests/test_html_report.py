@@ -255,7 +255,11 @@ def test_every_changed_byte_is_found(page: bytes) -> None:
         ("UPDATE attempt SET latency = latency + 1 WHERE stage = 'customers'", 3, "report-differs"),
         ("DELETE FROM attempt WHERE kind = 'throttled'", 3, "report-differs"),
         ("UPDATE source_file SET fingerprint = replace(fingerprint, 'size', 'sise')", 3, "report-differs"),
+        ("UPDATE dead_letter SET code = 'another'", 3, "report-differs"),
+        ("INSERT INTO unit_state VALUES ('customers', 1, 'missing', x'00', '[1,1,{}]')", 3, "report-differs"),
+        ("UPDATE run SET tick = tick - 1", 3, "report-differs"),
         ("UPDATE run SET tick = tick + 1", 2, "report-outdated"),
+        ("INSERT INTO verification VALUES (5.0, 1, 5.0, '{}')", 2, "report-outdated"),
         ("UPDATE run SET id = 'another'", 3, "report-differs"),
     ],
 )
@@ -298,6 +302,7 @@ SAME = {"same": True, "outdated": False}
     [
         (state(), []),
         (state(dead=2), ["dead-letters 'a b.checkpoint'", "retry 'a b.checkpoint'"]),
+        (state(dead=2, accepted=3, state="reverted"), ["dead-letters 'a b.checkpoint'"]),
         (state(dead=2, dry_run=True), ["dead-letters 'a b.checkpoint'"]),
         (state(dead=2, state="running"), ["dead-letters 'a b.checkpoint'", "status 'a b.checkpoint'"]),
         (state(undecided=[PARKED]), ["resolve 'a b.checkpoint' 4 --stage events"]),

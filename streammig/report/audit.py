@@ -22,8 +22,8 @@ NAME_ANOTHER = "Name the HTML file that `streammig report` wrote."
 
 def proof(checkpoint: Checkpoint) -> dict[str, Any]:
     """SHA-256 hashes, JSON-ready: of the export as the checkpoint knows it (name, size, head, tail and samples of each
-    file), of the settings, of the operator's decisions, and for each stage the end of a chain over all of its batches
-    and their requests. `requests` is the number of the newest request."""
+    file), of the settings, of the operator's decisions, and for each stage the end of a chain over all of its batches,
+    requests and dead letters. `requests` is the number of the newest request, `verified` when it was verified last."""
     run = checkpoint.run
     past = Timeline(checkpoint)
     rows = checkpoint.stages()
@@ -31,6 +31,8 @@ def proof(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "run": run["id"],
         "requests": run["tick"],
+        "verified": (checkpoint.verification() or {}).get("at"),
+        "reverted": checkpoint.is_reverted(),
         "export": _hash({row.name: checkpoint.fingerprints(row.name) for row in rows}),
         "settings": _hash(settings),
         "decisions": _hash(past.decided()),
@@ -93,8 +95,9 @@ def opened(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _compare(report: Path, then: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    if then["run"] == now["run"] and then["requests"] < now["requests"]:
-        said = f"{path} has gone on since {report} was written: {now['requests'] - then['requests']:,} requests more"
+    since = [name for name in ("requests", "verified", "reverted") if then[name] != now[name]]
+    if then["run"] == now["run"] and then["requests"] <= now["requests"] and since:
+        said = f"{path} has gone on since {report} was written; what changed: {', '.join(since)}"
         raise Unusable("report-outdated", said, f"Write a new one: streammig report {path} --out FILE.html")
     differing = [name for name in now if now[name] != then[name]]
     if differing:
