@@ -32,7 +32,7 @@ from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo import second
-from streammig.masivo.limits import PRESETS
+from streammig.masivo.limits import PRESETS as PRESETS
 from streammig.masivo.target import RuleOptions, check_base_url
 from streammig.model import Batch, BatchState
 from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed
