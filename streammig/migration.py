@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from streammig.account import NoAccount, SharedAccount
+from streammig.account import BESIDE, NoAccount, SharedAccount
 from streammig.ask import Ask as Ask
 from streammig.bodies import check_bodies, give_up, room_of_outbox
 from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Store, locked
@@ -32,7 +32,7 @@ from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo import second
-from streammig.masivo.limits import PRESETS
+from streammig.masivo.limits import PRESETS as PRESETS
 from streammig.masivo.target import RuleOptions, check_base_url
 from streammig.model import Batch, BatchState
 from streammig.not_in import CHANGED, Older, Second, Sent, held_by_run, make, narrowed
@@ -122,7 +122,18 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
-        return await self._work(Run.run, lambda file: any(row.state != "complete" for row in file.stages())) or False
+        return await self._work(self._run, lambda file: any(row.state != "complete" for row in file.stages())) or False
+
+    async def _run(self, run: Run) -> bool:
+        """A run, and at its end the sample that the settings ask for, unless a verify has looked since."""
+        whole, count = await run.run(), self.settings.verify_sample
+        if not (whole and count and run.context.times.settle):
+            return whole
+        last = await run.store.read(lambda file: file.verification())
+        accepted = await run.store.read(lambda file: any(list(file.accepted(row.name)) for row in file.stages()))
+        if accepted and (last is None or last["outdated"]):
+            return await Verifier(run, count, self.state_dir).verify() is not None
+        return whole
 
     async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
@@ -204,7 +215,7 @@ class Migration:
             lost = await self._check(file, fence, marks, thread)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
-        limiter = account.limiter(stack, self.clock, self.executor, self.notify)
+        limiter = account.limiter(stack, self.clock, self.executor, self.notify, BESIDE if sends else 0.0)
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
