@@ -35,6 +35,8 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
         mapped = {"fields": True} if stage.fields else {"map": stage.map}
         form = {"delimiter": stage.delimiter, "encoding": stage.encoding}
         own = mapped | form | {"owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
+        if stage.owner_twice != "stop":  # which changes no batch
+            own["owner_twice"] = stage.owner_twice
         found[name] = common | own | ({"unchecked": unchecked} if name == STAGES[0] else {})
     return found
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
-from streammig.dedup import KeyIndex, absent, repeated
+from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.model import START, BatchState, Place, Range, Record
 from streammig.reader import first_records, owners_until
 from streammig.selection import UNDECIDED, Absent, WithoutRepeated, WithOwners
@@ -35,7 +35,7 @@ class Reading:
 
     stages: Sequence[Stage]  # of the target; those of the run are the keys of `inputs`
     inputs: Mapping[str, StageInput]
-    index: KeyIndex | None  # None where it was left out, or no customers are in the run
+    indexes: Mapping[str, KeyIndex]  # of customers, and of each once-only stage; none where the scan was left out
     store: Store
     lookup: Checkpoint  # the same file, opened to read, for the thread
     thread: Executor
@@ -51,16 +51,18 @@ class Reading:
 
     async def rules(self, name: str, sealed: Sequence[Range] = ()) -> Rules:
         """The rules by which the run sends records of a stage, beside those that are `sealed` already."""
-        rules = self.inputs[name].rules
+        rules, index = self.inputs[name].rules, self.indexes.get(name)
         if name == self.owners:
-            return rules if self.index is None else WithoutRepeated(rules, partial(repeated, self.index))
+            return rules if index is None else WithoutRepeated(rules, partial(repeated, index))
         undecided = await self.undecided()
-        known = self.index is not None or await self.store.read(Checkpoint.has_absent)
-        return WithOwners(rules, self.absent(undecided), sealed) if known or undecided else rules
+        if undecided or self.owners in self.indexes or await self.store.read(Checkpoint.has_absent):
+            rules = WithOwners(rules, self.absent(undecided), sealed)
+        return rules if index is None else WithoutRepeated(rules, partial(owners_twice, index))
 
     def absent(self, undecided: frozenset[str]) -> Absent:
         """Which customers will not be at the target, or, if they are `undecided`, may not be."""
-        return partial(absent_or_undecided, partial(absent, self.index, self.lookup), undecided)
+        known = partial(absent, self.indexes.get(self.owners), self.lookup)
+        return partial(absent_or_undecided, known, undecided)
 
     async def undecided(self) -> frozenset[str]:
         """The customers of parked batches: the target may lack them."""

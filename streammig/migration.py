@@ -101,6 +101,16 @@ class Migration:
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
+    def inputs(self, started: float) -> dict[str, StageInput]:
+        """What each stage is read from, and by which rules, without a way to the target. `started` is when the
+        checkpoint was made, in seconds since the epoch."""
+        mappings = {name: self._mapping(name) for name in STAGES}
+        target = self._target(rule_options(self.settings, started), mappings, Unlimited())
+        return {
+            name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
+            for name, source in self._sources().items()
+        }
+
     # -- running -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> bool:
@@ -189,7 +199,7 @@ class Migration:
         client, readback = await stack.enter_async_context(self._connect(target))
         fresh = await self._fresh(file, marks, thread)
         reading_on = file is None or any(fresh.values()) or reads(file)
-        index = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else None
+        indexes = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else {}
         if file is None:
             file = self._create(path, fence, account.binding, started)
             stack.callback(file.close)
@@ -204,7 +214,9 @@ class Migration:
         file.outbox.tellable = readback.can_tell
         store = self._store(stack, file, fence)
         lookup = _opened_to_read(stack, path)
-        reading = Reading(stages=target.stages, inputs=inputs, index=index, store=store, lookup=lookup, thread=thread)
+        reading = Reading(
+            stages=target.stages, inputs=inputs, indexes=indexes, store=store, lookup=lookup, thread=thread
+        )
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
         return Run(
@@ -274,24 +286,22 @@ class Migration:
         shape: Mapping[str, Any],
         fresh: Marks,
         reader: Executor,
-    ) -> KeyIndex | None:
-        """Scan what is not read yet before the first request, and raise what stops the run. The dedup index of the
-        run's customers; None without one.
-
-        A mapping's code may have changed since the last call. So until all customers are read, those that are sealed
-        stay as they were indexed, and those ahead are scanned again."""
+    ) -> Mapping[str, KeyIndex]:
+        """Scan what is not read yet before the first request, and raise what stops the run. The index of each stage
+        that has one."""
         if self.ask.unchecked:
             self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
-            return None
+            return {}
         added = {name for name, files in fresh.items() if files}
         marks = {it: own.source.fingerprints() for it, own in inputs.items()}
         beside = room_of_outbox(self.settings, marks, Path(self.settings.checkpoint))
         jobs = to_scan(self.settings, inputs, shape, file, added, beside, aside=self.ask.aside)
-        policies = Policies(accept_broken=self.ask.accept_broken)
+        twice = self.settings.transactions.owner_twice
+        policies = Policies(accept_broken=self.ask.accept_broken, owner_twice=twice)
         found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
         if found is None:
             raise asyncio.CancelledError
-        return found.get(STAGES[0])
+        return found
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         return stage_mapping(self.settings, name, self.folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from streammig.errors import Unusable
 
-EXPORTS = re.compile(r"\.(json|ndjson|jsonl|csv|tsv|tab)(\.(gz|zst|zstd))?$", re.IGNORECASE)
+EXPORTS = re.compile(r"\.(json|ndjson|jsonl|csv|tsv|tab)(\.(gz|zst|zstd|xz|bz2))?$", re.IGNORECASE)
 
 
 def files_of(text: str) -> list[str]:

@@ -73,7 +73,7 @@ class Retry:
             reading.inputs[name].source,
             reading.inputs[name].rules,
             absent=None if owners else reading.absent(await reading.undecided()),
-            index=reading.index if owners else None,
+            index=reading.indexes.get(name) if owners else None,
             file=reading.lookup,
             limits=BatchLimits(bytes=run.settings.max_bytes),
             choice=self.choice,

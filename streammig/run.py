@@ -23,11 +23,14 @@ from streammig.model import BatchState
 from streammig.preflight import Preflight
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.report.progress import account_of
+from streammig.report.progress import account_of, expected
+from streammig.report.reports import account_file
 from streammig.settings import Settings
 from streammig.sources.source import Source
 from streammig.stage import StageReader, StageRun
-from streammig.telemetry import PILOT, StageBegan, StageEnded, Warned
+from streammig.telemetry import PILOT, Expected, RunBegan, StageBegan, StageEnded, Warned
+
+SAMPLED = 1_000  # records that tell what a stage will take
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Run:
         before = ""
         preflight = Preflight(self.reading, self.store, self.target.reads, self.context)
         await preflight.check(self.options.look)
+        await self._look_ahead()
         for name in self.reading.inputs:
             if before and not await self.barrier().wait(before):
                 return False
@@ -71,6 +75,25 @@ class Run:
         for name in self.reading.inputs:
             await self._no_unknown(name)
         return whole
+
+    async def _look_ahead(self) -> None:
+        """Tell how far all stages are, with an estimate of what those will take that have not begun."""
+        ahead = {name: await self._expected(name) for name in self.reading.inputs}
+        begun = self.context.now()
+        await self.store.write(lambda file: file.set_context(file.run["context"] | {"expected": ahead, "begun": begun}))
+        run = await self.store.read(lambda file: file.run)
+        accounts = {name: await self.store.read(partial(account_of, stage=name)) for name in ahead}
+        limits, settle, lanes = run["context"]["limits"], self.context.times.settle, self.settings.concurrency
+        self.context.notify(RunBegan(accounts, limits, str(account_file(run) or ""), settle, lanes))
+
+    async def _expected(self, name: str) -> Expected:
+        """What a stage will take: as an earlier run knew it, or by its first records."""
+        before = await self.store.read(lambda file: account_of(file, name))
+        if before.made or before.complete or before.expected.requests:
+            return before.expected
+        records = await self.reading.first(name, SAMPLED)
+        units, most = BatchLimits(bytes=self.settings.max_bytes).units, self.settings.max_bytes
+        return expected(records, sum(before.sizes or ()), units, most, self.target.reads.proves(name))
 
     def barrier(self, retried: bool = False) -> Barrier:
         """The barrier behind a stage, or behind what of it was retried."""

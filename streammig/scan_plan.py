@@ -39,17 +39,20 @@ def to_scan(
         frontier: Place | None = None
         if name == STAGES[0] and not complete:
             frontier = file.progress(name).frontier if file is not None and name in states else START
+        made_by = rules_of(it.mapping if stage.map or stage.fields else None)
+        if name != STAGES[0] and not made_by:
+            frontier = START  # what was found before may be wrong now
         job = StageScan(
             name=name,
             source=it.source,
             rules=it.rules,
             shape=shape[name],
             folder=scan_folder(Path(settings.checkpoint)),
-            keyed=name == STAGES[0],
+            policy=settings.duplicates if name == STAGES[0] else "all" if it.rules.once else None,
             begun=name in states,
             judged=not (aside or complete),
             frontier=frontier,
-            made_by=rules_of(it.mapping if stage.map or stage.fields else None),
+            made_by=made_by,
             beside=beside,
         )
         if job.judged or name == STAGES[0]:

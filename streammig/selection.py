@@ -28,7 +28,7 @@ Why = tuple[str, str]
 
 
 class WithoutRepeated:
-    """The rules of customers, without those that repeat an earlier one of the export."""
+    """The rules of a stage, without the records that repeat one of the export, by owner or another key."""
 
     def __init__(self, rules: Rules, repeated: Repeated) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once

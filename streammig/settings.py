@@ -34,6 +34,7 @@ class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     owner: str = ""  # events: the field that names the customer, where each record is one event
     deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value
     reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value
+    owner_twice: Literal["stop", "dead-letter"] = "stop"  # transactions: what becomes of customers with several records
     unknown: Literal["read-back", "park", "resend"] = "read-back"  # what becomes of a batch with an unknown outcome
 
 

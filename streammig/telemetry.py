@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from streammig.errors import counted
-from streammig.model import START, Batch, Kind, Place, Receipt, Tally
+from streammig.model import START, Batch, BatchState, Kind, Place, Receipt, Tally
+
+
+class Expected(NamedTuple):
+    """What a stage will take, told by its first records."""
+
+    requests: float = 0.0  # in all
+    ratio: float = 1.0  # bytes of bodies for a byte of the export
+    readable: bool = False  # whether samples of it are read back at its end
 
 
 class Account(NamedTuple):
@@ -20,7 +28,16 @@ class Account(NamedTuple):
     dead: int = 0
     filtered: int = 0
     pending: int = 0  # sealed, and still to be sent
+    unknown: int = 0
     complete: bool = False  # all of it was read and settled
+    waiting: int = 0  # batches that are still to be sent
+    sent: int = 0  # batches that were accepted
+    made: int = 0  # batches made of the export
+    bytes: int = 0  # of their bodies
+    requests: int = 0  # made so far
+    settled: float | None = None  # when its last batch was accepted, in seconds since the epoch
+    seen: bool = False  # its samples were seen at the target
+    expected: Expected = Expected()
 
 
 class Notice:
@@ -44,15 +61,43 @@ class StageBegan(Notice):
     account: Account = field(default_factory=Account)
 
     def text(self) -> str:
-        frontier, pending = self.account.frontier, self.account.pending
-        if frontier[:3] == START[:3]:
+        it = self.account
+        if it.frontier[:3] == START[:3]:
             return f"{self.stage}: starting"
-        left = f", {counted(pending, 'sealed unit')} still to send" if pending else ""
-        where = "all is read" if self.account.complete else f"going on, reading at record {frontier.ordinal:,}"
-        return f"{self.stage}: {where}{left}"
+        if it.complete and not it.waiting:
+            return f"{self.stage}: all is read and sent"
+        left = f", {counted(it.pending, 'sealed unit')} still to send" if it.pending else ""
+        return f"{self.stage}: going on" + ("" if it.complete else f" at record {it.frontier.ordinal:,}") + left
 
     def json(self) -> dict[str, Any]:
         return {"notice": "stage-began", "stage": self.stage, **self.account._asdict()}
+
+
+@dataclass(frozen=True, slots=True)
+class RunBegan(Notice):
+    """A run is about to make its first request: how far its stages are, and what paces it."""
+
+    accounts: Mapping[str, Account]
+    limits: str
+    account_file: str  # of the rate limits; "" without one
+    settle: float  # seconds for the target's queue behind each stage
+    lanes: int  # requests that may be under way at once
+
+    def json(self) -> dict[str, Any]:
+        accounts = {stage: account._asdict() for stage, account in self.accounts.items()}
+        pace = {"limits": self.limits, "settle": self.settle, "concurrency": self.lanes}
+        return {"notice": "run-began", **pace, "stages": accounts}
+
+
+@dataclass(frozen=True, slots=True)
+class Decided(Notice):
+    """It is known what became of a batch of unknown outcome, or it is left to the operator."""
+
+    batch: Batch
+    state: BatchState
+
+    def json(self) -> dict[str, Any]:
+        return {"notice": "decided", **_batch(self.batch), "state": str(self.state)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +122,23 @@ class Sealed(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class Sending(Notice):
+    """A request for a batch leaves."""
+
+    batch: Batch
+    attempt: int
+
+    def json(self) -> dict[str, Any]:
+        return {"notice": "sending", **_batch(self.batch), "attempt": self.attempt}
+
+
+@dataclass(frozen=True, slots=True)
 class Answered(Notice):
     """A request ended in a receipt. Its message is redacted."""
 
     batch: Batch
     receipt: Receipt
+    attempt: int = 0
 
     def text(self) -> str:
         receipt = self.receipt
@@ -95,7 +152,7 @@ class Answered(Notice):
     def json(self) -> dict[str, Any]:
         it = self.receipt
         said = {"kind": str(it.kind), "status": it.status, "code": it.code, "latency": it.latency}
-        return {"notice": "answered", **_batch(self.batch), **said, "message": it.message}
+        return {"notice": "answered", **_batch(self.batch), "attempt": self.attempt, **said, "message": it.message}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +217,12 @@ class Warned(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Stopping(Notice):
-    """The run was asked to stop."""
+    """The run was asked to stop: requests under way get so many seconds to end."""
+
+    seconds: float
 
     def text(self) -> str:
-        return "stopping: requests under way may end; once more cuts them off"
+        return f"stopping: requests under way may end, for at most {spoken(self.seconds)}; once more cuts them off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +239,24 @@ class StageEnded(Notice):
         return f"{self.stage}: {state}" + (f": {self.message}" if self.message else "")
 
 
+@dataclass(frozen=True, slots=True)
+class RunEnded(Notice):
+    """A command ends, with its exit code and the problem that ended it, if one did."""
+
+    exit_code: int
+    error: Mapping[str, str | int] | None
+
+
 PILOT = "pilot"  # the code of a stage that a pilot has ended before the end of its export
+
+
+class Output(NamedTuple):
+    """What a command prints: a JSON document on stdout or not; on stderr everything, errors only, or JSON lines."""
+
+    as_json: bool = False
+    quiet: bool = False
+    log: Literal["text", "json"] = "text"
+
 
 Notify = Callable[[Notice], None]
 
@@ -202,10 +278,13 @@ def lasting(seconds: float | None) -> str:
 
 
 def spoken(seconds: float) -> str:
-    """A duration for people: 0.4 s, 12 s, 5 min, 3 h 20 min."""
+    """A duration for people: 0.4 s, 12 s, 5 min, 3 h 20 min, 5 days 3 h."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    if seconds < 120:
+    if seconds < 180:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 120:
+        return f"{minutes} min"
+    hours = round(seconds / 3600)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{hours // 24} days {hours % 24} h"

@@ -30,6 +30,7 @@ class Weather:
     latency: tuple[float, float] = (0.05, 0.5)
     queue: tuple[float, float] = (0.1, 5.0)
     timeout: float = 20.0
+    read: float = 0.05
 
 
 FAULTS = ("not-sent", "lost", "landed-reset", "landed-500", "lost-500", "hang", "landed-hang", "429", "401", "drip")
@@ -118,7 +119,7 @@ class MemoryTarget:
 
     async def visible(self, stage: str, record: Record) -> Seen:
         self._alive()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(self.weather.read)
         if self._fault() is not None:
             return Seen.CANT_TELL
         self._apply()

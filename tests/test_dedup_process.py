@@ -131,7 +131,7 @@ def test_the_child_ends_with_a_parent_that_is_killed() -> None:
     program = "import time; from streammig.dedup import sort; sort.run = lambda _: time.sleep(60); sort.main()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
-        child.stdin.write(msgspec.json.encode(Request("", "", True, 1)) + b"\n")
+        child.stdin.write(msgspec.json.encode(Request("", "", "first", 1)) + b"\n")
         child.stdin.close()
         assert child.wait(20) == 1
 
@@ -220,7 +220,7 @@ def test_i9_what_stops_the_child_is_said_by_a_code_and_without_a_value(
             raise error
 
     monkeypatch.setattr(sort, "Sorting", Failing)
-    fault = sort.run(Request(str(tmp_path), "", True, 64 << 20)).fault
+    fault = sort.run(Request(str(tmp_path), "", "first", 64 << 20)).fault
     assert fault is not None
     assert (fault[0], bool(fault[2])) == (code, True)
     assert "secret" not in "".join(fault)

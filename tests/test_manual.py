@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from streammig import errors
+from streammig import errors, telemetry
 from streammig.cli import COMMANDS, PILOT_DONE, STOPPED, streammig
 from streammig.cli.guide import page, topics
 from streammig.masivo import models
@@ -250,3 +250,9 @@ def test_guide_refuses_an_unknown_topic_with_the_list(shell: Shell) -> None:
     ended = shell("guide", "nonsense")
     assert (ended.code, ended.out) == (2, "")
     assert all(topic in ended.err for topic in topics())
+
+
+def test_the_page_of_the_json_document_has_each_notice_of_the_log() -> None:
+    rows = manual.table(GUIDE / "json.md", "notice", "means")
+    made = {re.sub(r"(?<!^)(?=[A-Z])", "-", it.__name__).lower() for it in telemetry.Notice.__subclasses__()}
+    assert {name for row in rows for name in re.findall(r"[a-z-]+", row[0])} == made

@@ -15,7 +15,7 @@ import pytest
 
 from streammig.checkpoint.sqlite import translated
 from streammig.errors import MachineFault, Unusable
-from streammig.ratelimit import OFF, AccountState, Limits, Window, account_name, account_path, parse_limits, usage_of
+from streammig.ratelimit import OFF, AccountState, Limits, Window, account_name, account_path, parse_limits, starts_of
 from streammig.ratelimit.state import EXTRA_HALVES, LONGEST_HOLD, OPEN, Pace, Taken
 from tests.problems import raises
 
@@ -173,7 +173,7 @@ def test_i7_a_new_file_takes_over_the_starts_that_a_checkpoint_knows(file: Accou
     limits = Limits((Window(9, 60.0),))
     file.enter("run", [NOW - 70, NOW - 3], NOW)
     file.enter("another", [NOW - 1], NOW)  # it is not new any more
-    assert usage_of(file.path, limits, NOW)[0].used == 1
+    assert starts_of(file.path, limits, NOW).usage(limits, NOW)[0].used == 1
     assert take(file, NOW + 1).wait == pytest.approx(1.0)
 
 
@@ -231,16 +231,23 @@ def test_the_budget_says_used_and_left_in_every_window(file: AccountState) -> No
         (start,) = take(file, NOW + moment, limits).starts
         file.sent(start, NOW + moment)
     file.take("general", 1, pace(limits, kind="general"), NOW + 11)
-    assert [tuple(use) for use in usage_of(file.path, limits, NOW + 12)] == [
+    assert [tuple(use) for use in starts_of(file.path, limits, NOW + 12).usage(limits, NOW + 12)] == [
         ("1/5s", "migration", 1, 1, 0, 3.0),
         ("3/1h", "migration", 3, 2, 1, 3588.0),
         ("10/1d", "general", 10, 3, 7, 86388.0),
     ]
-    assert usage_of(file.path, limits, NOW + 100_000)[0] == ("1/5s", "migration", 1, 0, 1, 0.0)
+    assert starts_of(file.path, limits, NOW + 100_000).usage(limits, NOW + 100_000)[0] == (
+        "1/5s",
+        "migration",
+        1,
+        0,
+        1,
+        0.0,
+    )
 
 
 def test_an_account_never_used_has_its_whole_budget_and_reading_makes_no_file(tmp_path: Path) -> None:
-    assert usage_of(tmp_path / "none.sqlite", GAP, NOW) == [("1/5s", "migration", 1, 0, 1, 0.0)]
+    assert starts_of(tmp_path / "none.sqlite", GAP, NOW).usage(GAP, NOW) == [("1/5s", "migration", 1, 0, 1, 0.0)]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,7 +265,7 @@ def test_status_can_read_after_a_process_died_in_the_middle_of_a_commit(file: Ac
     )
     assert subprocess.run([sys.executable, "-c", dies, str(path)], check=False).returncode == 9
     assert Path(f"{path}-journal").stat().st_size > 0
-    assert usage_of(path, GAP, NOW + 1)[0].used == 1
+    assert starts_of(path, GAP, NOW + 1).usage(GAP, NOW + 1)[0].used == 1
 
 
 def test_what_is_no_file_of_ours_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -274,7 +281,7 @@ def test_what_is_no_file_of_ours_is_refused_and_untouched(tmp_path: Path) -> Non
             AccountState(path)
         assert str(path) in caught.value.what
         with raises(Unusable, code):
-            usage_of(path, GAP, NOW)
+            starts_of(path, GAP, NOW)
         assert path.read_bytes() == before
 
 
@@ -325,7 +332,7 @@ def test_i2_on_a_full_disk_no_slot_is_given_and_the_file_stays_whole(path: Path)
     noted, exit_code, hint = done.stdout.split(" ", 2)
     assert exit_code == "1"
     assert "Nothing was sent that it does not hold. Make room" in hint
-    assert usage_of(path, Limits((Window(10**6, 1e6),)), 2.0)[0].used == int(noted) < 10_000
+    assert len(starts_of(path, Limits((Window(10**6, 1e6),)), 2.0).migration) == int(noted) < 10_000
 
 
 def test_a_file_that_another_process_never_lets_go_is_said_so(file: AccountState) -> None:

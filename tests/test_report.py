@@ -24,20 +24,28 @@ from streammig.model import (
     Receipt,
     Tally,
 )
+from streammig.ratelimit import parse_limits
 from streammig.report.document import document, iso
-from streammig.report.live import Doing, Gathered, Lines, watching
-from streammig.report.progress import share_settled
+from streammig.report.live import JsonLines, Lines, watching
+from streammig.report.progress import Pace, share_settled
 from streammig.report.text import ROWS, shared, state_sentence, summary, totals_table, wrapped
+from streammig.report.watch import Watch
 from streammig.stages import STAGES
 from streammig.telemetry import (
     Account,
     Advanced,
     Answered,
     DeadLettered,
+    Decided,
+    Expected,
     Notice,
+    Output,
+    RunBegan,
     Sealed,
+    Sending,
     StageBegan,
     StageEnded,
+    Stopping,
     Waiting,
     Warned,
     spoken,
@@ -61,7 +69,7 @@ class Terminal(io.StringIO):
 
 
 def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
-    with watching(stream, quiet=quiet) as tell:
+    with watching(stream, Output(quiet=quiet)) as tell:
         for notice in notices:
             tell(notice)
     return stream.getvalue()
@@ -72,7 +80,10 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
     [
         (StageBegan("events"), "events: starting"),
         (StageBegan("events", Account(Place(0, 9, 0, 12_345))), "12,345"),
-        (StageBegan("events", Account(Place(0, 9, 0, 12_345), complete=True)), "events: all is read"),
+        (StageBegan("events", Account(Place(0, 9, 0, 12_345), complete=True)), "events: all is read and sent"),
+        (Stopping(150.0), "stopping: requests under way may end, for at most 150 s; once more cuts them off"),
+        (Decided(batch(), BatchState.ACCEPTED), ""),
+        (RunBegan({"events": Account()}, "1/5s", "", 300.0, 4), ""),
         (StageEnded("events", "complete"), "events: complete"),
         (StageEnded("events", "failed", "byte 7"), "events: failed: byte 7"),
         (Waiting("settling", "for the queue", 300), "waiting: for the queue (5 min)"),
@@ -97,24 +108,58 @@ def test_a_notice_is_one_line_or_none(notice: Notice, said: str) -> None:
     assert "\n" not in found
 
 
-def test_a_log_has_a_line_for_every_hundred_batches() -> None:
-    said = shown(io.StringIO(), StageBegan("customers"), *(accepted(n) for n in range(250)))
-    assert said.splitlines() == [
-        "customers: starting", "customers: 100 batches, 100,000 units accepted",
-        "customers: 200 batches, 200,000 units accepted",
-    ]  # fmt: skip
-    assert "\x1b" not in said
+class Log:
+    """A log under a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+        self.stream = io.StringIO()
+        self.tell = Lines(self.stream, lambda: self.now)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stream.getvalue().splitlines()
 
 
-def test_a_log_says_how_much_is_accepted_and_how_long_the_rest_takes() -> None:
-    stream, now = io.StringIO(), [0.0]
-    lines = Lines(stream, lambda: now[0])
-    lines(StageBegan("customers", Account(Place(0, 200), (1000,), 2000, 2000)))
-    now[0] = 60.0
-    lines(Advanced("customers", Place(0, 800), 8000, 1000))  # read, and not all of it sent yet
-    lines(DeadLettered("customers", Tally(1000, 1000)))
-    lines(accepted())
-    assert stream.getvalue().splitlines()[-1] == "customers: 1 batch, 3,000 units accepted, 50% done, 100 s left"
+def test_a_log_has_a_line_of_sums_a_minute_each_with_its_time() -> None:
+    log = Log()
+    log.tell(StageBegan("customers", Account(Place(0, 200), (1000,), 2000, 2000)))
+    for number in range(1, 13):
+        log.now += 10
+        log.tell(Advanced("customers", Place(0, 200 + 50 * number), 2000 + 1000 * number, 0))
+        log.tell(DeadLettered("customers", Tally(1, 3)))
+        log.tell(accepted(number))
+    assert log.lines == [
+        "2023-11-14T22:13:20Z customers: going on at record 1",
+        "2023-11-14T22:14:20Z customers: 43.8% done, 7,000 customers accepted, 15 dead, 5 requests",
+        "2023-11-14T22:15:20Z customers: 74.4% done, 13,000 customers accepted, 33 dead, 11 requests",
+    ]
+    assert "\x1b" not in log.stream.getvalue()
+
+
+def test_a_log_ends_a_stage_with_its_sums_and_tells_the_time_left_of_the_whole_job() -> None:
+    log = Log()
+    later = Account(expected=Expected(10.0))
+    log.tell(RunBegan({"customers": Account(START, (1000,)), "events": later}, "1/5s", "", 30.0, 4))
+    log.tell(StageBegan("customers", Account(Place(0, 500), (1000,), 5000, 5000, made=5)))
+    log.tell(StageEnded("customers", "interrupted"))
+    assert log.lines[-2:] == [
+        "2023-11-14T22:13:20Z customers: 50.0% done, 5,000 customers accepted, 0 requests, 50 s left, all: 96 s left",
+        "2023-11-14T22:13:20Z customers: interrupted",
+    ]
+
+
+def test_a_log_for_programs_has_one_object_a_notice_with_its_time() -> None:
+    stream = io.StringIO()
+    tell = JsonLines(stream, lambda: 1_700_000_000.0)
+    for notice in (Sending(batch(7), 2), Answered(batch(7), Receipt(Kind.THROTTLED, 429), 2), Stopping(150.0)):
+        tell(notice)
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [it["notice"] for it in found] == ["sending", "answered", "stopping"]
+    assert {it["time"] for it in found} == {"2023-11-14T22:13:20Z"}
+    assert [(it["stage"], it["batch"], it["attempt"]) for it in found[:2]] == [("customers", 7, 2)] * 2
+    with watching(Terminal(), Output(quiet=True, log="json")) as told:
+        assert isinstance(told, JsonLines)
 
 
 @pytest.mark.parametrize(
@@ -134,26 +179,13 @@ def test_what_is_settled_counts_as_done_and_what_is_only_read_does_not(account: 
     assert share_settled(account) == share
 
 
-def test_dead_letters_of_every_batch_are_said_as_one_now_and_then_and_at_the_end() -> None:
-    told: list[Notice] = []
-    now = [0.0]
-    tell = Gathered(told.append, lambda: now[0])
-    for second in range(40):
-        now[0] = second
-        tell(DeadLettered("events", Tally(1, 2)))
-    ended = StageEnded("events", "complete")
-    tell(ended)
-    assert told == [*(DeadLettered("events", Tally(n, 2 * n)) for n in (1, 30, 9)), ended]
-
-
 def test_a_log_does_not_repeat_what_the_run_waits_for() -> None:
-    stream, now = io.StringIO(), [0.0]
-    lines = Lines(stream, lambda: now[0])
+    log = Log()
     for second in range(40):
-        now[0] = second
-        lines(Waiting("reading-back", f"reading back whether batch {second} landed", 0.0))
-    assert stream.getvalue().splitlines() == [
-        f"waiting: reading back whether batch {second} landed" for second in (0, 30)
+        log.tell(Waiting("reading-back", f"reading back whether batch {second} landed", 0.0))
+        log.now += 1
+    assert [line.partition("waiting: ")[2] for line in log.lines] == [
+        f"reading back whether batch {second} landed" for second in (0, 30)
     ]
 
 
@@ -163,62 +195,79 @@ def test_quiet_shows_nothing_and_before_a_stage_begins_there_is_no_bar() -> None
     assert "look" in shown(Terminal(), *before)
 
 
-def test_a_terminal_shows_a_bar_of_what_is_accepted_and_what_the_run_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+STORY = (
+    RunBegan({"customers": Account(START, (1000,)), "events": Account(expected=Expected(10.0))}, "1/5s", "", 30.0, 4),
+    StageBegan("customers", Account(Place(0, 250), (1000,), 2500, 2500, sent=3, made=3, requests=4)),
+    Sealed("customers", batch()),
+    Advanced("customers", END, 3500, 0),
+    Sending(batch(), 1),
+    Answered(batch(), Receipt(Kind.ACCEPTED, 201, latency=0.4), 1),
+    Sending(batch(2), 1),
+    DeadLettered("customers", Tally(5, 12)),
+    Waiting("asked-to-wait", "the target answered 503 and asked to wait", 60.0),
+    Stopping(100.0),
+)
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 40, 20])
+def test_a_screen_has_a_bar_for_each_stage_and_all_that_an_operator_asks(width: int) -> None:
+    now = [1_000.0]
+    watch = Watch(lambda: now[0])
+    for notice in STORY:
+        watch.hear(notice)
+    now[0] += 10.0
+    lines = watch.screen(width - 3)
+    assert max(map(len, lines)) <= width - 3
+    assert [line.split()[0] for line in lines[:3]] == ["customers", "events", "all"]
+    said = "\n".join(lines)
+    assert "50.0%" in lines[0]
+    assert ("━" in said) == (width >= 80)
+    assert "Stopping: 1 reque" in said
+    assert "unknown 0" in said
+    if width >= 80:
+        for part in ("3,500 customers", "fill 87.5%", "100.0 customers/s", "last answer 201", "dead 12"):
+            assert part in said, part
+        assert "Stopping: 1 request under way, at most 90 s" in said
+        assert "asked to wait (50 s)" in said
+        assert "s left" in lines[0]
+        assert "left" in lines[2]
+
+
+def test_a_terminal_shows_the_screen_and_above_it_what_has_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm")
-    said = shown(
-        Terminal(),
-        StageBegan("customers", Account(START, (1000,))),
-        Sealed("customers", batch()),
-        Advanced("customers", END, 1000, 0),
-        Waiting("settling", "the target is given time", 12.0),
-        accepted(),
-        Warned("x", "[not markup]"),
-        Answered(batch(2), Receipt(Kind.THROTTLED, 429)),
-    )
-    assert "50%" in said
-    assert "1,000 units" in said
-    assert "warning: [not markup]" in said
-    assert "throttled (429)" in said
-    ended = shown(
-        Terminal(), StageBegan("customers", Account(START, (1000,))), StageEnded("customers", "complete"),
-        StageBegan("events", Account(Place(0, 250, 0, 3), (1000,), 40, 40)), StageEnded("events", "failed", "byte 7"),
-        StageBegan("transactions"),
-    )  # fmt: skip
-    assert "100%" in ended
-    assert "25%" in ended
-    assert "events: failed: byte 7" in ended
-
-
-def test_a_wait_counts_down_while_it_lasts() -> None:
-    now = [0.0]
-    doing = Doing(lambda: now[0])
-    doing.say("the target asked to wait", 60.0)
-    drawn = []
-    for now[0] in (0.0, 20.0, 61.0):
-        drawn.append(doing.__rich__().plain)
-    assert drawn == ["the target asked to wait (60 s)", "the target asked to wait (40 s)", "the target asked to wait"]
-    doing.say("for you")
-    assert doing.__rich__().plain == "for you"
+    happened = (Warned("x", "[not markup]"), Answered(batch(2), Receipt(Kind.THROTTLED, 429)))
+    said = shown(Terminal(), *STORY, *happened, StageEnded("customers", "failed", "byte 7"))
+    for part in ("3,500 customers", "warning: [not markup]", "throttled (429)", "customers: failed: byte 7"):
+        assert part in said
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (12, "12 s"), (119, "119 s"), (300, "5 min"), (12_000, "3 h 20 min")],
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (12, "12 s"),
+        (119, "119 s"),
+        (300, "5 min"),
+        (12_000, "3 h 20 min"),
+        (442_800, "5 days 3 h"),
+    ],
 )
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert spoken(seconds) == said
 
 
 def test_the_table_of_totals_fits_a_terminal_of_80_columns_whatever_the_numbers() -> None:
-    stage = {"state": "interrupted", "code": "pilot", "message": "", "fill": 1.0, "done": 0.425}
-    stage["eta"] = "2026-11-22T08:30:00Z"
-    stages = {name: stage | dict.fromkeys(ROWS, 10**12) for name in STAGES}
+    stage: dict[str, Any] = {"state": "interrupted", "code": "pilot", "message": "", "fill": 1.0, "done": 0.425}
+    stage |= {"seconds_left": 12_000.0, "requests": 7, "in_units": dict.fromkeys(ROWS, 10**12)}
+    stages = {name: stage | dict.fromkeys(ROWS, 10**12 - 1) for name in STAGES}
     table = totals_table({"stages": stages, "dry_run": False})
     assert max(map(len, table.splitlines())) <= 79
-    assert "paused" in table
-    assert "42.5%" in table
-    assert "11-22 08:30" in table
+    for part in ("paused", "42.5%", "3 h 20 min", "read       1,000,000,000,000", "  records    999,999,999,999"):
+        assert part in table, table
+    same = {name: stage | dict.fromkeys(ROWS, 10**12) for name in STAGES}
+    assert "records" not in totals_table({"stages": same, "dry_run": True})
 
 
 @pytest.mark.parametrize(
@@ -278,27 +327,31 @@ def seal(file: Checkpoint, read: int = 10) -> Batch:
     return file.seal("customers", draft, Progress(frontier=END, source_records=10, read=Tally(read, read)), 1.0)
 
 
-def test_a_stage_is_expected_to_end_at_the_rate_so_far(file: Checkpoint) -> None:
+def test_time_left_is_that_of_the_requests_left_and_of_a_run_that_is_on_also_when_it_ends(file: Checkpoint) -> None:
     file.stage_state("customers", "running", 1000.0)
-    assert document(file, running=True, now=1100.0)["stages"]["customers"]["eta"] is None  # nothing to go by
+    pace = Pace(parse_limits("1/5s", {}), settle=60.0)
+    assert document(file, running=True, now=1100.0, pace=pace)["seconds_left"] is None  # nothing to go by
     sealed = seal(file)
     assert document(file, running=True, now=1100.0)["stages"]["customers"]["done"] == 0  # read, and not sent yet
     assert file.move(sealed, BatchState.SEALED, BatchState.ACCEPTED, 1100.0)
-    found = document(file, running=True, now=1100.0)
-    assert found["stages"]["customers"]["done"] == 0.5
-    assert found["state"] == "running"
-    assert found["resume"] is None
-    assert found["stages"]["customers"]["eta"] == iso(1200.0) == "1970-01-01T00:20:00Z"
-    stopped = document(file, running=False, now=1100.0)
-    assert stopped["stages"]["customers"]["eta"] is None
+    found = document(file, running=True, now=1100.0, pace=pace)
+    stage = found["stages"]["customers"]
+    assert (stage["done"], found["state"], found["resume"]) == (0.5, "running", None)
+    assert (stage["seconds_left"], found["seconds_left"]) == (0.0, 0.0)
+    assert stage["eta"] == found["eta"] == iso(1100.0) == "1970-01-01T00:18:20Z"
+    assert "Time left: 0.0 s, until 1970-01-01 00:18 UTC" in summary(found)
+    stopped = document(file, running=False, now=1100.0, pace=pace)
     assert (stopped["state"], stopped["stages"]["customers"]["state"]) == ("interrupted", "interrupted")
-    assert stopped["resume"] == "streammig run"
+    assert (stopped["eta"], stopped["seconds_left"], stopped["resume"]) == (None, 0.0, "streammig run")
+    assert "Time left once it goes on: 0.0 s" in summary(stopped)
+    file.stage_state("customers", "complete", 1000.0)
+    assert document(file, running=False, now=1100.0, pace=pace)["seconds_left"] is None
 
 
 def test_of_what_is_compressed_the_progress_is_told_by_its_length_where_that_is_known(file: Checkpoint) -> None:
     file.add_stage("events", 1, {}, [MARK | {"compression": "gzip"}])
     file.stage_state("events", "running", 1000.0)
-    assert document(file, running=True, now=1100.0)["stages"]["events"]["eta"] is None
+    assert document(file, running=True, now=1100.0)["stages"]["events"]["done"] is None
     file.add_stage("transactions", 2, {}, [MARK | {"compression": "gzip", "size": 100, "length": 1000}])
     file.advance("transactions", Progress(END, 10, Tally(10, 0), filtered={"deleted": Tally(10, 0)}))
     assert document(file, running=True, now=1100.0)["stages"]["transactions"]["done"] == 0.5

@@ -75,7 +75,6 @@ def test_an_array_in_an_array_is_reached_by_its_index(tmp_path: Path) -> None:
         (b'{"meta":{"total":0},"data":{"customers":[]}}', "data.customers: empty", "path.to.array"),
         (b'{\n"a":[],\n"b":[]}', "a: empty, b: empty", "path.to.array"),
         (b'{"a":[[{"id":1}]]}', "a: arrays, a.0: objects", "a.0"),
-        (b'{"a":{}}', "none", "path.to.array"),
     ],
 )
 def test_where_no_array_is_obvious_those_there_are_named_and_how_to_type_one(

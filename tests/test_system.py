@@ -13,7 +13,8 @@ from streammig.checkpoint import Checkpoint
 from streammig.errors import Problem, UnknownOutcome
 from streammig.model import BatchState
 from streammig.report.document import document
-from streammig.report.progress import StageProgress
+from streammig.report.progress import share_settled
+from streammig.report.watch import Watch
 from streammig.telemetry import Advanced, Answered, DeadLettered, Notice, StageBegan, StageEnded
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.shares import share
@@ -168,7 +169,7 @@ def test_the_target_itself_sees_what_comes_twice() -> None:
 
 def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_path: Path) -> None:
     async def story(world: World, keys: dict[str, set[str]]) -> None:
-        heard, shares, resumed = StageProgress(), [], 0
+        heard, shares, resumed = Watch(world.clock.time), [], 0
 
         def watch(notice: Notice) -> None:
             nonlocal resumed
@@ -188,7 +189,7 @@ def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_pat
             if isinstance(notice, StageEnded) and notice.state == "complete":
                 assert found == 1.0
                 return
-            assert found == heard.share
+            assert found == share_settled(heard.accounts[stage])
             shares.append(found)
             resumed += isinstance(notice, StageBegan) and found > 0
 

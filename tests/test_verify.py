@@ -16,7 +16,7 @@ import pytest
 from streammig.checkpoint import locked
 from streammig.sandbox.local import LocalTarget
 from streammig.verify.sample import at_most, chosen
-from tests.commands import Called, Shell, sandbox, write
+from tests.commands import Called, Shell, quickly, sandbox, write
 from tests.manual import GUIDE
 from tests.sandbox_caller import OTHER_REWARD, REWARD, customer, event, lot, transaction
 
@@ -134,6 +134,19 @@ def test_what_is_missing_counts_as_unknown_until_a_verify_finds_it(shell: Shell,
     document = shell("status", "migration.checkpoint", "--json").document
     assert document["verified"]
     assert [(it["unknown"], it["accepted"]) for it in document["stages"].values()] == [(0, 40)] * 3
+
+
+@pytest.mark.slow
+def test_what_belongs_to_a_customer_that_was_filtered_is_not_looked_for(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 8)
+    people = [json.loads(line) for line in (shell.folder / "c.ndjson").read_text().splitlines()]
+    people[5]["gone"] = "yes"
+    write(shell.folder / "c.ndjson", people, lines=True)
+    (shell.folder / "move.toml").write_text('[customers]\ndeleted = ["gone=yes"]\n')
+    assert shell("run", "move.toml", *FILES, *quickly(target.url)).code == 0
+    ended = shell("verify", "move.checkpoint", "--all", "--json")
+    assert (ended.code, ended.document["findings"]) == (0, [])
+    assert ended.document["stages"]["transactions"]["looked"] == 7
 
 
 @pytest.mark.slow

@@ -51,6 +51,12 @@ def pack_ranges(ranges: Sequence[Range]) -> bytes:
     return bytes(packed)
 
 
+def first_place(packed: bytes) -> Place:
+    """Where the first of packed ranges begins, without unpacking the others."""
+    ends = [at for at, byte in enumerate(packed[:100]) if byte < 128]
+    return unpack_ranges(packed[: ends[6] + 1])[0].begin
+
+
 def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
     """What `pack_ranges` packed."""
     numbers: list[int] = []

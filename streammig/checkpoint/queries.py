@@ -15,12 +15,25 @@ import msgspec
 from streammig.checkpoint.codec import decode_tally, hash_owner, reach_of, unpack_ranges
 from streammig.checkpoint.fence import Mark
 from streammig.checkpoint.sqlite import SqliteFile, damaged, translated
-from streammig.model import Batch, BatchState, DeadLetter, Kind, Place, Position, Progress, Range, Tally, add_up
+from streammig.model import (
+    FILTERED,
+    Batch,
+    BatchState,
+    DeadLetter,
+    Kind,
+    Place,
+    Position,
+    Progress,
+    Range,
+    Tally,
+    add_up,
+)
 
 # What is pending or unknown, by state. All other states are final; a split batch lives on in its parts.
 PENDING = (BatchState.SEALED, BatchState.SENDING, BatchState.REJECTED)
 UNDECIDED = (BatchState.UNKNOWN, BatchState.PARKED)
 OPEN = (*PENDING, *UNDECIDED)
+_PENDING = ", ".join(f"'{state}'" for state in PENDING)
 LOST = "newest-is-lost"  # the code of an attempt that only a copy that is lost may have made
 
 Spot = tuple[int, int, int]
@@ -187,11 +200,15 @@ class Queries(SqliteFile):
 
     def counts(self, stage: str) -> dict[str, int]:
         """Batches that carry records, requests begun for them, those of them of which nothing left, and batches
-        accepted, for the fill."""
+        accepted, for the fill; the batches made of the export (not of parts or letters) with the bytes of their
+        bodies; and those that are still to be sent."""
         row = self.rows(
             "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
             " (SELECT count(*) FROM attempt WHERE stage = ?1 AND kind = 'not-sent') AS not_sent,"
-            " count(*) FILTER (WHERE state = 'accepted') AS accepted FROM batch WHERE stage = ?1",
+            " count(*) FILTER (WHERE state = 'accepted') AS accepted,"
+            " count(*) FILTER (WHERE parent IS NULL AND NOT retried) AS made,"
+            " coalesce(sum(size) FILTER (WHERE parent IS NULL AND NOT retried), 0) AS bytes,"
+            f" count(*) FILTER (WHERE state IN ({_PENDING})) AS waiting FROM batch WHERE stage = ?1",
             stage,
         )[0]
         return dict(row)
@@ -301,6 +318,11 @@ class Queries(SqliteFile):
         sql = f"SELECT {_ATTEMPT} FROM attempt WHERE stage = ? AND seq = ? ORDER BY number"
         return [Attempt(*row) for row in self.rows(sql, batch.stage, batch.seq)]
 
+    def latencies(self, stage: str, since: float, count: int) -> list[float]:
+        """How long the last requests of a stage took to be accepted, of those begun `since` then, in seconds."""
+        sql = "SELECT started, latency FROM attempt WHERE stage = ? AND kind = 'accepted' ORDER BY seq DESC LIMIT ?"
+        return [latency for started, latency in self.rows(sql, stage, count) if started >= since]
+
     def last_attempt(self, batch: Batch) -> Attempt:
         """The last request for a batch."""
         return next(reversed(self.attempts(batch)), Attempt())
@@ -331,6 +353,10 @@ class Queries(SqliteFile):
         salt = self.run["salt"]
         sql = "SELECT reason FROM absent_owner WHERE owner = ?"
         return {owner: row[0] for owner in owners for row in self.rows(sql, hash_owner(salt, owner))}
+
+    def filtered_owners(self, owners: Iterable[str]) -> dict[str, str]:
+        """Those of them that were left out on purpose. What belongs to them lies between what was sent, in no batch."""
+        return {owner: why for owner, why in self.absent_reasons(owners).items() if why == FILTERED}
 
     def has_absent(self) -> bool:
         return bool(self.rows("SELECT 1 FROM absent_owner LIMIT 1"))

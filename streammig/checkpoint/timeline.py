@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from streammig.checkpoint.codec import first_place, unpack_ranges
 from streammig.checkpoint.sqlite import SqliteFile, translated
+from streammig.model import Place, Range
 
 
 class Slot(NamedTuple):
@@ -101,3 +104,43 @@ class Timeline:
             ):
                 for row in self._file._db.execute(query, (stage,)):
                     yield tuple(row)
+
+    def sent(self, stage: str) -> dict[int, tuple[float, str]]:
+        """When the last request for each batch was made, and what came back: the status, else the answer's code."""
+        rows = self._file.rows(
+            "SELECT seq, started, coalesce(CAST(status AS TEXT), nullif(code, ''), kind, '') FROM attempt"
+            " WHERE stage = ? ORDER BY seq, number",
+            stage,
+        )
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def carried(self, stage: str) -> Iterator[tuple[Range, int, str]]:
+        """The ranges of a stage's batches in reading order, each with the batch's number and state.
+
+        Batches are sealed out of order, and a replay may carry what stands anywhere. So only their first places are
+        held, and the ranges of those that reading has come to.
+        """
+        firsts: list[tuple[Place, int]] = []
+        with translated(self._file.path, self._file.role):
+            wanted = "SELECT seq, ranges FROM batch WHERE stage = ? AND state != 'split'"
+            for seq, packed in self._file._db.execute(wanted, (stage,)):
+                firsts.append((first_place(packed), seq))
+        open_ones: list[tuple[Range, int, str, Iterator[Range]]] = []
+        for first, seq in [*sorted(firsts), (None, 0)]:
+            while open_ones and (first is None or open_ones[0][0].begin < first):
+                found, number, state, more = open_ones[0]
+                yield found, number, state
+                if (following := next(more, None)) is not None:
+                    heapq.heapreplace(open_ones, (following, number, state, more))
+                else:
+                    heapq.heappop(open_ones)
+            if first is not None:
+                ((packed, state),) = self._file.rows(
+                    "SELECT ranges, state FROM batch WHERE stage = ? AND seq = ?", stage, seq
+                )
+                ranges = iter(unpack_ranges(packed))
+                heapq.heappush(open_ones, (next(ranges), seq, state, ranges))
+
+    def mappings(self, stage: str) -> set[str]:
+        """The hashes of the mappings that made the batches of a stage; "" of none."""
+        return {row[0] for row in self._file.rows("SELECT DISTINCT mapping FROM batch WHERE stage = ?", stage)}

@@ -115,13 +115,14 @@ def _defect(error: BaseException) -> Problem:
     return MachineFault("defect", f"a defect of streammig: {type(error).__name__}{said}", hint)
 
 
-def fail(problem: Problem, *, as_json: bool = False, hint: bool = True) -> int:
-    """Print on stderr what stopped a command, its code and, with `hint`, what to do; on stdout the JSON document, if
-    asked. Return the exit code."""
+def fail(problem: Problem, *, as_json: bool = False, hint: bool = True, said: bool = True) -> int:
+    """Print on stderr, if it is to be `said`, what stopped a command, its code and, with `hint`, what to do; on stdout
+    the JSON document, if asked. Return the exit code."""
     if as_json:
         click.echo(json.dumps({"error": problem.json()}, indent=2))
     first, newline, rest = problem.what.partition("\n")
-    say(f"error: {first} [{problem.code}]{newline}{rest}" + (f"\n{problem.hint}" if hint and problem.hint else ""))
+    if said:
+        say(f"error: {first} [{problem.code}]{newline}{rest}" + (f"\n{problem.hint}" if hint and problem.hint else ""))
     return problem.exit_code
 
 

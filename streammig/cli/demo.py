@@ -142,7 +142,6 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
     called(folder, "dead-letters", CHECKPOINT, "--out", LETTERS)
 
     click.echo(bold("\n7. The totals of the run beside the records of the stand-in"))
-    click.echo("Here each event and transaction counts; above, a customer's are one record.")
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         totals, ledger = {stage: file.totals(stage) for stage in STAGES}, target.ledger()
     _show_totals(totals, Report.read(checkpoint).document, ledger)

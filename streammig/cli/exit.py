@@ -12,8 +12,10 @@ import click
 
 from streammig.cli import PILOT_DONE, STOPPED, fail, say
 from streammig.errors import SAMPLES_MISSING, Held, Problem, UnknownOutcome, Unusable, counted
+from streammig.report.live import JsonLines
 from streammig.report.reports import Report
 from streammig.report.text import state_sentence, summary, what_is_left
+from streammig.telemetry import Output, RunEnded
 
 
 class Ended(NamedTuple):
@@ -28,29 +30,39 @@ class Ended(NamedTuple):
     said: str = ""
 
 
-def finish(path: Path, ended: Ended, *, as_json: bool, quiet: bool) -> int:
+def finish(path: Path, ended: Ended, output: Output) -> int:
     """Print how a run ended, and return its exit code: first the totals, then the meaning and the next step."""
-    problem = ended.problem
+    code = _finished(path, ended, output)
+    if output.log == "json":
+        JsonLines(sys.stderr)(RunEnded(code, ended.problem.json() if ended.problem is not None else None))
+    return code
+
+
+def _finished(path: Path, ended: Ended, output: Output) -> int:
+    problem, as_json = ended.problem, output.as_json
+    said = output.log == "text"  # else the last line of the log tells how it ended
+    in_words = said and not (output.quiet or as_json)
     if problem is None and not path.exists():
-        click.echo("stopped before anything was done", err=True)
+        if said:
+            click.echo("stopped before anything was done", err=True)
         return STOPPED
     if problem is not None and (isinstance(problem, Held) or not path.exists() or not (ended.began or as_json)):
-        return fail(problem, as_json=as_json)
+        return fail(problem, as_json=as_json, said=said)
     try:
         found = Report.read(path).document
     except Problem as unreadable:
-        return fail(problem or unreadable, as_json=as_json)
+        return fail(problem or unreadable, as_json=as_json, said=said)
     code = exit_code(found, ended)
     if as_json:
         error = {"error": problem.json()} if problem is not None else {}
         click.echo(json.dumps(found | error, indent=2))
-    elif not quiet:
+    if in_words:
         say("\n" + summary(found) + "\n" + (f"\n{ended.said}" if ended.said else ""))
     if problem is not None:
         # What to do about a batch of unknown outcome stands beside that batch, in the summary above.
-        listed = isinstance(problem, UnknownOutcome) and found["undecided"] and not (quiet or as_json)
-        fail(problem, hint=not listed)
-    if not quiet and not as_json:
+        listed = isinstance(problem, UnknownOutcome) and found["undecided"] and in_words
+        fail(problem, hint=not listed, said=said)
+    if in_words:
         say(headline(code, found, ended))
     return code
 

@@ -50,3 +50,9 @@ def as_json(what: str = "Print the result as one JSON document on stdout.") -> D
 
 def quiet(but: str = "errors") -> Decorator:
     return click.option("--quiet", is_flag=True, help=f"Print only {but}.")
+
+
+log: Decorator = click.option(
+    "--log", type=click.Choice(["text", "json"]), default="text",
+    help="What goes to stderr: text, or one JSON object a line for each thing that happens.",
+)  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,14 +16,21 @@ from streammig.cli import options, say
 @options.checkpoint_or_none
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.html", help="Write the report to this file.")
 @click.option(
+    "--records", type=click.Path(path_type=Path), metavar="FILE.ndjson",
+    help="Write a line for each unit of the export to this new file.",
+)  # fmt: skip
+@click.option(
     "--audit", "audited", type=click.Path(path_type=Path), metavar="FILE.html",
     help="Check a report that was written before; with CHECKPOINT, against it.",
 )  # fmt: skip
 @options.as_json("Print what the report says as one JSON document on stdout.")
-def command(checkpoint: Path | None, out: Path | None, audited: Path | None, as_json: bool) -> None:
+def command(
+    checkpoint: Path | None, out: Path | None, records: Path | None, audited: Path | None, as_json: bool
+) -> None:
     """Write the report on a run: one HTML file, for its owner alone, that needs no network.
 
-    It changes nothing, so it may be called from another shell during a run.
+    It changes nothing, so it may be called from another shell during a run. --records reads the export again, which
+    must be where it was, unchanged.
     """
     from streammig.disk import new_file
     from streammig.report.audit import is_report
@@ -30,23 +38,50 @@ def command(checkpoint: Path | None, out: Path | None, audited: Path | None, as_
     from streammig.report.html import rendered
 
     if audited is not None:
-        if out is not None:
-            raise click.UsageError("--audit and --out: give one of them")
+        if out is not None or records is not None:
+            raise click.UsageError("--audit checks a report: give it without --out and --records")
         _audit(audited, checkpoint, as_json)
         return
     if checkpoint is None:
         raise click.UsageError("Missing argument 'CHECKPOINT'.")
-    if out is None and not as_json:
-        raise click.UsageError("say where the report goes: --out FILE.html, or --json")
-    if out is None:
-        click.echo(json.dumps(history(checkpoint), indent=2))
-        return
-    with new_file(out, may_replace=is_report) as file:
+    if out is None and records is None and not as_json:
+        raise click.UsageError("say what is to be written: --out FILE.html, --records FILE.ndjson or --json")
+    written = _records(checkpoint, records) if records is not None else {}
+    if out is not None or as_json:
         found = history(checkpoint)
-        file.write(rendered(found))
+        found["proof"] |= written
+    if out is not None:
+        with new_file(out, may_replace=is_report) as file:
+            file.write(rendered(found))
+        say(f"report: {out}")
     if as_json:
         click.echo(json.dumps(found, indent=2))
-    say(f"report: {out}")
+
+
+def _records(checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Write what became of each unit; returns what the report says of that file."""
+    from streammig.checkpoint import Checkpoint
+    from streammig.dead_letters.export import check_unchanged
+    from streammig.disk import new_file
+    from streammig.errors import counted
+    from streammig.migration import Migration
+    from streammig.report.records import Input, write_records
+    from streammig.selection import WithOwners
+    from streammig.settings import from_checkpoint
+
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file, new_file(out) as lines:
+        file.verify()
+        run = file.run
+        settings, folder = from_checkpoint(checkpoint, run["context"], None)
+        inputs = {}
+        for name, it in Migration(settings, folder=folder).inputs(run["started"]).items():
+            check_unchanged(it.source, file.fingerprints(name))
+            rules = it.rules if file.owns(name) else WithOwners(it.rules, file.filtered_owners)
+            inputs[name] = Input(it.source, rules, run["context"]["inputs"][name])
+        with file.reading():
+            written = write_records(file, inputs, lines)
+    say(f"records: {out}, {counted(written.lines, 'line')}")
+    return {"records": written._asdict()}
 
 
 def _audit(report: Path, checkpoint: Path | None, as_json: bool) -> None:

@@ -16,6 +16,7 @@ import click
 from streammig.cli import options, say
 from streammig.model import Batch, BatchState
 from streammig.stages import STAGES
+from streammig.telemetry import Output
 
 PARKED = 4  # the exit code where it is still undecided
 
@@ -63,7 +64,7 @@ def command(
     called = shlex.join(["streammig", *sys.argv[1:]])
     code = 0
     if answer == "read-back":
-        code = _read_back(checkpoint, found, toml, called, quiet)
+        code = _read_back(checkpoint, found, toml, called, Output(quiet=quiet))
     elif answer is not None:
         say(WARNINGS[answer].format(**facts))
         decide(checkpoint, called, found.seq, found.stage, answer, time.time())
@@ -104,10 +105,10 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
         say("No batch has an unknown outcome.")
 
 
-def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, quiet: bool) -> int:
+def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, output: Output) -> int:
     from streammig.cli.runtime import beside
 
-    state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), quiet)
+    state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), output)
     if problem is not None:
         raise problem
     _say(batch, state, None)

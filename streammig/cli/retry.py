@@ -7,13 +7,14 @@ import sys
 from collections.abc import Awaitable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streammig.cli import options
 from streammig.errors import Unusable
 from streammig.stages import STAGES
+from streammig.telemetry import Output
 
 if TYPE_CHECKING:
     from streammig.checkpoint import Checkpoint
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @options.current
 @options.as_json()
 @options.quiet()
+@options.log
 def command(
     checkpoint: Path,
     corrected: Path | None,
@@ -41,8 +43,7 @@ def command(
     missing: bool,
     toml: Path | None,
     current: bool,
-    as_json: bool,
-    quiet: bool,
+    **flags: Any,
 ) -> None:
     """Send dead letters of a run again: all of them as they are, or corrected ones from a file.
 
@@ -56,6 +57,7 @@ def command(
     from streammig.migration import Choice, Corrected
     from streammig.spool import forget
 
+    output = Output(*(flags.pop(name) for name in Output._fields))
     if missing and (corrected or stages or codes):
         raise Unusable("usage", "--missing takes no --input, --stage or --code", "It sends all that is missing.")
     given = Corrected.read(corrected, checkpoint) if corrected is not None else None
@@ -67,10 +69,10 @@ def command(
     def work(run: Migration) -> Awaitable[bool]:
         return run.retry_missing() if missing else run.retry(choice)
 
-    whole, problem, began = beside(checkpoint, toml, called, work, quiet, current)
+    whole, problem, began = beside(checkpoint, toml, called, work, output, current)
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         said = _missing_in_words(file) if missing else "\n".join([*unmatched, _in_words(before, _counts(file))])
-    code = finish(checkpoint, Ended(whole is True, problem, began, said=said), as_json=as_json, quiet=quiet)
+    code = finish(checkpoint, Ended(whole is True, problem, began, said=said), output)
     if code == 0:
         forget(checkpoint)
     sys.exit(code)

@@ -15,6 +15,7 @@ import msgspec
 from streammig.cli import options, say
 from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
 from streammig.stages import STAGES
+from streammig.telemetry import Output
 
 if TYPE_CHECKING:
     from streammig.settings import Settings
@@ -65,7 +66,8 @@ FOR_ONE_CALL = {
 @click.option("--unchecked", is_flag=True, help="Do not scan the export first: no look for customers that occur twice.")
 @options.as_json()
 @options.quiet()
-def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any) -> None:
+@options.log
+def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], **flags: Any) -> None:
     """Migrate an export, or go on with a migration: the same command line resumes.
 
     The API key comes from MASIVO_API_KEY, or from a file or a command named in the settings. Ctrl-C once lets the
@@ -77,6 +79,7 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], as_json: boo
     asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles",
              "accept_broken")  # fmt: skip
     ask = {name: flags.pop(name) for name in asked}
+    output = Output(*(flags.pop(name) for name in Output._fields))
     migration = _one(settings_file)
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
@@ -85,7 +88,7 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], as_json: boo
         settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(ask["dry_run"])))
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
     folder = migration.parent if migration is not None else Path()
-    sys.exit(_migrate(settings, key, folder, ask, as_json, quiet))
+    sys.exit(_migrate(settings, key, folder, ask, output))
 
 
 def _one(files: tuple[Path, ...]) -> Path | None:
@@ -116,7 +119,7 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
     return given
 
 
-def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], as_json: bool, quiet: bool) -> int:
+def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], output: Output) -> int:
     import asyncio
     from contextlib import ExitStack
 
@@ -133,13 +136,13 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             f"{checkpoint} is complete already: standard input was not read. Another export needs a --checkpoint of its"
             " own.", err=True,
         )  # fmt: skip
-        return finish(checkpoint, Ended(True), as_json=as_json, quiet=quiet)
-    if not quiet:
+        return finish(checkpoint, Ended(True), output)
+    if output.log == "text" and not output.quiet:
         for name in settings.stages:
             _list_files(name, settings.stage(name).files)
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     problem: Problem | None = None
-    with watching(sys.stderr, quiet=quiet) as notify, ExitStack() as stack:
+    with watching(sys.stderr, output) as notify, ExitStack() as stack:
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
@@ -153,7 +156,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
                 caught.hint = _nothing_sent(ask.dry_run is not None, checkpoint)
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
-    code = finish(checkpoint, ended, as_json=as_json, quiet=quiet)
+    code = finish(checkpoint, ended, output)
     if code == 0:
         forget(checkpoint)
     return code

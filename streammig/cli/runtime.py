@@ -21,7 +21,7 @@ from streammig.migration import Ask, Migration
 from streammig.report.live import watching
 from streammig.settings import api_key, from_checkpoint
 from streammig.stages import STAGES
-from streammig.telemetry import Notify, Stopping
+from streammig.telemetry import Notify, Output, Stopping
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 T = TypeVar("T")
@@ -39,7 +39,7 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify
                 run.abort()
             return
         run.drain()
-        notify(Stopping())
+        notify(Stopping(run.settings.drain_time if run.assembled else 0.0))
 
     def heard(number: int, _: object) -> None:
         if number == signal.SIGHUP:
@@ -75,8 +75,8 @@ class Driven(NamedTuple):
 
 
 def beside(
-    checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]], quiet: bool,
-    current: bool = False,
+    checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]],
+    output: Output, current: bool = False,
 ) -> Driven:  # fmt: skip
     """Work on an existing checkpoint with the settings that its run had, and those of a file on top. The API key comes
     from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part of the result.
@@ -97,7 +97,7 @@ def beside(
         settings = msgspec.structs.replace(settings, state_dir=context["state_dir"])
     key = api_key(settings, os.environ)
     ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
-    with watching(sys.stderr, quiet=quiet) as notify:
+    with watching(sys.stderr, output) as notify:
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
             return Driven(asyncio.run(drive(run, lambda: work(run), notify)), None)

@@ -15,6 +15,7 @@ import click
 
 from streammig.cli import options
 from streammig.errors import Unusable, counted
+from streammig.telemetry import Output
 
 if TYPE_CHECKING:
     from streammig.checkpoint import Checkpoint
@@ -72,7 +73,8 @@ def command(
             if tell is not None:
                 tell(it)
 
-        ended = beside(checkpoint, toml, called, lambda run: run.verify(size, hear), quiet, current)
+        output = Output(as_json, quiet)
+        ended = beside(checkpoint, toml, called, lambda run: run.verify(size, hear), output, current)
     if ended.problem is not None:
         sys.exit(fail(ended.problem, as_json=as_json))
     if not isinstance(ended.result, dict):

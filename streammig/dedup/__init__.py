@@ -5,7 +5,17 @@ deletes it with everything it left.
 """
 
 from streammig.dedup.build import MEMORY_BYTES, Build, most_customers, room_of_index
-from streammig.dedup.lookup import Duplicate, KeyIndex, Policy, absent, binding, forget, open_index, repeated
+from streammig.dedup.lookup import (
+    Duplicate,
+    KeyIndex,
+    Policy,
+    absent,
+    binding,
+    forget,
+    open_index,
+    owners_twice,
+    repeated,
+)
 from streammig.dedup.scan import scan
 
 __all__ = [
@@ -19,6 +29,7 @@ __all__ = [
     "forget",
     "most_customers",
     "open_index",
+    "owners_twice",
     "repeated",
     "room_of_index",
     "scan",

@@ -35,7 +35,7 @@ class Request(msgspec.Struct, frozen=True):
 
     folder: str
     rows: str
-    first_wins: bool
+    policy: str
     memory_bytes: int
 
 
@@ -55,16 +55,16 @@ class Build:
 
     For one thread; `close` may come from another, and makes a call that is under way fail. An index that is there
     stays whole until this one is finished. With `earlier`, its rows before `frontier` stay as they are: call `keep`
-    first, then give it the scan from there on.
+    first, then give it the scan from there on. A `key` of 32 bytes is that of an index whose hashes are to be the same.
     """
 
     def __init__(
         self, folder: Path, token: str, *, policy: Policy = "first", earlier: KeyIndex | None = None,
-        frontier: Place = START, memory_bytes: int = MEMORY_BYTES, made_by: str = "",
+        frontier: Place = START, memory_bytes: int = MEMORY_BYTES, made_by: str = "", key: bytes = b"",
     ) -> None:  # fmt: skip
         self._folder, self._token, self._policy, self._memory = folder, token, policy, memory_bytes
         self._earlier, self.frontier, self._made_by = earlier, frontier, made_by
-        self.key = bytes.fromhex(earlier.about.key) if earlier is not None else os.urandom(32)
+        self.key = bytes.fromhex(earlier.about.key) if earlier is not None else key or os.urandom(32)
         self._reasons = list(earlier.about.reasons if earlier is not None else FIXED)
         self._digest = hashlib.sha256()
         self._child: subprocess.Popen[bytes] | None = None
@@ -151,7 +151,7 @@ class Build:
 
     def _request(self) -> Request:
         return Request(
-            folder=str(self._place.absolute()), rows=self._digest.hexdigest(), first_wins=self._policy == "first",
+            folder=str(self._place.absolute()), rows=self._digest.hexdigest(), policy=self._policy,
             memory_bytes=self._memory,
         )  # fmt: skip
 

@@ -15,15 +15,17 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from streammig.dedup.scan import FIXED, HASH, PLACE, ROW, SPOT, hasher, place_of, spot
+from streammig.dedup.scan import FIXED, HASH, OWNER, PLACE, ROW, SPOT, UNIQUE, hasher, place_of, spot
 from streammig.errors import MachineFault
 from streammig.model import START, Place
 
-Policy = Literal["first", "none"]
-"""Which of several customers with the same id or e-mail is sent: the first, or all of them (not looked for)."""
+Policy = Literal["first", "none", "all"]
+"""Which of several records with the same id or e-mail is a duplicate: all but the first, none (not looked for), or all
+of them, by id alone."""
 
 FORMAT = 2
 UNKNOWN = "unknown-customer"
+OWNER_TWICE = "owner-twice"
 REFUSED = "refused"  # what became of a customer after the index was built
 KEYS = {"duplicate-customer": "id", "duplicate-email": "e-mail"}
 
@@ -131,6 +133,16 @@ class KeyIndex:
                 yield Duplicate(place_of(one), FIXED[one[-1]], place_of(one[PLACE.size :]))
             at += AHEAD
 
+    def owners_of_duplicates(self) -> Iterator[tuple[Duplicate, bytes]]:
+        """Each duplicate with the hash of its owner, which an index with the same key knows by `lacks`."""
+        for it in self.duplicates():
+            yield it, self._read(self._rows, ROW, self._before(self._rows, ROW, it.place) * ROW)[OWNER:UNIQUE]
+
+    def lacks(self, owner: bytes) -> bool:
+        """Whether the owner with this hash will not be in the target."""
+        entry = self._find(0, owner)
+        return entry is None or bool(entry[1])
+
     def rows_before(self, place: Place) -> Iterator[bytes]:
         """The rows before a place, in pieces, for an index that keeps them."""
         size, piece = self._before(self._rows, ROW, place) * ROW, READ // ROW * ROW
@@ -144,7 +156,10 @@ class KeyIndex:
 
     def _entry(self, kind: int, text: str) -> tuple[int, int] | None:
         """The row number and the reason of an id (`kind` is 0) or an e-mail (1)."""
-        key, heads, begin = self._hashers[kind](text), self._heads[kind], self._begins[kind]
+        return self._find(kind, self._hashers[kind](text))
+
+    def _find(self, kind: int, key: bytes) -> tuple[int, int] | None:
+        heads, begin = self._heads[kind], self._begins[kind]
         head = int.from_bytes(key[:8], "big")
         low, high = max(bisect_left(heads, head) - 1, 0), bisect_right(heads, head)
         stop = min(begin + high * BLOCK, self._begins[kind + 1])
@@ -241,6 +256,14 @@ def repeated(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, in
     """The duplicates between two places: (source, offset, unit) to code and message. Fit for another process."""
     return {
         it.place[:3]: (it.code, f"the same {KEYS[it.code]} is in record {it.first.ordinal}, which comes first")
+        for it in index.duplicates(begin, end)
+    }
+
+
+def owners_twice(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
+    """As `repeated`, of an index of the policy "all"."""
+    return {
+        it.place[:3]: (OWNER_TWICE, f"its customer has more than one record; the first is record {it.first.ordinal}")
         for it in index.duplicates(begin, end)
     }
 

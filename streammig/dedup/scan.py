@@ -49,7 +49,8 @@ def scan(rules: Rules, key: bytes, span: Span) -> Scanned:
     def place(index: int, unit: int) -> bytes:
         return PLACE.pack(span.source, span.offset + span.starts[index], unit, span.ordinals[index])
 
-    columned = zip(columns.index, columns.unit, columns.owners, columns.uniques, strict=True)
+    uniques = columns.uniques or [""] * len(columns)
+    columned = zip(columns.index, columns.unit, columns.owners, uniques, strict=True)
     rows = [
         b"".join((place(index, unit), owner_of(owner), unique_of(unique) if unique else NONE, b"\0"))
         for index, unit, owner, unique in columned

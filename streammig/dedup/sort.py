@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -115,7 +115,8 @@ class Sorting:
         if digest.hexdigest() != self._request.rows:
             raise OSError(errno.EIO, "the rows read back as something else")
         repeated, roster = hashlib.sha256(), hashlib.sha256()
-        found = self._duplicates() if self._request.first_wins else ()
+        ways: dict[str, Callable[[], Iterable[bytes]]] = {"first": self._duplicates, "all": self._shared}
+        found = ways.get(self._request.policy, tuple)()
         duplicates = self._write("duplicates", repeated, found) // DUPLICATE
         owners, others = (self._write("roster", roster, self._roster(key)) // ENTRY for key in ("owner", "other"))
         return Sorted(owners, others, duplicates, roster.hexdigest(), repeated.hexdigest())
@@ -145,6 +146,14 @@ class Sorting:
                     self._insert(DROP, "".join(dropped))
                     dropped.clear()
         self._insert(DROP, "".join(dropped))
+
+    def _shared(self) -> Iterator[bytes]:
+        """In reading order: every record whose id another one has, with the first of these."""
+        with closing(Firsts(self._folder)) as owners:
+            for number, owner, _ in chain.from_iterable(self._fetched(SHARING)):
+                if (first := owners.get(owner)) is None:
+                    owners.put(owner, first := number)
+                yield self._row(number)[:OWNER] + self._row(first)[:OWNER] + bytes([SAME_OWNER])
 
     def _roster(self, column: str) -> Iterator[bytes]:
         """Every key once, ascending: with its first row that is kept, else with the first reason why none is.

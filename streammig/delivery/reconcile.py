@@ -15,7 +15,7 @@ from streammig.delivery.named import set_aside
 from streammig.delivery.reads import LOOK, ROUNDS, Reads
 from streammig.model import Batch, BatchState, Record, Tally
 from streammig.target import Seen
-from streammig.telemetry import Waiting, Warned
+from streammig.telemetry import Decided, Waiting, Warned
 
 SAMPLE = 5  # records of a batch that are looked for, as long as they all say the same
 WIDE = 20  # where they do not, and before a batch is sent again
@@ -136,6 +136,7 @@ class Reconciler:
             state, why = BatchState.PARKED, REFUSED_IN_PART
         settled = self.context.now() if state is BatchState.ACCEPTED else None
         await self.store.write(lambda file: file.move(batch, BatchState.UNKNOWN, state, settled, why))
+        self.context.notify(Decided(batch, state))
         self.context.notify(
             Warned("reconciled", f"batch {batch.seq} of {batch.stage}, whose outcome was unknown: {why}")
         )

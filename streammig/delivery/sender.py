@@ -20,7 +20,7 @@ from streammig.delivery.sizes import Sizes, shares
 from streammig.errors import TargetStop, UnknownOutcome, counted
 from streammig.model import Batch, BatchState, DeadLetter, Kind, Range, Receipt, Record
 from streammig.target import Client, Permit, Permits
-from streammig.telemetry import Answered, Waiting, Warned
+from streammig.telemetry import Answered, Sending, Waiting, Warned
 
 BLIND_WAIT = 60.0  # seconds to wait on a 429 that does not say how long
 
@@ -143,7 +143,7 @@ class Sender:
             if receipt is None:
                 break
             receipt = await self._explain(batch, tries.attempt, receipt)
-            self.context.notify(Answered(batch, receipt))
+            self.context.notify(Answered(batch, receipt, tries.attempt))
             state = await self._follow(batch, receipt, tries)
             if state is not BatchState.SEALED:
                 return state
@@ -157,6 +157,7 @@ class Sender:
             return None
         started = self.context.now()
         tries.attempt = await self.store.write(lambda file: file.sending(batch, started))
+        self.context.notify(Sending(batch, tries.attempt))
         receipt = as_ruled(batch, await self._exchange(batch.stage, body, permit))
         # Its message follows when it is redacted: what is decided must not wait for that.
         silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.context.now()

@@ -185,7 +185,8 @@ class RateLimiter:
 
     async def spare(self) -> float:
         """How many reads the general windows have left now; infinite without such windows."""
-        uses = await self._do(self.state.usage, self.limits, self.now())
+        now = self.now()
+        uses = (await self._do(self.state.starts, self.limits, now)).usage(self.limits, now)
         return min((use.left for use in uses if use.kind == "general"), default=math.inf)
 
     async def _serve(self, kind: RequestKind, line: _Line) -> Taken:

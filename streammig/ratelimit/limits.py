@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -68,6 +69,31 @@ class Use(NamedTuple):
     used: int
     left: int
     resets_in: float
+
+
+class Starts(NamedTuple):
+    """The requests that the windows remember, in seconds since the epoch, in order: those of a migration, and all of
+    them; and the moment before which nothing may start."""
+
+    migration: Sequence[float] = ()
+    general: Sequence[float] = ()
+    hold: float = 0.0
+
+    def later(self, seconds: float) -> Starts:
+        """The same by a clock that is ahead by so many seconds."""
+        migration, general = ([at + seconds for at in made] for made in (self.migration, self.general))
+        return Starts(migration, general, self.hold + seconds)
+
+    def usage(self, limits: Limits, now: float) -> list[Use]:
+        """Used and left in every window at this moment."""
+        uses = []
+        for kind, window in limits.counted("migration"):
+            made = self.migration if kind == "migration" else self.general
+            within = made[bisect_right(made, now - window.seconds) :]
+            resets = max(0.0, within[0] + window.seconds - now) if within else 0.0
+            left = max(0, window.count - len(within))
+            uses.append(Use(str(window), kind, window.count, len(within), left, round(resets, 3)))
+        return uses
 
 
 def parse_limits(text: str, presets: Mapping[str, Limits]) -> Limits:

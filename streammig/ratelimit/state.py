@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from streammig.checkpoint.sqlite import Role, SharedFile
 from streammig.context import Boot, SystemClock
-from streammig.ratelimit.limits import Limits, RequestKind, Use
+from streammig.ratelimit.limits import Limits, RequestKind, Starts
 
 # A start is written before its request leaves. Until its process says when it left, it may leave at any moment: it
 # counts as made now, for as long as making a connection may take. A process that died never says it.
@@ -202,28 +202,21 @@ INSERT INTO account DEFAULT VALUES"""
             wider = min(EXTRA_MOST, max(EXTRA_FIRST, 2 * left))
             self._db.execute("UPDATE account SET extra = ?, extra_at = ?", (wider, now))
 
-    def usage(self, limits: Limits, now: float) -> list[Use]:
-        """Used and left in every window at this moment."""
-        uses = []
-        for counted, window in limits.counted("migration"):
-            only = "migration = 1 AND " if counted == "migration" else ""
-            asked = f"SELECT count(*), min(at) FROM start WHERE {only}at > ?"
-            used, oldest = self.rows(asked, now - window.seconds)[0]
-            resets = max(0.0, oldest + window.seconds - now) if used else 0.0
-            left = max(0, window.count - used)
-            uses.append(Use(str(window), counted, window.count, used, left, round(resets, 3)))
-        return uses
+    def starts(self, limits: Limits, now: float) -> Starts:
+        """What the windows of these limits remember at this moment."""
+        rows = self.rows("SELECT at, migration FROM start WHERE at > ? ORDER BY at", now - limits.longest)
+        hold = float(self.rows("SELECT hold FROM account")[0][0])
+        return Starts([at for at, migration in rows if migration], [row[0] for row in rows], hold)
 
 
-def usage_of(path: Path, limits: Limits, now: float) -> list[Use]:
-    """Used and left, read without changing anything; an account that was never used has all of it left. `now` is the
-    wall clock's time."""
+def starts_of(path: Path, limits: Limits, now: float) -> Starts:
+    """What an account's file remembers, read without changing anything; nothing of one that was never used. `now` is
+    the wall clock's time, and so are the times that are returned."""
     if not path.exists() or not path.stat().st_size:
-        windows = limits.counted("migration")
-        return [Use(str(window), kind, window.count, 0, window.count, 0.0) for kind, window in windows]
+        return Starts()
     file = AccountState(path, read_only=True)
     try:
         own = file._time(SystemClock().boot())
-        return file.usage(limits, now if own is None else own)
+        return file.starts(limits, now) if own is None else file.starts(limits, own).later(now - own)
     finally:
         file.close()

@@ -9,15 +9,13 @@ from typing import Any
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING
 from streammig.model import Batch, BatchState, Sums, Tally
-from streammig.ratelimit import Use
-from streammig.report.progress import account_of, share_settled
+from streammig.report.progress import Pace, account_of, fill, outlook, share_settled
 
-UNITS = 1_000  # what a full batch holds
 NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
 ALL_REFUSED = {"invalid-utf8": "Convert the file to UTF-8 first, for example with iconv."}
 
 
-def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (), now: float) -> dict[str, Any]:
+def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | None = None) -> dict[str, Any]:
     """JSON-ready: state, balanced, verified, stages with their counts, budget, the command that goes on from here.
 
     `verified` is whether a verify has read back all that was sent, and found it so. `warnings` say in words what is no
@@ -27,15 +25,24 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
     where
     `sending` is what a run was sending when it was cut off (while one is on, that is pending); `sums` are exact
     decimals as text; `done` is the share of the export that is settled, from 0 to 1, None where its length
-    is not known. Times are ISO 8601 in UTC.
+    is not known. `seconds_left` is how long the rest takes, of a stage and of all, if nothing stops it: from requests
+    left, all windows of the limits and settle times; None where that can't be told yet. Times are ISO 8601 in UTC.
     """
     with checkpoint.reading():
         rows = checkpoint.stages()
         totals = {row.name: checkpoint.totals(row.name) for row in rows}
-        stages = {row.name: _stage(checkpoint, row, totals[row.name], running, now) for row in rows}
-        left = undecided(checkpoint, running)
+        accounts = {row.name: account_of(checkpoint, row.name) for row in rows}
+        stages = {row.name: _stage(checkpoint, row, totals[row.name], running) for row in rows}
+        parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
     state, dry_run = _state(rows, totals, running), bool(run["binding"].get("dry_run", False))
+    pace = pace or Pace()
+    ahead = outlook(accounts, pace, now)
+    left = None if state == "complete" else ahead.whole
+    for name, stage in stages.items():
+        stage["fill"], stage["done"] = fill(accounts[name]), share_settled(accounts[name])
+        stage["seconds_left"] = None if stage["state"] == "complete" else rounded(ahead.stages[name])
+        stage["eta"] = iso(now + stage["seconds_left"]) if running and stage["seconds_left"] is not None else None
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
         dry_run
@@ -51,8 +58,11 @@ def document(checkpoint: Checkpoint, *, running: bool, budget: Sequence[Use] = (
         "dry_run": dry_run,
         "stages": stages,
         "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)],
-        "undecided": [undecided_entry(checkpoint, it) for it in left],
-        "budget": [use._asdict() for use in budget],
+        "undecided": [undecided_entry(checkpoint, it) for it in parked],
+        "budget": [use._asdict() for use in pace.starts.usage(pace.limits, now)] if not dry_run else [],
+        "seconds_left": rounded(left),
+        "eta": iso(now + left) if running and left is not None else None,
+        "next_request_in": rounded(ahead.next) if left else None,
         "checkpoint": str(checkpoint.path),
         # A dry run is not resumed: its folder is for one.
         "resume": None if over else run["context"].get("command"),
@@ -97,13 +107,13 @@ def _state(rows: Sequence[StageRow], totals: Mapping[str, Totals], running: bool
     return "complete" if whole else "interrupted"
 
 
-def _stage(checkpoint: Checkpoint, row: StageRow, totals: Totals, running: bool, now: float) -> dict[str, Any]:
+def _stage(checkpoint: Checkpoint, row: StageRow, totals: Totals, running: bool) -> dict[str, Any]:
     counts = checkpoint.counts(row.name)
     parts = {name: getattr(totals, name) for name in ("taken", "accepted", "dead", "filtered", "unknown", "reverted")}
     parts["sending"] = Tally() if running else totals.sending
     parts["pending"] = totals.pending - parts["sending"]
+    units = parts | {"missing": totals.missing}
     state, code, message = row.state, row.code, row.message
-    done = share_settled(account_of(checkpoint, row.name))
     if running and state == "interrupted":
         state, code, message = "waiting", "", ""  # what an earlier run left; this one has not come to it yet
     elif state == "running" and not running:
@@ -121,14 +131,16 @@ def _stage(checkpoint: Checkpoint, row: StageRow, totals: Totals, running: bool,
         "sending": parts["sending"].records,
         "pending": parts["pending"].records,
         "reverted": totals.reverted.records,
+        "in_units": {"read" if name == "taken" else name: tally.units for name, tally in units.items()},
         "source_records": checkpoint.progress(row.name).source_records,
         "units": totals.accepted.units,
         "batches": counts["batches"],
         "requests": counts["requests"] - counts["not_sent"],
         "not_sent": counts["not_sent"],  # begun, but no connection was made
-        "fill": round(totals.accepted.units / (counts["accepted"] * UNITS), 4) if counts["accepted"] else None,
-        "done": done,
-        "eta": _eta(row, done, now) if running and row.state == "running" else None,
+        "fill": None,  # these four follow from how far all stages are
+        "done": None,
+        "seconds_left": None,
+        "eta": None,
         "sums": {name: _decimals(tally.sums) for name, tally in parts.items()},
         "filtered_by": {reason: _plain(tally) for reason, tally in checkpoint.progress(row.name).filtered.items()},
         "dead_by": checkpoint.dead_codes(row.name),
@@ -164,11 +176,8 @@ def _decimals(sums: Sums) -> dict[str, str]:
     return {key: f"{value:f}" for key, value in sorted(sums.items())}
 
 
-def _eta(row: StageRow, done: float | None, now: float) -> str | None:
-    """When the stage will be settled to its end at the rate so far; None where that can't be told."""
-    if row.started is None or not done or now <= row.started:
-        return None
-    return iso(now + (now - row.started) * (1 - done) / done)
+def rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(max(seconds, 0.0), 1)
 
 
 def iso(seconds: float) -> str:

@@ -1,53 +1,93 @@
-"""The one account of how much of a stage is settled, for bar, log and `status`."""
+"""The one account of how much of a stage is settled, for bar, log and `status`, and of what is left to do."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from math import inf
+from typing import NamedTuple
+
 from streammig.checkpoint import Checkpoint
-from streammig.model import Kind
-from streammig.telemetry import Account, Advanced, Answered, DeadLettered, Notice, StageBegan
+from streammig.model import BatchState, Kind, Record
+from streammig.ratelimit import OFF, Limits, Starts
+from streammig.report.forecast import Leg, forecast
+from streammig.telemetry import (
+    Account,
+    Advanced,
+    Answered,
+    DeadLettered,
+    Decided,
+    Expected,
+    Notice,
+    Sealed,
+    StageBegan,
+    StageEnded,
+)
 
 ALMOST = 0.999
+UNITS = 1_000  # what a full batch holds
+SAMPLES = 100  # requests that a look at a stage takes at most
 
 
-class StageProgress:
-    """How much of a stage is settled: accepted, dead-lettered or filtered, in units.
+def heard(it: Account, notice: Notice, now: float) -> Account:
+    """How far a stage is after a notice about it.
 
     `status` reads these numbers from the checkpoint, a run is told them by its notices: bar, log and `status` agree.
     """
+    match notice:
+        case StageBegan(_, account):
+            return account
+        case Advanced(_, frontier, read, filtered):
+            return it._replace(frontier=frontier, read=read, filtered=filtered, complete=False)
+        case Sealed(_, batch):
+            return it._replace(made=it.made + 1, bytes=it.bytes + batch.size, waiting=it.waiting + 1)
+        case DeadLettered(_, tally):
+            return it._replace(dead=it.dead + tally.units)
+        case StageEnded(_, "complete"):
+            return it._replace(complete=True, waiting=0)
+        case Answered(batch, receipt):
+            it = it._replace(requests=it.requests + (receipt.kind is not Kind.NOT_SENT))
+            return _answered(it, receipt.kind, batch.tally.units, now)
+        case Decided(batch, state) if state is not BatchState.PARKED:  # which is unknown as before
+            units = batch.tally.units
+            it = it._replace(unknown=max(it.unknown - units, 0), waiting=it.waiting + 1)
+            return _accepted(it, units, now) if state is BatchState.ACCEPTED else it
+    return it
 
-    def __init__(self, account: Account = Account()) -> None:  # noqa: B008  # frozen
-        self._account = account
 
-    def hear(self, notice: Notice) -> None:
-        it = self._account
-        match notice:
-            case StageBegan(_, account):
-                self._account = account
-            case Advanced(_, frontier, read, filtered):
-                self._account = it._replace(frontier=frontier, read=read, filtered=filtered, complete=False)
-            case Answered(batch, receipt) if receipt.kind is Kind.ACCEPTED:
-                self._account = it._replace(accepted=it.accepted + batch.tally.units)
-            case DeadLettered(_, tally):
-                self._account = it._replace(dead=it.dead + tally.units)
+def _answered(it: Account, kind: Kind, units: int, now: float) -> Account:
+    match kind:
+        case Kind.ACCEPTED:
+            return _accepted(it, units, now)
+        case Kind.UNKNOWN:
+            return it._replace(unknown=it.unknown + units, waiting=max(it.waiting - 1, 0))
+        case Kind.TOO_LARGE:  # two parts are sent instead
+            return it._replace(waiting=it.waiting + 1)
+    return it
 
-    @property
-    def accepted(self) -> int:
-        return self._account.accepted
 
-    @property
-    def share(self) -> float | None:
-        """From 0 to almost 1: a stage is whole when it has ended. None where the length of its files is not known."""
-        return share_settled(self._account)
+def _accepted(it: Account, units: int, now: float) -> Account:
+    return it._replace(accepted=it.accepted + units, sent=it.sent + 1, waiting=max(it.waiting - 1, 0), settled=now)
+
+
+def stage_of(notice: Notice) -> str | None:
+    """The stage that a notice is about; None where it is about none."""
+    batch = getattr(notice, "batch", None)
+    found: str | None = getattr(notice, "stage", None) or (batch.stage if batch is not None else None)
+    return found
 
 
 def account_of(checkpoint: Checkpoint, stage: str) -> Account:
     """How far a stage is, as the checkpoint knows it."""
-    totals = checkpoint.totals(stage)
-    (state,) = [row.state for row in checkpoint.stages() if row.name == stage]
+    totals, counts = checkpoint.totals(stage), checkpoint.counts(stage)
+    (row,) = [row for row in checkpoint.stages() if row.name == stage]
     return Account(
         frontier=checkpoint.progress(stage).frontier, sizes=checkpoint.lengths(stage), read=totals.taken.units,
         accepted=totals.accepted.units, dead=totals.dead.units, filtered=totals.filtered.units,
-        pending=totals.pending.units, complete=state == "complete",
+        pending=totals.pending.units, unknown=totals.unknown.units, complete=row.state == "complete",
+        sent=counts["accepted"], waiting=counts["waiting"], made=counts["made"], bytes=counts["bytes"],
+        requests=counts["requests"] - counts["not_sent"], settled=checkpoint.last_settled(stage), seen=row.seen,
+        expected=Expected(*checkpoint.run["context"].get("expected", {}).get(stage, ())),
     )  # fmt: skip
 
 
@@ -60,8 +100,100 @@ def share_settled(account: Account) -> float | None:
     of_read = min(max(settled / account.read, 0.0), 1.0) if account.read else 1.0
     if account.complete:
         return of_read
-    sizes, frontier = account.sizes, account.frontier
+    sizes = account.sizes
     if not sizes or not sum(sizes):
         return None
     # Of a compressed file the length is an estimate: only the end of the stage is the end.
-    return min((sum(sizes[: frontier.source]) + frontier.offset) / sum(sizes), ALMOST) * of_read
+    return min(_bytes_read(account) / sum(sizes), ALMOST) * of_read
+
+
+def fill(account: Account) -> float | None:
+    """How full the accepted batches are, from 0 to 1; None where there are none."""
+    return round(account.accepted / (account.sent * UNITS), 4) if account.sent else None
+
+
+def _bytes_read(account: Account) -> int:
+    sizes, frontier = account.sizes or (), account.frontier
+    return sum(sizes[: frontier.source]) + frontier.offset
+
+
+def requests_left(account: Account) -> float | None:
+    """How many requests a stage still takes; None where that can't be told.
+
+    The unread part of the export takes as many for its bytes as the part that was read, or as its first records tell.
+    Bins are sealed out of order: where the frontier is held back by open ones, the bytes of bodies tell what was read.
+    """
+    if account.complete:
+        return account.waiting
+    whole = sum(account.sizes or ())
+    read = min(max(_bytes_read(account), account.bytes / account.expected.ratio), whole)
+    if read and account.made:
+        return account.waiting + account.made * (whole - read) / read
+    return account.expected.requests or None
+
+
+def legs(accounts: Mapping[str, Account], settle: float) -> list[tuple[str, Leg | None]]:
+    """What is left of each stage, in order; None where that can't be told. A stage is over, but
+    for requests, once a later one has begun."""
+    found: list[tuple[str, Leg | None]] = []
+    names = list(accounts)
+    for at, name in enumerate(names):
+        it, later = accounts[name], [accounts[each] for each in names[at + 1 :]]
+        left = requests_left(it)
+        looks = it.expected.readable
+        over = it.complete and (it.seen or any(each.made for each in later))
+        waits = settle if (looks or later) and not over and settle else 0.0
+        reads = min(SAMPLES, 2 * round(it.made + (left or 0))) if looks and waits else 0
+        leg = Leg(left, waits, reads, it.settled or -inf) if left is not None else None
+        found.append((name, leg))
+    return found
+
+
+def expected(records: Sequence[Record], size: int, units: int, most: int, readable: bool) -> Expected:
+    """What a stage of `size` bytes will take, told by its first records; a request holds at most so many `units`, and
+    `most` bytes."""
+    if not records:
+        return Expected(readable=readable)
+    first, last = records[0].position, records[-1].position
+    read = last.offset + last.length - first.offset
+    body = sum(len(it.body) for it in records)
+    requests = max(sum(it.units for it in records) / units, body / most)
+    return Expected(max(requests * size / read, 1.0) if size else 0.0, body / read, readable)
+
+
+class Pace(NamedTuple):
+    """What paces the requests that are left."""
+
+    limits: Limits = OFF
+    starts: Starts = Starts()
+    settle: float = 0.0
+    lanes: int = 1  # requests under way at once
+    latency: float = 0.0  # seconds that each of them takes
+
+
+class Outlook(NamedTuple):
+    """Seconds from now: until the next request may start, until each stage is done, and until all are. None where that
+    can't be told yet."""
+
+    next: float
+    stages: Mapping[str, float | None]
+    whole: float | None
+    requests: float | None  # that are left in all
+
+    def after(self, seconds: float) -> Outlook:
+        """The same, so many seconds later."""
+        stages = {name: None if it is None else max(it - seconds, 0.0) for name, it in self.stages.items()}
+        whole = None if self.whole is None else max(self.whole - seconds, 0.0)
+        return Outlook(max(self.next - seconds, 0.0), stages, whole, self.requests)
+
+
+def outlook(accounts: Mapping[str, Account], pace: Pace, now: float) -> Outlook:
+    """What lies ahead of a migration, stage after stage."""
+    every = legs(accounts, pace.settle)
+    told = [leg for _, leg in takewhile(lambda it: it[1] is not None, every) if leg is not None]
+    found = forecast(told, pace.limits, pace.starts, now, pace.latency, pace.lanes)
+    left: list[float | None] = [end - now for end in found.ends]
+    left += [None] * (len(every) - len(left))
+    whole = left[-1] if left else None
+    requests = None if whole is None else sum(leg.requests for leg in told)
+    return Outlook(found.next - now, dict(zip(accounts, left, strict=True)), whole, requests)

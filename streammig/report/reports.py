@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from streammig.checkpoint import Checkpoint, is_held
-from streammig.ratelimit import Use, account_path, parse_limits, usage_of
+from streammig.ratelimit import Starts, account_path, parse_limits, starts_of
 from streammig.report.document import document
+from streammig.report.progress import Pace
 from streammig.report.text import summary
+
+LANES, SETTLE = 4, 300.0  # as in the settings, where a checkpoint keeps only what differs
+ENOUGH = 50  # requests whose latency is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Report:
         try:
             file.verify(quick=True)
             now = time.time()
-            return cls(document(file, running=is_held(checkpoint), budget=_budget(file.run, now), now=now))
+            return cls(document(file, running=is_held(checkpoint), pace=pace_of(file, now), now=now))
         finally:
             file.close()
 
@@ -36,9 +40,25 @@ class Report:
         return summary(self.document)
 
 
-def _budget(run: Mapping[str, Any], now: float) -> list[Use]:
+def account_file(run: Mapping[str, Any]) -> Path | None:
+    """Where the account's file of a run lies; None of a dry run, which makes no requests."""
     context, account = run["context"], run["binding"].get("account", "")
-    if run["binding"].get("dry_run") or "limits" not in context:
-        return []
-    limits = parse_limits(context["limits"], {})
-    return usage_of(account_path(Path(context["state_dir"]), account), limits, now)
+    if run["binding"].get("dry_run") or "state_dir" not in context:
+        return None
+    return account_path(Path(context["state_dir"]), account)
+
+
+def pace_of(checkpoint: Checkpoint, now: float) -> Pace:
+    """What paces a run, as its checkpoint and the account's file know it."""
+    run = checkpoint.run
+    context, path = run["context"], account_file(run)
+    limits = parse_limits(context.get("limits", "off"), {})
+    settings = context.get("settings", {})
+    lanes = int(settings.get("concurrency", LANES))
+    begun = float(context.get("begun", 0.0))
+    seen = [it for row in checkpoint.stages() for it in checkpoint.latencies(row.name, begun, ENOUGH)][-ENOUGH:]
+    return Pace(
+        limits, starts_of(path, limits, now) if path is not None else Starts(),
+        0.0 if path is None else float(settings.get("settle_time", SETTLE)), lanes,
+        sum(seen) / len(seen) if seen else 0.0,
+    )  # fmt: skip

@@ -10,23 +10,32 @@ from typing import Any
 
 from streammig.errors import SAMPLES_MISSING, counted
 from streammig.report.next_steps import next_steps, undecided_command, undecided_words
-from streammig.telemetry import PILOT
+from streammig.telemetry import PILOT, spoken
 
 WIDTH = 79
 # What is offered for copying stands at the end of a line, or is a line.
 COMMAND = re.compile(r"((?:.*?:)?\s+|)((?:streammig|tail|gzip|zstd|xz|bzip2) .*)")
-ROWS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "requests")
+ROWS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "reverted")
+RARE = ("sending", "reverted")  # told only where there are some
 
 
 def totals_table(document: Mapping[str, Any]) -> str:
-    """The counts of records of a document, a column for each stage: whatever the numbers, it fits in 80 columns."""
+    """The counts of a document in units, a column for each stage, with those of records below where they differ.
+    Whatever the numbers, it fits in 80 columns."""
     stages = document["stages"].values()
-    lines = [["stage", *document["stages"]], ["state", *(state_word(it["state"], it["code"]) for it in stages)]]
     written = {"accepted": "written"} if document["dry_run"] else {}
-    lines += [[written.get(row, row), *(f"{it[row]:,}" for it in stages)] for row in ROWS]
+    lines = [["", *document["stages"]], ["state", *(state_word(it["state"], it["code"]) for it in stages)]]
+    for row in ROWS:
+        if row in RARE and not any(it["in_units"][row] for it in stages):
+            continue
+        lines.append([written.get(row, row), *(f"{it['in_units'][row]:,}" for it in stages)])
+        if any(it[row] != it["in_units"][row] for it in stages):
+            lines.append(["  records", *(f"{it[row]:,}" for it in stages)])
+    lines.append(["requests", *(f"{it['requests']:,}" for it in stages)])
     lines += [[row, *("-" if it[row] is None else shared(it[row]) for it in stages)] for row in ("fill", "done")]
-    if any(it["eta"] for it in stages):
-        lines.append(["eta (UTC)", *("-" if it["eta"] is None else it["eta"][5:16].replace("T", " ") for it in stages)])
+    if any(it["seconds_left"] is not None for it in stages):
+        left = ("-" if it["seconds_left"] is None else spoken(it["seconds_left"]) for it in stages)
+        lines.append(["time left", *left])
     return aligned(lines)
 
 
@@ -79,6 +88,17 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     return said
 
 
+def time_left(document: Mapping[str, Any]) -> list[str]:
+    """When all will be done, and when the next request may start."""
+    left = document["seconds_left"]
+    if left is None:
+        return []
+    if not document["eta"]:
+        return [f"Time left once it goes on: {spoken(left)}"]
+    said = f"Time left: {spoken(left)}, until {document['eta'][:16].replace('T', ' ')} UTC"
+    return [said + (f". Next request in {spoken(wait)}" if (wait := document["next_request_in"] or 0) >= 1 else "")]
+
+
 def what_is_left(document: Mapping[str, Any]) -> str:
     """Dead letters and samples that are missing, where a run is complete but for them; "" where it is not."""
     stages = document["stages"].values()
@@ -94,10 +114,7 @@ def summary(document: Mapping[str, Any]) -> str:
     parts = [totals_table(document)]
     for name, stage in stages.items():
         parts += _reasons(name, stage)
-    parts.extend(
-        f"  limit {use['window']} ({use['kind']}): {use['used']:,} used, {use['left']:,} left"
-        for use in document["budget"]
-    )
+    parts += _pace(document)
     parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. The request bodies are in files.")
@@ -106,8 +123,22 @@ def summary(document: Mapping[str, Any]) -> str:
     parts.extend(f"WARNING: {text}" for text in document["warnings"])
     # The command that goes on with the run is its last word, after what ended it.
     steps = [step for step in next_steps(document) if step.command != document["resume"]]
-    parts.extend(f"{why}:\n  {command}" for why, command in steps)
+    parts.extend(f"{why}\n  {command}" for why, command in steps)
     return "\n".join(parts)
+
+
+def brief(document: Mapping[str, Any]) -> str:
+    """The counts, the limits and the time left, in at most 24 lines."""
+    return "\n".join([totals_table(document), *_pace(document), state_sentence(document)])
+
+
+def _pace(document: Mapping[str, Any]) -> list[str]:
+    limits = [
+        f"  limit {use['window']} ({use['kind']}): {use['used']:,} used, {use['left']:,} left"
+        + ("" if use["left"] else f", one is free in {spoken(use['resets_in'])}")
+        for use in document["budget"]
+    ]
+    return limits + time_left(document)
 
 
 def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:

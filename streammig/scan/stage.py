@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from streammig.dedup import Build, KeyIndex, binding, most_customers, open_index, room_of_index, scan
+from streammig.dedup import Build, KeyIndex, Policy, binding, most_customers, open_index, room_of_index, scan
 from streammig.disk import check_room
 from streammig.errors import BrokenExport
 from streammig.model import START, Place, Span
@@ -25,10 +25,11 @@ from streammig.target import Rules
 class StageScan:
     """A stage that is to be scanned, and into which folder.
 
-    `keyed`: its owners are indexed. `begun`: records of it may have been sent. `judged`: its findings may stop the run;
-    else it is scanned for its index alone. Where it is not all read, `frontier` is how far it is. Unless its
-    index was `made_by` the version and the mapping of now ("" where these can't be told), keys before it stay as they
-    were indexed, and those from there on are scanned again. `beside` is what else needs room on that disk, in bytes.
+    `policy`: its owners are indexed, with these duplicates. `begun`: records of it may have been sent. `judged`: its
+    findings may stop the run; else it is scanned for its index alone. Where it is not all read, `frontier` is how far
+    it is. Unless its index was `made_by` the version and the mapping of now ("" where these can't be told), keys before
+    it stay as they were indexed, and those from there on are scanned again. `key` is as in `Build`. `beside` is what
+    else needs room on that disk, in bytes.
     """
 
     name: str
@@ -36,11 +37,12 @@ class StageScan:
     rules: Rules
     shape: Mapping[str, Any]
     folder: Path
-    keyed: bool = True
+    policy: Policy | None = "first"
     begun: bool = False
     judged: bool = True
     frontier: Place | None = None
     made_by: str = ""
+    key: bytes = b""
     beside: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -81,14 +83,14 @@ class _Making:
 
     def work(self) -> Scanned:
         """What earlier calls kept, else what a scan finds now, which is kept."""
-        job, policy = self._job, self._job.shape["duplicates"]
-        bound, path = binding(self._token, policy), job.folder / f"{job.name}.found"
-        earlier = open_index(job.folder / job.name, self._token, policy) if job.keyed else None
+        job, policy = self._job, self._job.policy
+        bound, path = binding(self._token, policy or "none"), job.folder / f"{job.name}.found"
+        earlier = open_index(job.folder / job.name, self._token, policy) if policy else None
         found = kept(path, bound)
         same = earlier is not None and bool(job.made_by) and job.made_by == earlier.about.made_by
-        if found is not None and (same or (job.frontier is None and (earlier is not None or not job.keyed))):
+        if found is not None and (same or (job.frontier is None and (earlier is not None or not policy))):
             return Scanned(earlier, found)
-        if not job.keyed:
+        if not policy:
             job.folder.mkdir(mode=0o700, exist_ok=True)
             found = read_through(job, None, self._pace.of(job), self._halt)
             if not self._halt.is_set():
@@ -102,7 +104,13 @@ class _Making:
             start = job.frontier if job.frontier is not None and earlier is not None else START
             job.folder.mkdir(mode=0o700, exist_ok=True)
             with Build(
-                job.folder / job.name, self._token, policy=policy, earlier=earlier, frontier=start, made_by=job.made_by
+                job.folder / job.name,
+                self._token,
+                policy=policy,
+                earlier=earlier,
+                frontier=start,
+                made_by=job.made_by,
+                key=job.key,
             ) as build:
                 self._build = build
                 found = read_through(job, build, self._pace.of(job), self._halt)
@@ -125,7 +133,8 @@ async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
     Raises `MachineFault` before it begins if there is too little disk.
     """
     marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # whatever way leads to it
-    token = json.dumps([marks, dict(job.shape)], sort_keys=True)
+    made_by = job.made_by if job.policy in (None, "all") else ""  # of these nothing is kept in part
+    token = json.dumps([marks, dict(job.shape), made_by, binding(job.key.hex(), "none")], sort_keys=True)
     making = _Making(job, token, pace)
     work = asyncio.get_running_loop().run_in_executor(reader, making.work)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from streammig.dedup import KeyIndex
@@ -26,13 +27,18 @@ async def scan_stages(
     indexes: dict[str, KeyIndex] = {}
     problems: list[Problem] = []
     pace = Pace(notify)
+    customers: KeyIndex | None = None
     for job in jobs:
+        if customers is not None:
+            job = replace(job, key=bytes.fromhex(customers.about.key))
         scanned = await scan_stage(job, reader, pace)
         if scanned.index is not None:
             stack.callback(scanned.index.close)
             indexes[job.name] = scanned.index
+        if job.policy != "all":
+            customers = customers or scanned.index
         if job.judged:
-            problems += judge(job, scanned, notify, policies)
+            problems += judge(job, scanned, customers, notify, policies)
     for problem in problems[1:]:
         notify(Warned(problem.code, problem.what))
     if problems:

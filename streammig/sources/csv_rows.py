@@ -8,6 +8,7 @@ the export breaks off: a guess could join or part records.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -64,7 +65,7 @@ def check_form(where: str, form: Form) -> None:
 def delimiter_of(form: Form, file: str) -> str:
     """The character between two fields."""
     name = file.lower()
-    by_name = "\t" if name.removesuffix(".gz").removesuffix(".zst").endswith((".tsv", ".tab")) else ","
+    by_name = "\t" if re.search(r"\.(tsv|tab)(\.(gz|zst|zstd|xz|bz2))?$", name) else ","
     return DELIMITERS.get(form.delimiter, form.delimiter) or by_name
 
 

@@ -10,11 +10,23 @@ from typing import Any, NamedTuple
 from streammig.errors import BrokenExport, Unusable
 from streammig.model import START, Place, Span
 from streammig.sources.csv_rows import AS_NAMED, CsvRows, Form
+from streammig.sources.documents import Documents
 from streammig.sources.frame import Framer
 from streammig.sources.identity import FEW, Standing, hash_before, sampled
 from streammig.sources.lines import Lines
-from streammig.sources.locate import JSON, NDJSON, Layout, check_backend, check_rest, first_byte, locate, walk_to
+from streammig.sources.locate import (
+    DOCUMENTS,
+    JSON,
+    NDJSON,
+    Layout,
+    check_backend,
+    check_rest,
+    first_byte,
+    locate,
+    walk_to,
+)
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, path_text
+from streammig.sources.packed import refuse_archive
 from streammig.sources.source import Source, Told
 from streammig.sources.window import Window
 
@@ -76,6 +88,7 @@ class FileSource(Source):
                 # Half of what was fetched last is not yet inflated, on average.
                 taken = max(self.meter.read - before - COMPRESSED_BYTES // 2, COMPRESSED_BYTES // 2)
                 length = window.end if ended else window.end * length // taken
+            refuse_archive(wanted.file, window.data[:512], stream.compression)
             layout = locate(window, wanted, self.meter, lines=lines, form=self._form)
             mark = {
                 "file": wanted.file,
@@ -125,6 +138,9 @@ class FileSource(Source):
         what = window, place.source, place.ordinal, self._max_record_bytes, self.meter
         if (header := file.layout.header) is not None:
             yield from CsvRows(*what, header=header).spans(at if resumed else header.end)
+            return
+        if file.layout.format == DOCUMENTS:
+            yield from Documents(*what).spans(at)
             return
         if file.layout.format == NDJSON:
             yield from Lines(*what).spans(at, resumed=resumed)

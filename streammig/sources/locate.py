@@ -15,13 +15,15 @@ import ijson
 import msgspec
 
 from streammig.errors import BrokenExport, Problem, Unusable
+from streammig.sources import advice
 from streammig.sources.csv_rows import Form, Header, read_header
+from streammig.sources.documents import are_in_a_row
 from streammig.sources.frame import Extent, Framer
 from streammig.sources.open import Input, Meter, Path, leads_to, path_text
 from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, place_of, without_surrogates
 from streammig.sources.window import Window, skip_bom
 
-JSON, NDJSON, CSV = "json", "ndjson", "csv"
+JSON, NDJSON, CSV, DOCUMENTS = "json", "ndjson", "csv", "documents"
 # Arrays are looked for in the first 4 MiB (10 ms); where none of objects begins there, the first one behind counts. A
 # file that has none in the first 256 MiB is asked about, not read for an hour.
 LOOK_BYTES = 4 * 1024 * 1024
@@ -36,9 +38,10 @@ ELEMENT_BYTES = 16 * 1024 * 1024
 OBJECTS, ARRAYS, EMPTY = "objects", "arrays", "empty"
 _KINDS = {b"{": OBJECTS, b"[": ARRAYS, b"]": EMPTY, b'"': "strings"}
 
-_LINE_NAMES = re.compile(r"\.(ndjson|jsonl)(\.(gz|zst|zstd))?$", re.IGNORECASE)
-_ROW_NAMES = re.compile(r"\.(csv|tsv|tab)(\.(gz|zst|zstd))?$", re.IGNORECASE)
+_LINE_NAMES = re.compile(r"\.(ndjson|jsonl)(\.(gz|zst|zstd|xz|bz2))?$", re.IGNORECASE)
+_ROW_NAMES = re.compile(r"\.(csv|tsv|tab)(\.(gz|zst|zstd|xz|bz2))?$", re.IGNORECASE)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_COMMAS = re.compile(rb"\{[^\n]*\},[ \t\r]*\n[ \t]*\{")
 _SOLID = re.compile(rb"[^ \t\r\n]")
 _OPENING = re.compile(rb"[{[]")
 # ijson is asked for grammar and keys alone, so it sees text of the same grammar without what it fails on. It takes form
@@ -90,32 +93,51 @@ def locate(window: Window, wanted: Input, meter: Meter, *, lines: bool = False, 
     while window.end - at < LOOK_BYTES and window.fill(at):
         pass
     head = window.data[at - window.base :]
-    if _is_lines(head):
-        return Layout(NDJSON)
-    single = head.startswith(b"{") and b"\n" not in head.strip(WHITE)
-    if single and _LINE_NAMES.search(wanted.file):
-        return Layout(NDJSON)
-    alone = single and decodes(head)
-    if alone and lines and "id" in _MEMBERS.decode(head):
+    if _is_lines(head) or _is_one_line(head, wanted, lines):
         return Layout(NDJSON)
     _refuse_other(window, at)
+    if are_in_a_row(head):
+        return Layout(DOCUMENTS)
+    if _COMMAS.match(head) and decodes(head[: head.index(b"\n")].rstrip(WHITE + b",")):
+        raise advice.lines_with_commas(window.file)
     if head.startswith(b"["):
         return Layout(JSON, (), walk_to(window, at, (), meter)[0].kind == EMPTY)
+    return _obvious(window, at, head, meter)
+
+
+def _is_one_line(head: bytes, wanted: Input, lines: bool) -> bool:
+    """Whether the one line of an export is a record: by the file's name, or as others of its stage are."""
+    if not head.startswith(b"{") or b"\n" in head.strip(WHITE):
+        return False
+    if _LINE_NAMES.search(wanted.file):
+        return True
+    return lines and decodes(head) and "id" in _MEMBERS.decode(head)
+
+
+def _obvious(window: Window, at: int, head: bytes, meter: Meter) -> Layout:
+    """The array that a document holds its records in, where that is obvious. Raises Unusable where it isn't."""
+    whole = decodes(head)
+    single = whole and b"\n" not in head.strip(WHITE)
     found, end = _survey(window, at, meter)
     of_objects = [seen.path for seen in found if seen.kind == OBJECTS]
     top, empty = ([it.path for it in found if it.kind == kind and len(it.path) == 1] for kind in (OBJECTS, EMPTY))
-    if len(top) == 1:
+    one = whole and not single and "id" in _MEMBERS.decode(head)  # then its arrays may be those of a record
+    if len(top) == 1 and not one:
         return Layout(JSON, top[0])
-    if not of_objects and alone and _holds_values(head):
+    if not of_objects and single and _holds_values(head):
         return Layout(NDJSON)
-    if not of_objects and len(empty) == 1:
+    if not of_objects and len(empty) == 1 and not one:
         return Layout(JSON, empty[0], empty=True)
+    if one:
+        raise advice.one_object(window.file, _listing(found), path_text(found[0].path) if found else "path.to.array")
+    if whole and not found and _MEMBERS.decode(head):
+        raise advice.keyed_object(window.file)
     raise Unusable(
         "array-not-named",
         f"{window.file}: the array of records is not obvious: arrays of objects at the document's top: {len(top)};"
         f" arrays seen up to byte {end}:\n{_listing(found)}",
         f"Name the one to be read: FILE#{path_text(of_objects[0]) if of_objects else 'path.to.array'}."
-        + " Where each line is a record, name the file .ndjson." * alone,
+        + " Where each line is a record, name the file .ndjson." * single,
     )
 
 

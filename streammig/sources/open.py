@@ -1,9 +1,11 @@
-"""Opening an export: what a user types for it, and a regular file, plain, gzip or zstd, as one stream of bytes."""
+"""Opening an export: what a user types for it, and a regular file, plain or compressed, as one stream of bytes."""
 
 from __future__ import annotations
 
+import bz2
 import errno
 import io
+import lzma
 import os
 import re
 import stat
@@ -16,15 +18,16 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from streammig.errors import AFTER_A_BREAK, BrokenExport, MachineFault, Unusable
+from streammig.sources.packed import BZIP2, GZIP, MOST_WINDOW, XZ, ZSTD, compression, refuse_frame
 
 if sys.version_info >= (3, 14):  # pragma: no cover
     from compression import zstd
 else:
     from backports import zstd
 
-PLAIN, GZIP, ZSTD = "", "gzip", "zstd"
 # Small, because what one call inflates to is lost where its frame turns out to be damaged.
 COMPRESSED_BYTES = 64 * 1024
+HEADER_BYTES = 18  # of a file or a frame: enough to tell what it is
 # Bounds what one call inflates: 64 KiB of gzip may hold 64 MiB.
 PIECE_BYTES = 256 * 1024
 
@@ -74,15 +77,6 @@ def _no_entry(file: str, error: OSError | ValueError) -> Unusable:
     return Unusable("export-unreadable", f"{file}: the export can't be opened: {why}", hints.get(code or 0, ""))
 
 
-def _compression(magic: bytes) -> str:
-    if magic[:2] == b"\x1f\x8b":
-        return GZIP
-    # The second is a skippable frame, which may come first (pzstd and seekable archives write some).
-    if magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5):
-        return ZSTD
-    return PLAIN
-
-
 class _Decompressor(Protocol):
     """One gzip member or zstd frame, as in the standard library's bz2, lzma and zstd."""
 
@@ -117,23 +111,34 @@ class _Member:
         return out
 
 
-_FRAMES: dict[str, Callable[[], _Decompressor]] = {GZIP: _Member, ZSTD: zstd.ZstdDecompressor}
+_FRAMES: dict[str, Callable[[], _Decompressor]] = {
+    GZIP: _Member,
+    ZSTD: zstd.ZstdDecompressor,
+    XZ: lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MOST_WINDOW),
+    BZIP2: bz2.BZ2Decompressor,
+}
+_DAMAGED = (zlib.error, zstd.ZstdError, lzma.LZMAError, OSError, EOFError)  # bz2 has no error of its own
 
 
 class Stream:
     """The bytes of a file, decompressed: all its members or frames, one behind the other. `offset` is that of the next
-    byte, `compression` is "", "gzip" or "zstd"."""
+    byte, `compression` is "", "gzip", "zstd", "xz" or "bzip2"."""
 
     def __init__(self, file: str, meter: Meter) -> None:
         """Raises Unusable if it can't be opened."""
         self.offset = 0
         self._file, self._meter, self._handle = file, meter, open_file(file)
         try:
-            self.compression = _compression(self._handle.read(4))
+            head = self._handle.read(HEADER_BYTES) or b""
             self._handle.seek(0)
+            refuse_frame(file, head)
         except OSError as error:
             self._handle.close()
             raise _no_entry(file, error) from None
+        except Unusable:
+            self._handle.close()
+            raise
+        self.compression = compression(head)
         self._pieces = self._inflate()
         self._piece = memoryview(b"")
         self._broken: BrokenExport | None = None
@@ -177,8 +182,8 @@ class Stream:
         waiting, taken = b"", 0  # read but not yet given to a frame, and the offset in the file where that begins
         while True:
             while True:
-                if taken and kind == GZIP:
-                    # Tapes and some tools pad with zeros; gzip allows them behind a member.
+                if taken and kind in (GZIP, XZ):
+                    # Tapes and some tools pad with zeros; gzip and xz allow them behind a member.
                     padded, waiting = len(waiting), waiting.lstrip(b"\0")
                     taken += padded - len(waiting)
                 if len(waiting) >= 4 or not (more := self._fetch(COMPRESSED_BYTES)):
@@ -186,7 +191,7 @@ class Stream:
                 waiting += more
             if not waiting:
                 return
-            if _compression(waiting[:4]) != kind:
+            if compression(waiting[:4]) != kind:
                 raise self._break(f"garbage follows the {kind} data at byte {taken} of the compressed file")
             frame = _FRAMES[kind]()
             while not frame.eof:
@@ -197,7 +202,7 @@ class Stream:
                         raise self._break(f"the compressed file is cut, it ends at byte {taken} inside its {kind} data")
                 try:
                     data = frame.decompress(given, PIECE_BYTES)
-                except (zlib.error, zstd.ZstdError):
+                except _DAMAGED:
                     why = f"the {kind} data is damaged behind byte {taken} of the compressed file"
                     raise self._break(why) from None
                 taken += len(given)

@@ -12,6 +12,7 @@ from streammig.checkpoint import Accepted
 from streammig.delivery.sender import Reachability
 from streammig.errors import counted
 from streammig.run import Run
+from streammig.selection import WithOwners
 from streammig.target import MISSING, UNREADABLE, Difference
 from streammig.telemetry import Verifying, Waiting
 from streammig.verify.accepted import Passage, Wanted
@@ -73,8 +74,10 @@ class Looks:
         return Wanted({it.record.owner for it in self.picked}, self.known.get(name, set()))
 
     def passage(self, name: str) -> Passage:
-        it = self.run.reading.inputs[name]
-        return Passage(name, it.source, it.rules, self.work.ranges)
+        reading = self.run.reading
+        it = reading.inputs[name]
+        rules = it.rules if name == reading.owners else WithOwners(it.rules, reading.lookup.filtered_owners)
+        return Passage(name, it.source, rules, self.work.ranges)
 
     async def _count(self) -> bool:
         """Add up what is only counted, by owner; False if the run is to stop before."""

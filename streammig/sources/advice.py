@@ -1,0 +1,32 @@
+"""Errors for files whose records are not found, each with the command that makes a file that can be read."""
+
+from __future__ import annotations
+
+import shlex
+
+from streammig.errors import Unusable
+
+
+def one_object(file: str, arrays: str, first: str) -> Unusable:
+    """For one object with an id; `arrays` are those in it, one a line, `first` is how to name the first of them."""
+    said = f"{file}: the file is one object with an id: a record, or a document with the records in an array:\n{arrays}"
+    hint = f"Where it is a record: jq -c . {shlex.quote(file)} > EXPORT.ndjson. Else name the array: FILE#{first}."
+    return Unusable("array-not-named", said, hint)
+
+
+def keyed_object(file: str) -> Unusable:
+    """For one object without an array of records."""
+    name = shlex.quote(file)
+    said = f"{file}: the file is one object without an array of records: a record, or records by their keys"
+    hint = (
+        f"Where it is a record: jq -c . {name} > EXPORT.ndjson. Where its keys are the ids of records:"
+        f" jq -c 'to_entries[] | {{id: .key}} + .value' {name} > EXPORT.ndjson"
+    )
+    return Unusable("array-not-named", said, hint)
+
+
+def lines_with_commas(file: str) -> Unusable:
+    """For lines that are a record with a comma behind it each."""
+    said = f"{file}: each line is a record with a comma behind it, which is neither JSON nor NDJSON"
+    hint = f"Take the commas away: sed 's/,[[:space:]]*$//' {shlex.quote(file)} > EXPORT.ndjson"
+    return Unusable("export-not-json", said, hint)

@@ -1,0 +1,72 @@
+"""Forms of a file that are told from its first bytes: those that are read, and those that must be unpacked first."""
+
+from __future__ import annotations
+
+import shlex
+
+from streammig.errors import Unusable
+
+PLAIN, GZIP, ZSTD, XZ, BZIP2 = "", "gzip", "zstd", "xz", "bzip2"
+UNPACK = {GZIP: "gunzip -c", ZSTD: "zstd -dc", XZ: "xz -dc", BZIP2: "bzip2 -dc", PLAIN: "cat"}
+TAR_OPTION = {GZIP: "z", ZSTD: " --zstd", XZ: "J", BZIP2: "j", PLAIN: ""}
+MOST_WINDOW = 128 << 20  # bytes that zstd holds by itself; a run must not take more for a file's sake
+
+
+def compression(magic: bytes) -> str:
+    """How a file that begins with these bytes is compressed."""
+    if magic[:2] == b"\x1f\x8b":
+        return GZIP
+    # The second is a skippable frame, which may come first (pzstd and seekable archives write some).
+    if magic[:4] == b"\x28\xb5\x2f\xfd" or (magic[1:4] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5):
+        return ZSTD
+    if magic[:4] == b"\xfd7zX":
+        return XZ
+    return BZIP2 if magic[:3] == b"BZh" else PLAIN
+
+
+def refuse_frame(file: str, head: bytes) -> None:
+    """Raise `Unusable` for a zstd frame that needs a dictionary, or more memory than a run may take.
+
+    By the format of a frame's header: a descriptor byte, then one for the window unless the frame is one segment, then
+    the id of the dictionary.
+    """
+    if len(head) < 14 or head[:4] != b"\x28\xb5\x2f\xfd":
+        return
+    descriptor, single = head[4], bool(head[4] & 0x20)
+    size = (0, 1, 2, 4)[descriptor & 3]
+    at = 5 if single else 6
+    dictionary = int.from_bytes(head[at : at + size], "little")
+    name = shlex.quote(file)
+    if dictionary:
+        raise Unusable(
+            "export-packed",
+            f"{file}: the zstd data needs the dictionary {dictionary}",
+            f"Decompress it first: zstd -D DICTIONARY -dc {name} > EXPORT",
+        )
+    exponent, mantissa = head[5] >> 3, head[5] & 7
+    window = 0 if single else (1 << (10 + exponent)) * (8 + mantissa) // 8
+    if window > MOST_WINDOW:
+        raise Unusable(
+            "export-packed",
+            f"{file}: the zstd data needs a window of {window >> 20} MB of memory; the most that is taken is"
+            f" {MOST_WINDOW >> 20} MB",
+            f"Decompress it first: zstd --long={10 + exponent} -dc {name} > EXPORT",
+        )
+
+
+def refuse_archive(file: str, head: bytes, packed: str) -> None:
+    """Raise `Unusable` for an archive, and for data that is compressed twice. `head` are the first bytes, decompressed
+    where they were `packed`."""
+    name, unpack = shlex.quote(file), UNPACK[packed]
+    if head[257:262] == b"ustar":
+        said = f"{file}: this is a tar archive of files, not a file of records"
+        hint = f"Unpack it into a folder and name that: mkdir EXPORT && tar -x{TAR_OPTION[packed]} -f {name} -C EXPORT"
+    elif head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        said = f"{file}: this is a zip archive"
+        hint = f"Unpack it into a folder and name that: unzip {name} -d EXPORT"
+    elif again := compression(head[:4]) if packed else "":
+        said = f"{file}: this is compressed twice: {again} within {packed}"
+        hint = f"Unpack it once: {unpack} {name} > EXPORT"
+    else:
+        return
+    raise Unusable("export-packed", said, hint)

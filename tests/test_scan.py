@@ -1,0 +1,93 @@
+"""What a scan finds before the first request: each finding stops the run, or passes it with the operator's word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammig.sandbox.local import LocalTarget
+from tests.commands import Called, Shell, sandbox, write
+from tests.sandbox_caller import customer, lot, transaction
+
+
+@pytest.fixture
+def target() -> Iterator[LocalTarget]:
+    with sandbox() as found:
+        yield found
+
+
+def settings(shell: Shell, text: str) -> Path:
+    """A settings file over the exports that are there."""
+    stages = [name for name in ("customers", "events", "transactions") if (shell.folder / f"{name}.json").exists()]
+    tables = {name: f'[{name}]\nfiles = ["{name}.json"]\n' for name in stages}
+    for part in text.split("[")[1:]:
+        name, _, lines = part.partition("]")
+        tables[name] += lines + "\n"
+    path = shell.folder / "migration.toml"
+    path.write_text(text.partition("[")[0] + "\n" + "".join(tables.values()))
+    return path
+
+
+def run(shell: Shell, target: LocalTarget, text: str = "", *more: str) -> Called:
+    return shell.run(target.url, settings(shell, text), "--json", *more)
+
+
+def requests(target: LocalTarget) -> dict[str, Any]:
+    return {name: count for name, count in target.ledger()["requests"].items() if name != "auth"}
+
+
+# -- owners in several records of a once-only stage ------------------------------------------------------------------
+
+
+def histories(*owners: str) -> list[dict[str, Any]]:
+    return [{"id": owner, "transactions": [transaction(1, details=f"t{at}")]} for at, owner in enumerate(owners)]
+
+
+def twice(shell: Shell) -> None:
+    """c1 has a second record far behind the first; so has a deleted customer, of whom nothing is sent."""
+    people = [customer(f"c{at}", balance=[lot(2 if at == 1 else 1)]) for at in range(1200)]
+    write(shell.folder / "customers.json", [*people, customer("gone", deleted_at="2021-01-01T00:00:00Z")])
+    everybody = [f"c{at}" for at in range(1200)]
+    write(shell.folder / "transactions.json", histories("gone", *everybody, "c1", "gone"))
+
+
+def test_i3_a_customer_with_two_records_of_transactions_stops_the_run_before_its_first_request(
+    shell: Shell, target: LocalTarget
+) -> None:
+    twice(shell)
+    ended = run(shell, target)
+    assert (ended.code, ended.problem) == (2, "owner-twice")
+    what = ended.document["error"]["what"]
+    assert [word in what for word in ("more than one: 2:", "record 3 of", "record 1,202 of", "c1")] == [True] * 3 + [
+        False
+    ]
+    assert requests(target) == {}
+    assert not shell.checkpoint.exists()
+
+
+def test_i3_all_records_of_such_a_customer_become_dead_letters_where_the_settings_say_so(
+    shell: Shell, target: LocalTarget
+) -> None:
+    twice(shell)
+    ended = run(shell, target, '[transactions]\nowner_twice = "dead-letter"')
+    stage = ended.document["stages"]["transactions"]
+    assert (ended.code, stage["accepted"], stage["dead_by"]) == (3, 1199, {"owner-twice": 2})
+    assert [*stage["filtered_by"]] == ["customer-filtered"]
+    assert target.ledger()["twice"]["transactions"]["count"] == 0
+    # As they are, one of the two can't be sent: the target takes a customer's transactions once.
+    assert shell("retry", shell.checkpoint, "--code", "owner-twice").code in (0, 3)
+    assert target.ledger()["twice"]["transactions"]["count"] == 0
+
+
+def test_the_second_record_that_comes_with_a_file_added_later_is_found(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "customers.json", [customer("c1", balance=[lot(1)])])
+    first = write(shell.folder / "t1.json", histories("c1"))
+    more = write(shell.folder / "t2.json", histories("nobody", "c1"))
+    command = "--customers", "customers.json", "--transactions", first
+    assert shell.run(target.url, *command).code == 0
+    ended = shell.run(target.url, *command, "--transactions", more, "--json")
+    assert (ended.code, ended.problem) == (2, "owner-twice")
+    assert target.ledger()["twice"]["transactions"]["count"] == 0
