@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
         sys.path.insert(0, where)
     try:
         found = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # The words of other errors may hold anything: a module may raise with what it read from the environment.
+        words = f": {error}" if isinstance(error, ImportError | SyntaxError) else _place(error, module)
         raise Unusable(
             "map-not-importable",
-            f"the mapping's module {module} can't be imported: {type(error).__name__}: {error}",
+            f"the mapping's module {module} can't be imported: {type(error).__name__}{words}",
             f"It is looked for in {where} and where Python looks.",
-        ) from error
+        ) from None
     mapping = getattr(found, name, None)
     if not callable(mapping):
         raise Unusable(
@@ -38,6 +41,12 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
         )
     checked: Callable[[Any], Any] = mapping
     return checked
+
+
+def _place(error: BaseException, module: str) -> str:
+    """Where in a module an error arose that its import raised."""
+    lines = [it.lineno for it in traceback.extract_tb(error.__traceback__) if Path(it.filename).stem == module]
+    return f" at line {lines[-1]}" if lines else ""
 
 
 def stage_mapping(settings: Settings, name: str, folder: Path) -> Callable[[Any], Any] | None:

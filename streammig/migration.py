@@ -37,6 +37,7 @@ from streammig.model import Batch, BatchState
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.resending import Resend
 from streammig.retrying import Retry
+from streammig.revert import Revert
 from streammig.run import Run, RunOptions
 from streammig.scan import Policies, forget, scan_folder, scan_stages
 from streammig.scan_plan import to_scan
@@ -143,17 +144,22 @@ class Migration:
     async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
         """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
         None where stopped before. `tell` gets each difference, with its values."""
-        return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify())
+        return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify(), sends=False)
+
+    async def revert(self, customers: int) -> dict[str, Any] | None:
+        """Take the run back, whose customers are so many, and read back what became of each; None if stopped before."""
+        return await self._work(lambda run: Revert(run, self.state_dir, customers).revert(), sends=False)
 
     async def _work(
-        self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: False
-    ) -> T | None:
+        self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: False,
+        sends: bool = True,
+    ) -> T | None:  # fmt: skip
         """Assemble a run and let it work; None if it was aborted. `reads`: whether it reads records that may be sent:
-        the customers have to be known for that."""
+        the customers have to be known for that. What `sends` is not for a run that was reverted."""
         self._task = task = asyncio.current_task()
         try:
             async with AsyncExitStack() as stack:
-                run = await self._assemble(stack, reads)
+                run = await self._assemble(stack, reads, sends)
                 self.assembled = True
                 done = await work(run)
                 if self.ask.dry_run is not None:
@@ -172,7 +178,7 @@ class Migration:
         finally:
             self._task = None
 
-    async def _assemble(self, stack: AsyncExitStack, reads: Callable[[Checkpoint], bool]) -> Run:
+    async def _assemble(self, stack: AsyncExitStack, reads: Callable[[Checkpoint], bool], sends: bool) -> Run:
         """Check everything that can be checked before a record is read, then open and connect what a run needs."""
         settings, ask = self.settings, self.ask
         account = self._account()
@@ -190,6 +196,8 @@ class Migration:
         lost: list[Batch] = []
         if file is not None:
             stack.callback(file.close)
+            if sends:
+                file.refuse_reverted()
             lost = await self._check(file, fence, marks, thread)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
@@ -296,8 +304,11 @@ class Migration:
         marks = {it: own.source.fingerprints() for it, own in inputs.items()}
         beside = room_of_outbox(self.settings, marks, Path(self.settings.checkpoint))
         jobs = to_scan(self.settings, inputs, shape, file, added, beside, aside=self.ask.aside)
-        twice = self.settings.transactions.owner_twice
-        policies = Policies(accept_broken=self.ask.accept_broken, owner_twice=twice)
+        policies = Policies(
+            accept_broken=self.ask.accept_broken,
+            owner_twice=self.settings.transactions.owner_twice,
+            not_deleted=self.settings.customers.not_deleted,
+        )
         found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
         if found is None:
             raise asyncio.CancelledError

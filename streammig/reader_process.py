@@ -28,6 +28,7 @@ _BEGIN = """import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
 from streammig.reader_process import main
 main()"""
+STDERR = 2  # where a mapping's print() goes: stdout may carry a document
 _SECRET = "MASIVO_API_KEY"  # a reader needs no key
 # Bodies come and go: memory that is given back to the kernel each time is cleared again page by page, a tenth of all.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
@@ -48,7 +49,7 @@ class ReaderProcess:
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BEGIN, str(theirs)], stdin=subprocess.PIPE, pass_fds=[theirs],
-                env=_environment(), start_new_session=True,
+                stdout=STDERR, env=_environment(), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             os.close(ours)

@@ -69,7 +69,8 @@ class Run:
             before = name
         # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
         if not self.context.times.settle:
-            await self.store.write(lambda file: file.saw(before))
+            at = self.context.now()
+            await self.store.write(lambda file: file.saw(before, at))
         elif not await self.barrier().wait(before, last=True):
             return False
         for name in self.reading.inputs:

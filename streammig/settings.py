@@ -32,7 +32,8 @@ class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     map: str = ""  # module:function
     fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
     owner: str = ""  # events: the field that names the customer, where each record is one event
-    deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value
+    deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value, or a field that holds any
+    not_deleted: tuple[str, ...] = ()  # customers: fields, or field=value, that mark no deleted one
     reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value
     owner_twice: Literal["stop", "dead-letter"] = "stop"  # transactions: what becomes of customers with several records
     unknown: Literal["read-back", "park", "resend"] = "read-back"  # what becomes of a batch with an unknown outcome

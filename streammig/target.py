@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from streammig.columns import Columns
 from streammig.model import Receipt, Record, Span
@@ -59,6 +59,16 @@ class Client(Protocol):
 
     async def renew(self) -> None:
         """Get new credentials, once for all callers at the same time; raises `TargetStop` if they are refused."""
+        ...
+
+
+@runtime_checkable
+class Reverts(Protocol):
+    """A client that can take back what was sent."""
+
+    async def revert(self, start: float, end: float, began: Callable[[], None] = ...) -> Receipt:
+        """Take back all that was migrated from `start` up to `end`, in seconds since the epoch by the target's clock;
+        as `Client.send` otherwise."""
         ...
 
 

@@ -30,6 +30,7 @@ class Weather:
     latency: tuple[float, float] = (0.05, 0.5)
     queue: tuple[float, float] = (0.1, 5.0)
     timeout: float = 20.0
+    revert: tuple[float, float] = (0.1, 5.0)
     read: float = 0.05
 
 
@@ -56,6 +57,10 @@ class MemoryTarget:
     violations: list[str] = field(default_factory=list)
     queue: list[tuple[float, str, Any]] = field(default_factory=list)
     taken: list[tuple[str, bytes]] = field(default_factory=list)
+    migrated: dict[str, float] = field(default_factory=dict)  # when each customer was applied
+    reverts: list[float] = field(default_factory=list)  # when each was taken in
+    reads: list[float] = field(default_factory=list)
+    active: frozenset[str] = frozenset()  # customers that have made a transaction since: they stay
     misread: str = ""
     requests: int = 0
     under_way: int = 0
@@ -102,6 +107,25 @@ class MemoryTarget:
         self._take(stage, body)
         return Receipt(Kind.ACCEPTED, 201, latency=self.clock.time() - start)
 
+    async def revert(self, start: float, end: float, began: Callable[[], None] = lambda: None) -> Receipt:
+        self._alive()
+        fault = self._fault()
+        await asyncio.sleep(self.rng.uniform(0, 0.01))
+        self._alive()
+        if fault == "not-sent":
+            return Receipt(Kind.NOT_SENT, message="refused")
+        began()
+        self._arrive()
+        if fault in ("429", "401"):
+            return Receipt({"429": Kind.THROTTLED, "401": Kind.UNAUTHORIZED}[fault], int(fault))
+        if fault is None or "landed" in fault:
+            self.reverts.append(self.clock.time())
+            due = self.clock.time() + self.rng.uniform(*self.weather.revert)
+            self.queue.append((due, "revert", (start, end)))
+        await asyncio.sleep(self.rng.uniform(*self.weather.latency))
+        self._alive()
+        return Receipt(Kind.ACCEPTED if fault is None else Kind.UNKNOWN, 200 if fault is None else None)
+
     def redact(self, said: str) -> str:
         return redact(said)
 
@@ -119,6 +143,7 @@ class MemoryTarget:
 
     async def visible(self, stage: str, record: Record) -> Seen:
         self._alive()
+        self.reads.append(self.clock.time())
         await asyncio.sleep(self.weather.read)
         if self._fault() is not None:
             return Seen.CANT_TELL
@@ -188,11 +213,21 @@ class MemoryTarget:
         for piece in due:
             self.queue.remove(piece)
             _, stage, body = piece
+            if stage == "revert":
+                self._revert(*body)
+                continue
             for key, owner in _units(stage, body):
                 if owner in self.drops or (stage != "customers" and not self.customers[owner]):
                     self.dropped[f"{stage} {key}"] += 1
                 else:
                     getattr(self, stage)[key] += 1
+                    if stage == "customers":
+                        self.migrated[key] = piece[0]
+
+    def _revert(self, start: float, end: float) -> None:
+        for owner, at in list(self.migrated.items()):
+            if start <= at < end and owner not in self.active:
+                del self.migrated[owner], self.customers[owner]
 
 
 def _owners(body: bytes) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -151,25 +152,24 @@ def test_i9_owners_are_kept_as_salted_hashes(file: Checkpoint, path: Path) -> No
         assert b"anna@example.org" not in (path.parent / name).read_bytes()
 
 
-def sized(it: Draft, size: int) -> Draft:
-    return made(it.ranges, it.tally, it.body.ljust(size, b"."))
-
-
-def test_samples_are_spread_from_the_first_to_the_last_accepted_batch(file: Checkpoint) -> None:
-    for at in range(20):
-        batch = file.seal("customers", sized(draft(at, at + 1), 10), behind(at + 1, tally(at + 1)), 1.0)
+@pytest.mark.parametrize(
+    ("sizes", "count", "sampled"),
+    [
+        ([10] * 20, 5, [1, 5, 10, 15, 20]),
+        ([10] * 20, 50, list(range(1, 21))),
+        ([4000] * 6 + [40] * 20, 5, [1, 2, 4, 5, 26]),  # not the many parts of a refused one
+    ],
+)
+def test_samples_are_spread_evenly_over_the_bytes_of_accepted_batches(
+    file: Checkpoint, sizes: list[int], count: int, sampled: list[int]
+) -> None:
+    for at, size in enumerate(sizes):
+        one = draft(at, at + 1)
+        body = made(one.ranges, one.tally, one.body.ljust(size, b"."))
+        batch = file.seal("customers", body, behind(at + 1, tally(at + 1)), 1.0)
         sent(file, batch, Kind.ACCEPTED, BatchState.ACCEPTED)
-    assert [it.seq for it in file.sample("customers", 5)] == [1, 5, 10, 15, 20]
-    assert [it.seq for it in file.sample("customers", 50)] == list(range(1, 21))
+    assert [it.seq for it in file.sample("customers", count)] == sampled
     assert file.last_settled("customers") == 2.0
-
-
-def test_samples_are_of_batches_that_hold_much_not_of_the_many_parts_of_a_refused_one(file: Checkpoint) -> None:
-    for at in range(26):
-        size = 4000 if at < 6 else 40
-        batch = file.seal("customers", sized(draft(at, at + 1), size), behind(at + 1, tally(at + 1)), 1.0)
-        sent(file, batch, Kind.ACCEPTED, BatchState.ACCEPTED)
-    assert [it.seq for it in file.sample("customers", 5)] == [1, 2, 4, 5, 26]
 
 
 def test_a_reader_sees_a_run_that_goes_on_and_can_not_write(file: Checkpoint, path: Path) -> None:
@@ -193,30 +193,34 @@ def test_a_transaction_that_fails_leaves_nothing_behind(file: Checkpoint) -> Non
     assert file.progress("customers") == Progress()
 
 
-@pytest.mark.parametrize("content", [b"", b"no database at all, just text" * 100])
-def test_a_file_that_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        ("PRAGMA application_id = 1", "checkpoint-foreign"),
+        ("PRAGMA user_version = 99", "checkpoint-newer"),
+        ("PRAGMA user_version = 2", "checkpoint-older-format"),
+    ],
+)
+def test_what_is_no_checkpoint_of_this_version_is_refused_as_it_is(
+    file: Checkpoint, path: Path, statement: str, code: str
+) -> None:
+    file.close()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(statement)
+        db.execute("UPDATE run SET version = '0.7'")
+    before = path.read_bytes()
+    with raises(Unusable, code) as refused:
+        Checkpoint.open(path)
+    assert ("streammig 0.7" in refused.value.hint) == (code == "checkpoint-older-format")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no database at all, just text" * 100])
+def test_a_file_that_is_missing_or_no_checkpoint_is_refused(path: Path, content: bytes | None) -> None:
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(Unusable):
         Checkpoint.open(path)
-
-
-def test_another_program_s_database_is_refused(path: Path) -> None:
-    db = sqlite3.connect(path)
-    db.execute("CREATE TABLE t (a)")
-    db.close()
-    with raises(Unusable, "checkpoint-foreign"):
-        Checkpoint.open(path)
-
-
-def test_a_newer_format_is_refused_and_an_unknown_path_is_named(file: Checkpoint, path: Path) -> None:
-    file.close()
-    db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 99")
-    db.close()
-    with raises(Unusable, "checkpoint-newer"):
-        Checkpoint.open(path)
-    with raises(Unusable, "checkpoint-missing"):
-        Checkpoint.open(path.with_name("nowhere"))
 
 
 @pytest.mark.parametrize("jump", [-3600.0, 0.0, 3600.0])
@@ -233,19 +237,38 @@ def test_i3_what_counts_as_accepted_later_does_not_hang_on_the_wall_clock(file: 
     assert [it.seq for it in file.accepted_after(lost, 1e9, 3)] == [last.seq]
 
 
-def test_a_checkpoint_of_an_older_format_is_refused_with_the_version_that_reads_it(
-    file: Checkpoint, path: Path
-) -> None:
-    file.close()
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 2")
-        db.execute("UPDATE run SET version = '0.7'")
-    db.close()
-    before = path.read_bytes()
-    with raises(Unusable, "checkpoint-older-format") as refused:
-        Checkpoint.open(path)
-    assert "streammig 0.7" in refused.value.hint
-    assert path.read_bytes() == before
+def test_the_totals_of_a_stage_cost_the_same_however_many_batches_are_settled(file: Checkpoint) -> None:
+    copy_batch(file, 1000)
+    steps: list[int] = []
+    file._db.set_progress_handler(lambda: steps.append(1), 10)  # every ten instructions of SQLite
+    file.totals("customers")
+    assert 0 < len(steps) < 20
+
+
+def test_an_accepted_batch_of_a_stage_in_order_takes_less_than_200_bytes(file: Checkpoint) -> None:
+    copy_batch(file, 2000)
+    ((pages, size),) = file.rows("SELECT * FROM pragma_page_count, pragma_page_size")
+    copy_batch(file, 2000)
+    ((now,),) = file.rows("PRAGMA page_count")
+    assert (now - pages) * size < 200 * 2000
+
+
+def copy_batch(file: Checkpoint, count: int) -> None:
+    """So many accepted batches more, as one of 1,000 customers is kept."""
+    last = file.counts("customers")["accepted"]
+    if not last:
+        begin, end = Place(0, 10**11, 0, 10**8), Place(0, 10**11 + 10**6, 0, 10**8 + 1000)
+        one = made((Range(begin, end),), Tally(1000, 1000, {"points": Decimal("123456.78")}), b"x" * 70_000)
+        batch = file.seal("customers", one, Progress(end, 1000, one.tally), 1.7e9, mapping="0123456789abcdef")
+        file.received(batch, file.sending(batch, 1.7e9), Receipt(Kind.ACCEPTED), BatchState.ACCEPTED, 1.7e9 + 0.3)
+        last = 1
+    columns = [row["name"] for row in file.rows("PRAGMA table_info(batch)")]
+    copied = ", ".join("number" if name == "seq" else name for name in columns)
+    numbers = f"SELECT {last + 1} UNION ALL SELECT number + 1 FROM n WHERE number < {last + count}"
+    file.change(
+        f"WITH RECURSIVE n (number) AS ({numbers})"
+        f" INSERT INTO batch ({', '.join(columns)}) SELECT {copied} FROM batch, n WHERE seq = 1"
+    )
 
 
 def test_a_checkpoint_is_for_its_owner_only(file: Checkpoint, path: Path) -> None:

@@ -21,12 +21,13 @@ import duckdb
 import msgspec
 import pytest
 
-from streammig.dedup import Build, KeyIndex, most_customers, open_index, room_of_index, scan, sort
+from streammig.dedup import Build, KeyIndex, Policy, most_customers, open_index, room_of_index, scan, sort
 from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
 from streammig.disk import check_room
 from streammig.errors import MachineFault
 from streammig.model import START, Place
 from streammig.scan import Pace, StageScan, scan_stage
+from streammig.scan.stage import Halted, Making
 from streammig.sources.source import Told
 from streammig.telemetry import Notice, ignore
 from tests.problems import raises
@@ -298,6 +299,19 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
         threading.Timer(0.05, made.close).start()
         with pytest.raises(MachineFault):
             made.finish()
+
+
+@pytest.mark.parametrize("policy", ["first", None])
+async def test_i3_a_scan_that_is_stopped_before_it_has_begun_leaves_nothing_to_go_on_with(
+    tmp_path: Path, policy: Policy | None
+) -> None:
+    export = Export(MANY)
+    making = Making(StageScan("customers", export, export, {}, tmp_path / "x", policy=policy), "", Pace(ignore))
+    making.stop()
+    with pytest.raises(Halted):
+        making.work()
+    assert not [path for path in (tmp_path / "x").rglob("*") if path.is_file()]
+    assert open_index(tmp_path / "x" / "customers", "") is None
 
 
 def test_too_little_disk_is_said_before_the_scan_with_need_and_free(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.report import make
 from streammig.errors import Altered, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.report.audit import opened
-from streammig.report.history import history
+from streammig.report.history import SLOTS, history
 from streammig.report.html import rendered
 from streammig.report.next_steps import next_steps
 from streammig.report.reports import Report
@@ -175,6 +176,20 @@ def test_a_dry_run_and_a_run_without_any_request_have_a_report(shell: Shell) -> 
     (checkpoint,) = shell.folder.rglob("*.checkpoint")
     assert shell("report", checkpoint, "--out", "r.html").code == 0
     assert "nothing was sent" in (shell.folder / "r.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_report_on_100_000_batches_adds_up_and_stays_small(tmp_path: Path) -> None:
+    make(tmp_path / "run.checkpoint", 100_000)
+    found = history(tmp_path / "run.checkpoint")
+    assert found["status"]["balanced"]
+    stages = found["stages"].values()
+    assert sum(stage["units"]["accepted"] for stage in stages) == 100_000_000
+    assert sum(slot["batches"] for stage in stages for slot in stage["timeline"]) == 100_000
+    assert sum(slot["requests"] for stage in stages for slot in stage["timeline"]) == 101_998
+    assert sum(it["answers"] for stage in stages for it in stage["latency"]["classes"]) == 101_998
+    assert all(len(stage["timeline"]) <= SLOTS for stage in stages)
+    assert len(rendered(found)) < 200_000
 
 
 # -- checking one later ------------------------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ import gzip
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streammig.checkpoint import Checkpoint, locked
+from streammig.cli.undecided import to_look_up
 from streammig.model import BatchState
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, states, write
@@ -101,6 +103,20 @@ def test_the_records_of_a_batch_can_be_found_in_the_export_by_the_command_that_i
     shown = subprocess.run(look, shell=True, capture_output=True, text=True, check=True).stdout
     assert shown.startswith('{"id": "c0", "events": [{')
     assert "c0" not in look  # whose they are is in the export alone
+
+
+def test_customers_purchases_and_dates_to_look_up_are_shown_of_a_batch_that_is_not_settled(
+    shell: Shell, target: LocalTarget
+) -> None:
+    parked(shell, target)
+    with closing(Checkpoint.open(shell.checkpoint, read_only=True)) as file:
+        (batch,) = file.batches("events", BatchState.PARKED)
+        said = to_look_up(file, batch)
+    assert said[0] == "  look up at the target:"
+    assert [line.split(":")[0] for line in said[1:]] == [f"    customer c{number}" for number in range(4)]
+    assert "purchase_id p-c0" in said[1]
+    assert "issued_at 20" in said[1]
+    assert "c0" not in resolve(shell, 1).out  # which is no terminal here
 
 
 def test_what_the_operator_says_has_landed_is_accepted_and_never_sent_again(shell: Shell, target: LocalTarget) -> None:

@@ -250,3 +250,18 @@ def write_settings(folder: Path) -> Path:
     path = folder / "impatient.toml"
     path.write_text("visible_time = 1\n")
     return path
+
+
+def test_dead_letters_are_told_by_code_and_field_with_causes_apart_from_what_waits_for_them(
+    shell: Shell, target: LocalTarget
+) -> None:
+    migrated(shell, target)
+    said = shell("dead-letters", "migration.checkpoint", "--summary").out
+    causes, waiting = said.split("These wait for their customer, and follow once it is there:\n")
+    assert "customers: 2 x bad-email email\n    " in causes
+    assert "record" in causes
+    assert "events: 2 x the customer is not there: bad-email\n" in waiting
+    for chosen, count in ((("--stage", "events"), 2), (("--code", "bad-email"), 2), (("--code", "no-such-code"), 0)):
+        found = shell("dead-letters", "migration.checkpoint", *chosen)
+        assert (len(found.out.splitlines()), found.code) == (count, 0)
+    assert "no such dead letters" in shell("dead-letters", "migration.checkpoint", "--summary", "--code", "x").out

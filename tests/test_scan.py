@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,12 @@ def settings(shell: Shell, text: str) -> Path:
     """A settings file over the exports that are there."""
     stages = [name for name in ("customers", "events", "transactions") if (shell.folder / f"{name}.json").exists()]
     tables = {name: f'[{name}]\nfiles = ["{name}.json"]\n' for name in stages}
-    for part in text.split("[")[1:]:
+    head, *parts = re.split(r"(?m)^\[", text)
+    for part in parts:
         name, _, lines = part.partition("]")
         tables[name] += lines + "\n"
     path = shell.folder / "migration.toml"
-    path.write_text(text.partition("[")[0] + "\n" + "".join(tables.values()))
+    path.write_text(head + "\n" + "".join(tables.values()))
     return path
 
 
@@ -91,3 +94,56 @@ def test_the_second_record_that_comes_with_a_file_added_later_is_found(shell: Sh
     ended = shell.run(target.url, *command, "--transactions", more, "--json")
     assert (ended.code, ended.problem) == (2, "owner-twice")
     assert target.ledger()["twice"]["transactions"]["count"] == 0
+
+
+# -- marks of deleted customers --------------------------------------------------------------------------------------
+
+MARKS = [
+    ({"deleted": True}, "deleted=true", True),
+    ({"deleted": "Yes"}, "deleted=Yes", True),
+    ({"is_deleted": 1}, "is_deleted=1", True),
+    ({"active": False}, "active=false", True),
+    ({"isActive": 0}, "isActive=0", True),
+    ({"deletedAt": "2020-01-01"}, "deletedAt", True),
+    ({"deleted": False}, "", False),
+    ({"active": True}, "", False),
+    ({"deletedAt": None}, "", False),
+    ({"activity": False}, "", False),
+]
+
+
+@pytest.mark.parametrize(("fields", "setting", "stops"), MARKS)
+def test_nobodys_deleted_customers_are_sent_in_silence(
+    shell: Shell, target: LocalTarget, fields: dict[str, Any], setting: str, stops: bool
+) -> None:
+    write(shell.folder / "customers.json", [customer("c1"), customer("c2", **fields), customer("c3", **fields)])
+    ended = run(shell, target)
+    if not stops:
+        assert (ended.code, target.ledger()["holds"]["customers"]["count"]) == (0, 3)
+        return
+    assert (ended.code, ended.problem) == (2, "deleted-unclear")
+    assert "(2)" in ended.document["error"]["what"]
+    assert "2020" not in ended.err
+    assert requests(target) == {}
+    ended = run(shell, target, f'[customers]\ndeleted = ["{setting}"]')
+    assert (ended.code, target.ledger()["holds"]["customers"]["count"]) == (0, 1)
+    ended = run(shell, target, f'[customers]\nnot_deleted = ["{setting}"]', "--checkpoint", "other", "--dry-run", "d")
+    assert ended.document["stages"]["customers"]["accepted"] == 3
+
+
+# -- all of a stage refused ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["customers", "events", "transactions"])
+def test_a_stage_of_which_every_record_is_refused_is_told_first(shell: Shell, target: LocalTarget, stage: str) -> None:
+    write(shell.folder / f"{stage}.json", [{"id": f"c{at}", stage: [{"x": 1}]} for at in range(300)])
+    ended = run(shell, target, "", "--dry-run", "d")
+    assert ended.code == 3
+    assert "all 300 records are refused" in " ".join(ended.err.split())
+    assert "mapping" in ended.err
+
+
+def test_a_file_in_another_encoding_is_told_as_that(shell: Shell, target: LocalTarget) -> None:
+    lines = [json.dumps(customer("c1", name="Jos\u00e9"), ensure_ascii=False).encode("latin-1") + b"\n"] * 3
+    (shell.folder / "c.ndjson").write_bytes(b"".join(lines))
+    assert "iconv" in shell.run(target.url, "--customers", "c.ndjson").err

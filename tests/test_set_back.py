@@ -67,6 +67,27 @@ def asking(work: Work = Migration.run, **asked: Any) -> Work:
     return called
 
 
+async def refused(world: Told, code: str, work: Work = Migration.run) -> Unusable:
+    """What a run says that is refused with this code, and makes no request."""
+    made = world.target.requests
+    ended = await world.live(work)
+    assert isinstance(ended, Unusable)
+    assert ended.code == code
+    assert world.target.requests == made
+    return ended
+
+
+def seeing(world: Told, answer: Callable[[str, Record], Seen | None]) -> Callable[[], None]:
+    """Read-backs get this answer instead, where it is not None; returns what ends that."""
+    visible = world.target.visible
+
+    async def asked(of: str, record: Record) -> Seen:
+        return answer(of, record) or await visible(of, record)
+
+    world.target.visible = asked  # type: ignore[method-assign, assignment]
+    return lambda: setattr(world.target, "visible", visible)
+
+
 def decide(world: Told) -> None:
     """The operator says of each batch that is undecided what became of it."""
     path = world.folder / "run.checkpoint"
@@ -133,18 +154,12 @@ def test_i3_i8_an_older_copy_is_refused_and_changes_no_file(tmp_path: Path, sinc
         assert isinstance(ended, Crash) if since == "crash" else ended is True
         never(world)
         set_back(tmp_path)
-        made, before = world.target.requests, content(tmp_path)
+        before = content(tmp_path)
         for work in (Migration.run, retry(), asking(current=True)):
-            ended = await world.live(work)
-            assert isinstance(ended, Unusable)
-            assert ended.code == "checkpoint-stale"
-            assert "--newest-is-lost" in ended.hint
+            assert "--newest-is-lost" in (await refused(world, "checkpoint-stale", work)).hint
         if since in ("isolation", "retry"):
-            ended = await world.live(asking(newest_lost=True))
-            assert isinstance(ended, Unusable)
-            assert ended.code == "checkpoint-stale-for-good"
+            await refused(world, "checkpoint-stale-for-good", asking(newest_lost=True))
         assert content(tmp_path) == before
-        assert world.target.requests == made
 
     settings = {"concurrency": concurrency} | (PLAIN if since == "retry" else {})
     play(tmp_path, story, settings, last="events")
@@ -156,8 +171,7 @@ def test_i8_how_many_requests_are_newer_is_said(tmp_path: Path) -> None:
         keep(tmp_path)
         assert await world.live() is True
         set_back(tmp_path)
-        ended = await world.live()
-        assert isinstance(ended, Unusable)
+        ended = await refused(world, "checkpoint-stale")
         assert f"{len(world.scripted.sent)} requests newer than this copy" in ended.what
 
     play(tmp_path, story)
@@ -174,21 +188,16 @@ def test_i8_without_a_fence_the_operator_is_asked_once_before_a_record_is_read(t
             await world.live(until_sealed)
         keep(tmp_path)
         lose_the_state_folder(world)
-        before, made = content(tmp_path), world.target.requests
+        before = content(tmp_path)
         for lost in (False, True):
-            ended = await world.live(asking(newest_lost=lost))
-            assert isinstance(ended, Unusable)
-            assert ended.code == "fence-missing"
+            ended = await refused(world, "fence-missing", asking(newest_lost=lost))
             assert "--checkpoint-is-current" in ended.hint
             assert not [key for key in content(tmp_path) if key not in before and not key.startswith("state/accounts")]
-        assert world.target.requests == made
         await world.live(asking(until_sealed if not begun else until_answered("customers", 2), current=True))
         assert await world.live() is True
         arrived(world, keys)
         set_back(tmp_path)  # the word never passes a newer fence
-        ended = await world.live(asking(current=True))
-        assert isinstance(ended, Unusable)
-        assert ended.code == "checkpoint-stale"
+        await refused(world, "checkpoint-stale", asking(current=True))
 
     play(tmp_path, story)
 
@@ -229,7 +238,7 @@ def test_i3_i4_an_older_copy_goes_on_where_the_newest_is_lost(
             world.target._take("transactions", body)
         never(world)
         set_back(tmp_path)
-        assert isinstance(await world.live(), Unusable)
+        await refused(world, "checkpoint-stale")
         ended = await world.live(asking(newest_lost=True))
         for _ in range(2):  # what can't be told in one run is told, or parked, in the next ones
             if ended is not True:
@@ -410,13 +419,8 @@ def test_i3_a_machine_that_was_set_back_while_customers_went_sends_nothing(tmp_p
         back_up(tmp_path)
         assert await world.live() is True
         restore(tmp_path)
-        made = world.target.requests
         for _ in range(2):  # nor does it help to ask again
-            ended = await world.live()
-            assert isinstance(ended, Unusable)
-            assert ended.code == "checkpoint-behind-target"
-            assert "--checkpoint-is-current" in ended.hint
-        assert world.target.requests == made
+            assert "--checkpoint-is-current" in (await refused(world, "checkpoint-behind-target")).hint
 
     play(tmp_path, story, {"concurrency": 4}, "events")
 
@@ -433,11 +437,7 @@ def test_i3_a_machine_that_was_set_back_while_events_went_sends_nothing_if_trans
         decide(world)  # the batch of events that was being sent
         assert await world.live() is True
         restore(tmp_path)
-        made = world.target.requests
-        ended = await world.live()
-        assert isinstance(ended, Unusable)
-        assert ended.code == "checkpoint-behind-target"
-        assert world.target.requests == made
+        await refused(world, "checkpoint-behind-target")
 
     play(tmp_path, story, PLAIN, last="transactions")
 
@@ -450,13 +450,7 @@ def test_a_plain_resume_looks_for_a_few_records_and_asks_nobody(tmp_path: Path, 
         assert await world.live(until_answered(stage, 2)) is False
         looked: list[str] = []
         before: list[int] = []
-        visible = world.target.visible
-
-        async def counted(of: str, record: Record) -> Seen:
-            looked.append(of)
-            return await visible(of, record)
-
-        world.target.visible = counted  # type: ignore[method-assign, assignment]
+        seeing(world, lambda of, record: looked.append(of))
         world.scripted.before = lambda of, body: before.append(len(looked))
         assert await world.live() is True
         arrived(world, keys)
@@ -470,18 +464,13 @@ def test_a_resume_in_an_outage_does_not_wait_for_one_look_after_the_other(tmp_pa
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         assert await world.live(until_answered("customers", 2)) is False
         looked: list[str] = []
-        visible, before = world.target.visible, world.scripted.before
 
-        async def dark(of: str, record: Record) -> Seen:
+        def dark(of: str, record: Record) -> Seen:
             looked.append(record.owner)
             return Seen.CANT_TELL
 
-        def over(stage: str, body: bytes) -> None:
-            world.target.visible = visible  # type: ignore[method-assign]
-            world.scripted.before = before
-
-        world.target.visible = dark  # type: ignore[method-assign, assignment]
-        world.scripted.before = over
+        over = seeing(world, dark)
+        world.scripted.before = lambda stage, body: over()
         assert await world.live() is True
         assert len(set(looked)) == 1  # again and again for one, then no more
         assert any("customers can't be looked for at the target now" in it for it in world.said)
@@ -496,17 +485,9 @@ def test_i3_a_moment_in_which_nothing_can_be_read_does_not_hide_that_the_machine
         back_up(tmp_path)
         assert await world.live() is True
         restore(tmp_path)
-        visible = world.target.visible
-        missed: list[Record] = []
-
-        async def first_missed(of: str, record: Record) -> Seen:
-            if not missed:
-                missed.append(record)
-                return Seen.CANT_TELL
-            return await visible(of, record)
-
-        world.target.visible = first_missed  # type: ignore[method-assign, assignment]
-        assert isinstance(await world.live(), Unusable)
+        looked = count()
+        seeing(world, lambda of, record: None if next(looked) else Seen.CANT_TELL)
+        await refused(world, "checkpoint-behind-target")
 
     play(tmp_path, story)
 
@@ -515,18 +496,12 @@ def test_i3_a_first_try_that_found_no_connection_does_not_count_as_a_beginning(t
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         assert await world.live() is True
         (tmp_path / "run.checkpoint").rename(tmp_path / "other.checkpoint")
-        visible = world.target.visible
-
-        async def dark(of: str, record: Record) -> Seen:
-            return Seen.CANT_TELL
-
-        world.target.visible = dark  # type: ignore[method-assign, assignment]
+        over = seeing(world, lambda of, record: Seen.CANT_TELL)
         world.scripted.script = dict.fromkeys(range(100), Receipt(Kind.NOT_SENT, None, "no connection"))
         assert await world.live(until_answered("customers", 1)) is False
-        world.target.visible, world.scripted.script = visible, {}  # type: ignore[method-assign]
-        ended = await world.live()
-        assert isinstance(ended, Unusable)
-        assert ended.code == "checkpoint-behind-target"
+        over()
+        world.scripted.script = {}
+        await refused(world, "checkpoint-behind-target")
 
     play(tmp_path, story)
 
@@ -534,12 +509,8 @@ def test_i3_a_first_try_that_found_no_connection_does_not_count_as_a_beginning(t
 def test_a_few_customers_who_stood_there_just_as_they_would_be_sent_stop_no_resume(tmp_path: Path) -> None:
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         assert await world.live(until_answered("customers", 2)) is False
-        visible, looked = world.target.visible, count()
-
-        async def some_there(of: str, record: Record) -> Seen:
-            return Seen.ALL if next(looked) in (1, 3) else await visible(of, record)
-
-        world.target.visible = some_there  # type: ignore[method-assign, assignment]
+        looked = count()
+        seeing(world, lambda of, record: Seen.ALL if next(looked) in (1, 3) else None)
         assert await world.live() is True
         arrived(world, keys)
 
@@ -577,11 +548,7 @@ def test_i3_the_word_for_a_lost_state_folder_does_not_pass_the_look_at_the_targe
         back_up(tmp_path)
         assert await world.live() is True
         restore(tmp_path)
-        shutil.rmtree(tmp_path / "state")
-        made = world.target.requests
-        ended = await world.live(asking(current=True))
-        assert isinstance(ended, Unusable)
-        assert ended.code == "checkpoint-behind-target"
-        assert world.target.requests == made
+        lose_the_state_folder(world)
+        await refused(world, "checkpoint-behind-target", asking(current=True))
 
     play(tmp_path, story, {"concurrency": 4}, "events")

@@ -32,7 +32,7 @@ class _Selector(selectors.DefaultSelector):  # an alias, chosen by platform
 
     def select(self, timeout: float | None = None) -> Any:
         loop = self.loop
-        ready = super().select(0)
+        ready = super().select(loop.grace)
         if ready or (timeout is not None and timeout <= 0):
             return ready
         if loop.busy:
@@ -54,6 +54,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.elapsed = 0.0
         self.busy = 0
+        self.grace = 0.0  # real seconds for bytes on their way, where there are sockets
         selector = _Selector()
         selector.loop = self
         super().__init__(selector)

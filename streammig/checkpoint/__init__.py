@@ -6,6 +6,7 @@ from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
 from streammig.checkpoint.queries import FIRST, UNDECIDED, Attempt, Spot, StageRow, Totals
+from streammig.checkpoint.reverts import Window
 from streammig.checkpoint.sqlite import Role, SharedFile
 from streammig.checkpoint.store import Store
 from streammig.checkpoint.timeline import Timeline
@@ -32,6 +33,7 @@ __all__ = [
     "Store",
     "Timeline",
     "Totals",
+    "Window",
     "fenced",
     "fences_path",
     "is_held",

@@ -321,6 +321,6 @@ class Batches(Queries):
                     self.change("UPDATE batch SET sample = NULL WHERE stage = ?", row.name)
                     self.outbox.forget_samples(row.name)
 
-    def saw(self, stage: str) -> None:
-        """All samples of what is sealed of this stage were seen at the target."""
-        self.change("UPDATE stage SET seen = 1 WHERE name = ?", stage)
+    def saw(self, stage: str, at: float) -> None:
+        """All samples of what is sealed of this stage were seen at the target by now."""
+        self.change("UPDATE stage SET seen = ? WHERE name = ?", at, stage)

@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from streammig.checkpoint.reverts import Reverts
 from streammig.checkpoint.schema import APPLICATION, FORMAT, SCHEMA
 from streammig.checkpoint.sqlite import CHECKPOINT, connect, refuse_network_file_system, translated
-from streammig.checkpoint.units import Units
 from streammig.disk import whole_file
 from streammig.errors import Unusable
 
 
-class Checkpoint(Units):
+class Checkpoint(Reverts):
     """One connection to a checkpoint file. Every method that changes it is one transaction, or part of the open one.
 
     Synchronous; its owner runs it in a thread of its own (`CheckpointWriter`). Raises `Unusable` for a file that can't

@@ -48,22 +48,18 @@ def holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
             holder = _read(path)
             by = f"by process {holder.get('pid', '?')} on {holder.get('host', '?')}"
             raise Held("checkpoint-held", f"{said} {by} ({holder.get('command', 'unknown command')})", hint) from None
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": command}
         try:
-            _write(descriptor, path, command)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        except OSError as error:
+            raise _failed(path, error) from None
+        try:
             yield
         finally:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
-
-
-def _write(descriptor: int, path: Path, command: str) -> None:
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": command}
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-    except OSError as error:
-        raise _failed(path, error) from None
 
 
 def _failed(path: Path, error: OSError) -> MachineFault:

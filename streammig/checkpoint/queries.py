@@ -14,7 +14,7 @@ import msgspec
 
 from streammig.checkpoint.codec import decode_tally, hash_owner, reach_of, unpack_ranges
 from streammig.checkpoint.fence import Mark
-from streammig.checkpoint.sqlite import SqliteFile, damaged, translated
+from streammig.checkpoint.sqlite import SqliteFile, damaged
 from streammig.model import (
     FILTERED,
     Batch,
@@ -198,17 +198,18 @@ class Queries(SqliteFile):
             sending=add_up(held.get(BatchState.SENDING, ())),
         )
 
-    def counts(self, stage: str) -> dict[str, int]:
+    def counts(self, stage: str) -> dict[str, Any]:
         """Batches that carry records, requests begun for them, those of them of which nothing left, and batches
         accepted, for the fill; the batches made of the export (not of parts or letters) with the bytes of their
-        bodies; and those that are still to be sent."""
+        bodies; those that are still to be sent; and when the last one was accepted, in seconds since the epoch."""
         row = self.rows(
             "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
             " (SELECT count(*) FROM attempt WHERE stage = ?1 AND kind = 'not-sent') AS not_sent,"
             " count(*) FILTER (WHERE state = 'accepted') AS accepted,"
             " count(*) FILTER (WHERE parent IS NULL AND NOT retried) AS made,"
             " coalesce(sum(size) FILTER (WHERE parent IS NULL AND NOT retried), 0) AS bytes,"
-            f" count(*) FILTER (WHERE state IN ({_PENDING})) AS waiting FROM batch WHERE stage = ?1",
+            f" count(*) FILTER (WHERE state IN ({_PENDING})) AS waiting,"
+            " max(settled) FILTER (WHERE state = 'accepted') AS settled FROM batch WHERE stage = ?1",
             stage,
         )[0]
         return dict(row)
@@ -318,6 +319,16 @@ class Queries(SqliteFile):
         sql = f"SELECT {_ATTEMPT} FROM attempt WHERE stage = ? AND seq = ? ORDER BY number"
         return [Attempt(*row) for row in self.rows(sql, batch.stage, batch.seq)]
 
+    def reasons(self, stage: str) -> list[tuple[str, str, int, int, int, str]]:
+        """The dead letters of a stage by code and by the path of the field that a rule's message begins with, "" where
+        it begins with none: how many, and of the first of them the source, the record and the message."""
+        # Beside one `min`, SQLite takes the other columns from the row that has it.
+        sql = (
+            "SELECT code, CASE WHEN message LIKE '$%: %' THEN substr(message, 1, instr(message, ': ') - 1) ELSE '' END,"
+            " count(*), source, min(record), message FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY 1, 2"
+        )
+        return [tuple(row) for row in self.rows(sql, stage)]
+
     def latencies(self, stage: str, since: float, count: int) -> list[float]:
         """How long the last requests of a stage took to be accepted, of those begun `since` then, in seconds."""
         sql = "SELECT started, latency FROM attempt WHERE stage = ? AND kind = 'accepted' ORDER BY seq DESC LIMIT ?"
@@ -363,15 +374,13 @@ class Queries(SqliteFile):
 
     def dead_letters(self, stage: str, after: Spot = FIRST) -> Iterator[tuple[int, DeadLetter]]:
         """The dead letters of a stage behind a spot, in reading order, each with the batch that was refused, or 0."""
-        with translated(self.path, self.role):
-            for row in self._db.execute(
-                "SELECT * FROM dead_letter WHERE stage = ? AND (source, offset, unit) > (?, ?, ?)"
-                " AND NOT replayed ORDER BY source, offset, unit",
-                (stage, *after),
-            ):
-                position = Position(row["source"], row["offset"], row["length"], row["record"])
-                letter = DeadLetter(position, row["unit"], row["code"], row["message"], decode_tally(row["tally"]))
-                yield row["batch"], letter
+        behind = "stage = ? AND (source, offset, unit) > (?, ?, ?) AND NOT replayed ORDER BY source, offset, unit"
+        for row in self.each(f"SELECT * FROM dead_letter WHERE {behind}", stage, *after):
+            position = Position(row["source"], row["offset"], row["length"], row["record"])
+            yield (
+                row["batch"],
+                DeadLetter(position, row["unit"], row["code"], row["message"], decode_tally(row["tally"])),
+            )
 
     def dead_codes(self, stage: str) -> dict[str, int]:
         """How many dead letters there are by code."""

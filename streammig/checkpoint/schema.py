@@ -38,8 +38,8 @@ CREATE TABLE stage (
     -- `repaired` is what replayed records hold more (or less) than the dead letters that they were, for a corrected one
     -- may hold something else: read + repaired = accepted + dead + filtered + ... `replayed` counts letters sent again.
     repaired TEXT NOT NULL DEFAULT '[0,0,{}]', replayed INTEGER NOT NULL DEFAULT 0,
-    -- 1 once all samples of what is sealed of it were seen at the target: then none need to be kept.
-    seen INTEGER NOT NULL DEFAULT 0
+    -- When all samples of what is sealed of it were seen at the target: then none need to be kept. 0: not yet.
+    seen REAL NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 
 -- What one request carries. `ranges` are the places of its units in the export, packed (see pack_ranges); its
@@ -124,4 +124,12 @@ CREATE TABLE finding (
     record INTEGER NOT NULL, field TEXT NOT NULL, reason TEXT NOT NULL,
     PRIMARY KEY (stage, source, offset, unit, field)
 ) WITHOUT ROWID;
+
+-- Requests to revert the run, numbered from 1: the window by the target's clock, and how many customers of ours fall in
+-- it. state: sending, accepted, unknown, not-sent, refused, not-landed, done. Only behind one that is not-sent, refused
+-- or not-landed (by a read-back) may another be made. `summary` is JSON: what was read back.
+CREATE TABLE revert (
+    number INTEGER PRIMARY KEY, state TEXT NOT NULL, start REAL NOT NULL, end REAL NOT NULL, customers INTEGER NOT NULL,
+    began REAL NOT NULL, message TEXT NOT NULL DEFAULT '', summary TEXT NOT NULL DEFAULT '{}'
+);
 """

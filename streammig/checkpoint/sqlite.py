@@ -122,6 +122,11 @@ class SqliteFile:
         with translated(self.path, self.role):
             return self._db.execute(sql, arguments).fetchall()
 
+    def each(self, sql: str, *arguments: Any) -> Iterator[sqlite3.Row]:
+        """As `rows`, one after the other: for those that don't fit into memory."""
+        with translated(self.path, self.role):
+            yield from self._db.execute(sql, arguments)
+
     def change(self, sql: str, *arguments: Any) -> int:
         """Make a change in SQL, in a transaction of its own or in the open one; returns how many rows it changed."""
         with self.transaction():

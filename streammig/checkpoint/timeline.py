@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from streammig.checkpoint.codec import first_place, unpack_ranges
-from streammig.checkpoint.sqlite import SqliteFile, translated
-from streammig.model import Place, Range
+from streammig.checkpoint.sqlite import SqliteFile
+from streammig.model import Range
 
 
 class Slot(NamedTuple):
@@ -95,15 +95,13 @@ class Timeline:
 
     def everything(self, stage: str) -> Iterator[tuple[Any, ...]]:
         """All that is kept of the batches of a stage, in order, and then of its requests: the links of a chain."""
-        with translated(self._file.path, self._file.role):
-            for query in (
-                "SELECT seq, state, parent, ranges, tally, size, digest, sealed, settled, attempts, retried, note,"
-                " ruling, rejects, mapping FROM batch WHERE stage = ? ORDER BY seq",
-                "SELECT seq, number, started, kind, status, latency, date, message, began, ended, code, stopped,"
-                " in_part FROM attempt WHERE stage = ? ORDER BY seq, number",
-            ):
-                for row in self._file._db.execute(query, (stage,)):
-                    yield tuple(row)
+        for query in (
+            "SELECT seq, state, parent, ranges, tally, size, digest, sealed, settled, attempts, retried, note,"
+            " ruling, rejects, mapping FROM batch WHERE stage = ? ORDER BY seq",
+            "SELECT seq, number, started, kind, status, latency, date, message, began, ended, code, stopped,"
+            " in_part FROM attempt WHERE stage = ? ORDER BY seq, number",
+        ):
+            yield from map(tuple, self._file.each(query, stage))
 
     def sent(self, stage: str) -> dict[int, tuple[float, str]]:
         """When the last request for each batch was made, and what came back: the status, else the answer's code."""
@@ -120,11 +118,8 @@ class Timeline:
         Batches are sealed out of order, and a replay may carry what stands anywhere. So only their first places are
         held, and the ranges of those that reading has come to.
         """
-        firsts: list[tuple[Place, int]] = []
-        with translated(self._file.path, self._file.role):
-            wanted = "SELECT seq, ranges FROM batch WHERE stage = ? AND state != 'split'"
-            for seq, packed in self._file._db.execute(wanted, (stage,)):
-                firsts.append((first_place(packed), seq))
+        wanted = "SELECT seq, ranges FROM batch WHERE stage = ? AND state != 'split'"
+        firsts = [(first_place(packed), seq) for seq, packed in self._file.each(wanted, stage)]
         open_ones: list[tuple[Range, int, str, Iterator[Range]]] = []
         for first, seq in [*sorted(firsts), (None, 0)]:
             while open_ones and (first is None or open_ones[0][0].begin < first):

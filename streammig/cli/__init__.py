@@ -26,6 +26,7 @@ COMMANDS = {
     "dead-letters": "Write the records that were not sent, with the reason.",
     "retry": "Send dead letters again, corrected or as they are.",
     "resolve": "Show a batch with an unknown outcome, and decide about it.",
+    "revert": "Take a whole run back at the target, and read back what became of it.",
     "doctor": "Look whether this machine and the target are fit for a migration.",
     "sandbox": "Serve a local stand-in for Masivo, to practise.",
     "demo": "Show a migration that is interrupted and resumed, in under a minute.",

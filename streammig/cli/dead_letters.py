@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from streammig.cli import options, say
+from streammig.stages import STAGES
+
+if TYPE_CHECKING:
+    from streammig.report.letters import Kind
 
 SHOWN = 10  # dead letters that are also printed on stderr
 
@@ -19,7 +25,10 @@ SHOWN = 10  # dead letters that are also printed on stderr
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="A new file instead of stdout, owner-only."
 )
-def command(checkpoint: Path, out: Path | None) -> None:
+@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage.")
+@click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
+@click.option("--summary", is_flag=True, help="Show how many there are of each kind, with an example, and no record.")
+def command(checkpoint: Path, out: Path | None, stages: tuple[str, ...], codes: tuple[str, ...], summary: bool) -> None:
     """Write the dead letters of a run as NDJSON: stage, file, line, offset, code, message, record.
 
     `line` counts lines of an NDJSON file and records of any other, from 1; `offset` counts bytes, of the decompressed
@@ -29,14 +38,36 @@ def command(checkpoint: Path, out: Path | None) -> None:
     from streammig.disk import new_file
     from streammig.errors import counted
 
+    if summary:
+        say(_summary(checkpoint, stages, codes), sys.stdout)
+        return
     if out is None:
-        count = export_letters(checkpoint, sys.stdout.buffer)
+        count = export_letters(checkpoint, sys.stdout.buffer, stages, codes)
     else:
         with new_file(out) as file:  # not over another one: it may hold corrected letters, or be the export itself
-            count = export_letters(checkpoint, file)
+            count = export_letters(checkpoint, file, stages, codes)
     click.echo(counted(count, "dead letter"), err=True)
     if out is not None:
         _show(out, count)
+
+
+def _summary(checkpoint: Path, stages: tuple[str, ...], codes: tuple[str, ...]) -> str:
+    """The kinds of dead letters, the most frequent first: causes, then what waits for a customer that is one."""
+    from streammig.checkpoint import Checkpoint
+    from streammig.report.letters import kinds
+
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
+        found = [it for it in kinds(file) if (not stages or it.stage in stages) and (not codes or it.code in codes)]
+    causes = [it for it in found if not it.cause]
+    waiting = [it for it in found if it.cause]
+    lines = [line for it in causes for line in _kind(f"{it.code} {it.field}".rstrip(), it)]
+    lines += ["These wait for their customer, and follow once it is there:"] if waiting else []
+    lines += [line for it in waiting for line in _kind(f"the customer is not there: {it.cause}", it)]
+    return "\n".join(lines or ["There are no such dead letters."])
+
+
+def _kind(what: str, it: Kind) -> list[str]:
+    return [f"{it.stage}: {it.letters:,} x {what}", f"    {it.file}, record {it.record:,}: {it.message}"]
 
 
 def _show(path: Path, count: int) -> None:

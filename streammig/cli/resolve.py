@@ -41,7 +41,7 @@ def command(
     Without BATCH: list all such batches. With BATCH alone: show what is known, and change nothing.
     """
     from streammig.checkpoint import Checkpoint, is_held
-    from streammig.cli.undecided import RULINGS, decide, find, known
+    from streammig.cli.undecided import RULINGS, decide, find, known, to_look_up
     from streammig.report.document import undecided, undecided_entry
 
     flags["reject"] &= not flags["set_aside"]  # which is a way to reject
@@ -58,9 +58,11 @@ def command(
             return
         found = find(file, batch, stage, running, answer in ("reject", "set-aside"))
         facts = known(file, found)
+        # Whose records they are is shown on a terminal alone: it is in no log, and in no document.
+        look_up = to_look_up(file, found) if answer is None and not as_json and sys.stdout.isatty() else []
         resume = file.run["context"].get("command")
     if not as_json and (answer is None or not quiet):
-        say(in_words(facts), sys.stdout if answer is None else sys.stderr)
+        say("\n".join([in_words(facts), *look_up]), sys.stdout if answer is None else sys.stderr)
     called = shlex.join(["streammig", *sys.argv[1:]])
     code = 0
     if answer == "read-back":

@@ -120,11 +120,10 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], output: Output) -> int:
-    import asyncio
     from contextlib import ExitStack
 
     from streammig.cli.exit import Ended, finish
-    from streammig.cli.runtime import drive
+    from streammig.cli.runtime import driven
     from streammig.migration import Ask, Migration
     from streammig.report.live import watching
     from streammig.report.reports import Report
@@ -147,7 +146,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
-            whole = asyncio.run(drive(run, run.run, notify))
+            whole = driven(run, run.run, notify)
         except Problem as caught:
             whole, problem = False, caught
             # Found when a file was opened, or without a scan; else its hint is to the point already.

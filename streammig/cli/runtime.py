@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -56,6 +56,12 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify
             signal.signal(number, handler)
 
 
+def driven(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify) -> T:
+    """As `drive`, to its end. What a mapping prints goes to stderr, so that a document on stdout stays whole."""
+    with redirect_stdout(sys.stderr):
+        return asyncio.run(drive(run, work, notify))
+
+
 def _without_terminal() -> None:
     """Redirect output to nowhere if the terminal is gone: a failed write would break the drain."""
     for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
@@ -100,6 +106,6 @@ def beside(
     with watching(sys.stderr, output) as notify:
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
-            return Driven(asyncio.run(drive(run, lambda: work(run), notify)), None)
+            return Driven(driven(run, lambda: work(run), notify), None)
         except Problem as problem:
             return Driven(None, problem, run.assembled)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from streammig.checkpoint import Attempt, Checkpoint, locked
-from streammig.errors import Unusable
+from streammig.errors import Problem, Unusable
 from streammig.model import Batch, BatchState
 from streammig.report.document import iso, undecided, undecided_entry
 from streammig.sources import parse_input
 
 SHOWN_BYTES = 2_000  # of the export, so that somebody can tell whose records they are
 UNPACK = {"": "", "gzip": "gzip -dc", "zstd": "zstd -dc"}
+SHOWN, MARKS = 5, 6  # customers to look up, and dates or purchases of each
+LOOKED_UP = ("registration_date", "issued_at", "purchase_id")
 PLACES = 10  # of a batch that are named; one of events lies in one stretch, one of transactions in hundreds
 
 
@@ -100,6 +103,30 @@ def _look(checkpoint: Checkpoint, batch: Batch) -> str | None:
     unpack = UNPACK[checkpoint.fingerprints(batch.stage)[begin.source].get("compression", "")]
     read = f"{unpack} {file} | tail -c +{before}" if unpack else f"tail -c +{before} {file}"
     return f"{read} | head -c {length}"
+
+
+def to_look_up(checkpoint: Checkpoint, batch: Batch) -> list[str]:
+    """Some customers of a batch, with the dates and purchases by which to find at the target what was sent of them."""
+    try:
+        records = checkpoint.outbox.contents(batch, SHOWN).records
+    except Problem:
+        return []
+    lines = ["  look up at the target:"]
+    for record in records[:SHOWN]:
+        marks = list(dict.fromkeys(_marks(json.loads(record.body))))
+        lines.append(f"    customer {record.owner}" + (f": {', '.join(marks[:MARKS])}" if marks else ""))
+    return lines
+
+
+def _marks(value: Any) -> Iterator[str]:
+    """The dates and the ids of purchases that a record holds, in its order."""
+    if isinstance(value, list):
+        for it in value:
+            yield from _marks(it)
+    elif isinstance(value, dict):
+        yield from (f"{name} {value[name]}" for name in LOOKED_UP if isinstance(value.get(name), str))
+        for it in value.values():
+            yield from _marks(it)
 
 
 def decide(path: Path, command: str, seq: int, stage: str | None, ruling: str, at: float) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
@@ -34,20 +34,25 @@ class Line(msgspec.Struct):
     record: msgspec.Raw | str
 
 
-def export_letters(checkpoint: Path, out: BinaryIO) -> int:
-    """Write all dead letters of a checkpoint as NDJSON, in the order of the export; returns how many.
+def export_letters(checkpoint: Path, out: BinaryIO, stages: Collection[str] = (), codes: Collection[str] = ()) -> int:
+    """Write the dead letters of a checkpoint as NDJSON, in the order of the export; returns how many. Where they are
+    given, only those of these stages and with these codes.
 
     Raises `Unusable` if the export is not what the checkpoint is bound to.
     """
     count = 0
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         context = file.run["context"]
-        for name in [row.name for row in file.stages() if file.dead_codes(row.name)]:
+        for name in [row.name for row in file.stages() if not stages or row.name in stages]:
+            if not any(not codes or code in codes for code in file.dead_codes(name)):
+                continue
             files = context["inputs"][name]
             form, most = Form(*context["forms"][name]), context["max_record_bytes"]
             source = open_source([parse_input(text) for text in files], max_record_bytes=most, form=form)
             check_unchanged(source, file.fingerprints(name))
-            for letter, span in with_records(source, (letter for _, letter in file.dead_letters(name))):
+            for letter, span in with_records(
+                source, (it for _, it in file.dead_letters(name) if not codes or it.code in codes)
+            ):
                 at, code, message = letter.position, letter.code, letter.message
                 record = _as_json(*span.cut(0, 1))
                 line = Line(

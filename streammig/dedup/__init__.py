@@ -16,7 +16,7 @@ from streammig.dedup.lookup import (
     owners_twice,
     repeated,
 )
-from streammig.dedup.scan import scan
+from streammig.dedup.scan import rows_of, scan
 
 __all__ = [
     "MEMORY_BYTES",
@@ -32,5 +32,6 @@ __all__ = [
     "owners_twice",
     "repeated",
     "room_of_index",
+    "rows_of",
     "scan",
 ]

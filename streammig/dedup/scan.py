@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from streammig.columns import Columns
 from streammig.model import Place, Span
 from streammig.target import Rules
 
@@ -43,8 +44,13 @@ class Scanned(NamedTuple):
 
 def scan(rules: Rules, key: bytes, span: Span) -> Scanned:
     """The rows of a span. Without state and fit to be pickled: the same span gives the same rows in any process."""
+    return rows_of(rules.columns(span), key, span)
+
+
+def rows_of(columns: Columns, key: bytes, span: Span) -> Scanned:
+    """As `scan`, of what the rules have made of the span."""
     owner_of, unique_of = hasher(key, "owner"), hasher(key, "unique")
-    columns, reasons = rules.columns(span), list(FIXED)
+    reasons = list(FIXED)
 
     def place(index: int, unit: int) -> bytes:
         return PLACE.pack(span.source, span.offset + span.starts[index], unit, span.ordinals[index])

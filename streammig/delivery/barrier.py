@@ -54,7 +54,8 @@ class Barrier:
         if missing:
             await self._miss(stage, missing, len(samples), last)
         if not (missing or others):
-            await self.store.write(lambda file: file.saw(stage))
+            at = self.context.now()
+            await self.store.write(lambda file: file.saw(stage, at))
         return True
 
     async def _settle(self, stage: str, settled: float) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import msgspec
 
 from streammig.context import Clock
 from streammig.errors import TargetStop
@@ -17,6 +20,7 @@ PATHS = {
     "events": "/customers/migrate/events",
     "transactions": "/customers/migrate/transactions",
 }
+REVERT = "/customers/migrate"
 LONGEST_WINDOW = 86_400.0  # seconds of a rate limit
 Observe = Callable[[float | None, float | None, float | None, float], Awaitable[None]]
 
@@ -36,6 +40,16 @@ class MasivoClient:
         self._stop: TargetStop | None = None
 
     async def send(self, stage: str, body: bytes, began: Callable[[], None] = lambda: None) -> Receipt:
+        return await self._exchange("POST", PATHS[stage], body, began, self._rules)
+
+    async def revert(self, start: float, end: float, began: Callable[[], None] = lambda: None) -> Receipt:
+        """As `Reverts`. The whole account's customers of that window are meant: no id can be given."""
+        body = msgspec.json.encode({"start_date": _moment(start), "end_date": _moment(end)})
+        return await self._exchange("DELETE", REVERT, body, began, Conditions())
+
+    async def _exchange(
+        self, method: str, path: str, body: bytes, began: Callable[[], None], rules: Conditions
+    ) -> Receipt:
         try:
             token = await self._session.token()
         except TargetStop as stop:
@@ -44,8 +58,8 @@ class MasivoClient:
         if isinstance(token, NoAnswer):
             return Receipt(Kind.NOT_SENT, message=f"no token: {token.why}", code=token.code)
         answer = await self._session.writes.exchange(
-            "POST",
-            self._session.base_url + PATHS[stage],
+            method,
+            self._session.base_url + path,
             lambda: {**bearer(token)(), "Content-Type": "application/json"},
             body,
             began=began,
@@ -63,7 +77,7 @@ class MasivoClient:
             self._clock.time(),
             lambda text: self._session.without_secrets(text, token),
             body=body,
-            rules=self._rules,
+            rules=rules,
         )
 
     def redact(self, said: str) -> str:
@@ -73,6 +87,10 @@ class MasivoClient:
         if self._stop is not None:
             raise self._stop
         await self._session.renew(self._refused)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _from_now(reset: float | None, now: float) -> float | None:

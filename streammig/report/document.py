@@ -31,11 +31,14 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     with checkpoint.reading():
         rows = checkpoint.stages()
         totals = {row.name: checkpoint.totals(row.name) for row in rows}
-        accounts = {row.name: account_of(checkpoint, row.name) for row in rows}
-        stages = {row.name: _stage(checkpoint, row, totals[row.name], running) for row in rows}
+        counts = {row.name: checkpoint.counts(row.name) for row in rows}
+        accounts = {row.name: account_of(checkpoint, row.name, counts[row.name]) for row in rows}
+        stages = {row.name: _stage(checkpoint, row, totals[row.name], counts[row.name], running) for row in rows}
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
-    state, dry_run = _state(rows, totals, running), bool(run["binding"].get("dry_run", False))
+        reverted = checkpoint.is_reverted()
+    state = "reverted" if reverted else _state(rows, totals, running)
+    dry_run = bool(run["binding"].get("dry_run", False))
     pace = pace or Pace()
     ahead = outlook(accounts, pace, now)
     left = None if state == "complete" else ahead.whole
@@ -46,7 +49,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
         dry_run
-        or state == "running"
+        or state in ("running", "reverted")
         or (state == "complete" and not missing)
         or any(_broken_off(row, totals[row.name]) for row in rows)
     )
@@ -107,8 +110,9 @@ def _state(rows: Sequence[StageRow], totals: Mapping[str, Totals], running: bool
     return "complete" if whole else "interrupted"
 
 
-def _stage(checkpoint: Checkpoint, row: StageRow, totals: Totals, running: bool) -> dict[str, Any]:
-    counts = checkpoint.counts(row.name)
+def _stage(
+    checkpoint: Checkpoint, row: StageRow, totals: Totals, counts: Mapping[str, Any], running: bool
+) -> dict[str, Any]:
     parts = {name: getattr(totals, name) for name in ("taken", "accepted", "dead", "filtered", "unknown", "reverted")}
     parts["sending"] = Tally() if running else totals.sending
     parts["pending"] = totals.pending - parts["sending"]

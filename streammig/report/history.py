@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -105,10 +106,13 @@ def _latency(found: Sequence[float]) -> dict[str, Any] | None:
         return None
     last = len(found) - 1
     quantiles = {f"p{share}": round(found[last * share // 100], 3) for share in QUANTILES}
-    classes = Counter(next((end for end in LATENCIES if value <= end), None) for value in found)
+    upto = [bisect_right(found, end) for end in LATENCIES] + [len(found)]
     return quantiles | {
         "longest": round(found[-1], 3),
-        "classes": [{"up_to": end, "answers": classes[end]} for end in (*LATENCIES, None)],
+        "classes": [
+            {"up_to": end, "answers": here - before}
+            for end, before, here in zip((*LATENCIES, None), [0, *upto], upto, strict=False)
+        ],
     }
 
 

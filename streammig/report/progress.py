@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streammig.checkpoint import Checkpoint
 from streammig.model import BatchState, Kind, Record
@@ -77,16 +77,16 @@ def stage_of(notice: Notice) -> str | None:
     return found
 
 
-def account_of(checkpoint: Checkpoint, stage: str) -> Account:
-    """How far a stage is, as the checkpoint knows it."""
-    totals, counts = checkpoint.totals(stage), checkpoint.counts(stage)
+def account_of(checkpoint: Checkpoint, stage: str, counts: Mapping[str, Any] | None = None) -> Account:
+    """How far a stage is, as the checkpoint knows it. Its `counts` may be given: they take a scan of all batches."""
+    totals, counts = checkpoint.totals(stage), counts or checkpoint.counts(stage)
     (row,) = [row for row in checkpoint.stages() if row.name == stage]
     return Account(
         frontier=checkpoint.progress(stage).frontier, sizes=checkpoint.lengths(stage), read=totals.taken.units,
         accepted=totals.accepted.units, dead=totals.dead.units, filtered=totals.filtered.units,
         pending=totals.pending.units, unknown=totals.unknown.units, complete=row.state == "complete",
         sent=counts["accepted"], waiting=counts["waiting"], made=counts["made"], bytes=counts["bytes"],
-        requests=counts["requests"] - counts["not_sent"], settled=checkpoint.last_settled(stage), seen=row.seen,
+        requests=counts["requests"] - counts["not_sent"], settled=counts["settled"], seen=row.seen,
         expected=Expected(*checkpoint.run["context"].get("expected", {}).get(stage, ())),
     )  # fmt: skip
 

@@ -161,10 +161,12 @@ class Queue:
         return {num: {key: total for key, total in sums.items() if total} for num, sums in held.items()}
 
     def _revert(self, batch: Waiting) -> None:
-        """Remove the customers migrated in the half-open window, with all their records."""
+        """Remove the customers migrated in the half-open window, with all their records. One that has a transaction of
+        no migration, made here since, stays."""
         window = msgspec.json.decode(batch.body, type=WindowOfRevert)
         bounds = (window.start_date.timestamp(), window.end_date.timestamp())
-        chosen = "FROM customers WHERE migrated >= ? AND migrated < ?"
+        made = "SELECT num FROM transactions WHERE batch IS NULL"
+        chosen = f"FROM customers WHERE migrated >= ? AND migrated < ? AND num NOT IN ({made})"
         self._db.execute(f"DELETE FROM claims WHERE id IN (SELECT id {chosen})", bounds)
         for table in ("events", "transactions", "lots", "documents"):
             self._db.execute(f"DELETE FROM {table} WHERE num IN (SELECT num {chosen})", bounds)

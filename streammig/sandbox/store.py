@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -89,9 +90,11 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         try:
+            if str(path) != ":memory:":  # it holds personal data; SQLite gives its journal the same mode
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self.db = sqlite3.connect(path, check_same_thread=False)
             self._prepare(path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise ValueError(f"the sandbox can't use the store {path}: {error}") from error
         self.db.create_aggregate("exact_sum", 1, ExactSum)  # type: ignore[arg-type]  # finalize may return text
 

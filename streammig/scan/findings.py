@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,11 +24,31 @@ class Break(msgspec.Struct, frozen=True):
         return cls(broken.path, broken.offset, broken.why, broken.whole)
 
 
+class Spot(msgspec.Struct, frozen=True):
+    """Where a record stands, for people."""
+
+    file: str
+    ordinal: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"record {self.ordinal:,} of {self.file}, byte {self.offset:,}"
+
+
 class Found(msgspec.Struct, frozen=True):
-    """The findings of one stage. No value of a record is in them: places, counts and codes."""
+    """The findings of one stage. No value of a person is in them: places, counts, codes, and values of yes and no.
+
+    `marks` are fields that may mark deleted customers, with a value and how often. `refused` are dead letters by code,
+    of a stage of which nothing else came; `example` is the message of the first one.
+    """
 
     records: int = 0
     breaks: tuple[Break, ...] = ()
+    marks: tuple[tuple[str, str, int], ...] = ()
+    marked: Spot | None = None
+    refused: Mapping[str, int] = {}
+    bad: Spot | None = None
+    example: str = ""
 
 
 class _Kept(msgspec.Struct, frozen=True):

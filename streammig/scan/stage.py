@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from streammig.dedup import Build, KeyIndex, Policy, binding, most_customers, open_index, room_of_index, scan
+from msgspec.structs import replace
+
+from streammig.dedup import Build, KeyIndex, Policy, binding, most_customers, open_index, room_of_index, rows_of
 from streammig.disk import check_room
 from streammig.errors import BrokenExport
-from streammig.model import START, Place, Span
-from streammig.scan.findings import Break, Found, keep, kept
+from streammig.model import START, Place, Position, Span
+from streammig.scan.findings import Break, Found, Spot, keep, kept
+from streammig.scan.looks import Look
 from streammig.scan.progress import Pace
 from streammig.sources.source import Source
 from streammig.target import Rules
@@ -54,26 +57,53 @@ class Scanned:
     found: Found
 
 
+class Halted(Exception):
+    """A scan was stopped: what it has is a part, and of no use."""
+
+
 def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], None], halt: Event) -> Found:
-    """Scan every span of a stage; ends early, to no avail, when `halt` is set. Raises `MachineFault`."""
+    """Scan every span of a stage. Raises `Halted` as soon as `halt` is set, and `MachineFault`."""
     breaks: list[BrokenExport] = []
-    records, spans = 0, job.source.spans(build.frontier if build is not None else START, breaks.append)
+    records, look, spans = 0, Look(), job.source.spans(build.frontier if build is not None else START, breaks.append)
     if build is not None:
         build.keep()
     try:
         for span in spans:
             if halt.is_set():
-                break
-            if build is not None:
-                build.add(scan(job.rules, build.key, span))
+                raise Halted
+            if build is not None or not look.kept:
+                columns = job.rules.columns(span)
+                look.take(span, columns)
+                if build is not None:
+                    build.add(rows_of(columns, build.key, span))
             records += len(span)
             tell(span)
     finally:
         getattr(spans, "close", int)()
-    return Found(records, tuple(map(Break.of, breaks)))
+    files = [mark["file"] for mark in job.source.fingerprints()]
+    whole = build is None or build.frontier == START
+    return found(records, breaks, look, files, whole=whole)
 
 
-class _Making:
+def found(records: int, breaks: Sequence[BrokenExport], look: Look, files: Sequence[str], *, whole: bool) -> Found:
+    """The findings of a stage; `whole`: it was gone through from its beginning."""
+    told = Found(
+        records=records,
+        breaks=tuple(map(Break.of, breaks)),
+        marks=tuple((field, value, count) for (field, value), count in look.marks.most_common()),
+        marked=_spot(look.marked, files) if look.marked is not None else None,
+    )
+    if not whole or look.kept or look.bad is None:
+        return told
+    position, message = look.bad
+    return replace(told, refused=dict(look.refused), bad=_spot(position, files), example=message)
+
+
+def _spot(at: Position, files: Sequence[str]) -> Spot:
+    return Spot(files[at.source], at.ordinal, at.offset)
+
+
+class Making:
     """One scan under way, in the reader's thread; `stop` ends it from another."""
 
     def __init__(self, job: StageScan, token: str, pace: Pace) -> None:
@@ -93,8 +123,7 @@ class _Making:
         if not policy:
             job.folder.mkdir(mode=0o700, exist_ok=True)
             found = read_through(job, None, self._pace.of(job), self._halt)
-            if not self._halt.is_set():
-                keep(path, bound, found)
+            keep(path, bound, found)
             return Scanned(None, found)
         try:
             marks = job.source.fingerprints()
@@ -135,7 +164,7 @@ async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
     marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # whatever way leads to it
     made_by = job.made_by if job.policy in (None, "all") else ""  # of these nothing is kept in part
     token = json.dumps([marks, dict(job.shape), made_by, binding(job.key.hex(), "none")], sort_keys=True)
-    making = _Making(job, token, pace)
+    making = Making(job, token, pace)
     work = asyncio.get_running_loop().run_in_executor(reader, making.work)
     try:
         return await asyncio.shield(work)

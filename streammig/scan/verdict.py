@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.model import Place
+from streammig.scan.findings import Found
+from streammig.scan.looks import A_VALUE
 from streammig.scan.stage import Scanned, StageScan
 from streammig.telemetry import Notify, Warned
 
@@ -29,6 +31,7 @@ class Policies:
 
     accept_broken: bool = False
     owner_twice: Literal["stop", "dead-letter"] = "stop"
+    not_deleted: tuple[str, ...] = ()  # fields, or field=value, that mark no deleted customer
 
 
 def judge(
@@ -43,6 +46,11 @@ def judge(
             notify(Warned("broken-end", f"{broken.what}; what is before it is delivered"))
         else:
             yield broken
+    marks = [it for it in scanned.found.marks if {it[0], f"{it[0]}={it[1]}"}.isdisjoint(policies.not_deleted)]
+    if marks and job.policy not in ("all", None):
+        yield _unclear(job.name, scanned.found, marks)
+    if scanned.found.refused:
+        notify(Warned("stage-refused", _all_refused(job.name, scanned.found)))
     if job.policy == "all" and scanned.index is not None and policies.owner_twice == "stop":
         yield from _owners_twice(job, scanned.index, customers)
 
@@ -66,3 +74,23 @@ def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -
             f' set owner_twice = "dead-letter" in the table [{job.name}]: all records of these customers become dead'
             " letters.",
         )
+
+
+def _unclear(name: str, found: Found, marks: Sequence[tuple[str, str, int]]) -> Problem:
+    """Fields that may mark deleted customers, which nobody has said anything about."""
+    shown = ", ".join(f"{field}: {value} ({count:,})" for field, value, count in marks[:SHOWN])
+    as_set = ", ".join(f'"{field}"' if value == A_VALUE else f'"{field}={value}"' for field, value, _ in marks[:SHOWN])
+    return Unusable(
+        "deleted-unclear",
+        f"{name}: fields that may mark deleted customers, with values and counts: {shown}; first in {found.marked}",
+        f"If these customers are deleted, set deleted = [{as_set}] in the table [{name}]: they are left out then. Else"
+        f" set not_deleted = [{as_set}].",
+    )
+
+
+def _all_refused(name: str, found: Found) -> str:
+    codes = ", ".join(f"{code} {count:,}" for code, count in sorted(found.refused.items(), key=lambda it: -it[1]))
+    said = f"{name}: all {found.records:,} records are refused: {codes}; the first is {found.bad}: {found.example}"
+    if found.refused.keys() == {"invalid-utf8"}:
+        return f"{said}. The file is not UTF-8: convert it first, say with iconv"
+    return f"{said}. No record has the form of the target: is a mapping missing, or is it the file of another stage?"

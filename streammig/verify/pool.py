@@ -55,6 +55,7 @@ class Pool:
         finally:
             if self._coming is not None:
                 await asyncio.wait([self._coming])  # a thread can't be cut off
+                self._coming.exception()  # where it failed, what failed first is told
         await self.reading.read(self._noted)
         return not self.context.stopping
 

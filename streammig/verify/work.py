@@ -144,6 +144,16 @@ CREATE TABLE suspect (
                 [(_text(how), stage, it.seq, *it.place[:3]) for it, how in found],
             )
 
+    def left(self) -> int:
+        """How many suspects there are."""
+        return int(self.rows("SELECT count(*) FROM suspect")[0][0])
+
+    def drop_found(self) -> None:
+        """Forget suspects that the second look has found as they are to be, and look at the others once more."""
+        with self.transaction():
+            self._db.execute("DELETE FROM suspect WHERE second = '[]'")
+            self._db.execute("UPDATE suspect SET second = NULL")
+
     def count(self, stage: str, place: Place, items: Iterable[Item]) -> None:
         """Add what is only counted, up to a place."""
         with self.transaction():

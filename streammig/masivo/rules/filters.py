@@ -55,4 +55,7 @@ def _holds(text: str) -> bool:
 
 
 def _any(pairs: tuple[Match, ...], texts: Texts) -> bool:
-    return any(texts.get(match.field) == match.value for match in pairs)
+    return any(
+        _holds(texts.get(match.field, "")) if match.value is None else texts.get(match.field) == match.value
+        for match in pairs
+    )

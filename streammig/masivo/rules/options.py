@@ -15,10 +15,10 @@ MAX_DIGITS = 30  # of a number, before and behind the point together: the sums a
 
 
 class Match(NamedTuple):
-    """A field of a record holds a value, compared as text."""
+    """A field of a record holds a value, compared as text; None: any that is not nothing."""
 
     field: str
-    value: str
+    value: str | None
 
 
 class RuleOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,15 +80,15 @@ class RuleOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def matches(pairs: Sequence[str], setting: str) -> tuple[Match, ...]:
-    """The pairs of a setting, taken apart at their first `=`; raises `Unusable` for one without."""
+    """The pairs of a setting, taken apart at their first `=`; raises `Unusable` for one without a field."""
     found = []
     for pair in pairs:
         field, sign, value = pair.partition("=")
-        if not sign or not field:
+        if not field:
             raise Unusable(
                 "settings-invalid",
-                f"{setting}: {pair!r} is no field=value pair.",
+                f"{setting}: {pair!r} names no field.",
                 f'Write it like {setting} = ["state=GONE"].',
             )
-        found.append(Match(field, value))
+        found.append(Match(field, value if sign else None))
     return tuple(found)

@@ -1,0 +1,138 @@
+"""`streammig revert`: take a whole run back at the target."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streammig.cli import options
+from streammig.errors import Unusable, counted
+from streammig.telemetry import Output
+
+if TYPE_CHECKING:
+    from streammig.checkpoint import Checkpoint
+
+WARNINGS = (
+    "Customers that others have migrated in this window are taken back, too: they can't be told apart.",
+    "Customers that have made a transaction since they were migrated stay, with all that belongs to them.",
+)
+
+
+@click.command()
+@options.checkpoint
+@click.option("--dry-run", is_flag=True, help="Show what would be reverted, and send nothing.")
+@click.option(
+    "--yes-revert", "confirmed", type=int, metavar="N",
+    help="Confirm in a script: exactly so many customers are to be reverted.",
+)  # fmt: skip
+@options.settings_on_top()
+@options.current
+@options.as_json()
+@options.quiet()
+def command(
+    checkpoint: Path,
+    dry_run: bool,
+    confirmed: int | None,
+    toml: Path | None,
+    current: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Take back all that this run has migrated: customers with their events and transactions.
+
+    The target takes back whatever was migrated in a window of time. The number of customers is shown first, and has to
+    be typed. Every customer is read back afterwards: gone, or listed. Interrupted, the same command goes on, and never
+    asks the target twice without a read-back. Exits with 3 where customers stay.
+    """
+    from streammig.checkpoint import Checkpoint
+    from streammig.cli import STOPPED, fail, say
+    from streammig.cli.runtime import beside
+
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
+        plan = _plan(file, toml)
+    if not quiet and plan["window"]:
+        say(_plan_in_words(plan))
+    if dry_run:
+        if as_json:
+            click.echo(json.dumps(plan, indent=2))
+        return
+    customers = plan["customers"] if not plan["window"] else _confirmed(plan["customers"], confirmed)
+    called = shlex.join(["streammig", *sys.argv[1:]])
+    ended = beside(checkpoint, toml, called, lambda run: run.revert(customers), Output(as_json, quiet), current)
+    if ended.problem is not None:
+        sys.exit(fail(ended.problem, as_json=as_json))
+    if not isinstance(ended.result, dict):
+        say(f"Stopped on request. To go on: {called}")
+        sys.exit(STOPPED)
+    found = plan | _told(ended.result)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif not quiet:
+        say(_in_words(found))
+    sys.exit(3 if found["kept"] or found["not_read_back"] else 0)
+
+
+def _plan(file: Checkpoint, toml: Path | None) -> dict[str, Any]:
+    """What would be reverted, JSON-ready. The window is null where a revert is under way: it is only read back."""
+    from streammig.report.document import iso
+    from streammig.settings import from_checkpoint
+
+    last = file.last_revert()
+    owners = next((row.name for row in file.stages() if file.owns(row.name)), "")
+    if last is not None and last.state in ("sending", "accepted", "unknown"):
+        window, customers = None, last.window.customers
+    else:
+        settings, _ = from_checkpoint(file.path, file.run["context"], toml)
+        found = file.window(owners, settings.settle_time)
+        window, customers = {"start": iso(found.start), "end": iso(found.end)}, found.customers
+    return {"checkpoint": str(file.path), "customers": customers, "window": window, "warnings": list(WARNINGS)}
+
+
+def _told(result: Mapping[str, Any]) -> dict[str, Any]:
+    from streammig.report.document import iso
+
+    return {**result, "at": iso(result["at"])}
+
+
+def _confirmed(customers: int, given: int | None) -> int:
+    """The number that the operator has confirmed. Raises `Unusable` where that was not this one."""
+    if given is None and sys.stdin.isatty():
+        given = click.prompt("Type the number of customers to revert them", type=int, err=True)
+    if given != customers:
+        said = "was not confirmed" if given is None else f"{given:,} was confirmed"
+        raise Unusable(
+            "revert-unconfirmed",
+            f"customers to be reverted: {customers:,}, and {said}: nothing was sent",
+            f"Confirm with --yes-revert {customers}",
+        )
+    return customers
+
+
+def _plan_in_words(plan: Mapping[str, Any]) -> str:
+    window = plan["window"]
+    return "\n".join(
+        [
+            f"Customers of this run to be reverted: {plan['customers']:,}",
+            f"The window: migrated from {window['start']} up to {window['end']}, by the target's clock",
+            *(f"WARNING: {it}" for it in plan["warnings"]),
+        ]
+    )
+
+
+def _in_words(found: Mapping[str, Any]) -> str:
+    lines = [f"Customers that are gone: {found['gone']:,}"]
+    if found["kept"]:
+        lines.append(f"Customers that are still there: {len(found['kept']):,}")
+        lines += [f"  {owner}" for owner in found["kept"]]
+    if found["not_read_back"]:
+        aside = counted(found["not_read_back"], "customer")
+        lines.append(f"Not read back: {aside} that another mapping or a correction made")
+    lines.append("The run is reverted. To migrate again, name a new --checkpoint.")
+    return "\n".join(lines)
