@@ -9,14 +9,14 @@ from typing import Any
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
-from streammig.settings import Settings
+from streammig.settings import Settings, absolute
 from streammig.sources import comparable, hash_before, touched
 from streammig.stages import STAGES
 
 # The settings of a run that decide which bytes a batch holds.
 SHAPING = (
-    "duplicates", "unknown_fields", "fraction_digits", "time_zone", "include_inactive", "send_anonymous", "zero_orders",
-    "send_redeem", "max_bytes", "max_record_bytes",
+    "duplicates", "unknown_fields", "fraction_digits", "time_zone", "time_of_day", "trim_emails", "include_inactive",
+    "send_anonymous", "zero_orders", "send_redeem", "max_bytes", "max_record_bytes",
 )  # fmt: skip
 ANOTHER_ACCOUNT = (
     "the account is another: it is told by base URL and API key, or by `account` in the settings; a name given there"
@@ -29,6 +29,8 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
     """For each stage what shapes its batches, JSON-ready. A mapping is bound by its name: its code may be mended
     between two runs. Duplicate customers are looked for in all runs of a checkpoint, or in none."""
     common = {name: getattr(settings, name) for name in SHAPING}
+    older = {"not_in": absolute(settings.not_in) if settings.not_in else "", "since": settings.since}
+    common |= {name: value for name, value in older.items() if value}
     found = {}
     for name in settings.stages:
         stage = settings.stage(name)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
@@ -39,6 +39,7 @@ class Reading:
     store: Store
     lookup: Checkpoint  # the same file, opened to read, for the thread
     thread: Executor
+    left: Left | None = None  # what an older run has left at the target
 
     async def read(self, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
         """Do in the thread what reads files."""
@@ -61,7 +62,9 @@ class Reading:
 
     def absent(self, undecided: frozenset[str]) -> Absent:
         """Which customers will not be at the target, or, if they are `undecided`, may not be."""
-        known = partial(absent, self.indexes.get(self.owners), self.lookup)
+        known: Absent = partial(absent, self.indexes.get(self.owners), self.lookup)
+        if self.left is not None:
+            known = partial(absent_but_left, known, self.left, self.owners)
         return partial(absent_or_undecided, known, undecided)
 
     async def undecided(self) -> frozenset[str]:
@@ -88,6 +91,19 @@ class Reading:
         frontier = await self.store.read(lambda file: file.progress(self.owners).frontier)
         owners = await self.read(owners_until, self.inputs[self.owners].source, await self.rules(self.owners), frontier)
         return owners - self.lookup.absent_reasons(owners).keys()
+
+
+class Left(Protocol):
+    """What an older run has left at the target."""
+
+    def present(self, stage: str, owners: Iterable[str]) -> Mapping[str, bytes]: ...
+
+
+def absent_but_left(known: Absent, left: Left, stage: str, owners: Iterable[str]) -> Mapping[str, str]:
+    """As `known`, without the owners that are there since an older run."""
+    found = known(owners)
+    there = left.present(stage, found) if found else {}
+    return {owner: why for owner, why in found.items() if owner not in there}
 
 
 def absent_or_undecided(known: Absent, undecided: frozenset[str], owners: Iterable[str]) -> Mapping[str, str]:

@@ -31,9 +31,11 @@ from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.mapping import mapping_mark, stage_mapping
+from streammig.masivo import second
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import RuleOptions, check_base_url
 from streammig.model import Batch, BatchState
+from streammig.not_in import CHANGED, Older, Second, Sent, held_by_run, make, narrowed
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.resending import Resend
 from streammig.retrying import Retry
@@ -41,7 +43,7 @@ from streammig.revert import Revert
 from streammig.run import Run, RunOptions
 from streammig.scan import Policies, forget, scan_folder, scan_stages
 from streammig.scan_plan import to_scan
-from streammig.settings import Settings, absolute, check_doubles, check_folder, portable, state_folder
+from streammig.settings import Settings, absolute, check_doubles, check_folder, from_checkpoint, portable, state_folder
 from streammig.sources import Form, check_form, open_source, parse_input, with_samples
 from streammig.sources.source import Source
 from streammig.stages import STAGES
@@ -53,6 +55,7 @@ from streammig.verify.verifier import Verifier
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
+SECOND = Second(second.COUNTED, second.issued, second.profile, second.profile_hash)
 T = TypeVar("T")
 
 
@@ -205,6 +208,8 @@ class Migration:
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
+        sent = await self._sent(stack, inputs, account.binding, thread)
+        inputs = narrowed(inputs, sent, settings.since, SECOND, self.notify)
         fresh = await self._fresh(file, marks, thread)
         reading_on = file is None or any(fresh.values()) or reads(file)
         indexes = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else {}
@@ -223,7 +228,13 @@ class Migration:
         store = self._store(stack, file, fence)
         lookup = _opened_to_read(stack, path)
         reading = Reading(
-            stages=target.stages, inputs=inputs, indexes=indexes, store=store, lookup=lookup, thread=thread
+            stages=target.stages,
+            inputs=inputs,
+            indexes=indexes,
+            store=store,
+            lookup=lookup,
+            thread=thread,
+            left=sent.left if sent is not None else None,
         )
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
@@ -235,6 +246,29 @@ class Migration:
             context=context,
             options=RunOptions(ask.first, self.away, look=target.queued and not self._past_the_look(fence)),
         )
+
+    async def _sent(
+        self, stack: AsyncExitStack, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], thread: Executor
+    ) -> Sent | None:
+        """What the older run that the settings name has left at the target."""
+        if not self.settings.not_in:
+            return None
+        path, mine = Path(self.settings.not_in), Path(self.settings.checkpoint)
+        held_by_run(path)
+        file = _opened_to_read(stack, path)
+        settings, folder = from_checkpoint(path, file.run["context"], None)
+        older = Older(file, Migration(settings, self.ask, folder=folder).inputs(file.run["started"]))
+        older.check(binding if self.ask.dry_run is None else file.run["binding"])
+        self.notify(Waiting("older-run", f"reading what {path} has left at the target"))
+        list_of = mine.with_name(mine.name + ".not-in")
+        sent = await self._reading(thread, lambda _: make(list_of, older, inputs, SECOND))
+        stack.callback(sent.left.close)
+        stack.callback(sent.places.close)
+        if sent.changed:
+            said = f"customers that changed since the older run: {sent.changed:,}; they can't be migrated again"
+            where = list_of.with_suffix(CHANGED)
+            self.notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
+        return sent
 
     def _past_the_look(self, fence: Fence | None) -> bool:
         """Whether the operator's word passes the look at the target. Where it answers for a lost fence, it does not."""

@@ -44,7 +44,7 @@ class WithoutRepeated:
 
         def change(it: Examined) -> Examined:
             where = it.position.source, it.position.offset
-            return _without(it, [(record, repeated.get((*where, record.unit))) for record in it.records])
+            return leave_out(it, [(record, repeated.get((*where, record.unit))) for record in it.records])
 
         return Chunk(span, columns).changed(ats, change)
 
@@ -71,23 +71,23 @@ class WithOwners:
             parts: list[tuple[Record, Why | None]] = []
             for record in it.records:
                 if reason := absent.get(record.owner):
-                    why = why_without(reason)
+                    why = whyleave_out(reason)
                     parts += [(part, None if inside else why) for part, inside in cut([record], self._sealed)]
                 else:
                     parts.append((record, None))
-            return _without(it, parts)
+            return leave_out(it, parts)
 
         return Chunk(span, columns).changed(ats, change)
 
 
-def why_without(reason: str) -> Why:
+def whyleave_out(reason: str) -> Why:
     """What becomes of what belongs to a customer that is absent for this reason."""
     if reason == FILTERED:
         return OF_FILTERED, ""
     return "owner-" + reason, NOT_DECIDED if reason == UNDECIDED else NO_CUSTOMER
 
 
-def _without(it: Examined, parts: Sequence[tuple[Record, Why | None]]) -> Examined:
+def leave_out(it: Examined, parts: Sequence[tuple[Record, Why | None]]) -> Examined:
     """The source record with these parts; those with a reason are filtered or dead letters."""
     kept = tuple(part for part, why in parts if why is None)
     filtered = [(why[0], part.tally) for part, why in parts if why is not None and not why[1]]

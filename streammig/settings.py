@@ -68,11 +68,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # where `accepted_if` is given, a yes if any of it holds and a no if none does.
     accepted_if: tuple[str, ...] = ()
     refused_if: tuple[str, ...] = ()
+    not_there: tuple[int | str, ...] = (404,)  # answers to a read that mean "no such customer", as 404 or "200 null"
+
+    not_in: str = ""  # the checkpoint of an older run: what it has left at the target is left out
+    since: str = ""  # events that were issued before this moment are left out
 
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
     fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
+    trim_emails: bool = False
     time_zone: str = ""
+    time_of_day: str = ""  # of dates without a time, as 00:00:00
     include_inactive: bool = False
     send_anonymous: bool = False
     zero_orders: bool = False
@@ -215,7 +221,7 @@ def _read(path: Path) -> dict[str, Any]:
             hint = f"Put it in {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command."
             raise Unusable("key-in-settings", f"{path}: {name}: a key does not belong in the settings", hint)
     folder = path.parent
-    for name in ("checkpoint", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "state_dir", "api_key_file", "not_in"):
         if isinstance(found.get(name), str):
             found[name] = str(folder / Path(found[name]).expanduser())
     for name in STAGES:
@@ -245,7 +251,7 @@ def portable(settings: Settings) -> dict[str, Any]:
         name: value for name, value in msgspec.to_builtins(settings).items() if value != getattr(Settings(), name)
     }
     kept.pop("api_key_command", None)  # a command line may have the key in it
-    for name in ("checkpoint", "state_dir", "api_key_file"):
+    for name in ("checkpoint", "state_dir", "api_key_file", "not_in"):
         if kept.get(name):
             kept[name] = absolute(kept[name])
     for name in settings.stages:

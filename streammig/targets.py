@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from streammig.context import Clock
-from streammig.masivo.target import Account, Masivo, RuleOptions, conditions
+from streammig.masivo.target import Account, Masivo, RuleOptions, absences, conditions
 from streammig.settings import Settings
 from streammig.stages import STAGES
 from streammig.target import Target
@@ -38,6 +38,7 @@ def target_of(
         account=account,
         waiting=waiting,
         answers=conditions(settings.accepted_if, settings.refused_if),
+        not_there=absences(settings.not_there),
     )
 
 
@@ -52,7 +53,9 @@ def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
             send_anonymous=settings.send_anonymous,
             zero_orders=settings.zero_orders,
             send_redeem=settings.send_redeem,
+            trim_emails=settings.trim_emails,
             time_zone=settings.time_zone or None,
+            time_of_day=settings.time_of_day,
             deleted=settings.customers.deleted,
             reversed=settings.events.reversed,
             owner=settings.stage(name).owner or None,

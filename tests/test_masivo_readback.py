@@ -9,11 +9,13 @@ from decimal import Decimal
 import pytest
 import pytest_asyncio
 
-from streammig.errors import TargetStop
+from streammig.errors import TargetStop, Unusable
+from streammig.masivo.answers import absences
 from streammig.masivo.readback import MasivoReadBack
 from streammig.model import Position, Record
 from streammig.target import ReadBack, Seen
 from tests.masivo_session import session_on
+from tests.problems import raises
 from tests.wire import Act, Wire, answer, listening, reset
 
 
@@ -36,9 +38,9 @@ def record(owner: str, **members: object) -> Record:
     return Record(Position(0, 0, len(body), 1), 0, owner, body, 1)
 
 
-async def look(wire: Wire, stage: str, record: Record) -> Seen:
+async def look(wire: Wire, stage: str, record: Record, *not_there: int | str) -> Seen:
     async with session_on(wire.url) as session:
-        readback: ReadBack = MasivoReadBack(session)
+        readback: ReadBack = MasivoReadBack(session, absences(not_there or (404,)))
         return await readback.visible(stage, record)
 
 
@@ -67,6 +69,33 @@ def customer(owner: object, **more: object) -> bytes:
 async def test_a_customer_is_there_or_not_or_nobody_can_tell(wire: Wire, act: bytes | Act, seen: Seen) -> None:
     wire.on("/customers/c%201%2F%C3%A4", act)
     assert await look(wire, "customers", record("c 1/ä")) is seen
+
+
+@pytest.mark.parametrize(
+    ("not_there", "act", "seen"),
+    [
+        ("200 null", answer(200, " null "), Seen.NOTHING),
+        ("200 null", answer(200, "{}"), Seen.CANT_TELL),
+        ("200 null", answer(404, {"error": "x"}), Seen.CANT_TELL),
+        ("200 {}", answer(200, "{ }"), Seen.NOTHING),
+        ("200 {}", customer("c"), Seen.ALL),
+        (204, answer(204), Seen.NOTHING),
+        (400, answer(400, {"error": "x"}), Seen.NOTHING),
+        (400, answer(400, "<html>no</html>"), Seen.CANT_TELL),
+        ('400 {"error":"x"}', answer(400, {"error": "y"}), Seen.CANT_TELL),
+    ],
+)
+async def test_a_setting_names_the_answers_that_mean_not_there(
+    wire: Wire, not_there: int | str, act: bytes, seen: Seen
+) -> None:
+    wire.on("/customers/c", act)
+    assert await look(wire, "customers", record("c"), not_there) is seen
+
+
+@pytest.mark.parametrize("not_there", [200, "200", "200 nul", 401, 429, 500, "", "null", "404 x"])
+def test_an_answer_that_can_not_mean_not_there_is_refused_as_a_setting(not_there: int | str) -> None:
+    with raises(Unusable, "settings-invalid"):
+        absences([not_there])
 
 
 WHOLE = {

@@ -363,6 +363,14 @@ def test_a_null_is_cut_only_where_it_is_an_optional_field(old: str, new: str, fa
         assert results[50].records[0].body.decode() == clean.replace(old, fate, 1)
 
 
+def test_a_line_break_where_a_number_should_be_hides_no_fault_of_the_records_behind_it() -> None:
+    split = CUSTOMER.replace("12.50", "[1,\n2]")
+    twice, longer = (CUSTOMER.replace('"email"', f'"gender":"MALE",{more},"email"')
+                     for more in ('"gender":"MALE"', '"country":"CO"'))  # fmt: skip
+    found = examined(made("customers"), run_of([split, longer, twice, longer]))
+    assert [[letter.code for letter in each.dead] for each in found] == [["wrong-type"], [], ["duplicate-field"], []]
+
+
 def test_a_dead_customer_is_absent_and_its_readable_sums_are_counted() -> None:
     other = LOT.replace("12.50", "1.001")
     result = examine(

@@ -1,5 +1,6 @@
 """The run's file: one SQLite database that makes a run resumable."""
 
+from streammig.checkpoint.codec import hash_owner
 from streammig.checkpoint.contents import Contents, spread
 from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path
 from streammig.checkpoint.file import Checkpoint
@@ -36,6 +37,7 @@ __all__ = [
     "Window",
     "fenced",
     "fences_path",
+    "hash_owner",
     "is_held",
     "locked",
     "outbox_path",

@@ -66,7 +66,7 @@ class Reverts(Units):
             raise Unusable(
                 "checkpoint-reverted",
                 f"{self.path} was reverted: it sends nothing any more",
-                "Migrate with a new --checkpoint.",
+                f"Migrate with a new --checkpoint, and leave out what stayed: --not-in {self.path}",
             )
         raise Unusable(
             "revert-unfinished",

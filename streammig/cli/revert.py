@@ -134,5 +134,5 @@ def _in_words(found: Mapping[str, Any]) -> str:
     if found["not_read_back"]:
         aside = counted(found["not_read_back"], "customer")
         lines.append(f"Not read back: {aside} that another mapping or a correction made")
-    lines.append("The run is reverted. To migrate again, name a new --checkpoint.")
+    lines.append(f"The run is reverted. To migrate again: a new --checkpoint, and --not-in {found['checkpoint']}")
     return "\n".join(lines)

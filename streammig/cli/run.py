@@ -56,6 +56,8 @@ FOR_ONE_CALL = {
     "--i-accept-doubles", "accept_doubles", multiple=True, type=click.Choice(STAGES), metavar="STAGE",
     help='Confirms unknown = "resend" of a stage: its records may be sent twice.',
 )  # fmt: skip
+@click.option("--not-in", metavar="OLD.checkpoint", help="Leave out what this older run has left at the target.")
+@click.option("--since", metavar="MOMENT", help="Leave out events that were issued before.")
 @options.current
 @options.newest_lost
 @click.option("--bodies-lost", is_flag=True, help="Make dead letters of batches whose bodies in the outbox are lost.")

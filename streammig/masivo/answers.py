@@ -22,6 +22,7 @@ _BY_STATUS = {
 _NOT_PROCESSED = (403, 404, 405)  # of which no record is the cause
 _YES = (200, 201, 202, 204)
 _GAVE_UP = (408, 425)  # a proxy or the target gave up waiting
+_SAYS_NOTHING = (401, 403, 408, 425, 429)  # of whether a customer is there
 _WAITED_FOR = (408, 425, 429, 503)
 
 _ERRORS = ("error", "errors")
@@ -79,6 +80,42 @@ def _condition(setting: str, text: str) -> Condition:
             f'Write it as path=value, like {setting} = ["result.state=done"], or as a path alone.',
         )
     return Condition(names, value.strip() if equals else None)
+
+
+class Absence(msgspec.Struct, frozen=True):
+    """An answer to a read that says that there is no such customer: a status, and the JSON of its body if that
+    matters."""
+
+    status: int
+    body: msgspec.Raw | None = None
+
+    def is_said(self, answer: Answer) -> bool:
+        if answer.status != self.status or answer.html or not answer.whole:
+            return False
+        return self.body is None or _decoded(answer.body) == _decoded(bytes(self.body))
+
+
+NOT_THERE = (Absence(404),)
+
+
+def absences(answers: Sequence[int | str]) -> tuple[Absence, ...]:
+    """What the setting `not_there` names: statuses, and texts of a status and a JSON body. Raises `Unusable`."""
+    return tuple(map(_absence, answers))
+
+
+def _absence(answer: int | str) -> Absence:
+    status, _, body = str(answer).partition(" ")
+    number = int(status) if status.isascii() and status.isdigit() else 0
+    # A body must be named where a customer who is there gets the same status.
+    if (number == 204 or number in range(400, 500)) and number not in _SAYS_NOTHING and not body:
+        return Absence(number)
+    if number in (200, 204, *range(400, 500)) and number not in _SAYS_NOTHING and _decoded(body.encode()) is not None:
+        return Absence(number, msgspec.Raw(body.encode()))
+    raise Unusable(
+        "settings-invalid",
+        f"not_there holds {answer!r}, which no read of a customer who is not there answers",
+        'Write a status, like not_there = [404], or a status and the JSON of the body, like "200 null".',
+    )
 
 
 def classify(

@@ -1,10 +1,11 @@
 """The elements of Masivo's migration requests, field by field, as its documentation has them.
 
-These types are both the fast check of a record and, read by `rules.shape`, the table that the explaining check walks
+These types are the one description of the form. A record is decoded into them, and encoded again to prove that it has
+nothing else in it. `rules.shape` reads them as the table that values are checked by, and that the explaining walk goes
 along. So:
 
-- a field without a default is required, and null only where its type says `| None`; a `Maybe` is optional, and left out
-  where it is null (`tolerant` models take this null)
+- a field without a default is required, and null only where its type says `| None`; a `Maybe` is optional, and null in
+  it is as good as nothing: it is not written out again
 - nothing unknown stands in an object, but in the outermost, whose unknown fields are cut before it is sent
 - `extra` in a field's `Meta` says what the type can't: `kind` ("id", "email", "uuid"), `default` (the JSON that is put
   in where a required field is missing), `copy` (the field whose value is put in), `policy` ("redeem": left out unless
@@ -16,8 +17,7 @@ along. So:
 from __future__ import annotations
 
 from datetime import datetime
-from functools import cache
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -30,11 +30,11 @@ Number = msgspec.Raw
 Free = dict[str, Any]
 
 T = TypeVar("T")
-Maybe: TypeAlias = T | UnsetType
+Maybe: TypeAlias = T | None
 
 
 class Model(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
-    """What all objects share: nothing unknown, and written out again only what was read."""
+    """What all objects share: nothing unknown, and nothing written out again that is not there."""
 
 
 class Lot(Model, frozen=True):
@@ -44,20 +44,20 @@ class Lot(Model, frozen=True):
     amount: Number
     expiration_date: Date | None
     brand_id: str | None
-    channel_id: Maybe[str] = UNSET
-    store_id: Maybe[str] = UNSET
-    issued_at: Maybe[Date] = UNSET
-    funded_by: Maybe[str] = UNSET
+    channel_id: Maybe[str] = None
+    store_id: Maybe[str] = None
+    issued_at: Maybe[Date] = None
+    funded_by: Maybe[str] = None
 
 
 class Period(Model, frozen=True):
     """The figures of one period; which of them are required is not documented, so none is."""
 
-    begin: Maybe[Date] = msgspec.field(default=UNSET, name="from")
-    end: Maybe[Date] = msgspec.field(default=UNSET, name="to")
-    tier_id: Maybe[Uuid] = UNSET
-    last_visit: Maybe[Date] = UNSET
-    last_session: Maybe[Date] = UNSET
+    begin: Maybe[Date] = msgspec.field(default=None, name="from")
+    end: Maybe[Date] = msgspec.field(default=None, name="to")
+    tier_id: Maybe[Uuid] = None
+    last_visit: Maybe[Date] = None
+    last_session: Maybe[Date] = None
     spend_total: Number | UnsetType = UNSET
     number_of_purchases: Number | UnsetType = UNSET
 
@@ -65,34 +65,34 @@ class Period(Model, frozen=True):
 class Metrics(Model, frozen=True):
     """Spend figures computed beforehand."""
 
-    lifetime: Maybe[Period] = UNSET
-    last_year: Maybe[Period] = UNSET
-    this_year: Maybe[Period] = UNSET
-    last_semester: Maybe[Period] = UNSET
-    this_semester: Maybe[Period] = UNSET
-    last_quarter: Maybe[Period] = UNSET
-    this_quarter: Maybe[Period] = UNSET
-    last_month: Maybe[Period] = UNSET
-    this_month: Maybe[Period] = UNSET
-    updated_at: Maybe[Date] = UNSET
+    lifetime: Maybe[Period] = None
+    last_year: Maybe[Period] = None
+    this_year: Maybe[Period] = None
+    last_semester: Maybe[Period] = None
+    this_semester: Maybe[Period] = None
+    last_quarter: Maybe[Period] = None
+    this_quarter: Maybe[Period] = None
+    last_month: Maybe[Period] = None
+    this_month: Maybe[Period] = None
+    updated_at: Maybe[Date] = None
 
 
 class DeviceInfo(Model, frozen=True):
     """What a push token stands for."""
 
     # Two pages list different platforms; a token of a platform that only one of them has is not ours to refuse.
-    platform: Maybe[Literal["ios", "android", "web", "windows", "macos"]] = UNSET
-    model: Maybe[str] = UNSET
-    os_version: Maybe[str] = msgspec.field(default=UNSET, name="osVersion")
+    platform: Maybe[Literal["ios", "android", "web", "windows", "macos"]] = None
+    model: Maybe[str] = None
+    os_version: Maybe[str] = msgspec.field(default=None, name="osVersion")
 
 
 class Device(Model, frozen=True):
     """A push token."""
 
-    device_token: Maybe[str] = UNSET
-    device_info: Maybe[DeviceInfo] = UNSET
-    expires_at: Maybe[Date] = UNSET
-    created_at: Maybe[Date] = UNSET
+    device_token: Maybe[str] = None
+    device_info: Maybe[DeviceInfo] = None
+    expires_at: Maybe[Date] = None
+    created_at: Maybe[Date] = None
 
 
 class Customer(Model, frozen=True, forbid_unknown_fields=False):
@@ -103,13 +103,13 @@ class Customer(Model, frozen=True, forbid_unknown_fields=False):
     email: Email
     registration_date: Date
     balance: list[Lot]
-    gender: Maybe[Literal["MALE", "FEMALE"]] = UNSET
-    dob: Maybe[Date] = UNSET
-    document_type: Maybe[str] = UNSET
-    document_number: Maybe[Annotated[str, Meta(max_length=50)]] = UNSET
-    country: Maybe[Annotated[str, Meta(max_length=100)]] = UNSET
-    metrics: Maybe[Metrics] = UNSET
-    devices: Maybe[list[Device]] = UNSET
+    gender: Maybe[Literal["MALE", "FEMALE"]] = None
+    dob: Maybe[Date] = None
+    document_type: Maybe[str] = None
+    document_number: Maybe[Annotated[str, Meta(max_length=50)]] = None
+    country: Maybe[Annotated[str, Meta(max_length=100)]] = None
+    metrics: Maybe[Metrics] = None
+    devices: Maybe[list[Device]] = None
 
 
 class Redeem(Model, frozen=True):
@@ -129,9 +129,9 @@ class Product(Model, frozen=True):
     amount: Number
     value: Number
     discounted_value: Number | UnsetType = UNSET
-    redeem: Redeems = UNSET
-    tags: Maybe[Free] = UNSET
-    metadata: Maybe[Free] = UNSET
+    redeem: Redeems = None
+    tags: Maybe[Free] = None
+    metadata: Maybe[Free] = None
 
 
 class Shipping(Model, frozen=True):
@@ -139,9 +139,9 @@ class Shipping(Model, frozen=True):
 
     value: Number | UnsetType = UNSET
     discounted_value: Number | UnsetType = UNSET
-    redeem: Redeems = UNSET
-    tags: Maybe[Free] = UNSET
-    metadata: Maybe[Free] = UNSET
+    redeem: Redeems = None
+    tags: Maybe[Free] = None
+    metadata: Maybe[Free] = None
 
 
 class Order(Model, frozen=True):
@@ -154,11 +154,11 @@ class Order(Model, frozen=True):
     payment_method: Annotated[
         Literal["CREDIT", "DEBIT", "CASH", "BANK_TRANSFER", "OTHER"], Meta(extra={"default": '"OTHER"'})
     ]
-    channel_id: Maybe[str] = UNSET
-    store_id: Maybe[str] = UNSET
-    shipping: Maybe[Shipping] = UNSET
-    redeem: Redeems = UNSET
-    metadata: Maybe[Free] = UNSET
+    channel_id: Maybe[str] = None
+    store_id: Maybe[str] = None
+    shipping: Maybe[Shipping] = None
+    redeem: Redeems = None
+    metadata: Maybe[Free] = None
 
 
 class Event(Model, frozen=True):
@@ -170,15 +170,15 @@ class Event(Model, frozen=True):
     fulfilled: Annotated[bool, Meta(extra={"default": "true"})]
     issued_at: Date
     resolved_at: Date
-    channel_id: Maybe[str] = UNSET
-    store_id: Maybe[str] = UNSET
+    channel_id: Maybe[str] = None
+    store_id: Maybe[str] = None
 
 
 class Cause(Model, frozen=True):
     """The event behind a transaction."""
 
     type: str
-    order: Maybe[Order] = UNSET
+    order: Maybe[Order] = None
 
 
 class Transaction(Model, frozen=True):
@@ -195,7 +195,7 @@ class Transaction(Model, frozen=True):
     store_id: Annotated[str | None, Meta(extra={"default": "null"})]
     channel_id: Annotated[str | None, Meta(extra={"default": "null"})]
     event: Annotated[Cause | None, Meta(extra={"default": "null"})]
-    funded_by: Maybe[str] = UNSET
+    funded_by: Maybe[str] = None
 
 
 class OwnerOfEvents(Model, frozen=True, forbid_unknown_fields=False):
@@ -210,34 +210,3 @@ class OwnerOfTransactions(Model, frozen=True, forbid_unknown_fields=False):
 
     id: Id
     transactions: list[Transaction]
-
-
-@cache
-def tolerant(model: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """The same model with null in optional fields, too."""
-    fields: list[Any] = []
-    for each in msgspec.structs.fields(model):
-        kind = _tolerant(each.type)
-        if each.required:
-            fields.append((each.name, kind))
-        else:  # a number is its JSON, also where that is null
-            kind = kind if msgspec.Raw in get_args(kind) else Union[kind, None]  # noqa: UP007
-            fields.append((each.name, kind, msgspec.field(default=UNSET, name=each.encode_name)))
-    strict = model.__struct_config__.forbid_unknown_fields
-    return msgspec.defstruct(model.__name__, fields, bases=(Model,), frozen=True, forbid_unknown_fields=strict)
-
-
-def _tolerant(kind: Any) -> Any:
-    inner = get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, Model):
-        return tolerant(kind)
-    if get_origin(kind) is Annotated:
-        return Annotated[(_tolerant(inner[0]), *inner[1:])]
-    if get_origin(kind) is list:
-        return list[_tolerant(inner[0])]  # type: ignore[misc]
-    if UNSET_OR_NULL.intersection(inner):
-        return Union[tuple(map(_tolerant, inner))]  # noqa: UP007
-    return kind
-
-
-UNSET_OR_NULL = {UnsetType, type(None)}

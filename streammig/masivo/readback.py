@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
+from streammig.masivo.answers import NOT_THERE, Absence
 from streammig.masivo.compare import is_as_sent
 from streammig.masivo.differences import GONE, of_count, of_customer, of_transactions
 from streammig.masivo.http import Answer, NoAnswer
@@ -20,7 +21,6 @@ from streammig.masivo.session import Session
 from streammig.model import Record
 from streammig.target import Difference, Seen
 
-NOT_THERE = (404,)  # the statuses by which a read says that there is no such customer
 FIRST_YEAR = 2020  # earlier ones can't be asked for
 # The year that is asked for is the account's, whose time zone we do not know: a moment near New Year is looked for in
 # both years. No zone is further from UTC than this.
@@ -94,8 +94,9 @@ class _Data(msgspec.Struct):
 class MasivoReadBack:
     """Implements `ReadBack` on an entered session, which paces the reads, renews tokens and waits out a 429."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, not_there: Sequence[Absence] = NOT_THERE) -> None:
         self._session = session
+        self._not_there = not_there
         self.misread = ""
 
     async def visible(self, stage: str, record: Record) -> Seen:
@@ -109,7 +110,7 @@ class MasivoReadBack:
         if stage == "transactions":
             return await self._transactions(record)
         answer = await self._get(f"/customers/{_in_path(record.owner)}")
-        if stage == "customers" and _is_absence(answer):
+        if stage == "customers" and self._is_absence(answer):
             return Seen.NOTHING
         if stage == "customers":
             return self._customer(record, self._decoded(answer, _Data))
@@ -117,6 +118,10 @@ class MasivoReadBack:
         if counts is None or counts.data.customer.id != record.owner:
             return Seen.CANT_TELL
         return Seen.ALL if _purchases_of(counts) >= _purchases(record) else Seen.CANT_TELL
+
+    def _is_absence(self, answer: Answer | NoAnswer) -> bool:
+        """Whether a read of a customer says that there is none."""
+        return isinstance(answer, Answer) and any(each.is_said(answer) for each in self._not_there)
 
     async def _get(self, path: str, query: dict[str, str] | None = None) -> Answer | NoAnswer:
         self.misread = ""
@@ -147,7 +152,7 @@ class MasivoReadBack:
             there = await self._of_years(record.owner, sent, absent=[])
             return None if there is None else of_transactions(_dated(sent), _dated(there))
         answer = await self._get(f"/customers/{_in_path(record.owner)}")
-        if _is_absence(answer):
+        if self._is_absence(answer):
             return [GONE]
         found, counts = self._decoded(answer, _Data), self._decoded(answer, _Counts)
         if found is None or found.data.customer.get("id") != record.owner:
@@ -189,7 +194,7 @@ class MasivoReadBack:
         there: list[_Row] = []
         for year in sorted({year for each in sent for year in _years(each.issued_at)}):
             answer = await self._get(f"/customers/{_in_path(owner)}/transactions", {"year": str(year)})
-            if _is_absence(answer):
+            if self._is_absence(answer):
                 return absent
             rows = self._decoded(answer, _Rows)
             if rows is None:
@@ -238,11 +243,6 @@ def _key(row: _Transaction) -> Key:
 def _in_path(owner: str) -> str:
     # Dots alone would be taken for a way through folders.
     return quote(owner, safe="") if owner.strip(".") else owner.replace(".", "%2E")
-
-
-def _is_absence(answer: Answer | NoAnswer) -> bool:
-    """Whether a read of a customer says that there is none. Any other answer but the customer says nothing."""
-    return isinstance(answer, Answer) and answer.status in NOT_THERE and not answer.html
 
 
 def _shape(answer: Answer) -> str:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, Protocol
 
 from streammig.context import Clock
-from streammig.masivo.answers import Conditions, conditions
+from streammig.masivo.answers import NOT_THERE, Absence, Conditions, absences, conditions
 from streammig.masivo.client import MasivoClient
 from streammig.masivo.http import check_base_url
 from streammig.masivo.readback import MasivoReadBack
@@ -18,7 +18,7 @@ from streammig.masivo.session import Secret, Session
 from streammig.masivo.stages import STAGES
 from streammig.target import Client, ReadBack
 
-__all__ = ["Masivo", "RuleOptions", "check_base_url", "conditions"]
+__all__ = ["Masivo", "RuleOptions", "absences", "check_base_url", "conditions"]
 
 
 class Account(Protocol):
@@ -53,6 +53,7 @@ class Masivo:
     account: Account
     waiting: Callable[[str, float], None]
     answers: Conditions = Conditions()  # noqa: RUF009  # frozen
+    not_there: tuple[Absence, ...] = NOT_THERE
 
     stages = STAGES
     queued = True
@@ -74,4 +75,7 @@ class Masivo:
             request_timeout=self.timeout,
         )
         async with session:
-            yield MasivoClient(session, self.clock, self.account.observe, self.answers), MasivoReadBack(session)
+            yield (
+                MasivoClient(session, self.clock, self.account.observe, self.answers),
+                MasivoReadBack(session, self.not_there),
+            )

@@ -80,6 +80,9 @@ CREATE TABLE suspect (
     PRIMARY KEY (stage, seq, source, offset, unit)
 ) WITHOUT ROWID"""
 
+    def __reduce__(self) -> tuple[type[Work], tuple[Path, bool]]:
+        return Work, (self.path, True)  # another process only reads it
+
     def begin(self, binding: str, stages: Mapping[str, Iterable[Accepted]]) -> None:
         """Begin, or go on where it was begun for the same `binding`."""
         rows = self.rows("SELECT binding FROM verify")

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
-from itertools import compress
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -14,42 +13,36 @@ import msgspec
 from streammig.columns import Columns
 from streammig.masivo.edit import (
     NOT_JSON,
+    NULL,
     Duplicate,
     Member,
-    Nulls,
-    Outermost,
-    Plan,
     commas,
     elements,
-    kept_commas,
+    kept,
+    lines,
     members,
-    nulls,
 )
-from streammig.masivo.models import tolerant
+from streammig.masivo.rules.cutting import Block, Cutting
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.mapping import Mapped
 from streammig.masivo.rules.options import RuleOptions
-from streammig.masivo.rules.reasons import Refusal, told
-from streammig.masivo.rules.shape import objects_in, shape_of
-from streammig.masivo.rules.values import Path, Values, allowed_nulls, along, good_id, paths_to, text_in, text_of
+from streammig.masivo.rules.reasons import Refusal, Refusals, told
+from streammig.masivo.rules.shape import shape_of
+from streammig.masivo.rules.values import (
+    Path,
+    Values,
+    along,
+    good_id,
+    signs,
+    spelt_oddly,
+    text_of,
+)
 from streammig.model import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
 
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
 
-_MEMO = 4096  # kinds of records that are remembered
-
 Pair = tuple[str, Decimal]
-Decode = Callable[[bytes], Any]
-
-
-class _Known(NamedTuple):
-    """What is to be known of the outermost fields of records that have just these names: the paths of unknown ones that
-    are cut, the names of those that may mark what is left out, and the reason that their values are, or ""."""
-
-    dropped: tuple[str, ...]
-    marks: list[str]
-    reasons: dict[tuple[bytes, ...], str]
 
 
 class _Work(NamedTuple):
@@ -59,55 +52,6 @@ class _Work(NamedTuple):
     data: list[bytes]
     homes: Any
     known: dict[int, Examined]
-
-
-class Block:
-    """Records that are judged together. `rows` are the indices of those that can be sent, `bodies` and `models` theirs.
-
-    `odd` are indices into these three of records that take a closer look, `nulled` of those that may have an optional
-    field that is null. `dropped` and `reasons`, of those that are to be left out, are by index in all.
-    """
-
-    __slots__ = ("bodies", "dropped", "models", "nulled", "odd", "reasons", "rows")
-
-    def __init__(self, data: Sequence[bytes], decode: Decode, otherwise: Decode) -> None:
-        """Decoded by the first of these, and where that fails by the other one."""
-        models: list[Any] = []
-        second: list[int] = []
-        decoded = map(decode, data)
-        while len(models) < len(data):
-            try:
-                models.extend(decoded)  # up to one that can't be decoded, then on behind it
-            except NOT_JSON:
-                second.append(len(models))
-                models.append(_decoded(otherwise, data[len(models)]))
-        self.rows = list(range(len(data)))
-        self.models = models
-        self.nulled = [at for at in second if models[at] is not None]
-        if len(self.nulled) < len(second):
-            self.rows = [at for at, model in enumerate(models) if model is not None]
-            self.models = [models[at] for at in self.rows]
-            self.nulled = [bisect_left(self.rows, at) for at in self.nulled]
-        self.bodies = [data[at] for at in self.rows]
-        self.dropped: dict[int, tuple[str, ...]] = {}
-        self.reasons: dict[int, str] = {}
-        self.odd: set[int] = set()
-
-    def sift(self) -> None:
-        """Go on without the odd ones."""
-        if self.odd:
-            keep = [at not in self.odd for at in range(len(self.rows))]
-            self.rows = list(compress(self.rows, keep))
-            self.bodies = list(compress(self.bodies, keep))
-            self.models = list(compress(self.models, keep))
-            self.odd = set()
-
-
-def _decoded(decode: Decode, data: bytes) -> Any:
-    try:
-        return decode(data)
-    except NOT_JSON:
-        return None
 
 
 class StageRules(ABC):
@@ -137,16 +81,9 @@ class StageRules(ABC):
         self._mapping = mapping
         self._mapped = Mapped(mapping) if mapping is not None else None
         self._strict = msgspec.json.Decoder(self.model).decode
-        self._tolerant = msgspec.json.Decoder(tolerant(self.model)).decode
-        self._expects_nulls = False  # as the last records had; it decides only which way is tried first
         self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
-        self._outermost = Outermost(self._plan)
-        fields = [field for each in objects_in(self._shape) for field in each.fields.values()]
-        needed = {field.name for field in fields if field.required or field.policy}
-        self._nulls = Nulls({field.name for field in fields} - needed)
-        self._nullable: list[Path] = list(paths_to(("nullable", "nullable number"), self._shape))
-        self._free: list[Path] = list(paths_to(("free",), self._shape))
+        self._cutting = Cutting(self._shape, self._filters, told=self._told, is_bare=self._is_bare)
 
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
         return type(self), (self._options, self._mapping)  # in another process they are made again
@@ -159,17 +96,38 @@ class StageRules(ABC):
             self._add(span, at * len(span) // blocks, (at + 1) * len(span) // blocks, out)
         return out
 
-    @abstractmethod
     def explain(self, data: bytes, position: Position, unit: int) -> Examined:
         """What becomes of these bytes, numbered from `unit` on. Never raises."""
+        walk = Walk(data, self._values, self._options)
+        try:
+            found = walk.open(0, len(data), "$", "not-an-object")
+        except Refusal as refusal:
+            return self._dead(position, unit, [refusal], Tally(1, self._alone))
+        try:
+            return self._explained(walk, found, position, unit)
+        except Refusals as all_:
+            owner = id_in(data, found.get("id")) if self._misses else ""
+            return self._dead(position, unit, all_.faults, self._tally(data, found), owner)
+
+    @abstractmethod
+    def _check(self, block: Block) -> None:
+        """Look at what is this stage's own: fill in `owners` and `uniques`, and add to the odd ones."""
 
     @abstractmethod
     def _fill(self, rows: Columns, block: Block) -> None:
-        """Fill in what the columns hold beside `index` and `unit`; some records may turn out to be odd."""
+        """Fill in units and amounts, and what else the columns hold."""
 
     @abstractmethod
     def _spare(self, names: Collection[str]) -> Collection[str]:
         """Which of these fields, of a record's outermost object, are left out without a word."""
+
+    @abstractmethod
+    def _explained(self, walk: Walk, found: dict[str, Member], position: Position, unit: int) -> Examined:
+        """What becomes of a record with these fields; raises `Refusals`."""
+
+    @abstractmethod
+    def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
+        """How much a record with these fields holds, as far as it can be read."""
 
     # -- many records at once
 
@@ -184,18 +142,15 @@ class StageRules(ABC):
             work = self._made(self._mapped, span, work)
         block = self._judged(work.data)
         rows = Columns()
-        if block.rows:
-            self._fill(rows, block)
-        if block.odd:
-            block.sift()
-            rows = Columns()
-            if block.rows:
-                self._fill(rows, block)
         rows.index = [work.homes[at] for at in block.rows]
         rows.unit = [0] * len(rows.index)
-        for row, (at, body) in enumerate(zip(block.rows, block.bodies, strict=True)):
-            if self._mapped is not None or body is not work.data[at]:
-                rows.edited[row] = body
+        rows.owners, rows.uniques = block.owners, block.uniques
+        if block.rows:
+            self._fill(rows, block)
+        if block.cut or self._mapped is not None:
+            for row, (at, body) in enumerate(zip(block.rows, block.bodies, strict=True)):
+                if self._mapped is not None or body is not work.data[at]:
+                    rows.edited[row] = body
         if block.dropped:
             sent = {*block.rows}
             out.dropped += [(work.homes[at], paths) for at, paths in block.dropped.items() if at in sent]
@@ -252,105 +207,48 @@ class StageRules(ABC):
         return made
 
     def _judged(self, data: list[bytes]) -> Block:
-        """Those of these records that can be sent, as far as their values say."""
-        ways = (self._tolerant, self._strict) if self._expects_nulls else (self._strict, self._tolerant)
-        block = Block([] if self._marked else data, *ways)
+        """Those of these records that can be sent."""
+        block = Block([] if self._marked else data, self._strict)
         if block.rows:
-            if self._expects_nulls:
-                block.nulled = list(range(len(block.rows)))
-            self._unrepeated(block)
-            failing: list[Path] = []
-            self._values.survey(block.models, self._shape, failing)
-            for path in failing:
-                bad = {*self._values.bad(block.models, path)}
-                if path[-1].kind == "optional number":
-                    null = {at for at in bad if self._values.good("nullable number", along(path, (block.models[at],)))}
-                    block.nulled += null
-                    bad -= null
-                block.odd |= bad
-            self._expects_nulls = 2 * self._without_nulls(block) > len(block.rows)
+            nulls = self._check_values(block)
+            joined, again = b",".join(block.bodies), kept(block.models)
+            there = signs(joined)
+            if nulls or commas(there) != commas(again) + len(block.bodies) - 1:
+                self._cutting.cut(block, lines(again, block.models), nulls)
+            if spelt_oddly(joined, there):  # what was cut may have been
+                block.odd.update([at for at, each in enumerate(block.bodies) if spelt_oddly(each, signs(each))])
             if max(map(len, block.bodies)) > self._room:
                 block.odd.update([at for at, body in enumerate(block.bodies) if len(body) > self._room])
+            self._check(block)
             block.sift()
         return block
 
-    def _unrepeated(self, block: Block) -> None:
-        """Prove that no field of these is repeated, and cut unknown ones from the outermost object."""
-        there, kept = list(map(commas, block.bodies)), kept_commas(block.models)
-        if there != kept:
-            for at, body in enumerate(block.bodies):
-                if there[at] != kept[at]:
-                    cut = self._cut(body)
-                    if cut is None or there[at] - cut[1] != kept[at]:
-                        block.odd.add(at)
-                    else:
-                        block.bodies[at], _, known, reason = cut
-                        if reason:
-                            block.reasons[block.rows[at]] = reason
-                        elif known.dropped:
-                            block.dropped[block.rows[at]] = known.dropped
-        for at, body in enumerate(block.bodies):
-            if b"\\" in body and b"\\u002" in body:  # as `hides_commas`, without a call
-                block.odd.add(at)
+    def _check_values(self, block: Block) -> dict[int, int]:
+        """Look at the values of models; how many optional numbers are null, of those records that have some."""
+        nulls: dict[int, int] = {}
+        failing: list[Path] = []
+        self._values.survey(block.models, self._shape, failing)
+        for path in failing:
+            for at in self._values.bad(block.models, path):
+                values = along(path, (block.models[at],))
+                if path[-1].kind == "optional number" and self._values.good("nullable number", values):
+                    nulls[at] = nulls.get(at, 0) + [bytes(each) for each in values if each].count(NULL)
+                else:
+                    block.odd.add(at)
+        return nulls
 
-    def _cut(self, data: bytes) -> tuple[bytes, int, _Known, str] | None:
-        """The record without the outermost fields that it must not have, how many commas were cut, what is known of the
-        fields, and the reason if it is to be left out; None if it takes a closer look."""
-        try:
-            found = self._outermost.cut(data)
-        except (Refusal, *NOT_JSON):
-            return None
-        if found is None:
-            return None
-        left, count, values, known = found
-        marks = tuple([bytes(values[name]) for name in known.marks])
-        reason = known.reasons.get(marks)
-        if reason is None:
-            reason = self._filters.customer(dict(zip(known.marks, map(text_in, marks), strict=True)))
-            if len(known.reasons) < _MEMO:
-                known.reasons[marks] = reason
-        return left, count, known, reason
+    def _is_bare(self, body: bytes) -> bool:
+        """Whether it is plain to see that a record has no field to be cut in its outermost object, but maybe others."""
+        return False
 
-    def _plan(self, names: tuple[str, ...]) -> Plan:
-        walk, spare = self._walk(b""), self._spare(names)
-        keep = [name in self._shape.fields or (name not in spare and walk.keeps(name, "$")) for name in names]
-        marks = [name for name in names if name in self._filters.customer_fields]
-        return Plan(keep, _Known(tuple(walk.dropped), marks, {}))
-
-    def _without_nulls(self, block: Block) -> int:
-        """Cut the optional fields that are null, which are as many as there are nulls in excess of those that may be
-        there; how many records had some.
-
-        What is cut is a null each, and never one that may be there. So if the numbers agree over all these records,
-        they agree in each.
-        """
-        ats = sorted({*block.nulled})
-        models = [block.models[at] for at in ats]
-        there = [nulls(block.bodies[at]) for at in ats]
-        cut = [self._nulls.cut(block.bodies[at]) for at in ats]
-        if sum(there) - sum([count for _, count in cut]) != allowed_nulls(models, self._nullable):
-            for number, (at, model) in enumerate(zip(ats, models, strict=True)):
-                surplus = there[number] - allowed_nulls((model,), self._nullable)
-                left, count = cut[number]
-                if count != surplus:
-                    self._nulls.learn(left)
-                    left, more = self._nulls.cut(left)
-                    cut[number] = left, count + more
-                    if count + more != surplus:  # the word in a text, or it is spelt oddly
-                        block.odd.add(at)
-        for at, (left, _) in zip(ats, cut, strict=True):
-            block.bodies[at] = left
-        # A free object may hold a field of such a name.
-        free = any(any(along(path, models)) for path in self._free)
-        for at, model, (_, count) in zip(ats, models, cut, strict=True) if free else ():
-            if count and any(any(along(path, (model,))) for path in self._free):
-                block.odd.add(at)
-        return sum([count > 0 for _, count in cut])
+    def _told(self, unknown: Collection[str]) -> tuple[str, ...]:
+        """The paths of these fields that are told of when they are cut; raises `Refusal` where one must not be."""
+        walk, spare = Walk(b"", self._values, self._options), self._spare(unknown)
+        if True in [walk.keeps(name, "$") for name in unknown if name not in spare]:
+            raise Refusal("unknown-field", "$", "sent as it stands")
+        return tuple(walk.dropped)
 
     # -- what `explain` is made of
-
-    def _walk(self, data: bytes) -> Walk:
-        return Walk(data, self._values, self._options)
 
     def _dead(
         self, position: Position, unit: int, faults: Sequence[Refusal], tally: Tally, absent: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from itertools import accumulate
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 from streammig.columns import Columns
 from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts
-from streammig.masivo.rules.base import Block, Pair, StageRules, id_in
-from streammig.masivo.rules.explain import EXPECTED, Walk
+from streammig.masivo.rules.base import Pair, StageRules, id_in
+from streammig.masivo.rules.cutting import Block
+from streammig.masivo.rules.explain import KINDS, Walk
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import decimals, folded_emails, good_email, good_id, good_ids, text_of, texts_of
+from streammig.masivo.rules.values import bad_ids, decimals, good_email, lower_emails, text_of, texts_of
 from streammig.model import FILTERED, Examined, Position, Record, Tally, total
 
 _LOT = shape_of(models.Lot)
@@ -38,46 +39,42 @@ class CustomerRules(StageRules):
         self._beside = (self._filters.customer_fields - frozenset(self._shape.fields)) | STRUCTURAL
         self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)
 
-    def _fill(self, rows: Columns, block: Block) -> None:
+    def _check(self, block: Block) -> None:
         models, odd, now = block.models, block.odd, self._options.now
-        rows.owners = [each.id for each in models]
-        if not good_ids(rows.owners):
-            odd.update([at for at, each in enumerate(rows.owners) if not good_id(each)])
+        block.owners = [each.id for each in models]
+        odd.update(bad_ids(block.owners))
         emails = [each.email for each in models]
-        folded = folded_emails(emails)
-        if folded is None:
+        lower = lower_emails(emails)
+        if lower is None:
             odd.update([at for at, each in enumerate(emails) if not good_email(each)])
-            folded = list(map(str.casefold, emails))
-        rows.uniques = folded
+            lower = list(map(str.lower, emails))
+        block.uniques = lower
         lots = [lot for each in models for lot in each.balance]
         expire = [lot.expiration_date for lot in lots if lot.expiration_date is not None]
         if expire and min(expire) <= now:
             odd.update([at for at, each in enumerate(models) if any(_expired(lot, now) for lot in each.balance)])
-        rows.amounts = decimals([lot.amount for lot in lots])
-        if rows.amounts and min(rows.amounts) < 0:
+        if b"-" in b",".join([lot.amount for lot in lots]):
             odd.update([at for at, each in enumerate(models) if any(b"-" in bytes(lot.amount) for lot in each.balance)])
+
+    def _fill(self, rows: Columns, block: Block) -> None:
+        lots = [lot for each in block.models for lot in each.balance]
+        rows.amounts = decimals([lot.amount for lot in lots])
         rows.keys = [self._keys[lot.reward_id] for lot in lots]
-        rows.upto = list(accumulate([len(each.balance) for each in models], initial=0))
-        rows.units = [1] * len(models)
+        rows.upto = list(accumulate([len(each.balance) for each in block.models], initial=0))
+        rows.units = [1] * len(block.models)
 
     def _spare(self, names: Collection[str]) -> Collection[str]:
         return self._beside
 
-    def explain(self, data: bytes, position: Position, unit: int) -> Examined:
-        walk = self._walk(data)
-        try:
-            found = walk.open(0, len(data), "$", "not-an-object")
-        except Refusal as refusal:
-            return self._dead(position, unit, [refusal], Tally(1, 1))
-        owner = id_in(data, found.get("id"))
-        if reason := self._filters.customer(texts_of(data, found, self._filters.customer_fields)):
-            tally = Tally(1, 1, self._salvage(data, found.get("balance"))[1])
-            return Examined(position, filtered=((reason, tally),), absent=((owner, FILTERED),) if owner else ())
-        try:
-            return self._sent(walk, found, position, unit, owner)
-        except Refusals as all_:
-            tally = Tally(1, 1, self._salvage(data, found.get("balance"))[1])
-            return self._dead(position, unit, all_.faults, tally, owner)
+    def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
+        return Tally(1, 1, self._salvage(data, found.get("balance"))[1])
+
+    def _explained(self, walk: Walk, found: dict[str, Member], position: Position, unit: int) -> Examined:
+        owner = id_in(walk.data, found.get("id"))
+        if reason := self._filters.customer(texts_of(walk.data, found, self._filters.customer_fields)):
+            filtered = ((reason, self._tally(walk.data, found)),)
+            return Examined(position, filtered=filtered, absent=((owner, FILTERED),) if owner else ())
+        return self._sent(walk, found, position, unit, owner)
 
     def _sent(self, walk: Walk, found: dict[str, Member], position: Position, unit: int, owner: str) -> Examined:
         cut = self._beside
@@ -86,7 +83,7 @@ class CustomerRules(StageRules):
             cut, waived = cut | {"email"}, _ANONYMOUS
             if not self._options.send_anonymous:
                 what = "none (see send_anonymous)"
-                walk.faults.append(expected("missing-field", "$.email", EXPECTED["email"], what))
+                walk.faults.append(expected("missing-field", "$.email", KINDS["email"].expected, what))
                 waived = frozenset({"email"})
             elif "is_anonymous" not in found:
                 put.append(b'"is_anonymous":true')
@@ -100,7 +97,7 @@ class CustomerRules(StageRules):
         if len(body) > self._room:
             what = f"one request holds at most {self._room} bytes of customers, this has more"
             raise Refusals([Refusal("too-large", "$", what)])
-        unique = values.get("email", "").casefold()
+        unique = values.get("email", "").lower()
         record = Record(position, unit, owner, body, units=1, amounts=sent, unique=unique)
         filtered = (("expired-lots", Tally(0, 0, total(expired))),) if expired else ()
         return Examined(position, (record,), filtered, dropped=tuple(walk.dropped))

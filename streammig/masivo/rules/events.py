@@ -45,23 +45,15 @@ class EventRules(GroupedRules):
         amounts = [value if event.type == "PURCHASE" else ZERO for event, value in zip(units, values, strict=True)]
         return [PURCHASES] * len(amounts), amounts
 
-    def explain(self, data: bytes, position: Position, unit: int) -> Examined:
-        if self._options.owner is None:
-            return super().explain(data, position, unit)
-        walk = self._walk(data)
-        try:
-            found = walk.open(0, len(data), "$", "not-an-object")
-        except Refusal as refusal:
-            return self._dead(position, unit, [refusal], Tally(1, 1))
-        tally = Tally(1, 1, self._sums(data, found))
-        try:
-            return self._row(walk, found, self._options.owner, position, unit, tally)
-        except Refusals as all_:
-            return self._dead(position, unit, all_.faults, tally)
+    def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
+        return super()._tally(data, found) if self._options.owner is None else Tally(1, 1, self._sums(data, found))
 
-    def _row(
-        self, walk: Walk, found: Mapping[str, Member], name: str, position: Position, unit: int, tally: Tally
-    ) -> Examined:
+    def _explained(self, walk: Walk, found: dict[str, Member], position: Position, unit: int) -> Examined:
+        if self._options.owner is None:
+            return super()._explained(walk, found, position, unit)
+        return self._row(walk, found, self._options.owner, position, unit)
+
+    def _row(self, walk: Walk, found: Mapping[str, Member], name: str, position: Position, unit: int) -> Examined:
         """A single event that names its owner."""
         data, where, owner, at = walk.data, f"$.{name}", "", found.get(name)
         try:
@@ -74,7 +66,7 @@ class EventRules(GroupedRules):
         amount = self._unit(walk, 0, len(data), found, "$", whose)
         walk.check()
         if isinstance(amount, str):
-            return Examined(position, filtered=((amount, tally),))
+            return Examined(position, filtered=((amount, self._tally(data, found)),))
         head, event, tail = b'{"id":%b,"events":[' % whose, walk.rest(), b"]}"
         inner = (len(head), len(head) + len(event))
         body = head + event + tail

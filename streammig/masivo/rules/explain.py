@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from streammig.masivo.edit import (
     NOT_JSON,
@@ -18,12 +20,22 @@ from streammig.masivo.edit import (
     duplicated,
     elements,
     members,
-    strictly,
 )
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import Field, Shape
-from streammig.masivo.rules.values import NUMBER, Values, good_email, good_id, good_uuid, kind_of
+from streammig.masivo.rules.values import (
+    DATE,
+    EPOCH,
+    NUMBER,
+    Values,
+    email_fault,
+    good_email,
+    good_id,
+    good_uuid,
+    kind_of,
+    strictly,
+)
 
 _NULL = ord("n")
 _NAME = 64
@@ -165,30 +177,39 @@ class Walk:
         kind = kind_of(self.data, member.begin)
         if kind == "null" and field.nullable:
             return None
-        if kind not in _JSON.get(field.kind, ("a text",)):
-            raise expected("wrong-type", where, _wanted(field), kind)
+        if kind not in KINDS[field.kind].json:
+            epoch = kind == NUMBER and field.kind == "date"
+            raise expected("wrong-type", where, _wanted(field), f"{NUMBER}, maybe {EPOCH}" if epoch else kind)
         try:
-            return _CHECKS[field.kind](self, member, field, where)
+            return KINDS[field.kind].check(self, member, field, where)
         except NOT_JSON:
             raise Refusal("invalid-json", where, "the bytes are not valid JSON, or nested too deeply") from None
 
     def text(self, member: Member, field: Field, where: str) -> str:
         """The text of a field; raises `Refusal`."""
         text = self._values.text(self.data, member.begin, member.end, where)
-        if field.kind in _TEXTS:
-            good, code = _TEXTS[field.kind]
-            if not good(text):
-                raise expected(code, where, EXPECTED[field.kind], "another text")
+        kind = KINDS[field.kind]
+        if kind.good is not None and not kind.good(text):
+            raise expected(kind.code, where, kind.expected, "another text")
         if field.words and text not in field.words:
             raise expected("bad-enum", where, "one of " + ", ".join(field.words), "another text")
         if field.longest is not None and len(text) > field.longest:
             raise expected("too-long", where, f"at most {field.longest} characters", "more")
         return text
 
+    def _email(self, member: Member, field: Field, where: str) -> str:
+        text = self._values.text(self.data, member.begin, member.end, where)
+        bare = text.strip() if self._values.trims_emails else text
+        if not good_email(bare):
+            raise expected("bad-email", where, KINDS["email"].expected, email_fault(bare))
+        if bare != text:
+            self.replace(member, msgspec.json.encode(bare))
+        return bare
+
     def _date(self, member: Member, field: Field, where: str) -> Any:
-        time, offset = self._values.date(self.data, member.begin, member.end, where)
-        if offset:
-            self.edits.append(Edit(member.end - 1, member.end - 1, offset))
+        time, text = self._values.date(self.data, member.begin, member.end, where)
+        if text != self._values.text(self.data, member.begin, member.end, where):
+            self.replace(member, b'"%b"' % text.encode())
         return time
 
     def _number(self, member: Member, field: Field, where: str) -> Any:
@@ -219,44 +240,31 @@ class Walk:
         return value is not None and self._values.clean(models, field.shape)
 
 
-_CHECKS: dict[str, Callable[[Walk, Member, Field, str], Any]] = {
-    "text": Walk.text,
-    "id": Walk.text,
-    "email": Walk.text,
-    "uuid": Walk.text,
-    "enum": Walk.text,
-    "date": Walk._date,
-    "number": Walk._number,
-    "boolean": Walk._boolean,
-    "free": Walk._free,
-    "object": Walk._object,
-    "list": Walk._objects,
-}
+class _Kind(NamedTuple):
+    """A kind of field: what is expected, in the words of messages; the kinds of JSON that may be that; the check of a
+    value, and the code of its fault."""
 
-_TEXTS: dict[str, tuple[Callable[[str], bool], str]] = {
-    "id": (good_id, "bad-id"),
-    "email": (good_email, "bad-email"),
-    "uuid": (good_uuid, "bad-uuid"),
-}
+    expected: str
+    json: tuple[str, ...]
+    check: Callable[[Walk, Member, Field, str], Any]
+    good: Callable[[str], bool] | None = None
+    code: str = ""
 
-_JSON = {
-    "number": (NUMBER,),
-    "boolean": ("true", "false"),
-    "free": ("an object",),
-    "object": ("an object",),
-    "list": ("a list",),
-}
 
-EXPECTED = {
-    "id": "1 to 255 characters without control characters or slashes",
-    "email": "an e-mail address",
-    "uuid": "a UUID",
-    "date": "a date-time such as 2020-01-31T12:00:00Z",
-    "number": "a number",
-    "boolean": "true or false",
-    "free": "an object",
-    "object": "an object",
-    "list": "a list",
+_TEXT = ("a text",)
+
+KINDS = {
+    "text": _Kind("a text", _TEXT, Walk.text),
+    "enum": _Kind("a text", _TEXT, Walk.text),
+    "id": _Kind("1 to 255 characters without control characters or slashes", _TEXT, Walk.text, good_id, "bad-id"),
+    "uuid": _Kind("a UUID", _TEXT, Walk.text, good_uuid, "bad-uuid"),
+    "email": _Kind("an e-mail address", _TEXT, Walk._email),
+    "date": _Kind(DATE, _TEXT, Walk._date),
+    "number": _Kind("a number", (NUMBER,), Walk._number),
+    "boolean": _Kind("true or false", ("true", "false"), Walk._boolean),
+    "free": _Kind("an object", ("an object",), Walk._free),
+    "object": _Kind("an object", ("an object",), Walk._object),
+    "list": _Kind("a list", ("a list",), Walk._objects),
 }
 
 
@@ -268,4 +276,4 @@ def _no_index(path: str) -> str:
 
 def _wanted(field: Field) -> str:
     """What may stand in a field, in the words of messages."""
-    return EXPECTED.get(field.kind, "a text") + (" or null" if field.nullable or not field.required else "")
+    return KINDS[field.kind].expected + (" or null" if field.nullable or not field.required else "")

@@ -14,14 +14,15 @@ import msgspec
 
 from streammig.columns import Columns
 from streammig.masivo import models
-from streammig.masivo.edit import Member, cuts, elements, members, shifted, strictly
-from streammig.masivo.rules.base import Block, Pair, StageRules
+from streammig.masivo.edit import Member, cuts, elements, members, shifted
+from streammig.masivo.rules.base import Pair, StageRules
 from streammig.masivo.rules.customers import STRUCTURAL
+from streammig.masivo.rules.cutting import Block
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import good_id, good_ids, texts_of
+from streammig.masivo.rules.values import bad_ids, strictly, texts_of
 from streammig.model import Examined, Position, Record, Tally, total
 
 _CUSTOMER = frozenset(shape_of(models.Customer).fields)
@@ -43,20 +44,22 @@ class GroupedRules(StageRules):
         self._begins = re.compile(blank.join(parts)).match
         self._beside = (_CUSTOMER | self._filters.customer_fields | STRUCTURAL) - {"id", self.name}
 
-    def _fill(self, rows: Columns, block: Block) -> None:
-        models, odd = block.models, block.odd
-        rows.owners = [each.id for each in models]
-        if not good_ids(rows.owners):
-            odd.update([at for at, each in enumerate(rows.owners) if not good_id(each)])
-        lists = list(map(attrgetter(self.name), models))
-        rows.units = list(map(len, lists))
-        most = self._options.max_units if self.once else max(rows.units)
-        if not min(rows.units) or max(rows.units) > most:
-            odd.update([at for at, count in enumerate(rows.units) if not 0 < count <= most])
-        units = list(chain.from_iterable(lists))
-        if not self._sendable(units):
+    def _check(self, block: Block) -> None:
+        odd = block.odd
+        block.owners = [each.id for each in block.models]
+        odd.update(bad_ids(block.owners))
+        lists = list(map(attrgetter(self.name), block.models))
+        counts = list(map(len, lists))
+        most = self._options.max_units if self.once else max(counts)
+        if not min(counts) or max(counts) > most:
+            odd.update([at for at, count in enumerate(counts) if not 0 < count <= most])
+        if not self._sendable(list(chain.from_iterable(lists))):
             odd.update([at for at, each in enumerate(lists) if not self._sendable(each)])
-        rows.keys, rows.amounts = self._amounts(units)
+
+    def _fill(self, rows: Columns, block: Block) -> None:
+        lists = list(map(attrgetter(self.name), block.models))
+        rows.units = list(map(len, lists))
+        rows.keys, rows.amounts = self._amounts(list(chain.from_iterable(lists)))
         rows.upto = list(accumulate(rows.units, initial=0))
         # Where the list stands behind the id it is the last field there is.
         rows.inner = [(begin.end(), body.rindex(b"]")) if begin else self._listed(body)
@@ -65,6 +68,10 @@ class GroupedRules(StageRules):
     def _listed(self, body: bytes) -> tuple[int, int]:
         found = members(body, 0, len(body))[self.name]
         return found.begin + 1, found.end - 1
+
+    def _is_bare(self, body: bytes) -> bool:
+        # Behind the id stands the list, and what is last is a list: of a good record that is this one.
+        return body.endswith(b"]}") and self._begins(body) is not None
 
     def _spare(self, names: Collection[str]) -> Collection[str]:
         # An unknown field of a customer is the customers stage's to send, so "send" means nothing here.
@@ -87,28 +94,21 @@ class GroupedRules(StageRules):
         What is wrong with it goes to the walk's faults. `salt` is something that no other unit of the same bytes has.
         """
 
-    def explain(self, data: bytes, position: Position, unit: int) -> Examined:
-        walk = self._walk(data)
-        try:
-            found = walk.open(0, len(data), "$", "not-an-object")
-        except Refusal as refusal:
-            return self._dead(position, unit, [refusal], Tally(1, self._alone))
-        listed = found.get(self.name)
+    def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
+        return Tally(1, *self._salvage(data, found.get(self.name)))
+
+    def _explained(self, walk: Walk, found: dict[str, Member], position: Position, unit: int) -> Examined:
+        data, listed = walk.data, found.get(self.name)
         reason = self._filters.customer(texts_of(data, found, self._filters.customer_fields))
         if not reason and (listed is None or data[listed.begin] == ord("n")):
             if "id" not in found:
                 # Nobody's, and so no customer's who has none: a part of some record, taken for one, or a single unit.
                 neither = "neither (of a file of lines the name should end in .ndjson)"
-                nobodys = expected("missing-field", "$", f"a customer's id and {self.name}", neither)
-                return self._dead(position, unit, [nobodys], Tally(1, self._alone))
+                raise Refusals([expected("missing-field", "$", f"a customer's id and {self.name}", neither)])
             reason = f"no-{self.name}"
-        if reason:
-            return Examined(position, filtered=((reason, Tally(1, *self._salvage(data, listed))),))
-        assert listed is not None
-        try:
-            return self._sent(walk, found, listed, position, unit)
-        except Refusals as all_:
-            return self._dead(position, unit, all_.faults, Tally(1, *self._salvage(data, listed)))
+        if reason or listed is None:
+            return Examined(position, filtered=((reason, self._tally(data, found)),))
+        return self._sent(walk, found, listed, position, unit)
 
     def _sent(self, walk: Walk, found: Mapping[str, Member], listed: Member, position: Position, unit: int) -> Examined:
         owner = walk.fields(0, found, self._shape, "$", cut=self._spare(found), apart={self.name}).get("id", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -11,6 +12,7 @@ import msgspec
 
 from streammig.errors import Unusable
 
+_TIME = re.compile(r"([01][0-9]|2[0-3])(:[0-5][0-9]){2}")
 MAX_DIGITS = 30  # of a number, before and behind the point together: the sums are exact with room for 10**30 of them
 
 
@@ -27,7 +29,8 @@ class RuleOptions(msgspec.Struct, frozen=True, kw_only=True):
     `now` is what lots expire against: an aware time that stays the same when a run is resumed. `deleted` and
     `reversed` are "field=value" pairs that mark a customer as deleted or an event as reversed, beside those that are
     known (see `rules.filters`). `owner` names the field that holds the customer's id where a record is a single event.
-    `time_zone` is the IANA name of the zone that dates without one are in.
+    `time_zone` is the IANA name of the zone that dates without one are in, `time_of_day` what stands behind a date
+    without a time, like 00:00:00.
     """
 
     now: datetime
@@ -37,7 +40,9 @@ class RuleOptions(msgspec.Struct, frozen=True, kw_only=True):
     send_anonymous: bool = False
     zero_orders: bool = False
     send_redeem: bool = False
+    trim_emails: bool = False
     time_zone: str | None = None
+    time_of_day: str = ""
     deleted: tuple[str, ...] = ()
     reversed: tuple[str, ...] = ()
     owner: str | None = None
@@ -46,24 +51,33 @@ class RuleOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises `Unusable` for a setting that makes no sense."""
-        if self.unknown_fields not in ("drop", "reject", "send"):
-            raise Unusable(
-                "settings-invalid", "unknown_fields is none of drop, reject, send.", "Set it to one of them."
-            )
-        if not 0 <= self.fraction_digits < MAX_DIGITS:
-            raise Unusable(
-                "settings-invalid", f"fraction_digits must lie between 0 and {MAX_DIGITS - 1}.", "The default is 2."
-            )
-        if self.max_units < 1 or self.max_bytes < 1:
-            raise Unusable(
-                "settings-invalid", "max_units and max_bytes must be at least 1.", "The defaults are 1000 and 4000000."
-            )
-        if self.now.tzinfo is None:
-            raise Unusable("settings-invalid", "now has no time zone.", "Write it like 2020-01-31T12:00:00Z.")
-        if self.owner == "":
-            raise Unusable(
-                "settings-invalid", "owner is the empty text.", "Name the field that holds the customer's id."
-            )
+        timed = self.time_zone is not None and _TIME.fullmatch(self.time_of_day)
+        for good, said, hint in (
+            (
+                self.unknown_fields in ("drop", "reject", "send"),
+                "unknown_fields is none of drop, reject, send.",
+                "Set it to one of them.",
+            ),
+            (
+                0 <= self.fraction_digits < MAX_DIGITS,
+                f"fraction_digits must lie between 0 and {MAX_DIGITS - 1}.",
+                "The default is 2.",
+            ),
+            (
+                self.max_units >= 1 and self.max_bytes >= 1,
+                "max_units and max_bytes must be at least 1.",
+                "The defaults are 1000 and 4000000.",
+            ),
+            (self.now.tzinfo is not None, "now has no time zone.", "Write it like 2020-01-31T12:00:00Z."),
+            (
+                timed or not self.time_of_day,
+                f"time_of_day: {self.time_of_day!r} is no time like 00:00:00, or time_zone is not set.",
+                "Set both, or leave both out.",
+            ),
+            (self.owner != "", "owner is the empty text.", "Name the field that holds the customer's id."),
+        ):
+            if not good:
+                raise Unusable("settings-invalid", said, hint)
 
     def zone(self) -> ZoneInfo | None:
         """The zone of dates without one; raises `Unusable` if this machine does not know it."""

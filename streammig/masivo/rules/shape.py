@@ -33,8 +33,8 @@ class Field(msgspec.Struct, frozen=True):
 class Check(NamedTuple):
     """Attributes of a model whose type does not say all, how to get them, and the shape of what is inside them.
 
-    `kind` is one of number, optional number, nullable number, nullable, uuid, object, list, policy, free. Of several
-    attributes `get` makes a tuple.
+    `kind` is one of number, optional number, nullable number, uuid, object, list, policy, free. Of several attributes
+    `get` makes a tuple.
     """
 
     get: Callable[[Any], Any]
@@ -56,7 +56,8 @@ class Shape(msgspec.Struct, frozen=True, eq=False):
 
     fields: Mapping[str, Field]
     required: tuple[Field, ...]
-    checks: tuple[Check, ...] = ()
+    checks: tuple[Check, ...]
+    frees: bool  # an object of any content may be in it, at any depth
 
 
 def shape_of(model: type[msgspec.Struct]) -> Shape:
@@ -85,14 +86,12 @@ def _made(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
     fields = tuple(_field(field, known) for field in info.fields)
     alike: dict[tuple[str, Shape | None], list[str]] = {}
     for of, field in zip(info.fields, fields, strict=True):
-        if field.policy or field.kind in ("number", "uuid") or (field.shape is not None and field.shape.checks):
+        if field.policy or field.kind in ("number", "uuid", "free") or (field.shape and field.shape.checks):
             alike.setdefault((_kind_of_check(field), field.shape), []).append(of.name)
-        if field.kind == "free":
-            alike.setdefault(("free", None), []).append(of.name)
-        if field.nullable and field.kind != "number":
-            alike.setdefault(("nullable", None), []).append(of.name)
     checks = tuple(Check(attrgetter(*names), len(names) > 1, kind, shape) for (kind, shape), names in alike.items())
-    return Shape({field.name: field for field in fields}, tuple(field for field in fields if field.required), checks)
+    required = tuple(field for field in fields if field.required)
+    frees = any(each.kind == "free" or (each.shape is not None and each.shape.frees) for each in checks)
+    return Shape({field.name: field for field in fields}, required, checks, frees)
 
 
 def _kind_of_check(field: Field) -> str:

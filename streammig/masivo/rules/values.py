@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import repeat
 from operator import contains
+from types import NoneType
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
-from streammig.masivo.edit import NOT_JSON, NULL, Member
+from streammig.masivo.edit import NOT_JSON, NULL, Member, commas, has_lone_null, hides, kept
 from streammig.masivo.rules.options import MAX_DIGITS, RuleOptions
 from streammig.masivo.rules.reasons import expected
 from streammig.masivo.rules.shape import Check, Shape
 from streammig.model import EXACT
 
-# Plain ASCII first: a class with \s in it costs four times as much a character.
-_EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+|[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+")
-_ODD = (" @", "@ ", " .", ". ", "..", ".@", "@.")  # what no e-mail begins with, ends with or has in it
+# The format `email` of JSON Schema, with letters of any script, without quoted parts.
+_ATOM = r"""[^\x00-\x20\x7f-\xa0"(),.:;<>@\[\\\]]+"""
+_LETTER = r"0-9A-Za-z\u00a1-\U0010ffff"
+_LABEL = rf"[{_LETTER}](?:[{_LETTER}-]{{0,61}}[{_LETTER}])?"
+_EMAIL = re.compile(rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
+_LONGEST_EMAIL, _LONGEST_LOCAL = 254, 64  # characters, the second of what stands before the @
+# What may be wrong with e-mails that stand between blanks; they are looked at again.
+_ODD = (" @", "@ ", " .", ". ", "..", ".@", "@.", "@-", "-.", ".-", "- ", *'"(),:;<>[\\]')
+_ODD_DOMAIN = re.compile(r"@[0-9A-Za-z.-]*+[^ ]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+_NO_SIGNS = bytes({*range(256)} - {*b"-+:, {}"})
+_DATE = re.compile(
+    r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt ](?P<time>[0-9]{2}:[0-9]{2})(?P<seconds>:[0-9]{2}(?:\.[0-9]+)?)?"
+    r" ?(?P<zone>[Zz]|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?)?"
+)
+_EPOCH = re.compile(r"-?[0-9]{9,13}(?:\.[0-9]+)?")
 
 _SOME = 16  # models that are looked at together where one is bad
 _MEMO = 16_384  # entries; a few megabytes
 
-_NOTHING = frozenset({UNSET, None})
-_UNSEEN = frozenset({type(UNSET)})
+_NOTHING = frozenset({None})
+_UNSEEN = frozenset({NoneType})
 
 Path = tuple[Check, ...]
 
@@ -78,28 +92,41 @@ def good_id(text: str) -> bool:
     return False
 
 
-def good_ids(texts: Sequence[str]) -> bool:
-    """Whether all of these are good, told at once where each is printable; False may still be a no."""
+def bad_ids(texts: Sequence[str]) -> list[int]:
+    """The indices of those that are not good; where each is printable, all are looked at in one go."""
     joined = "|".join(texts)
     sized = min(map(len, texts)) > 0 and max(map(len, texts)) <= 255
-    return sized and joined.isprintable() and "/" not in joined and "migrate" not in texts
+    if sized and joined.isprintable() and "/" not in joined and "migrate" not in texts:
+        return []
+    return [at for at, each in enumerate(texts) if not good_id(each)]
 
 
 def good_email(text: str) -> bool:
-    """A light check: one @, no white space, no control character, no dot at an end of a side or beside another."""
-    if "." not in (text[:1], text[-1:]) and ".." not in text and ".@" not in text and "@." not in text:
-        return _EMAIL.fullmatch(text) is not None
-    return False
+    """An address as the target's format has it, in letters of any script."""
+    if len(text) > _LONGEST_EMAIL or text.find("@") > _LONGEST_LOCAL or not text.isprintable():
+        return False
+    return _EMAIL.fullmatch(text) is not None
 
 
-def folded_emails(texts: Sequence[str]) -> list[str] | None:
+def email_fault(text: str) -> str:
+    """What a text is that is no good e-mail, in the words of messages."""
+    if good_email(text.strip()):
+        return "one with blanks around it (see trim_emails)"
+    if text.lower().startswith("mailto:"):
+        return "one behind mailto:"
+    return "one that is too long" if text.find("@") > _LONGEST_LOCAL else "another text"
+
+
+def lower_emails(texts: Sequence[str]) -> list[str] | None:
     """All of these in lower case if all are good and plain ASCII; None may still be a yes."""
     joined, count = f" {' '.join(texts)} ", len(texts)
     plain = joined.isascii() and joined.isprintable() and joined.count(" ") == count + 1
     # As many signs as texts, and one in each, is just one in each.
     if not (plain and joined.count("@") == count and all(map(contains, texts, repeat("@")))):
         return None
-    return None if any(map(contains, repeat(joined, len(_ODD)), _ODD)) else joined.lower().split(" ")[1:-1]
+    if max(map(len, texts)) > _LONGEST_LOCAL or any(map(contains, repeat(joined, len(_ODD)), _ODD)):
+        return None
+    return None if _ODD_DOMAIN.search(joined) else joined.lower().split(" ")[1:-1]
 
 
 def good_uuid(text: str) -> bool:
@@ -145,6 +172,45 @@ class Numbers:
         return plain and not self._too_fine(joined)
 
 
+def signs(data: bytes) -> bytes:
+    """The signs that tell fields and dates apart, one behind the other: a fourth of the bytes or less."""
+    return data.translate(None, _NO_SIGNS)
+
+
+def has_lone(signs: bytes) -> bool:
+    """Whether there may be an object with just one field, and nothing in that."""
+    return b"{:}" in signs.translate(None, b" ")
+
+
+def spelt_oddly(data: bytes, signs: bytes) -> bool:
+    """Whether bytes may hold what their model does not show: an object with nothing but a null in it, which is one
+    without a comma; a comma that is an escape; a date that msgspec takes and RFC 3339 does not, like
+    `2020-01-31 10:00:00+0200`.
+
+    True may still be a no. The signs show most of it; to look at each value would cost ten times as much.
+    """
+    if has_lone(signs) and has_lone_null(data):
+        return True
+    plus, minus = signs.count(b"::+") if b"+" in signs else 0, signs.count(b"::-")
+    # Between a zone without a colon and the next key there is a comma or a bracket.
+    return (
+        (b"- " in signs and b"- :" in signs)
+        or (plus > 0 and plus != signs.count(b"::+:"))
+        or (minus > 0 and minus != signs.count(b"::-:"))
+        or hides(data)
+    )
+
+
+def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    """The bytes decoded if they hold just what the type has, and nothing twice; else None."""
+    try:
+        value = decode(data)
+    except NOT_JSON:
+        return None
+    there = signs(data)
+    return value if commas(kept((value,))) == commas(there) and not spelt_oddly(data, there) else None
+
+
 def decimals(plain: Sequence[msgspec.Raw]) -> list[Decimal]:
     """The numbers that plain texts are."""
     return list(map(Decimal, b",".join(plain).decode().split(","))) if plain else []
@@ -168,22 +234,16 @@ def along(path: Path, models: Iterable[Any]) -> list[Any]:
     return list(models)
 
 
-def allowed_nulls(models: Sequence[Any], paths: Sequence[Path]) -> int:
-    """How many nulls may stand in the models; `paths` are those to the attributes that may be null."""
-    count = 0
-    for path in paths:
-        values = along(path, models)
-        count += list(map(bytes, values)).count(NULL) if path[-1].kind == "nullable number" else values.count(None)
-    return count
-
-
-def paths_to(kinds: Collection[str], shape: Shape, path: Path = ()) -> Iterator[Path]:
-    """The paths to all attributes of these kinds of checks."""
+def holds_free(models: Iterable[Any], shape: Shape) -> bool:
+    """Whether one of these models has an object of any content, with something in it."""
     for check in shape.checks:
-        if check.kind in kinds:
-            yield (*path, check)
-        elif check.shape is not None:
-            yield from paths_to(kinds, check.shape, (*path, check))
+        if check.kind == "free" and any(check.values(models)):
+            return True
+        if check.shape is not None and check.shape.frees:
+            parts = list(filter(None, check.values(models)))
+            if parts and holds_free(parts, check.shape):
+                return True
+    return False
 
 
 class Values:
@@ -192,7 +252,9 @@ class Values:
     def __init__(self, options: RuleOptions) -> None:
         self.numbers = Numbers(options.fraction_digits)
         self.keys = Keys()
+        self.trims_emails = options.trim_emails
         self._zone = options.zone()
+        self._time = options.time_of_day
 
     def clean(self, models: Sequence[Any], shape: Shape) -> bool:
         """Whether these decoded models can be sent as they stand, also where their types say nothing."""
@@ -210,16 +272,17 @@ class Values:
             if check.shape is not None and check.kind != "policy":
                 if parts := list(filter(None, check.values(models))):
                     self.survey(parts, check.shape, failing, along)
-            elif check.kind not in ("nullable", "free") and not self.good(check.kind, check.values(models)):
+            elif check.kind != "free" and not self.good(check.kind, check.values(models)):
                 failing.append(along)
 
     def bad(self, models: Sequence[Any], path: Path) -> list[int]:
         """The indices of the models that have a value at this path that is not plainly good."""
         found: list[int] = []
+        kind = path[-1].kind
         for at in range(0, len(models), _SOME):
             some = models[at : at + _SOME]
-            if not self.good(path[-1].kind, along(path, some)):
-                found += [n for n, each in enumerate(some, at) if not self.good(path[-1].kind, along(path, (each,)))]
+            if not self.good(kind, along(path, some)):
+                found += [n for n, each in enumerate(some, at) if not self.good(kind, along(path, (each,)))]
         return found
 
     def good(self, kind: str, values: Iterable[Any]) -> bool:
@@ -244,26 +307,38 @@ class Values:
             raise expected("bad-amount", where, what, "a number with more")
         return number
 
-    def date(self, data: bytes, begin: int, end: int, where: str) -> tuple[datetime, bytes]:
-        """The aware time that stands there, and the zone's offset to be put in behind it (empty if it has one)."""
-        self.text(data, begin, end, where)
+    def date(self, data: bytes, begin: int, end: int, where: str) -> tuple[datetime, str]:
+        """The aware time that stands there, and how it is to be written: as it stands, or as RFC 3339 has it."""
+        text = self.text(data, begin, end, where)
+        found = _DATE.fullmatch(text)
+        if found is None:
+            raise expected("bad-date", where, DATE, EPOCH if _EPOCH.fullmatch(text) else "another text")
+        time, zone = found["time"], found["zone"]
+        if time is None and not self._time:
+            raise expected("bad-date", where, DATE, "a date without a time (see time_of_day)")
+        if zone is None and self._zone is None:
+            raise expected("bad-date", where, DATE, "one without a time zone (see time_zone)")
+        clock = time + (found["seconds"] or ":00") if time else self._time
+        offset = "Z" if zone in (None, "UTC") else zone
+        if len(offset) in (3, 5):  # an hour alone, or no colon
+            offset = f"{offset[:3]}:{offset[3:] or '00'}"
+        between = "t" if text[10:11] == "t" else "T"
         try:
-            time = _date(memoryview(data)[begin:end])
+            moment = _date(f'"{found["day"]}{between}{clock}{offset}"'.encode())
         except NOT_JSON:
-            raise expected("bad-date", where, _DATE, "another text") from None
-        if time.tzinfo is not None:
-            return time, b""
-        if self._zone is None:
-            raise expected("bad-date", where, _DATE, "one without a time zone")
-        time = time.replace(tzinfo=self._zone)
-        return time, _offset(time.utcoffset() or timedelta())
+            raise expected("bad-date", where, DATE, "a day or time that there is not") from None
+        if zone is None:
+            moment = moment.replace(tzinfo=self._zone)
+            offset = _offset(moment.utcoffset() or timedelta())
+        return moment, f"{found['day']}{between}{clock}{offset}"
 
 
-_DATE = "a date-time such as 2020-01-31T12:00:00Z"
+DATE = "a date-time such as 2020-01-31T12:00:00Z"
+EPOCH = "seconds or milliseconds since 1970"
 
 
-def _offset(offset: timedelta) -> bytes:
+def _offset(offset: timedelta) -> str:
     # Before there were zones offsets had seconds, which ISO 8601 can't write: the nearest minute is taken.
     minutes = round(offset.total_seconds() / 60)
     hours, rest = divmod(abs(minutes), 60)
-    return b"%c%02d:%02d" % (b"-" if minutes < 0 else b"+", hours, rest)
+    return f"{'-' if minutes < 0 else '+'}{hours:02d}:{rest:02d}"

@@ -1,0 +1,287 @@
+"""The second export: what an older run has left at the target is not sent again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from streammig.batching import cut
+from streammig.batching.body import part_of
+from streammig.checkpoint import UNDECIDED, Checkpoint, Role, SharedFile, hash_owner, is_held
+from streammig.columns import Chunk, Columns
+from streammig.errors import Held, Unusable
+from streammig.inputs import StageInput
+from streammig.model import Examined, Record, Span
+from streammig.selection import leave_out
+from streammig.sources import comparable
+from streammig.target import Rules
+from streammig.telemetry import Notify, Warned
+from streammig.verify.accepted import Passage
+from streammig.verify.work import Work
+
+SENT_BEFORE, BEFORE_SINCE = "sent-before", "before-since"  # the filters
+
+CHANGED = ".changed.ndjson"  # the end of the name of the file with the customers that changed
+
+Issued = Callable[[bytes], Sequence[float]]
+"""When each unit of a record was issued, in seconds since the epoch."""
+
+
+class Second(NamedTuple):
+    """What the target's records tell a second export: the stage of which any number may come, when its units were
+    issued, what of a customer may be updated, and a hash of that."""
+
+    counted: str
+    issued: Issued
+    profile: Callable[[bytes], dict[str, Any]]
+    profile_hash: Callable[[bytes], bytes]
+
+
+class Left(SharedFile):
+    """What an older run has left at the target: by stage the owners, as hashes, each with a hash of its profile.
+
+    It lies beside the checkpoint of the newer run, and is made again where it is lost. Any thread may ask it, and any
+    process open it.
+    """
+
+    role = Role("the list of what was sent before", "not-in", "Delete it: it is made again.")
+    application = 0x734D4E69  # "sMNi"
+    format = 1
+    schema = """
+-- What it was made of, and when the last event was issued that the older run has sent, in seconds since the epoch.
+CREATE TABLE made (binding TEXT NOT NULL, salt BLOB NOT NULL, latest REAL NOT NULL);
+CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT NULL, PRIMARY KEY (stage, owner))
+ WITHOUT ROWID"""
+
+    def __reduce__(self) -> tuple[type[Left], tuple[Path, bool]]:
+        return Left, (self.path, True)
+
+    def made_of(self) -> str:
+        """What it was made of; "" where it is not finished."""
+        rows = self.rows("SELECT binding FROM made")
+        return str(rows[0][0]) if rows else ""
+
+    def make(self, binding: str, salt: bytes, passages: Mapping[str, Passage], second: Second) -> None:
+        """Fill it from the older run's export: the owners of each stage, but of the one of which any number may come
+        the latest moment."""
+        latest = 0.0
+        with self.transaction():
+            self.change("DELETE FROM made")
+            self.change("DELETE FROM present")
+            for stage, passage in passages.items():
+                for item in passage.items():
+                    if stage == second.counted:
+                        latest = max(latest, *second.issued(item.record.body))
+                    else:
+                        self.change(
+                            "INSERT OR IGNORE INTO present VALUES (?, ?, ?)",
+                            stage, hash_owner(salt, item.record.owner), second.profile_hash(item.record.body),
+                        )  # fmt: skip
+            self.change("INSERT INTO made VALUES (?, ?, ?)", binding, salt, latest)
+
+    @property
+    def latest(self) -> float:
+        """When the last event was issued that was sent before; 0 where none was."""
+        return float(self.rows("SELECT latest FROM made")[0][0])
+
+    def present(self, stage: str, owners: Iterable[str]) -> dict[str, bytes]:
+        """Those of these owners of whose stage something is there, each with the hash of its profile."""
+        salt, found = self.rows("SELECT salt FROM made")[0][0], {}
+        for owner in owners:
+            for row in self.rows(
+                "SELECT profile FROM present WHERE stage = ? AND owner = ?", stage, hash_owner(salt, owner)
+            ):
+                found[owner] = row[0]
+        return found
+
+
+class WithoutLeft:
+    """The rules of a stage, without the records of owners that an older run has left some of there. Fit for another
+    process."""
+
+    def __init__(self, rules: Rules, stage: str, left: Left) -> None:
+        self.head, self.tail, self.once = rules.head, rules.tail, rules.once
+        self._rules, self._stage, self._left = rules, stage, left
+
+    def columns(self, span: Span) -> Columns:
+        columns = self._rules.columns(span)
+        there = self._left.present(self._stage, {*columns.owners})
+        ats = {at for at, owner in zip(columns.index, columns.owners, strict=True) if owner in there}
+
+        def change(it: Examined) -> Examined:
+            gone = (SENT_BEFORE, "")
+            return leave_out(it, [(record, gone if record.owner in there else None) for record in it.records])
+
+        return Chunk(span, columns).changed(ats, change) if ats else columns
+
+
+class WithoutSent:
+    """The rules of a stage, without the units that an older run has left there, told by their places: for the very same
+    export."""
+
+    def __init__(self, rules: Rules, stage: str, work: Work) -> None:
+        self.head, self.tail, self.once = rules.head, rules.tail, rules.once
+        self._rules, self._stage, self._work = rules, stage, work
+
+    def columns(self, span: Span) -> Columns:
+        columns = self._rules.columns(span)
+        ranges, _ = self._work.ranges(self._stage, span.source, span.offset, span.end.offset)
+        if not ranges or not len(columns):
+            return columns
+
+        def change(it: Examined) -> Examined:
+            gone = (SENT_BEFORE, "")
+            return leave_out(it, [(part, gone if inside else None) for part, inside in cut(it.records, ranges)])
+
+        return Chunk(span, columns).changed({*columns.index}, change)
+
+
+class Since:
+    """The rules of what is only counted, without units that were issued before a moment, in seconds since the epoch."""
+
+    def __init__(self, rules: Rules, moment: float, issued: Issued) -> None:
+        self.head, self.tail, self.once = rules.head, rules.tail, rules.once
+        self._rules, self._moment, self._issued = rules, moment, issued
+
+    def columns(self, span: Span) -> Columns:
+        columns = self._rules.columns(span)
+        chunk = Chunk(span, columns)
+        old = {
+            at
+            for at, record in zip(columns.index, chunk.records(0, len(columns)), strict=True)
+            if min(self._issued(record.body)) < self._moment
+        }
+
+        def change(it: Examined) -> Examined:
+            return leave_out(it, [part for record in it.records for part in self._parts(record)])
+
+        return chunk.changed(old, change) if old else columns
+
+    def _parts(self, record: Record) -> Iterator[tuple[Record, tuple[str, str] | None]]:
+        for unit, at in enumerate(self._issued(record.body)):
+            yield part_of(record, unit, unit + 1), (BEFORE_SINCE, "") if at < self._moment else None
+
+
+class Older(NamedTuple):
+    """An older run: its checkpoint, opened to read, and what it read by which rules."""
+
+    file: Checkpoint
+    inputs: Mapping[str, StageInput]
+
+    def binding(self) -> str:
+        """What of it decides what it has left."""
+        held = {name: [[it.seq, it.tally.units] for it in self.file.accepted(name)] for name in self.inputs}
+        return json.dumps([self.file.run["id"], held])
+
+    def check(self, binding: Mapping[str, Any]) -> None:
+        """Raise `Unusable` unless it can be told what this run has left at the account that is bound to."""
+        path = self.file.path
+        if self.file.run["binding"] != dict(binding):
+            raise Unusable(
+                "not-in-of-another-account",
+                f"{path} is not the checkpoint of a run to this account: what it has left is not there",
+                "Name the checkpoint of the run that sent to this account.",
+            )
+        undecided = [it for row in self.file.stages() for it in self.file.batches(row.name, *UNDECIDED)]
+        if undecided:
+            raise Unusable(
+                "not-in-undecided",
+                f"{path}: the outcome of {len(undecided)} batches is unknown, so what it has left is not known",
+                f"Decide about them first: streammig resolve {path}",
+            )
+        for name, it in self.inputs.items():
+            if comparable(self.file.fingerprints(name)) != comparable(it.source.fingerprints()):
+                raise Unusable(
+                    "not-in-export-changed",
+                    f"{path}: the export of {name} is not what it was: what was sent can't be told from it",
+                    "Put the old export back where it was.",
+                )
+
+
+def held_by_run(path: Path) -> None:
+    """Raise `Held` while a run is on."""
+    if is_held(path):
+        raise Held("not-in-held", f"{path} is being run: what it leaves is not known yet", "Wait for its end.")
+
+
+class Sent(NamedTuple):
+    """What an older run has left: its owners, its places, the stages that are read from the very same files, and how
+    many customers were found to have changed since."""
+
+    left: Left
+    places: Work
+    same: frozenset[str]
+    changed: int
+
+
+def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Second) -> Sent:
+    """What an older run has left, in the file at `path` and one beside it. Where these are made of just that already,
+    they are taken as they are. Customers that have changed since are written beside them."""
+    left, places, binding = Left(path), Work(path.with_name(path.name + ".places")), older.binding()
+    places.begin(binding, {name: list(older.file.accepted(name)) for name in older.inputs})
+    same = frozenset(name for name, it in older.inputs.items() if name in newer and _alike(it, newer[name]))
+    changed = 0
+    if left.made_of() != binding:
+        passages = {name: Passage(name, it.source, it.rules, places.ranges) for name, it in older.inputs.items()}
+        left.make(binding, older.file.run["salt"], passages, second)
+        owners = next(iter(newer))
+        changed = _changed(path.with_suffix(CHANGED), left, owners, newer[owners], second)
+    return Sent(left, places, same, changed)
+
+
+def _alike(older: StageInput, newer: StageInput) -> bool:
+    return comparable(older.source.fingerprints()) == comparable(newer.source.fingerprints())
+
+
+def _changed(path: Path, left: Left, stage: str, it: StageInput, second: Second) -> int:
+    """Write the profiles of customers that are there already, but not like this; returns how many."""
+    found = 0
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as out:
+        for span in it.source.spans():
+            columns = it.rules.columns(span)
+            there = left.present(stage, {*columns.owners})
+            rows = [row for row, owner in enumerate(columns.owners) if owner in there]
+            for row in rows:
+                (record,) = Chunk(span, columns).records(row, row + 1)
+                if second.profile_hash(record.body) != there[record.owner]:
+                    print(json.dumps({"id": record.owner, "customer": second.profile(record.body)}), file=out)
+                    found += 1
+    return found
+
+
+def narrowed(
+    inputs: Mapping[str, StageInput], sent: Sent | None, since: str, second: Second, notify: Notify
+) -> dict[str, StageInput]:
+    """What is read, without what an older run has left at the target, and without what was issued before `since`."""
+    found = dict(inputs)
+    moment = parse_since(since) if since else 0.0
+    for name, it in inputs.items():
+        if name != second.counted:
+            found[name] = it._replace(rules=WithoutLeft(it.rules, name, sent.left)) if sent is not None else it
+            continue
+        rules = Since(it.rules, moment, second.issued) if since else it.rules
+        if sent is not None and name in sent.same:
+            rules = WithoutSent(rules, name, sent.places)
+        elif sent is not None and moment <= sent.left.latest:
+            latest = datetime.fromtimestamp(sent.left.latest, UTC).isoformat(timespec="seconds")
+            said = f"{name} up to {latest} were sent by the older run: those in both exports will be there twice"
+            notify(Warned("events-overlap", f"{said}. Name a later moment with --since"))
+        found[name] = it._replace(rules=rules)
+    return found
+
+
+def parse_since(text: str) -> float:
+    """The moment that `--since` names, in seconds since the epoch. Raises `Unusable`."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise Unusable(
+            "since-invalid", f"since: {text!r} is no moment with a time zone", "Write it like 2026-01-31T00:00:00Z"
+        )
+    return moment.timestamp()

@@ -1,0 +1,127 @@
+"""`run --not-in`: a second export, or the full run behind a pilot, sends only what the older run has not left there."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammig.checkpoint import locked
+from streammig.sandbox.local import LocalTarget
+from tests.commands import Called, Shell, sandbox, write
+from tests.sandbox_caller import customer, event, transaction
+from tests.test_verify import FILES, export
+
+pytestmark = pytest.mark.slow
+FULL = ("--max-bytes", 10_000, "--checkpoint", "full.checkpoint", "--not-in", "migration.checkpoint")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[LocalTarget]:
+    with sandbox(store=tmp_path / "target.sqlite") as found:
+        yield found
+
+
+def full(shell: Shell, target: LocalTarget, *more: object) -> Called:
+    return shell.run(target.url, *FILES, *FULL, *more, "--json")
+
+
+def once(target: LocalTarget, owners: int, events: int) -> None:
+    ledger = target.ledger()
+    assert {name: it["count"] for name, it in ledger["twice"].items()} == dict.fromkeys(ledger["twice"], 0)
+    held = {name: it["count"] for name, it in ledger["holds"].items()}
+    assert held == {"customers": owners, "events": events, "transactions": 3 * owners}
+    assert not any(ledger["dropped"].values())
+
+
+def sent_before(ended: Called) -> list[int]:
+    stages = ended.document["stages"].values()
+    return [it["filtered_by"].get("sent-before", {}).get("units", 0) for it in stages]
+
+
+def test_the_full_run_behind_a_pilot_sends_the_rest_once(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 30)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000, "--first", 7).code == 10
+    held = {name: it["count"] for name, it in target.ledger()["holds"].items()}
+    ended = full(shell, target)
+    assert (ended.code, ended.document["balanced"]) == (0, True), ended.err
+    assert sent_before(ended) == [held["customers"], held["events"], held["transactions"]]
+    once(target, 30, 90)
+    assert full(shell, target).code == 0, "the same command goes on"
+    assert shell("verify", "full.checkpoint", "--all").code == 0
+    once(target, 30, 90)
+
+
+def test_behind_a_revert_only_its_survivors_are_left_out(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 12)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
+        row = "num, batch, reward_id, type, amount, details, issued, created"
+        store.execute(
+            f"INSERT INTO transactions ({row}) SELECT num, NULL, 'r', 'ACCUMULATION', '1', 'till', 1, 1 FROM customers"
+            " WHERE id = 'c3'"
+        )
+    assert shell("revert", "migration.checkpoint", "--yes-revert", 12).code == 3
+    with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
+        store.execute("DELETE FROM transactions WHERE batch IS NULL")
+    ended = full(shell, target)
+    assert (ended.code, sent_before(ended)) == (0, [1, 3, 3]), ended.err
+    once(target, 12, 36)
+
+
+def second_export(folder: Path) -> None:
+    """c1 has another name, c2 is new; c0 and c1 have a new event each, and their old ones."""
+    people = [customer("c0", balance=[]), customer("c1", balance=[], name="Other"), customer("c2")]
+    write(folder / "c2.ndjson", people, lines=True)
+    new = event("new", issued_at="2025-02-01T00:00:00Z")
+    rows: list[Any] = [{"id": name, "events": [event(f"{name}-0"), {**new}]} for name in ("c0", "c1", "c2")]
+    write(folder / "e2.ndjson", rows, lines=True)
+    write(folder / "t2.ndjson", [{"id": "c2", "transactions": [transaction(1), transaction(-1)]}], lines=True)
+
+
+def test_a_second_export_brings_what_is_new_and_lists_who_changed(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 2)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    second_export(shell.folder)
+    files = ("--customers", "c2.ndjson", "--events", "e2.ndjson", "--transactions", "t2.ndjson")
+    look = shell.run(target.url, *files, *FULL, "--dry-run", "look")
+    assert (look.code, "will be there twice" in look.err) == (0, True), look.err
+    ended = shell.run(target.url, *files, *FULL, "--since", "2025-01-01T00:00:00Z", "--json")
+    assert ended.code == 0, ended.err
+    assert sent_before(ended) == [2, 0, 0]
+    assert ended.document["stages"]["events"]["filtered_by"]["before-since"]["units"] == 3
+    assert target.ledger()["holds"]["customers"]["count"] == 3
+    assert target.ledger()["holds"]["events"]["count"] == 6 + 3
+    changed = shell.folder / "full.checkpoint.changed.ndjson"
+    assert [json.loads(line)["id"] for line in changed.read_text().splitlines()] == ["c1"]
+    assert stat.S_IMODE(changed.stat().st_mode) == 0o600
+
+
+def test_an_older_run_that_does_not_fit_is_refused_and_nothing_is_sent(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 3)
+    assert full(shell, target).problem == "checkpoint-missing"
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    arrived = target.ledger()["requests"]
+    with locked(shell.checkpoint, "another"):
+        assert full(shell, target).problem == "not-in-held"
+    assert full(shell, target, "--since", "yesterday").problem == "since-invalid"
+    with sandbox() as other:
+        assert full(shell, other).problem == "not-in-of-another-account"
+    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
+        file.execute("UPDATE batch SET state = 'parked' WHERE stage = 'events' AND seq = 1")
+    assert full(shell, target).problem == "not-in-undecided"
+    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
+        file.execute("UPDATE batch SET state = 'accepted' WHERE stage = 'events' AND seq = 1")
+    whole = (shell.folder / "e.ndjson").read_text()
+    (shell.folder / "e.ndjson").write_text(whole + "\n" + whole.splitlines()[0])
+    assert full(shell, target).problem == "not-in-export-changed"
+    after = target.ledger()["requests"]
+    assert {name: after.get(name) for name in ("customers", "events")} == {
+        name: arrived.get(name) for name in ("customers", "events")
+    }
