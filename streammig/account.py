@@ -52,7 +52,13 @@ class SharedAccount:
         state = AccountState(account_path(self.state_dir, self.name))
         stack.callback(state.close)
         limiter = RateLimiter(
-            state, self.limits, clock, stack.enter_context(executor()), interval=interval, notify=notify
+            state,
+            self.limits,
+            clock,
+            stack.enter_context(executor()),
+            interval=interval,
+            notify=notify,
+            orders=self.state_dir,
         )
         stack.push_async_callback(limiter.close)
         return limiter

@@ -78,6 +78,8 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     said = {"running": "The run is on.", "failed": "The run has failed."}.get(
         document["state"], f"The run is {document['state']}."
     )
+    if document["paused"] and document["state"] != "complete":
+        said += f" It is paused: to go on, call streammig unpause {document['checkpoint']}"
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
         said = "The pilot is done; the full run sends the rest."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
