@@ -62,7 +62,7 @@ PLANTED: list[tuple[str, Any, dict[tuple[str, str], int]]] = [
     ("customers", LATIN, {("invalid-utf8", ""): 1}),
     ("customers", b'{"id": "x", "name"', {("invalid-json", ""): 1}),
     ("events", {"id": "stranger", "events": [event("p")]}, {("owner-unknown-customer", ""): 1}),
-    ("transactions", *histories("c1"), {("owner-twice", ""): 2}),
+    ("transactions", histories("c1")[0], {("owner-twice", ""): 2}),
 ]
 
 
