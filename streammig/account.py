@@ -16,6 +16,8 @@ from streammig.delivery.folder import Unlimited
 from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, account_path
 from streammig.telemetry import Notify, ignore
 
+BESIDE = 0.2  # seconds between two reads beside the requests of a run
+
 
 @dataclass(frozen=True, slots=True)
 class SharedAccount:
@@ -43,12 +45,21 @@ class SharedAccount:
         )
 
     def limiter(
-        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore
-    ) -> RateLimiter:
-        """The permits of the account, until the stack is closed."""
+        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore,
+        interval: float = BESIDE,
+    ) -> RateLimiter:  # fmt: skip
+        """The permits of the account, until the stack is closed. `interval` spreads reads, in seconds."""
         state = AccountState(account_path(self.state_dir, self.name))
         stack.callback(state.close)
-        limiter = RateLimiter(state, self.limits, clock, stack.enter_context(executor()), notify=notify)
+        limiter = RateLimiter(
+            state,
+            self.limits,
+            clock,
+            stack.enter_context(executor()),
+            interval=interval,
+            notify=notify,
+            orders=self.state_dir,
+        )
         stack.push_async_callback(limiter.close)
         return limiter
 
@@ -63,6 +74,7 @@ class NoAccount:
         return nullcontext()
 
     def limiter(
-        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore
-    ) -> Unlimited:
+        self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore,
+        interval: float = BESIDE,
+    ) -> Unlimited:  # fmt: skip
         return Unlimited()

@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from streammig.account import NoAccount, SharedAccount
+from streammig.account import BESIDE, NoAccount, SharedAccount
 from streammig.ask import Ask as Ask
 from streammig.bodies import check_bodies, give_up, room_of_outbox
 from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Store, locked
@@ -32,10 +32,10 @@ from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo import second
-from streammig.masivo.limits import PRESETS
+from streammig.masivo.limits import PRESETS as PRESETS
 from streammig.masivo.target import RuleOptions, check_base_url
 from streammig.model import Batch, BatchState
-from streammig.not_in import CHANGED, Older, Second, Sent, held_by_run, make, narrowed
+from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
 from streammig.resending import Resend
 from streammig.retrying import Retry
@@ -51,7 +51,7 @@ from streammig.target import Client, ReadBack, Target
 from streammig.targets import rule_options, target_of
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
-from streammig.verify.verifier import Verifier
+from streammig.verify.verifier import Verifier, run_and_look
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -122,7 +122,13 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
-        return await self._work(Run.run, lambda file: any(row.state != "complete" for row in file.stages())) or False
+        return (
+            await self._work(
+                partial(run_and_look, state_folder=self.state_dir),
+                lambda file: any(row.state != "complete" for row in file.stages()),
+            )
+            or False
+        )
 
     async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
@@ -204,7 +210,7 @@ class Migration:
             lost = await self._check(file, fence, marks, thread)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
-        limiter = account.limiter(stack, self.clock, self.executor, self.notify)
+        limiter = account.limiter(stack, self.clock, self.executor, self.notify, BESIDE if sends else 0.0)
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
@@ -261,13 +267,9 @@ class Migration:
         older.check(binding if self.ask.dry_run is None else file.run["binding"])
         self.notify(Waiting("older-run", f"reading what {path} has left at the target"))
         list_of = mine.with_name(mine.name + ".not-in")
-        sent = await self._reading(thread, lambda _: make(list_of, older, inputs, SECOND))
+        sent = await self._reading(thread, lambda _: make(list_of, older, inputs, SECOND, self.notify))
         stack.callback(sent.left.close)
         stack.callback(sent.places.close)
-        if sent.changed:
-            said = f"customers that changed since the older run: {sent.changed:,}; they can't be migrated again"
-            where = list_of.with_suffix(CHANGED)
-            self.notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
         return sent
 
     def _past_the_look(self, fence: Fence | None) -> bool:

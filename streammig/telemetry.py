@@ -193,6 +193,19 @@ class Verifying(Waiting):
 
 
 @dataclass(frozen=True, slots=True)
+class Steered(Notice):
+    """What the operator asked for changed: the run goes on (`unpaused`), or keeps other `limits` from now on."""
+
+    change: Literal["limits", "unpaused"]
+    limits: str
+
+    def text(self) -> str:
+        if self.change == "limits":
+            return f"the operator changed the limits: {self.limits} from now on"
+        return f"the operator ended the pause: going on with limits {self.limits}"
+
+
+@dataclass(frozen=True, slots=True)
 class ArrayDetected(Notice):
     """The array of a file that nobody named, taken as the records of a stage: `path` as it is typed after `#`."""
 

@@ -8,6 +8,7 @@ import json
 import re
 import sqlite3
 import stat
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ from typing import Any
 import pytest
 
 from benchmarks.report import make
+from streammig.checkpoint import Checkpoint, locked
 from streammig.errors import Altered, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.report.audit import opened
 from streammig.report.history import SLOTS, history
 from streammig.report.html import rendered
 from streammig.report.next_steps import next_steps
+from streammig.report.records import Line
 from streammig.report.reports import Report
 from streammig.settings import Settings
-from tests import problems
+from tests import manual, problems
 from tests.browser import CHROMIUM, browser
 from tests.commands import KEY, Shell, sandbox, write
+from tests.manual import GUIDE
 from tests.sandbox_caller import customer, event, lot
 
 NAME = "Aurelia <script>"
@@ -126,15 +130,22 @@ def spoil(shell: Shell, kind: str) -> Path:
     path = shell.folder / "other.checkpoint"
     if kind == "text":
         path.write_text("no database " * 100)
-    elif kind == "database":
-        with sqlite3.connect(path) as db:
-            db.execute("CREATE TABLE t (x)")
+    elif kind != "missing":
+        Checkpoint.create(path, binding={}, version="0", started=0.0).close()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(f"PRAGMA {kind}")
     return path
 
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [("missing", "checkpoint-missing"), ("text", "checkpoint-damaged"), ("database", "checkpoint-foreign")],
+    [
+        ("missing", "checkpoint-missing"),
+        ("text", "checkpoint-damaged"),
+        ("application_id = 1", "checkpoint-foreign"),
+        ("user_version = 99", "checkpoint-newer"),
+        ("user_version = 1", "checkpoint-older-format"),
+    ],
 )
 def test_what_is_no_checkpoint_is_refused_and_no_file_is_made(shell: Shell, kind: str, code: str) -> None:
     ended = shell("report", spoil(shell, kind), "--out", "report.html")
@@ -166,8 +177,23 @@ def test_a_report_as_json_is_what_the_page_is_made_of(past: Path, shell: Shell) 
     ended = shell("report", past, "--json")
     assert ended.code == 0
     assert ended.document.keys() == history(past).keys()
+    rows = [row[0] for row in manual.table(GUIDE / "report.md", "field", "means")]
+    told = {name for row in rows for name in re.findall(r"\w+", row)}
+    assert told == {*ended.document, *Line.__struct_fields__}
     both = shell("report", past, "--json", "--out", "r.html")
     assert opened((shell.folder / "r.html").read_bytes(), "r") == both.document["proof"]
+
+
+def test_it_can_be_written_while_a_run_is_on_and_changes_nothing(past: Path, shell: Shell) -> None:
+    before = {path.name: path.read_bytes() for path in past.parent.iterdir() if path.is_file()}
+    with locked(past, "streammig run"):
+        found = shell("report", past, "--json").document
+    assert found["status"]["state"] == "running"
+    assert [step["command"].split()[1] for step in found["next"]][-1] == "status"
+    after = {path.name: path.read_bytes() for path in past.parent.iterdir() if path.is_file()}
+    assert {name: data for name, data in after.items() if not name.endswith(".lock")} == {
+        name: data for name, data in before.items() if not name.endswith(".lock")
+    }
 
 
 def test_a_dry_run_and_a_run_without_any_request_have_a_report(shell: Shell) -> None:
@@ -229,7 +255,11 @@ def test_every_changed_byte_is_found(page: bytes) -> None:
         ("UPDATE attempt SET latency = latency + 1 WHERE stage = 'customers'", 3, "report-differs"),
         ("DELETE FROM attempt WHERE kind = 'throttled'", 3, "report-differs"),
         ("UPDATE source_file SET fingerprint = replace(fingerprint, 'size', 'sise')", 3, "report-differs"),
+        ("UPDATE dead_letter SET code = 'another'", 3, "report-differs"),
+        ("INSERT INTO unit_state VALUES ('customers', 1, 'missing', x'00', '[1,1,{}]')", 3, "report-differs"),
+        ("UPDATE run SET tick = tick - 1", 3, "report-differs"),
         ("UPDATE run SET tick = tick + 1", 2, "report-outdated"),
+        ("INSERT INTO verification VALUES (5.0, 1, 5.0, '{}')", 2, "report-outdated"),
         ("UPDATE run SET id = 'another'", 3, "report-differs"),
     ],
 )
@@ -272,6 +302,7 @@ SAME = {"same": True, "outdated": False}
     [
         (state(), []),
         (state(dead=2), ["dead-letters 'a b.checkpoint'", "retry 'a b.checkpoint'"]),
+        (state(dead=2, accepted=3, state="reverted"), ["dead-letters 'a b.checkpoint'"]),
         (state(dead=2, dry_run=True), ["dead-letters 'a b.checkpoint'"]),
         (state(dead=2, state="running"), ["dead-letters 'a b.checkpoint'", "status 'a b.checkpoint'"]),
         (state(undecided=[PARKED]), ["resolve 'a b.checkpoint' 4 --stage events"]),

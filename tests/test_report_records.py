@@ -177,3 +177,15 @@ def test_of_several_batches_in_one_place_the_last_one_counts() -> None:
     found = [layers.at(place(at)[:3]) for at in range(10)]
     outcomes = [it and it.outcome for it in found]
     assert outcomes == ["dead", "dead", "accepted", "missing", "dead", "x", "dead", "dead", "dead", None]
+
+
+@pytest.mark.slow
+def test_another_mapping_than_that_of_the_batches_is_told(shell: Shell) -> None:
+    export(shell.folder)
+    (shell.folder / "maps.py").write_text("def same(record):\n    return record\n")
+    (shell.folder / "move.toml").write_text('[customers]\nmap = "maps:same"\n')
+    with sandbox() as target:
+        shell("run", "move.toml", "--customers", "c.ndjson", *quickly(target.url), "--quiet")
+    assert "WARNING" not in shell("report", "move.checkpoint", "--records", "before.ndjson").err
+    (shell.folder / "maps.py").write_text("def same(record):\n    return {**record}\n")
+    assert "WARNING: customers" in shell("report", "move.checkpoint", "--records", "after.ndjson").err

@@ -189,6 +189,19 @@ def test_what_is_missing_is_sent_again_once_and_never_an_event(shell: Shell, tar
     assert shell("retry", "migration.checkpoint", "--missing", "--stage", "events").code == 2
 
 
+@pytest.mark.slow
+def test_a_run_reads_back_a_sample_at_its_end_where_the_settings_ask_for_one(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 12)
+    (shell.folder / "move.toml").write_text("verify_sample = 5\n")
+    arguments = ("run", "move.toml", *quickly(target.url), *FILES, "--checkpoint", "migration.checkpoint")
+    ended = shell(*arguments)
+    assert (ended.code, "verified (sample)" in ended.err) == (0, True), ended.err
+    tampered(shell.folder, *CHANGES["an e-mail is another"][0])
+    assert shell(*arguments).code == 0, "nothing was sent since: it does not look again"
+    assert verify(shell, "--all").code == 3
+    assert shell(*arguments).code == 3
+
+
 @pytest.mark.parametrize(
     ("failed", "looked", "share"), [(0, 1000, 0.00299), (0, 300, 0.00994), (3, 1000, 0.00773), (5, 5, 1.0)]
 )

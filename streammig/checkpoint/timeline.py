@@ -94,12 +94,15 @@ class Timeline:
         return [dict(row) for row in rows]
 
     def everything(self, stage: str) -> Iterator[tuple[Any, ...]]:
-        """All that is kept of the batches of a stage, in order, and then of its requests: the links of a chain."""
+        """All that is kept of a stage's batches, in order, then of its requests, dead letters, and units that are not
+        where their batch is: the links of a chain."""
         for query in (
             "SELECT seq, state, parent, ranges, tally, size, digest, sealed, settled, attempts, retried, note,"
             " ruling, rejects, mapping FROM batch WHERE stage = ? ORDER BY seq",
             "SELECT seq, number, started, kind, status, latency, date, message, began, ended, code, stopped,"
             " in_part FROM attempt WHERE stage = ? ORDER BY seq, number",
+            "SELECT * FROM dead_letter WHERE stage = ? ORDER BY source, offset, unit",
+            "SELECT seq, state, ranges, tally FROM unit_state WHERE stage = ? ORDER BY seq, state",
         ):
             yield from map(tuple, self._file.each(query, stage))
 

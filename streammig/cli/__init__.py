@@ -21,6 +21,9 @@ COMMANDS = {
     "init": "Look into an export, and write a first settings file.",
     "run": "Migrate an export, or go on with a migration.",
     "status": "Show how far a run is, also while it runs.",
+    "pause": "Let a run that is on wait, without ending it.",
+    "unpause": "Let a paused run go on.",
+    "rate": "Change the limits of a run that is on.",
     "verify": "Read back what was accepted, and compare it with the export.",
     "report": "Write the report on a run as one HTML file, or check one.",
     "dead-letters": "Write the records that were not sent, with the reason.",
@@ -33,6 +36,7 @@ COMMANDS = {
     "guide": "Show a page of the manual.",
 }
 
+STEERING = ("pause", "unpause", "rate")  # commands that share a module
 CHECKPOINT = ".checkpoint"  # what the name of a checkpoint ends with unless the settings say otherwise
 PILOT_DONE = 10
 STOPPED = 130  # the exit code of what was stopped on request
@@ -48,7 +52,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = importlib.import_module(f"streammig.cli.{cmd_name.replace('-', '_')}").command
+        home, name = ("steer", cmd_name) if cmd_name in STEERING else (cmd_name.replace("-", "_"), "command")
+        found: click.Command = getattr(importlib.import_module(f"streammig.cli.{home}"), name)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

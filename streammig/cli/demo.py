@@ -49,6 +49,8 @@ SETTINGS = """\
 base_url = "{url}"
 # one request in 0.2 seconds; of a real account: "prod" or "dev"
 limits = "{limits}"
+# requests under way at once
+concurrency = 16
 # seconds for the target's queue after each stage; 300 if left out
 settle_time = {settle_time}
 # where used slots are noted; left out, all runs of this user share one place
@@ -141,11 +143,15 @@ def _play(folder: Path, target: LocalTarget, written: Written) -> list[str]:
     click.echo(bold("\n6. What could not be sent is written out, each record with place and reason"))
     called(folder, "dead-letters", CHECKPOINT, "--out", LETTERS)
 
-    click.echo(bold("\n7. The totals of the run beside the records of the stand-in"))
+    click.echo(bold("\n7. A sample of customers is read back, and compared with the export"))
+    same = called(folder, "verify", CHECKPOINT, "--sample", "1000")
+
+    click.echo(bold("\n8. The totals of the run beside the records of the stand-in"))
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         totals, ledger = {stage: file.totals(stage) for stage in STAGES}, target.ledger()
     _show_totals(totals, Report.read(checkpoint).document, ledger)
     ended = [] if code in (0, 3) else [f"the run ended with exit code {code}: it says above why"]
+    ended += [] if same == 0 else [f"the verify ended with exit code {same}: it says above what differs"]
     return ended + differences(written, totals, ledger)
 
 

@@ -106,7 +106,9 @@ def exit_code(found: dict[str, Any], ended: Ended) -> int:
         return STOPPED
     if any(stage["unknown"] for stage in stages):
         return 4
-    return 3 if any(stage["dead"] or stage["code"] == SAMPLES_MISSING for stage in stages) else 0
+    seen = found["verification"]
+    differs = seen is not None and not (seen["same"] or seen["outdated"])
+    return 3 if differs or any(stage["dead"] or stage["code"] == SAMPLES_MISSING for stage in stages) else 0
 
 
 def print_document(found: dict[str, Any], as_json: bool) -> None:

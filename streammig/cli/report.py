@@ -60,7 +60,7 @@ def command(
 
 def _records(checkpoint: Path, out: Path) -> dict[str, Any]:
     """Write what became of each unit; returns what the report says of that file."""
-    from streammig.checkpoint import Checkpoint
+    from streammig.checkpoint import Checkpoint, Timeline
     from streammig.dead_letters.export import check_unchanged
     from streammig.disk import new_file
     from streammig.errors import counted
@@ -76,6 +76,10 @@ def _records(checkpoint: Path, out: Path) -> dict[str, Any]:
         inputs = {}
         for name, it in Migration(settings, folder=folder).inputs(run["started"]).items():
             check_unchanged(it.source, file.fingerprints(name))
+            if Timeline(file).mappings(name) - {it.mapping}:
+                say(
+                    f"WARNING: {name}: another mapping made some batches, so their units may be numbered in another way"
+                )
             rules = it.rules if file.owns(name) else WithOwners(it.rules, file.filtered_owners)
             inputs[name] = Input(it.source, rules, run["context"]["inputs"][name])
         with file.reading():

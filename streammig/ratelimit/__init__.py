@@ -3,11 +3,13 @@
 from streammig.ratelimit.limiter import Permit, RateLimiter
 from streammig.ratelimit.limits import OFF, Limits, RequestKind, Starts, Use, Window, parse_limits
 from streammig.ratelimit.state import AccountState, account_name, account_path, starts_of
+from streammig.ratelimit.steering import Orders, orders_path, read_orders, write_orders
 
 __all__ = [
     "OFF",
     "AccountState",
     "Limits",
+    "Orders",
     "Permit",
     "RateLimiter",
     "RequestKind",
@@ -16,6 +18,9 @@ __all__ = [
     "Window",
     "account_name",
     "account_path",
+    "orders_path",
     "parse_limits",
+    "read_orders",
     "starts_of",
+    "write_orders",
 ]

@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import TypeVar
 
 from aiolimiter import AsyncLimiter
@@ -16,6 +17,7 @@ from streammig.context import Clock
 from streammig.errors import Problem, TargetStop, counted
 from streammig.ratelimit.limits import OFF, Limits, RequestKind
 from streammig.ratelimit.state import LONGEST_HOLD, AccountState, Pace, Taken
+from streammig.ratelimit.steering import LOOK, PAUSED, Steering, orders_path
 from streammig.telemetry import Notify, Waiting, ignore
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ ENOUGH = 8  # observations before they are believed
 LONGEST_LEAD = 0.25
 # A permit that was given back, or a margin that narrowed, is noticed by those who wait after this many seconds.
 LONGEST_SLEEP = 60.0
+ORDERS = 5.0  # seconds after which new orders of the operator end a sleep
 CAUSES = {
     "held": "the target asked this account to wait",
     "quota": "the headers of its answers say that the target takes no migration request before",
@@ -95,8 +98,8 @@ class RateLimiter:
     Make it inside the running loop: the account's time is read once, then the loop's own clock counts, so that setting
     the clock changes nothing. `executor` must have one thread (all use of the file goes through it). `interval` spreads
     reads, in seconds, whatever the limits allow. `notify` hears of each wait of more than two seconds, once, but for
-    the gap between two requests, which is the pace itself. Raises `MachineFault` where the file can't be
-    written: then nothing may be sent.
+    the gap between two requests, which is the pace itself. `orders` is the folder of those that an operator gives.
+    Raises `MachineFault` where the file can't be written: then nothing may be sent.
     """
 
     def __init__(
@@ -107,9 +110,11 @@ class RateLimiter:
         executor: Executor,
         interval: float = 0.2,
         notify: Notify = ignore,
+        orders: Path | None = None,
     ) -> None:
         self.state = state
-        self.limits = limits
+        self._orders = orders
+        self.steering = Steering(limits, notify)
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._notify = notify
@@ -125,6 +130,11 @@ class RateLimiter:
         self._has_quota = True  # whether migration requests are left, by the last answer whose headers say so
         self._told = 0.0  # the end of the wait that was told last
 
+    @property
+    def limits(self) -> Limits:
+        """Those that this run keeps to now."""
+        return self.steering.limits
+
     def now(self) -> float:
         """The account's own time, in seconds since the epoch."""
         return self._begun + self._loop.time()
@@ -135,6 +145,8 @@ class RateLimiter:
         `starts` are the requests that the checkpoint knows, in seconds since the epoch.
         """
         self._run_id = run_id
+        if self._orders is not None:
+            self.steering.follow(orders_path(self._orders, run_id))
         future = await self._do(self.state.enter, run_id, [at + self._ahead for at in starts], self.now())
         if not future:
             return ""
@@ -156,8 +168,7 @@ class RateLimiter:
                     taken = await self._serve(kind, line)
                     if not mine.done():
                         self._tell(kind, taken)
-                        # A timer may be a microsecond early; asking again at once would only burn.
-                        await asyncio.sleep(min(LONGEST_SLEEP, max(0.001, taken.wait)))
+                        await self._rest(taken.wait)
         except BaseException:
             if mine.done():
                 self._write(self.state.give_back, mine.result()._start)
@@ -166,6 +177,13 @@ class RateLimiter:
                 line.waiters.remove(mine)
             raise
         return mine.result()
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep for so many seconds, or until there is reason to ask again."""
+        # A timer may be a microsecond early; asking again at once would only burn.
+        end = self._loop.time() + min(LONGEST_SLEEP, max(0.001, seconds))
+        while (left := end - self._loop.time()) > 0 and not self.steering.look():  # noqa: ASYNC110  # of another process
+            await asyncio.sleep(min(left, ORDERS))
 
     async def read(self) -> None:
         """A general permit, for who has nothing to say about it afterwards."""
@@ -191,6 +209,8 @@ class RateLimiter:
 
     async def _serve(self, kind: RequestKind, line: _Line) -> Taken:
         """Ask for everyone in the line; what came of it says how long the first must wait if it got nothing."""
+        if self.steering.paused:
+            return Taken((), LOOK, PAUSED)
         asking, asked = tuple(line.waiters), self._loop.time()
         margins = tuple(self._link.margin(window.seconds) for _, window in self.limits.counted(kind))
         pace = Pace(self.limits, margins, self._link.lead)

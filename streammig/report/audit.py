@@ -1,4 +1,4 @@
-"""What lets somebody check a report later: hashes of what a run was made of, and a seal on the file itself."""
+"""What lets somebody check a report later: hashes of what a run was made of, and a checksum of the file itself."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from streammig.checkpoint import Checkpoint, Timeline
 from streammig.errors import Altered, Unusable
 
 FIRST_LINE = b"<!doctype html><!-- a report of streammig -->\n"
-UNSEALED = b"0" * 64
-SEAL = re.compile(rb'<meta name="streammig-seal" content="([0-9a-f]{64})">')
+BLANK = b"0" * 64
+CHECKSUM = re.compile(rb'<meta name="streammig-checksum" content="([0-9a-f]{64})">')
 PROOF = re.compile(rb'<script type="application/json" id="proof">(.*?)</script>', re.DOTALL)
 NAME_ANOTHER = "Name the HTML file that `streammig report` wrote."
 
 
 def proof(checkpoint: Checkpoint) -> dict[str, Any]:
     """SHA-256 hashes, JSON-ready: of the export as the checkpoint knows it (name, size, head, tail and samples of each
-    file), of the settings, of the operator's decisions, and for each stage the end of a chain over all of its batches
-    and their requests. `requests` is the number of the newest request."""
+    file), of the settings, of the operator's decisions, and for each stage the end of a chain over all of its batches,
+    requests and dead letters. `requests` is the number of the newest request, `verified` when it was verified last."""
     run = checkpoint.run
     past = Timeline(checkpoint)
     rows = checkpoint.stages()
@@ -31,6 +31,8 @@ def proof(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "run": run["id"],
         "requests": run["tick"],
+        "verified": (checkpoint.verification() or {}).get("at"),
+        "reverted": checkpoint.is_reverted(),
         "export": _hash({row.name: checkpoint.fingerprints(row.name) for row in rows}),
         "settings": _hash(settings),
         "decisions": _hash(past.decided()),
@@ -59,10 +61,10 @@ def is_report(path: Path) -> bool:
         return False
 
 
-def sealed(page: str) -> bytes:
-    """A report's page with its seal in place of 64 zeros: the hash of the page with the zeros in it."""
+def with_checksum(page: str) -> bytes:
+    """A report's page with its checksum in place of 64 zeros: the hash of the page with the zeros in it."""
     data = FIRST_LINE + page.encode()
-    return data.replace(UNSEALED, hashlib.sha256(data).hexdigest().encode(), 1)
+    return data.replace(BLANK, hashlib.sha256(data).hexdigest().encode(), 1)
 
 
 def audit(report: Path, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
@@ -82,19 +84,20 @@ def audit(report: Path, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
 
 def opened(data: bytes, name: str) -> dict[str, Any]:
     """The proof in a report, by its bytes; raises like `audit`."""
-    seals = SEAL.findall(data)
-    if not seals and not data.startswith(FIRST_LINE):
+    sums = CHECKSUM.findall(data)
+    if not sums and not data.startswith(FIRST_LINE):
         raise Unusable("report-foreign", f"{name} is no report of streammig", NAME_ANOTHER)
-    if len(seals) != 1 or hashlib.sha256(data.replace(seals[0], UNSEALED, 1)).hexdigest().encode() != seals[0]:
+    if len(sums) != 1 or hashlib.sha256(data.replace(sums[0], BLANK, 1)).hexdigest().encode() != sums[0]:
         hint = "Get the file from where it was kept first, or write a new report from the checkpoint."
-        raise Altered("report-altered", f"{name} is not as it was written: its seal does not fit", hint)
+        raise Altered("report-altered", f"{name} is not as it was written: its checksum does not fit", hint)
     found: dict[str, Any] = json.loads(PROOF.findall(data)[0])
     return found
 
 
 def _compare(report: Path, then: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    if then["run"] == now["run"] and then["requests"] < now["requests"]:
-        said = f"{path} has gone on since {report} was written: {now['requests'] - then['requests']:,} requests more"
+    since = [name for name in ("requests", "verified", "reverted") if then[name] != now[name]]
+    if then["run"] == now["run"] and then["requests"] <= now["requests"] and since:
+        said = f"{path} has gone on since {report} was written; what changed: {', '.join(since)}"
         raise Unusable("report-outdated", said, f"Write a new one: streammig report {path} --out FILE.html")
     differing = [name for name in now if now[name] != then[name]]
     if differing:

@@ -63,6 +63,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         "warnings": [text for name, stage in stages.items() for text in _warnings(name, stage)],
         "undecided": [undecided_entry(checkpoint, it) for it in parked],
         "budget": [use._asdict() for use in pace.starts.usage(pace.limits, now)] if not dry_run else [],
+        "paused": pace.paused,
         "seconds_left": rounded(left),
         "eta": iso(now + left) if running and left is not None else None,
         "next_request_in": rounded(ahead.next) if left else None,

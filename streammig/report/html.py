@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streammig.errors import counted
-from streammig.report.audit import UNSEALED, sealed
+from streammig.report.audit import BLANK, with_checksum
 from streammig.report.charts import columns, stacked
 from streammig.report.text import state_sentence
 
@@ -31,7 +31,7 @@ Found = Mapping[str, Any]
 
 
 def rendered(found: Found) -> bytes:
-    """The whole file of what `history` found, sealed. Every text in it is escaped."""
+    """The whole file of what `history` found, with its checksum. Every text in it is escaped."""
     parts = [
         _head(found),
         _left(found["next"]),
@@ -48,14 +48,15 @@ def rendered(found: Found) -> bytes:
     ]
     title = f"Migration to {_host(found)}"
     page = (
-        f'<html lang="en"><head><meta charset="utf-8"><meta name="streammig-seal" content="{UNSEALED.decode()}">'
+        '<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="streammig-checksum" content="{BLANK.decode()}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme"'
         ' content="light dark"><meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
         ' style-src \'unsafe-inline\'"><meta name="referrer" content="no-referrer">'
         f"<title>{escape(title)}</title><style>{_style()}</style></head>\n"
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
-    return sealed(page)
+    return with_checksum(page)
 
 
 def _style() -> str:
@@ -313,9 +314,9 @@ def _proof(found: Found) -> str:
         _table(["file of the export", "stage", "bytes"], files) if files else "",
         f"<p>SHA-256. Each can be made again from the checkpoint of run {escape(known['run'])}.</p>"
         f'<ul class="hashes">{lines}</ul>',
-        "<p>The file has a seal over all of its bytes: a change that was not meant is found, one made on purpose with a"
-        " new seal is not. So compare the hashes with the checkpoint, or with a copy kept elsewhere. The hash of the"
-        " export covers name, size, head, tail and samples of each file, not every byte.</p>"
+        "<p>The file has a checksum over all of its bytes: a change that was not meant is found, one made on purpose"
+        " with a new checksum is not. So compare the hashes with the checkpoint, or with a copy kept elsewhere. The"
+        " hash of the export covers name, size, head, tail and samples of each file, not every byte.</p>"
         "<pre><code>streammig report --audit FILE.html</code></pre>",
         f'<p class="small">streammig {escape(found["version"])}</p>',
         f'<script type="application/json" id="proof">{embedded}</script>',

@@ -28,6 +28,8 @@ def next_steps(document: Mapping[str, Any]) -> list[Step]:
         steps.append(Step(f"More batches with an unknown outcome: {more:,}", f"streammig resolve {checkpoint}"))
     if dead := sum(stage["dead"] for stage in stages):
         steps.append(Step(f"Dead letters, with their reasons: {dead:,}", f"streammig dead-letters {checkpoint}"))
+    if document["state"] == "reverted":  # such a checkpoint sends nothing any more
+        return steps
     if document["state"] == "running":
         return [*steps, Step("The run is on; see how far it is", f"streammig status {checkpoint}")]
     if dead and not document["dry_run"]:

@@ -169,6 +169,7 @@ class Pace(NamedTuple):
     settle: float = 0.0
     lanes: int = 1  # requests under way at once
     latency: float = 0.0  # seconds that each of them takes
+    paused: bool = False  # by the operator
 
 
 class Outlook(NamedTuple):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streammig.checkpoint import Checkpoint, is_held
-from streammig.ratelimit import Starts, account_path, parse_limits, starts_of
+from streammig.errors import Problem
+from streammig.ratelimit import Orders, Starts, account_path, orders_path, parse_limits, read_orders, starts_of
 from streammig.report.document import document
 from streammig.report.progress import Pace
 from streammig.report.text import summary
@@ -48,11 +50,19 @@ def account_file(run: Mapping[str, Any]) -> Path | None:
     return account_path(Path(context["state_dir"]), account)
 
 
+def orders_of(run: Mapping[str, Any]) -> Orders:
+    """What the operator asks of a run; nothing where that can't be read, which the run itself tells."""
+    with suppress(Problem):
+        return read_orders(orders_path(Path(run["context"].get("state_dir", "")), run["id"]))
+    return Orders()
+
+
 def pace_of(checkpoint: Checkpoint, now: float) -> Pace:
     """What paces a run, as its checkpoint and the account's file know it."""
     run = checkpoint.run
     context, path = run["context"], account_file(run)
-    limits = parse_limits(context.get("limits", "off"), {})
+    orders = orders_of(run)
+    limits = parse_limits(orders.limits or context.get("limits", "off"), {})
     settings = context.get("settings", {})
     lanes = int(settings.get("concurrency", LANES))
     begun = float(context.get("begun", 0.0))
@@ -60,5 +70,5 @@ def pace_of(checkpoint: Checkpoint, now: float) -> Pace:
     return Pace(
         limits, starts_of(path, limits, now) if path is not None else Starts(),
         0.0 if path is None else float(settings.get("settle_time", SETTLE)), lanes,
-        sum(seen) / len(seen) if seen else 0.0,
+        sum(seen) / len(seen) if seen else 0.0, orders.paused,
     )  # fmt: skip

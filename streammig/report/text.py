@@ -78,6 +78,8 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     said = {"running": "The run is on.", "failed": "The run has failed."}.get(
         document["state"], f"The run is {document['state']}."
     )
+    if document["paused"] and document["state"] != "complete":
+        said += f" It is paused: to go on, call streammig unpause {document['checkpoint']}"
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
         said = "The pilot is done; the full run sends the rest."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
@@ -120,11 +122,19 @@ def summary(document: Mapping[str, Any]) -> str:
         parts.append("A dry run: nothing was sent. The request bodies are in files.")
     elif any(stage["accepted"] for stage in stages.values()):
         parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
+        parts.append(f"What the target holds: {verified_words(document['verification'])}.")
     parts.extend(f"WARNING: {text}" for text in document["warnings"])
     # The command that goes on with the run is its last word, after what ended it.
     steps = [step for step in next_steps(document) if step.command != document["resume"]]
     parts.extend(f"{why}\n  {command}" for why, command in steps)
     return "\n".join(parts)
+
+
+def verified_words(found: Mapping[str, Any] | None) -> str:
+    """What is known of what the target holds, in words."""
+    if found is None or found["outdated"]:
+        return "accepted, not verified"
+    return f"verified ({found['kind']})" + ("" if found["same"] else ", with differences: see streammig verify")
 
 
 def brief(document: Mapping[str, Any]) -> str:

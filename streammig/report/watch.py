@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from streammig.errors import Problem, counted
@@ -20,6 +21,7 @@ from streammig.telemetry import (
     Sending,
     StageBegan,
     StageEnded,
+    Steered,
     Stopping,
     Waiting,
     lasting,
@@ -69,6 +71,10 @@ class Watch:
                     self._latency += (receipt.latency - self._latency) * (0.1 if self._latency else 1.0)
             case Waiting(_, reason, seconds):
                 self._waiting = reason, now + (seconds or 0.0)
+            case Steered(_, limits):
+                self._waiting = self._ahead = None
+                if self._began is not None:
+                    self._began = replace(self._began, limits=limits)
             case Stopping(seconds):
                 self._stopping = now + seconds
             case StageEnded():

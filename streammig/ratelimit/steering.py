@@ -1,0 +1,116 @@
+"""What an operator asks of a run that is on, kept in the state folder: to wait, or to keep other limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from streammig.disk import disk_fault, whole_file
+from streammig.errors import Problem, Unusable
+from streammig.ratelimit.limits import Limits, parse_limits
+from streammig.telemetry import Notify, Steered, Waiting, Warned, ignore
+
+LOOK = 1.0  # seconds between two looks at the file
+TOLD = 600.0  # seconds between two notices of the same pause
+PAUSED = "paused"
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What the operator asked for. They outlive the run: a restart keeps to them."""
+
+    paused: bool = False
+    limits: str = ""  # instead of those of the settings; "" for those
+
+
+def orders_path(state_folder: Path, run_id: str) -> Path:
+    """Where the orders for a checkpoint lie, by the id inside it."""
+    return state_folder / f"{run_id}.orders"
+
+
+def read_orders(path: Path) -> Orders:
+    """The orders of a file, none where there is no file. Raises `Unusable` where it can't be read."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Orders)
+        parse_limits(found.limits or "off", {})
+    except FileNotFoundError:
+        return Orders()
+    except (OSError, msgspec.MsgspecError, Problem):
+        said = f"{path}: the orders for the run can't be read"
+        raise Unusable("orders-unreadable", said, "Delete the file, and give them again.") from None
+    return found
+
+
+def write_orders(path: Path, orders: Orders) -> None:
+    """Give these orders, durably and all at once."""
+    try:
+        if orders == Orders():
+            path.unlink(missing_ok=True)
+            return
+        with whole_file(path) as part:
+            part.write_bytes(msgspec.json.encode(orders))
+    except OSError as error:
+        raise disk_fault("orders-failed", f"{path}: can't be written", "Make it writable.", error) from None
+
+
+class Steering:
+    """The limits that a run keeps to now, and whether it may make requests at all.
+
+    Make it inside the running loop. `limits` are those of the settings. What changes is told once, a pause every ten
+    minutes.
+    """
+
+    def __init__(self, limits: Limits, notify: Notify = ignore) -> None:
+        self._settled = limits
+        self._notify = notify
+        self._now: Callable[[], float] = asyncio.get_running_loop().time
+        self._path: Path | None = None
+        self._looked = self._told = -TOLD
+        self._seen: tuple[int, int] | None = None  # inode and time of the file
+        self._orders = Orders()
+        self.limits = limits
+
+    def follow(self, path: Path) -> None:
+        """Obey the orders of this file from now on."""
+        self._path = path
+        self.look(again=True)
+
+    @property
+    def paused(self) -> bool:
+        self.look()
+        if self._orders.paused and self._now() - self._told >= TOLD:
+            self._told = self._now()
+            self._notify(Waiting(PAUSED, "paused by the operator, until: streammig unpause CHECKPOINT"))
+        return self._orders.paused
+
+    def look(self, again: bool = False) -> bool:
+        """Look for new orders, at most once a second, or `again`; whether there are any."""
+        if self._path is None or (self._now() - self._looked < LOOK and not again):
+            return False
+        self._looked = self._now()
+        try:
+            found = self._path.stat()
+            seen = found.st_ino, found.st_mtime_ns
+        except OSError:
+            seen = None
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            orders = read_orders(self._path)
+        except Problem as problem:
+            self._notify(Warned(problem.code, f"{problem.what}; the run goes on as before"))
+            return False
+        self._obey(orders)
+        return True
+
+    def _obey(self, orders: Orders) -> None:
+        before, self._orders = self._orders, orders
+        self.limits = parse_limits(orders.limits, {}) if orders.limits else self._settled
+        if orders.limits != before.limits:
+            self._notify(Steered("limits", str(self.limits)))
+        if before.paused and not orders.paused:
+            self._told = -TOLD
+            self._notify(Steered("unpaused", str(self.limits)))

@@ -1,0 +1,106 @@
+"""Verify over many seeds: whatever the target lost, and however often the verify is killed, just that is found."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from streammig.sandbox.local import LocalTarget
+from tests.commands import Shell, sandbox, write
+from tests.memory_target import Crash
+from tests.sandbox_caller import OTHER_REWARD, REWARD, customer
+from tests.test_verify import migrated, of, one, tampered, verify
+from tests.virtual import run_virtual
+from tests.world import new_world, write_export
+
+OWNERS = 60
+
+
+def wrongs(dice: Random) -> tuple[list[str], set[tuple[str, int, str, str]]]:
+    """Changes to a store of 60 customers, each to another one, and what is to be found of them."""
+    names = iter(dice.sample(range(OWNERS), OWNERS))
+    changes: list[str] = []
+    expected: set[tuple[str, int, str, str]] = set()
+
+    def wrong(number: int, change: str, stage: str, field: str, reason: str) -> None:
+        changes.append(change)
+        expected.add((stage, number + 1 if stage == "customers" else OWNERS - number, field, reason))
+
+    for _ in range(dice.choice([0, 1, 10])):
+        number = next(names)
+        wrong(number, f"DELETE FROM customers WHERE id = 'c{number}'", "customers", "", "missing")
+        expected.add(("transactions", OWNERS - number, "", "missing"))
+    a, b, c, d, e = (next(names) for _ in range(5))
+    wrong(a, one("events", f"c{a}"), "customers", "purchases", "less")
+    wrong(b, one("lots", f"c{b}", f"reward_id = '{REWARD}'"), "customers", f"balance {REWARD}", "less")
+    wrong(c, one("transactions", f"c{c}"), "transactions", "transactions of 2024", "less")
+    mail = f"UPDATE documents SET sent = replace(CAST(sent AS TEXT), 'c{d}@', 'x@') WHERE {of(f'c{d}')}"
+    wrong(d, mail, "customers", "email", "differs")
+    twice = f"INSERT INTO lots SELECT * FROM lots WHERE {of(f'c{e}')} AND brand_id = 'b1'"
+    wrong(e, twice, "customers", f"balance {OTHER_REWARD} b1", "more")
+    return changes, expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_just_what_is_wrong_is_found_over_many_seeds(shell: Shell, seed: int) -> None:
+    with sandbox(store=shell.folder / "target.sqlite") as target:
+        migrated(shell, target, OWNERS)
+        changes, expected = wrongs(Random(seed))
+        tampered(shell.folder, *changes)
+        found = verify(shell, "--all", "--json").document["findings"]
+        assert {(it["stage"], it["record"], it["field"], it["reason"]) for it in found} == expected
+
+
+async def killed(folder: Path, seed: int) -> None:
+    """A queue that drops some owners, and lives of a verify until one comes to its end."""
+    dice = Random(seed)
+    keys = write_export(folder, 40, dice)
+    lost = set(dice.sample(sorted(keys["customers"]), 3))
+    world = new_world(folder, seed, 40, drops=frozenset(lost))
+    await world.live()
+    world.target.settle()
+    world.asked = {"aside": True}
+    for life in count(1):
+        at = dice.randrange(1, 80) if dice.random() < 0.8 else None
+        told: list[Any] = []
+        found = await world.live(lambda it, hear=told.append: it.verify(None, hear), crash_at=at)  # type: ignore[misc]
+        if not isinstance(found, Crash):
+            break
+        assert life < 60
+    assert isinstance(found, dict), found
+    assert {it.owner for it in told} == lost
+    assert found["stages"]["customers"]["missing"] == len(lost)
+    totals = world.totals()
+    assert totals["customers"].missing.units == len(lost)
+    assert all(it.balanced for it in totals.values())
+
+
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 25), marks=pytest.mark.slow)])
+def test_a_verify_that_is_killed_goes_on_and_finds_the_same(tmp_path: Path, seeds: range) -> None:
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        run_virtual(killed(folder, seed))
+
+
+@pytest.mark.slow
+def test_what_another_mapping_made_is_not_comparable_and_never_sent_again(shell: Shell) -> None:
+    (shell.folder / "second_maps.py").write_text("def same(record):\n    return record\n")
+    with sandbox() as target:
+        one_stage(shell, target)
+        (shell.folder / "second_maps.py").write_text("def same(record):\n    return dict(record)\n")
+        assert verify(shell, "--all").problem == "nothing-accepted"
+        (shell.folder / "second_maps.py").write_text("def same(record):\n    return record\n")
+        document = verify(shell, "--all", "--json").document
+        assert (document["same"], document["stages"]["customers"]["not_comparable"]) == (True, 0)
+
+
+def one_stage(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "c.ndjson", [customer(f"c{number}") for number in range(5)], lines=True)
+    ended = shell.run(target.url, "--customers", "c.ndjson", "--map", "customers=second_maps:same")
+    assert ended.code == 0, ended.err
