@@ -262,7 +262,7 @@ def test_a_fingerprint_that_cant_be_read_is_the_machines_fault(tmp_path: Path, m
     def fail(*_: Any) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("streammig.sources.identity.os.pread", fail)
+    monkeypatch.setattr("streammig.sources.handle.os.pread", fail)
     with raises(MachineFault, "export-io"):
         source_of(tmp_path, DOCUMENT)
 
