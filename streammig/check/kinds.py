@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from streammig.report.letters import FOLLOWS, INDEX
 
 EXAMPLES = 3
 MOST = 10_000  # kinds of a stage; what comes later is counted by its code alone
-PATH = re.compile(r"(\$\S*): ")
 
 
 class Kind(msgspec.Struct):
@@ -65,5 +63,5 @@ class Kinds:
 
 def field_of(message: str) -> str:
     """The field that a rule's message begins with, without its indexes; "" where it begins with none."""
-    found = PATH.match(message)
-    return INDEX.sub("[]", found[1].removeprefix("$").removeprefix(".")) if found else ""
+    path, colon, _ = message.partition(": ")
+    return INDEX.sub("[]", path.removeprefix("$").removeprefix(".")) if colon and path[:1] == "$" else ""
