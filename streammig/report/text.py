@@ -107,7 +107,7 @@ def what_is_left(document: Mapping[str, Any]) -> str:
     dead = sum(stage["dead"] for stage in stages)
     parts = [counted(dead, "dead letter")] if dead else []
     parts += ["samples missing at the target"] if any(it["code"] == SAMPLES_MISSING for it in stages) else []
-    parts += ["differences at the target"] if differs(document["verification"]) else []
+    parts += ["differences at the target"] if differs(document.get("verification")) else []
     return " and ".join(parts)
 
 
