@@ -1,5 +1,6 @@
 """The account's limits, the file of the requests it has made, and the rate limiter that obeys them."""
 
+from streammig.ratelimit.hours import Hours, parse_hours, part_of
 from streammig.ratelimit.limiter import Permit, RateLimiter
 from streammig.ratelimit.limits import OFF, Limits, RequestKind, Starts, Use, Window, parse_limits
 from streammig.ratelimit.state import AccountState, account_name, account_path, starts_of
@@ -8,6 +9,7 @@ from streammig.ratelimit.steering import Orders, orders_path, read_orders, write
 __all__ = [
     "OFF",
     "AccountState",
+    "Hours",
     "Limits",
     "Orders",
     "Permit",
@@ -19,7 +21,9 @@ __all__ = [
     "account_name",
     "account_path",
     "orders_path",
+    "parse_hours",
     "parse_limits",
+    "part_of",
     "read_orders",
     "starts_of",
     "write_orders",
