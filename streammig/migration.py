@@ -35,7 +35,7 @@ from streammig.masivo import second
 from streammig.masivo.limits import PRESETS as PRESETS
 from streammig.masivo.target import RuleOptions, check_base_url
 from streammig.model import Batch, BatchState
-from streammig.not_in import CHANGED, Older, Second, Sent, held_by_run, make, narrowed
+from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_hours, parse_limits, part_of
 from streammig.resending import Resend
 from streammig.retrying import Retry
@@ -51,7 +51,7 @@ from streammig.target import Client, ReadBack, Target
 from streammig.targets import rule_options, target_of
 from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
-from streammig.verify.verifier import Verifier
+from streammig.verify.verifier import Verifier, run_and_look
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
@@ -122,18 +122,13 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
-        return await self._work(self._run, lambda file: any(row.state != "complete" for row in file.stages())) or False
-
-    async def _run(self, run: Run) -> bool:
-        """A run, and at its end the sample that the settings ask for, unless a verify has looked since."""
-        whole, count = await run.run(), self.settings.verify_sample
-        if not (whole and count and run.context.times.settle):
-            return whole
-        last = await run.store.read(lambda file: file.verification())
-        accepted = await run.store.read(lambda file: any(list(file.accepted(row.name)) for row in file.stages()))
-        if accepted and (last is None or last["outdated"]):
-            return await Verifier(run, count, self.state_dir).verify() is not None
-        return whole
+        return (
+            await self._work(
+                partial(run_and_look, state_folder=self.state_dir),
+                lambda file: any(row.state != "complete" for row in file.stages()),
+            )
+            or False
+        )
 
     async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
@@ -272,13 +267,9 @@ class Migration:
         older.check(binding if self.ask.dry_run is None else file.run["binding"])
         self.notify(Waiting("older-run", f"reading what {path} has left at the target"))
         list_of = mine.with_name(mine.name + ".not-in")
-        sent = await self._reading(thread, lambda _: make(list_of, older, inputs, SECOND))
+        sent = await self._reading(thread, lambda _: make(list_of, older, inputs, SECOND, self.notify))
         stack.callback(sent.left.close)
         stack.callback(sent.places.close)
-        if sent.changed:
-            said = f"customers that changed since the older run: {sent.changed:,}; they can't be migrated again"
-            where = list_of.with_suffix(CHANGED)
-            self.notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
         return sent
 
     def _past_the_look(self, fence: Fence | None) -> bool:

@@ -209,28 +209,28 @@ def held_by_run(path: Path) -> None:
 
 
 class Sent(NamedTuple):
-    """What an older run has left: its owners, its places, the stages that are read from the very same files, and how
-    many customers were found to have changed since."""
+    """What an older run has left: its owners, its places, and the stages that are read from the very same files."""
 
     left: Left
     places: Work
     same: frozenset[str]
-    changed: int
 
 
-def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Second) -> Sent:
+def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Second, notify: Notify) -> Sent:
     """What an older run has left, in the file at `path` and one beside it. Where these are made of just that already,
-    they are taken as they are. Customers that have changed since are written beside them."""
+    they are taken as they are. Customers that have changed since are written beside them, and told."""
     left, places, binding = Left(path), Work(path.with_name(path.name + ".places")), older.binding()
     places.begin(binding, {name: list(older.file.accepted(name)) for name in older.inputs})
     same = frozenset(name for name, it in older.inputs.items() if name in newer and _alike(it, newer[name]))
-    changed = 0
     if left.made_of() != binding:
         passages = {name: Passage(name, it.source, it.rules, places.ranges) for name, it in older.inputs.items()}
         left.make(binding, older.file.run["salt"], passages, second)
         owners = next(iter(newer))
-        changed = _changed(path.with_suffix(CHANGED), left, owners, newer[owners], second)
-    return Sent(left, places, same, changed)
+        where = path.with_suffix(CHANGED)
+        if changed := _changed(where, left, owners, newer[owners], second):
+            said = f"customers that changed since the older run: {changed:,}; they can't be migrated again"
+            notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
+    return Sent(left, places, same)
 
 
 def _alike(older: StageInput, newer: StageInput) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from streammig.batching import BatchLimits, Sealing, batcher, cut, is_within, select
+from streammig.batching import BatchLimits, Buried, Sealing, batcher, cut, is_within, nothing, select, touches
 from streammig.checkpoint import write_body
 from streammig.columns import Chunk
 from streammig.errors import BrokenExport, Unusable
@@ -27,6 +27,7 @@ class Reader:
     `first` is the number of source records to stop behind (a pilot), and `sent` tells in a pilot which owners the
     target has been sent: reading stops before the first record of another, since it would be dropped there. Without an
     `outbox`, a folder, bodies are handed out. `mended`: the mapping is not the one that what lies ahead was made by.
+    `buried` tells what was a dead letter before.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Reader:
         sent: Container[str] | None = None,
         outbox: Path | None = None,
         mended: bool = False,
+        buried: Buried = nothing,
     ) -> None:
         self._rules = rules
-        self._batcher = batcher(rules.head, rules.tail, rules.once, limits, progress, ahead)
+        self._batcher = batcher(rules.head, rules.tail, rules.once, limits, progress, ahead, buried)
         self._source, self._spans = source, source.spans(progress.frontier)
         self._ready: deque[Sealing] = deque()
         self._left = None if first is None else max(first - progress.source_records, 0)
@@ -106,9 +108,9 @@ class Reader:
 
     def _take(self, span: Span) -> bool:
         """Pack these records; False, and the end, before one of a customer that the pilot has not sent."""
+        if self._mended:
+            self._refuse_halves(span)
         columns = self._rules.columns(span)
-        if self._mended and self._batcher.ahead:
-            self._refuse_halves(Chunk(span, columns))
         strangers = zip(columns.index, columns.owners, strict=True) if self._sent is not None else ()
         stranger = next((at for at, owner in strangers if owner not in (self._sent or ())), None)
         if stranger is not None:
@@ -120,13 +122,13 @@ class Reader:
         self._ready.extend(self._batcher.take(Chunk(span, columns)))
         return True
 
-    def _refuse_halves(self, chunk: Chunk) -> None:
+    def _refuse_halves(self, span: Span) -> None:
         """Which units of a source record are sealed is known by their numbers, which a mapping gives."""
-        half = next((it for it, inside in cut(chunk.records(), self._batcher.ahead) if inside), None)
+        half = next((at for at in range(len(span)) if touches(span.position(at), self._batcher.ahead)), None)
         if half is not None:
             raise Unusable(
                 "mapping-changed",
-                f"record {half.position.ordinal} is sealed in part, and the mapping is another one now",
+                f"record {span.ordinals[half]} is sealed in part, and the mapping is another one now",
                 "Run the same command with the mapping that it was sealed with until more of the stage is read,"
                 " say with --first.",
             )

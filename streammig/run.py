@@ -192,6 +192,7 @@ class Run:
             "sent": None if self.options.first is None else await self.reading.pilots(name),
             "outbox": outbox_path(self.reading.lookup.path),
             "mended": not made <= {mapping},
+            "buried": partial(self.reading.lookup.was_dead, name),
         }
         feed = await self.reading.read(self._feed, 0 if source is not None else size, parts)
         return StageReader(feed, self.reading.thread, mapping)

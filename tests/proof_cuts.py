@@ -7,6 +7,7 @@ import hashlib
 import json
 import traceback
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -100,7 +101,9 @@ def look(file: Checkpoint, stage: str, bodies: dict[int, bytes]) -> None:
 def read_some(
     file: Checkpoint, stage: str, source: Source, judged: Rules, bodies: dict[int, bytes], steps: int
 ) -> None:
-    feed = Reader(source, judged, LIMITS, file.progress(stage), file.ahead_ranges(stage))
+    feed = Reader(
+        source, judged, LIMITS, file.progress(stage), file.ahead_ranges(stage), buried=partial(file.was_dead, stage)
+    )
     for _ in range(steps):
         sealing = feed.next()
         if sealing is None:

@@ -386,3 +386,26 @@ def test_a_record_without_units_is_refused_since_no_range_would_hold_it(once: bo
 def test_a_customer_is_refused_where_owners_must_not_be_split() -> None:
     with pytest.raises(ValueError, match="joined"):
         add(batcher(HEAD, TAIL, once=True), examined(customer("a")))
+
+
+@pytest.mark.parametrize("newly", ["there", "missing"])
+def test_i3_i4_beside_what_is_sealed_ahead_a_letter_stays_one_and_a_new_one_is_told(newly: str) -> None:
+    """One source record makes what belongs to two customers, one of whom came or went between two runs."""
+    old = examined(event_record("old", [b"1"], number=0))  # its open batch holds the frontier back
+    sealed, other = event_record("b", [b"2", b"3", b"4"], number=1, unit=1), event_record("a", [b"0"], number=1)
+    letter = DeadLetter(position_of(1), 0, "owner-refused", "its customer is not there", Tally(1, 1))
+    with_letter, with_both = examined(sealed, dead=(letter,)), examined(other, sealed)
+    before, now = (with_letter, with_both) if newly == "there" else (with_both, with_letter)
+    packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=3))
+    out = add(packing, old) + add(packing, before)
+    [first] = [it for it in out if it.draft and b'"b"' in it.draft.body]
+    assert first.draft
+    letters = {(*it.position.begin[:2], it.unit) for it in first.progress.dead}
+    again = batcher(
+        HEAD, TAIL, True, BatchLimits(units=3), first.progress, first.draft.ranges, buried=letters.__contains__
+    )
+    rest = add(again, old) + add(again, now) + again.finish()
+    assert [list(contents(draft)) for draft in drafts_of(rest)] == [["old"]]
+    told = [it.unit for each in (first, *rest) for it in each.progress.dead]
+    assert told == [0]
+    assert rest[-1].progress.read.units == 5

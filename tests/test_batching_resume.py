@@ -143,7 +143,7 @@ def migrate(kind: Kind, stage: Stage, limits: BatchLimits, lost: Callable[[], bo
     totals = Totals()
     while True:
         frontier = totals.progress.frontier
-        packing = batcher(HEAD, TAIL, kind.once, limits, totals.progress, totals.ahead())
+        packing = batcher(HEAD, TAIL, kind.once, limits, totals.progress, totals.ahead(), totals.letters.__contains__)
         rest = [each for each in stage if (each.position.source, each.position.offset) >= frontier[:2]]
         if not commit_all(totals, (add(packing, each) for each in rest), lost):
             continue

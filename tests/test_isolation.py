@@ -39,7 +39,7 @@ from streammig.model import (
 )
 from streammig.settings import Settings, StageSettings, check_doubles
 from streammig.stages import STAGES
-from streammig.telemetry import Notice, Warned
+from streammig.telemetry import Answered, Notice, Warned
 from tests.memory_target import Weather
 from tests.problems import raises
 from tests.refusing_target import RefusingTarget, nobody
@@ -714,7 +714,8 @@ async def decided(room: Room, fault: str) -> BatchState:
 
     def hear(notice: Notice) -> None:
         room._hear(notice)
-        room.target.weather.faults = {}  # good weather from the first answer on
+        if isinstance(notice, Answered):
+            room.target.weather.faults = {}  # good weather from the first answer on
 
     sender = room.sender()
     sender.context = replace(sender.context, notify=hear)

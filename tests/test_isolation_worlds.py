@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint
+from streammig.dead_letters.replay import Choice
 from streammig.errors import TargetStop, UnknownOutcome
+from streammig.migration import Ask, Migration
 from streammig.model import BatchState
 from tests.commands import Shell, write
 from tests.memory_target import FAULTS, Crash, Weather
@@ -147,6 +149,12 @@ def resolve(world: World, target: RefusingTarget) -> None:
     file.close()
 
 
+def followers(migration: Migration) -> Coroutine[Any, Any, bool]:
+    """Send what waited for customers whose batch was parked and is decided now."""
+    migration.ask = Ask("streammig retry", unchecked=True, aside=True)
+    return migration.retry(Choice(codes=frozenset({"owner-undecided"})))
+
+
 def crashing(folder: Path, seed: int, says: Any, faults: dict[str, float] | None = None) -> int:
     """Live through up to eight crashes and then to the end; returns how many crashes there were."""
     ends: list[object] = []
@@ -166,6 +174,7 @@ def crashing(folder: Path, seed: int, says: Any, faults: dict[str, float] | None
                 break
             assert isinstance(ended, UnknownOutcome), ended
             resolve(world, target)
+        assert await world.live(followers) is True
         arrived(world, target, keys)
 
     in_world(folder, seed, story)

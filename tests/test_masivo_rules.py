@@ -371,6 +371,13 @@ def test_a_line_break_where_a_number_should_be_hides_no_fault_of_the_records_beh
     assert [[letter.code for letter in each.dead] for each in found] == [["wrong-type"], [], ["duplicate-field"], []]
 
 
+def test_an_escaped_comma_of_one_record_hides_no_repeated_field_of_another() -> None:
+    escaped, twice = CUSTOMER.replace("Zoë", "a\\u002cb"), CUSTOMER.replace('"name"', '"name":"n","name"')
+    good, bad = examined(made("customers"), run_of([escaped, twice]))
+    assert good.records
+    assert [letter.code for letter in bad.dead] == ["duplicate-field"]
+
+
 def test_a_dead_customer_is_absent_and_its_readable_sums_are_counted() -> None:
     other = LOT.replace("12.50", "1.001")
     result = examine(

@@ -26,7 +26,7 @@ def drained() -> Iterator[Lives]:
     """A migration that was told to stop in the middle: its checkpoint is one file, and more is to be sent."""
     with scratch() as folder:
         lives = Lives(folder, 5, CUSTOMERS)
-        assert lives.live(Fate("drain", 50)).word == "paused"
+        assert lives.live(Fate("drain", 120)).word == "paused"
         assert len(lives.taken) > 2
         yield lives
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from streammig.batching.body import Part, assemble
 from streammig.batching.progress import Frontier, Stretch
-from streammig.batching.ranges import cut, ends_within
+from streammig.batching.ranges import cut, ends_within, holds
 from streammig.columns import Chunk, Rows
 from streammig.model import DeadLetter, Draft, Examined, Place, Progress, Range, Record, Span
 
@@ -32,6 +32,14 @@ class BatchLimits(msgspec.Struct, frozen=True):
     age: int = 128
     letters: int = 10_000
     stretch: int = 100_000
+
+
+Buried = Callable[[tuple[int, int, int]], bool]
+"""Whether the unit at a spot (source, offset, unit) is or was a dead letter."""
+
+
+def nothing(spot: tuple[int, int, int]) -> bool:
+    return False
 
 
 class Sealing(msgspec.Struct, frozen=True):
@@ -101,7 +109,7 @@ class Batcher(ABC):
     """
 
     def __init__(
-        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range]
+        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range], buried: Buried
     ) -> None:
         self._head = head
         self._tail = tail
@@ -110,6 +118,7 @@ class Batcher(ABC):
         self._sealed = 0
         self._frontier = Frontier(progress)
         self._ahead = sorted(ahead)
+        self._buried = buried
         self._begun = progress.begun  # left out here
 
     def take(self, chunk: Chunk) -> list[Sealing]:
@@ -183,14 +192,22 @@ class Batcher(ABC):
         """The batch is being sealed: no more into it."""
 
     def _resume(self, examined: Examined, out: list[Sealing]) -> bool:
-        """Place what is in no batch yet; whether the rest of the source record was counted when its end was sealed."""
-        fresh = [record for record, counted in cut(examined.records, self._begun) if not counted]
+        """Place what is in no batch yet; whether the rest of the source record was counted when its end was sealed.
+
+        Where it was, its letters of then are known. Owners may have come or gone since: what was a letter stays one,
+        and a letter that is new takes the place of what was in an open batch.
+        """
+        counted = ends_within(examined.position, self._ahead)
+        fresh = [record for record, begun in cut(examined.records, self._begun) if not begun]
         for record, ahead in cut(fresh, self._ahead):
-            if ahead:
+            if ahead or (counted and self._buried(record.begin[:3])):
                 self._frontier.pass_by(record.end)
             else:
                 self._place(record, out)
-        counted = ends_within(examined.position, self._ahead)
+        for letter in examined.dead if counted else ():
+            begin = letter.position.begin._replace(unit=letter.unit)
+            if not (holds(begin, self._ahead) or self._buried(begin[:3])):
+                self._frontier.bury(letter, begin)
         self._passed(examined.position.end)
         return counted
 

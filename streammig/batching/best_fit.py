@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from streammig.batching.base import Batcher, BatchLimits, OpenBatch, Sealing
+from streammig.batching.base import Batcher, BatchLimits, Buried, OpenBatch, Sealing
 from streammig.model import Progress, Range, Record
 
 
@@ -16,9 +16,9 @@ class BestFit(Batcher):
     """
 
     def __init__(
-        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range]
+        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range], buried: Buried
     ) -> None:
-        super().__init__(head, tail, limits, progress, ahead)
+        super().__init__(head, tail, limits, progress, ahead, buried)
         # At least 1,000 steps, so that rounding bytes to a step wastes no more than a thousandth of a body.
         self._grain = -(-1000 // limits.units)
         self._scale = limits.units * self._grain

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from streammig.batching.body import part_of
-from streammig.model import Position, Range, Record
+from streammig.model import Place, Position, Range, Record
 
 
 def cut(records: Iterable[Record], ranges: Sequence[Range]) -> Iterator[tuple[Record, bool]]:
@@ -50,6 +50,19 @@ def is_within(position: Position, ranges: Sequence[Range]) -> bool:
             return True
         at = max(at, end[:3])
     return False
+
+
+def touches(position: Position, ranges: Sequence[Range]) -> bool:
+    """Whether any of a source record lies in these ranges."""
+    where = position.source, position.offset
+    index = bisect_right(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
+    return index > 0 and (ranges[index - 1].begin[:2] == where or ranges[index - 1].end[:3] > (*where, 0))
+
+
+def holds(place: Place, ranges: Sequence[Range]) -> bool:
+    """Whether the unit at a place lies in these ranges."""
+    index = bisect_right(ranges, place[:3], key=lambda each: each.begin[:3])
+    return index > 0 and ranges[index - 1].end[:3] > place[:3]
 
 
 def ends_within(position: Position, ranges: Sequence[Range]) -> bool:

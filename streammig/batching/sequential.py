@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from streammig.batching.base import Batcher, BatchLimits, OpenBatch, Sealing
+from streammig.batching.base import Batcher, BatchLimits, Buried, OpenBatch, Sealing
 from streammig.batching.body import Bounds, part_of
 from streammig.columns import Chunk, Rows
 from streammig.model import Progress, Range, Record
@@ -15,9 +15,9 @@ class Sequential(Batcher):
     """One open batch, filled to the last unit: records with `inner` are split wherever it is full."""
 
     def __init__(
-        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range]
+        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range], buried: Buried
     ) -> None:
-        super().__init__(head, tail, limits, progress, ahead)
+        super().__init__(head, tail, limits, progress, ahead, buried)
         self._batch = OpenBatch(self._envelope, 0)
 
     def _take(self, chunk: Chunk) -> list[Sealing]:

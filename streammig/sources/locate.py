@@ -130,7 +130,7 @@ def _obvious(window: Window, at: int, head: bytes, meter: Meter) -> Layout:
         return Layout(JSON, empty[0], empty=True)
     if one:
         raise advice.one_object(window.file, _listing(found), path_text(found[0].path) if found else "path.to.array")
-    if whole and not found and _MEMBERS.decode(head):
+    if whole and not found and all(bytes(value).startswith(b"{") for value in _MEMBERS.decode(head).values()):
         raise advice.keyed_object(window.file)
     raise Unusable(
         "array-not-named",

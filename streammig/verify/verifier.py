@@ -129,3 +129,15 @@ class Verifier:
             return found
 
         return await self.run.store.write(keep)
+
+
+async def run_and_look(run: Run, state_folder: Path) -> bool:
+    """A run, and at its end the sample that the settings ask for, unless a verify has looked since. As `Run.run`."""
+    whole, count = await run.run(), run.settings.verify_sample
+    if not (whole and count and run.context.times.settle):
+        return whole
+    last = await run.store.read(lambda file: file.verification())
+    accepted = await run.store.read(lambda file: any(list(file.accepted(row.name)) for row in file.stages()))
+    if accepted and (last is None or last["outdated"]):
+        return await Verifier(run, count, state_folder).verify() is not None
+    return whole

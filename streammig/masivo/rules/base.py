@@ -18,6 +18,7 @@ from streammig.masivo.edit import (
     Member,
     commas,
     elements,
+    hides,
     kept,
     lines,
     members,
@@ -213,7 +214,8 @@ class StageRules(ABC):
             nulls = self._check_values(block)
             joined, again = b",".join(block.bodies), kept(block.models)
             there = signs(joined)
-            if nulls or commas(there) != commas(again) + len(block.bodies) - 1:
+            # An escaped comma of one record would make up for a repeated field of another.
+            if nulls or hides(joined) or commas(there) != commas(again) + len(block.bodies) - 1:
                 self._cutting.cut(block, lines(again, block.models), nulls)
             if spelt_oddly(joined, there):  # what was cut may have been
                 block.odd.update([at for at, each in enumerate(block.bodies) if spelt_oddly(each, signs(each))])
