@@ -14,7 +14,7 @@ from streammig.cli import PILOT_DONE, STOPPED, fail, say
 from streammig.errors import SAMPLES_MISSING, Held, Problem, TooManyDead, UnknownOutcome, Unusable, counted
 from streammig.report.live import JsonLines
 from streammig.report.reports import Report
-from streammig.report.text import state_sentence, summary, what_is_left
+from streammig.report.text import differs, state_sentence, summary, what_is_left
 from streammig.telemetry import Output, RunEnded
 
 
@@ -108,9 +108,11 @@ def exit_code(found: dict[str, Any], ended: Ended) -> int:
         return STOPPED
     if any(stage["unknown"] for stage in stages):
         return 4
-    seen = found["verification"]
-    differs = seen is not None and not (seen["same"] or seen["outdated"])
-    return 3 if differs or any(stage["dead"] or stage["code"] == SAMPLES_MISSING for stage in stages) else 0
+    return (
+        3
+        if differs(found["verification"]) or any(stage["dead"] or stage["code"] == SAMPLES_MISSING for stage in stages)
+        else 0
+    )
 
 
 def print_document(found: dict[str, Any], as_json: bool) -> None:
