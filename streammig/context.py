@@ -3,53 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TypeVar
 
+from streammig.clock import Boot as Boot
+from streammig.clock import Clock as Clock
+from streammig.clock import SystemClock as SystemClock
 from streammig.telemetry import Notify
 
 T = TypeVar("T")
-
-
-class Boot(NamedTuple):
-    """A time that nobody can set: seconds since the machine was started."""
-
-    id: str  # of that start of the machine; "" where it has none
-    seconds: float
-
-
-class Clock(Protocol):
-    """Wall-clock time, passed in so that a test can own it.
-
-    Durations are measured and slept on the event loop's own clock (`loop.time()`, `asyncio.sleep`), which a test
-    replaces together with this one. Must not jump while a call is in the executor.
-    """
-
-    def time(self) -> float:
-        """Seconds since the epoch, UTC."""
-        ...
-
-    def boot(self) -> Boot:
-        """The time since the machine was started."""
-        ...
-
-
-class SystemClock:
-    """The machine's clocks."""
-
-    def time(self) -> float:
-        return time.time()
-
-    def boot(self) -> Boot:
-        try:
-            mark = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            return Boot(mark, time.clock_gettime(time.CLOCK_BOOTTIME))
-        except (OSError, AttributeError):  # no Linux
-            return Boot("", 0.0)
 
 
 @dataclass(frozen=True, slots=True)

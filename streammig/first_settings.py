@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from streammig.address import is_address
 from streammig.errors import Problem, Unusable
 from streammig.masivo.names import DELETED, FORMS, USUAL, folded
 from streammig.model import Span
@@ -109,6 +110,8 @@ def _behind(first: Span, spans: Iterable[Span]) -> Iterable[Span]:
 
 
 def _seen_from(folder: Path, name: str) -> str:
+    if is_address(name):
+        return name
     path = Path(name).absolute()
     base = folder.absolute()
     return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from streammig.address import is_address
 from streammig.errors import Unusable
 
 EXPORTS = re.compile(r"\.(json|ndjson|jsonl|csv|tsv|tab)(\.(gz|zst|zstd|xz|bz2))?$", re.IGNORECASE)
@@ -16,7 +17,7 @@ def files_of(text: str) -> list[str]:
     """The names that `FILE[#path]` stands for, in natural order: part2 before part10. What exists by that very name is
     itself. Raises `Unusable` for a pattern or a folder without a file."""
     name, mark, path = _parted(text)
-    if name == "-" or os.path.isfile(text):
+    if name == "-" or is_address(name) or os.path.isfile(text):
         return [text]
     if os.path.isdir(name):
         found = [str(file) for file in Path(name).iterdir() if file.is_file() and EXPORTS.search(file.name)]

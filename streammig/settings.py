@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from streammig.address import is_address
 from streammig.dead_letters.limit import parse_dead_limit
 from streammig.errors import Problem, Unusable
 from streammig.patterns import files_of
@@ -246,14 +247,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _beside(folder: Path, text: Any) -> Any:
-    if not isinstance(text, str) or text == "-" or text.startswith("-#"):
+    if not isinstance(text, str) or text == "-" or text.startswith("-#") or is_address(text):
         return text
     return str(folder / Path(text).expanduser())
 
 
 def absolute(text: str) -> str:
     """An input as the user named it, so that it is found from any folder."""
-    return str(Path(text).absolute())
+    return text if is_address(text) else str(Path(text).absolute())
 
 
 def portable(settings: Settings) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import io
 import os
 import random
 from pathlib import Path
@@ -16,6 +15,7 @@ from backports import zstd
 from streammig.errors import BrokenExport, MachineFault, Problem, Unusable
 from streammig.model import Place
 from streammig.sources import FileSource, Input, Meter, comparable, open_source, parse_input, touched, with_samples
+from streammig.sources.handle import LocalFile
 from streammig.sources.open import PIECE_BYTES, Stream
 from tests.problems import raises
 from tests.spans import Slice, records_of
@@ -181,7 +181,7 @@ def test_a_file_without_permission_is_refused_by_name(tmp_path: Path, monkeypatc
         open_source([Input(path)])
 
 
-class Failing(io.FileIO):
+class Failing(LocalFile):
     """A file whose disk fails behind a byte."""
 
     good = 0
@@ -262,7 +262,7 @@ def test_a_fingerprint_that_cant_be_read_is_the_machines_fault(tmp_path: Path, m
     def fail(*_: Any) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("streammig.sources.identity.os.pread", fail)
+    monkeypatch.setattr("streammig.sources.handle.os.pread", fail)
     with raises(MachineFault, "export-io"):
         source_of(tmp_path, DOCUMENT)
 

@@ -1,5 +1,8 @@
 """The run's file: one SQLite database that makes a run resumable."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from streammig.checkpoint.codec import hash_owner
 from streammig.checkpoint.contents import Contents, spread
 from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path
@@ -9,10 +12,22 @@ from streammig.checkpoint.outbox import outbox_path, write_body
 from streammig.checkpoint.queries import FIRST, UNDECIDED, Attempt, Spot, StageRow, Totals
 from streammig.checkpoint.reverts import Window
 from streammig.checkpoint.sqlite import Role, SharedFile
-from streammig.checkpoint.store import Store
 from streammig.checkpoint.timeline import Timeline
 from streammig.checkpoint.units import Accepted, Beside, Finding
-from streammig.checkpoint.writer import CheckpointWriter
+
+if TYPE_CHECKING:
+    from streammig.checkpoint.store import Store
+    from streammig.checkpoint.writer import CheckpointWriter
+
+# What needs an event loop is loaded when it is asked for: `status` must start without one.
+_LATER = {"Store": "streammig.checkpoint.store", "CheckpointWriter": "streammig.checkpoint.writer"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(_LATER[name]), name)
+
 
 __all__ = [
     "FIRST",

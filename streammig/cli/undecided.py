@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from streammig.address import is_address
 from streammig.checkpoint import Attempt, Checkpoint, locked
 from streammig.errors import Problem, Unusable
 from streammig.model import Batch, BatchState
@@ -98,6 +99,8 @@ def _look(checkpoint: Checkpoint, batch: Batch) -> str | None:
     if not batch.ranges or batch.ranges[0].begin.source >= len(files):
         return None
     begin, end = batch.ranges[0]
+    if is_address(files[begin.source]):
+        return None
     file, before = shlex.quote(parse_input(files[begin.source]).file), begin.offset + 1
     length = min(end.offset - begin.offset, SHOWN_BYTES) or SHOWN_BYTES
     unpack = UNPACK[checkpoint.fingerprints(batch.stage)[begin.source].get("compression", "")]

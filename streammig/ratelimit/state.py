@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streammig.checkpoint.sqlite import Role, SharedFile
-from streammig.context import Boot, SystemClock
+from streammig.clock import Boot, SystemClock
 from streammig.ratelimit.limits import Limits, RequestKind, Starts
 
 # A start is written before its request leaves. Until its process says when it left, it may leave at any moment: it

@@ -12,7 +12,8 @@ from streammig.model import START, Place, Span
 from streammig.sources.csv_rows import AS_NAMED, CsvRows, Form
 from streammig.sources.documents import Documents
 from streammig.sources.frame import Framer
-from streammig.sources.identity import FEW, Standing, hash_before, sampled
+from streammig.sources.handle import Standing, open_file
+from streammig.sources.identity import FEW, hash_before, sampled
 from streammig.sources.lines import Lines
 from streammig.sources.locate import (
     DOCUMENTS,
@@ -25,7 +26,7 @@ from streammig.sources.locate import (
     locate,
     walk_to,
 )
-from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, open_file, path_text
+from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, path_text
 from streammig.sources.packed import refuse_archive
 from streammig.sources.source import Source, Told
 from streammig.sources.window import Window
@@ -78,7 +79,7 @@ class FileSource(Source):
         before = self.meter.read
         stream = Stream(wanted.file, self.meter)
         with closing(stream):
-            standing = Standing.of(stream.fileno())
+            standing = stream.standing()
             window = self._window(wanted.file, stream)
             while window.end < (LOOK_BYTES if stream.compression else HEAD_BYTES) and window.fill(0):
                 pass
@@ -102,9 +103,11 @@ class FileSource(Source):
                 "format": layout.format,
                 "path": path_text(layout.path) if layout.format == JSON else None,
             }
+            if standing.etag:
+                mark["etag"] = standing.etag
             if layout.header is not None:
                 mark["form"] = f"{layout.header.delimiter!r} {layout.header.encoding}"
-            standing.check(wanted.file, stream.fileno())
+            standing.check(wanted.file, stream.standing())
         return _File(wanted.file, layout, standing, head, mark)
 
     def _window(self, file: str, stream: Stream) -> Window:
@@ -116,18 +119,18 @@ class FileSource(Source):
             file = self._files[number]
             stream = Stream(file.name, self.meter)
             with closing(stream):
-                file.standing.check(file.name, stream.fileno())
+                file.standing.check(file.name, stream.standing())
                 try:
                     for span in self._framed(file, place, stream):
-                        file.standing.check(file.name, stream.fileno())
+                        file.standing.check(file.name, stream.standing())
                         yield span
                 except BrokenExport as broken:
-                    file.standing.check(file.name, stream.fileno())  # cut while it was read, it is not broken
+                    file.standing.check(file.name, stream.standing())  # cut while it was read, it is not broken
                     if told is not None:
                         told(broken)
                     elif not (broken.whole or self._accept_broken):
                         raise
-                file.standing.check(file.name, stream.fileno())
+                file.standing.check(file.name, stream.standing())
 
     def _framed(self, file: _File, place: Place, stream: Stream) -> Iterator[Span]:
         resumed = place.offset > 0
@@ -157,13 +160,14 @@ class FileSource(Source):
 
     def unchanged(self) -> None:
         for file in self._files:
-            with open_file(file.name) as handle:
-                file.standing.check(file.name, handle.fileno())
+            with closing(open_file(file.name)) as handle:
+                file.standing.check(file.name, handle.standing())
 
     def fingerprints(self) -> list[dict[str, Any]]:
         """One per file: `file` as named, `size` in bytes as it lies there, its `length` decompressed (of a compressed
         one about), `modified` and `changed` in nanoseconds since the epoch, `inode`, `sha256` over its head, tail and
-        samples, `compression` ("" if none), `format`, and the `path` of the array (None for NDJSON and CSV)."""
+        samples, `compression` ("" if none), `format`, the `etag` of an object that has one, and the `path` of the array
+        (None for NDJSON and CSV)."""
         return [{**file.mark} for file in self._files]
 
 

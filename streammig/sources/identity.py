@@ -1,18 +1,18 @@
 """Whether a file of the export is what it was: while a run reads it, and when a run goes on.
 
 An export is told by its size and by hashes of its head, its tail and samples between them: cheap at any size. A file
-that is untouched since the checkpoint saw it takes 16 samples, any other one 1,000. The rest is not looked at.
+that is untouched since the checkpoint saw it takes 16 samples, any other one 1,000. The rest is not looked at. An
+object on a server is told by its ETag instead, where it has one: another ETag is another export.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import closing
+from typing import Any
 
-from streammig.errors import Unusable
-from streammig.sources.open import open_file, read_failed
+from streammig.sources.handle import Standing, open_file, read_failed
 
 HEAD_BYTES, SAMPLE_BYTES = 64 * 1024, 4 * 1024
 FEW, MANY = 16, 1000  # samples
@@ -22,51 +22,18 @@ STANDING = ("modified", "changed", "inode")
 Mark = Mapping[str, Any]
 
 
-class Standing(NamedTuple):
-    """What the file system says of an open file. Whoever writes to it, or puts another in its place, changes it."""
-
-    device: int
-    inode: int
-    size: int
-    modified: int  # in nanoseconds, as is
-    changed: int  # when its content, times, name or rights were changed last: nobody can set it back
-
-    @classmethod
-    def of(cls, descriptor: int) -> Standing:
-        found = os.fstat(descriptor)
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-    def check(self, file: str, descriptor: int) -> None:
-        """Raise `Unusable` unless the open file is still what it was; its name and rights may have changed."""
-        now = self.of(descriptor)
-        if now._replace(changed=self.changed) == self:
-            return
-        if now.size != self.size:
-            how = f"it had {self.size:,} bytes and has {now.size:,} now"
-        elif now[:2] != self[:2]:
-            how = "another file was put in its place"
-        else:
-            how = "something was written to it"
-        raise Unusable(
-            "export-changed",
-            f"{file}: the export changed while it was read: {how}",
-            "What was sent before stands in the checkpoint. Put the file back as it was, see to it that nobody writes"
-            " to it, and run the same command: it goes on from there.",
-        )
-
-
 def sampled(file: str, samples: int, stopped: Callable[[], bool] = lambda: False) -> str:
     """A SHA-256 over the file's head, its tail and samples between them; "" if it was stopped."""
     digest = hashlib.sha256()
-    with open_file(file) as handle:
-        size = os.fstat(handle.fileno()).st_size
+    with closing(open_file(file)) as handle:
+        size = handle.standing().size
         spots = [(0, HEAD_BYTES), (max(size - HEAD_BYTES, 0), HEAD_BYTES)]
         spots += [(size * index // (samples + 1), SAMPLE_BYTES) for index in range(1, samples + 1)]
         for offset, length in spots:
             if stopped():
                 return ""
             try:
-                digest.update(os.pread(handle.fileno(), length, offset))
+                digest.update(handle.at(offset, length))
             except OSError as error:
                 raise read_failed(file, offset, error) from None
     return digest.hexdigest()
@@ -78,21 +45,21 @@ def hash_before(mark: Mark, offset: int, standing: Standing | None = None) -> st
     if mark["compression"] or not offset:
         return ""
     begin = max(offset - HEAD_BYTES, 0)
-    with open_file(mark["file"]) as handle:
+    with closing(open_file(mark["file"])) as handle:
         try:
-            data = os.pread(handle.fileno(), offset - begin, begin)
+            data = handle.at(begin, offset - begin)
         except OSError as error:
             raise read_failed(mark["file"], begin, error) from None
         if standing is not None:
-            standing.check(mark["file"], handle.fileno())
+            standing.check(mark["file"], handle.standing())
     return hashlib.sha256(data).hexdigest()
 
 
 def with_samples(marks: Mapping[str, Sequence[Mark]], stopped: Callable[[], bool]) -> dict[str, list[dict[str, Any]]]:
     """The fingerprints of each stage as a checkpoint keeps them: with the hash over many `samples` of each file, taken
     once also where it is that of several stages. Incomplete if it was stopped."""
-    files = dict.fromkeys(mark["file"] for stage in marks.values() for mark in stage)
-    found = {file: sampled(file, MANY, stopped) for file in files}
+    etags = {mark["file"]: mark.get("etag") for stage in marks.values() for mark in stage}
+    found = {file: "" if etag else sampled(file, MANY, stopped) for file, etag in etags.items()}
     return {name: [{**mark, "samples": found[mark["file"]]} for mark in stage] for name, stage in marks.items()}
 
 

@@ -1,14 +1,11 @@
-"""Opening an export: what a user types for it, and a regular file, plain or compressed, as one stream of bytes."""
+"""Opening an export: what a user types for it, and a file, plain or compressed, as one stream of bytes."""
 
 from __future__ import annotations
 
 import bz2
-import errno
-import io
 import lzma
 import os
 import re
-import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,7 +14,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from streammig.errors import AFTER_A_BREAK, BrokenExport, MachineFault, Unusable
+from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
+from streammig.sources.handle import Standing, no_entry, open_file, read_failed
 from streammig.sources.packed import BZIP2, GZIP, MOST_WINDOW, XZ, ZSTD, compression, refuse_frame
 
 if sys.version_info >= (3, 14):  # pragma: no cover
@@ -39,42 +37,6 @@ class Meter:
 
     read: int = 0
     parsed: int = 0
-
-
-def open_file(file: str) -> io.FileIO:
-    """The file, opened, unbuffered. Raises Unusable unless it is a regular file that holds something."""
-    try:
-        # A FIFO without a writer would block in open() for ever.
-        number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise _no_entry(file, error) from None
-    handle = io.FileIO(number, "r", closefd=True) if stat.S_ISREG(os.fstat(number).st_mode) else None
-    if handle is None:
-        kind = "a folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "a device, pipe or socket"
-        os.close(number)
-        raise Unusable(
-            "export-not-a-file",
-            f"{file}: the export must be a regular file, this is {kind}",
-            "Name the file itself; give - to read an export from standard input.",
-        )
-    if not os.fstat(number).st_size:
-        handle.close()
-        raise Unusable(
-            "export-empty",
-            f"{file}: an export was looked for, the file is empty",
-            "Export again, or leave the file out.",
-        )
-    return handle
-
-
-def _no_entry(file: str, error: OSError | ValueError) -> Unusable:
-    code = error.errno if isinstance(error, OSError) else None
-    hints = {
-        errno.ENOENT: "Check the name and the folder; the path of an array follows a #: FILE#path.to.array.",
-        errno.EACCES: "Give the user who runs this the right to read it.",
-    }
-    why = os.strerror(code) if code else "that can't be a file's name"
-    return Unusable("export-unreadable", f"{file}: the export can't be opened: {why}", hints.get(code or 0, ""))
 
 
 class _Decompressor(Protocol):
@@ -134,8 +96,8 @@ class Stream:
             refuse_frame(file, head)
         except OSError as error:
             self._handle.close()
-            raise _no_entry(file, error) from None
-        except Unusable:
+            raise no_entry(file, error) from None
+        except Problem:
             self._handle.close()
             raise
         self.compression = compression(head)
@@ -162,9 +124,9 @@ class Stream:
         while self.offset < offset and self.read(offset - self.offset):
             pass
 
-    def fileno(self) -> int:
-        """The descriptor of the file below."""
-        return self._handle.fileno()
+    def standing(self) -> Standing:
+        """How the file below stands."""
+        return self._handle.standing()
 
     def close(self) -> None:
         self._handle.close()
@@ -222,15 +184,6 @@ class Stream:
     def _break(self, why: str) -> BrokenExport:
         # Everything that was inflated has been returned by now: pieces are asked for one at a time.
         return BrokenExport(self._file, self.offset, why, AFTER_A_BREAK)
-
-
-def read_failed(file: str, offset: int, error: OSError) -> MachineFault:
-    """The disk's fault, not the export's: the same file may be read later."""
-    return MachineFault(
-        "export-io",
-        f"{file}: reading at byte {offset} failed: {os.strerror(error.errno or 0)}",
-        "Mend the disk, then run the same command.",
-    )
 
 
 # -- names and paths --------------------------------------------------------------------------------------------------

@@ -1,0 +1,32 @@
+"""Addresses of objects on a server, in the place of a file's path."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from streammig.errors import Unusable
+
+_ADDRESS = re.compile(r"(s3|gs|az|https?)://", re.IGNORECASE)
+
+
+def is_address(text: str) -> bool:
+    """Whether a name is the address of an object on a server, not a path."""
+    return _ADDRESS.match(text) is not None
+
+
+def parted(address: str) -> tuple[str, str, str]:
+    """Scheme, bucket or container (a whole address on the web), and key. Raises Unusable for an address that holds a
+    secret, or may hold one: what is typed there would be kept and shown."""
+    scheme, _, rest = address.partition("://")
+    scheme = scheme.lower()
+    host, _, key = rest.partition("/")
+    web = scheme.startswith("http")
+    if "@" in host or (web and urlsplit(address).query):
+        shown = f"{scheme}://{host.rpartition('@')[2]}/{key.partition('?')[0] if web else key}"
+        raise Unusable(
+            "address-with-secret",
+            f"{shown}: the address has a name, a password or a query, which may be a secret",
+            "Name the object as s3://, gs:// or az:// with the credentials in the environment, or download it.",
+        )
+    return (scheme, address, "") if web else (scheme, host, key)
