@@ -60,7 +60,7 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify
 def driven(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify) -> T:
     """As `drive`, to its end, which a service manager is told of. What a mapping prints goes to stderr, so that a
     document on stdout stays whole."""
-    run.notify = service = Service(os.environ, notify)
+    run.notify = service = Service(os.environ, run.notify)
 
     async def served() -> T:
         telling = asyncio.create_task(service.alive())
