@@ -123,6 +123,12 @@ class Migration:
         that is slow loses the oldest notices, and never holds the run."""
         return self._hub.listen()
 
+    async def readable(self) -> dict[str, bool]:
+        """Of which stages a read-back can ever prove anything. Makes no request."""
+        target = self._target(rule_options(self.settings, 0.0), dict.fromkeys(STAGES), Unlimited())
+        async with target.connect() as (_, readback):
+            return {name: readback.proves(name) for name in STAGES}
+
     # -- running -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> bool:
