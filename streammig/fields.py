@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -61,6 +62,17 @@ class FieldMapping:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FieldMapping, (self._stage, self._table)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise `Unusable` for a source field that a table has not: its target's field would be left out in silence."""
+        missing = [way[0] for way in _sources(self._table) if way[0] not in columns]
+        if missing:
+            near = get_close_matches(missing[0], columns, 1)
+            raise Unusable(
+                "fields-invalid",
+                f"[{self._stage}.fields]: the header of the export has no field {missing[0]}",
+                (f"Did you mean {near[0]}? " if near else "") + f"Its fields are: {', '.join(sorted(columns))}.",
+            )
 
     @property
     def mark(self) -> str:

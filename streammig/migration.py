@@ -28,6 +28,7 @@ from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.delivery.reads import Connection, Reads
 from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
+from streammig.fields import FieldMapping
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
 from streammig.listening import Hub
@@ -385,7 +386,10 @@ class Migration:
         check_form(f"[{name}]", form)
         inputs = [parse_input(text) for text in stage.files]
         most, accept = self.settings.max_record_bytes, self.ask.accept_broken
-        return open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept)
+        source = open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept)
+        if stage.fields and source.columns is not None:
+            FieldMapping(name, stage.fields).check_columns(source.columns)
+        return source
 
     def _account(self) -> SharedAccount | NoAccount:
         """The account that the run sends to; none for a dry run."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.commands import Shell, sandbox
 
 SETTINGS = """
@@ -55,6 +57,19 @@ def write_tables(folder: Path, members: int) -> None:
     log = [f"R-{n}\t'{7000 + n}\t{1_700_000_000 + n}\t{n}.25" for n in range(members)]
     (folder / "purchases.tsv").write_text("\n".join(["receipt\tmember\tat\ttotal", *log]) + "\n", encoding="utf-8")
     (folder / "move.toml").write_text(SETTINGS, encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", [("check",), ("run", "--dry-run", "look")])
+def test_a_field_that_the_header_has_not_is_refused_and_not_left_out_of_every_record(
+    shell: Shell, command: tuple[str, ...]
+) -> None:
+    write_tables(shell.folder, 3)
+    Path("move.toml").write_text(SETTINGS.replace('"Points"', '"Punots"'), encoding="utf-8")
+    name, *options = command
+    called = shell(name, "move.toml", *options)
+    assert (called.code, called.problem) == (2, "fields-invalid")
+    assert "no field Punots" in called.err
+    assert "Did you mean Points?" in called.err
 
 
 def test_i4_tables_are_delivered_once_over_a_pilot_and_a_resume_and_a_bad_row_is_a_dead_letter(shell: Shell) -> None:

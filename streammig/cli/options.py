@@ -39,7 +39,7 @@ newest_lost: Decorator = click.option(
 FILE = "FILE[#path.to.array]"
 _SETTINGS: tuple[Decorator, ...] = (
     click.argument("settings_file", nargs=-1, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]"),
-    click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin."),
+    click.option("--customers", multiple=True, metavar=FILE, help="Customers, from JSON, NDJSON or CSV; - is stdin."),
     click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events."),
     click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer."),
     click.option("--base-url", metavar="URL", help="Where the API answers."),

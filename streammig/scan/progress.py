@@ -43,7 +43,7 @@ class Pace:
                 return
             said, done = now, at + len(span.data)
             rate = (done - first) / (now - begun)
-            words = f"{what}: {min(done / size, 0.99):.0%}, {rate / 1e6:,.0f} MB/s"
+            words = f"{what}: {min(done / size, 0.99):.0%}, {rate / 1e6:,.1f} MB/s"
             self._say(Waiting("scanning", words, max(size - done, 0) / rate if rate else None))
 
         self._say(Waiting("scanning", what))
