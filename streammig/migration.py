@@ -37,7 +37,7 @@ from streammig.masivo import second
 from streammig.masivo.limits import PRESETS as PRESETS
 from streammig.masivo.target import RuleOptions, check_base_url
 from streammig.model import Batch, BatchState
-from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed
+from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed, parse_since
 from streammig.ratelimit import Limits, RateLimiter, account_name, parse_hours, parse_limits, part_of
 from streammig.resending import Resend
 from streammig.retrying import Retry
@@ -209,6 +209,8 @@ class Migration:
         settings, ask = self.settings, self.ask
         account = self._account()
         check_doubles(settings, ask.accept_doubles)
+        if settings.since:
+            parse_since(settings.since)  # before the older run is read, which may take long
         mappings = {name: self._mapping(name) for name in STAGES}
         sources = self._sources()
         path = Path(settings.checkpoint)

@@ -21,7 +21,7 @@ def command(topic: str | None) -> None:
     if topic is None:
         width = max(map(len, titles))
         click.echo("\n".join(f"{name:<{width}}  {title}" for name, title in titles.items()))
-        click.echo("\nRead a page with: streammig guide TOPIC", err=True)
+        click.echo("\nBegin with: streammig guide first-migration", err=True)
     elif topic not in titles:
         raise Unusable("topic-unknown", f"the guide has no topic {topic}", f"Choose one of: {', '.join(titles)}.")
     elif sys.stdout.isatty():
