@@ -21,6 +21,7 @@ COMMANDS = {
     "init": "Look into an export, and write a first settings file.",
     "run": "Migrate an export, or go on with a migration.",
     "status": "Show how far a run is, also while it runs.",
+    "dashboard": "Serve the page of a run, beside it or after it.",
     "pause": "Let a run that is on wait, without ending it.",
     "unpause": "Let a paused run go on.",
     "rate": "Change the limits of a run that is on.",

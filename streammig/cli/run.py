@@ -15,9 +15,10 @@ import msgspec
 from streammig.cli import options, say
 from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
 from streammig.stages import STAGES
-from streammig.telemetry import Output
+from streammig.telemetry import Notify, Output
 
 if TYPE_CHECKING:
+    from streammig.dashboard.beside import Beside
     from streammig.settings import Settings
 
 FILE = "FILE[#path.to.array]"
@@ -66,6 +67,14 @@ FOR_ONE_CALL = {
     help="Where a file breaks off, deliver what is before that, and count the file as read.",
 )  # fmt: skip
 @click.option("--unchecked", is_flag=True, help="Do not scan the export first: no look for customers that occur twice.")
+@click.option(
+    "--dashboard", is_flag=False, flag_value="127.0.0.1:8790", metavar="[HOST:PORT]",
+    help="Serve a page and /metrics, on this machine unless told otherwise. [127.0.0.1:8790]",
+)  # fmt: skip
+@click.option(
+    "--metrics-file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write the numbers for Prometheus to FILE, every 15 seconds.",
+)  # fmt: skip
 @options.as_json()
 @options.quiet()
 @options.log
@@ -82,6 +91,7 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], **flags: Any
              "accept_broken")  # fmt: skip
     ask = {name: flags.pop(name) for name in asked}
     output = Output(*(flags.pop(name) for name in Output._fields))
+    beside = flags.pop("dashboard"), flags.pop("metrics_file")
     migration = _one(settings_file)
     settings = load(migration, _given(flags, maps))
     if ask["dry_run"] is not None:
@@ -90,7 +100,7 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], **flags: Any
         settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(ask["dry_run"])))
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
     folder = migration.parent if migration is not None else Path()
-    sys.exit(_migrate(settings, key, folder, ask, output))
+    sys.exit(_migrate(settings, key, folder, ask, output, beside))
 
 
 def _one(files: tuple[Path, ...]) -> Path | None:
@@ -121,7 +131,10 @@ def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
     return given
 
 
-def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], output: Output) -> int:
+def _migrate(
+    settings: Settings, key: str, folder: Path, asked: dict[str, Any], output: Output,
+    beside: tuple[str | None, Path | None],
+) -> int:  # fmt: skip
     from contextlib import ExitStack
 
     from streammig.cli.exit import Ended, finish
@@ -144,11 +157,12 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     problem: Problem | None = None
     with watching(sys.stderr, output) as notify, ExitStack() as stack:
+        shown = _shown(checkpoint, *beside, output, notify)
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
-            whole = driven(run, run.run, notify)
+            whole = driven(run, shown.beside(run) if shown else run.run, notify)
         except Problem as caught:
             whole, problem = False, caught
             # Found when a file was opened, or without a scan; else its hint is to the point already.
@@ -161,6 +175,20 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     if code == 0:
         forget(checkpoint)
     return code
+
+
+def _shown(
+    checkpoint: Path, address: str | None, metrics_file: Path | None, output: Output, notify: Notify
+) -> Beside | None:
+    """What is shown beside the run; it says where."""
+    if address is None and metrics_file is None:
+        return None  # a server takes 50 ms to import
+    from streammig.dashboard.beside import Beside
+
+    shown = Beside(checkpoint, address, metrics_file, notify)
+    if shown.door is not None and output.log == "text" and not output.quiet:
+        say(f"dashboard: {shown.door.url}")
+    return shown
 
 
 def _list_files(stage: str, files: Sequence[str]) -> None:
