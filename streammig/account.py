@@ -13,7 +13,7 @@ from streammig.ask import Ask
 from streammig.checkpoint import Checkpoint, Fence, fenced
 from streammig.context import Clock
 from streammig.delivery.folder import Unlimited
-from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, account_path
+from streammig.ratelimit import OFF, AccountState, Hours, Limits, RateLimiter, account_path
 from streammig.telemetry import Notify, ignore
 
 BESIDE = 0.2  # seconds between two reads beside the requests of a run
@@ -27,6 +27,7 @@ class SharedAccount:
     target: str  # base URL
     state_dir: Path
     limits: Limits
+    hours: Hours | None = None  # when to send, and at which share of the limits
 
     @property
     def binding(self) -> Mapping[str, Any]:
@@ -59,6 +60,7 @@ class SharedAccount:
             interval=interval,
             notify=notify,
             orders=self.state_dir,
+            hours=self.hours,
         )
         stack.push_async_callback(limiter.close)
         return limiter

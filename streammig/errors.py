@@ -80,6 +80,12 @@ class SamplesMissing(Problem):
     exit_code = 3
 
 
+class TooManyDead(Problem):
+    """More records became dead letters than the settings allow: somebody has to look, and the run can go on."""
+
+    exit_code = 3
+
+
 class Altered(Problem):
     """A file that proves something is not as it was written, or does not fit what it proves."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
+import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from typing import Any
 
 from streammig.errors import Unusable
 from streammig.fields import FieldMapping
-from streammig.settings import Settings
+from streammig.settings import KEY_VARIABLE, Settings
 
 
 def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
@@ -24,6 +27,8 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
     where = str(folder.resolve())
     if where not in sys.path:
         sys.path.insert(0, where)
+    if module not in sys.modules:
+        _try(module)
     try:
         found = importlib.import_module(module)
     except (Exception, SystemExit) as error:
@@ -41,6 +46,37 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
         )
     checked: Callable[[Any], Any] = mapping
     return checked
+
+
+# Says a byte on standard output once the import has come back, well or not.
+_TRIAL = """
+import importlib, json, os, sys
+said = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+sys.path[:] = json.loads(sys.argv[1])
+try:
+    importlib.import_module(sys.argv[2])
+except BaseException:
+    pass
+os.write(said, b".")
+os.kill(os.getpid(), 9)
+"""
+
+
+def _try(module: str) -> None:
+    """Import a module in a process of its own first. One that ends its process there would end the run with its own
+    exit code, which nothing in this process can prevent: that raises `Unusable`."""
+    environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
+    done = subprocess.run(
+        [sys.executable, "-c", _TRIAL, json.dumps(sys.path), module], env=environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    if not done.stdout:
+        raise Unusable(
+            "map-not-importable",
+            f"the mapping's module {module} ended the process that imported it, with {done.returncode}",
+            "A module must do nothing when it is imported but define its functions.",
+        )
 
 
 def _place(error: BaseException, module: str) -> str:

@@ -36,7 +36,7 @@ from streammig.masivo.limits import PRESETS as PRESETS
 from streammig.masivo.target import RuleOptions, check_base_url
 from streammig.model import Batch, BatchState
 from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed
-from streammig.ratelimit import Limits, RateLimiter, account_name, parse_limits
+from streammig.ratelimit import Limits, RateLimiter, account_name, parse_hours, parse_limits, part_of
 from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.revert import Revert
@@ -114,6 +114,12 @@ class Migration:
             name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
             for name, source in self._sources().items()
         }
+
+    async def readable(self) -> dict[str, bool]:
+        """Of which stages a read-back can ever prove anything. Makes no request."""
+        target = self._target(rule_options(self.settings, 0.0), dict.fromkeys(STAGES), Unlimited())
+        async with target.connect() as (_, readback):
+            return {name: readback.proves(name) for name in STAGES}
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -378,7 +384,9 @@ class Migration:
         settings = self.settings
         check_base_url(settings.base_url)
         name = account_name(settings.account or None, settings.base_url, self.key)
-        return SharedAccount(name, settings.base_url, self.state_dir, parse_limits(settings.limits, PRESETS))
+        limits = part_of(parse_limits(settings.limits, PRESETS), settings.budget_share)
+        hours = parse_hours(settings.hours, settings.hours_zone)
+        return SharedAccount(name, settings.base_url, self.state_dir, limits, hours)
 
     def _target(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 from streammig.batching import BatchLimits
 from streammig.checkpoint import Store, Totals, outbox_path
 from streammig.context import Context
+from streammig.dead_letters.limit import parse_dead_limit
 from streammig.delivery.barrier import Barrier
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.reads import Connection
@@ -85,7 +86,8 @@ class Run:
         run = await self.store.read(lambda file: file.run)
         accounts = {name: await self.store.read(partial(account_of, stage=name)) for name in ahead}
         limits, settle, lanes = run["context"]["limits"], self.context.times.settle, self.settings.concurrency
-        self.context.notify(RunBegan(accounts, limits, str(account_file(run) or ""), settle, lanes))
+        hours = self.settings.hours, self.settings.hours_zone
+        self.context.notify(RunBegan(accounts, limits, str(account_file(run) or ""), settle, lanes, *hours))
 
     async def _expected(self, name: str) -> Expected:
         """What a stage will take: as an earlier run knew it, or by its first records."""
@@ -167,8 +169,9 @@ class Run:
         )
         isolation = Isolation(sender, bisected, self.settings.isolation_share, self.settings.isolation_requests)
         return StageRun(
-            stage=name, reading=reader, sender=sender, isolation=isolation, store=self.store, context=self.context
-        )
+            stage=name, reading=reader, sender=sender, isolation=isolation, store=self.store, context=self.context,
+            most_dead=parse_dead_limit(self.settings.max_dead if source is None else ""),
+        )  # fmt: skip
 
     def _reconciler(self, policy: Policy) -> Reconciler:
         return Reconciler(reads=self.target.reads, store=self.store, context=self.context, policy=policy)

@@ -15,8 +15,10 @@ import msgspec
 from msgspec import Meta
 
 from streammig.address import is_address
+from streammig.dead_letters.limit import parse_dead_limit
 from streammig.errors import Problem, Unusable
 from streammig.patterns import files_of
+from streammig.ratelimit.hours import parse_hours
 from streammig.ratelimit.limits import OFF, parse_limits
 from streammig.stages import STAGES
 
@@ -53,6 +55,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_command: str = ""
     account: str = ""  # whose limits they are; else told apart by a hash of base URL and key
     limits: str = "prod"
+    budget_share: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of each window; the rest is left to others
+    hours: str = ""  # when to send, as Mon-Fri 21:00-07:00; else 20%
+    hours_zone: str = ""  # by whose clock, as America/Bogota
 
     checkpoint: str = ""
     state_dir: str = ""
@@ -90,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     breaker: Annotated[int, Meta(ge=1, le=100_000)] = 10  # whole batches refused in a row that stop the run
     verify_sample: Annotated[int, Meta(ge=0, le=100_000)] = 0  # customers that a run reads back at its end
     most_parked: Annotated[int, Meta(ge=0, le=100_000)] = 3  # batches of a stage; one more stops the run
+    max_dead: int | str = ""  # dead letters of a stage, as 1000 units or 1% of those read; one more stops the run
 
     @classmethod
     def load(cls, path: Path | None = None, **given: Any) -> Settings:
@@ -133,6 +139,8 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     check_texts(msgspec.to_builtins(settings))
     try:
         parse_limits(settings.limits, dict.fromkeys(PRESETS, OFF))
+        parse_hours(settings.hours, settings.hours_zone)
+        parse_dead_limit(settings.max_dead)
     except Problem as problem:
         raise Unusable(problem.code, f"{where}: {problem.what}", problem.hint) from None
     return _with_files(settings)

@@ -12,11 +12,12 @@ from functools import partial
 from streammig.batching import Sealing
 from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
+from streammig.dead_letters.limit import DeadLimit
 from streammig.delivery.isolation import Isolation
 from streammig.delivery.last import LastBatch
 from streammig.delivery.sender import Sender
 from streammig.errors import Problem
-from streammig.model import Batch, BatchState, Progress, add_up
+from streammig.model import Batch, BatchState, Progress, Tally, add_up
 from streammig.queue import ByteBoundedQueue
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
@@ -57,11 +58,13 @@ class StageRun:
     isolation: Isolation
     store: Store
     context: Context
+    most_dead: DeadLimit = DeadLimit()  # noqa: RUF009  # frozen
     problem: Problem | None = None
     _queue: ByteBoundedQueue = field(init=False)
     _last: LastBatch = field(init=False)
     _held: set[int] = field(default_factory=set)  # batches, by number, that may be the last one
     _unknown: deque[Batch] = field(default_factory=deque)
+    _dead: Tally = Tally()  # noqa: RUF009  # frozen
     _busy: int = 0
     _drained: bool = False  # the producer has queued all that it had
 
@@ -77,6 +80,7 @@ class StageRun:
     async def run(self) -> bool:
         """Deliver the stage; True if all of it is read and no batch waits to be sent."""
         self._unknown.extend(await self.store.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
+        self._dead = (await self.store.read(lambda file: file.totals(self.stage))).dead
         self.sender.more_to_come = self._more_to_come
         self.sender.goes_on_later = lambda: bool(self.reading.feed.paused)
         self.sender.holds_back = self._may_be_last
@@ -102,6 +106,9 @@ class StageRun:
             producer.cancel()
         if not self.context.stopping:
             await self.isolation.settle(self.stage)
+            totals = await self.store.read(lambda file: file.totals(self.stage))
+            self._dead = totals.dead
+            self.most_dead.check(self.stage, totals.dead, totals.taken)
 
     async def _guard(self, work: Awaitable[None]) -> None:
         """A problem stops the run like a drain: requests under way must not be cut off because another one failed."""
@@ -144,7 +151,10 @@ class StageRun:
             else:
                 await self.context.until_stopped(self._queue.put(batch))
         if progress.dead:
-            self.context.notify(DeadLettered(self.stage, add_up(letter.tally for letter in progress.dead)))
+            dead = add_up(letter.tally for letter in progress.dead)
+            self.context.notify(DeadLettered(self.stage, dead))
+            self._dead += dead
+            self.most_dead.check(self.stage, self._dead, progress.read)
 
     async def _rejected(self) -> int:
         return await self.store.read(lambda file: file.rejected_bytes(self.stage))

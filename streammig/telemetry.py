@@ -82,10 +82,12 @@ class RunBegan(Notice):
     account_file: str  # of the rate limits; "" without one
     settle: float  # seconds for the target's queue behind each stage
     lanes: int  # requests that may be under way at once
+    hours: str = ""  # the timetable, and by whose clock
+    hours_zone: str = ""
 
     def json(self) -> dict[str, Any]:
         accounts = {stage: account._asdict() for stage, account in self.accounts.items()}
-        pace = {"limits": self.limits, "settle": self.settle, "concurrency": self.lanes}
+        pace = {"limits": self.limits, "settle": self.settle, "concurrency": self.lanes, "hours": self.hours}
         return {"notice": "run-began", **pace, "stages": accounts}
 
 
@@ -194,12 +196,15 @@ class Verifying(Waiting):
 
 @dataclass(frozen=True, slots=True)
 class Steered(Notice):
-    """What the operator asked for changed: the run goes on (`unpaused`), or keeps other `limits` from now on."""
+    """What the operator asked for changed: the run goes on (`unpaused`), or keeps other `limits` from now on; or the
+    timetable (`hours`) changed them."""
 
-    change: Literal["limits", "unpaused"]
+    change: Literal["limits", "unpaused", "hours"]
     limits: str
 
     def text(self) -> str:
+        if self.change == "hours":
+            return f"the timetable changed the limits: {self.limits} from now on"
         if self.change == "limits":
             return f"the operator changed the limits: {self.limits} from now on"
         return f"the operator ended the pause: going on with limits {self.limits}"

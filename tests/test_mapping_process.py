@@ -38,6 +38,8 @@ def test_what_a_mapping_prints_goes_to_stderr_and_the_document_stays_whole(shell
     ("source", "code", "problem"),
     [
         ("import sys\nsys.exit(0)\n", 2, "map-not-importable"),
+        ("import os\nos._exit(0)\n", 2, "map-not-importable"),
+        ("import os\nos.kill(os.getpid(), 9)\n", 2, "map-not-importable"),
         ("import os\nraise ValueError(dict(os.environ))\n", 2, "map-not-importable"),
         ("def f(record):\n    raise SystemExit(0)\n", 3, None),
     ],

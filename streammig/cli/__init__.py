@@ -19,6 +19,7 @@ from streammig.errors import MachineFault, Problem, Unusable
 
 COMMANDS = {
     "init": "Look into an export, and write a first settings file.",
+    "check": "Check an export, and plan its run.",
     "run": "Migrate an export, or go on with a migration.",
     "status": "Show how far a run is, also while it runs.",
     "dashboard": "Serve the page of a run, beside it or after it.",

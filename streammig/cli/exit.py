@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import click
 
 from streammig.cli import PILOT_DONE, STOPPED, fail, say
-from streammig.errors import SAMPLES_MISSING, Held, Problem, UnknownOutcome, Unusable, counted
+from streammig.errors import SAMPLES_MISSING, Held, Problem, TooManyDead, UnknownOutcome, Unusable, counted
 from streammig.report.live import JsonLines
 from streammig.report.reports import Report
-from streammig.report.text import state_sentence, summary, what_is_left
+from streammig.report.text import differs, state_sentence, summary, what_is_left
 from streammig.telemetry import Output, RunEnded
 
 
@@ -86,6 +86,8 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
         said = "Everything is sent; the last look at the target is left, and the same command does it"
     elif code == STOPPED and ended.whole:
         said = "The retry is done; the run itself is not"
+    elif code == TooManyDead.exit_code and isinstance(ended.problem, TooManyDead):
+        said = "Stopped: too many records became dead letters; nothing is lost"
     said += f" (exit code {code})."
     # What can't be used as it is does not become usable by calling it again: the error above says what to do.
     resume = found["resume"] if code != Unusable.exit_code else None
@@ -106,9 +108,11 @@ def exit_code(found: dict[str, Any], ended: Ended) -> int:
         return STOPPED
     if any(stage["unknown"] for stage in stages):
         return 4
-    seen = found["verification"]
-    differs = seen is not None and not (seen["same"] or seen["outdated"])
-    return 3 if differs or any(stage["dead"] or stage["code"] == SAMPLES_MISSING for stage in stages) else 0
+    return (
+        3
+        if differs(found["verification"]) or any(stage["dead"] or stage["code"] == SAMPLES_MISSING for stage in stages)
+        else 0
+    )
 
 
 def print_document(found: dict[str, Any], as_json: bool) -> None:

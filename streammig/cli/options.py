@@ -36,6 +36,36 @@ newest_lost: Decorator = click.option(
     help="This checkpoint is an older copy, and there is no newer one any more: go on from it.",
 )  # fmt: skip
 
+FILE = "FILE[#path.to.array]"
+_SETTINGS: tuple[Decorator, ...] = (
+    click.argument("settings_file", nargs=-1, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]"),
+    click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin."),
+    click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events."),
+    click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer."),
+    click.option("--base-url", metavar="URL", help="Where the API answers."),
+    click.option(
+        "--checkpoint", metavar="FILE", help="The file that makes the run resumable. [<migration>.checkpoint]"
+    ),
+    click.option(
+        "--state-dir", metavar="DIR", help="Where the account's requests are noted, and the fences, for all runs."
+    ),
+    click.option("--limits", metavar="LIMITS", help="dev, prod, off, or like 1/5s,250/1h;general=1000/1d. [prod]"),
+    click.option("--concurrency", type=int, metavar="N", help="Most requests under way at once. [4]"),
+    click.option(
+        "--settle-time", type=float, metavar="SECONDS", help="Time for the target's queue after each stage. [300]"
+    ),
+    click.option("--request-timeout", type=float, metavar="SECONDS", help="Time for one request. [120]"),
+    click.option("--max-bytes", type=int, metavar="BYTES", help="The largest request body. [4000000]"),
+    click.option("--map", "maps", multiple=True, metavar="STAGE=MODULE:FUNCTION", help="Map the records of a stage."),
+)
+
+
+def settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The settings of a migration: a file, and the flags that go on top of it."""
+    for decorate in reversed(_SETTINGS):
+        function = decorate(function)
+    return function
+
 
 def settings_on_top(what_for: str = "") -> Decorator:
     return click.option(

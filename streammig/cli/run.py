@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from streammig.dashboard.beside import Beside
     from streammig.settings import Settings
 
-FILE = "FILE[#path.to.array]"
 # Options for one call only, and whether a value follows.
 FOR_ONE_CALL = {
     "--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False, "--newest-is-lost": False,
@@ -30,23 +29,7 @@ FOR_ONE_CALL = {
 
 
 @click.command()
-@click.argument("settings_file", nargs=-1, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]")
-@click.option("--customers", multiple=True, metavar=FILE, help="Customers, from a JSON or NDJSON file; - is stdin.")
-@click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events.")
-@click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer.")
-@click.option("--base-url", metavar="URL", help="Where the API answers.")
-@click.option("--checkpoint", metavar="FILE", help="The file that makes the run resumable. [<migration>.checkpoint]")
-@click.option(
-    "--state-dir", metavar="DIR", help="Where the account's requests are noted, and the fences, for all runs."
-)
-@click.option("--limits", metavar="LIMITS", help="dev, prod, off, or like 1/5s,250/1h;general=1000/1d. [prod]")
-@click.option("--concurrency", type=int, metavar="N", help="Most requests under way at once. [4]")
-@click.option(
-    "--settle-time", type=float, metavar="SECONDS", help="Time for the target's queue after each stage. [300]"
-)
-@click.option("--request-timeout", type=float, metavar="SECONDS", help="Time for one request. [120]")
-@click.option("--max-bytes", type=int, metavar="BYTES", help="The largest request body. [4000000]")
-@click.option("--map", "maps", multiple=True, metavar="STAGE=MODULE:FUNCTION", help="Map the records of a stage.")
+@options.settings
 @click.option(
     "--first", type=click.IntRange(min=1), metavar="N", help="A pilot: only the first N records of each stage."
 )
@@ -92,8 +75,8 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], **flags: Any
     ask = {name: flags.pop(name) for name in asked}
     output = Output(*(flags.pop(name) for name in Output._fields))
     beside = flags.pop("dashboard"), flags.pop("metrics_file")
-    migration = _one(settings_file)
-    settings = load(migration, _given(flags, maps))
+    migration = one(settings_file)
+    settings = load(migration, given(flags, maps))
     if ask["dry_run"] is not None:
         check_texts({"--dry-run": str(ask["dry_run"])})
         # Its checkpoint and its work file are its own: those of a migration under way must not be touched.
@@ -103,7 +86,7 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], **flags: Any
     sys.exit(_migrate(settings, key, folder, ask, output, beside))
 
 
-def _one(files: tuple[Path, ...]) -> Path | None:
+def one(files: tuple[Path, ...]) -> Path | None:
     """The settings file, if one is named."""
     if others := [str(file) for file in files if file.suffix != ".toml"]:
         raise click.UsageError(
@@ -115,20 +98,20 @@ def _one(files: tuple[Path, ...]) -> Path | None:
     return files[0] if files else None
 
 
-def _given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
+def given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
     """The flags that were given, nested like a settings file."""
-    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None and name not in STAGES}
+    found: dict[str, Any] = {name: value for name, value in flags.items() if value is not None and name not in STAGES}
     for name in STAGES:
         if flags[name]:
-            given[name] = {"files": list(flags[name])}
+            found[name] = {"files": list(flags[name])}
     for text in maps:
         stage, equals, function = text.partition("=")
         if not equals or stage not in STAGES:
             raise Unusable(
                 "map-invalid", f"--map {text}: it must be STAGE=MODULE:FUNCTION, with a stage of {', '.join(STAGES)}"
             )
-        given.setdefault(stage, {})["map"] = function
-    return given
+        found.setdefault(stage, {})["map"] = function
+    return found
 
 
 def _migrate(

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from streammig.ratelimit.hours import Hours, parse_hours, part_of
 from streammig.ratelimit.limits import OFF, Limits, RequestKind, Starts, Use, Window, parse_limits
 from streammig.ratelimit.state import AccountState, account_name, account_path, starts_of
 from streammig.ratelimit.steering import Orders, orders_path, read_orders, write_orders
@@ -23,6 +24,7 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "OFF",
     "AccountState",
+    "Hours",
     "Limits",
     "Orders",
     "Permit",
@@ -34,7 +36,9 @@ __all__ = [
     "account_name",
     "account_path",
     "orders_path",
+    "parse_hours",
     "parse_limits",
+    "part_of",
     "read_orders",
     "starts_of",
     "write_orders",

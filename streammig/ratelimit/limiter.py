@@ -15,9 +15,10 @@ from aiolimiter import AsyncLimiter
 
 from streammig.context import Clock
 from streammig.errors import Problem, TargetStop, counted
+from streammig.ratelimit.hours import Hours
 from streammig.ratelimit.limits import OFF, Limits, RequestKind
 from streammig.ratelimit.state import LONGEST_HOLD, AccountState, Pace, Taken
-from streammig.ratelimit.steering import LOOK, PAUSED, Steering, orders_path
+from streammig.ratelimit.steering import HOURS, Steering, orders_path
 from streammig.telemetry import Notify, Waiting, ignore
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ LONGEST_LEAD = 0.25
 LONGEST_SLEEP = 60.0
 ORDERS = 5.0  # seconds after which new orders of the operator end a sleep
 CAUSES = {
+    HOURS: "the timetable lets no request begin",
     "held": "the target asked this account to wait",
     "quota": "the headers of its answers say that the target takes no migration request before",
 }
@@ -98,8 +100,9 @@ class RateLimiter:
     Make it inside the running loop: the account's time is read once, then the loop's own clock counts, so that setting
     the clock changes nothing. `executor` must have one thread (all use of the file goes through it). `interval` spreads
     reads, in seconds, whatever the limits allow. `notify` hears of each wait of more than two seconds, once, but for
-    the gap between two requests, which is the pace itself. `orders` is the folder of those that an operator gives.
-    Raises `MachineFault` where the file can't be written: then nothing may be sent.
+    the gap between two requests, which is the pace itself. `orders` is the folder of those that an operator
+    gives, `hours` tell when to send, and at which share of the limits. Raises `MachineFault` where the file can't be
+    written: then nothing may be sent.
     """
 
     def __init__(
@@ -111,10 +114,11 @@ class RateLimiter:
         interval: float = 0.2,
         notify: Notify = ignore,
         orders: Path | None = None,
+        hours: Hours | None = None,
     ) -> None:
         self.state = state
         self._orders = orders
-        self.steering = Steering(limits, notify)
+        self.steering = Steering(limits, clock, notify, hours)
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._notify = notify
@@ -209,8 +213,8 @@ class RateLimiter:
 
     async def _serve(self, kind: RequestKind, line: _Line) -> Taken:
         """Ask for everyone in the line; what came of it says how long the first must wait if it got nothing."""
-        if self.steering.paused:
-            return Taken((), LOOK, PAUSED)
+        if (closed := self.steering.closed(kind)) is not None:
+            return Taken((), *closed)
         asking, asked = tuple(line.waiters), self._loop.time()
         margins = tuple(self._link.margin(window.seconds) for _, window in self.limits.counted(kind))
         pace = Pace(self.limits, margins, self._link.lead)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import msgspec
 
+from streammig.context import Clock
 from streammig.disk import disk_fault, whole_file
 from streammig.errors import Problem, Unusable
-from streammig.ratelimit.limits import Limits, parse_limits
+from streammig.ratelimit.hours import Hours, part_of
+from streammig.ratelimit.limits import Limits, RequestKind, parse_limits
 from streammig.telemetry import Notify, Steered, Waiting, Warned, ignore
 
 LOOK = 1.0  # seconds between two looks at the file
 TOLD = 600.0  # seconds between two notices of the same pause
-PAUSED = "paused"
+PAUSED, HOURS = "paused", "hours"
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -58,12 +60,15 @@ def write_orders(path: Path, orders: Orders) -> None:
 class Steering:
     """The limits that a run keeps to now, and whether it may make requests at all.
 
-    Make it inside the running loop. `limits` are those of the settings. What changes is told once, a pause every ten
-    minutes.
+    Make it inside the running loop. `limits` are those of the settings, `hours` tell when to send, and at which share
+    of them. What changes is told once, a pause every ten minutes.
     """
 
-    def __init__(self, limits: Limits, notify: Notify = ignore) -> None:
-        self._settled = limits
+    def __init__(self, limits: Limits, clock: Clock, notify: Notify = ignore, hours: Hours | None = None) -> None:
+        self._settled = self._asked = limits
+        self._clock = clock
+        self._hours = hours
+        self._share, self._until = 1.0, 0.0
         self._notify = notify
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._path: Path | None = None
@@ -77,8 +82,27 @@ class Steering:
         self._path = path
         self.look(again=True)
 
-    @property
-    def paused(self) -> bool:
+    def closed(self, kind: RequestKind) -> tuple[float, str] | None:
+        """Why no request of this kind may begin now, and for how many seconds; None where it may."""
+        if self._paused():
+            return LOOK, PAUSED
+        now = self._clock.time()
+        if self._hours is not None:
+            self._keep(self._hours, now)
+        return (self._until - now, HOURS) if not self._share and kind == "migration" else None
+
+    def _keep(self, hours: Hours, now: float) -> None:
+        """Keep to the share of the limits that the timetable gives at a moment."""
+        if now < self._until:
+            return
+        share, self._until = hours.share(now), hours.until(now)
+        if share == self._share:
+            return
+        self._share, self.limits = share, part_of(self._asked, share or 1.0)
+        if share:
+            self._notify(Steered("hours", str(self.limits)))
+
+    def _paused(self) -> bool:
         self.look()
         if self._orders.paused and self._now() - self._told >= TOLD:
             self._told = self._now()
@@ -108,9 +132,10 @@ class Steering:
 
     def _obey(self, orders: Orders) -> None:
         before, self._orders = self._orders, orders
-        self.limits = parse_limits(orders.limits, {}) if orders.limits else self._settled
+        self._asked = parse_limits(orders.limits, {}) if orders.limits else self._settled
+        self.limits = part_of(self._asked, self._share or 1.0)
         if orders.limits != before.limits:
-            self._notify(Steered("limits", str(self.limits)))
+            self._notify(Steered("limits", str(self._asked)))
         if before.paused and not orders.paused:
             self._told = -TOLD
-            self._notify(Steered("unpaused", str(self.limits)))
+            self._notify(Steered("unpaused", str(self._asked)))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from streammig.checkpoint import Checkpoint
 from streammig.model import BatchState, Kind, Record
-from streammig.ratelimit import OFF, Limits, Starts
+from streammig.ratelimit import OFF, Hours, Limits, Starts
 from streammig.report.forecast import Leg, forecast
 from streammig.telemetry import (
     Account,
@@ -170,6 +170,7 @@ class Pace(NamedTuple):
     lanes: int = 1  # requests under way at once
     latency: float = 0.0  # seconds that each of them takes
     paused: bool = False  # by the operator
+    hours: Hours | None = None
 
 
 class Outlook(NamedTuple):
@@ -192,7 +193,7 @@ def outlook(accounts: Mapping[str, Account], pace: Pace, now: float) -> Outlook:
     """What lies ahead of a migration, stage after stage."""
     every = legs(accounts, pace.settle)
     told = [leg for _, leg in takewhile(lambda it: it[1] is not None, every) if leg is not None]
-    found = forecast(told, pace.limits, pace.starts, now, pace.latency, pace.lanes)
+    found = forecast(told, pace.limits, pace.starts, now, pace.latency, pace.lanes, pace.hours)
     left: list[float | None] = [end - now for end in found.ends]
     left += [None] * (len(every) - len(left))
     whole = left[-1] if left else None

@@ -11,7 +11,16 @@ from typing import Any
 
 from streammig.checkpoint import Checkpoint, is_held
 from streammig.errors import Problem
-from streammig.ratelimit import Orders, Starts, account_path, orders_path, parse_limits, read_orders, starts_of
+from streammig.ratelimit import (
+    Orders,
+    Starts,
+    account_path,
+    orders_path,
+    parse_hours,
+    parse_limits,
+    read_orders,
+    starts_of,
+)
 from streammig.report.document import document
 from streammig.report.progress import Pace
 from streammig.report.text import summary
@@ -71,4 +80,5 @@ def pace_of(checkpoint: Checkpoint, now: float) -> Pace:
         limits, starts_of(path, limits, now) if path is not None else Starts(),
         0.0 if path is None else float(settings.get("settle_time", SETTLE)), lanes,
         sum(seen) / len(seen) if seen else 0.0, orders.paused,
+        parse_hours(settings.get("hours", ""), settings.get("hours_zone", "")),
     )  # fmt: skip

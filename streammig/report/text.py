@@ -102,12 +102,18 @@ def time_left(document: Mapping[str, Any]) -> list[str]:
 
 
 def what_is_left(document: Mapping[str, Any]) -> str:
-    """Dead letters and samples that are missing, where a run is complete but for them; "" where it is not."""
+    """Dead letters, missing samples and differences, where a run is complete but for them; "" where it is not."""
     stages = document["stages"].values()
     dead = sum(stage["dead"] for stage in stages)
     parts = [counted(dead, "dead letter")] if dead else []
     parts += ["samples missing at the target"] if any(it["code"] == SAMPLES_MISSING for it in stages) else []
+    parts += ["differences at the target"] if differs(document.get("verification")) else []
     return " and ".join(parts)
+
+
+def differs(found: Mapping[str, Any] | None) -> bool:
+    """Whether the last verify found anything missing or different, and nothing was sent since."""
+    return found is not None and not (found["same"] or found["outdated"])
 
 
 def summary(document: Mapping[str, Any]) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from streammig.errors import Problem, counted
 from streammig.model import Kind
-from streammig.ratelimit import OFF, Limits, Starts, parse_limits, starts_of
+from streammig.ratelimit import OFF, Hours, Limits, Starts, parse_hours, parse_limits, starts_of
 from streammig.report.progress import Outlook, Pace, fill, heard, outlook, share_settled, stage_of
 from streammig.report.text import aligned, shared
 from streammig.telemetry import (
@@ -48,12 +47,15 @@ class Watch:
         self._last = ""
         self._waiting: tuple[str, float] | None = None
         self._stopping: float | None = None
+        self._limits: str | None = None  # what the operator asked for instead
+        self._hours: Hours | None = None
         self._ahead: tuple[float, Outlook] | None = None
 
     def hear(self, notice: Notice) -> None:
         now = self._clock()
         if isinstance(notice, RunBegan):
             self._began, self.accounts = notice, {**notice.accounts}
+            self._hours = parse_hours(notice.hours, notice.hours_zone)
         stage = stage_of(notice)
         if stage is not None and (stage in self.accounts or isinstance(notice, StageBegan)):
             self.accounts[stage] = heard(self.accounts.get(stage, Account()), notice, now)
@@ -71,10 +73,9 @@ class Watch:
                     self._latency += (receipt.latency - self._latency) * (0.1 if self._latency else 1.0)
             case Waiting(_, reason, seconds):
                 self._waiting = reason, now + (seconds or 0.0)
-            case Steered(_, limits):
+            case Steered(change, limits):
                 self._waiting = self._ahead = None
-                if self._began is not None:
-                    self._began = replace(self._began, limits=limits)
+                self._limits = self._limits if change == "hours" else limits
             case Stopping(seconds):
                 self._stopping = now + seconds
             case StageEnded():
@@ -88,12 +89,14 @@ class Watch:
         if began is None:
             return None
         if self._ahead is None or not 0 <= now - self._ahead[0] < FRESH:
-            limits = parse_limits(began.limits, {})
+            limits = parse_limits(self._limits or began.limits, {})
             latency = self._latency if limits != OFF else self._each(now) * began.lanes
             self._ahead = (
                 now,
                 outlook(
-                    self.accounts, Pace(limits, self._starts(limits, now), began.settle, began.lanes, latency), now
+                    self.accounts,
+                    Pace(limits, self._starts(limits, now), began.settle, began.lanes, latency, hours=self._hours),
+                    now,
                 ),
             )
         at, found = self._ahead

@@ -6,18 +6,20 @@ calls, bound to the export; `forget` deletes that.
 
 from streammig.scan.findings import Break, Found
 from streammig.scan.progress import Pace
-from streammig.scan.stage import Scanned, StageScan, scan_stage
-from streammig.scan.stages import forget, scan_folder, scan_stages
+from streammig.scan.stage import Halted, Scanned, StageScan, scan_stage
+from streammig.scan.stages import forget, problems_of, scan_folder, scan_stages
 from streammig.scan.verdict import Policies
 
 __all__ = [
     "Break",
     "Found",
+    "Halted",
     "Pace",
     "Policies",
     "Scanned",
     "StageScan",
     "forget",
+    "problems_of",
     "scan_folder",
     "scan_stage",
     "scan_stages",

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from streammig.model import Span
+from streammig.sources.source import Source
 from streammig.telemetry import Notify, Waiting
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ class Pace:
 
     def of(self, job: StageScan) -> Callable[[Span], None]:
         """A scan begins: to be called with each of its spans. In any thread."""
-        lengths = [mark["length"] for mark in job.source.fingerprints()]
+        return self.telling(f"scanning the {job.name} once", job.source)
+
+    def telling(self, what: str, source: Source) -> Callable[[Span], None]:
+        """As `of`, of anything that goes through all spans of a source."""
+        lengths = [mark["length"] for mark in source.fingerprints()]
         before, size = list(accumulate(lengths, initial=0)), sum(lengths)
         begun = said = self._clock()
         first: int | None = None
@@ -38,10 +43,10 @@ class Pace:
                 return
             said, done = now, at + len(span.data)
             rate = (done - first) / (now - begun)
-            words = f"scanning the {job.name} once: {min(done / size, 0.99):.0%}, {rate / 1e6:,.0f} MB/s"
+            words = f"{what}: {min(done / size, 0.99):.0%}, {rate / 1e6:,.0f} MB/s"
             self._say(Waiting("scanning", words, max(size - done, 0) / rate if rate else None))
 
-        self._say(Waiting("scanning", f"scanning the {job.name} once"))
+        self._say(Waiting("scanning", what))
         return tell
 
     def _say(self, notice: Waiting) -> None:

@@ -24,6 +24,18 @@ async def scan_stages(
 
     What was found is told. Raises the first `Problem` that it makes, after all stages were scanned.
     """
+    indexes, problems = await problems_of(stack, jobs, reader, notify, policies)
+    for problem in problems[1:]:
+        notify(Warned(problem.code, problem.what))
+    if problems:
+        raise problems[0]
+    return indexes
+
+
+async def problems_of(
+    stack: AsyncExitStack, jobs: Iterable[StageScan], reader: Executor, notify: Notify, policies: Policies
+) -> tuple[dict[str, KeyIndex], list[Problem]]:
+    """As `scan_stages`, with the problems beside the indexes."""
     indexes: dict[str, KeyIndex] = {}
     problems: list[Problem] = []
     pace = Pace(notify)
@@ -39,11 +51,7 @@ async def scan_stages(
             customers = customers or scanned.index
         if job.judged:
             problems += judge(job, scanned, customers, notify, policies)
-    for problem in problems[1:]:
-        notify(Warned(problem.code, problem.what))
-    if problems:
-        raise problems[0]
-    return indexes
+    return indexes, problems
 
 
 def scan_folder(checkpoint: Path) -> Path:

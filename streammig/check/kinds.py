@@ -1,0 +1,67 @@
+"""Problems of records by kind: code and field, how often, and where the first ones stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from streammig.model import DeadLetter, Position
+from streammig.report.letters import FOLLOWS, INDEX
+
+EXAMPLES = 3
+MOST = 10_000  # kinds of a stage; what comes later is counted by its code alone
+
+
+class Kind(msgspec.Struct):
+    """Problems of one stage that have one code and, where the rules name one, one field."""
+
+    code: str
+    field: str
+    count: int = 0
+    examples: list[tuple[Position, str]] = []  # where, and what the rules say
+
+    @property
+    def cause(self) -> str:
+        """Why its customer will not be at the target; "" where the problem is the record's own."""
+        return self.code.removeprefix(FOLLOWS) if self.code.startswith(FOLLOWS) else ""
+
+
+class Kinds:
+    """The problems of a stage, added in reading order, by kind."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], Kind] = {}
+
+    def add(self, letter: DeadLetter) -> None:
+        key = letter.code, field_of(letter.message)
+        if key not in self._found and len(self._found) >= MOST:
+            key = letter.code, ""
+        kind = self._found.setdefault(key, Kind(*key))
+        kind.count += 1
+        if len(kind.examples) < EXAMPLES:
+            kind.examples.append((letter.position, letter.message))
+
+    def __iter__(self) -> Iterator[Kind]:
+        """The most frequent first; those that follow from a customer's problem last."""
+        return iter(sorted(self._found.values(), key=lambda it: (bool(it.cause), -it.count, it.code, it.field)))
+
+    def document(self, files: Sequence[str]) -> list[dict[str, Any]]:
+        """As JSON: `files` are the names of the stage's files."""
+        return [
+            {
+                "code": it.code, "field": it.field, "count": it.count,
+                "examples": [
+                    {"file": files[at.source], "line": at.ordinal, "offset": at.offset, "message": message}
+                    for at, message in it.examples
+                ],
+            }
+            for it in self
+        ]  # fmt: skip
+
+
+def field_of(message: str) -> str:
+    """The field that a rule's message begins with, without its indexes; "" where it begins with none."""
+    path, colon, _ = message.partition(": ")
+    return INDEX.sub("[]", path.removeprefix("$").removeprefix(".")) if colon and path[:1] == "$" else ""

@@ -1,0 +1,190 @@
+"""Reads a stage as a run would, and keeps of it what is wrong and what its requests hold."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Event
+from typing import Any
+
+import msgspec
+
+from streammig.batching import BatchLimits
+from streammig.check.kinds import Kinds, field_of
+from streammig.columns import Columns
+from streammig.dedup import KeyIndex, absent, owners_twice, repeated
+from streammig.inputs import StageInput
+from streammig.model import START, DeadLetter, Place, Progress, Span, Tally
+from streammig.reader import Reader
+from streammig.scan import Halted
+from streammig.selection import WithoutRepeated, WithOwners
+from streammig.sources.source import Source, Told
+from streammig.target import Rules
+
+
+class Line(msgspec.Struct):
+    """A problem of a record, as a line of the file that lists them all. `id` is the customer's, as the record has it;
+    `unit` tells apart what one record was made into."""
+
+    stage: str
+    file: str
+    line: int
+    offset: int
+    unit: int
+    code: str
+    field: str
+    message: str
+    id: str
+
+
+@dataclass(slots=True)
+class Checked:
+    """A stage that was read: source records, what of it would be sent in how many requests and bytes, what is left out,
+    and the problems of its records."""
+
+    name: str
+    files: Sequence[str]
+    source_records: int = 0
+    sent: Tally = field(default_factory=Tally)
+    requests: int = 0
+    bytes: int = 0
+    filtered: Mapping[str, Tally] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    kinds: Kinds = field(default_factory=Kinds)
+    dead: int = 0
+
+    def document(self, full: int) -> dict[str, Any]:
+        """As JSON; a full request holds so many units."""
+        return {
+            "source_records": self.source_records, "records": self.sent.records, "units": self.sent.units,
+            "requests": self.requests, "bytes": self.bytes,
+            "fill": round(self.sent.units / (self.requests * full), 4) if self.requests else None,
+            "sums": {key: str(value) for key, value in sorted(self.sent.sums.items())},
+            "dead": self.dead, "problems": self.kinds.document(self.files),
+            "filtered": {reason: it.records for reason, it in self.filtered.items()},
+            "dropped": dict(self.dropped),
+        }  # fmt: skip
+
+
+def rules_of_run(name: str, it: StageInput, owners: str, indexes: Mapping[str, KeyIndex]) -> Rules:
+    """The rules by which a run of this export would send a stage. `owners` is the stage of the customers."""
+    rules, index = it.rules, indexes.get(name)
+    if name == owners:
+        return rules if index is None else WithoutRepeated(rules, partial(repeated, index))
+    if owners in indexes:
+        rules = WithOwners(rules, partial(absent, indexes[owners], _NoNotes()))
+    return rules if index is None else WithoutRepeated(rules, partial(owners_twice, index))
+
+
+def read_stage(
+    name: str,
+    source: Source,
+    rules: Rules,
+    limits: BatchLimits,
+    tell: Callable[[Span], None],
+    write: Callable[[Line], None] | None,
+    halt: Event,
+) -> Checked:
+    """All of a stage, in a thread of its own. `write` gets every problem. Raises `Halted` once `halt` is set."""
+    names = [mark["file"] for mark in source.fingerprints()]
+    found, ids = Checked(name, names), _Ids(rules)
+    reader = Reader(_Watched(source, tell, halt), ids if write is not None else rules, limits, Progress())
+    try:
+        while (sealing := reader.next()) is not None:
+            draft, progress = sealing.draft, sealing.progress
+            if draft is not None:
+                found.requests += 1
+                found.bytes += len(draft.body)
+                found.sent += draft.tally
+            for letter in progress.dead:
+                found.dead += 1
+                found.kinds.add(letter)
+                if write is not None:
+                    write(_line(name, names, letter, ids.taken(letter)))
+            found.source_records, found.filtered = progress.source_records, progress.filtered
+            found.dropped = progress.dropped
+    finally:
+        reader.close()
+    return found
+
+
+def _line(stage: str, names: Sequence[str], letter: DeadLetter, owner: str) -> Line:
+    at = letter.position
+    return Line(
+        stage=stage, file=names[at.source], line=at.ordinal, offset=at.offset, unit=letter.unit, code=letter.code,
+        field=field_of(letter.message), message=letter.message, id=owner,
+    )  # fmt: skip
+
+
+class _NoNotes:
+    """The notes of a run that has not begun."""
+
+    def seen_again(self, owners: Iterable[str]) -> set[str]:
+        return set()
+
+    def absent_reasons(self, owners: Iterable[str]) -> dict[str, str]:
+        return {}
+
+
+class _Watched:
+    """A source that tells each span that it hands out, and ends with `Halted` on request."""
+
+    def __init__(self, source: Source, tell: Callable[[Span], None], halt: Event) -> None:
+        self._source, self._tell, self._halt = source, tell, halt
+
+    def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
+        for span in self._source.spans(start, told):
+            if self._halt.is_set():
+                raise Halted
+            yield span
+            self._tell(span)
+
+    def fingerprints(self) -> Sequence[dict[str, Any]]:
+        return self._source.fingerprints()
+
+    def before(self, place: Place) -> str:
+        return ""  # no checkpoint is bound to it
+
+    def unchanged(self) -> None:
+        self._source.unchanged()
+
+
+class _WithId(msgspec.Struct):
+    id: str | int = ""
+
+
+_with_id = msgspec.json.Decoder(_WithId).decode
+
+
+class _Ids:
+    """Rules that remember whose the records are that they leave out, until these are asked for."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.head, self.tail, self.once = rules.head, rules.tail, rules.once
+        self._rules = rules
+        self._ids: deque[tuple[tuple[int, int], str]] = deque()  # by place, in reading order
+
+    def columns(self, span: Span) -> Columns:
+        columns = self._rules.columns(span)
+        for left in columns.left_out:
+            if left.dead:
+                at = left.dead[0].position
+                owner = left.absent[0][0] if left.absent else _id_of(span, left.at)
+                self._ids.append(((at.source, at.offset), owner))
+        return columns
+
+    def taken(self, letter: DeadLetter) -> str:
+        """The owner of this letter; letters are asked for in reading order."""
+        place = letter.position.source, letter.position.offset
+        while self._ids and self._ids[0][0] < place:
+            self._ids.popleft()
+        return self._ids[0][1] if self._ids and self._ids[0][0] == place else ""
+
+
+def _id_of(span: Span, at: int) -> str:
+    try:
+        return str(_with_id(span.cut(at, at + 1)[0]).id)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""

@@ -1,0 +1,73 @@
+"""What a check found, in words: problems first, then what would be sent, then how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from streammig.errors import counted
+from streammig.report.letters import FOLLOWS
+from streammig.report.text import aligned
+from streammig.telemetry import spoken
+
+SHOWN = 20  # kinds of problems of a stage
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """A check's document for people."""
+    return "\n".join([*_problems(found), "", *_stages(found["stages"]), "", *_plan(found["plan"])]).strip()
+
+
+def _problems(found: Mapping[str, Any]) -> Iterator[str]:
+    for it in found["problems"]:
+        yield f"{it['what']} [{it['code']}]"
+        yield f"    {it['hint']}"
+    for it in found["warnings"]:
+        yield f"warning: {it['what']} [{it['code']}]"
+    for name, stage in found["stages"].items():
+        for kind in stage["problems"][:SHOWN]:
+            yield from _kind(name, kind)
+        if len(stage["problems"]) > SHOWN:
+            yield f"{name}: {len(stage['problems']) - SHOWN:,} more kinds of problems; see all of them with --json"
+    dead = sum(stage["dead"] for stage in found["stages"].values())
+    yield ""
+    if found["unreadable"]:
+        yield f"Files that can't be read: {len(found['unreadable'])}. The rest was checked."
+    if dead or found["problems"]:
+        yield f"Problems: {counted(dead, 'record')} would become dead letters."
+    elif not found["unreadable"]:
+        yield "Nothing is wrong with this export."
+
+
+def _kind(name: str, kind: Mapping[str, Any]) -> Iterator[str]:
+    code = kind["code"]
+    what = f"the customer is not there: {code.removeprefix(FOLLOWS)}" if code.startswith(FOLLOWS) else code
+    yield f"{name}: {kind['count']:,} x {what} {kind['field']}".rstrip()
+    for it in kind["examples"]:
+        yield f"    {Path(it['file']).name}, record {it['line']:,}, byte {it['offset']:,}: {it['message']}"
+
+
+def _stages(stages: Mapping[str, Any]) -> Iterator[str]:
+    if not stages:
+        return
+    rows = ("records", "units", "requests", "fill", "bytes", "dead", "filtered")
+    lines = [[row, *(_cell(row, stage[row]) for stage in stages.values())] for row in rows]
+    yield aligned([["would be sent", *stages], *lines])
+
+
+def _cell(row: str, value: Any) -> str:
+    if row == "filtered":
+        return f"{sum(value.values()):,}"
+    if row == "fill":
+        return "-" if value is None else f"{value:.1%}"
+    return f"{value / 1e6:,.1f} MB" if row == "bytes" else f"{value:,}"
+
+
+def _plan(plan: Mapping[str, Any]) -> Iterator[str]:
+    if not plan["requests"]:
+        return
+    yield f"The plan: {counted(plan['requests'], 'request')}, {plan['bytes'] / 1e6:,.1f} MB; started now,"
+    for name, it in plan["limits"].items():
+        windows = f" ({it['windows']})" if it["windows"] != name else ""
+        yield f"    with limits {name}{windows}: {spoken(it['seconds'])}, until {it['ends']}"

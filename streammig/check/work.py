@@ -1,0 +1,94 @@
+"""The whole check: every stage that can be opened is scanned and read, and every problem is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from streammig.batching import BatchLimits
+from streammig.bodies import room_of_outbox
+from streammig.check.stage import Checked, Line, read_stage, rules_of_run
+from streammig.dedup import KeyIndex
+from streammig.errors import Problem
+from streammig.fingerprint import shapes
+from streammig.inputs import StageInput
+from streammig.scan import Pace, Policies, problems_of
+from streammig.scan_plan import to_scan
+from streammig.settings import Settings
+from streammig.stages import STAGES
+from streammig.telemetry import Notice, Notify, Warned
+
+
+@dataclass(slots=True)
+class Check:
+    """One check. `inputs` are the stages that could be opened; `write` gets each problem of a record, where all are
+    asked for. What the scans find is kept in the folder of the settings' checkpoint."""
+
+    settings: Settings
+    inputs: Mapping[str, StageInput]
+    notify: Notify
+    thread: Executor
+    write: Callable[[Line], None] | None = None
+    problems: list[Problem] = field(default_factory=list)  # of whole files or stages
+    warnings: list[Warned] = field(default_factory=list)
+    stages: list[Checked] = field(default_factory=list)
+
+    async def all(self) -> None:
+        """Check every stage. Raises `Problem` only for what keeps it from reading any further."""
+        if not self.inputs:
+            return
+        async with AsyncExitStack() as stack:
+            indexes = await self._scan(stack)
+            for name, it in self.inputs.items():
+                self.stages.append(await self._read(name, it, indexes))
+
+    async def _scan(self, stack: AsyncExitStack) -> Mapping[str, KeyIndex]:
+        settings, inputs = self.settings, self.inputs
+        marks = {name: it.source.fingerprints() for name, it in inputs.items()}
+        beside = room_of_outbox(settings, marks, Path(settings.checkpoint))
+        jobs = to_scan(settings, inputs, shapes(settings, unchecked=False), None, inputs.keys(), beside, aside=False)
+        # Each record of an owner that has several is told by its place, as a problem of its own.
+        policies = Policies(owner_twice="dead-letter", not_deleted=settings.customers.not_deleted)
+        indexes, found = await problems_of(stack, jobs, self.thread, self._hear, policies)
+        self.problems += found
+        return indexes
+
+    async def _read(self, name: str, it: StageInput, indexes: Mapping[str, KeyIndex]) -> Checked:
+        tell = Pace(self.notify).telling(f"checking the {name}", it.source)
+        limits = BatchLimits(bytes=self.settings.max_bytes)
+        rules, halt = rules_of_run(name, it, STAGES[0], indexes), Event()
+        read = partial(read_stage, name, it.source, rules, limits, tell, self.write, halt)
+        work = asyncio.get_running_loop().run_in_executor(self.thread, read)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            halt.set()
+            await asyncio.gather(work, return_exceptions=True)
+            raise
+
+    def _hear(self, notice: Notice) -> None:
+        """A warning is kept, and told at the end; how far a scan is, is told at once."""
+        if isinstance(notice, Warned):
+            self.warnings.append(notice)
+        else:
+            self.notify(notice)
+
+    @property
+    def found(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(self.problems or any(it.dead for it in self.stages))
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, without any value of a record."""
+        return {
+            "stages": {it.name: it.document(BatchLimits().units) for it in self.stages},
+            "problems": [it.json() for it in self.problems],
+            "warnings": [{"code": it.code, "what": it.warning} for it in self.warnings],
+        }

@@ -1,0 +1,160 @@
+"""`streammig check`: everything that is wrong with an export, and the plan of its run, before any of it is sent."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streammig.cli import STOPPED, fail, options, say
+from streammig.cli.run import given, one
+from streammig.errors import Problem, Unusable
+from streammig.stages import STAGES
+from streammig.telemetry import Output
+
+if TYPE_CHECKING:
+    from streammig.check.stage import Line
+    from streammig.check.work import Check
+    from streammig.inputs import StageInput
+    from streammig.migration import Ask, Migration
+    from streammig.settings import Settings
+
+PROBLEMS = 3
+
+
+@click.command()
+@options.settings
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE.ndjson",
+    help="Write every problem with its customer's id to a new file, readable by you alone.",
+)  # fmt: skip
+@options.as_json()
+@options.quiet()
+def command(
+    settings_file: tuple[Path, ...], maps: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool, **flags: Any
+) -> None:
+    """Check an export by the rules of its run, and plan that run. Nothing is sent.
+
+    Exits with 0 where nothing is wrong, 3 where anything is, 2 where a file can't be read. Needs no API key.
+    """
+    from streammig.settings import load
+
+    migration = one(settings_file)
+    settings = load(migration, given(flags, maps))
+    folder = migration.parent if migration is not None else Path()
+    sys.exit(_check(settings, folder, out, Output(as_json, quiet)))
+
+
+def _check(settings: Settings, folder: Path, out: Path | None, output: Output) -> int:
+    from streammig.check.plan import plan
+    from streammig.check.text import in_words
+    from streammig.check.work import Check
+    from streammig.cli.runtime import driven
+    from streammig.context import until_stopped
+    from streammig.migration import PRESETS, Ask, Migration, one_thread
+    from streammig.ratelimit import parse_limits
+    from streammig.report.live import watching
+
+    ask = Ask(shlex.join(["streammig", *sys.argv[1:]]), accept_broken=True)
+    with ExitStack() as stack:
+        settings = stack.enter_context(_held(settings, ask.command))
+        write = stack.enter_context(_written(out)) if out is not None else None
+        refused: list[Problem] = []
+        inputs = dict(_opened(settings, folder, ask, refused))
+        notify = stack.enter_context(watching(sys.stderr, output))
+        check = Check(settings, inputs, notify, stack.enter_context(one_thread()), write)
+        run = Migration(settings, ask, notify=notify, folder=folder)
+        readable = driven(run, lambda: until_stopped(run.stop, _all(check, run)), notify)
+    if readable is None:
+        say("Stopped on request: nothing was sent.")
+        return STOPPED
+    found = check.document() | {
+        "unreadable": [it.json() for it in refused],
+        "plan": plan(
+            check.stages,
+            {name: it for name, it in PRESETS.items() if name != settings.limits}
+            | {settings.limits: parse_limits(settings.limits, PRESETS)},
+            settings.settle_time,
+            settings.concurrency,
+            readable,
+            time.time(),
+        ),
+    }
+    code = Unusable.exit_code if refused else PROBLEMS if check.found else 0
+    if output.as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif not output.quiet:
+        say(in_words(found))
+    for problem in refused:
+        fail(problem)
+    return code
+
+
+async def _all(check: Check, run: Migration) -> dict[str, bool]:
+    await check.all()
+    return await run.readable()
+
+
+@contextmanager
+def _held(settings: Settings, command: str) -> Iterator[Settings]:
+    """The settings, with a checkpoint that is ours: what the scan keeps beside one is for the run that comes. Where a
+    run has begun, it is kept elsewhere, and deleted at the end."""
+    import msgspec
+
+    from streammig.checkpoint import locked
+    from streammig.scan import forget, scan_folder
+    from streammig.settings import check_folder
+    from streammig.spool import forget as forget_stdin
+    from streammig.spool import reads_stdin, stdin_spooled
+
+    checkpoint = Path(settings.checkpoint)
+    check_folder(checkpoint)
+    begun = checkpoint.exists()
+    with ExitStack() as stack:
+        if reads_stdin(settings):
+            settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, command))
+            if not begun:
+                stack.callback(forget_stdin, checkpoint)
+        if begun:
+            checkpoint = checkpoint.with_name(checkpoint.name + ".check")
+            settings = msgspec.structs.replace(settings, checkpoint=str(checkpoint))
+            stack.callback(forget, scan_folder(checkpoint), STAGES)
+        if begun or not reads_stdin(settings):
+            stack.enter_context(locked(checkpoint, command))
+        yield settings
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Callable[[Line], None]]:
+    """Writes each problem as a line of a new file."""
+    import msgspec
+
+    from streammig.disk import new_file
+
+    with new_file(path) as file:
+        encode = msgspec.json.Encoder().encode
+        yield lambda line: (file.write(encode(line) + b"\n"), None)[1]
+
+
+def _opened(settings: Settings, folder: Path, ask: Ask, refused: list[Problem]) -> Iterator[tuple[str, StageInput]]:
+    """The stages that can be opened; why others can't is added to `refused`."""
+    from msgspec.structs import replace
+
+    from streammig.migration import Migration
+
+    started = time.time()
+    if not settings.stages:
+        Migration(settings, ask, folder=folder).inputs(started)  # raises what a run would
+    for name in settings.stages:
+        others = {other: replace(settings.stage(other), files=()) for other in STAGES if other != name}
+        try:
+            yield from Migration(replace(settings, **others), ask, folder=folder).inputs(started).items()
+        except Unusable as problem:
+            refused.append(problem)

@@ -1,0 +1,43 @@
+"""How many dead letters a stage may have before it stops: a mapping that is wrong makes more and more of them."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from streammig.errors import TooManyDead, Unusable
+from streammig.model import Tally
+
+LEAST = 1_000  # units as which a share counts what is read so far, at least: the first bad record is not 100 %
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%")
+
+
+class DeadLimit(NamedTuple):
+    """The most dead letters of a stage, in units: a number, or a share of what is read so far."""
+
+    units: int | None = None
+    share: float | None = None
+
+    def check(self, stage: str, dead: Tally, read: Tally) -> None:
+        """Raise `TooManyDead` where there are more."""
+        most = self.units if self.share is None else self.share * max(read.units, LEAST)
+        if most is not None and dead.units > most:
+            raise TooManyDead(
+                "too-many-dead",
+                f"dead letters of {stage}: {dead.units:,} of {read.units:,} units read, more than max_dead allows",
+                "See why: streammig dead-letters CHECKPOINT --summary. Mend the mapping or the export, or raise"
+                " max_dead, then run the same command.",
+            )
+
+
+def parse_dead_limit(value: int | str) -> DeadLimit:
+    """The limit that a setting means: 1000, "1%", or "" for none. Raises `Unusable`."""
+    if value == "":
+        return DeadLimit()
+    if isinstance(value, int) and value >= 0:
+        return DeadLimit(value)
+    found = _SHARE.fullmatch(str(value).strip())
+    if found is None or float(found[1]) > 100:
+        said = f"max_dead {value!r} is neither a number of units nor a share of them"
+        raise Unusable("max-dead-invalid", said, 'Write it like 1000 or "1%".')
+    return DeadLimit(share=float(found[1]) / 100)

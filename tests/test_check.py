@@ -1,0 +1,141 @@
+"""`streammig check`: every planted problem is found, nothing else is named, and the plan is what the run then uses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.commands import Called, Shell, sandbox, write
+from tests.sandbox_caller import customer, event, lot, transaction
+
+STAGES = ("customers", "events", "transactions")
+
+
+def check(shell: Shell, *more: object) -> Called:
+    named = [(f"--{name}", f"{name}.json") for name in STAGES if (shell.folder / f"{name}.json").exists()]
+    return shell("check", *[word for pair in named for word in pair], "--json", *more)
+
+
+def kinds(ended: Called) -> dict[str, dict[tuple[str, str], int]]:
+    """The problems that were found: stage, then code and field, then how many."""
+    return {
+        name: {(it["code"], it["field"]): it["count"] for it in stage["problems"]}
+        for name, stage in ended.document["stages"].items()
+        if stage["problems"]
+    }
+
+
+def people(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [customer(f"c{at}", **more) for at in range(count)]
+
+
+def test_a_clean_export_has_no_problem_and_the_plan_has_the_requests_of_its_run(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(2_300, balance=[lot(1)]))
+    events = [{"id": f"c{at}", "events": [event(f"p{at}-{i}") for i in range(3)]} for at in range(900)]
+    write(shell.folder / "events.json", events)
+    owners = [{"id": f"c{at}", "transactions": [transaction(1)]} for at in range(2_300)]
+    write(shell.folder / "transactions.json", owners)
+    ended = check(shell)
+    found = ended.document
+    assert (ended.code, found["problems"], found["warnings"], kinds(ended)) == (0, [], [], {})
+    assert [it["dead"] for it in found["stages"].values()] == [0, 0, 0]
+    with sandbox() as target:
+        flags = [word for name in STAGES for word in (f"--{name}", f"{name}.json")]
+        run = shell.run(target.url, *flags, "--json")
+        assert run.code == 0
+    planned = {name: (it["requests"], it["units"]) for name, it in found["stages"].items()}
+    assert planned == {name: (it["requests"], it["units"]) for name, it in run.document["stages"].items()}
+    assert found["plan"]["requests"] == sum(requests for requests, _ in planned.values())
+
+
+def histories(*owners: str) -> list[dict[str, Any]]:
+    return [{"id": owner, "transactions": [transaction(1)]} for owner in owners]
+
+
+LATIN = json.dumps(customer("x", name="Jos\u00e9"), ensure_ascii=False).encode("latin-1")
+PLANTED: list[tuple[str, Any, dict[tuple[str, str], int]]] = [
+    ("customers", customer("c1"), {("duplicate-customer", ""): 1}),
+    ("customers", customer("other", email="C2@example.org"), {("duplicate-email", ""): 1}),
+    ("customers", customer("x", registration_date="yesterday"), {("bad-date", "registration_date"): 1}),
+    ("customers", LATIN, {("invalid-utf8", ""): 1}),
+    ("customers", b'{"id": "x", "name"', {("invalid-json", ""): 1}),
+    ("events", {"id": "stranger", "events": [event("p")]}, {("owner-unknown-customer", ""): 1}),
+    ("transactions", histories("c1")[0], {("owner-twice", ""): 2}),
+]
+
+
+@pytest.mark.parametrize(("stage", "record", "found"), PLANTED)
+def test_a_planted_problem_is_found_and_nothing_else_is_named(
+    shell: Shell, stage: str, record: Any, found: dict[tuple[str, str], int]
+) -> None:
+    names = [f"c{at}" for at in range(40)]
+    made: dict[str, list[Any]] = {
+        "customers": people(40, balance=[lot(1)]),
+        "events": [{"id": name, "events": [event(f"p-{name}")]} for name in names],
+        "transactions": histories(*names),
+    }
+    made[stage].append(record)
+    for name, records in made.items():
+        lines = [it if isinstance(it, bytes) else json.dumps(it).encode() for it in records]
+        (shell.folder / f"{name}.json").write_bytes(b"\n".join(lines) + b"\n")
+    ended = check(shell, "--out", "all.ndjson")
+    assert (ended.code, kinds(ended), ended.document["problems"]) == (3, {stage: found}, [])
+    out = shell.folder / "all.ndjson"
+    listed = [json.loads(line) for line in out.read_text().splitlines()]
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert [(it["stage"], it["code"], it["field"]) for it in listed] == [
+        (stage, *kind) for kind, count in found.items() for _ in range(count)
+    ]
+    assert listed[-1]["line"] == 41
+    whose = listed[-1]["id"]
+    assert whose == (record["id"] if isinstance(record, dict) else "x" if record == LATIN else "")
+    assert f'"{whose or "x"}"' not in ended.out
+
+
+def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_being_checked(shell: Shell) -> None:
+    (shell.folder / "a.json").write_text(json.dumps(people(3))[:-40])  # cut in the third one
+    write(shell.folder / "b.json", [customer("c1"), customer("y", deleted=True)])
+    write(shell.folder / "t.json", histories("c1", "stranger"))
+    files = "--customers", "a.json", "--customers", "b.json", "--events", "none.json", "--transactions", "t.json"
+    ended = shell("check", *files, "--json")
+    found = ended.document
+    assert ended.code == 2
+    assert [it["code"] for it in found["unreadable"]] == ["export-unreadable"]
+    assert [it["code"] for it in found["problems"]] == ["export-broken", "deleted-unclear"]
+    assert kinds(ended) == {
+        "customers": {("duplicate-customer", ""): 1},
+        "transactions": {("owner-unknown-customer", ""): 1},
+    }
+    first = found["stages"]["customers"]["problems"][0]["examples"][0]
+    assert (first["file"], first["line"]) == ("b.json", 1)
+
+
+def test_a_run_that_follows_uses_what_the_check_has_scanned(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(20))
+    assert check(shell).code == 0
+    with sandbox() as target:
+        after = shell.run(target.url, "--customers", "customers.json", "--log", "json")
+    assert (after.code, "scanning" in after.err) == (0, False)
+
+
+def test_a_check_beside_a_run_that_has_begun_changes_nothing_of_it(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(20))
+    with sandbox() as target:
+        assert shell.run(target.url, "--customers", "customers.json", "--first", "5").code == 10
+    before = shell.files()
+    assert check(shell).code == 0
+    changed = {name for name, data in shell.files().items() if before.get(name) != data}
+    assert {name for name in changed if not name.endswith(".check.lock")} == set()
+    assert set(before) <= set(shell.files())
+
+
+def test_the_plan_tells_the_hours_under_each_limit_and_the_run_s_own(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(2_300))
+    plan = check(shell, "--limits", "1/60s", "--settle-time", "100").document["plan"]
+    told = {name: it["seconds"] for name, it in plan["limits"].items()}
+    assert [*told] == ["dev", "prod", "1/60s"]
+    assert 110 <= told["prod"] <= told["dev"] < 140  # three requests, five seconds apart, then the target's queue
+    assert 220 <= told["1/60s"] < 250
+    assert plan["limits"]["dev"]["requests_a_day"] == 1000
