@@ -11,7 +11,7 @@ import shutil
 import socket
 import stat
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,13 @@ from streammig.report.reports import Report
 from streammig.settings import Settings
 from streammig.telemetry import Notice, ignore
 from tests import problems
-from tests.commands import KEY, Shell, sandbox, write
+from tests.browser import CHROMIUM, Tab, browser
+from tests.commands import KEY, Shell, process, sandbox, write
 from tests.manual import GUIDE, table
 from tests.sandbox_caller import customer, event
 
 SECRET = "a-token-of-some-length"
+PICTURES = os.environ.get("STREAMMIG_PICTURES", "")  # a folder for pictures of the page, for people to look at
 NAME = "Aurelia <script>"
 SCRIPT = (
     {"on": "events", "nth": 1, "do": "reset", "at": "body"},
@@ -69,7 +71,7 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @asynccontextmanager
 async def serving(view: View, token: str = "") -> AsyncIterator[tuple[ClientSession, str]]:
     """The page of a run at a free port, and a client for it."""
-    door = opened("0", "listen", {TOKEN: token})
+    door = opened("0", "listen", token)
     async with ClientSession() as client, served(door, view):
         yield client, door.url
 
@@ -166,7 +168,7 @@ def test_the_guide_names_each_metric_and_alerts_and_board_use_no_other(past: Pat
     known = set(re.findall(r"(?m)^# TYPE (\w+)", text))
     assert {row[0] for row in table(GUIDE / "dashboard.md", "metric", "meaning")} >= known
     known |= {row[0] for row in table(GUIDE / "dashboard.md", "metric", "meaning")}
-    rules = yaml.safe_load((GUIDE / "dashboard-alerts.yml").read_text())
+    rules = yaml.safe_load((GUIDE / "dashboard-alerts.yaml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
     assert len(alerts) >= 5
     assert all(set(rule) >= {"alert", "expr", "labels", "annotations"} for rule in alerts)
@@ -228,7 +230,7 @@ async def test_this_machine_or_who_has_the_token_comes_in(
 )
 def test_an_address_that_can_not_be_served_is_told_by_its_code(address: str, token: str, code: str) -> None:
     with problems.raises(Unusable, code):
-        opened(address, "listen", {TOKEN: token})
+        opened(address, "listen", token)
 
 
 @pytest.fixture
@@ -327,3 +329,87 @@ async def test_a_checkpoint_that_can_not_be_read_is_told_and_what_was_seen_stays
 
 def test_before_there_is_a_checkpoint_the_page_says_what_the_run_waits_for() -> None:
     assert "reading the export &lt;1&gt;" in page(Look(doing=["waiting: reading the export <1>"]))
+
+
+# -- in a real browser -------------------------------------------------------------------------------------------------
+
+WIDTHS = ((1200, "light"), (1200, "dark"), (390, "light"), (320, "dark"))
+SMALLEST = """Math.min(...[...document.querySelectorAll('main *')].filter(e => e.innerText)
+    .map(e => parseFloat(getComputedStyle(e).fontSize)))"""
+
+
+@contextmanager
+def page_of(folder: Path, *arguments: object) -> Iterator[str]:
+    """The address of the page that a command serves, which runs in a process of its own."""
+    with process(folder, *arguments) as running:
+        assert running.stderr is not None
+        line = next(line for line in running.stderr if line.startswith("dashboard: "))
+        yield line.removeprefix("dashboard: ").strip()
+
+
+def shown(tab: Tab, text: str) -> None:
+    """Wait until a page shows a text."""
+    said = f"document.body.innerText.includes({json.dumps(text)})"
+    tab.wait(f"new Promise(done => {{ const look = () => {said} ? done(1) : setTimeout(look, 50); look(); }})")
+
+
+def check(tab: Tab, url: str, name: str) -> None:
+    """It fits each width in both schemes, loads nothing from elsewhere, and each picture has a name."""
+    for width, scheme in WIDTHS:
+        tab.show(url, width, scheme=scheme)
+        assert tab.value("document.documentElement.scrollWidth") <= width
+        assert tab.value(SMALLEST) >= 12
+        assert [it["entry"]["text"] for it in tab.heard("Log.entryAdded")] == []
+        asked = [it["request"]["url"] for it in tab.heard("Network.requestWillBeSent")]
+        assert {it for it in asked if not it.startswith("data:")} <= {url, f"{url}events"}
+        if PICTURES:
+            Path(PICTURES, f"{name}-{width}-{scheme}.png").write_bytes(tab.picture())
+    tree = tab.call("Accessibility.getFullAXTree")["nodes"]
+    pictures = [node for node in tree if node.get("role", {}).get("value") == "image"]
+    assert all(node["name"]["value"] for node in pictures)
+    assert [node for node in tree if node.get("role", {}).get("value") == "status"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_a_browser_follows_a_run_that_is_on_and_throttled_and_says_when_it_has_ended(tmp_path: Path) -> None:
+    write(tmp_path / "c.ndjson", [customer(f"c{at}") for at in range(8_000)], lines=True)
+    script = {"on": "customers", "nth": 4, "do": "answer", "status": 429, "retry_after": 60}
+    with sandbox(script, limits="off") as target, browser(tmp_path / "profile") as tab:
+        run = "run", "--customers", "c.ndjson", "--base-url", target.url, "--limits", "1/1s,500/1h", "--dashboard=0"
+        with page_of(tmp_path, *run) as url:
+            tab.show(url, 1200)
+            shown(tab, "The run is on.")
+            shown(tab, "429")
+            shown(tab, "waiting: ")
+            for opened in (True, False):
+                tab.value("document.querySelector('#time summary').focus()")
+                tab.press("Enter")
+                assert tab.value("document.querySelector('#time details').open") == opened
+            check(tab, url, "throttled")
+            tab.value("document.querySelector('#time details').open = true")
+            tab.value("document.querySelector('#now').dataset.seen = document.querySelector('#now').innerHTML")
+            tab.wait("new Promise(done => new MutationObserver(done).observe(now, {childList: true}))")
+            assert tab.value("document.querySelector('#time details').open")
+        shown(tab, "The connection is lost.")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_a_browser_shows_a_run_with_unknowns_and_one_that_is_done(past: Path, shell: Shell) -> None:
+    write(shell.folder / "c.json", [customer(f"c{at}") for at in range(2_500)])
+    with sandbox() as target:
+        assert shell.run(target.url, "--customers", "c.json").code == 0
+    with browser(shell.folder / "profile") as tab:
+        for checkpoint, told in ((past, "parked"), (shell.checkpoint, "The run is complete.")):
+            with page_of(shell.folder, "dashboard", checkpoint, "--listen=0") as url:
+                check(tab, url, told.split()[-1].strip("."))
+                shown(tab, told)
+                paints = []
+                for _ in range(3):
+                    tab.show(url, 390)
+                    paints.append(tab.wait(
+                        "new Promise(done => new PerformanceObserver(found => done(found.getEntries()[0].startTime))"
+                        ".observe({type: 'paint', buffered: true}))"
+                    ))  # fmt: skip
+                assert min(paints) < 500

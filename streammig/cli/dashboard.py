@@ -24,7 +24,7 @@ def command(checkpoint: Path, listen: str) -> None:
     It changes nothing. /metrics has the numbers for Prometheus, /healthz says that the page is served.
     """
     from streammig.checkpoint import Checkpoint
-    from streammig.dashboard.door import Door, opened
+    from streammig.dashboard.door import TOKEN, Door, opened
     from streammig.dashboard.server import served
     from streammig.dashboard.view import View
 
@@ -36,4 +36,4 @@ def command(checkpoint: Path, listen: str) -> None:
             say(f"dashboard: {door.url}")
             await asyncio.Event().wait()
 
-    asyncio.run(serve(opened(listen, "listen", os.environ)))
+    asyncio.run(serve(opened(listen, "listen", os.environ.get(TOKEN, ""))))

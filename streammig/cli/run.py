@@ -15,7 +15,7 @@ import msgspec
 from streammig.cli import options, say
 from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
 from streammig.stages import STAGES
-from streammig.telemetry import Notify, Output
+from streammig.telemetry import Output
 
 if TYPE_CHECKING:
     from streammig.dashboard.beside import Beside
@@ -58,6 +58,7 @@ FOR_ONE_CALL = {
     "--metrics-file", type=click.Path(path_type=Path), metavar="FILE",
     help="Write the numbers for Prometheus to FILE, every 15 seconds.",
 )  # fmt: skip
+@click.option("--on-event", metavar="CMD", help="Call CMD for what matters: its standard input is one JSON object.")
 @options.as_json()
 @options.quiet()
 @options.log
@@ -120,6 +121,7 @@ def _migrate(
 ) -> int:  # fmt: skip
     from contextlib import ExitStack
 
+    from streammig.cli.announce import announcing
     from streammig.cli.exit import Ended, finish
     from streammig.cli.runtime import driven
     from streammig.migration import Ask, Migration
@@ -139,8 +141,9 @@ def _migrate(
             _list_files(name, settings.stage(name).files)
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     problem: Problem | None = None
+    shown = _shown(checkpoint, *beside, output)
     with watching(sys.stderr, output) as notify, ExitStack() as stack:
-        shown = _shown(checkpoint, *beside, output, notify)
+        notify, tell_end = stack.enter_context(announcing(settings, key, checkpoint, notify))
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
@@ -155,23 +158,25 @@ def _migrate(
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
     code = finish(checkpoint, ended, output)
+    tell_end(code, problem.code if problem is not None else "")
     if code == 0:
         forget(checkpoint)
     return code
 
 
-def _shown(
-    checkpoint: Path, address: str | None, metrics_file: Path | None, output: Output, notify: Notify
-) -> Beside | None:
-    """What is shown beside the run; it says where."""
+def _shown(checkpoint: Path, address: str | None, metrics_file: Path | None, output: Output) -> Beside | None:
+    """What is shown beside the run; it says where. The token is taken out of the environment: no child inherits it."""
+    from streammig.dashboard.door import TOKEN, opened
+
+    token = os.environ.pop(TOKEN, "")
     if address is None and metrics_file is None:
         return None  # a server takes 50 ms to import
     from streammig.dashboard.beside import Beside
 
-    shown = Beside(checkpoint, address, metrics_file, notify)
-    if shown.door is not None and output.log == "text" and not output.quiet:
-        say(f"dashboard: {shown.door.url}")
-    return shown
+    door = opened(address, "dashboard", token) if address is not None else None
+    if door is not None and output.log == "text" and not output.quiet:
+        say(f"dashboard: {door.url}")
+    return Beside(checkpoint, door, metrics_file)
 
 
 def _list_files(stage: str, files: Sequence[str]) -> None:

@@ -8,12 +8,11 @@ import hmac
 import ipaddress
 import re
 import socket
-from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 
 from streammig.errors import Unusable
 
-TOKEN = "STREAMMIG_TOKEN"
+TOKEN = "STREAMMIG_TOKEN"  # where the environment has it
 SHORTEST = 16  # characters of a token
 HOME = "127.0.0.1:8790"
 HINT = "Write --{0}=HOST:PORT, as --{0}=127.0.0.1:8790; HOST may be left out."
@@ -42,9 +41,9 @@ class Door:
         return hmac.compare_digest(given.encode(), self.token.encode())
 
 
-def opened(text: str, option: str, environment: MutableMapping[str, str]) -> Door:
-    """Listen at HOST:PORT, or raise `Unusable`. The token is taken out of the environment: no child inherits it."""
-    token = environment.pop(TOKEN, "").strip()
+def opened(text: str, option: str, token: str) -> Door:
+    """Listen at HOST:PORT, or raise `Unusable`. `option` is the name of the option that says where."""
+    token = token.strip()
     host, port = _address(text, option)
     if token and len(token) < SHORTEST:
         said = f"{TOKEN} has {len(token)} characters; a token has at least {SHORTEST}"

@@ -27,7 +27,7 @@ def _hash(text: str) -> str:
 
 POLICY = (
     f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_hash(_ours('page.js'))}';"
-    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    " connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 

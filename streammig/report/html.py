@@ -77,7 +77,7 @@ def live_sections(found: Found, doing: Sequence[str]) -> dict[str, str]:
         "now": _now(found, doing),
         "stages": _progress(found["status"]),
         "permits": _permits(found["status"]["budget"]),
-        "left": _left(found["next"]) if found["next"] else "",
+        "left": _left(found["next"]) if found["status"]["state"] != "running" else "",
         "parked": _decisions(found["decisions"]),
         "time": _timeline(found),
         "answers": _answers(stages),
@@ -390,4 +390,5 @@ def _permits(budget: Sequence[Found]) -> str:
         for it in budget
     ]
     head = ["window", "requests made", "permits left", "next comes back in"]
-    return _section("Permits", f"<figure>{bars}</figure>", _table(head, rows)) if rows else ""
+    legend = '<ul class="legend"><li class="requests">requests made</li><li class="pending">permits left</li></ul>'
+    return _section("Permits", f"<figure>{bars}{legend}</figure>", _table(head, rows)) if rows else ""
