@@ -93,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     isolation_share: Annotated[float, Meta(ge=0, le=1)] = 0.05  # of a stage's requests, spent on isolation at most
     isolation_requests: Annotated[int, Meta(ge=0, le=100_000)] = 60  # to be spent on that in any case
     breaker: Annotated[int, Meta(ge=1, le=100_000)] = 10  # whole batches refused in a row that stop the run
-    verify_sample: Annotated[int, Meta(ge=0, le=100_000)] = 0  # customers that a run reads back at its end
+    verify_sample: Annotated[int, Meta(ge=0, le=100_000)] = 100  # customers that a run reads back at its end
     most_parked: Annotated[int, Meta(ge=0, le=100_000)] = 3  # batches of a stage; one more stops the run
     max_dead: int | str = ""  # dead letters of a stage, as 1000 units or 1% of those read; one more stops the run
 

@@ -128,13 +128,16 @@ def test_a_child_killed_at_any_moment_leaves_no_index_or_a_whole_one(tmp_path: P
         build(tmp_path, CHAIN, kind=Here).close()
 
 
-def test_the_child_ends_with_a_parent_that_is_killed() -> None:
+def test_the_child_of_a_parent_that_is_killed_ends_and_leaves_nothing_elsewhere(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
     program = "import time; from streammig.dedup import sort; sort.run = lambda _: time.sleep(60); sort.main()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
-        child.stdin.write(msgspec.json.encode(Request("", "", "first", 1)) + b"\n")
+        child.stdin.write(msgspec.json.encode(Request("", "", "first", 1, str(elsewhere))) + b"\n")
         child.stdin.close()
         assert child.wait(20) == 1
+    assert not elsewhere.exists()
 
 
 def test_ctrl_c_and_our_environment_do_not_reach_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

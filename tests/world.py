@@ -128,6 +128,7 @@ class World:
         settings = load(
             None,
             {"checkpoint": str(self.folder / "run.checkpoint"), "max_bytes": 10_000, "settle_time": SETTLE_TIME,
+             "verify_sample": 0,
              "visible_time": 600.0, "base_url": "http://127.0.0.1:1", "limits": "1/5s,500/1h"} | flags | self.settings,
         )  # fmt: skip
         ask = Ask("streammig run", unchecked=self.unchecked, **self.asked)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import msgspec
@@ -21,6 +22,7 @@ from streammig.errors import MachineFault
 from streammig.model import START, Place
 
 MEMORY_BYTES = 512 << 20
+SPECIAL = frozenset("?*[\\")  # letters that DuckDB takes for more than letters of a path
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")
 
 BYTES_A_CUSTOMER = 170
@@ -31,12 +33,14 @@ SHORTEST_CUSTOMER, SHRUNK = 150, 10
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What the child process is asked for: to sort the rows in a folder, which have this digest."""
+    """What the child process is asked for: to sort the rows in a folder, which have this digest. DuckDB has its files
+    in another folder where it can't take the path of that one."""
 
     folder: str
     rows: str
     policy: str
     memory_bytes: int
+    elsewhere: str = ""
 
 
 class Sorted(msgspec.Struct, frozen=True):
@@ -123,6 +127,12 @@ class Build:
 
     def _sorted(self) -> Sorted:
         """What the child process makes of the rows."""
+        if not SPECIAL & set(os.path.realpath(self._place)):
+            return self._sorted_in("")
+        with TemporaryDirectory(prefix="streammig-") as elsewhere:
+            return self._sorted_in(elsewhere)
+
+    def _sorted_in(self, elsewhere: str) -> Sorted:
         self._child = child = subprocess.Popen(
             [sys.executable, "-P", "-m", "streammig.dedup.sort"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env=_environment(), start_new_session=True,  # Ctrl-C is ours to answer
@@ -133,7 +143,7 @@ class Build:
         assert child.stdout is not None
         with child.stdout, child.stdin:
             with suppress(BrokenPipeError):  # it is gone: its end says why
-                child.stdin.write(msgspec.json.encode(self._request()) + b"\n")
+                child.stdin.write(msgspec.json.encode(self._request(elsewhere)) + b"\n")
                 child.stdin.flush()
             answer = child.stdout.read()
             code = child.wait()
@@ -149,10 +159,10 @@ class Build:
             )
         return found
 
-    def _request(self) -> Request:
+    def _request(self, elsewhere: str = "") -> Request:
         return Request(
             folder=str(self._place.absolute()), rows=self._digest.hexdigest(), policy=self._policy,
-            memory_bytes=self._memory,
+            memory_bytes=self._memory, elsewhere=elsewhere,
         )  # fmt: skip
 
     def _keep(self, about: About) -> None:

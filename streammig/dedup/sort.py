@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -66,6 +67,8 @@ def main() -> None:
 
     def watch() -> None:
         sys.stdin.buffer.read()
+        if request.elsewhere:
+            shutil.rmtree(request.elsewhere, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -93,11 +96,12 @@ class Sorting:
 
     def __init__(self, request: Request) -> None:
         self._request, self._folder = request, Path(request.folder)
-        spill = self._folder / "spill"
+        self._work = Path(request.elsewhere or request.folder)
+        spill = self._work / "spill"
         spill.mkdir(mode=0o700)
         self._rows = os.open(self._folder / "rows", os.O_RDONLY)
         self._db = duckdb.connect(
-            str(self._folder / "sorting.duckdb"),
+            str(self._work / "sorting.duckdb"),
             config={
                 "memory_limit": f"{request.memory_bytes // 1024}KiB", "threads": 1,
                 "temp_directory": str(spill), "autoinstall_known_extensions": False,
@@ -122,7 +126,7 @@ class Sorting:
         return Sorted(owners, others, duplicates, roster.hexdigest(), repeated.hexdigest())
 
     def _insert(self, statement: str, lines: str, **more: int) -> None:
-        inbox = self._folder / "inbox"
+        inbox = self._work / "inbox"
         inbox.write_text(lines)
         self._db.execute(statement, {"path": str(inbox), **more})
         inbox.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import groupby, pairwise
 from pathlib import Path
 from urllib.parse import unquote
@@ -38,14 +38,14 @@ def unescaped(text: str) -> str:
     return text
 
 
-def redact(message: str) -> str:
-    """The message with `<…>` for all but the words of the contract and of APIs, and single small numbers.
+def redact(message: str, known: Set[str] = ALLOWED) -> str:
+    """The message with `<…>` for all but `known` words, in lower case, and single small numbers.
 
     What is not known to be harmless is taken out: so it does not matter whose value it is, or how it is written.
     """
     cut = message.endswith(CUT) or len(message) > LONGEST
     text = unicodedata.normalize("NFC", unescaped(message[:LONGEST].removesuffix(CUT)))
-    tokens = list(_tokens(text))
+    tokens = list(_tokens(text, known))
     if cut and tokens and tokens[-1][0] != "between":
         tokens[-1] = ("gone", GONE)  # of a longer word, maybe a name
     parts: list[str] = []
@@ -63,14 +63,14 @@ def _loose(run: list[tuple[str, str]]) -> list[str]:
     return [token for kind, token in run if kind == "loose"]
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
+def _tokens(text: str, known: Set[str]) -> Iterator[tuple[str, str]]:
     """The text in pieces, each with its kind: word, number, gone, and what stands between them: loose or between."""
     at = 0
     for match in _CHUNK.finditer(text):
         before, chunk, behind = _edges(match[0])
         yield from _between(text[at : match.start()] + before)
         if chunk:
-            yield _kind(chunk), chunk
+            yield _kind(chunk, known), chunk
         yield from _between(behind)
         at = match.end()
     yield from _between(text[at:])
@@ -86,11 +86,11 @@ def _between(text: str) -> Iterator[tuple[str, str]]:
         yield "loose" if _LOOSE.fullmatch(text) else "between", text
 
 
-def _kind(chunk: str) -> str:
+def _kind(chunk: str, words: Set[str]) -> str:
     parts = [part for part in _PART.split(chunk) if part]
     numbers = [bool(_NUMBER.fullmatch(part)) and int(part) <= GREATEST for part in parts]
     if numbers == [True]:
         return "number"
     dated = any(one and other for one, other in pairwise(numbers))
-    known = all(number or part.lower() in ALLOWED for number, part in zip(numbers, parts, strict=True))
+    known = all(number or part.lower() in words for number, part in zip(numbers, parts, strict=True))
     return "word" if known and parts and not dated else "gone"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import PurePath
 from types import TracebackType
@@ -16,10 +17,21 @@ import orjson
 
 from streammig.fields import FieldError
 from streammig.masivo.edit import NOT_JSON, duplicated, faithful
+from streammig.masivo.redact import ALLOWED, GONE, redact
 from streammig.masivo.rules.reasons import Refusal
 
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 _FAILED = "mapping-failed"
+_PYTHON = frozenset(
+    """
+    arg args ascii badly bytes callable char chr class codec concatenate conversion syntax decimal decode define dict
+    dictionary division doesn encode expecting formed got hexadecimal increase instances int isoformat iterable lambda
+    len like literal none nonetype operand ordinal pop positional real replacement round separator sequence str
+    subscriptable t tuple unpack utf
+    """.split()  # noqa: SIM905  # a list of words is read more easily
+)
+"""What Python's own exceptions say, beside the words of any message."""
+_SHOWN = 200  # characters of an exception's text
 _PLAIN = (str, bool, type(None), datetime.datetime, datetime.date, uuid.UUID)
 
 
@@ -44,8 +56,8 @@ class Mapped:
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None  # what it says, and what led to it, may hold a value of the record
         except BaseException as error:  # a mapping that gives up on a record, in whatever way, must not end the run
-            where = _line(error.__traceback__)
-            raise Refusal(_FAILED, "", f"the mapping raised {type(error).__name__}{where}") from None
+            where, said = _line(error.__traceback__), _said(error, data, source)
+            raise Refusal(_FAILED, "", f"the mapping raised {type(error).__name__}{where}{said}") from None
         if made is None:
             return []
         records = made if type(made) is list else [made]
@@ -85,6 +97,43 @@ def _exactly(value: Any) -> Any:
         return orjson.Fragment(str(value))
     found = type(value).__name__
     raise Refusal(_FAILED, "", f"the mapping returned a record with {found} in it; expected JSON and finite numbers")
+
+
+def _said(error: BaseException, data: bytes, source: Any) -> str:
+    """The text of an exception, without what may be a value of the record: words of Python and of the mapping's own
+    code stay unless a value has them, and numbers that the record does not hold."""
+    try:
+        text = str(error)[:_SHOWN]
+    except BaseException:  # it is foreign code
+        return ""
+    known = ALLOWED | _PYTHON | set(_words(_code(error.__traceback__)))
+    told = redact(text, known - set(_words(_texts(source))))
+    told = re.sub(r"\d+", lambda number: GONE if number[0].encode() in data else number[0], told)
+    return f": {told}" if told.strip() else ""
+
+
+def _words(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from re.findall(r"[^\W\d_]+", text.lower())
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts among the values of a record."""
+    if isinstance(value, str):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(each)
+
+
+def _code(trace: TracebackType | None) -> Iterator[str]:
+    """Texts and names in the functions of the mapping's own file that an exception went through."""
+    trace = trace.tb_next if trace is not None else None  # the first frame is ours
+    home = trace.tb_frame.f_code.co_filename if trace is not None else ""
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename == home:
+            yield from (*code.co_names, *code.co_varnames, *(it for it in code.co_consts if isinstance(it, str)))
+        trace = trace.tb_next
 
 
 def _line(trace: TracebackType | None) -> str:
