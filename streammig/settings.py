@@ -79,6 +79,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     not_in: str = ""  # the checkpoint of an older run: what it has left at the target is left out
     since: str = ""  # events that were issued before this moment are left out
 
+    on_event: str = ""  # a command that is told what happens to the run
+    notify_url: str = ""  # a webhook that is told the same
+
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
     fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
@@ -260,7 +263,8 @@ def portable(settings: Settings) -> dict[str, Any]:
     kept: dict[str, Any] = {
         name: value for name, value in msgspec.to_builtins(settings).items() if value != getattr(Settings(), name)
     }
-    kept.pop("api_key_command", None)  # a command line may have the key in it
+    for name in ("api_key_command", "on_event", "notify_url"):  # each may have a secret in it
+        kept.pop(name, None)
     for name in ("checkpoint", "state_dir", "api_key_file", "not_in"):
         if kept.get(name):
             kept[name] = absolute(kept[name])

@@ -49,6 +49,7 @@ FOR_ONE_CALL = {
     help="Where a file breaks off, deliver what is before that, and count the file as read.",
 )  # fmt: skip
 @click.option("--unchecked", is_flag=True, help="Do not scan the export first: no look for customers that occur twice.")
+@click.option("--on-event", metavar="CMD", help="Call CMD for what matters: its standard input is one JSON object.")
 @options.as_json()
 @options.quiet()
 @options.log
@@ -107,6 +108,7 @@ def given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
 def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], output: Output) -> int:
     from contextlib import ExitStack
 
+    from streammig.cli.announce import announcing
     from streammig.cli.exit import Ended, finish
     from streammig.cli.runtime import driven
     from streammig.migration import Ask, Migration
@@ -127,6 +129,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     problem: Problem | None = None
     with watching(sys.stderr, output) as notify, ExitStack() as stack:
+        notify, tell_end = stack.enter_context(announcing(settings, key, checkpoint, notify))
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
@@ -141,6 +144,7 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
     code = finish(checkpoint, ended, output)
+    tell_end(code, problem.code if problem is not None else "")
     if code == 0:
         forget(checkpoint)
     return code
