@@ -257,6 +257,7 @@ class Migration:
             lookup=lookup,
             thread=thread,
             left=sent.left if sent is not None else None,
+            balanced=settings.balances == "dead-letter",
         )
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
@@ -359,6 +360,7 @@ class Migration:
         policies = Policies(
             accept_broken=self.ask.accept_broken,
             owner_twice=self.settings.transactions.owner_twice,
+            balances=self.settings.balances,
             not_deleted=self.settings.customers.not_deleted,
         )
         found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
