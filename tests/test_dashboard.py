@@ -22,6 +22,7 @@ import yaml
 from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.report import make
 from streammig.checkpoint import locked
 from streammig.dashboard.door import TOKEN, opened
 from streammig.dashboard.metrics_file import metrics_kept
@@ -278,6 +279,11 @@ async def test_the_page_is_small_needs_no_network_and_holds_no_name_no_email_no_
         assert secret not in text.replace("@media", "")
     for told in ("bad-email", "429", "parked", "1000/1h"):
         assert told in text
+
+
+def test_the_page_of_a_long_run_is_small_too(tmp_path: Path) -> None:
+    make(tmp_path / "run.checkpoint", 1_000)
+    assert len(page(asyncio.run(View(tmp_path / "run.checkpoint").look())).encode()) <= 60_000
 
 
 async def test_a_browser_is_sent_only_what_changed_and_the_last_state_at_the_end(past: Path) -> None:
