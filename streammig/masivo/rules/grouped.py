@@ -69,10 +69,6 @@ class GroupedRules(StageRules):
         found = members(body, 0, len(body))[self.name]
         return found.begin + 1, found.end - 1
 
-    def _is_bare(self, body: bytes) -> bool:
-        # Behind the id stands the list, and what is last is a list: of a good record that is this one.
-        return body.endswith(b"]}") and self._begins(body) is not None
-
     def _spare(self, names: Collection[str]) -> Collection[str]:
         # An unknown field of a customer is the customers stage's to send, so "send" means nothing here.
         return {*names} - {"id", self.name} if self._options.unknown_fields == "send" else self._beside
