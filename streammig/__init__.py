@@ -1,8 +1,8 @@
 """Moves a very large JSON export into a rate-limited HTTP API, exactly once in the totals.
 
 The library is what this module exports; nothing else is public. `Migration(settings, key=...).run()` is a run in the
-caller's event loop; it raises a `Problem` as the command would end with one. `Report.read(path)` tells what a
-checkpoint holds.
+caller's event loop; it raises a `Problem` as the command would end with one. `Migration.telemetry()` tells what
+happens meanwhile, `Report.read(path)` what a checkpoint holds.
 """
 
 from __future__ import annotations
@@ -18,28 +18,35 @@ if TYPE_CHECKING:
         Problem,
         SamplesMissing,
         TargetStop,
+        TooManyDead,
         UnknownOutcome,
         Unusable,
     )
     from streammig.migration import Migration
     from streammig.report.reports import Report
     from streammig.settings import Settings
+    from streammig.telemetry import Notice
 
 __all__ = [
     "BrokenExport",
     "Held",
     "MachineFault",
     "Migration",
+    "Notice",
     "Problem",
     "Report",
     "SamplesMissing",
     "Settings",
     "TargetStop",
+    "TooManyDead",
     "UnknownOutcome",
     "Unusable",
 ]
 
-_HOMES = {"Migration": "streammig.migration", "Report": "streammig.report.reports", "Settings": "streammig.settings"}
+_HOMES = {
+    "Migration": "streammig.migration", "Notice": "streammig.telemetry", "Report": "streammig.report.reports",
+    "Settings": "streammig.settings",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

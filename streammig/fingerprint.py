@@ -39,6 +39,8 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
         own = mapped | form | {"owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
         if stage.owner_twice != "stop":  # which changes no batch
             own["owner_twice"] = stage.owner_twice
+        if settings.balances == "dead-letter":  # the others change no batch
+            own["balances"] = settings.balances
         found[name] = common | own | ({"unchecked": unchecked} if name == STAGES[0] else {})
     return found
 

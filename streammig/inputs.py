@@ -13,7 +13,7 @@ from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.model import START, BatchState, Place, Range, Record
 from streammig.reader import first_records, owners_until
-from streammig.selection import UNDECIDED, Absent, WithoutRepeated, WithOwners
+from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
 from streammig.sources.source import Source
 from streammig.target import Rules, Stage
 
@@ -40,6 +40,7 @@ class Reading:
     lookup: Checkpoint  # the same file, opened to read, for the thread
     thread: Executor
     left: Left | None = None  # what an older run has left at the target
+    balanced: bool = False  # whether a once-only stage is left without records that do not add up for their owner
 
     async def read(self, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
         """Do in the thread what reads files."""
@@ -58,7 +59,11 @@ class Reading:
         undecided = await self.undecided()
         if undecided or self.owners in self.indexes or await self.store.read(Checkpoint.has_absent):
             rules = WithOwners(rules, self.absent(undecided), sealed)
-        return rules if index is None else WithoutRepeated(rules, partial(owners_twice, index))
+        if index is not None:
+            rules = WithoutRepeated(rules, partial(owners_twice, index))
+        if index is not None and self.balanced and self.owners in self.indexes:
+            rules = WithBalance(rules, self.inputs[name].rules, self.indexes[self.owners])
+        return rules
 
     def absent(self, undecided: frozenset[str]) -> Absent:
         """Which customers will not be at the target, or, if they are `undecided`, may not be."""

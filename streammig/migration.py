@@ -30,6 +30,7 @@ from streammig.disk import check_room
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput
+from streammig.listening import Hub
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo import second
 from streammig.masivo.limits import PRESETS as PRESETS
@@ -49,7 +50,7 @@ from streammig.sources.source import Source
 from streammig.stages import STAGES
 from streammig.target import Client, ReadBack, Target
 from streammig.targets import rule_options, target_of
-from streammig.telemetry import ArrayDetected, Notify, Waiting, Warned, ignore
+from streammig.telemetry import ArrayDetected, Notice, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier, run_and_look
 
@@ -84,8 +85,10 @@ class Migration:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     assembled: bool = False  # whether the work itself has begun
     _task: asyncio.Task[Any] | None = None
+    _hub: Hub = field(init=False)
 
     def __post_init__(self) -> None:
+        self.notify = self._hub = Hub(self.notify)
         if self.state_dir == Path():
             self.state_dir = state_folder(self.settings, os.environ, sys.platform)
 
@@ -114,6 +117,11 @@ class Migration:
             name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
             for name, source in self._sources().items()
         }
+
+    def telemetry(self) -> AsyncIterator[Notice]:
+        """What happens, as an async iterator that ends with the run. Begin it before the run, in a task of its own. One
+        that is slow loses the oldest notices, and never holds the run."""
+        return self._hub.listen()
 
     async def readable(self) -> dict[str, bool]:
         """Of which stages a read-back can ever prove anything. Makes no request."""
@@ -172,6 +180,7 @@ class Migration:
         """Assemble a run and let it work; None if it was aborted. `reads`: whether it reads records that may be sent:
         the customers have to be known for that. What `sends` is not for a run that was reverted."""
         self._task = task = asyncio.current_task()
+        self._hub.closed = False
         try:
             async with AsyncExitStack() as stack:
                 run = await self._assemble(stack, reads, sends)
@@ -192,6 +201,7 @@ class Migration:
             return None
         finally:
             self._task = None
+            self._hub.close()
 
     async def _assemble(self, stack: AsyncExitStack, reads: Callable[[Checkpoint], bool], sends: bool) -> Run:
         """Check everything that can be checked before a record is read, then open and connect what a run needs."""
@@ -247,6 +257,7 @@ class Migration:
             lookup=lookup,
             thread=thread,
             left=sent.left if sent is not None else None,
+            balanced=settings.balances == "dead-letter",
         )
         context = self._context_of(target)
         await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
@@ -349,6 +360,7 @@ class Migration:
         policies = Policies(
             accept_broken=self.ask.accept_broken,
             owner_twice=self.settings.transactions.owner_twice,
+            balances=self.settings.balances,
             not_deleted=self.settings.customers.not_deleted,
         )
         found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))

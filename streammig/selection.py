@@ -9,6 +9,7 @@ import msgspec
 from streammig.batching import cut
 from streammig.checkpoint import Spot
 from streammig.columns import Chunk, Columns
+from streammig.dedup import KeyIndex, sums_of
 from streammig.model import FILTERED, DeadLetter, Examined, Place, Range, Record, Span
 from streammig.target import Rules
 
@@ -21,6 +22,8 @@ Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
 NO_CUSTOMER = "its customer is not in the target: the customer's record is a dead letter, or the export has none"
 UNDECIDED = "undecided"  # why an owner is absent whose batch is parked
 NOT_DECIDED = "its customer's batch is parked: decide that with resolve, then send this with retry"
+BALANCE_DIFFERS = "balance-differs"
+NOT_EXPLAINED = "its transactions do not add up, by reward and brand, to the balance of its customer"
 OF_FILTERED = "customer-filtered"  # the filter of what belongs to a customer that was left out on purpose
 
 Why = tuple[str, str]
@@ -78,6 +81,28 @@ class WithOwners:
             return leave_out(it, parts)
 
         return Chunk(span, columns).changed(ats, change)
+
+
+class WithBalance:
+    """The rules of a once-only stage, without the records that do not add up to what their owner has at the target.
+
+    `own` are the stage's rules, whatever is around them; `index` is that of the owners.
+    """
+
+    def __init__(self, rules: Rules, own: Rules, index: KeyIndex) -> None:
+        self.head, self.tail, self.once = rules.head, rules.tail, rules.once
+        self._rules, self._own, self._index = rules, own, index
+
+    def columns(self, span: Span) -> Columns:
+        columns = self._rules.columns(span)
+        index, sums = self._index, sums_of(self._own, columns, span, bytes.fromhex(self._index.about.key))
+        rows = zip(columns.index, columns.owners, sums, strict=True)
+        ats = {at for at, owner, own in rows if index.differs(owner, own)}
+
+        def change(it: Examined) -> Examined:
+            return leave_out(it, [(record, (BALANCE_DIFFERS, NOT_EXPLAINED)) for record in it.records])
+
+        return Chunk(span, columns).changed(ats, change) if ats else columns
 
 
 def whyleave_out(reason: str) -> Why:

@@ -79,7 +79,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     not_in: str = ""  # the checkpoint of an older run: what it has left at the target is left out
     since: str = ""  # events that were issued before this moment are left out
 
+    on_event: str = ""  # a command that is told what happens to the run
+    notify_url: str = ""  # a webhook that is told the same
+
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
+    balances: Literal["stop", "send", "dead-letter"] = "stop"  # what becomes of transactions that do not explain one
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
     fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
     trim_emails: bool = False
@@ -93,7 +97,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     isolation_share: Annotated[float, Meta(ge=0, le=1)] = 0.05  # of a stage's requests, spent on isolation at most
     isolation_requests: Annotated[int, Meta(ge=0, le=100_000)] = 60  # to be spent on that in any case
     breaker: Annotated[int, Meta(ge=1, le=100_000)] = 10  # whole batches refused in a row that stop the run
-    verify_sample: Annotated[int, Meta(ge=0, le=100_000)] = 0  # customers that a run reads back at its end
+    verify_sample: Annotated[int, Meta(ge=0, le=100_000)] = 100  # customers that a run reads back at its end
     most_parked: Annotated[int, Meta(ge=0, le=100_000)] = 3  # batches of a stage; one more stops the run
     max_dead: int | str = ""  # dead letters of a stage, as 1000 units or 1% of those read; one more stops the run
 
@@ -260,7 +264,8 @@ def portable(settings: Settings) -> dict[str, Any]:
     kept: dict[str, Any] = {
         name: value for name, value in msgspec.to_builtins(settings).items() if value != getattr(Settings(), name)
     }
-    kept.pop("api_key_command", None)  # a command line may have the key in it
+    for name in ("api_key_command", "on_event", "notify_url"):  # each may have a secret in it
+        kept.pop(name, None)
     for name in ("checkpoint", "state_dir", "api_key_file", "not_in"):
         if kept.get(name):
             kept[name] = absolute(kept[name])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from streammig.columns import Columns
@@ -39,6 +40,15 @@ class Rules(Protocol):
 
     def columns(self, span: Span) -> Columns:
         """What becomes of the records of a span, in columns."""
+        ...
+
+
+@runtime_checkable
+class AddsUp(Protocol):
+    """Rules of a stage whose records must add up, for each owner, to the same as those of another stage."""
+
+    def shares(self, body: bytes) -> Iterable[tuple[str, Decimal]]:
+        """What a record, as it is sent, adds to the sums of its owner, each with the name of the sum."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -54,21 +55,34 @@ class Tab:
         said: dict[str, Any] = json.loads(message)
         return said
 
-    def show(self, page: Path, width: int, height: int = 900, scheme: str = "light") -> None:
-        """Open a file at a width in pixels, and wait until it is drawn."""
+    def show(self, page: Path | str, width: int, height: int = 900, scheme: str = "light") -> None:
+        """Open a file or an address at a width in pixels, and wait until it is drawn."""
         phone = width < 600
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
         )  # fmt: skip
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events.clear()
-        self.call("Page.navigate", url=page.absolute().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives in the page; the page's own rules do not bind it."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def wait(self, promise: str) -> Any:
+        """What a promise in the page comes to."""
+        asked = {"expression": promise, "awaitPromise": True, "returnByValue": True}
+        return self.call("Runtime.evaluate", **asked)["result"].get("value")
+
+    def press(self, key: str) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, text="\r", windowsVirtualKeyCode=13)
+
+    def picture(self) -> bytes:
+        """The whole page as a PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
     def heard(self, method: str) -> list[dict[str, Any]]:
         return [event["params"] for event in self.events if event.get("method") == method]

@@ -141,6 +141,7 @@ def _settings(folder: Path, url: str, paths: Mapping[str, Path]) -> Settings:
     flags |= {
         "base_url": url, "checkpoint": str(folder / f"{'-'.join(paths)}.checkpoint"), "limits": "off",
         "settle_time": 0.3, "visible_time": 5.0, "request_timeout": TIMEOUT, "max_bytes": 10_000, "most_parked": 1000,
+        "verify_sample": 0,
     }  # fmt: skip
     return load(None, flags)
 

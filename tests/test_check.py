@@ -62,6 +62,7 @@ PLANTED: list[tuple[str, Any, dict[tuple[str, str], int]]] = [
     ("customers", LATIN, {("invalid-utf8", ""): 1}),
     ("customers", b'{"id": "x", "name"', {("invalid-json", ""): 1}),
     ("events", {"id": "stranger", "events": [event("p")]}, {("owner-unknown-customer", ""): 1}),
+    ("transactions", {"id": "poor", "transactions": [transaction(1)]}, {("balance-differs", ""): 1}),
     ("transactions", histories("c1")[0], {("owner-twice", ""): 2}),
 ]
 
@@ -72,7 +73,7 @@ def test_a_planted_problem_is_found_and_nothing_else_is_named(
 ) -> None:
     names = [f"c{at}" for at in range(40)]
     made: dict[str, list[Any]] = {
-        "customers": people(40, balance=[lot(1)]),
+        "customers": [customer("poor"), *people(40, balance=[lot(1)])],
         "events": [{"id": name, "events": [event(f"p-{name}")]} for name in names],
         "transactions": histories(*names),
     }
@@ -88,14 +89,14 @@ def test_a_planted_problem_is_found_and_nothing_else_is_named(
     assert [(it["stage"], it["code"], it["field"]) for it in listed] == [
         (stage, *kind) for kind, count in found.items() for _ in range(count)
     ]
-    assert listed[-1]["line"] == 41
+    assert listed[-1]["line"] == len(made[stage])
     whose = listed[-1]["id"]
     assert whose == (record["id"] if isinstance(record, dict) else "x" if record == LATIN else "")
     assert f'"{whose or "x"}"' not in ended.out
 
 
 def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_being_checked(shell: Shell) -> None:
-    (shell.folder / "a.json").write_text(json.dumps(people(3))[:-40])  # cut in the third one
+    (shell.folder / "a.json").write_text(json.dumps(people(3, balance=[lot(1)]))[:-40])  # cut in the third one
     write(shell.folder / "b.json", [customer("c1"), customer("y", deleted=True)])
     write(shell.folder / "t.json", histories("c1", "stranger"))
     files = "--customers", "a.json", "--customers", "b.json", "--events", "none.json", "--transactions", "t.json"

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
+import streammig as public
 from streammig import errors, telemetry
 from streammig.cli import COMMANDS, PILOT_DONE, STOPPED, streammig
 from streammig.cli.guide import page, topics
@@ -60,7 +61,7 @@ def test_every_command_and_option_that_a_page_names_exists(page: Path) -> None:
     known = set().union(*(options(name) for name in COMMANDS)) | FOREIGN
     for command, *rest in manual.commands(page):
         assert command in COMMANDS
-        assert {word for word in rest if word.startswith("--")} <= options(command) | FOREIGN
+        assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options(command) | FOREIGN
         if command == "guide" and rest and rest[0] not in ("TOPIC", "[TOPIC]"):
             assert rest[0] in topics()
     for code in manual.CODE.findall(page.read_text()):
@@ -98,6 +99,22 @@ def test_the_page_of_settings_has_each_with_its_default_its_flag_and_its_choices
         hint = get_type_hints(kind)[name]
         if get_origin(hint) is Literal:
             assert all(f"`{choice}`" in f"{meaning} `{default}`" for choice in get_args(hint)), name
+
+
+def test_the_page_of_the_library_has_every_public_name_and_each_has_help() -> None:
+    names = {
+        name for row in manual.table(GUIDE / "library.md", "name", "is") for name in re.findall(r"[A-Z]\w+", row[0])
+    }
+    assert names == set(public.__all__)
+    assert all(getattr(public, name).__doc__ for name in public.__all__)
+
+
+def test_every_command_and_option_has_help() -> None:
+    for name in COMMANDS:
+        found = streammig.get_command(CONTEXT, name)
+        assert found is not None
+        assert found.help, name
+        assert all(it.help for it in found.params if isinstance(it, click.Option)), name
 
 
 def test_the_page_of_exit_codes_has_each_of_them() -> None:

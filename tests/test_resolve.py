@@ -129,6 +129,36 @@ def test_what_the_operator_says_has_landed_is_accepted_and_never_sent_again(shel
     assert events(target) == 4
 
 
+def test_of_a_batch_that_landed_in_part_the_rest_is_sent_by_a_retry(shell: Shell) -> None:
+    half = {"on": "events", "nth": 1, "do": "answer", "status": 502, "done": True, "share": 0.5}
+    with sandbox(half) as target:
+        parked(shell, target)
+        (shell.folder / "landed.txt").write_text("c0\n\nc1\n")
+        ended = resolve(shell, 1, "--landed-in-part", "landed.txt")
+        assert ended.code == 0, ended.err
+        found = shell("status", "migration.checkpoint", "--json").document
+        counts = found["stages"]["events"]
+        assert (counts["accepted"], counts["dead_by"], found["balanced"]) == (2, {"accepted-in-part": 2}, True)
+        assert events(target) == 2
+        assert shell("retry", "migration.checkpoint").code == 0
+        assert events(target) == 4
+
+
+@pytest.mark.parametrize(
+    ("ids", "code"),
+    [("c0\nc99", "ids-foreign"), ("", "ids-whole"), ("c0\nc1\nc2\nc3", "ids-whole"), (None, "ids-unreadable")],
+)
+def test_a_file_that_names_no_part_of_the_batch_decides_nothing(
+    shell: Shell, target: LocalTarget, ids: str | None, code: str
+) -> None:
+    parked(shell, target)
+    if ids is not None:
+        (shell.folder / "landed.txt").write_text(ids)
+    ended = resolve(shell, 1, "--landed-in-part", "landed.txt")
+    assert (ended.code, ended.problem) == (2, code)
+    assert states(shell.checkpoint)["events"] == ["parked"]
+
+
 @pytest.mark.parametrize("answers", [("--landed", "--not-landed"), ("--not-landed", "--read-back")])
 def test_two_answers_at_once_are_none(shell: Shell, target: LocalTarget, answers: tuple[str, str]) -> None:
     parked(shell, target)

@@ -12,7 +12,7 @@ import pytest
 
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, write
-from tests.sandbox_caller import customer, lot, transaction
+from tests.sandbox_caller import OTHER_REWARD, customer, lot, transaction
 
 
 @pytest.fixture
@@ -94,6 +94,49 @@ def test_the_second_record_that_comes_with_a_file_added_later_is_found(shell: Sh
     ended = shell.run(target.url, *command, "--transactions", more, "--json")
     assert (ended.code, ended.problem) == (2, "owner-twice")
     assert target.ledger()["twice"]["transactions"]["count"] == 0
+
+
+# -- transactions that do not explain a balance ----------------------------------------------------------------------
+
+OLD = lot(5, expiration_date="2021-01-01T00:00:00Z")
+SUMS: list[tuple[list[Any], list[Any], bool]] = [
+    ([lot(1)], [transaction(1)], True),
+    ([lot(0.1), lot(0.2)], [transaction(0.3)], True),  # which no binary float can tell
+    ([lot(0.1), lot(0.2)], [transaction(0.31), transaction(-0.01)], True),
+    ([lot(1)], [transaction(1.01)], False),
+    ([lot(1)], [transaction(1, reward_id=OTHER_REWARD)], False),
+    ([lot(1, brand_id="b")], [transaction(1)], False),
+    ([lot(1, brand_id="b"), lot(2)], [transaction(2), transaction(1, brand_id="b")], True),
+    ([lot(1, brand_id="b"), lot(2)], [transaction(1), transaction(2, brand_id="b")], False),
+    ([], [transaction(3), transaction(-3, type="REDEMPTION")], True),
+    ([], [transaction(3)], False),
+    ([OLD], [transaction(5), transaction(-5, type="EXPIRATION")], True),
+    ([OLD], [transaction(5)], False),
+    ([lot(1)], [transaction(1), transaction(1, type="MIGRATION")], True),
+    ([lot(10**15)], [transaction(10**15)], True),
+    ([lot(10**15)], [transaction(10**15 + 1)], False),
+]
+
+
+@pytest.mark.parametrize(("balance", "history", "fits"), SUMS)
+def test_transactions_that_do_not_add_up_to_the_balance_are_found_before_the_first_request(
+    shell: Shell, target: LocalTarget, balance: list[Any], history: list[Any], fits: bool
+) -> None:
+    people = [customer("c0", balance=[lot(2)]), customer("c1", balance=balance), customer("c2", balance=[lot(7)])]
+    write(shell.folder / "customers.json", people)
+    rows = [{"id": "c1", "transactions": history}, {"id": "c0", "transactions": [transaction(2)]}]
+    write(shell.folder / "transactions.json", rows)
+    ended = run(shell, target)
+    if fits:
+        assert (ended.code, target.ledger()["holds"]["transactions"]["count"]) == (0, 1 + len(history))
+        return
+    assert (ended.code, ended.problem, requests(target)) == (2, "balance-differs", {})
+    what = ended.document["error"]["what"]
+    assert ("customer: 1:" in what, "record 1 of" in what, "c1" in what) == (True, True, False)
+    ended = run(shell, target, 'balances = "dead-letter"')
+    stage = ended.document["stages"]["transactions"]
+    assert (ended.code, stage["accepted"], stage["dead_by"]) == (3, 1, {"balance-differs": 1})
+    assert target.ledger()["holds"]["transactions"]["count"] == 1
 
 
 # -- marks of deleted customers --------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class Played:
             "checkpoint": str(self.path), "customers": {"files": [str(self.folder / "c.json")]}, "max_bytes": 10_000,
             "base_url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "limits": self.case.limits,
             "account": "acme", "settle_time": 30.0, "visible_time": 300.0, "concurrency": 1,
-            "breaker": 5,
+            "breaker": 5, "verify_sample": 0,
         }  # fmt: skip
         ask = Ask("streammig run", unchecked=True)
         migration = Migration(

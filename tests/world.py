@@ -22,6 +22,7 @@ from tests.virtual import Inline, VirtualClock
 
 T = TypeVar("T")
 SETTLE_TIME = 60.0  # seconds
+AMOUNT = 0.25  # of each transaction
 REWARD = "11111111-1111-4111-8111-111111111111"
 
 
@@ -37,7 +38,7 @@ def write_export(folder: Path, customers: int, rng: Random) -> dict[str, set[str
             "name": f"Name {number}",
             "email": f"{owner}@example.org",
             "registration_date": "2020-01-01T00:00:00Z",
-            "balance": [{"reward_id": REWARD, "amount": 2.50, "expiration_date": None, "brand_id": None}],
+            "balance": [_lot(2.50)],
         }
         if deleted:
             customer["deleted_at"] = "2021-01-01T00:00:00Z"
@@ -50,11 +51,16 @@ def write_export(folder: Path, customers: int, rng: Random) -> dict[str, set[str
             rows["events"].append({"id": owner, "events": events})
             keys["events"] |= {event["order"]["purchase_id"] for event in events}
         entries = [_entry(f"t{number}-{k}") for k in range(rng.choice([1, 2, 3, 20]))]
+        customer["balance"] = [_lot(len(entries) * AMOUNT)]  # what they add up to
         rows["transactions"].append({"id": owner, "transactions": entries})
         keys["transactions"] |= {entry["details"] for entry in entries}
     for name, records in rows.items():
         (folder / f"{name}.json").write_text(json.dumps({"data": records}))
     return keys
+
+
+def _lot(amount: float) -> dict[str, Any]:
+    return {"reward_id": REWARD, "amount": amount, "expiration_date": None, "brand_id": None}
 
 
 def _event(purchase: str) -> dict[str, Any]:
@@ -69,7 +75,7 @@ def _entry(details: str) -> dict[str, Any]:
     when = "2022-02-02T10:00:00Z"
     return {
         "brand_id": None, "reward_id": REWARD, "details": details, "type": "ACCUMULATION", "issued_at": when,
-        "resolved_at": when, "amount": 0.25, "cost": None, "store_id": None, "channel_id": None, "event": None,
+        "resolved_at": when, "amount": AMOUNT, "cost": None, "store_id": None, "channel_id": None, "event": None,
     }  # fmt: skip
 
 
@@ -128,6 +134,7 @@ class World:
         settings = load(
             None,
             {"checkpoint": str(self.folder / "run.checkpoint"), "max_bytes": 10_000, "settle_time": SETTLE_TIME,
+             "verify_sample": 0,
              "visible_time": 600.0, "base_url": "http://127.0.0.1:1", "limits": "1/5s,500/1h"} | flags | self.settings,
         )  # fmt: skip
         ask = Ask("streammig run", unchecked=self.unchecked, **self.asked)

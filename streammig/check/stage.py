@@ -19,7 +19,7 @@ from streammig.inputs import StageInput
 from streammig.model import START, DeadLetter, Place, Progress, Span, Tally
 from streammig.reader import Reader
 from streammig.scan import Halted
-from streammig.selection import WithoutRepeated, WithOwners
+from streammig.selection import WithBalance, WithoutRepeated, WithOwners
 from streammig.sources.source import Source, Told
 from streammig.target import Rules
 
@@ -75,7 +75,9 @@ def rules_of_run(name: str, it: StageInput, owners: str, indexes: Mapping[str, K
         return rules if index is None else WithoutRepeated(rules, partial(repeated, index))
     if owners in indexes:
         rules = WithOwners(rules, partial(absent, indexes[owners], _NoNotes()))
-    return rules if index is None else WithoutRepeated(rules, partial(owners_twice, index))
+    if index is not None:
+        rules = WithoutRepeated(rules, partial(owners_twice, index))
+    return rules if index is None or owners not in indexes else WithBalance(rules, it.rules, indexes[owners])
 
 
 def read_stage(

@@ -55,7 +55,7 @@ class Check:
         beside = room_of_outbox(settings, marks, Path(settings.checkpoint))
         jobs = to_scan(settings, inputs, shapes(settings, unchecked=False), None, inputs.keys(), beside, aside=False)
         # Each record of an owner that has several is told by its place, as a problem of its own.
-        policies = Policies(owner_twice="dead-letter", not_deleted=settings.customers.not_deleted)
+        policies = Policies(owner_twice="dead-letter", balances="send", not_deleted=settings.customers.not_deleted)
         indexes, found = await problems_of(stack, jobs, self.thread, self._hear, policies)
         self.problems += found
         return indexes

@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "Check an export, and plan its run.",
     "run": "Migrate an export, or go on with a migration.",
     "status": "Show how far a run is, also while it runs.",
+    "dashboard": "Serve the page of a run, beside it or after it.",
     "pause": "Let a run that is on wait, without ending it.",
     "unpause": "Let a paused run go on.",
     "rate": "Change the limits of a run that is on.",

@@ -54,6 +54,9 @@ _SETTINGS: tuple[Decorator, ...] = (
     click.option(
         "--settle-time", type=float, metavar="SECONDS", help="Time for the target's queue after each stage. [300]"
     ),
+    click.option(
+        "--verify-sample", type=int, metavar="N", help="Customers that are read back and compared at the end. [100]"
+    ),
     click.option("--request-timeout", type=float, metavar="SECONDS", help="Time for one request. [120]"),
     click.option("--max-bytes", type=int, metavar="BYTES", help="The largest request body. [4000000]"),
     click.option("--map", "maps", multiple=True, metavar="STAGE=MODULE:FUNCTION", help="Map the records of a stage."),

@@ -18,6 +18,7 @@ from streammig.model import Batch, BatchState
 from streammig.stages import STAGES
 from streammig.telemetry import Output
 
+IN_PART = "landed-in-part"
 PARKED = 4  # the exit code where it is still undecided
 
 
@@ -26,6 +27,10 @@ PARKED = 4  # the exit code where it is still undecided
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
 @click.option("--landed", is_flag=True, help="It landed: it is accepted, and never sent again.")
+@click.option(
+    "--landed-in-part", type=click.Path(path_type=Path), metavar="IDS",
+    help="Only these customers of it landed, one id a line of the file IDS: the others become dead letters.",
+)  # fmt: skip
 @click.option("--not-landed", is_flag=True, help="It did not land: the next run sends it.")
 @click.option("--read-back", is_flag=True, help="Ask the target now.")
 @click.option("--reject", is_flag=True, help="Its records are the cause of the answer: the next run searches them.")
@@ -34,18 +39,20 @@ PARKED = 4  # the exit code where it is still undecided
 @options.as_json("Print what is known as JSON on stdout.")
 @options.quiet("errors and warnings")
 def command(
-    checkpoint: Path, batch: int | None, stage: str | None, toml: Path | None, as_json: bool, quiet: bool, **flags: bool
-) -> None:
+    checkpoint: Path, batch: int | None, stage: str | None, toml: Path | None, landed_in_part: Path | None,
+    as_json: bool, quiet: bool, **flags: bool,
+) -> None:  # fmt: skip
     """Show a batch with an unknown outcome, and decide whether it landed.
 
     Without BATCH: list all such batches. With BATCH alone: show what is known, and change nothing.
     """
     from streammig.checkpoint import Checkpoint, is_held
-    from streammig.cli.undecided import RULINGS, decide, find, known, to_look_up
+    from streammig.cli.undecided import RULINGS, decide, decide_in_part, find, known, to_look_up
     from streammig.report.document import undecided, undecided_entry
 
     flags["reject"] &= not flags["set_aside"]  # which is a way to reject
     answers = [name.replace("_", "-") for name, asked in flags.items() if asked]
+    answers += [IN_PART] if landed_in_part is not None else []
     if len(answers) > 1:
         raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
     answer = answers[0] if answers else None
@@ -67,6 +74,9 @@ def command(
     code = 0
     if answer == "read-back":
         code = _read_back(checkpoint, found, toml, called, Output(quiet=quiet))
+    elif landed_in_part is not None:
+        decide_in_part(checkpoint, called, found, landed_in_part, time.time())
+        _say(found, BatchState.SPLIT, None)
     elif answer is not None:
         say(WARNINGS[answer].format(**facts))
         decide(checkpoint, called, found.seq, found.stage, answer, time.time())
@@ -122,7 +132,7 @@ def _say(batch: Batch, state: object, resume: str | None) -> None:
         BatchState.ACCEPTED: ("is accepted", None),
         BatchState.SEALED: ("is sent again by the next run", resume),
         BatchState.REJECTED: ("is rejected; the next run goes on", resume),
-        BatchState.SPLIT: ("is settled: what the target shows is accepted, the rest are dead letters", None),
+        BatchState.SPLIT: ("is settled: what landed is accepted, the rest are dead letters", None),
         BatchState.PARKED: ("is still undecided: the target shows no proof of either", None),
         BatchState.UNKNOWN: ("is still undecided: stopped before the target had shown enough", None),
     }[BatchState(str(state))]

@@ -18,6 +18,7 @@ from streammig.stages import STAGES
 from streammig.telemetry import Output
 
 if TYPE_CHECKING:
+    from streammig.dashboard.beside import Beside
     from streammig.settings import Settings
 
 # Options for one call only, and whether a value follows.
@@ -52,6 +53,15 @@ FOR_ONE_CALL = {
     help="Where a file breaks off, deliver what is before that, and count the file as read.",
 )  # fmt: skip
 @click.option("--unchecked", is_flag=True, help="Do not scan the export first: no look for customers that occur twice.")
+@click.option(
+    "--dashboard", is_flag=False, flag_value="127.0.0.1:8790", metavar="[HOST:PORT]",
+    help="Serve a page and /metrics, on this machine unless told otherwise. [127.0.0.1:8790]",
+)  # fmt: skip
+@click.option(
+    "--metrics-file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write the numbers for Prometheus to FILE, every 15 seconds.",
+)  # fmt: skip
+@click.option("--on-event", metavar="CMD", help="Call CMD for what matters: its standard input is one JSON object.")
 @options.as_json()
 @options.quiet()
 @options.log
@@ -68,6 +78,7 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], **flags: Any
              "accept_broken")  # fmt: skip
     ask = {name: flags.pop(name) for name in asked}
     output = Output(*(flags.pop(name) for name in Output._fields))
+    beside = flags.pop("dashboard"), flags.pop("metrics_file")
     migration = one(settings_file)
     settings = load(migration, given(flags, maps))
     if ask["dry_run"] is not None:
@@ -76,7 +87,7 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], **flags: Any
         settings = msgspec.structs.replace(settings, checkpoint=str(dry_checkpoint(ask["dry_run"])))
     key = "" if ask["dry_run"] is not None else api_key(settings, os.environ)
     folder = migration.parent if migration is not None else Path()
-    sys.exit(_migrate(settings, key, folder, ask, output))
+    sys.exit(_migrate(settings, key, folder, ask, output, beside))
 
 
 def one(files: tuple[Path, ...]) -> Path | None:
@@ -107,9 +118,13 @@ def given(flags: dict[str, Any], maps: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], output: Output) -> int:
+def _migrate(
+    settings: Settings, key: str, folder: Path, asked: dict[str, Any], output: Output,
+    beside: tuple[str | None, Path | None],
+) -> int:  # fmt: skip
     from contextlib import ExitStack
 
+    from streammig.cli.announce import announcing
     from streammig.cli.exit import Ended, finish
     from streammig.cli.runtime import driven
     from streammig.migration import Ask, Migration
@@ -129,12 +144,14 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
             _list_files(name, settings.stage(name).files)
     ask = Ask(resume_command(sys.argv[1:]), held=reads_stdin(settings), **asked)
     problem: Problem | None = None
+    shown = _shown(checkpoint, *beside, output)
     with watching(sys.stderr, output) as notify, ExitStack() as stack:
+        notify, tell_end = stack.enter_context(announcing(settings, key, checkpoint, notify))
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
-            whole = driven(run, run.run, notify)
+            whole = driven(run, shown.beside(run) if shown else run.run, notify)
         except Problem as caught:
             whole, problem = False, caught
             # Found when a file was opened, or without a scan; else its hint is to the point already.
@@ -144,9 +161,25 @@ def _migrate(settings: Settings, key: str, folder: Path, asked: dict[str, Any], 
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
     code = finish(checkpoint, ended, output)
+    tell_end(code, problem.code if problem is not None else "")
     if code == 0:
         forget(checkpoint)
     return code
+
+
+def _shown(checkpoint: Path, address: str | None, metrics_file: Path | None, output: Output) -> Beside | None:
+    """What is shown beside the run; it says where. The token is taken out of the environment: no child inherits it."""
+    from streammig.dashboard.door import TOKEN, opened
+
+    token = os.environ.pop(TOKEN, "")
+    if address is None and metrics_file is None:
+        return None  # a server takes 50 ms to import
+    from streammig.dashboard.beside import Beside
+
+    door = opened(address, "dashboard", token) if address is not None else None
+    if door is not None and output.log == "text" and not output.quiet:
+        say(f"dashboard: {door.url}")
+    return Beside(checkpoint, door, metrics_file)
 
 
 def _list_files(stage: str, files: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from streammig.checkpoint import Checkpoint
 from streammig.cli.memory import give_back_bodies
+from streammig.cli.service import Service
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Migration
 from streammig.report.live import watching
@@ -57,9 +58,19 @@ async def drive(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify
 
 
 def driven(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify) -> T:
-    """As `drive`, to its end. What a mapping prints goes to stderr, so that a document on stdout stays whole."""
-    with redirect_stdout(sys.stderr):
-        return asyncio.run(drive(run, work, notify))
+    """As `drive`, to its end, which a service manager is told of. What a mapping prints goes to stderr, so that a
+    document on stdout stays whole."""
+    run.notify = service = Service(os.environ, run.notify)
+
+    async def served() -> T:
+        telling = asyncio.create_task(service.alive())
+        try:
+            return await drive(run, work, service)
+        finally:
+            telling.cancel()
+
+    with closing(service), redirect_stdout(sys.stderr):
+        return asyncio.run(served())
 
 
 def _without_terminal() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from streammig.address import is_address
+from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Attempt, Checkpoint, locked
+from streammig.delivery.in_part import CODE as IN_PART_CODE
 from streammig.errors import Problem, Unusable
-from streammig.model import Batch, BatchState
+from streammig.model import Batch, BatchState, DeadLetter
 from streammig.report.document import iso, undecided, undecided_entry
 from streammig.sources import parse_input
 
@@ -130,6 +133,40 @@ def _marks(value: Any) -> Iterator[str]:
         yield from (f"{name} {value[name]}" for name in LOOKED_UP if isinstance(value.get(name), str))
         for it in value.values():
             yield from _marks(it)
+
+
+def decide_in_part(path: Path, command: str, batch: Batch, ids: Path, at: float) -> None:
+    """Keep the operator's word that just the customers of a file landed: the others of the batch become dead letters,
+    which a retry sends. Raises `Unusable` where the file names none of the batch, all of it, or others."""
+    landed = _ids(ids)
+    with locked(path, command), closing(Checkpoint.open(path)) as file:
+        file.recover()
+        batch = find(file, batch.seq, batch.stage, running=False)
+        head, tail, records = file.outbox.contents(batch)
+        owners = {record.owner for record in records}
+        if foreign := len(landed - owners):
+            said = f"{ids}: customers that are not in batch {batch.seq} of {batch.stage}: {foreign:,}"
+            raise Unusable("ids-foreign", said, "Name those alone that landed of this batch.")
+        if not landed or landed == owners:
+            none_or_all = "none of" if not landed else "all of"
+            said = f"{ids} names {none_or_all} the customers of batch {batch.seq} of {batch.stage}"
+            raise Unusable("ids-whole", said, f"Use --{'landed' if landed else 'not-landed'}.")
+        there = [record for record in records if record.owner in landed]
+        missing = [record for record in records if record.owner not in landed]
+        accepted, dead = (assemble(it, head, tail, ranges_of(it)) for it in (there, missing))
+        why = f"the operator, {iso(at)}: a part of its batch landed, and this did not"
+        letters = [DeadLetter(it.position, it.unit, IN_PART_CODE, why, it.tally) for it in missing]
+        with file.transaction():
+            file.move(batch, BatchState.PARKED, BatchState.UNKNOWN)
+            file.settle_in_part(batch, accepted, dead, letters, at, [it.owner for it in missing])
+
+
+def _ids(path: Path) -> set[str]:
+    try:
+        return {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    except (OSError, UnicodeDecodeError):
+        said = f"{path}: no ids can be read there"
+        raise Unusable("ids-unreadable", said, "Name a text file in UTF-8 with one id a line.") from None
 
 
 def decide(path: Path, command: str, seq: int, stage: str | None, ruling: str, at: float) -> Batch:

@@ -17,6 +17,7 @@ from streammig.dedup.lookup import (
     repeated,
 )
 from streammig.dedup.scan import rows_of, scan
+from streammig.dedup.sums import sums_of
 
 __all__ = [
     "MEMORY_BYTES",
@@ -34,4 +35,5 @@ __all__ = [
     "room_of_index",
     "rows_of",
     "scan",
+    "sums_of",
 ]

@@ -7,7 +7,7 @@ import os
 import shutil
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from streammig.dedup.scan import FIXED, HASH, OWNER, PLACE, ROW, SPOT, UNIQUE, hasher, place_of, spot
+from streammig.dedup.scan import FIXED, HASH, OWNER, PLACE, ROW, SPOT, SUM, UNIQUE, hasher, place_of, spot
+from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
 from streammig.errors import MachineFault
 from streammig.model import START, Place
 
@@ -23,7 +24,7 @@ Policy = Literal["first", "none", "all"]
 """Which of several records with the same id or e-mail is a duplicate: all but the first, none (not looked for), or all
 of them, by id alone."""
 
-FORMAT = 2
+FORMAT = 3
 UNKNOWN = "unknown-customer"
 OWNER_TWICE = "owner-twice"
 REFUSED = "refused"  # what became of a customer after the index was built
@@ -36,6 +37,7 @@ ENTRY = HASH + NUMBER + 1
 BLOCK = 256 * ENTRY  # what one look reads; 8 bytes of its first hash stay in memory, so 3 MB for 100 M keys
 DUPLICATE = 2 * PLACE.size + 1  # its own place, the place of the record it repeats, the number of its code
 READ = 1 << 20
+END = Place((1 << 32) - 1)  # behind every record
 AHEAD = 512  # duplicates that are read at once: 25 KB
 
 
@@ -142,6 +144,32 @@ class KeyIndex:
         """Whether the owner with this hash will not be in the target."""
         entry = self._find(0, owner)
         return entry is None or bool(entry[1])
+
+    def sum_of(self, owner: bytes) -> bytes:
+        """The sum of the owner with this hash, unknown where no record of it is kept."""
+        entry = self._find(0, owner)
+        return UNKNOWN_SUM if entry is None or entry[1] else self._read(self._rows, WIDTH, entry[0] * ROW + SUM)
+
+    def differs(self, owner: str, own: bytes) -> bool:
+        """Whether what an owner's record of another stage adds up to is not what this one's does."""
+        there = self.sum_of(self._hashers[0](owner)) if own != UNKNOWN_SUM else own
+        return there not in (own, UNKNOWN_SUM)
+
+    def differing(self, other: KeyIndex, stopped: Callable[[], bool]) -> Iterator[Place]:
+        """The places of the records, of owners with one alone, that do not add up to what `other` has of their owner;
+        both have the same key. Ends early once `stopped`."""
+        twice = (it.place for it in self.duplicates())
+        repeated = next(twice, None)
+        for data in self.rows_before(END):
+            if stopped():
+                return
+            for begin in range(0, len(data), ROW):
+                row = data[begin : begin + ROW]
+                place, own = place_of(row), row[SUM:]
+                if place == repeated:
+                    repeated = next(twice, None)
+                elif own != UNKNOWN_SUM and other.sum_of(row[OWNER:UNIQUE]) not in (own, UNKNOWN_SUM):
+                    yield place
 
     def rows_before(self, place: Place) -> Iterator[bytes]:
         """The rows before a place, in pieces, for an index that keeps them."""

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from streammig.columns import Columns
+from streammig.dedup.sums import UNKNOWN_SUM, WIDTH, sums_of
 from streammig.model import Place, Span
 from streammig.target import Rules
 
@@ -24,7 +25,8 @@ SPOT = 16  # bytes of a place without its ordinal, which is for people only
 HASH = 12
 NONE = bytes(HASH)  # no second key
 OWNER, UNIQUE, REASON = PLACE.size, PLACE.size + HASH, PLACE.size + 2 * HASH  # where they begin in a row
-ROW = REASON + 1
+SUM = REASON + 1
+ROW = SUM + WIDTH
 LAST_UNIT = (1 << 32) - 1  # an absent owner has no unit: it comes behind the records of its source record
 
 # The reasons of absent owners are codes of rules and filters, some dozens, numbered as they come. The first three are
@@ -44,11 +46,12 @@ class Scanned(NamedTuple):
 
 def scan(rules: Rules, key: bytes, span: Span) -> Scanned:
     """The rows of a span. Without state and fit to be pickled: the same span gives the same rows in any process."""
-    return rows_of(rules.columns(span), key, span)
+    columns = rules.columns(span)
+    return rows_of(columns, key, span, sums_of(rules, columns, span, key))
 
 
-def rows_of(columns: Columns, key: bytes, span: Span) -> Scanned:
-    """As `scan`, of what the rules have made of the span."""
+def rows_of(columns: Columns, key: bytes, span: Span, sums: Sequence[bytes]) -> Scanned:
+    """As `scan`, of what the rules have made of the span; `sums` are those of its rows."""
     owner_of, unique_of = hasher(key, "owner"), hasher(key, "unique")
     reasons = list(FIXED)
 
@@ -56,15 +59,15 @@ def rows_of(columns: Columns, key: bytes, span: Span) -> Scanned:
         return PLACE.pack(span.source, span.offset + span.starts[index], unit, span.ordinals[index])
 
     uniques = columns.uniques or [""] * len(columns)
-    columned = zip(columns.index, columns.unit, columns.owners, uniques, strict=True)
+    columned = zip(columns.index, columns.unit, columns.owners, uniques, sums, strict=True)
     rows = [
-        b"".join((place(index, unit), owner_of(owner), unique_of(unique) if unique else NONE, b"\0"))
-        for index, unit, owner, unique in columned
+        b"".join((place(index, unit), owner_of(owner), unique_of(unique) if unique else NONE, b"\0", sum_))
+        for index, unit, owner, unique, sum_ in columned
     ]
     for left_out in columns.left_out:
         for owner, reason in left_out.absent:
             number = bytes([number_of(reasons, reason or OTHER)])
-            rows.append(b"".join((place(left_out.at, LAST_UNIT), owner_of(owner), NONE, number)))
+            rows.append(b"".join((place(left_out.at, LAST_UNIT), owner_of(owner), NONE, number, UNKNOWN_SUM)))
     return Scanned(len(span), b"".join(sorted(rows)), tuple(reasons))
 
 

@@ -25,7 +25,7 @@ import msgspec
 
 from streammig.dedup.build import Request, Sorted, fault
 from streammig.dedup.lookup import DUPLICATE, ENTRY, NUMBER
-from streammig.dedup.scan import NONE, OWNER, REASON, ROW, SAME_OWNER, SAME_UNIQUE, UNIQUE
+from streammig.dedup.scan import NONE, OWNER, REASON, ROW, SAME_OWNER, SAME_UNIQUE, SUM, UNIQUE
 
 LOADED = 122_880  # rows to a statement: a row group of DuckDB, which it writes to its file at once
 FETCHED = 8_192
@@ -35,7 +35,8 @@ MADE = "CREATE TABLE entry (number UBIGINT, owner BLOB, other BLOB, reason UTINY
 LOAD = f"""
 INSERT INTO entry
 SELECT $first + row_number() OVER () - 1, unhex(line[{2 * OWNER + 1}:{2 * UNIQUE}]),
-    nullif(unhex(line[{2 * UNIQUE + 1}:{2 * REASON}]), unhex('{NONE.hex()}')), ('0x' || line[-2:])::UTINYINT
+    nullif(unhex(line[{2 * UNIQUE + 1}:{2 * REASON}]), unhex('{NONE.hex()}')),
+    ('0x' || line[{2 * REASON + 1}:{2 * SUM}])::UTINYINT
 FROM read_csv($path, header = false, auto_detect = false, delim = ',', columns = {{'line': 'VARCHAR'}},
     max_line_size = 65536, buffer_size = 1048576)
 """

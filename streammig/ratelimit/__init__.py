@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from streammig.ratelimit.hours import Hours, parse_hours, part_of
 from streammig.ratelimit.limits import OFF, Limits, RequestKind, Starts, Use, Window, parse_limits
+from streammig.ratelimit.orders import Orders, orders_path, read_orders, write_orders
 from streammig.ratelimit.state import AccountState, account_name, account_path, starts_of
-from streammig.ratelimit.steering import Orders, orders_path, read_orders, write_orders
 
 if TYPE_CHECKING:
     from streammig.ratelimit.limiter import Permit, RateLimiter

@@ -17,8 +17,9 @@ from streammig.context import Clock
 from streammig.errors import Problem, TargetStop, counted
 from streammig.ratelimit.hours import Hours
 from streammig.ratelimit.limits import OFF, Limits, RequestKind
+from streammig.ratelimit.orders import orders_path
 from streammig.ratelimit.state import LONGEST_HOLD, AccountState, Pace, Taken
-from streammig.ratelimit.steering import HOURS, Steering, orders_path
+from streammig.ratelimit.steering import HOURS, Steering
 from streammig.telemetry import Notify, Waiting, ignore
 
 T = TypeVar("T")

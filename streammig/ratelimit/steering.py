@@ -1,4 +1,4 @@
-"""What an operator asks of a run that is on, kept in the state folder: to wait, or to keep other limits."""
+"""The limits that a run keeps to now: those of its settings, by the timetable and the orders of the operator."""
 
 from __future__ import annotations
 
@@ -6,55 +6,16 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from streammig.context import Clock
-from streammig.disk import disk_fault, whole_file
-from streammig.errors import Problem, Unusable
+from streammig.errors import Problem
 from streammig.ratelimit.hours import Hours, part_of
 from streammig.ratelimit.limits import Limits, RequestKind, parse_limits
+from streammig.ratelimit.orders import Orders, read_orders
 from streammig.telemetry import Notify, Steered, Waiting, Warned, ignore
 
 LOOK = 1.0  # seconds between two looks at the file
 TOLD = 600.0  # seconds between two notices of the same pause
 PAUSED, HOURS = "paused", "hours"
-
-
-class Orders(msgspec.Struct, frozen=True):
-    """What the operator asked for. They outlive the run: a restart keeps to them."""
-
-    paused: bool = False
-    limits: str = ""  # instead of those of the settings; "" for those
-
-
-def orders_path(state_folder: Path, run_id: str) -> Path:
-    """Where the orders for a checkpoint lie, by the id inside it."""
-    return state_folder / f"{run_id}.orders"
-
-
-def read_orders(path: Path) -> Orders:
-    """The orders of a file, none where there is no file. Raises `Unusable` where it can't be read."""
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=Orders)
-        parse_limits(found.limits or "off", {})
-    except FileNotFoundError:
-        return Orders()
-    except (OSError, msgspec.MsgspecError, Problem):
-        said = f"{path}: the orders for the run can't be read"
-        raise Unusable("orders-unreadable", said, "Delete the file, and give them again.") from None
-    return found
-
-
-def write_orders(path: Path, orders: Orders) -> None:
-    """Give these orders, durably and all at once."""
-    try:
-        if orders == Orders():
-            path.unlink(missing_ok=True)
-            return
-        with whole_file(path) as part:
-            part.write_bytes(msgspec.json.encode(orders))
-    except OSError as error:
-        raise disk_fault("orders-failed", f"{path}: can't be written", "Make it writable.", error) from None
 
 
 class Steering:

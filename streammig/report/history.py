@@ -16,6 +16,8 @@ from streammig.model import ZERO, BatchState, Tally
 from streammig.report.audit import proof
 from streammig.report.document import document, iso
 from streammig.report.next_steps import next_steps
+from streammig.report.progress import Pace
+from streammig.report.reports import pace_of
 
 PARTS = ("read", "accepted", "filtered", "dead", "unknown", "pending", "reverted")
 FORMAT = 1
@@ -45,14 +47,31 @@ def history(path: Path, now: float | None = None) -> dict[str, Any]:
         file.close()
 
 
+def glance(path: Path, now: float | None = None) -> dict[str, Any]:
+    """What a page or a collector of numbers is shown of a run as of now: of `history` what changes, with what paces the
+    run, and `counts` of the batches of each stage. Raises as `history`."""
+    now = time.time() if now is None else now
+    file = Checkpoint.open(path, read_only=True)
+    try:
+        with file.reading():
+            counts = {row.name: dict(file.counts(row.name)) for row in file.stages()}
+            return _seen(file, now, pace_of(file, now)) | {"counts": counts}
+    finally:
+        file.close()
+
+
 def _history(file: Checkpoint, now: float) -> dict[str, Any]:
+    files = {row.name: [_file(mark) for mark in file.fingerprints(row.name)] for row in file.stages()}
+    return {"report": FORMAT} | _seen(file, now) | {"files": files, "proof": proof(file)}
+
+
+def _seen(file: Checkpoint, now: float, pace: Pace | None = None) -> dict[str, Any]:
     past, run = Timeline(file), file.run
-    status = document(file, running=is_held(file.path), now=now)
+    status = document(file, running=is_held(file.path), now=now, pace=pace)
     between = past.between()
     begin, end = between or (run["started"], run["started"])
     width = _width(end - begin)
     return {
-        "report": FORMAT,
         "version": version("streammig"),
         "made": iso(now),
         "target": run["binding"].get("target", ""),
@@ -64,8 +83,6 @@ def _history(file: Checkpoint, now: float) -> dict[str, Any]:
         "stages": {row.name: _stage(file, past, row.name, begin, width) for row in file.stages()},
         "decisions": [_decision(row) for row in past.decided()],
         "next": [step._asdict() for step in next_steps(status)],
-        "files": {row.name: [_file(mark) for mark in file.fingerprints(row.name)] for row in file.stages()},
-        "proof": proof(file),
     }
 
 
@@ -109,6 +126,7 @@ def _latency(found: Sequence[float]) -> dict[str, Any] | None:
     upto = [bisect_right(found, end) for end in LATENCIES] + [len(found)]
     return quantiles | {
         "longest": round(found[-1], 3),
+        "sum": round(sum(found), 3),
         "classes": [
             {"up_to": end, "answers": here - before}
             for end, before, here in zip((*LATENCIES, None), [0, *upto], upto, strict=False)

@@ -1,4 +1,5 @@
-"""The report as one HTML file: no network, no script that runs, light and dark, for paper and for a phone."""
+"""The report as one HTML file: no network, no script that runs, light and dark, for paper and for a phone; and its
+sections for the page of a run that is on."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from urllib.parse import urlsplit
 from streammig.errors import counted
 from streammig.report.audit import BLANK, with_checksum
 from streammig.report.charts import columns, stacked
-from streammig.report.text import state_sentence
+from streammig.report.text import shared, state_sentence, state_word
+from streammig.telemetry import spoken
 
 NOUNS = {
     "accepted": "accepted",
@@ -53,18 +55,36 @@ def rendered(found: Found) -> bytes:
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme"'
         ' content="light dark"><meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
         ' style-src \'unsafe-inline\'"><meta name="referrer" content="no-referrer">'
-        f"<title>{escape(title)}</title><style>{_style()}</style></head>\n"
+        f"<title>{escape(title)}</title><style>{style()}</style></head>\n"
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
     return with_checksum(page)
 
 
-def _style() -> str:
+def style() -> str:
     return (files("streammig") / "report" / "report.css").read_text(encoding="utf-8")
 
 
 def _host(found: Found) -> str:
     return urlsplit(found["target"]).hostname or "a folder"
+
+
+def live_sections(found: Found, doing: Sequence[str]) -> dict[str, str]:
+    """What `glance` found, as the sections of a page by their name, in their order. One that has nothing to say is
+    empty. `doing` says what the run waits for."""
+    stages = found["stages"]
+    return {
+        "now": _now(found, doing),
+        "stages": _progress(found["status"]),
+        "permits": _permits(found["status"]["budget"]),
+        "left": _left(found["next"]) if found["status"]["state"] != "running" else "",
+        "parked": _decisions(found["decisions"]),
+        "time": _timeline(found),
+        "answers": _answers(stages),
+        "latency": _latencies(stages),
+        "dead": _dead(stages),
+        "units": _units(stages),
+    }
 
 
 # -- parts of a page --------------------------------------------------------------------------------------------------
@@ -321,3 +341,54 @@ def _proof(found: Found) -> str:
         f'<p class="small">streammig {escape(found["version"])}</p>',
         f'<script type="application/json" id="proof">{embedded}</script>',
     )
+
+
+# -- sections of a page that is live -----------------------------------------------------------------------------------
+
+
+def _now(found: Found, doing: Sequence[str]) -> str:
+    status, stages = found["status"], found["stages"].values()
+    units = {part: sum(stage["units"][part] for stage in stages) for part in NOUNS}
+    figures = [(f"{units[part]:,}", noun, part) for part, noun in NOUNS.items() if units[part] or part == "accepted"]
+    figures.append((f"{sum(it['requests'] for it in status['stages'].values()):,}", "requests", "requests"))
+    left, ahead = status["seconds_left"], status["next_request_in"]
+    if left is not None and status["state"] != "complete":
+        figures.append((spoken(left), "time left", "requests"))
+    if ahead and status["state"] == "running":
+        figures.append((spoken(ahead), "until the next request", "requests"))
+    cards = "".join(
+        f'<div class="{part}"><dt>{escape(noun)}</dt><dd>{escape(text)}</dd></div>' for text, noun, part in figures
+    )
+    lines = "".join(f"<p>{escape(line)}</p>" for line in doing)
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in status["warnings"])
+    return (
+        f'<dl class="figures">{cards}</dl>{lines}{warnings}<p class="small">Counted in units: customers, events,'
+        f' transactions. <span class="whole">As of {_day(found["made"], 1)}</span></p>'
+    )
+
+
+def _progress(status: Found) -> str:
+    rows = []
+    for name, it in status["stages"].items():
+        done = "" if it["done"] is None else shared(it["done"])
+        left = "" if it["seconds_left"] is None else spoken(it["seconds_left"])
+        rows.append((name, state_word(it["state"], it["code"]), done, it["in_units"]["accepted"], it["requests"], left))
+    head = ["stage", "state", "done", "units accepted", "requests", "time left"]
+    return _section("Stages", _table(head, rows) if rows else "")
+
+
+def _permits(budget: Sequence[Found]) -> str:
+    """How much of each window is used, as a bar and as numbers."""
+    bars = "".join(
+        f'<div class="bar"><span>{escape(it["window"])} {escape(it["kind"])}</span>'
+        + stacked(f"permits-{at}", f"Permits of {it['window']}", [("requests", it["used"]), ("pending", it["left"])])
+        + "</div>"
+        for at, it in enumerate(budget)
+    )
+    rows = [
+        (f"{it['window']} {it['kind']}", it["used"], it["left"], spoken(it["resets_in"]) if it["used"] else "")
+        for it in budget
+    ]
+    head = ["window", "requests made", "permits left", "next comes back in"]
+    legend = '<ul class="legend"><li class="requests">requests made</li><li class="pending">permits left</li></ul>'
+    return _section("Permits", f"<figure>{bars}{legend}</figure>", _table(head, rows)) if rows else ""

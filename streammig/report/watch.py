@@ -149,13 +149,18 @@ class Watch:
                              _left(ahead.whole), width))  # fmt: skip
         lines = aligned(rows).splitlines() if rows else []
         lines += _joined(self._doing(ahead), width) if self.stage else []
+        return [line[:width] for line in lines + self.waits()]
+
+    def waits(self) -> list[str]:
+        """What the run waits for, and how long at most."""
+        lines = []
         if self._waiting is not None:
             reason, until = self._waiting
             lines.append(f"waiting: {reason}{lasting(until - self._clock())}")
         if self._stopping is not None:
             most = spoken(max(self._stopping - self._clock(), 0.0))
             lines.append(f"Stopping: {counted(len(self._flying), 'request')} under way, at most {most}")
-        return [line[:width] for line in lines]
+        return lines
 
     def _doing(self, ahead: Outlook | None) -> list[str]:
         account, now = self.accounts[self.stage], self._clock()

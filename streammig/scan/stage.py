@@ -13,7 +13,17 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from streammig.dedup import Build, KeyIndex, Policy, binding, most_customers, open_index, room_of_index, rows_of
+from streammig.dedup import (
+    Build,
+    KeyIndex,
+    Policy,
+    binding,
+    most_customers,
+    open_index,
+    room_of_index,
+    rows_of,
+    sums_of,
+)
 from streammig.disk import check_room
 from streammig.errors import BrokenExport
 from streammig.model import START, Place, Position, Span
@@ -75,7 +85,7 @@ def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], Non
                 columns = job.rules.columns(span)
                 look.take(span, columns)
                 if build is not None:
-                    build.add(rows_of(columns, build.key, span))
+                    build.add(rows_of(columns, build.key, span, sums_of(job.rules, columns, span, build.key)))
             records += len(span)
             tell(span)
     finally:

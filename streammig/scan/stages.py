@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 from streammig.dedup import KeyIndex
 from streammig.dedup import forget as forget_index
 from streammig.errors import Problem
 from streammig.scan.progress import Pace
-from streammig.scan.stage import StageScan, scan_stage
-from streammig.scan.verdict import Policies, judge
+from streammig.scan.stage import Scanned, StageScan, scan_stage
+from streammig.scan.verdict import Policies, judge, unbalanced
 from streammig.telemetry import Notify, Warned
 
 
@@ -51,7 +54,21 @@ async def problems_of(
             customers = customers or scanned.index
         if job.judged:
             problems += judge(job, scanned, customers, notify, policies)
+            if job.policy == "all" and customers is not None and policies.balances == "stop":
+                problems += await _unbalanced(job, scanned, customers, reader)
     return indexes, problems
+
+
+async def _unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, reader: Executor) -> Sequence[Problem]:
+    """What the sums of a stage and those of its customers say, compared in the reader's thread."""
+    halt = Event()
+    work = asyncio.get_running_loop().run_in_executor(reader, partial(unbalanced, job, scanned, customers, halt.is_set))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        halt.set()
+        await asyncio.gather(work, return_exceptions=True)
+        raise
 
 
 def scan_folder(checkpoint: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +31,7 @@ class Policies:
 
     accept_broken: bool = False
     owner_twice: Literal["stop", "dead-letter"] = "stop"
+    balances: Literal["stop", "send", "dead-letter"] = "stop"
     not_deleted: tuple[str, ...] = ()  # fields, or field=value, that mark no deleted customer
 
 
@@ -64,16 +65,42 @@ def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -
             count += 1
             places += [it.place] if count <= SHOWN else []
     if count:
-        files = [mark["file"] for mark in job.source.fingerprints()]
-        shown = ", ".join(f"record {it.ordinal:,} of {files[it.source]}, byte {it.offset:,}" for it in places)
         yield Unusable(
             "owner-twice",
-            f"{job.name}: records of customers that have more than one: {count:,}: {shown}"
-            + (" ..." if count > SHOWN else ""),
+            f"{job.name}: records of customers that have more than one: {count:,}: {_places(job, places, count)}",
             f"The target takes the {job.name} of a customer once. Bring those of a customer together in one record. Or"
             f' set owner_twice = "dead-letter" in the table [{job.name}]: all records of these customers become dead'
             " letters.",
         )
+
+
+def unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, stopped: Callable[[], bool]) -> list[Problem]:
+    """Customers whose records do not add up to what the customer is sent with."""
+    if scanned.index is None:
+        return []
+    places: list[Place] = []
+    count = 0
+    for place in scanned.index.differing(customers, stopped):
+        count += 1
+        places += [place] if count <= SHOWN else []
+    if not count:
+        return []
+    return [
+        Unusable(
+            "balance-differs",
+            f"{job.name}: records that do not add up, by reward and brand, to the balance of their customer:"
+            f" {count:,}: {_places(job, places, count)}",
+            f"The target would drop them without a word. Export both as of one moment; look at them with streammig"
+            f' check. Or set balances = "dead-letter", and they are left out of the {job.name}; or balances = "send".',
+        )
+    ]
+
+
+def _places(job: StageScan, places: Sequence[Place], count: int) -> str:
+    """The first of so many places, for people."""
+    files = [mark["file"] for mark in job.source.fingerprints()]
+    shown = ", ".join(f"record {it.ordinal:,} of {files[it.source]}, byte {it.offset:,}" for it in places)
+    return shown + (" ..." if count > SHOWN else "")
 
 
 def _unclear(name: str, found: Found, marks: Sequence[tuple[str, str, int]]) -> Problem:

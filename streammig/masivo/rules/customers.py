@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from itertools import accumulate
 from typing import Any
@@ -16,6 +16,7 @@ from streammig.masivo.rules.explain import KINDS, Walk
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
+from streammig.masivo.rules.shares import of_customer
 from streammig.masivo.rules.values import bad_ids, decimals, good_email, lower_emails, text_of, texts_of
 from streammig.model import FILTERED, Examined, Position, Record, Tally, total
 
@@ -38,6 +39,9 @@ class CustomerRules(StageRules):
         super().__init__(options, mapping)
         self._beside = (self._filters.customer_fields - frozenset(self._shape.fields)) | STRUCTURAL
         self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)
+
+    def shares(self, body: bytes) -> Iterator[Pair]:
+        return of_customer(body)
 
     def _check(self, block: Block) -> None:
         models, odd, now = block.models, block.odd, self._options.now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +13,7 @@ from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
+from streammig.masivo.rules.shares import of_history
 from streammig.masivo.rules.values import decimals
 from streammig.model import ZERO
 
@@ -35,6 +36,9 @@ class TransactionRules(GroupedRules):
                 'Group them by customer first, as {"id": …, "transactions": […]}, and leave out `owner`.',
             )
         super().__init__(options, mapping)
+
+    def shares(self, body: bytes) -> Iterator[Pair]:
+        return of_history(body)
 
     def _amounts(self, units: Sequence[models.Transaction]) -> tuple[list[str], list[Decimal]]:
         return [self._keys[each.reward_id] for each in units], decimals([each.amount for each in units])

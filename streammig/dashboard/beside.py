@@ -1,0 +1,48 @@
+"""Page and metrics file beside a run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from streammig.dashboard.door import Door
+from streammig.dashboard.metrics_file import metrics_kept
+from streammig.dashboard.server import served
+from streammig.dashboard.view import View
+from streammig.migration import Migration
+from streammig.telemetry import Notice, Notify
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is shown of a run, as it was asked for."""
+
+    checkpoint: Path
+    door: Door | None
+    metrics_file: Path | None
+
+    def beside(self, run: Migration) -> Callable[[], Awaitable[bool]]:
+        """The work of a run, with all that is shown of it."""
+        notify, view = run.notify, View(self.checkpoint)
+
+        def heard(notice: Notice) -> None:
+            notify(notice)
+            view.hear(notice)
+
+        async def work() -> bool:
+            async with self._shown(view, notify):
+                return await run.run()
+
+        run.notify = heard
+        return work
+
+    @asynccontextmanager
+    async def _shown(self, view: View, notify: Notify) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if self.metrics_file is not None:
+                await stack.enter_async_context(metrics_kept(self.metrics_file, view, notify))
+            if self.door is not None:
+                await stack.enter_async_context(served(self.door, view))
+            yield

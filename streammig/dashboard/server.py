@@ -1,0 +1,118 @@
+"""Serves the page of a run, its changes as they come, and its numbers; reads only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from streammig.dashboard.door import Door
+from streammig.dashboard.page import POLICY, page, parts
+from streammig.dashboard.view import EVERY, View
+from streammig.report.metrics import metrics
+
+MOST = 16  # browsers at once
+SLOW = 20.0  # seconds that a browser may take for one change; then it has to connect again
+LAST = 1.0  # seconds that answers under way get at the end
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+# What a broken request makes aiohttp say would stand between the bars of a terminal.
+SILENT = logging.Logger("streammig.dashboard", logging.CRITICAL + 1)
+
+
+@asynccontextmanager
+async def served(door: Door, view: View) -> AsyncIterator[None]:
+    """Serve at an open door as long as this lasts. No failure of the page reaches who runs beside it."""
+    pages = _Pages(door, view)
+    app = web.Application(middlewares=[pages.guard], logger=SILENT)
+    app.router.add_get("/", pages.page)
+    app.router.add_get("/events", pages.events)
+    app.router.add_get("/metrics", pages.metrics)
+    app.router.add_get("/healthz", pages.health)
+    runner = web.AppRunner(app, access_log=None, logger=SILENT, shutdown_timeout=LAST)
+    await runner.setup()
+    await web.SockSite(runner, door.socket).start()
+    try:
+        yield
+    finally:
+        view.expire()
+        pages.ending.set()
+        await runner.cleanup()
+
+
+class _Pages:
+    def __init__(self, door: Door, view: View) -> None:
+        self._door = door
+        self._view = view
+        self._watching = 0
+        self.ending = asyncio.Event()
+
+    @property
+    def guard(self) -> Middleware:
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            may = self._door.lets_in(request.host, request.headers.get("Authorization", ""))
+            if request.path == "/healthz" or may:
+                return await handler(request)
+            if not self._door.token:
+                return web.Response(status=421, text="ask for this machine by its name, as http://127.0.0.1\n")
+            asks = {"WWW-Authenticate": 'Basic realm="streammig: the token is the password"'}
+            return web.Response(status=401, text="the token is missing or wrong\n", headers=asks)
+
+        return guard
+
+    async def page(self, request: web.Request) -> web.Response:
+        text = page(await self._view.look())
+        return web.Response(text=text, content_type="text/html", headers=HEADERS)
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """The sections that changed since this browser got them, as server-sent events.
+
+        Nothing is queued: a browser that is slow is sent the newest when it can take it.
+        """
+        if self._watching >= MOST:
+            return web.Response(status=503, text="too many browsers look at this run\n")
+        stream = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
+        self._watching += 1
+        try:
+            await stream.prepare(request)
+            await self._send(stream)
+        except (TimeoutError, ConnectionError):
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            self._watching -= 1
+        return stream
+
+    async def _send(self, stream: web.StreamResponse) -> None:
+        sent: dict[str, str] = {}
+        over = False
+        while True:
+            now = parts(await self._view.look())
+            changed = {name: text for name, text in now.items() if sent.get(name) != text}
+            sent = now
+            event = f"event: parts\ndata: {json.dumps(changed)}\n\n" if changed else ": as before\n\n"
+            await asyncio.wait_for(stream.write(event.encode()), SLOW)
+            if over:
+                await asyncio.wait_for(stream.write(b"event: end\ndata: \n\n"), SLOW)
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.ending.wait(), EVERY)
+            over = self.ending.is_set()
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        text = metrics((await self._view.look()).found)
+        kind = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(body=text.encode(), headers=HEADERS | kind)
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n", headers=HEADERS)
