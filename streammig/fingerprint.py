@@ -106,11 +106,17 @@ def _another(path: Path, found: Sequence[str]) -> Unusable:
     )
 
 
+def _set(value: Any) -> str:
+    return "not set" if value is None else repr(value)
+
+
 def differences(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each key whose value changed, in words."""
     keys = sorted({*before, *now})
     return [
-        ANOTHER_ACCOUNT if key == "account" else f"{where}{key} was {before.get(key)!r} and is {now.get(key)!r} now"
+        ANOTHER_ACCOUNT
+        if key == "account"
+        else f"{where}{key} was {_set(before.get(key))} and is {_set(now.get(key))} now"
         for key in keys
         if before.get(key) != now.get(key)
     ]

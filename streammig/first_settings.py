@@ -95,6 +95,10 @@ def settings_text(found: Sequence[Found], folder: Path) -> tuple[str, dict[str, 
             remarks[stage] = proposal.mend
         elif not first.fits:
             remarks[stage] = ["records: they have not Masivo's form. Group them by customer: streammig guide mapping"]
+        other = [it.name for it in of_stage if {one.path for one in it.fields} != {one.path for one in first.fields}]
+        if other:
+            said = f"files: {', '.join(other)} has other fields than {first.name}; name its stage with --stage"
+            remarks.setdefault(stage, []).insert(0, said)
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n", remarks
 
@@ -203,8 +207,12 @@ def _customers(names: _Names) -> Proposal:
     if (gender := names.field("gender")) is not None and gender.words:
         proposal.taken.add(gender.path)
         known = {word: to for word in gender.words for to, words in GENDERS.items() if word.strip().lower() in words}
+        remark = ""
+        if {word.strip().lower() for word in known} == {"h", "m"}:  # hombre and mujer
+            known = {word: "MALE" if word.strip().lower() == "h" else "FEMALE" for word in known}
+            remark = "M is taken for mujer (FEMALE), because H occurs too"
         pairs = [f"{_quoted(word)} = {_quoted(to)}" for word, to in known.items()]
-        proposal.put("gender", _value(gender, "map = {" + ", ".join([*pairs, '"*" = ""']) + "}"))
+        proposal.put("gender", _value(gender, "map = {" + ", ".join([*pairs, '"*" = ""']) + "}"), remark)
     if (country := names.field("country")) is not None:
         proposal.taken.add(country.path)
         proposal.put("country", _value(country))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +13,10 @@ from streammig.batching import cut
 from streammig.batching.body import part_of
 from streammig.checkpoint import UNDECIDED, Checkpoint, Role, SharedFile, hash_owner, is_held
 from streammig.columns import Chunk, Columns
+from streammig.disk import new_file
 from streammig.errors import Held, Unusable
 from streammig.inputs import StageInput
-from streammig.model import Examined, Record, Span
+from streammig.model import BatchState, Examined, Record, Span
 from streammig.selection import leave_out
 from streammig.sources import comparable
 from streammig.target import Rules
@@ -65,23 +66,29 @@ CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT
         rows = self.rows("SELECT binding FROM made")
         return str(rows[0][0]) if rows else ""
 
-    def make(self, binding: str, salt: bytes, passages: Mapping[str, Passage], second: Second) -> None:
+    def make(self, binding: str, older: Older, places: Work, second: Second) -> None:
         """Fill it from the older run's export: the owners of each stage, but of the one of which any number may come
-        the latest moment."""
-        latest = 0.0
-        with self.transaction():
-            self.change("DELETE FROM made")
-            self.change("DELETE FROM present")
-            for stage, passage in passages.items():
-                for item in passage.items():
-                    if stage == second.counted:
-                        latest = max(latest, *second.issued(item.record.body))
-                    else:
-                        self.change(
-                            "INSERT OR IGNORE INTO present VALUES (?, ?, ?)",
-                            stage, hash_owner(salt, item.record.owner), second.profile_hash(item.record.body),
-                        )  # fmt: skip
-            self.change("INSERT INTO made VALUES (?, ?, ?)", binding, salt, latest)
+        the latest moment. Raises `Unusable` where the export does not tell what was sent."""
+        latest, salt = 0.0, older.file.run["salt"]
+        self.change("DELETE FROM made")
+        self.change("DELETE FROM present")
+        for stage, it in older.inputs.items():
+            units: Counter[int] = Counter()
+            letters = {batch.seq for batch in older.file.accepted(stage) if batch.letters}
+            for item in Passage(stage, it.source, it.rules, places.ranges).items():
+                units[item.seq] += item.record.tally.units
+                if stage == second.counted:
+                    latest = max(latest, *second.issued(item.record.body))
+                elif item.seq not in letters or older.file.replayed_keys(stage, [item.record.owner]):
+                    self._add(stage, hash_owner(salt, item.record.owner), second.profile_hash(item.record.body))
+            older.check_units(stage, units)
+            # What a dead letter was corrected to is not kept, but who it is of.
+            for key in older.corrected(stage, places) if stage != second.counted else ():
+                self._add(stage, key, b"")
+        self.change("INSERT INTO made VALUES (?, ?, ?)", binding, salt, latest)
+
+    def _add(self, stage: str, owner: bytes, profile: bytes) -> None:
+        self.change("INSERT OR IGNORE INTO present VALUES (?, ?, ?)", stage, owner, profile)
 
     @property
     def latest(self) -> float:
@@ -172,10 +179,32 @@ class Older(NamedTuple):
     file: Checkpoint
     inputs: Mapping[str, StageInput]
 
-    def binding(self) -> str:
-        """What of it decides what it has left."""
+    def binding(self, newer: Mapping[str, StageInput]) -> str:
+        """What decides what it has left, and what of the newer export has changed since."""
         held = {name: [[it.seq, it.tally.units] for it in self.file.accepted(name)] for name in self.inputs}
-        return json.dumps([self.file.run["id"], held])
+        return json.dumps(
+            [self.file.run["id"], held, {name: comparable(it.source.fingerprints()) for name, it in newer.items()}]
+        )
+
+    def corrected(self, stage: str, places: Work) -> Iterator[bytes]:
+        """The hashes of owners that its retries have brought, and that are there still."""
+        for row in self.file.rows("SELECT source, offset, unit, owner FROM replayed_key WHERE stage = ?", stage):
+            place = row["source"], row["offset"], row["unit"]
+            ranges, _ = places.ranges(stage, place[0], place[1], place[1] + 1)
+            if any(begin[:3] <= place < end[:3] for begin, end in ranges):
+                yield row["owner"]
+
+    def check_units(self, stage: str, units: Mapping[int, int]) -> None:
+        """Raise `Unusable` unless its mapping makes of the export what its batches hold: `units` by batch."""
+        accepted = [it for it in self.file.accepted(stage) if not it.letters]
+        others = sum(it.tally.units - units.get(it.seq, 0) for it in accepted)
+        made_by = {it.mapping for it in accepted}
+        if others or (made_by and self.inputs[stage].mapping not in made_by):
+            raise Unusable(
+                "not-in-mapping-changed",
+                f"{self.file.path}: another mapping of {stage} made what was sent, so who it is of can't be told",
+                "Put the mapping back that the older run ended with.",
+            )
 
     def check(self, binding: Mapping[str, Any]) -> None:
         """Raise `Unusable` unless it can be told what this run has left at the account that is bound to."""
@@ -186,12 +215,13 @@ class Older(NamedTuple):
                 f"{path} is not the checkpoint of a run to this account: what it has left is not there",
                 "Name the checkpoint of the run that sent to this account.",
             )
-        undecided = [it for row in self.file.stages() for it in self.file.batches(row.name, *UNDECIDED)]
+        states = (BatchState.SENDING, *UNDECIDED)  # sending: its process was killed
+        undecided = [it for row in self.file.stages() for it in self.file.batches(row.name, *states)]
         if undecided:
             raise Unusable(
                 "not-in-undecided",
                 f"{path}: the outcome of {len(undecided)} batches is unknown, so what it has left is not known",
-                f"Decide about them first: streammig resolve {path}",
+                f"Let its command go on, which looks for them, and decide about the others: streammig resolve {path}",
             )
         for name, it in self.inputs.items():
             if comparable(self.file.fingerprints(name)) != comparable(it.source.fingerprints()):
@@ -219,15 +249,15 @@ class Sent(NamedTuple):
 def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Second, notify: Notify) -> Sent:
     """What an older run has left, in the file at `path` and one beside it. Where these are made of just that already,
     they are taken as they are. Customers that have changed since are written beside them, and told."""
-    left, places, binding = Left(path), Work(path.with_name(path.name + ".places")), older.binding()
+    left, places, binding = Left(path), Work(path.with_name(path.name + ".places")), older.binding(newer)
     places.begin(binding, {name: list(older.file.accepted(name)) for name in older.inputs})
     same = frozenset(name for name, it in older.inputs.items() if name in newer and _alike(it, newer[name]))
     if left.made_of() != binding:
-        passages = {name: Passage(name, it.source, it.rules, places.ranges) for name, it in older.inputs.items()}
-        left.make(binding, older.file.run["salt"], passages, second)
-        owners = next(iter(newer))
-        where = path.with_suffix(CHANGED)
-        if changed := _changed(where, left, owners, newer[owners], second):
+        owners, where = next(iter(newer)), path.with_suffix(CHANGED)
+        with left.transaction():  # it is made when both files are
+            left.make(binding, older, places, second)
+            changed = _changed(where, left, owners, newer[owners], second)
+        if changed:
             said = f"customers that changed since the older run: {changed:,}; they can't be migrated again"
             notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
     return Sent(left, places, same)
@@ -240,7 +270,7 @@ def _alike(older: StageInput, newer: StageInput) -> bool:
 def _changed(path: Path, left: Left, stage: str, it: StageInput, second: Second) -> int:
     """Write the profiles of customers that are there already, but not like this; returns how many."""
     found = 0
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as out:
+    with new_file(path, may_replace=lambda _: True) as out:
         for span in it.source.spans():
             columns = it.rules.columns(span)
             there = left.present(stage, {*columns.owners})
@@ -248,7 +278,8 @@ def _changed(path: Path, left: Left, stage: str, it: StageInput, second: Second)
             for row in rows:
                 (record,) = Chunk(span, columns).records(row, row + 1)
                 if second.profile_hash(record.body) != there[record.owner]:
-                    print(json.dumps({"id": record.owner, "customer": second.profile(record.body)}), file=out)
+                    line = json.dumps({"id": record.owner, "customer": second.profile(record.body)})
+                    out.write(line.encode() + b"\n")
                     found += 1
     return found
 

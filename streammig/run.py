@@ -18,7 +18,7 @@ from streammig.delivery.reads import Connection
 from streammig.delivery.reconcile import Policy, Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.delivery.sizes import Sizes
-from streammig.errors import MachineFault, Problem, UnknownOutcome, Unusable, counted
+from streammig.errors import BrokenExport, MachineFault, Problem, UnknownOutcome, Unusable, counted
 from streammig.inputs import Reading
 from streammig.model import BatchState
 from streammig.preflight import Preflight
@@ -103,11 +103,12 @@ class Run:
         return Barrier(self.target.reads, self.target.permits, self.store, self.context, retried)
 
     async def _stage(self, name: str) -> bool:
-        self.context.notify(StageBegan(name, await self.store.read(lambda file: account_of(file, name))))
+        known = await self.store.read(lambda file: account_of(file, name))
+        self.context.notify(StageBegan(name, known))
         await self._note(name, "running")
         try:
             run = await self.prepare(name)
-            finished = await run.run()
+            finished = await self._read_to_end(run, known.complete)
             await self.reading.unchanged()
         except Problem as problem:
             state = "failed" if problem.exit_code == Unusable.exit_code else "interrupted"
@@ -119,6 +120,15 @@ class Run:
         if not self.context.stopping and name == self.reading.owners:
             await self._followers_wait()
         return finished
+
+    async def _read_to_end(self, run: StageRun, complete: bool) -> bool:
+        """Whether it is finished. Where it was `complete` before, a call has accepted that a file of it breaks off."""
+        try:
+            return await run.run()
+        except BrokenExport:
+            if not complete:
+                raise
+            return True
 
     async def _followers_wait(self) -> None:
         """What belongs to a customer of a parked batch would be dropped by the target if that did not land: it becomes

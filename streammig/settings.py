@@ -147,7 +147,25 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
         parse_dead_limit(settings.max_dead)
     except Problem as problem:
         raise Unusable(problem.code, f"{where}: {problem.what}", problem.hint) from None
+    for name in STAGES:
+        _check_made(f"{where}: [{name}]", settings.stage(name))
     return _with_files(settings)
+
+
+def _check_made(where: str, stage: StageSettings) -> None:
+    """Raise `Unusable` where a setting names a field that the declared mapping does not make: it would never hold."""
+    asked = [("deleted", mark) for mark in stage.deleted]
+    if stage.owner:  # else marks and owner are those of a record that holds events
+        asked += [("owner", stage.owner), *(("reversed", mark) for mark in stage.reversed)]
+    for setting, mark in asked if stage.fields else ():
+        path = mark.partition("=")[0]
+        if path.partition(".")[0] not in stage.fields:
+            raise Unusable(
+                "fields-invalid",
+                f"{where}: {setting} names the field {path}, which the table fields does not make",
+                f'{setting} is looked for in what the mapping makes. Add a line to fields, say "{path}" = "{path}".'
+                " See: streammig guide mapping",
+            )
 
 
 def _with_files(settings: Settings) -> Settings:

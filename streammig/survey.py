@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from streammig.errors import counted
 from streammig.fields import kind
 from streammig.model import Span
 
@@ -92,6 +93,9 @@ class Field:
         """What its values look like, in words."""
         if self.all_are(EMAIL):
             return "e-mail addresses"
+        others = sum(EMAIL.fullmatch(text) is None for text in self.plain)
+        if others * 10 < len(self.values):
+            return f"e-mail addresses, but for {counted(others, 'value')}"
         if self.all_are(UUID):
             return "UUIDs"
         if self.kind in ("a text", "a number") and self.all_are(EPOCH_MS):
@@ -99,7 +103,8 @@ class Field:
         if self.dates:
             return f"dates like {self.dates[0]}"
         if self.kind == "a text" and self.all_are(NUMBER):
-            return f"numbers as text, decimal mark {self.decimal_mark}"
+            marked = any(mark in text for text in self.values for mark in ".,")
+            return f"numbers as text, decimal mark {self.decimal_mark}" if marked else "whole numbers as text"
         return {"a text": "texts", "a number": "numbers"}.get(self.kind, self.kind)
 
 

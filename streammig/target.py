@@ -52,6 +52,15 @@ class AddsUp(Protocol):
         ...
 
 
+@runtime_checkable
+class Mentions(Protocol):
+    """Rules of a stage that can tell what a record mentions of the account's own world."""
+
+    def mentions(self, body: bytes) -> Iterable[tuple[str, str]]:
+        """The kind of each thing that a record, as it is sent, mentions, and which one it is; none is a person."""
+        ...
+
+
 class Client(Protocol):
     """Our side of the target for one kind of request: takes a body, returns a receipt.
 

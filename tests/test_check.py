@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tests.commands import Called, Shell, sandbox, write
-from tests.sandbox_caller import customer, event, lot, transaction
+from tests.sandbox_caller import OTHER_REWARD, REWARD, TIER, customer, event, lot, transaction
 
 STAGES = ("customers", "events", "transactions")
 
 
 def check(shell: Shell, *more: object) -> Called:
     named = [(f"--{name}", f"{name}.json") for name in STAGES if (shell.folder / f"{name}.json").exists()]
-    return shell("check", *[word for pair in named for word in pair], "--json", *more)
+    return shell("check", *[word for pair in named for word in pair], "--json", "--offline", *more)
 
 
 def kinds(ended: Called) -> dict[str, dict[tuple[str, str], int]]:
@@ -100,7 +100,7 @@ def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_b
     write(shell.folder / "b.json", [customer("c1"), customer("y", deleted=True)])
     write(shell.folder / "t.json", histories("c1", "stranger"))
     files = "--customers", "a.json", "--customers", "b.json", "--events", "none.json", "--transactions", "t.json"
-    ended = shell("check", *files, "--json")
+    ended = shell("check", *files, "--json", "--offline")
     found = ended.document
     assert ended.code == 2
     assert [it["code"] for it in found["unreadable"]] == ["export-unreadable"]
@@ -111,6 +111,52 @@ def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_b
     }
     first = found["stages"]["customers"]["problems"][0]["examples"][0]
     assert (first["file"], first["line"]) == ("b.json", 1)
+
+
+REMARKS: list[tuple[str, dict[str, Any], str]] = [
+    ("customers", customer("z", metrics={"lifetime": {"spend_total": 1}}), "metrics-and-events"),
+    ("customers", customer("z", balance=[lot(1, expiration_date="2021-01-01T00:00:00Z")]), "lots-expired"),
+    ("customers", customer("z", consent={"email": False}), "consent-dropped"),
+    ("events", {"id": "c1", "events": [event("old", issued_at="2019-01-01T00:00:00Z")]}, "not-readable"),
+    (
+        "events",
+        {"id": "c1", "events": [event(f"p{at}", channel_id=f"ch{at}") for at in range(51)]},
+        "too-many-resources",
+    ),
+]
+
+
+@pytest.mark.parametrize(("stage", "record", "code"), REMARKS)
+def test_what_costs_money_later_is_a_warning(shell: Shell, stage: str, record: dict[str, Any], code: str) -> None:
+    made: dict[str, list[Any]] = {"customers": people(5), "events": [{"id": "c2", "events": [event("p")]}]}
+    made[stage].append(record)
+    for name, records in made.items():
+        write(shell.folder / f"{name}.json", records)
+    ended = check(shell)
+    assert [it["code"] for it in ended.document["warnings"]] == [code]
+    assert ended.code == (3 if code == "too-many-resources" else 0)
+
+
+@pytest.mark.parametrize(("rewards", "tiers", "codes"), [
+    ({REWARD: None}, [TIER], []),
+    ({OTHER_REWARD: None}, [TIER], ["unknown-rewards"]),
+    ({REWARD: None}, [OTHER_REWARD], ["unknown-tiers"]),
+])  # fmt: skip
+def test_rewards_and_tiers_that_the_account_does_not_have_are_named(
+    shell: Shell, rewards: dict[str, None], tiers: list[str], codes: list[str]
+) -> None:
+    write(shell.folder / "c.json", people(3, balance=[lot(1)], metrics={"lifetime": {"tier_id": TIER}}))
+    with sandbox(rewards=rewards, tiers=tiers) as target:
+        ended = shell("check", "--customers", "c.json", "--base-url", target.url, "--limits", "off", "--json")
+    assert ([it["code"] for it in ended.document["warnings"]], ended.code) == (codes, 3 if codes else 0)
+
+
+def test_an_account_that_can_t_be_asked_is_a_warning_and_all_else_is_checked(shell: Shell) -> None:
+    write(shell.folder / "c.json", [*people(3, balance=[lot(1)]), customer("c1")])
+    flags = "--base-url", "http://127.0.0.1:9", "--limits", "off"
+    ended = shell("check", "--customers", "c.json", *flags, "--json")
+    assert [it["code"] for it in ended.document["warnings"]] == ["account-not-read"]
+    assert kinds(ended) == {"customers": {("duplicate-customer", ""): 1}}
 
 
 def test_a_run_that_follows_uses_what_the_check_has_scanned(shell: Shell) -> None:

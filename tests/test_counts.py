@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from streammig.batching import BatchLimits
-from streammig.masivo.rules import RuleOptions, StageRules, rules
+from streammig.masivo.rules import RuleOptions, cutting, rules
+from streammig.masivo.rules.cutting import Block
 from streammig.model import START, Place, Progress, Span, Tally
 from streammig.reader import Reader
 from streammig.sources import open_source, parse_input
@@ -50,16 +51,18 @@ def test_a_resumed_stage_reads_nothing_that_is_settled(tmp_path: Path) -> None:
 
 
 class Decoding:
-    """Counts what a stage's rules decode into models."""
+    """Counts what rules decode into models."""
 
-    def __init__(self, judged: StageRules) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = 0
-        self._decode = judged._strict
-        judged._strict = self  # type: ignore[assignment]
+        monkeypatch.setattr(cutting, "Block", self._block)
 
-    def __call__(self, data: bytes) -> Any:
-        self.calls += 1
-        return self._decode(data)
+    def _block(self, data: Sequence[bytes], decode: Callable[[bytes], Any]) -> Block:
+        def counted(each: bytes) -> Any:
+            self.calls += 1
+            return decode(each)
+
+        return Block(data, counted)
 
 
 def run_of(records: list[bytes]) -> list[Slice]:
@@ -67,17 +70,19 @@ def run_of(records: list[bytes]) -> list[Slice]:
 
 
 @pytest.mark.parametrize("more", [{}, {"status": "ACTIVE"}])
-def test_a_record_is_decoded_once_to_be_judged_also_where_a_field_is_cut_from_it(more: dict[str, Any]) -> None:
+def test_a_record_is_decoded_once_to_be_judged_also_where_a_field_is_cut_from_it(
+    more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     judged = rules("customers", OPTIONS)
-    decoding = Decoding(judged)
+    decoding = Decoding(monkeypatch)
     examined = examine(judged, run_of(bodies(1000, **more)))
     assert all(it.records for it in examined)
     assert decoding.calls == 1000
 
 
-def test_a_bad_value_in_one_record_does_not_have_the_others_decoded_again() -> None:
+def test_a_bad_value_in_one_record_does_not_have_the_others_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     judged = rules("customers", OPTIONS)
-    decoding, records = Decoding(judged), bodies(64)
+    decoding, records = Decoding(monkeypatch), bodies(64)
     records[20] = records[20].replace(b"@", b"#")
     examined = examine(judged, run_of(records))
     assert sum(len(it.records) for it in examined) == 63

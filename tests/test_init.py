@@ -36,6 +36,17 @@ def write_members(folder: Path) -> str:
     return "members.csv"
 
 
+def write_socios(folder: Path) -> str:
+    rows = ["Nº Socio;Nombre;Apellidos;Correo electrónico;Fecha alta;Fecha nacimiento;Sexo;Puntos;Baja"]
+    rows += [
+        f"S{n};José;Muñoz {n};{f's{n}@example.org' if n else 'sin correo'};{n % 27 + 1:02}/05/2019;05/05/1980;"
+        f"{'HM'[n % 2]};{n},50;{'NS'[n % 5 == 0]}"
+        for n in range(200)
+    ]
+    (folder / "socios.csv").write_bytes("\n".join(rows).encode("cp1252"))
+    return "socios.csv"
+
+
 def write_people(folder: Path) -> str:
     people = [
         {"person": {"id": n, "firstName": "Ana", "lastName": f"P{n}"}, "contact": {"email": f"ana{n}@example.org"},
@@ -117,6 +128,23 @@ def test_marks_of_deletion_and_unknown_zones_are_told_and_proposed_as_lines_to_m
     assert written["customers"]["delimiter"] == ";"
     assert written["customers"]["fields"]["gender"]["map"] == {"f": "FEMALE", "m": "MALE", "*": ""}
     assert written["customers"]["fields"]["balance"][0]["amount"]["number"] == ","
+
+
+def test_names_with_accents_are_known_and_what_a_sex_and_a_mark_mean_in_spanish_is_asked(shell: Shell) -> None:
+    told = shell("init", write_socios(shell.folder), "--json").document
+    fields = tomllib.loads(Path("move.toml").read_text())["customers"]["fields"]
+    assert (fields["id"], fields["email"]["field"]) == ("Nº Socio", "Correo electrónico")
+    assert fields["gender"]["map"] == {"H": "MALE", "M": "FEMALE", "*": ""}
+    mend = " ".join(told["mend"]["customers"])
+    assert "mujer" in mend
+    assert "Baja may mark deleted customers" in mend
+    forms = {it["field"]: it["form"] for it in told["files"][0]["fields"]}
+    assert forms["Correo electrónico"] == "e-mail addresses, but for 1 value"
+
+
+def test_files_of_one_stage_with_other_fields_are_told_since_one_mapping_is_proposed_for_both(shell: Shell) -> None:
+    called = shell("init", write_people(shell.folder), write_members(shell.folder), "--json")
+    assert "members.csv has other fields than people.json" in called.document["mend"]["customers"][0]
 
 
 def test_a_settings_file_that_is_there_is_never_written_over(shell: Shell) -> None:

@@ -371,6 +371,23 @@ def test_a_line_break_where_a_number_should_be_hides_no_fault_of_the_records_beh
     assert [[letter.code for letter in each.dead] for each in found] == [["wrong-type"], [], ["duplicate-field"], []]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        '"phone":1',
+        '"a,b":[1],"gender":null',
+        '"st\\u0061te":1,"state":2',
+        '"store_id":null,"gender":null',
+        '"phone":{"state":1,"gender":null},"state":1',
+        '"phone":1,"phone":1,"gender":null',
+        '"status":"DELETED","phone":1',
+    ],
+)
+def test_what_was_learnt_of_records_before_changes_nothing_for_those_behind_them(more: str) -> None:
+    judged, run = made("customers"), run_of([CUSTOMER.replace('"id"', f'{more},"id"')] * 300)
+    assert examined(judged, run) == [judged.explain(each.data, each.position, 0) for each in run]
+
+
 def test_an_escaped_comma_of_one_record_hides_no_repeated_field_of_another() -> None:
     escaped, twice = CUSTOMER.replace("Zoë", "a\\u002cb"), CUSTOMER.replace('"name"', '"name":"n","name"')
     good, bad = examined(made("customers"), run_of([escaped, twice]))

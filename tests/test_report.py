@@ -391,7 +391,8 @@ def test_totals_that_do_not_add_up_say_so_with_both_sides(file: Checkpoint) -> N
     ("filtered", "dead", "said"),
     [
         ({"no-events": Tally(10)}, (), "its 10 records were filtered (no-events). Is it the file of another stage?"),
-        ({"no-events": Tally(1)}, ("bad-id",) * 9, ""),
+        ({"no-events": Tally(1)}, ("bad-id",) * 9, "of its 10 records 1 were filtered, and 9 were refused (bad-id)"),
+        ({}, ("mapping-failed",) * 10, "were refused (mapping-failed). Correct the mapping"),
         ({}, ("bad-id",) * 6 + ("bad-date",) * 4, "were refused (bad-id, bad-date). Do the records need a mapping?"),
         ({}, ("invalid-utf8",) * 10, "were refused (invalid-utf8). Convert the file to UTF-8 first"),
         ({}, (), "the export holds no record"),

@@ -77,7 +77,9 @@ def test_all_that_is_known_is_said_before_a_decision_and_nothing_is_changed(shel
     said = resolve(shell, 1)
     assert said.code == 0
     for words in ("batch 1 of events: parked", "4 records, 4 units", "e.ndjson\n    records 1 to 4 (from byte 0)",
-                  "sum of purchases: 50.0", "request 1,", "unknown", "nothing of it can be read back"):  # fmt: skip
+                  "sum of purchases: 50.0", "request 1,", "unknown", "nothing of it can be read back",
+                  "1 --stage events --landed\n",
+                  "1 --stage events --not-landed\n"):  # fmt: skip
         assert words in said.out, words
     facts: dict[str, Any] = json.loads(resolve(shell, 1, "--json").out)
     assert facts["requests"][0]["kind"] == "unknown"

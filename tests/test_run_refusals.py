@@ -203,6 +203,20 @@ def test_the_end_of_every_file_of_every_stage_is_looked_at_first(shell: Shell, t
     assert (ended.code, target.ledger()["holds"]["events"]["count"]) == (0, 1)
 
 
+@pytest.mark.parametrize("stages", [("--customers",), ("--customers", "--events")])
+def test_a_stage_that_is_complete_up_to_a_broken_end_stays_so_in_calls_that_do_not_say_it_again(
+    shell: Shell, target: LocalTarget, stages: tuple[str, ...]
+) -> None:
+    (shell.folder / "export.json").write_bytes(WHOLE[:CUT])
+    write(shell.folder / "events.json", [{"id": "c1", "events": [event("p1")]}])
+    first = "--customers", "export.json"
+    assert shell.run(target.url, *first, "--accept-broken-end").code == 0
+    files = {"--customers": "export.json", "--events": "events.json"}
+    again = shell.run(target.url, *(word for stage in stages for word in (stage, files[stage])), "--json")
+    assert (again.code, landed(target)) == (0, 6), again.err
+    assert {it["state"] for it in again.document["stages"].values()} == {"complete"}
+
+
 def test_a_checkpoint_that_has_begun_on_a_broken_export_is_told_the_way_on(shell: Shell, target: LocalTarget) -> None:
     (shell.folder / "export.json").write_bytes(WHOLE[:CUT])
     assert shell.run(target.url, "--customers", "export.json", "--accept-broken-end", "--first", 2).code == 10

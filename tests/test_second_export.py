@@ -14,7 +14,7 @@ import pytest
 
 from streammig.checkpoint import locked
 from streammig.sandbox.local import LocalTarget
-from tests.commands import Called, Shell, sandbox, write
+from tests.commands import Called, Shell, finished, quickly, sandbox, write
 from tests.sandbox_caller import customer, event, transaction
 from tests.test_verify import FILES, export
 
@@ -125,3 +125,66 @@ def test_an_older_run_that_does_not_fit_is_refused_and_nothing_is_sent(shell: Sh
     assert {name: after.get(name) for name in ("customers", "events")} == {
         name: arrived.get(name) for name in ("customers", "events")
     }
+
+
+def corrected(shell: Shell, target: LocalTarget) -> None:
+    """An older run whose second customer was a dead letter, and was sent corrected."""
+    export(shell.folder, 3)
+    right = (shell.folder / "c.ndjson").read_text()
+    wrong = [json.loads(line) for line in right.splitlines()]
+    wrong[1]["email"] = "nobody"
+    write(shell.folder / "c.ndjson", wrong, lines=True)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 3
+    assert shell("dead-letters", "migration.checkpoint", "--stage", "customers", "--out", "dead.ndjson").code == 0
+    (letter,) = [json.loads(line) for line in (shell.folder / "dead.ndjson").read_text().splitlines()]
+    letter["record"] = json.loads(right.splitlines()[1])
+    write(shell.folder / "fixed.ndjson", [letter], lines=True)
+    assert shell("retry", "migration.checkpoint", "--input", "fixed.ndjson").code == 0
+    (shell.folder / "newer.ndjson").write_text(right)
+
+
+def test_i3_a_customer_that_was_sent_corrected_is_left_out(shell: Shell, target: LocalTarget) -> None:
+    corrected(shell, target)
+    once(target, 3, 9)
+    files = ("--customers", "newer.ndjson", "--transactions", "t.ndjson")
+    ended = shell.run(target.url, *files, *FULL, "--json")
+    assert (ended.code, sent_before(ended)) == (0, [3, 9]), ended.err
+    once(target, 3, 9)
+
+
+def test_i3_an_older_run_that_was_killed_while_it_sent_is_refused(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 3)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
+        file.execute("UPDATE batch SET state = 'sending' WHERE stage = 'customers'")
+    assert full(shell, target).problem == "not-in-undecided"
+    once(target, 3, 9)
+
+
+@pytest.mark.parametrize("after", ['return row | {"id": "x" + row["id"]}', 'return row if row["id"] != "c1" else None'])
+def test_i3_an_older_run_whose_mapping_was_changed_is_refused(shell: Shell, target: LocalTarget, after: str) -> None:
+    export(shell.folder, 3)
+    module = shell.folder / "mapping_of_older.py"
+    module.write_text("def ours(row):\n    return row\n")
+    older = ("run", *quickly(target.url), *FILES, "--max-bytes", 10_000, "--map", "customers=mapping_of_older:ours")
+    assert finished(shell.folder, *older).code == 0
+    module.write_text(f"def ours(row):\n    {after}\n")
+    ended = finished(shell.folder, "run", *quickly(target.url), *FILES, *FULL, "--json")
+    assert ended.problem == "not-in-mapping-changed", ended.err
+    once(target, 3, 9)
+
+
+def test_who_changed_is_listed_also_where_the_list_could_not_be_written_at_first(
+    shell: Shell, target: LocalTarget
+) -> None:
+    export(shell.folder, 2)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    second_export(shell.folder)
+    changed = shell.folder / "full.checkpoint.changed.ndjson"
+    changed.mkdir()
+    files = ("--customers", "c2.ndjson", "--events", "e2.ndjson", "--transactions", "t2.ndjson")
+    again = ("run", *quickly(target.url), *files, *FULL, "--since", "2025-01-01T00:00:00Z")
+    assert shell(*again, "--json").problem == "output-failed"
+    changed.rmdir()
+    assert shell(*again).code == 0
+    assert [json.loads(line)["id"] for line in changed.read_text().splitlines()] == ["c1"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from streammig.reader import Reader
 from streammig.scan import Halted
 from streammig.selection import WithBalance, WithoutRepeated, WithOwners
 from streammig.sources.source import Source, Told
-from streammig.target import Rules
+from streammig.target import Mentions, Rules
 
 
 class Line(msgspec.Struct):
@@ -39,6 +39,9 @@ class Line(msgspec.Struct):
     id: str
 
 
+MOST_MENTIONED = 5_000  # of a kind: more than any account holds
+
+
 @dataclass(slots=True)
 class Checked:
     """A stage that was read: source records, what of it would be sent in how many requests and bytes, what is left out,
@@ -54,6 +57,7 @@ class Checked:
     dropped: Mapping[str, int] = field(default_factory=dict)
     kinds: Kinds = field(default_factory=Kinds)
     dead: int = 0
+    mentioned: dict[str, Counter[str]] = field(default_factory=dict)  # by kind of thing
 
     def document(self, full: int) -> dict[str, Any]:
         """As JSON; a full request holds so many units."""
@@ -64,7 +68,7 @@ class Checked:
             "sums": {key: str(value) for key, value in sorted(self.sent.sums.items())},
             "dead": self.dead, "problems": self.kinds.document(self.files),
             "filtered": {reason: it.records for reason, it in self.filtered.items()},
-            "dropped": dict(self.dropped),
+            "dropped": dict(self.dropped), "mentioned": {kind: len(it) for kind, it in sorted(self.mentioned.items())},
         }  # fmt: skip
 
 
@@ -84,15 +88,18 @@ def read_stage(
     name: str,
     source: Source,
     rules: Rules,
+    own: Rules,
     limits: BatchLimits,
     tell: Callable[[Span], None],
     write: Callable[[Line], None] | None,
     halt: Event,
 ) -> Checked:
-    """All of a stage, in a thread of its own. `write` gets every problem. Raises `Halted` once `halt` is set."""
+    """All of a stage, in a thread of its own. `own` are its rules, whatever of the run is around them. `write` gets
+    every problem. Raises `Halted` once `halt` is set."""
     names = [mark["file"] for mark in source.fingerprints()]
-    found, ids = Checked(name, names), _Ids(rules)
-    reader = Reader(_Watched(source, tell, halt), ids if write is not None else rules, limits, Progress())
+    found = Checked(name, names)
+    looking = _Looking(rules, own, found.mentioned, write is not None)
+    reader = Reader(_Watched(source, tell, halt), looking, limits, Progress())
     try:
         while (sealing := reader.next()) is not None:
             draft, progress = sealing.draft, sealing.progress
@@ -104,7 +111,7 @@ def read_stage(
                 found.dead += 1
                 found.kinds.add(letter)
                 if write is not None:
-                    write(_line(name, names, letter, ids.taken(letter)))
+                    write(_line(name, names, letter, looking.owner_of(letter)))
             found.source_records, found.filtered = progress.source_records, progress.filtered
             found.dropped = progress.dropped
     finally:
@@ -160,24 +167,33 @@ class _WithId(msgspec.Struct):
 _with_id = msgspec.json.Decoder(_WithId).decode
 
 
-class _Ids:
-    """Rules that remember whose the records are that they leave out, until these are asked for."""
+class _Looking:
+    """Rules that note what the records mention which they pass, and whose those are that they leave out."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, own: Rules, mentioned: dict[str, Counter[str]], listed: bool) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
-        self._rules = rules
+        self._rules, self._own, self._mentioned, self._listed = rules, own, mentioned, listed
         self._ids: deque[tuple[tuple[int, int], str]] = deque()  # by place, in reading order
 
     def columns(self, span: Span) -> Columns:
         columns = self._rules.columns(span)
-        for left in columns.left_out:
+        for left in columns.left_out if self._listed else ():
             if left.dead:
                 at = left.dead[0].position
                 owner = left.absent[0][0] if left.absent else _id_of(span, left.at)
                 self._ids.append(((at.source, at.offset), owner))
+        if isinstance(self._own, Mentions):
+            for row, index in enumerate(columns.index):
+                self._note(columns.edited.get(row) or span.cut(index, index + 1)[0], self._own)
         return columns
 
-    def taken(self, letter: DeadLetter) -> str:
+    def _note(self, body: bytes, own: Mentions) -> None:
+        for kind, which in {*own.mentions(body)}:
+            found = self._mentioned.setdefault(kind, Counter())
+            if which in found or len(found) < MOST_MENTIONED:
+                found[which] += 1
+
+    def owner_of(self, letter: DeadLetter) -> str:
         """The owner of this letter; letters are asked for in reading order."""
         place = letter.position.source, letter.position.offset
         while self._ids and self._ids[0][0] < place:

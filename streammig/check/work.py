@@ -38,6 +38,7 @@ class Check:
     write: Callable[[Line], None] | None = None
     problems: list[Problem] = field(default_factory=list)  # of whole files or stages
     warnings: list[Warned] = field(default_factory=list)
+    missing: int = 0  # warnings of what a record builds on and the account has not
     stages: list[Checked] = field(default_factory=list)
 
     async def all(self) -> None:
@@ -64,7 +65,7 @@ class Check:
         tell = Pace(self.notify).telling(f"checking the {name}", it.source)
         limits = BatchLimits(bytes=self.settings.max_bytes)
         rules, halt = rules_of_run(name, it, STAGES[0], indexes), Event()
-        read = partial(read_stage, name, it.source, rules, limits, tell, self.write, halt)
+        read = partial(read_stage, name, it.source, rules, it.rules, limits, tell, self.write, halt)
         work = asyncio.get_running_loop().run_in_executor(self.thread, read)
         try:
             return await asyncio.shield(work)
@@ -83,7 +84,7 @@ class Check:
     @property
     def found(self) -> bool:
         """Whether anything is wrong."""
-        return bool(self.problems or any(it.dead for it in self.stages))
+        return bool(self.missing or self.problems or any(it.dead for it in self.stages))
 
     def document(self) -> dict[str, Any]:
         """As JSON, without any value of a record."""

@@ -66,7 +66,8 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="streammig")
 def streammig() -> None:
-    """Move a very large JSON export into Masivo, under its rate limits, without losing or doubling a record.
+    """Move a very large export (JSON, NDJSON, CSV) into Masivo, under its rate limits, without losing or doubling a
+    record.
 
     Exit codes: 0 all accepted or filtered; 1 a fault of this machine or of streammig; 2 settings, export or checkpoint
     can't be used; 3 done, with dead letters; 4 batches whose outcome is unknown; 5 stopped by the target; 10 a pilot

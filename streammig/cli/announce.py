@@ -158,8 +158,9 @@ def announcing(settings: Settings, key: str, checkpoint: Path, notify: Notify) -
     if not settings.on_event and not settings.notify_url:
         yield notify, lambda exit_code, code: None
         return
-    # Wherever the key stands, the command does not get it.
+    # Wherever the key stands, the command does not get it; nor may it speak to a service manager for the run.
     environment = {name: value for name, value in os.environ.items() if not key or key not in value}
+    environment.pop("NOTIFY_SOCKET", None)
     announcer = Announcer(settings.on_event, settings.notify_url, environment, {"checkpoint": str(checkpoint)}, notify)
     yield announcer, announcer.ended
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -35,24 +36,31 @@ PROBLEMS = 3
     "--out", type=click.Path(path_type=Path), metavar="FILE.ndjson",
     help="Write every problem with its customer's id to a new file, readable by you alone.",
 )  # fmt: skip
+@click.option("--offline", is_flag=True, help="Do not ask the account which rewards and tiers it has; needs no key.")
 @options.as_json()
 @options.quiet()
 def command(
-    settings_file: tuple[Path, ...], maps: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool, **flags: Any
+    settings_file: tuple[Path, ...],
+    maps: tuple[str, ...],
+    out: Path | None,
+    offline: bool,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
 ) -> None:
     """Check an export by the rules of its run, and plan that run. Nothing is sent.
 
-    Exits with 0 where nothing is wrong, 3 where anything is, 2 where a file can't be read. Needs no API key.
+    Exits with 0 where nothing is wrong, 3 where anything is, 2 where a file can't be read.
     """
     from streammig.settings import load
 
     migration = one(settings_file)
     settings = load(migration, given(flags, maps))
     folder = migration.parent if migration is not None else Path()
-    sys.exit(_check(settings, folder, out, Output(as_json, quiet)))
+    sys.exit(_check(settings, folder, out, offline, Output(as_json, quiet)))
 
 
-def _check(settings: Settings, folder: Path, out: Path | None, output: Output) -> int:
+def _check(settings: Settings, folder: Path, out: Path | None, offline: bool, output: Output) -> int:
     from streammig.check.plan import plan
     from streammig.check.text import in_words
     from streammig.check.work import Check
@@ -71,7 +79,7 @@ def _check(settings: Settings, folder: Path, out: Path | None, output: Output) -
         notify = stack.enter_context(watching(sys.stderr, output))
         check = Check(settings, inputs, notify, stack.enter_context(one_thread()), write)
         run = Migration(settings, ask, notify=notify, folder=folder)
-        readable = driven(run, lambda: until_stopped(run.stop, _all(check, run)), notify)
+        readable = driven(run, lambda: until_stopped(run.stop, _all(check, run, offline)), notify)
     if readable is None:
         say("Stopped on request: nothing was sent.")
         return STOPPED
@@ -97,8 +105,11 @@ def _check(settings: Settings, folder: Path, out: Path | None, output: Output) -
     return code
 
 
-async def _all(check: Check, run: Migration) -> dict[str, bool]:
+async def _all(check: Check, run: Migration, offline: bool) -> dict[str, bool]:
+    from streammig.doctor.export import advise
+
     await check.all()
+    await advise(check, run.settings, os.environ, offline)
     return await run.readable()
 
 

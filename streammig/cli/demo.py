@@ -39,7 +39,7 @@ streammig moves a loyalty program out of an old system into Masivo, through an
 API that takes 1,000 records in one request and one request in 5 seconds, that
 only ever answers "enqueued", and that doubles somebody's points if it gets a
 record twice. A real migration runs for hours or days and will be interrupted;
-this one takes half a minute."""
+this one takes under a minute."""
 SETTINGS = """\
 # What goes where. One command line starts this migration, and goes on with it
 # after any stop:

@@ -68,8 +68,9 @@ def command(
         # Whose records they are is shown on a terminal alone: it is in no log, and in no document.
         look_up = to_look_up(file, found) if answer is None and not as_json and sys.stdout.isatty() else []
         resume = file.run["context"].get("command")
+        ways = _ways(found, checkpoint) if answer is None and not as_json else []
     if not as_json and (answer is None or not quiet):
-        say("\n".join([in_words(facts), *look_up]), sys.stdout if answer is None else sys.stderr)
+        say("\n".join([in_words(facts), *look_up, *ways]), sys.stdout if answer is None else sys.stderr)
     called = shlex.join(["streammig", *sys.argv[1:]])
     code = 0
     if answer == "read-back":
@@ -104,6 +105,18 @@ WARNINGS = {
         " them."
     ),
 }
+
+
+def _ways(batch: Batch, checkpoint: Path) -> list[str]:
+    """What the operator does next about a batch that was shown."""
+    call = shlex.join(["streammig", "resolve", str(checkpoint), str(batch.seq), "--stage", batch.stage])
+    return [
+        "Look for these records at the target. Where they are there:",
+        f"  {call} --landed",
+        "Where none of them is there:",
+        f"  {call} --not-landed",
+        "Other decisions: streammig guide unknown-outcomes",
+    ]
 
 
 def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> None:

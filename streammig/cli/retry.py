@@ -112,6 +112,8 @@ def _in_words(before: tuple[int, ...], after: tuple[int, ...]) -> str:
 def _missing_in_words(file: Checkpoint) -> str:
     """What is left of what a verify did not find."""
     left = sum(file.totals(row.name).missing.records for row in file.stages())
+    if not left:
+        return "Records still missing: 0."
     return f"Records still missing: {left:,}. Read back what was sent: streammig verify {file.path} --all"
 
 

@@ -62,6 +62,8 @@ def command(
     if dry_run:
         if as_json:
             click.echo(json.dumps(plan, indent=2))
+        elif not quiet and plan["window"]:
+            say(f"Nothing was sent. To revert them: streammig revert {shlex.quote(str(checkpoint))}")
         return
     customers = plan["customers"] if not plan["window"] else _confirmed(plan["customers"], confirmed)
     called = shlex.join(["streammig", *sys.argv[1:]])

@@ -94,8 +94,9 @@ def one(files: tuple[Path, ...]) -> Path | None:
     """The settings file, if one is named."""
     if others := [str(file) for file in files if file.suffix != ".toml"]:
         raise click.UsageError(
-            f"{others[0]} is taken for the settings, which are a .toml file. To name several files of an export, put a"
-            " pattern in quotes (--customers 'part*.ndjson'), or each file behind a flag of its own."
+            f"{others[0]} is taken for the settings,\nwhich are a .toml file. A file of an export needs a flag of its"
+            f" stage, like\n--customers {others[0]}. To name several, put each behind a\nflag of its own, or a"
+            " pattern in quotes (--customers 'part*.ndjson')."
         )
     if len(files) > 1:
         raise click.UsageError(f"{len(files)} settings files are named. Name one.")

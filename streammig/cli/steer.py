@@ -26,7 +26,7 @@ def pause(checkpoint: Path) -> None:
     Requests under way end; none begins. The pause outlives the run: one that starts while it is paused waits, too.
     """
     _order(checkpoint, lambda it: msgspec.structs.replace(it, paused=True))
-    say(f"{checkpoint} is paused within {spoken(NOTICED)}. To go on: streammig unpause {checkpoint}")
+    say(f"{checkpoint} pauses within {spoken(NOTICED)}. To go on: streammig unpause {checkpoint}")
 
 
 @click.command()
@@ -49,8 +49,8 @@ def rate(checkpoint: Path, limits: str) -> None:
 
     asked = "" if limits == SETTINGS else str(parse_limits(limits, PRESETS))
     _order(checkpoint, lambda it: msgspec.structs.replace(it, limits=asked), running=bool(asked))
-    what = f"limits {asked}" if asked else "the limits of its settings"
-    say(f"{checkpoint} keeps {what} within {spoken(NOTICED)}.")
+    what = f"limits {asked}" if asked else "limits of its settings again"
+    say(f"{checkpoint} has the {what}, within {spoken(NOTICED)} where a run is on.")
 
 
 def _order(checkpoint: Path, change: Callable[[Orders], Orders], running: bool = True) -> None:

@@ -19,6 +19,7 @@ _KEY = re.compile(rb'[ \t\n\r]*,?[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:
 _COMMA = re.compile(rb"[ \t\n\r]*,?[ \t\n\r]*")
 _BLANK = b" \t\n\r"
 _ends_blank: Callable[[bytes], bool] = operator.methodcaller("endswith", (b" ", b"\t", b"\n", b"\r"))
+_ends_null: Callable[[bytes], bool] = operator.methodcaller("endswith", NULL)
 _MEMO = 256  # spellings that are remembered
 _LONE_NULL = re.compile(rb'\{[ \t\n\r]*"[^"]*"[ \t\n\r]*:[ \t\n\r]*null[ \t\n\r]*\}')
 _HIDDEN = re.compile(rb"\\u00(?:2|3[0-9aA])")  # what is a comma, or of a date, and written as an escape
@@ -222,35 +223,38 @@ class Cutter:
     def __init__(self, known: Collection[str], inner: Collection[str], optional: Collection[str]) -> None:
         self._known = frozenset(known)
         self._inner = frozenset(inner)
+        self._twofold = self._inner - self._known
         name = b'"(%b)"' % b"|".join(re.escape(each.encode()) for each in sorted(optional))
         null = b"".join((name, _BLANKS, b":", _BLANKS, NULL))
         self._later = re.compile(b"(%b),%b%b" % (_BLANKS, _BLANKS, null))
         self._first = re.compile(b"([{]%b)%b%b,%b" % (_BLANKS, null, _BLANKS, _BLANKS))
-        self._nulls: dict[bytes, tuple[bytes, bool]] = {}
+        self._nulls: dict[bytes, tuple[bytes, str]] = {}
         self._keys: dict[str, bytes] = {}
 
-    def nulls(self, data: bytes) -> tuple[bytes, int, bool]:
-        """The record without the nulls that are spelt as one met before, how many were cut, and whether one of them may
-        have been an unknown field of the outermost object."""
-        count, doubtful = 0, False
-        for text, (left, twofold) in self._nulls.items():
+    def nulls(self, data: bytes) -> tuple[bytes, int, set[str], bool]:
+        """The record, or several of them, without the nulls that are spelt as one met before; how many were cut; the
+        names of those that may have been unknown fields of the outermost object; and whether an object may have
+        nothing but a null now."""
+        count, twofold, lone = 0, set(), False
+        for text, (left, name) in self._nulls.items():
             pieces = data.split(text)
             # A blank before it would stay there.
             if len(pieces) > 1 and not any(map(_ends_blank, pieces[:-1])):
                 data = left.join(pieces)
                 count += len(pieces) - 1
-                doubtful = doubtful or twofold
-        return data, count, doubtful
+                lone = lone or bool(left) or any(map(_ends_null, pieces[:-1]))
+                if name in self._twofold:
+                    twofold.add(name)
+        return data, count, twofold, lone
 
     def learn_nulls(self, data: bytes) -> None:
         """Remember how they are spelt here."""
         if len(self._nulls) >= _MEMO:
             self._nulls.clear()
-        twofold = self._inner - self._known
         for match in self._later.finditer(data):
-            self._nulls[match[0]] = (b"", match[2].decode() in twofold)
+            self._nulls[match[0]] = (b"", match[2].decode())
         for match in self._first.finditer(data):
-            self._nulls[match[0]] = (match[1], match[2].decode() in twofold)
+            self._nulls[match[0]] = (match[1], match[2].decode())
 
     def unknown(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of these names of the outermost object that are not known."""
@@ -262,7 +266,7 @@ class Cutter:
 
     def fields(self, data: bytes, values: Mapping[str, msgspec.Raw], names: Collection[str]) -> tuple[bytes, int]:
         """The record without these fields of the outermost object, whose values these are and whose names stand nowhere
-        else, and how many commas were cut."""
+        else, and how many commas were cut; 0 where a field was not found."""
         count = 0
         for name in names:
             value = bytes(values[name])
@@ -273,7 +277,7 @@ class Cutter:
                 pattern = rb'(?:^\{|[ \t\n\r]*,)[ \t\n\r]*"%b"[ \t\n\r]*:[ \t\n\r]*' % re.escape(name.encode())
                 found = re.search(pattern, data)
                 if '"' in name or found is None or not data.startswith(value, found.end()):
-                    continue
+                    return data, 0
                 if len(self._keys) >= _MEMO:
                     self._keys.clear()
                 key, at = found[0], found.start()

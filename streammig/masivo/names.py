@@ -1,14 +1,18 @@
 """The names by which other systems call the fields of Masivo's records, for a first proposal of a mapping.
 
-They are compared without case, blanks and signs. The first name that an export has is taken.
+They are compared without case, accents, blanks and signs. The first name that an export has is taken.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 OWNER = ("customer id", "member id", "member no", "member number", "member", "client id", "user id")
-CARD = ("customer number", "card number", "id cliente", "cliente")
+CARD = (
+    "customer number", "card number", "id cliente", "numero cliente", "no cliente", "codigo cliente", "cliente",
+    "id socio", "numero socio", "numero de socio", "no socio", "codigo socio", "socio",
+)  # fmt: skip
 ID = (*OWNER, "id", "no", "number", "loyalty id", "external id", *CARD)
 EMAIL = ("email", "e-mail", "email address", "mail", "correo", "correo electronico")
 USUAL: dict[str, dict[str, tuple[str, ...]]] = {
@@ -24,7 +28,8 @@ USUAL: dict[str, dict[str, tuple[str, ...]]] = {
             "enrollment date", "enrolled at", "became member on", "fecha alta", "fecha de alta",
         ),
         "gender": ("gender", "sex", "sexo", "genero"),
-        "dob": ("dob", "date of birth", "birth date", "birthday", "birthdate", "born", "fecha de nacimiento"),
+        "dob": ("dob", "date of birth", "birth date", "birthday", "birthdate", "born", "fecha de nacimiento",
+                "fecha nacimiento"),
         "country": ("country code", "country", "default address country code", "pais"),
         "amount": (
             "points", "points balance", "point balance", "loyalty points", "reward points", "current points",
@@ -38,7 +43,8 @@ USUAL: dict[str, dict[str, tuple[str, ...]]] = {
             "order number",
             "order", "purchase id", "transaction id", "id",
         ),
-        "value": ("total", "order total", "grand total", "total price", "amount", "value", "price", "importe"),
+        "value": ("total", "order total", "grand total", "total price", "amount", "value", "price", "importe",
+                  "valor"),
         "issued_at": (
             "issued at", "purchased at", "order date", "paid at", "processed at", "created at", "date", "at", "time",
             "timestamp", "fecha",
@@ -46,7 +52,8 @@ USUAL: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 # Fields by which old systems mark a customer as deleted, and the words that say so.
-DELETED = ("deleted", "is deleted", "deleted at", "active", "is active", "status", "state", "closed")
+DELETED = ("deleted", "is deleted", "deleted at", "active", "is active", "status", "state", "closed", "baja",
+           "eliminado", "activo", "estado")  # fmt: skip
 FORMS = {
     "customers": {"id", "name", "email", "registration_date", "balance"},
     "events": {"id", "events"},
@@ -56,5 +63,6 @@ FORMS = {
 
 
 def folded(name: str) -> str:
-    """A name without case, blanks and signs; of a way, its last step."""
-    return re.sub(r"[\W_]+", "", name).lower()
+    """A name without case, accents, blanks and signs; of a way, its last step."""
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
+    return re.sub(r"[\W_]+", "", plain).lower()

@@ -12,7 +12,8 @@ from streammig.model import Batch, BatchState, Sums, Tally
 from streammig.report.progress import Pace, account_of, fill, outlook, share_settled
 
 NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
-ALL_REFUSED = {"invalid-utf8": "Convert the file to UTF-8 first, for example with iconv."}
+ALL_REFUSED = {"invalid-utf8": "Convert the file to UTF-8 first, for example with iconv.",
+               "mapping-failed": "Correct the mapping: streammig guide mapping"}  # fmt: skip
 
 
 def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | None = None) -> dict[str, Any]:
@@ -167,8 +168,10 @@ def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:
     elif stage["filtered"] == read:
         reasons = ", ".join(stage["filtered_by"])
         found.append(f"{name}: nothing was sent: {whole} filtered ({reasons}). Is it the file of another stage?")
-    elif stage["dead"] == read:
+    elif stage["dead"] + stage["filtered"] == read:
         codes = ", ".join(stage["dead_by"])
+        if stage["filtered"]:
+            whole = f"of its {read:,} records {stage['filtered']:,} were filtered, and {stage['dead']:,} were"
         found.append(f"{name}: nothing was sent: {whole} refused ({codes}). {ALL_REFUSED.get(codes, NO_FORM)}")
     return found
 

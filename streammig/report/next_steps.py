@@ -33,7 +33,9 @@ def next_steps(document: Mapping[str, Any]) -> list[Step]:
     if document["state"] == "running":
         return [*steps, Step("The run is on; see how far it is", f"streammig status {checkpoint}")]
     if dead and not document["dry_run"]:
-        steps.append(Step("Send them again, corrected or as they are", f"streammig retry {checkpoint}"))
+        steps.append(
+            Step("Send them again as they are, or corrected with --input FILE", f"streammig retry {checkpoint}")
+        )
     if missing := sum(stage["missing"] for stage in stages):
         said = f"Records that are missing at the target: {missing:,}. Send them again"
         steps.append(Step(said, f"streammig retry {checkpoint} --missing"))

@@ -130,7 +130,7 @@ class Watch:
         if ahead is not None:
             parts += [f"next in {spoken(ahead.next)}"] if ahead.next >= FRESH else []
             parts += [_left(ahead.stages.get(self.stage))]
-            parts += [f"all: {_left(ahead.whole)}"] if len(self.accounts) > 1 else []
+            parts += [f"all: {_left(ahead.whole)}"] if len(self.accounts) > 1 and ahead.whole is not None else []
         return ", ".join(part for part in parts if part)
 
     def screen(self, width: int) -> list[str]:

@@ -120,4 +120,6 @@ def _all_refused(name: str, found: Found) -> str:
     said = f"{name}: all {found.records:,} records are refused: {codes}; the first is {found.bad}: {found.example}"
     if found.refused.keys() == {"invalid-utf8"}:
         return f"{said}. The file is not UTF-8: convert it first, say with iconv"
+    if found.refused.keys() == {"mapping-failed"}:
+        return f"{said}. Correct the mapping, and look again with --dry-run"
     return f"{said}. No record has the form of the target: is a mapping missing, or is it the file of another stage?"

@@ -76,7 +76,10 @@ def read_header(window: Window, at: int, form: Form) -> Header:
     head, delimiter = window.data[at - window.base :][:HEADER_BYTES], delimiter_of(form, window.file)
     taken, row = _first_row(head, delimiter, form.encoding)
     if row is None:
-        hint = "Name its encoding and delimiter in the settings, or convert it: streammig guide exports"
+        hint = (
+            f"Name its encoding and delimiter in the settings; streammig init {window.file} finds them. Or convert it:"
+            " streammig guide exports"
+        )
         if b"\n" not in head and b"\r" in head:
             hint = r"Its lines end in a carriage return alone. Convert it: tr '\r' '\n' < FILE > FILE.lf"
         raise Unusable("csv-header", f"{window.file}: the first row is no header of CSV", hint)

@@ -16,11 +16,7 @@ from streammig.masivo.edit import (
     NULL,
     Duplicate,
     Member,
-    commas,
     elements,
-    hides,
-    kept,
-    lines,
     members,
 )
 from streammig.masivo.rules.cutting import Block, Cutting
@@ -35,8 +31,6 @@ from streammig.masivo.rules.values import (
     Values,
     along,
     good_id,
-    signs,
-    spelt_oddly,
     text_of,
 )
 from streammig.model import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
@@ -81,10 +75,9 @@ class StageRules(ABC):
         self._filters = Filters(options)
         self._mapping = mapping
         self._mapped = Mapped(mapping) if mapping is not None else None
-        self._strict = msgspec.json.Decoder(self.model).decode
         self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
-        self._cutting = Cutting(self._shape, self._filters, told=self._told, is_bare=self._is_bare)
+        self._cutting = Cutting(self.model, self._shape, self._filters, told=self._told)
 
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
         return type(self), (self._options, self._mapping)  # in another process they are made again
@@ -209,39 +202,30 @@ class StageRules(ABC):
 
     def _judged(self, data: list[bytes]) -> Block:
         """Those of these records that can be sent."""
-        block = Block([] if self._marked else data, self._strict)
+        block = self._cutting.block([] if self._marked else data)
         if block.rows:
-            nulls = self._check_values(block)
-            joined, again = b",".join(block.bodies), kept(block.models)
-            there = signs(joined)
-            # An escaped comma of one record would make up for a repeated field of another.
-            if nulls or hides(joined) or commas(there) != commas(again) + len(block.bodies) - 1:
-                self._cutting.cut(block, lines(again, block.models), nulls)
-            if spelt_oddly(joined, there):  # what was cut may have been
-                block.odd.update([at for at, each in enumerate(block.bodies) if spelt_oddly(each, signs(each))])
+            self._check_values(block)
+            block.sift()
+        if block.rows:
+            self._cutting.cut(block)
             if max(map(len, block.bodies)) > self._room:
                 block.odd.update([at for at, body in enumerate(block.bodies) if len(body) > self._room])
             self._check(block)
             block.sift()
         return block
 
-    def _check_values(self, block: Block) -> dict[int, int]:
-        """Look at the values of models; how many optional numbers are null, of those records that have some."""
-        nulls: dict[int, int] = {}
+    def _check_values(self, block: Block) -> None:
+        """Look at the values of models, and count the optional numbers that are null."""
         failing: list[Path] = []
         self._values.survey(block.models, self._shape, failing)
         for path in failing:
             for at in self._values.bad(block.models, path):
                 values = along(path, (block.models[at],))
                 if path[-1].kind == "optional number" and self._values.good("nullable number", values):
-                    nulls[at] = nulls.get(at, 0) + [bytes(each) for each in values if each].count(NULL)
+                    block.nulls = block.nulls or [0] * len(block.rows)
+                    block.nulls[at] += [bytes(each) for each in values if each].count(NULL)
                 else:
                     block.odd.add(at)
-        return nulls
-
-    def _is_bare(self, body: bytes) -> bool:
-        """Whether it is plain to see that a record has no field to be cut in its outermost object, but maybe others."""
-        return False
 
     def _told(self, unknown: Collection[str]) -> tuple[str, ...]:
         """The paths of these fields that are told of when they are cut; raises `Refusal` where one must not be."""

@@ -10,9 +10,11 @@ from typing import Any
 from streammig.columns import Columns
 from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts
+from streammig.masivo.rules import mentions
 from streammig.masivo.rules.base import Pair, StageRules, id_in
 from streammig.masivo.rules.cutting import Block
 from streammig.masivo.rules.explain import KINDS, Walk
+from streammig.masivo.rules.mentions import Mention
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
@@ -42,6 +44,9 @@ class CustomerRules(StageRules):
 
     def shares(self, body: bytes) -> Iterator[Pair]:
         return of_customer(body)
+
+    def mentions(self, body: bytes) -> Iterator[Mention]:
+        return mentions.of_customer(body)
 
     def _check(self, block: Block) -> None:
         models, odd, now = block.models, block.odd, self._options.now

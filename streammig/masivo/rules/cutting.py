@@ -1,21 +1,38 @@
-"""Cuts fields from many records without a walk over each: nulls, and what the target does not know."""
+"""Cuts fields from many records without a walk over each, and proves that nothing else was read over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import compress
+from itertools import compress, repeat
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET, Raw, UnsetType
 
-from streammig.masivo.edit import NOT_JSON, Cutter, Duplicate, commas, fields_of, has_lone_null, without
+from streammig.masivo.edit import (
+    NOT_JSON,
+    Cutter,
+    Duplicate,
+    commas,
+    fields_of,
+    has_lone_null,
+    hides,
+    kept,
+    lines,
+    without,
+)
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.reasons import Refusal
 from streammig.masivo.rules.shape import Shape, objects_in
-from streammig.masivo.rules.values import has_lone, holds_free, signs, text_in
+from streammig.masivo.rules.values import holds_free, signs, spelt_oddly, text_in
 
 _MEMO = 4096  # kinds of records that are remembered
+_RUN = 16  # records that are proven together: what is odd in one costs the others of its run a count of their own
+_EXTRAS = 16  # unknown fields that are decoded
+_ODD_IN_NAME = frozenset('",\\')
+_BETWEEN = b"\0"  # records that are cut together; in one that has it they can't be told apart
 
 
 class Block:
@@ -23,7 +40,8 @@ class Block:
 
     `odd` are indices into these of records that take a closer look. `owners` and `uniques` are as in `Columns`; their
     checks fill them. `cut` says that some bodies are not as they came. `dropped` and `reasons`, of those that are to be
-    left out, are by index in all.
+    left out, are by index in all. `nulls`, if there is one, tells how many optional numbers of each are null. `free`
+    says whether there are objects of any content, once that was asked.
     """
 
     def __init__(self, data: Sequence[bytes], decode: Callable[[bytes], Any]) -> None:
@@ -43,6 +61,8 @@ class Block:
         self.dropped: dict[int, tuple[str, ...]] = {}
         self.reasons: dict[int, str] = {}
         self.odd: set[int] = set()
+        self.nulls: list[int] = []
+        self.free: bool | None = None
         self.cut = False
 
     def sift(self) -> None:
@@ -54,6 +74,7 @@ class Block:
             self.models = list(compress(self.models, keep))
             self.owners = list(compress(self.owners, keep))
             self.uniques = list(compress(self.uniques, keep))
+            self.nulls = list(compress(self.nulls, keep))
             self.odd = set()
 
 
@@ -69,57 +90,141 @@ class _Unknown(NamedTuple):
     reasons: dict[tuple[bytes, ...], str]
 
 
+class _Extras:
+    """Unknown fields of the outermost object that records before had: in a model of its own they are decoded, too."""
+
+    def __init__(self, model: type[msgspec.Struct], names: tuple[str, ...]) -> None:
+        if names:
+            fields = [(f"extra{at}", Raw | UnsetType, msgspec.field(default=UNSET, name=name))
+                      for at, name in enumerate(names)]  # fmt: skip
+            model = msgspec.defstruct(f"{model.__name__}AndMore", fields, bases=(model,), frozen=True, gc=False)
+            self._get: Callable[[Any], Any] = attrgetter(*[name for name, *_ in fields])
+        self.names = names
+        self.decode = msgspec.json.Decoder(model).decode
+        self._none = (UNSET,) * len(names)
+
+    def of(self, models: Sequence[Any]) -> Iterator[dict[str, Raw]]:
+        """Those that each of these records has, with their JSON."""
+        if not self.names:
+            return repeat({}, len(models))
+        values = map(self._get, models) if len(self.names) > 1 else zip(map(self._get, models), strict=True)
+        return map(self._there, values)
+
+    def _there(self, values: tuple[Raw | UnsetType, ...]) -> dict[str, Raw]:
+        if values == self._none:
+            return {}
+        return {name: value for name, value in zip(self.names, values, strict=True) if value is not UNSET}
+
+
 class Cutting:
     """What is cut from the records of a stage.
 
-    `told` gives the paths of unknown fields that are told of, and raises `Refusal` where one must not be cut. `is_bare`
-    says whether it is plain to see that a record has no field to be cut in its outermost object, but maybe others.
+    `told` gives the paths of unknown fields that are told of, and raises `Refusal` where one must not be cut.
     """
 
     def __init__(
         self,
+        model: type[msgspec.Struct],
         shape: Shape,
         filters: Filters,
         *,
         told: Callable[[Collection[str]], tuple[str, ...]],
-        is_bare: Callable[[bytes], bool],
     ) -> None:
+        self._model = model
         self._shape = shape
         self._filters = filters
         self._told = told
-        self._is_bare = is_bare
+        self._extras = _Extras(model, ())
+        self._learnt: dict[str, None] = {}
         self._unknown: dict[tuple[str, ...], _Unknown] = {}
         fields = [field for each in objects_in(shape) for field in each.fields.values()]
         needed = {field.name for field in fields if field.required or field.policy}
         inner = [field.name for each in list(objects_in(shape))[1:] for field in each.fields.values()]
         self._cutter = Cutter(shape.fields, inner, {field.name for field in fields} - needed)
 
-    def cut(self, block: Block, again: Sequence[bytes], nulls: Mapping[int, int]) -> None:
-        """Cut what the models of a block, encoded `again`, read over: optional fields that are null, and unknown ones
-        of the outermost object. Whatever else was read over, a field that is repeated, leaves more commas than the
-        model has. `nulls` are the optional numbers that are null, of the records that have some."""
-        free = self._shape.frees and holds_free(block.models, self._shape)
-        nulled: list[int] = []
-        for at, (there, most) in enumerate(zip(map(commas, block.bodies), map(commas, again), strict=False)):
-            more = there - most + nulls.get(at, 0)  # a number is its JSON, and null is one to the model
-            if more and not self._cut(block, at, more, free, nulled):
-                block.odd.add(at)
-        if nulled:
-            left = [block.bodies[at] for at in nulled]
-            if has_lone(signs(b",".join(left))):
-                block.odd.update([at for at, each in zip(nulled, left, strict=True) if has_lone_null(each)])
+    def block(self, data: Sequence[bytes]) -> Block:
+        """Those of these records that can be decoded."""
+        if len(self._learnt) > len(self._extras.names):
+            self._extras = _Extras(self._model, tuple(self._learnt))
+        return Block(data, self._extras.decode)
 
-    def _cut(self, block: Block, at: int, more: int, free: bool, nulled: list[int]) -> bool:
+    def cut(self, block: Block) -> None:
+        """Cut what the models of a block read over: optional fields that are null, and unknown ones of the outermost
+        object. Whatever else was read over, a field that is repeated, leaves more commas than the model has.
+
+        No record of the block may hold an odd value: what such a one has too few would hide what another has too many.
+        """
+        for begin in range(0, len(block.rows), _RUN):
+            end = min(begin + _RUN, len(block.rows))
+            models, bodies = block.models[begin:end], block.bodies[begin:end]
+            again = kept(models)
+            gone = self._cut_extras(block, begin, models, bodies) if self._extras.names else 0
+            joined = _BETWEEN.join(bodies)
+            there = signs(joined)
+            left: list[bytes] | None = None
+            if gone is not None and not hides(joined):
+                # A number is its JSON, and null is one to the model.
+                more = commas(there) - commas(again) + gone + sum(block.nulls[begin:end])
+                left = self._cut_nulls(block, joined, models, more) if more else bodies
+            if left is None:
+                self._cut_each(block, begin, models, lines(again, models))
+            elif gone or more:
+                block.bodies[begin:end] = left
+                block.cut = True
+            if spelt_oddly(joined, there):  # what was cut may have been
+                block.odd.update([at for at in range(begin, end) if _spelt_oddly(block.bodies[at])])
+
+    def _cut_extras(self, block: Block, begin: int, models: Sequence[Any], bodies: list[bytes]) -> int | None:
+        """Cut the unknown fields that were decoded from the bodies of a run; how many commas went with them, or None
+        where that takes a closer look."""
+        gone = 0
+        for at, extras in enumerate(self._extras.of(models)):
+            if extras:
+                try:
+                    names = tuple(extras if len(extras) == 1 else filter(extras.__contains__, fields_of(bodies[at])))
+                    unknown = self._unknown.get(names) or self._known(names)
+                except (Refusal, *NOT_JSON):
+                    return None
+                left, count = self._cutter.fields(bodies[at], extras, names)
+                if unknown.mixed or count < len(names):  # not all of them were found
+                    return None
+                self._note(block, block.rows[begin + at], unknown, extras)
+                bodies[at] = left
+                gone += count
+        return None if gone and self._free(block, models) else gone
+
+    def _cut_nulls(self, block: Block, joined: bytes, models: Sequence[Any], more: int) -> list[bytes] | None:
+        """The bodies of a run with so many nulls cut, or None where that is not all there is to be done."""
+        left, count, twofold, lone = self._cutter.nulls(joined)
+        if count != more or not twofold.issubset(self._extras.names) or self._free(block, models):
+            return None
+        bodies = left.split(_BETWEEN)
+        return None if len(bodies) != len(models) or (lone and has_lone_null(left)) else bodies
+
+    def _free(self, block: Block, models: Sequence[Any]) -> bool:
+        """Whether some of a block's models have objects that may hold a field of any name."""
+        if block.free is None:
+            block.free = self._shape.frees and holds_free(block.models, self._shape)
+        return block.free and holds_free(models, self._shape)
+
+    def _cut_each(self, block: Block, begin: int, models: Sequence[Any], again: Sequence[bytes]) -> None:
+        """Cut fields from the records of a run one by one."""
+        for at, (extras, line) in enumerate(zip(self._extras.of(models), again, strict=True), begin):
+            more = (
+                commas(block.bodies[at]) - commas(line) + sum([1 + bytes(each).count(b",") for each in extras.values()])
+            )
+            if block.nulls:
+                more += block.nulls[at]
+            if more and not self._cut(block, at, more):
+                block.odd.add(at)
+
+    def _cut(self, block: Block, at: int, more: int) -> bool:
         """Cut fields of one record that has so many commas more than its model; whether that is all there is to be
-        done. `free`: in one of the block there are objects that may hold a field of any name. `nulled` is told of nulls
-        that were cut."""
-        body, row = block.bodies[at], block.rows[at]
-        free = free and holds_free((block.models[at],), self._shape)
-        left, count, doubtful = self._cutter.nulls(body)
-        null = count
-        if count == more:
-            doubtful = doubtful and not self._is_bare(body)
-        else:
+        done."""
+        body, free = block.bodies[at], self._free(block, (block.models[at],))
+        left, null, twofold, _ = self._cutter.nulls(body)
+        count = null
+        if count != more:
             try:
                 values = fields_of(left)
                 unknown = self._unknown.get(tuple(values)) or self._known(tuple(values))
@@ -130,21 +235,32 @@ class Cutting:
             except (Refusal, Duplicate, *NOT_JSON):
                 return False
             count += some
-            if unknown.marks and (reason := self._reason(unknown, values)):
-                block.reasons[row] = reason
-            elif unknown.dropped:
-                block.dropped[row] = unknown.dropped
+            self._note(block, block.rows[at], unknown, values)
+            self._learn(unknown.names)
             if count != more:
                 self._cutter.learn_nulls(left)
-                left, some, twofold = self._cutter.nulls(left)
-                count, null, doubtful = count + some, null + some, doubtful or twofold
+                left, some, more_twofold, _ = self._cutter.nulls(left)
+                count, null, twofold = count + some, null + some, twofold | more_twofold
         block.bodies[at] = left
         block.cut = True
-        if count != more or (null and free):
+        if count != more or (null and (free or has_lone_null(left))):
             return False
-        if null:
-            nulled.append(at)
-        return not doubtful or not self._cutter.mixes(self._cutter.unknown(fields_of(body)))
+        self._learn(twofold)
+        return not twofold or not self._cutter.mixes(self._cutter.unknown(fields_of(body)))
+
+    def _learn(self, names: Collection[str]) -> None:
+        """Decode these from the next block on, but for names with a comma, or written with an escape."""
+        for name in names:
+            if len(self._learnt) < _EXTRAS and name.isprintable() and _ODD_IN_NAME.isdisjoint(name):
+                self._learnt[name] = None
+
+    def _note(self, block: Block, row: int, unknown: _Unknown, values: Mapping[str, Raw]) -> None:
+        """Note what is told of these fields of a record, or why it is left out."""
+        if unknown.marks and (reason := self._reason(unknown, values)):
+            block.reasons[row] = reason
+            block.dropped.pop(row, None)
+        elif unknown.dropped:
+            block.dropped[row] = unknown.dropped
 
     def _known(self, names: tuple[str, ...]) -> _Unknown:
         """What is to be known of an object with these fields; raises `Refusal` where one must not be."""
@@ -157,7 +273,7 @@ class Cutting:
         self._unknown[names] = found
         return found
 
-    def _reason(self, unknown: _Unknown, values: Mapping[str, msgspec.Raw]) -> str:
+    def _reason(self, unknown: _Unknown, values: Mapping[str, Raw]) -> str:
         """Why a customer with these fields is left out, or ""."""
         marks = tuple([bytes(values[name]) for name in unknown.marks])
         reason = unknown.reasons.get(marks)
@@ -166,3 +282,7 @@ class Cutting:
             if len(unknown.reasons) < _MEMO:
                 unknown.reasons[marks] = reason
         return reason
+
+
+def _spelt_oddly(body: bytes) -> bool:
+    return spelt_oddly(body, signs(body))

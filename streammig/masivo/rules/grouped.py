@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import accumulate, chain
 from operator import attrgetter
@@ -15,10 +15,12 @@ import msgspec
 from streammig.columns import Columns
 from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts, elements, members, shifted
+from streammig.masivo.rules import mentions
 from streammig.masivo.rules.base import Pair, StageRules
 from streammig.masivo.rules.customers import STRUCTURAL
 from streammig.masivo.rules.cutting import Block
 from streammig.masivo.rules.explain import Walk
+from streammig.masivo.rules.mentions import Mention
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
@@ -44,6 +46,9 @@ class GroupedRules(StageRules):
         self._begins = re.compile(blank.join(parts)).match
         self._beside = (_CUSTOMER | self._filters.customer_fields | STRUCTURAL) - {"id", self.name}
 
+    def mentions(self, body: bytes) -> Iterator[Mention]:
+        return mentions.of_owner(body)
+
     def _check(self, block: Block) -> None:
         odd = block.odd
         block.owners = [each.id for each in block.models]
@@ -68,10 +73,6 @@ class GroupedRules(StageRules):
     def _listed(self, body: bytes) -> tuple[int, int]:
         found = members(body, 0, len(body))[self.name]
         return found.begin + 1, found.end - 1
-
-    def _is_bare(self, body: bytes) -> bool:
-        # Behind the id stands the list, and what is last is a list: of a good record that is this one.
-        return body.endswith(b"]}") and self._begins(body) is not None
 
     def _spare(self, names: Collection[str]) -> Collection[str]:
         # An unknown field of a customer is the customers stage's to send, so "send" means nothing here.
