@@ -11,9 +11,12 @@ from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
+from streammig.errors import Unusable
 from streammig.model import START, BatchState, Place, Range, Record
 from streammig.reader import first_records, owners_until
 from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
+from streammig.settings import Settings
+from streammig.sources import Form, check_form, open_source, parse_input
 from streammig.sources.source import Source
 from streammig.target import Rules, Stage
 
@@ -27,6 +30,25 @@ class StageInput(NamedTuple):
     source: Source
     rules: Rules
     mapping: str  # hash of its mapping's module, "" without one
+
+
+def open_sources(settings: Settings, *, accept_broken: bool) -> dict[str, Source]:
+    """The source of each stage that has files. Raises `Unusable`."""
+    sources: dict[str, Source] = {}
+    for name in settings.stages:
+        stage = settings.stage(name)
+        form = Form(stage.delimiter, stage.encoding)
+        check_form(f"[{name}]", form)
+        inputs = [parse_input(text) for text in stage.files]
+        most = settings.max_record_bytes
+        sources[name] = open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept_broken)
+    if not sources:
+        raise Unusable(
+            "no-input",
+            "there is nothing to migrate: no stage has a file",
+            "Name one with --customers, --events or --transactions, or in a settings file.",
+        )
+    return sources
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
 from streammig.account import BESIDE, NoAccount, SharedAccount
 from streammig.ask import Ask as Ask
+from streammig.binding import bind, call_context, create, new_files, recover
 from streammig.bodies import check_bodies, give_up, room_of_outbox
-from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Mark, Store, locked
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, locked
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
@@ -27,9 +27,9 @@ from streammig.delivery.beside import write_beside
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.delivery.reads import Connection, Reads
 from streammig.disk import check_room
-from streammig.errors import Problem, Unusable
+from streammig.errors import Problem
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
-from streammig.inputs import Reading, StageInput
+from streammig.inputs import Reading, StageInput, open_sources
 from streammig.listening import Hub
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo import second
@@ -37,20 +37,19 @@ from streammig.masivo.limits import PRESETS as PRESETS
 from streammig.masivo.target import RuleOptions, check_base_url
 from streammig.model import Batch, BatchState
 from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed
-from streammig.ratelimit import Limits, RateLimiter, account_name, parse_hours, parse_limits, part_of
+from streammig.ratelimit import RateLimiter, account_name, parse_hours, parse_limits, part_of
 from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.revert import Revert
 from streammig.run import Run, RunOptions
 from streammig.scan import Policies, forget, scan_folder, scan_stages
 from streammig.scan_plan import to_scan
-from streammig.settings import Settings, absolute, check_doubles, check_folder, from_checkpoint, portable, state_folder
-from streammig.sources import Form, check_form, open_source, parse_input, with_samples
-from streammig.sources.source import Source
+from streammig.settings import Settings, check_doubles, check_folder, from_checkpoint, state_folder
+from streammig.sources import with_samples
 from streammig.stages import STAGES
 from streammig.target import Client, ReadBack, Target
 from streammig.targets import rule_options, target_of
-from streammig.telemetry import ArrayDetected, Notice, Notify, Waiting, Warned, ignore
+from streammig.telemetry import Notice, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier, run_and_look
 
@@ -115,7 +114,7 @@ class Migration:
         target = self._target(rule_options(self.settings, started), mappings, Unlimited())
         return {
             name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
-            for name, source in self._sources().items()
+            for name, source in open_sources(self.settings, accept_broken=self.ask.accept_broken).items()
         }
 
     def telemetry(self) -> AsyncIterator[Notice]:
@@ -209,7 +208,7 @@ class Migration:
         account = self._account()
         check_doubles(settings, ask.accept_doubles)
         mappings = {name: self._mapping(name) for name in STAGES}
-        sources = self._sources()
+        sources = open_sources(settings, accept_broken=ask.accept_broken)
         path = Path(settings.checkpoint)
         check_folder(path)
         stack.enter_context(self._lock(path))
@@ -232,14 +231,16 @@ class Migration:
         client, readback = await stack.enter_async_context(self._connect(target))
         sent = await self._sent(stack, inputs, account.binding, thread)
         inputs = narrowed(inputs, sent, settings.since, SECOND, self.notify)
-        fresh = await self._fresh(file, marks, thread)
+        new = new_files(file, marks, settings, self.notify)
+        fresh = await self._reading(thread, partial(with_samples, new))
         reading_on = file is None or any(fresh.values()) or reads(file)
         indexes = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else {}
         if file is None:
-            file = self._create(path, fence, account.binding, started)
+            file = create(path, fence, account.binding, started)
             stack.callback(file.close)
-        self._bind(file, shape, fresh, account.limits)
-        self._recover(file, fence)
+        told = None if ask.aside else call_context(settings, ask, str(account.limits), self.state_dir, self.folder)
+        bind(file, shape, fresh, told)
+        recover(file, fence, self.clock.time(), self.notify)
         if words := await limiter.enter(file.run["id"], file.starts()):
             self.notify(Warned("limits-changed", words))
         if lost or file.lost() is not None:
@@ -309,15 +310,6 @@ class Migration:
         given_up = self.ask.bodies_lost or file.lost() is not None or (fence is not None and fence.newer is not None)
         return await self._reading(thread, lambda stopped: check_bodies(file, given_up))
 
-    def _create(self, path: Path, fence: Fence | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
-        """A new checkpoint."""
-        if fence is not None:
-            fence.raise_to(Mark())  # before it exists: a copy of it is known wherever it turns up
-        return Checkpoint.create(
-            path, run_id=fence.run_id if fence is not None else "", binding=binding, version=version("streammig"),
-            started=started,
-        )  # fmt: skip
-
     def _lock(self, path: Path) -> AbstractContextManager[None]:
         return nullcontext() if self.ask.held else locked(path, self.ask.command)
 
@@ -327,17 +319,6 @@ class Migration:
         if self.stop.is_set():
             raise asyncio.CancelledError
         return found
-
-    async def _fresh(self, file: Checkpoint | None, marks: Marks, reader: Executor) -> dict[str, list[dict[str, Any]]]:
-        """The fingerprints of the files that the checkpoint does not have yet, by stage, as it is to keep them. Tells
-        which array was found in a file where none was named."""
-        known = {row.name: len(file.fingerprints(row.name)) for row in file.stages()} if file is not None else {}
-        fresh = {name: list(found[known.get(name, 0) :]) for name, found in marks.items()}
-        for name, files in fresh.items():
-            for text, mark in zip(self.settings.stage(name).files[known.get(name, 0) :], files, strict=True):
-                if parse_input(text).path is None and mark["path"]:
-                    self.notify(ArrayDetected(name, mark["file"], mark["path"]))
-        return await self._reading(reader, partial(with_samples, fresh))
 
     async def _scan(
         self,
@@ -370,24 +351,6 @@ class Migration:
 
     def _mapping(self, name: str) -> Callable[[Any], Any] | None:
         return stage_mapping(self.settings, name, self.folder)
-
-    def _sources(self) -> dict[str, Source]:
-        sources = {name: self._open(name) for name in self.settings.stages}
-        if not sources:
-            raise Unusable(
-                "no-input",
-                "there is nothing to migrate: no stage has a file",
-                "Name one with --customers, --events or --transactions, or in a settings file.",
-            )
-        return sources
-
-    def _open(self, name: str) -> Source:
-        stage = self.settings.stage(name)
-        form = Form(stage.delimiter, stage.encoding)
-        check_form(f"[{name}]", form)
-        inputs = [parse_input(text) for text in stage.files]
-        most, accept = self.settings.max_record_bytes, self.ask.accept_broken
-        return open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept)
 
     def _account(self) -> SharedAccount | NoAccount:
         """The account that the run sends to; none for a dry run."""
@@ -423,43 +386,6 @@ class Migration:
         async with target.connect() as (client, readback):
             await client.renew()  # a wrong key or host is found here, before a record is read
             yield client, readback
-
-    def _bind(self, file: Checkpoint, shape: Mapping[str, Any], fresh: Mapping[str, Any], limits: Limits) -> None:
-        with file.transaction():
-            if not self.ask.aside:
-                file.set_context(self._context(str(limits)))
-            known = {row.name for row in file.stages()}
-            for name, marks in fresh.items():
-                if name not in known:
-                    file.add_stage(name, STAGES.index(name), shape[name], marks)
-                else:
-                    file.add_files(name, len(file.fingerprints(name)), marks)
-
-    def _context(self, limits: str) -> dict[str, Any]:
-        """What another command needs to know of this one: where its files lie, and the windows of its budget."""
-        stages = {name: self.settings.stage(name) for name in self.settings.stages}
-        return {
-            "command": self.ask.command, "limits": limits,
-            "inputs": {name: [absolute(text) for text in stage.files] for name, stage in stages.items()},
-            "forms": {name: [stage.delimiter, stage.encoding] for name, stage in stages.items()},
-            "state_dir": str(self.state_dir.absolute()), "max_record_bytes": self.settings.max_record_bytes,
-            "settings": portable(self.settings), "folder": str(self.folder.absolute()), "unchecked": self.ask.unchecked,
-        }  # fmt: skip
-
-    def _recover(self, file: Checkpoint, fence: Fence | None) -> None:
-        """Make unknown what an earlier process may have sent, and raise the fence to what this copy knows."""
-        if fence is not None and fence.newer is not None:
-            lost = file.newest_is_lost(fence.newer, self.clock.time())
-            self._warn(lost, "newest-is-lost", "the newest copy is lost")
-        self._warn(file.recover(), "crashed-while-sending", "the last run ended while it was sending")
-        if fence is not None:
-            fence.raise_to(Mark(file.run["tick"]))
-
-    def _warn(self, lost: Sequence[Batch], code: str, why: str) -> None:
-        if lost:
-            names = ", ".join(f"{batch.seq} of {batch.stage}" for batch in lost[:20])
-            more = f" and {len(lost) - 20:,} more" if len(lost) > 20 else ""
-            self.notify(Warned(code, f"{why}: the outcome is unknown for batch {names}{more}"))
 
 
 def _opened_to_read(stack: AsyncExitStack, path: Path) -> Checkpoint:

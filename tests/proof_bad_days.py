@@ -19,7 +19,7 @@ from streammig.settings import Settings, load
 from tests.commands import KEY, write
 from tests.memory_target import Weather
 from tests.proof_report import Found, scratch
-from tests.sandbox_caller import customer, event, transaction
+from tests.sandbox_caller import customer, event, lot, transaction
 from tests.test_system import check, whole
 from tests.virtual import run_virtual
 from tests.world import SETTLE_TIME, new_world, write_export
@@ -149,7 +149,7 @@ def _settings(folder: Path, url: str, paths: Mapping[str, Path]) -> Settings:
 def _export(folder: Path, count: int) -> dict[str, Path]:
     owners = [f"c{number}" for number in range(count)]
     rows: dict[str, list[Any]] = {
-        "customers": [customer(owner, country=FAT) for owner in owners],
+        "customers": [customer(owner, country=FAT, balance=[lot(1)]) for owner in owners],
         "transactions": [{"id": owner, "transactions": [transaction(1)]} for owner in owners],
         "events": [{"id": owner, "events": [event(f"p-{owner}")]} for owner in owners],
     }

@@ -10,16 +10,19 @@ import re
 import shutil
 import socket
 import stat
+import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.report import make
 from streammig.checkpoint import locked
 from streammig.dashboard.door import TOKEN, opened
 from streammig.dashboard.metrics_file import metrics_kept
@@ -34,7 +37,7 @@ from streammig.settings import Settings
 from streammig.telemetry import Notice, ignore
 from tests import problems
 from tests.browser import CHROMIUM, Tab, browser
-from tests.commands import KEY, Shell, process, sandbox, write
+from tests.commands import KEY, PATIENCE, Shell, process, quickly, sandbox, write
 from tests.manual import GUIDE, table
 from tests.sandbox_caller import customer, event
 
@@ -278,6 +281,11 @@ async def test_the_page_is_small_needs_no_network_and_holds_no_name_no_email_no_
         assert told in text
 
 
+def test_the_page_of_a_long_run_is_small_too(tmp_path: Path) -> None:
+    make(tmp_path / "run.checkpoint", 1_000)
+    assert len(page(asyncio.run(View(tmp_path / "run.checkpoint").look())).encode()) <= 60_000
+
+
 async def test_a_browser_is_sent_only_what_changed_and_the_last_state_at_the_end(past: Path) -> None:
     view = View(past)
     async with serving(view) as (client, url):
@@ -331,6 +339,21 @@ def test_before_there_is_a_checkpoint_the_page_says_what_the_run_waits_for() -> 
     assert "reading the export &lt;1&gt;" in page(Look(doing=["waiting: reading the export <1>"]))
 
 
+@pytest.mark.slow
+def test_browsers_that_read_nothing_or_vanish_do_not_hold_the_run(tmp_path: Path) -> None:
+    write(tmp_path / "c.ndjson", [customer(f"c{at}") for at in range(5_000)], lines=True)
+    with sandbox() as target, ExitStack() as stack:
+        run = "run", "--customers", "c.ndjson", *quickly(target.url), "--limits", "1/1s", "--dashboard=0"
+        running = stack.enter_context(process(tmp_path, *run))
+        port = urlsplit(address_of(running)).port
+        for reads_nothing in [True] * (MOST // 2) + [False] * MOST:
+            browser = socket.create_connection(("127.0.0.1", port or 0))
+            browser.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            stack.callback(browser.close) if reads_nothing else browser.close()
+        assert running.wait(PATIENCE) == 0
+        assert target.ledger()["holds"]["customers"]["count"] == 5_000
+
+
 # -- in a real browser -------------------------------------------------------------------------------------------------
 
 WIDTHS = ((1200, "light"), (1200, "dark"), (390, "light"), (320, "dark"))
@@ -342,9 +365,13 @@ SMALLEST = """Math.min(...[...document.querySelectorAll('main *')].filter(e => e
 def page_of(folder: Path, *arguments: object) -> Iterator[str]:
     """The address of the page that a command serves, which runs in a process of its own."""
     with process(folder, *arguments) as running:
-        assert running.stderr is not None
-        line = next(line for line in running.stderr if line.startswith("dashboard: "))
-        yield line.removeprefix("dashboard: ").strip()
+        yield address_of(running)
+
+
+def address_of(running: subprocess.Popen[str]) -> str:
+    assert running.stderr is not None
+    line = next(line for line in running.stderr if line.startswith("dashboard: "))
+    return line.removeprefix("dashboard: ").strip()
 
 
 def shown(tab: Tab, text: str) -> None:

@@ -103,7 +103,7 @@ def test_i4_what_an_earlier_migration_left_at_the_target_does_not_stand_for_a_lo
         for number, day in enumerate(DAYS):
             made: dict[str, list[object]] = {
                 "customers": [customer(name, balance=[lot(5 + number)]) for name in NAMES],
-                "transactions": [{"id": name, "transactions": [transaction(4, issued_at=day)]} for name in NAMES],
+                "transactions": [{"id": name, "transactions": [transaction(5, issued_at=day)]} for name in NAMES],
             }
             for name, records in made.items():
                 write(shell.folder / f"{name}{number}.json", records)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, unpack_ranges
 from streammig.checkpoint.letters import Letters
 from streammig.checkpoint.queries import Totals
+from streammig.errors import SAMPLES_MISSING
 from streammig.model import Draft, Range, Tally, add_up
 
 MISSED, RESENT, REVERTED = "missing", "resent", "reverted"
@@ -105,6 +106,8 @@ class Units(Letters):
                 self.change(f"DELETE FROM {table}")
             (tick,) = self.rows("SELECT tick FROM run")[0]
             self.change("INSERT INTO verification VALUES (?, ?, ?, ?)", at, tick, seen, json.dumps(summary))
+            if summary["kind"] == "all":  # it says more than the samples of the run did
+                self.change("UPDATE stage SET code = '', message = '' WHERE code = ?", SAMPLES_MISSING)
             for stage, it in missing:
                 self._set(stage, MISSED, it)
             self._db.executemany("INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?)", findings)

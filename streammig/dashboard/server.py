@@ -72,7 +72,9 @@ class _Pages:
 
     async def page(self, request: web.Request) -> web.Response:
         text = page(await self._view.look())
-        return web.Response(text=text, content_type="text/html", headers=HEADERS)
+        answer = web.Response(text=text, content_type="text/html", headers=HEADERS)
+        answer.enable_compression()
+        return answer
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """The sections that changed since this browser got them, as server-sent events.

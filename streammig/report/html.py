@@ -372,8 +372,8 @@ def _progress(status: Found) -> str:
     for name, it in status["stages"].items():
         done = "" if it["done"] is None else shared(it["done"])
         left = "" if it["seconds_left"] is None else spoken(it["seconds_left"])
-        rows.append((name, state_word(it["state"], it["code"]), done, it["in_units"]["accepted"], it["requests"], left))
-    head = ["stage", "state", "done", "units accepted", "requests", "time left"]
+        rows.append((name, done, left, it["in_units"]["accepted"], it["requests"], state_word(it["state"], it["code"])))
+    head = ["stage", "done", "time left", "units accepted", "requests", "state"]
     return _section("Stages", _table(head, rows) if rows else "")
 
 
