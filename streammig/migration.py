@@ -18,7 +18,7 @@ from streammig.account import BESIDE, NoAccount, SharedAccount
 from streammig.ask import Ask as Ask
 from streammig.binding import bind, call_context, create, new_files, recover
 from streammig.bodies import check_bodies, give_up, room_of_outbox
-from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, locked
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, locked, refuse_stale
 from streammig.context import Clock, Context, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
@@ -282,6 +282,7 @@ class Migration:
         path, mine = Path(self.settings.not_in), Path(self.settings.checkpoint)
         held_by_run(path)
         file = _opened_to_read(stack, path)
+        refuse_stale(path, self.state_dir, file.run["id"], file.run["tick"])
         settings, folder = from_checkpoint(path, file.run["context"], None)
         older = Older(file, Migration(settings, self.ask, folder=folder).inputs(file.run["started"]))
         older.check(binding if self.ask.dry_run is None else file.run["binding"])

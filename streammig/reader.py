@@ -11,7 +11,7 @@ import msgspec
 
 from streammig.batching import BatchLimits, Buried, Sealing, batcher, cut, is_within, nothing, select, touches
 from streammig.checkpoint import write_body
-from streammig.columns import Chunk
+from streammig.columns import Chunk, Columns
 from streammig.errors import BrokenExport, Unusable
 from streammig.model import START, Place, Progress, Range, Record, Span
 from streammig.sources.source import Source
@@ -24,8 +24,9 @@ class Reader:
     """Reads, examines and packs one stage from where its progress stands. Synchronous, for a thread of its own.
 
     What batches hold ahead of the frontier is passed over as it was sealed, whatever a mapping would make of it now.
-    `first` is the number of source records to stop behind (a pilot), and `sent` tells in a pilot which owners the
-    target has been sent: reading stops before the first record of another, since it would be dropped there. Without an
+    `first` is the number of source records to stop behind (a pilot). `sent` tells in a pilot which owners the target
+    has been sent: what is theirs is taken out of the whole export, and what is another's is left, since it would be
+    dropped there. Without an
     `outbox`, a folder, bodies are handed out. `mended`: the mapping is not the one that what lies ahead was made by.
     `buried` tells what was a dead letter before.
     """
@@ -47,9 +48,10 @@ class Reader:
         self._batcher = batcher(rules.head, rules.tail, rules.once, limits, progress, ahead, buried)
         self._source, self._spans = source, source.spans(progress.frontier)
         self._ready: deque[Sealing] = deque()
-        self._left = None if first is None else max(first - progress.source_records, 0)
+        self._left = None if first is None or sent is not None else max(first - progress.source_records, 0)
         self._cut = False  # whether a record of the last span was left for after the pilot
         self._sent = sent
+        self._others = False  # whether records of other owners were left
         self._outbox = outbox
         self._mended = mended
         self._ended = False
@@ -83,7 +85,7 @@ class Reader:
             self.broken = broken
             span = None
         if span is None:
-            return self._end("")
+            return self._end("the records of the pilot's customers are read" if self._others else "")
         if self._left is not None:
             self._cut = len(span) > self._left
             span = span.part(0, self._left)
@@ -91,8 +93,8 @@ class Reader:
         for sealed, part in self._parts(span):
             if sealed:
                 self._ready.extend(self._batcher.pass_over(part))
-            elif not self._take(part):
-                break
+            else:
+                self._take(part)
         return None
 
     def _parts(self, span: Span) -> Iterator[tuple[bool, Span]]:
@@ -106,21 +108,31 @@ class Reader:
             first, *more = ats
             yield sealed, span.part(first, first + len(more) + 1)
 
-    def _take(self, span: Span) -> bool:
-        """Pack these records; False, and the end, before one of a customer that the pilot has not sent."""
+    def _take(self, span: Span) -> None:
+        """Pack these records; in a pilot those of the customers that it has sent."""
         if self._mended:
             self._refuse_halves(span)
         columns = self._rules.columns(span)
-        strangers = zip(columns.index, columns.owners, strict=True) if self._sent is not None else ()
-        stranger = next((at for at, owner in strangers if owner not in (self._sent or ())), None)
-        if stranger is not None:
-            before = span.part(0, stranger)
-            if before:
-                self._ready.extend(self._batcher.take(Chunk(before, self._rules.columns(before))))
-            self._end(f"record {span.ordinals[stranger]} belongs to a customer that the pilot has not sent")
-            return False
-        self._ready.extend(self._batcher.take(Chunk(span, columns)))
-        return True
+        if self._sent is None:
+            self._ready.extend(self._batcher.take(Chunk(span, columns)))
+            return
+        for mine, ats in groupby(range(len(span)), self._is_pilots(columns, len(span)).__getitem__):
+            first, *more = ats
+            part = span.part(first, first + len(more) + 1)
+            if mine:
+                self._ready.extend(self._batcher.take(Chunk(part, self._rules.columns(part))))
+            else:
+                self._ready.extend(self._batcher.leave(part))
+
+    def _is_pilots(self, columns: Columns, count: int) -> list[bool]:
+        """For each source record whether the pilot takes it. Behind the first that it leaves, it leaves those, too, of
+        which something is not sent: what became of that is told when the frontier comes there."""
+        index, sent = columns.index, self._sent or ()
+        others = {at for at, owner in zip(index, columns.owners, strict=True) if owner not in sent}
+        clean = {*index} - others - {it.at for it in columns.left_out}
+        first = -1 if self._others else min(others, default=count)
+        self._others |= bool(others)
+        return [at < first or at in clean for at in range(count)]
 
     def _refuse_halves(self, span: Span) -> None:
         """Which units of a source record are sealed is known by their numbers, which a mapping gives."""

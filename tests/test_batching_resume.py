@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.batching import BatchLimits, Sealing, assemble, batcher, select
+from streammig.batching.base import Batcher
 from streammig.batching.progress import Stretch
 from streammig.model import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
 from tests.spans import add, chunk_of
@@ -138,13 +139,20 @@ class Totals:
         return [each for draft in self.drafts for each in draft.ranges if each.end > self.progress.frontier]
 
 
-def migrate(kind: Kind, stage: Stage, limits: BatchLimits, lost: Callable[[], bool]) -> Totals:
+def begin(kind: Kind, stage: Stage, limits: BatchLimits, totals: Totals) -> tuple[Batcher, Stage]:
+    """A batcher that goes on from what was committed, and what it is to take."""
+    frontier = totals.progress.frontier
+    packing = batcher(HEAD, TAIL, kind.once, limits, totals.progress, totals.ahead(), totals.letters.__contains__)
+    return packing, [each for each in stage if (each.position.source, each.position.offset) >= frontier[:2]]
+
+
+def migrate(
+    kind: Kind, stage: Stage, limits: BatchLimits, lost: Callable[[], bool], totals: Totals | None = None
+) -> Totals:
     """Run the stage to its end; wherever `lost` says so behind a commit, go on with what was committed only."""
-    totals = Totals()
+    totals = totals or Totals()
     while True:
-        frontier = totals.progress.frontier
-        packing = batcher(HEAD, TAIL, kind.once, limits, totals.progress, totals.ahead(), totals.letters.__contains__)
-        rest = [each for each in stage if (each.position.source, each.position.offset) >= frontier[:2]]
+        packing, rest = begin(kind, stage, limits, totals)
         if not commit_all(totals, (add(packing, each) for each in rest), lost):
             continue
         if commit_all(totals, [packing.finish()], lost):
@@ -261,6 +269,24 @@ def test_i1_i4_a_stage_cut_at_any_commits_ends_with_the_totals_of_an_uninterrupt
     if not kind.once:
         assert [draft.body for draft in totals.drafts] == [draft.body for draft in whole.drafts]
         assert totals.letters == whole.letters
+
+
+@settings(max_examples=200, deadline=None)
+@given(stages, all_limits, dices)
+def test_i1_i4_what_pilots_leave_is_taken_once_by_the_readings_behind_them(
+    drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
+) -> None:
+    kind, stage = drawn
+    totals = Totals()
+    for chance in (0.7, 0.4):
+        packing, rest = begin(kind, stage, limits, totals)
+        for each in rest:
+            left = dice.random() < chance
+            commit_all(totals, [packing.leave(chunk_of([each]).span) if left else add(packing, each)], never)
+        commit_all(totals, [packing.finish()], never)
+    totals = migrate(kind, stage, limits, never, totals)
+    assert counts_of(totals) == expected(stage)
+    check_every_unit_is_somewhere_once(stage, totals)
 
 
 @settings(max_examples=300, deadline=None)

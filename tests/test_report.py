@@ -283,7 +283,12 @@ def test_the_table_of_totals_fits_a_terminal_of_80_columns_whatever_the_numbers(
         (130, Ended(False), {}, "Stopped on request; nothing is lost (exit code 130)."),
         (130, Ended(False), {"state": "complete"}, "Everything is sent; the last look at the target is left"),
         (130, Ended(True), {}, "The retry is done; the run itself is not (exit code 130)."),
-        (10, Ended(False, pilot=9), {}, "The pilot is done: at most 9 records of each stage; the full run sends the"),
+        (
+            10,
+            Ended(False, pilot=9),
+            {},
+            "The pilot is done: at most 9 records, with all that belongs to their",
+        ),
         (10, Ended(False, pilot=5), {}, "The pilot is done: at most 7 records"),  # an earlier run went further
         (2, Ended(False), {"resume": None}, "This run failed: see the error above (exit code 2)."),
     ],

@@ -188,3 +188,14 @@ def test_who_changed_is_listed_also_where_the_list_could_not_be_written_at_first
     changed.rmdir()
     assert shell(*again).code == 0
     assert [json.loads(line)["id"] for line in changed.read_text().splitlines()] == ["c1"]
+
+
+def test_i3_an_older_copy_of_the_older_run_is_refused(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 20)
+    command = *FILES, "--max-bytes", 10_000
+    assert shell.run(target.url, *command, "--first", 7).code == 10
+    copy = shell.checkpoint.read_bytes()
+    assert shell.run(target.url, *command).code == 0
+    shell.checkpoint.write_bytes(copy)
+    assert full(shell, target).problem == "checkpoint-stale"
+    once(target, 20, 60)

@@ -150,6 +150,13 @@ class Batcher(ABC):
         self._relieve(out)
         return out
 
+    def leave(self, span: Span) -> list[Sealing]:
+        """Leave source records for a later reading, which begins with the first of them."""
+        frontier = self._frontier
+        frontier.leave(span.position(0).begin, span.end, len(span))
+        self._passed(span.end)
+        return [Sealing(None, frontier.progress())] if frontier.unreported >= self._limits.stretch else []
+
     def _add(self, examined: Examined) -> list[Sealing]:
         """As `take`, of what became of one source record."""
         out: list[Sealing] = []

@@ -43,8 +43,12 @@ class Rest:
         return sum((*self.filtered.values(), *(letter.tally for letter in self.dead)), Tally())
 
 
+LEFT = object()
+"""In the place of an open batch: what is left for a later reading."""
+
+
 class Stretch:
-    """A part of the stage between the frontier and the head: in one open batch, or settled (None).
+    """A part of the stage between the frontier and the head: in one open batch, `LEFT`, or settled (None).
 
     What is filtered lies in the stretch of the unit before it. What is dead never lies within a stretch of a batch: the
     ranges tell that it was in none. A linked list, so that settled neighbours become one: stretches are never more than
@@ -119,6 +123,11 @@ class Frontier:
         dropped = [(path, 1) for at in ats for path in chunk.dropped.get(at, ())] if chunk.dropped else ()
         stretch.rest.add(len(ats), dropped)
         self.unreported += len(ats)
+
+    def leave(self, begin: Place, end: Place, records: int) -> None:
+        """What lies between these places is for a later reading: the frontier stays before it."""
+        self.put(LEFT, [], max(begin, self.head), end)  # units of it may be in a batch
+        self.unreported += records
 
     def pass_by(self, end: Place) -> None:
         """What lies before this place is in a batch that was sealed before this reading began."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from streammig.checkpoint.codec import hash_owner
 from streammig.checkpoint.contents import Contents, spread
-from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path
+from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path, refuse_stale
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
@@ -56,6 +56,7 @@ __all__ = [
     "is_held",
     "locked",
     "outbox_path",
+    "refuse_stale",
     "spread",
     "write_body",
 ]

@@ -132,6 +132,13 @@ def fenced(
             fence.close()
 
 
+def refuse_stale(path: Path, state_folder: Path, run_id: str, tick: int) -> None:
+    """Raise `Unusable` where requests are newer than this copy, which is only read."""
+    known = _known(state_folder, run_id)
+    if known is not None and known.tick > tick:
+        _refuse(path, known, tick, lost=False)
+
+
 def _known(state_folder: Path, run_id: str) -> Mark | None:
     """What the state folder knows of a checkpoint; changes nothing."""
     path = fences_path(state_folder)
@@ -151,8 +158,8 @@ def _refuse(path: Path, newer: Mark, tick: int, lost: bool) -> None:
         raise Unusable(
             "checkpoint-stale",
             what,
-            "Nothing was sent. Use the newest copy, with its -wal file. If there is none any more, run the same command"
-            " once with --newest-is-lost.",
+            "Nothing was sent. Use the newest copy, with its -wal file. If there is none any more, let its `streammig"
+            " run` go on once with --newest-is-lost.",
         )
     if newer.parts > tick:
         raise Unusable(

@@ -112,9 +112,9 @@ class Outbox:
         return Unusable(
             "body-lost",
             f"{self.folder}: bodies missing or altered: {count} (batch {names})",
-            "Nothing of them was sent. Put the outbox back that belongs to this checkpoint. Where it is lost, run the"
-            " same command once with --bodies-lost: these batches become dead letters, those of unknown outcome are"
-            " parked.",
+            "Nothing of them was sent. Put the outbox back that belongs to this checkpoint. Where it is lost,"
+            " let its `streammig run` go on once with --bodies-lost: these batches become dead letters, those of"
+            " unknown outcome are parked.",
         )
 
     def _samples(self, batch: Batch) -> list[Record]:

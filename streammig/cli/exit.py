@@ -81,7 +81,8 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     }.get(code, "This run failed: see the error above")
     if code == PILOT_DONE and ended.pilot is not None:
         done = max([ended.pilot, *(stage["source_records"] for stage in stages)])
-        said = f"The pilot is done: at most {counted(done, 'record')} of each stage; the full run sends the rest"
+        what = f"at most {counted(done, 'record')}, with all that belongs to their customers"
+        said = f"The pilot is done: {what}; the full run sends the rest"
     elif code == STOPPED and found["state"] == "complete":
         said = "Everything is sent; the last look at the target is left, and the same command does it"
     elif code == STOPPED and ended.whole:

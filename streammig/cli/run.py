@@ -31,7 +31,10 @@ FOR_ONE_CALL = {
 @click.command()
 @options.settings
 @click.option(
-    "--first", type=click.IntRange(min=1), metavar="N", help="A pilot: only the first N records of each stage."
+    "--first",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="A pilot: only the first N customers, and what is theirs.",
 )
 @click.option(
     "--dry-run", type=click.Path(path_type=Path), metavar="DIR", help="Write the bodies to DIR, send nothing."
