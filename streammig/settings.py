@@ -243,7 +243,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        said = f"{path}: {error.strerror}: no settings can be read there"
+        said = f"the settings {path} can't be read: {error.strerror}"
         raise Unusable("settings-unreadable", said, "Name a TOML file, or use flags.") from None
     except (ValueError, RecursionError) as error:  # also what is no UTF-8, and a number of thousands of digits
         hint = "See an example: streammig guide first-migration"

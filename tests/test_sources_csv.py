@@ -93,6 +93,7 @@ def test_a_row_at_fault_is_its_own_fault_and_keeps_its_text(tmp_path: Path, data
 
 
 BROKEN = [
+    (b"id,name\n1,Ana\n2", 14),
     (b'id,name\n1,Ana\n2,"Lu\n3,Eva\n', 14),
     (b'id,name\n1,Ana\n2,"Lu"is"\n3,Eva\n4,x\n', 14),
     (b'id,name\n1,Ana\n2,"' + b"x\n" * 5000, 14),

@@ -135,6 +135,6 @@ def _in_words(found: Mapping[str, Any]) -> str:
         lines += [f"  {owner}" for owner in found["kept"]]
     if found["not_read_back"]:
         aside = counted(found["not_read_back"], "customer")
-        lines.append(f"Not read back: {aside} that another mapping or a correction made")
+        lines.append(f"Not read back: {aside} that another mapping made or a retry sent")
     lines.append(f"The run is reverted. To migrate again: a new --checkpoint, and --not-in {found['checkpoint']}")
     return "\n".join(lines)

@@ -165,7 +165,7 @@ def _in_words(
 
 def _headline(found: Mapping[str, Any]) -> str:
     aside = sum(it["not_comparable"] for it in found["stages"].values())
-    but = f"; not comparable: {counted(aside, 'unit')} that another mapping or a correction made" if aside else ""
+    but = f"; not comparable: {counted(aside, 'unit')} that another mapping made or a retry sent" if aside else ""
     if found["same"]:
         return f"Verified ({found['kind']}): what was read back is as it was sent{but} (exit code 0)."
     return f"Not verified: the target does not hold what was sent{but} (exit code 3)."

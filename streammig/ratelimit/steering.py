@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +30,8 @@ class Steering:
         self._hours = hours
         self._share, self._until = 1.0, 0.0
         self._notify = notify
+        import asyncio  # `status` reads orders, and starts without an event loop
+
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._path: Path | None = None
         self._looked = self._told = -TOLD

@@ -76,7 +76,13 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
 
 def verified(found: Mapping[str, Any] | None) -> bool:
     """Whether a verify has read back all that was sent, and found it so."""
-    return bool(found and found["kind"] == "all" and found["same"] and not found["outdated"])
+    whole = found is not None and found["kind"] == "all" and found["same"] and not found["outdated"]
+    return whole and found is not None and not beside_verified(found)
+
+
+def beside_verified(found: Mapping[str, Any]) -> int:
+    """How many units a verify could not compare: another mapping made them, or a retry sent them."""
+    return sum(stage.get("not_comparable", 0) for stage in found["stages"].values())
 
 
 def _broken_off(row: StageRow, totals: Totals) -> bool:

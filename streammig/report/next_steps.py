@@ -31,7 +31,7 @@ def next_steps(document: Mapping[str, Any]) -> list[Step]:
     if document["state"] == "reverted":  # such a checkpoint sends nothing any more
         return steps
     if document["state"] == "running":
-        return [*steps, Step("The run is on; see how far it is", f"streammig status {checkpoint}")]
+        return [*steps, Step("The run is on. Watch it", f"streammig status --watch {checkpoint}")]
     if dead and not document["dry_run"]:
         steps.append(
             Step("Send them again as they are, or corrected with --input FILE", f"streammig retry {checkpoint}")

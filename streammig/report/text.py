@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streammig.errors import SAMPLES_MISSING, counted
+from streammig.report.document import beside_verified
 from streammig.report.next_steps import next_steps, undecided_command, undecided_words
 from streammig.telemetry import PILOT, spoken
 
@@ -140,7 +141,10 @@ def verified_words(found: Mapping[str, Any] | None) -> str:
     """What is known of what the target holds, in words."""
     if found is None or found["outdated"]:
         return "accepted, not verified"
-    return f"verified ({found['kind']})" + ("" if found["same"] else ", with differences: see streammig verify")
+    words = f"verified ({found['kind']})"
+    if aside := beside_verified(found):
+        words += f", but for {counted(aside, 'unit')} that can't be compared"
+    return words + ("" if found["same"] else ", with differences: see streammig verify")
 
 
 def brief(document: Mapping[str, Any]) -> str:
@@ -149,6 +153,8 @@ def brief(document: Mapping[str, Any]) -> str:
 
 
 def _pace(document: Mapping[str, Any]) -> list[str]:
+    if document["state"] == "complete":
+        return []
     limits = [
         f"  limit {use['window']} ({use['kind']}): {use['used']:,} used, {use['left']:,} left"
         + ("" if use["left"] else f", one is free in {spoken(use['resets_in'])}")

@@ -150,8 +150,16 @@ class CsvRows:
         taken, span = self._block(rest, at, len(rest)) if rest else (0, None)
         if taken < len(rest):
             raise self._endless(at)
-        if span is not None:
+        if span is None:
+            return
+        last = len(span) - 1
+        if rest.endswith(b"\n") or span.faults.get(last, (0, ""))[1] != INVALID_CSV:
             yield span
+            return
+        if last:
+            yield span.part(0, last)
+        why = f"row {span.ordinals[last]} has neither a line end nor all fields of the header: the file was cut"
+        raise window.broken(span.position(last).offset, why)
 
     def _text_of(self, row: bytes) -> str:
         """A row at fault, for the eyes of people."""

@@ -84,7 +84,7 @@ def summary(
     looked: Mapping[str, int], counts: Mapping[str, Counter[str]], left: Mapping[str, Mapping[str, int]], sample: bool
 ) -> dict[str, Any]:
     """What a verify found, JSON-ready. Counts are records, but units in what was `left` aside: `not_readable` is what
-    the target does not show, `not_comparable` what another mapping or a correction made."""
+    the target does not show, `not_comparable` what another mapping made or a retry sent."""
     stages = {}
     for stage, number in looked.items():
         found = counts.get(stage, Counter())
