@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from streammig.checkpoint import Fence
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -21,3 +23,7 @@ class Ask:
     accept_broken: bool = False  # where a file breaks off, deliver what stands before that, and call it the end
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
+
+    def passes_look(self, fence: Fence | None) -> bool:
+        """Whether the operator's word passes the look at the target. Where it answers for a lost fence, it does not."""
+        return self.current and (fence is None or fence.known)

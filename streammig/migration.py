@@ -270,7 +270,7 @@ class Migration:
             store=store,
             target=Connection(client, readback, limiter, Reads(readback, context, settings.concurrency)),
             context=context,
-            options=RunOptions(ask.first, self.away, look=target.queued and not self._past_the_look(fence)),
+            options=RunOptions(ask.first, self.away, look=target.queued and not ask.passes_look(fence)),
         )
 
     async def _sent(
@@ -292,10 +292,6 @@ class Migration:
         stack.callback(sent.left.close)
         stack.callback(sent.places.close)
         return sent
-
-    def _past_the_look(self, fence: Fence | None) -> bool:
-        """Whether the operator's word passes the look at the target. Where it answers for a lost fence, it does not."""
-        return self.ask.current and (fence is None or fence.known)
 
     def _context_of(self, target: Target) -> Context:
         times = Times(self.settings.settle_time if target.queued else 0.0, self.settings.visible_time)
