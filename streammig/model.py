@@ -145,7 +145,7 @@ class Span(msgspec.Struct, frozen=True):
         faults = {at - begin: fault for at, fault in self.faults.items() if begin <= at < end}
         starts, ends, ordinals = self.starts[begin:end], self.ends[begin:end], self.ordinals[begin:end]
         origins = self.origins[begin:end] if self.origins is not None else None
-        return Span(self.source, self.offset, self.data, starts, ends, ordinals, faults, origins)
+        return Span(self.source, self.offset, self.data, starts, ends, ordinals, faults=faults, origins=origins)
 
     def position(self, index: int) -> Position:
         if self.origins is not None:

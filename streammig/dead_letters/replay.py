@@ -141,7 +141,8 @@ class Replay:
             return span
         code, fault = judge(data)
         faults = {0: (len(data), code, fault)} if code else {}
-        return Span(at.source, at.offset, data, [0], [len(data)], [at.ordinal], faults, [(at.offset, at.length)])
+        origins = [(at.offset, at.length)]
+        return Span(at.source, at.offset, data, [0], [len(data)], [at.ordinal], faults=faults, origins=origins)
 
     def _present(self, found: Share) -> Share:
         gone = self.absent({record.owner for record in found.records}) if self.absent and found.records else {}

@@ -267,7 +267,7 @@ class CsvRows:
         stops = [begin + length for begin, length in zip(begins, lengths, strict=True)]
         ordinals = range(self._ordinal, self._ordinal + len(parts))
         self._ordinal += len(parts)
-        return Span(self._source, at, b",".join(parts), begins, stops, ordinals, faults, origins)
+        return Span(self._source, at, b",".join(parts), begins, stops, ordinals, faults=faults, origins=origins)
 
 
 def _whole(texts: list[str], delimiter: str) -> Rows | None:
