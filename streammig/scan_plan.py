@@ -27,8 +27,8 @@ def to_scan(
 ) -> list[StageScan]:
     """The scans of a run: each stage that is not read in full is judged, and the customers always give an index.
 
-    `aside`: a run is on already, so the scan gives the index alone and judges nothing. `added` are stages with files
-    that the checkpoint does not know. `beside` is what else needs room on the disk, in bytes.
+    `aside`: a command such as `verify` needs the index of the customers alone, and nothing is judged. `added` are
+    stages with files that the checkpoint does not know. `beside` is what else needs room on the disk, in bytes.
 
     A mapping may have been mended since the last call. Then customers that are sealed stay as they were indexed, and
     those ahead are scanned again.
