@@ -1,4 +1,4 @@
-"""The second export: what an older run has left at the target is not sent again."""
+"""Leaves out of a second export what an older run sent and the target still has."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ Issued = Callable[[bytes], Sequence[float]]
 
 
 class Second(NamedTuple):
-    """What the target's records tell a second export: the stage of which any number may come, when its units were
-    issued, what of a customer may be updated, and a hash of that."""
+    """How to read the target's records for a second export.
+
+    `counted` is the stage whose units the target only counts. `issued` gives when they were issued. `profile` gives the
+    fields of a customer that the target can update, `profile_hash` a hash of them.
+    """
 
     counted: str
     issued: Issued
@@ -43,10 +46,10 @@ class Second(NamedTuple):
 
 
 class Left(SharedFile):
-    """What an older run has left at the target: by stage the owners, as hashes, each with a hash of its profile.
+    """A file of what an older run left at the target: by stage the hashed owners, each with a hash of its profile.
 
     It lies beside the checkpoint of the newer run, and is made again where it is lost. Any thread may ask it, and any
-    process open it.
+    process may open it.
     """
 
     role = Role("the list of what was sent before", "not-in", "Delete it: it is made again.")
@@ -67,8 +70,8 @@ CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT
         return str(rows[0][0]) if rows else ""
 
     def make(self, binding: str, older: Older, places: Work, second: Second) -> None:
-        """Fill it from the older run's export: the owners of each stage, but of the one of which any number may come
-        the latest moment. Raises `Unusable` where the export does not tell what was sent."""
+        """Fill it from the older run's export: the owners of each stage, but of the counted stage the latest moment.
+        Raises `Unusable` where the export does not tell what was sent."""
         latest, salt = 0.0, older.file.run["salt"]
         self.change("DELETE FROM made")
         self.change("DELETE FROM present")
@@ -82,7 +85,7 @@ CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT
                 elif item.seq not in letters or older.file.replayed_keys(stage, [item.record.owner]):
                     self._add(stage, hash_owner(salt, item.record.owner), second.profile_hash(item.record.body))
             older.check_units(stage, units)
-            # What a dead letter was corrected to is not kept, but who it is of.
+            # Of a dead letter that was corrected only the owner is kept, so its profile is unknown.
             for key in older.corrected(stage, places) if stage != second.counted else ():
                 self._add(stage, key, b"")
         self.change("INSERT INTO made VALUES (?, ?, ?)", binding, salt, latest)
@@ -92,11 +95,11 @@ CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT
 
     @property
     def latest(self) -> float:
-        """When the last event was issued that was sent before; 0 where none was."""
+        """When the latest event of the older run was issued, in seconds since the epoch; 0 where it sent none."""
         return float(self.rows("SELECT latest FROM made")[0][0])
 
     def present(self, stage: str, owners: Iterable[str]) -> dict[str, bytes]:
-        """Those of these owners of whose stage something is there, each with the hash of its profile."""
+        """Those of these owners that have records of the stage at the target, each with the hash of its profile."""
         salt, found = self.rows("SELECT salt FROM made")[0][0], {}
         for owner in owners:
             for row in self.rows(
@@ -107,8 +110,7 @@ CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT
 
 
 class WithoutLeft:
-    """The rules of a stage, without the records of owners that an older run has left some of there. Fit for another
-    process."""
+    """The rules of a stage, without the records of owners that have some at the target already. It pickles."""
 
     def __init__(self, rules: Rules, stage: str, left: Left) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
@@ -127,8 +129,7 @@ class WithoutLeft:
 
 
 class WithoutSent:
-    """The rules of a stage, without the units that an older run has left there, told by their places: for the very same
-    export."""
+    """The rules of a stage, without the units at places that an older run sent: for an export that is unchanged."""
 
     def __init__(self, rules: Rules, stage: str, work: Work) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
@@ -148,7 +149,7 @@ class WithoutSent:
 
 
 class Since:
-    """The rules of what is only counted, without units that were issued before a moment, in seconds since the epoch."""
+    """The rules of a counted stage, without units issued before a moment, in seconds since the epoch."""
 
     def __init__(self, rules: Rules, moment: float, issued: Issued) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
@@ -174,20 +175,20 @@ class Since:
 
 
 class Older(NamedTuple):
-    """An older run: its checkpoint, opened to read, and what it read by which rules."""
+    """An older run: its checkpoint, opened to read, and its inputs with their rules."""
 
     file: Checkpoint
     inputs: Mapping[str, StageInput]
 
     def binding(self, newer: Mapping[str, StageInput]) -> str:
-        """What decides what it has left, and what of the newer export has changed since."""
+        """What a `Left` depends on: the run, what was accepted, and the files of the newer export."""
         held = {name: [[it.seq, it.tally.units] for it in self.file.accepted(name)] for name in self.inputs}
         return json.dumps(
             [self.file.run["id"], held, {name: comparable(it.source.fingerprints()) for name, it in newer.items()}]
         )
 
     def corrected(self, stage: str, places: Work) -> Iterator[bytes]:
-        """The hashes of owners that its retries have brought, and that are there still."""
+        """The hashes of owners whose records its retries sent, and that are still at the target."""
         for row in self.file.rows("SELECT source, offset, unit, owner FROM replayed_key WHERE stage = ?", stage):
             place = row["source"], row["offset"], row["unit"]
             ranges, _ = places.ranges(stage, place[0], place[1], place[1] + 1)
@@ -195,24 +196,24 @@ class Older(NamedTuple):
                 yield row["owner"]
 
     def check_units(self, stage: str, units: Mapping[int, int]) -> None:
-        """Raise `Unusable` unless its mapping makes of the export what its batches hold: `units` by batch."""
+        """Raise `Unusable` unless today's mapping makes as many units as the batches hold. `units` is by batch."""
         accepted = [it for it in self.file.accepted(stage) if not it.letters]
-        others = sum(it.tally.units - units.get(it.seq, 0) for it in accepted)
+        missing = sum(it.tally.units - units.get(it.seq, 0) for it in accepted)
         made_by = {it.mapping for it in accepted}
-        if others or (made_by and self.inputs[stage].mapping not in made_by):
+        if missing or (made_by and self.inputs[stage].mapping not in made_by):
             raise Unusable(
                 "not-in-mapping-changed",
-                f"{self.file.path}: another mapping of {stage} made what was sent, so who it is of can't be told",
-                "Put the mapping back that the older run ended with.",
+                f"{self.file.path}: the {stage} were sent by another mapping, so their owners can't be told",
+                "Put back the mapping that the older run ended with.",
             )
 
     def check(self, binding: Mapping[str, Any]) -> None:
-        """Raise `Unusable` unless it can be told what this run has left at the account that is bound to."""
+        """Raise `Unusable` unless this run's records at the account of this binding can be told."""
         path = self.file.path
         if self.file.run["binding"] != dict(binding):
             raise Unusable(
                 "not-in-of-another-account",
-                f"{path} is not the checkpoint of a run to this account: what it has left is not there",
+                f"{path} is the checkpoint of a run to another account",
                 "Name the checkpoint of the run that sent to this account.",
             )
         states = (BatchState.SENDING, *UNDECIDED)  # sending: its process was killed
@@ -220,14 +221,14 @@ class Older(NamedTuple):
         if undecided:
             raise Unusable(
                 "not-in-undecided",
-                f"{path}: the outcome of {len(undecided)} batches is unknown, so what it has left is not known",
-                f"Let its command go on, which looks for them, and decide about the others: streammig resolve {path}",
+                f"{path}: batches whose outcome is unknown: {len(undecided):,}",
+                f"Run its command again, which looks for them. Then decide about the others: streammig resolve {path}",
             )
         for name, it in self.inputs.items():
             if comparable(self.file.fingerprints(name)) != comparable(it.source.fingerprints()):
                 raise Unusable(
                     "not-in-export-changed",
-                    f"{path}: the export of {name} is not what it was: what was sent can't be told from it",
+                    f"{path}: the export of {name} has changed since, so what was sent can't be told from it",
                     "Put the old export back where it was.",
                 )
 
@@ -235,11 +236,12 @@ class Older(NamedTuple):
 def held_by_run(path: Path) -> None:
     """Raise `Held` while a run is on."""
     if is_held(path):
-        raise Held("not-in-held", f"{path} is being run: what it leaves is not known yet", "Wait for its end.")
+        raise Held("not-in-held", f"{path}: its run is still on", "Wait for its end.")
 
 
 class Sent(NamedTuple):
-    """What an older run has left: its owners, its places, and the stages that are read from the very same files."""
+    """What an older run left at the target: by owner (`left`), by place (`places`), and the stages of unchanged files
+    (`same`)."""
 
     left: Left
     places: Work
@@ -247,8 +249,11 @@ class Sent(NamedTuple):
 
 
 def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Second, notify: Notify) -> Sent:
-    """What an older run has left, in the file at `path` and one beside it. Where these are made of just that already,
-    they are taken as they are. Customers that have changed since are written beside them, and told."""
+    """What an older run left at the target, in the file at `path` and one beside it.
+
+    Files that were made for the same run and exports are used as they are. Customers that changed since are written to
+    a file beside them, and a warning gives their number.
+    """
     left, places, binding = Left(path), Work(path.with_name(path.name + ".places")), older.binding(newer)
     places.begin(binding, {name: list(older.file.accepted(name)) for name in older.inputs})
     same = frozenset(name for name, it in older.inputs.items() if name in newer and _alike(it, newer[name]))
@@ -268,7 +273,7 @@ def _alike(older: StageInput, newer: StageInput) -> bool:
 
 
 def _changed(path: Path, left: Left, stage: str, it: StageInput, second: Second) -> int:
-    """Write the profiles of customers that are there already, but not like this; returns how many."""
+    """Write the profiles of customers that are at the target with another profile; returns how many."""
     found = 0
     with new_file(path, may_replace=lambda _: True) as out:
         for span in it.source.spans():
@@ -287,7 +292,7 @@ def _changed(path: Path, left: Left, stage: str, it: StageInput, second: Second)
 def narrowed(
     inputs: Mapping[str, StageInput], sent: Sent | None, since: str, second: Second, notify: Notify
 ) -> dict[str, StageInput]:
-    """What is read, without what an older run has left at the target, and without what was issued before `since`."""
+    """The inputs, without what an older run left at the target, and without what was issued before `since`."""
     found = dict(inputs)
     moment = parse_since(since) if since else 0.0
     for name, it in inputs.items():
@@ -297,7 +302,7 @@ def narrowed(
         rules = Since(it.rules, moment, second.issued) if since else it.rules
         if sent is not None and name in sent.same:
             rules = WithoutSent(rules, name, sent.places)
-        elif sent is not None and moment <= sent.left.latest:
+        elif sent is not None and sent.left.latest and moment <= sent.left.latest:
             latest = datetime.fromtimestamp(sent.left.latest, UTC).isoformat(timespec="seconds")
             said = f"{name} up to {latest} were sent by the older run: those in both exports will be there twice"
             notify(Warned("events-overlap", f"{said}. Name a later moment with --since"))

@@ -1,4 +1,4 @@
-"""Takes a run back: one request for the window in which its customers were migrated, and a read-back of each."""
+"""Reverts a run: one request for the window in which its customers were migrated, and a read-back of each."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ STATES = {
 
 @dataclass(slots=True)
 class Revert:
-    """One call of `revert`. `expected` is how many customers the operator has agreed to.
+    """One call of `revert`. `expected` is the number of customers that the operator confirmed.
 
-    The intent is durable before the request leaves. An outcome that is not known is read back, and the request is never
-    made again before that: whatever interrupts it, the same call goes on from there.
+    The intent is durable before the request leaves. An unknown outcome is read back before the request may be made
+    again. After any interruption the same call goes on from there.
     """
 
     run: Run
@@ -47,10 +47,10 @@ class Revert:
     expected: int
 
     async def revert(self) -> dict[str, Any] | None:
-        """The summary of what became of each customer, once this is in the checkpoint; None if stopped before.
+        """How many customers are gone and how many stayed, once this is in the checkpoint; None if stopped before.
 
-        Raises `Unusable` where it can't be reverted, `TargetStop` where the target refuses, `UnknownOutcome` where the
-        request did not land, and `SamplesMissing` where the target said yes, and all customers are still there.
+        Raises `Unusable` where the run can't be reverted, `TargetStop` where the target refuses, `UnknownOutcome` where
+        the request did not land, and `SamplesMissing` where it was accepted and all customers are still there.
         """
         store = self.run.store
         settle = self.run.context.times.settle
@@ -61,15 +61,15 @@ class Revert:
             if window.customers != self.expected:
                 raise Unusable(
                     "revert-unconfirmed",
-                    f"customers of this run to be reverted: {window.customers:,}, and {self.expected:,} were confirmed",
+                    f"customers of this run to be reverted: {window.customers:,}; confirmed: {self.expected:,}",
                     "Look again, and confirm the number: streammig revert CHECKPOINT --dry-run",
                 )
-            # Before the window is over, the target's queue may still hold customers of ours.
+            # Until the window is over, the target's queue may still hold customers of this run.
             if not await self._until(window.over) or await self._send(window) is None:
                 return None
             last = await store.read(lambda file: file.last_revert())
         assert last is not None
-        if last.state == SENDING:  # a crash: it may have left
+        if last.state == SENDING:  # the process ended, and the request may have left
             await store.write(lambda file: file.revert_is(last.number, UNKNOWN, "the process ended"))
         return await self._read_back(last.number, last.window, last.began, accepted=last.state == ACCEPTED)
 
@@ -83,7 +83,7 @@ class Revert:
     # -- the request -------------------------------------------------------------------------------------------------
 
     async def _send(self, window: Window) -> str | None:
-        """Make the request until it was processed, or may have been; None if stopped before."""
+        """Make the request until it is accepted or its outcome is unknown; None if stopped before."""
         run, renewed, failures = self.run, False, 0
         client = run.target.client
         if not isinstance(client, Reverts):
@@ -101,7 +101,7 @@ class Revert:
                 raise TargetStop(
                     "revert-refused",
                     f"the target refused to revert ({receipt.status})" + (f": {said}" if said else ""),
-                    "Nothing was reverted. Ask Masivo what stands against it.",
+                    "Nothing was reverted. Ask the target's support for the reason.",
                 )
             if receipt.kind is Kind.NOT_SENT:
                 permit.unsent()
@@ -128,7 +128,7 @@ class Revert:
     # -- the read-back -----------------------------------------------------------------------------------------------
 
     async def _read_back(self, number: int, window: Window, began: float, accepted: bool) -> dict[str, Any] | None:
-        """Read back every customer of ours until nothing changes any more."""
+        """Read back every customer of the run until nothing changes any more; None if stopped before."""
         run, read, owners = self.run, self.run.reading.read, self.run.reading.owners
         batches = await run.store.read(lambda file: {row.name: list(file.accepted(row.name)) for row in file.stages()})
         run_id: str = (await run.store.read(lambda file: file.run))["id"]
@@ -155,7 +155,7 @@ class Revert:
         if accepted:
             raise SamplesMissing(
                 "revert-not-visible",
-                f"the target accepted the revert, and all customers are still there after {waited:.0f} s",
+                f"the target accepted the revert, but all customers are still there after {waited:.0f} s",
                 "Ask the target's support whether its queue stands still. The same command looks again; it sends no"
                 " second revert.",
             )
@@ -169,7 +169,7 @@ class Revert:
     def _stays(
         self, work: Work, kept: Sequence[Suspect], batches: Mapping[str, Sequence[Accepted]]
     ) -> dict[str, list[Beside]]:
-        """What is still at the target of each stage: all that belongs to the customers that were kept."""
+        """What is still at the target, by stage: the records of the customers that stayed."""
         owners = {it.item.record.owner for it in kept}
         found: dict[str, list[Beside]] = {}
         for name, it in self.run.reading.inputs.items() if owners else ():
@@ -190,7 +190,7 @@ class Revert:
 
 @dataclass(slots=True)
 class _Reading:
-    """Looks at all customers of a run until each is gone, or nothing changes any more."""
+    """Looks at all customers of a run until all are gone, or nothing changes any more."""
 
     run: Run
     work: Work
@@ -198,13 +198,12 @@ class _Reading:
     customers: int
 
     async def all(self) -> bool:
-        """False if the run is to stop before. A customer is gone where a look finds nothing; what stays is among the
-        work's suspects."""
+        """Look until then; False if stopped before. Customers that are still there are the work's suspects."""
         context, read = self.run.context, self.run.reading.read
         now, began = asyncio.get_running_loop().time, asyncio.get_running_loop().time()
         first = await read(lambda: list(islice(self.looks.passage(self.run.reading.owners).items(), FIRST)))
-        # The target reverts in its own time: before anything is gone, there is nothing to count.
-        while first and all([await self._there(it) for it in first]):  # each is awaited
+        # The target reverts in its own time: until a first customer is gone, a look at all of them tells nothing.
+        while first and all([await self._there(it) for it in first]):
             if now() - began >= context.times.visible:
                 break
             if not await self._pause("no customer is gone yet"):
@@ -223,7 +222,7 @@ class _Reading:
         return bool(await self._look(item))
 
     async def _look(self, item: Item) -> list[Difference] | None:
-        """Nothing where the customer is gone; None if the run is to stop."""
+        """An empty list where the customer is gone, `THERE` where it is not; None if the run is to stop."""
         found = await self.looks.look(self.run.reading.owners, item)
         if found is None:
             return None

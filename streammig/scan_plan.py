@@ -25,11 +25,13 @@ def to_scan(
     *,
     aside: bool,
 ) -> list[StageScan]:
-    """All that are not read yet, and the customers for their index; beside a run (`aside`) only these. `added` are
-    stages that have files which the checkpoint does not know; `beside` is what else needs room on the disk, in bytes.
+    """The scans of a run: each stage that is not read in full is judged, and the customers always give an index.
 
-    A mapping may have been mended since the last call. Then, until all customers are read, those that are sealed stay
-    as they were indexed, and those ahead are scanned again.
+    `aside`: a command such as `verify` needs the index of the customers alone, and nothing is judged. `added` are
+    stages with files that the checkpoint does not know. `beside` is what else needs room on the disk, in bytes.
+
+    A mapping may have been mended since the last call. Then customers that are sealed stay as they were indexed, and
+    those ahead are scanned again.
     """
     states = {row.name: row.state for row in file.stages()} if file is not None else {}
     jobs = []
@@ -41,7 +43,7 @@ def to_scan(
             frontier = file.progress(name).frontier if file is not None and name in states else START
         made_by = rules_of(it.mapping if stage.map or stage.fields else None)
         if name != STAGES[0] and not made_by:
-            frontier = START  # what was found before may be wrong now
+            frontier = START  # with unknown rules, earlier findings may be wrong
         job = StageScan(
             name=name,
             source=it.source,

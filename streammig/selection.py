@@ -1,4 +1,4 @@
-"""Which records of a stage are sent: the target's rules, and around them what is known of the customers."""
+"""Which records of a stage are sent: the target's rules, and around them rules about the customers."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from streammig.model import FILTERED, DeadLetter, Examined, Place, Range, Record
 from streammig.target import Rules
 
 Absent = Callable[[Iterable[str]], Mapping[str, str]]
-"""Owners in, those that will not be in the target out, each with `FILTERED` or the code of a dead letter."""
+"""Takes owners, and returns those that will not be at the target, each with `FILTERED` or a dead letter's code."""
 
 Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
-"""The duplicate customers between two places: their spots to code and message."""
+"""The duplicates between two places: by spot, the code and the message of a dead letter."""
 
 NO_CUSTOMER = "its customer is not in the target: the customer's record is a dead letter, or the export has none"
-UNDECIDED = "undecided"  # why an owner is absent whose batch is parked
+UNDECIDED = "undecided"  # the reason of an absent owner whose batch is parked
 NOT_DECIDED = "its customer's batch is parked: decide that with resolve, then send this with retry"
 BALANCE_DIFFERS = "balance-differs"
 NOT_EXPLAINED = "its transactions do not add up, by reward and brand, to the balance of its customer"
-OF_FILTERED = "customer-filtered"  # the filter of what belongs to a customer that was left out on purpose
+OF_FILTERED = "customer-filtered"  # the filter of records whose customer was left out on purpose
 
 Why = tuple[str, str]
-"""The code and the message of a dead letter; "" for the message where a part is filtered."""
+"""The code and the message of a dead letter. Of a filtered record the message is ""."""
 
 
 class WithoutRepeated:
-    """The rules of a stage, without the records that repeat one of the export, by owner or another key."""
+    """The rules of a stage, without records that `repeated` names: their owner or another unique key occurs again."""
 
     def __init__(self, rules: Rules, repeated: Repeated) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
@@ -53,9 +53,9 @@ class WithoutRepeated:
 
 
 class WithOwners:
-    """The rules of what belongs to customers, without the records of those that will not be in the target.
+    """The rules of a stage of owners' records, without those of owners that will not be at the target.
 
-    What lies in `sealed`, ranges in reading order, is in a batch already, and no dead letter even if its owner was
+    `sealed` are ranges in reading order. A record in them is in a batch already, and stays there even if its owner was
     found to be absent since.
     """
 
@@ -74,7 +74,7 @@ class WithOwners:
             parts: list[tuple[Record, Why | None]] = []
             for record in it.records:
                 if reason := absent.get(record.owner):
-                    why = whyleave_out(reason)
+                    why = why_left_out(reason)
                     parts += [(part, None if inside else why) for part, inside in cut([record], self._sealed)]
                 else:
                     parts.append((record, None))
@@ -86,7 +86,7 @@ class WithOwners:
 class WithBalance:
     """The rules of a once-only stage, without the records that do not add up to what their owner has at the target.
 
-    `own` are the stage's rules, whatever is around them; `index` is that of the owners.
+    `own` are the stage's rules without any others around them. `index` is that of the owners.
     """
 
     def __init__(self, rules: Rules, own: Rules, index: KeyIndex) -> None:
@@ -105,15 +105,15 @@ class WithBalance:
         return Chunk(span, columns).changed(ats, change) if ats else columns
 
 
-def whyleave_out(reason: str) -> Why:
-    """What becomes of what belongs to a customer that is absent for this reason."""
+def why_left_out(reason: str) -> Why:
+    """Why a record is left out whose customer is absent for this reason."""
     if reason == FILTERED:
         return OF_FILTERED, ""
     return "owner-" + reason, NOT_DECIDED if reason == UNDECIDED else NO_CUSTOMER
 
 
 def leave_out(it: Examined, parts: Sequence[tuple[Record, Why | None]]) -> Examined:
-    """The source record with these parts; those with a reason are filtered or dead letters."""
+    """The source record with these parts; those with a `Why` become filtered or dead letters."""
     kept = tuple(part for part, why in parts if why is None)
     filtered = [(why[0], part.tally) for part, why in parts if why is not None and not why[1]]
     dead = [DeadLetter(part.position, part.unit, *why, part.tally) for part, why in parts if why is not None and why[1]]

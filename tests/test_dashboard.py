@@ -325,6 +325,14 @@ async def test_looks_are_shared_and_take_a_small_share_of_the_time(past: Path) -
     assert (await view.look()).found is not first.found
 
 
+async def test_a_look_that_began_before_the_end_of_a_run_does_not_hide_the_end(past: Path) -> None:
+    view = View(past)
+    before = asyncio.create_task(view.look())
+    await asyncio.sleep(0)  # the look is under way
+    view.expire()
+    assert (await view.look()).found is not (await before).found
+
+
 async def test_a_checkpoint_that_can_not_be_read_is_told_and_what_was_seen_stays(past: Path, tmp_path: Path) -> None:
     view = View(Path(shutil.copy(past, tmp_path)))
     assert (await view.look()).found is not None

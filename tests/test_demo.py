@@ -242,7 +242,7 @@ def test_on_a_terminal_the_demo_shows_bars_and_leaves_no_process_and_no_file_beh
 def test_a_demo_that_is_stopped_leaves_no_process_and_no_file_behind(tmp_path: Path, number: signal.Signals) -> None:
     with a_demo(tmp_path / "places", stdout=subprocess.PIPE) as running:
         assert running.stdout is not None
-        next(line for line in running.stdout if line.startswith(b"customers: starting"))
+        next(line for line in running.stdout if b"customers: starting" in line)
         running.send_signal(number)
         running.communicate(timeout=60)
     assert running.returncode == 130

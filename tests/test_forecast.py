@@ -122,7 +122,7 @@ def test_bars_and_status_tell_the_time_left_of_the_whole_job_from_the_first_requ
     async def main() -> None:
         world = new_world(tmp_path, 5, customers)
         write_export(tmp_path, customers, world.rng)
-        world.target.weather.read = 0.2  # as the rate limiter spaces them
+        world.target.weather.read = 0.8  # four at a time, as the rate limiter spaces them by 0.2 s
         world.settings |= {"limits": limits, "max_bytes": 40_000}
         told: list[tuple[float, str, float]] = []
         watch: list[Watch] = []

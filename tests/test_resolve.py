@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -88,16 +90,18 @@ def test_all_that_is_known_is_said_before_a_decision_and_nothing_is_changed(shel
     assert shell.checkpoint.read_bytes() == before
 
 
-@pytest.mark.parametrize(("target", "packed"), [(LANDED, False), (LANDED, True)], indirect=["target"])
+PACKED: dict[str, Callable[[bytes], bytes]] = {"": bytes, "gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}
+
+
+@pytest.mark.parametrize(("target", "packed"), [(LANDED, name) for name in PACKED], indirect=["target"])
 def test_the_records_of_a_batch_can_be_found_in_the_export_by_the_command_that_is_said(
-    shell: Shell, target: LocalTarget, packed: bool
+    shell: Shell, target: LocalTarget, packed: str
 ) -> None:
     if packed:
         write(shell.folder / "c.json", [customer("c0")])
-        (shell.folder / "e.json.gz").write_bytes(
-            gzip.compress(json.dumps([{"id": "c0", "events": [event("p")]}]).encode())
-        )
-        assert shell.run(target.url, "--customers", "c.json", "--events", "e.json.gz").code == 4
+        content = PACKED[packed](json.dumps([{"id": "c0", "events": [event("p")]}]).encode())
+        (shell.folder / f"e.json.{packed}").write_bytes(content)
+        assert shell.run(target.url, "--customers", "c.json", "--events", f"e.json.{packed}").code == 4
     else:
         parked(shell, target)
     look = json.loads(resolve(shell, 1, "--json").out)["look"]

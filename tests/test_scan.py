@@ -64,7 +64,7 @@ def test_i3_a_customer_with_two_records_of_transactions_stops_the_run_before_its
     ended = run(shell, target)
     assert (ended.code, ended.problem) == (2, "owner-twice")
     what = ended.document["error"]["what"]
-    assert [word in what for word in ("more than one: 2:", "record 3 of", "record 1,202 of", "c1")] == [True] * 3 + [
+    assert [word in what for word in ("more than one: 2 (", "record 3 of", "record 1,202 of", "c1")] == [True] * 3 + [
         False
     ]
     assert requests(target) == {}
@@ -132,7 +132,7 @@ def test_transactions_that_do_not_add_up_to_the_balance_are_found_before_the_fir
         return
     assert (ended.code, ended.problem, requests(target)) == (2, "balance-differs", {})
     what = ended.document["error"]["what"]
-    assert ("customer: 1:" in what, "record 1 of" in what, "c1" in what) == (True, True, False)
+    assert ("customer: 1 (" in what, "record 1 of" in what, "c1" in what) == (True, True, False)
     ended = run(shell, target, 'balances = "dead-letter"')
     stage = ended.document["stages"]["transactions"]
     assert (ended.code, stage["accepted"], stage["dead_by"]) == (3, 1, {"balance-differs": 1})

@@ -75,6 +75,13 @@ def test_behind_a_revert_only_its_survivors_are_left_out(shell: Shell, target: L
     once(target, 12, 36)
 
 
+def test_an_older_run_without_events_warns_of_no_overlap(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 2)
+    assert shell.run(target.url, *FILES[:2], "--max-bytes", 10_000).code == 0
+    ended = full(shell, target, "--dry-run", "look")
+    assert (ended.code, "will be there twice" in ended.err) == (0, False), ended.err
+
+
 def second_export(folder: Path) -> None:
     """c1 has another name, c2 is new; c0 and c1 have a new event each, and their old ones."""
     people = [customer("c0", balance=[]), customer("c1", balance=[], name="Other"), customer("c2")]

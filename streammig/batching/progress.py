@@ -1,4 +1,4 @@
-"""How far a stage has been read: the frontier, and the counters of all that is settled."""
+"""How far a stage is read: the frontier, and the counters of everything before it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streammig.model import DeadLetter, Examined, Place, Position, Progress, Ran
 
 
 class Rest:
-    """What source records are beside what is sent of them: their number, what is filtered, dead, dropped and absent."""
+    """The counters of source records beside their sent units: number, filtered, dropped, dead and absent."""
 
     __slots__ = ("absent", "dead", "dropped", "filtered", "records")
 
@@ -44,15 +44,15 @@ class Rest:
 
 
 LEFT = object()
-"""In the place of an open batch: what is left for a later reading."""
+"""Takes the place of an open batch, for records that are left for a later reading."""
 
 
 class Stretch:
-    """A part of the stage between the frontier and the head: in one open batch, `LEFT`, or settled (None).
+    """A part of the stage between the frontier and the head. `batch` is an open batch, `LEFT`, or None: settled.
 
-    What is filtered lies in the stretch of the unit before it. What is dead never lies within a stretch of a batch: the
-    ranges tell that it was in none. A linked list, so that settled neighbours become one: stretches are never more than
-    twice the records in open batches, however long the oldest of these holds the frontier back.
+    A filtered unit lies in the stretch of the unit before it. A dead unit never lies in a stretch of a batch, so the
+    ranges tell that it was in none. The stretches are a linked list, in which settled neighbours become one. So there
+    are at most twice as many stretches as records in open batches, however long the oldest batch stays open.
     """
 
     __slots__ = ("batch", "begin", "end", "next", "prev", "rest")
@@ -70,16 +70,16 @@ class Stretch:
 
 
 class Frontier:
-    """Takes a stage in reading order, and says at any moment what lies behind the frontier.
+    """Takes a stage in reading order, and gives at any moment the progress up to the frontier.
 
-    What is put into a batch counts as this is sealed, wherever it stands. All else about a source record counts with
-    its end: as the batch that holds the end is sealed, else as the frontier passes it. So what a sealed batch's ranges
-    hold is never to be read again.
+    The units of a batch count once it is sealed, wherever they stand. Everything else about a source record counts with
+    the record's end: once the batch that holds this end is sealed, else once the frontier passes it. So the ranges of a
+    sealed batch are never read again.
     """
 
     def __init__(self, progress: Progress) -> None:
         self.head = progress.frontier  # behind everything that was read
-        self._dead: tuple[int, ...] = ()  # the units at which something of the source record that is open is dead
+        self._dead: tuple[int, ...] = ()  # the dead units of the source record that is open
         self._read = progress.read
         self._rest = Rest()
         self._rest.add(progress.source_records, progress.dropped.items(), progress.filtered.items())
@@ -97,11 +97,11 @@ class Frontier:
         return stretch.batch if stretch else None
 
     def begin(self, dead: Sequence[DeadLetter]) -> None:
-        """These of the next source record are kept out of the ranges of what is sent of it."""
+        """Begin a source record; the ranges of its sent units leave out these dead units."""
         self._dead = tuple(letter.unit for letter in dead)
 
     def put(self, batch: object, stretches: list[Stretch], begin: Place, end: Place) -> Stretch:
-        """What lies between these places is in an open batch, whose stretches, in order, are `stretches`."""
+        """Put what lies between these places into an open batch, whose stretches, in order, are `stretches`."""
         last = self._last
         if (
             last is None
@@ -115,7 +115,7 @@ class Frontier:
         return last
 
     def put_rows(self, batch: object, stretches: list[Stretch], rows: Rows) -> None:
-        """As `put` and `close` for each of these."""
+        """As `put` and `close` for each of these rows."""
         chunk, index = rows.chunk, rows.chunk.columns.index
         ats = range(index[rows.begin], index[rows.end - 1] + 1)
         begin, end = chunk.span.position(ats[0]).begin, chunk.span.position(ats[-1]).end
@@ -125,29 +125,29 @@ class Frontier:
         self.unreported += len(ats)
 
     def leave(self, begin: Place, end: Place, records: int) -> None:
-        """What lies between these places is for a later reading: the frontier stays before it."""
-        self.put(LEFT, [], max(begin, self.head), end)  # units of it may be in a batch
+        """Leave what lies between these places for a later reading: the frontier stays before it."""
+        self.put(LEFT, [], max(begin, self.head), end)  # its first units may be in a batch already
         self.unreported += records
 
     def pass_by(self, end: Place) -> None:
-        """What lies before this place is in a batch that was sealed before this reading began."""
+        """Pass what lies before this place: it is in a batch that was sealed before this reading began."""
         self._settled()
         self.head = end
 
     def pass_over(self, position: Position) -> None:
-        """The end of this source record lies in a batch that was sealed before this reading began."""
+        """Pass this source record: its end lies in a batch that was sealed before this reading began."""
         self.pass_by(position.end)
         self._dead = ()
         self.unreported += 1
 
     def bury(self, letter: DeadLetter, end: Place) -> None:
-        """What ends here became a dead letter."""
+        """Add a dead letter that ends here."""
         self._settled().rest.dead.append(letter)
         self.letters += 1
         self.head = end
 
     def close(self, it: Examined) -> None:
-        """The source record ends here."""
+        """End the source record."""
         begin, last = it.position.begin, self._last
         if (
             last is None
@@ -162,7 +162,7 @@ class Frontier:
         self.unreported += 1
 
     def seal(self, stretches: Iterable[Stretch], tally: Tally) -> None:
-        """The batch of these stretches, which holds so much, is sealed."""
+        """The batch of these stretches is sealed; `tally` is what it holds."""
         self._read += tally
         for stretch in stretches:
             stretch.batch = None
@@ -173,7 +173,7 @@ class Frontier:
                 self._melt(stretch)
 
     def progress(self) -> Progress:
-        """Everything as of the frontier; dead letters and absent owners are handed out once."""
+        """The progress as of the frontier. It hands out each dead letter and absent owner once."""
         while (stretch := self._first) and stretch.batch is None:
             self._count(stretch)
             self._first = stretch.next
@@ -218,7 +218,7 @@ class Frontier:
         return stretch
 
     def _melt(self, stretch: Stretch) -> Stretch:
-        """Make one of a settled stretch and the settled one behind it."""
+        """Join a settled stretch with the settled one behind it."""
         later = stretch.next
         assert later is not None
         stretch.rest.absorb(later.rest)

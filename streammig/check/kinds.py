@@ -11,7 +11,7 @@ from streammig.model import DeadLetter, Position
 from streammig.report.letters import FOLLOWS, INDEX
 
 EXAMPLES = 3
-MOST = 10_000  # kinds of a stage; what comes later is counted by its code alone
+MOST = 10_000  # kinds of a stage; later ones are counted by code alone
 
 
 class Kind(msgspec.Struct):
@@ -24,7 +24,7 @@ class Kind(msgspec.Struct):
 
     @property
     def cause(self) -> str:
-        """Why its customer will not be at the target; "" where the problem is the record's own."""
+        """Why the record's customer will not be at the target; "" where the problem is the record's own."""
         return self.code.removeprefix(FOLLOWS) if self.code.startswith(FOLLOWS) else ""
 
 
@@ -44,7 +44,7 @@ class Kinds:
             kind.examples.append((letter.position, letter.message))
 
     def __iter__(self) -> Iterator[Kind]:
-        """The most frequent first; those that follow from a customer's problem last."""
+        """The most frequent kind first; kinds that follow from a customer's problem last."""
         return iter(sorted(self._found.values(), key=lambda it: (bool(it.cause), -it.count, it.code, it.field)))
 
     def document(self, files: Sequence[str]) -> list[dict[str, Any]]:

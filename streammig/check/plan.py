@@ -20,9 +20,9 @@ def plan(
     readable: Mapping[str, bool],
     now: float,
 ) -> dict[str, Any]:
-    """How long a run would take that starts now, by the name of each of these `limits`, barriers included.
+    """How long a run that starts now would take under each of these `limits`, by name, barriers included.
 
-    The time of an answer is not known, and counted as none. In seconds, and as moments.
+    Times are in seconds, moments in ISO 8601. The target's time to answer is unknown, and counts as 0.
     """
     accounts = {
         it.name: Account(complete=True, waiting=it.requests, expected=Expected(readable=readable[it.name]))
@@ -47,5 +47,5 @@ def plan(
 
 
 def _a_day(limits: Limits) -> int | None:
-    """The requests that the limits allow in a day; None without a window of a day."""
+    """The requests that a window of a day or more allows; None without one."""
     return min((it.count for it in (*limits.migration, *limits.general) if it.seconds >= 86_400.0), default=None)

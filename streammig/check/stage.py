@@ -1,4 +1,4 @@
-"""Reads a stage as a run would, and keeps of it what is wrong and what its requests hold."""
+"""Reads a stage as a run would, and keeps its problems and the sizes of its requests."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from streammig.target import Mentions, Rules
 
 
 class Line(msgspec.Struct):
-    """A problem of a record, as a line of the file that lists them all. `id` is the customer's, as the record has it;
-    `unit` tells apart what one record was made into."""
+    """A problem of a record, as a line of the file that lists all problems. `id` is the customer's, as the record has
+    it. `unit` tells apart the parts that a mapping made of one record."""
 
     stage: str
     file: str
@@ -44,8 +44,8 @@ MOST_MENTIONED = 5_000  # of a kind: more than any account holds
 
 @dataclass(slots=True)
 class Checked:
-    """A stage that was read: source records, what of it would be sent in how many requests and bytes, what is left out,
-    and the problems of its records."""
+    """A stage that was read: its source records, what would be sent in how many requests and bytes, what is left out,
+    and its problems."""
 
     name: str
     files: Sequence[str]
@@ -60,7 +60,7 @@ class Checked:
     mentioned: dict[str, Counter[str]] = field(default_factory=dict)  # by kind of thing
 
     def document(self, full: int) -> dict[str, Any]:
-        """As JSON; a full request holds so many units."""
+        """As JSON; `full` is how many units a full request holds."""
         return {
             "source_records": self.source_records, "records": self.sent.records, "units": self.sent.units,
             "requests": self.requests, "bytes": self.bytes,
@@ -94,8 +94,10 @@ def read_stage(
     write: Callable[[Line], None] | None,
     halt: Event,
 ) -> Checked:
-    """All of a stage, in a thread of its own. `own` are its rules, whatever of the run is around them. `write` gets
-    every problem. Raises `Halted` once `halt` is set."""
+    """Read a whole stage, in a thread of its own. Raises `Halted` once `halt` is set.
+
+    `rules` are those of a run, `own` the stage's alone, without what the run knows. `write` gets every problem.
+    """
     names = [mark["file"] for mark in source.fingerprints()]
     found = Checked(name, names)
     looking = _Looking(rules, own, found.mentioned, write is not None)
@@ -128,7 +130,7 @@ def _line(stage: str, names: Sequence[str], letter: DeadLetter, owner: str) -> L
 
 
 class _NoNotes:
-    """The notes of a run that has not begun."""
+    """The empty notes of a run that has not begun."""
 
     def seen_again(self, owners: Iterable[str]) -> set[str]:
         return set()
@@ -138,7 +140,7 @@ class _NoNotes:
 
 
 class _Watched:
-    """A source that tells each span that it hands out, and ends with `Halted` on request."""
+    """A source that passes each span on to `tell`, and raises `Halted` once `halt` is set."""
 
     def __init__(self, source: Source, tell: Callable[[Span], None], halt: Event) -> None:
         self._source, self._tell, self._halt = source, tell, halt
@@ -168,7 +170,7 @@ _with_id = msgspec.json.Decoder(_WithId).decode
 
 
 class _Looking:
-    """Rules that note what the records mention which they pass, and whose those are that they leave out."""
+    """Rules that also note two things: what the records to be sent mention, and the owners of dead letters."""
 
     def __init__(self, rules: Rules, own: Rules, mentioned: dict[str, Counter[str]], listed: bool) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
@@ -194,7 +196,7 @@ class _Looking:
                 found[which] += 1
 
     def owner_of(self, letter: DeadLetter) -> str:
-        """The owner of this letter; letters are asked for in reading order."""
+        """The owner of this letter. Ask in reading order: earlier owners are forgotten."""
         place = letter.position.source, letter.position.offset
         while self._ids and self._ids[0][0] < place:
             self._ids.popleft()

@@ -1,4 +1,4 @@
-"""What a check found, in words: problems first, then what would be sent, then how long it takes."""
+"""A check's result as text: problems first, then what would be sent, then how long that takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streammig.report.letters import FOLLOWS
 from streammig.report.text import aligned
 from streammig.telemetry import spoken
 
-SHOWN = 20  # kinds of problems of a stage
+SHOWN = 20  # kinds of problems of a stage that are listed
 
 
 def in_words(found: Mapping[str, Any]) -> str:

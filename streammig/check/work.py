@@ -28,8 +28,8 @@ from streammig.telemetry import Notice, Notify, Warned
 
 @dataclass(slots=True)
 class Check:
-    """One check. `inputs` are the stages that could be opened; `write` gets each problem of a record, where all are
-    asked for. What the scans find is kept in the folder of the settings' checkpoint."""
+    """One check. `inputs` are the stages that could be opened. `write`, if given, gets every problem of a record. The
+    scans keep their findings beside the settings' checkpoint."""
 
     settings: Settings
     inputs: Mapping[str, StageInput]
@@ -38,11 +38,11 @@ class Check:
     write: Callable[[Line], None] | None = None
     problems: list[Problem] = field(default_factory=list)  # of whole files or stages
     warnings: list[Warned] = field(default_factory=list)
-    missing: int = 0  # warnings of what a record builds on and the account has not
+    missing: int = 0  # warnings of things that records mention and the account lacks
     stages: list[Checked] = field(default_factory=list)
 
     async def all(self) -> None:
-        """Check every stage. Raises `Problem` only for what keeps it from reading any further."""
+        """Check every stage. Raises `Problem` only where no further reading is possible."""
         if not self.inputs:
             return
         async with AsyncExitStack() as stack:
@@ -55,7 +55,7 @@ class Check:
         marks = {name: it.source.fingerprints() for name, it in inputs.items()}
         beside = room_of_outbox(settings, marks, Path(settings.checkpoint))
         jobs = to_scan(settings, inputs, shapes(settings, unchecked=False), None, inputs.keys(), beside, aside=False)
-        # Each record of an owner that has several is told by its place, as a problem of its own.
+        # An owner's repeated records are problems of their own, each with its place, and stop nothing here.
         policies = Policies(owner_twice="dead-letter", balances="send", not_deleted=settings.customers.not_deleted)
         indexes, found = await problems_of(stack, jobs, self.thread, self._hear, policies)
         self.problems += found
@@ -75,7 +75,7 @@ class Check:
             raise
 
     def _hear(self, notice: Notice) -> None:
-        """A warning is kept, and told at the end; how far a scan is, is told at once."""
+        """Keep a warning for the end, and pass any other notice on at once."""
         if isinstance(notice, Warned):
             self.warnings.append(notice)
         else:
@@ -87,7 +87,7 @@ class Check:
         return bool(self.missing or self.problems or any(it.dead for it in self.stages))
 
     def document(self) -> dict[str, Any]:
-        """As JSON, without any value of a record."""
+        """As JSON, without the values of records."""
         return {
             "stages": {it.name: it.document(BatchLimits().units) for it in self.stages},
             "problems": [it.json() for it in self.problems],

@@ -1,4 +1,4 @@
-"""Tells the events of a run to a command and to a webhook, in a thread of its own: neither ever holds the run."""
+"""Tells the events of a run to a command and to a webhook. A thread does that, so that neither delays the run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from streammig.report.events import Event, Events
 from streammig.settings import Settings
 from streammig.telemetry import Notice, Notify, Warned
 
-WAITING = 100  # events that wait to be told; more are dropped, and that is told
-LOOK = 0.5  # seconds between two looks whether anything happened
+WAITING = 100  # events that may wait to be told; any more are dropped, with a warning
+LOOK = 0.5  # seconds between two looks for events that are due
 COMMAND_TIME = 30.0  # seconds that a command gets before it is killed
-WEBHOOK_TIME = 10.0  # and an answer of the webhook
-TRIES = 5  # of the webhook, with twice as long a pause between two each time
+WEBHOOK_TIME = 10.0  # seconds that the webhook gets to answer
+TRIES = 5  # of the webhook; each pause between two is twice as long as the last
 FIRST_PAUSE = 1.0
-LAST_WORD = 10.0  # seconds that the end of a run waits for what is still to be told
+LAST_WORD = 10.0  # seconds that the end of a run waits for events still to be told
 
 
 class Announcer:
-    """A `Notify` in front of another one, which tells the events among the notices.
+    """A `Notify` in front of another one, which also tells the events among the notices.
 
-    `environment` is that of the command. What fails becomes a warning of the run, at its next notice.
+    `environment` is that of the command. A failure becomes a warning at the run's next notice; after the last notice
+    no failure is told.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Announcer:
                 self._post(event.name, said)
 
     def _call(self, name: str, said: bytes) -> None:
-        """Run the command with the event on its standard input; one that hangs is killed, with what it started."""
+        """Run the command with the event on its standard input. A command that hangs is killed with its children."""
         try:
             child = self._child = subprocess.Popen(
                 self._on_event, shell=True, env={**self._environment, "STREAMMIG_EVENT": name}, start_new_session=True,
@@ -127,7 +128,7 @@ class Announcer:
 
 
 def _posted(url: str, said: bytes) -> tuple[str | None, bool]:
-    """Why a POST failed, None if it did not, and whether it may do better later."""
+    """Why a POST failed, or None, and whether another try may succeed."""
     from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
@@ -151,14 +152,14 @@ def _kill(child: subprocess.Popen[bytes] | None) -> None:
 
 @contextmanager
 def announcing(settings: Settings, key: str, checkpoint: Path, notify: Notify) -> Iterator[tuple[Notify, AtEnd]]:
-    """A `Notify` that also tells the events, and what to call with exit code and problem at the end. Raises `Unusable`
-    for an address that is none."""
+    """A `Notify` that also tells the events, and a function to call at the end with exit code and problem code. Raises
+    `Unusable` where the webhook's address is invalid."""
     if settings.notify_url and not _is_web(settings.notify_url):
         raise Unusable("notify-url-invalid", "notify_url is no http(s) address", "Write it like https://host/path.")
     if not settings.on_event and not settings.notify_url:
         yield notify, lambda exit_code, code: None
         return
-    # Wherever the key stands, the command does not get it; nor may it speak to a service manager for the run.
+    # The command gets no variable that holds the key, and may not speak to a service manager for the run.
     environment = {name: value for name, value in os.environ.items() if not key or key not in value}
     environment.pop("NOTIFY_SOCKET", None)
     announcer = Announcer(settings.on_event, settings.notify_url, environment, {"checkpoint": str(checkpoint)}, notify)

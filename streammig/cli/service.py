@@ -1,4 +1,4 @@
-"""Tells a service manager how a run is (systemd's protocol of NOTIFY_SOCKET): ready, alive, stopping, and a line."""
+"""Tells a service manager how a run is, by systemd's protocol of NOTIFY_SOCKET: ready, alive, stopping, status."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from contextlib import suppress
 from streammig.report.watch import Watch
 from streammig.telemetry import Notice, Notify, Stopping
 
-STATUS = 10.0  # seconds between two lines, at most
-GRACE = 10.0  # seconds for what follows the last request
+STATUS = 10.0  # seconds between two status lines, at most
+GRACE = 10.0  # seconds for the work after the last request
 
 
 class Service:
-    """A `Notify` in front of another one, that keeps the service manager told; without one it does nothing.
+    """A `Notify` in front of another one, which also tells a service manager. Without a manager it only passes on.
 
-    The manager is named in the environment, from which it is taken: no child is to speak for the run. `alive` must run
-    in the loop that does the work: a loop that hangs is not alive.
+    The environment names the manager. That name is removed, so that no child speaks for the run. `alive` must run in
+    the loop that does the work: a loop that hangs is not alive.
     """
 
     def __init__(self, environment: MutableMapping[str, str], notify: Notify) -> None:
@@ -41,7 +41,7 @@ class Service:
             self._tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((notice.seconds + GRACE) * 1e6)}")
 
     async def alive(self) -> None:
-        """Say that the run is ready, then again and again that it lives, and how far it is."""
+        """Tell that the run is ready, then at intervals that it is alive and how far it is."""
         self._tell("READY=1\nSTATUS=reading the export")
         while self._socket is not None:
             await asyncio.sleep(min(STATUS, self._watchdog / 3 if self._watchdog is not None else STATUS))
@@ -55,5 +55,5 @@ class Service:
 
     def _tell(self, said: str) -> None:
         if self._socket is not None:
-            with suppress(OSError):  # a manager that does not listen changes nothing
+            with suppress(OSError):  # a manager that does not listen never stops a run
                 self._socket.sendto(said.encode(), self._address)

@@ -1,4 +1,4 @@
-"""Unknown and parked batches: what is known of one, and the operator's word on it."""
+"""Unknown and parked batches: the facts about one, and the operator's decision."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from streammig.model import Batch, BatchState, DeadLetter
 from streammig.report.document import iso, undecided, undecided_entry
 from streammig.sources import parse_input
 
-SHOWN_BYTES = 2_000  # of the export, so that somebody can tell whose records they are
-UNPACK = {"": "", "gzip": "gzip -dc", "zstd": "zstd -dc"}
+SHOWN_BYTES = 2_000  # of the export, enough to show whose records they are
+UNPACK = {"": "", "gzip": "gzip -dc", "zstd": "zstd -dc", "xz": "xz -dc", "bzip2": "bzip2 -dc"}
 SHOWN, MARKS = 5, 6  # customers to look up, and dates or purchases of each
 LOOKED_UP = ("registration_date", "issued_at", "purchase_id")
-PLACES = 10  # of a batch that are named; one of events lies in one stretch, one of transactions in hundreds
+PLACES = 10  # ranges of a batch that are named: a batch of events has one, a batch of transactions hundreds
 
 
 RULINGS = {
@@ -31,18 +31,18 @@ RULINGS = {
     "reject": (BatchState.REJECTED, "it is rejected for its records, and its bad ones are to be searched"),
     "set-aside": (BatchState.REJECTED, "it is rejected, and all of it is to become dead letters"),
 }
-"""What the operator may say of a batch: its state then, and the note that keeps the word."""
+"""The decisions about a batch: each with the state that it leads to, and the note that records it."""
 
 
 def find(checkpoint: Checkpoint, seq: int, stage: str | None, running: bool, rejecting: bool = False) -> Batch:
-    """The undecided batch of this number; `rejecting`: or one that waits after an answer that stopped the run. Raises
-    `Unusable` if there is none, or one in several stages."""
+    """The undecided batch of this number; with `rejecting` also a batch whose answer stopped the run. Raises `Unusable`
+    if there is none, or one in several stages."""
     left = undecided(checkpoint, running) + (checkpoint.stopped() if rejecting else [])
     found = [batch for batch in left if batch.seq == seq and stage in (None, batch.stage)]
     if len(found) > 1:
         names = ", ".join(batch.stage for batch in found)
         raise Unusable(
-            "batch-ambiguous", f"there is an undecided batch {seq} in several stages: {names}", "Name one with --stage."
+            "batch-ambiguous", f"batch {seq} is undecided in several stages: {names}", "Name one with --stage."
         )
     if found:
         return found[0]
@@ -62,8 +62,8 @@ def find(checkpoint: Checkpoint, seq: int, stage: str | None, running: bool, rej
 
 
 def known(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
-    """All that is known of a batch, JSON-ready: what it holds, where that stands in the export, every request made for
-    it with its answer, and what a read-back showed."""
+    """The facts about a batch, JSON-ready: what it holds, where that stands in the export, its requests with their
+    answers, and what a read-back showed."""
     about = checkpoint.about(batch)
     return undecided_entry(checkpoint, batch) | {
         "sums": {key: f"{value:f}" for key, value in sorted(batch.tally.sums.items())},
@@ -97,7 +97,7 @@ def _places(checkpoint: Checkpoint, batch: Batch) -> list[dict[str, Any]]:
 
 
 def _look(checkpoint: Checkpoint, batch: Batch) -> str | None:
-    """A shell command that shows what a batch begins with in the export: the ids stand there, not in the checkpoint."""
+    """A shell command that shows the begin of a batch in the export: the checkpoint has no ids."""
     files: Sequence[str] = checkpoint.run["context"].get("inputs", {}).get(batch.stage, ())
     if not batch.ranges or batch.ranges[0].begin.source >= len(files):
         return None
@@ -112,7 +112,7 @@ def _look(checkpoint: Checkpoint, batch: Batch) -> str | None:
 
 
 def to_look_up(checkpoint: Checkpoint, batch: Batch) -> list[str]:
-    """Some customers of a batch, with the dates and purchases by which to find at the target what was sent of them."""
+    """Lines with some customers of a batch, and the dates and purchases by which to find them at the target."""
     try:
         records = checkpoint.outbox.contents(batch, SHOWN).records
     except Problem:
@@ -136,8 +136,8 @@ def _marks(value: Any) -> Iterator[str]:
 
 
 def decide_in_part(path: Path, command: str, batch: Batch, ids: Path, at: float) -> None:
-    """Keep the operator's word that just the customers of a file landed: the others of the batch become dead letters,
-    which a retry sends. Raises `Unusable` where the file names none of the batch, all of it, or others."""
+    """Keep the operator's decision that only the customers named in a file landed. The others of the batch become dead
+    letters, which a retry sends. Raises `Unusable` where the file names none of the batch, all of it, or others."""
     landed = _ids(ids)
     with locked(path, command), closing(Checkpoint.open(path)) as file:
         file.recover()
@@ -146,7 +146,7 @@ def decide_in_part(path: Path, command: str, batch: Batch, ids: Path, at: float)
         owners = {record.owner for record in records}
         if foreign := len(landed - owners):
             said = f"{ids}: customers that are not in batch {batch.seq} of {batch.stage}: {foreign:,}"
-            raise Unusable("ids-foreign", said, "Name those alone that landed of this batch.")
+            raise Unusable("ids-foreign", said, "Name only customers of this batch.")
         if not landed or landed == owners:
             none_or_all = "none of" if not landed else "all of"
             said = f"{ids} names {none_or_all} the customers of batch {batch.seq} of {batch.stage}"
@@ -170,8 +170,8 @@ def _ids(path: Path) -> set[str]:
 
 
 def decide(path: Path, command: str, seq: int, stage: str | None, ruling: str, at: float) -> Batch:
-    """Keep the operator's word on a batch, one of `RULINGS`. Raises `Held` while another process holds the checkpoint,
-    and `Unusable` like `find`, or where a batch that stopped the run is the first of its stage."""
+    """Keep the operator's decision about a batch, one of `RULINGS`. Raises `Held` while another process holds the
+    checkpoint, and `Unusable` like `find`, or where nothing of the stage was accepted before the run stopped."""
     rejecting = ruling in ("reject", "set-aside")
     with locked(path, command):
         file = Checkpoint.open(path)
@@ -182,7 +182,7 @@ def decide(path: Path, command: str, seq: int, stage: str | None, ruling: str, a
                 raise Unusable(
                     "nothing-accepted",
                     f"nothing of {batch.stage} was accepted yet: the records of batch {seq} are not the cause",
-                    "Find out what the target's answer is about: its address, the key, a permission.",
+                    "Find the cause of the target's answer: the address, the key, or a permission.",
                 )
             state, words = RULINGS[ruling]
             ruled = file.rule(batch, state, ruling, at, f"the operator, {iso(at)}: {words}")

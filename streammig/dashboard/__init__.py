@@ -1,3 +1,3 @@
-"""The page and the numbers of a run: for people with a browser, and for machines that collect."""
+"""The page of a run for people with a browser, and its metrics for collectors."""
 
 from __future__ import annotations

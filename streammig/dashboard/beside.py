@@ -1,4 +1,4 @@
-"""Page and metrics file beside a run in this process."""
+"""Shows a run of this process, on a page and in a metrics file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from streammig.telemetry import Notice, Notify
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What is shown of a run, as it was asked for."""
+    """What the options ask to show of a run: a page at a door, a metrics file, or both."""
 
     checkpoint: Path
     door: Door | None
     metrics_file: Path | None
 
     def beside(self, run: Migration) -> Callable[[], Awaitable[bool]]:
-        """The work of a run, with all that is shown of it."""
+        """The run as a function to call, with the page and the metrics file open as long as it lasts."""
         notify, view = run.notify, View(self.checkpoint)
 
         def heard(notice: Notice) -> None:

@@ -1,4 +1,4 @@
-"""Where the page is served, and who may come in: this machine, or whoever has the token."""
+"""Where the page is served, and who may see it: this machine, or whoever has the token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from streammig.errors import Unusable
 
-TOKEN = "STREAMMIG_TOKEN"  # where the environment has it
+TOKEN = "STREAMMIG_TOKEN"  # the name of the environment's variable
 SHORTEST = 16  # characters of a token
 HOME = "127.0.0.1:8790"
 HINT = "Write --{0}=HOST:PORT, as --{0}=127.0.0.1:8790; HOST may be left out."
@@ -20,7 +20,7 @@ HINT = "Write --{0}=HOST:PORT, as --{0}=127.0.0.1:8790; HOST may be left out."
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """A socket that listens, and the token that lets somebody in; without one, who asks for this machine by name."""
+    """A listening socket, and the token that a request needs. Without a token, a request must name this machine."""
 
     socket: socket.socket
     token: str = field(default="", repr=False)
@@ -33,16 +33,16 @@ class Door:
     def lets_in(self, host: str, authorization: str) -> bool:
         """Whether a request may be answered, by its headers `Host` and `Authorization`.
 
-        A page from elsewhere whose name was made to lead here (DNS rebinding) names another host.
+        A foreign page whose name was made to resolve to this machine (DNS rebinding) names another host.
         """
         if not self.token:
             return _is_home(re.sub(r":\d+$", "", host).strip("[]"))
         given = _given(authorization)
-        return hmac.compare_digest(given.encode(), self.token.encode())
+        return hmac.compare_digest(given.encode(errors="replace"), self.token.encode(errors="replace"))
 
 
 def opened(text: str, option: str, token: str) -> Door:
-    """Listen at HOST:PORT, or raise `Unusable`. `option` is the name of the option that says where."""
+    """Listen at HOST:PORT, or raise `Unusable`. `option` is the name of the option that gave `text`."""
     token = token.strip()
     host, port = _address(text, option)
     if token and len(token) < SHORTEST:
@@ -74,7 +74,7 @@ def _is_home(host: str) -> bool:
 
 
 def _given(authorization: str) -> str:
-    """The token of a header: as a bearer token, or as the password of any user."""
+    """The token in a header: a bearer token, or the password of any user; "" without one."""
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()

@@ -1,4 +1,4 @@
-"""The numbers of a run in a file, written again and again, for a collector that reaches no port."""
+"""Keeps a run's metrics in a file, for a collector that reaches no port."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ EVERY = 15.0  # seconds between two writes
 
 @asynccontextmanager
 async def metrics_kept(path: Path, view: View, notify: Notify, every: float = EVERY) -> AsyncIterator[None]:
-    """Keep the numbers in a file, which is whole at any moment, and write them once more at the end.
+    """Write the metrics every so many seconds, and once more at the end. The file is whole at any moment.
 
-    Raises `Problem` where the first write fails. A later one only warns, once: it never stops a run.
+    Raises `Problem` where the first write fails. A later failure only warns, once: it never stops a run.
     """
     await _write(path, view)
     warned = False

@@ -1,4 +1,4 @@
-"""The page of a run: one document with its style and its script, and the sections that change in it."""
+"""The page of a run: one document with style and script, whose sections change."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def parts(look: Look) -> dict[str, str]:
 
 
 def page(look: Look) -> str:
-    """The whole document; what it shows is as of `look`, and its script takes it from there."""
+    """The whole document, as of `look`. Its script then asks for the changes."""
     shown = parts(look)
     host = (urlsplit(look.found["target"]).hostname or "a folder") if look.found else "begins"
     body = "".join(f'<div id="{name}">{shown[name]}</div>' for name in SECTIONS)

@@ -1,4 +1,4 @@
-"""Serves the page of a run, its changes as they come, and its numbers; reads only."""
+"""Serves the page of a run, its changes as they come, and its metrics. It only reads."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from streammig.dashboard.view import EVERY, View
 from streammig.report.metrics import metrics
 
 MOST = 16  # browsers at once
-SLOW = 20.0  # seconds that a browser may take for one change; then it has to connect again
-LAST = 1.0  # seconds that answers under way get at the end
+SLOW = 20.0  # seconds that a browser may take to receive a change; then it is disconnected
+LAST = 1.0  # seconds that answers under way may take at the end
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": POLICY,
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# What a broken request makes aiohttp say would stand between the bars of a terminal.
+# aiohttp logs broken requests; in a terminal these lines would break up the bars.
 SILENT = logging.Logger("streammig.dashboard", logging.CRITICAL + 1)
 
 
 @asynccontextmanager
 async def served(door: Door, view: View) -> AsyncIterator[None]:
-    """Serve at an open door as long as this lasts. No failure of the page reaches who runs beside it."""
+    """Serve at an open door as long as this lasts. No failure of the page reaches the run beside it."""
     pages = _Pages(door, view)
     app = web.Application(middlewares=[pages.guard], logger=SILENT)
     app.router.add_get("/", pages.page)
@@ -77,9 +77,9 @@ class _Pages:
         return answer
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """The sections that changed since this browser got them, as server-sent events.
+        """The sections that changed since this browser received them, as server-sent events.
 
-        Nothing is queued: a browser that is slow is sent the newest when it can take it.
+        Nothing is queued: a slow browser gets the newest sections once it is ready.
         """
         if self._watching >= MOST:
             return web.Response(status=503, text="too many browsers look at this run\n")

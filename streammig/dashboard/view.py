@@ -1,4 +1,4 @@
-"""What a run looks like now, read from its checkpoint only while somebody looks, and at a bounded cost."""
+"""Reads how a run is from its checkpoint, only while somebody looks, and at a bounded cost."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from streammig.report.watch import Watch
 from streammig.telemetry import Notice
 
 EVERY = 2.0  # seconds between two looks, at least
-# A look that took a second is taken again after so many: all of them together take 2 % of the time.
+# Seconds until the next look, for each second that the last one took: all looks together take 2 % of the time.
 REST = 50.0
 
 
 class Look(NamedTuple):
-    """What was seen: nothing before there is a checkpoint. `doing` says what the run waits for, `fault` is the code of
-    why the look failed; then `found` is that of the look before."""
+    """What was seen; `found` is None while there is no checkpoint. `doing` are lines of what the run waits for.
+
+    `fault` is the code of a look that failed; `found` is then that of the look before.
+    """
 
     found: Mapping[str, Any] | None = None
     doing: Sequence[str] = ()
@@ -28,7 +30,7 @@ class Look(NamedTuple):
 
 
 class View:
-    """Looks at a run for everybody who asks: one look serves all."""
+    """Looks at a run; one look serves everybody who asks."""
 
     def __init__(self, checkpoint: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._checkpoint = checkpoint
@@ -36,22 +38,24 @@ class View:
         self._watch = Watch()
         self._last = Look()
         self._due = clock()
+        self._expired = False
         self._lock = asyncio.Lock()
 
     def hear(self, notice: Notice) -> None:
-        """A `Notify` of the run in this process, if it is in it."""
+        """A `Notify`, for a run of this process."""
         self._watch.hear(notice)
 
     def expire(self) -> None:
-        """Take the next look at once: the run has ended."""
-        self._due = self._clock()
+        """The run has ended: the next to ask gets a new look."""
+        self._expired = True
         self._watch = Watch()
 
     async def look(self) -> Look:
-        """What the run looks like now, or did a few seconds ago."""
+        """How the run is now, or was at the last look, if the next is not due."""
         async with self._lock:
             began = self._clock()
-            if began >= self._due:
+            if began >= self._due or self._expired:
+                self._expired = False  # before the look: where the run ends during it, the next ask looks again
                 self._last = await asyncio.to_thread(self._read)
                 took = self._clock() - began
                 self._due = began + max(EVERY, REST * took)

@@ -13,7 +13,7 @@ from streammig.ratelimit.limits import Limits, Window
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAY = 24 * 60  # minutes
-AHEAD = 9  # days in which every line of a timetable comes round
+AHEAD = 9  # days within which every line of a timetable occurs
 _DAYS = r"[A-Z][a-z]{2}(?:-[A-Z][a-z]{2})?"
 _LINE = re.compile(
     rf"(?:(?P<days>{_DAYS}(?:,{_DAYS})*)\s*)?(?:(?P<begin>\d\d:\d\d)-(?P<end>\d\d:\d\d))?(?:\s+(?P<share>\d{{1,3}})%)?"
@@ -23,7 +23,7 @@ _HINT = 'Hours are written like "Mon-Fri 21:00-07:00; Sat,Sun; else 20%", with t
 
 
 class Line(NamedTuple):
-    """One line of a timetable: from a minute of some days up to another, perhaps of the next day."""
+    """One line of a timetable: a share of the limits, on some days, from one minute up to another."""
 
     days: frozenset[int]  # 0 is Monday
     begin: int  # minutes since midnight
@@ -32,7 +32,8 @@ class Line(NamedTuple):
 
 
 class Hours(NamedTuple):
-    """The first line that holds tells the share of the limits, from 0 to 1; else `otherwise`."""
+    """A timetable. The first line that covers a moment gives the share of the limits, 0 to 1; without one,
+    `otherwise` does."""
 
     lines: tuple[Line, ...]
     otherwise: float
@@ -46,7 +47,7 @@ class Hours(NamedTuple):
         return self.otherwise
 
     def until(self, now: float) -> float:
-        """When the share changes next, in seconds since the epoch; infinite if it never does."""
+        """When the share next changes, in seconds since the epoch; infinite if it never does."""
         share = self.share(now)
         edges = sorted({edge for begin, end, _ in self._stretches(now) for edge in (begin, end) if edge > now})
         return next((edge for edge in edges if self.share(edge) != share), math.inf)
@@ -63,15 +64,16 @@ class Hours(NamedTuple):
         ]
 
     def _at(self, day: datetime.date, minutes: int) -> float:
-        """A time by the clock of that zone. One that is skipped there comes an hour later, of two the first counts."""
+        """A time by the clock of the zone. A time that the zone skips is moved an hour later. Of a time that occurs
+        twice the first counts."""
         days, minutes = divmod(minutes, DAY)
         time = datetime.time(*divmod(minutes, 60), tzinfo=self.zone)
         return datetime.datetime.combine(day + datetime.timedelta(days=days), time).timestamp()
 
 
 def parse_hours(text: str, zone: str) -> Hours | None:
-    """The timetable that `text` spells out, by the clock of an IANA time zone; None for no text. Raises `Unusable`
-    naming the part that is wrong."""
+    """The timetable of `text`, by the clock of an IANA time zone; None for no text. Raises `Unusable`, which names the
+    part that is wrong."""
     if not text.strip():
         return None
     try:
@@ -101,7 +103,7 @@ def _line(text: str) -> Line:
 
 
 def _days(text: str, line: str) -> list[int]:
-    """The days of Mon,Wed-Fri as numbers; a stretch may run over the end of the week."""
+    """The days of a text like Mon,Wed-Fri as numbers. A stretch may cross the end of the week."""
     found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -126,7 +128,7 @@ def _share(text: str, line: str) -> float:
 
 
 def part_of(limits: Limits, share: float) -> Limits:
-    """These limits at a share of them, above 0: so many of the requests of each window, the rest is left to others."""
+    """The limits at a share above 0: each window allows that share of its requests, and leaves the rest to others."""
     if share == 1:
         return limits
     migration, general = (tuple(_part(it, share) for it in windows) for windows in limits)

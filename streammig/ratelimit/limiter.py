@@ -38,13 +38,13 @@ ORDERS = 5.0  # seconds after which new orders of the operator end a sleep
 CAUSES = {
     HOURS: "the timetable lets no request begin",
     "held": "the target asked this account to wait",
-    "quota": "the headers of its answers say that the target takes no migration request before",
+    "quota": "by the headers of the target's answers no migration request is left",
 }
 SHORT = 2.0  # a wait of up to so many seconds is not told
 
 
 class _Link:
-    """What requests were seen to need: from their permit to their first byte (`delays`), from there to the answer."""
+    """The times of recent requests: from permit to first byte (`delays`), from first byte to answer (`latencies`)."""
 
     def __init__(self) -> None:
         self.delays: deque[float] = deque(maxlen=64)
@@ -52,11 +52,11 @@ class _Link:
 
     @property
     def lead(self) -> float:
-        """How long before its first byte a request may be allowed: no recent one was faster."""
+        """How long before its first byte a permit may be given, in seconds: no recent request was faster."""
         return min(LONGEST_LEAD, *self.delays) if len(self.delays) >= ENOUGH else 0.0
 
     def margin(self, seconds: float) -> float:
-        """What to add to a window of that many seconds."""
+        """The seconds to add to a window of `seconds`."""
         seen = [max(few) - min(few) for few in (self.delays, self.latencies) if len(few) >= ENOUGH]
         needed = NARROWEST + 1.2 * max(seen) if seen else WIDEST
         return min(WIDEST, max(SHARE * seconds, needed))
@@ -65,7 +65,7 @@ class _Link:
 class Permit:
     """The right to make one request now. Say `sent` when its first byte leaves, or `unsent` when none did.
 
-    Until then others must assume that it leaves any moment, and wait (15 s at most). Only the first word counts.
+    Until then others must assume that it may leave any moment, and wait (15 s at most). Only the first call counts.
     """
 
     def __init__(self, limiter: RateLimiter, start: int, granted: float) -> None:
@@ -88,7 +88,7 @@ class Permit:
 
 
 class _Line:
-    """Those of one kind who wait, in order; the first one asks for all of them, so that commits are shared."""
+    """The waiters of one kind, in order. The first one asks for all of them, so that they share a commit."""
 
     def __init__(self) -> None:
         self.waiters: deque[asyncio.Future[Permit]] = deque()
@@ -100,10 +100,10 @@ class RateLimiter:
 
     Make it inside the running loop: the account's time is read once, then the loop's own clock counts, so that setting
     the clock changes nothing. `executor` must have one thread (all use of the file goes through it). `interval` spreads
-    reads, in seconds, whatever the limits allow. `notify` hears of each wait of more than two seconds, once, but for
-    the gap between two requests, which is the pace itself. `orders` is the folder of those that an operator
-    gives, `hours` tell when to send, and at which share of the limits. Raises `MachineFault` where the file can't be
-    written: then nothing may be sent.
+    reads, in seconds, whatever the limits allow. `notify` hears once of each wait of more than two seconds, but not of
+    the gap between two requests, which is the pace itself. `orders` is the folder of the operator's orders. `hours`
+    tell when to send, and at which share of the limits. Raises `MachineFault` where the file can't be written: then
+    nothing may be sent.
     """
 
     def __init__(
@@ -130,14 +130,14 @@ class RateLimiter:
         self._link = _Link()
         self._lines: dict[RequestKind, _Line] = {"migration": _Line(), "general": _Line()}
         self._reads = AsyncLimiter(1, interval) if interval and limits != OFF else None
-        self._words: set[asyncio.Future[None]] = set()
+        self._writes: set[asyncio.Future[None]] = set()
         self._run_id = ""
         self._has_quota = True  # whether migration requests are left, by the last answer whose headers say so
         self._told = 0.0  # the end of the wait that was told last
 
     @property
     def limits(self) -> Limits:
-        """Those that this run keeps to now."""
+        """The limits that this run keeps to now."""
         return self.steering.limits
 
     def now(self) -> float:
@@ -191,11 +191,11 @@ class RateLimiter:
             await asyncio.sleep(min(left, ORDERS))
 
     async def read(self) -> None:
-        """A general permit, for who has nothing to say about it afterwards."""
+        """Take a general permit, for a caller that reports neither `sent` nor `unsent`."""
         await self.acquire("general")
 
     def _tell(self, kind: RequestKind, taken: Taken) -> None:
-        """Say what is waited for, and until when; once, however many wait for it."""
+        """Tell the reason and the length of a wait, once, however many wait."""
         self._has_quota = self._has_quota and taken.cause != "quota"
         end = self.now() + taken.wait
         pace = any(window.count == 1 and taken.cause == str(window) for _, window in self.limits.counted(kind))
@@ -213,7 +213,7 @@ class RateLimiter:
         return min((use.left for use in uses if use.kind == "general"), default=math.inf)
 
     async def _serve(self, kind: RequestKind, line: _Line) -> Taken:
-        """Ask for everyone in the line; what came of it says how long the first must wait if it got nothing."""
+        """Ask for everyone in the line. The result says how long the first must wait if it got nothing."""
         if (closed := self.steering.closed(kind)) is not None:
             return Taken((), *closed)
         asking, asked = tuple(line.waiters), self._loop.time()
@@ -235,17 +235,17 @@ class RateLimiter:
         return taken
 
     def answered(self, latency: float) -> None:
-        """A request was answered that many seconds after its first byte left: tells how much the link jitters."""
+        """Note that a request was answered `latency` seconds after its first byte: it shows the link's jitter."""
         self._link.latencies.append(latency)
 
     async def pause_for(self, seconds: float, status: int = 429) -> None:
-        """The whole account waits this long, also over a restart: an answer with this status asked for it. Raises
-        `TargetStop` where that is more than a day."""
+        """Make the whole account wait this long, also over a restart, because an answer of this status asked for it.
+        Raises `TargetStop` where that is more than a day."""
         if seconds > LONGEST_HOLD:
             raise TargetStop(
                 "retry-after-too-long",
                 f"the target answered {status} and asks to wait {seconds / 3600:.1f} hours",
-                "Run the same command then; nothing is lost or sent twice.",
+                "Run the same command after that time. Nothing is lost or sent twice.",
             )
         until = self.now() + max(0.0, seconds)
         self._told = max(self._told, until)
@@ -260,12 +260,12 @@ class RateLimiter:
     async def observe(
         self, limit: float | None, remaining: float | None, reset: float | None, age: float = 0.0
     ) -> None:
-        """Rate headers of the answer to a migration request that left `age` seconds ago, `reset` in seconds from now.
-        They may only slow such requests down, and not for longer than the longest window; a later request whose answer
-        has some left ends that.
+        """Obey the rate headers of an answer to a migration request that left `age` seconds ago. `reset` is in seconds
+        from now.
 
-        A gap (a window of one request) that we keep anyway slows nothing: its reset is counted from the answer, ours
-        from the start.
+        Headers may only slow migration requests down, and for no longer than the longest window. The answer to a later
+        request that has some left ends that. Headers that only repeat a gap (a window of one request) of these limits
+        change nothing: their reset counts from the answer, the gap from the start of the request.
         """
         sent = self.now() - age
         if remaining is not None and remaining > 0 and not self._has_quota:
@@ -280,9 +280,9 @@ class RateLimiter:
             await self._do(self.state.quota, self.now() + min(reset, self.limits.longest), sent)
 
     async def close(self) -> None:
-        """Wait until everything that was said is written. The file is closed by who opened it."""
-        while self._words:
-            await asyncio.wait(self._words)
+        """Wait until every pending write is done. Whoever opened the file closes it."""
+        while self._writes:
+            await asyncio.wait(self._writes)
 
     def _sent(self, start: int, granted: float) -> None:
         self._link.delays.append(self._loop.time() - granted)
@@ -290,17 +290,17 @@ class RateLimiter:
             self._write(self.state.sent, start, self.now())
 
     def _write(self, function: Callable[..., None], *args: object) -> None:
-        """Write a word that nobody waits for; `close` does."""
-        word = self._loop.run_in_executor(self._executor, function, *args)
-        self._words.add(word)
-        word.add_done_callback(self._written)
+        """Begin a write that only `close` waits for."""
+        write = self._loop.run_in_executor(self._executor, function, *args)
+        self._writes.add(write)
+        write.add_done_callback(self._written)
 
-    def _written(self, word: asyncio.Future[None]) -> None:
-        self._words.discard(word)
-        # Without its word a start counts for longer than it need, which is safe; a disk that is really full stops
-        # the next request, where somebody waits for the answer.
+    def _written(self, write: asyncio.Future[None]) -> None:
+        self._writes.discard(write)
+        # A start whose write fails counts for longer than needed, which is safe. A full disk stops the next request,
+        # because that waits for its write.
         with contextlib.suppress(Problem, asyncio.CancelledError):
-            word.result()
+            write.result()
 
     async def _do(self, function: Callable[..., T], *args: object) -> T:
         work = self._loop.run_in_executor(self._executor, function, *args)
@@ -312,7 +312,7 @@ class RateLimiter:
 
 
 async def _finished(work: asyncio.Future[T]) -> asyncio.CancelledError | None:
-    """Wait for what a thread is doing and can't be stopped; a cancel that comes meanwhile is handed back."""
+    """Wait for a thread's work, which can't be stopped; returns a cancel that came meanwhile."""
     stopped = None
     while not work.done():
         try:

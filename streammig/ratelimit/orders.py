@@ -1,4 +1,4 @@
-"""What an operator asks of a run that is on, kept in the state folder: to wait, or to keep other limits."""
+"""The operator's orders for a run, kept in the state folder: to pause, or to keep to other limits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from streammig.ratelimit.limits import parse_limits
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """What the operator asked for. They outlive the run: a restart keeps to them."""
+    """The orders of an operator. They outlive the run: a restart keeps to them."""
 
     paused: bool = False
-    limits: str = ""  # instead of those of the settings; "" for those
+    limits: str = ""  # in place of the settings' limits; "" for these
 
 
 def orders_path(state_folder: Path, run_id: str) -> Path:
-    """Where the orders for a checkpoint lie, by the id inside it."""
+    """The file of the orders for a checkpoint, by the id inside it."""
     return state_folder / f"{run_id}.orders"
 
 
 def read_orders(path: Path) -> Orders:
-    """The orders of a file, none where there is no file. Raises `Unusable` where it can't be read."""
+    """The orders in a file; no orders where there is none. Raises `Unusable` where it can't be read."""
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Orders)
         parse_limits(found.limits or "off", {})

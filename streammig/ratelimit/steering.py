@@ -1,4 +1,4 @@
-"""The limits that a run keeps to now: those of its settings, by the timetable and the orders of the operator."""
+"""The limits that a run keeps to now: its settings, changed by the timetable and the operator's orders."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PAUSED, HOURS = "paused", "hours"
 class Steering:
     """The limits that a run keeps to now, and whether it may make requests at all.
 
-    Make it inside the running loop. `limits` are those of the settings, `hours` tell when to send, and at which share
-    of them. What changes is told once, a pause every ten minutes.
+    Make it inside the running loop. `limits` are those of the settings. `hours` tell when to send, and at which share
+    of the limits. A change is told once, a pause again every ten minutes.
     """
 
     def __init__(self, limits: Limits, clock: Clock, notify: Notify = ignore, hours: Hours | None = None) -> None:
-        self._settled = self._asked = limits
+        self._of_settings = self._asked = limits
         self._clock = clock
         self._hours = hours
         self._share, self._until = 1.0, 0.0
@@ -72,7 +72,7 @@ class Steering:
         return self._orders.paused
 
     def look(self, again: bool = False) -> bool:
-        """Look for new orders, at most once a second, or `again`; whether there are any."""
+        """Look for new orders; whether there are any. It looks at most once a second, unless `again`."""
         if self._path is None or (self._now() - self._looked < LOOK and not again):
             return False
         self._looked = self._now()
@@ -94,7 +94,7 @@ class Steering:
 
     def _obey(self, orders: Orders) -> None:
         before, self._orders = self._orders, orders
-        self._asked = parse_limits(orders.limits, {}) if orders.limits else self._settled
+        self._asked = parse_limits(orders.limits, {}) if orders.limits else self._of_settings
         self.limits = part_of(self._asked, self._share or 1.0)
         if orders.limits != before.limits:
             self._notify(Steered("limits", str(self._asked)))

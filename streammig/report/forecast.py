@@ -1,4 +1,4 @@
-"""When the rest of a migration will be done: from requests left, every window of the limits, and the settle times."""
+"""Forecasts when a migration ends: from the requests left, every window of the limits, and the settle times."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from streammig.ratelimit import Hours, Limits, RequestKind, Starts, Window, part_of
 
-STEPS = 3_000  # requests that are played one by one; what comes later repeats the slowest window
-READ = 0.2  # seconds between two reads at least
+STEPS = 3_000  # requests that are played one by one; later ones repeat the slowest window
+READ = 0.2  # seconds between two reads, at least
 # What the rate limiter adds to a window: a share of it, and at least and at most so many seconds.
 MARGIN, NARROWEST, WIDEST = 0.017, 0.010, 0.085
 
@@ -37,8 +37,8 @@ def forecast(
 ) -> Forecast:  # fmt: skip
     """Play the requests that are left against the limits, one stage after the other.
 
-    `starts` are the requests that the windows remember. `lanes` requests may be under way at once, each for `latency`
-    seconds: that is one more window. `hours` tell when to send, and at which share.
+    `starts` are the requests that the windows remember. At most `lanes` requests are under way at once, each for
+    `latency` seconds: that is one more window. `hours` tell when to send, and at which share of the limits.
     """
     clock = _Clock(limits, starts, now, Window(lanes, latency) if latency > 0 else None, hours)
     first = clock.peek()
@@ -76,7 +76,7 @@ class _Clock:
         self._turn()
 
     def _turn(self) -> None:
-        """Keep to the share of the limits that the timetable gives now, until it changes."""
+        """Take on the share of the limits that the timetable gives now."""
         if self._hours is not None:
             self._share, self._until = self._hours.share(self.now), self._hours.until(self.now)
         counted = part_of(self._limits, self._share or 1.0).counted("migration")
@@ -90,11 +90,11 @@ class _Clock:
         ]
         if self._lane is not None:
             self._windows.append(("migration", self._lane.seconds, deque[float]((), self._lane.count)))
-        # What another share of the limits may have to remember; it holds up nothing.
+        # These remember the requests for a later share of the limits. They delay none.
         self._windows += [(kind, -math.inf, made) for kind, made in self._made.items()]
 
     def _starts(self, windows: Sequence[tuple[float, deque[float]]]) -> float:
-        """When the next request that these count may start."""
+        """When the next request that these windows count may start."""
         return max([self.now, *(seen[0] + seconds for seconds, seen in windows if len(seen) == seen.maxlen)])
 
     def peek(self) -> float:
@@ -103,7 +103,7 @@ class _Clock:
         return at if self._share else max(at, self._until)
 
     def take(self, count: int, kind: RequestKind) -> None:
-        """Make so many requests, as soon as each may start."""
+        """Make `count` requests, each as soon as it may start."""
         while count > 0:
             if self.now >= self._until:
                 self._turn()
@@ -131,8 +131,8 @@ class _Clock:
         return left - self._repeat(left, *slowest, counted=[seen for _, seen in counted])
 
     def _repeat(self, count: int, seconds: float, seen: deque[float], counted: Sequence[deque[float]]) -> int:
-        """Make up to so many more before the share changes, as the slowest window repeats what it remembers; returns
-        how many."""
+        """Make up to `count` more before the share changes: the slowest window repeats its last period. Returns how
+        many."""
         period = len(seen)
         if self._until < math.inf:
             count = min(count, period * max(int((self._until - seen[-1]) / seconds) - 1, 0))

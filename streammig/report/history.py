@@ -1,4 +1,4 @@
-"""What a checkpoint tells of a run from its first request to now: the data of the HTML report, JSON-ready."""
+"""The history of a run from its checkpoint, first request to now: the data of the HTML report, JSON-ready."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streammig.report.reports import pace_of
 PARTS = ("read", "accepted", "filtered", "dead", "unknown", "pending", "reverted")
 FORMAT = 1
 SLOTS = 60  # at most, of a timeline
-# Seconds that a slot of a timeline may have: what people count in.
+# The seconds of a slot of a timeline: round numbers for people.
 WIDTHS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200)
 DAY = 86400
 # The upper ends of the classes of a distribution of latencies, in seconds.
@@ -32,7 +32,7 @@ INDEX = re.compile(r"\[\d+\]")
 
 
 def history(path: Path, now: float | None = None) -> dict[str, Any]:
-    """All that the report on a checkpoint says; reads it without changing it, also while a run is on.
+    """The data of the report on a checkpoint. It reads without changing anything, also while a run is on.
 
     `status` is the document of `status --json`. Amounts are exact decimals as text, times ISO 8601 in UTC, latencies
     and `slot` seconds. Raises `Unusable` where there is no checkpoint, or it is damaged.
@@ -48,8 +48,8 @@ def history(path: Path, now: float | None = None) -> dict[str, Any]:
 
 
 def glance(path: Path, now: float | None = None) -> dict[str, Any]:
-    """What a page or a collector of numbers is shown of a run as of now: of `history` what changes, with what paces the
-    run, and `counts` of the batches of each stage. Raises as `history`."""
+    """What the page and the metrics show of a run as of now: the part of `history` that changes, the run's pace, and
+    the `counts` of each stage's batches. Raises as `history`."""
     now = time.time() if now is None else now
     file = Checkpoint.open(path, read_only=True)
     try:
@@ -87,7 +87,7 @@ def _seen(file: Checkpoint, now: float, pace: Pace | None = None) -> dict[str, A
 
 
 def _width(seconds: float) -> int:
-    """The shortest slot by which a timeline has at most `SLOTS`."""
+    """The shortest width, in seconds, with which a timeline has at most `SLOTS` slots."""
     for width in WIDTHS:
         if seconds < width * SLOTS:
             return width
@@ -118,7 +118,7 @@ def _sums(tallies: Mapping[str, Tally], key: str) -> dict[str, str]:
 
 
 def _latency(found: Sequence[float]) -> dict[str, Any] | None:
-    """Quantiles and the distribution of latencies that are in order; None without any."""
+    """The quantiles and the distribution of sorted latencies; None without any."""
     if not found:
         return None
     last = len(found) - 1
@@ -135,7 +135,7 @@ def _latency(found: Sequence[float]) -> dict[str, Any] | None:
 
 
 def _by_field(reasons: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
-    """Dead letters by code and field, of lists all elements together; the most frequent first."""
+    """Dead letters by code and field, the most frequent first. The elements of a list count as one field."""
     counts: Counter[tuple[str, str]] = Counter()
     for code, path, count in reasons:
         counts[code, INDEX.sub("[]", path.removeprefix("$").removeprefix("."))] += count
@@ -144,11 +144,11 @@ def _by_field(reasons: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
 
 
 def _decision(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What became of a batch whose outcome was unknown, or of one that the operator decided about."""
+    """What became of a batch that was unknown or that the operator decided about."""
     waits = row["state"] in (BatchState.PARKED, BatchState.UNKNOWN)
     return {**{key: row[key] for key in ("stage", "batch", "state", "ruling", "note", "units")}, "open": waits}
 
 
 def _file(mark: Mapping[str, Any]) -> dict[str, Any]:
-    """A file of the export by its name alone: folders may tell of people."""
+    """A file of the export by name alone, because folders may name people."""
     return {"name": Path(mark["file"]).name, "bytes": mark["size"]}

@@ -1,4 +1,4 @@
-"""What the notices of a run tell as of now, as lines of text: for a terminal, and for a log."""
+"""How a run is now, by its notices, as lines of text for a terminal and for a log."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Watch:
         self._last = ""
         self._waiting: tuple[str, float] | None = None
         self._stopping: float | None = None
-        self._limits: str | None = None  # what the operator asked for instead
+        self._limits: str | None = None  # the operator's limits, in place of the settings'
         self._hours: Hours | None = None
         self._ahead: tuple[float, Outlook] | None = None
 
@@ -118,7 +118,7 @@ class Watch:
     # -- as text -----------------------------------------------------------------------------------------------------
 
     def line(self) -> str:
-        """The stage under way in one line of sums, for a log."""
+        """The totals of the stage under way in one line, for a log."""
         account = self.accounts.get(self.stage, Account())
         share, ahead = share_settled(account), self.ahead()
         parts = [
@@ -134,7 +134,7 @@ class Watch:
         return ", ".join(part for part in parts if part)
 
     def screen(self, width: int) -> list[str]:
-        """A bar for each stage and one for all, what the run does now, and what it waits for; no line is wider."""
+        """A bar for each stage and one for all, then what the run does and waits for. No line is wider than `width`."""
         ahead = self.ahead()
         left = dict(ahead.stages) if ahead is not None else {}
         rows = [
@@ -143,8 +143,8 @@ class Watch:
         ]
         if len(rows) > 1 and ahead is not None:
             made = sum(it.sent for it in self.accounts.values())
-            whole = ahead.requests
-            share = made / (made + whole) if whole is not None and made + whole else None
+            to_make = ahead.requests
+            share = made / (made + to_make) if to_make is not None and made + to_make else None
             rows.append(_row("all", share, counted(sum(it.requests for it in self.accounts.values()), "request"),
                              _left(ahead.whole), width))  # fmt: skip
         lines = aligned(rows).splitlines() if rows else []
@@ -152,7 +152,7 @@ class Watch:
         return [line[:width] for line in lines + self.waits()]
 
     def waits(self) -> list[str]:
-        """What the run waits for, and how long at most."""
+        """Lines of what the run waits for, and how long at most."""
         lines = []
         if self._waiting is not None:
             reason, until = self._waiting
@@ -175,7 +175,7 @@ class Watch:
 
 
 def _joined(parts: Sequence[str], width: int) -> list[str]:
-    """The parts in as few lines as they need."""
+    """The parts, joined into as few lines of this width as possible."""
     lines = [""]
     for part in parts:
         line = f"{lines[-1]} · {part}" if lines[-1] else part
@@ -195,7 +195,7 @@ def _left(seconds: float | None) -> str:
 
 
 def _row(name: str, share: float | None, units: str, left: str, width: int) -> list[str]:
-    """The cells of a stage: as many as the width has room for."""
+    """The cells of a stage, as many as fit the width."""
     percent = "" if share is None else shared(share)
     if width < LEAST:
         return [name, percent, left]

@@ -1,7 +1,7 @@
 """The scan before the first request: what is wrong with an export as a whole, found before any of it is sent.
 
-A scan goes once through a stage, a pure map over its spans and a merge by key hash. What it finds is kept for later
-calls, bound to the export; `forget` deletes that.
+A scan reads a stage once: a pure map over its spans, and a merge by key hash. Its findings are kept for later calls,
+bound to the export. `forget` deletes them.
 """
 
 from streammig.scan.findings import Break, Found

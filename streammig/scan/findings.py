@@ -12,7 +12,7 @@ from streammig.errors import BrokenExport
 
 
 class Break(msgspec.Struct, frozen=True):
-    """Where a file can't be read on, or with `whole` what stands behind its document: a byte, and what is there."""
+    """Where a file can't be read any further, and why. With `whole` the document is complete, and text follows it."""
 
     file: str
     offset: int
@@ -36,10 +36,11 @@ class Spot(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The findings of one stage. No value of a person is in them: places, counts, codes, and values of yes and no.
+    """The findings of one stage: places, counts, codes, and values like yes and no. They hold no personal data.
 
-    `marks` are fields that may mark deleted customers, with a value and how often. `refused` are dead letters by code,
-    of a stage of which nothing else came; `example` is the message of the first one.
+    `marks` are fields that may mark deleted customers, each with a value and a count; `marked` is the first such
+    record. `refused` counts dead letters by code, only where every record of the stage is refused. `bad` is the first
+    of these, and `example` its message.
     """
 
     records: int = 0
@@ -57,15 +58,15 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 def kept(path: Path, binding: str) -> Found | None:
-    """The findings in a file, if they are whole and bound to this export."""
+    """The findings in a file; None where it is missing, damaged or bound to another export."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Kept)
+        read = msgspec.json.decode(path.read_bytes(), type=_Kept)
     except (OSError, msgspec.MsgspecError):
         return None
-    return found.found if found.binding == binding else None
+    return read.found if read.binding == binding else None
 
 
 def keep(path: Path, binding: str, found: Found) -> None:
-    """Keep them in a file, owner-only, whole or not at all. Raises `OSError`."""
+    """Keep findings in a file, owner-only, whole or not at all. Raises `OSError`."""
     with whole_file(path) as part:
         part.write_bytes(msgspec.json.encode(_Kept(binding, found)))

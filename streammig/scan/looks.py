@@ -14,7 +14,7 @@ FLAGS = frozenset({"deleted", "isdeleted", "removed", "isremoved", "erased", "is
 DATES = frozenset({"deletedat", "deletedon", "deleteddate", "deletiondate", "datedeleted", "removedat", "erasedat"})
 ACTIVE = frozenset({"active", "isactive", "enabled", "isenabled"})
 NO = frozenset({"", "null", "false", "0", "no", "n", "f", "0.0"})
-SHOWN = frozenset({"true", "1", "yes", "y", "t", "deleted", "removed"}) | NO  # no value of a person
+SHOWN = frozenset({"true", "1", "yes", "y", "t", "deleted", "removed"}) | NO  # values without personal data
 A_VALUE = "a value"
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -22,8 +22,12 @@ _text = msgspec.json.Decoder(str).decode
 
 
 class Look:
-    """What was seen so far: marks by field and value, records that are sent or filtered, those refused by code, and
-    where the first mark and the first refused record are."""
+    """What was seen so far.
+
+    `marks` counts fields that may mark deleted customers, by field and value; `marked` is the first one's position.
+    `kept` counts records that are sent or filtered. `refused` counts dead letters by code, up to the first record that
+    is kept; `bad` is the first one's position and message.
+    """
 
     def __init__(self) -> None:
         self.marks: Counter[tuple[str, str]] = Counter()
@@ -48,7 +52,7 @@ class Look:
 
 @cache
 def _kind(path: str) -> str:
-    """What a field that the target does not know may say of a customer, "" if nothing."""
+    """How an unknown field may mark deleted customers: "flag", "date", "active", or "" if it does not."""
     name = path.removeprefix("$.").replace("_", "").replace("-", "").lower()
     return "flag" if name in FLAGS else "date" if name in DATES else "active" if name in ACTIVE else ""
 

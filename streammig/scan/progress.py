@@ -1,4 +1,4 @@
-"""How far a scan is, in notices with numbers."""
+"""Notices of how far a scan is, with its share and speed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SECONDS = 1.0  # between two notices
 
 
 class Pace:
-    """Tells percent and bytes a second of each stage that is scanned. To be made in the loop's thread."""
+    """Tells the share and the bytes a second of each scan. Make it in the loop's thread."""
 
     def __init__(self, notify: Notify, clock: Callable[[], float] = time.monotonic) -> None:
         self._notify, self._clock, self._loop = notify, clock, asyncio.get_running_loop()
 
     def of(self, job: StageScan) -> Callable[[Span], None]:
-        """A scan begins: to be called with each of its spans. In any thread."""
+        """Begin a scan; call the result with each of its spans. It may be called in any thread."""
         return self.telling(f"scanning the {job.name} once", job.source)
 
     def telling(self, what: str, source: Source) -> Callable[[Span], None]:
-        """As `of`, of anything that goes through all spans of a source."""
+        """As `of`, for any other work over all spans of a source; `what` names it."""
         lengths = [mark["length"] for mark in source.fingerprints()]
         before, size = list(accumulate(lengths, initial=0)), sum(lengths)
         begun = said = self._clock()

@@ -1,4 +1,4 @@
-"""Goes once through a stage before the first request: its keys into an index, all else that it finds into `Found`."""
+"""Reads a stage once before the first request: its keys go into an index, its other findings into `Found`."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from streammig.target import Rules
 
 @dataclass(frozen=True, slots=True)
 class StageScan:
-    """A stage that is to be scanned, and into which folder.
+    """A stage to be scanned; its index and its findings go into `folder`.
 
-    `policy`: its owners are indexed, with these duplicates. `begun`: records of it may have been sent. `judged`: its
-    findings may stop the run; else it is scanned for its index alone. Where it is not all read, `frontier` is how far
-    it is. Unless its index was `made_by` the version and the mapping of now ("" where these can't be told), keys before
-    it stay as they were indexed, and those from there on are scanned again. `key` is as in `Build`. `beside` is what
-    else needs room on that disk, in bytes.
+    `policy` says which duplicates the index of owners notes; None: no index. `begun`: records of it may have been
+    sent. `judged`: its findings may stop the run; else it is scanned for its index alone. `frontier` is how far a run
+    has read it; None: in full. `made_by` is the version and the mapping of now, "" where these can't be told. Unless
+    these made the index, keys before the frontier stay as they were indexed, and those behind it are scanned again.
+    `key` is as in `Build`. `beside` is what else needs room on that disk, in bytes.
     """
 
     name: str
@@ -61,14 +61,14 @@ class StageScan:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """The result: an index, which is to be closed, or None where the stage has none; and the findings."""
+    """The result: the index, or None where the stage has none, and the findings. The caller closes the index."""
 
     index: KeyIndex | None
     found: Found
 
 
 class Halted(Exception):
-    """A scan was stopped: what it has is a part, and of no use."""
+    """A scan was stopped, and its partial result is of no use."""
 
 
 def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], None], halt: Event) -> Found:
@@ -89,24 +89,24 @@ def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], Non
             records += len(span)
             tell(span)
     finally:
-        getattr(spans, "close", int)()
+        getattr(spans, "close", int)()  # a generator closes its file
     files = [mark["file"] for mark in job.source.fingerprints()]
     whole = build is None or build.frontier == START
-    return found(records, breaks, look, files, whole=whole)
+    return _findings(records, breaks, look, files, whole=whole)
 
 
-def found(records: int, breaks: Sequence[BrokenExport], look: Look, files: Sequence[str], *, whole: bool) -> Found:
-    """The findings of a stage; `whole`: it was gone through from its beginning."""
-    told = Found(
+def _findings(records: int, breaks: Sequence[BrokenExport], look: Look, files: Sequence[str], *, whole: bool) -> Found:
+    """The findings of a stage; `whole`: it was read from its beginning."""
+    found = Found(
         records=records,
         breaks=tuple(map(Break.of, breaks)),
         marks=tuple((field, value, count) for (field, value), count in look.marks.most_common()),
         marked=_spot(look.marked, files) if look.marked is not None else None,
     )
     if not whole or look.kept or look.bad is None:
-        return told
+        return found
     position, message = look.bad
-    return replace(told, refused=dict(look.refused), bad=_spot(position, files), example=message)
+    return replace(found, refused=dict(look.refused), bad=_spot(position, files), example=message)
 
 
 def _spot(at: Position, files: Sequence[str]) -> Spot:
@@ -114,7 +114,7 @@ def _spot(at: Position, files: Sequence[str]) -> Spot:
 
 
 class Making:
-    """One scan under way, in the reader's thread; `stop` ends it from another."""
+    """One scan under way in the reader's thread. Another thread ends it with `stop`."""
 
     def __init__(self, job: StageScan, token: str, pace: Pace) -> None:
         self._job, self._token, self._pace = job, token, pace
@@ -122,7 +122,7 @@ class Making:
         self._halt = Event()
 
     def work(self) -> Scanned:
-        """What earlier calls kept, else what a scan finds now, which is kept."""
+        """The result that earlier calls kept; else scan now, and keep the result."""
         job, policy = self._job, self._job.policy
         bound, path = binding(self._token, policy or "none"), job.folder / f"{job.name}.found"
         earlier = open_index(job.folder / job.name, self._token, policy) if policy else None
@@ -167,19 +167,19 @@ class Making:
 
 
 async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
-    """The findings and the index of a stage: from an earlier call, or made now, in `reader`.
+    """The findings and the index of a stage: from an earlier call, or made now in the thread of `reader`.
 
-    Raises `MachineFault` before it begins if there is too little disk.
+    Raises `MachineFault` before it begins where the disk has too little room.
     """
-    marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # whatever way leads to it
-    made_by = job.made_by if job.policy in (None, "all") else ""  # of these nothing is kept in part
+    marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # a moved export is the same export
+    made_by = job.made_by if job.policy in (None, "all") else ""  # their result is kept in full or not at all
     token = json.dumps([marks, dict(job.shape), made_by, binding(job.key.hex(), "none")], sort_keys=True)
     making = Making(job, token, pace)
     work = asyncio.get_running_loop().run_in_executor(reader, making.work)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        making.stop()  # makes the scan end, and its thread
+        making.stop()  # the scan ends, and so does the work of its thread
         await asyncio.gather(work, return_exceptions=True)
         if work.done() and work.exception() is None and (index := work.result().index) is not None:
             index.close()

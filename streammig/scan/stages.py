@@ -1,4 +1,4 @@
-"""Scans the stages of a run before its first request: what they hold, and what of it stops the run."""
+"""Scans the stages of a run before its first request, and collects the problems that stop the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def scan_stages(
 ) -> dict[str, KeyIndex]:
     """The index of each stage that has one, open until the stack is left.
 
-    What was found is told. Raises the first `Problem` that it makes, after all stages were scanned.
+    Raises the first `Problem` after all stages were scanned. The other problems become warnings.
     """
     indexes, problems = await problems_of(stack, jobs, reader, notify, policies)
     for problem in problems[1:]:
@@ -38,7 +38,7 @@ async def scan_stages(
 async def problems_of(
     stack: AsyncExitStack, jobs: Iterable[StageScan], reader: Executor, notify: Notify, policies: Policies
 ) -> tuple[dict[str, KeyIndex], list[Problem]]:
-    """As `scan_stages`, with the problems beside the indexes."""
+    """As `scan_stages`, but returns all problems beside the indexes, and raises none."""
     indexes: dict[str, KeyIndex] = {}
     problems: list[Problem] = []
     pace = Pace(notify)
@@ -60,7 +60,7 @@ async def problems_of(
 
 
 async def _unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, reader: Executor) -> Sequence[Problem]:
-    """What the sums of a stage and those of its customers say, compared in the reader's thread."""
+    """The problems of `unbalanced`, found in the reader's thread."""
     halt = Event()
     work = asyncio.get_running_loop().run_in_executor(reader, partial(unbalanced, job, scanned, customers, halt.is_set))
     try:
@@ -72,12 +72,13 @@ async def _unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, rea
 
 
 def scan_folder(checkpoint: Path) -> Path:
-    """Where the findings lie: counts, places, and keyed hashes of ids and e-mails; owner-only, deleted after use."""
+    """The folder of the findings. It holds counts, places, and keyed hashes of ids and e-mails; it is owner-only, and
+    deleted after use."""
     return checkpoint.with_name(checkpoint.name + ".scan")
 
 
 def forget(folder: Path, names: Sequence[str]) -> None:
-    """Delete what scans of these stages have kept in a folder. What else is in it is left."""
+    """Delete the findings of these stages from a folder, and leave any other file in it."""
     for name in names:
         forget_index(folder / name)
         for path in (folder / f"{name}.found", folder / f"{name}.found.part"):

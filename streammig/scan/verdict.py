@@ -1,4 +1,4 @@
-"""What the findings of a scan mean for a run: what stops it before its first request, and what is only told."""
+"""What the findings of a scan mean for a run: which stop it before its first request, and which only warn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BEGUN = (
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """What becomes of the findings that an operator decides about."""
+    """The operator's decisions about findings."""
 
     accept_broken: bool = False
     owner_twice: Literal["stop", "dead-letter"] = "stop"
@@ -38,7 +38,8 @@ class Policies:
 def judge(
     job: StageScan, scanned: Scanned, customers: KeyIndex | None, notify: Notify, policies: Policies
 ) -> Iterator[Problem]:
-    """What stops a run of this stage; the rest is told. `customers` is the index of those that are sent, if known."""
+    """The problems that stop a run of this stage; other findings become warnings. `customers` is the index of the
+    customers that are sent, if there is one."""
     for it in scanned.found.breaks:
         broken = BrokenExport(it.file, it.offset, it.why, BEGUN if job.begun else FRESH)
         if it.whole:
@@ -57,7 +58,7 @@ def judge(
 
 
 def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -> Iterator[Problem]:
-    """Customers whose records would go in more than one request, though the target takes them once."""
+    """A problem if a customer has several records of a stage that the target takes once."""
     places: list[Place] = []
     count = 0
     for it, owner in index.owners_of_duplicates():
@@ -67,7 +68,7 @@ def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -
     if count:
         yield Unusable(
             "owner-twice",
-            f"{job.name}: records of customers that have more than one: {count:,}: {_places(job, places, count)}",
+            f"{job.name}: records of customers that have more than one: {count:,} ({_places(job, places, count)})",
             f"The target takes the {job.name} of a customer once. Bring those of a customer together in one record. Or"
             f' set owner_twice = "dead-letter" in the table [{job.name}]: all records of these customers become dead'
             " letters.",
@@ -75,7 +76,7 @@ def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -
 
 
 def unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, stopped: Callable[[], bool]) -> list[Problem]:
-    """Customers whose records do not add up to what the customer is sent with."""
+    """A problem if a customer's records do not add up to the balance that the customer is sent with."""
     if scanned.index is None:
         return []
     places: list[Place] = []
@@ -89,7 +90,7 @@ def unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, stopped: C
         Unusable(
             "balance-differs",
             f"{job.name}: records that do not add up, by reward and brand, to the balance of their customer:"
-            f" {count:,}: {_places(job, places, count)}",
+            f" {count:,} ({_places(job, places, count)})",
             f"The target would drop them without a word. Export both as of one moment; look at them with streammig"
             f' check. Or set balances = "dead-letter", and they are left out of the {job.name}; or balances = "send".',
         )
@@ -97,14 +98,14 @@ def unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, stopped: C
 
 
 def _places(job: StageScan, places: Sequence[Place], count: int) -> str:
-    """The first of so many places, for people."""
+    """The first of `count` places, for people."""
     files = [mark["file"] for mark in job.source.fingerprints()]
     shown = ", ".join(f"record {it.ordinal:,} of {files[it.source]}, byte {it.offset:,}" for it in places)
     return shown + (" ..." if count > SHOWN else "")
 
 
 def _unclear(name: str, found: Found, marks: Sequence[tuple[str, str, int]]) -> Problem:
-    """Fields that may mark deleted customers, which nobody has said anything about."""
+    """The problem of fields that may mark deleted customers, and that no setting names."""
     shown = ", ".join(f"{field}: {value} ({count:,})" for field, value, count in marks[:SHOWN])
     as_set = ", ".join(f'"{field}"' if value == A_VALUE else f'"{field}={value}"' for field, value, _ in marks[:SHOWN])
     return Unusable(

@@ -1,4 +1,4 @@
-"""What of an export was accepted: one pass over its spans, beside the ranges of accepted batches."""
+"""The accepted records of an export: one pass over its spans and the ranges of accepted batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Ranges = Callable[[str, int, int, int], tuple[list[Range], list[int]]]
 
 
 class Wanted(NamedTuple):
-    """What a sample takes: all that belongs to these owners, and source records by file and offset."""
+    """The records of a sample: all of these owners, and those at places (file and offset)."""
 
     owners: Container[str]
     places: Container[tuple[int, ...]]
@@ -28,10 +28,10 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stage of an export, read once from a place on. Synchronous, for the thread that reads.
+    """The accepted records of one stage, in reading order. Synchronous, for the thread that reads.
 
-    The rules are the run's own, so a record is what was sent, as long as its mapping is the same. What was never sent,
-    or not accepted, lies in none of the ranges.
+    The rules are the run's own: with the same mapping they make each record as it was sent. A record that was never
+    sent, or not accepted, lies in none of the ranges.
     """
 
     stage: str
@@ -40,12 +40,12 @@ class Passage:
     ranges: Ranges
 
     def items(self, start: Place = START, wanted: Wanted | None = None) -> Iterator[Item]:
-        """Each record, or the part of one, that an accepted batch carried, or of those only what is wanted."""
+        """Each record, or part of one, that an accepted batch carried, from a place on. `wanted` leaves out others."""
         try:
             for span in self.source.spans(start):
                 yield from self._of(span, wanted)
         except BrokenExport:
-            pass  # what is behind the break was never sent
+            pass  # records behind the break were never sent
 
     def _of(self, span: Span, wanted: Wanted | None) -> Iterator[Item]:
         end = span.offset + span.ends[-1]

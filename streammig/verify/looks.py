@@ -1,4 +1,4 @@
-"""The looks of a verify: which records, in which order, and what each shows."""
+"""The looks of a verify: at which records, in which order, and with which differences."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from streammig.verify.pool import Found, Pool
 from streammig.verify.work import Done, Item, Suspect, Work, after, start_at
 
 TRIES = 5  # reads of a record until one says something
-TOLD = 1.0  # seconds between two words on how far it is
+TOLD = 1.0  # seconds between two notices of how far it is
 COUNTED = 20_000  # records whose counts are noted together
-COUNTING = "counting"  # how far that is, beside the stages
+COUNTING = "counting"  # the name of the count's progress, beside those of the stages
 
 UNTOLD = [Difference("", UNREADABLE)]
 UNSHOWN = [Difference("", "not-readable")]  # the target shows nothing of its kind
@@ -30,9 +30,12 @@ UNSHOWN = [Difference("", "not-readable")]  # the target shows nothing of its ki
 
 @dataclass(slots=True)
 class Looks:
-    """Looks at all that was `accepted`, or at a sample: the records `picked` of the stage `base`, and of the other
-    stages what belongs to their owners. `whole` is how many looks that takes, about. What is
-    `known` of an earlier verify, by file and offset, is always looked at."""
+    """Looks at all records of the `accepted` batches, or at a sample.
+
+    A sample is the records `picked` of the stage `base`, and their owners' records of the other stages. Records that
+    differed in an earlier verify are always part of it: `known` has them by file and offset. `whole` is about how many
+    looks there are.
+    """
 
     run: Run
     work: Work
@@ -52,11 +55,11 @@ class Looks:
     async def all(self) -> bool:
         """Every first look, then every second one; False if the run is to stop before."""
         names = list(self.accepted)
-        if self.counts and not await self._count():
+        if self.counted_stage and not await self._count():
             return False
         for name in names:
-            if name == self.counts and self.run.reading.owners in names:
-                continue  # a customer's own look tells the counts, too
+            if name == self.counted_stage and self.run.reading.owners in names:
+                continue  # the look at a customer compares the count, too
             done = await self.run.reading.read(self.work.progress, name)
             self._done += done.looked
             if not await self._pool(name).over(self._items(name, done)):
@@ -64,8 +67,8 @@ class Looks:
         return await self._again()
 
     @property
-    def counts(self) -> str:
-        """The stage of which the target only counts; "" without one."""
+    def counted_stage(self) -> str:
+        """The stage whose units the target only counts; "" without one."""
         return next((name for name in self.accepted if not self.run.target.readback.proves(name)), "")
 
     def _wanted(self, name: str) -> Wanted | None:
@@ -80,10 +83,11 @@ class Looks:
         return Passage(name, it.source, rules, self.work.ranges)
 
     async def _count(self) -> bool:
-        """Add up what is only counted, by owner; False if the run is to stop before."""
+        """Add up the counted units by owner; False if the run is to stop before."""
         last = (await self.run.reading.read(self.work.progress, COUNTING)).place
-        items = after(self.passage(self.counts).items(start_at(last), self._wanted(self.counts)), last)
-        of = partial(self.run.target.readback.counted, self.counts)
+        name = self.counted_stage
+        items = after(self.passage(name).items(start_at(last), self._wanted(name)), last)
+        of = partial(self.run.target.readback.counted, name)
 
         def step() -> bool:
             piece = [it._replace(counted=of(it.record)) for it in islice(items, COUNTED)]
@@ -97,15 +101,15 @@ class Looks:
         return not self.run.context.stopping
 
     def _items(self, name: str, done: Done) -> Iterator[Item]:
-        """What is left to look at of a stage, in reading order."""
-        if name == self.counts:
+        """The records of a stage that no look was at yet, in reading order."""
+        if name == self.counted_stage:
             yield from self.work.counters(done.looked)
             return
         here = self.picked if self.picked is not None and name == self.base else None
         found = iter(here) if here is not None else self.passage(name).items(start_at(done.place), self._wanted(name))
         for item in after(found, done.place):
-            counts = name == self.run.reading.owners
-            yield item._replace(counted=self.work.counted(item.record.owner)) if counts else item
+            of_owner = name == self.run.reading.owners
+            yield item._replace(counted=self.work.counted(item.record.owner)) if of_owner else item
 
     def _pool(self, name: str) -> Pool:
         settled = {it.seq: it.settled for it in self.accepted[name]}
@@ -125,10 +129,12 @@ class Looks:
         return Pool(run.reading, run.context, run.settings.concurrency, partial(self.look, name), note)
 
     async def look(self, name: str, item: Item) -> list[Difference] | None:
-        """In what a record is not as it was sent; a read that says nothing is tried again. None if the run is to stop
-        before that is known."""
+        """How a record differs from what was sent; None if the run is to stop before that is known.
+
+        A read that tells nothing is tried again, up to `TRIES` times.
+        """
         readback, context = self.run.target.readback, self.run.context
-        if name != self.counts and not readback.can_tell(name, item.record):
+        if name != self.counted_stage and not readback.can_tell(name, item.record):
             return UNSHOWN
         for _ in range(TRIES):
             found = await context.until_stopped(readback.differences(name, item.record, item.counted))
@@ -142,7 +148,7 @@ class Looks:
         return None if context.stopping else UNTOLD
 
     def _say(self) -> None:
-        """How far it is, now and then."""
+        """Tell how far the verify is, at most once a second."""
         now = asyncio.get_running_loop().time()
         self._begun = self._begun or (now, self._done)
         self._done += 1
@@ -160,7 +166,7 @@ class Looks:
         if not stages:
             return True
         settle = self.run.context.times.settle
-        said = "what was not found as it was sent is looked at again"
+        said = "records that were missing or different are looked at again"
         self.run.context.notify(Waiting("second-look", said, settle))
         if not await self.run.context.pause(settle):
             return False

@@ -1,4 +1,4 @@
-"""Looks at many records at once, and notes how far it is without leaving a gap."""
+"""Looks at many records at once, and notes them in order, without a gap."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from streammig.verify.work import Item
 PIECE = 128  # records that are read, and noted, together
 
 Look = Callable[[Item], Awaitable[list[Difference] | None]]
-"""What of an item is not as it was sent; None if the run is to stop."""
+"""How an item differs from what was sent; None if the run is to stop."""
 
 Found = list[tuple[Item, list[Difference]]]
 
 
 @dataclass(slots=True)
 class _Piece:
-    """Items that were read together."""
+    """Items that were read together; `left` of them are not looked at yet."""
 
     left: int
     found: Found = field(default_factory=list)
@@ -31,9 +31,10 @@ class _Piece:
 
 @dataclass(slots=True)
 class Pool:
-    """So many workers over the items of an iterator, which is asked in the thread that reads, one piece ahead.
+    """Looks at the items of an iterator with `concurrency` workers. The thread that reads takes the items, one piece
+    ahead.
 
-    A piece is noted, in that thread, when it and all before it are looked at: what is noted has no gaps.
+    That thread notes a piece once all its items, and all before it, are looked at: so the noted part has no gaps.
     """
 
     reading: Reading
@@ -54,8 +55,8 @@ class Pool:
                     group.create_task(self._work(items))
         finally:
             if self._coming is not None:
-                await asyncio.wait([self._coming])  # a thread can't be cut off
-                self._coming.exception()  # where it failed, what failed first is told
+                await asyncio.wait([self._coming])  # a thread can't be stopped
+                self._coming.exception()  # the group raises the first failure; this one counts as seen
         await self.reading.read(self._noted)
         return not self.context.stopping
 
@@ -71,8 +72,8 @@ class Pool:
     async def _next(self, items: Iterator[Item]) -> tuple[Item, _Piece] | None:
         async with self._turn:
             while not self._ready:
-                coming = self._coming or self._read(items)
-                found = await asyncio.shield(coming)
+                self._coming = self._coming or self._read(items)  # kept, so that `over` waits for it
+                found = await asyncio.shield(self._coming)
                 self._coming = self._read(items) if found else None
                 if not found:
                     return None

@@ -1,4 +1,4 @@
-"""How many and which units a sample takes, and what it proves of the rest."""
+"""Which units a sample takes, and what it proves about all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ CONFIDENCE = 0.95
 
 
 def chosen(sizes: Sequence[int], count: int, rng: Random) -> dict[int, set[int]]:
-    """Which units of batches of these sizes a sample of `count` takes: by the index of the batch, the numbers of its
-    units from 0.
+    """A sample of `count` units from batches of these sizes: by index of the batch, the numbers of its units from 0.
 
-    The units of all batches in order are cut into `count` equal stretches, and one of each is drawn: so the sample is
-    spread over all batches by their size. With fewer units than that, all are taken.
+    The units of all batches, in order, are cut into `count` equal stretches, and one unit of each is drawn. So the
+    sample is spread over all batches by their size. Where there are no more than `count` units, all are taken.
     """
     whole, found = sum(sizes), dict[int, set[int]]()
     if count >= whole:
@@ -30,7 +29,7 @@ def chosen(sizes: Sequence[int], count: int, rng: Random) -> dict[int, set[int]]
 
 
 def at_most(failed: int, looked: int, confidence: float = CONFIDENCE) -> float:
-    """The share of all that fails at most, with this confidence, where `failed` of a sample of `looked` did.
+    """The upper bound, with this confidence, of the share of all that fails, where `failed` of `looked` did.
 
     The exact upper bound of the binomial distribution (Clopper and Pearson, Biometrika 26, 1934); where none failed it
     is 1 - (1 - confidence)^(1/looked), about 3/looked (the rule of three: Hanley and Lippman-Hand, JAMA 249, 1983). A
@@ -47,7 +46,7 @@ def at_most(failed: int, looked: int, confidence: float = CONFIDENCE) -> float:
 
 
 def _up_to(failed: int, looked: int, share: float) -> float:
-    """The probability that at most so many of a sample fail where this share of all does."""
+    """The probability that at most `failed` of `looked` fail where this share of all does."""
     if not 0 < share < 1:
         return 1.0 if share <= 0 else 0.0
     ways = (lgamma(looked + 1) - lgamma(k + 1) - lgamma(looked - k + 1) for k in range(failed + 1))

@@ -1,4 +1,4 @@
-"""What two looks at a record say of it, and what they say of all together."""
+"""Judges records by two looks each, and sums up a verify."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_VISIBLE = "not-visible-yet"
 
 
 class Told(NamedTuple):
-    """A difference for the person in charge. It holds personal data."""
+    """A difference with its values, for the operator. It holds personal data."""
 
     stage: str
     place: Place
@@ -37,9 +37,9 @@ class Told(NamedTuple):
 class Verdict:
     """Judges suspects, in their order, one after the other.
 
-    Missing is what neither look found, though the target's queue had passed its batch: something was `seen` that was
-    accepted as late or later. `settled` is when each batch was accepted, and `proves` whether a look at a stage proves
-    that a record of it is not there.
+    A record is missing if neither look found it, and the target's queue had passed its batch. The queue had passed it
+    if a record was seen that was accepted no earlier: `seen` is the latest such moment. `settled` is when each batch
+    was accepted. `proves` tells whether a look at a stage can prove that a record is missing.
     """
 
     settled: Mapping[tuple[str, int], float]
@@ -49,14 +49,14 @@ class Verdict:
     counts: dict[str, Counter[str]] = field(default_factory=dict)
 
     def missing(self, suspects: Iterable[Suspect]) -> Iterator[tuple[str, Beside]]:
-        """What is missing, batch by batch."""
+        """The missing records, batch by batch."""
         lost = (it for it in suspects if self._reason(it) == MISSING and self.proves(it.stage))
         for (stage, seq), group in groupby(lost, lambda it: (it.stage, it.item.seq)):
             records: list[Record] = [it.item.record for it in group]
             yield stage, Beside(seq, ranges_of(records), add_up(it.tally for it in records))
 
     def findings(self, suspects: Iterable[Suspect]) -> Iterator[Finding]:
-        """Every difference, without its values. Counts the records, and tells each difference with its values."""
+        """Every difference, without its values. Counts the records, and hands each difference with values to `tell`."""
         for it in suspects:
             if not it.second:
                 continue  # the second look found it as it was sent
@@ -70,7 +70,7 @@ class Verdict:
                 yield Finding(it.stage, it.item.seq, *place[:3], place.ordinal, found.field, found.reason)
 
     def _reason(self, it: Suspect) -> str:
-        """Why it is one, in short; "" if it is none any more."""
+        """The code of what is wrong with a suspect; "" where the second look found nothing wrong."""
         if not it.second:
             return ""
         reason = it.second[0].reason
@@ -83,8 +83,11 @@ class Verdict:
 def summary(
     looked: Mapping[str, int], counts: Mapping[str, Counter[str]], left: Mapping[str, Mapping[str, int]], sample: bool
 ) -> dict[str, Any]:
-    """What a verify found, JSON-ready. Counts are records, but units in what was `left` aside: `not_readable` is what
-    the target does not show, `not_comparable` what another mapping made or a retry sent."""
+    """The summary of a verify, JSON-ready. Its counts are records.
+
+    Only what was `left` aside counts units: `not_readable` are those that the target does not show, `not_comparable`
+    those that another mapping made or a retry sent.
+    """
     stages = {}
     for stage, number in looked.items():
         found = counts.get(stage, Counter())

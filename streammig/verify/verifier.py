@@ -1,4 +1,4 @@
-"""Verifies a run: what the target accepted is read back and compared with the export, all of it or a sample."""
+"""Verifies a run: reads back what the target accepted, all or a sample, and compares it with the export."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Batches = Mapping[str, Sequence[Accepted]]
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """One verify of a run: `count` customers with all that belongs to them, or all where it is None.
+    """One verify of a run: a sample of `count` customers with all that belongs to them, or all where it is None.
 
-    What a look does not find as it was sent gets a second one, a settle time later. Interrupted, the same verify goes
-    on from where it was, by its file in the state folder. `tell` gets each difference, with its values.
+    A record that the first look does not find as it was sent gets a second look, a settle time later. After an
+    interruption the same verify goes on from its file in the state folder. `tell` gets each difference, with values.
     """
 
     run: Run
@@ -38,8 +38,8 @@ class Verifier:
     tell: Callable[[Told], None] = lambda told: None
 
     async def verify(self) -> dict[str, Any] | None:
-        """The summary of the result, once this is in the checkpoint; None if stopped before. Raises `Unusable` where
-        nothing was accepted, and like a run."""
+        """The summary, once it is in the checkpoint; None if stopped before. Raises `Unusable` where nothing was
+        accepted, and what a run raises."""
         store, read = self.run.store, self.run.reading.read
         accepted, aside = await store.read(self._batches)
         if not any(it.tally.units for batches in accepted.values() for it in batches):
@@ -55,12 +55,12 @@ class Verifier:
             looks = await self._looks(work, accepted)
             if not await looks.all():
                 return None
-            found = await self._settle(work, accepted, aside)
+            found = await self._keep(work, accepted, aside)
             await read(work.forget)
         return found
 
     def _batches(self, file: Checkpoint) -> tuple[Batches, dict[str, int]]:
-        """The accepted batches of each stage that can be compared, and how many units can't be."""
+        """By stage, the accepted batches that can be compared, and how many units can't be."""
         found: dict[str, list[Accepted]] = {}
         aside = {}
         for name, read in self.run.reading.inputs.items():
@@ -70,7 +70,7 @@ class Verifier:
         return found, aside
 
     def _binding(self, accepted: Batches) -> str:
-        """What an interrupted verify must have in common with the one that goes on from it."""
+        """What a verify depends on: it goes on from an interrupted one only where this is the same."""
         sizes = {name: [len(it), sum(each.tally.units for each in it)] for name, it in accepted.items()}
         mappings = {name: it.mapping for name, it in self.run.reading.inputs.items()}
         return json.dumps([self.count, sizes, mappings])
@@ -94,8 +94,8 @@ class Verifier:
     def _picked(
         self, work: Work, batches: Sequence[Accepted], base: str, known: Container[tuple[int, ...]]
     ) -> list[Item]:
-        """The sample, in reading order, each owner once, with what is known. The same run gives the same sample, so
-        that a verify can go on."""
+        """The sample with the `known` records, in reading order, each owner once. The same run gives the same sample,
+        so that a verify can go on."""
         rng = Random(self.run.reading.lookup.run["id"])
         wanted = chosen([it.tally.units for it in batches], self.count or 0, rng)
         units = {batches[at].seq: numbers for at, numbers in wanted.items()}
@@ -112,7 +112,7 @@ class Verifier:
                 break
         return list(found.values())
 
-    async def _settle(self, work: Work, accepted: Batches, aside: Mapping[str, int]) -> dict[str, Any]:
+    async def _keep(self, work: Work, accepted: Batches, aside: Mapping[str, int]) -> dict[str, Any]:
         """Keep the result in the checkpoint, in one transaction."""
         proves = self.run.target.readback.proves
         settled = {(name, it.seq): it.settled for name, batches in accepted.items() for it in batches}
@@ -132,7 +132,7 @@ class Verifier:
 
 
 async def run_and_look(run: Run, state_folder: Path) -> bool:
-    """A run, and at its end the sample that the settings ask for, unless a verify has looked since. As `Run.run`."""
+    """Run, then verify the sample that the settings ask for, unless a verify is newer than the run. As `Run.run`."""
     whole, count = await run.run(), run.settings.verify_sample
     if not (whole and count and run.context.times.settle):
         return whole

@@ -1,4 +1,4 @@
-"""The progress of a verify: a file of its own in the state folder, so that the same command goes on from there."""
+"""The progress of a verify: a file in the state folder, from which the same command goes on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DIFFERENCES = msgspec.json.Decoder(list[Difference])
 
 
 class Item(NamedTuple):
-    """One record to be looked at: the batch that carried it, and how many units of its owner are only counted."""
+    """One record to be looked at, the batch that carried it, and how many units of its owner the target counts."""
 
     record: Record
     seq: int
@@ -32,8 +32,8 @@ class Item(NamedTuple):
 
 
 class Done(NamedTuple):
-    """How far a stage is: the last unit that is done, how many records were looked at, and how many units the target
-    does not show."""
+    """How far a stage is: the last unit that is done, how many records were looked at (`looked`), and how many units
+    the target does not show (`unread`)."""
 
     place: Place | None = None
     looked: int = 0
@@ -41,7 +41,7 @@ class Done(NamedTuple):
 
 
 class Suspect(NamedTuple):
-    """A record that was not found as it was sent: what the first look showed, and the second one, if there was one."""
+    """A record that the first look did not find as it was sent, with the differences of each look."""
 
     stage: str
     item: Item
@@ -50,16 +50,16 @@ class Suspect(NamedTuple):
 
 
 class Work(SharedFile):
-    """What a verify knows while it goes on. It holds records as they were sent, so it is owner-only, and goes when the
+    """The file of a verify under way. It holds records as they were sent, so it is owner-only, and is deleted once the
     result is in the checkpoint. Synchronous, for one thread."""
 
     role = Role("the progress of the verify", "verify-progress", "Delete it: the verify begins again.")
     application = 0x734D5679  # "sMVy"
     format = 1
     schema = """
--- What it is of. `seen` is the latest moment at which a batch was accepted of which anything was seen.
+-- What the verify depends on. `seen`: a record was seen whose batch was accepted then, and none of a later one.
 CREATE TABLE verify (binding TEXT NOT NULL, seen REAL NOT NULL);
--- The ranges of accepted batches in reading order, and how far each stage is done: behind the unit of that place.
+-- The ranges of accepted batches in reading order; below, the last unit of each stage that is done.
 CREATE TABLE accepted (
     stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
     record INTEGER NOT NULL, end_offset INTEGER NOT NULL, end_unit INTEGER NOT NULL, seq INTEGER NOT NULL,
@@ -69,7 +69,7 @@ CREATE TABLE progress (
     stage TEXT PRIMARY KEY, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
     record INTEGER NOT NULL, looked INTEGER NOT NULL, unread INTEGER NOT NULL
 );
--- How many units of each owner were sent that are only counted, and the first record that had any.
+-- How many counted units of each owner were sent, and the first record with any.
 CREATE TABLE counted (
     owner TEXT PRIMARY KEY, units INTEGER NOT NULL, seq INTEGER NOT NULL, record BLOB NOT NULL
 );
@@ -84,7 +84,7 @@ CREATE TABLE suspect (
         return Work, (self.path, True)  # another process only reads it
 
     def begin(self, binding: str, stages: Mapping[str, Iterable[Accepted]]) -> None:
-        """Begin, or go on where it was begun for the same `binding`."""
+        """Begin, or go on with what was begun for the same `binding`."""
         rows = self.rows("SELECT binding FROM verify")
         if rows and rows[0][0] == binding:
             return
@@ -121,7 +121,7 @@ CREATE TABLE suspect (
         return Done(Place(*rows[0][:4]), *rows[0][4:]) if rows else Done()
 
     def note(self, stage: str, more: Done, suspects: Sequence[Suspect] = (), seen: float = 0.0) -> None:
-        """So much more of a stage is done, up to a place, with what was found on the way."""
+        """Add to the progress of a stage, up to the place of `more`, with the suspects that were found on the way."""
         with self.transaction():
             before = self.progress(stage)
             self._db.execute(
@@ -139,7 +139,7 @@ CREATE TABLE suspect (
             )  # fmt: skip
 
     def note_again(self, stage: str, found: Iterable[tuple[Item, list[Difference]]]) -> None:
-        """What the second look showed."""
+        """Note the differences of the second look."""
         where = "stage = ? AND seq = ? AND source = ? AND offset = ? AND unit = ?"
         with self.transaction():
             self._db.executemany(
@@ -152,13 +152,13 @@ CREATE TABLE suspect (
         return int(self.rows("SELECT count(*) FROM suspect")[0][0])
 
     def drop_found(self) -> None:
-        """Forget suspects that the second look has found as they are to be, and look at the others once more."""
+        """Forget suspects without a difference in the second look. The others are due for one more."""
         with self.transaction():
             self._db.execute("DELETE FROM suspect WHERE second = '[]'")
             self._db.execute("UPDATE suspect SET second = NULL")
 
     def count(self, stage: str, place: Place, items: Iterable[Item]) -> None:
-        """Add what is only counted, up to a place."""
+        """Add counted units by owner, up to a place."""
         with self.transaction():
             self.note(stage, Done(place))
             self._db.executemany(
@@ -175,13 +175,13 @@ CREATE TABLE suspect (
         return rows[0][0] if rows else 0
 
     def counters(self, done: int) -> Iterator[Item]:
-        """Each owner with something that is only counted, in reading order of the first of it, behind so many."""
+        """Each owner with counted units, by their first record in reading order, without the first `done`."""
         while rows := self.rows("SELECT units, seq, record FROM counted ORDER BY rowid LIMIT ? OFFSET ?", PIECE, done):
             yield from (Item(_RECORD.decode(record), seq, units) for units, seq, record in rows)
             done += len(rows)
 
     def suspects(self, again: bool = False) -> Iterator[Suspect]:
-        """All of them by stage and batch, in reading order; `again`: those that no second look was at yet."""
+        """All suspects by stage and batch, in reading order; `again`: those still without a second look."""
         last: tuple[object, ...] = ("", 0, 0, 0, 0)
         only = "AND second IS NULL" if again else ""
         while rows := self.rows(
@@ -197,7 +197,7 @@ CREATE TABLE suspect (
 
     @property
     def seen(self) -> float:
-        """The latest moment at which a batch was accepted of which anything was seen."""
+        """When the latest batch was accepted that has a record which a look saw."""
         return float(self.rows("SELECT seen FROM verify")[0][0])
 
     def forget(self) -> None:
@@ -212,12 +212,12 @@ def work_path(state_folder: Path, run_id: str) -> Path:
 
 
 def after(items: Iterable[Item], place: Place | None) -> Iterator[Item]:
-    """Those behind a unit."""
+    """The items behind a unit."""
     return (it for it in items if place is None or it.place[:3] > place[:3])
 
 
 def start_at(place: Place | None) -> Place:
-    """Where reading goes on for what is behind a unit of this place."""
+    """The place to read from for the units behind this one: the begin of its record."""
     return START if place is None else place._replace(unit=0)
 
 

@@ -1,4 +1,4 @@
-"""What the rules of all stages share: a row for each record that can be sent, a closer look at each that is odd."""
+"""What the rules of all stages share: rows for records that can be sent, and a closer look at odd records."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ Pair = tuple[str, Decimal]
 
 
 class _Work(NamedTuple):
-    """Records to be judged, each with the index in the span of the source record that it is or was made of; `known` is
-    what has become of some of them already."""
+    """Records to be judged. `homes` has, for each, the index of its source record in the span. `known` has, by index in
+    `data`, the result of those that are judged already."""
 
     data: list[bytes]
     homes: Any
@@ -52,10 +52,10 @@ class _Work(NamedTuple):
 class StageRules(ABC):
     """The `Rules` of one stage.
 
-    Each record is decoded by itself, strictly, into the model of its stage. What its type can't say is checked of many
-    records at once, an attribute at a time. A record whose bytes can be sent, as they stand or with fields cut, is a
-    row of columns and no object. Every other one goes alone to `explain`, which edits it or tells all its faults; of a
-    record that has a row it would find the same, in ten times the time.
+    Each record is decoded by itself, strictly, into the model of its stage. Rules that a type can't express are checked
+    over many records at once, one attribute at a time. A record that can be sent, as it stands or with fields cut,
+    becomes a row of columns, not an object. Every other record goes alone to `explain`, which edits it or tells all its
+    faults. For a record with a row `explain` would find the same, in ten times the time.
     """
 
     head: bytes = b'{"customers":['
@@ -63,8 +63,8 @@ class StageRules(ABC):
     once: ClassVar[bool] = False
     model: ClassVar[type[msgspec.Struct]]
     _alone: int = 0  # units of a record that could not be looked into
-    _misses: bool = False  # whether a customer that is left out will not be in the target
-    _marked: bool = False  # a field that is sent may mark what is left out: only `explain` sees that
+    _misses: bool = False  # a record that is left out makes its owner absent from the target
+    _marked: bool = False  # a field that is sent may mark a deleted customer: only `explain` sees that
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
         """Raises `Unusable` for options that make no sense."""
@@ -83,7 +83,7 @@ class StageRules(ABC):
         return type(self), (self._options, self._mapping)  # in another process they are made again
 
     def columns(self, span: Span) -> Columns:
-        """What becomes of a span's records. Never raises for what a record holds."""
+        """The result of a span's records. Never raises for what a record holds."""
         out = Columns()
         blocks = -(-len(span) // BLOCK)
         for at in range(blocks):  # of about the same size
@@ -91,7 +91,7 @@ class StageRules(ABC):
         return out
 
     def explain(self, data: bytes, position: Position, unit: int) -> Examined:
-        """What becomes of these bytes, numbered from `unit` on. Never raises."""
+        """The result of one record alone, with its units numbered from `unit` on. Never raises."""
         walk = Walk(data, self._values, self._options)
         try:
             found = walk.open(0, len(data), "$", "not-an-object")
@@ -105,28 +105,28 @@ class StageRules(ABC):
 
     @abstractmethod
     def _check(self, block: Block) -> None:
-        """Look at what is this stage's own: fill in `owners` and `uniques`, and add to the odd ones."""
+        """Check this stage's own rules: fill in `owners` and `uniques`, and add to `odd`."""
 
     @abstractmethod
     def _fill(self, rows: Columns, block: Block) -> None:
-        """Fill in units and amounts, and what else the columns hold."""
+        """Fill in units, amounts, and the other columns."""
 
     @abstractmethod
     def _spare(self, names: Collection[str]) -> Collection[str]:
-        """Which of these fields, of a record's outermost object, are left out without a word."""
+        """Those of these outermost fields that are cut without being counted as dropped."""
 
     @abstractmethod
     def _explained(self, walk: Walk, found: dict[str, Member], position: Position, unit: int) -> Examined:
-        """What becomes of a record with these fields; raises `Refusals`."""
+        """The result of a record with these fields. Raises `Refusals`."""
 
     @abstractmethod
     def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
-        """How much a record with these fields holds, as far as it can be read."""
+        """The tally of a record with these fields, as far as it can be read."""
 
     # -- many records at once
 
     def _add(self, span: Span, begin: int, end: int, out: Columns) -> None:
-        """Add what becomes of the records from index `begin` to `end`."""
+        """Add the result of the records from index `begin` to `end`."""
         work = _Work(span.cut(begin, end), range(begin, end), {})
         for at in span.faults.keys() & work.homes if span.faults else ():
             _, code, fault = span.faults[at]
@@ -151,8 +151,8 @@ class StageRules(ABC):
         self._put(span, work, block, rows, out)
 
     def _put(self, span: Span, work: _Work, block: Block, rows: Columns, out: Columns) -> None:
-        """Add the rows, and between them what is left out, known already or has to be explained."""
-        taken, units, sent = 0, dict[int, int](), block.rows  # a mapping makes several parts of one, with units each
+        """Add the rows, and between them, in reading order, the records without a row."""
+        taken, units, sent = 0, dict[int, int](), block.rows  # of one record a mapping may make parts with units each
         odd = {*range(len(work.data))}.difference(sent) if len(sent) < len(work.data) else set()
         for at in [*sorted(odd.union(block.reasons)), len(work.data)]:
             upto = bisect_left(sent, at)
@@ -174,14 +174,14 @@ class StageRules(ABC):
                 out.add(index, found)
 
     def _left_out(self, position: Position, reason: str, rows: Columns, row: int) -> Examined:
-        """A row that could be sent, and is not."""
+        """The result of a row that could be sent, but is filtered for a reason."""
         amounts = slice(rows.upto[row], rows.upto[row + 1])
         sums = total(zip(rows.keys[amounts], rows.amounts[amounts], strict=True))
         absent = ((rows.owners[row], FILTERED),) if self._misses else ()
         return Examined(position, filtered=((reason, Tally(1, rows.units[row], sums)),), absent=absent)
 
     def _made(self, mapped: Mapped, span: Span, work: _Work) -> _Work:
-        """What the mapping makes of the records."""
+        """The records that the mapping makes of these."""
         made = _Work([], [], {})
         for at, (each, home) in enumerate(zip(work.data, work.homes, strict=True)):
             found = work.known.get(at)
@@ -215,7 +215,7 @@ class StageRules(ABC):
         return block
 
     def _check_values(self, block: Block) -> None:
-        """Look at the values of models, and count the optional numbers that are null."""
+        """Check the values of models, and count the optional numbers that are null."""
         failing: list[Path] = []
         self._values.survey(block.models, self._shape, failing)
         for path in failing:
@@ -228,7 +228,7 @@ class StageRules(ABC):
                     block.odd.add(at)
 
     def _told(self, unknown: Collection[str]) -> tuple[str, ...]:
-        """The paths of these fields that are told of when they are cut; raises `Refusal` where one must not be."""
+        """The paths of these fields that count as dropped when cut. Raises `Refusal` where one must not be cut."""
         walk, spare = Walk(b"", self._values, self._options), self._spare(unknown)
         if True in [walk.keeps(name, "$") for name in unknown if name not in spare]:
             raise Refusal("unknown-field", "$", "sent as it stands")
@@ -244,7 +244,7 @@ class StageRules(ABC):
         return Examined(position, dead=(letter,), absent=((absent, code),) if absent else ())
 
     def _salvage(self, data: bytes, member: Member | None) -> tuple[int, Sums]:
-        """How many units a list holds that is not sent, and their sums as far as they can be read."""
+        """The number of units in a list that is not sent, and their sums as far as they can be read."""
         if member is None or data[member.begin] != 0x5B:
             return 0, {}
         parts = elements(data, member.begin, member.end)
@@ -257,7 +257,7 @@ class StageRules(ABC):
         return len(parts), total(pair for pair in pairs if pair)
 
     def _pair(self, data: bytes, fields: Mapping[str, Member]) -> Pair | None:
-        """What this unit adds to the sums, if that can be read and is a number that could be sent."""
+        """A unit's key and amount for the sums; None where they can't be read, or could not be sent."""
         reward = fields.get("reward_id")
         key = self._keys[text_of(data, reward)]
         amount = self._readable(data, fields.get("amount"))
@@ -268,7 +268,7 @@ class StageRules(ABC):
 
 
 def id_in(data: bytes, member: Member | None) -> str:
-    """The id that stands there, or "" if it is no good one."""
+    """The id in a member, or "" if it is not valid."""
     if member is None or data[member.begin] != 0x22:
         return ""
     text = text_of(data, member)

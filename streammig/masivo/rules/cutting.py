@@ -1,4 +1,4 @@
-"""Cuts fields from many records without a walk over each, and proves that nothing else was read over."""
+"""Cuts fields from many records without a walk over each, and proves that the models missed nothing else."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ from streammig.masivo.rules.shape import Shape, objects_in
 from streammig.masivo.rules.values import holds_free, signs, spelt_oddly, text_in
 
 _MEMO = 4096  # kinds of records that are remembered
-_RUN = 16  # records that are proven together: what is odd in one costs the others of its run a count of their own
+_RUN = 16  # records that are proven together: an odd one makes each of its run be counted alone
 _EXTRAS = 16  # unknown fields that are decoded
 _ODD_IN_NAME = frozenset('",\\')
-_BETWEEN = b"\0"  # records that are cut together; in one that has it they can't be told apart
+_BETWEEN = b"\0"  # separates records that are cut together; a run with a record that holds it is cut one by one
 
 
 class Block:
-    """Records that are judged together. `rows` are the indices of those that can be sent, `bodies` and `models` theirs.
+    """Records that are judged together. `rows` are the indices of records that can be sent.
 
-    `odd` are indices into these of records that take a closer look. `owners` and `uniques` are as in `Columns`; their
-    checks fill them. `cut` says that some bodies are not as they came. `dropped` and `reasons`, of those that are to be
-    left out, are by index in all. `nulls`, if there is one, tells how many optional numbers of each are null. `free`
-    says whether there are objects of any content, once that was asked.
+    `bodies`, `models`, `owners`, `uniques` and `nulls` run parallel to `rows`. `odd` are indices into `rows` of records
+    that need a closer look. `owners` and `uniques` are as in `Columns`; the stage's checks fill them. `nulls` counts
+    each record's optional numbers that are null; it may be empty. `cut`: some bodies differ from their source.
+
+    `dropped` and `reasons` are by index of the record among all. `reasons` says why a record is filtered. `free`:
+    whether a model has an object with fields of any name; None until that is asked.
     """
 
     def __init__(self, data: Sequence[bytes], decode: Callable[[bytes], Any]) -> None:
@@ -51,7 +53,7 @@ class Block:
         while begin < len(data):
             count = len(self.models)
             with suppress(*NOT_JSON):
-                self.models.extend(decoded)  # up to one that can't be decoded, then on behind it
+                self.models.extend(decoded)  # up to a record that can't be decoded; the loop goes on behind it
             good = len(self.models) - count
             self.rows += range(begin, begin + good)
             begin += good + 1
@@ -66,7 +68,7 @@ class Block:
         self.cut = False
 
     def sift(self) -> None:
-        """Go on without the odd ones."""
+        """Drop the odd records."""
         if self.odd:
             keep = [at not in self.odd for at in range(len(self.rows))]
             self.rows = list(compress(self.rows, keep))
@@ -79,9 +81,12 @@ class Block:
 
 
 class _Unknown(NamedTuple):
-    """What is to be known of records with outermost fields of just these names: the unknown ones, which are cut, and
-    whether one stands further in, too; the paths that are told; the names of those that may mark what is left out, and
-    the reason that their values are, or ""."""
+    """What is known of records whose outermost fields have the same names.
+
+    `names` are the unknown fields, which are cut; `mixed`: one of these names also occurs in an inner object. `dropped`
+    are the paths that count as dropped. `marks` are the names of fields that may mark deleted customers, and `reasons`
+    says, by their values, why such a customer is filtered, or "".
+    """
 
     names: tuple[str, ...]
     mixed: bool
@@ -91,7 +96,7 @@ class _Unknown(NamedTuple):
 
 
 class _Extras:
-    """Unknown fields of the outermost object that records before had: in a model of its own they are decoded, too."""
+    """Unknown outermost fields that earlier records had, and a decoder whose model includes them."""
 
     def __init__(self, model: type[msgspec.Struct], names: tuple[str, ...]) -> None:
         if names:
@@ -104,7 +109,7 @@ class _Extras:
         self._none = (UNSET,) * len(names)
 
     def of(self, models: Sequence[Any]) -> Iterator[dict[str, Raw]]:
-        """Those that each of these records has, with their JSON."""
+        """For each model, its fields of these names, with their JSON."""
         if not self.names:
             return repeat({}, len(models))
         values = map(self._get, models) if len(self.names) > 1 else zip(map(self._get, models), strict=True)
@@ -119,7 +124,7 @@ class _Extras:
 class Cutting:
     """What is cut from the records of a stage.
 
-    `told` gives the paths of unknown fields that are told of, and raises `Refusal` where one must not be cut.
+    `told` gives the paths of unknown fields that count as dropped, and raises `Refusal` where one must not be cut.
     """
 
     def __init__(
@@ -143,16 +148,16 @@ class Cutting:
         self._cutter = Cutter(shape.fields, inner, {field.name for field in fields} - needed)
 
     def block(self, data: Sequence[bytes]) -> Block:
-        """Those of these records that can be decoded."""
+        """A block of these records; those that can't be decoded have no row."""
         if len(self._learnt) > len(self._extras.names):
             self._extras = _Extras(self._model, tuple(self._learnt))
         return Block(data, self._extras.decode)
 
     def cut(self, block: Block) -> None:
-        """Cut what the models of a block read over: optional fields that are null, and unknown ones of the outermost
-        object. Whatever else was read over, a field that is repeated, leaves more commas than the model has.
+        """Cut the fields that decoding skipped: optional fields that are null, and unknown outermost fields.
 
-        No record of the block may hold an odd value: what such a one has too few would hide what another has too many.
+        Any other skipped field, such as a repeated one, shows as a comma more than the model has. No record of the
+        block may hold an odd value: a comma too few in one record would hide a comma too many in another.
         """
         for begin in range(0, len(block.rows), _RUN):
             end = min(begin + _RUN, len(block.rows))
@@ -163,7 +168,7 @@ class Cutting:
             there = signs(joined)
             left: list[bytes] | None = None
             if gone is not None and not hides(joined):
-                # A number is its JSON, and null is one to the model.
+                # A model keeps a number as its JSON, so a null number stays in it.
                 more = commas(there) - commas(again) + gone + sum(block.nulls[begin:end])
                 left = self._cut_nulls(block, joined, models, more) if more else bodies
             if left is None:
@@ -171,12 +176,12 @@ class Cutting:
             elif gone or more:
                 block.bodies[begin:end] = left
                 block.cut = True
-            if spelt_oddly(joined, there):  # what was cut may have been
+            if spelt_oddly(joined, there):  # perhaps only in a part that was cut
                 block.odd.update([at for at in range(begin, end) if _spelt_oddly(block.bodies[at])])
 
     def _cut_extras(self, block: Block, begin: int, models: Sequence[Any], bodies: list[bytes]) -> int | None:
-        """Cut the unknown fields that were decoded from the bodies of a run; how many commas went with them, or None
-        where that takes a closer look."""
+        """Cut the unknown fields that were decoded from the bodies of a run. Returns how many commas went with them, or
+        None where the records must be cut one by one."""
         gone = 0
         for at, extras in enumerate(self._extras.of(models)):
             if extras:
@@ -194,7 +199,7 @@ class Cutting:
         return None if gone and self._free(block, models) else gone
 
     def _cut_nulls(self, block: Block, joined: bytes, models: Sequence[Any], more: int) -> list[bytes] | None:
-        """The bodies of a run with so many nulls cut, or None where that is not all there is to be done."""
+        """The bodies of a run with `more` nulls cut, or None where the records must be cut one by one."""
         left, count, twofold, lone = self._cutter.nulls(joined)
         if count != more or not twofold.issubset(self._extras.names) or self._free(block, models):
             return None
@@ -219,8 +224,7 @@ class Cutting:
                 block.odd.add(at)
 
     def _cut(self, block: Block, at: int, more: int) -> bool:
-        """Cut fields of one record that has so many commas more than its model; whether that is all there is to be
-        done."""
+        """Cut fields of one record that has `more` commas than its model; False where it needs a closer look."""
         body, free = block.bodies[at], self._free(block, (block.models[at],))
         left, null, twofold, _ = self._cutter.nulls(body)
         count = null
@@ -249,13 +253,13 @@ class Cutting:
         return not twofold or not self._cutter.mixes(self._cutter.unknown(fields_of(body)))
 
     def _learn(self, names: Collection[str]) -> None:
-        """Decode these from the next block on, but for names with a comma, or written with an escape."""
+        """Decode these fields from the next block on, except names with a comma or an escape."""
         for name in names:
             if len(self._learnt) < _EXTRAS and name.isprintable() and _ODD_IN_NAME.isdisjoint(name):
                 self._learnt[name] = None
 
     def _note(self, block: Block, row: int, unknown: _Unknown, values: Mapping[str, Raw]) -> None:
-        """Note what is told of these fields of a record, or why it is left out."""
+        """Note which paths of a record count as dropped, or why it is filtered."""
         if unknown.marks and (reason := self._reason(unknown, values)):
             block.reasons[row] = reason
             block.dropped.pop(row, None)
@@ -263,7 +267,7 @@ class Cutting:
             block.dropped[row] = unknown.dropped
 
     def _known(self, names: tuple[str, ...]) -> _Unknown:
-        """What is to be known of an object with these fields; raises `Refusal` where one must not be."""
+        """What is known of records with these outermost fields. Raises `Refusal` where one must not be cut."""
         unknown = self._cutter.unknown(names)
         dropped = self._told(unknown)
         marks = [name for name in unknown if name in self._filters.customer_fields]
@@ -274,7 +278,7 @@ class Cutting:
         return found
 
     def _reason(self, unknown: _Unknown, values: Mapping[str, Raw]) -> str:
-        """Why a customer with these fields is left out, or ""."""
+        """Why a customer with these values is filtered, or ""."""
         marks = tuple([bytes(values[name]) for name in unknown.marks])
         reason = unknown.reasons.get(marks)
         if reason is None:

@@ -31,7 +31,7 @@ _CUSTOMER = frozenset(shape_of(models.Customer).fields)
 
 
 class GroupedRules(StageRules):
-    """Elements like `{"id": …, "<name>": [unit, …]}`; the customer's own fields beside them are cut."""
+    """The rules of elements like `{"id": …, "<name>": [unit, …]}`. Other fields of the customer are cut."""
 
     name: ClassVar[str]
     unit_model: ClassVar[type[msgspec.Struct]]
@@ -66,7 +66,7 @@ class GroupedRules(StageRules):
         rows.units = list(map(len, lists))
         rows.keys, rows.amounts = self._amounts(list(chain.from_iterable(lists)))
         rows.upto = list(accumulate(rows.units, initial=0))
-        # Where the list stands behind the id it is the last field there is.
+        # A list right behind the id is the last field, because every other one was cut.
         rows.inner = [(begin.end(), body.rindex(b"]")) if begin else self._listed(body)
                       for begin, body in zip(map(self._begins, block.bodies), block.bodies, strict=True)]  # fmt: skip
 
@@ -75,12 +75,12 @@ class GroupedRules(StageRules):
         return found.begin + 1, found.end - 1
 
     def _spare(self, names: Collection[str]) -> Collection[str]:
-        # An unknown field of a customer is the customers stage's to send, so "send" means nothing here.
+        # Fields of a customer are sent by the stage of the customers, so "send" does not keep them here.
         return {*names} - {"id", self.name} if self._options.unknown_fields == "send" else self._beside
 
     @abstractmethod
     def _amounts(self, units: Sequence[Any]) -> tuple[list[str], list[Decimal]]:
-        """What these units, whose values are plainly good, add to the sums: the keys, and the numbers."""
+        """The keys and amounts that these units, whose values are good, add to the sums."""
 
     def _sendable(self, units: Sequence[Any]) -> bool:
         """Whether these units can be sent as they stand, if their values are good."""
@@ -90,9 +90,9 @@ class GroupedRules(StageRules):
     def _unit(
         self, walk: Walk, begin: int, end: int, fields: Mapping[str, Member], where: str, salt: bytes
     ) -> Pair | str:
-        """What this unit adds to the sums, or the reason why it is left out.
+        """The key and amount that this unit adds to the sums, or the reason why it is filtered.
 
-        What is wrong with it goes to the walk's faults. `salt` is something that no other unit of the same bytes has.
+        Its faults go to the walk. `salt` differs for each unit, even for units of the same bytes.
         """
 
     def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
@@ -103,7 +103,7 @@ class GroupedRules(StageRules):
         reason = self._filters.customer(texts_of(data, found, self._filters.customer_fields))
         if not reason and (listed is None or data[listed.begin] == ord("n")):
             if "id" not in found:
-                # Nobody's, and so no customer's who has none: a part of some record, taken for one, or a single unit.
+                # Without an owner it is no customer without units, but a part of a record, or a single unit.
                 neither = "neither (of a file of lines the name should end in .ndjson)"
                 raise Refusals([expected("missing-field", "$", f"a customer's id and {self.name}", neither)])
             reason = f"no-{self.name}"
@@ -124,14 +124,15 @@ class GroupedRules(StageRules):
         inner = (shifted(listed.begin + 1, walk.edits), shifted(listed.end - 1, walk.edits))
         self._fits(body, inner)
         record = Record(position, unit, owner, body, len(amounts), amounts, inner)
-        # What is sent is the record; of what is left out of it only the units count.
+        # The record counts as sent, so of its filtered parts only the units count.
         left_out = tuple((reason, Tally(0, tally.units, tally.sums)) for reason, tally in left_out)
         return Examined(position, (record,), left_out, dropped=tuple(walk.dropped))
 
     def _units(
         self, walk: Walk, listed: Member, owner: Member | None
     ) -> tuple[tuple[Pair, ...], tuple[tuple[str, Tally], ...]]:
-        """The amounts of the units that are sent, and what is left out by reason, as if nothing else were there."""
+        """The amounts of the units to be sent, and the tallies of filtered units by reason. These count the record,
+        too, as if no unit were sent."""
         try:
             parts = walk.listed(listed, f"$.{self.name}")
         except Refusal as refusal:
@@ -163,7 +164,7 @@ class GroupedRules(StageRules):
         return tuple(amounts), tuple(left_out.items())
 
     def _clean_unit(self, data: bytes) -> Pair | None:
-        """What a unit adds to the sums if it can be sent as it stands: told in a tenth of the time."""
+        """The key and amount of a unit that can be sent as it stands, found in a tenth of a walk's time; else None."""
         unit = None if self._marked else strictly(self._decode_unit, data)
         if unit is None or not self._values.clean((unit,), self._unit_shape) or not self._sendable((unit,)):
             return None
@@ -175,7 +176,7 @@ class GroupedRules(StageRules):
         return total((pair,)) if pair else {}
 
     def _fits(self, body: bytes, inner: tuple[int, int]) -> None:
-        """Raises `Refusals` if the record, or where it may be split a unit of it, is too large for any request."""
+        """Raise `Refusals` if the record, or a unit of one that may be split, is too large for any request."""
         if len(body) <= self._room:
             return
         where = f"$.{self.name}"
