@@ -304,7 +304,7 @@ SAME = {"same": True, "outdated": False}
         (state(dead=2), ["dead-letters 'a b.checkpoint'", "retry 'a b.checkpoint'"]),
         (state(dead=2, accepted=3, state="reverted"), ["dead-letters 'a b.checkpoint'"]),
         (state(dead=2, dry_run=True), ["dead-letters 'a b.checkpoint'"]),
-        (state(dead=2, state="running"), ["dead-letters 'a b.checkpoint'", "status 'a b.checkpoint'"]),
+        (state(dead=2, state="running"), ["dead-letters 'a b.checkpoint'", "status --watch 'a b.checkpoint'"]),
         (state(undecided=[PARKED]), ["resolve 'a b.checkpoint' 4 --stage events"]),
         (
             state(undecided=[PARKED] * 9),
