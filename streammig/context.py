@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from random import Random
+from threading import Event
 from typing import TypeVar
 
 from streammig.clock import Boot as Boot
@@ -51,6 +53,18 @@ class Context:
         if seconds > 0:
             await self.until_stopped(asyncio.sleep(seconds))
         return not self.stop.is_set()
+
+
+async def in_thread(executor: Executor, work: Callable[[], T], halt: Event) -> T:
+    """Do `work` in a thread. A cancel sets `halt`, and waits until the work has ended: it may use what the caller is
+    about to close."""
+    done = asyncio.get_running_loop().run_in_executor(executor, work)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        halt.set()
+        await asyncio.gather(done, return_exceptions=True)
+        raise
 
 
 async def until_stopped(stop: asyncio.Event, waiting: Awaitable[T]) -> T | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from streammig.address import is_address
 from streammig.errors import Problem, Unusable
 from streammig.masivo.names import DELETED, FORMS, USUAL, folded
-from streammig.model import Span
 from streammig.patterns import files_of
 from streammig.sources import Form, open_source, parse_input
 from streammig.survey import EPOCH, EPOCH_MS, Field, survey
@@ -69,7 +69,7 @@ def look(name: str, stage: str = "") -> Found:
             raise Unusable("export-empty", f"{name}: a record was looked for, the export has none")
         if any(code == "invalid-utf8" for _, code, _ in first.faults.values()) and form.encoding == "utf-8":
             continue
-        fields, seen = survey(_behind(first, spans))
+        fields, seen = survey(chain([first], spans))
         likely, fits = _stage(fields, seen, stage)
         return Found(name, likely, form, fields, seen, fits)
     raise problem or Unusable("export-not-utf8", f"{name}: the text is neither UTF-8 nor Windows-1252")
@@ -106,11 +106,6 @@ def settings_text(found: Sequence[Found], folder: Path) -> tuple[str, dict[str, 
 _HEAD = """# Proposed by `streammig init`. Look at each line; those marked MEND need you.
 # Then look at the result, without sending anything: streammig run THIS.toml --dry-run look
 # All settings: streammig guide settings. Conversions of fields: streammig guide mapping."""
-
-
-def _behind(first: Span, spans: Iterable[Span]) -> Iterable[Span]:
-    yield first
-    yield from spans
 
 
 def _seen_from(folder: Path, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from streammig.model import DeadLetter, Position
-from streammig.report.letters import FOLLOWS, INDEX
+from streammig.report.letters import FOLLOWS, field_of
 
 EXAMPLES = 3
 MOST = 10_000  # kinds of a stage; later ones are counted by code alone
@@ -35,7 +35,7 @@ class Kinds:
         self._found: dict[tuple[str, str], Kind] = {}
 
     def add(self, letter: DeadLetter) -> None:
-        key = letter.code, field_of(letter.message)
+        key = letter.code, named_field(letter.message)
         if key not in self._found and len(self._found) >= MOST:
             key = letter.code, ""
         kind = self._found.setdefault(key, Kind(*key))
@@ -61,7 +61,7 @@ class Kinds:
         ]  # fmt: skip
 
 
-def field_of(message: str) -> str:
+def named_field(message: str) -> str:
     """The field that a rule's message begins with, without its indexes; "" where it begins with none."""
     path, colon, _ = message.partition(": ")
-    return INDEX.sub("[]", path.removeprefix("$").removeprefix(".")) if colon and path[:1] == "$" else ""
+    return field_of(path) if colon and path[:1] == "$" else ""

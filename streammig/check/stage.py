@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from streammig.batching import BatchLimits
-from streammig.check.kinds import Kinds, field_of
+from streammig.check.kinds import Kinds, named_field
 from streammig.columns import Columns
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.inputs import StageInput
@@ -125,7 +125,7 @@ def _line(stage: str, names: Sequence[str], letter: DeadLetter, owner: str) -> L
     at = letter.position
     return Line(
         stage=stage, file=names[at.source], line=at.ordinal, offset=at.offset, unit=letter.unit, code=letter.code,
-        field=field_of(letter.message), message=letter.message, id=owner,
+        field=named_field(letter.message), message=letter.message, id=owner,
     )  # fmt: skip
 
 

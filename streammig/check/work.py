@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
@@ -15,6 +14,7 @@ from typing import Any
 from streammig.batching import BatchLimits
 from streammig.bodies import room_of_outbox
 from streammig.check.stage import Checked, Line, read_stage, rules_of_run
+from streammig.context import in_thread
 from streammig.dedup import KeyIndex
 from streammig.errors import Problem
 from streammig.fingerprint import shapes
@@ -66,13 +66,7 @@ class Check:
         limits = BatchLimits(bytes=self.settings.max_bytes)
         rules, halt = rules_of_run(name, it, STAGES[0], indexes), Event()
         read = partial(read_stage, name, it.source, rules, it.rules, limits, tell, self.write, halt)
-        work = asyncio.get_running_loop().run_in_executor(self.thread, read)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            halt.set()
-            await asyncio.gather(work, return_exceptions=True)
-            raise
+        return await in_thread(self.thread, read, halt)
 
     def _hear(self, notice: Notice) -> None:
         """Keep a warning for the end, and pass any other notice on at once."""

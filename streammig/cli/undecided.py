@@ -17,9 +17,9 @@ from streammig.errors import Problem, Unusable
 from streammig.model import Batch, BatchState, DeadLetter
 from streammig.report.document import iso, undecided, undecided_entry
 from streammig.sources import parse_input
+from streammig.sources.packed import PLAIN, UNPACK
 
 SHOWN_BYTES = 2_000  # of the export, enough to show whose records they are
-UNPACK = {"": "", "gzip": "gzip -dc", "zstd": "zstd -dc", "xz": "xz -dc", "bzip2": "bzip2 -dc"}
 SHOWN, MARKS = 5, 6  # customers to look up, and dates or purchases of each
 LOOKED_UP = ("registration_date", "issued_at", "purchase_id")
 PLACES = 10  # ranges of a batch that are named: a batch of events has one, a batch of transactions hundreds
@@ -106,8 +106,8 @@ def _look(checkpoint: Checkpoint, batch: Batch) -> str | None:
         return None
     file, before = shlex.quote(parse_input(files[begin.source]).file), begin.offset + 1
     length = min(end.offset - begin.offset, SHOWN_BYTES) or SHOWN_BYTES
-    unpack = UNPACK[checkpoint.fingerprints(batch.stage)[begin.source].get("compression", "")]
-    read = f"{unpack} {file} | tail -c +{before}" if unpack else f"tail -c +{before} {file}"
+    packed = checkpoint.fingerprints(batch.stage)[begin.source].get("compression", PLAIN)
+    read = f"{UNPACK[packed]} {file} | tail -c +{before}" if packed else f"tail -c +{before} {file}"
     return f"{read} | head -c {length}"
 
 

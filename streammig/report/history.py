@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from bisect import bisect_right
 from collections import Counter
@@ -15,6 +14,7 @@ from streammig.checkpoint import Checkpoint, Timeline, is_held
 from streammig.model import ZERO, BatchState, Tally
 from streammig.report.audit import proof
 from streammig.report.document import document, iso
+from streammig.report.letters import field_of
 from streammig.report.next_steps import next_steps
 from streammig.report.progress import Pace
 from streammig.report.reports import pace_of
@@ -28,7 +28,6 @@ DAY = 86400
 # The upper ends of the classes of a distribution of latencies, in seconds.
 LATENCIES = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 QUANTILES = (50, 90, 99)
-INDEX = re.compile(r"\[\d+\]")
 
 
 def history(path: Path, now: float | None = None) -> dict[str, Any]:
@@ -138,7 +137,7 @@ def _by_field(reasons: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
     """Dead letters by code and field, the most frequent first. The elements of a list count as one field."""
     counts: Counter[tuple[str, str]] = Counter()
     for code, path, count in reasons:
-        counts[code, INDEX.sub("[]", path.removeprefix("$").removeprefix("."))] += count
+        counts[code, field_of(path)] += count
     ordered = sorted(counts.items(), key=lambda it: (-it[1], it[0]))
     return [{"code": code, "field": field, "count": count} for (code, field), count in ordered]
 

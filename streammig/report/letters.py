@@ -12,6 +12,11 @@ INDEX = re.compile(r"\[\d+\]")
 FOLLOWS = "owner-"  # a code that begins so goes on with the reason of its customer
 
 
+def field_of(path: str) -> str:
+    """A path of the rules (`$.balance[3].amount`) as a field: the elements of a list count as one."""
+    return INDEX.sub("[]", path.removeprefix("$").removeprefix("."))
+
+
 class Kind(NamedTuple):
     """Dead letters of one stage that have one code and, where the rules name one, one field."""
 
@@ -32,7 +37,7 @@ def kinds(checkpoint: Checkpoint) -> list[Kind]:
         files = [mark["file"] for mark in checkpoint.fingerprints(row.name)]
         groups: dict[tuple[str, str], Kind] = {}
         for code, path, count, source, record, message in checkpoint.reasons(row.name):
-            field = INDEX.sub("[]", path.removeprefix("$").removeprefix("."))
+            field = field_of(path)
             before = groups.get((code, field))
             cause = code.removeprefix(FOLLOWS) if code.startswith(FOLLOWS) else ""
             one = Kind(row.name, code, field, count, Path(files[source]).name, record, message, cause)

@@ -30,7 +30,7 @@ from streammig.telemetry import (
 FRESH = 2.0  # seconds for which an outlook is taken as it is
 BARS = {100: 24, 76: 10}  # columns of a bar in a terminal so wide; below that there is none
 LEAST = 50  # columns below which only shares are shown
-DONE, TODO = "━", "─"
+FILLED, EMPTY = "━", "─"
 
 
 class Watch:
@@ -201,4 +201,4 @@ def _row(name: str, share: float | None, units: str, left: str, width: int) -> l
         return [name, percent, left]
     size = next((size for least, size in BARS.items() if width >= least), 0)
     full = int(size * (share or 0.0))
-    return [name, *([DONE * full + TODO * (size - full)] if size else []), percent, units, left]
+    return [name, *([FILLED * full + EMPTY * (size - full)] if size else []), percent, units, left]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, suppress
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+from streammig.context import in_thread
 from streammig.dedup import KeyIndex
 from streammig.dedup import forget as forget_index
 from streammig.errors import Problem
@@ -62,13 +62,7 @@ async def problems_of(
 async def _unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, reader: Executor) -> Sequence[Problem]:
     """The problems of `unbalanced`, found in the reader's thread."""
     halt = Event()
-    work = asyncio.get_running_loop().run_in_executor(reader, partial(unbalanced, job, scanned, customers, halt.is_set))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        halt.set()
-        await asyncio.gather(work, return_exceptions=True)
-        raise
+    return await in_thread(reader, partial(unbalanced, job, scanned, customers, halt.is_set), halt)
 
 
 def scan_folder(checkpoint: Path) -> Path:

@@ -18,6 +18,7 @@ import orjson
 from streammig.errors import BrokenExport, Unusable
 from streammig.model import Span
 from streammig.sources.open import Meter
+from streammig.sources.packed import ENDING
 from streammig.sources.valid import INVALID_UTF8, Fault, too_large
 from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Window
 
@@ -65,7 +66,7 @@ def check_form(where: str, form: Form) -> None:
 def delimiter_of(form: Form, file: str) -> str:
     """The character between two fields."""
     name = file.lower()
-    by_name = "\t" if re.search(r"\.(tsv|tab)(\.(gz|zst|zstd|xz|bz2))?$", name) else ","
+    by_name = "\t" if re.search(r"\.(tsv|tab)" + ENDING, name) else ","
     return DELIMITERS.get(form.delimiter, form.delimiter) or by_name
 
 

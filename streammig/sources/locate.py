@@ -20,6 +20,7 @@ from streammig.sources.csv_rows import Form, Header, read_header
 from streammig.sources.documents import are_in_a_row
 from streammig.sources.frame import Extent, Framer
 from streammig.sources.open import Input, Meter, Path, leads_to, path_text
+from streammig.sources.packed import ENDING
 from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, place_of, without_surrogates
 from streammig.sources.window import Window, skip_bom
 
@@ -38,8 +39,8 @@ ELEMENT_BYTES = 16 * 1024 * 1024
 OBJECTS, ARRAYS, EMPTY = "objects", "arrays", "empty"
 _KINDS = {b"{": OBJECTS, b"[": ARRAYS, b"]": EMPTY, b'"': "strings"}
 
-_LINE_NAMES = re.compile(r"\.(ndjson|jsonl)(\.(gz|zst|zstd|xz|bz2))?$", re.IGNORECASE)
-_ROW_NAMES = re.compile(r"\.(csv|tsv|tab)(\.(gz|zst|zstd|xz|bz2))?$", re.IGNORECASE)
+_LINE_NAMES = re.compile(r"\.(ndjson|jsonl)" + ENDING, re.IGNORECASE)
+_ROW_NAMES = re.compile(r"\.(csv|tsv|tab)" + ENDING, re.IGNORECASE)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _COMMAS = re.compile(rb"\{[^\n]*\},[ \t\r]*\n[ \t]*\{")
 _SOLID = re.compile(rb"[^ \t\r\n]")

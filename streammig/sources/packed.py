@@ -9,6 +9,7 @@ from streammig.errors import Unusable
 PLAIN, GZIP, ZSTD, XZ, BZIP2 = "", "gzip", "zstd", "xz", "bzip2"
 UNPACK = {GZIP: "gunzip -c", ZSTD: "zstd -dc", XZ: "xz -dc", BZIP2: "bzip2 -dc", PLAIN: "cat"}
 TAR_OPTION = {GZIP: "z", ZSTD: " --zstd", XZ: "J", BZIP2: "j", PLAIN: ""}
+ENDING = r"(\.(gz|zst|zstd|xz|bz2))?$"  # of a name, behind that of the form
 MOST_WINDOW = 128 << 20  # bytes that zstd holds by itself; a run must not take more for a file's sake
 
 
