@@ -194,11 +194,13 @@ def is_valid(text: bytes) -> bool:
 
 
 def has_valid_grammar(text: bytes) -> bool:
+    """Whether the text is a whole document by grammar; text without a bracket may stand behind it: it has no record."""
+    known = text.decode(errors="replace").lstrip()
     try:
-        json.loads(text.decode(errors="replace"), parse_constant=refuse)
+        _, end = json.JSONDecoder(parse_constant=refuse).raw_decode(known)
     except ValueError:
         return False
-    return True
+    return not set("[{") & set(known[end:])
 
 
 def check_damage(seed: int, folder: Path) -> None:
