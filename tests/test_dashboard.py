@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.report import make
 from streammig.checkpoint import locked
-from streammig.dashboard.door import TOKEN, opened
+from streammig.dashboard.door import TOKEN, Door, opened
 from streammig.dashboard.metrics_file import metrics_kept
 from streammig.dashboard.page import SECTIONS, page
 from streammig.dashboard.server import MOST, served
@@ -251,6 +251,14 @@ def test_a_port_in_use_ends_a_command_before_anything_is_sent(shell: Shell, past
     ended = shell("dashboard", past, "--listen", f"127.0.0.1:{taken}")
     assert (ended.code, ended.problem) == (2, "port-unusable")
     assert shell("dashboard", "none.checkpoint").problem == "checkpoint-missing"
+
+
+async def test_a_page_that_can_not_be_served_leaves_nothing_open(past: Path) -> None:
+    door = Door(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with pytest.raises(ValueError, match="Socket"):
+        async with served(door, View(past)):
+            raise AssertionError
+    assert door.socket.fileno() == -1
 
 
 def test_the_token_is_in_no_environment_of_a_child(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,7 +228,7 @@ def test_a_screen_has_a_bar_for_each_stage_and_all_that_an_operator_asks(width: 
         for part in ("3,500 customers", "fill 87.5%", "100.0 customers/s", "last answer 201", "dead 12"):
             assert part in said, part
         assert "Stopping: 1 request under way, at most 90 s" in said
-        assert "asked to wait (50 s)" in said
+        assert "waiting (50 s): the target answered 503" in said
         assert "s left" in lines[0]
         assert "left" in lines[2]
 
@@ -391,7 +391,7 @@ def test_totals_that_do_not_add_up_say_so_with_both_sides(file: Checkpoint) -> N
     ("filtered", "dead", "said"),
     [
         ({"no-events": Tally(10)}, (), "its 10 records were filtered (no-events). Is it the file of another stage?"),
-        ({"no-events": Tally(1)}, ("bad-id",) * 9, "of its 10 records 1 were filtered, and 9 were refused (bad-id)"),
+        ({"no-events": Tally(1)}, ("bad-id",) * 9, "1 of its 10 records filtered, and the rest refused (bad-id)"),
         ({}, ("mapping-failed",) * 10, "were refused (mapping-failed). Correct the mapping"),
         ({}, ("bad-id",) * 6 + ("bad-date",) * 4, "were refused (bad-id, bad-date). Do the records need a mapping?"),
         ({}, ("invalid-utf8",) * 10, "were refused (invalid-utf8). Convert the file to UTF-8 first"),
