@@ -3,7 +3,6 @@ sections for the page of a run that is on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from html import escape
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 
 from streammig.errors import counted
 from streammig.report.charts import columns, stacked
-from streammig.report.parts import day, folded, section, table, whole_page
+from streammig.report.parts import day, embedded, folded, section, table, whole_page
 from streammig.report.text import shared, state_sentence, state_word
 from streammig.telemetry import spoken
 
@@ -274,7 +273,6 @@ def _proof(found: Found) -> str:
     if "records" in known:
         hashes.append(f"records file: {known['records']['sha256']} ({known['records']['lines']:,} lines)")
     files = [(it["name"], name, it["bytes"]) for name, marks in found["files"].items() for it in marks]
-    embedded = json.dumps(known).replace("<", "\\u003c")
     lines = "".join(f"<li><code>{escape(text)}</code></li>" for text in hashes)
     return section(
         "What this report rests on",
@@ -286,7 +284,7 @@ def _proof(found: Found) -> str:
         " hash of the export covers name, size, head, tail and samples of each file, not every byte.</p>"
         "<pre><code>streammig report --audit FILE.html</code></pre>",
         f'<p class="small">streammig {escape(found["version"])}</p>',
-        f'<script type="application/json" id="proof">{embedded}</script>',
+        embedded(known),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from streammig.report.audit import BLANK, with_checksum
 
@@ -56,6 +58,12 @@ def _to_the(right: bool) -> str:
 
 def folded(title: str, body: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
+def embedded(proof: Any) -> str:
+    """What a report rests on, for a later look by a machine."""
+    text = json.dumps(proof).replace("<", "\\u003c")
+    return f'<script type="application/json" id="proof">{text}</script>'
 
 
 def day(moment: str | None, slot: float = 60) -> str:
