@@ -424,7 +424,7 @@ def test_a_browser_follows_a_run_that_is_on_and_throttled_and_says_when_it_has_e
             tab.show(url, 1200)
             shown(tab, "The run is on.")
             shown(tab, "429")
-            shown(tab, "waiting: ")
+            shown(tab, "waiting (")
             for opened in (True, False):
                 tab.value("document.querySelector('#time summary').focus()")
                 tab.press("Enter")

@@ -142,8 +142,8 @@ def test_a_command_that_hangs_holds_nobody_and_is_killed_with_what_it_started(
 ) -> None:
     monkeypatch.setattr(announce, "COMMAND_TIME", 0.2)
     warned: list[Notice] = []
-    announcer = Announcer("sleep 600 & echo $! > child; wait", "", {"PATH": "/usr/bin:/bin", "PWD": str(tmp_path)}, ABOUT,
-                          warned.append)  # fmt: skip
+    environment = {"PATH": "/usr/bin:/bin", "PWD": str(tmp_path)}
+    announcer = Announcer("sleep 600 & echo $! > child; wait", "", environment, ABOUT, warned.append)
     monkeypatch.chdir(tmp_path)
     began = time.monotonic()
     announcer(StageEnded("customers", "complete"))

@@ -95,11 +95,11 @@ class Driven(NamedTuple):
 
 def beside(
     checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]],
-    output: Output, current: bool = False, tells: str = "", on_event: str | None = None,
+    output: Output, current: bool = False, tells: str = "", **flags: object,
 ) -> Driven:  # fmt: skip
-    """Work on an existing checkpoint with the settings that its run had, and those of a file on top. The API key comes
-    from where `run` takes it. `tells` is the name of a command that tells its events, also to `on_event`. Raises
-    `Unusable` for what can't be gone on with; other problems are part of the result.
+    """Work on an existing checkpoint with the settings that its run had, and those of a file and of `flags` on top. The
+    API key comes from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part
+    of the result. `tells` is the name of a command that tells its events.
     """
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         bound = file.run
@@ -108,6 +108,7 @@ def beside(
         raise Unusable("checkpoint-of-dry-run", said, "Name the checkpoint of a run.")
     context = bound["context"]
     settings, folder = from_checkpoint(checkpoint, context, toml)
+    settings = msgspec.structs.replace(settings, **{name: it for name, it in flags.items() if it is not None})
     for name in STAGES:
         if settings.stage(name).unknown == "resend":
             # Sending again without proof is for a run that was asked for it by name.
@@ -115,8 +116,6 @@ def beside(
             settings = msgspec.structs.replace(settings, **{name: safe})
     if not settings.state_dir and context.get("state_dir"):
         settings = msgspec.structs.replace(settings, state_dir=context["state_dir"])
-    if on_event is not None:
-        settings = msgspec.structs.replace(settings, on_event=on_event)
     key = api_key(settings, os.environ)
     ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
     with watching(sys.stderr, output) as notify:

@@ -37,6 +37,7 @@ COLUMNS = ("looked", "same", "missing", "different", "not_visible_yet", "unreada
     "--out", type=click.Path(path_type=Path), metavar="FILE.ndjson",
     help="Write each difference with its values to a new file, readable by you alone.",
 )  # fmt: skip
+@options.concurrency
 @options.settings_on_top()
 @options.current
 @options.on_event
@@ -47,6 +48,7 @@ def command(
     count: int | None,
     everything: bool,
     out: Path | None,
+    concurrency: int | None,
     toml: Path | None,
     current: bool,
     on_event: str | None,
@@ -78,7 +80,7 @@ def command(
         output = Output(as_json, quiet)
         ended = beside(
             checkpoint, toml, called, lambda run: run.verify(size, hear), output, current, tells="verify",
-            on_event=on_event,
+            concurrency=concurrency, on_event=on_event,
         )  # fmt: skip
     if ended.problem is not None:
         code = fail(ended.problem, as_json=as_json)

@@ -24,7 +24,8 @@ class DeadLimit(NamedTuple):
         if most is not None and dead.units > most:
             raise TooManyDead(
                 "too-many-dead",
-                f"dead letters of {stage}: {dead.units:,} of {counted(read.units, 'unit')} read, more than max_dead allows",
+                f"dead letters of {stage}: {dead.units:,} of {counted(read.units, 'unit')} read,"
+                " more than max_dead allows",
                 "See why: streammig dead-letters CHECKPOINT --summary. Mend the mapping or the export, or raise"
                 " max_dead, then run the same command.",
             )
