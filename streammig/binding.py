@@ -47,7 +47,7 @@ def bind(
     """Add the new files, and stages, to the checkpoint; with the `context` of the call unless it is None."""
     with file.transaction():
         if context is not None:
-            file.set_context(context)
+            file.set_context(file.run["context"] | context)  # what an earlier call found out is kept
         known = {row.name for row in file.stages()}
         for name, marks in fresh.items():
             if name not in known:

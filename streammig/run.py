@@ -24,8 +24,9 @@ from streammig.model import BatchState
 from streammig.preflight import Preflight
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
+from streammig.report.drift import planned
 from streammig.report.progress import account_of, expected
-from streammig.report.reports import account_file
+from streammig.report.reports import account_file, pace_of
 from streammig.settings import Settings
 from streammig.sources.source import Source
 from streammig.stage import StageReader, StageRun
@@ -84,8 +85,10 @@ class Run:
         ahead = {name: await self._expected(name) for name in self.reading.inputs}
         begun = self.context.now()
         await self.store.write(lambda file: file.set_context(file.run["context"] | {"expected": ahead, "begun": begun}))
-        run = await self.store.read(lambda file: file.run)
         accounts = {name: await self.store.read(partial(account_of, stage=name)) for name in ahead}
+        run, pace = await self.store.read(lambda file: (file.run, pace_of(file, begun)))
+        plan = planned(run["context"].get("plan", {}), accounts, pace, begun)
+        await self.store.write(lambda file: file.set_context(file.run["context"] | {"plan": plan}))
         limits, settle, lanes = run["context"]["limits"], self.context.times.settle, self.settings.concurrency
         hours = self.settings.hours, self.settings.hours_zone
         self.context.notify(RunBegan(accounts, limits, str(account_file(run) or ""), settle, lanes, *hours))

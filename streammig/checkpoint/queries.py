@@ -87,7 +87,7 @@ class StageRow:
     started: float | None
     finished: float | None
     shape: Mapping[str, Any]
-    seen: bool = False  # all samples of it were seen at the target
+    seen: float = 0.0  # when all samples of it were seen at the target, in seconds since the epoch; 0: not yet
 
 
 class Attempt(NamedTuple):
@@ -148,7 +148,7 @@ class Queries(SqliteFile):
         columns = "name, state, code, message, started, finished, shape, seen"
         rows = self.rows(f"SELECT {columns} FROM stage ORDER BY ordinal")
         found = (dict(row) for row in rows)
-        return [StageRow(**it | {"shape": json.loads(it["shape"]), "seen": bool(it["seen"])}) for it in found]
+        return [StageRow(**it | {"shape": json.loads(it["shape"])}) for it in found]
 
     def owns(self, stage: str) -> bool:
         """Whether the records of a stage are the owners of all others: it is the target's first."""

@@ -9,6 +9,7 @@ from typing import Any
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING, counted
 from streammig.model import Batch, BatchState, Sums, Tally
+from streammig.report.drift import drift
 from streammig.report.progress import Pace, account_of, fill, outlook, share_settled
 
 NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
@@ -44,6 +45,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     ahead = outlook(accounts, pace, now)
     left = None if state == "complete" else ahead.whole
     goes_on = running and not pace.paused
+    ended = max(max(row.seen, row.finished or 0.0) for row in rows) if state == "complete" else None
     for name, stage in stages.items():
         stage["fill"], stage["done"] = fill(accounts[name]), share_settled(accounts[name])
         stage["seconds_left"] = None if stage["state"] == "complete" else rounded(ahead.stages[name])
@@ -69,10 +71,16 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         "seconds_left": rounded(left),
         "eta": iso(now + left) if goes_on and left is not None else None,
         "next_request_in": rounded(ahead.next) if left and not pace.paused else None,
+        "plan": _plan(drift(run["context"].get("plan", {}), accounts, ahead if goes_on else None, now, ended)),
         "checkpoint": str(checkpoint.path),
         # A dry run is not resumed: its folder is for one.
         "resume": None if over else run["context"].get("command"),
     }
+
+
+def _plan(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    moments = ("made", "ends", "ends_now")
+    return found and found | {it: iso(found[it]) for it in moments if found[it] is not None}
 
 
 def verified(found: Mapping[str, Any] | None) -> bool:
@@ -98,8 +106,10 @@ def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
 
 
 def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
-    """One of them in short; `since` is when it was sent last."""
-    at = checkpoint.last_attempt(batch).started or None
+    """One of them in short; `since` is when it was sent last, `answer` the status or the code of what came back, and
+    `known` what a read-back has found."""
+    last = checkpoint.last_attempt(batch)
+    at = last.started or None
     return {
         "stage": batch.stage,
         "batch": batch.seq,
@@ -107,6 +117,8 @@ def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
         "units": batch.tally.units,
         "state": str(batch.state),
         "since": iso(at) if at is not None else None,
+        "answer": str(last.status or last.code) or None,
+        "known": checkpoint.about(batch)["note"],
     }
 
 

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from streammig.errors import counted
 from streammig.report.charts import columns, stacked
+from streammig.report.over_time import over_time
 from streammig.report.parts import day, embedded, folded, section, table, whole_page
-from streammig.report.text import shared, state_sentence, state_word
+from streammig.report.text import drifted, shared, state_sentence, state_word
 from streammig.telemetry import spoken
 
 NOUNS = {
@@ -33,9 +34,10 @@ def rendered(found: Found) -> bytes:
     parts = [
         _head(found),
         _left(found["next"]),
+        _plan(found["status"]["plan"], found["status"]["state"]),
         _units(found["stages"]),
         _money(found["stages"]),
-        _timeline(found),
+        over_time(found),
         _answers(found["stages"]),
         _latencies(found["stages"]),
         _retries(found["stages"]),
@@ -54,14 +56,20 @@ def _host(found: Found) -> str:
 def live_sections(found: Found, doing: Sequence[str]) -> dict[str, str]:
     """What `glance` found, as the sections of a page by their name, in their order. One that has nothing to say is
     empty. `doing` says what the run waits for."""
-    stages = found["stages"]
+    stages, status = found["stages"], found["status"]
+    watches = status["state"] == "running"  # then the last of the next steps is to watch the run
     return {
         "now": _now(found, doing),
-        "stages": _progress(found["status"]),
-        "permits": _permits(found["status"]["budget"]),
-        "left": _left(found["next"]) if found["status"]["state"] != "running" else "",
-        "parked": _decisions(found["decisions"]),
-        "time": _timeline(found),
+        "stages": _progress(status),
+        "plan": _plan(status["plan"], status["state"]),
+        "permits": _permits(status["budget"]),
+        "parked": _undecided(status["undecided"]) + _decisions([it for it in found["decisions"] if not it["open"]]),
+        "left": _left(found["next"][:-1])
+        if watches and found["next"][:-1]
+        else ""
+        if watches
+        else _left(found["next"]),
+        "time": over_time(found),
         "answers": _answers(stages),
         "latency": _latencies(stages),
         "dead": _dead(stages),
@@ -134,54 +142,6 @@ def _money(stages: Mapping[str, Found]) -> str:
     return section("Amounts", said, *tables)
 
 
-def _timeline(found: Found) -> str:
-    parts = []
-    first = found["first_request"]
-    numbers = [slot["number"] for it in found["stages"].values() for slot in it["timeline"]]
-    if first is None or not numbers:
-        return ""
-    every = _width(found["slot"])
-    for name, it in found["stages"].items():
-        if not it["timeline"]:
-            continue
-        slots = {slot["number"]: slot for slot in it["timeline"]}
-        units, requests, refused = (
-            [slots[at][what] if at in slots else 0 for at in range(max(numbers) + 1)]
-            for what in ("units", "requests", "refused")
-        )
-        most = max(units)
-        said = f"at most {most:,} units accepted in {every}; {sum(refused):,} requests were not accepted"
-        chart = columns(f"time-{name}", f"{name}: accepted units over time", said, [("accepted", units)])
-        marks = columns(
-            f"bad-{name}", f"{name}: requests that were not accepted", said, [("dead", refused)], 24, max(requests)
-        )
-        rows = [
-            (day(slot["from"], found["slot"]), slot["units"], slot["batches"], slot["requests"], slot["refused"])
-            for slot in it["timeline"]
-        ]
-        head = ["from", "units accepted", "batches", "requests", "not accepted"]
-        parts.append(
-            f"<figure><figcaption>{escape(name)}<span>at most {most:,} units in {escape(every)}</span></figcaption>"
-            f"{chart}{marks if any(refused) else ''}{_axis(found)}{folded('The numbers', table(head, rows))}</figure>"
-        )
-    return section(
-        "Over time", f"<p>Units accepted in each {escape(every)}; below, requests that were not accepted.</p>", *parts
-    )
-
-
-def _width(seconds: int) -> str:
-    """A slot as people say it."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
-
-
-def _axis(found: Found) -> str:
-    ends = [day(found[end], found["slot"]) for end in ("first_request", "last_answer")]
-    return '<div class="axis">' + "".join(f"<span>{escape(end)}</span>" for end in ends) + "</div>"
-
-
 def _answers(stages: Mapping[str, Found]) -> str:
     rows = [
         (
@@ -242,7 +202,7 @@ def _decisions(decisions: Sequence[Found]) -> str:
     ]
     more = f'<p class="small">And {len(decisions) - MOST_ROWS:,} more.</p>' if len(decisions) > MOST_ROWS else ""
     listed = table(["batch", "units", "state", "decision", "what decided it"], rows) if rows else ""
-    return section("Unknown outcomes and decisions", listed, more)
+    return section("Decisions about unknown outcomes", listed, more)
 
 
 def _verification(found: Found) -> str:
@@ -298,7 +258,8 @@ def _now(found: Found, doing: Sequence[str]) -> str:
     figures.append((f"{sum(it['requests'] for it in status['stages'].values()):,}", "requests", "requests"))
     left, ahead = status["seconds_left"], status["next_request_in"]
     if left is not None and status["state"] != "complete":
-        figures.append((spoken(left), "time left", "requests"))
+        waits = status["paused"] or status["state"] != "running"
+        figures.append((spoken(left), "time left" + (" once it goes on" if waits else ""), "requests"))
     if ahead and status["state"] == "running":
         figures.append((spoken(ahead), "until the next request", "requests"))
     cards = "".join(
@@ -320,6 +281,37 @@ def _progress(status: Found) -> str:
         rows.append((name, done, left, it["in_units"]["accepted"], it["requests"], state_word(it["state"], it["code"])))
     head = ["stage", "done", "time left", "units accepted", "requests", "state"]
     return section("Stages", table(head, rows) if rows else "")
+
+
+def _plan(plan: Found | None, state: str) -> str:
+    """What was expected before the first request, and what is now."""
+    if plan is None:
+        return ""
+    now = {"running": "expected now", "complete": "came to"}.get(state, "expected once it goes on")
+    rows: list[tuple[object, ...]] = [
+        (f"requests for {name}", plan["requests"][name], count) for name, count in plan["requests_now"].items()
+    ]
+    rows.append(("the end", day(plan["ends"]) or "not known", day(plan["ends_now"]) or "not known"))
+    said = f"The end: {drifted(plan['later'])}." if plan["later"] is not None else ""
+    made = f"Planned on {day(plan['made'])}, by the limits and the first records of the export."
+    return section("The plan", table(["", "planned", now], rows), f'<p class="small">{made} {said}</p>')
+
+
+def _undecided(undecided: Sequence[Found]) -> str:
+    """The batches of unknown outcome, each with what is known of it."""
+    rows = [
+        (
+            f"{it['stage']}, batch {it['batch']:,}",
+            it["units"],
+            it["state"],
+            day(it["since"], 1),
+            it["answer"] or "none",
+            it["known"] or "not read back yet",
+        )
+        for it in undecided[:MOST_ROWS]
+    ]
+    head = ["batch", "units", "state", "sent", "answer", "what is known"]
+    return section("Unknown outcomes", table(head, rows) if rows else "")
 
 
 def _permits(budget: Sequence[Found]) -> str:

@@ -86,7 +86,7 @@ def account_of(checkpoint: Checkpoint, stage: str, counts: Mapping[str, Any] | N
         accepted=totals.accepted.units, dead=totals.dead.units, filtered=totals.filtered.units,
         pending=totals.pending.units, unknown=totals.unknown.units, complete=row.state == "complete",
         sent=counts["accepted"], waiting=counts["waiting"], made=counts["made"], bytes=counts["bytes"],
-        requests=counts["requests"] - counts["not_sent"], settled=counts["settled"], seen=row.seen,
+        requests=counts["requests"] - counts["not_sent"], settled=counts["settled"], seen=bool(row.seen),
         expected=Expected(*checkpoint.run["context"].get("expected", {}).get(stage, ())),
     )  # fmt: skip
 

@@ -105,6 +105,20 @@ def time_left(document: Mapping[str, Any]) -> list[str]:
     return [said + (f". Next request in {spoken(wait)}" if (wait := document["next_request_in"] or 0) >= 1 else "")]
 
 
+def drift_words(plan: Mapping[str, Any] | None) -> list[str]:
+    """When the run was planned to end, and how much later or earlier it will."""
+    if plan is None or plan["ends"] is None or plan["later"] is None:
+        return []
+    return [f"Planned end: {plan['ends'][:16].replace('T', ' ')} UTC. Expected: {drifted(plan['later'])}"]
+
+
+def drifted(later: float) -> str:
+    """How much later than planned the end is; differences of less than a minute are none."""
+    if abs(later) < 60:
+        return "as planned"
+    return f"{spoken(abs(later))} {'later' if later > 0 else 'earlier'} than planned"
+
+
 def what_is_left(document: Mapping[str, Any]) -> str:
     """Dead letters, missing samples and differences, where a run is complete but for them; "" where it is not."""
     stages = document["stages"].values()
@@ -164,7 +178,7 @@ def _pace(document: Mapping[str, Any]) -> list[str]:
         + ("" if use["left"] else f", one is free in {spoken(use['resets_in'])}")
         for use in document["budget"]
     ]
-    return limits + time_left(document)
+    return limits + time_left(document) + drift_words(document["plan"])
 
 
 def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
