@@ -6,18 +6,23 @@ bound to the export. `forget` deletes them.
 
 from streammig.scan.findings import Break, Found
 from streammig.scan.progress import Pace
-from streammig.scan.stage import Halted, Scanned, StageScan, scan_stage
+from streammig.scan.reading import Halted
+from streammig.scan.stage import Scanned, StageScan, scan_stage
 from streammig.scan.stages import forget, problems_of, scan_folder, scan_stages
 from streammig.scan.verdict import Policies
+from streammig.scan.workers import Cluster, Processes, Workers
 
 __all__ = [
     "Break",
+    "Cluster",
     "Found",
     "Halted",
     "Pace",
     "Policies",
+    "Processes",
     "Scanned",
     "StageScan",
+    "Workers",
     "forget",
     "problems_of",
     "scan_folder",
