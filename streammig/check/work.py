@@ -17,7 +17,7 @@ from streammig.bodies import room_of_outbox
 from streammig.check.stage import Checked, Line, Noting, Stage
 from streammig.context import in_thread
 from streammig.dedup import KeyIndex
-from streammig.errors import Problem
+from streammig.errors import Problem, Unusable
 from streammig.fingerprint import shapes
 from streammig.inputs import StageInput
 from streammig.scan import Policies, Workers, problems_of, scan_folder
@@ -37,7 +37,7 @@ class Check:
     notify: Notify
     thread: Executor
     write: Callable[[Line], None] = lambda _: None
-    workers: Workers | None = None
+    hire: Callable[[int], Workers | None] = lambda size: None  # for an export of so many bytes
     problems: list[Problem] = field(default_factory=list)  # of whole files or stages
     warnings: list[Warned] = field(default_factory=list)
     wrong: frozenset[str] = frozenset()  # codes of warnings without which a run can't go well
@@ -53,7 +53,10 @@ class Check:
             works = {name: Stage(name, it.source, folder, self.write) for name, it in self.inputs.items()}
             for work in works.values():
                 stack.callback(work.close)
-            indexes = await self._scan(stack, works)
+            workers = await in_thread(self.thread, self._hired, Event())
+            if workers is not None:
+                stack.callback(workers.leave)
+            indexes = await self._scan(stack, works, workers)
             for name, work in works.items():
                 limits, halt = BatchLimits(bytes=self.settings.max_bytes), Event()
                 noting = self._noting(name, indexes.get(STAGES[0]))
@@ -61,7 +64,17 @@ class Check:
                 self.notify(Waiting("planning", f"planning the requests of the {name}"))
                 self.stages.append(await in_thread(self.thread, settle, halt))
 
-    async def _scan(self, stack: AsyncExitStack, works: Mapping[str, Stage]) -> Mapping[str, KeyIndex]:
+    def _hired(self) -> Workers | None:
+        """The workers; none, with a warning, where those that were asked for are not there."""
+        try:
+            return self.hire(sum(mark["length"] for it in self.inputs.values() for mark in it.source.fingerprints()))
+        except Unusable as problem:
+            self.warnings.append(Warned(problem.code, f"{problem.what}; this process does the work. {problem.hint}"))
+            return None
+
+    async def _scan(
+        self, stack: AsyncExitStack, works: Mapping[str, Stage], workers: Workers | None
+    ) -> Mapping[str, KeyIndex]:
         """Read every stage once: its keys go into an index, all else that a check wants to know into its work."""
         settings, inputs = self.settings, self.inputs
         marks = {name: it.source.fingerprints() for name, it in inputs.items()}
@@ -70,7 +83,7 @@ class Check:
         jobs = [replace(it, noted=partial(self._noting, it.name), take=works[it.name].take) for it in jobs]
         # An owner's repeated records are problems of their own, each with its place, and stop nothing here.
         policies = Policies(owner_twice="dead-letter", balances="send", not_deleted=settings.customers.not_deleted)
-        indexes, found = await problems_of(stack, jobs, self.thread, self._hear, policies, self.workers)
+        indexes, found = await problems_of(stack, jobs, self.thread, self._hear, policies, workers)
         self.problems += found
         return indexes
 

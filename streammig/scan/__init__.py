@@ -10,7 +10,7 @@ from streammig.scan.reading import Halted
 from streammig.scan.stage import Scanned, StageScan, scan_stage
 from streammig.scan.stages import forget, problems_of, scan_folder, scan_stages
 from streammig.scan.verdict import Policies
-from streammig.scan.workers import Cluster, Processes, Workers
+from streammig.scan.workers import Cluster, Processes, Workers, hired
 
 __all__ = [
     "Break",
@@ -24,6 +24,7 @@ __all__ = [
     "StageScan",
     "Workers",
     "forget",
+    "hired",
     "problems_of",
     "scan_folder",
     "scan_stage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 SECRETS = ("MASIVO_API_KEY",)  # a worker needs none
 GC_THRESHOLD = 200_000  # records hold no cycles
+LARGE = 64 << 20  # bytes of an export that are worth the start of processes: a second of reading
 ANSWERS = 10.0  # seconds that a cluster is given to answer
 
 
@@ -53,6 +55,10 @@ class Workers:
         if executor is not None:
             self._end(executor)
 
+    def leave(self) -> None:
+        """Have done with them."""
+        self.close()
+
     def _started(self) -> Executor:
         raise NotImplementedError
 
@@ -86,6 +92,8 @@ class Cluster(Workers):
         """Raises `Unusable` where no cluster answers, or none has a worker."""
         try:
             from distributed import Client
+
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is told by our own words
         except ImportError:
             said, hint = "Dask is not installed", "Install it: pip install 'streammig[dask]'."
             raise Unusable("dask-missing", said, hint) from None
@@ -110,8 +118,23 @@ class Cluster(Workers):
             executor.shutdown(wait=False, cancel_futures=True)
 
     def leave(self) -> None:
+        self.close()
         with suppress(Exception):
             self._client.close()
+
+
+def hired(count: int | None, cluster: str, size: int) -> Workers | None:
+    """The workers for an export of so many bytes; None where this process does it alone. `count` is how many processes
+    there may be, None: one for each core, if it is worth it. With the address of a `cluster`, that has them.
+
+    Raises `Unusable` for a cluster that is not there.
+    """
+    if cluster:
+        return Cluster(cluster)
+    if count is None:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = count if size >= LARGE else 1
+    return Processes(count) if count > 1 else None
 
 
 class _Made:
