@@ -21,6 +21,7 @@ from streammig.check.kinds import Kinds, named_field
 from streammig.check.outline import Outline, Outlined, Spot, requests
 from streammig.columns import Chunk, Columns, Rows
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
+from streammig.disk import own_folder
 from streammig.model import ZERO, DeadLetter, Place, Record, Span, Tally, add_up
 from streammig.scan import Halted
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
@@ -177,7 +178,7 @@ class Stage:
     def __init__(self, name: str, source: Source, folder: Path, write: Callable[[Line], None]) -> None:
         self.checked = Checked(name, [mark["file"] for mark in source.fingerprints()])
         self._source, self._write = source, write
-        folder.mkdir(mode=0o700, exist_ok=True)
+        own_folder(folder)
         self._outlines = TemporaryFile(dir=folder)  # noqa: SIM115 - until `close`
 
     def take(self, note: Note, counted: int) -> None:

@@ -19,7 +19,7 @@ from streammig.context import in_thread
 from streammig.dedup import KeyIndex
 from streammig.errors import Problem, Unusable
 from streammig.fingerprint import shapes
-from streammig.inputs import StageInput
+from streammig.inputs import StageInput, make_ready
 from streammig.scan import Policies, Workers, problems_of, scan_folder
 from streammig.scan_plan import to_scan
 from streammig.settings import Settings
@@ -49,6 +49,7 @@ class Check:
         if not self.inputs:
             return
         async with AsyncExitStack() as stack:
+            await make_ready({name: it.source for name, it in self.inputs.items()}, self.thread, self.notify, ())
             folder = scan_folder(Path(self.settings.checkpoint))
             works = {name: Stage(name, it.source, folder, self.write) for name, it in self.inputs.items()}
             for work in works.values():

@@ -21,6 +21,9 @@ TRIES = 3  # that a piece is given to workers, if they are lost over it
 AHEAD = 2  # pieces for each worker that are under way or done before they are asked for
 LOOK = 0.1  # seconds between two looks at whether to stop
 
+Spans = Callable[[Callable[[BrokenExport], None]], Iterator[Span]]
+"""Begins to read spans; it tells where a file can't be read on."""
+
 Tell = Callable[[Place], None]
 """Takes the place up to which a stage is read."""
 
@@ -55,25 +58,29 @@ class Reading:
     def parts(self, start: Place = START) -> Iterator[Part]:
         """What is found in each piece, in reading order. Raises `Halted` as soon as `halt` is set."""
         source = self.job.source
-        if self.workers is None or not isinstance(source, FileSource):
+        if self.workers is not None:
+            self._pack(self.workers)
+        if self.workers is None or (self.workers.remote and not isinstance(source, FileSource)):
             yield from self._here(partial(source.spans, start))
             return
-        self._pack(self.workers)
+        if not isinstance(source, FileSource):
+            yield from self._handed_out(partial(source.spans, start))
+            return
         for number, mark in list(enumerate(source.fingerprints()))[start.source :]:
             place = start if number == start.source else Place(number)
             packed_there = mark["compression"] and (self.workers is None or self.workers.remote)
             if mark["length"] - place.offset < 2 * PIECE_BYTES or packed_there:
                 yield from self._here(partial(source.of_file, place))
             elif mark["compression"]:
-                yield from self._handed_out(source, place)
+                yield from self._handed_out(partial(source.of_file, place))
             else:
                 yield from self._divided(source, place, mark["length"])
 
     # -- in this process -----------------------------------------------------------------------------------------------
 
-    def _here(self, spans: Callable[[Callable[[BrokenExport], None]], Iterator[Span]]) -> Iterator[Part]:
+    def _here(self, spans_of: Spans) -> Iterator[Part]:
         told: list[BrokenExport] = []
-        for group in self._groups(spans(told.append)):
+        for group in self._groups(spans_of(told.append)):
             yield self.job.part(group, told=told)
             told.clear()
 
@@ -102,12 +109,12 @@ class Reading:
 
     # -- in workers ----------------------------------------------------------------------------------------------------
 
-    def _handed_out(self, source: FileSource, place: Place) -> Iterator[Part]:
-        """A compressed file is unpacked and framed here, and its spans are handed out."""
+    def _handed_out(self, spans_of: Spans) -> Iterator[Part]:
+        """What can't be divided, such as a compressed file, is framed here, and its spans are handed out."""
         told: list[BrokenExport] = []
 
         def tasks() -> Iterator[Task]:
-            for group in self._groups(source.of_file(place, told.append)):
+            for group in self._groups(spans_of(told.append)):
                 spans = list(group)
                 yield Task(of_spans, spans, partial(self.job.part, spans))
 

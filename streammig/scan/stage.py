@@ -22,7 +22,7 @@ from streammig.dedup import (
     open_index,
     room_of_index,
 )
-from streammig.disk import check_room
+from streammig.disk import check_room, own_folder
 from streammig.model import START, Place, Position
 from streammig.scan.findings import Break, Found, Spot, keep, kept
 from streammig.scan.looks import Look
@@ -134,6 +134,7 @@ class Making:
     def work(self) -> Scanned:
         """The result that earlier calls kept; else scan now, and keep the result."""
         job, policy = self._job, self._job.policy
+        own_folder(job.folder)
         bound, path = binding(self._token, policy or "none"), job.folder / f"{job.name}.found"
         earlier = open_index(job.folder / job.name, self._token, policy) if policy else None
         found = kept(path, bound)
@@ -143,7 +144,6 @@ class Making:
                 self._read(None)
             return Scanned(earlier, found)
         if not policy:
-            job.folder.mkdir(mode=0o700, exist_ok=True)
             found = self._read(None)
             keep(path, bound, found)
             return Scanned(None, found)
@@ -153,7 +153,6 @@ class Making:
             hint = " A new one with --unchecked does without the index."
             check_room(job.folder, {**room_of_index(most), **job.beside}, hint)
             start = job.frontier if job.frontier is not None and earlier is not None else START
-            job.folder.mkdir(mode=0o700, exist_ok=True)
             with Build(
                 job.folder / job.name,
                 self._token,
