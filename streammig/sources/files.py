@@ -28,7 +28,7 @@ from streammig.sources.locate import (
 )
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, path_text
 from streammig.sources.packed import refuse_archive
-from streammig.sources.source import Source, Told
+from streammig.sources.source import Judge, Source, Told
 from streammig.sources.window import Window
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -64,6 +64,7 @@ class FileSource(Source):
     ) -> None:
         check_backend()
         self.meter = Meter()
+        self._judge: Judge | None = None
         self._accept_broken = accept_broken
         self._max_record_bytes, self._read_bytes, self._form = max_record_bytes, read_bytes, form
         self._files = [self._look(wanted) for wanted in inputs]
@@ -117,6 +118,11 @@ class FileSource(Source):
             standing.check(wanted.file, stream.standing())
         return _File(wanted.file, layout, standing, head, mark)
 
+    def judged_by(self, judge: Judge | None) -> FileSource:
+        """This source, whose spans hold what the judge finds of their records."""
+        self._judge = judge
+        return self
+
     def _window(self, file: str, stream: Stream) -> Window:
         return Window(file, stream, self._read_bytes)
 
@@ -153,11 +159,11 @@ class FileSource(Source):
             yield from Documents(*what).spans(at)
             return
         if file.layout.format == NDJSON:
-            yield from Lines(*what).spans(at, resumed=resumed)
+            yield from Lines(*what, judge=self._judge).spans(at, resumed=resumed)
             return
         if not resumed:
             _, at = walk_to(window, at, [str(step) for step in file.layout.path], self.meter)
-        framer = Framer(*what)
+        framer = Framer(*what, judge=self._judge)
         yield from framer.spans(at, resumed=resumed)
         check_rest(window, framer.at, file.layout.path, self.meter)
 

@@ -17,6 +17,7 @@ from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts, elements, members, shifted
 from streammig.masivo.rules import mentions
 from streammig.masivo.rules.base import Pair, StageRules
+from streammig.masivo.rules.compiled import Wanted
 from streammig.masivo.rules.customers import STRUCTURAL
 from streammig.masivo.rules.cutting import Block
 from streammig.masivo.rules.explain import Walk
@@ -36,8 +37,10 @@ class GroupedRules(StageRules):
     name: ClassVar[str]
     unit_model: ClassVar[type[msgspec.Struct]]
 
-    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
-        super().__init__(options, mapping)
+    def __init__(
+        self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: Wanted = "auto"
+    ) -> None:
+        super().__init__(options, mapping, judge)
         self._decode_unit = msgspec.json.Decoder(self.unit_model).decode
         self._unit_shape = shape_of(self.unit_model)
         self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)

@@ -10,6 +10,7 @@ from streammig.errors import Unusable
 from streammig.masivo import models
 from streammig.masivo.edit import Member
 from streammig.masivo.rules.base import Pair
+from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Roles, Wanted
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
@@ -24,9 +25,20 @@ class TransactionRules(GroupedRules):
     name = "transactions"
     once = True
     model = models.OwnerOfTransactions
+    roles = Roles(
+        {
+            ("id",): OWNER,
+            ("transactions",): UNITS,
+            ("transactions", "reward_id"): KEY,
+            ("transactions", "amount"): AMOUNT,
+        },
+        adds=("transactions",),
+    )
     unit_model = models.Transaction
 
-    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: Wanted = "auto"
+    ) -> None:
         """Raises `Unusable` for options that make no sense, and for single transactions."""
         if options.owner is not None:
             raise Unusable(
@@ -35,7 +47,8 @@ class TransactionRules(GroupedRules):
                 "transactions once, so all of them must be in one record.",
                 'Group them by customer first, as {"id": …, "transactions": […]}, and leave out `owner`.',
             )
-        super().__init__(options, mapping)
+        super().__init__(options, mapping, judge)
+        self.judge = self._compiled(options.max_units)
 
     def shares(self, body: bytes) -> Iterator[Pair]:
         return of_history(body)
