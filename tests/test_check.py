@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from typing import Any
 
 import pytest
@@ -113,6 +115,19 @@ def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_b
     assert (first["file"], first["line"]) == ("b.json", 1)
 
 
+def test_duplicates_of_a_table_are_found_however_far_apart_they_are(shell: Shell) -> None:
+    rows = [f"c{at},A,a{at}@example.org,2020-01-01T00:00:00Z" for at in range(4_000)]
+    rows += ["c7,A,z@example.org,2020-01-01T00:00:00Z", "new,A,A9@example.org,2020-01-01T00:00:00Z"]
+    (shell.folder / "c.csv").write_text("\n".join(["id,name,email,registration_date", *rows, ""]))
+    table = 'id = "id"\nname = "name"\nemail = "email"\nregistration_date = "registration_date"\nbalance = []\n'
+    (shell.folder / "m.toml").write_text(f'[customers]\nfiles = ["c.csv"]\n[customers.fields]\n{table}')
+    ended = shell("check", "m.toml", "--json", "--offline")
+    found = {("duplicate-customer", ""): 1, ("duplicate-email", ""): 1}
+    assert (ended.code, kinds(ended)) == (3, {"customers": found})
+    lines = {it["code"]: it["examples"][0]["line"] for it in ended.document["stages"]["customers"]["problems"]}
+    assert lines == {"duplicate-customer": 4_001, "duplicate-email": 4_002}
+
+
 REMARKS: list[tuple[str, dict[str, Any], str]] = [
     ("customers", customer("z", metrics={"lifetime": {"spend_total": 1}}), "metrics-and-events"),
     ("customers", customer("z", balance=[lot(1, expiration_date="2021-01-01T00:00:00Z")]), "lots-expired"),
@@ -186,3 +201,90 @@ def test_the_plan_tells_the_hours_under_each_limit_and_the_run_s_own(shell: Shel
     assert 110 <= told["prod"] <= told["dev"] < 140  # three requests, five seconds apart, then the target's queue
     assert 220 <= told["1/60s"] < 250
     assert plan["limits"]["dev"]["requests_a_day"] == 1000
+
+
+# -- the report -------------------------------------------------------------------------------------------------------
+
+
+def cells(page: str) -> list[list[str]]:
+    """The rows of all tables of a page."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    return [
+        [html.unescape(re.sub(r"<[^>]+>", "", each)) for each in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows
+    ]
+
+
+def test_the_report_has_totals_money_the_calendar_and_examples_with_ids_alone(shell: Shell) -> None:
+    wrong = customer("x&<y>", name="Aurelia", email="none", balance=[lot(0.1)])
+    write(shell.folder / "customers.json", [*people(1_100, balance=[lot(2.5)]), wrong])
+    events = [event(f"p{at}", value=7) for at in range(1_001)]
+    write(shell.folder / "events.json", [{"id": "c1", "events": events}])
+    ended = check(shell, "--report", "sign.html", "--limits", "1/60s", "--settle-time", "100")
+    page = (shell.folder / "sign.html").read_text()
+    rows, plan = cells(page), ended.document["plan"]
+    assert ended.code == 3
+    assert ["to be sent", "1,100", "1,001"] in rows
+    assert ["dead letters", "1", "0"] in rows
+    assert [REWARD, "2,750.0", "0", "0.1"] in rows
+    assert ["bad-email", "x&<y>", "customers.json", "1,101"] in [row[:4] for row in rows]
+    own = plan["limits"][plan["own"]]["calendar"]
+    assert own["customers"]["begins"] == plan["starts"]
+    assert own["customers"]["ends"] == own["events"]["begins"] < own["events"]["ends"]
+    for name, requests in (("customers", "2"), ("events", "2")):
+        told = [f"{own[name][at][:16].replace('T', ' ')} UTC" for at in ("begins", "ends")]
+        assert any(row[:3] == [name, *told] and row[4] == requests for row in rows)
+    assert "Aurelia" not in page
+    assert '"x&' not in ended.out
+
+
+def test_the_report_is_found_to_be_as_it_was_written_and_is_of_no_run(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(3))
+    assert check(shell, "--report", "sign.html").code == 0
+    assert shell("report", "--audit", "sign.html").code == 0
+    with sandbox() as target:
+        assert shell.run(target.url, "--customers", "customers.json").code == 0
+    assert shell("report", shell.checkpoint, "--audit", "sign.html").problem == "report-foreign"
+    page = (shell.folder / "sign.html").read_bytes()
+    (shell.folder / "sign.html").write_bytes(page.replace(b"customers", b"Customers", 1))
+    assert shell("report", "--audit", "sign.html").problem == "report-altered"
+
+
+@pytest.mark.parametrize("option", ["--report", "--out"])
+@pytest.mark.parametrize(("path", "code", "ended"), [
+    ("no/such/folder/it", "output-failed", 1),
+    ("customers.json", "output-exists", 2),
+])  # fmt: skip
+def test_a_file_that_can_t_be_written_is_named_and_all_is_checked(
+    shell: Shell, option: str, path: str, code: str, ended: int
+) -> None:
+    write(shell.folder / "customers.json", [*people(3), customer("c1")])
+    before = (shell.folder / "customers.json").read_bytes()
+    found = check(shell, option, path)
+    assert (found.code, [it["code"] for it in found.document["unwritten"]]) == (ended, [code])
+    assert kinds(found) == {"customers": {("duplicate-customer", ""): 1}}
+    assert (shell.folder / "customers.json").read_bytes() == before
+
+
+def test_a_check_whose_only_finding_is_of_the_account_does_not_say_that_nothing_is_wrong(shell: Shell) -> None:
+    write(shell.folder / "c.json", people(3, balance=[lot(1)]))
+    with sandbox(rewards={OTHER_REWARD: None}) as target:
+        ended = shell("check", "--customers", "c.json", "--base-url", target.url, "--limits", "off")
+    assert ended.code == 3
+    assert "Nothing is wrong" not in ended.err
+
+
+def test_the_plan_of_the_run_s_own_limits_knows_its_share_and_its_hours(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(2_300))
+    (shell.folder / "m.toml").write_text(
+        'limits = "2/60s"\nbudget_share = 0.5\nsettle_time = 0\n[customers]\nfiles = ["customers.json"]\n'
+    )
+    plan = shell("check", "m.toml", "--json", "--offline").document["plan"]
+    assert (plan["own"], plan["limits"][plan["own"]]["windows"]) == ("2/60s at 50%", "1/1m")
+    assert 120 <= plan["limits"][plan["own"]]["seconds"] < 130
+
+
+def test_the_plan_names_the_disk_that_the_run_needs(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(2_300))
+    disk = check(shell).document["plan"]["disk"]
+    assert disk["the outbox"] >= (shell.folder / "customers.json").stat().st_size
+    assert any(what.startswith("the dedup index") for what in disk)

@@ -20,7 +20,7 @@ class Kind(msgspec.Struct):
     code: str
     field: str
     count: int = 0
-    examples: list[tuple[Position, str]] = []  # where, and what the rules say
+    examples: list[tuple[Position, str, str]] = []  # where, what the rules say, and the id of the customer
 
     @property
     def cause(self) -> str:
@@ -34,27 +34,28 @@ class Kinds:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Kind] = {}
 
-    def add(self, letter: DeadLetter) -> None:
+    def add(self, letter: DeadLetter, owner: str) -> None:
         key = letter.code, named_field(letter.message)
         if key not in self._found and len(self._found) >= MOST:
             key = letter.code, ""
         kind = self._found.setdefault(key, Kind(*key))
         kind.count += 1
         if len(kind.examples) < EXAMPLES:
-            kind.examples.append((letter.position, letter.message))
+            kind.examples.append((letter.position, letter.message, owner))
 
     def __iter__(self) -> Iterator[Kind]:
         """The most frequent kind first; kinds that follow from a customer's problem last."""
         return iter(sorted(self._found.values(), key=lambda it: (bool(it.cause), -it.count, it.code, it.field)))
 
-    def document(self, files: Sequence[str]) -> list[dict[str, Any]]:
-        """As JSON: `files` are the names of the stage's files."""
+    def document(self, files: Sequence[str], ids: bool) -> list[dict[str, Any]]:
+        """As JSON: `files` are the names of the stage's files. Examples have `ids` if asked for."""
         return [
             {
                 "code": it.code, "field": it.field, "count": it.count,
                 "examples": [
                     {"file": files[at.source], "line": at.ordinal, "offset": at.offset, "message": message}
-                    for at, message in it.examples
+                    | ({"id": owner} if ids else {})
+                    for at, message, owner in it.examples
                 ],
             }
             for it in self

@@ -16,7 +16,7 @@ from streammig.check.kinds import Kinds, named_field
 from streammig.columns import Columns
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.inputs import StageInput
-from streammig.model import START, DeadLetter, Place, Progress, Span, Tally
+from streammig.model import START, ZERO, DeadLetter, Place, Progress, Span, Tally, add_up
 from streammig.reader import Reader
 from streammig.scan import Halted
 from streammig.selection import WithBalance, WithoutRepeated, WithOwners
@@ -51,6 +51,7 @@ class Checked:
     files: Sequence[str]
     source_records: int = 0
     sent: Tally = field(default_factory=Tally)
+    refused: Tally = field(default_factory=Tally)
     requests: int = 0
     bytes: int = 0
     filtered: Mapping[str, Tally] = field(default_factory=dict)
@@ -59,14 +60,20 @@ class Checked:
     dead: int = 0
     mentioned: dict[str, Counter[str]] = field(default_factory=dict)  # by kind of thing
 
-    def document(self, full: int) -> dict[str, Any]:
-        """As JSON; `full` is how many units a full request holds."""
+    def document(self, full: int, ids: bool) -> dict[str, Any]:
+        """As JSON; `full` is how many units a full request holds. The examples of problems have `ids` if asked for."""
+        parts = {"sent": self.sent, "filtered": add_up(self.filtered.values()), "dead": self.refused}
+        keys = sorted({key for it in parts.values() for key in it.sums})
         return {
             "source_records": self.source_records, "records": self.sent.records, "units": self.sent.units,
             "requests": self.requests, "bytes": self.bytes,
             "fill": round(self.sent.units / (self.requests * full), 4) if self.requests else None,
             "sums": {key: str(value) for key, value in sorted(self.sent.sums.items())},
-            "dead": self.dead, "problems": self.kinds.document(self.files),
+            "in_units": {part: it.units for part, it in parts.items()},
+            "amounts": {
+                key: {part: f"{it.sums.get(key, ZERO):f}" for part, it in parts.items()} for key in keys
+            },
+            "dead": self.dead, "problems": self.kinds.document(self.files, ids),
             "filtered": {reason: it.records for reason, it in self.filtered.items()},
             "dropped": dict(self.dropped), "mentioned": {kind: len(it) for kind, it in sorted(self.mentioned.items())},
         }  # fmt: skip
@@ -91,7 +98,7 @@ def read_stage(
     own: Rules,
     limits: BatchLimits,
     tell: Callable[[Span], None],
-    write: Callable[[Line], None] | None,
+    write: Callable[[Line], None],
     halt: Event,
 ) -> Checked:
     """Read a whole stage, in a thread of its own. Raises `Halted` once `halt` is set.
@@ -100,7 +107,7 @@ def read_stage(
     """
     names = [mark["file"] for mark in source.fingerprints()]
     found = Checked(name, names)
-    looking = _Looking(rules, own, found.mentioned, write is not None)
+    looking = _Looking(rules, own, found.mentioned)
     reader = Reader(_Watched(source, tell, halt), looking, limits, Progress())
     try:
         while (sealing := reader.next()) is not None:
@@ -111,9 +118,10 @@ def read_stage(
                 found.sent += draft.tally
             for letter in progress.dead:
                 found.dead += 1
-                found.kinds.add(letter)
-                if write is not None:
-                    write(_line(name, names, letter, looking.owner_of(letter)))
+                found.refused += letter.tally
+                owner = looking.owner_of(letter)
+                found.kinds.add(letter, owner)
+                write(_line(name, names, letter, owner))
             found.source_records, found.filtered = progress.source_records, progress.filtered
             found.dropped = progress.dropped
     finally:
@@ -172,14 +180,14 @@ _with_id = msgspec.json.Decoder(_WithId).decode
 class _Looking:
     """Rules that also note two things: what the records to be sent mention, and the owners of dead letters."""
 
-    def __init__(self, rules: Rules, own: Rules, mentioned: dict[str, Counter[str]], listed: bool) -> None:
+    def __init__(self, rules: Rules, own: Rules, mentioned: dict[str, Counter[str]]) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
-        self._rules, self._own, self._mentioned, self._listed = rules, own, mentioned, listed
+        self._rules, self._own, self._mentioned = rules, own, mentioned
         self._ids: deque[tuple[tuple[int, int], str]] = deque()  # by place, in reading order
 
     def columns(self, span: Span) -> Columns:
         columns = self._rules.columns(span)
-        for left in columns.left_out if self._listed else ():
+        for left in columns.left_out:
             if left.dead:
                 at = left.dead[0].position
                 owner = left.absent[0][0] if left.absent else _id_of(span, left.at)

@@ -30,20 +30,33 @@ def _problems(found: Mapping[str, Any]) -> Iterator[str]:
             yield from _kind(name, kind)
         if len(stage["problems"]) > SHOWN:
             yield f"{name}: {len(stage['problems']) - SHOWN:,} more kinds of problems; see all of them with --json"
-    dead = sum(stage["dead"] for stage in found["stages"].values())
     yield ""
+    yield from verdict(found)
+
+
+def verdict(found: Mapping[str, Any]) -> Iterator[str]:
+    """What a check comes to, in a sentence or some."""
+    dead = sum(stage["dead"] for stage in found["stages"].values())
+    account = sum(it["wrong"] for it in found["warnings"])
     if found["unreadable"]:
         yield f"Files that can't be read: {len(found['unreadable'])}. The rest was checked."
-    if dead or found["problems"]:
-        yield f"Problems: {counted(dead, 'record')} would become dead letters."
-    elif not found["unreadable"]:
+    if dead:
+        yield f"Records that would become dead letters: {dead:,}."
+    if found["problems"]:
+        yield f"Problems of whole files or stages: {len(found['problems'])}."
+    if account:
+        yield f"What the account lacks, or has no room for: {counted(account, 'warning')}."
+    if not (dead or account or found["problems"] or found["unreadable"]):
         yield "Nothing is wrong with this export."
 
 
+def cause(code: str) -> str:
+    """A code for people: of what belongs to a customer that is left out, why that is."""
+    return f"the customer is not there: {code.removeprefix(FOLLOWS)}" if code.startswith(FOLLOWS) else code
+
+
 def _kind(name: str, kind: Mapping[str, Any]) -> Iterator[str]:
-    code = kind["code"]
-    what = f"the customer is not there: {code.removeprefix(FOLLOWS)}" if code.startswith(FOLLOWS) else code
-    yield f"{name}: {kind['count']:,} x {what} {kind['field']}".rstrip()
+    yield f"{name}: {kind['count']:,} x {cause(kind['code'])} {kind['field']}".rstrip()
     for it in kind["examples"]:
         yield f"    {Path(it['file']).name}, record {it['line']:,}, byte {it['offset']:,}: {it['message']}"
 
@@ -71,3 +84,7 @@ def _plan(plan: Mapping[str, Any]) -> Iterator[str]:
     for name, it in plan["limits"].items():
         windows = f" ({it['windows']})" if it["windows"] != name else ""
         yield f"    with limits {name}{windows}: {spoken(it['seconds'])}, until {it['ends']}"
+        if it["requests_a_day"]:
+            yield f"        at most {counted(it['requests_a_day'], 'request')} a day"
+    for what, size in plan["disk"].items():
+        yield f"    disk for {what}: {size / 1e6:,.0f} MB"

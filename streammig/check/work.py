@@ -28,17 +28,17 @@ from streammig.telemetry import Notice, Notify, Warned
 
 @dataclass(slots=True)
 class Check:
-    """One check. `inputs` are the stages that could be opened. `write`, if given, gets every problem of a record. The
+    """One check. `inputs` are the stages that could be opened. `write` gets every problem of a record. The
     scans keep their findings beside the settings' checkpoint."""
 
     settings: Settings
     inputs: Mapping[str, StageInput]
     notify: Notify
     thread: Executor
-    write: Callable[[Line], None] | None = None
+    write: Callable[[Line], None] = lambda _: None
     problems: list[Problem] = field(default_factory=list)  # of whole files or stages
     warnings: list[Warned] = field(default_factory=list)
-    missing: int = 0  # warnings of things that records mention and the account lacks
+    wrong: frozenset[str] = frozenset()  # codes of warnings without which a run can't go well
     stages: list[Checked] = field(default_factory=list)
 
     async def all(self) -> None:
@@ -78,12 +78,23 @@ class Check:
     @property
     def found(self) -> bool:
         """Whether anything is wrong."""
-        return bool(self.missing or self.problems or any(it.dead for it in self.stages))
+        return bool(
+            any(it.code in self.wrong for it in self.warnings) or self.problems or any(it.dead for it in self.stages)
+        )
 
-    def document(self) -> dict[str, Any]:
-        """As JSON, without the values of records."""
+    def files(self) -> dict[str, list[dict[str, Any]]]:
+        """The files of each stage: their names, sizes in bytes, and hashes of head, tail and samples."""
         return {
-            "stages": {it.name: it.document(BatchLimits().units) for it in self.stages},
+            name: [
+                {"file": it["file"], "bytes": it["size"], "sha256": it["sha256"]} for it in input_.source.fingerprints()
+            ]
+            for name, input_ in self.inputs.items()
+        }
+
+    def document(self, ids: bool = False) -> dict[str, Any]:
+        """As JSON, without the values of records; with `ids` of customers if asked for."""
+        return {
+            "stages": {it.name: it.document(BatchLimits().units, ids) for it in self.stages},
             "problems": [it.json() for it in self.problems],
-            "warnings": [{"code": it.code, "what": it.warning} for it in self.warnings],
+            "warnings": [{"code": it.code, "what": it.warning, "wrong": it.code in self.wrong} for it in self.warnings],
         }

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streammig.cli import STOPPED, fail, options, say
+from streammig.cli.outputs import Outputs
 from streammig.cli.run import given, one
 from streammig.errors import Problem, Unusable
 from streammig.stages import STAGES
 from streammig.telemetry import Output
 
 if TYPE_CHECKING:
-    from streammig.check.stage import Line
     from streammig.check.work import Check
     from streammig.inputs import StageInput
     from streammig.migration import Ask, Migration
@@ -36,6 +36,10 @@ PROBLEMS = 3
     "--out", type=click.Path(path_type=Path), metavar="FILE.ndjson",
     help="Write every problem with its customer's id to a new file, readable by you alone.",
 )  # fmt: skip
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE.html",
+    help="Write a report to sign, with ids of customers as examples, readable by you alone.",
+)  # fmt: skip
 @click.option("--offline", is_flag=True, help="Do not ask the account which rewards and tiers it has; needs no key.")
 @options.as_json()
 @options.quiet()
@@ -43,6 +47,7 @@ def command(
     settings_file: tuple[Path, ...],
     maps: tuple[str, ...],
     out: Path | None,
+    report: Path | None,
     offline: bool,
     as_json: bool,
     quiet: bool,
@@ -57,51 +62,49 @@ def command(
     migration = one(settings_file)
     settings = load(migration, given(flags, maps))
     folder = migration.parent if migration is not None else Path()
-    sys.exit(_check(settings, folder, out, offline, Output(as_json, quiet)))
+    sys.exit(_check(settings, folder, Outputs(out, report), offline, Output(as_json, quiet)))
 
 
-def _check(settings: Settings, folder: Path, out: Path | None, offline: bool, output: Output) -> int:
-    from streammig.check.plan import plan
+def _check(settings: Settings, folder: Path, outputs: Outputs, offline: bool, output: Output) -> int:
+    from importlib.metadata import version
+
+    from streammig.check.plan import disk, paces, plan
     from streammig.check.text import in_words
     from streammig.check.work import Check
     from streammig.cli.runtime import driven
     from streammig.context import until_stopped
     from streammig.migration import PRESETS, Ask, Migration, one_thread
-    from streammig.ratelimit import parse_limits
     from streammig.report.live import watching
 
     ask = Ask(shlex.join(["streammig", *sys.argv[1:]]), accept_broken=True)
+    refused: list[Problem] = []
     with ExitStack() as stack:
         settings = stack.enter_context(_held(settings, ask.command))
-        write = stack.enter_context(_written(out)) if out is not None else None
-        refused: list[Problem] = []
         inputs = dict(_opened(settings, folder, ask, refused))
         notify = stack.enter_context(watching(sys.stderr, output))
-        check = Check(settings, inputs, notify, stack.enter_context(one_thread()), write)
+        check = Check(settings, inputs, notify, stack.enter_context(one_thread()), outputs.write)
         run = Migration(settings, ask, notify=notify, folder=folder)
-        readable = driven(run, lambda: until_stopped(run.stop, _all(check, run, offline)), notify)
+        with outputs:
+            readable = driven(run, lambda: until_stopped(run.stop, _all(check, run, offline)), notify)
     if readable is None:
         say("Stopped on request: nothing was sent.")
         return STOPPED
-    found = check.document() | {
+    told = {
+        "target": settings.base_url,
+        "version": version("streammig"),
+        "files": check.files(),
         "unreadable": [it.json() for it in refused],
-        "plan": plan(
-            check.stages,
-            {name: it for name, it in PRESETS.items() if name != settings.limits}
-            | {settings.limits: parse_limits(settings.limits, PRESETS)},
-            settings.settle_time,
-            settings.concurrency,
-            readable,
-            time.time(),
-        ),
+        "plan": plan(check.stages, paces(settings, PRESETS), readable, disk(settings, inputs), time.time()),
     }
-    code = Unusable.exit_code if refused else PROBLEMS if check.found else 0
+    outputs.report(check.document(ids=True) | told)
+    found = check.document() | told | {"unwritten": [it.json() for it in outputs.failed]}
+    code = PROBLEMS if check.found else 0
     if output.as_json:
         click.echo(json.dumps(found, indent=2))
     elif not output.quiet:
         say(in_words(found))
-    for problem in refused:
-        fail(problem)
+    for problem in (*outputs.failed, *refused):
+        code = fail(problem)
     return code
 
 
@@ -140,18 +143,6 @@ def _held(settings: Settings, command: str) -> Iterator[Settings]:
         if begun or not reads_stdin(settings):
             stack.enter_context(locked(checkpoint, command))
         yield settings
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[Callable[[Line], None]]:
-    """Writes each problem as a line of a new file."""
-    import msgspec
-
-    from streammig.disk import new_file
-
-    with new_file(path) as file:
-        encode = msgspec.json.Encoder().encode
-        yield lambda line: (file.write(encode(line) + b"\n"), None)[1]
 
 
 def _opened(settings: Settings, folder: Path, ask: Ask, refused: list[Problem]) -> Iterator[tuple[str, StageInput]]:

@@ -10,7 +10,8 @@ from importlib.resources import files
 from urllib.parse import urlsplit
 
 from streammig.dashboard.view import Look
-from streammig.report.html import live_sections, style
+from streammig.report.html import live_sections
+from streammig.report.parts import style
 from streammig.report.text import state_sentence
 
 SECTIONS = ("now", "stages", "permits", "left", "parked", "time", "answers", "latency", "dead", "units")

@@ -27,5 +27,5 @@ async def advise(check: Check, settings: Settings, environment: Mapping[str, str
                 found += await at_account(session, mentioned)
         except Problem as problem:
             found.append(Advice("account-not-read", f"the account was not asked: {problem.what} [{problem.code}]"))
-    check.missing = sum(it.code in WRONG for it in found)
+    check.wrong = WRONG
     check.warnings += [Warned(*it) for it in found]

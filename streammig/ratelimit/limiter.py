@@ -194,6 +194,10 @@ class RateLimiter:
         """Take a general permit, for a caller that reports neither `sent` nor `unsent`."""
         await self.acquire("general")
 
+    def all_sent(self) -> None:
+        """This run sends nothing any more: its reads are not spread any longer, within the limits."""
+        self._reads = None
+
     def _tell(self, kind: RequestKind, taken: Taken) -> None:
         """Tell the reason and the length of a wait, once, however many wait."""
         self._has_quota = self._has_quota and taken.cause != "quota"

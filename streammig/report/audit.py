@@ -95,6 +95,8 @@ def opened(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _compare(report: Path, then: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    if "run" not in then:
+        raise Unusable("report-foreign", f"{report} is the report of a check, not of a run", NAME_ANOTHER)
     since = [name for name in ("requests", "verified", "reverted") if then[name] != now[name]]
     if then["run"] == now["run"] and then["requests"] <= now["requests"] and since:
         said = f"{path} has gone on since {report} was written; what changed: {', '.join(since)}"

@@ -12,8 +12,9 @@ from html import escape
 SHORTEST = 0.004  # of the whole width: what is there at all can be seen
 
 
-def stacked(key: str, title: str, parts: Sequence[tuple[str, int]], height: int = 22) -> str:
-    """One bar, divided by shares. `parts` are names, which are their CSS classes too, and counts."""
+def stacked(key: str, title: str, parts: Sequence[tuple[str, int]], height: int = 22, said: str = "") -> str:
+    """One bar, divided by shares. `parts` are names, which are their CSS classes too, and counts; `said` is
+    told in their place where it is given."""
     whole = sum(count for _, count in parts)
     widths = [max(count / whole, SHORTEST) if count else 0.0 for _, count in parts] if whole else []
     scale = 1000 / sum(widths) if widths else 0.0
@@ -22,7 +23,7 @@ def stacked(key: str, title: str, parts: Sequence[tuple[str, int]], height: int 
         if width:
             drawn.append(f'<rect class="{name}" x="{at:.2f}" y="0" width="{width * scale:.2f}" height="{height}"/>')
         at += width * scale
-    said = ", ".join(f"{count:,} {name}" for name, count in parts if count) or "nothing so far"
+    said = said or ", ".join(f"{count:,} {name}" for name, count in parts if count) or "nothing so far"
     return _svg(key, title, said, 1000, height, drawn)
 
 

@@ -3,18 +3,15 @@ sections for the page of a run that is on."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from html import escape
-from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
 from streammig.errors import counted
-from streammig.report.audit import BLANK, with_checksum
 from streammig.report.charts import columns, stacked
+from streammig.report.parts import day, embedded, folded, section, table, whole_page
 from streammig.report.text import shared, state_sentence, state_word
 from streammig.telemetry import spoken
 
@@ -27,7 +24,6 @@ NOUNS = {
     "reverted": "reverted",
 }
 ALWAYS = ("accepted", "filtered", "dead", "unknown", "pending")  # shown also where there is none
-NUMBER = re.compile(r"-?\d[\d,.]*( s)?$|$")
 MOST_ROWS = 200  # of a table of decisions
 Found = Mapping[str, Any]
 
@@ -48,21 +44,7 @@ def rendered(found: Found) -> bytes:
         _verification(found),
         _proof(found),
     ]
-    title = f"Migration to {_host(found)}"
-    page = (
-        '<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="streammig-checksum" content="{BLANK.decode()}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme"'
-        ' content="light dark"><meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
-        ' style-src \'unsafe-inline\'"><meta name="referrer" content="no-referrer">'
-        f"<title>{escape(title)}</title><style>{style()}</style></head>\n"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
-    )
-    return with_checksum(page)
-
-
-def style() -> str:
-    return (files("streammig") / "report" / "report.css").read_text(encoding="utf-8")
+    return whole_page(f"Migration to {_host(found)}", parts)
 
 
 def _host(found: Found) -> str:
@@ -87,42 +69,6 @@ def live_sections(found: Found, doing: Sequence[str]) -> dict[str, str]:
     }
 
 
-# -- parts of a page --------------------------------------------------------------------------------------------------
-
-
-def _section(title: str, *parts: str) -> str:
-    body = "".join(parts)
-    return f"<section><h2>{escape(title)}</h2>{body}</section>\n" if body else ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
-    """A table whose first column names its rows. Columns of numbers stand to the right; whole ones get thousands."""
-    texts = [[f"{it:,}" if isinstance(it, int) else str(it or "") for it in row] for row in rows]
-    right = [at > 0 and all(NUMBER.match(row[at]) for row in texts) for at in range(len(head))]
-    names = "".join(f'<th scope="col"{_to_the(it)}>{escape(name)}</th>' for name, it in zip(head, right, strict=True))
-    lines = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>'
-        + "".join(f"<td{_to_the(it)}>{escape(text)}</td>" for text, it in zip(more, right[1:], strict=True))
-        + "</tr>"
-        for first, *more in texts
-    )
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="wide"><table>{said}<thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def _to_the(right: bool) -> str:
-    return ' class="number"' if right else ""
-
-
-def _folded(title: str, table: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{table}</details>"
-
-
-def _day(moment: str | None, slot: float = 60) -> str:
-    """A moment of ISO 8601 for people, in UTC: to the second where slots are shorter than a minute."""
-    return "" if moment is None else moment[: 16 if slot >= 60 else 19].replace("T", " ") + " UTC"
-
-
 # -- the sections -----------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +81,7 @@ def _head(found: Found) -> str:
     cards = "".join(
         f'<div class="{part}"><dt>{escape(noun)}</dt><dd>{number}</dd></div>' for number, noun, part in figures
     )
-    when = [("Begun", _day(found["began"])), ("Last answer", _day(found["last_answer"])), ("Made", _day(found["made"]))]
+    when = [("Begun", day(found["began"])), ("Last answer", day(found["last_answer"])), ("Made", day(found["made"]))]
     facts = " · ".join(f'<span class="whole">{name} {escape(value)}</span>' for name, value in when if value)
     sums = "The totals add up." if status["balanced"] else "The totals do not add up."
     kind = " A dry run: nothing was sent." if status["dry_run"] else ""
@@ -150,9 +96,9 @@ def _head(found: Found) -> str:
 
 def _left(steps: Sequence[Found]) -> str:
     if not steps:
-        return _section("What is left to do", "<p>Nothing.</p>")
+        return section("What is left to do", "<p>Nothing.</p>")
     items = "".join(f"<li>{escape(it['why'])}<pre><code>{escape(it['command'])}</code></pre></li>" for it in steps)
-    return _section("What is left to do", f'<ol class="steps">{items}</ol>')
+    return section("What is left to do", f'<ol class="steps">{items}</ol>')
 
 
 def _units(stages: Mapping[str, Found]) -> str:
@@ -170,10 +116,10 @@ def _units(stages: Mapping[str, Found]) -> str:
     records = [(f"{name}: records read", it["records"]["read"]) for name, it in stages.items()]
     other = [f"{said} {count:,}" for (said, count), it in zip(records, stages.values(), strict=True)
              if count != it["units"]["read"]]  # fmt: skip
-    return _section(
+    return section(
         "Where every unit is",
         f'<figure>{bars}<ul class="legend">{legend}</ul></figure>',
-        _table(["units", *stages], rows),
+        table(["units", *stages], rows),
         f'<p class="small">{escape("; ".join(other))}.</p>' if other else "",
     )
 
@@ -183,9 +129,9 @@ def _money(stages: Mapping[str, Found]) -> str:
     for name, it in stages.items():
         used = {part: noun for part, noun in NOUNS.items() if any(Decimal(sums[part]) for sums in it["sums"].values())}
         rows = [(key, *(f"{Decimal(sums[part]):,f}" for part in ("read", *used))) for key, sums in it["sums"].items()]
-        tables += [_table(["sum of", "read", *used.values()], rows, name)] if rows else []
+        tables += [table(["sum of", "read", *used.values()], rows, name)] if rows else []
     said = "<p>Exact decimal sums of points by reward, and of purchases.</p>" if tables else ""
-    return _section("Amounts", said, *tables)
+    return section("Amounts", said, *tables)
 
 
 def _timeline(found: Found) -> str:
@@ -210,15 +156,15 @@ def _timeline(found: Found) -> str:
             f"bad-{name}", f"{name}: requests that were not accepted", said, [("dead", refused)], 24, max(requests)
         )
         rows = [
-            (_day(slot["from"], found["slot"]), slot["units"], slot["batches"], slot["requests"], slot["refused"])
+            (day(slot["from"], found["slot"]), slot["units"], slot["batches"], slot["requests"], slot["refused"])
             for slot in it["timeline"]
         ]
         head = ["from", "units accepted", "batches", "requests", "not accepted"]
         parts.append(
             f"<figure><figcaption>{escape(name)}<span>at most {most:,} units in {escape(every)}</span></figcaption>"
-            f"{chart}{marks if any(refused) else ''}{_axis(found)}{_folded('The numbers', _table(head, rows))}</figure>"
+            f"{chart}{marks if any(refused) else ''}{_axis(found)}{folded('The numbers', table(head, rows))}</figure>"
         )
-    return _section(
+    return section(
         "Over time", f"<p>Units accepted in each {escape(every)}; below, requests that were not accepted.</p>", *parts
     )
 
@@ -232,7 +178,7 @@ def _width(seconds: int) -> str:
 
 
 def _axis(found: Found) -> str:
-    ends = [_day(found[end], found["slot"]) for end in ("first_request", "last_answer")]
+    ends = [day(found[end], found["slot"]) for end in ("first_request", "last_answer")]
     return '<div class="axis">' + "".join(f"<span>{escape(end)}</span>" for end in ends) + "</div>"
 
 
@@ -248,7 +194,7 @@ def _answers(stages: Mapping[str, Found]) -> str:
         for name, it in stages.items()
         for each in it["answers"]
     ]
-    return _section("Answers", _table(["stage", "outcome", "status", "code", "requests"], rows) if rows else "")
+    return section("Answers", table(["stage", "outcome", "status", "code", "requests"], rows) if rows else "")
 
 
 def _latencies(stages: Mapping[str, Found]) -> str:
@@ -262,13 +208,13 @@ def _latencies(stages: Mapping[str, Found]) -> str:
         said = ", ".join(f"{label}: {count:,}" for label, count in zip(labels, counts, strict=True) if count)
         chart = columns(f"wait-{name}", f"{name}: how long answers took", said, [("requests", counts)], 64)
         axis = f'<div class="axis"><span>{labels[0]}</span><span>{labels[-1]}</span></div>'
-        table = _table(["took", "answers"], zip(labels, counts, strict=True))
+        numbers = table(["took", "answers"], zip(labels, counts, strict=True))
         caption = f"<figcaption>{escape(name)}<span>answers by how long they took</span></figcaption>"
-        parts.append(f"<figure>{caption}{chart}{axis}{_folded('The numbers', table)}</figure>")
+        parts.append(f"<figure>{caption}{chart}{axis}{folded('The numbers', numbers)}</figure>")
     if not rows:
         return ""
     head = ["stage", "half within", "90 % within", "99 % within", "longest"]
-    return _section("How long answers took", _table(head, rows), *parts)
+    return section("How long answers took", table(head, rows), *parts)
 
 
 def _class(up_to: float | None) -> str:
@@ -281,12 +227,12 @@ def _retries(stages: Mapping[str, Found]) -> str:
         for name, it in stages.items()
         for requests, count in it["requests_a_batch"].items()
     ]
-    return _section("Retries", _table(["stage", "a batch took", "batches"], rows) if rows else "")
+    return section("Retries", table(["stage", "a batch took", "batches"], rows) if rows else "")
 
 
 def _dead(stages: Mapping[str, Found]) -> str:
     rows = [(it["code"], it["field"], name, it["count"]) for name, found in stages.items() for it in found["dead"]]
-    return _section("Dead letters", _table(["code", "field", "stage", "dead letters"], rows) if rows else "")
+    return section("Dead letters", table(["code", "field", "stage", "dead letters"], rows) if rows else "")
 
 
 def _decisions(decisions: Sequence[Found]) -> str:
@@ -295,20 +241,20 @@ def _decisions(decisions: Sequence[Found]) -> str:
         for it in sorted(decisions, key=lambda it: not it["open"])[:MOST_ROWS]
     ]
     more = f'<p class="small">And {len(decisions) - MOST_ROWS:,} more.</p>' if len(decisions) > MOST_ROWS else ""
-    table = _table(["batch", "units", "state", "decision", "what decided it"], rows) if rows else ""
-    return _section("Unknown outcomes and decisions", table, more)
+    listed = table(["batch", "units", "state", "decision", "what decided it"], rows) if rows else ""
+    return section("Unknown outcomes and decisions", listed, more)
 
 
 def _verification(found: Found) -> str:
     status, looked = found["status"], found["status"]["verification"]
     if status["dry_run"]:
-        return _section("Verification", "<p>A dry run: accepted means written to a file.</p>")
+        return section("Verification", "<p>A dry run: accepted means written to a file.</p>")
     if looked is None:
         said = "Accepted, not verified. Accepted means that the target has enqueued it, not that it has applied it."
-        return _section("Verification", f"<p>{said} Samples were read back between stages; the rest was not.</p>")
+        return section("Verification", f"<p>{said} Samples were read back between stages; the rest was not.</p>")
     same = "What was read back is as it was sent." if looked["same"] else "The target does not hold what was sent."
     since = " Something was sent since: verify again." if looked["outdated"] else ""
-    said = f"Read back on {_day(looked['at'])} ({looked['kind']}). {same}{since}"
+    said = f"Read back on {day(looked['at'])} ({looked['kind']}). {same}{since}"
     names = list(next(iter(looked["stages"].values()), {}))
     rows = [(name.replace("_", " "), *(it[name] for it in looked["stages"].values())) for name in names]
     bounds = "".join(
@@ -316,8 +262,8 @@ def _verification(found: Found) -> str:
         f" {looked['confidence']:.0%} confidence.</p>"
         for stage, bound in looked["at_most"].items()
     )
-    table = _table(["records", *looked["stages"]], rows) if rows else ""
-    return _section("Verification", f"<p>{escape(said)}</p>", table, bounds)
+    listed = table(["records", *looked["stages"]], rows) if rows else ""
+    return section("Verification", f"<p>{escape(said)}</p>", listed, bounds)
 
 
 def _proof(found: Found) -> str:
@@ -327,11 +273,10 @@ def _proof(found: Found) -> str:
     if "records" in known:
         hashes.append(f"records file: {known['records']['sha256']} ({known['records']['lines']:,} lines)")
     files = [(it["name"], name, it["bytes"]) for name, marks in found["files"].items() for it in marks]
-    embedded = json.dumps(known).replace("<", "\\u003c")
     lines = "".join(f"<li><code>{escape(text)}</code></li>" for text in hashes)
-    return _section(
+    return section(
         "What this report rests on",
-        _table(["file of the export", "stage", "bytes"], files) if files else "",
+        table(["file of the export", "stage", "bytes"], files) if files else "",
         f"<p>SHA-256. Each can be made again from the checkpoint of run {escape(known['run'])}.</p>"
         f'<ul class="hashes">{lines}</ul>',
         "<p>The file has a checksum over all of its bytes: a change that was not meant is found, one made on purpose"
@@ -339,7 +284,7 @@ def _proof(found: Found) -> str:
         " hash of the export covers name, size, head, tail and samples of each file, not every byte.</p>"
         "<pre><code>streammig report --audit FILE.html</code></pre>",
         f'<p class="small">streammig {escape(found["version"])}</p>',
-        f'<script type="application/json" id="proof">{embedded}</script>',
+        embedded(known),
     )
 
 
@@ -363,7 +308,7 @@ def _now(found: Found, doing: Sequence[str]) -> str:
     warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in status["warnings"])
     return (
         f'<dl class="figures">{cards}</dl>{lines}{warnings}<p class="small">Counted in units: customers, events,'
-        f' transactions. <span class="whole">As of {_day(found["made"], 1)}</span></p>'
+        f' transactions. <span class="whole">As of {day(found["made"], 1)}</span></p>'
     )
 
 
@@ -374,7 +319,7 @@ def _progress(status: Found) -> str:
         left = "" if it["seconds_left"] is None else spoken(it["seconds_left"])
         rows.append((name, done, left, it["in_units"]["accepted"], it["requests"], state_word(it["state"], it["code"])))
     head = ["stage", "done", "time left", "units accepted", "requests", "state"]
-    return _section("Stages", _table(head, rows) if rows else "")
+    return section("Stages", table(head, rows) if rows else "")
 
 
 def _permits(budget: Sequence[Found]) -> str:
@@ -391,4 +336,4 @@ def _permits(budget: Sequence[Found]) -> str:
     ]
     head = ["window", "requests made", "permits left", "next comes back in"]
     legend = '<ul class="legend"><li class="requests">requests made</li><li class="pending">permits left</li></ul>'
-    return _section("Permits", f"<figure>{bars}{legend}</figure>", _table(head, rows)) if rows else ""
+    return section("Permits", f"<figure>{bars}{legend}</figure>", table(head, rows)) if rows else ""

@@ -1,0 +1,90 @@
+"""The files that a check writes: all problems, line by line, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from streammig.errors import Problem
+
+if TYPE_CHECKING:
+    from streammig.check.stage import Line
+
+
+class _Trial(Exception):
+    """Ends a file that was opened only to see whether it can be written."""
+
+
+class Outputs:
+    """Takes the problems of a check within a `with` block. The list of them is whole behind it, or not there.
+
+    A file that can't be written ends nothing: `failed` has why. A report that can't be is found before the check, too.
+    """
+
+    def __init__(self, out: Path | None, report: Path | None) -> None:
+        self._out, self._report = out, report
+        self._stack = ExitStack()
+        self._lines: BinaryIO | None = None
+        self._broken: OSError | None = None
+        self.failed: list[Problem] = []
+
+    def __enter__(self) -> Outputs:
+        self._try(self._open)
+        self._try(self._look)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        broken = error or self._broken
+        self._try(lambda: self._stack.__exit__(type(broken) if broken else None, broken, tb))
+
+    def write(self, line: Line) -> None:
+        """Add a problem of a record to the list."""
+        import msgspec
+
+        if self._lines is None or self._broken is not None:
+            return
+        try:
+            self._lines.write(msgspec.json.encode(line) + b"\n")
+        except OSError as error:
+            self._broken = error
+
+    def report(self, found: Mapping[str, Any]) -> None:
+        """Write the report on a check's document, if one is asked for and may be written."""
+        if self._report is not None:
+            self._try(lambda: self._write(found))
+
+    def _try(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Problem as problem:
+            self.failed.append(problem)
+
+    def _open(self) -> None:
+        from streammig.disk import new_file
+
+        if self._out is not None:
+            self._lines = self._stack.enter_context(new_file(self._out))
+
+    def _look(self) -> None:
+        from streammig.disk import new_file
+        from streammig.report.audit import is_report
+
+        if self._report is not None:
+            try:
+                with suppress(_Trial), new_file(self._report, may_replace=is_report):
+                    raise _Trial
+            except Problem:
+                self._report = None
+                raise
+
+    def _write(self, found: Mapping[str, Any]) -> None:
+        from streammig.check.report import rendered
+        from streammig.disk import new_file
+        from streammig.report.audit import is_report
+
+        assert self._report is not None
+        with new_file(self._report, may_replace=is_report) as file:
+            file.write(rendered(found))
