@@ -17,9 +17,9 @@ from streammig.model import START, BatchState, Place, Range, Record
 from streammig.reader import first_records, owners_until
 from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
 from streammig.settings import Settings
-from streammig.sources import Form, check_form, open_source, parse_input
+from streammig.sources import FileSource, Form, check_form, open_source, parse_input
 from streammig.sources.source import Source
-from streammig.target import Rules, Stage
+from streammig.target import Judges, Rules, Stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,10 +32,15 @@ class StageInput(NamedTuple):
     rules: Rules
     mapping: str  # hash of its mapping's module, "" without one
 
+    @classmethod
+    def of(cls, source: FileSource, rules: Rules, mapping: str) -> StageInput:
+        """These, with the rules' judge at work where the source frames its records."""
+        return cls(source.judged_by(rules.judge) if isinstance(rules, Judges) else source, rules, mapping)
 
-def open_sources(settings: Settings, *, accept_broken: bool) -> dict[str, Source]:
+
+def open_sources(settings: Settings, *, accept_broken: bool) -> dict[str, FileSource]:
     """The source of each stage that has files. Raises `Unusable`."""
-    sources: dict[str, Source] = {}
+    sources: dict[str, FileSource] = {}
     for name in settings.stages:
         stage = settings.stage(name)
         form = Form(stage.delimiter, stage.encoding)

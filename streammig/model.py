@@ -119,7 +119,7 @@ class Span(msgspec.Struct, frozen=True):
     size limit), by index: the full length in bytes, a code ("invalid-json", "invalid-utf8", "lone-surrogate",
     "too-large"), and what is wrong in words that hold no value of the record. Their bytes need not be there.
 
-    `judged` is what a target's judge found of the records as it framed them (`columns.Judged`), for that target's rules.
+    `judged` is what a judge found of the records as they were framed (`columns.Judged`), for the rules that it is of.
 
     It holds nothing but bytes and numbers, so it is cheap to pickle, and may be worked on in any process.
     """

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from streammig.masivo.rules.compiled import VARIABLE, is_compiled
+from streammig.masivo.rules.compiled import VARIABLE
 from tests.commands import Shell
+from tests.judges import JUDGES
 
 
-@pytest.fixture(params=["python", "compiled"])
+@pytest.fixture(params=JUDGES)
 def judge(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both judges, one after the other; the compiled one only where it was compiled."""
-    if request.param == "compiled" and not is_compiled():
-        pytest.skip("no compiled judge in this installation")
+    """Each judge, one after the other, as the one at work."""
     monkeypatch.setenv(VARIABLE, request.param)
     found: str = request.param
     return found

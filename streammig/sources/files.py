@@ -28,8 +28,9 @@ from streammig.sources.locate import (
 )
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, path_text
 from streammig.sources.packed import refuse_archive
-from streammig.sources.source import Judge, Source, Told
+from streammig.sources.source import Source, Told
 from streammig.sources.window import Window
+from streammig.target import Judge
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
@@ -53,6 +54,8 @@ class FileSource(Source):
     Each file must stay what it was when this was made: every span is given out only after a look at it.
     """
 
+    _judge: Judge | None = None
+
     def __init__(
         self,
         inputs: Sequence[Input],
@@ -64,7 +67,6 @@ class FileSource(Source):
     ) -> None:
         check_backend()
         self.meter = Meter()
-        self._judge: Judge | None = None
         self._accept_broken = accept_broken
         self._max_record_bytes, self._read_bytes, self._form = max_record_bytes, read_bytes, form
         self._files = [self._look(wanted) for wanted in inputs]

@@ -16,7 +16,6 @@ import msgspec
 from streammig.errors import BrokenExport
 from streammig.model import Span
 from streammig.sources.open import Meter
-from streammig.sources.source import Judge
 from streammig.sources.valid import (
     INVALID_JSON,
     INVALID_UTF8,
@@ -31,6 +30,7 @@ from streammig.sources.valid import (
     without_surrogates,
 )
 from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, SPAN_BYTES, SPAN_RECORDS, Held, Window
+from streammig.target import Judge
 
 # How much is tried at once: what is not worth a try, the first try, and the most where records are large.
 LEAST_TRY, FIRST_TRY, MOST_TRY = 4 * 1024, 16 * 1024, 1024 * 1024

@@ -10,9 +10,9 @@ import msgspec
 
 from streammig.model import Span
 from streammig.sources.open import Meter
-from streammig.sources.source import Judge
 from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, is_utf8, judge, too_large
 from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Held, Window
+from streammig.target import Judge
 
 
 class Lines:

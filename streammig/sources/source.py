@@ -5,23 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from streammig.columns import Judged
 from streammig.errors import BrokenExport
 from streammig.model import START, Place, Span
-
-class Judge(Protocol):
-    """A target's judge that may find out what becomes of records while these are framed. What it has found of a record
-    proves that the record is one JSON value in UTF-8, and where it ends."""
-
-    def elements(self, data: bytes, low: int, high: int, limit: int) -> Judged:
-        """Judge elements of an array, the first of which begins at the index `low`, up to one that does not end before
-        `high`, has more than `limit` bytes, or is no JSON value. Places are counted from `low`."""
-        ...
-
-    def lines(self, data: bytes, starts: Sequence[int], ends: Sequence[int], limit: int) -> Judged | None:
-        """Judge what stands between these places; None where any is not sure to be one JSON value within the limit."""
-        ...
-
 
 Told = Callable[[BrokenExport], None]
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from streammig.masivo.rules.base import StageRules
-from streammig.masivo.rules.compiled import Wanted
 from streammig.masivo.rules.customers import CustomerRules
 from streammig.masivo.rules.events import EventRules
 from streammig.masivo.rules.options import RuleOptions
@@ -23,7 +22,7 @@ _STAGES: dict[str, type[StageRules]] = {
 
 
 def rules(
-    stage: str, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: Wanted = "auto"
+    stage: str, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto"
 ) -> StageRules:
     """The rules of a stage, as `streammig.target.Rules`; raises `Unusable` for options that make no sense, and for a
     compiled judge that is wanted and not there."""

@@ -19,7 +19,7 @@ from streammig.masivo.edit import (
     elements,
     members,
 )
-from streammig.masivo.rules.compiled import Judge, Roles, Wanted, wanted
+from streammig.masivo.rules.compiled import Judge, Roles, wanted
 from streammig.masivo.rules.cutting import Block, Cutting
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.filters import Filters
@@ -71,12 +71,10 @@ class StageRules(ABC):
     _misses: bool = False  # a record that is left out makes its owner absent from the target
     _marked: bool = False  # a field that is sent may mark a deleted customer: only `explain` sees that
 
-    def __init__(
-        self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: Wanted = "auto"
-    ) -> None:
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
         """Raises `Unusable` for options that make no sense, and for a judge that is not there."""
         options.check()
-        self._wanted: Wanted = judge
+        self._wanted = judge
         self._options = options
         self._values = Values(options)
         self._keys = self._values.keys
@@ -87,7 +85,7 @@ class StageRules(ABC):
         self._room = options.max_bytes - len(self.head) - len(self.tail)
         self._cutting = Cutting(self.model, self._shape, self._filters, told=self._told)
 
-    def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None, Wanted]]:
+    def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None, str]]:
         return type(self), (self._options, self._mapping, self._wanted)  # in another process they are made again
 
     def columns(self, span: Span) -> Columns:

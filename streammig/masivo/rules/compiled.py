@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from itertools import chain
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from streammig.columns import Columns, Judged
 from streammig.errors import Unusable
@@ -30,7 +30,7 @@ except ImportError:  # it was not compiled
     _judge = None  # type: ignore[assignment]
 
 VARIABLE = "STREAMMIG_JUDGE"  # forces either judge, whatever the settings say
-Wanted = Literal["auto", "compiled", "python"]
+WANTED = ("auto", "compiled", "python")
 
 # In the order of the enumerations in `_judge.c`.
 KINDS = ("text", "id", "email", "uuid", "date", "number", "boolean", "enum", "free", "object", "list")
@@ -70,7 +70,7 @@ class _Found(NamedTuple):
     starts: list[int]
     ends: list[int]
     unsure: list[int]
-    index: list[int]
+    indices: list[int]
     owners: list[str]
     uniques: list[str]
     units: list[int]
@@ -143,9 +143,7 @@ class Judge:
         found = self._columns(_judge.framed(self._table, data, _places(starts, ends), limit, True))
         return found if len(found.starts) == len(starts) else None
 
-    def framed(
-        self, data: bytes, starts: Sequence[int], ends: Sequence[int], without: Collection[int]
-    ) -> Judged:
+    def framed(self, data: bytes, starts: Sequence[int], ends: Sequence[int], without: Collection[int]) -> Judged:
         """Judge records whose places are known; those `without` are none, whatever stands there."""
         if without:
             ends = [starts[at] if at in without else end for at, end in enumerate(ends)]
@@ -153,7 +151,7 @@ class Judge:
 
     def _columns(self, told: tuple[Any, ...]) -> Judged:
         found, columns = _Found(*told), Columns()
-        columns.index, columns.unit = found.index, [0] * len(found.index)
+        columns.index, columns.unit = found.indices, [0] * len(found.indices)
         columns.owners, columns.uniques, columns.units = found.owners, found.uniques, found.units
         columns.inner, columns.keys, columns.amounts = found.inner, found.keys, found.amounts
         columns.upto, columns.edited = found.upto, found.edited
@@ -176,9 +174,10 @@ class Judge:
                     self._extras[name] = extra
                 except Refusal:
                     self._sent.add(name)
-            if extra is not None and extra.mark and value and len(extra.values) < MOST_VALUES:
-                if value not in extra.values and not self._filters.customer({field: text_in(value)}):
-                    extra.values.append(value)
+            if extra is None or not extra.mark or value in extra.values or len(extra.values) >= MOST_VALUES:
+                continue
+            if value and not self._filters.customer({field: text_in(value)}):
+                extra.values.append(value)
         extras = tuple(
             (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
         )
@@ -194,7 +193,7 @@ def wanted(how: str) -> bool:
     """Whether the compiled judge is to be at work; the environment may say otherwise than the settings. Raises
     `Unusable` where it must be at work and is not there."""
     how = os.environ.get(VARIABLE) or how
-    if how not in get_args(Wanted):
+    if how not in WANTED:
         raise Unusable("settings-invalid", f"{VARIABLE} is none of auto, compiled, python", "Set it to one of them.")
     if how == "compiled" and not is_compiled():
         raise Unusable(
@@ -203,6 +202,11 @@ def wanted(how: str) -> bool:
             "Set it to auto; or install a C compiler and Python's headers, and then streammig again.",
         )
     return how != "python" and is_compiled()
+
+
+def at_work(how: str) -> str:
+    """What judges records here, in words. Raises as `wanted`."""
+    return "the compiled judge" if wanted(how) else "the rules in Python"
 
 
 def _places(starts: Sequence[int], ends: Sequence[int]) -> array[int]:

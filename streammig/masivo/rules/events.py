@@ -12,7 +12,7 @@ from typing import Any
 from streammig.masivo import models
 from streammig.masivo.edit import NOT_JSON, Duplicate, Member, members
 from streammig.masivo.rules.base import Pair
-from streammig.masivo.rules.compiled import AMOUNT, COUNTS_IF, IS_TRUE, OWNER, UNITS, Roles, Wanted
+from streammig.masivo.rules.compiled import AMOUNT, COUNTS_IF, IS_TRUE, OWNER, UNITS, Roles
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
@@ -44,9 +44,7 @@ class EventRules(GroupedRules):
     )
     unit_model = models.Event
 
-    def __init__(
-        self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: Wanted = "auto"
-    ) -> None:
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
         super().__init__(options, mapping, judge)
         self._alone = int(options.owner is not None)
         self._marks = self._filters.event_fields - frozenset(self._unit_shape.fields)

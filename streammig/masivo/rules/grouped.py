@@ -17,7 +17,6 @@ from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts, elements, members, shifted
 from streammig.masivo.rules import mentions
 from streammig.masivo.rules.base import Pair, StageRules
-from streammig.masivo.rules.compiled import Wanted
 from streammig.masivo.rules.customers import STRUCTURAL
 from streammig.masivo.rules.cutting import Block
 from streammig.masivo.rules.explain import Walk
@@ -37,9 +36,7 @@ class GroupedRules(StageRules):
     name: ClassVar[str]
     unit_model: ClassVar[type[msgspec.Struct]]
 
-    def __init__(
-        self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: Wanted = "auto"
-    ) -> None:
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
         super().__init__(options, mapping, judge)
         self._decode_unit = msgspec.json.Decoder(self.unit_model).decode
         self._unit_shape = shape_of(self.unit_model)

@@ -10,7 +10,7 @@ from streammig.errors import Unusable
 from streammig.masivo import models
 from streammig.masivo.edit import Member
 from streammig.masivo.rules.base import Pair
-from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Roles, Wanted
+from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Roles
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
@@ -36,9 +36,7 @@ class TransactionRules(GroupedRules):
     )
     unit_model = models.Transaction
 
-    def __init__(
-        self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: Wanted = "auto"
-    ) -> None:
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
         """Raises `Unusable` for options that make no sense, and for single transactions."""
         if options.owner is not None:
             raise Unusable(
