@@ -218,7 +218,7 @@ class _Reading:
         return not context.stopping
 
     async def _there(self, item: Item) -> bool:
-        return bool(await self._look(item))
+        return bool(await self.run.context.until_stopped(self._look(item)))
 
     async def _look(self, item: Item) -> list[Difference] | None:
         """An empty list where the customer is gone, `THERE` where it is not; None if the run is to stop."""

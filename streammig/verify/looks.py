@@ -138,7 +138,7 @@ class Looks:
         if name != self.counted_stage and not readback.can_tell(name, item.record):
             return UNSHOWN
         for _ in range(TRIES):
-            found = await context.until_stopped(readback.differences(name, item.record, item.counted))
+            found = await readback.differences(name, item.record, item.counted)
             if found is not None:
                 self._say()
                 return found

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
 
-from streammig.errors import Unusable
 from streammig.masivo import models
 from streammig.masivo.edit import Member
 from streammig.masivo.rules.base import Pair
@@ -37,14 +35,6 @@ class TransactionRules(GroupedRules):
     unit_model = models.Transaction
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
-        """Raises `Unusable` for options that make no sense, and for single transactions."""
-        if options.owner is not None:
-            raise Unusable(
-                "transactions-ungrouped",
-                "transactions: records that are single transactions can't be sent. The target takes a customer's "
-                "transactions once, so all of them must be in one record.",
-                'Group them by customer first, as {"id": …, "transactions": […]}, and leave out `owner`.',
-            )
         super().__init__(options, mapping, judge)
         self.judge = self._compiled(options.max_units)
 
