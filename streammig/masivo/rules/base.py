@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -66,7 +68,6 @@ class StageRules(ABC):
     once: ClassVar[bool] = False
     model: ClassVar[type[msgspec.Struct]]
     roles: ClassVar[Roles]
-    judge: Judge | None = None
     _alone: int = 0  # units of a record that could not be looked into
     _misses: bool = False  # a record that is left out makes its owner absent from the target
     _marked: bool = False  # a field that is sent may mark a deleted customer: only `explain` sees that
@@ -87,6 +88,17 @@ class StageRules(ABC):
 
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None, str]]:
         return type(self), (self._options, self._mapping, self._wanted)  # in another process they are made again
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """The compiled judge of this stage, if it is wanted, there, and has something to tell: of what a mapping makes,
+        and of fields that mark a deleted customer and are sent, it knows nothing. Raises `Unusable` as `wanted`."""
+        if not wanted(self._wanted) or self._mapping is not None or self._marked:
+            return None
+        return Judge(
+            type(self).__name__, self._shape, self._options, self.roles, rules=self, filters=self._filters,
+            room=self._room, most_units=self._options.max_units if self.once else sys.maxsize, told=self._told,
+        )  # fmt: skip
 
     def columns(self, span: Span) -> Columns:
         """The result of a span's records. Never raises for what a record holds."""
@@ -115,16 +127,6 @@ class StageRules(ABC):
         except Refusals as all_:
             owner = id_in(data, found.get("id")) if self._misses else ""
             return self._dead(position, unit, all_.faults, self._tally(data, found), owner)
-
-    def _compiled(self, most_units: int) -> Judge | None:
-        """The compiled judge of this stage, if it is wanted, there, and has something to tell: of what a mapping makes,
-        and of fields that mark a deleted customer and are sent, it knows nothing."""
-        if not wanted(self._wanted) or self._mapping is not None or self._marked:
-            return None
-        return Judge(
-            type(self).__name__, self._shape, self._options, self.roles,
-            rules=self, filters=self._filters, room=self._room, most_units=most_units, told=self._told,
-        )  # fmt: skip
 
     @abstractmethod
     def _check(self, block: Block) -> None:

@@ -52,7 +52,6 @@ class CustomerRules(StageRules):
         super().__init__(options, mapping, judge)
         self._beside = (self._filters.customer_fields - frozenset(self._shape.fields)) | STRUCTURAL
         self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)
-        self.judge = self._compiled(1)
 
     def shares(self, body: bytes) -> Iterator[Pair]:
         return of_customer(body)

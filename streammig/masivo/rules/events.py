@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from operator import attrgetter
@@ -50,7 +49,6 @@ class EventRules(GroupedRules):
         self._marks = self._filters.event_fields - frozenset(self._unit_shape.fields)
         # A single event always needs its owner put around it.
         self._marked |= options.owner is not None or not self._filters.event_fields.isdisjoint(self._unit_shape.fields)
-        self.judge = self._compiled(sys.maxsize)
 
     def _sendable(self, units: Sequence[models.Event]) -> bool:
         return all(map(_fulfilled, units))

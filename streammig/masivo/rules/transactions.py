@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from streammig.masivo import models
@@ -11,7 +11,6 @@ from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Roles
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
-from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.shares import of_history
 from streammig.masivo.rules.values import decimals
 from streammig.model import ZERO
@@ -33,10 +32,6 @@ class TransactionRules(GroupedRules):
         adds=("transactions",),
     )
     unit_model = models.Transaction
-
-    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
-        super().__init__(options, mapping, judge)
-        self.judge = self._compiled(options.max_units)
 
     def shares(self, body: bytes) -> Iterator[Pair]:
         return of_history(body)
