@@ -219,6 +219,16 @@ class Steered(Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class Judging(Notice):
+    """What judges records in this process: the batches are the same by either."""
+
+    judge: str
+
+    def text(self) -> str:
+        return f"records are judged by {self.judge}"
+
+
+@dataclass(frozen=True, slots=True)
 class ArrayDetected(Notice):
     """The array of a file that nobody named, taken as the records of a stage: `path` as it is typed after `#`."""
 

@@ -304,8 +304,8 @@ def test_a_run_tells_its_drift_against_the_plan_of_the_check(shell: Shell) -> No
     plan = run.document["plan"]
     assert (run.code, plan["exact"], plan["requests"], plan["requests_now"]) == (0, True, planned, planned + 1)
     assert {name: tuple(it.values()) for name, it in plan["stages"].items()} == {"customers": (3, 4), "events": (2, 2)}
-    assert 0 < plan["seconds"]
-    assert 0 < plan["seconds_now"]
+    assert plan["seconds"] > 0
+    assert plan["seconds_now"] > 0
     assert shell("status", shell.checkpoint, "--json").document["plan"] == plan
     assert "6 (+1)" in shell("status", shell.checkpoint).out
     assert shell("report", shell.checkpoint, "--out", "r.html").code == 0
@@ -343,11 +343,11 @@ def test_rows_in_any_order_are_planned_by_the_work_file_and_not_by_where_they_st
 @pytest.mark.parametrize("files", [1, 2])
 def test_the_plan_has_the_requests_of_a_clean_export_exactly(shell: Shell, stage: str, files: int) -> None:
     made = {
-        "customers": people(3_210, balance=[lot(1)]),
+        "customers": people(1_210, balance=[lot(1)]),
         "events": [
-            {"id": f"c{at % 3_210}", "events": [event(f"p{at}-{i}") for i in range(at % 4)]} for at in range(3_210)
+            {"id": f"c{at % 1_210}", "events": [event(f"p{at}-{i}") for i in range(at % 4)]} for at in range(1_210)
         ],
-        "transactions": [{"id": f"c{at}", "transactions": [transaction(1)]} for at in range(3_210)],
+        "transactions": [{"id": f"c{at}", "transactions": [transaction(1)]} for at in range(1_210)],
     }
     flags: list[str] = []
     for name in {"customers", stage}:
@@ -358,6 +358,6 @@ def test_the_plan_has_the_requests_of_a_clean_export_exactly(shell: Shell, stage
     plan = shell("check", *flags, "--offline", "--json").document
     with sandbox() as target:
         run = shell.run(target.url, *flags, "--json").document
-    assert run["stages"][stage]["requests"] == plan["stages"][stage]["requests"] > 2
+    assert run["stages"][stage]["requests"] == plan["stages"][stage]["requests"] > 1
     assert run["plan"]["exact"]
     assert run["plan"]["requests"] == run["plan"]["requests_now"] == plan["plan"]["requests"]
