@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,10 +100,12 @@ def _check(
     from streammig.cli.runtime import driven
     from streammig.context import until_stopped
     from streammig.migration import PRESETS, Ask, Migration, one_thread
+    from streammig.planned import keep_plan
     from streammig.report.live import watching
 
     ask = Ask(shlex.join(["streammig", *sys.argv[1:]]), accept_broken=True)
     refused: list[Problem] = []
+    begun = Path(settings.checkpoint).exists()
     with ExitStack() as stack:
         settings = stack.enter_context(_held(settings, ask.command))
         inputs = dict(_opened(settings, folder, ask, refused))
@@ -122,6 +124,9 @@ def _check(
         "unreadable": [it.json() for it in refused],
         "plan": plan(check.stages, paces(settings, PRESETS), readable, disk(settings, inputs), time.time()),
     }
+    if not (refused or begun):
+        with suppress(OSError):  # a run without it plans by what it reads first
+            keep_plan(settings, inputs, {it.name: it.requests for it in check.stages})
     outputs.report(check.document(ids=True) | told)
     found = check.document() | told | {"unwritten": [it.json() for it in outputs.failed]}
     code = PROBLEMS if check.found else 0
