@@ -118,7 +118,7 @@ class StageRun:
             if self.problem is None:
                 self.problem = problem
             self.context.stop.set()
-            await self._queue.close()
+            self._queue.close()
 
     # -- producer --------------------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class StageRun:
             await self._seal(sealing)
             if self.sender.refused_at and await self._rejected() > REJECTED_BYTES:
                 break
-        await self._queue.close()
+        self._queue.close()
 
     async def _seal(self, sealing: Sealing) -> None:
         draft, progress = sealing.draft, sealing.progress
@@ -193,7 +193,7 @@ class StageRun:
             await work
         finally:
             self._busy -= 1
-            await self._queue.look_again()
+            self._queue.look_again()
 
     async def _decide(self, batch: Batch) -> None:
         if await self.sender.decide(batch) is BatchState.SEALED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -15,6 +15,14 @@ T = TypeVar("T")
 Cuts = tuple[int, ...]
 """Where a record's bytes stand in a body, as offsets: its element's begin and end. Where its units are members of a
 list, also that list's begin and end, and those of its own part: records of one owner share the first one's element."""
+
+
+class Body(Protocol):
+    """The bytes of a body, or a file that hands out slices of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
 
 
 class _Entry(msgspec.Struct, array_like=True, gc=False):
@@ -57,7 +65,7 @@ def encode_contents(entries: Iterable[tuple[tuple[Any, ...], Cuts]], head: int, 
     return _ENCODER.encode((head, tail, [(*entry, cuts) for entry, cuts in entries]))
 
 
-def decode_contents(body: bytes, table: bytes, count: int | None = None) -> Contents:
+def decode_contents(body: Body, table: bytes, count: int | None = None) -> Contents:
     """The records of a body, or `count` of them, spread evenly. A record that was joined with another one of its owner
     gets the element of the first with its own units in it."""
     found = _TABLE.decode(table)
@@ -66,7 +74,7 @@ def decode_contents(body: bytes, table: bytes, count: int | None = None) -> Cont
     return Contents(body[: found.head], body[len(body) - found.tail :], records)
 
 
-def _record(body: bytes, it: _Entry) -> Record:
+def _record(body: Body, it: _Entry) -> Record:
     begin, end, *lists = it.cuts
     inner = None
     data = body[begin:end]

@@ -11,12 +11,13 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 
 import msgspec
 
-from streammig.checkpoint.contents import Contents, decode_contents, spread
+from streammig.checkpoint.contents import Body, Contents, decode_contents, spread
 from streammig.disk import create, disk_fault, sync
 from streammig.errors import Problem, Unusable
 from streammig.model import Batch, Draft, Record
@@ -71,15 +72,21 @@ class Outbox:
 
     def contents(self, batch: Batch, count: int | None = None) -> Contents:
         """The records of a batch that is not settled, or `count` of them, spread evenly. Raises like `body`."""
-        return self._taken_apart(batch, self._read(batch, None), count)
+        data = self._read(batch, None)
+        table = self._table(batch, data[batch.size :])
+        return self._taken_apart(batch, data[: batch.size], table, count)
 
-    def _taken_apart(self, batch: Batch, data: bytes, count: int | None) -> Contents:
-        *lengths, check, mark = _TRAILER.unpack(data[-_TRAILER.size :].rjust(_TRAILER.size, b"\0"))
-        table = data[batch.size : -_TRAILER.size]
+    def _table(self, batch: Batch, behind: bytes) -> bytes:
+        """The table of the records, out of all that stands behind the body."""
+        *lengths, check, mark = _TRAILER.unpack(behind[-_TRAILER.size :].rjust(_TRAILER.size, b"\0"))
+        table = behind[: -_TRAILER.size]
         if mark != _MARK or lengths != [batch.size, len(table)] or check != _hash(table):
             raise self.lost([batch])
+        return table
+
+    def _taken_apart(self, batch: Batch, body: Body, table: bytes, count: int | None) -> Contents:
         try:
-            return decode_contents(data[: batch.size], table, count)
+            return decode_contents(body, table, count)
         except (msgspec.DecodeError, ValueError):  # sound, but no table of a body
             raise self.lost([batch]) from None
 
@@ -144,9 +151,11 @@ class Outbox:
         """Keep samples of an accepted batch, and drop its body; where the samples stand, None without any."""
         self.drop(batch.stage, batch.seq)
         try:
-            # Its hash was right as it was sent, and to hash it again would cost more than all else here.
-            data = self._path(batch.stage, batch.seq).read_bytes()
-            found = self._taken_apart(batch, data, CANDIDATES).records
+            # Its hash was right as it was sent, and to read it again would cost more than all else here.
+            with open(self._path(batch.stage, batch.seq), "rb") as file:
+                stored = _Stored(file.fileno(), batch.size)
+                table = self._table(batch, stored.behind())
+                found = self._taken_apart(batch, stored, table, CANDIDATES).records
         except (OSError, Problem):
             return None  # what was accepted is accepted, whatever became of the file since
         chosen = spread([it for it in found if self.tellable(batch.stage, it)], SAMPLE)
@@ -198,6 +207,25 @@ class Outbox:
 
     def _samples_path(self, stage: str) -> Path:
         return self.folder / f"{stage}.samples"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A body in an open file, which is read slice by slice."""
+
+    descriptor: int
+    size: int
+
+    def behind(self) -> bytes:
+        """All that stands behind the body."""
+        return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, self.size)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        begin, end, _ = part.indices(self.size)
+        return os.pread(self.descriptor, end - begin, begin)
 
 
 def _hash(data: bytes) -> bytes:
