@@ -11,6 +11,7 @@ import msgspec
 from streammig.model import Position, Record
 
 T = TypeVar("T")
+FEW = 20  # records of a batch that samples are chosen from
 
 Cuts = tuple[int, ...]
 """Where a record's bytes stand in a body, as offsets: its element's begin and end. Where its units are members of a
@@ -59,10 +60,11 @@ _TABLE = msgspec.msgpack.Decoder(_Table)
 _ENTRY = msgspec.msgpack.Decoder(_Entry)
 
 
-def encode_contents(entries: Iterable[tuple[tuple[Any, ...], Cuts]], head: int, tail: int) -> bytes:
+def encode_contents(entries: Iterable[tuple[tuple[Any, ...], Cuts]], head: int, tail: int) -> tuple[bytes, bytes]:
     """The table of a body from its records' entries, as `_Entry` without cuts, and cuts; `head` and `tail` are lengths
-    in bytes."""
-    return _ENCODER.encode((head, tail, [(*entry, cuts) for entry, cuts in entries]))
+    in bytes. Behind it the table of a `FEW` of them, out of which samples are kept."""
+    rows = [(*entry, cuts) for entry, cuts in entries]
+    return _ENCODER.encode((head, tail, rows)), _ENCODER.encode((head, tail, spread(rows, FEW)))
 
 
 def decode_contents(body: Body, table: bytes, count: int | None = None) -> Contents:
