@@ -34,9 +34,10 @@ PROGRAM = [sys.executable, "-m", "streammig"]
 
 
 @contextmanager
-def sandbox(folder: Path) -> Iterator[tuple[str, str]]:
-    """Its base URL and API key, as long as the block lasts."""
+def sandbox(folder: Path, latency: float = 0.0) -> Iterator[tuple[str, str]]:
+    """Its base URL and API key, as long as the block lasts. It waits `latency` seconds before each answer."""
     arguments = ["sandbox", "--port", "0", "--limits", "off", "--store", str(folder / "sandbox.sqlite")]
+    arguments += ["--latency", str(latency)]
     with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

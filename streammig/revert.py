@@ -118,8 +118,7 @@ class Revert:
         if receipt.kind is Kind.THROTTLED:
             await self.run.target.permits.on_429()
             seconds = BLIND_WAIT if receipt.retry_after is None else receipt.retry_after
-            context.notify(Waiting("throttled", f"the target answered {receipt.status} and asked to wait", seconds))
-            await self.run.target.permits.pause_for(seconds)
+            await self.run.target.permits.pause_for(seconds)  # which tells it
         else:
             seconds = Backoff().delay(failures, context.rng)
             context.notify(Waiting("no-connection", f"no connection to the target: {said}", seconds))
@@ -135,7 +134,7 @@ class Revert:
         work = await read(Work, self.state_folder / f"revert-{run_id}.sqlite")
         with closing(work):
             await read(work.begin, f"revert {number}", batches)
-            looks = Looks(run, work, {}, owners, None, window.customers, {})
+            looks = Looks(run, work, {}, owners, None, window.customers, {}, task="reverting")
             reading = _Reading(run, work, looks, window.customers)
             settled = min(began + run.context.times.settle - run.context.now(), run.context.times.settle)
             if not await run.context.pause(settled) or not await reading.all():
@@ -219,7 +218,7 @@ class _Reading:
         return not context.stopping
 
     async def _there(self, item: Item) -> bool:
-        return bool(await self._look(item))
+        return bool(await self.run.context.until_stopped(self._look(item)))
 
     async def _look(self, item: Item) -> list[Difference] | None:
         """An empty list where the customer is gone, `THERE` where it is not; None if the run is to stop."""

@@ -68,6 +68,7 @@ class Run:
             if self.context.stopping:
                 return False
             before = name
+        self.target.permits.all_sent()
         # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
         if not self.context.times.settle:
             at = self.context.now()

@@ -116,6 +116,9 @@ class Permits(Protocol):
     async def on_429(self) -> None:
         """The target refused a request that our own count allowed: keep a wider margin."""
 
+    def all_sent(self) -> None:
+        """This run sends nothing any more: its reads need not leave room for requests."""
+
     async def spare(self) -> float:
         """How many reads the account has left now; infinite where nobody counts them."""
         ...

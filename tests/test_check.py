@@ -115,6 +115,19 @@ def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_b
     assert (first["file"], first["line"]) == ("b.json", 1)
 
 
+def test_duplicates_of_a_table_are_found_however_far_apart_they_are(shell: Shell) -> None:
+    rows = [f"c{at},A,a{at}@example.org,2020-01-01T00:00:00Z" for at in range(4_000)]
+    rows += ["c7,A,z@example.org,2020-01-01T00:00:00Z", "new,A,A9@example.org,2020-01-01T00:00:00Z"]
+    (shell.folder / "c.csv").write_text("\n".join(["id,name,email,registration_date", *rows, ""]))
+    table = 'id = "id"\nname = "name"\nemail = "email"\nregistration_date = "registration_date"\nbalance = []\n'
+    (shell.folder / "m.toml").write_text(f'[customers]\nfiles = ["c.csv"]\n[customers.fields]\n{table}')
+    ended = shell("check", "m.toml", "--json", "--offline")
+    found = {("duplicate-customer", ""): 1, ("duplicate-email", ""): 1}
+    assert (ended.code, kinds(ended)) == (3, {"customers": found})
+    lines = {it["code"]: it["examples"][0]["line"] for it in ended.document["stages"]["customers"]["problems"]}
+    assert lines == {"duplicate-customer": 4_001, "duplicate-email": 4_002}
+
+
 REMARKS: list[tuple[str, dict[str, Any], str]] = [
     ("customers", customer("z", metrics={"lifetime": {"spend_total": 1}}), "metrics-and-events"),
     ("customers", customer("z", balance=[lot(1, expiration_date="2021-01-01T00:00:00Z")]), "lots-expired"),

@@ -436,6 +436,7 @@ async def test_a_proxy_that_refuses_the_connection_means_not_sent(status: int, m
         session.base_url = "https://masivo.invalid"
         receipt = await not_sent(session, lambda: None)
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port()}")
+        session.base_url = "https://another.invalid"  # the proxy is looked up once for a host
         unreachable = await not_sent(session, lambda: None)
     proxy.close()
     await proxy.wait_closed()

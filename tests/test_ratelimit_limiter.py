@@ -454,6 +454,21 @@ def test_headers_may_only_slow_down_and_never_for_longer_than_the_longest_window
     assert run_virtual(main()) == pytest.approx(waited, abs=0.01)
 
 
+@pytest.mark.parametrize(("all_sent", "least", "most"), [(False, 1.8, 3.0), (True, 0.0, 0.1)])
+def test_reads_are_spread_beside_requests_and_no_more_once_all_is_sent(
+    path: Path, executor: ThreadPoolExecutor, all_sent: bool, least: float, most: float
+) -> None:
+    async def main() -> float:
+        async with opened(path, GAP, executor) as limiter:
+            if all_sent:
+                limiter.all_sent()
+            for _ in range(10):
+                await limiter.read()
+            return asyncio.get_running_loop().time()
+
+    assert least <= run_virtual(main()) <= most
+
+
 @pytest.mark.parametrize(("age", "waited"), [(1.0, 10), (8.0, 10), (30.0, 600)])
 def test_headers_of_a_later_request_that_has_some_left_end_a_wait(
     path: Path, executor: ThreadPoolExecutor, age: float, waited: float

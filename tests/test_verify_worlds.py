@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -9,12 +10,19 @@ from typing import Any
 
 import pytest
 
+from streammig.context import Context, Times
+from streammig.inputs import Reading
+from streammig.model import Position, Record
 from streammig.sandbox.local import LocalTarget
+from streammig.target import Difference
+from streammig.telemetry import ignore
+from streammig.verify.pool import Pool
+from streammig.verify.work import Item
 from tests.commands import Shell, sandbox, write
 from tests.memory_target import Crash
 from tests.sandbox_caller import OTHER_REWARD, REWARD, customer
 from tests.test_verify import migrated, of, one, tampered, verify
-from tests.virtual import run_virtual
+from tests.virtual import Inline, VirtualClock, run_virtual
 from tests.world import new_world, write_export
 
 OWNERS = 60
@@ -86,6 +94,32 @@ def test_a_verify_that_is_killed_goes_on_and_finds_the_same(tmp_path: Path, seed
         folder = tmp_path / str(seed)
         folder.mkdir()
         run_virtual(killed(folder, seed))
+
+
+@pytest.mark.parametrize("concurrency", [1, 4, 16])
+def test_as_many_reads_as_may_be_are_in_flight_all_the_time_and_never_more(concurrency: int) -> None:
+    async def main() -> float:
+        flying, most = 0, 0
+
+        async def look(item: Item) -> list[Difference]:
+            nonlocal flying, most
+            flying += 1
+            most = max(most, flying)
+            await asyncio.sleep(1.0)
+            flying -= 1
+            return []
+
+        noted: list[int] = []
+        items = (Item(Record(Position(0, at, 1, at + 1), 0, f"c{at}", b"", 1), 1) for at in range(1600))
+        context = Context(VirtualClock(), Random(1), ignore, asyncio.Event(), Times(60.0, 600.0))
+        reading = Reading(stages=[], inputs={}, indexes={}, store=None, lookup=None, thread=Inline())  # type: ignore[arg-type]
+        pool = Pool(reading, context, concurrency, look, lambda found: noted.extend(it.place[1] for it, _ in found))
+        assert await pool.over(items)
+        assert sorted(noted) == [*range(1600)]
+        assert most == concurrency
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(1600 / concurrency, rel=0.01)
 
 
 @pytest.mark.slow

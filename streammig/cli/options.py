@@ -36,6 +36,10 @@ newest_lost: Decorator = click.option(
     help="This checkpoint is an older copy, and there is no newer one any more: go on from it.",
 )  # fmt: skip
 
+concurrency: Decorator = click.option(
+    "--concurrency", type=click.IntRange(1, 64), metavar="N", help="Most reads under way at once. [as the run had]"
+)
+
 FILE = "FILE[#path.to.array]"
 _SETTINGS: tuple[Decorator, ...] = (
     click.argument("settings_file", nargs=-1, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]"),

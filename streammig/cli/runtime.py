@@ -93,10 +93,11 @@ class Driven(NamedTuple):
 
 def beside(
     checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]],
-    output: Output, current: bool = False,
+    output: Output, current: bool = False, **flags: object,
 ) -> Driven:  # fmt: skip
-    """Work on an existing checkpoint with the settings that its run had, and those of a file on top. The API key comes
-    from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part of the result.
+    """Work on an existing checkpoint with the settings that its run had, and those of a file and of `flags` on top. The
+    API key comes from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part
+    of the result.
     """
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         bound = file.run
@@ -105,6 +106,7 @@ def beside(
         raise Unusable("checkpoint-of-dry-run", said, "Name the checkpoint of a run.")
     context = bound["context"]
     settings, folder = from_checkpoint(checkpoint, context, toml)
+    settings = msgspec.structs.replace(settings, **{name: it for name, it in flags.items() if it is not None})
     for name in STAGES:
         if settings.stage(name).unknown == "resend":
             # Sending again without proof is for a run that was asked for it by name.

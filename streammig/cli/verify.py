@@ -37,6 +37,7 @@ COLUMNS = ("looked", "same", "missing", "different", "not_visible_yet", "unreada
     "--out", type=click.Path(path_type=Path), metavar="FILE.ndjson",
     help="Write each difference with its values to a new file, readable by you alone.",
 )  # fmt: skip
+@options.concurrency
 @options.settings_on_top()
 @options.current
 @options.as_json()
@@ -46,6 +47,7 @@ def command(
     count: int | None,
     everything: bool,
     out: Path | None,
+    concurrency: int | None,
     toml: Path | None,
     current: bool,
     as_json: bool,
@@ -73,8 +75,10 @@ def command(
             if tell is not None:
                 tell(it)
 
-        output = Output(as_json, quiet)
-        ended = beside(checkpoint, toml, called, lambda run: run.verify(size, hear), output, current)
+        ended = beside(
+            checkpoint, toml, called, lambda run: run.verify(size, hear), Output(as_json, quiet), current,
+            concurrency=concurrency,
+        )  # fmt: skip
     if ended.problem is not None:
         sys.exit(fail(ended.problem, as_json=as_json))
     if not isinstance(ended.result, dict):

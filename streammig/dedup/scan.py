@@ -56,7 +56,8 @@ def rows_of(columns: Columns, key: bytes, span: Span, sums: Sequence[bytes]) -> 
     reasons = list(FIXED)
 
     def place(index: int, unit: int) -> bytes:
-        return PLACE.pack(span.source, span.offset + span.starts[index], unit, span.ordinals[index])
+        offset = span.offset + span.starts[index] if span.origins is None else span.origins[index][0]
+        return PLACE.pack(span.source, offset, unit, span.ordinals[index])
 
     uniques = columns.uniques or [""] * len(columns)
     columned = zip(columns.index, columns.unit, columns.owners, uniques, sums, strict=True)

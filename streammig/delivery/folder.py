@@ -134,6 +134,9 @@ class Unlimited:
     async def read(self) -> None:
         pass
 
+    def all_sent(self) -> None:
+        pass
+
     async def spare(self) -> float:
         return math.inf
 

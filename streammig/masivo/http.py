@@ -71,7 +71,7 @@ class Http:
         self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
         self._session: aiohttp.ClientSession | None = None
-        self._ways: dict[tuple[str, str], dict[str, Any]] = {}  # by scheme and host: how a proxy is named to aiohttp
+        self._proxies: dict[str, dict[str, Any]] = {}  # by scheme and host: the environment is looked at once for each
 
     async def __aenter__(self) -> Http:
         trace = aiohttp.TraceConfig()
@@ -130,7 +130,7 @@ class Http:
             deadline.reschedule(loop.time() + self._request_timeout)
             began()
 
-        options = {"data": left, "trace_request_ctx": connected, **self._way_to(url)}
+        options = {"data": left, "trace_request_ctx": connected, **self._proxied(url)}
         try:
             async with asyncio.timeout(self._connect_timeout) as deadline:
                 async with self._session.request(
@@ -159,12 +159,12 @@ class Http:
             return _answer(head, bytes(content[:most]), False, latency)
         return NoAnswer(bool(sent), why, code, latency, stale)
 
-    def _way_to(self, url: str) -> dict[str, Any]:
-        host = urlsplit(url)[:2]
-        if host not in self._ways:
+    def _proxied(self, url: str) -> dict[str, Any]:
+        key = "/".join(url.split("/", 3)[:3])
+        if key not in self._proxies:
             proxy, consent = proxy_for(url)
-            self._ways[host] = {"proxy": proxy, "proxy_headers": consent}
-        return self._ways[host]
+            self._proxies[key] = {"proxy": proxy, "proxy_headers": consent}
+        return self._proxies[key]
 
 
 def _length(body: bytes | None) -> dict[str, str]:

@@ -154,12 +154,14 @@ class MasivoReadBack:
         answer = await self._get(f"/customers/{_in_path(record.owner)}")
         if self._is_absence(answer):
             return [GONE]
-        found, counts = self._decoded(answer, _Data), self._decoded(answer, _Counts)
+        found = self._decoded(answer, _Data)
         if found is None or found.data.customer.get("id") != record.owner:
             return None
         wallet = bytes(found.data.wallet)
         told = of_customer(record.body, found.data.customer, wallet, self._session.now()) if stage != "events" else []
-        return told + (of_count("purchases", counted, _purchases_of(counts)) if counted else [])
+        if not counted:
+            return told
+        return told + of_count("purchases", counted, _purchases_of(self._decoded(answer, _Counts)))
 
     def counted(self, stage: str, record: Record) -> int:
         return _purchases(record) if stage == "events" else 0

@@ -40,7 +40,7 @@ CAUSES = {
     "held": "the target asked this account to wait",
     "quota": "by the headers of the target's answers no migration request is left",
 }
-FRESH = 0.2  # seconds for which the account's file is not asked again, where no window of it counts
+FREE = 0.5  # seconds for which one look at the account's file serves all requests, where no window counts them
 SHORT = 2.0  # a wait of up to so many seconds is not told
 
 
@@ -133,9 +133,11 @@ class RateLimiter:
         self._reads = AsyncLimiter(1, interval) if interval and limits != OFF else None
         self._writes: set[asyncio.Future[None]] = set()
         self._run_id = ""
-        self._free_until = 0.0  # by the loop's clock: nothing but a window or a word of the target would end that
         self._has_quota = True  # whether migration requests are left, by the last answer whose headers say so
         self._told = 0.0  # the end of the wait that was told last
+        # By the loop's clock: until when no request need ask, and when the target last asked this process to wait.
+        self._free_until: dict[RequestKind, float] = {}
+        self._asked_to_wait = 0.0
 
     @property
     def limits(self) -> Limits:
@@ -166,9 +168,10 @@ class RateLimiter:
         """Wait for a permit and take it, durably. First come, first served within a kind. On cancel none is taken."""
         if kind == "general" and self._reads is not None:
             await self._reads.acquire()
-        if self._is_free(kind):
+        uncounted = not any(self.limits.counted(kind))
+        if uncounted and self._loop.time() < self._free_until.get(kind, 0.0) and self.steering.closed(kind) is None:
             return Permit(self, 0, self._loop.time())
-        line = self._lines[kind]
+        line, begun = self._lines[kind], self._loop.time()
         mine: asyncio.Future[Permit] = self._loop.create_future()
         line.waiters.append(mine)
         try:
@@ -185,13 +188,9 @@ class RateLimiter:
                 mine.cancel()
                 line.waiters.remove(mine)
             raise
+        if uncounted and begun > self._asked_to_wait:
+            self._free_until[kind] = begun + FREE
         return mine.result()
-
-    def _is_free(self, kind: RequestKind) -> bool:
-        """Whether no window counts these requests, and a moment ago nothing held them: then one look at the account's
-        file serves several."""
-        counts = self.limits.counted(kind)
-        return not counts and self._loop.time() < self._free_until and self.steering.closed(kind) is None
 
     async def _rest(self, seconds: float) -> None:
         """Sleep for so many seconds, or until there is reason to ask again."""
@@ -203,6 +202,10 @@ class RateLimiter:
     async def read(self) -> None:
         """Take a general permit, for a caller that reports neither `sent` nor `unsent`."""
         await self.acquire("general")
+
+    def all_sent(self) -> None:
+        """This run sends nothing any more: its reads are not spread any longer, within the limits."""
+        self._reads = None
 
     def _tell(self, kind: RequestKind, taken: Taken) -> None:
         """Tell the reason and the length of a wait, once, however many wait."""
@@ -234,8 +237,6 @@ class RateLimiter:
         )
         stopped = await _finished(work)
         taken = work.result()
-        if taken.starts and not margins:
-            self._free_until = asked + FRESH
         for waiter, start in zip(asking, taken.starts, strict=False):
             if waiter.cancelled():  # while its start was being written
                 self._write(self.state.give_back, start)
@@ -260,7 +261,7 @@ class RateLimiter:
                 "Run the same command after that time. Nothing is lost or sent twice.",
             )
         until = self.now() + max(0.0, seconds)
-        self._free_until = 0.0
+        self._free_until, self._asked_to_wait = {}, self._loop.time()
         self._told = max(self._told, until)
         reason = f"the target answered {status} and asked to wait"
         self._notify(Waiting("throttled" if status == 429 else "asked-to-wait", reason, seconds))
@@ -289,7 +290,7 @@ class RateLimiter:
         windows = (*self.limits.migration, *self.limits.general)
         # The header counts whole seconds, rounded up.
         if not any(window.count == limit == 1 and math.ceil(window.seconds) >= reset for window in windows):
-            self._has_quota, self._free_until = False, 0.0
+            self._has_quota = False
             await self._do(self.state.quota, self.now() + min(reset, self.limits.longest), sent)
 
     async def close(self) -> None:

@@ -48,8 +48,7 @@ class Passage:
             pass  # records behind the break were never sent
 
     def _of(self, span: Span, wanted: Wanted | None) -> Iterator[Item]:
-        end = span.offset + span.ends[-1]
-        ranges, seqs = self.ranges(self.stage, span.source, span.offset, end)
+        ranges, seqs = self.ranges(self.stage, span.source, span.position(0).offset, span.end.offset)
         if not ranges:
             return
         chunk = Chunk(span, self.rules.columns(span))

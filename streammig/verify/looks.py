@@ -34,7 +34,7 @@ class Looks:
 
     A sample is the records `picked` of the stage `base`, and their owners' records of the other stages. Records that
     differed in an earlier verify are always part of it: `known` has them by file and offset. `whole` is about how many
-    looks there are.
+    looks there are, and `task` what they are for.
     """
 
     run: Run
@@ -44,6 +44,7 @@ class Looks:
     picked: Sequence[Item] | None
     whole: int
     known: Mapping[str, set[tuple[int, ...]]]
+    task: str = "verifying"
     _done: int = 0
     _told: float = 0.0
     _begun: tuple[float, int] | None = None
@@ -137,7 +138,7 @@ class Looks:
         if name != self.counted_stage and not readback.can_tell(name, item.record):
             return UNSHOWN
         for _ in range(TRIES):
-            found = await context.until_stopped(readback.differences(name, item.record, item.counted))
+            found = await readback.differences(name, item.record, item.counted)
             if found is not None:
                 self._say()
                 return found
@@ -157,8 +158,8 @@ class Looks:
         self._told = now
         (began, before), whole = self._begun, max(self.whole, self._done)
         left = (now - began) * (whole - self._done) / max(self._done - before, 1)
-        said = f"verifying: {self._done:,} of about {counted(whole, 'record')} read back"
-        self.run.context.notify(Verifying("verifying", said, left if now > began else None))
+        said = f"{self.task}: {self._done:,} of about {counted(whole, 'record')} read back"
+        self.run.context.notify(Verifying(self.task, said, left if now > began else None))
 
     async def _again(self) -> bool:
         """The second look, a settle time after the first one; False if the run is to stop before."""

@@ -16,7 +16,7 @@ from streammig.verify.work import Item
 PIECE = 128  # records that are read, and noted, together
 
 Look = Callable[[Item], Awaitable[list[Difference] | None]]
-"""How an item differs from what was sent; None if the run is to stop."""
+"""How an item differs from what was sent; None if the run is to stop. It is cancelled then, too."""
 
 Found = list[tuple[Item, list[Difference]]]
 
@@ -50,9 +50,7 @@ class Pool:
     async def over(self, items: Iterator[Item]) -> bool:
         """Look at all of them; False if the run is to stop before."""
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.concurrency):
-                    group.create_task(self._work(items))
+            await self.context.until_stopped(self._all(items))
         finally:
             if self._coming is not None:
                 await asyncio.wait([self._coming])  # a thread can't be stopped
@@ -60,8 +58,13 @@ class Pool:
         await self.reading.read(self._noted)
         return not self.context.stopping
 
+    async def _all(self, items: Iterator[Item]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.concurrency):
+                group.create_task(self._work(items))
+
     async def _work(self, items: Iterator[Item]) -> None:
-        while not self.context.stopping and (taken := await self._next(items)) is not None:
+        while (taken := await self._next(items)) is not None:
             item, piece = taken
             differences = await self.look(item)
             if differences is None:
