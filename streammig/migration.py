@@ -49,7 +49,7 @@ from streammig.sources import with_samples
 from streammig.stages import STAGES
 from streammig.target import Client, ReadBack, Target
 from streammig.targets import rule_options, target_of
-from streammig.telemetry import Notice, Notify, Waiting, Warned, ignore
+from streammig.telemetry import CheckpointOpened, Notice, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier, run_and_look
 
@@ -215,6 +215,7 @@ class Migration:
         check_folder(path)
         stack.enter_context(self._lock(path))
         fence = stack.enter_context(account.fence(path, ask))
+        self.notify(CheckpointOpened(fence.run_id if fence is not None else ""))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         thread = stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)

@@ -54,6 +54,13 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointOpened(Notice):
+    """A command holds a checkpoint, by the id of its migration: it is the same for every command that works on it."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
 class StageBegan(Notice):
     """A stage starts, or goes on from where an earlier run left it."""
 

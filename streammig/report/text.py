@@ -96,6 +96,9 @@ def time_left(document: Mapping[str, Any]) -> list[str]:
     left = document["seconds_left"]
     if left is None:
         return []
+    stages = document["stages"].values()
+    if document["state"] == "running" and not left and all(it["state"] == "complete" for it in stages):
+        return ["All is sent. The last look at the target is under way."]
     if not document["eta"]:
         return [f"Time left once it goes on: {spoken(left)}"]
     said = f"Time left: {spoken(left)}, until {document['eta'][:16].replace('T', ' ')} UTC"
@@ -128,7 +131,8 @@ def summary(document: Mapping[str, Any]) -> str:
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. The request bodies are in files.")
     elif any(stage["accepted"] for stage in stages.values()):
-        parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
+        if (found := document["verification"]) is None or found["outdated"]:
+            parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
         parts.append(f"What the target holds: {verified_words(document['verification'])}.")
     parts.extend(f"WARNING: {text}" for text in document["warnings"])
     # The command that goes on with the run is its last word, after what ended it.
