@@ -29,7 +29,8 @@ from streammig.delivery.reads import Connection, Reads
 from streammig.disk import check_room
 from streammig.errors import Problem
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
-from streammig.inputs import Reading, StageInput, open_sources
+from streammig.grouping import forget as forget_grouped
+from streammig.inputs import Reading, StageInput, make_ready, open_sources
 from streammig.listening import Hub
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo import second
@@ -114,7 +115,7 @@ class Migration:
         target = self._target(rule_options(self.settings, started), mappings, Unlimited())
         return {
             name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
-            for name, source in open_sources(self.settings, accept_broken=self.ask.accept_broken).items()
+            for name, source in open_sources(self.settings, mappings, accept_broken=self.ask.accept_broken).items()
         }
 
     def telemetry(self) -> AsyncIterator[Notice]:
@@ -190,8 +191,11 @@ class Migration:
                     await run.reading.read(write_beside, self.ask.dry_run, mapped)
                 if done is True:
                     await run.store.write(Checkpoint.forget_samples)
+                whole = all(row.state == "complete" for row in await run.store.read(Checkpoint.stages))
             if done is True:
                 forget(scan_folder(run.reading.lookup.path), STAGES)
+            if done is not None and whole:
+                forget_grouped(run.reading.lookup.path, STAGES)
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -210,7 +214,7 @@ class Migration:
         if settings.since:
             parse_since(settings.since)  # before the older run is read, which may take long
         mappings = {name: self._mapping(name) for name in STAGES}
-        sources = open_sources(settings, accept_broken=ask.accept_broken)
+        sources = open_sources(settings, mappings, accept_broken=ask.accept_broken)
         path = Path(settings.checkpoint)
         check_folder(path)
         stack.enter_context(self._lock(path))
@@ -237,6 +241,10 @@ class Migration:
         new = new_files(file, marks, settings, self.notify)
         fresh = await self._reading(thread, partial(with_samples, new))
         reading_on = file is None or any(fresh.values()) or reads(file)
+        if reading_on or not sends:
+            begun = [row.name for row in file.stages()] if file is not None else []
+            if await until_stopped(self.stop, make_ready(sources, thread, self.notify, begun)) is None:
+                raise asyncio.CancelledError
         indexes = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else {}
         if file is None:
             file = create(path, fence, account.binding, started)

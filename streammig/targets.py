@@ -10,7 +10,7 @@ from typing import Any
 from streammig.context import Clock
 from streammig.masivo.target import Account, Masivo, RuleOptions, absences, conditions
 from streammig.settings import Settings
-from streammig.stages import STAGES
+from streammig.stages import ONCE, STAGES
 from streammig.target import Target
 
 
@@ -58,7 +58,7 @@ def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
             time_of_day=settings.time_of_day,
             deleted=settings.customers.deleted,
             reversed=settings.events.reversed,
-            owner=settings.stage(name).owner or None,
+            owner=settings.stage(name).owner or None if name not in ONCE else None,  # those rows are grouped
             max_bytes=settings.max_bytes,
             now=now,
         )

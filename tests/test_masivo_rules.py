@@ -727,14 +727,6 @@ def test_a_single_event_is_left_out_refused_or_too_large_like_any_other() -> Non
     assert examine("events", "7", owner="person").dead[0].tally == Tally(1, 1)
 
 
-def test_single_transactions_are_refused_when_the_rules_are_made() -> None:
-    with pytest.raises(Unusable, match="must be in one record"):
-        made("transactions", owner="person")
-
-
-# Transactions
-
-
 def test_the_eleven_fields_of_a_transaction_are_always_sent_with_explicit_nulls() -> None:
     bare = json.dumps({key: value for key, value in json.loads(ROW).items() if value is not None})
     record = sent("transactions", grouped("transactions", bare, bare[:-1] + ',"funded_by":null}'))

@@ -123,6 +123,7 @@ def _held(settings: Settings, command: str) -> Iterator[Settings]:
     import msgspec
 
     from streammig.checkpoint import locked
+    from streammig.grouping import forget as forget_grouped
     from streammig.scan import forget, scan_folder
     from streammig.settings import check_folder
     from streammig.spool import forget as forget_stdin
@@ -140,6 +141,7 @@ def _held(settings: Settings, command: str) -> Iterator[Settings]:
             checkpoint = checkpoint.with_name(checkpoint.name + ".check")
             settings = msgspec.structs.replace(settings, checkpoint=str(checkpoint))
             stack.callback(forget, scan_folder(checkpoint), STAGES)
+            stack.callback(forget_grouped, checkpoint, STAGES)
         if begun or not reads_stdin(settings):
             stack.enter_context(locked(checkpoint, command))
         yield settings
