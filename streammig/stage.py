@@ -36,16 +36,16 @@ class StageReader:
     mapping: str = ""  # hash of the mapping that makes what is sealed now
     _problem: Problem | None = None  # what came behind the last ones
 
-    async def next(self) -> list[Sealing]:
-        """The next ones, as many as are ready and one commit may seal; empty at the end."""
-        return await asyncio.get_running_loop().run_in_executor(self.thread, self._next)
+    async def next(self, most: int) -> list[Sealing]:
+        """The next ones, as many as are ready, up to so many; empty at the end."""
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self._next, most)
 
-    def _next(self) -> list[Sealing]:
+    def _next(self, most: int) -> list[Sealing]:
         found: list[Sealing] = []
         try:
             if self._problem is not None:
                 raise self._problem
-            while len(found) < TOGETHER and (self.feed.ready or not found) and (sealing := self.feed.next()):
+            while len(found) < most and (self.feed.ready or not found) and (sealing := self.feed.next()):
                 found.append(sealing)
         except Problem as problem:
             if not found:
@@ -141,7 +141,8 @@ class StageRun:
     async def _produce(self) -> None:
         await self._resume()
         while not self.context.stopping:
-            sealings = await self.reading.next()
+            # One by one where the rejected fill the outbox: their bytes are looked at behind each.
+            sealings = await self.reading.next(1 if self.sender.refused_at else TOGETHER)
             self._drained = not sealings
             if self._drained:
                 break
