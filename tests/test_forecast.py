@@ -24,9 +24,8 @@ from streammig.ratelimit import (
     starts_of,
 )
 from streammig.report.document import document
-from streammig.report.drift import drift, planned
 from streammig.report.forecast import Leg, forecast
-from streammig.report.progress import Pace, outlook, requests_left
+from streammig.report.progress import requests_left
 from streammig.report.reports import pace_of
 from streammig.report.watch import Watch
 from streammig.telemetry import Account, Answered, Expected, Notice, RunBegan, StageBegan
@@ -132,24 +131,6 @@ def test_requests_left_are_those_sealed_and_what_the_unread_part_will_take(
     account: Account, left: float | None
 ) -> None:
     assert requests_left(account) == left
-
-
-def test_a_plan_is_kept_until_a_file_is_added_and_drifts_by_as_much_as_the_end_does() -> None:
-    pace = Pace(parse_limits("1/5s", {}))
-    before = {"customers": Account(sizes=(1_000,), expected=Expected(100.0))}
-    plan = planned({}, before, pace, 0.0)
-    after = {"customers": Account(Place(0, 100), (1_000,), made=20, sent=20, requests=20)}
-    assert planned(plan, after, pace, 500.0) is plan
-    assert planned(plan, {"customers": Account(sizes=(1_000, 5), expected=Expected(100.0))}, pace, 9.0)["at"] == 9.0
-    found = drift(plan, after, outlook(after, pace, 500.0), 500.0, None)
-    assert found is not None
-    assert (found["requests"], found["requests_now"]) == ({"customers": 100}, {"customers": 200})
-    assert found["later"] == pytest.approx(500.0 + 180 * 5.085 - 100 * 5.085, abs=15.0)
-    waits, over = drift(plan, after, None, 500.0, None), drift(plan, after, None, 9_999.0, plan["ends"] - 7.0)
-    assert waits is not None
-    assert waits["later"] is None
-    assert over is not None
-    assert over["later"] == -7.0
 
 
 @pytest.mark.slow

@@ -1,29 +1,34 @@
 """The outbox: the bodies of batches that are not settled, each in a file of its own beside the checkpoint.
 
-A file holds the request body, then a table of its records, then a trailer of fixed length. So sending reads only the
-body's bytes and decodes nothing. `<stage>.samples` keeps a few records of each accepted batch, for read-backs.
+A file holds the request body, a table of its records, a table of a few of them, and a trailer of fixed length. So
+sending reads only the body's bytes and decodes nothing, and settling reads only the few. `<stage>.samples` keeps some
+records of each accepted batch, for read-backs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
+from typing import NamedTuple
 
 import msgspec
 
-from streammig.checkpoint.contents import Contents, decode_contents, spread
-from streammig.disk import create, disk_fault, sync
+from streammig.checkpoint.contents import Body, Contents, decode_contents, spread
+from streammig.disk import create, disk_fault, own, own_folder, remove_own, sync, sync_names
 from streammig.errors import Problem, Unusable
 from streammig.model import Batch, Draft, Record
 
 PART = ".part"  # ends the name of a body that no batch owns yet
-SAMPLE, CANDIDATES = 5, 20  # records kept of an accepted batch, out of so many that are asked for
-_TRAILER = Struct("!QQ16s8s")  # lengths of body and table, hash of the table, a mark
+_OURS = re.compile(r"[0-9a-f]{16}\.part|[a-z_]+-[0-9]+|[a-z_]+\.samples")  # the names of what a run puts there
+SAMPLE = 5  # records kept of an accepted batch
+_TRAILER = Struct("!QQQ16s16s8s")  # as `_Trailer`
 _MARK = b"smig-out"
 _FRAME = Struct("!Q16s")  # length and hash of what follows in a file of samples
 _ENCODER = msgspec.msgpack.Encoder()
@@ -37,17 +42,42 @@ def outbox_path(checkpoint: Path) -> Path:
 def write_body(folder: Path, draft: Draft) -> Draft:
     """Write a draft's body and table under a name of its own, durably; the same draft with that name in its place."""
     with _translated(folder):
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700, exist_ok=True)
-            sync(folder.parent)  # the folder's own name must outlast a power cut, too
+        own_folder(folder)
         name = secrets.token_hex(8) + PART
-        trailer = _TRAILER.pack(len(draft.body), len(draft.table), _hash(draft.table), _MARK)
+        parts = draft.body, draft.table, draft.few
+        trailer = _TRAILER.pack(*map(len, parts), *map(_hash, parts[1:]), _MARK)
         with create(folder / name) as file:
-            for piece in (draft.body, draft.table, trailer):
+            for piece in (*parts, trailer):
                 file.write(piece)
             file.flush()
             os.fdatasync(file.fileno())
-    return msgspec.structs.replace(draft, body=b"", table=b"", file=name, size=len(draft.body))
+    return msgspec.structs.replace(draft, body=b"", table=b"", few=b"", file=name, size=len(draft.body))
+
+
+class _Trailer(NamedTuple):
+    """How long the parts before it are, in bytes, the hashes of the tables, and a mark."""
+
+    body: int
+    table: int
+    few: int
+    of_table: bytes
+    of_few: bytes
+    mark: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The first `size` bytes of an open file, read slice by slice."""
+
+    descriptor: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        begin, end, _ = part.indices(self.size)
+        return os.pread(self.descriptor, end - begin, begin)
 
 
 class Outbox:
@@ -71,15 +101,23 @@ class Outbox:
 
     def contents(self, batch: Batch, count: int | None = None) -> Contents:
         """The records of a batch that is not settled, or `count` of them, spread evenly. Raises like `body`."""
-        return self._taken_apart(batch, self._read(batch, None), count)
+        data = self._read(batch, None)
+        trailer = self._trailer(batch, len(data), data[-_TRAILER.size :])
+        table = data[batch.size : batch.size + trailer.table]
+        return self._taken_apart(batch, data[: batch.size], table, trailer.of_table, count)
 
-    def _taken_apart(self, batch: Batch, data: bytes, count: int | None) -> Contents:
-        *lengths, check, mark = _TRAILER.unpack(data[-_TRAILER.size :].rjust(_TRAILER.size, b"\0"))
-        table = data[batch.size : -_TRAILER.size]
-        if mark != _MARK or lengths != [batch.size, len(table)] or check != _hash(table):
+    def _trailer(self, batch: Batch, length: int, data: bytes) -> _Trailer:
+        """The trailer of a file of so many bytes, which tells what stands behind the body."""
+        found = _Trailer(*_TRAILER.unpack(data.rjust(_TRAILER.size, b"\0")))
+        if (found.mark, found.body, found.body + found.table + found.few + len(data)) != (_MARK, batch.size, length):
+            raise self.lost([batch])
+        return found
+
+    def _taken_apart(self, batch: Batch, body: Body, table: bytes, check: bytes, count: int | None = None) -> Contents:
+        if check != _hash(table):
             raise self.lost([batch])
         try:
-            return decode_contents(data[: batch.size], table, count)
+            return decode_contents(body, table, count)
         except (msgspec.DecodeError, ValueError):  # sound, but no table of a body
             raise self.lost([batch]) from None
 
@@ -97,7 +135,7 @@ class Outbox:
 
     def _read(self, batch: Batch, size: int | None) -> bytes:
         try:
-            with open(self._path(batch.stage, batch.seq), "rb") as file:
+            with open(self._path(batch.stage, batch.seq), "rb", opener=own) as file:
                 data = file.read() if size is None else file.read(size)
         except OSError:
             raise self.lost([batch]) from None
@@ -118,7 +156,8 @@ class Outbox:
         )
 
     def _samples(self, batch: Batch) -> list[Record]:
-        with suppress(OSError, msgspec.DecodeError), open(self._samples_path(batch.stage), "rb") as file:
+        path = self._samples_path(batch.stage)
+        with suppress(OSError, msgspec.DecodeError), open(path, "rb", opener=own) as file:
             file.seek(batch.sample or 0)
             length, check = _FRAME.unpack(file.read(_FRAME.size).ljust(_FRAME.size, b"\0"))
             data = file.read(min(length, batch.size + (1 << 20)))
@@ -144,9 +183,13 @@ class Outbox:
         """Keep samples of an accepted batch, and drop its body; where the samples stand, None without any."""
         self.drop(batch.stage, batch.seq)
         try:
-            # Its hash was right as it was sent, and to hash it again would cost more than all else here.
-            data = self._path(batch.stage, batch.seq).read_bytes()
-            found = self._taken_apart(batch, data, CANDIDATES).records
+            # Its hash was right as it was sent, and to read it again would cost more than all else here.
+            with open(self._path(batch.stage, batch.seq), "rb", opener=own) as file:
+                whole = _Stored(file.fileno(), os.fstat(file.fileno()).st_size)
+                trailer = self._trailer(batch, whole.size, whole[-_TRAILER.size :])
+                few = whole[-_TRAILER.size - trailer.few : -_TRAILER.size]
+                body = _Stored(file.fileno(), batch.size)
+                found = self._taken_apart(batch, body, few, trailer.of_few).records
         except (OSError, Problem):
             return None  # what was accepted is accepted, whatever became of the file since
         chosen = spread([it for it in found if self.tellable(batch.stage, it)], SAMPLE)
@@ -154,12 +197,9 @@ class Outbox:
             return None
         data = _ENCODER.encode(chosen)
         path = self._samples_path(batch.stage)
-        with _translated(self.folder):
-            if not path.exists():
-                create(path).close()
-            with open(path, "ab") as file:
-                at = file.tell()
-                file.write(_FRAME.pack(len(data), _hash(data)) + data)
+        with _translated(self.folder), open(path, "ab", opener=own) as file:
+            at = file.tell()
+            file.write(_FRAME.pack(len(data), _hash(data)) + data)
         self._unsynced |= {path} if at else {path, self.folder}
         return at
 
@@ -171,7 +211,7 @@ class Outbox:
         """Make new names and samples durable: before the commit."""
         with _translated(self.folder):
             for path in self._unsynced:
-                sync(path)
+                (sync_names if path == self.folder else sync)(path)
         self._unsynced = set()
 
     def committed(self) -> None:
@@ -185,13 +225,10 @@ class Outbox:
         self._dropped, self._unsynced = [], set()
 
     def sweep(self, kept: Iterable[str]) -> None:
-        """Unlink every file but these, and the folder if it is empty. Only under the checkpoint's lock."""
+        """Unlink every body and file of samples but these, and the folder if it is empty. Only under the checkpoint's
+        lock."""
         names = set(kept)
-        with suppress(OSError):
-            for path in list(self.folder.iterdir()):
-                if path.name not in names:
-                    path.unlink()
-            self.folder.rmdir()
+        remove_own(self.folder, lambda name: name not in names and bool(_OURS.fullmatch(name)))
 
     def _path(self, stage: str, seq: int) -> Path:
         return self.folder / f"{stage}-{seq}"
@@ -201,7 +238,7 @@ class Outbox:
 
 
 def _hash(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+    return hashlib.sha256(data).digest()[:16]
 
 
 @contextmanager

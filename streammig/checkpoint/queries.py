@@ -87,7 +87,7 @@ class StageRow:
     started: float | None
     finished: float | None
     shape: Mapping[str, Any]
-    seen: float = 0.0  # when all samples of it were seen at the target, in seconds since the epoch; 0: not yet
+    seen: bool = False  # all samples of it were seen at the target
 
 
 class Attempt(NamedTuple):
@@ -144,11 +144,15 @@ class Queries(SqliteFile):
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
+    def seen_at(self) -> float:
+        """When all samples of a stage were seen last, in seconds since the epoch; 0 if never."""
+        return float(self.rows("SELECT coalesce(max(seen), 0) FROM stage")[0][0])
+
     def stages(self) -> list[StageRow]:
         columns = "name, state, code, message, started, finished, shape, seen"
         rows = self.rows(f"SELECT {columns} FROM stage ORDER BY ordinal")
         found = (dict(row) for row in rows)
-        return [StageRow(**it | {"shape": json.loads(it["shape"])}) for it in found]
+        return [StageRow(**it | {"shape": json.loads(it["shape"]), "seen": bool(it["seen"])}) for it in found]
 
     def owns(self, stage: str) -> bool:
         """Whether the records of a stage are the owners of all others: it is the target's first."""

@@ -39,13 +39,14 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
         reverted = checkpoint.is_reverted()
+        done_at = [it.finished for it in rows if it.finished] + [checkpoint.seen_at()]
     state = "reverted" if reverted else _state(rows, totals, running)
     dry_run = bool(run["binding"].get("dry_run", False))
     pace = pace or Pace()
     ahead = outlook(accounts, pace, now)
     left = None if state == "complete" else ahead.whole
+    ended = max(done_at, default=None) if state in ("complete", "reverted") else None
     goes_on = running and not pace.paused
-    ended = max(max(row.seen, row.finished or 0.0) for row in rows) if state == "complete" else None
     for name, stage in stages.items():
         stage["fill"], stage["done"] = fill(accounts[name]), share_settled(accounts[name])
         stage["seconds_left"] = None if stage["state"] == "complete" else rounded(ahead.stages[name])
@@ -70,17 +71,12 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         "paused": pace.paused,
         "seconds_left": rounded(left),
         "eta": iso(now + left) if goes_on and left is not None else None,
+        "plan": None if dry_run else drift(run["context"].get("plan"), accounts, ahead, now, ended),
         "next_request_in": rounded(ahead.next) if left and not pace.paused else None,
-        "plan": _plan(drift(run["context"].get("plan", {}), accounts, ahead if goes_on else None, now, ended)),
         "checkpoint": str(checkpoint.path),
         # A dry run is not resumed: its folder is for one.
         "resume": None if over else run["context"].get("command"),
     }
-
-
-def _plan(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    moments = ("made", "ends", "ends_now")
-    return found and found | {it: iso(found[it]) for it in moments if found[it] is not None}
 
 
 def verified(found: Mapping[str, Any] | None) -> bool:

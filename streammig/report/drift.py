@@ -1,54 +1,46 @@
-"""The plan of a run, which its checkpoint keeps from before the first request, and how far it has drifted from it."""
+"""How far a run is off its plan: requests and time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from streammig.report.progress import Outlook, Pace, outlook, requests_left
-from streammig.telemetry import Account
-
-
-def planned(known: Mapping[str, Any], accounts: Mapping[str, Account], pace: Pace, now: float) -> Mapping[str, Any]:
-    """The plan to keep, JSON-ready: the `known` one, until a stage or a file of one is added. `at` and `ends` are
-    seconds since the epoch, `ends` None where that can't be told."""
-    sizes = {name: sum(it.sizes or ()) for name, it in accounts.items()}
-    if known.get("sizes") == sizes:
-        return known
-    whole = outlook(accounts, pace, now).whole
-    return {
-        "at": now,
-        "ends": None if whole is None else now + whole,
-        "sizes": sizes,
-        "requests": {name: _requests(it) for name, it in accounts.items()},
-    }
+from streammig.report.progress import Outlook
+from streammig.telemetry import Account, spoken
 
 
 def drift(
-    known: Mapping[str, Any], accounts: Mapping[str, Account], ahead: Outlook | None, now: float, ended: float | None
+    plan: Mapping[str, Any] | None, accounts: Mapping[str, Account], ahead: Outlook, now: float, ended: float | None
 ) -> dict[str, Any] | None:
-    """The plan beside what is expected now; None without a plan. Times are in seconds since the epoch.
-
-    `ahead` is what lies ahead of a run that is on, None of one that waits; `ended` is when it was complete. `later` is
-    by how many seconds the end is later than planned, less than 0 where it is earlier.
-    """
-    if not known:
+    """The plan beside what it comes to now, JSON-ready; None without one. `ended` is when the run was done, None of one
+    that is not. Times are seconds since the checkpoint was begun, breaks between two calls included."""
+    if plan is None:
         return None
-    ends = known["ends"]
-    expected = (
-        ended if ended is not None else now + ahead.whole if ahead is not None and ahead.whole is not None else None
-    )
+    used = {name: it.requests for name, it in accounts.items()}
+    left = (0.0, 0.0) if ended is not None else (ahead.requests, ahead.whole)
+    told = left[0] is not None and left[1] is not None
+    taken = (ended or now) - plan["at"]
     return {
-        "made": known["at"],
-        "requests": known["requests"],
-        "requests_now": {name: _requests(it) for name, it in accounts.items()},
-        "ends": ends,
-        "ends_now": expected,
-        "later": round(expected - ends, 1) if expected is not None and ends is not None else None,
-    }
+        "exact": plan["exact"],
+        "requests": sum(plan["requests"].values()),
+        "requests_now": round(sum(used.values()) + (left[0] or 0.0)) if told else None,
+        "seconds": round(plan["seconds"], 1),
+        "seconds_now": round(taken + (left[1] or 0.0), 1) if told else None,
+        "stages": {
+            name: {"planned": plan["requests"].get(name, 0), "used": count} for name, count in used.items()
+        },
+    }  # fmt: skip
 
 
-def _requests(account: Account) -> int | None:
-    """The requests that a stage takes in all: those made, and those left."""
-    left = requests_left(account)
-    return None if left is None else round(account.requests + left)
+def drift_words(found: Mapping[str, Any] | None, done: bool) -> list[str]:
+    """The plan and the drift, in a line."""
+    if found is None:
+        return []
+    about = "" if found["exact"] else "about "
+    said = f"Plan: {about}{found['requests']:,} requests in {spoken(found['seconds'])}."
+    if found["requests_now"] is None:
+        return [said]
+    more, later = found["requests_now"] - found["requests"], found["seconds_now"] - found["seconds"]
+    came = "It took" if done else "Expected now:"
+    requests, seconds = f"{found['requests_now']:,}", spoken(found["seconds_now"])
+    return [f"{said} {came} {requests} ({more:+,}) in {seconds} ({'-' if later < 0 else '+'}{spoken(abs(later))})."]

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from streammig.errors import counted
 from streammig.report.charts import columns, stacked
+from streammig.report.drift import drift_words
 from streammig.report.over_time import over_time
 from streammig.report.parts import day, embedded, folded, section, table, whole_page
-from streammig.report.text import drifted, shared, state_sentence, state_word
+from streammig.report.text import shared, state_sentence, state_word
 from streammig.telemetry import spoken
 
 NOUNS = {
@@ -34,13 +35,13 @@ def rendered(found: Found) -> bytes:
     parts = [
         _head(found),
         _left(found["next"]),
-        _plan(found["status"]["plan"], found["status"]["state"]),
         _units(found["stages"]),
         _money(found["stages"]),
         over_time(found),
         _answers(found["stages"]),
         _latencies(found["stages"]),
         _retries(found["stages"]),
+        _drift(found["status"]),
         _dead(found["stages"]),
         _decisions(found["decisions"]),
         _verification(found),
@@ -57,18 +58,15 @@ def live_sections(found: Found, doing: Sequence[str]) -> dict[str, str]:
     """What `glance` found, as the sections of a page by their name, in their order. One that has nothing to say is
     empty. `doing` says what the run waits for."""
     stages, status = found["stages"], found["status"]
-    watches = status["state"] == "running"  # then the last of the next steps is to watch the run
+    watches = status["state"] == "running"
+    steps = found["next"][:-1] if watches else found["next"]  # the last of them is to watch the run
     return {
         "now": _now(found, doing),
         "stages": _progress(status),
-        "plan": _plan(status["plan"], status["state"]),
+        "plan": _drift(status),
         "permits": _permits(status["budget"]),
         "parked": _undecided(status["undecided"]) + _decisions([it for it in found["decisions"] if not it["open"]]),
-        "left": _left(found["next"][:-1])
-        if watches and found["next"][:-1]
-        else ""
-        if watches
-        else _left(found["next"]),
+        "left": _left(steps) if steps or not watches else "",
         "time": over_time(found),
         "answers": _answers(stages),
         "latency": _latencies(stages),
@@ -190,6 +188,16 @@ def _retries(stages: Mapping[str, Found]) -> str:
     return section("Retries", table(["stage", "a batch took", "batches"], rows) if rows else "")
 
 
+def _drift(status: Found) -> str:
+    if (found := status["plan"]) is None:
+        return ""
+    rows = [
+        (name, it["planned"], it["used"], f"{it['used'] - it['planned']:+,}") for name, it in found["stages"].items()
+    ]
+    words = "".join(f"<p>{escape(line)}</p>" for line in drift_words(found, status["state"] == "complete"))
+    return section("Plan and drift", words, table(["stage", "requests planned", "used so far", "difference"], rows))
+
+
 def _dead(stages: Mapping[str, Found]) -> str:
     rows = [(it["code"], it["field"], name, it["count"]) for name, found in stages.items() for it in found["dead"]]
     return section("Dead letters", table(["code", "field", "stage", "dead letters"], rows) if rows else "")
@@ -281,20 +289,6 @@ def _progress(status: Found) -> str:
         rows.append((name, done, left, it["in_units"]["accepted"], it["requests"], state_word(it["state"], it["code"])))
     head = ["stage", "done", "time left", "units accepted", "requests", "state"]
     return section("Stages", table(head, rows) if rows else "")
-
-
-def _plan(plan: Found | None, state: str) -> str:
-    """What was expected before the first request, and what is now."""
-    if plan is None:
-        return ""
-    now = {"running": "expected now", "complete": "came to"}.get(state, "expected once it goes on")
-    rows: list[tuple[object, ...]] = [
-        (f"requests for {name}", plan["requests"][name], count) for name, count in plan["requests_now"].items()
-    ]
-    rows.append(("the end", day(plan["ends"]) or "not known", day(plan["ends_now"]) or "not known"))
-    said = f"The end: {drifted(plan['later'])}." if plan["later"] is not None else ""
-    made = f"Planned on {day(plan['made'])}, by the limits and the first records of the export."
-    return section("The plan", table(["", "planned", now], rows), f'<p class="small">{made} {said}</p>')
 
 
 def _undecided(undecided: Sequence[Found]) -> str:

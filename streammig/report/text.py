@@ -10,6 +10,7 @@ from typing import Any
 
 from streammig.errors import SAMPLES_MISSING, counted
 from streammig.report.document import beside_verified
+from streammig.report.drift import drift_words
 from streammig.report.next_steps import next_steps, undecided_command, undecided_words
 from streammig.telemetry import PILOT, spoken
 
@@ -105,20 +106,6 @@ def time_left(document: Mapping[str, Any]) -> list[str]:
     return [said + (f". Next request in {spoken(wait)}" if (wait := document["next_request_in"] or 0) >= 1 else "")]
 
 
-def drift_words(plan: Mapping[str, Any] | None) -> list[str]:
-    """When the run was planned to end, and how much later or earlier it will."""
-    if plan is None or plan["ends"] is None or plan["later"] is None:
-        return []
-    return [f"Planned end: {plan['ends'][:16].replace('T', ' ')} UTC. Expected: {drifted(plan['later'])}"]
-
-
-def drifted(later: float) -> str:
-    """How much later than planned the end is; differences of less than a minute are none."""
-    if abs(later) < 60:
-        return "as planned"
-    return f"{spoken(abs(later))} {'later' if later > 0 else 'earlier'} than planned"
-
-
 def what_is_left(document: Mapping[str, Any]) -> str:
     """Dead letters, missing samples and differences, where a run is complete but for them; "" where it is not."""
     stages = document["stages"].values()
@@ -141,6 +128,7 @@ def summary(document: Mapping[str, Any]) -> str:
     for name, stage in stages.items():
         parts += _reasons(name, stage)
     parts += _pace(document)
+    parts += _drift(document)
     parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. The request bodies are in files.")
@@ -167,7 +155,11 @@ def verified_words(found: Mapping[str, Any] | None) -> str:
 
 def brief(document: Mapping[str, Any]) -> str:
     """The counts, the limits and the time left, in at most 24 lines."""
-    return "\n".join([totals_table(document), *_pace(document), state_sentence(document)])
+    return "\n".join([totals_table(document), *_pace(document), *_drift(document), state_sentence(document)])
+
+
+def _drift(document: Mapping[str, Any]) -> list[str]:
+    return drift_words(document["plan"], document["state"] == "complete")
 
 
 def _pace(document: Mapping[str, Any]) -> list[str]:
@@ -178,7 +170,7 @@ def _pace(document: Mapping[str, Any]) -> list[str]:
         + ("" if use["left"] else f", one is free in {spoken(use['resets_in'])}")
         for use in document["budget"]
     ]
-    return limits + time_left(document) + drift_words(document["plan"])
+    return limits + time_left(document)
 
 
 def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
