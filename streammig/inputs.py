@@ -18,14 +18,14 @@ from streammig.errors import Unusable
 from streammig.fields import FieldMapping
 from streammig.grouping import GroupedSource, OfRows, grouped_folder
 from streammig.mapping import mapping_mark
-from streammig.model import START, BatchState, Place, Range, Record
+from streammig.model import START, BatchState, Place, Range, Record, Span
 from streammig.reader import first_records, owners_until
 from streammig.scan import Pace
 from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
 from streammig.settings import Settings
-from streammig.sources import Form, check_form, open_source, parse_input
+from streammig.sources import FileSource, Form, check_form, open_source, parse_input
 from streammig.sources.source import Source
-from streammig.target import Rules, Stage
+from streammig.target import Judges, Rules, Stage
 from streammig.telemetry import Notify, Waiting
 
 P = ParamSpec("P")
@@ -38,6 +38,13 @@ class StageInput(NamedTuple):
     source: Source
     rules: Rules
     mapping: str  # hash of its mapping's module, "" without one
+
+    @classmethod
+    def of(cls, source: Source, rules: Rules, mapping: str) -> StageInput:
+        """These, with the rules' judge at work where the source frames its records."""
+        if isinstance(source, FileSource) and isinstance(rules, Judges):
+            source = source.judged_by(rules.judge)
+        return cls(source, rules, mapping)
 
 
 def open_sources(
@@ -86,8 +93,12 @@ async def make_ready(sources: Mapping[str, Source], thread: Executor, notify: No
             Waiting("grouping", f"grouping the {name} by customer: {source.folder} takes up to {room / 1e6:,.0f} MB")
         )
         tell, halt = Pace(notify).telling(f"grouping the {name}", source.rows), Event()
-        await in_thread(thread, partial(source.make, tell, halt.is_set), halt)
+        await in_thread(thread, partial(source.make, partial(_told, tell), halt.is_set), halt)
     return True
+
+
+def _told(tell: Callable[[Place], None], span: Span) -> None:
+    tell(span.end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,10 @@ class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=Tru
     length: int
     ordinal: int
 
+    def behind(self, counted: int) -> Position:
+        """The same, where its ordinal was counted from 0 behind so many others."""
+        return Position(self.source, self.offset, self.length, self.ordinal + counted)
+
     @property
     def begin(self) -> Place:
         """The place before it."""
@@ -119,6 +123,8 @@ class Span(msgspec.Struct, frozen=True):
     size limit), by index: the full length in bytes, a code ("invalid-json", "invalid-utf8", "lone-surrogate",
     "too-large"), and what is wrong in words that hold no value of the record. Their bytes need not be there.
 
+    `judged` is what a judge found of the records as they were framed (`columns.Judged`), for the rules that it is of.
+
     It holds nothing but bytes and numbers, so it is cheap to pickle, and may be worked on in any process.
     """
 
@@ -130,6 +136,7 @@ class Span(msgspec.Struct, frozen=True):
     ordinals: Sequence[int]
     faults: Mapping[int, tuple[int, str, str]] = {}
     origins: Sequence[tuple[int, int]] | None = None
+    judged: object = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -137,6 +144,10 @@ class Span(msgspec.Struct, frozen=True):
     def cut(self, begin: int, end: int) -> list[bytes]:
         """The bytes of the records from index `begin` to `end`."""
         return list(map(self.data.__getitem__, map(slice, self.starts[begin:end], self.ends[begin:end])))
+
+    def records(self, ats: Sequence[int]) -> list[bytes]:
+        """The bytes of the records at these indices."""
+        return [self.data[self.starts[at] : self.ends[at]] for at in ats]
 
     def part(self, begin: int, end: int) -> Span:
         """The records from index `begin` to `end`, over the same bytes."""
@@ -270,8 +281,8 @@ class BatchState(enum.StrEnum):
 class Draft(msgspec.Struct, frozen=True):
     """A batch about to be sealed: what it holds, its exact request body and that body's SHA-256.
 
-    `table` says where each of its records stands in the body. Once both are in the outbox, `file` is their name there,
-    `size` the body's length in bytes, and body and table are empty here.
+    `table` says where each of its records stands in the body, `few` where some of them do. Once all three are in the
+    outbox, `file` is their name there, `size` the body's length in bytes, and they are empty here.
     """
 
     ranges: tuple[Range, ...]
@@ -279,6 +290,7 @@ class Draft(msgspec.Struct, frozen=True):
     body: bytes
     digest: bytes
     table: bytes = b""
+    few: bytes = b""
     file: str = ""
     size: int = 0
 
