@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from streammig.batching import BatchLimits, ranges_of
-from streammig.checkpoint import Beside, Checkpoint, outbox_path
+from streammig.checkpoint import MISSED, Accepted, Beside, Checkpoint, outbox_path
 from streammig.dead_letters.replay import WAVE_BYTES, Choice, packed
 from streammig.errors import Unusable
-from streammig.model import Draft, Range, Record, add_up
+from streammig.model import Draft, Record, add_up
 from streammig.retrying import Retry
 from streammig.run import Run
 from streammig.target import Rules
 from streammig.verify.accepted import Passage
-from streammig.verify.work import Item
+from streammig.verify.work import Item, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,53 +26,48 @@ class Resend:
     then on it is sent like any other: whatever interrupts it, the same call goes on."""
 
     run: Run
+    state_folder: Path
 
     async def all(self) -> bool:
         """Send all that is missing; False if stopped before. Raises like a run."""
-        retry = Retry(self.run, Choice())
-        for name in self.run.reading.inputs:
-            if self.run.target.readback.proves(name) and not await self._stage(name, retry):
-                return False
+        retry, read = Retry(self.run, Choice()), self.run.reading.read
+        run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
+        places = await read(Work, self.state_folder / f"missing-{run_id}.sqlite")
+        with closing(places):
+            for name in self.run.reading.inputs:
+                if self.run.target.readback.proves(name) and not await self._stage(name, retry, places):
+                    return False
+            await read(places.forget)
         return True
 
-    async def _stage(self, name: str, retry: Retry) -> bool:
+    async def _stage(self, name: str, retry: Retry, places: Work) -> bool:
         run = self.run
         await retry.finish(name)
-        missing = await run.store.read(lambda file: file.beside(name, "missing"))
-        if missing:
-            await self._check(name, missing)
-            items = self._items(name, missing)
+        if mappings := await run.store.read(lambda file: file.mappings(name, MISSED)):
+            it = run.reading.inputs[name]
+            if mappings != {it.mapping}:
+                raise Unusable(
+                    "mapping-changed",
+                    f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
+                    "Put the mapping back that made them. Or verify again: then they are not comparable, and are not"
+                    " sent.",
+                )
+            await run.reading.read(self._note, name, places)
+            items = Passage(name, it.source, it.rules, places.ranges).items(await run.reading.read(places.first, name))
             while wave := await run.reading.read(_wave, items):
                 outbox = outbox_path(run.reading.lookup.path)
-                rules = run.reading.inputs[name].rules
-                drafts = await run.reading.read(_drafts, wave, rules, run.settings.max_bytes, outbox)
-                mapping, at = run.reading.inputs[name].mapping, run.context.now()
-                await run.store.write(partial(_seal, name, _taken(wave), drafts, mapping, at))
+                drafts = await run.reading.read(_drafts, wave, it.rules, run.settings.max_bytes, outbox)
+                await run.store.write(partial(_seal, name, _taken(wave), drafts, it.mapping, run.context.now()))
                 await retry.deliver(name)
                 if run.context.stopping:
                     return False
         return not run.context.stopping and await retry.shown(name)
 
-    async def _check(self, name: str, missing: Sequence[Beside]) -> None:
-        """Raise `Unusable` where the mapping is not the one that made what is missing."""
-        made = {it.seq: it.mapping for it in await self.run.store.read(lambda file: list(file.accepted(name)))}
-        if any(made[it.seq] != self.run.reading.inputs[name].mapping for it in missing):
-            raise Unusable(
-                "mapping-changed",
-                f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
-                "Put the mapping back that made them. Or verify again: then they are not comparable, and are not sent.",
-            )
-
-    def _items(self, name: str, missing: Sequence[Beside]) -> Iterator[Item]:
-        pairs = sorted((piece, it.seq) for it in missing for piece in it.ranges)
-        begins = [piece.begin[:2] for piece, _ in pairs]
-
-        def ranges(_: str, source: int, begin: int, end: int) -> tuple[list[Range], list[int]]:
-            low, high = bisect_left(begins, (source, begin)), bisect_right(begins, (source, end))
-            return [piece for piece, _ in pairs[low:high]], [seq for _, seq in pairs[low:high]]
-
-        it = self.run.reading.inputs[name]
-        return Passage(name, it.source, it.rules, ranges).items(pairs[0][0].begin._replace(unit=0))
+    def _note(self, name: str, places: Work) -> None:
+        """Note the places of what is missing of a stage: what was sent since is missing no more."""
+        missing = self.run.reading.lookup.beside(name, MISSED)
+        batches = (Accepted(it.seq, it.ranges, it.tally, "", False, 0.0) for it in missing)
+        places.begin("", {name: batches})
 
 
 def _wave(items: Iterator[Item]) -> list[Item]:
