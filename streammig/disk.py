@@ -1,9 +1,10 @@
-"""Files of ours on the disk: for their owner alone, whole or not there; and how a full disk is told."""
+"""Files of ours on the disk: for their owner alone, never through a link, whole or not there; and full disks."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,17 +27,80 @@ def create(path: Path) -> BinaryIO:
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
+def own(path: str | Path, flags: int) -> int:
+    """The descriptor of a file of ours, by the flags of `os.open`; also an `opener` for `open`. Made, it is owner-only.
+
+    Raises `Unusable` for a link, and for what is no file: somebody else put it there, and meant another file.
+    """
+    try:
+        # Without O_NONBLOCK a FIFO would wait for its other end.
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError:
+        refuse_foreign(Path(path))
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise _foreign(Path(path), "file")
+
+
+def read_own(path: Path) -> bytes:
+    """What a file of ours holds. Raises as `own`, and `OSError`."""
+    with open(path, "rb", opener=own) as file:
+        return file.read()
+
+
+def own_folder(path: Path) -> None:
+    """Make a folder of ours, owner-only, durably, unless it is there. Raises `Unusable` for what is no folder."""
+    try:
+        path.mkdir(mode=0o700)
+        sync_names(path.parent)
+    except FileExistsError:
+        if path.is_symlink() or not path.is_dir():
+            raise _foreign(path, "folder") from None
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise `Unusable` unless a file of ours is there, or nothing."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise _foreign(path, "file")
+
+
+def _foreign(path: Path, wanted: str) -> Unusable:
+    found = "a link" if path.is_symlink() else f"no {wanted}"
+    what = f"{path} is {found}, where streammig keeps a {wanted} of its own"
+    return Unusable("foreign-file", what, "Nothing was read or written there. Move it away, then run the same command.")
+
+
+def remove_own(folder: Path, is_ours: Callable[[str], bool]) -> None:
+    """Delete files of ours from a folder, by their names, and the folder once it is empty. A link stays, as does what
+    else lies there."""
+    with suppress(OSError):
+        if folder.is_symlink():
+            return
+        for entry in list(os.scandir(folder)):
+            if entry.is_file(follow_symlinks=False) and is_ours(entry.name):
+                os.unlink(entry)
+        folder.rmdir()
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A new owner-only file under another name, which takes its own, durably, once this ends well; else it goes."""
+    """A new owner-only file under another name, which takes its own, durably, once this ends well; else it goes.
+
+    Raises `Unusable` where a link has one of these names.
+    """
     part = path.with_name(path.name + ".part")
+    for name in (path, part):
+        refuse_foreign(name)
     try:
         part.unlink(missing_ok=True)
         create(part).close()
         yield part
         sync(part)
         part.replace(path)
-        sync(path.parent)
+        sync_names(path.parent)
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -61,8 +125,16 @@ def new_file(path: Path, may_replace: Callable[[Path], bool] = lambda _: False) 
 
 
 def sync(path: Path) -> None:
-    """Make a file's content durable, or of a folder the names in it."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make the content of a file of ours durable. Raises as `own`."""
+    _sync(own(path, os.O_RDONLY))
+
+
+def sync_names(folder: Path) -> None:
+    """Make the names in a folder durable. The folder may be the user's, and named by a link."""
+    _sync(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     finally:

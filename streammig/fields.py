@@ -74,6 +74,10 @@ class FieldMapping:
                 (f"Did you mean {near[0]}? " if near else "") + f"Its fields are: {', '.join(sorted(columns))}.",
             )
 
+    def only(self, name: str) -> FieldMapping:
+        """The mapping of one field alone: it works also where the conversion of another field fails."""
+        return FieldMapping(self._stage, {name: self._table[name]} if name in self._table else {})
+
     @property
     def mark(self) -> str:
         """The hash of the table: another table is another mapping."""

@@ -94,7 +94,8 @@ def settings_text(found: Sequence[Found], folder: Path) -> tuple[str, dict[str, 
             lines += ["", f"# Not taken over: {', '.join(left)}"] if left else []
             remarks[stage] = proposal.mend
         elif not first.fits:
-            remarks[stage] = ["records: they have not Masivo's form. Group them by customer: streammig guide mapping"]
+            said = "records: they have not Masivo's form. Set fields, and owner if each is one of several"
+            remarks[stage] = [f"{said}: streammig guide mapping"]
         other = [it.name for it in of_stage if {one.path for one in it.fields} != {one.path for one in first.fields}]
         if other:
             said = f"files: {', '.join(other)} has other fields than {first.name}; name its stage with --stage"

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, ParamSpec, Protocol, TypeVar
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from streammig.checkpoint import Checkpoint, Store
+from streammig.context import in_thread
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.errors import Unusable
 from streammig.fields import FieldMapping
+from streammig.grouping import GroupedSource, OfRows, grouped_folder
+from streammig.mapping import mapping_mark
 from streammig.model import START, BatchState, Place, Range, Record
 from streammig.reader import first_records, owners_until
+from streammig.scan import Pace
 from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
 from streammig.settings import Settings
-from streammig.sources import Form, check_form, open_source, parse_input
+from streammig.sources import FileSource, Form, check_form, open_source, parse_input
 from streammig.sources.source import Source
-from streammig.target import Rules, Stage
+from streammig.target import Judges, Rules, Stage
+from streammig.telemetry import Notify, Waiting
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,8 +39,17 @@ class StageInput(NamedTuple):
     rules: Rules
     mapping: str  # hash of its mapping's module, "" without one
 
+    @classmethod
+    def of(cls, source: Source, rules: Rules, mapping: str) -> StageInput:
+        """These, with the rules' judge at work where the source frames its records."""
+        if isinstance(source, FileSource) and isinstance(rules, Judges):
+            source = source.judged_by(rules.judge)
+        return cls(source, rules, mapping)
 
-def open_sources(settings: Settings, *, accept_broken: bool) -> dict[str, Source]:
+
+def open_sources(
+    settings: Settings, mappings: Mapping[str, Callable[[Any], Any] | None], *, accept_broken: bool
+) -> dict[str, Source]:
     """The source of each stage that has files. Raises `Unusable`."""
     sources: dict[str, Source] = {}
     for name in settings.stages:
@@ -45,7 +61,15 @@ def open_sources(settings: Settings, *, accept_broken: bool) -> dict[str, Source
         source = open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept_broken)
         if stage.fields and source.columns is not None:
             FieldMapping(name, stage.fields).check_columns(source.columns)
-        sources[name] = source
+        mapping = mappings[name]
+        if isinstance(mapping, OfRows):
+            folder = grouped_folder(Path(settings.checkpoint)) / name
+            mark = mapping_mark(mapping)
+            sources[name] = GroupedSource(
+                source, mapping, name, folder, limit=most, mark=mark, accept_broken=accept_broken
+            )  # fmt: skip
+        else:
+            sources[name] = source
     if not sources:
         raise Unusable(
             "no-input",
@@ -53,6 +77,24 @@ def open_sources(settings: Settings, *, accept_broken: bool) -> dict[str, Source
             "Name one with --customers, --events or --transactions, or in a settings file.",
         )
     return sources
+
+
+async def make_ready(sources: Mapping[str, Source], thread: Executor, notify: Notify, begun: Collection[str]) -> bool:
+    """Group the rows of the sources that need it, in the thread. `begun` are stages of which records may have been
+    sent. A cancel keeps what is done of it. Returns that it is done."""
+    loop = asyncio.get_running_loop()
+    for name, source in sources.items():
+        if not isinstance(source, GroupedSource):
+            continue
+        if await loop.run_in_executor(thread, partial(source.is_made, begun=name in begun)):
+            continue
+        room = await loop.run_in_executor(thread, source.room)
+        notify(
+            Waiting("grouping", f"grouping the {name} by customer: {source.folder} takes up to {room / 1e6:,.0f} MB")
+        )
+        tell, halt = Pace(notify).telling(f"grouping the {name}", source.rows), Event()
+        await in_thread(thread, partial(source.make, tell, halt.is_set), halt)
+    return True
 
 
 @dataclass(frozen=True, slots=True)

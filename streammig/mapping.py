@@ -16,7 +16,9 @@ from typing import Any
 
 from streammig.errors import Unusable
 from streammig.fields import FieldMapping
+from streammig.grouping import OfRows
 from streammig.settings import KEY_VARIABLE, Settings
+from streammig.stages import ONCE
 
 
 def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
@@ -86,7 +88,14 @@ def _place(error: BaseException, module: str) -> str:
 
 
 def stage_mapping(settings: Settings, name: str, folder: Path) -> Callable[[Any], Any] | None:
-    """The mapping of a stage, None without one. Raises `Unusable`."""
+    """The mapping of a stage, None without one. Rows that are grouped by their owner are mapped one by one. Raises
+    `Unusable`."""
+    found = _own_mapping(settings, name, folder)
+    owner = settings.stage(name).owner
+    return OfRows(name, owner, found) if owner and name in ONCE else found
+
+
+def _own_mapping(settings: Settings, name: str, folder: Path) -> Callable[[Any], Any] | None:
     stage = settings.stage(name)
     if stage.map and stage.fields:
         said = f"[{name}]: map and fields are both given; a record goes through one mapping"
@@ -99,6 +108,8 @@ def stage_mapping(settings: Settings, name: str, folder: Path) -> Callable[[Any]
 def mapping_mark(mapping: Callable[[Any], Any] | None) -> str:
     """The hash of the module that a mapping stands in, or of its table; "" without one, or without a file. It is short,
     for each batch keeps it."""
+    if isinstance(mapping, OfRows):
+        mapping = mapping.mapping
     if mapping is None:
         return ""
     if isinstance(mapping, FieldMapping):

@@ -29,7 +29,8 @@ from streammig.delivery.reads import Connection, Reads
 from streammig.disk import check_room
 from streammig.errors import Problem
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
-from streammig.inputs import Reading, StageInput, open_sources
+from streammig.grouping import forget as forget_grouped
+from streammig.inputs import Reading, StageInput, make_ready, open_sources
 from streammig.listening import Hub
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo import second
@@ -48,8 +49,8 @@ from streammig.settings import Settings, check_doubles, check_folder, from_check
 from streammig.sources import with_samples
 from streammig.stages import STAGES
 from streammig.target import Client, ReadBack, Target
-from streammig.targets import rule_options, target_of
-from streammig.telemetry import Notice, Notify, Waiting, Warned, ignore
+from streammig.targets import at_work, rule_options, target_of
+from streammig.telemetry import CheckpointOpened, Judging, Notice, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier, run_and_look
 
@@ -113,8 +114,8 @@ class Migration:
         mappings = {name: self._mapping(name) for name in STAGES}
         target = self._target(rule_options(self.settings, started), mappings, Unlimited())
         return {
-            name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
-            for name, source in open_sources(self.settings, accept_broken=self.ask.accept_broken).items()
+            name: StageInput.of(source, target.rules(name), mapping_mark(mappings[name]))
+            for name, source in open_sources(self.settings, mappings, accept_broken=self.ask.accept_broken).items()
         }
 
     def telemetry(self) -> AsyncIterator[Notice]:
@@ -191,8 +192,11 @@ class Migration:
                     await run.reading.read(write_beside, self.ask.dry_run, mapped)
                 if done is True:
                     await run.store.write(Checkpoint.forget_samples)
+                whole = all(row.state == "complete" for row in await run.store.read(Checkpoint.stages))
             if done is True:
                 forget(scan_folder(run.reading.lookup.path), STAGES)
+            if done is not None and whole:
+                forget_grouped(run.reading.lookup.path, STAGES)
             return done
         except asyncio.CancelledError:
             if not self.stop.is_set() or task is None:
@@ -211,11 +215,13 @@ class Migration:
         if settings.since:
             parse_since(settings.since)  # before the older run is read, which may take long
         mappings = {name: self._mapping(name) for name in STAGES}
-        sources = open_sources(settings, accept_broken=ask.accept_broken)
+        sources = open_sources(settings, mappings, accept_broken=ask.accept_broken)
+        self.notify(Judging(at_work(settings.judge)))
         path = Path(settings.checkpoint)
         check_folder(path)
         stack.enter_context(self._lock(path))
         fence = stack.enter_context(account.fence(path, ask))
+        self.notify(CheckpointOpened(fence.run_id if fence is not None else ""))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         thread = stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)
@@ -230,13 +236,17 @@ class Migration:
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor, self.notify, BESIDE if sends else 0.0)
         target = self._target(rule_options(settings, started), mappings, limiter)
-        inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
+        inputs = {it: StageInput.of(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
         sent = await self._sent(stack, inputs, account.binding, thread)
         inputs = narrowed(inputs, sent, settings.since, SECOND, self.notify)
         new = new_files(file, marks, settings, self.notify)
         fresh = await self._reading(thread, partial(with_samples, new))
         reading_on = file is None or any(fresh.values()) or reads(file)
+        if reading_on or not sends:
+            begun = [row.name for row in file.stages()] if file is not None else []
+            if await until_stopped(self.stop, make_ready(sources, thread, self.notify, begun)) is None:
+                raise asyncio.CancelledError
         indexes = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else {}
         if file is None:
             file = create(path, fence, account.binding, started)

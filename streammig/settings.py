@@ -34,7 +34,7 @@ class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoding: str = "utf-8"  # CSV
     map: str = ""  # module:function
     fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
-    owner: str = ""  # events: the field that names the customer, where each record is one event
+    owner: str = ""  # the field that names the customer, where each record is one event or one transaction
     deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value, or a field that holds any
     not_deleted: tuple[str, ...] = ()  # customers: fields, or field=value, that mark no deleted one
     reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value
@@ -85,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     balances: Literal["stop", "send", "dead-letter"] = "stop"  # what becomes of transactions that do not explain one
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
+    judge: Literal["auto", "compiled", "python"] = "auto"  # what records are judged by; the batches are the same
     fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
     trim_emails: bool = False
     time_zone: str = ""

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import msgspec
 
 from streammig.checkpoint import locked
-from streammig.disk import disk_fault, whole_file
+from streammig.disk import disk_fault, refuse_foreign, whole_file
 from streammig.errors import Unusable
 from streammig.settings import Settings, check_folder
 
@@ -43,6 +43,7 @@ def stdin_spooled(settings: Settings, stdin: BinaryIO, command: str) -> Iterator
     check_folder(checkpoint)
     with locked(checkpoint, command):
         path = spool_path(checkpoint)
+        refuse_foreign(path)
         if is_gone(settings):
             raise Unusable(
                 "stdin-lost",

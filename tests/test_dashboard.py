@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.report import make
 from streammig.checkpoint import locked
-from streammig.dashboard.door import TOKEN, opened
+from streammig.dashboard.door import TOKEN, Door, opened
 from streammig.dashboard.metrics_file import metrics_kept
 from streammig.dashboard.page import SECTIONS, page
 from streammig.dashboard.server import MOST, served
@@ -253,6 +253,14 @@ def test_a_port_in_use_ends_a_command_before_anything_is_sent(shell: Shell, past
     assert shell("dashboard", "none.checkpoint").problem == "checkpoint-missing"
 
 
+async def test_a_page_that_can_not_be_served_leaves_nothing_open(past: Path) -> None:
+    door = Door(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with pytest.raises(ValueError, match="Socket"):
+        async with served(door, View(past)):
+            raise AssertionError
+    assert door.socket.fileno() == -1
+
+
 def test_the_token_is_in_no_environment_of_a_child(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     write(shell.folder / "c.json", [customer("c1")])
     monkeypatch.setenv(TOKEN, SECRET)
@@ -416,7 +424,7 @@ def test_a_browser_follows_a_run_that_is_on_and_throttled_and_says_when_it_has_e
             tab.show(url, 1200)
             shown(tab, "The run is on.")
             shown(tab, "429")
-            shown(tab, "waiting: ")
+            shown(tab, "waiting (")
             for opened in (True, False):
                 tab.value("document.querySelector('#time summary').focus()")
                 tab.press("Enter")

@@ -82,7 +82,7 @@ def test_totals_that_agree_have_no_differences() -> None:
         ({REWARD: "4.99"}, ("holds", "transactions", "amounts"), "transactions: the sums in export, run and stand-in"),
         (1, ("twice", "events", "count"), "events: 1 are there more than once"),
         ({"lost": {"units": 2}}, ("dropped", "customers"), "customers: 2 were accepted, and dropped"),
-        (1, ("violations", "count"), "1 requests came earlier than the limits allow"),
+        (1, ("violations", "count"), "requests that came earlier than the limits allow: 1"),
     ],
 )
 def test_each_difference_in_the_ledger_is_named(value: Any, path: tuple[str, ...], said: str) -> None:

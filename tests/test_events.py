@@ -22,6 +22,8 @@ from streammig.telemetry import (
     Decided,
     Notice,
     RunBegan,
+    RunEnded,
+    StageBegan,
     StageEnded,
     Steered,
     Waiting,
@@ -33,6 +35,7 @@ from tests.sandbox_caller import customer
 BATCH = Batch("customers", 7, (Range(START, Place(0, 500, 0, 11)),), Tally(10, 10), b"", 500)
 BEGAN = RunBegan({"customers": Account()}, "1/5s", "", 300.0, 4)
 ACCEPTED = Answered(BATCH, Receipt(Kind.ACCEPTED, 200, latency=0.5), 1)
+ABOUT = {"command": "run", "checkpoint": "x"}
 ASKED = Waiting("throttled", "the target answered 429 and asked to wait", 400.0)
 
 
@@ -48,6 +51,7 @@ ASKED = Waiting("throttled", "the target answered 429 and asked to wait", 400.0)
         pytest.param([(0, BEGAN), (99, None)], [], id="the time of 20 requests is not over"),
         pytest.param([(0, BEGAN), (101, None), (500, None)], ["no-progress"], id="no progress, once"),
         pytest.param([(0, BEGAN), (90, ACCEPTED), (90, None)], [], id="progress"),
+        pytest.param([(0, StageBegan("customers")), (9_999, None)], [], id="a command that tells no pace"),
         pytest.param(
             [(0, BEGAN), (0, Waiting("unreachable", "", 50.0)), (101, None)], ["no-progress"], id="trouble is no reason"
         ),
@@ -62,7 +66,7 @@ ASKED = Waiting("throttled", "the target answered 429 and asked to wait", 400.0)
 )
 def test_each_event_is_told_once_when_it_is_due(steps: list[tuple[float, Notice | None]], told: list[str]) -> None:
     now = [1_000.0]
-    events = Events(lambda: now[0])
+    events = Events(clock=lambda: now[0])
     found = []
     for later, notice in steps:
         now[0] += later
@@ -77,7 +81,10 @@ def test_each_event_is_told_once_when_it_is_due(steps: list[tuple[float, Notice 
      (4, "outcome-unknown", "failed"), (5, "key-refused", "failed"), (1, "disk-full", "failed"), (130, "", None)],
 )  # fmt: skip
 def test_the_end_of_a_run_is_told_unless_it_was_asked_for(code: int, problem: str, told: str | None) -> None:
-    assert [event.name for event in Events().ended(code, problem)] == [told] * bool(told)
+    ended = RunEnded(code, {"code": problem} if problem else None)
+    found = Events("retry").hear(ended)
+    assert [event.name for event in found] == [told] * bool(told)
+    assert all("the retry has" in event.text for event in found)
 
 
 @pytest.fixture
@@ -117,11 +124,11 @@ def test_a_webhook_is_tried_again_while_it_may_do_better_and_never_for_ever(
     waiting += answers
     pauses: list[float] = []
     warned: list[Notice] = []
-    announcer = Announcer("", url, {}, {"checkpoint": "x"}, warned.append, pause=pauses.append)
+    announcer = Announcer("", url, {}, ABOUT, warned.append, pause=pauses.append)
     announcer(StageEnded("customers", "complete"))
-    announcer.ended(0, "")
+    announcer(RunEnded(0, None))
     assert [it["event"] for it in told] == ["stage-done", "finished"][not arrives :]
-    assert all(it["checkpoint"] == "x" for it in told)
+    assert all(ABOUT.items() <= it.items() for it in told)
     assert pauses == [1.0, 2.0, 4.0, 8.0][: len(answers) if arrives else len(answers) - 1]
     announcer(Warned("x", "the next notice"))
     said = [it.warning for it in warned if isinstance(it, Warned) and it.code == "event-not-told"]
@@ -135,15 +142,15 @@ def test_a_command_that_hangs_holds_nobody_and_is_killed_with_what_it_started(
 ) -> None:
     monkeypatch.setattr(announce, "COMMAND_TIME", 0.2)
     warned: list[Notice] = []
-    announcer = Announcer("sleep 600 & echo $! > child; wait", "", {"PATH": "/usr/bin:/bin", "PWD": str(tmp_path)}, {},
-                          warned.append)  # fmt: skip
+    environment = {"PATH": "/usr/bin:/bin", "PWD": str(tmp_path)}
+    announcer = Announcer("sleep 600 & echo $! > child; wait", "", environment, ABOUT, warned.append)
     monkeypatch.chdir(tmp_path)
     began = time.monotonic()
     announcer(StageEnded("customers", "complete"))
     assert time.monotonic() - began < 0.1
     child = until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().strip(), "the child runs")
     until(lambda: _gone(child), "the child is killed")
-    announcer.ended(0, "")
+    announcer(RunEnded(0, None))
     announcer(Warned("x", "the next notice"))
     assert any(isinstance(it, Warned) and it.code == "event-not-told" for it in warned)
 
@@ -156,15 +163,19 @@ def _gone(pid: str) -> bool:
 
 
 @pytest.mark.slow
-def test_a_real_run_tells_a_command_without_the_key_or_personal_data(shell: Shell) -> None:
+def test_a_real_run_and_the_commands_after_it_tell_a_command_without_the_key_or_personal_data(shell: Shell) -> None:
     write(shell.folder / "c.json", [customer(f"c-{number}") for number in range(3)])
     with sandbox() as target:
         ended = shell.run(
             target.url, "--customers", "c.json", "--on-event", "env >> environment; cat >> told; echo >> told; exit 3"
         )
-    assert ended.code == 0
+        assert ended.code == 0
+        for command in ("verify", "retry"):
+            assert shell(command, shell.checkpoint, "--on-event", "cat >> told; echo >> told").code == 0
     told = [json.loads(line) for line in (shell.folder / "told").read_text().splitlines()]
-    assert [it["event"] for it in told] == ["stage-done", "finished"]
+    assert [(it["command"], it["event"]) for it in told] == [
+        ("run", "stage-done"), ("run", "finished"), ("verify", "finished"), ("retry", "finished")
+    ]  # fmt: skip
     assert "c-1" not in json.dumps(told)
     environment = (shell.folder / "environment").read_text()
     assert KEY not in environment

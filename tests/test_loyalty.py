@@ -6,7 +6,6 @@ The export is made here. Where STREAMMIG_LOYALTY_DATA names the folder of the pu
 from __future__ import annotations
 
 import collections
-import json
 import os
 from collections.abc import Iterator
 from decimal import Decimal
@@ -122,15 +121,3 @@ def test_the_made_export_has_the_oddities_of_a_foreign_one(tmp_path: Path) -> No
         ("transaction", "amount"),
     }  # fmt: skip
     assert max(collections.Counter(line["person"] for line in log).values()) > 5
-
-
-def test_the_same_shape_is_refused_for_transactions_with_the_reason(shell: Shell, target: LocalTarget) -> None:
-    rows = [{"person": "p1", "reward_id": "x", "amount": 1}] * 3
-    path = shell.folder / "rows.ndjson"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (shell.folder / "m.toml").write_text('[transactions]\nfiles = ["rows.ndjson"]\nowner = "person"\n')
-    ended = shell.run(target.url, "m.toml")
-    assert ended.code == 2
-    assert "Group them by customer first" in ended.err
-    assert "transactions" not in target.ledger()["requests"]
-    assert not (shell.folder / "m.checkpoint").exists()

@@ -16,6 +16,8 @@ from streammig.model import FILTERED, Examined, Record, Tally
 from tests.spans import Slice
 from tests.spans import examine as examined
 
+pytestmark = pytest.mark.usefixtures("judge")
+
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 POINTS = "3F2504E0-4f89-11d3-9a0c-0305e82c3301"
 MILES = "9b2d7f1a-0c4e-4f62-8d35-6a1b0e9c7d21"
@@ -725,14 +727,6 @@ def test_a_single_event_is_left_out_refused_or_too_large_like_any_other() -> Non
     assert refused("events", "7", owner="person")[0] == "not-an-object"
     assert refused("events", row(person='"p"'), owner="person", max_bytes=len(EVENT))[0] == "too-large"
     assert examine("events", "7", owner="person").dead[0].tally == Tally(1, 1)
-
-
-def test_single_transactions_are_refused_when_the_rules_are_made() -> None:
-    with pytest.raises(Unusable, match="must be in one record"):
-        made("transactions", owner="person")
-
-
-# Transactions
 
 
 def test_the_eleven_fields_of_a_transaction_are_always_sent_with_explicit_nulls() -> None:

@@ -38,6 +38,7 @@ from streammig.telemetry import (
     DeadLettered,
     Decided,
     Expected,
+    Judging,
     Notice,
     Output,
     RunBegan,
@@ -63,6 +64,10 @@ def accepted(number: int = 1) -> Answered:
     return Answered(batch(number), Receipt(Kind.ACCEPTED, 201))
 
 
+def accepted_unit() -> Answered:
+    return Answered(batch(1, 1), Receipt(Kind.ACCEPTED, 201))
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -84,6 +89,7 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
         (Stopping(150.0), "stopping: requests under way may end, for at most 150 s; once more cuts them off"),
         (Decided(batch(), BatchState.ACCEPTED), ""),
         (RunBegan({"events": Account()}, "1/5s", "", 300.0, 4), ""),
+        (Judging("the compiled judge"), "records are judged by the compiled judge"),
         (StageEnded("events", "complete"), "events: complete"),
         (StageEnded("events", "failed", "byte 7"), "events: failed: byte 7"),
         (Waiting("settling", "for the queue", 300), "waiting: for the queue (5 min)"),
@@ -222,15 +228,33 @@ def test_a_screen_has_a_bar_for_each_stage_and_all_that_an_operator_asks(width: 
     said = "\n".join(lines)
     assert "50.0%" in lines[0]
     assert ("━" in said) == (width >= 80)
-    assert "Stopping: 1 reque" in said
+    assert "Stopping: 1 requ" in said
     assert "unknown 0" in said
     if width >= 80:
         for part in ("3,500 customers", "fill 87.5%", "100.0 customers/s", "last answer 201", "dead 12"):
             assert part in said, part
         assert "Stopping: 1 request under way, at most 90 s" in said
-        assert "asked to wait (50 s)" in said
+        assert "waiting (50 s): the target answered 503" in said
         assert "s left" in lines[0]
         assert "left" in lines[2]
+
+
+def test_one_unit_is_one_and_what_is_over_is_done_and_holds_nothing() -> None:
+    watch = Watch(lambda: 1_000.0)
+    watch.hear(RunBegan({"customers": Account(), "events": Account(complete=True)}, "1/5s", "", 30.0, 4))
+    for notice in (
+        StageBegan("customers"),
+        Sending(batch(1, 1), 1),
+        accepted_unit(),
+        StageEnded("customers", "complete"),
+    ):
+        watch.hear(notice)
+    watch.hear(Stopping(100.0))
+    lines = watch.screen(100)
+    assert "  1 customer  " in lines[0]
+    assert lines[2].split()[0] == "all"
+    assert lines[2].endswith("30 s left")  # for the queue of the target
+    assert lines[-1] == "Stopping: 0 requests under way"
 
 
 def test_a_terminal_shows_the_screen_and_above_it_what_has_happened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,12 +369,16 @@ def test_time_left_is_that_of_the_requests_left_and_of_a_run_that_is_on_also_whe
     assert (stage["seconds_left"], found["seconds_left"]) == (0.0, 0.0)
     assert stage["eta"] == found["eta"] == iso(1100.0) == "1970-01-01T00:18:20Z"
     assert "Time left: 0.0 s, until 1970-01-01 00:18 UTC" in summary(found)
+    paused = document(file, running=True, now=1100.0, pace=pace._replace(paused=True))
+    assert (paused["eta"], paused["stages"]["customers"]["eta"], paused["next_request_in"]) == (None, None, None)
+    assert "Time left once it goes on" in summary(paused)
     stopped = document(file, running=False, now=1100.0, pace=pace)
     assert (stopped["state"], stopped["stages"]["customers"]["state"]) == ("interrupted", "interrupted")
     assert (stopped["eta"], stopped["seconds_left"], stopped["resume"]) == (None, 0.0, "streammig run")
     assert "Time left once it goes on: 0.0 s" in summary(stopped)
     file.stage_state("customers", "complete", 1000.0)
     assert document(file, running=False, now=1100.0, pace=pace)["seconds_left"] is None
+    assert "All is sent. The last look" in summary(document(file, running=True, now=1100.0))
 
 
 def test_of_what_is_compressed_the_progress_is_told_by_its_length_where_that_is_known(file: Checkpoint) -> None:
@@ -391,7 +419,7 @@ def test_totals_that_do_not_add_up_say_so_with_both_sides(file: Checkpoint) -> N
     ("filtered", "dead", "said"),
     [
         ({"no-events": Tally(10)}, (), "its 10 records were filtered (no-events). Is it the file of another stage?"),
-        ({"no-events": Tally(1)}, ("bad-id",) * 9, "of its 10 records 1 were filtered, and 9 were refused (bad-id)"),
+        ({"no-events": Tally(1)}, ("bad-id",) * 9, "1 of its 10 records filtered, and the rest refused (bad-id)"),
         ({}, ("mapping-failed",) * 10, "were refused (mapping-failed). Correct the mapping"),
         ({}, ("bad-id",) * 6 + ("bad-date",) * 4, "were refused (bad-id, bad-date). Do the records need a mapping?"),
         ({}, ("invalid-utf8",) * 10, "were refused (invalid-utf8). Convert the file to UTF-8 first"),

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
+from streammig.checkpoint import Checkpoint
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Shell, environment, finished, process, quickly, sandbox, states, until, write
 from tests.sandbox_caller import customer
@@ -55,7 +57,11 @@ def test_the_log_as_json_has_one_object_a_line_with_its_time_and_no_personal_dat
     lines = [json.loads(line) for line in ended.err.splitlines()]
     assert ended.code == 0
     assert all(line["time"].endswith("Z") and line["notice"] for line in lines)
-    assert lines[-1] == {"time": lines[-1]["time"], "notice": "run-ended", "exit_code": 0, "error": None}
+    with closing(Checkpoint.open(shell.checkpoint, read_only=True)) as file:
+        assert {line["run"] for line in lines} == {file.run["id"]}
+    assert {key: lines[-1][key] for key in ("notice", "exit_code", "error")} == {
+        "notice": "run-ended", "exit_code": 0, "error": None
+    }  # fmt: skip
     answered = [line for line in lines if line["notice"] == "answered"]
     assert sorted((it["stage"], it["batch"], it["attempt"], it["kind"]) for it in answered) == [
         ("customers", 1, 1, "accepted"), ("customers", 2, 1, "accepted")

@@ -18,7 +18,7 @@ from streammig.context import in_thread
 from streammig.dedup import KeyIndex
 from streammig.errors import Problem
 from streammig.fingerprint import shapes
-from streammig.inputs import StageInput
+from streammig.inputs import StageInput, make_ready
 from streammig.scan import Pace, Policies, problems_of
 from streammig.scan_plan import to_scan
 from streammig.settings import Settings
@@ -46,6 +46,7 @@ class Check:
         if not self.inputs:
             return
         async with AsyncExitStack() as stack:
+            await make_ready({name: it.source for name, it in self.inputs.items()}, self.thread, self.notify, ())
             indexes = await self._scan(stack)
             for name, it in self.inputs.items():
                 self.stages.append(await self._read(name, it, indexes))

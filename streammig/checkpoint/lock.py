@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from streammig.disk import disk_fault
+from streammig.disk import disk_fault, own
 from streammig.errors import Held, MachineFault
 
 
@@ -38,14 +38,14 @@ def holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
     The kernel drops the lock when its holder ends, however it ends: a dead process leaves only a name in a file.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = own(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise _failed(path, error) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = _read(path)
+            holder = _read(descriptor)
             by = f"by process {holder.get('pid', '?')} on {holder.get('host', '?')}"
             raise Held("checkpoint-held", f"{said} {by} ({holder.get('command', 'unknown command')})", hint) from None
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": command}
@@ -69,7 +69,7 @@ def _failed(path: Path, error: OSError) -> MachineFault:
 def is_held(checkpoint: Path) -> bool:
     """Whether a process holds this checkpoint now."""
     try:
-        descriptor = os.open(lock_path(checkpoint), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = own(lock_path(checkpoint), os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -81,9 +81,9 @@ def is_held(checkpoint: Path) -> bool:
     return False
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(descriptor: int) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(os.pread(descriptor, 1 << 16, 0))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

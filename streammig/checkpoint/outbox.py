@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,11 +18,12 @@ from struct import Struct
 import msgspec
 
 from streammig.checkpoint.contents import Contents, decode_contents, spread
-from streammig.disk import create, disk_fault, sync
+from streammig.disk import create, disk_fault, own, own_folder, read_own, remove_own, sync, sync_names
 from streammig.errors import Problem, Unusable
 from streammig.model import Batch, Draft, Record
 
 PART = ".part"  # ends the name of a body that no batch owns yet
+_OURS = re.compile(r"[0-9a-f]{16}\.part|[a-z_]+-[0-9]+|[a-z_]+\.samples")  # the names of what a run puts there
 SAMPLE, CANDIDATES = 5, 20  # records kept of an accepted batch, out of so many that are asked for
 _TRAILER = Struct("!QQ16s8s")  # lengths of body and table, hash of the table, a mark
 _MARK = b"smig-out"
@@ -37,9 +39,7 @@ def outbox_path(checkpoint: Path) -> Path:
 def write_body(folder: Path, draft: Draft) -> Draft:
     """Write a draft's body and table under a name of its own, durably; the same draft with that name in its place."""
     with _translated(folder):
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700, exist_ok=True)
-            sync(folder.parent)  # the folder's own name must outlast a power cut, too
+        own_folder(folder)
         name = secrets.token_hex(8) + PART
         trailer = _TRAILER.pack(len(draft.body), len(draft.table), _hash(draft.table), _MARK)
         with create(folder / name) as file:
@@ -97,7 +97,7 @@ class Outbox:
 
     def _read(self, batch: Batch, size: int | None) -> bytes:
         try:
-            with open(self._path(batch.stage, batch.seq), "rb") as file:
+            with open(self._path(batch.stage, batch.seq), "rb", opener=own) as file:
                 data = file.read() if size is None else file.read(size)
         except OSError:
             raise self.lost([batch]) from None
@@ -118,7 +118,8 @@ class Outbox:
         )
 
     def _samples(self, batch: Batch) -> list[Record]:
-        with suppress(OSError, msgspec.DecodeError), open(self._samples_path(batch.stage), "rb") as file:
+        path = self._samples_path(batch.stage)
+        with suppress(OSError, msgspec.DecodeError), open(path, "rb", opener=own) as file:
             file.seek(batch.sample or 0)
             length, check = _FRAME.unpack(file.read(_FRAME.size).ljust(_FRAME.size, b"\0"))
             data = file.read(min(length, batch.size + (1 << 20)))
@@ -145,7 +146,7 @@ class Outbox:
         self.drop(batch.stage, batch.seq)
         try:
             # Its hash was right as it was sent, and to hash it again would cost more than all else here.
-            data = self._path(batch.stage, batch.seq).read_bytes()
+            data = read_own(self._path(batch.stage, batch.seq))
             found = self._taken_apart(batch, data, CANDIDATES).records
         except (OSError, Problem):
             return None  # what was accepted is accepted, whatever became of the file since
@@ -154,12 +155,9 @@ class Outbox:
             return None
         data = _ENCODER.encode(chosen)
         path = self._samples_path(batch.stage)
-        with _translated(self.folder):
-            if not path.exists():
-                create(path).close()
-            with open(path, "ab") as file:
-                at = file.tell()
-                file.write(_FRAME.pack(len(data), _hash(data)) + data)
+        with _translated(self.folder), open(path, "ab", opener=own) as file:
+            at = file.tell()
+            file.write(_FRAME.pack(len(data), _hash(data)) + data)
         self._unsynced |= {path} if at else {path, self.folder}
         return at
 
@@ -171,7 +169,7 @@ class Outbox:
         """Make new names and samples durable: before the commit."""
         with _translated(self.folder):
             for path in self._unsynced:
-                sync(path)
+                (sync_names if path == self.folder else sync)(path)
         self._unsynced = set()
 
     def committed(self) -> None:
@@ -185,13 +183,10 @@ class Outbox:
         self._dropped, self._unsynced = [], set()
 
     def sweep(self, kept: Iterable[str]) -> None:
-        """Unlink every file but these, and the folder if it is empty. Only under the checkpoint's lock."""
+        """Unlink every body and file of samples but these, and the folder if it is empty. Only under the checkpoint's
+        lock."""
         names = set(kept)
-        with suppress(OSError):
-            for path in list(self.folder.iterdir()):
-                if path.name not in names:
-                    path.unlink()
-            self.folder.rmdir()
+        remove_own(self.folder, lambda name: name not in names and bool(_OURS.fullmatch(name)))
 
     def _path(self, stage: str, seq: int) -> Path:
         return self.folder / f"{stage}-{seq}"

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from streammig.disk import disk_fault
+from streammig.disk import disk_fault, own, refuse_foreign
 from streammig.errors import MachineFault, Problem, Unusable
 
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
@@ -57,11 +57,14 @@ def refuse_network_file_system(path: Path) -> None:
 
 
 def create_owner_only(path: Path) -> None:
-    """Make an empty file, owner-only, and its folder, unless they are there. SQLite gives its journal the same mode."""
+    """Make an empty file, owner-only, and its folder, unless they are there. SQLite gives its journal the same mode.
+
+    SQLite itself follows no link in place of a journal. Raises `Unusable` for one in place of the file.
+    """
     if not path.parent.exists():
         path.parent.parent.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.close(own(path, os.O_RDWR | os.O_CREAT))
 
 
 def connect(path: Path, mode: str, role: Role, timeout: float = 5.0) -> sqlite3.Connection:
@@ -226,7 +229,9 @@ class SharedFile(SqliteFile):
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         with translated(path, self.role):
-            if not read_only:
+            if read_only:
+                refuse_foreign(path)
+            else:
                 create_owner_only(path)
         # 30 s: another process holds the file for a commit, or for as long as a slow disk takes to sync one.
         super().__init__(path, connect(path, "ro" if read_only else "rw", self.role, 30.0))

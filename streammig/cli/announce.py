@@ -9,16 +9,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from streammig.errors import Unusable
 from streammig.report.events import Event, Events
 from streammig.settings import Settings
-from streammig.telemetry import Notice, Notify, Warned
+from streammig.telemetry import Notice, Notify, RunEnded, Warned
 
 WAITING = 100  # events that may wait to be told; any more are dropped, with a warning
 LOOK = 0.5  # seconds between two looks for events that are due
@@ -32,12 +31,12 @@ LAST_WORD = 10.0  # seconds that the end of a run waits for events still to be t
 class Announcer:
     """A `Notify` in front of another one, which also tells the events among the notices.
 
-    `environment` is that of the command. A failure becomes a warning at the run's next notice; after the last notice
-    no failure is told.
+    `environment` is that of the command to call; `about` is told with each event, and has the name of the streammig
+    command. A failure becomes a warning at the next notice. Behind `RunEnded` all is told, and no failure any more.
     """
 
     def __init__(
-        self, on_event: str, url: str, environment: Mapping[str, str], about: Mapping[str, Any], notify: Notify,
+        self, on_event: str, url: str, environment: Mapping[str, str], about: Mapping[str, str], notify: Notify,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:  # fmt: skip
         self._on_event = on_event
@@ -46,7 +45,7 @@ class Announcer:
         self._about = about
         self._notify = notify
         self._pause = pause
-        self._events = Events()
+        self._events = Events(about["command"])
         self._lock = threading.Lock()
         self._queue: queue.Queue[Event | None] = queue.Queue(WAITING)
         self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -61,10 +60,11 @@ class Announcer:
         self._notify(notice)
         with self._lock:
             self._put(self._events.hear(notice))
+        if isinstance(notice, RunEnded):
+            self._end()
 
-    def ended(self, exit_code: int, code: str) -> None:
-        """Tell how the run ended, and wait a little until all is told."""
-        self._put(self._events.ended(exit_code, code))
+    def _end(self) -> None:
+        """Wait a little until all is told."""
         with suppress(queue.Full):
             self._queue.put_nowait(None)
         self._thread.join(LAST_WORD)
@@ -150,23 +150,18 @@ def _kill(child: subprocess.Popen[bytes] | None) -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-@contextmanager
-def announcing(settings: Settings, key: str, checkpoint: Path, notify: Notify) -> Iterator[tuple[Notify, AtEnd]]:
-    """A `Notify` that also tells the events, and a function to call at the end with exit code and problem code. Raises
-    `Unusable` where the webhook's address is invalid."""
+def announcing(settings: Settings, key: str, checkpoint: Path, command: str, notify: Notify) -> Notify:
+    """A `Notify` that also tells the events of a command, up to its `RunEnded`. Raises `Unusable` where the webhook's
+    address is invalid."""
     if settings.notify_url and not _is_web(settings.notify_url):
         raise Unusable("notify-url-invalid", "notify_url is no http(s) address", "Write it like https://host/path.")
     if not settings.on_event and not settings.notify_url:
-        yield notify, lambda exit_code, code: None
-        return
+        return notify
     # The command gets no variable that holds the key, and may not speak to a service manager for the run.
     environment = {name: value for name, value in os.environ.items() if not key or key not in value}
     environment.pop("NOTIFY_SOCKET", None)
-    announcer = Announcer(settings.on_event, settings.notify_url, environment, {"checkpoint": str(checkpoint)}, notify)
-    yield announcer, announcer.ended
-
-
-AtEnd = Callable[[int, str], None]
+    about = {"command": command, "checkpoint": str(checkpoint)}
+    return Announcer(settings.on_event, settings.notify_url, environment, about, notify)
 
 
 def _is_web(url: str) -> bool:

@@ -15,7 +15,9 @@ from streammig.cli import options, say
 from streammig.stages import STAGES
 
 if TYPE_CHECKING:
+    from streammig.checkpoint import Checkpoint
     from streammig.report.letters import Kind
+    from streammig.sources.source import Source
 
 SHOWN = 10  # dead letters that are also printed on stderr
 
@@ -42,13 +44,28 @@ def command(checkpoint: Path, out: Path | None, stages: tuple[str, ...], codes: 
         say(_summary(checkpoint, stages, codes), sys.stdout)
         return
     if out is None:
-        count = export_letters(checkpoint, sys.stdout.buffer, stages, codes)
+        count = export_letters(checkpoint, sys.stdout.buffer, stages, codes, _grouped)
     else:
         with new_file(out) as file:  # not over another one: it may hold corrected letters, or be the export itself
-            count = export_letters(checkpoint, file, stages, codes)
+            count = export_letters(checkpoint, file, stages, codes, _grouped)
     click.echo(counted(count, "dead letter"), err=True)
     if out is not None:
         _show(out, count)
+
+
+def _grouped(file: Checkpoint, stage: str) -> Source | None:
+    """The source of a stage that came as single rows; None of any other."""
+    from msgspec.structs import replace
+
+    from streammig.migration import Migration
+    from streammig.settings import from_checkpoint
+    from streammig.stages import ONCE
+
+    settings, folder = from_checkpoint(file.path, file.run["context"], None)
+    if stage not in ONCE or not settings.stage(stage).owner:
+        return None
+    others = {name: replace(settings.stage(name), files=()) for name in settings.stages if name != stage}
+    return Migration(replace(settings, **others), folder=folder).inputs(file.run["started"])[stage].source
 
 
 def _summary(checkpoint: Path, stages: tuple[str, ...], codes: tuple[str, ...]) -> str:

@@ -237,7 +237,7 @@ def differences(written: Written, totals: Mapping[str, Totals], ledger: Mapping[
         }
         found += [f"{stage}: {text}" for text, is_so in wrong.items() if is_so]
     broken = ledger["violations"]["count"]
-    return found + ([f"{broken:,} requests came earlier than the limits allow"] if broken else [])
+    return found + ([f"requests that came earlier than the limits allow: {broken:,}"] if broken else [])
 
 
 def bold(text: str, fg: str | None = None) -> str:

@@ -12,10 +12,9 @@ import click
 
 from streammig.cli import PILOT_DONE, STOPPED, fail, say
 from streammig.errors import SAMPLES_MISSING, Held, Problem, TooManyDead, UnknownOutcome, Unusable, counted
-from streammig.report.live import JsonLines
 from streammig.report.reports import Report
 from streammig.report.text import differs, state_sentence, summary, what_is_left
-from streammig.telemetry import Output, RunEnded
+from streammig.telemetry import Notify, Output, RunEnded
 
 
 class Ended(NamedTuple):
@@ -30,11 +29,10 @@ class Ended(NamedTuple):
     said: str = ""
 
 
-def finish(path: Path, ended: Ended, output: Output) -> int:
+def finish(path: Path, ended: Ended, output: Output, notify: Notify) -> int:
     """Print how a run ended, and return its exit code: first the totals, then the meaning and the next step."""
     code = _finished(path, ended, output)
-    if output.log == "json":
-        JsonLines(sys.stderr)(RunEnded(code, ended.problem.json() if ended.problem is not None else None))
+    notify(RunEnded(code, ended.problem.json() if ended.problem is not None else None))
     return code
 
 

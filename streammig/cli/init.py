@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streammig.cli import options, say
-from streammig.errors import Unusable
+from streammig.errors import Unusable, counted
 from streammig.stages import STAGES
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _table(found: Found) -> str:
     rows = [(it.path, f"{it.count / found.seen:.0%}", _form(it)) for it in found.fields[:SHOWN]]
     width = min(max(len(row[0]) for row in rows), 40)
     own = "have Masivo's form already" if found.fits else "need a mapping"
-    lines = [f"{found.name}: the first {found.seen:,} records look like {found.stage}, and {own}"]
+    lines = [f"{found.name}: {found.stage}, by its first {counted(found.seen, 'record')}; they {own}"]
     lines += [f"  {path:<{width}}  {share:>4}  {form}" for path, share, form in rows]
     return "\n".join(lines + ["  …"] * (len(found.fields) > SHOWN))
 

@@ -89,6 +89,9 @@ def quiet(but: str = "errors") -> Decorator:
     return click.option("--quiet", is_flag=True, help=f"Print only {but}.")
 
 
+on_event: Decorator = click.option(
+    "--on-event", metavar="CMD", help="Call CMD for what matters: its standard input is one JSON object."
+)
 log: Decorator = click.option(
     "--log", type=click.Choice(["text", "json"]), default="text",
     help="What goes to stderr: text, or one JSON object a line for each thing that happens.",

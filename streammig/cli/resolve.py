@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from streammig.cli import options, say
+from streammig.errors import counted
 from streammig.model import Batch, BatchState
 from streammig.stages import STAGES
 from streammig.telemetry import Output
@@ -89,20 +90,19 @@ def command(
 
 WARNINGS = {
     "landed": (
-        "WARNING: batch {batch} of {stage} counts as landed from now on. If it did not land, its {units:,} units are"
-        " never sent, and nothing else shows that they are missing."
+        "WARNING: batch {batch} of {stage} counts as landed from now on. If it did not land, what it holds is never"
+        " sent, and nothing else shows that it is missing. Units: {units:,}."
     ),
     "not-landed": (
-        "WARNING: the next run SENDS batch {batch} of {stage} AGAIN. If it landed after all, its {units:,} units are at"
-        " the target TWICE: events and points of these customers are doubled."
+        "WARNING: the next run SENDS batch {batch} of {stage} AGAIN. If it landed after all, what it holds is at the"
+        " target TWICE: events and points of these customers are doubled. Units: {units:,}."
     ),
     "reject": (
-        "WARNING: batch {batch} of {stage} counts as rejected from now on: none of its {units:,} units was taken. The"
-        " next run sends parts of it, to find the records that the target refuses."
+        "WARNING: batch {batch} of {stage} counts as rejected from now on: nothing of it was taken. The next run"
+        " sends parts of it, to find the records that the target refuses. Units: {units:,}."
     ),
     "set-aside": (
-        "WARNING: the next run makes the {units:,} units of batch {batch} of {stage} dead letters. It does not send"
-        " them."
+        "WARNING: the next run makes dead letters of batch {batch} of {stage}. It does not send them. Units: {units:,}."
     ),
 }
 
@@ -133,11 +133,11 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
 def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, output: Output) -> int:
     from streammig.cli.runtime import beside
 
-    state, problem, _ = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), output)
-    if problem is not None:
-        raise problem
-    _say(batch, state, None)
-    return {BatchState.PARKED: PARKED, BatchState.UNKNOWN: 130}.get(BatchState(str(state)), 0)
+    ended = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), output)
+    if ended.problem is not None:
+        raise ended.problem
+    _say(batch, ended.result, None)
+    return {BatchState.PARKED: PARKED, BatchState.UNKNOWN: 130}.get(BatchState(str(ended.result)), 0)
 
 
 def _say(batch: Batch, state: object, resume: str | None) -> None:
@@ -159,7 +159,7 @@ def in_words(facts: Mapping[str, Any]) -> str:
     lines = [
         f"batch {facts['batch']} of {facts['stage']}: {facts['state']} since {facts['since']}",
         f"  {made}",
-        f"  holds {facts['records']:,} records, {facts['units']:,} units, {facts['bytes']:,} bytes",
+        f"  holds {counted(facts['records'], 'record')}, {counted(facts['units'], 'unit')}, {facts['bytes']:,} bytes",
     ]
     lines += [f"  sum of {key}: {value}" for key, value in facts["sums"].items()]
     for place in facts["places"]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--missing", is_flag=True, help="Send what a verify did not find, and no dead letters.")
 @options.settings_on_top()
 @options.current
+@options.on_event
 @options.as_json()
 @options.quiet()
 @options.log
@@ -43,6 +44,7 @@ def command(
     missing: bool,
     toml: Path | None,
     current: bool,
+    on_event: str | None,
     **flags: Any,
 ) -> None:
     """Send dead letters of a run again: all of them as they are, or corrected ones from a file.
@@ -69,10 +71,12 @@ def command(
     def work(run: Migration) -> Awaitable[bool]:
         return run.retry_missing() if missing else run.retry(choice)
 
-    whole, problem, began = beside(checkpoint, toml, called, work, output, current)
+    whole, problem, began, notify = beside(
+        checkpoint, toml, called, work, output, current, tells="retry", on_event=on_event
+    )
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         said = _missing_in_words(file) if missing else "\n".join([*unmatched, _in_words(before, _counts(file))])
-    code = finish(checkpoint, Ended(whole is True, problem, began, said=said), output)
+    code = finish(checkpoint, Ended(whole is True, problem, began, said=said), output, notify)
     if code == 0:
         forget(checkpoint)
     sys.exit(code)

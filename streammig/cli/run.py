@@ -15,7 +15,7 @@ import msgspec
 from streammig.cli import options, say
 from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
 from streammig.stages import STAGES
-from streammig.telemetry import Output
+from streammig.telemetry import Output, ignore
 
 if TYPE_CHECKING:
     from streammig.dashboard.beside import Beside
@@ -61,7 +61,7 @@ FOR_ONE_CALL = {
     "--metrics-file", type=click.Path(path_type=Path), metavar="FILE",
     help="Write the numbers for Prometheus to FILE, every 15 seconds.",
 )  # fmt: skip
-@click.option("--on-event", metavar="CMD", help="Call CMD for what matters: its standard input is one JSON object.")
+@options.on_event
 @options.as_json()
 @options.quiet()
 @options.log
@@ -129,7 +129,7 @@ def _migrate(
     from streammig.cli.exit import Ended, finish
     from streammig.cli.runtime import driven
     from streammig.migration import Ask, Migration
-    from streammig.report.live import watching
+    from streammig.report.live import JsonLines, watching
     from streammig.report.reports import Report
     from streammig.spool import forget, is_gone, reads_stdin, stdin_spooled
 
@@ -139,7 +139,7 @@ def _migrate(
             f"{checkpoint} is complete already: standard input was not read. Another export needs a --checkpoint of its"
             " own.", err=True,
         )  # fmt: skip
-        return finish(checkpoint, Ended(True), output)
+        return finish(checkpoint, Ended(True), output, JsonLines(sys.stderr) if output.log == "json" else ignore)
     if output.log == "text" and not output.quiet:
         for name in settings.stages:
             _list_files(name, settings.stage(name).files)
@@ -147,7 +147,7 @@ def _migrate(
     problem: Problem | None = None
     shown = _shown(checkpoint, *beside, output)
     with watching(sys.stderr, output) as notify, ExitStack() as stack:
-        notify, tell_end = stack.enter_context(announcing(settings, key, checkpoint, notify))
+        notify = announcing(settings, key, checkpoint, "run", notify)
         if ask.held:
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
@@ -161,8 +161,7 @@ def _migrate(
                 caught.hint = _nothing_sent(ask.dry_run is not None, checkpoint)
     pilot = None if run.stop.is_set() else ask.first
     ended = Ended(whole, problem, run.assembled, pilot)
-    code = finish(checkpoint, ended, output)
-    tell_end(code, problem.code if problem is not None else "")
+    code = finish(checkpoint, ended, output, notify)
     if code == 0:
         forget(checkpoint)
     return code

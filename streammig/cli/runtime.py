@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from streammig.checkpoint import Checkpoint
+from streammig.cli.announce import announcing
 from streammig.cli.memory import give_back_bodies
 from streammig.cli.service import Service
 from streammig.errors import Problem, Unusable
@@ -84,20 +85,21 @@ def _without_terminal() -> None:
 
 
 class Driven(NamedTuple):
-    """The result of a command beside the run, or the problem that ended it."""
+    """The result of a command beside the run, or the problem that ended it. `notify` is still to be told the end."""
 
     result: object
     problem: Problem | None
-    began: bool = True
+    began: bool
+    notify: Notify
 
 
 def beside(
     checkpoint: Path, toml: Path | None, command: str, work: Callable[[Migration], Awaitable[object]],
-    output: Output, current: bool = False, **flags: object,
+    output: Output, current: bool = False, tells: str = "", **flags: object,
 ) -> Driven:  # fmt: skip
     """Work on an existing checkpoint with the settings that its run had, and those of a file and of `flags` on top. The
     API key comes from where `run` takes it. Raises `Unusable` for what can't be gone on with; other problems are part
-    of the result.
+    of the result. `tells` is the name of a command that tells its events.
     """
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         bound = file.run
@@ -117,8 +119,10 @@ def beside(
     key = api_key(settings, os.environ)
     ask = Ask(command, unchecked=context.get("unchecked", False), aside=True, current=current)
     with watching(sys.stderr, output) as notify:
+        if tells:
+            notify = announcing(settings, key, checkpoint, tells, notify)
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
-            return Driven(driven(run, lambda: work(run), notify), None)
+            return Driven(driven(run, lambda: work(run), notify), None, run.assembled, notify)
         except Problem as problem:
-            return Driven(None, problem, run.assembled)
+            return Driven(None, problem, run.assembled, notify)

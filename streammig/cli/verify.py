@@ -15,7 +15,7 @@ import click
 
 from streammig.cli import options
 from streammig.errors import Unusable, counted
-from streammig.telemetry import Output
+from streammig.telemetry import Output, RunEnded
 
 if TYPE_CHECKING:
     from streammig.checkpoint import Checkpoint
@@ -40,6 +40,7 @@ COLUMNS = ("looked", "same", "missing", "different", "not_visible_yet", "unreada
 @options.concurrency
 @options.settings_on_top()
 @options.current
+@options.on_event
 @options.as_json()
 @options.quiet()
 def command(
@@ -50,6 +51,7 @@ def command(
     concurrency: int | None,
     toml: Path | None,
     current: bool,
+    on_event: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -60,7 +62,6 @@ def command(
     from streammig.checkpoint import Checkpoint
     from streammig.cli import STOPPED, fail, say
     from streammig.cli.runtime import beside
-    from streammig.cli.streams import echo_json
 
     if everything and count is not None:
         raise Unusable("usage", "--all and --sample exclude each other", "Give one of them.")
@@ -76,22 +77,35 @@ def command(
             if tell is not None:
                 tell(it)
 
+        output = Output(as_json, quiet)
         ended = beside(
-            checkpoint, toml, called, lambda run: run.verify(size, hear), Output(as_json, quiet), current,
-            concurrency=concurrency,
+            checkpoint, toml, called, lambda run: run.verify(size, hear), output, current, tells="verify",
+            concurrency=concurrency, on_event=on_event,
         )  # fmt: skip
     if ended.problem is not None:
-        sys.exit(fail(ended.problem, as_json=as_json))
-    if not isinstance(ended.result, dict):
+        code = fail(ended.problem, as_json=as_json)
+    elif not isinstance(ended.result, dict):
         say(f"Stopped on request; nothing is lost. To go on: {called}")
-        sys.exit(STOPPED)
+        code = STOPPED
+    else:
+        code = _show(checkpoint, told, output)
+    ended.notify(RunEnded(code, ended.problem.json() if ended.problem is not None else None))
+    sys.exit(code)
+
+
+def _show(checkpoint: Path, told: Sequence[Told], output: Output) -> int:
+    """Print what was found; returns the exit code."""
+    from streammig.checkpoint import Checkpoint
+    from streammig.cli import say
+    from streammig.cli.streams import echo_json
+
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         found = document(file)
-        if as_json:
+        if output.as_json:
             echo_json(found, "findings", _findings(file))
-        elif not quiet:
+        elif not output.quiet:
             say("\n".join(_in_words(found, told, file, values=sys.stderr.isatty())))
-    sys.exit(0 if found["same"] else 3)
+    return 0 if found["same"] else 3
 
 
 def document(file: Checkpoint) -> dict[str, Any]:

@@ -31,7 +31,7 @@ SILENT = logging.Logger("streammig.dashboard", logging.CRITICAL + 1)
 
 @asynccontextmanager
 async def served(door: Door, view: View) -> AsyncIterator[None]:
-    """Serve at an open door as long as this lasts. No failure of the page reaches the run beside it."""
+    """Serve at an open door as long as this lasts, then close it. No failure of the page reaches the run beside it."""
     pages = _Pages(door, view)
     app = web.Application(middlewares=[pages.guard], logger=SILENT)
     app.router.add_get("/", pages.page)
@@ -39,14 +39,15 @@ async def served(door: Door, view: View) -> AsyncIterator[None]:
     app.router.add_get("/metrics", pages.metrics)
     app.router.add_get("/healthz", pages.health)
     runner = web.AppRunner(app, access_log=None, logger=SILENT, shutdown_timeout=LAST)
-    await runner.setup()
-    await web.SockSite(runner, door.socket).start()
-    try:
-        yield
-    finally:
-        view.expire()
-        pages.ending.set()
-        await runner.cleanup()
+    with door.socket:
+        await runner.setup()
+        try:
+            await web.SockSite(runner, door.socket).start()
+            yield
+        finally:
+            view.expire()
+            pages.ending.set()
+            await runner.cleanup()
 
 
 class _Pages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
@@ -34,9 +34,13 @@ class Line(msgspec.Struct):
     record: msgspec.Raw | str
 
 
-def export_letters(checkpoint: Path, out: BinaryIO, stages: Collection[str] = (), codes: Collection[str] = ()) -> int:
+def export_letters(
+    checkpoint: Path, out: BinaryIO, stages: Collection[str] = (), codes: Collection[str] = (),
+    grouped: Callable[[Checkpoint, str], Source | None] = lambda file, stage: None,
+) -> int:  # fmt: skip
     """Write the dead letters of a checkpoint as NDJSON, in the order of the export; returns how many. Where they are
-    given, only those of these stages and with these codes.
+    given, only those of these stages and with these codes. `grouped` gives the source of a stage whose records are made
+    of several rows of the export.
 
     Raises `Unusable` if the export is not what the checkpoint is bound to.
     """
@@ -48,7 +52,9 @@ def export_letters(checkpoint: Path, out: BinaryIO, stages: Collection[str] = ()
                 continue
             files = context["inputs"][name]
             form, most = Form(*context["forms"][name]), context["max_record_bytes"]
-            source = open_source([parse_input(text) for text in files], max_record_bytes=most, form=form)
+            source = grouped(file, name) or open_source(
+                [parse_input(text) for text in files], max_record_bytes=most, form=form
+            )
             check_unchanged(source, file.fingerprints(name))
             for letter, span in with_records(
                 source, (it for _, it in file.dead_letters(name) if not codes or it.code in codes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from streammig.errors import TooManyDead, Unusable
+from streammig.errors import TooManyDead, Unusable, counted
 from streammig.model import Tally
 
 LEAST = 1_000  # units as which a share counts what is read so far, at least: the first bad record is not 100 %
@@ -24,7 +24,8 @@ class DeadLimit(NamedTuple):
         if most is not None and dead.units > most:
             raise TooManyDead(
                 "too-many-dead",
-                f"dead letters of {stage}: {dead.units:,} of {read.units:,} units read, more than max_dead allows",
+                f"dead letters of {stage}: {dead.units:,} of {counted(read.units, 'unit')} read,"
+                " more than max_dead allows",
                 "See why: streammig dead-letters CHECKPOINT --summary. Mend the mapping or the export, or raise"
                 " max_dead, then run the same command.",
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,9 +14,9 @@ from types import TracebackType
 
 import msgspec
 
-from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, damaged, open_index
+from streammig.dedup.lookup import WORK, About, KeyIndex, Policy, binding, builds, damaged, is_spill, open_index, remove
 from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, spot
-from streammig.disk import NO_ROOM, create, sync, whole_file
+from streammig.disk import NO_ROOM, create, own_folder, remove_own, sync_names, whole_file
 from streammig.errors import MachineFault
 from streammig.model import START, Place
 
@@ -76,9 +75,9 @@ class Build:
         newest = builds(folder)[-1:]
         self._place = folder / str(int(newest[0].name) + 1 if newest else 1)
         try:
-            for made in (folder, self._place):
-                made.mkdir(mode=0o700, exist_ok=True)
-                made.chmod(0o700)
+            own_folder(folder)
+            folder.chmod(0o700)
+            self._place.mkdir(mode=0o700)  # all that is in it from now on is ours
             self._rows = create(self._place / "rows")
         except OSError as error:
             raise MachineFault(*fault(self._folder, error)) from None
@@ -122,7 +121,7 @@ class Build:
             raise damaged(self._place)
         self._finished = True
         for other in builds(self._folder)[:-1]:
-            shutil.rmtree(other, ignore_errors=True)
+            remove(other)
         return index
 
     def _sorted(self) -> Sorted:
@@ -167,12 +166,12 @@ class Build:
 
     def _keep(self, about: About) -> None:
         """Make the index finished: its files are whole on the disk before the one that says so."""
-        for name in ("sorting.duckdb", "sorting.duckdb.wal"):
+        for name in WORK:
             (self._place / name).unlink(missing_ok=True)
-        shutil.rmtree(self._place / "spill", ignore_errors=True)
+        remove_own(self._place / "spill", is_spill)
         with whole_file(self._place / "about") as file:
             file.write_bytes(about.encode())
-        sync(self._folder)
+        sync_names(self._folder)
 
     def close(self) -> None:
         """End the child; may be called twice, and from another thread."""
@@ -188,7 +187,7 @@ class Build:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
         if not self._finished:
-            shutil.rmtree(self._place, ignore_errors=True)
+            remove(self._place)
 
 
 def fault(folder: Path, error: Exception) -> tuple[str, str, str]:

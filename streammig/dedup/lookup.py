@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ import msgspec
 
 from streammig.dedup.scan import FIXED, HASH, OWNER, PLACE, ROW, SPOT, SUM, UNIQUE, hasher, place_of, spot
 from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
+from streammig.disk import own, own_folder, read_own, remove_own
 from streammig.errors import MachineFault
 from streammig.model import START, Place
 
@@ -36,6 +36,8 @@ NUMBER = 5
 ENTRY = HASH + NUMBER + 1
 BLOCK = 256 * ENTRY  # what one look reads; 8 bytes of its first hash stay in memory, so 3 MB for 100 M keys
 DUPLICATE = 2 * PLACE.size + 1  # its own place, the place of the record it repeats, the number of its code
+WORK = ("inbox", "sorting.duckdb", "sorting.duckdb.wal")  # what sorting needs, and a finished build does not
+FILES = frozenset({"rows", "roster", "duplicates", "about", "about.part", *WORK})  # of a build, beside its spill
 READ = 1 << 20
 END = Place((1 << 32) - 1)  # behind every record
 AHEAD = 512  # duplicates that are read at once: 25 KB
@@ -90,7 +92,7 @@ class KeyIndex:
         self._begins = 0, about.owners * ENTRY, (about.owners + about.uniques) * ENTRY  # of ids, of e-mails; the end
         self._files: list[int] = []
         try:
-            self._files += [os.open(folder / name, os.O_RDONLY) for name in ("roster", "duplicates", "rows")]
+            self._files += [own(folder / name, os.O_RDONLY) for name in ("roster", "duplicates", "rows")]
             self._roster, self._repeated, self._rows = self._files
             if not checked and tuple(map(self._digest, self._files)) != about.digests:
                 raise ValueError
@@ -235,7 +237,7 @@ def open_index(folder: Path, token: str, policy: Policy = "first") -> KeyIndex |
     """
     for build in reversed(builds(folder)):
         try:
-            about = About.decode((build / "about").read_bytes())
+            about = About.decode(read_own(build / "about"))
         except (OSError, ValueError, msgspec.MsgspecError):
             continue  # it was not finished
         with suppress(OSError, ValueError, MachineFault):
@@ -245,16 +247,31 @@ def open_index(folder: Path, token: str, policy: Policy = "first") -> KeyIndex |
 
 
 def builds(folder: Path) -> list[Path]:
-    """The folders of an index's builds, finished or not, oldest first."""
-    return sorted((it for it in folder.glob("*") if it.name.isdecimal()), key=lambda it: int(it.name))
+    """The folders of an index's builds, finished or not, oldest first. Raises `Unusable` for a link in their place."""
+    found = sorted((it for it in folder.glob("*") if it.name.isdecimal()), key=lambda it: int(it.name))
+    for build in found:
+        own_folder(build)
+    return found
 
 
 def forget(folder: Path) -> None:
     """Delete the index, finished or not. A folder that holds anything else is left with that in it."""
-    for build in builds(folder):
-        shutil.rmtree(build, ignore_errors=True)
+    for build in folder.glob("*"):
+        if build.name.isdecimal():
+            remove(build)
     with suppress(OSError):
         folder.rmdir()
+
+
+def remove(build: Path) -> None:
+    """Delete the files of a build, finished or not, and its folder once it is empty."""
+    remove_own(build / "spill", is_spill)
+    remove_own(build, lambda name: name in FILES)
+
+
+def is_spill(name: str) -> bool:
+    """Whether DuckDB gives this name to a file of its temporary folder."""
+    return name.startswith("duckdb_temp")
 
 
 def binding(token: str, policy: Policy) -> str:

@@ -38,7 +38,7 @@ def advice(mentioned: Mentioned, filtered: Mapping[str, int], dropped: Mapping[s
             yield Advice("too-many-resources", f"{kind}: {count:,} are mentioned, and an account holds {most:,}")
     metrics = mentioned.get("customers", {}).get("remarks", {}).get("metrics", 0)
     if metrics and "events" in mentioned:
-        said = f"{metrics:,} customers have metrics, and there are events too: spending may count double"
+        said = f"customers with metrics: {metrics:,}, and there are events too: spending may count double"
         yield Advice("metrics-and-events", f"{said}. Send one of the two")
     for name, stage in mentioned.items():
         if old := stage.get("remarks", {}).get("old", 0):
@@ -47,7 +47,7 @@ def advice(mentioned: Mentioned, filtered: Mapping[str, int], dropped: Mapping[s
         yield Advice("lots-expired", "lots of balances have expired, and are not sent: see the sums in the document")
     lost = {path: count for path, count in dropped.items() if _folded(path) in CONSENT}
     for path, count in lost.items():
-        said = f"{path}: {count:,} customers say something about consent, and the target has no field for it"
+        said = f"{path}: customers that say something about consent: {count:,}. The target has no field for it"
         yield Advice("consent-dropped", f"{said}: who opted out counts as opted in, until it is told by other means")
 
 

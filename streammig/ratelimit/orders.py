@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from streammig.disk import disk_fault, whole_file
+from streammig.disk import disk_fault, read_own, whole_file
 from streammig.errors import Problem, Unusable
 from streammig.ratelimit.limits import parse_limits
 
@@ -25,14 +25,20 @@ def orders_path(state_folder: Path, run_id: str) -> Path:
 
 def read_orders(path: Path) -> Orders:
     """The orders in a file; no orders where there is none. Raises `Unusable` where it can't be read."""
+    unreadable = Unusable(
+        "orders-unreadable", f"{path}: the orders for the run can't be read", "Delete the file, and give them again."
+    )
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Orders)
-        parse_limits(found.limits or "off", {})
+        content = read_own(path)
     except FileNotFoundError:
         return Orders()
-    except (OSError, msgspec.MsgspecError, Problem):
-        said = f"{path}: the orders for the run can't be read"
-        raise Unusable("orders-unreadable", said, "Delete the file, and give them again.") from None
+    except OSError:
+        raise unreadable from None
+    try:
+        found = msgspec.json.decode(content, type=Orders)
+        parse_limits(found.limits or "off", {})
+    except (msgspec.MsgspecError, Problem):
+        raise unreadable from None
     return found
 
 

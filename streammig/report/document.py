@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
-from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING
+from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING, counted
 from streammig.model import Batch, BatchState, Sums, Tally
+from streammig.report.drift import drift
 from streammig.report.progress import Pace, account_of, fill, outlook, share_settled
 
 NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
@@ -38,15 +39,18 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
         reverted = checkpoint.is_reverted()
+        done_at = [it.finished for it in rows if it.finished] + [checkpoint.seen_at()]
     state = "reverted" if reverted else _state(rows, totals, running)
     dry_run = bool(run["binding"].get("dry_run", False))
     pace = pace or Pace()
     ahead = outlook(accounts, pace, now)
     left = None if state == "complete" else ahead.whole
+    ended = max(done_at, default=None) if state in ("complete", "reverted") else None
+    goes_on = running and not pace.paused
     for name, stage in stages.items():
         stage["fill"], stage["done"] = fill(accounts[name]), share_settled(accounts[name])
         stage["seconds_left"] = None if stage["state"] == "complete" else rounded(ahead.stages[name])
-        stage["eta"] = iso(now + stage["seconds_left"]) if running and stage["seconds_left"] is not None else None
+        stage["eta"] = iso(now + stage["seconds_left"]) if goes_on and stage["seconds_left"] is not None else None
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
         dry_run
@@ -66,8 +70,9 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         "budget": [use._asdict() for use in pace.starts.usage(pace.limits, now)] if not dry_run else [],
         "paused": pace.paused,
         "seconds_left": rounded(left),
-        "eta": iso(now + left) if running and left is not None else None,
-        "next_request_in": rounded(ahead.next) if left else None,
+        "eta": iso(now + left) if goes_on and left is not None else None,
+        "plan": None if dry_run else drift(run["context"].get("plan"), accounts, ahead, now, ended),
+        "next_request_in": rounded(ahead.next) if left and not pace.paused else None,
         "checkpoint": str(checkpoint.path),
         # A dry run is not resumed: its folder is for one.
         "resume": None if over else run["context"].get("command"),
@@ -177,7 +182,7 @@ def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:
     elif stage["dead"] + stage["filtered"] == read:
         codes = ", ".join(stage["dead_by"])
         if stage["filtered"]:
-            whole = f"of its {read:,} records {stage['filtered']:,} were filtered, and {stage['dead']:,} were"
+            whole = f"{stage['filtered']:,} of its {counted(read, 'record')} filtered, and the rest"
         found.append(f"{name}: nothing was sent: {whole} refused ({codes}). {ALL_REFUSED.get(codes, NO_FORM)}")
     return found
 

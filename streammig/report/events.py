@@ -15,6 +15,7 @@ from streammig.telemetry import (
     Decided,
     Notice,
     RunBegan,
+    RunEnded,
     StageBegan,
     StageEnded,
     Steered,
@@ -44,15 +45,17 @@ class Event(NamedTuple):
 
 
 class Events:
-    """The events of one run, out of its notices. `clock` gives seconds since the epoch.
+    """The events of one command, out of its notices. `clock` gives seconds since the epoch.
 
-    A wait whose end is known, and a pause, are no lack of progress.
+    A wait whose end is known, and a pause, are no lack of progress. Only a run tells how often it makes a request, so
+    of another command no lack of progress is told.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, command: str = "run", clock: Callable[[], float] = time.time) -> None:
+        self._command = command
         self._clock = clock
         self._each = LEAST
-        self._gap = 0.0  # seconds from one request to the next, by the slowest window
+        self._gap: float | None = None  # seconds from one request to the next, by the slowest window, once told
         self._throttled: float | None = None  # since when the target lets the account wait
         self._said_throttled = False
         self._due: float | None = None  # when a lack of progress is to be told
@@ -82,6 +85,8 @@ class Events:
                 self._progress(now)
             case Waiting(code, _, seconds):
                 return self._waits(code, seconds, now)
+            case RunEnded(exit_code, error):
+                return self._ended(exit_code, str(error["code"]) if error is not None else "")
         return []
 
     def _waits(self, code: str, seconds: float | None, now: float) -> list[Event]:
@@ -107,21 +112,23 @@ class Events:
         lasting = REQUESTS * self._time
         return [self._event("no-progress", f"nothing was settled for {spoken(lasting)}", seconds=lasting)]
 
-    def ended(self, exit_code: int, code: str) -> list[Event]:
-        """How the run ended; nothing of one that was stopped on request. `code` is that of the problem, or ""."""
+    def _ended(self, exit_code: int, code: str) -> list[Event]:
+        """How the command ended; nothing of one that was stopped on request. `code` is that of the problem, or ""."""
         if exit_code == STOPPED:
             return []
         if exit_code in DONE and not code:
-            return [self._event("finished", f"the run has finished with exit code {exit_code}", exit_code=exit_code)]
-        text = f"the run has failed with exit code {exit_code}" + (f" ({code})" if code else "")
+            text = f"the {self._command} has finished with exit code {exit_code}"
+            return [self._event("finished", text, exit_code=exit_code)]
+        text = f"the {self._command} has failed with exit code {exit_code}" + (f" ({code})" if code else "")
         return [self._event("failed", text, exit_code=exit_code, code=code)]
 
     @property
     def _time(self) -> float:
-        return max(self._each, self._gap)
+        return max(self._each, self._gap or 0.0)
 
     def _progress(self, now: float) -> None:
-        self._due = now + REQUESTS * self._time
+        if self._gap is not None:
+            self._due = now + REQUESTS * self._time
 
     def _event(self, name: str, text: str, **more: Any) -> Event:
         return Event(name, self._clock(), text, more)

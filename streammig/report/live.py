@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from streammig.report.document import iso
 from streammig.report.watch import Watch
 from streammig.telemetry import (
+    CheckpointOpened,
     DeadLettered,
     Notice,
     Notify,
@@ -44,14 +45,17 @@ def watching(stream: TextIO, output: Output) -> Iterator[Notify]:
 
 
 class JsonLines:
-    """One JSON object a notice and a line, with its time: for programs."""
+    """One JSON object a notice and a line, with its time and the id of the migration: for programs."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.time) -> None:
         self._stream = stream
         self._clock = clock
+        self._run: str | None = None  # until a checkpoint is opened
 
     def __call__(self, notice: Notice) -> None:
-        line = {"time": iso(self._clock()), **notice.json()}
+        if isinstance(notice, CheckpointOpened):
+            self._run = notice.run or None
+        line = {"time": iso(self._clock()), "run": self._run, **notice.json()}
         print(json.dumps(line, ensure_ascii=False), file=self._stream, flush=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from streammig.errors import SAMPLES_MISSING, counted
 from streammig.report.document import beside_verified
+from streammig.report.drift import drift_words
 from streammig.report.next_steps import next_steps, undecided_command, undecided_words
 from streammig.telemetry import PILOT, spoken
 
@@ -96,6 +97,9 @@ def time_left(document: Mapping[str, Any]) -> list[str]:
     left = document["seconds_left"]
     if left is None:
         return []
+    stages = document["stages"].values()
+    if document["state"] == "running" and not left and all(it["state"] == "complete" for it in stages):
+        return ["All is sent. The last look at the target is under way."]
     if not document["eta"]:
         return [f"Time left once it goes on: {spoken(left)}"]
     said = f"Time left: {spoken(left)}, until {document['eta'][:16].replace('T', ' ')} UTC"
@@ -124,11 +128,13 @@ def summary(document: Mapping[str, Any]) -> str:
     for name, stage in stages.items():
         parts += _reasons(name, stage)
     parts += _pace(document)
+    parts += _drift(document)
     parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. The request bodies are in files.")
     elif any(stage["accepted"] for stage in stages.values()):
-        parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
+        if (found := document["verification"]) is None or found["outdated"]:
+            parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
         parts.append(f"What the target holds: {verified_words(document['verification'])}.")
     parts.extend(f"WARNING: {text}" for text in document["warnings"])
     # The command that goes on with the run is its last word, after what ended it.
@@ -149,7 +155,11 @@ def verified_words(found: Mapping[str, Any] | None) -> str:
 
 def brief(document: Mapping[str, Any]) -> str:
     """The counts, the limits and the time left, in at most 24 lines."""
-    return "\n".join([totals_table(document), *_pace(document), state_sentence(document)])
+    return "\n".join([totals_table(document), *_pace(document), *_drift(document), state_sentence(document)])
+
+
+def _drift(document: Mapping[str, Any]) -> list[str]:
+    return drift_words(document["plan"], document["state"] == "complete")
 
 
 def _pace(document: Mapping[str, Any]) -> list[str]:

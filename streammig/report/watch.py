@@ -130,36 +130,39 @@ class Watch:
         if ahead is not None:
             parts += [f"next in {spoken(ahead.next)}"] if ahead.next >= FRESH else []
             parts += [_left(ahead.stages.get(self.stage))]
-            parts += [f"all: {_left(ahead.whole)}"] if len(self.accounts) > 1 and ahead.whole is not None else []
+            parts += [f"all: {_left(ahead.whole)}"] if len(self.accounts) > 1 and ahead.whole else []
         return ", ".join(part for part in parts if part)
 
     def screen(self, width: int) -> list[str]:
         """A bar for each stage and one for all, then what the run does and waits for. No line is wider than `width`."""
         ahead = self.ahead()
         left = dict(ahead.stages) if ahead is not None else {}
+        accounts = list(self.accounts.items())
         rows = [
             _row(name, share_settled(it), _units(name, it), "done" if it.complete else _left(left.get(name)), width)
-            for name, it in list(self.accounts.items())
+            for name, it in accounts
         ]
         if len(rows) > 1 and ahead is not None:
             made = sum(it.sent for it in self.accounts.values())
             to_make = ahead.requests
             share = made / (made + to_make) if to_make is not None and made + to_make else None
-            rows.append(_row("all", share, counted(sum(it.requests for it in self.accounts.values()), "request"),
-                             _left(ahead.whole), width))  # fmt: skip
+            done = not ahead.whole and all(it.complete for _, it in accounts)
+            rows.append(_row("all", share, counted(sum(it.requests for _, it in accounts), "request"),
+                             "done" if done else _left(ahead.whole), width))  # fmt: skip
         lines = aligned(rows).splitlines() if rows else []
         lines += _joined(self._doing(ahead), width) if self.stage else []
-        return [line[:width] for line in lines + self.waits()]
+        return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines + self.waits()]
 
     def waits(self) -> list[str]:
-        """Lines of what the run waits for, and how long at most."""
+        """Lines of what the run waits for, and how long at most: that comes first, for a line may be cut."""
         lines = []
         if self._waiting is not None:
             reason, until = self._waiting
-            lines.append(f"waiting: {reason}{lasting(until - self._clock())}")
+            lines.append(f"waiting{lasting(until - self._clock())}: {reason}")
         if self._stopping is not None:
-            most = spoken(max(self._stopping - self._clock(), 0.0))
-            lines.append(f"Stopping: {counted(len(self._flying), 'request')} under way, at most {most}")
+            flying = len(self._flying)
+            most = f", at most {spoken(max(self._stopping - self._clock(), 0.0))}" if flying else ""
+            lines.append(f"Stopping: {counted(flying, 'request')} under way{most}")
         return lines
 
     def _doing(self, ahead: Outlook | None) -> list[str]:
@@ -169,7 +172,7 @@ class Watch:
         parts += [f"fill {shared(full)}"] if (full := fill(account)) is not None else []
         parts += [f"next request in {spoken(ahead.next)}"] if ahead is not None and ahead.next >= 1 else []
         parts += [f"last answer {self._last}"] if self._last else []
-        parts += [f"dead {sum(it.dead for it in self.accounts.values()):,}"]
+        parts += [f"dead {counted(sum(it.dead for it in self.accounts.values()), 'unit')}"]
         parts += [f"unknown {sum(it.unknown for it in self.accounts.values()):,}"]
         return parts
 
@@ -187,7 +190,7 @@ def _joined(parts: Sequence[str], width: int) -> list[str]:
 
 
 def _units(stage: str, account: Account) -> str:
-    return f"{account.accepted:,} {stage}"
+    return counted(account.accepted, stage.removesuffix("s"))
 
 
 def _left(seconds: float | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from streammig.disk import whole_file
+from streammig.disk import read_own, whole_file
 from streammig.errors import BrokenExport
 
 
@@ -60,7 +60,7 @@ class _Kept(msgspec.Struct, frozen=True):
 def kept(path: Path, binding: str) -> Found | None:
     """The findings in a file; None where it is missing, damaged or bound to another export."""
     try:
-        read = msgspec.json.decode(path.read_bytes(), type=_Kept)
+        read = msgspec.json.decode(read_own(path), type=_Kept)
     except (OSError, msgspec.MsgspecError):
         return None
     return read.found if read.binding == binding else None

@@ -24,7 +24,7 @@ from streammig.dedup import (
     rows_of,
     sums_of,
 )
-from streammig.disk import check_room
+from streammig.disk import check_room, own_folder
 from streammig.errors import BrokenExport
 from streammig.model import START, Place, Position, Span
 from streammig.scan.findings import Break, Found, Spot, keep, kept
@@ -124,6 +124,7 @@ class Making:
     def work(self) -> Scanned:
         """The result that earlier calls kept; else scan now, and keep the result."""
         job, policy = self._job, self._job.policy
+        own_folder(job.folder)
         bound, path = binding(self._token, policy or "none"), job.folder / f"{job.name}.found"
         earlier = open_index(job.folder / job.name, self._token, policy) if policy else None
         found = kept(path, bound)
@@ -131,7 +132,6 @@ class Making:
         if found is not None and (same or (job.frontier is None and (earlier is not None or not policy))):
             return Scanned(earlier, found)
         if not policy:
-            job.folder.mkdir(mode=0o700, exist_ok=True)
             found = read_through(job, None, self._pace.of(job), self._halt)
             keep(path, bound, found)
             return Scanned(None, found)
@@ -141,7 +141,6 @@ class Making:
             hint = " A new one with --unchecked does without the index."
             check_room(job.folder, {**room_of_index(most), **job.beside}, hint)
             start = job.frontier if job.frontier is not None and earlier is not None else START
-            job.folder.mkdir(mode=0o700, exist_ok=True)
             with Build(
                 job.folder / job.name,
                 self._token,

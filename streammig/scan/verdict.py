@@ -118,7 +118,7 @@ def _unclear(name: str, found: Found, marks: Sequence[tuple[str, str, int]]) -> 
 
 def _all_refused(name: str, found: Found) -> str:
     codes = ", ".join(f"{code} {count:,}" for code, count in sorted(found.refused.items(), key=lambda it: -it[1]))
-    said = f"{name}: all {found.records:,} records are refused: {codes}; the first is {found.bad}: {found.example}"
+    said = f"{name}: every record is refused: {codes}; the first is {found.bad}: {found.example}"
     if found.refused.keys() == {"invalid-utf8"}:
         return f"{said}. The file is not UTF-8: convert it first, say with iconv"
     if found.refused.keys() == {"mapping-failed"}:

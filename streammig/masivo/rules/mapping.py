@@ -125,9 +125,16 @@ def _texts(value: Any) -> Iterator[str]:
         yield from _texts(each)
 
 
+def _theirs(trace: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins in the mapping: the first frames are ours."""
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("streammig."):
+        trace = trace.tb_next
+    return trace
+
+
 def _code(trace: TracebackType | None) -> Iterator[str]:
     """Texts and names in the functions of the mapping's own file that an exception went through."""
-    trace = trace.tb_next if trace is not None else None  # the first frame is ours
+    trace = _theirs(trace)
     home = trace.tb_frame.f_code.co_filename if trace is not None else ""
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -138,7 +145,7 @@ def _code(trace: TracebackType | None) -> Iterator[str]:
 
 def _line(trace: TracebackType | None) -> str:
     """Where in the mapping's own file it raised: the last line there before it went into somebody else's code."""
-    trace = trace.tb_next if trace is not None else None  # the first frame is ours
+    trace = _theirs(trace)
     if trace is None:
         return ""
     home = trace.tb_frame.f_code.co_filename

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
 
-from streammig.errors import Unusable
 from streammig.masivo import models
 from streammig.masivo.edit import Member
 from streammig.masivo.rules.base import Pair
+from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Roles
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
-from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.shares import of_history
 from streammig.masivo.rules.values import decimals
 from streammig.model import ZERO
@@ -24,18 +22,16 @@ class TransactionRules(GroupedRules):
     name = "transactions"
     once = True
     model = models.OwnerOfTransactions
+    roles = Roles(
+        {
+            ("id",): OWNER,
+            ("transactions",): UNITS,
+            ("transactions", "reward_id"): KEY,
+            ("transactions", "amount"): AMOUNT,
+        },
+        adds=("transactions",),
+    )
     unit_model = models.Transaction
-
-    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
-        """Raises `Unusable` for options that make no sense, and for single transactions."""
-        if options.owner is not None:
-            raise Unusable(
-                "transactions-ungrouped",
-                "transactions: records that are single transactions can't be sent. The target takes a customer's "
-                "transactions once, so all of them must be in one record.",
-                'Group them by customer first, as {"id": …, "transactions": […]}, and leave out `owner`.',
-            )
-        super().__init__(options, mapping)
 
     def shares(self, body: bytes) -> Iterator[Pair]:
         return of_history(body)

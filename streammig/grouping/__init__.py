@@ -1,0 +1,10 @@
+"""Grouping: single rows, each with a field that names its customer, as records of whole customers.
+
+Rows are brought together out of core into an owner-only work file, in the order of each customer's first row. That row
+is the place of the record, so a checkpoint, a message and a dead letter name files and lines of the export itself.
+"""
+
+from streammig.grouping.rows import OfRows
+from streammig.grouping.source import GroupedSource, forget, grouped_folder
+
+__all__ = ["GroupedSource", "OfRows", "forget", "grouped_folder"]

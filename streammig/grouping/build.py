@@ -1,0 +1,308 @@
+"""Groups the rows of a stage on the disk: split by a hash of the owner until a part fits into memory, then merged."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from streammig.disk import check_room, create, disk_fault, sync, whole_file
+from streammig.errors import BrokenExport
+from streammig.grouping.entries import BUFFER, HEAD, Entry, Form, entries, merged, of_file
+from streammig.grouping.rows import OfRows
+from streammig.model import START, Place, Span
+from streammig.sources.source import Source
+from streammig.sources.valid import too_large
+
+MEMORY = 48 << 20  # bytes that the rows which are held at once take, about
+BESIDE = 300  # bytes that a row takes in memory beside its own
+MOST_PARTS, FEWER = 96, 16  # files of the first split, and of a later one
+NOTED = 3  # times that, in entries, between two notes of how far the first split is
+EVERY = 1 << 16  # bytes of the finished file between two marks of its index
+MARK = struct.Struct(">IQQ")  # file and offset of a record in the export, and where it stands in the finished file
+HANDED = "records", "marks"  # the finished files
+
+
+class Break(msgspec.Struct, frozen=True):
+    """Where a file of the export can't be read on, as in `BrokenExport`."""
+
+    file: str
+    offset: int
+    why: str
+    whole: bool
+
+
+class About(msgspec.Struct, frozen=True):
+    """What a work file is bound to and holds; written last. `made_by` is the hash of the mapping."""
+
+    export: str
+    made_by: str
+    records: int
+    size: int
+    breaks: tuple[Break, ...] = ()
+
+
+class Split(msgspec.Struct, frozen=True):
+    """How far the first split is: the place behind the last row that is in the parts, and their sizes then."""
+
+    export: str
+    made_by: str
+    place: Place
+    sizes: tuple[int, ...]
+    breaks: tuple[Break, ...] = ()
+    done: bool = False
+
+
+class Job(NamedTuple):
+    """Rows to be grouped in a folder. A record of more than `limit` bytes is one at fault, as it is for its source."""
+
+    source: Source
+    rows: OfRows
+    stage: str
+    folder: Path
+    limit: int
+    export: str
+    made_by: str
+    memory: int = MEMORY
+
+
+class Stopped(Exception):
+    """The work was stopped. What is done of it is kept, and gone on from."""
+
+
+def room_of(source: Source) -> int:
+    """About how many bytes on the disk grouping takes at most: rows that are split, and records that they become."""
+    return 2 * _size_of_rows(source)
+
+
+def _size_of_rows(source: Source) -> int:
+    """About how many bytes the rows take as entries, told by the first ones."""
+    spans = source.spans()
+    try:
+        first = next(spans, None)
+    finally:
+        getattr(spans, "close", int)()
+    if first is None:
+        return 0
+    read = first.end.offset - first.position(0).offset
+    taken = first.ends[-1] - first.starts[0] + len(first) * (HEAD.size + 20)
+    length: int = sum(mark["length"] for mark in source.fingerprints())
+    return length * taken // max(read, 1)
+
+
+def group(job: Job, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> About:
+    """Make the work file, or go on with it. Raises `Stopped`, and `MachineFault` before it begins where the disk has
+    too little room, or for what the disk refuses."""
+    try:
+        for made in (job.folder.parent, job.folder):
+            made.mkdir(mode=0o700, exist_ok=True)
+            made.chmod(0o700)
+        split = _kept(job)
+        if split is None:
+            clear(job.folder)
+            room = room_of(job.source)
+            check_room(job.folder, {f"grouping the {job.stage}": room})
+            parts = min(max(room // job.memory, 1), MOST_PARTS)
+            split = Split(job.export, job.made_by, START, (0,) * (parts + 1))
+        if not split.done:
+            split = _split(job, split, tell, stopped)
+        return _finished(job, split, stopped)
+    except OSError as error:
+        what = f"{job.folder}: the {job.stage} can't be grouped there"
+        raise disk_fault("grouping-io", what, "Check the disk, then run the same command.", error) from None
+
+
+def _kept(job: Job) -> Split | None:
+    try:
+        found = msgspec.json.decode((job.folder / "split").read_bytes(), type=Split)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found if (found.export, found.made_by) == (job.export, job.made_by) else None
+
+
+def clear(folder: Path, keep: Collection[str] = ()) -> None:
+    """Delete our files in a folder, but those to `keep`; any other file in it is left."""
+    for path in folder.glob("*"):
+        ours = path.name in (*HANDED, "about", "split") or path.suffix in (".rows", ".run", ".part")
+        if ours and path.name not in keep:
+            path.unlink()
+
+
+def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> Split:
+    """Write each row to the file of its owner; rows without one, and what is no row, to the last file, alone."""
+    breaks = [*split.breaks]
+    paths = [job.folder / f"{at}.rows" for at in range(len(split.sizes) - 1)] + [job.folder / "alone.run"]
+    with ExitStack() as stack:
+        files = [stack.enter_context(_opened(path, size)) for path, size in zip(paths, split.sizes, strict=True)]
+
+        def note(place: Place, *, done: bool = False) -> Split:
+            for file, path in zip(files, paths, strict=True):
+                file.flush()
+                sync(path)
+            told = Split(job.export, job.made_by, place, tuple(f.tell() for f in files), tuple(breaks), done)
+            _write(job.folder / "split", told)
+            return told
+
+        def broken(it: BrokenExport) -> None:
+            breaks.append(Break(it.path, it.offset, it.why, it.whole))
+
+        place, written = split.place, 0
+        spans = job.source.spans(place, broken)
+        try:
+            for span in spans:
+                if stopped():
+                    note(place)
+                    raise Stopped
+                for entry in _entries(job, span):
+                    data = entry.encoded()
+                    at = _part_of(entry.note, 0, len(files) - 1) if entry.form is Form.ROW else -1
+                    files[at].write(data)
+                    written += len(data)
+                place = span.end
+                tell(span)
+                if written >= NOTED * job.memory:
+                    note(place)
+                    written = 0
+        finally:
+            getattr(spans, "close", int)()
+        return note(place, done=True)
+
+
+def _opened(path: Path, size: int) -> BinaryIO:
+    """A file of which so many bytes are known to be whole, to write on behind them."""
+    if not path.exists():
+        create(path).close()
+    file = path.open("r+b", BUFFER)
+    file.truncate(size)
+    file.seek(size)
+    return file
+
+
+def _entries(job: Job, span: Span) -> Iterator[Entry]:
+    bodies = span.cut(0, len(span))
+    for at, body in enumerate(bodies):
+        place = span.position(at)
+        spot = place.source, place.offset, place.length, place.ordinal
+        if at in span.faults:
+            yield Entry(*spot, Form.FAULT, msgspec.json.encode(span.faults[at]), body)
+            continue
+        owners = job.rows.owners(body)
+        for owner in owners:
+            yield Entry(*spot, Form.ROW, owner, body)
+        if not owners:
+            yield Entry(*spot, Form.RECORD, b"", b'{"%b":[%b]}' % (job.stage.encode(), body))
+
+
+def _part_of(owner: bytes, level: int, parts: int) -> int:
+    """The file that an owner's rows are in: another one at each level."""
+    digest = hashlib.blake2b(owner, digest_size=4, salt=level.to_bytes(8, "big")).digest()
+    return int.from_bytes(digest, "big") % parts
+
+
+def _finished(job: Job, split: Split, stopped: Callable[[], bool]) -> About:
+    runs = [job.folder / "alone.run"]
+    for at in range(len(split.sizes) - 1):
+        runs.append(job.folder / f"{at}.run")
+        if not runs[-1].exists():
+            _group_part(job, job.folder / f"{at}.rows", runs[-1], 1, stopped)
+        (job.folder / f"{at}.rows").unlink(missing_ok=True)
+    with whole_file(job.folder / "marks") as marks, whole_file(job.folder / "records") as records:
+        count, size = _merge(merged(runs), records, marks, stopped)
+    about = About(job.export, job.made_by, count, size, split.breaks)
+    _write(job.folder / "about", about)
+    for path in (*runs, job.folder / "split"):
+        path.unlink(missing_ok=True)
+    return about
+
+
+def _merge(found: Iterable[Entry], records: Path, marks: Path, stopped: Callable[[], bool]) -> tuple[int, int]:
+    """Write the finished file and its index; returns its number of records and its size."""
+    count = size = 0
+    marked = -EVERY
+    with records.open("wb", BUFFER) as file, marks.open("wb") as index:
+        for entry in found:
+            if size - marked >= EVERY:
+                index.write(MARK.pack(*entry.spot, size))
+                marked = size
+                if stopped():
+                    raise Stopped
+            file.write(entry.encoded())
+            size += len(entry)
+            count += 1
+    return count, size
+
+
+def _group_part(job: Job, rows: Path, run: Path, level: int, stopped: Callable[[], bool]) -> None:
+    """Make the records of the owners in a part, in the order of their first rows."""
+    if stopped():
+        raise Stopped
+    found = _in_memory(job, rows)
+    with whole_file(run) as part:
+        if found is not None:
+            with part.open("wb", BUFFER) as file:
+                file.writelines(entry.encoded() for entry in found)
+            return
+        parts = _split_part(rows, level)
+        runs = [path.with_suffix(".run") for path in parts]
+        for path, own in zip(parts, runs, strict=True):
+            _group_part(job, path, own, level + 1, stopped)
+            path.unlink()
+        with part.open("wb", BUFFER) as file:
+            file.writelines(entry.encoded() for entry in merged(runs))
+        for own in runs:
+            own.unlink()
+
+
+def _split_part(rows: Path, level: int) -> list[Path]:
+    """The rows of a part that is too large, in smaller ones."""
+    paths = [rows.with_name(f"{rows.stem}-{at}.rows") for at in range(FEWER)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(_opened(path, 0)) for path in paths]
+        for entry in of_file(rows):
+            files[_part_of(entry.note, level, FEWER)].write(entry.encoded())
+    return paths
+
+
+def _in_memory(job: Job, rows: Path) -> Sequence[Entry] | None:
+    """The records of a part; None where it does not fit into memory. Of an owner whose record is too large, for any
+    request, only the first row is held."""
+    groups: dict[bytes, list[Entry]] = {}
+    sizes: dict[bytes, int] = {}
+    held = 0
+    for entry in of_file(rows):
+        sizes[entry.note] = size = sizes.get(entry.note, 0) + len(entry.body) + 1
+        group = groups.setdefault(entry.note, [])
+        if size <= job.limit or not group:
+            group.append(entry)
+            held += len(entry) + BESIDE
+        else:
+            held -= sum(len(it) + BESIDE for it in group[1:])
+            del group[1:]
+        if held > max(job.memory, 2 * job.limit) and len(groups) > 1:
+            return None
+    return [_record(job, owner, group, sizes[owner]) for owner, group in groups.items()]
+
+
+def _record(job: Job, owner: bytes, rows: Sequence[Entry], size: int) -> Entry:
+    spot = rows[0][:4]
+    if size > job.limit:
+        return Entry(*spot, Form.FAULT, msgspec.json.encode(too_large(size, job.limit)), b"null")
+    body = b'{"id":%b,"%b":[%b]}' % (owner, job.stage.encode(), b",".join(row.body for row in rows))
+    return Entry(*spot, Form.RECORD, b"", body)
+
+
+def _write(path: Path, value: Split | About) -> None:
+    with whole_file(path) as part:
+        part.write_bytes(msgspec.json.encode(value))
+
+
+def read_from(path: Path, at: int) -> Iterator[Entry]:
+    """The entries of a finished file from an offset on."""
+    with path.open("rb", BUFFER) as file:
+        file.seek(at)
+        yield from entries(file)

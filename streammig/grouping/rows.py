@@ -1,0 +1,75 @@
+"""A mapping of records that hold the rows of one customer: each row is mapped by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import orjson
+
+from streammig.fields import FieldError, FieldMapping, kind
+
+ABSENT = object()
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+
+
+class OfRows:
+    """Makes a target's record of `{"id": …, "<stage>": [row, …]}`, whose rows are as they stand in the export.
+
+    `mapping`, if there is one, makes of each row what it would make of a record; the field `owner` of that is cut. What
+    names another customer than the record does is left out, for it stands in that customer's record. So a mapping may
+    be mended after its rows were grouped; where it then leaves out all of a record, that is a `FieldError`.
+    """
+
+    def __init__(self, stage: str, owner: str, mapping: Callable[[Any], Any] | None = None) -> None:
+        self.mapping = mapping
+        self._stage, self.owner = stage, owner
+        self._owners_alone = mapping.only(owner) if isinstance(mapping, FieldMapping) else mapping
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OfRows, (self._stage, self.owner, self.mapping)
+
+    def __call__(self, record: Any) -> dict[str, Any] | None:
+        rows = record.get(self._stage) if isinstance(record, dict) else None
+        if not isinstance(rows, list):
+            raise FieldError(f"$.{self._stage}", f"a list of rows was expected, found {kind(rows)}")
+        whose, made, others = record.get("id", ABSENT), list[Any](), False
+        for at, row in enumerate(rows):
+            for part in self._parts(row, at):
+                theirs = part.pop(self.owner, None)
+                if whose is ABSENT or theirs in (None, "", whose):
+                    made.append(part)
+                else:
+                    others = True
+        if others and not made:
+            raise FieldError(f"$.{self._stage}", "the mapping names another customer than when the rows were grouped")
+        if not made:
+            return None
+        return ({} if whose is ABSENT else {"id": whose}) | {self._stage: made}
+
+    def _parts(self, row: Any, at: int) -> list[dict[str, Any]]:
+        """New objects, of what the mapping makes of a row."""
+        where = f"$.{self._stage}[{at}]"
+        try:
+            made = self.mapping(row) if self.mapping is not None else row
+        except FieldError as error:
+            raise FieldError(where + error.path.removeprefix("$"), error.said) from None
+        parts = made if isinstance(made, list) else [] if made is None else [made]
+        if wrong := [part for part in parts if not isinstance(part, Mapping)]:
+            raise FieldError(where, f"an object was expected, found {kind(wrong[0])}")
+        return [dict(part) for part in parts]
+
+    def owners(self, row: bytes) -> list[bytes]:
+        """The customers that a row names, as JSON; none where that can't be told: the rules will say why."""
+        try:
+            made = _decode(row)
+            made = self._owners_alone(made) if self._owners_alone is not None else made
+            parts = made if isinstance(made, list) else [made]
+            found = [part.get(self.owner) for part in parts if isinstance(part, Mapping)]
+            return [*dict.fromkeys(orjson.dumps(each) for each in found if each is not None and each != "")]
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a mapping is foreign code, and may give up in any way
+            return []

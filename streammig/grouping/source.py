@@ -1,0 +1,176 @@
+"""Grouped rows as the source of a stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import weakref
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import msgspec
+
+from streammig.errors import BrokenExport
+from streammig.grouping.build import HANDED, MARK, About, Job, clear, group, read_from, room_of
+from streammig.grouping.entries import Entry, Form, damaged
+from streammig.grouping.rows import OfRows
+from streammig.model import START, Place, Span
+from streammig.sources.source import Source, Told
+
+FORMAT = 1
+SPAN_BYTES, SPAN_RECORDS = 1 << 20, 1000
+
+
+class GroupedSource(Source):
+    """The rows of another source as records `{"id": …, "<stage>": [row, …]}` of whole customers.
+
+    A record stands where its first row stands, and comes in that order. A row that names no customer is a record of its
+    own without an id, and what is no row stays the fault that it is. `make` groups the rows in `folder`. Where that was
+    not done, as in commands beside a run, the first reading does it in a folder of its own, which goes with the source.
+    """
+
+    def __init__(
+        self, rows: Source, mapping: OfRows, stage: str, folder: Path, *, limit: int, mark: str, accept_broken: bool
+    ) -> None:
+        self.rows, self.stage, self.folder = rows, stage, folder
+        self._mapping, self._limit, self._mark, self._accept_broken = mapping, limit, mark, accept_broken
+        self._about: About | None = None
+        self._aside: Path | None = None
+
+    def is_made(self, *, begun: bool) -> bool:
+        """Whether the rows are grouped. Where records of the stage may have been sent (`begun`), what was grouped by an
+        earlier mapping stays."""
+        found = self._read(self.folder)
+        if found is None or (found.made_by != self._mark and not begun):
+            return False
+        clear(self.folder, keep=(*HANDED, "about"))
+        self._about = found
+        return True
+
+    def make(self, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> None:
+        """Group the rows, or go on with it. Raises as `group`."""
+        self._about = group(self._job(self.folder), tell, stopped)
+
+    def room(self) -> int:
+        """About how many bytes grouping takes on the disk at most."""
+        return room_of(self.rows)
+
+    def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
+        about = self._known()
+        self.unchanged()
+        held: list[Entry] = []
+        size = 0
+        for entry in self._entries(start):
+            if held and (entry.source != held[0].source or size >= SPAN_BYTES or len(held) == SPAN_RECORDS):
+                yield _span(held)
+                held, size = [], 0
+            held.append(entry)
+            size += len(entry)
+        if held:
+            yield _span(held)
+        self.unchanged()
+        for it in about.breaks:
+            broken = BrokenExport(it.file, it.offset, it.why, whole=it.whole)
+            if told is not None:
+                told(broken)
+            elif not (it.whole or self._accept_broken):
+                raise broken
+
+    def share_before(self, place: Place) -> float:
+        """Which share of the records' bytes stands before a place. Rows of a customer stand anywhere behind its first,
+        so the place itself does not tell."""
+        about = self._known()
+        return self._offset(place) / about.size if about.size else 1.0
+
+    def fingerprints(self) -> Sequence[dict[str, Any]]:
+        return self.rows.fingerprints()
+
+    def before(self, place: Place) -> str:
+        return self.rows.before(place)
+
+    def unchanged(self) -> None:
+        self.rows.unchanged()
+
+    def _entries(self, start: Place) -> Iterator[Entry]:
+        for entry in read_from(self._folder / "records", self._offset(start)):
+            if entry.spot >= start[:2]:
+                yield entry
+
+    def _offset(self, place: Place) -> int:
+        """Where in the finished file to read from for the records from a place on."""
+        marks = (self._folder / "marks").read_bytes()
+        count = range(len(marks) // MARK.size)
+        at = bisect_right(count, place[:2], key=lambda it: MARK.unpack_from(marks, it * MARK.size)[:2])
+        found: int = MARK.unpack_from(marks, (at - 1) * MARK.size)[2] if at else 0
+        return found
+
+    @property
+    def _folder(self) -> Path:
+        return self.folder if self._aside is None else self._aside / self.stage
+
+    def _known(self) -> About:
+        """What the finished file holds; it is made first where need be."""
+        if self._about is None:
+            self._about = self._read(self.folder)
+        if self._about is None:
+            self._aside = Path(mkdtemp(prefix=".grouping-", dir=self.folder.parent.parent))
+            weakref.finalize(self, shutil.rmtree, self._aside, ignore_errors=True)
+            self._about = group(self._job(self._folder), lambda _: None, lambda: False)
+        return self._about
+
+    def _read(self, folder: Path) -> About | None:
+        """What is finished in a folder, if it is of this export. Raises `MachineFault` where the files do not fit."""
+        try:
+            found = msgspec.json.decode((folder / "about").read_bytes(), type=About)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        if found.export != self._export():
+            return None
+        path = folder / "records"
+        if not path.exists() or path.stat().st_size != found.size:
+            raise damaged(path)
+        return found
+
+    def _job(self, folder: Path) -> Job:
+        return Job(self.rows, self._mapping, self.stage, folder, self._limit, self._export(), self._mark)
+
+    def _export(self) -> str:
+        """What the work file is bound to: a moved export is the same export."""
+        marks = [{**mark, "file": ""} for mark in self.rows.fingerprints()]
+        text = json.dumps([FORMAT, self.stage, self._limit, self._mapping.owner, marks], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _span(held: Sequence[Entry]) -> Span:
+    bodies, faults = [], {}
+    for at, it in enumerate(held):
+        if it.form is Form.FAULT:
+            faults[at] = msgspec.json.decode(it.note, type=tuple[int, str, str])
+        bodies.append(it.body)
+    lengths = list(map(len, bodies))
+    starts = list(accumulate((length + 1 for length in lengths[:-1]), initial=0))
+    return Span(
+        held[0].source, held[0].offset, b",".join(bodies), starts,
+        [start + length for start, length in zip(starts, lengths, strict=True)], [it.ordinal for it in held],
+        faults=faults, origins=[(it.offset, it.length) for it in held],
+    )  # fmt: skip
+
+
+def grouped_folder(checkpoint: Path) -> Path:
+    """The folder of the work files of a checkpoint. They hold records, so it is owner-only, and deleted after use."""
+    return checkpoint.with_name(checkpoint.name + ".grouped")
+
+
+def forget(checkpoint: Path, stages: Iterable[str]) -> None:
+    """Delete the work files of a checkpoint."""
+    home = grouped_folder(checkpoint)
+    for folder in (*(home / name for name in stages), home):
+        with suppress(OSError):
+            clear(folder)
+            folder.rmdir()
