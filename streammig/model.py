@@ -277,8 +277,8 @@ class BatchState(enum.StrEnum):
 class Draft(msgspec.Struct, frozen=True):
     """A batch about to be sealed: what it holds, its exact request body and that body's SHA-256.
 
-    `table` says where each of its records stands in the body. Once both are in the outbox, `file` is their name there,
-    `size` the body's length in bytes, and body and table are empty here.
+    `table` says where each of its records stands in the body, `few` where some of them do. Once all three are in the
+    outbox, `file` is their name there, `size` the body's length in bytes, and they are empty here.
     """
 
     ranges: tuple[Range, ...]
@@ -286,6 +286,7 @@ class Draft(msgspec.Struct, frozen=True):
     body: bytes
     digest: bytes
     table: bytes = b""
+    few: bytes = b""
     file: str = ""
     size: int = 0
 

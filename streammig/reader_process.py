@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -58,20 +59,22 @@ class ReaderProcess:
             ) from None
         finally:
             os.close(theirs)
-        self._answers: IO[bytes] = open(ours, "rb")  # noqa: SIM115  # until `close`
+        self._answers = open(ours, "rb", buffering=0)  # noqa: SIM115  # until `close`
+        self._poll = select.poll()
+        self._poll.register(ours, select.POLLIN)
         self._ask(recipe + b"." * AHEAD)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the child has said something that was not heard yet."""
+        return not self._answers.closed and bool(self._poll.poll(0))
 
     def next(self) -> Sealing | None:
         """As `Reader.next`; raises the `Problem` that ended the child's."""
         if self._answers.closed:
             return None
-        length = self._answers.read(_LENGTH.size)
-        if len(length) < _LENGTH.size:
-            raise self._died()
-        (size,) = _LENGTH.unpack(length)
-        said = self._answers.read(size)
-        if len(said) < size:
-            raise self._died()
+        (size,) = _LENGTH.unpack(self._hear(_LENGTH.size))
+        said = self._hear(size)
         self._ask(b".")
         match pickle.loads(said):
             case Sealing() as sealing:
@@ -85,6 +88,14 @@ class ReaderProcess:
                 self.close()
                 raise _problem(kind, fields)
         raise AssertionError("the reader said what it can't say")
+
+    def _hear(self, size: int) -> bytes:
+        said = bytearray()
+        while len(said) < size:
+            if not (part := self._answers.read(size - len(said))):
+                raise self._died()
+            said += part
+        return bytes(said)
 
     def _ask(self, what: bytes) -> None:
         assert self._child.stdin is not None
