@@ -69,6 +69,10 @@ class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=Tru
     length: int
     ordinal: int
 
+    def behind(self, counted: int) -> Position:
+        """The same, where its ordinal was counted from 0 behind so many others."""
+        return Position(self.source, self.offset, self.length, self.ordinal + counted)
+
     @property
     def begin(self) -> Place:
         """The place before it."""

@@ -80,13 +80,12 @@ class ReaderProcess:
             case Sealing() as sealing:
                 return sealing
             case "end", broken, paused:
-                self.broken = _problem(*broken) if broken else None
-                self.paused = paused
+                self.broken, self.paused = broken, paused
                 self.close()
                 return None
-            case "problem", kind, fields:
+            case Problem() as problem:
                 self.close()
-                raise _problem(kind, fields)
+                raise problem
         raise AssertionError("the reader said what it can't say")
 
     def _hear(self, size: int) -> bytes:
@@ -127,12 +126,6 @@ class ReaderProcess:
         )
 
 
-def _problem(kind: type[Problem], fields: dict[str, Any]) -> Any:
-    made = Problem.__new__(kind, fields["what"])  # by `__init__` some kinds take other things than they hold
-    vars(made).update(fields)
-    return made
-
-
 def _environment() -> dict[str, str]:
     return MEMORY | {name: value for name, value in os.environ.items() if name != _SECRET}
 
@@ -151,17 +144,16 @@ def main() -> None:
         except BrokenPipeError:
             raise
         except Problem as problem:
-            tell(answers, ("problem", type(problem), vars(problem)))
+            tell(answers, problem)
         except Exception as error:
-            tell(answers, ("problem", MachineFault, vars(_defect(error))))
+            tell(answers, _defect(error))
 
 
 def tell_all(feed: Reader, asked: IO[bytes], answers: IO[bytes]) -> None:
     """Say everything that there is of a feed as it is asked for, and how it ended."""
     while asked.read(1) and (sealing := feed.next()) is not None:
         tell(answers, sealing)
-    broken = (type(feed.broken), vars(feed.broken)) if feed.broken is not None else None
-    tell(answers, ("end", broken, feed.paused))
+    tell(answers, ("end", feed.broken, feed.paused))
 
 
 def tell(answers: IO[bytes], what: Any) -> None:
