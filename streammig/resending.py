@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from streammig.batching import BatchLimits, ranges_of
 from streammig.checkpoint import MISSED, Accepted, Beside, Checkpoint, outbox_path
-from streammig.dead_letters.replay import WAVE_BYTES, Choice, packed
+from streammig.dead_letters.replay import WAVE_BYTES, packed
 from streammig.errors import Unusable
-from streammig.model import Draft, Record, add_up
-from streammig.retrying import Retry
+from streammig.model import Batch, Draft, Record, add_up
+from streammig.retrying import is_sealed, shown
 from streammig.run import Run
-from streammig.target import Rules
 from streammig.verify.accepted import Passage
 from streammig.verify.work import Item, Work
+
+
+@dataclass(frozen=True, slots=True)
+class _Wave:
+    """What is sent again in one commit: what of each batch is taken, and the batches, all of an owner in one."""
+
+    taken: list[Beside]
+    drafts: list[Draft]
+    progress: None = None  # the export is not read on
+
+    def commit(self, file: Checkpoint, stage: str, at: float, mapping: str) -> list[Batch]:
+        return file.seal_missing(stage, self.taken, self.drafts, mapping, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,38 +40,29 @@ class Resend:
 
     async def all(self) -> bool:
         """Send all that is missing; False if stopped before. Raises like a run."""
-        retry, read = Retry(self.run, Choice()), self.run.reading.read
+        read = self.run.reading.read
         run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
         places = await read(Work, self.state_folder / f"missing-{run_id}.sqlite")
         with closing(places):
             for name in self.run.reading.inputs:
-                if self.run.target.readback.proves(name) and not await self._stage(name, retry, places):
+                if self.run.target.readback.proves(name) and not await self._stage(name, places):
                     return False
             await read(places.forget)
         return True
 
-    async def _stage(self, name: str, retry: Retry, places: Work) -> bool:
+    async def _stage(self, name: str, places: Work) -> bool:
         run = self.run
-        await retry.finish(name)
-        if mappings := await run.store.read(lambda file: file.mappings(name, MISSED)):
-            it = run.reading.inputs[name]
-            if mappings != {it.mapping}:
-                raise Unusable(
-                    "mapping-changed",
-                    f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
-                    "Put the mapping back that made them. Or verify again: then they are not comparable, and are not"
-                    " sent.",
-                )
+        mappings = await run.store.read(lambda file: file.mappings(name, MISSED))
+        if mappings - {run.reading.inputs[name].mapping}:
+            raise Unusable(
+                "mapping-changed",
+                f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
+                "Put the mapping back that made them. Or verify again: then they are not comparable, and are not sent.",
+            )
+        if mappings or await is_sealed(run, name):
             await run.reading.read(self._note, name, places)
-            items = Passage(name, it.source, it.rules, places.ranges).items(await run.reading.read(places.first, name))
-            while wave := await run.reading.read(_wave, items):
-                outbox = outbox_path(run.reading.lookup.path)
-                drafts = await run.reading.read(_drafts, wave, it.rules, run.settings.max_bytes, outbox)
-                await run.store.write(partial(_seal, name, _taken(wave), drafts, it.mapping, run.context.now()))
-                await retry.deliver(name)
-                if run.context.stopping:
-                    return False
-        return not run.context.stopping and await retry.shown(name)
+            await run.retry(name, self._waves(name, places))
+        return not run.context.stopping and await shown(run, name)
 
     def _note(self, name: str, places: Work) -> None:
         """Note the places of what is missing of a stage: what was sent since is missing no more."""
@@ -69,8 +70,20 @@ class Resend:
         batches = (Accepted(it.seq, it.ranges, it.tally, "", False, 0.0) for it in missing)
         places.begin("", {name: batches})
 
+    def _waves(self, name: str, places: Work) -> Iterator[_Wave]:
+        run, (source, rules, _) = self.run, self.run.reading.inputs[name]
+        first = places.first(name)
+        items = iter(()) if first is None else Passage(name, source, rules, places.ranges).items(first)
+        limits = BatchLimits(bytes=run.settings.max_bytes)
+        while (wave := _held(items)) and not run.context.stopping:
+            owners: dict[str, list[Record]] = {}
+            for it in wave:
+                owners.setdefault(it.record.owner, []).append(it.record)
+            drafts = packed(owners.values(), rules, limits, outbox_path(run.reading.lookup.path))
+            yield _Wave(_taken(wave), [draft for draft, _ in drafts])
 
-def _wave(items: Iterator[Item]) -> list[Item]:
+
+def _held(items: Iterator[Item]) -> list[Item]:
     """So many of them as are held at a time."""
     found, size = [], 0
     for item in items:
@@ -87,17 +100,3 @@ def _taken(wave: Sequence[Item]) -> list[Beside]:
     for it in wave:
         homes.setdefault(it.seq, []).append(it.record)
     return [Beside(seq, ranges_of(records), add_up(it.tally for it in records)) for seq, records in homes.items()]
-
-
-def _drafts(wave: Sequence[Item], rules: Rules, most: int, outbox: Path) -> list[Draft]:
-    """Batches of these records, all of an owner in one of them, their bodies in the outbox."""
-    owners: dict[str, list[Record]] = {}
-    for it in wave:
-        owners.setdefault(it.record.owner, []).append(it.record)
-    return [draft for draft, _ in packed(owners.values(), rules, BatchLimits(bytes=most), outbox)]
-
-
-def _seal(
-    stage: str, taken: Sequence[Beside], drafts: Sequence[Draft], mapping: str, at: float, file: Checkpoint
-) -> None:
-    file.seal_missing(stage, taken, drafts, mapping, at)

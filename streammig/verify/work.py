@@ -120,10 +120,10 @@ CREATE TABLE suspect (
         ]
         return ranges, [row[5] for row in rows]
 
-    def first(self, stage: str) -> Place:
-        """Where the first record of a stage begins that a batch holds."""
+    def first(self, stage: str) -> Place | None:
+        """Where the first record of a stage begins that a batch holds; None without one."""
         ordered = "SELECT source, offset, 0, record FROM accepted WHERE stage = ? ORDER BY source, offset LIMIT 1"
-        return next((Place(*row) for row in self.rows(ordered, stage)), START)
+        return next((Place(*row) for row in self.rows(ordered, stage)), None)
 
     def sizes(self, stage: str) -> dict[int, int]:
         """How many units each batch of a stage holds, by its number."""
