@@ -38,9 +38,9 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         stages = {row.name: _stage(checkpoint, row, totals[row.name], counts[row.name], running) for row in rows}
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
-        reverted = checkpoint.is_reverted()
+        reverted, reverting = checkpoint.is_reverted(), checkpoint.is_reverting()
         done_at = [it.finished for it in rows if it.finished] + [checkpoint.seen_at()]
-    state = "reverted" if reverted else _state(rows, totals, running)
+    state = "reverting" if reverting and not running else "reverted" if reverted else _state(rows, totals, running)
     dry_run = bool(run["binding"].get("dry_run", False))
     pace = pace or Pace()
     ahead = outlook(accounts, pace, now)
@@ -54,7 +54,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
         dry_run
-        or state in ("running", "reverted")
+        or state in ("running", "reverting", "reverted")
         or (state == "complete" and not missing)
         or any(_broken_off(row, totals[row.name]) for row in rows)
     )
