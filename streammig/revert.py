@@ -146,6 +146,7 @@ class Revert:
             looked = (await read(work.progress, owners)).looked
             summary = self._summary(window, kept, looked)
             await run.store.write(lambda file: file.reverted(number, summary, stays))
+            await run.target.permits.release(run_id)
             await read(work.forget)
         return summary | {"kept": [it.item.record.owner for it in kept]}
 
