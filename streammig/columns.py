@@ -90,6 +90,35 @@ class Columns:
             self.dropped.append((index, found.dropped))
 
 
+class Judged(NamedTuple):
+    """What a compiled judge found of a block of records: where they stand, and the columns of those that are clean.
+
+    `unsure` are the indices of the others, which its rules must look at. Only the rules that `by` names can use it.
+    """
+
+    by: object
+    starts: list[int]
+    ends: list[int]
+    columns: Columns
+    unsure: list[int]
+
+
+def merged(clean: Columns, others: Columns) -> Columns:
+    """The columns of both, which are of different records of one span, in reading order."""
+    out, taken, row = Columns(), 0, 0
+    while row < len(others):
+        at = others.index[row]
+        upto = bisect_left(clean.index, at, taken)
+        behind = bisect_left(others.index, clean.index[upto], row) if upto < len(clean) else len(others)
+        out.extend(clean, taken, upto)
+        out.extend(others, row, behind)
+        taken, row = upto, behind
+    out.extend(clean, taken, len(clean))
+    out.left_out = others.left_out
+    out.dropped = sorted(clean.dropped + others.dropped, key=_at)
+    return out
+
+
 class Chunk:
     """A span with the columns of its records."""
 

@@ -23,9 +23,9 @@ from streammig.reader import first_records, owners_until
 from streammig.scan import Pace
 from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
 from streammig.settings import Settings
-from streammig.sources import Form, check_form, open_source, parse_input
+from streammig.sources import FileSource, Form, check_form, open_source, parse_input
 from streammig.sources.source import Source
-from streammig.target import Rules, Stage
+from streammig.target import Judges, Rules, Stage
 from streammig.telemetry import Notify, Waiting
 
 P = ParamSpec("P")
@@ -38,6 +38,13 @@ class StageInput(NamedTuple):
     source: Source
     rules: Rules
     mapping: str  # hash of its mapping's module, "" without one
+
+    @classmethod
+    def of(cls, source: Source, rules: Rules, mapping: str) -> StageInput:
+        """These, with the rules' judge at work where the source frames its records."""
+        if isinstance(source, FileSource) and isinstance(rules, Judges):
+            source = source.judged_by(rules.judge)
+        return cls(source, rules, mapping)
 
 
 def open_sources(

@@ -49,8 +49,8 @@ from streammig.settings import Settings, check_doubles, check_folder, from_check
 from streammig.sources import with_samples
 from streammig.stages import STAGES
 from streammig.target import Client, ReadBack, Target
-from streammig.targets import rule_options, target_of
-from streammig.telemetry import CheckpointOpened, Notice, Notify, Waiting, Warned, ignore
+from streammig.targets import at_work, rule_options, target_of
+from streammig.telemetry import CheckpointOpened, Judging, Notice, Notify, Waiting, Warned, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier, run_and_look
 
@@ -114,7 +114,7 @@ class Migration:
         mappings = {name: self._mapping(name) for name in STAGES}
         target = self._target(rule_options(self.settings, started), mappings, Unlimited())
         return {
-            name: StageInput(source, target.rules(name), mapping_mark(mappings[name]))
+            name: StageInput.of(source, target.rules(name), mapping_mark(mappings[name]))
             for name, source in open_sources(self.settings, mappings, accept_broken=self.ask.accept_broken).items()
         }
 
@@ -215,6 +215,7 @@ class Migration:
             parse_since(settings.since)  # before the older run is read, which may take long
         mappings = {name: self._mapping(name) for name in STAGES}
         sources = open_sources(settings, mappings, accept_broken=ask.accept_broken)
+        self.notify(Judging(at_work(settings.judge)))
         path = Path(settings.checkpoint)
         check_folder(path)
         stack.enter_context(self._lock(path))
@@ -235,7 +236,7 @@ class Migration:
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor, self.notify, BESIDE if sends else 0.0)
         target = self._target(rule_options(settings, started), mappings, limiter)
-        inputs = {it: StageInput(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
+        inputs = {it: StageInput.of(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
         sent = await self._sent(stack, inputs, account.binding, thread)
         inputs = narrowed(inputs, sent, settings.since, SECOND, self.notify)

@@ -119,6 +119,8 @@ class Span(msgspec.Struct, frozen=True):
     size limit), by index: the full length in bytes, a code ("invalid-json", "invalid-utf8", "lone-surrogate",
     "too-large"), and what is wrong in words that hold no value of the record. Their bytes need not be there.
 
+    `judged` is what a judge found of the records as they were framed (`columns.Judged`), for the rules that it is of.
+
     It holds nothing but bytes and numbers, so it is cheap to pickle, and may be worked on in any process.
     """
 
@@ -130,6 +132,7 @@ class Span(msgspec.Struct, frozen=True):
     ordinals: Sequence[int]
     faults: Mapping[int, tuple[int, str, str]] = {}
     origins: Sequence[tuple[int, int]] | None = None
+    judged: object = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -137,6 +140,10 @@ class Span(msgspec.Struct, frozen=True):
     def cut(self, begin: int, end: int) -> list[bytes]:
         """The bytes of the records from index `begin` to `end`."""
         return list(map(self.data.__getitem__, map(slice, self.starts[begin:end], self.ends[begin:end])))
+
+    def records(self, ats: Sequence[int]) -> list[bytes]:
+        """The bytes of the records at these indices."""
+        return [self.data[self.starts[at] : self.ends[at]] for at in ats]
 
     def part(self, begin: int, end: int) -> Span:
         """The records from index `begin` to `end`, over the same bytes."""

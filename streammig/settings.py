@@ -85,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
     balances: Literal["stop", "send", "dead-letter"] = "stop"  # what becomes of transactions that do not explain one
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
+    judge: Literal["auto", "compiled", "python"] = "auto"  # what records are judged by; the batches are the same
     fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
     trim_emails: bool = False
     time_zone: str = ""

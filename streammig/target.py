@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from streammig.columns import Columns
+from streammig.columns import Columns, Judged
 from streammig.model import Receipt, Record, Span
 
 Mapping = Callable[[Any], Any]
@@ -41,6 +41,28 @@ class Rules(Protocol):
     def columns(self, span: Span) -> Columns:
         """What becomes of the records of a span, in columns."""
         ...
+
+
+class Judge(Protocol):
+    """A target's judge that may find out what becomes of records while these are framed. What it has found of a record
+    proves that the record is one JSON value in UTF-8, and where it ends."""
+
+    def elements(self, data: bytes, low: int, high: int, limit: int) -> Judged:
+        """Judge elements of an array, the first of which begins at the index `low`, up to one that does not end before
+        `high`, has more than `limit` bytes, or is no JSON value. Places are counted from `low`."""
+        ...
+
+    def lines(self, data: bytes, starts: Sequence[int], ends: Sequence[int], limit: int) -> Judged | None:
+        """Judge what stands between these places; None where any is not sure to be one JSON value within the limit."""
+        ...
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """Rules with a judge; None where it has nothing to tell of records with these settings."""
+
+    @property
+    def judge(self) -> Judge | None: ...
 
 
 @runtime_checkable

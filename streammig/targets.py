@@ -8,10 +8,13 @@ from random import Random
 from typing import Any
 
 from streammig.context import Clock
+from streammig.masivo.rules.compiled import at_work
 from streammig.masivo.target import Account, Masivo, RuleOptions, absences, conditions
 from streammig.settings import Settings
 from streammig.stages import ONCE, STAGES
 from streammig.target import Target
+
+__all__ = ["at_work", "rule_options", "target_of"]
 
 
 def target_of(
@@ -39,6 +42,7 @@ def target_of(
         waiting=waiting,
         answers=conditions(settings.accepted_if, settings.refused_if),
         not_there=absences(settings.not_there),
+        judge=settings.judge,
     )
 
 

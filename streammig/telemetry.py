@@ -16,6 +16,7 @@ class Expected(NamedTuple):
     requests: float = 0.0  # in all
     ratio: float = 1.0  # bytes of bodies for a byte of the export
     readable: bool = False  # whether samples of it are read back at its end
+    by_requests: bool = False  # how far the reading is tells nothing, or less: the number of requests does
 
 
 class Account(NamedTuple):
@@ -215,6 +216,16 @@ class Steered(Notice):
         if self.change == "limits":
             return f"the operator changed the limits: {self.limits} from now on"
         return f"the operator ended the pause: going on with limits {self.limits}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judging(Notice):
+    """What judges records in this process: the batches are the same by either."""
+
+    judge: str
+
+    def text(self) -> str:
+        return f"records are judged by {self.judge}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,11 +163,12 @@ FIXED = {
 @pytest.mark.parametrize("kind", ["clean", "odd", "edited", "pretty"])
 @pytest.mark.parametrize("stage", list(MAKERS))
 def test_i5_the_batches_of_an_export_are_the_same_bytes_in_any_process_and_after_any_stop(
-    stage: str, kind: str, tmp_path: Path
+    stage: str, kind: str, tmp_path: Path, judge: str
 ) -> None:
     file = tmp_path / "x.json"
     file.write_text(sample(stage, kind))
-    parts = open_source([Input(str(file))]), rules(stage, OPTIONS), LIMITS
+    judged = rules(stage, OPTIONS)
+    parts = open_source([Input(str(file))]).judged_by(judged.judge), judged, LIMITS
     whole = list(all_of(Reader(*parts, Progress())))
     assert written(list(all_of(ReaderProcess(*parts, Progress())))) == written(whole)
     resumed = []

@@ -73,7 +73,7 @@ def run_of(records: list[bytes]) -> list[Slice]:
 def test_a_record_is_decoded_once_to_be_judged_also_where_a_field_is_cut_from_it(
     more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged = rules("customers", OPTIONS)
+    judged = rules("customers", OPTIONS, judge="python")
     decoding = Decoding(monkeypatch)
     examined = examine(judged, run_of(bodies(1000, **more)))
     assert all(it.records for it in examined)
@@ -81,7 +81,7 @@ def test_a_record_is_decoded_once_to_be_judged_also_where_a_field_is_cut_from_it
 
 
 def test_a_bad_value_in_one_record_does_not_have_the_others_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = rules("customers", OPTIONS)
+    judged = rules("customers", OPTIONS, judge="python")
     decoding, records = Decoding(monkeypatch), bodies(64)
     records[20] = records[20].replace(b"@", b"#")
     examined = examine(judged, run_of(records))

@@ -18,7 +18,7 @@ from tests import problems
 from tests.commands import Called, Shell, sandbox, write
 from tests.sandbox_caller import customer
 
-MACHINE = ["reader", "sqlite", "disk", "checkpoint folder", "state folder", "permissions", "export", "key"]
+MACHINE = ["reader", "judge", "sqlite", "disk", "checkpoint folder", "state folder", "permissions", "export", "key"]
 WAY = ["token", "read", "clock", "limits"]
 QUESTIONS = [
     "absent-customer", "accepted-answer", "unknown-field", "refused-whole", "repeated-customer", "repeated-email",

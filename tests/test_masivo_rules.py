@@ -16,6 +16,8 @@ from streammig.model import FILTERED, Examined, Record, Tally
 from tests.spans import Slice
 from tests.spans import examine as examined
 
+pytestmark = pytest.mark.usefixtures("judge")
+
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 POINTS = "3F2504E0-4f89-11d3-9a0c-0305e82c3301"
 MILES = "9b2d7f1a-0c4e-4f62-8d35-6a1b0e9c7d21"

@@ -18,6 +18,8 @@ from streammig.model import FILTERED, Examined, Tally
 from tests.spans import Slice
 from tests.spans import examine as examined
 
+pytestmark = pytest.mark.usefixtures("judge")
+
 POINTS = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,10 +17,15 @@ from streammig.masivo.edit import NOT_JSON, Duplicate, apply, cuts, duplicated, 
 from streammig.masivo.rules import CODES, FILTERS, RuleOptions, rules
 from streammig.masivo.rules.values import Numbers, decimals
 from streammig.model import Examined, Tally, total
+from tests.judges import JUDGES
 from tests.spans import Slice, examine
 
 OPTIONS = RuleOptions(now=datetime(2024, 5, 1, tzinfo=UTC), zero_orders=True, send_anonymous=True)
-STAGES = {stage: rules(stage, OPTIONS) for stage in ("customers", "events", "transactions")}
+STAGES = {
+    judge: {stage: rules(stage, OPTIONS, judge=judge) for stage in ("customers", "events", "transactions")}
+    for judge in JUDGES
+}
+by_both = pytest.mark.parametrize("judge", JUDGES)
 RUNS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # nested JSON is slow
 REWARDS = ["3F2504E0-4f89-11d3-9a0c-0305e82c3301", "9b2d7f1a-0c4e-4f62-8d35-6a1b0e9c7d21"]
 
@@ -208,11 +214,14 @@ def naive_sums(stage: str, data: bytes) -> dict[str, Decimal]:
     return dict(total(pairs))
 
 
+@by_both
 @RUNS
 @given(garbage())
-def test_whatever_a_record_holds_it_has_one_fate_and_no_value_of_it_is_told(case: tuple[str, bytes]) -> None:
+def test_whatever_a_record_holds_it_has_one_fate_and_no_value_of_it_is_told(
+    judge: str, case: tuple[str, bytes]
+) -> None:
     stage, data = case
-    (result,) = examine(STAGES[stage], run_of(data))
+    (result,) = examine(STAGES[judge][stage], run_of(data))
     assert totals(result).records == 1
     assert len(result.records) + len(result.dead) <= 1
     assert all(letter.code in CODES and len(letter.message) < 4000 for letter in result.dead)
@@ -222,37 +231,40 @@ def test_whatever_a_record_holds_it_has_one_fate_and_no_value_of_it_is_told(case
         json.loads(record.body)
 
 
+@by_both
 @RUNS
 @given(records())
-def test_sums_are_those_of_plain_decimals_whatever_becomes_of_the_record(case: tuple[str, bytes]) -> None:
+def test_sums_are_those_of_plain_decimals_whatever_becomes_of_the_record(judge: str, case: tuple[str, bytes]) -> None:
     stage, data = case
-    (result,) = examine(STAGES[stage], run_of(data))
+    (result,) = examine(STAGES[judge][stage], run_of(data))
     if "duplicate-field" not in [letter.code for letter in result.dead]:
         assert totals(result).sums == naive_sums(stage, data)
 
 
+@by_both
 @RUNS
 @given(records())
-def test_i5_what_is_sent_goes_as_it_stands_when_it_is_read_again(case: tuple[str, bytes]) -> None:
+def test_i5_what_is_sent_goes_as_it_stands_when_it_is_read_again(judge: str, case: tuple[str, bytes]) -> None:
     stage, data = case
-    (result,) = examine(STAGES[stage], run_of(data))
+    (result,) = examine(STAGES[judge][stage], run_of(data))
     for record in result.records:
         if b"is_anonymous" in record.body:
             continue
-        (again,) = examine(STAGES[stage], run_of(record.body))
+        (again,) = examine(STAGES[judge][stage], run_of(record.body))
         assert again.records[0].body == record.body
         assert again.records[0].amounts == record.amounts
         assert not again.dropped
 
 
+@by_both
 @RUNS
 @given(st.lists(garbage(), min_size=1, max_size=6))
 def test_i5_many_records_at_once_become_what_each_becomes_when_it_is_explained_alone(
-    cases: list[tuple[str, bytes]],
+    judge: str, cases: list[tuple[str, bytes]]
 ) -> None:
     """Whatever they are grouped with, and whatever was learnt of records before them."""
     for stage in dict.fromkeys(its for its, _ in cases):
-        found, run = STAGES[stage], run_of(*[data for its, data in cases if its == stage])
+        found, run = STAGES[judge][stage], run_of(*[data for its, data in cases if its == stage])
         assert examine(found, run) == [found.explain(each.data, each.position, 0) for each in run]
 
 

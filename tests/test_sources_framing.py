@@ -16,12 +16,15 @@ from streammig.model import START, Place
 from streammig.sources import FileSource, Input, open_source
 from streammig.sources.frame import Framer
 from streammig.sources.valid import judge
+from tests.judges import JUDGES, OF_CUSTOMERS
 from tests.spans import Slice, slices
 
 
-@pytest.fixture(params=["many at once", "one by one"])
+@pytest.fixture(params=["many at once", "one by one", *JUDGES[1:]])
 def framing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to take elements: what is true of one is true of the other."""
+    """All ways to take elements: what is true of one is true of the others."""
+    if request.param == "compiled":
+        monkeypatch.setattr(FileSource, "_judge", OF_CUSTOMERS)
     if request.param == "one by one":
         monkeypatch.setattr(Framer, "_together", lambda self: False)
     return str(request.param)

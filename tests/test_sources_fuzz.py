@@ -17,6 +17,7 @@ from backports import zstd
 from streammig.errors import Unusable
 from streammig.model import START, Place
 from streammig.sources import FileSource, Input, frame, open_source
+from tests.judges import OF_CUSTOMERS
 from tests.shares import share
 from tests.spans import Slice, slices
 
@@ -102,20 +103,22 @@ def read(source: FileSource, start: Place = START) -> tuple[list[Slice], str]:
 
 
 def both(path: Path, array: tuple[str, ...] | None, tries: tuple[int, int], **settings: Any) -> tuple[list[Slice], str]:
-    """What is found in a file with texts of some size tried at once, and one by one; that must be the same."""
+    """What is found in a file with texts of some size tried at once, one by one, and by a judge; that must be the
+    same."""
     answers = []
-    for singly in (True, False):
+    for way in ("singly", "judged", "together"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(frame, "FIRST_TRY", tries[0])
             patch.setattr(frame, "LEAST_TRY", tries[1])
-            if singly:
+            patch.setattr(FileSource, "_judge", OF_CUSTOMERS if way == "judged" else None)
+            if way == "singly":
                 patch.setattr(frame.Framer, "_together", lambda self: False)
             try:
                 answers.append(read(open_source([Input(str(path), array)], **settings)))
             except Unusable as error:
                 answers.append(([], f"not opened: {error}"))
-    assert answers[0] == answers[1]
-    return answers[1]
+    assert answers[0] == answers[1] == answers[2]
+    return answers[2]
 
 
 def packed(rng: random.Random, data: bytes) -> bytes:

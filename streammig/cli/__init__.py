@@ -9,6 +9,7 @@ import shutil
 import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from typing import TextIO, cast
 
 import click
@@ -63,8 +64,16 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from streammig.targets import at_work  # as commands are imported: when asked for
+
+        click.echo(f"streammig, version {version('streammig')}\njudge: {at_work('auto')}")
+        ctx.exit()
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="streammig")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def streammig() -> None:
     """Move a very large export (JSON, NDJSON, CSV) into Masivo, under its rate limits, without losing or doubling a
     record.

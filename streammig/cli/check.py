@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,10 +74,12 @@ def _check(settings: Settings, folder: Path, outputs: Outputs, offline: bool, ou
     from streammig.cli.runtime import driven
     from streammig.context import until_stopped
     from streammig.migration import PRESETS, Ask, Migration, one_thread
+    from streammig.planned import keep_plan
     from streammig.report.live import watching
 
     ask = Ask(shlex.join(["streammig", *sys.argv[1:]]), accept_broken=True)
     refused: list[Problem] = []
+    begun = Path(settings.checkpoint).exists()
     with ExitStack() as stack:
         settings = stack.enter_context(_held(settings, ask.command))
         inputs = dict(_opened(settings, folder, ask, refused))
@@ -96,6 +98,9 @@ def _check(settings: Settings, folder: Path, outputs: Outputs, offline: bool, ou
         "unreadable": [it.json() for it in refused],
         "plan": plan(check.stages, paces(settings, PRESETS), readable, disk(settings, inputs), time.time()),
     }
+    if not (refused or begun):
+        with suppress(OSError):  # a run without it plans by what it reads first
+            keep_plan(settings, inputs, {it.name: it.requests for it in check.stages})
     outputs.report(check.document(ids=True) | told)
     found = check.document() | told | {"unwritten": [it.json() for it in outputs.failed]}
     code = PROBLEMS if check.found else 0

@@ -14,6 +14,7 @@ from streammig.checkpoint import outbox_path
 from streammig.checkpoint.sqlite import refuse_network_file_system
 from streammig.doctor.finding import NOTE, OK, WRONG, Finding, wrong
 from streammig.errors import Problem
+from streammig.masivo.rules.compiled import at_work
 from streammig.settings import Settings, api_key, state_folder
 from streammig.sources import parse_input
 from streammig.sources.locate import check_backend
@@ -28,6 +29,7 @@ def examine_machine(settings: Settings, environment: Mapping[str, str]) -> Itera
     """Everything but what needs the network, one after the other."""
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("reader", _reader),
+        ("judge", lambda: Finding("judge", OK, at_work(settings.judge))),
         ("sqlite", _sqlite),
         ("disk", lambda: _disk(settings)),
         ("checkpoint folder", lambda: _folder("checkpoint folder", Path(settings.checkpoint).absolute().parent)),

@@ -54,12 +54,13 @@ class Masivo:
     waiting: Callable[[str, float], None]
     answers: Conditions = Conditions()  # noqa: RUF009  # frozen
     not_there: tuple[Absence, ...] = NOT_THERE
+    judge: str = "auto"  # which judge of records is wanted: compiled, python, or auto
 
     stages = STAGES
     queued = True
 
     def rules(self, stage: str) -> StageRules:
-        return rules(stage, self.options[stage], self.mappings[stage])
+        return rules(stage, self.options[stage], self.mappings[stage], self.judge)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[tuple[Client, ReadBack]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from streammig.errors import SAMPLES_MISSING, counted
 from streammig.report.document import beside_verified
+from streammig.report.drift import drift_words
 from streammig.report.next_steps import next_steps, undecided_command, undecided_words
 from streammig.telemetry import PILOT, spoken
 
@@ -127,6 +128,7 @@ def summary(document: Mapping[str, Any]) -> str:
     for name, stage in stages.items():
         parts += _reasons(name, stage)
     parts += _pace(document)
+    parts += _drift(document)
     parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. The request bodies are in files.")
@@ -153,7 +155,11 @@ def verified_words(found: Mapping[str, Any] | None) -> str:
 
 def brief(document: Mapping[str, Any]) -> str:
     """The counts, the limits and the time left, in at most 24 lines."""
-    return "\n".join([totals_table(document), *_pace(document), state_sentence(document)])
+    return "\n".join([totals_table(document), *_pace(document), *_drift(document), state_sentence(document)])
+
+
+def _drift(document: Mapping[str, Any]) -> list[str]:
+    return drift_words(document["plan"], document["state"] == "complete")
 
 
 def _pace(document: Mapping[str, Any]) -> list[str]:

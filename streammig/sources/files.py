@@ -30,6 +30,7 @@ from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, path_
 from streammig.sources.packed import refuse_archive
 from streammig.sources.source import Source, Told
 from streammig.sources.window import Window
+from streammig.target import Judge
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
@@ -52,6 +53,8 @@ class FileSource(Source):
 
     Each file must stay what it was when this was made: every span is given out only after a look at it.
     """
+
+    _judge: Judge | None = None
 
     def __init__(
         self,
@@ -117,6 +120,11 @@ class FileSource(Source):
             standing.check(wanted.file, stream.standing())
         return _File(wanted.file, layout, standing, head, mark)
 
+    def judged_by(self, judge: Judge | None) -> FileSource:
+        """This source, whose spans hold what the judge finds of their records."""
+        self._judge = judge
+        return self
+
     def _window(self, file: str, stream: Stream) -> Window:
         return Window(file, stream, self._read_bytes)
 
@@ -153,11 +161,11 @@ class FileSource(Source):
             yield from Documents(*what).spans(at)
             return
         if file.layout.format == NDJSON:
-            yield from Lines(*what).spans(at, resumed=resumed)
+            yield from Lines(*what, judge=self._judge).spans(at, resumed=resumed)
             return
         if not resumed:
             _, at = walk_to(window, at, [str(step) for step in file.layout.path], self.meter)
-        framer = Framer(*what)
+        framer = Framer(*what, judge=self._judge)
         yield from framer.spans(at, resumed=resumed)
         check_rest(window, framer.at, file.layout.path, self.meter)
 

@@ -30,6 +30,7 @@ from streammig.sources.valid import (
     without_surrogates,
 )
 from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, SPAN_BYTES, SPAN_RECORDS, Held, Window
+from streammig.target import Judge
 
 # How much is tried at once: what is not worth a try, the first try, and the most where records are large.
 LEAST_TRY, FIRST_TRY, MOST_TRY = 4 * 1024, 16 * 1024, 1024 * 1024
@@ -57,10 +58,15 @@ class Framer:
     that succeeds, the cut lies between two elements, for the prefix of a JSON text has one reading. The same holds for
     a cut inside the last element if closing signs are added that fit: then that element is left for the next time. So a
     guess is never wrong: it only fails. After a few failures a shorter text is tried, at last each element alone.
+
+    A judge finds the ends of elements as it looks at them, so with one nothing is guessed.
     """
 
-    def __init__(self, window: Window, source: int, ordinal: int, limit: int, meter: Meter) -> None:
+    def __init__(
+        self, window: Window, source: int, ordinal: int, limit: int, meter: Meter, judge: Judge | None = None
+    ) -> None:
         self.at = window.base
+        self._judge = judge
         self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
         self._try = FIRST_TRY
         self._singly = 0  # the offset up to which elements are taken one by one
@@ -79,7 +85,7 @@ class Framer:
         try:
             while self._next(comma):
                 comma = True
-                if not self._together():
+                if not (self._together() if self._judge is None else self._judged(self._judge)):
                     self._element()
                 if self._ready:
                     ready, self._ready = self._ready, []
@@ -144,6 +150,27 @@ class Framer:
                 return True
             size = size // 4 if good == size else good
         self._try, self._singly = LEAST_TRY, self.at + LEAST_TRY
+        return False
+
+    def _judged(self, judge: Judge) -> bool:
+        """As `_together`, by a judge."""
+        window, size = self._window, MOST_SPAN_BYTES
+        while size <= MOST_TRY:
+            while window.end - self.at < size and self._fill(self.at):
+                pass
+            low = self.at - window.base
+            found = judge.elements(window.data, low, min(low + size, len(window.data)), self._limit)
+            if found.starts:
+                self._flush()
+                data, count = window.data[low : low + found.ends[-1]], len(found.starts)
+                ordinals = range(self._ordinal, self._ordinal + count)
+                span = Span(self._source, self.at, data, found.starts, found.ends, ordinals, judged=found)
+                self._ready.append(span)
+                self._meter.parsed += len(data)
+                self._ordinal += count
+                self.at += len(data)
+                return True
+            size *= 4
         return False
 
     def _cut(self, size: int) -> int | None:

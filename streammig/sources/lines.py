@@ -12,6 +12,7 @@ from streammig.model import Span
 from streammig.sources.open import Meter
 from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, is_utf8, judge, too_large
 from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Held, Window
+from streammig.target import Judge
 
 
 class Lines:
@@ -21,7 +22,10 @@ class Lines:
     place may lie between the end of a record and its newline.
     """
 
-    def __init__(self, window: Window, source: int, ordinal: int, limit: int, meter: Meter) -> None:
+    def __init__(
+        self, window: Window, source: int, ordinal: int, limit: int, meter: Meter, judge: Judge | None = None
+    ) -> None:
+        self._judge = judge
         self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
 
     def spans(self, at: int, *, resumed: bool) -> Iterator[Span]:
@@ -64,17 +68,29 @@ class Lines:
     def _block(self, block: bytes, at: int) -> Iterator[Span]:
         """The spans of whole lines, the last without its newline."""
         self._meter.parsed += len(block)
-        clean, lines = is_utf8(block), block.split(b"\n")
+        lines = block.split(b"\n")
         for first in range(0, len(lines), MOST_RECORDS):
             part = lines[first : first + MOST_RECORDS]
             data = block if len(part) == len(lines) else b"\n".join(part)
-            span = self._together(part, data, at) if clean else None
+            span = self._judged(part, data, at)
             if span is None:
-                span = self._one_by_one(part, data, at, clean)
+                clean = is_utf8(data)
+                span = (self._together(part, data, at) if clean else None) or self._one_by_one(part, data, at, clean)
             if span is not None:
                 yield span
             at += len(data) + 1
             self._ordinal += len(part)
+
+    def _judged(self, lines: list[bytes], data: bytes, at: int) -> Span | None:
+        """As `_together`, by a judge, if there is one."""
+        if self._judge is None:
+            return None
+        lengths = list(map(len, lines))
+        starts = list(accumulate(map((1).__add__, lengths[:-1]), initial=0))
+        ends = list(map(add, starts, lengths))
+        found = self._judge.lines(data, starts, ends, self._limit)
+        ordinals = range(self._ordinal, self._ordinal + len(lines))
+        return found and Span(self._source, at, data, starts, ends, ordinals, judged=found)
 
     def _together(self, lines: list[bytes], data: bytes, at: int) -> Span | None:
         """A span of lines in UTF-8 of which each is a valid record and nothing else; None if any is not."""

@@ -21,6 +21,9 @@ _STAGES: dict[str, type[StageRules]] = {
 }
 
 
-def rules(stage: str, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> StageRules:
-    """The rules of a stage, as `streammig.target.Rules`; raises `Unusable` for options that make no sense."""
-    return _STAGES[stage](options, mapping)
+def rules(
+    stage: str, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto"
+) -> StageRules:
+    """The rules of a stage, as `streammig.target.Rules`; raises `Unusable` for options that make no sense, and for a
+    compiled judge that is wanted and not there."""
+    return _STAGES[stage](options, mapping, judge)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from streammig.columns import Columns
+from streammig.columns import Columns, merged
 from streammig.masivo.edit import (
     NOT_JSON,
     NULL,
@@ -19,6 +21,7 @@ from streammig.masivo.edit import (
     elements,
     members,
 )
+from streammig.masivo.rules.compiled import Judge, Roles, wanted
 from streammig.masivo.rules.cutting import Block, Cutting
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.filters import Filters
@@ -56,19 +59,23 @@ class StageRules(ABC):
     over many records at once, one attribute at a time. A record that can be sent, as it stands or with fields cut,
     becomes a row of columns, not an object. Every other record goes alone to `explain`, which edits it or tells all its
     faults. For a record with a row `explain` would find the same, in ten times the time.
+
+    Where `judge` is there it comes first, and these rules are left with the records that it is not sure of.
     """
 
     head: bytes = b'{"customers":['
     tail: bytes = b"]}"
     once: ClassVar[bool] = False
     model: ClassVar[type[msgspec.Struct]]
+    roles: ClassVar[Roles]
     _alone: int = 0  # units of a record that could not be looked into
     _misses: bool = False  # a record that is left out makes its owner absent from the target
     _marked: bool = False  # a field that is sent may mark a deleted customer: only `explain` sees that
 
-    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
-        """Raises `Unusable` for options that make no sense."""
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
+        """Raises `Unusable` for options that make no sense, and for a judge that is not there."""
         options.check()
+        self._wanted = judge
         self._options = options
         self._values = Values(options)
         self._keys = self._values.keys
@@ -79,15 +86,33 @@ class StageRules(ABC):
         self._room = options.max_bytes - len(self.head) - len(self.tail)
         self._cutting = Cutting(self.model, self._shape, self._filters, told=self._told)
 
-    def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None]]:
-        return type(self), (self._options, self._mapping)  # in another process they are made again
+    def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None, str]]:
+        return type(self), (self._options, self._mapping, self._wanted)  # in another process they are made again
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """The compiled judge of this stage, if it is wanted, there, and has something to tell: of what a mapping makes,
+        and of fields that mark a deleted customer and are sent, it knows nothing. Raises `Unusable` as `wanted`."""
+        if not wanted(self._wanted) or self._mapping is not None or self._marked:
+            return None
+        return Judge(
+            type(self).__name__, self._shape, self._options, self.roles, rules=self, filters=self._filters,
+            room=self._room, most_units=self._options.max_units if self.once else sys.maxsize, told=self._told,
+        )  # fmt: skip
 
     def columns(self, span: Span) -> Columns:
         """The result of a span's records. Never raises for what a record holds."""
+        if self.judge is None:
+            return self._looked(span, range(len(span)))
+        found = self.judge.judged(span.judged) or self.judge.framed(span.data, span.starts, span.ends, span.faults)
+        return merged(found.columns, self._looked(span, found.unsure)) if found.unsure else found.columns
+
+    def _looked(self, span: Span, ats: Sequence[int]) -> Columns:
+        """The result of the records at these indices, by the rules in Python."""
         out = Columns()
-        blocks = -(-len(span) // BLOCK)
+        blocks = -(-len(ats) // BLOCK)
         for at in range(blocks):  # of about the same size
-            self._add(span, at * len(span) // blocks, (at + 1) * len(span) // blocks, out)
+            self._add(span, ats[at * len(ats) // blocks : (at + 1) * len(ats) // blocks], out)
         return out
 
     def explain(self, data: bytes, position: Position, unit: int) -> Examined:
@@ -125,13 +150,15 @@ class StageRules(ABC):
 
     # -- many records at once
 
-    def _add(self, span: Span, begin: int, end: int, out: Columns) -> None:
-        """Add the result of the records from index `begin` to `end`."""
-        work = _Work(span.cut(begin, end), range(begin, end), {})
-        for at in span.faults.keys() & work.homes if span.faults else ():
-            _, code, fault = span.faults[at]
-            work.known[at - begin] = self._dead(span.position(at), 0, [Refusal(code, "", fault)], Tally(1, self._alone))
-            work.data[at - begin] = b""
+    def _add(self, span: Span, ats: Sequence[int], out: Columns) -> None:
+        """Add the result of the records at these indices."""
+        work = _Work(span.records(ats), ats, {})
+        for at, home in enumerate(ats) if span.faults else ():
+            if home in span.faults:
+                _, code, fault = span.faults[home]
+                dead = self._dead(span.position(home), 0, [Refusal(code, "", fault)], Tally(1, self._alone))
+                work.known[at] = dead
+                work.data[at] = b""
         if self._mapped is not None:
             work = self._made(self._mapped, span, work)
         block = self._judged(work.data)

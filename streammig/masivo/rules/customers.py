@@ -12,6 +12,7 @@ from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts
 from streammig.masivo.rules import mentions
 from streammig.masivo.rules.base import Pair, StageRules, id_in
+from streammig.masivo.rules.compiled import AMOUNT, KEY, LATER, NOT_NEGATIVE, OWNER, UNIQUE, Roles
 from streammig.masivo.rules.cutting import Block
 from streammig.masivo.rules.explain import KINDS, Walk
 from streammig.masivo.rules.mentions import Mention
@@ -34,11 +35,21 @@ class CustomerRules(StageRules):
     """Customers: one unit each; sums of the lots that are sent, by reward."""
 
     model = models.Customer
+    roles = Roles(
+        {
+            ("id",): OWNER,
+            ("email",): UNIQUE,
+            ("balance", "reward_id"): KEY,
+            ("balance", "amount"): AMOUNT | NOT_NEGATIVE,
+            ("balance", "expiration_date"): LATER,
+        },
+        adds=("balance",),
+    )
     _alone = 1
     _misses = True
 
-    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
-        super().__init__(options, mapping)
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
+        super().__init__(options, mapping, judge)
         self._beside = (self._filters.customer_fields - frozenset(self._shape.fields)) | STRUCTURAL
         self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)
 

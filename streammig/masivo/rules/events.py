@@ -11,6 +11,7 @@ from typing import Any
 from streammig.masivo import models
 from streammig.masivo.edit import NOT_JSON, Duplicate, Member, members
 from streammig.masivo.rules.base import Pair
+from streammig.masivo.rules.compiled import AMOUNT, COUNTS_IF, IS_TRUE, OWNER, UNITS, Roles
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
@@ -18,7 +19,7 @@ from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.values import decimals, text_of, texts_of
 from streammig.model import ZERO, Examined, Position, Record, Tally
 
-PURCHASES = "purchases"
+PURCHASE, PURCHASES = "PURCHASE", "purchases"
 
 _fulfilled = attrgetter("fulfilled")
 
@@ -28,10 +29,22 @@ class EventRules(GroupedRules):
 
     name = "events"
     model = models.OwnerOfEvents
+    roles = Roles(
+        {
+            ("id",): OWNER,
+            ("events",): UNITS,
+            ("events", "type"): COUNTS_IF,
+            ("events", "fulfilled"): IS_TRUE,
+            ("events", "order", "value"): AMOUNT,
+        },
+        adds=("events",),
+        key=PURCHASES,
+        words=(PURCHASE,),
+    )
     unit_model = models.Event
 
-    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
-        super().__init__(options, mapping)
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
+        super().__init__(options, mapping, judge)
         self._alone = int(options.owner is not None)
         self._marks = self._filters.event_fields - frozenset(self._unit_shape.fields)
         # A single event always needs its owner put around it.
@@ -42,7 +55,7 @@ class EventRules(GroupedRules):
 
     def _amounts(self, units: Sequence[models.Event]) -> tuple[list[str], list[Decimal]]:
         values = decimals([event.order.value for event in units])
-        amounts = [value if event.type == "PURCHASE" else ZERO for event, value in zip(units, values, strict=True)]
+        amounts = [value if event.type == PURCHASE else ZERO for event, value in zip(units, values, strict=True)]
         return [PURCHASES] * len(amounts), amounts
 
     def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
@@ -85,7 +98,7 @@ class EventRules(GroupedRules):
         cut = {*self._marks, options.owner} if options.owner is not None else self._marks
         waived, put = frozenset[str](), []
         kind = fields.get("type")
-        purchase = kind is not None and text_of(data, kind) == "PURCHASE"
+        purchase = kind is not None and text_of(data, kind) == PURCHASE
         if not purchase and kind is not None and data[kind.begin] == 0x22 and not _there(data, fields.get("order")):
             if not options.zero_orders:
                 return "not-a-purchase"
@@ -98,7 +111,7 @@ class EventRules(GroupedRules):
 
     def _pair(self, data: bytes, fields: Mapping[str, Member]) -> Pair | None:
         order, kind = fields.get("order"), fields.get("type")
-        if order is None or data[order.begin] != 0x7B or text_of(data, kind) != "PURCHASE":
+        if order is None or data[order.begin] != 0x7B or text_of(data, kind) != PURCHASE:
             return None
         try:
             value = self._readable(data, members(data, order.begin, order.end).get("value"))

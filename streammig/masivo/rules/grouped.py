@@ -36,8 +36,8 @@ class GroupedRules(StageRules):
     name: ClassVar[str]
     unit_model: ClassVar[type[msgspec.Struct]]
 
-    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None) -> None:
-        super().__init__(options, mapping)
+    def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
+        super().__init__(options, mapping, judge)
         self._decode_unit = msgspec.json.Decoder(self.unit_model).decode
         self._unit_shape = shape_of(self.unit_model)
         self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from streammig.masivo import models
 from streammig.masivo.edit import Member
 from streammig.masivo.rules.base import Pair
+from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Roles
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.shares import of_history
@@ -21,6 +22,15 @@ class TransactionRules(GroupedRules):
     name = "transactions"
     once = True
     model = models.OwnerOfTransactions
+    roles = Roles(
+        {
+            ("id",): OWNER,
+            ("transactions",): UNITS,
+            ("transactions", "reward_id"): KEY,
+            ("transactions", "amount"): AMOUNT,
+        },
+        adds=("transactions",),
+    )
     unit_model = models.Transaction
 
     def shares(self, body: bytes) -> Iterator[Pair]:

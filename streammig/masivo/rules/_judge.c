@@ -1,0 +1,1203 @@
+/* Judges the records of a block in one pass: each is clean, or this is not sure of it. Messages and edits are Python's.
+
+   A table, made in Python from the models, says what may stand in a record. A record that the table describes to the
+   letter is clean. Any other one is "not sure", which costs time and nothing else; so every doubt ends there. Nothing
+   outside the block is read. While it is read no Python object is changed, so other threads run meanwhile. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__SSE2__) && !defined(STREAMMIG_PLAIN)
+#include <emmintrin.h>
+#define JUDGE_VECTORS 1
+#else
+#define JUDGE_VECTORS 0
+#endif
+
+typedef const uint8_t *At; /* a place in the block; NULL says "not sure" */
+
+/* ---- the table: in the order of `compiled.KINDS` and `compiled.FLAGS` ---- */
+
+enum { TEXT, ID, EMAIL, UUID, DATE, NUMBER, BOOLEAN, ENUM, FREE, OBJECT, LIST, NEVER };
+
+enum {
+  NULLABLE = 1,      /* null stays */
+  OPTIONAL = 2,      /* null is cut */
+  OWNER = 4,         /* the record's owner */
+  UNIQUE = 8,        /* its second unique key, in lower case */
+  UNITS = 16,        /* the list whose elements are the record's units */
+  KEY = 32,          /* the key of an amount */
+  AMOUNT = 64,       /* the amount */
+  NOT_NEGATIVE = 128,
+  LATER = 256,       /* a date behind the table's `now` */
+  IS_TRUE = 512,
+  COUNTS_IF = 1024,  /* the amount counts if this text is one of the table's words, else it is zero */
+};
+
+enum { TOLD = 1, MARK = 2 }; /* of an unknown field: it counts as dropped; only some values of it may be cut */
+
+enum { MOST_FIELDS = 64, MOST_EXTRAS = 64, MOST_KEYS = 4096, KEY_SLOTS = 8192, MOST_NEWS = 8, MOST_NAME = 64 };
+enum { DEPTH = 64, FREE_NAMES = 32, UUID_BYTES = 36, NUMBER_BYTES = 30, ZERO_AMOUNT = -1 };
+
+typedef struct {
+  At name; /* and its closing quote */
+  int length, kind, flags, longest, child;
+  PyObject *words;
+} Field;
+
+typedef struct {
+  int count, adds;
+  uint64_t required;
+  Field *fields;
+} Shape;
+
+typedef struct {
+  At name;
+  int length, flags;
+  PyObject *values;
+} Extra;
+
+typedef struct {
+  PyObject *spec; /* owns every text that is pointed to */
+  PyObject *decimal, *zero, *constant;
+  Shape *shapes;
+  Extra extras[MOST_EXTRAS];
+  At printable; /* a bit for each code point up to U+FFFF */
+  PyObject *words; /* of COUNTS_IF */
+  int shape_count, extra_count, digits, longest, grouped;
+  long long now, room, most_units;
+} Table;
+
+/* ---- one run over a block, and what it finds ---- */
+
+typedef struct {
+  void *data;
+  size_t count, room, size;
+} Vector;
+
+typedef struct { At begin, end; int clean; } Found;
+typedef struct { At begin, end; } Part;
+typedef struct { int key, begin, length; } Amount;
+typedef struct {
+  size_t owner, owner_length, unique, unique_length; /* in `texts` */
+  size_t amounts, cuts, told;                        /* how many there are behind this row */
+  Py_ssize_t units, low, high;
+  int plain; /* the unique key is ASCII */
+} Row;
+typedef struct { At name, end, value, value_end; } News;
+
+typedef struct {
+  const Table *table;
+  At base, end;
+  Py_ssize_t limit; /* of a record, in bytes */
+  Vector found, rows, texts, amounts, cuts, told;
+  At keys[MOST_KEYS];
+  uint16_t slots[KEY_SLOTS];
+  int key_count, full, failed;
+  News news[MOST_NEWS];
+  int news_count;
+  /* of the object that adds an amount, and of the record */
+  int key, counts, has_amount;
+  Part amount, list;
+  Row row;
+} Run;
+
+static void *more(Run *run, Vector *it, size_t wanted) {
+  if (it->count + wanted > it->room) {
+    size_t room = it->room * 2 + wanted + 64;
+    void *data = realloc(it->data, room * it->size);
+    if (data == NULL) {
+      run->failed = 1;
+      return NULL;
+    }
+    it->data = data;
+    it->room = room;
+  }
+  void *at = (char *)it->data + it->count * it->size;
+  it->count += wanted;
+  return at;
+}
+
+/* ---- signs ---- */
+
+enum { IS_DIGIT = 1, IS_HEX = 2, IS_ATOM = 4, IS_LETTER = 8 };
+static uint8_t classes[256];
+
+static void fill_classes(void) {
+  for (int sign = 0; sign < 256; sign++) {
+    int digit = sign >= '0' && sign <= '9', small = sign | 32, letter = sign < 128 && small >= 'a' && small <= 'z';
+    int atom = sign > 32 && sign < 127 && !strchr("\"(),.:;<>@[\\]", sign);
+    classes[sign] = (uint8_t)((digit ? IS_DIGIT | IS_HEX : 0) | (letter && small <= 'f' ? IS_HEX : 0) |
+                              (atom ? IS_ATOM : 0) | (digit || letter ? IS_LETTER : 0));
+  }
+}
+
+static int is(uint8_t sign, int class) { return classes[sign] & class; }
+
+static At blanks(At at, At end) {
+  while (at < end && *at <= ' ' && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r')) at++;
+  return at;
+}
+
+static int same(At at, At end, const char *text, size_t length) {
+  return (size_t)(end - at) >= length && memcmp(at, text, length) == 0;
+}
+
+/* ---- texts ---- */
+
+typedef struct { At begin, end; int escaped, high; } Text;
+
+/* The code unit of four hexadecimal digits; -1 where they are none. */
+static int hex4(At at, At end) {
+  int unit = 0;
+  if (end - at < 4) return -1;
+  for (int i = 0; i < 4; i++) {
+    if (!is(at[i], IS_HEX)) return -1;
+    unit = unit * 16 + (is(at[i], IS_DIGIT) ? at[i] - '0' : (at[i] | 32) - 'a' + 10);
+  }
+  return unit;
+}
+
+/* Behind the escape that begins here. A surrogate needs its other half. */
+static At escape(At at, At end) {
+  if (end - at < 2) return NULL;
+  if (at[1] != 'u') return at[1] != 0 && strchr("\"\\/bfnrt", at[1]) ? at + 2 : NULL;
+  int unit = hex4(at + 2, end);
+  if (unit < 0 || (unit >= 0xDC00 && unit <= 0xDFFF)) return NULL;
+  at += 6;
+  if (unit < 0xD800 || unit > 0xDBFF) return at;
+  if (end - at < 6 || at[0] != '\\' || at[1] != 'u') return NULL;
+  unit = hex4(at + 2, end);
+  return unit >= 0xDC00 && unit <= 0xDFFF ? at + 6 : NULL;
+}
+
+static int follows(uint8_t sign) { return (sign & 0xC0) == 0x80; }
+
+/* Behind the character of several bytes that begins here: UTF-8, no overlong form, no surrogate. */
+static At character(At at, At end) {
+  ptrdiff_t left = end - at;
+  uint8_t first = at[0];
+  if (first >= 0xC2 && first <= 0xDF && left >= 2 && follows(at[1])) return at + 2;
+  if ((first & 0xF0) == 0xE0 && left >= 3 && follows(at[1]) && follows(at[2])) {
+    return (first == 0xE0 && at[1] < 0xA0) || (first == 0xED && at[1] >= 0xA0) ? NULL : at + 3;
+  }
+  if (first >= 0xF0 && first <= 0xF4 && left >= 4 && follows(at[1]) && follows(at[2]) && follows(at[3])) {
+    return (first == 0xF0 && at[1] < 0x90) || (first == 0xF4 && at[1] >= 0x90) ? NULL : at + 4;
+  }
+  return NULL;
+}
+
+/* The first byte that is no plain sign of a text, or the end of the block. */
+static At plain(At at, At end) {
+#if JUDGE_VECTORS
+  for (; end - at >= 16; at += 16) {
+    __m128i some = _mm_loadu_si128((const __m128i *)at);
+    __m128i odd = _mm_or_si128(_mm_cmpeq_epi8(some, _mm_set1_epi8('"')), _mm_cmpeq_epi8(some, _mm_set1_epi8('\\')));
+    odd = _mm_or_si128(odd, _mm_cmplt_epi8(some, _mm_set1_epi8(32))); /* signed: from 0x80 on, too */
+    int mask = _mm_movemask_epi8(odd);
+    if (mask) return at + __builtin_ctz((unsigned)mask);
+  }
+#endif
+  while (at < end && *at >= 32 && *at < 128 && *at != '"' && *at != '\\') at++;
+  return at;
+}
+
+/* Behind the text whose opening quote stands here. */
+static At text(At at, At end, Text *it) {
+  if (at >= end || *at != '"') return NULL;
+  it->begin = ++at;
+  it->escaped = it->high = 0;
+  for (;;) {
+    at = plain(at, end);
+    if (at >= end || *at < 32) return NULL;
+    if (*at == '"') break;
+    if (*at == '\\') {
+      it->escaped = 1;
+      at = escape(at, end);
+    } else {
+      it->high = 1;
+      at = character(at, end);
+    }
+    if (at == NULL) return NULL;
+  }
+  it->end = at;
+  return at + 1;
+}
+
+/* How many characters a text has. */
+static long long characters(const Text *it) {
+  long long count = 0;
+  for (At at = it->begin; at < it->end; count++) {
+    if (*at == '\\') at = escape(at, it->end);
+    else at = *at < 0x80 ? at + 1 : character(at, it->end);
+  }
+  return count;
+}
+
+static uint8_t *encoded(uint8_t *to, int point) {
+  if (point < 0x80) {
+    *to++ = (uint8_t)point;
+  } else if (point < 0x800) {
+    *to++ = (uint8_t)(0xC0 | point >> 6);
+    *to++ = (uint8_t)(0x80 | (point & 63));
+  } else if (point < 0x10000) {
+    *to++ = (uint8_t)(0xE0 | point >> 12);
+    *to++ = (uint8_t)(0x80 | (point >> 6 & 63));
+    *to++ = (uint8_t)(0x80 | (point & 63));
+  } else {
+    *to++ = (uint8_t)(0xF0 | point >> 18);
+    *to++ = (uint8_t)(0x80 | (point >> 12 & 63));
+    *to++ = (uint8_t)(0x80 | (point >> 6 & 63));
+    *to++ = (uint8_t)(0x80 | (point & 63));
+  }
+  return to;
+}
+
+/* A text without its escapes, in `texts`: where it begins there; its length goes to `length`. Escapes only shrink. */
+static uint8_t *decoded(Run *run, const Text *it, size_t *length) {
+  size_t most = (size_t)(it->end - it->begin);
+  uint8_t *begin = more(run, &run->texts, most), *to = begin;
+  if (begin == NULL) return NULL;
+  if (!it->escaped) {
+    memcpy(begin, it->begin, most);
+    *length = most;
+    return begin;
+  }
+  for (At at = it->begin; at < it->end;) {
+    if (*at != '\\') {
+      *to++ = *at++;
+    } else if (at[1] == 'u') {
+      int point = hex4(at + 2, it->end);
+      at += 6;
+      if (point >= 0xD800 && point <= 0xDBFF) {
+        point = 0x10000 + ((point - 0xD800) << 10) + hex4(at + 2, it->end) - 0xDC00;
+        at += 6;
+      }
+      to = encoded(to, point);
+    } else {
+      static const char from[] = "\"\\/bfnrt", as[] = "\"\\/\b\f\n\r\t";
+      *to++ = (uint8_t)as[strchr(from, at[1]) - from];
+      at += 2;
+    }
+  }
+  *length = (size_t)(to - begin);
+  run->texts.count -= most - *length;
+  return begin;
+}
+
+/* The code point that begins here, in valid UTF-8. */
+static int point_at(At at, int *bytes) {
+  if (*at < 0x80) { *bytes = 1; return *at; }
+  if (*at < 0xE0) { *bytes = 2; return (*at & 31) << 6 | (at[1] & 63); }
+  if (*at < 0xF0) { *bytes = 3; return (*at & 15) << 12 | (at[1] & 63) << 6 | (at[2] & 63); }
+  *bytes = 4;
+  return (*at & 7) << 18 | (at[1] & 63) << 12 | (at[2] & 63) << 6 | (at[3] & 63);
+}
+
+/* As `values.good_id` has it. */
+static int good_id(At at, At end) {
+  int count = 0, bytes;
+  if (end - at == 7 && memcmp(at, "migrate", 7) == 0) return 0;
+  for (; at < end; at += bytes, count++) {
+    int point = point_at(at, &bytes);
+    if (point < 32 || point == '/' || (point >= 127 && point < 160)) return 0;
+  }
+  return count > 0 && count <= 255;
+}
+
+/* As `values.good_email` has it; not sure beyond U+FFFF. */
+static int good_email(const Table *table, At at, At end) {
+  enum { LONGEST = 254, LONGEST_LOCAL = 64, LONGEST_LABEL = 63 };
+  int domain = 0, count = 0, part = 0, last = 0, bytes; /* `part`: characters since a dot or the @ */
+  for (; at < end; at += bytes, count++) {
+    int point = point_at(at, &bytes);
+    if (point == '.' || point == '@') {
+      if (part == 0 || (domain && last == '-') || (point == '@' && (domain || count > LONGEST_LOCAL))) return 0;
+      domain |= point == '@';
+      part = 0;
+      continue;
+    }
+    if (point < 128) {
+      int dash = domain && point == '-' && part > 0;
+      if (!dash && !is((uint8_t)point, domain ? IS_LETTER : IS_ATOM)) return 0;
+    } else if (point <= 0xA0 || point > 0xFFFF || !(table->printable[point >> 3] >> (point & 7) & 1)) {
+      return 0;
+    }
+    part++;
+    if (domain && part > LONGEST_LABEL) return 0;
+    last = point;
+  }
+  return domain && part > 0 && last != '-' && count <= LONGEST;
+}
+
+/* ---- dates and numbers ---- */
+
+static int two(At at) { return is(at[0], IS_DIGIT) && is(at[1], IS_DIGIT) ? (at[0] - '0') * 10 + at[1] - '0' : -1; }
+
+/* Whether this is a date and time with a zone, spelt as RFC 3339 has it; its microseconds since 1970 go to `moment`. */
+static int date(At at, At end, long long *moment) {
+  static const int before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+  static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+  if (end - at < 20 || at[4] != '-' || at[7] != '-' || at[10] != 'T' || at[13] != ':' || at[16] != ':') return 0;
+  int century = two(at), year = two(at + 2), month = two(at + 5), day = two(at + 8);
+  int hour = two(at + 11), minute = two(at + 14), second = two(at + 17);
+  if (century < 10 || year < 0 || month < 1 || month > 12 || day < 1) return 0;
+  if (hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 59) return 0;
+  year += century * 100;
+  int leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+  if (year > 9998 || day > days[month - 1] + (month == 2 && leap)) return 0;
+  at += 19;
+  long long micros = 0;
+  if (*at == '.') {
+    long long unit = 100000;
+    At first = ++at;
+    for (; at < end && is(*at, IS_DIGIT) && unit > 0; at++, unit /= 10) micros += (*at - '0') * unit;
+    if (at == first || at >= end) return 0;
+  }
+  long long offset = 0;
+  if (*at == 'Z') {
+    if (at + 1 != end) return 0;
+  } else {
+    if ((*at != '+' && *at != '-') || end - at != 6 || at[3] != ':') return 0;
+    int hours = two(at + 1), minutes = two(at + 4);
+    if (hours < 0 || hours > 23 || minutes < 0 || minutes > 59) return 0;
+    offset = (hours * 60 + minutes) * 60LL;
+    if (*at == '-') offset = -offset;
+  }
+  long long past = year - 1, days_past = past * 365 + past / 4 - past / 100 + past / 400;
+  days_past += before[month - 1] + (month > 2 && leap) + day - 719163;
+  *moment = (days_past * 86400 + hour * 3600LL + minute * 60 + second - offset) * 1000000 + micros;
+  return 1;
+}
+
+/* Behind the digits that begin here. */
+static At digits(At at, At end) {
+  while (at < end && is(*at, IS_DIGIT)) at++;
+  return at;
+}
+
+/* Behind the number that begins here, by the grammar of JSON; `point` and `exponent` are where these begin, or NULL. */
+static At any_number(At at, At end, At *point, At *exponent) {
+  *point = *exponent = NULL;
+  if (at < end && *at == '-') at++;
+  At first = at;
+  at = digits(at, end);
+  if (at == first || (*first == '0' && at - first > 1)) return NULL;
+  if (at < end && *at == '.') {
+    *point = at;
+    first = ++at;
+    at = digits(at, end);
+    if (at == first) return NULL;
+  }
+  if (at < end && (*at | 32) == 'e') {
+    *exponent = at++;
+    if (at < end && (*at == '+' || *at == '-')) at++;
+    first = at;
+    at = digits(at, end);
+    if (at == first) return NULL;
+  }
+  return at;
+}
+
+/* Whether a number with an exponent may be sent, by its value. */
+static int good_exponent(const Table *table, At at, At point, At exponent, At end) {
+  uint64_t value = 0;
+  int power = 0, count = 0, negative = exponent[1] == '-';
+  for (At it = at; it < exponent; it++) {
+    if (!is(*it, IS_DIGIT)) continue;
+    if (++count > 17) return 0;
+    value = value * 10 + (uint64_t)(*it - '0');
+  }
+  At it = exponent + 1 + (negative || exponent[1] == '+');
+  if (end - it > 2) return 0;
+  for (; it < end; it++) power = power * 10 + (*it - '0');
+  if (power > 20) return 0;
+  if (value == 0) return 1;
+  power = (negative ? -power : power) - (point ? (int)(exponent - point) - 1 : 0);
+  for (; value % 10 == 0; value /= 10) power++;
+  if (power < -table->digits) return 0;
+  for (; value > 0; value /= 10) power++;
+  return power <= table->longest;
+}
+
+/* Behind the number that begins here if it may be sent, as `values.Numbers` has it. */
+static At number(const Table *table, At at, At end) {
+  At point, exponent, behind = any_number(at, end, &point, &exponent);
+  if (behind == NULL || behind - at > NUMBER_BYTES) return NULL;
+  if (exponent) return good_exponent(table, at, point, exponent, behind) ? behind : NULL;
+  if ((point ? point : behind) - at - (*at == '-') > table->longest) return NULL;
+  for (At it = behind; point && it - point - 1 > table->digits; it--) {
+    if (it[-1] != '0') return NULL;
+  }
+  return behind;
+}
+
+/* ---- values of any content ---- */
+
+static int repeated(const Part *names, int count, const Text *name) {
+  ptrdiff_t length = name->end - name->begin;
+  for (int i = 0; i < count; i++) {
+    if (names[i].end - names[i].begin == length && memcmp(names[i].begin, name->begin, (size_t)length) == 0) return 1;
+  }
+  return 0;
+}
+
+/* Behind any value that begins here. `unique`: no field of an object in it may be repeated. */
+static At anything(At at, At end, int depth, int unique) {
+  Text it;
+  At point, exponent;
+  if (at >= end || depth > DEPTH) return NULL;
+  if (*at == '"') return text(at, end, &it);
+  if (*at == 't') return same(at, end, "true", 4) ? at + 4 : NULL;
+  if (*at == 'f') return same(at, end, "false", 5) ? at + 5 : NULL;
+  if (*at == 'n') return same(at, end, "null", 4) ? at + 4 : NULL;
+  if (*at != '{' && *at != '[') {
+    At behind = any_number(at, end, &point, &exponent);
+    return behind && unique && behind - at > NUMBER_BYTES ? NULL : behind;
+  }
+  Part names[FREE_NAMES];
+  int count = 0, object = *at == '{';
+  uint8_t closing = object ? '}' : ']';
+  at = blanks(at + 1, end);
+  if (at < end && *at == closing) return at + 1;
+  for (;;) {
+    if (object) {
+      at = text(at, end, &it);
+      if (at == NULL) return NULL;
+      if (unique) {
+        if (it.escaped || count == FREE_NAMES || repeated(names, count, &it)) return NULL;
+        names[count++] = (Part){it.begin, it.end};
+      }
+      at = blanks(at, end);
+      if (at >= end || *at != ':') return NULL;
+      at = blanks(at + 1, end);
+    }
+    at = anything(at, end, depth + 1, unique);
+    if (at == NULL) return NULL;
+    at = blanks(at, end);
+    if (at >= end) return NULL;
+    if (*at == closing) return at + 1;
+    if (*at != ',') return NULL;
+    at = blanks(at + 1, end);
+  }
+}
+
+/* ---- values that the table describes ---- */
+
+static At object(Run *run, At at, const Shape *shape, int depth);
+
+static int is_word(const Text *it, PyObject *words) {
+  size_t length = (size_t)(it->end - it->begin);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(words); i++) {
+    PyObject *word = PyTuple_GET_ITEM(words, i);
+    if ((size_t)PyBytes_GET_SIZE(word) == length && memcmp(PyBytes_AS_STRING(word), it->begin, length) == 0) return 1;
+  }
+  return 0;
+}
+
+static int good_uuid(const Text *it) {
+  if (it->end - it->begin != UUID_BYTES) return 0;
+  for (int i = 0; i < UUID_BYTES; i++) {
+    int dash = i == 8 || i == 13 || i == 18 || i == 23;
+    if (dash ? it->begin[i] != '-' : !is(it->begin[i], IS_HEX)) return 0;
+  }
+  return 1;
+}
+
+/* The number of this key in the block, which is new if it was not met; -1 for what is no UUID, or where all is full. */
+static int key_of(Run *run, const Text *it) {
+  if (it->end - it->begin != UUID_BYTES) return -1;
+  uint64_t hash = 0, some;
+  for (int i = 0; i + 8 <= UUID_BYTES; i += 7) {
+    memcpy(&some, it->begin + i, 8);
+    hash = (hash ^ some) * 0x9E3779B97F4A7C15u;
+  }
+  for (size_t slot = hash >> 51;; slot = (slot + 1) % KEY_SLOTS) {
+    int key = run->slots[slot] - 1;
+    if (key >= 0 && memcmp(run->keys[key], it->begin, UUID_BYTES) == 0) return key;
+    if (key >= 0) continue;
+    if (!good_uuid(it)) return -1;
+    if (run->key_count == MOST_KEYS) {
+      run->full = 1;
+      return -1;
+    }
+    run->keys[run->key_count] = it->begin;
+    run->slots[slot] = (uint16_t)++run->key_count;
+    return run->key_count - 1;
+  }
+}
+
+/* Note the record's owner, or its second unique key. */
+static int noted(Run *run, const Field *field, const Text *it) {
+  size_t length;
+  uint8_t *begin = decoded(run, it, &length);
+  if (begin == NULL) return 0;
+  size_t place = (size_t)(begin - (uint8_t *)run->texts.data);
+  if (field->kind == ID ? !good_id(begin, begin + length) : !good_email(run->table, begin, begin + length)) return 0;
+  if (field->flags & OWNER) {
+    run->row.owner = place;
+    run->row.owner_length = length;
+  }
+  if (field->flags & UNIQUE) {
+    run->row.unique = place;
+    run->row.unique_length = length;
+    run->row.plain = 1;
+    for (size_t i = 0; i < length; i++) {
+      if (begin[i] >= 0x80) run->row.plain = 0;
+    }
+    for (size_t i = 0; run->row.plain && i < length; i++) {
+      if (begin[i] >= 'A' && begin[i] <= 'Z') begin[i] |= 32;
+    }
+  }
+  return 1;
+}
+
+static At text_value(Run *run, At at, const Field *field) {
+  const Table *table = run->table;
+  Text it;
+  long long moment;
+  At behind = text(at, run->end, &it);
+  if (behind == NULL) return NULL;
+  switch (field->kind) {
+  case ID:
+  case EMAIL:
+    return noted(run, field, &it) ? behind : NULL;
+  case UUID:
+    if (field->flags & KEY) return (run->key = key_of(run, &it)) >= 0 ? behind : NULL;
+    return good_uuid(&it) ? behind : NULL;
+  case DATE:
+    if (!date(it.begin, it.end, &moment) || ((field->flags & LATER) && moment <= table->now)) return NULL;
+    return behind;
+  case ENUM:
+    return is_word(&it, field->words) ? behind : NULL;
+  }
+  if (field->longest && it.end - it.begin > field->longest && characters(&it) > field->longest) return NULL;
+  if (field->flags & COUNTS_IF) {
+    if (it.escaped) return NULL;
+    run->counts = is_word(&it, table->words);
+  }
+  return behind;
+}
+
+static At list(Run *run, At at, const Field *field, int depth) {
+  At end = run->end, begin = at + 1;
+  Py_ssize_t count = 0;
+  if (*at != '[') return NULL;
+  at = blanks(begin, end);
+  if (at < end && *at == ']') return field->flags & UNITS ? NULL : at + 1;
+  for (;; at = blanks(at + 1, end)) {
+    at = object(run, at, &run->table->shapes[field->child], depth + 1);
+    if (at == NULL) return NULL;
+    count++;
+    at = blanks(at, end);
+    if (at >= end) return NULL;
+    if (*at == ']') break;
+    if (*at != ',') return NULL;
+  }
+  if (field->flags & UNITS) {
+    if (count > run->table->most_units) return NULL;
+    run->row.units = count;
+    run->list = (Part){begin, at};
+  }
+  return at + 1;
+}
+
+/* Behind the value of a field, which is not null. */
+static At value(Run *run, At at, const Field *field, int depth) {
+  At end = run->end, behind;
+  switch (field->kind) {
+  case NUMBER:
+    behind = number(run->table, at, end);
+    if (behind == NULL || ((field->flags & NOT_NEGATIVE) && *at == '-')) return NULL;
+    if (field->flags & AMOUNT) {
+      run->amount = (Part){at, behind};
+      run->has_amount = 1;
+    }
+    return behind;
+  case BOOLEAN:
+    if (same(at, end, "true", 4)) return at + 4;
+    return !(field->flags & IS_TRUE) && same(at, end, "false", 5) ? at + 5 : NULL;
+  case FREE:
+    return *at == '{' ? anything(at, end, depth + 1, 1) : NULL;
+  case OBJECT:
+    return object(run, at, &run->table->shapes[field->child], depth + 1);
+  case LIST:
+    return list(run, at, field, depth);
+  case NEVER:
+    return NULL;
+  default:
+    return text_value(run, at, field);
+  }
+}
+
+/* ---- fields that are cut ---- */
+
+/* The members of an object so far: what is cut, and with which comma. */
+typedef struct {
+  At first, last; /* where the first member begins, and the last one ends */
+  int kept, leading;
+} Members;
+
+static int cut(Run *run, At begin, At end) {
+  Part *part = more(run, &run->cuts, 1);
+  if (part == NULL) return 0;
+  *part = (Part){begin, end};
+  return 1;
+}
+
+/* Note that a member begins here and is kept: the ones before the first that is kept go up to its beginning. */
+static int keep(Run *run, Members *members, At begin) {
+  if (members->kept++ == 0 && members->leading) return cut(run, members->first, begin);
+  return 1;
+}
+
+/* Note that a member that ends here is cut. */
+static int drop(Run *run, Members *members, At end) {
+  if (members->kept) return cut(run, members->last, end);
+  members->leading = 1;
+  return 1;
+}
+
+static void remember(Run *run, At name, At end, At begin, At behind) {
+  if (run->news_count < MOST_NEWS && end - name <= MOST_NAME && behind - begin <= MOST_NAME) {
+    run->news[run->news_count++] = (News){name, end, begin, behind};
+  }
+}
+
+/* Behind the value of an unknown field of the outermost object, if that may be cut. */
+static At unknown(Run *run, At name, uint64_t *seen) {
+  const Table *table = run->table;
+  const Extra *extra = NULL;
+  Text it;
+  At end = run->end, at = text(name, end, &it);
+  if (at == NULL || it.escaped) return NULL;
+  int length = (int)(it.end - it.begin), which = 0;
+  for (; which < table->extra_count; which++) {
+    extra = &table->extras[which];
+    if (extra->length == length && memcmp(extra->name, it.begin, (size_t)length) == 0) break;
+  }
+  at = blanks(at, end);
+  if (at >= end || *at != ':') return NULL;
+  At begin = blanks(at + 1, end), behind = anything(begin, end, 1, 0);
+  if (behind == NULL) return NULL;
+  if (which == table->extra_count) {
+    remember(run, it.begin, it.end, begin, begin);
+    return NULL;
+  }
+  if (*seen >> which & 1) return NULL;
+  *seen |= (uint64_t)1 << which;
+  Text written = {begin, behind, 0, 0};
+  if ((extra->flags & MARK) && !is_word(&written, extra->values)) {
+    remember(run, it.begin, it.end, begin, behind);
+    return NULL;
+  }
+  if (extra->flags & TOLD) {
+    uint8_t *told = more(run, &run->told, 1);
+    if (told == NULL) return NULL;
+    *told = (uint8_t)which;
+  }
+  return behind;
+}
+
+/* ---- objects and records ---- */
+
+enum { NO_FIELD = -1, REPEATED = -2 };
+
+/* Which field of a shape has the name that begins here. */
+static int known(const Shape *shape, At name, At end, int *next, uint64_t *seen) {
+  for (int i = 0, at = *next; i < shape->count; i++, at++) { /* mostly the one behind the last */
+    if (at >= shape->count) at = 0;
+    const Field *field = &shape->fields[at];
+    if (end - name > field->length && memcmp(name, field->name, (size_t)field->length + 1) == 0) {
+      if (*seen >> at & 1) return REPEATED;
+      *seen |= (uint64_t)1 << at;
+      *next = at + 1;
+      return at;
+    }
+  }
+  return NO_FIELD;
+}
+
+static int add_amount(Run *run) {
+  Amount *amount = more(run, &run->amounts, 1);
+  if (amount == NULL || !run->has_amount) return 0;
+  int zero = !run->counts;
+  *amount = (Amount){run->key, zero ? ZERO_AMOUNT : (int)(run->amount.begin - run->base),
+                     zero ? 0 : (int)(run->amount.end - run->amount.begin)};
+  return 1;
+}
+
+static At object(Run *run, At at, const Shape *shape, int depth) {
+  At end = run->end;
+  uint64_t seen = 0, extras = 0;
+  int next = 0;
+  Members members = {NULL, NULL, 0, 0};
+  if (at >= end || *at != '{' || depth > DEPTH) return NULL;
+  if (shape->adds) {
+    run->has_amount = 0;
+    run->counts = 1;
+  }
+  at = blanks(at + 1, end);
+  if (at < end && *at == '}') return shape->required || shape->adds ? NULL : at + 1;
+  for (;; at = blanks(at + 1, end)) {
+    At begin = at;
+    if (at >= end || *at != '"') return NULL;
+    if (members.first == NULL) members.first = begin;
+    int which = known(shape, at + 1, end, &next, &seen);
+    if (which == REPEATED || (which == NO_FIELD && depth > 0)) return NULL;
+    if (which == NO_FIELD) {
+      at = unknown(run, begin, &extras);
+      if (at == NULL || !drop(run, &members, at)) return NULL;
+    } else {
+      const Field *field = &shape->fields[which];
+      at = blanks(at + field->length + 2, end);
+      if (at >= end || *at != ':') return NULL;
+      at = blanks(at + 1, end);
+      if (at >= end) return NULL;
+      if (*at != 'n' || (field->flags & NULLABLE)) {
+        if (!keep(run, &members, begin)) return NULL;
+        at = *at == 'n' ? (same(at, end, "null", 4) ? at + 4 : NULL) : value(run, at, field, depth);
+        if (at == NULL) return NULL;
+      } else {
+        if (!(field->flags & OPTIONAL) || !same(at, end, "null", 4)) return NULL;
+        at += 4;
+        if (!drop(run, &members, at)) return NULL;
+      }
+    }
+    members.last = at;
+    at = blanks(at, end);
+    if (at >= end) return NULL;
+    if (*at == '}') break;
+    if (*at != ',') return NULL;
+  }
+  if (members.kept == 0 || (seen & shape->required) != shape->required) return NULL;
+  if (shape->adds && !add_amount(run)) return NULL;
+  return at + 1;
+}
+
+/* The size of a record without what is cut of it; where its list stands then goes to the row. */
+static Py_ssize_t size_of(Run *run, At begin, At end, size_t cuts) {
+  Py_ssize_t size = end - begin;
+  if (run->list.begin) {
+    run->row.low = run->list.begin - begin;
+    run->row.high = run->list.end - begin;
+  }
+  for (size_t i = cuts; i < run->cuts.count; i++) {
+    Part *part = (Part *)run->cuts.data + i;
+    Py_ssize_t gone = part->end - part->begin;
+    size -= gone;
+    if (run->list.begin && part->end <= run->list.begin) run->row.low -= gone;
+    if (run->list.begin && part->end <= run->list.end) run->row.high -= gone;
+  }
+  return size;
+}
+
+/* Behind the record that begins here, if it is clean: then it has a row. Where `must` is given it ends there. */
+static At record(Run *run, At at, At must) {
+  size_t texts = run->texts.count, amounts = run->amounts.count, cuts = run->cuts.count, told = run->told.count;
+  run->key = 0;
+  run->row = (Row){.units = 1};
+  run->list = (Part){NULL, NULL};
+  At behind = object(run, at, &run->table->shapes[0], 0);
+  if (behind && (!must || behind == must) && behind - at <= run->limit &&
+      size_of(run, at, behind, cuts) <= run->table->room) {
+    Row *row = more(run, &run->rows, 1);
+    if (row) {
+      *row = run->row;
+      row->amounts = run->amounts.count;
+      row->cuts = run->cuts.count;
+      row->told = run->told.count;
+      return behind;
+    }
+  }
+  run->texts.count = texts;
+  run->amounts.count = amounts;
+  run->cuts.count = cuts;
+  run->told.count = told;
+  return NULL;
+}
+
+static void find(Run *run, At begin, At end, int clean) {
+  Found *found = more(run, &run->found, 1);
+  if (found) *found = (Found){begin, end, clean};
+}
+
+/* Elements of an array from the first byte of one on, up to `most`; ends behind the last one whose end is sure. */
+static void elements(Run *run, At at, size_t most) {
+  while (run->found.count < most && !run->failed) {
+    At behind = record(run, at, NULL);
+    int clean = behind != NULL;
+    if (!clean) {
+      if (run->full && run->found.count) break; /* the next block has room for its keys */
+      behind = anything(at, run->end, 0, 0);
+      At next = behind ? blanks(behind, run->end) : run->end;
+      if (next >= run->end || (*next != ',' && *next != ']') || behind - at > run->limit) break;
+    }
+    find(run, at, behind, clean);
+    at = blanks(behind, run->end);
+    if (at >= run->end || *at != ',') break;
+    at = blanks(at + 1, run->end);
+  }
+}
+
+/* Records whose places are given as pairs of begin and end. `prove`: ends before one that is no JSON value. */
+static void framed(Run *run, const int64_t *places, size_t count, int prove) {
+  for (size_t i = 0; i < count && !run->failed; i++) {
+    At begin = run->base + places[2 * i], end = run->end = run->base + places[2 * i + 1];
+    int clean = record(run, begin, end) != NULL;
+    if (!clean && prove && (end - begin > run->limit || anything(begin, end, 0, 0) != end)) return;
+    find(run, begin, end, clean);
+  }
+}
+
+/* ---- what Python is told ---- */
+
+static int put(PyObject *list, Py_ssize_t at, PyObject *it) {
+  if (it == NULL) return 0;
+  PyList_SET_ITEM(list, at, it);
+  return 1;
+}
+
+static PyObject *ascii(At at, size_t length) {
+  PyObject *text = PyUnicode_New((Py_ssize_t)length, 127);
+  if (text) memcpy(PyUnicode_1BYTE_DATA(text), at, length);
+  return text;
+}
+
+static PyObject *lower(PyObject *text) {
+  PyObject *found = text ? PyObject_CallMethod(text, "lower", NULL) : NULL;
+  Py_XDECREF(text);
+  return found;
+}
+
+/* The bytes of a record without the parts that are cut. */
+static PyObject *edited(const Found *found, const Part *cuts, size_t count) {
+  Py_ssize_t size = found->end - found->begin;
+  for (size_t i = 0; i < count; i++) size -= cuts[i].end - cuts[i].begin;
+  PyObject *body = PyBytes_FromStringAndSize(NULL, size);
+  if (body == NULL) return NULL;
+  char *to = PyBytes_AS_STRING(body);
+  At at = found->begin;
+  for (size_t i = 0; i < count; i++) {
+    memcpy(to, at, (size_t)(cuts[i].begin - at));
+    to += cuts[i].begin - at;
+    at = cuts[i].end;
+  }
+  memcpy(to, at, (size_t)(found->end - at));
+  return body;
+}
+
+/* One list for each column, in the order of `compiled.Found`. */
+enum {
+  STARTS, ENDS, UNSURE, INDEX, OWNERS, UNIQUES, ROW_UNITS, INNER, KEYS, AMOUNTS, UPTO, EDITED, DROPPED, NEWS, COLUMNS
+};
+
+/* The number that a text is; of integers, which are most, in two thirds of the time. */
+static PyObject *decimal(const Table *table, At at, size_t length) {
+  int negative = *at == '-';
+  long long value = 0;
+  At it = at + negative, behind = at + length;
+  for (; it < behind && is(*it, IS_DIGIT) && length <= 18; it++) value = value * 10 + (*it - '0');
+  int integer = it == behind && !(negative && value == 0); /* -0 is not 0 */
+  PyObject *given = integer ? PyLong_FromLongLong(negative ? -value : value) : ascii(at, length);
+  PyObject *found = given ? PyObject_CallOneArg(table->decimal, given) : NULL;
+  Py_XDECREF(given);
+  return found;
+}
+
+static int put_amounts(const Run *run, PyObject **out) {
+  const Table *table = run->table;
+  PyObject **keys = PyMem_Calloc((size_t)run->key_count + 1, sizeof(PyObject *));
+  int good = keys != NULL;
+  for (int i = 0; good && i < run->key_count; i++) {
+    keys[i] = lower(ascii(run->keys[i], UUID_BYTES));
+    good = keys[i] != NULL;
+  }
+  for (size_t i = 0; good && i < run->amounts.count; i++) {
+    const Amount *it = (const Amount *)run->amounts.data + i;
+    PyObject *amount = NULL;
+    if (it->begin == ZERO_AMOUNT) {
+      amount = Py_NewRef(table->zero);
+    } else {
+      amount = decimal(table, run->base + it->begin, (size_t)it->length);
+    }
+    good = put(out[AMOUNTS], (Py_ssize_t)i, amount);
+    PyList_SET_ITEM(out[KEYS], (Py_ssize_t)i, Py_NewRef(table->constant != Py_None ? table->constant : keys[it->key]));
+  }
+  for (int i = 0; keys && i < run->key_count; i++) Py_XDECREF(keys[i]);
+  PyMem_Free(keys);
+  return good;
+}
+
+static int put_row(const Run *run, PyObject **out, size_t at, const Found *found, Py_ssize_t index) {
+  const Row *row = (const Row *)run->rows.data + at;
+  size_t cuts = at ? row[-1].cuts : 0, told = at ? row[-1].told : 0;
+  const uint8_t *texts = run->texts.data;
+  PyObject *owner = PyUnicode_DecodeUTF8((const char *)texts + row->owner, (Py_ssize_t)row->owner_length, NULL);
+  Py_ssize_t to = (Py_ssize_t)at;
+  if (!put(out[OWNERS], to, owner) || !put(out[INDEX], to, PyLong_FromSsize_t(index)) ||
+      !put(out[ROW_UNITS], to, PyLong_FromSsize_t(row->units)) ||
+      !put(out[UPTO], to + 1, PyLong_FromSize_t(row->amounts)))
+    return 0;
+  if (run->table->grouped) {
+    PyObject *low = PyLong_FromSsize_t(row->low), *high = PyLong_FromSsize_t(row->high);
+    PyObject *pair = low && high ? PyTuple_Pack(2, low, high) : NULL;
+    Py_XDECREF(low);
+    Py_XDECREF(high);
+    if (!put(out[INNER], to, pair)) return 0;
+  } else if (row->plain) {
+    if (!put(out[UNIQUES], to, ascii(texts + row->unique, row->unique_length))) return 0;
+  } else {
+    const char *unique = (const char *)texts + row->unique;
+    if (!put(out[UNIQUES], to, lower(PyUnicode_DecodeUTF8(unique, (Py_ssize_t)row->unique_length, NULL)))) return 0;
+  }
+  if (row->cuts > cuts) {
+    PyObject *body = edited(found, (const Part *)run->cuts.data + cuts, row->cuts - cuts);
+    PyObject *key = PyLong_FromSsize_t(to);
+    int good = body && key && PyDict_SetItem(out[EDITED], key, body) == 0;
+    Py_XDECREF(body);
+    Py_XDECREF(key);
+    if (!good) return 0;
+  }
+  if (row->told > told) {
+    PyObject *pair = Py_BuildValue("(ny#)", index, (const char *)run->told.data + told, (Py_ssize_t)(row->told - told));
+    int good = pair && PyList_Append(out[DROPPED], pair) == 0;
+    Py_XDECREF(pair);
+    return good;
+  }
+  return 1;
+}
+
+static int put_all(const Run *run, PyObject **out) {
+  const Found *found = run->found.data;
+  if (!put(out[UPTO], 0, PyLong_FromLong(0))) return 0;
+  for (size_t i = 0, row = 0, unsure = 0; i < run->found.count; i++) {
+    Py_ssize_t at = (Py_ssize_t)i;
+    if (!put(out[STARTS], at, PyLong_FromSsize_t(found[i].begin - run->base)) ||
+        !put(out[ENDS], at, PyLong_FromSsize_t(found[i].end - run->base)))
+      return 0;
+    if (found[i].clean) {
+      if (!put_row(run, out, row++, &found[i], at)) return 0;
+    } else if (!put(out[UNSURE], (Py_ssize_t)unsure++, PyLong_FromSsize_t(at))) {
+      return 0;
+    }
+  }
+  for (int i = 0; i < run->news_count; i++) {
+    const News *it = &run->news[i];
+    if (!put(out[NEWS], i, Py_BuildValue("(y#y#)", (const char *)it->name, (Py_ssize_t)(it->end - it->name),
+                                         (const char *)it->value, (Py_ssize_t)(it->value_end - it->value))))
+      return 0;
+  }
+  return put_amounts(run, out);
+}
+
+static PyObject *told(const Run *run) {
+  Py_ssize_t rows = (Py_ssize_t)run->rows.count, all = (Py_ssize_t)run->found.count;
+  Py_ssize_t amounts = (Py_ssize_t)run->amounts.count, grouped = run->table->grouped;
+  Py_ssize_t sizes[COLUMNS] = {[STARTS] = all, [ENDS] = all, [UNSURE] = all - rows, [INDEX] = rows, [OWNERS] = rows,
+                               [UNIQUES] = grouped ? 0 : rows, [ROW_UNITS] = rows, [INNER] = grouped ? rows : 0,
+                               [KEYS] = amounts, [AMOUNTS] = amounts, [UPTO] = rows + 1, [NEWS] = run->news_count};
+  PyObject *out[COLUMNS] = {NULL}, *all_of_them = PyTuple_New(COLUMNS);
+  int good = all_of_them != NULL && !run->failed;
+  for (int i = 0; good && i < COLUMNS; i++) {
+    out[i] = i == EDITED ? PyDict_New() : PyList_New(sizes[i]);
+    good = out[i] != NULL;
+    if (good) PyTuple_SET_ITEM(all_of_them, i, out[i]);
+  }
+  if (run->failed) PyErr_NoMemory();
+  if (good && put_all(run, out)) return all_of_them;
+  Py_XDECREF(all_of_them);
+  return NULL;
+}
+
+/* A run over the bytes from `low` to `high`; all places that it finds are counted from `low`. */
+static Run *begin(const Table *table, const Py_buffer *data, Py_ssize_t low, Py_ssize_t high, Py_ssize_t limit) {
+  Run *run = malloc(sizeof(Run));
+  if (run == NULL) return (Run *)PyErr_NoMemory();
+  memset(run->slots, 0, sizeof(run->slots));
+  run->table = table;
+  run->base = (At)data->buf + low;
+  run->end = (At)data->buf + high;
+  run->limit = limit;
+  run->found = (Vector){.size = sizeof(Found)};
+  run->rows = (Vector){.size = sizeof(Row)};
+  run->texts = (Vector){.size = 1};
+  run->amounts = (Vector){.size = sizeof(Amount)};
+  run->cuts = (Vector){.size = sizeof(Part)};
+  run->told = (Vector){.size = 1};
+  run->key_count = run->full = run->failed = run->news_count = 0;
+  return run;
+}
+
+static PyObject *end(Run *run) {
+  PyObject *found = told(run);
+  Vector *all[] = {&run->found, &run->rows, &run->texts, &run->amounts, &run->cuts, &run->told};
+  for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) free(all[i]->data);
+  free(run);
+  return found;
+}
+
+/* ---- the module ---- */
+
+static const char TABLE[] = "streammig table";
+
+static void free_table(PyObject *capsule) {
+  Table *table = PyCapsule_GetPointer(capsule, TABLE);
+  for (int i = 0; table->shapes && i < table->shape_count; i++) PyMem_Free(table->shapes[i].fields);
+  PyMem_Free(table->shapes);
+  Py_XDECREF(table->spec);
+  PyMem_Free(table);
+}
+
+static int read_shape(PyObject *spec, Shape *shape) {
+  PyObject *fields;
+  if (!PyArg_ParseTuple(spec, "iO!", &shape->adds, &PyTuple_Type, &fields)) return 0;
+  shape->count = (int)PyTuple_GET_SIZE(fields);
+  if (shape->count > MOST_FIELDS) {
+    PyErr_SetString(PyExc_ValueError, "a shape has too many fields");
+    return 0;
+  }
+  shape->fields = PyMem_Calloc((size_t)shape->count + 1, sizeof(Field));
+  if (shape->fields == NULL) {
+    PyErr_NoMemory();
+    return 0;
+  }
+  for (int i = 0; i < shape->count; i++) {
+    Field *it = &shape->fields[i];
+    const char *name;
+    Py_ssize_t length;
+    int required;
+    if (!PyArg_ParseTuple(PyTuple_GET_ITEM(fields, i), "y#iiiiiO!", &name, &length, &it->kind, &it->flags, &it->longest,
+                          &it->child, &required, &PyTuple_Type, &it->words))
+      return 0;
+    it->name = (At)name;
+    it->length = (int)length - 1; /* the closing quote is no part of it */
+    if (required) shape->required |= (uint64_t)1 << i;
+  }
+  return 1;
+}
+
+static PyObject *make_table(PyObject *module, PyObject *spec) {
+  (void)module;
+  Table *table = PyMem_Calloc(1, sizeof(Table));
+  if (table == NULL) return PyErr_NoMemory();
+  PyObject *capsule = PyCapsule_New(table, TABLE, free_table);
+  if (capsule == NULL) {
+    PyMem_Free(table);
+    return NULL;
+  }
+  table->spec = Py_NewRef(spec);
+  PyObject *shapes, *extras;
+  const char *printable;
+  Py_ssize_t printable_size;
+  int good = PyArg_ParseTuple(spec, "O!O!OOOy#O!iiLLLi", &PyTuple_Type, &shapes, &PyTuple_Type, &extras,
+                              &table->decimal, &table->zero, &table->constant, &printable, &printable_size,
+                              &PyTuple_Type, &table->words, &table->digits, &table->longest, &table->now, &table->room,
+                              &table->most_units, &table->grouped);
+  if (good && (printable_size != 8192 || PyTuple_GET_SIZE(extras) > MOST_EXTRAS)) {
+    PyErr_SetString(PyExc_ValueError, "a table of another size");
+    good = 0;
+  }
+  if (good) {
+    table->printable = (At)printable;
+    table->shape_count = (int)PyTuple_GET_SIZE(shapes);
+    table->extra_count = (int)PyTuple_GET_SIZE(extras);
+    table->shapes = PyMem_Calloc((size_t)table->shape_count + 1, sizeof(Shape));
+    if (table->shapes == NULL) PyErr_NoMemory();
+    good = table->shapes != NULL;
+  }
+  for (int i = 0; good && i < table->shape_count; i++) {
+    good = read_shape(PyTuple_GET_ITEM(shapes, i), &table->shapes[i]);
+  }
+  for (int i = 0; good && i < table->extra_count; i++) {
+    Extra *it = &table->extras[i];
+    const char *name;
+    Py_ssize_t length;
+    good = PyArg_ParseTuple(PyTuple_GET_ITEM(extras, i), "y#iO!", &name, &length, &it->flags, &PyTuple_Type,
+                            &it->values);
+    it->name = (At)name;
+    it->length = (int)length;
+  }
+  if (good) return capsule;
+  Py_DECREF(capsule);
+  return NULL;
+}
+
+static PyObject *judge_elements(PyObject *module, PyObject *arguments) {
+  (void)module;
+  PyObject *capsule;
+  Py_buffer data;
+  Py_ssize_t low, high, most, limit;
+  if (!PyArg_ParseTuple(arguments, "Oy*nnnn", &capsule, &data, &low, &high, &most, &limit)) return NULL;
+  const Table *table = PyCapsule_GetPointer(capsule, TABLE);
+  PyObject *found = NULL;
+  if (table && (low < 0 || high < low || high > data.len || data.len > INT32_MAX || most < 0)) {
+    PyErr_SetString(PyExc_ValueError, "a place outside the block");
+  } else if (table) {
+    Run *run = begin(table, &data, low, high, limit);
+    if (run) {
+      Py_BEGIN_ALLOW_THREADS
+      elements(run, run->base, (size_t)most);
+      Py_END_ALLOW_THREADS
+      found = end(run);
+    }
+  }
+  PyBuffer_Release(&data);
+  return found;
+}
+
+static PyObject *judge_framed(PyObject *module, PyObject *arguments) {
+  (void)module;
+  PyObject *capsule;
+  Py_buffer data, places;
+  Py_ssize_t limit;
+  int prove;
+  if (!PyArg_ParseTuple(arguments, "Oy*y*ni", &capsule, &data, &places, &limit, &prove)) return NULL;
+  const Table *table = PyCapsule_GetPointer(capsule, TABLE);
+  PyObject *found = NULL;
+  const int64_t *each = places.buf;
+  Py_ssize_t count = places.len / (Py_ssize_t)(2 * sizeof(*each));
+  int good = table && data.len <= INT32_MAX;
+  for (Py_ssize_t i = 0; good && i < count; i++) {
+    good = each[2 * i] >= 0 && each[2 * i] <= each[2 * i + 1] && each[2 * i + 1] <= data.len;
+  }
+  if (table && !good) PyErr_SetString(PyExc_ValueError, "a place outside the block");
+  Run *run = good ? begin(table, &data, 0, data.len, limit) : NULL;
+  if (run) {
+    Py_BEGIN_ALLOW_THREADS
+    framed(run, each, (size_t)count, prove);
+    Py_END_ALLOW_THREADS
+    found = end(run);
+  }
+  PyBuffer_Release(&data);
+  PyBuffer_Release(&places);
+  return found;
+}
+
+static PyMethodDef methods[] = {
+    {"table", make_table, METH_O, "A table of what may stand in a record."},
+    {"elements", judge_elements, METH_VARARGS, "Judge the elements of an array: table, data, low, high, most, limit."},
+    {"framed", judge_framed, METH_VARARGS, "Judge records: table, data, places as pairs of int64, limit, prove."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int fill(PyObject *module) {
+  fill_classes();
+  return PyModule_AddIntConstant(module, "VECTORS", JUDGE_VECTORS);
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, fill}, {0, NULL}};
+
+static struct PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "_judge",
+    .m_doc = "Tells clean records from those that need a closer look.",
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__judge(void) { return PyModuleDef_Init(&definition); }

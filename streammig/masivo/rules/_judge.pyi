@@ -1,0 +1,9 @@
+from typing import Any
+
+from typing_extensions import Buffer
+
+VECTORS: int
+
+def table(spec: tuple[Any, ...], /) -> object: ...
+def elements(table: object, data: Buffer, low: int, high: int, most: int, limit: int, /) -> tuple[Any, ...]: ...
+def framed(table: object, data: Buffer, places: Buffer, limit: int, prove: bool, /) -> tuple[Any, ...]: ...

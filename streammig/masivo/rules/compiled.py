@@ -1,0 +1,246 @@
+"""The compiled judge: which records of a block are clean, by the same models as the rules in Python, in one pass of C.
+
+The table that it goes by is made from the models. It says "clean" or "not sure" of each record; what it is not sure of
+goes through the rules in Python, which decide. So where there is no compiler, only the time differs.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cache
+from itertools import chain
+from typing import Any, NamedTuple
+
+from streammig.columns import Columns, Judged
+from streammig.errors import Unusable
+from streammig.masivo.rules.filters import Filters
+from streammig.masivo.rules.options import MAX_DIGITS, RuleOptions
+from streammig.masivo.rules.reasons import Refusal
+from streammig.masivo.rules.shape import Field, Shape
+from streammig.masivo.rules.values import text_in
+from streammig.model import ZERO
+
+try:
+    from streammig.masivo.rules import _judge
+except ImportError:  # it was not compiled
+    _judge = None  # type: ignore[assignment]
+
+VARIABLE = "STREAMMIG_JUDGE"  # forces either judge, whatever the settings say
+WANTED = ("auto", "compiled", "python")
+
+# In the order of the enumerations in `_judge.c`.
+KINDS = ("text", "id", "email", "uuid", "date", "number", "boolean", "enum", "free", "object", "list")
+NEVER = len(KINDS)  # the kind of a field that needs a closer look wherever it is there
+NULLABLE, OPTIONAL, OWNER, UNIQUE, UNITS, KEY, AMOUNT, NOT_NEGATIVE, LATER, IS_TRUE, COUNTS_IF = (
+    1 << at for at in range(11)
+)
+TOLD, MARK = 1, 2
+
+MOST_RECORDS = 1000  # of a block
+MOST_EXTRAS, MOST_VALUES = 64, 32  # unknown fields that are cut, and values of a mark with which it is cut
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Path = tuple[str, ...]
+
+
+class Roles(NamedTuple):
+    """What a stage makes of the fields of its model, beside their types: flags by path.
+
+    `adds` is the path of the objects that add an amount each. `key` is the key of all amounts, where no field names
+    one. An amount counts where the text of COUNTS_IF is one of `words`.
+    """
+
+    flags: Mapping[Path, int]
+    adds: Path
+    key: str | None = None
+    words: tuple[str, ...] = ()
+
+
+class _Found(NamedTuple):
+    """What C tells of a block: the columns of its clean records, and which records it is not sure of.
+
+    `dropped` has for each row with such fields which of the unknown fields were cut. `news` are unknown fields, and
+    marks with values, that no table had.
+    """
+
+    starts: list[int]
+    ends: list[int]
+    unsure: list[int]
+    indices: list[int]
+    owners: list[str]
+    uniques: list[str]
+    units: list[int]
+    inner: list[tuple[int, int]]
+    keys: list[str]
+    amounts: list[Decimal]
+    upto: list[int]
+    edited: dict[int, bytes]
+    dropped: list[tuple[int, bytes]]
+    news: list[tuple[bytes, bytes]]
+
+
+class _Extra:
+    """An unknown field of the outermost object that is cut: its paths among the dropped ones, and, where it may mark a
+    deleted customer, the JSON of the values that mark none."""
+
+    def __init__(self, told: tuple[str, ...], *, mark: bool) -> None:
+        self.told = told
+        self.mark = mark
+        self.values: list[bytes] = []
+
+
+class Judge:
+    """The compiled judge of one stage, as these `rules` have it. It may be asked for any block, by threads too: it
+    keeps no state but what it has learnt of unknown fields, which costs at most a second look.
+
+    `told` gives the paths of unknown fields that count as dropped, and raises `Refusal` where one must not be cut.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: Shape,
+        options: RuleOptions,
+        roles: Roles,
+        *,
+        rules: object,
+        filters: Filters,
+        room: int,
+        most_units: int,
+        told: Callable[[Collection[str]], tuple[str, ...]],
+    ) -> None:
+        self._by, self._rules = (name, options), rules
+        self._filters, self._told = filters, told
+        self._shapes = tuple(_shapes(shape, roles))
+        past = (options.now - _EPOCH) // timedelta(microseconds=1)
+        digits = options.fraction_digits
+        words = tuple(word.encode() for word in roles.words)
+        grouped = any(flags & UNITS for flags in roles.flags.values())
+        self._spec = (Decimal, ZERO, roles.key, _printable(), words, digits, MAX_DIGITS - digits, past, room,
+                      most_units, grouped)  # fmt: skip
+        self._extras: dict[bytes, _Extra] = {}
+        self._sent: set[bytes] = set()  # unknown fields that are not cut
+        self._learn([])
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
+        return getattr, (self._rules, "judge")  # in another process it is made again, with its rules
+
+    def judged(self, found: object) -> Judged | None:
+        """What was found of a span, if it was found by these rules."""
+        return found if isinstance(found, Judged) and found.by == self._by else None
+
+    def elements(self, data: bytes, low: int, high: int, limit: int) -> Judged:
+        """Judge the elements of an array, the first of which begins at the index `low`, up to one whose end is not
+        sure, or not before `high`, or that has more than `limit` bytes. Places are counted from `low`."""
+        return self._columns(_judge.elements(self._table, data, low, high, MOST_RECORDS, limit))
+
+    def lines(self, data: bytes, starts: Sequence[int], ends: Sequence[int], limit: int) -> Judged | None:
+        """Judge what should be one record each; None where any is no JSON value, or not sure to be one."""
+        found = self._columns(_judge.framed(self._table, data, _places(starts, ends), limit, True))
+        return found if len(found.starts) == len(starts) else None
+
+    def framed(self, data: bytes, starts: Sequence[int], ends: Sequence[int], without: Collection[int]) -> Judged:
+        """Judge records whose places are known; those `without` are none, whatever stands there."""
+        if without:
+            ends = [starts[at] if at in without else end for at, end in enumerate(ends)]
+        return self._columns(_judge.framed(self._table, data, _places(starts, ends), len(data), False))
+
+    def _columns(self, told: tuple[Any, ...]) -> Judged:
+        found, columns = _Found(*told), Columns()
+        columns.index, columns.unit = found.indices, [0] * len(found.indices)
+        columns.owners, columns.uniques, columns.units = found.owners, found.uniques, found.units
+        columns.inner, columns.keys, columns.amounts = found.inner, found.keys, found.amounts
+        columns.upto, columns.edited = found.upto, found.edited
+        if found.dropped:
+            paths = [extra.told for extra in self._extras.values()]
+            columns.dropped = [(at, tuple(chain.from_iterable(map(paths.__getitem__, which))))
+                               for at, which in found.dropped]  # fmt: skip
+        if found.news:
+            self._learn(found.news)
+        return Judged(self._by, found.starts, found.ends, columns, found.unsure)
+
+    def _learn(self, news: Sequence[tuple[bytes, bytes]]) -> None:
+        """Put unknown fields, and values that mark nothing, into the table that is used from now on."""
+        for name, value in news:
+            field = name.decode()
+            extra = self._extras.get(name)
+            if extra is None and name not in self._sent and len(self._extras) + len(self._sent) < MOST_EXTRAS:
+                try:
+                    extra = _Extra(self._told((field,)), mark=field in self._filters.customer_fields)
+                    self._extras[name] = extra
+                except Refusal:
+                    self._sent.add(name)
+            if extra is None or not extra.mark or value in extra.values or len(extra.values) >= MOST_VALUES:
+                continue
+            if value and not self._filters.customer({field: text_in(value)}):
+                extra.values.append(value)
+        extras = tuple(
+            (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
+        )
+        self._table = _judge.table((self._shapes, extras, *self._spec))
+
+
+def is_compiled() -> bool:
+    """Whether this installation has the compiled judge."""
+    return _judge is not None
+
+
+def wanted(how: str) -> bool:
+    """Whether the compiled judge is to be at work; the environment may say otherwise than the settings. Raises
+    `Unusable` where it must be at work and is not there."""
+    how = os.environ.get(VARIABLE) or how
+    if how not in WANTED:
+        raise Unusable("settings-invalid", f"{VARIABLE} is none of auto, compiled, python", "Set it to one of them.")
+    if how == "compiled" and not is_compiled():
+        raise Unusable(
+            "judge-not-compiled",
+            "judge is compiled, and this installation has no compiled judge",
+            "Set it to auto; or install a C compiler and Python's headers, and then streammig again.",
+        )
+    return how != "python" and is_compiled()
+
+
+def at_work(how: str) -> str:
+    """What judges records here, in words. Raises as `wanted`."""
+    return "the compiled judge" if wanted(how) else "the rules in Python"
+
+
+def _places(starts: Sequence[int], ends: Sequence[int]) -> array[int]:
+    return array("q", chain.from_iterable(zip(starts, ends, strict=True)))
+
+
+@cache
+def _printable() -> bytes:
+    """A bit for each code point up to U+FFFF: whether it is printable."""
+    bits = "".join(["1" if chr(point).isprintable() else "0" for point in range(0xFFFF, -1, -1)])
+    return int(bits, 2).to_bytes(0x2000, "little")
+
+
+def _shapes(shape: Shape, roles: Roles) -> Iterator[tuple[bool, tuple[Any, ...]]]:
+    """The shape and those inside it, one for each place where it stands, as C reads them: the outermost comes first."""
+    todo: list[tuple[Path, Shape]] = [((), shape)]
+    at = 0
+    while at < len(todo):
+        path, each = todo[at]
+        at += 1
+        fields = []
+        for field in each.fields.values():
+            child = len(todo)
+            if field.shape is not None:
+                todo.append(((*path, field.name), field.shape))
+            fields.append(_field(field, roles.flags.get((*path, field.name), 0), child))
+        yield path == roles.adds, tuple(fields)
+
+
+def _field(field: Field, flags: int, child: int) -> tuple[Any, ...]:
+    if field.nullable:
+        flags |= NULLABLE
+    elif not field.required and not field.policy:
+        flags |= OPTIONAL
+    kind = NEVER if field.policy else KINDS.index(field.kind)
+    words = tuple(word.encode() for word in field.words)
+    return field.name.encode() + b'"', kind, flags, field.longest or 0, child, field.required, words

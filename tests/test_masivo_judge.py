@@ -1,0 +1,136 @@
+"""The compiled judge calls clean only what the rules in Python send just so, and reads nothing outside its block."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+import pytest
+
+from streammig.columns import Chunk
+from streammig.masivo.rules import RuleOptions, rules
+from streammig.masivo.rules.compiled import is_compiled
+from streammig.model import Span
+from tests.shares import share
+from tests.test_batch_digests import MAKERS, REWARDS
+
+pytestmark = pytest.mark.skipif(not is_compiled(), reason="no compiled judge in this installation")
+
+NOW = datetime(2024, 5, 1, tzinfo=UTC)
+SOME = 500  # records that are judged together
+STAGES = ("customers", "events", "transactions")
+BITS = [
+    b'"', b"\\", b",", b":", b"{", b"}", b"[", b"]", b"null", b"true", b"false", b"1e3", b"1E-2", b"1.5e1", b"0.001",
+    b"-5", b"-0", b"00", b'"id":"x",', b'"name":"y",', b" ", b"\n", b"\t", b"\x00", b"\x7f", b"\xc2\x85", b"\xff",
+    b"\xed\xa0\x80", b"\xc3\xa9", b"\xf0\x9f\x8e\x89", b"\\ud800", b"\\ud83c\\udf89", b"\\u00e9", b"\\u002f",
+    b"\\u002c", b"\\n", b"\\/", b"0", b".5", b"1.50", b"12345678901234567890123456789012", b"1e28", b"1e27", b"0e99",
+    b"T", b"Z", b"t", b"+25:00", b"+02:00", b".123456", b".1234567", b"2023-02-29T00:00:00Z",
+    b"2024-02-29T23:59:59.5-05:00", b"2020-01-31 10:00:00+0200", b"/", b"@", b"..", b"-", b"a-.b",
+]  # fmt: skip
+MEMBERS = [
+    b'"status":"ACTIVE"', b'"status":"DELETED"', b'"status":"inactive"', b'"status":null', b'"deleted_at":null',
+    b'"deleted_at":"x"', b'"amount":5', b'"amount":"5"', b'"amount":null', b'"email":"a@b.c"', b'"gender":null',
+    b'"gender":"MALE"', b'"events":[]', b'"transactions":[]', b'"balance":[]', b'"fulfilled":false',
+    b'"fulfilled":null', b'"phone":"1"', b'"crm":{"a":[1,{"b":"}"}]}', b'"crm":{"a":1,"a":2}',
+    b'"x":[[],{},"",1e999]', b'"\\u0069d":"C"', b'"store_id":null', b'"store_id":"s"', b'"channel_id":null',
+    b'"redeem":null', b'"redeem":[]', b'"tags":{"a":{"b":1}}', b'"tags":{"a":1,"a":2}', b'"metadata":null',
+    b'"metadata":{}', b'"metadata":{"n":1e999}', b'"metrics":{"lifetime":{"spend_total":null,"from":null}}',
+    b'"metrics":{"lifetime":{"spend_total":1.5e1,"tier_id":null}}', b'"devices":[]',
+    b'"devices":[{"device_info":{"platform":"ios","osVersion":null}}]', b'"document_number":"' + b"9" * 51 + b'"',
+    b'"country":"' + "\u00e9".encode() * 100 + b'"', b'"country":"' + b"\\u00e9" * 100 + b'"', b'"cost":1',
+    b'"cost":null', b'"event":{"type":"PURCHASE","order":null}', b'"funded_by":null', b'"shipping":{"value":null}',
+    b'"shipping":{"value":1e1}',
+]  # fmt: skip
+
+
+def seeds(stage: str, dice: Random) -> list[bytes]:
+    """Records of every kind that is clean, spelt in each of the usual ways."""
+    found = []
+    for number in range(1, 80):
+        record: dict[str, Any] = MAKERS[stage](dice, number)
+        if number % 3 == 0:
+            record = {**record, "status": "ACTIVE", "crm": {"a": [1]}}
+        if number % 5 == 0 and stage == "customers":
+            record |= {"email": f"josé.{number}@büro.example", "id": f"Ñ-{number}"}
+        if number % 4 == 0 and stage == "customers":
+            period = {"from": "2020-01-01T00:00:00Z", "spend_total": 1.25, "tier_id": REWARDS[0], "last_visit": None}
+            device = {"device_token": "t", "device_info": {"platform": "web", "model": "\u2028\U0001f389"}}
+            record |= {"metrics": {"lifetime": period, "this_year": {}}, "devices": [device], "country": "Österreich"}
+        found.append(
+            json.dumps(
+                record,
+                ensure_ascii=number % 2 == 0,
+                indent=2 if number % 7 == 0 else None,
+                separators=(",", ":") if number % 3 else None,
+            ).encode()
+        )
+    return found
+
+
+def mutated(dice: Random, data: bytes) -> bytes:
+    for _ in range(dice.choice((0, 1, 1, 1, 2, 3))):
+        at = dice.randrange(len(data))
+        match dice.randrange(7):
+            case 0:
+                data = data[:at] + dice.choice(BITS) + data[at:]
+            case 1:
+                data = data[:at] + data[at + 1 :]
+            case 2:
+                data = data[:at] + dice.choice(BITS) + data[at + 1 :]
+            case 3:  # a field before another one
+                at = max(data.find(b'"', at), 1) if at > 1 else 1
+                data = data[:at] + dice.choice(MEMBERS) + b"," + data[at:]
+            case 4:  # or as the last one of some object
+                if (end := data.find(b"}", at)) > 0:
+                    data = data[:end] + b"," + dice.choice(MEMBERS) + data[end:]
+            case 5:  # a value of another kind
+                if (colon := data.find(b":", at)) > 0 and (comma := data.find(b",", colon)) > 0:
+                    data = data[: colon + 1] + dice.choice(BITS) + data[comma:]
+            case 6:  # some of it twice, or not at all
+                one = data.find(b",", at)
+                two = data.find(b",", one + 1)
+                if 0 <= one < two:
+                    data = (
+                        data[:two] + data[one:two] * dice.randrange(2) + data[two:]
+                        if dice.random() < 0.5
+                        else data[:one] + data[two:]
+                    )
+        data = data or b"{}"
+    return data
+
+
+def span_of(records: list[bytes]) -> Span:
+    ends, at = [], 0
+    for each in records:
+        at += len(each)
+        ends.append(at)
+        at += 1
+    starts = [end - len(each) for end, each in zip(ends, records, strict=True)]
+    return Span(0, 10, b",".join(records), starts, ends, range(1, len(records) + 1))
+
+
+OTHERS = [
+    {"unknown_fields": "reject", "fraction_digits": 0},
+    {"unknown_fields": "send", "include_inactive": True, "max_units": 5, "max_bytes": 900},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("most", "more"), [(100_000, {}), *[(10_000, each) for each in OTHERS]])
+@pytest.mark.parametrize("stage", STAGES)
+def test_i5_what_the_judge_calls_clean_is_what_the_rules_in_python_make_of_it(
+    stage: str, most: int, more: dict[str, Any]
+) -> None:
+    dice, options = Random(77), RuleOptions(now=NOW, **more)
+    judged, reference = rules(stage, options, judge="compiled"), rules(stage, options, judge="python")
+    assert judged.judge is not None
+    seed, clean, count = seeds(stage, dice), 0, share(most)
+    for _ in range(-(-count // SOME)):
+        span = span_of([mutated(dice, dice.choice(seed)) for _ in range(SOME)])
+        clean += SOME - len(judged.judge.framed(span.data, span.starts, span.ends, ()).unsure)
+        mine, theirs = Chunk(span, judged.columns(span)).all(), Chunk(span, reference.columns(span)).all()
+        for one, other in zip(mine, theirs, strict=True):  # bodies, owners, units, amounts, what was cut and why
+            assert one == other
+    assert clean > count // 25
