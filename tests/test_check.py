@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, write
 from tests.sandbox_caller import OTHER_REWARD, REWARD, TIER, customer, event, lot, transaction
 
@@ -361,3 +362,71 @@ def test_the_plan_has_the_requests_of_a_clean_export_exactly(shell: Shell, stage
     assert run["stages"][stage]["requests"] == plan["stages"][stage]["requests"] > 1
     assert run["plan"]["exact"]
     assert run["plan"]["requests"] == run["plan"]["requests_now"] == plan["plan"]["requests"]
+
+
+# -- what is at the target already -------------------------------------------------------------------------------------
+
+
+def against(shell: Shell, target: LocalTarget, *more: str) -> Called:
+    flags = "--base-url", target.url, "--limits", "off", "--json", "--against-target", *more
+    return shell("check", "--customers", "customers.json", *flags)
+
+
+@pytest.mark.parametrize(("asked", "looked"), [((), 100), (("40",), 40), (("all",), 300)])
+def test_customers_that_are_at_the_target_before_the_first_request_are_told(
+    shell: Shell, asked: tuple[str, ...], looked: int
+) -> None:
+    write(shell.folder / "customers.json", people(300, balance=[lot(1)]))
+    with sandbox(rewards={REWARD: None}) as target:
+        before = against(shell, target, *asked)
+        found = before.document["at_target"]
+        assert (before.code, found["looked"], found["alike"], found["different"]) == (0, looked, 0, 0)
+        assert found["at_most"] == (0.0 if looked == 300 else pytest.approx(1 - 0.05 ** (1 / looked), abs=1e-6))
+        assert found["confidence"] == (1.0 if looked == 300 else 0.95)
+        assert shell.run(target.url, "--customers", "customers.json").code == 0
+        write(shell.folder / "customers.json", people(150, balance=[lot(1)]) + people(300, name="Zoe")[150:])
+        after = against(shell, target, *asked)
+    found = after.document["at_target"]
+    assert (after.code, found["alike"] + found["different"], found["looked"]) == (3, looked, looked)
+    assert abs(found["alike"] - looked // 2) <= 1
+    assert {"name", "balance"} & found["fields"].keys()
+    assert [it["code"] for it in after.document["warnings"]] == ["already-there"]
+    assert len(found["places"]) == 5
+    assert '"c1"' not in after.out
+
+
+@pytest.mark.parametrize(("answer", "code"), [
+    ({"status": 401}, "token-refused"),
+    ({"status": 429, "retry_after": 90_000}, "retry-after-too-long"),
+])  # fmt: skip
+def test_an_account_that_refuses_a_read_ends_the_look_alone(shell: Shell, answer: dict[str, Any], code: str) -> None:
+    write(shell.folder / "customers.json", [*people(50), customer("c1")])
+    refused = [{"on": "read", "nth": nth, "do": "answer", **answer} for nth in range(12, 80)]
+    with sandbox(*refused) as target:
+        ended = against(shell, target, "all")
+    found = ended.document["at_target"]
+    assert (ended.code, found["stopped"]["code"], kinds(ended)) == (
+        3,
+        code,
+        {"customers": {("duplicate-customer", ""): 1}},
+    )
+    assert 0 < found["looked"] < 50
+    assert [it["code"] for it in ended.document["warnings"]] == ["account-not-read"]
+
+
+@pytest.mark.parametrize(
+    "asked", [("--against-target", "0"), ("--against-target", "some"), ("--against-target", "5", "--offline")]
+)
+def test_a_look_that_makes_no_sense_is_refused(shell: Shell, asked: tuple[str, ...]) -> None:
+    write(shell.folder / "customers.json", people(3))
+    assert shell("check", "--customers", "customers.json", *asked).code == 2
+
+
+def test_a_check_can_be_kept_for_the_run_of_another_checkpoint(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(20))
+    assert check(shell, "--save", "later.checkpoint").code == 0
+    with sandbox() as target:
+        flags = "--customers", "customers.json", "--checkpoint", "later.checkpoint"
+        after = shell.run(target.url, *flags, "--log", "json")
+        assert (after.code, "scanning" in after.err) == (0, False)
+    assert shell("status", "later.checkpoint", "--json").document["plan"]["exact"]
