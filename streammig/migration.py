@@ -19,7 +19,7 @@ from streammig.ask import Ask as Ask
 from streammig.binding import bind, call_context, create, new_files, recover
 from streammig.bodies import check_bodies, give_up, room_of_outbox
 from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, locked, refuse_stale
-from streammig.context import Clock, Context, SystemClock, Times, until_stopped
+from streammig.context import Clock, Context, Stop, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex
@@ -56,7 +56,7 @@ from streammig.verify.verifier import Verifier, run_and_look
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
-SECOND = Second(second.COUNTED, second.issued, second.profile, second.profile_hash)
+SECOND = Second(second.OWNERS, second.COUNTED, second.issued, second.profile, second.profile_hash)
 T = TypeVar("T")
 
 
@@ -82,7 +82,7 @@ class Migration:
     folder: Path = Path()  # where a mapping's module is looked for
     executor: Callable[[], Executor] = field(default=one_thread)
     away: int = AWAY
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: Stop = field(default_factory=Stop)
     assembled: bool = False  # whether the work itself has begun
     _task: asyncio.Task[Any] | None = None
     _hub: Hub = field(init=False)
@@ -237,7 +237,7 @@ class Migration:
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput.of(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
-        sent = await self._sent(stack, inputs, account.binding, thread)
+        sent = await self._sent(stack, inputs, account.binding, thread, file if sends else None)
         inputs = narrowed(inputs, sent, settings.since, SECOND, self.notify)
         new = new_files(file, marks, settings, self.notify)
         fresh = await self._reading(thread, partial(with_samples, new))
@@ -284,9 +284,10 @@ class Migration:
         )
 
     async def _sent(
-        self, stack: AsyncExitStack, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], thread: Executor
-    ) -> Sent | None:
-        """What the older run that the settings name has left at the target."""
+        self, stack: AsyncExitStack, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], thread: Executor,
+        newer: Checkpoint | None,
+    ) -> Sent | None:  # fmt: skip
+        """What the older run that the settings name has left at the target, for the `newer` one that sends."""
         if not self.settings.not_in:
             return None
         path, mine = Path(self.settings.not_in), Path(self.settings.checkpoint)
@@ -295,7 +296,7 @@ class Migration:
         refuse_stale(path, self.state_dir, file.run["id"], file.run["tick"])
         settings, folder = from_checkpoint(path, file.run["context"], None)
         older = Older(file, Migration(settings, self.ask, folder=folder).inputs(file.run["started"]))
-        older.check(binding if self.ask.dry_run is None else file.run["binding"])
+        older.check(binding if self.ask.dry_run is None else file.run["binding"], newer)
         self.notify(Waiting("older-run", f"reading what {path} has left at the target"))
         list_of = mine.with_name(mine.name + ".not-in")
         sent = await self._reading(thread, lambda _: make(list_of, older, inputs, SECOND, self.notify))

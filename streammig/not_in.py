@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from streammig.batching import cut
 from streammig.batching.body import part_of
-from streammig.checkpoint import UNDECIDED, Checkpoint, Role, SharedFile, hash_owner, is_held
+from streammig.checkpoint import MISSED, UNDECIDED, Checkpoint, Role, SharedFile, hash_owner, is_held
 from streammig.columns import Chunk, Columns
 from streammig.disk import new_file
 from streammig.errors import Held, Unusable
@@ -35,10 +35,11 @@ Issued = Callable[[bytes], Sequence[float]]
 class Second(NamedTuple):
     """How to read the target's records for a second export.
 
-    `counted` is the stage whose units the target only counts. `issued` gives when they were issued. `profile` gives the
-    fields of a customer that the target can update, `profile_hash` a hash of them.
+    `owners` is the stage of the customers, `counted` the one whose units the target only counts. `issued` gives when
+    they were issued. `profile` gives the fields of a customer that the target can update, `profile_hash` their hash.
     """
 
+    owners: str
     counted: str
     issued: Issued
     profile: Callable[[bytes], dict[str, Any]]
@@ -54,12 +55,14 @@ class Left(SharedFile):
 
     role = Role("the list of what was sent before", "not-in", "Delete it: it is made again.")
     application = 0x734D4E69  # "sMNi"
-    format = 1
+    format = 2
     schema = """
 -- What it was made of, and when the last event was issued that the older run has sent, in seconds since the epoch.
 CREATE TABLE made (binding TEXT NOT NULL, salt BLOB NOT NULL, latest REAL NOT NULL);
 CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT NULL, PRIMARY KEY (stage, owner))
- WITHOUT ROWID"""
+ WITHOUT ROWID;
+-- Customers among them that a verify of the older run did not find: the older run sends them again.
+CREATE TABLE missing (owner BLOB PRIMARY KEY) WITHOUT ROWID"""
 
     def __reduce__(self) -> tuple[type[Left], tuple[Path, bool]]:
         return Left, (self.path, True)
@@ -75,15 +78,20 @@ CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT
         latest, salt = 0.0, older.file.run["salt"]
         self.change("DELETE FROM made")
         self.change("DELETE FROM present")
+        self.change("DELETE FROM missing")
         for stage, it in older.inputs.items():
             units: Counter[int] = Counter()
             letters = {batch.seq for batch in older.file.accepted(stage) if batch.letters}
+            missed = older.file.beside(stage, MISSED) if stage == second.owners else ()
+            lost = {it.seq: it.ranges for it in missed}
             for item in Passage(stage, it.source, it.rules, places.ranges).items():
                 units[item.seq] += item.record.tally.units
                 if stage == second.counted:
                     latest = max(latest, *second.issued(item.record.body))
                 elif item.seq not in letters or older.file.replayed_keys(stage, [item.record.owner]):
                     self._add(stage, hash_owner(salt, item.record.owner), second.profile_hash(item.record.body))
+                if any(begin[:3] <= item.place[:3] < end[:3] for begin, end in lost.get(item.seq, ())):
+                    self.change("INSERT OR IGNORE INTO missing VALUES (?)", hash_owner(salt, item.record.owner))
             older.check_units(stage, units)
             # Of a dead letter that was corrected only the owner is kept, so its profile is unknown.
             for key in older.corrected(stage, places) if stage != second.counted else ():
@@ -107,6 +115,14 @@ CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT
             ):
                 found[owner] = row[0]
         return found
+
+    def missing(self, owners: Iterable[str]) -> set[str]:
+        """Those of these customers that the older run sent, and a verify of it did not find."""
+        salt = self.rows("SELECT salt FROM made WHERE EXISTS (SELECT 1 FROM missing)")
+        if not salt:
+            return set()
+        asked = "SELECT 1 FROM missing WHERE owner = ?"
+        return {owner for owner in owners if self.rows(asked, hash_owner(salt[0][0], owner))}
 
 
 class WithoutLeft:
@@ -182,7 +198,8 @@ class Older(NamedTuple):
 
     def binding(self, newer: Mapping[str, StageInput]) -> str:
         """What a `Left` depends on: the run, what was accepted, and the files of the newer export."""
-        held = {name: [[it.seq, it.tally.units] for it in self.file.accepted(name)] for name in self.inputs}
+        found = {it: (self.file.accepted(it), self.file.beside(it, MISSED)) for it in self.inputs}
+        held = {name: [[[it.seq, it.tally.units] for it in each] for each in both] for name, both in found.items()}
         return json.dumps(
             [self.file.run["id"], held, {name: comparable(it.source.fingerprints()) for name, it in newer.items()}]
         )
@@ -207,9 +224,18 @@ class Older(NamedTuple):
                 "Put back the mapping that the older run ended with.",
             )
 
-    def check(self, binding: Mapping[str, Any]) -> None:
-        """Raise `Unusable` unless this run's records at the account of this binding can be told."""
+    def check(self, binding: Mapping[str, Any], newer: Checkpoint | None) -> None:
+        """Raise `Unusable` unless this run's records at the account of this binding can be told. `newer` is the
+        checkpoint that is to go on, None where it is new or sends nothing."""
         path = self.file.path
+        self.file.refuse_reverting()
+        if newer is not None and self.file.reverted_at() > newer.run["started"]:
+            raise Unusable(
+                "not-in-reverted-since",
+                f"{path} was reverted after {newer.path} had begun: what was left out until then is gone",
+                f"Nothing was sent. To send what is gone: a new --checkpoint, with --not-in {newer.path}. Customers"
+                " that the revert has listed as kept must not be in its export.",
+            )
         if self.file.run["binding"] != dict(binding):
             raise Unusable(
                 "not-in-of-another-account",
@@ -258,10 +284,10 @@ def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Seco
     places.begin(binding, {name: list(older.file.accepted(name)) for name in older.inputs})
     same = frozenset(name for name, it in older.inputs.items() if name in newer and _alike(it, newer[name]))
     if left.made_of() != binding:
-        owners, where = next(iter(newer)), path.with_suffix(CHANGED)
+        where = path.with_suffix(CHANGED)
         with left.transaction():  # it is made when both files are
             left.make(binding, older, places, second)
-            changed = _changed(where, left, owners, newer[owners], second)
+            changed = _changed(where, left, newer[second.owners], second) if second.owners in newer else 0
         if changed:
             said = f"customers that changed since the older run: {changed:,}; they can't be migrated again"
             notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
@@ -272,13 +298,13 @@ def _alike(older: StageInput, newer: StageInput) -> bool:
     return comparable(older.source.fingerprints()) == comparable(newer.source.fingerprints())
 
 
-def _changed(path: Path, left: Left, stage: str, it: StageInput, second: Second) -> int:
+def _changed(path: Path, left: Left, it: StageInput, second: Second) -> int:
     """Write the profiles of customers that are at the target with another profile; returns how many."""
     found = 0
     with new_file(path, may_replace=lambda _: True) as out:
         for span in it.source.spans():
             columns = it.rules.columns(span)
-            there = left.present(stage, {*columns.owners})
+            there = left.present(second.owners, {*columns.owners})
             rows = [row for row, owner in enumerate(columns.owners) if owner in there]
             for row in rows:
                 (record,) = Chunk(span, columns).records(row, row + 1)

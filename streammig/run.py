@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,17 +21,19 @@ from streammig.delivery.reconcile import Policy, Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.delivery.sizes import Sizes
 from streammig.errors import BrokenExport, MachineFault, Problem, UnknownOutcome, Unusable, counted
+from streammig.grouping import GroupedSource
 from streammig.inputs import Reading
 from streammig.model import BatchState
+from streammig.planned import forget_plan, kept_plan
 from streammig.preflight import Preflight
+from streammig.ratelimit import parse_hours, parse_limits
 from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
-from streammig.report.progress import account_of, expected
+from streammig.report.progress import Pace, account_of, expected, outlook, requests_left
 from streammig.report.reports import account_file
 from streammig.settings import Settings
-from streammig.sources.source import Source
-from streammig.stage import StageReader, StageRun
-from streammig.telemetry import PILOT, Expected, RunBegan, StageBegan, StageEnded, Warned
+from streammig.stage import StageReader, StageRun, Step, Steps
+from streammig.telemetry import PILOT, Account, Expected, RunBegan, StageBegan, StageEnded, Warned
 
 SAMPLED = 1_000  # records that tell what a stage will take
 
@@ -81,23 +85,44 @@ class Run:
 
     async def _look_ahead(self) -> None:
         """Tell how far all stages are, with an estimate of what those will take that have not begun."""
-        ahead = {name: await self._expected(name) for name in self.reading.inputs}
+        planned = kept_plan(self.settings, self.reading.inputs)
+        ahead = {name: await self._expected(name, planned.get(name)) for name in self.reading.inputs}
         begun = self.context.now()
         await self.store.write(lambda file: file.set_context(file.run["context"] | {"expected": ahead, "begun": begun}))
-        run = await self.store.read(lambda file: file.run)
         accounts = {name: await self.store.read(partial(account_of, stage=name)) for name in ahead}
+        await self._plan(accounts, exact=planned.keys() >= ahead.keys())
+        run = await self.store.read(lambda file: file.run)
         limits, settle, lanes = run["context"]["limits"], self.context.times.settle, self.settings.concurrency
         hours = self.settings.hours, self.settings.hours_zone
         self.context.notify(RunBegan(accounts, limits, str(account_file(run) or ""), settle, lanes, *hours))
 
-    async def _expected(self, name: str) -> Expected:
-        """What a stage will take: as an earlier run knew it, or by its first records."""
+    async def _plan(self, accounts: Mapping[str, Account], *, exact: bool) -> None:
+        """Keep the plan in the checkpoint, the first time: what the drift is told against."""
+        run = await self.store.read(lambda file: file.run)
+        if "plan" not in run["context"]:
+            now, context = self.context.now(), run["context"]
+            hours = parse_hours(self.settings.hours, self.settings.hours_zone)
+            limits, settle = parse_limits(context["limits"], {}), self.context.times.settle
+            found = outlook(accounts, Pace(limits, settle=settle, lanes=self.settings.concurrency, hours=hours), now)
+            requests = {name: math.ceil(requests_left(it) or 0) for name, it in accounts.items()}
+            plan = {"exact": exact, "requests": requests, "seconds": found.whole or 0.0, "at": now}
+            await self.store.write(lambda file: file.set_context(file.run["context"] | {"plan": plan}))
+        forget_plan(self.reading.lookup.path)
+
+    async def _expected(self, name: str, planned: int | None) -> Expected:
+        """What a stage will take: as an earlier run knew it, as it was `planned`, or by its first records."""
         before = await self.store.read(lambda file: account_of(file, name))
         if before.made or before.complete or before.expected.requests:
             return before.expected
+        if planned is not None:
+            return Expected(planned, readable=self.target.reads.proves(name), by_requests=True)
+        source = self.reading.inputs[name].source
         records = await self.reading.first(name, SAMPLED)
         units, most = BatchLimits(bytes=self.settings.max_bytes).units, self.settings.max_bytes
-        return expected(records, sum(before.sizes or ()), units, most, self.target.reads.proves(name))
+        share = None
+        if isinstance(source, GroupedSource) and records:
+            share = await self.reading.read(source.share_before, records[-1].end)
+        return expected(records, sum(before.sizes or ()), units, most, self.target.reads.proves(name), share)
 
     def barrier(self, retried: bool = False) -> Barrier:
         """The barrier behind a stage, or behind what of it was retried."""
@@ -108,7 +133,7 @@ class Run:
         self.context.notify(StageBegan(name, known))
         await self._note(name, "running")
         try:
-            run = await self.prepare(name)
+            run = await self._prepare(name, await self._reader(name), self.settings.max_dead)
             finished = await self._read_to_end(run, known.complete)
             await self.reading.unchanged()
         except Problem as problem:
@@ -158,9 +183,18 @@ class Run:
         at = self.context.now()
         await self.store.write(lambda file: file.stage_state(name, state, at, message, code))
 
-    async def prepare(self, name: str, source: Source | None = None) -> StageRun:
-        """A stage ready to run; `source` is what it reads on from, if not its files."""
-        reader = await self._reader(name, source)
+    async def retry(self, name: str, steps: Iterator[Step]) -> None:
+        """Deliver what is sealed of a stage, and what these steps seal; its export is not read on."""
+        found = await self.store.read(lambda file: account_of(file, name))
+        self.context.notify(StageBegan(name, found._replace(sizes=None)))
+        mapping = self.reading.inputs[name].mapping
+        stage = await self._prepare(name, StageReader(Steps(steps), self.reading.thread, mapping), "")
+        await stage.run()
+        self.context.notify(StageEnded(name, "interrupted" if self.context.stopping else "retried"))
+        await self.verify(name)
+
+    async def _prepare(self, name: str, reader: StageReader, max_dead: int | str) -> StageRun:
+        """A stage ready to run."""
         bisected = self.target.reads.proves(name) or self.settings.bisect_events
         sizes = Sizes(*await self.store.read(lambda file: file.sizes(name)))
         sender = Sender(
@@ -181,20 +215,20 @@ class Run:
         isolation = Isolation(sender, bisected, self.settings.isolation_share, self.settings.isolation_requests)
         return StageRun(
             stage=name, reading=reader, sender=sender, isolation=isolation, store=self.store, context=self.context,
-            most_dead=parse_dead_limit(self.settings.max_dead if source is None else ""),
+            most_dead=parse_dead_limit(max_dead),
         )  # fmt: skip
 
     def _reconciler(self, policy: Policy) -> Reconciler:
         return Reconciler(reads=self.target.reads, store=self.store, context=self.context, policy=policy)
 
-    async def _reader(self, name: str, source: Source | None) -> StageReader:
+    async def _reader(self, name: str) -> StageReader:
         progress = await self.store.read(lambda file: file.progress(name))
         ahead = await self.store.read(lambda file: file.ahead_ranges(name))
         size = sum(mark["size"] for mark in await self.store.read(lambda file: file.fingerprints(name)))
         mapping = self.reading.inputs[name].mapping
         made = await self.store.read(lambda file: {it.mapping for it in file.ahead(name)})
         parts = {
-            "source": source or self.reading.inputs[name].source,
+            "source": self.reading.inputs[name].source,
             "rules": await self.reading.rules(name, [*progress.begun, *ahead]),
             "limits": BatchLimits(bytes=self.settings.max_bytes),
             "progress": progress,
@@ -205,7 +239,7 @@ class Run:
             "mended": not made <= {mapping},
             "buried": partial(self.reading.lookup.was_dead, name),
         }
-        feed = await self.reading.read(self._feed, 0 if source is not None else size, parts)
+        feed = await self.reading.read(self._feed, size, parts)
         return StageReader(feed, self.reading.thread, mapping)
 
     async def read_back(self, name: str, seq: int) -> BatchState:

@@ -16,6 +16,7 @@ class Expected(NamedTuple):
     requests: float = 0.0  # in all
     ratio: float = 1.0  # bytes of bodies for a byte of the export
     readable: bool = False  # whether samples of it are read back at its end
+    by_requests: bool = False  # how far the reading is tells nothing, or less: the number of requests does
 
 
 class Account(NamedTuple):

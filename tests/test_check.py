@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, write
 from tests.sandbox_caller import OTHER_REWARD, REWARD, TIER, customer, event, lot, transaction
 
@@ -288,3 +289,144 @@ def test_the_plan_names_the_disk_that_the_run_needs(shell: Shell) -> None:
     disk = check(shell).document["plan"]["disk"]
     assert disk["the outbox"] >= (shell.folder / "customers.json").stat().st_size
     assert any(what.startswith("the dedup index") for what in disk)
+
+
+# -- the plan and what the run then uses -------------------------------------------------------------------------------
+
+
+def test_a_run_tells_its_drift_against_the_plan_of_the_check(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(2_300))
+    write(shell.folder / "events.json", [{"id": f"c{at}", "events": [event(f"p{at}")]} for at in range(1_500)])
+    files = "--customers", "customers.json", "--events", "events.json"
+    planned = check(shell).document["plan"]["requests"]
+    late = {"on": "customers", "nth": 2, "do": "answer", "status": 429, "retry_after": 0}
+    with sandbox(late) as target:
+        run = shell.run(target.url, *files, "--json")
+    plan = run.document["plan"]
+    assert (run.code, plan["exact"], plan["requests"], plan["requests_now"]) == (0, True, planned, planned + 1)
+    assert {name: tuple(it.values()) for name, it in plan["stages"].items()} == {"customers": (3, 4), "events": (2, 2)}
+    assert plan["seconds"] > 0
+    assert plan["seconds_now"] > 0
+    assert shell("status", shell.checkpoint, "--json").document["plan"] == plan
+    assert "6 (+1)" in shell("status", shell.checkpoint).out
+    assert shell("report", shell.checkpoint, "--out", "r.html").code == 0
+    assert ["customers", "3", "4", "+1"] in cells((shell.folder / "r.html").read_text())
+    assert not list(shell.folder.glob("*.plan"))
+
+
+@pytest.mark.parametrize("change", ["export", "settings", "none"])
+def test_a_run_without_a_plan_that_fits_plans_by_its_first_records(shell: Shell, change: str) -> None:
+    write(shell.folder / "customers.json", people(2_300))
+    if change != "none":
+        check(shell)
+    if change == "export":
+        write(shell.folder / "customers.json", people(1_200))
+    more = ("--max-bytes", "100000") if change == "settings" else ()
+    with sandbox() as target:
+        plan = shell.run(target.url, "--customers", "customers.json", *more, "--json").document["plan"]
+    assert not plan["exact"]
+    assert abs(plan["requests_now"] - plan["requests"]) <= 1
+
+
+def test_rows_in_any_order_are_planned_by_the_work_file_and_not_by_where_they_stand(shell: Shell) -> None:
+    rows = [{"customer": f"c{at % 3_000}", **transaction(1)} for at in range(30_000)]
+    (shell.folder / "t.ndjson").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (shell.folder / "m.toml").write_text('[transactions]\nfiles = ["t.ndjson"]\nowner = "customer"\n')
+    write(shell.folder / "c.json", people(3_000, balance=[lot(10)]))
+    with sandbox() as target:
+        run = shell.run(target.url, "m.toml", "--customers", "c.json", "--json")
+    stage = run.document["plan"]["stages"]["transactions"]
+    assert (run.code, stage["used"]) == (0, 30)
+    assert 28 <= stage["planned"] <= 33
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("files", [1, 2])
+def test_the_plan_has_the_requests_of_a_clean_export_exactly(shell: Shell, stage: str, files: int) -> None:
+    made = {
+        "customers": people(1_210, balance=[lot(1)]),
+        "events": [
+            {"id": f"c{at % 1_210}", "events": [event(f"p{at}-{i}") for i in range(at % 4)]} for at in range(1_210)
+        ],
+        "transactions": [{"id": f"c{at}", "transactions": [transaction(1)]} for at in range(1_210)],
+    }
+    flags: list[str] = []
+    for name in {"customers", stage}:
+        count = files if name == stage else 1
+        for part in range(count):
+            path = write(shell.folder / f"{name}-{part}.json", made[name][part::count])
+            flags += [f"--{name}", path.name]
+    plan = shell("check", *flags, "--offline", "--json").document
+    with sandbox() as target:
+        run = shell.run(target.url, *flags, "--json").document
+    assert run["stages"][stage]["requests"] == plan["stages"][stage]["requests"] > 1
+    assert run["plan"]["exact"]
+    assert run["plan"]["requests"] == run["plan"]["requests_now"] == plan["plan"]["requests"]
+
+
+# -- what is at the target already -------------------------------------------------------------------------------------
+
+
+def against(shell: Shell, target: LocalTarget, *more: str) -> Called:
+    flags = "--base-url", target.url, "--limits", "off", "--json", "--against-target", *more
+    return shell("check", "--customers", "customers.json", *flags)
+
+
+@pytest.mark.parametrize(("asked", "looked"), [((), 100), (("40",), 40), (("all",), 300)])
+def test_customers_that_are_at_the_target_before_the_first_request_are_told(
+    shell: Shell, asked: tuple[str, ...], looked: int
+) -> None:
+    write(shell.folder / "customers.json", people(300, balance=[lot(1)]))
+    with sandbox(rewards={REWARD: None}) as target:
+        before = against(shell, target, *asked)
+        found = before.document["at_target"]
+        assert (before.code, found["looked"], found["alike"], found["different"]) == (0, looked, 0, 0)
+        assert found["at_most"] == (0.0 if looked == 300 else pytest.approx(1 - 0.05 ** (1 / looked), abs=1e-6))
+        assert found["confidence"] == (1.0 if looked == 300 else 0.95)
+        assert shell.run(target.url, "--customers", "customers.json").code == 0
+        write(shell.folder / "customers.json", people(150, balance=[lot(1)]) + people(300, name="Zoe")[150:])
+        after = against(shell, target, *asked)
+    found = after.document["at_target"]
+    assert (after.code, found["alike"] + found["different"], found["looked"]) == (3, looked, looked)
+    assert abs(found["alike"] - looked // 2) <= 1
+    assert {"name", "balance"} & found["fields"].keys()
+    assert [it["code"] for it in after.document["warnings"]] == ["already-there"]
+    assert len(found["places"]) == 5
+    assert '"c1"' not in after.out
+
+
+@pytest.mark.parametrize(("answer", "code"), [
+    ({"status": 401}, "token-refused"),
+    ({"status": 429, "retry_after": 90_000}, "retry-after-too-long"),
+])  # fmt: skip
+def test_an_account_that_refuses_a_read_ends_the_look_alone(shell: Shell, answer: dict[str, Any], code: str) -> None:
+    write(shell.folder / "customers.json", [*people(50), customer("c1")])
+    refused = [{"on": "read", "nth": nth, "do": "answer", **answer} for nth in range(12, 80)]
+    with sandbox(*refused) as target:
+        ended = against(shell, target, "all")
+    found = ended.document["at_target"]
+    assert (ended.code, found["stopped"]["code"], kinds(ended)) == (
+        3,
+        code,
+        {"customers": {("duplicate-customer", ""): 1}},
+    )
+    assert 0 < found["looked"] < 50
+    assert [it["code"] for it in ended.document["warnings"]] == ["account-not-read"]
+
+
+@pytest.mark.parametrize(
+    "asked", [("--against-target", "0"), ("--against-target", "some"), ("--against-target", "5", "--offline")]
+)
+def test_a_look_that_makes_no_sense_is_refused(shell: Shell, asked: tuple[str, ...]) -> None:
+    write(shell.folder / "customers.json", people(3))
+    assert shell("check", "--customers", "customers.json", *asked).code == 2
+
+
+def test_a_check_can_be_kept_for_the_run_of_another_checkpoint(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(20))
+    assert check(shell, "--save", "later.checkpoint").code == 0
+    with sandbox() as target:
+        flags = "--customers", "customers.json", "--checkpoint", "later.checkpoint"
+        after = shell.run(target.url, *flags, "--log", "json")
+        assert (after.code, "scanning" in after.err) == (0, False)
+    assert shell("status", "later.checkpoint", "--json").document["plan"]["exact"]

@@ -206,3 +206,47 @@ def test_i3_an_older_copy_of_the_older_run_is_refused(shell: Shell, target: Loca
     shell.checkpoint.write_bytes(copy)
     assert full(shell, target).problem == "checkpoint-stale"
     once(target, 20, 60)
+
+
+def test_i3_i4_who_is_missing_of_the_older_run_is_not_sent_and_gets_nothing(shell: Shell) -> None:
+    """The older run sends its missing customer again; until then events that are new would be dropped unseen."""
+    script = [{"on": "customers", "nth": 1, "do": "lose", "records": [1]}]
+    with sandbox(*script) as target:
+        export(shell.folder, 3)
+        assert shell.run(target.url, *FILES, "--max-bytes", 10_000, "--verify-sample", 0).code == 0
+        assert shell("verify", "migration.checkpoint", "--all").code == 3
+        new = event("new", issued_at="2025-02-01T00:00:00Z")
+        write(shell.folder / "e2.ndjson", [{"id": f"c{at}", "events": [new]} for at in range(3)], lines=True)
+        files = ("--events", "e2.ndjson", *FULL, "--since", "2025-01-01T00:00:00Z")
+        ended = shell.run(target.url, *files, "--json")
+        assert (ended.code, ended.document["stages"]["events"]["dead_by"]) == (3, {"owner-missing": 1}), ended.err
+        assert shell("retry", "migration.checkpoint", "--missing").code == 0
+        assert shell("retry", "full.checkpoint").code == 0
+        ledger = target.ledger()
+        assert ledger["holds"]["customers"]["landed"] == 3
+        assert ledger["holds"]["events"]["types"]["PURCHASE"] == 2 * 3 + 3, "events of the older run can't be told"
+
+
+def test_i4_an_older_run_that_is_reverted_afterwards_ends_the_newer_one(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 12)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000, "--first", 9).code == 10
+    assert full(shell, target, "--first", 3).code == 10
+    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
+        window = "1, 'accepted', 0, 0, 9, 0"
+        file.execute(f"INSERT INTO revert (number, state, start, end, customers, began) VALUES ({window})")
+    assert shell("status", "migration.checkpoint", "--json").document["state"] == "reverting"
+    assert "streammig revert" in shell("status", "migration.checkpoint").out
+    assert full(shell, target).problem == "revert-unfinished", "it is not known what is left"
+    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
+        file.execute("DELETE FROM revert")
+    assert shell("revert", "migration.checkpoint", "--yes-revert", 9).code == 0
+    assert full(shell, target).problem == "not-in-reverted-since", "what it has left out is gone"
+    assert shell("verify", "full.checkpoint", "--all", "--json").problem != "not-in-reverted-since"
+
+
+def test_a_newer_export_of_transactions_alone_lists_no_changed_customer(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 2)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    write(shell.folder / "t2.ndjson", [{"id": "c1", "transactions": [transaction(7)]}], lines=True)
+    ended = shell.run(target.url, "--transactions", "t2.ndjson", *FULL, "--json")
+    assert (ended.code, "customers that changed" in ended.err) == (0, False), ended.err

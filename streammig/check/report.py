@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from streammig.check.text import cause, verdict
+from streammig.check.text import at_target, cause, verdict
 from streammig.report.charts import stacked
 from streammig.report.parts import day, embedded, section, table, whole_page
 from streammig.telemetry import spoken
@@ -26,6 +26,7 @@ def rendered(found: Found) -> bytes:
         _head(found),
         _problems(found),
         _warnings(found["warnings"]),
+        _at_target(found["at_target"]),
         _units(found["stages"]),
         _money(found["stages"]),
         _plan(found["plan"], found["stages"]),
@@ -87,6 +88,10 @@ def _kinds(stages: Mapping[str, Found]) -> Iterator[tuple[str, Found]]:
 def _warnings(warnings: Sequence[Found]) -> str:
     lines = "".join(f"<li>{escape(it['what'])} [{escape(it['code'])}]</li>" for it in warnings)
     return section("Warnings", f"<ul>{lines}</ul>" if lines else "")
+
+
+def _at_target(found: Found | None) -> str:
+    return section("At the target already", "".join(f"<p>{escape(it)}</p>" for it in at_target(found))) if found else ""
 
 
 def _units(stages: Mapping[str, Found]) -> str:

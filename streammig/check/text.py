@@ -16,7 +16,9 @@ SHOWN = 20  # kinds of problems of a stage that are listed
 
 def in_words(found: Mapping[str, Any]) -> str:
     """A check's document for people."""
-    return "\n".join([*_problems(found), "", *_stages(found["stages"]), "", *_plan(found["plan"])]).strip()
+    looked = [*at_target(found["at_target"]), ""] if found["at_target"] is not None else []
+    parts = [*_problems(found), "", *looked, *_stages(found["stages"]), "", *_plan(found["plan"])]
+    return "\n".join(parts).strip()
 
 
 def _problems(found: Mapping[str, Any]) -> Iterator[str]:
@@ -53,6 +55,31 @@ def verdict(found: Mapping[str, Any]) -> Iterator[str]:
 def cause(code: str) -> str:
     """A code for people: of what belongs to a customer that is left out, why that is."""
     return f"the customer is not there: {code.removeprefix(FOLLOWS)}" if code.startswith(FOLLOWS) else code
+
+
+def at_target(found: Mapping[str, Any]) -> list[str]:
+    """What was found at the target, for people."""
+    there = found["alike"] + found["different"]
+    lines = [
+        f"At the target already: {there:,} of {counted(found['looked'], 'customer')} looked for"
+        + (f" ({found['alike']:,} alike, {found['different']:,} different)" if there else "")
+        + (f"; {found['unreadable']:,} can't be told" if found["unreadable"] else "")
+        + "."
+    ]
+    if found["at_most"] is not None and found["confidence"] < 1:
+        lines.append(
+            f"Of all {found['customers']:,} at most {found['at_most']:.1%} are there, with"
+            f" {found['confidence']:.0%} confidence."
+        )
+    if found["fields"]:
+        fields = ", ".join(f"{name} ({count:,})" for name, count in found["fields"].items())
+        lines.append(f"Fields that differ: {fields}.")
+    if found["places"]:
+        shown = ", ".join(f"record {it['line']:,} of {Path(it['file']).name}" for it in found["places"])
+        lines.append(f"The first of them: {shown}.")
+    if found["stopped"]:
+        lines.append(f"The look ended early: {found['stopped']['what']} [{found['stopped']['code']}]")
+    return lines
 
 
 def _kind(name: str, kind: Mapping[str, Any]) -> Iterator[str]:

@@ -144,6 +144,10 @@ class Queries(SqliteFile):
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
+    def seen_at(self) -> float:
+        """When all samples of a stage were seen last, in seconds since the epoch; 0 if never."""
+        return float(self.rows("SELECT coalesce(max(seen), 0) FROM stage")[0][0])
+
     def stages(self) -> list[StageRow]:
         columns = "name, state, code, message, started, finished, shape, seen"
         rows = self.rows(f"SELECT {columns} FROM stage ORDER BY ordinal")

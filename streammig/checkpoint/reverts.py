@@ -57,22 +57,34 @@ class Reverts(Units):
         last = self.last_revert()
         return last is not None and last.state == DONE
 
+    def reverted_at(self) -> float:
+        """When it was known what the revert has left at the target, in seconds since the epoch; 0 without a revert."""
+        last = self.last_revert()
+        return float(last.summary["at"]) if last is not None and last.state == DONE else 0.0
+
+    def is_reverting(self) -> bool:
+        """Whether a request to revert has left, or may have, and was not read back."""
+        last = self.last_revert()
+        return last is not None and last.state not in (*AGAIN, DONE)
+
     def refuse_reverted(self) -> None:
         """Raise `Unusable` where the run was reverted, or is about to be."""
-        last = self.last_revert()
-        if last is None or last.state in AGAIN:
-            return
-        if last.state == DONE:
+        self.refuse_reverting()
+        if self.is_reverted():
             raise Unusable(
                 "checkpoint-reverted",
                 f"{self.path} was reverted: it sends nothing any more",
                 f"Migrate with a new --checkpoint, and leave out what stayed: --not-in {self.path}",
             )
-        raise Unusable(
-            "revert-unfinished",
-            f"{self.path} is being reverted, and what became of that is not known yet",
-            f"Read it back first: streammig revert {self.path}",
-        )
+
+    def refuse_reverting(self) -> None:
+        """Raise `Unusable` where a revert is under way, so what of the run is at the target is not known."""
+        if self.is_reverting():
+            raise Unusable(
+                "revert-unfinished",
+                f"{self.path} is being reverted, and what became of that is not known yet",
+                f"Read it back first: streammig revert {self.path}",
+            )
 
     def window(self, owners: str, settle: float) -> Window:
         """What a revert of this run takes back. `owners` is the stage of the customers; `settle` in seconds is the time

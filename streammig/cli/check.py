@@ -7,10 +7,11 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -25,9 +26,33 @@ if TYPE_CHECKING:
     from streammig.check.work import Check
     from streammig.inputs import StageInput
     from streammig.migration import Ask, Migration
+    from streammig.scan import Workers
     from streammig.settings import Settings
 
 PROBLEMS = 3
+ALL = "all"
+
+
+class Account(NamedTuple):
+    """What the account is asked: nothing, and for how many customers."""
+
+    offline: bool
+    against: int | str | None
+
+
+class Done(NamedTuple):
+    """Of which stages a read-back can prove anything, and what was found at the target."""
+
+    readable: dict[str, bool]
+    at_target: dict[str, Any] | None
+
+
+def _count(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | str | None:
+    if text is None or text == ALL:
+        return text
+    if not text.isdecimal() or not int(text):
+        raise click.BadParameter(f"a number of customers, or {ALL}, is expected; found {text}")
+    return int(text)
 
 
 @click.command()
@@ -41,6 +66,19 @@ PROBLEMS = 3
     help="Write a report to sign, with ids of customers as examples, readable by you alone.",
 )  # fmt: skip
 @click.option("--offline", is_flag=True, help="Do not ask the account which rewards and tiers it has; needs no key.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N",
+    help="Processes that read at the same time. [one for each core, for large exports]",
+)  # fmt: skip
+@click.option(
+    "--dask", default="", metavar="ADDRESS",
+    help="Read on the workers of this Dask cluster, like tcp://host:8786, which see the files at the same paths.",
+)  # fmt: skip
+@click.option(
+    "--against-target", is_flag=False, flag_value="100", metavar="[N|all]", callback=_count,
+    help="Look for N customers, or all, at the target: are they there before the first request? [100]",
+)  # fmt: skip
+@click.option("--save", metavar="CHECKPOINT", help="Keep scan and plan for the run with this checkpoint.")
 @options.as_json()
 @options.quiet()
 def command(
@@ -49,6 +87,10 @@ def command(
     out: Path | None,
     report: Path | None,
     offline: bool,
+    workers: int | None,
+    dask: str,
+    against_target: int | str | None,
+    save: str | None,
     as_json: bool,
     quiet: bool,
     **flags: Any,
@@ -59,13 +101,32 @@ def command(
     """
     from streammig.settings import load
 
+    if offline and against_target is not None:
+        raise click.UsageError("--against-target asks the account: give it without --offline")
+    if save is not None:
+        flags["checkpoint"] = save
     migration = one(settings_file)
     settings = load(migration, given(flags, maps))
     folder = migration.parent if migration is not None else Path()
-    sys.exit(_check(settings, folder, Outputs(out, report), offline, Output(as_json, quiet)))
+    hire = partial(_hired, workers, dask)
+    how = Account(offline, against_target)
+    sys.exit(_check(settings, folder, Outputs(out, report), how, Output(as_json, quiet), hire))
 
 
-def _check(settings: Settings, folder: Path, outputs: Outputs, offline: bool, output: Output) -> int:
+def _hired(count: int | None, cluster: str, size: int) -> Workers | None:
+    from streammig.scan import hired
+
+    return hired(count, cluster, size)
+
+
+def _check(
+    settings: Settings,
+    folder: Path,
+    outputs: Outputs,
+    account: Account,
+    output: Output,
+    hire: Callable[[int], Workers | None],
+) -> int:
     from importlib.metadata import version
 
     from streammig.check.plan import disk, paces, plan
@@ -74,19 +135,21 @@ def _check(settings: Settings, folder: Path, outputs: Outputs, offline: bool, ou
     from streammig.cli.runtime import driven
     from streammig.context import until_stopped
     from streammig.migration import PRESETS, Ask, Migration, one_thread
+    from streammig.planned import keep_plan
     from streammig.report.live import watching
 
     ask = Ask(shlex.join(["streammig", *sys.argv[1:]]), accept_broken=True)
     refused: list[Problem] = []
+    begun = Path(settings.checkpoint).exists()
     with ExitStack() as stack:
         settings = stack.enter_context(_held(settings, ask.command))
         inputs = dict(_opened(settings, folder, ask, refused))
         notify = stack.enter_context(watching(sys.stderr, output))
-        check = Check(settings, inputs, notify, stack.enter_context(one_thread()), outputs.write)
+        check = Check(settings, inputs, notify, stack.enter_context(one_thread()), outputs.write, hire)
         run = Migration(settings, ask, notify=notify, folder=folder)
         with outputs:
-            readable = driven(run, lambda: until_stopped(run.stop, _all(check, run, offline)), notify)
-    if readable is None:
+            done = driven(run, lambda: until_stopped(run.stop, _all(check, run, account)), notify)
+    if done is None:
         say("Stopped on request: nothing was sent.")
         return STOPPED
     told = {
@@ -94,8 +157,12 @@ def _check(settings: Settings, folder: Path, outputs: Outputs, offline: bool, ou
         "version": version("streammig"),
         "files": check.files(),
         "unreadable": [it.json() for it in refused],
-        "plan": plan(check.stages, paces(settings, PRESETS), readable, disk(settings, inputs), time.time()),
+        "at_target": done.at_target,
+        "plan": plan(check.stages, paces(settings, PRESETS), done.readable, disk(settings, inputs), time.time()),
     }
+    if not (refused or begun):
+        with suppress(OSError):  # a run without it plans by what it reads first
+            keep_plan(settings, inputs, {it.name: it.requests for it in check.stages})
     outputs.report(check.document(ids=True) | told)
     found = check.document() | told | {"unwritten": [it.json() for it in outputs.failed]}
     code = PROBLEMS if check.found else 0
@@ -108,12 +175,14 @@ def _check(settings: Settings, folder: Path, outputs: Outputs, offline: bool, ou
     return code
 
 
-async def _all(check: Check, run: Migration, offline: bool) -> dict[str, bool]:
+async def _all(check: Check, run: Migration, account: Account) -> Done:
     from streammig.doctor.export import advise
 
     await check.all()
-    await advise(check, run.settings, os.environ, offline)
-    return await run.readable()
+    against = account.against
+    count = False if against is None else None if against == ALL else int(against)
+    at_target = await advise(check, run.settings, os.environ, account.offline, count)
+    return Done(await run.readable(), at_target)
 
 
 @contextmanager

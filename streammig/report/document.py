@@ -9,6 +9,7 @@ from typing import Any
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING, counted
 from streammig.model import Batch, BatchState, Sums, Tally
+from streammig.report.drift import drift
 from streammig.report.progress import Pace, account_of, fill, outlook, share_settled
 
 NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
@@ -37,12 +38,14 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         stages = {row.name: _stage(checkpoint, row, totals[row.name], counts[row.name], running) for row in rows}
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
-        reverted = checkpoint.is_reverted()
-    state = "reverted" if reverted else _state(rows, totals, running)
+        reverted, reverting = checkpoint.is_reverted(), checkpoint.is_reverting()
+        done_at = [it.finished for it in rows if it.finished] + [checkpoint.seen_at()]
+    state = "reverting" if reverting and not running else "reverted" if reverted else _state(rows, totals, running)
     dry_run = bool(run["binding"].get("dry_run", False))
     pace = pace or Pace()
     ahead = outlook(accounts, pace, now)
     left = None if state == "complete" else ahead.whole
+    ended = max(done_at, default=None) if state in ("complete", "reverted") else None
     goes_on = running and not pace.paused
     for name, stage in stages.items():
         stage["fill"], stage["done"] = fill(accounts[name]), share_settled(accounts[name])
@@ -51,7 +54,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
         dry_run
-        or state in ("running", "reverted")
+        or state in ("running", "reverting", "reverted")
         or (state == "complete" and not missing)
         or any(_broken_off(row, totals[row.name]) for row in rows)
     )
@@ -68,6 +71,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         "paused": pace.paused,
         "seconds_left": rounded(left),
         "eta": iso(now + left) if goes_on and left is not None else None,
+        "plan": None if dry_run else drift(run["context"].get("plan"), accounts, ahead, now, ended),
         "next_request_in": rounded(ahead.next) if left and not pace.paused else None,
         "checkpoint": str(checkpoint.path),
         # A dry run is not resumed: its folder is for one.

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from streammig.errors import counted
 from streammig.report.charts import columns, stacked
+from streammig.report.drift import drift_words
 from streammig.report.parts import day, embedded, folded, section, table, whole_page
 from streammig.report.text import shared, state_sentence, state_word
 from streammig.telemetry import spoken
@@ -39,6 +40,7 @@ def rendered(found: Found) -> bytes:
         _answers(found["stages"]),
         _latencies(found["stages"]),
         _retries(found["stages"]),
+        _drift(found["status"]),
         _dead(found["stages"]),
         _decisions(found["decisions"]),
         _verification(found),
@@ -58,6 +60,7 @@ def live_sections(found: Found, doing: Sequence[str]) -> dict[str, str]:
     return {
         "now": _now(found, doing),
         "stages": _progress(found["status"]),
+        "plan": _drift(found["status"]),
         "permits": _permits(found["status"]["budget"]),
         "left": _left(found["next"]) if found["status"]["state"] != "running" else "",
         "parked": _decisions(found["decisions"]),
@@ -228,6 +231,16 @@ def _retries(stages: Mapping[str, Found]) -> str:
         for requests, count in it["requests_a_batch"].items()
     ]
     return section("Retries", table(["stage", "a batch took", "batches"], rows) if rows else "")
+
+
+def _drift(status: Found) -> str:
+    if (found := status["plan"]) is None:
+        return ""
+    rows = [
+        (name, it["planned"], it["used"], f"{it['used'] - it['planned']:+,}") for name, it in found["stages"].items()
+    ]
+    words = "".join(f"<p>{escape(line)}</p>" for line in drift_words(found, status["state"] == "complete"))
+    return section("Plan and drift", words, table(["stage", "requests planned", "used so far", "difference"], rows))
 
 
 def _dead(stages: Mapping[str, Found]) -> str:

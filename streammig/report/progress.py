@@ -100,6 +100,8 @@ def share_settled(account: Account) -> float | None:
     of_read = min(max(settled / account.read, 0.0), 1.0) if account.read else 1.0
     if account.complete:
         return of_read
+    if account.expected.by_requests and account.sizes:
+        return min(account.made / max(account.expected.requests, 1), ALMOST) * of_read
     sizes = account.sizes
     if not sizes or not sum(sizes):
         return None
@@ -125,6 +127,8 @@ def requests_left(account: Account) -> float | None:
     """
     if account.complete:
         return account.waiting
+    if account.expected.by_requests:
+        return account.waiting + max(account.expected.requests - account.made, 0)
     whole = sum(account.sizes or ())
     read = min(max(_bytes_read(account), account.bytes / account.expected.ratio), whole)
     if read and account.made:
@@ -149,16 +153,18 @@ def legs(accounts: Mapping[str, Account], settle: float) -> list[tuple[str, Leg 
     return found
 
 
-def expected(records: Sequence[Record], size: int, units: int, most: int, readable: bool) -> Expected:
+def expected(
+    records: Sequence[Record], size: int, units: int, most: int, readable: bool, share: float | None = None
+) -> Expected:
     """What a stage of `size` bytes will take, told by its first records; a request holds at most so many `units`, and
-    `most` bytes."""
+    `most` bytes. Where records are not one behind the other in the export, these are a known `share` of all."""
     if not records:
         return Expected(readable=readable)
     first, last = records[0].position, records[-1].position
-    read = last.offset + last.length - first.offset
+    read = last.offset + last.length - first.offset if share is None else max(share * size, 1)
     body = sum(len(it.body) for it in records)
     requests = max(sum(it.units for it in records) / units, body / most)
-    return Expected(max(requests * size / read, 1.0) if size else 0.0, body / read, readable)
+    return Expected(max(requests * size / read, 1.0) if size else 0.0, body / read, readable, share is not None)
 
 
 class Pace(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 from streammig.errors import SAMPLES_MISSING, counted
 from streammig.report.document import beside_verified
+from streammig.report.drift import drift_words
 from streammig.report.next_steps import next_steps, undecided_command, undecided_words
 from streammig.telemetry import PILOT, spoken
 
@@ -76,9 +77,8 @@ def state_word(state: str, code: str) -> str:
 def state_sentence(document: Mapping[str, Any]) -> str:
     """The state of a run, and how many of its batches wait for the operator."""
     words = {state_word(it["state"], it["code"]) for it in document["stages"].values()}
-    said = {"running": "The run is on.", "failed": "The run has failed."}.get(
-        document["state"], f"The run is {document['state']}."
-    )
+    told = {"running": "The run is on.", "failed": "The run has failed.", "reverting": "The run is being reverted."}
+    said = told.get(document["state"], f"The run is {document['state']}.")
     if document["paused"] and document["state"] != "complete":
         said += f" It is paused: to go on, call streammig unpause {document['checkpoint']}"
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
@@ -127,6 +127,7 @@ def summary(document: Mapping[str, Any]) -> str:
     for name, stage in stages.items():
         parts += _reasons(name, stage)
     parts += _pace(document)
+    parts += _drift(document)
     parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
     if document["dry_run"]:
         parts.append("A dry run: nothing was sent. The request bodies are in files.")
@@ -153,7 +154,11 @@ def verified_words(found: Mapping[str, Any] | None) -> str:
 
 def brief(document: Mapping[str, Any]) -> str:
     """The counts, the limits and the time left, in at most 24 lines."""
-    return "\n".join([totals_table(document), *_pace(document), state_sentence(document)])
+    return "\n".join([totals_table(document), *_pace(document), *_drift(document), state_sentence(document)])
+
+
+def _drift(document: Mapping[str, Any]) -> list[str]:
+    return drift_words(document["plan"], document["state"] == "complete")
 
 
 def _pace(document: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,60 @@
+"""The plan that a check has made of an export, kept beside the checkpoint for the run that comes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from streammig.disk import whole_file
+from streammig.fingerprint import rules_of, shapes
+from streammig.inputs import StageInput
+from streammig.settings import Settings
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    binding: str
+    requests: dict[str, int]
+
+
+def plan_path(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ".plan")
+
+
+def keep_plan(settings: Settings, inputs: Mapping[str, StageInput], requests: Mapping[str, int]) -> None:
+    """Keep the number of requests of each stage, bound to export, settings and mappings. Raises `OSError`."""
+    if bound := _binding(settings, inputs):
+        with whole_file(plan_path(Path(settings.checkpoint))) as part:
+            part.write_bytes(msgspec.json.encode(_Kept(bound, dict(requests))))
+
+
+def kept_plan(settings: Settings, inputs: Mapping[str, StageInput]) -> Mapping[str, int]:
+    """What was kept, if it is of just these stages as they are now; else nothing."""
+    try:
+        found = msgspec.json.decode(plan_path(Path(settings.checkpoint)).read_bytes(), type=_Kept)
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    return found.requests if found.binding == _binding(settings, inputs) else {}
+
+
+def forget_plan(checkpoint: Path) -> None:
+    with suppress(OSError):
+        plan_path(checkpoint).unlink()
+
+
+def _binding(settings: Settings, inputs: Mapping[str, StageInput]) -> str:
+    """What a plan depends on, as a digest; "" where that can't be told: a mapping without a file, or an older run whose
+    records are left out."""
+    made_by = {}
+    for name, it in inputs.items():
+        stage = settings.stage(name)
+        made_by[name] = rules_of(it.mapping if stage.map or stage.fields else None)
+    if settings.not_in or settings.since or not all(made_by.values()):
+        return ""
+    marks = {name: [{**mark, "file": ""} for mark in it.source.fingerprints()] for name, it in inputs.items()}
+    text = json.dumps([marks, made_by, shapes(settings, unchecked=False)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
