@@ -62,11 +62,17 @@ PLANTED: list[tuple[str, Any, dict[tuple[str, str], int]]] = [
     ("customers", customer("c1"), {("duplicate-customer", ""): 1}),
     ("customers", customer("other", email="C2@example.org"), {("duplicate-email", ""): 1}),
     ("customers", customer("x", registration_date="yesterday"), {("bad-date", "registration_date"): 1}),
+    ("customers", customer("x", registration_date="2020-01-01T00:00:00"), {("bad-date", "registration_date"): 1}),
     ("customers", LATIN, {("invalid-utf8", ""): 1}),
     ("customers", b'{"id": "x", "name"', {("invalid-json", ""): 1}),
     ("events", {"id": "stranger", "events": [event("p")]}, {("owner-unknown-customer", ""): 1}),
     ("transactions", {"id": "poor", "transactions": [transaction(1)]}, {("balance-differs", ""): 1}),
     ("transactions", histories("c1")[0], {("owner-twice", ""): 2}),
+    (
+        "transactions",
+        {"id": "poor", "transactions": [transaction(1)] * 1_001},
+        {("too-many-transactions", "transactions"): 1},
+    ),
 ]
 
 
@@ -116,6 +122,27 @@ def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_b
     assert (first["file"], first["line"]) == ("b.json", 1)
 
 
+def test_what_belongs_to_a_bad_or_a_filtered_customer_is_told_with_the_reason(shell: Shell) -> None:
+    left_out = [customer("bad", email="none"), customer("gone", status="DELETED")]
+    write(shell.folder / "customers.json", [*people(5), *left_out])
+    write(shell.folder / "events.json", [{"id": owner, "events": [event(owner)]} for owner in ("c1", "bad", "gone")])
+    write(shell.folder / "transactions.json", histories("bad", "gone"))
+    ended = check(shell)
+    for stage in ("events", "transactions"):
+        assert kinds(ended)[stage] == {("owner-bad-email", ""): 1}
+        assert ended.document["stages"][stage]["filtered"] == {"customer-filtered": 1}
+
+
+def test_one_customer_in_two_files_and_one_file_that_is_named_twice_are_told(shell: Shell) -> None:
+    write(shell.folder / "a.json", people(20))
+    write(shell.folder / "b.json", [*people(40)[25:], customer("c3")])
+    write(shell.folder / "e.json", [{"id": "c1", "events": [event("p")]}])
+    files = "--customers", "a.json", "--customers", "b.json", "--events", "e.json", "--events", "./e.json"
+    ended = shell("check", *files, "--json", "--offline")
+    assert (ended.code, [it["code"] for it in ended.document["unreadable"]]) == (2, ["export-twice"])
+    assert kinds(ended) == {"customers": {("duplicate-customer", ""): 1}}
+
+
 def test_duplicates_of_a_table_are_found_however_far_apart_they_are(shell: Shell) -> None:
     rows = [f"c{at},A,a{at}@example.org,2020-01-01T00:00:00Z" for at in range(4_000)]
     rows += ["c7,A,z@example.org,2020-01-01T00:00:00Z", "new,A,A9@example.org,2020-01-01T00:00:00Z"]
@@ -130,6 +157,7 @@ def test_duplicates_of_a_table_are_found_however_far_apart_they_are(shell: Shell
 
 
 REMARKS: list[tuple[str, dict[str, Any], str]] = [
+    ("customers", customer("z", newsletter=True), "consent-dropped"),
     ("customers", customer("z", metrics={"lifetime": {"spend_total": 1}}), "metrics-and-events"),
     ("customers", customer("z", balance=[lot(1, expiration_date="2021-01-01T00:00:00Z")]), "lots-expired"),
     ("customers", customer("z", consent={"email": False}), "consent-dropped"),
@@ -167,10 +195,14 @@ def test_rewards_and_tiers_that_the_account_does_not_have_are_named(
     assert ([it["code"] for it in ended.document["warnings"]], ended.code) == (codes, 3 if codes else 0)
 
 
-def test_an_account_that_can_t_be_asked_is_a_warning_and_all_else_is_checked(shell: Shell) -> None:
+@pytest.mark.parametrize("answer", [None, {"status": 401}, {"status": 429, "retry_after": 90_000}, {"status": 500}])
+def test_an_account_that_can_t_be_asked_is_a_warning_and_all_else_is_checked(
+    shell: Shell, answer: dict[str, Any] | None
+) -> None:
     write(shell.folder / "c.json", [*people(3, balance=[lot(1)]), customer("c1")])
-    flags = "--base-url", "http://127.0.0.1:9", "--limits", "off"
-    ended = shell("check", "--customers", "c.json", *flags, "--json")
+    with sandbox(*([{"on": "read", "do": "answer", **answer}] if answer else [])) as target:
+        flags = "--base-url", target.url if answer else "http://127.0.0.1:9", "--limits", "off"
+        ended = shell("check", "--customers", "c.json", *flags, "--json")
     assert [it["code"] for it in ended.document["warnings"]] == ["account-not-read"]
     assert kinds(ended) == {"customers": {("duplicate-customer", ""): 1}}
 
