@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from streammig.clock import Boot as Boot
 from streammig.clock import Clock as Clock
@@ -16,6 +17,29 @@ from streammig.clock import SystemClock as SystemClock
 from streammig.telemetry import Notify
 
 T = TypeVar("T")
+
+
+class Stop(asyncio.Event):
+    """Set where no new request is to be made. It tells whoever waits for something else meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[object, Callable[[], None]] = {}
+
+    def set(self) -> None:
+        super().set()
+        for tell in tuple(self._told.values()):
+            tell()
+
+    @contextmanager
+    def telling(self, tell: Callable[[], None]) -> Iterator[None]:
+        """Call `tell` when it is set, as long as the block lasts."""
+        me = object()
+        self._told[me] = tell
+        try:
+            yield
+        finally:
+            del self._told[me]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +57,7 @@ class Context:
     clock: Clock
     rng: Random
     notify: Notify
-    stop: asyncio.Event
+    stop: Stop
     times: Times
 
     @property
@@ -44,9 +68,11 @@ class Context:
         """Seconds since the epoch, UTC."""
         return self.clock.time()
 
-    async def until_stopped(self, waiting: Awaitable[T]) -> T | None:
+    async def until_stopped(
+        self, waiting: Coroutine[Any, Any, T], unless: Callable[[], bool] = lambda: False
+    ) -> T | None:
         """As `until_stopped`, for the stop of this run."""
-        return await until_stopped(self.stop, waiting)
+        return await until_stopped(self.stop, waiting, unless)
 
     async def pause(self, seconds: float) -> bool:
         """Wait so long; False if the run is to stop."""
@@ -67,14 +93,40 @@ async def in_thread(executor: Executor, work: Callable[[], T], halt: Event) -> T
         raise
 
 
-async def until_stopped(stop: asyncio.Event, waiting: Awaitable[T]) -> T | None:
-    """The result of `waiting`, which is cancelled, and None returned, as soon as `stop` is set."""
-    work = asyncio.ensure_future(waiting)
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        return work.result() if work.done() else None
-    finally:
-        for task in (work, stopped):
-            task.cancel()
-        await asyncio.gather(work, stopped, return_exceptions=True)
+async def until_stopped(
+    stop: Stop, waiting: Coroutine[Any, Any, T], unless: Callable[[], bool] = lambda: False
+) -> T | None:
+    """The result of `waiting`. As soon as `stop` is set, it is cancelled, and None is returned; but if `unless` is true
+    then, it goes on.
+
+    It runs in the caller's task, as within `asyncio.timeout`: a task of its own each time costs more than most waits.
+    """
+    if stop.is_set():
+        waiting.close()
+        return None
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    cancelled, before = False, task.cancelling()
+    due: asyncio.Handle | None = None
+
+    def give_up() -> None:
+        nonlocal cancelled
+        if not unless():
+            cancelled = task.cancel()
+
+    def stopped() -> None:
+        nonlocal due
+        due = loop.call_soon(give_up)  # never from within the task itself: it would be cancelled at some later wait
+
+    with stop.telling(stopped):
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if cancelled and task.cancelling() <= before + 1:
+                return None
+            raise
+        finally:
+            if due is not None:
+                due.cancel()
+            if cancelled:
+                task.uncancel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def counted(number: int, what: str, more: str = "s") -> str:
     """A number of things as messages say it: 1 batch, 2,000 batches (`more` is "es")."""
@@ -24,11 +26,21 @@ class Problem(Exception):
         self.what = what
         self.hint = hint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Some kinds are made of other things than they hold: another process gets what they hold.
+        return _again, (type(self), vars(self))
+
     def json(self) -> dict[str, str | int]:
         return {"code": self.code, "what": self.what, "hint": self.hint, "exit_code": self.exit_code}
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.hint}" if self.hint else self.what
+
+
+def _again(kind: type[Problem], held: dict[str, Any]) -> Problem:
+    made = kind.__new__(kind, held["what"])
+    vars(made).update(held)
+    return made
 
 
 class MachineFault(Problem):

@@ -18,7 +18,7 @@ from streammig.errors import Unusable
 from streammig.fields import FieldMapping
 from streammig.grouping import GroupedSource, OfRows, grouped_folder
 from streammig.mapping import mapping_mark
-from streammig.model import START, BatchState, Place, Range, Record
+from streammig.model import START, BatchState, Place, Range, Record, Span
 from streammig.reader import first_records, owners_until
 from streammig.scan import Pace
 from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
@@ -93,8 +93,12 @@ async def make_ready(sources: Mapping[str, Source], thread: Executor, notify: No
             Waiting("grouping", f"grouping the {name} by customer: {source.folder} takes up to {room / 1e6:,.0f} MB")
         )
         tell, halt = Pace(notify).telling(f"grouping the {name}", source.rows), Event()
-        await in_thread(thread, partial(source.make, tell, halt.is_set), halt)
+        await in_thread(thread, partial(source.make, partial(_told, tell), halt.is_set), halt)
     return True
+
+
+def _told(tell: Callable[[Place], None], span: Span) -> None:
+    tell(span.end)
 
 
 @dataclass(frozen=True, slots=True)

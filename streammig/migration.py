@@ -19,7 +19,7 @@ from streammig.ask import Ask as Ask
 from streammig.binding import bind, call_context, create, new_files, recover
 from streammig.bodies import check_bodies, give_up, room_of_outbox
 from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, locked, refuse_stale
-from streammig.context import Clock, Context, SystemClock, Times, until_stopped
+from streammig.context import Clock, Context, Stop, SystemClock, Times, until_stopped
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.dedup import KeyIndex
@@ -82,7 +82,7 @@ class Migration:
     folder: Path = Path()  # where a mapping's module is looked for
     executor: Callable[[], Executor] = field(default=one_thread)
     away: int = AWAY
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: Stop = field(default_factory=Stop)
     assembled: bool = False  # whether the work itself has begun
     _task: asyncio.Task[Any] | None = None
     _hub: Hub = field(init=False)

@@ -69,6 +69,10 @@ class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=Tru
     length: int
     ordinal: int
 
+    def behind(self, counted: int) -> Position:
+        """The same, where its ordinal was counted from 0 behind so many others."""
+        return Position(self.source, self.offset, self.length, self.ordinal + counted)
+
     @property
     def begin(self) -> Place:
         """The place before it."""
@@ -277,8 +281,8 @@ class BatchState(enum.StrEnum):
 class Draft(msgspec.Struct, frozen=True):
     """A batch about to be sealed: what it holds, its exact request body and that body's SHA-256.
 
-    `table` says where each of its records stands in the body. Once both are in the outbox, `file` is their name there,
-    `size` the body's length in bytes, and body and table are empty here.
+    `table` says where each of its records stands in the body, `few` where some of them do. Once all three are in the
+    outbox, `file` is their name there, `size` the body's length in bytes, and they are empty here.
     """
 
     ranges: tuple[Range, ...]
@@ -286,6 +290,7 @@ class Draft(msgspec.Struct, frozen=True):
     body: bytes
     digest: bytes
     table: bytes = b""
+    few: bytes = b""
     file: str = ""
     size: int = 0
 

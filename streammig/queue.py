@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from streammig.model import Batch
@@ -16,46 +15,52 @@ class ByteBoundedQueue:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
-        self._batches: deque[Batch] = deque()
+        self._batches: asyncio.Queue[Batch | None] = asyncio.Queue()  # behind the last one None
         self._closed = False
-        self._changed = asyncio.Condition()
+        self._watching: set[asyncio.Future[None]] = set()
 
     @property
     def is_over(self) -> bool:
         """Whether nothing is inside, and nothing comes."""
-        return self._closed and not self._batches
+        return self._closed and not len(self)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return self._batches.qsize() - self._closed
 
     async def put(self, batch: Batch) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._size < self._limit)
-            self._batches.append(batch)
-            self._size += batch.size
-            self._changed.notify_all()
+        if self._size >= self._limit:
+            await self.until(lambda: self._size < self._limit)
+        self._batches.put_nowait(batch)
+        self._size += batch.size
+        self.look_again()
 
     async def get(self) -> Batch | None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._batches) or self._closed)
-            if not self._batches:
-                return None
-            batch = self._batches.popleft()
-            self._size -= batch.size
-            self._changed.notify_all()
-            return batch
+        batch = await self._batches.get()
+        if batch is None:
+            self._batches.put_nowait(None)
+            return None
+        self._size -= batch.size
+        self.look_again()
+        return batch
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until this holds; looked at again at each change, and whenever `look_again` is called."""
-        async with self._changed:
-            await self._changed.wait_for(holds)
+        while not holds():
+            change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._watching.add(change)
+            try:
+                await change
+            finally:
+                self._watching.discard(change)
 
-    async def look_again(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def look_again(self) -> None:
+        for change in self._watching:
+            if not change.done():
+                change.set_result(None)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Nothing more is put in; who waits for a batch that will not come gets None."""
-        async with self._changed:
+        if not self._closed:
             self._closed = True
-            self._changed.notify_all()
+            self._batches.put_nowait(None)
+        self.look_again()

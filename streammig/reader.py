@@ -58,6 +58,11 @@ class Reader:
         self.broken: BrokenExport | None = None  # set when the export could not be read to its end
         self.paused = ""  # set when a pilot stopped before the end, to why
 
+    @property
+    def ready(self) -> bool:
+        """Whether `next` returns at once."""
+        return bool(self._ready)
+
     def next(self) -> Sealing | None:
         """The next draft or step of progress, or None when the stage is read as far as it goes."""
         while not self._ready:

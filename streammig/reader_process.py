@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -58,33 +59,42 @@ class ReaderProcess:
             ) from None
         finally:
             os.close(theirs)
-        self._answers: IO[bytes] = open(ours, "rb")  # noqa: SIM115  # until `close`
+        self._answers = open(ours, "rb", buffering=0)  # noqa: SIM115  # until `close`
+        self._poll = select.poll()
+        self._poll.register(ours, select.POLLIN)
         self._ask(recipe + b"." * AHEAD)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the child has said something that was not heard yet."""
+        return not self._answers.closed and bool(self._poll.poll(0))
 
     def next(self) -> Sealing | None:
         """As `Reader.next`; raises the `Problem` that ended the child's."""
         if self._answers.closed:
             return None
-        length = self._answers.read(_LENGTH.size)
-        if len(length) < _LENGTH.size:
-            raise self._died()
-        (size,) = _LENGTH.unpack(length)
-        said = self._answers.read(size)
-        if len(said) < size:
-            raise self._died()
+        (size,) = _LENGTH.unpack(self._hear(_LENGTH.size))
+        said = self._hear(size)
         self._ask(b".")
         match pickle.loads(said):
             case Sealing() as sealing:
                 return sealing
             case "end", broken, paused:
-                self.broken = _problem(*broken) if broken else None
-                self.paused = paused
+                self.broken, self.paused = broken, paused
                 self.close()
                 return None
-            case "problem", kind, fields:
+            case Problem() as problem:
                 self.close()
-                raise _problem(kind, fields)
+                raise problem
         raise AssertionError("the reader said what it can't say")
+
+    def _hear(self, size: int) -> bytes:
+        said = bytearray()
+        while len(said) < size:
+            if not (part := self._answers.read(size - len(said))):
+                raise self._died()
+            said += part
+        return bytes(said)
 
     def _ask(self, what: bytes) -> None:
         assert self._child.stdin is not None
@@ -116,12 +126,6 @@ class ReaderProcess:
         )
 
 
-def _problem(kind: type[Problem], fields: dict[str, Any]) -> Any:
-    made = Problem.__new__(kind, fields["what"])  # by `__init__` some kinds take other things than they hold
-    vars(made).update(fields)
-    return made
-
-
 def _environment() -> dict[str, str]:
     return MEMORY | {name: value for name, value in os.environ.items() if name != _SECRET}
 
@@ -140,17 +144,16 @@ def main() -> None:
         except BrokenPipeError:
             raise
         except Problem as problem:
-            tell(answers, ("problem", type(problem), vars(problem)))
+            tell(answers, problem)
         except Exception as error:
-            tell(answers, ("problem", MachineFault, vars(_defect(error))))
+            tell(answers, _defect(error))
 
 
 def tell_all(feed: Reader, asked: IO[bytes], answers: IO[bytes]) -> None:
     """Say everything that there is of a feed as it is asked for, and how it ended."""
     while asked.read(1) and (sealing := feed.next()) is not None:
         tell(answers, sealing)
-    broken = (type(feed.broken), vars(feed.broken)) if feed.broken is not None else None
-    tell(answers, ("end", broken, feed.paused))
+    tell(answers, ("end", feed.broken, feed.paused))
 
 
 def tell(answers: IO[bytes], what: Any) -> None:

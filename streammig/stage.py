@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,19 +23,35 @@ from streammig.reader import Reader
 from streammig.reader_process import ReaderProcess
 from streammig.telemetry import Advanced, DeadLettered, Sealed
 
+TOGETHER = 4  # batches that one commit may seal
 QUEUE_BYTES = 8_000_000  # of bodies that wait in the outbox between producer and workers; each worker holds one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StageReader:
     """What a stage is read by, in a thread of its own."""
 
     feed: Reader | ReaderProcess
     thread: Executor
     mapping: str = ""  # hash of the mapping that makes what is sealed now
+    _problem: Problem | None = None  # what came behind the last ones
 
-    async def next(self) -> Sealing | None:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, self.feed.next)
+    async def next(self, most: int) -> list[Sealing]:
+        """The next ones, as many as are ready, up to so many; empty at the end."""
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self._next, most)
+
+    def _next(self, most: int) -> list[Sealing]:
+        found: list[Sealing] = []
+        try:
+            if self._problem is not None:
+                raise self._problem
+            while len(found) < most and (self.feed.ready or not found) and (sealing := self.feed.next()):
+                found.append(sealing)
+        except Problem as problem:
+            if not found:
+                raise
+            self._problem = problem
+        return found
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self.thread, self.feed.close)
@@ -118,43 +134,39 @@ class StageRun:
             if self.problem is None:
                 self.problem = problem
             self.context.stop.set()
-            await self._queue.close()
+            self._queue.close()
 
     # -- producer --------------------------------------------------------------------------------------------------
 
     async def _produce(self) -> None:
         await self._resume()
         while not self.context.stopping:
-            sealing = await self.reading.next()
-            self._drained = sealing is None
-            if sealing is None:
+            # One by one where the rejected fill the outbox: their bytes are looked at behind each.
+            sealings = await self.reading.next(1 if self.sender.refused_at else TOGETHER)
+            self._drained = not sealings
+            if self._drained:
                 break
-            await self._seal(sealing)
+            await self._seal(sealings)
             if self.sender.refused_at and await self._rejected() > REJECTED_BYTES:
                 break
-        await self._queue.close()
+        self._queue.close()
 
-    async def _seal(self, sealing: Sealing) -> None:
-        draft, progress = sealing.draft, sealing.progress
-        if draft is None:
-            await self.store.write(lambda file: file.advance(self.stage, progress))
+    async def _seal(self, sealings: Sequence[Sealing]) -> None:
+        at, mapping = self.context.now(), self.reading.mapping
+        sealed = await self.store.write(lambda file: [_commit(file, self.stage, it, at, mapping) for it in sealings])
+        for batch, progress in zip(sealed, (it.progress for it in sealings), strict=True):
+            if batch is not None:
+                self.context.notify(Sealed(self.stage, batch))
             self._tell_advanced(progress)
-        else:
-            at = self.context.now()
-            batch = await self.store.write(
-                lambda file: file.seal(self.stage, draft, progress, at, self.reading.mapping)
-            )
-            self.context.notify(Sealed(self.stage, batch))
-            self._tell_advanced(progress)
-            if batch.state is BatchState.UNKNOWN:
+            if batch is not None and batch.state is BatchState.UNKNOWN:
                 self._unknown.append(batch)
-            else:
+            elif batch is not None:
                 await self.context.until_stopped(self._queue.put(batch))
-        if progress.dead:
-            dead = add_up(letter.tally for letter in progress.dead)
-            self.context.notify(DeadLettered(self.stage, dead))
-            self._dead += dead
-            self.most_dead.check(self.stage, self._dead, progress.read)
+            if progress.dead:
+                dead = add_up(letter.tally for letter in progress.dead)
+                self.context.notify(DeadLettered(self.stage, dead))
+                self._dead += dead
+                self.most_dead.check(self.stage, self._dead, progress.read)
 
     async def _rejected(self) -> int:
         return await self.store.read(lambda file: file.rejected_bytes(self.stage))
@@ -193,7 +205,7 @@ class StageRun:
             await work
         finally:
             self._busy -= 1
-            await self._queue.look_again()
+            self._queue.look_again()
 
     async def _decide(self, batch: Batch) -> None:
         if await self.sender.decide(batch) is BatchState.SEALED:
@@ -233,3 +245,11 @@ class StageRun:
     def _more_to_come(self) -> bool:
         """Whether a batch may still be accepted beside those that are being read back."""
         return not self._drained or len(self._queue) > 0 or self._busy > self.sender.deciding
+
+
+def _commit(file: Checkpoint, stage: str, sealing: Sealing, at: float, mapping: str) -> Batch | None:
+    """Put a step of reading into the checkpoint; the batch that it sealed."""
+    if sealing.draft is None:
+        file.advance(stage, sealing.progress)
+        return None
+    return file.seal(stage, sealing.draft, sealing.progress, at, mapping)

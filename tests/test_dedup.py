@@ -81,7 +81,7 @@ def place(nth: int) -> Place:
     return Place(nth // 14, nth // 2 % 7 * 100, nth % 2, nth // 2 % 7 + 1)
 
 
-def fill(making: Build, export: Export, tell: Callable[[Span], None] = lambda span: None) -> KeyIndex:
+def fill(making: Build, export: Export, tell: Callable[[Place], None] = lambda place: None) -> KeyIndex:
     """The index of an export, made as a run does."""
     read_through(StageScan("customers", export, export, {}, Path()), making, tell, Event())
     return making.finish()
@@ -292,7 +292,7 @@ def test_a_build_that_ends_early_leaves_the_earlier_index_whole(tmp_path: Path) 
     build(tmp_path, CHAIN).close()
     export = Export(CHAIN)
 
-    def stop(span: Span) -> None:
+    def stop(place: Place) -> None:
         raise KeyboardInterrupt
 
     with Here(tmp_path, "") as making, pytest.raises(KeyboardInterrupt):

@@ -26,8 +26,8 @@ from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
 from streammig.disk import check_room
 from streammig.errors import MachineFault
 from streammig.model import START, Place
-from streammig.scan import Pace, StageScan, scan_stage
-from streammig.scan.stage import Halted, Making
+from streammig.scan import Halted, Pace, StageScan, scan_stage
+from streammig.scan.stage import Making
 from streammig.sources.source import Told
 from streammig.telemetry import Notice, ignore
 from tests.problems import raises

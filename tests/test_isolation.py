@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from streammig.batching import assemble, ranges_of
 from streammig.checkpoint import Checkpoint, CheckpointWriter, Store
-from streammig.context import Context, Times
+from streammig.context import Context, Stop, Times
 from streammig.delivery.barrier import Barrier
 from streammig.delivery.folder import Unlimited
 from streammig.delivery.isolation import Isolation
@@ -76,7 +76,7 @@ class Room:
     records: list[Record] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     thread: Thread = field(default_factory=Thread)
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: Stop = field(default_factory=Stop)
 
     def __post_init__(self) -> None:
         self.file = Checkpoint.create(self.folder / "run.checkpoint", binding={}, version="0", started=0.0)

@@ -101,7 +101,7 @@ def test_a_table_that_is_whole_but_means_nothing_is_a_body_that_is_lost(tmp_path
     file.add_stage("customers", 0, {}, [])
     records = [Record(Position(0, 0, 9, 1), 0, "x", b'{"id":"x"}', 1)]
     sound = assemble(records, HEAD, TAIL, (Range(Place(), Place(0, 9, 0, 2)),))
-    draft = structs.replace(sound, table=b"\x93\x01\x02")
+    draft = structs.replace(sound, table=b"\x93\x01\x02", few=b"\x93\x01\x02")
     batch = file.seal("customers", draft, Progress(Place(0, 9, 0, 2), 1, draft.tally), 1.0)
     assert file.lost_bodies() == [batch]
     with raises(Unusable, "body-lost"):

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from streammig.context import Context, Times
+from streammig.context import Context, Stop, Times
 from streammig.delivery.barrier import Barrier
 from streammig.delivery.folder import Unlimited
 from streammig.delivery.reads import Reads
@@ -45,7 +45,7 @@ class Slow(MemoryTarget):
 
 def reading(says: str, stop_after: float = math.inf) -> tuple[Slow, list[Notice], float]:
     async def main() -> tuple[Slow, list[Notice], float]:
-        clock, told, stop = VirtualClock(), list[Notice](), asyncio.Event()
+        clock, told, stop = VirtualClock(), list[Notice](), Stop()
         target = Slow(clock, Random(1), says=says)
         context = Context(clock, Random(1), told.append, stop, Times(60.0, 600.0))
         if stop_after < math.inf:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streammig.context import Context, Times
+from streammig.context import Context, Stop, Times
 from streammig.inputs import Reading
 from streammig.model import Position, Record
 from streammig.sandbox.local import LocalTarget
@@ -111,7 +111,7 @@ def test_as_many_reads_as_may_be_are_in_flight_all_the_time_and_never_more(concu
 
         noted: list[int] = []
         items = (Item(Record(Position(0, at, 1, at + 1), 0, f"c{at}", b"", 1), 1) for at in range(1600))
-        context = Context(VirtualClock(), Random(1), ignore, asyncio.Event(), Times(60.0, 600.0))
+        context = Context(VirtualClock(), Random(1), ignore, Stop(), Times(60.0, 600.0))
         reading = Reading(stages=[], inputs={}, indexes={}, store=None, lookup=None, thread=Inline())  # type: ignore[arg-type]
         pool = Pool(reading, context, concurrency, look, lambda found: noted.extend(it.place[1] for it, _ in found))
         assert await pool.over(items)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from streammig.batching.base import Batcher, BatchLimits, Buried, Sealing, nothing
 from streammig.batching.best_fit import BestFit
-from streammig.batching.body import assemble, halves, part_of, tally_of
+from streammig.batching.body import Bounds, assemble, halves, part_of, tally_of
 from streammig.batching.ranges import cut, is_within, ranges_of, select, touches
 from streammig.batching.sequential import Sequential
 from streammig.model import Progress, Range
 
 __all__ = [
-    "BatchLimits", "Batcher", "Buried", "Sealing", "assemble", "batcher", "cut", "halves", "is_within", "nothing",
-    "part_of", "ranges_of", "select", "tally_of", "touches",
+    "BatchLimits", "Batcher", "Bounds", "Buried", "Sealing", "assemble", "batcher", "cut", "halves", "is_within",
+    "nothing", "part_of", "ranges_of", "select", "tally_of", "touches",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from streammig.batching.body import Part, assemble
+from streammig.batching.body import Part, assemble, tally_of
 from streammig.batching.progress import Frontier, Stretch
 from streammig.batching.ranges import cut, ends_within, holds
 from streammig.columns import Chunk, Rows
@@ -120,6 +120,7 @@ class Batcher(ABC):
         self._ahead = sorted(ahead)
         self._buried = buried
         self._begun = progress.begun  # left out here
+        self.only_sizes = False  # whether drafts are without ranges, bodies and digests
 
     def take(self, chunk: Chunk) -> list[Sealing]:
         """Take the next source records; the batches that are full now."""
@@ -241,7 +242,10 @@ class Batcher(ABC):
     def _seal(self, batch: OpenBatch) -> Sealing:
         self._forget(batch)
         self._sealed += 1
-        draft = assemble(batch.parts, self._head, self._tail, tuple([it.range for it in batch.stretches]))
+        if self.only_sizes:
+            draft = Draft((), tally_of(batch.parts), b"", b"", size=batch.size)
+        else:
+            draft = assemble(batch.parts, self._head, self._tail, tuple([it.range for it in batch.stretches]))
         self._frontier.seal(batch.stretches, draft.tally)
         return Sealing(draft, self._frontier.progress())
 

@@ -94,8 +94,8 @@ def assemble(parts: Iterable[Part], head: bytes, tail: bytes, ranges: tuple[Rang
         kept = [*records]
     body = b"".join((head, *[text for each in bodies for text in (each, b",")][:-1], tail))
     entries = chain.from_iterable([part.entries() if isinstance(part, Rows) else (_entry(part),) for part in kept])
-    table = encode_contents(zip(entries, cuts, strict=True), len(head), len(tail))
-    return Draft(ranges, tally_of(kept), body, hashlib.sha256(body).digest(), table)
+    table, few = encode_contents(zip(entries, cuts, strict=True), len(head), len(tail))
+    return Draft(ranges, tally_of(kept), body, hashlib.sha256(body).digest(), table, few)
 
 
 def _entry(it: Record) -> tuple[Any, ...]:

@@ -1,27 +1,34 @@
-"""Reads a stage as a run would, and keeps its problems and the sizes of its requests."""
+"""A stage that is checked: what each span of it adds, and what can be told only when all of it is read."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import pickle
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, product
+from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Event
 from typing import Any
 
 import msgspec
 
-from streammig.batching import BatchLimits
+from streammig.batching import BatchLimits, batcher, part_of, tally_of
 from streammig.check.kinds import Kinds, named_field
-from streammig.columns import Columns
+from streammig.check.outline import Outline, Outlined, Spot, requests
+from streammig.columns import Chunk, Columns, Rows
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
-from streammig.inputs import StageInput
-from streammig.model import START, ZERO, DeadLetter, Place, Progress, Span, Tally, add_up
-from streammig.reader import Reader
+from streammig.disk import own_folder
+from streammig.model import ZERO, DeadLetter, Place, Record, Span, Tally, add_up
 from streammig.scan import Halted
-from streammig.selection import WithBalance, WithoutRepeated, WithOwners
-from streammig.sources.source import Source, Told
+from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
+from streammig.sources.source import Source
 from streammig.target import Mentions, Rules
+
+NEAR = 1 << 20  # bytes between two records that are read through rather than leapt over
 
 
 class Line(msgspec.Struct):
@@ -54,11 +61,40 @@ class Checked:
     refused: Tally = field(default_factory=Tally)
     requests: int = 0
     bytes: int = 0
-    filtered: Mapping[str, Tally] = field(default_factory=dict)
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    filtered: dict[str, Tally] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
     kinds: Kinds = field(default_factory=Kinds)
     dead: int = 0
     mentioned: dict[str, Counter[str]] = field(default_factory=dict)  # by kind of thing
+
+    def add(self, note: Note, counted: int) -> None:
+        """Add what a piece holds, but for its dead letters. Call it in reading order."""
+        self.source_records += note.records
+        self.sent += note.sent
+        for reason, tally in note.filtered.items():
+            self.filtered[reason] = self.filtered.get(reason, Tally()) + tally
+        self.dropped += note.dropped
+        for kind, counts in note.mentioned.items():
+            found = self.mentioned.setdefault(kind, Counter())
+            for which, times in counts.items():
+                if which in found or len(found) < MOST_MENTIONED:
+                    found[which] += times
+
+    def refuse(self, letter: DeadLetter, owner: str) -> Line:
+        """Add a dead letter, with the id of its owner."""
+        self.dead += 1
+        self.refused += letter.tally
+        self.kinds.add(letter, owner)
+        return _line(self.name, self.files, letter, owner)
+
+    def unsend(self, record: Record, own: Rules) -> None:
+        """Take out what was added for a record that will not be sent."""
+        self.sent -= record.tally
+        for kind, which in {*own.mentions(record.body)} if isinstance(own, Mentions) else ():
+            found = self.mentioned[kind]
+            found[which] -= 1
+            if not found[which]:
+                del found[which]
 
     def document(self, full: int, ids: bool) -> dict[str, Any]:
         """As JSON; `full` is how many units a full request holds. The examples of problems have `ids` if asked for."""
@@ -79,54 +115,183 @@ class Checked:
         }  # fmt: skip
 
 
-def rules_of_run(name: str, it: StageInput, owners: str, indexes: Mapping[str, KeyIndex]) -> Rules:
-    """The rules by which a run of this export would send a stage. `owners` is the stage of the customers."""
-    rules, index = it.rules, indexes.get(name)
-    if name == owners:
-        return rules if index is None else WithoutRepeated(rules, partial(repeated, index))
-    if owners in indexes:
-        rules = WithOwners(rules, partial(absent, indexes[owners], _NoNotes()))
-    if index is not None:
-        rules = WithoutRepeated(rules, partial(owners_twice, index))
-    return rules if index is None or owners not in indexes else WithBalance(rules, it.rules, indexes[owners])
+@dataclass(slots=True)
+class Note:
+    """What the records of a piece add to their stage. Their ordinals are as in `Part`."""
+
+    records: int = 0
+    sent: Tally = field(default_factory=Tally)
+    filtered: dict[str, Tally] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+    letters: list[tuple[DeadLetter, str]] = field(default_factory=list)  # each with the id of its owner
+    mentioned: dict[str, Counter[str]] = field(default_factory=dict)
+    outlines: list[Outline] = field(default_factory=list)
 
 
-def read_stage(
-    name: str,
-    source: Source,
-    rules: Rules,
-    own: Rules,
-    limits: BatchLimits,
-    tell: Callable[[Span], None],
-    write: Callable[[Line], None],
-    halt: Event,
-) -> Checked:
-    """Read a whole stage, in a thread of its own. Raises `Halted` once `halt` is set.
+@dataclass(frozen=True, slots=True)
+class Noting:
+    """Makes notes of a stage by its `rules`. `owners` is the index of the customers, if these are another stage.
 
-    `rules` are those of a run, `own` the stage's alone, without what the run knows. `write` gets every problem.
+    `shared`: two rows may have an owner or another unique key in common; their hashes are under `key`.
     """
-    names = [mark["file"] for mark in source.fingerprints()]
-    found = Checked(name, names)
-    looking = _Looking(rules, own, found.mentioned)
-    reader = Reader(_Watched(source, tell, halt), looking, limits, Progress())
+
+    rules: Rules
+    owners: KeyIndex | None
+    shared: bool
+    key: bytes
+
+    def begin(self) -> Note:
+        return Note()
+
+    def around(self, rules: Rules) -> Rules:
+        """These rules, without the records of customers that will not be there."""
+        return rules if self.owners is None else WithOwners(rules, partial(absent, self.owners, _NoNotes()))
+
+    def take(self, note: Note, span: Span, columns: Columns) -> None:
+        columns = self.around(_Known(self.rules, columns)).columns(span)
+        chunk = Chunk(span, columns)
+        note.records += len(span)
+        for left in columns.left_out:
+            for reason, tally in left.filtered:
+                note.filtered[reason] = note.filtered.get(reason, Tally()) + tally
+            if left.dead:
+                owner = left.absent[0][0] if left.absent else _id_of(span, left.at)
+                note.letters += [(letter, owner) for letter in left.dead]
+        note.dropped.update(path for _, paths in columns.dropped for path in paths)
+        if not len(columns):
+            return
+        note.sent += tally_of([Rows(chunk, 0, len(columns))])
+        if not note.outlines or note.outlines[-1].source != span.source:
+            note.outlines.append(Outline(span.source))
+        note.outlines[-1].add(chunk, self.key, splits=not self.rules.once, shared=self.shared)
+        if isinstance(self.rules, Mentions):
+            for row, index in enumerate(columns.index):
+                body = columns.edited.get(row) or span.data[span.starts[index] : span.ends[index]]
+                for kind, which in {*self.rules.mentions(body)}:
+                    note.mentioned.setdefault(kind, Counter())[which] += 1
+
+
+class Stage:
+    """The check of a stage: `take` each note in reading order, then `settle`. Its outlines lie in a file without a
+    name in `folder`. `write` gets every problem; `noting` is as the notes were made."""
+
+    def __init__(self, name: str, source: Source, folder: Path, write: Callable[[Line], None]) -> None:
+        self.checked = Checked(name, [mark["file"] for mark in source.fingerprints()])
+        self._source, self._write = source, write
+        own_folder(folder)
+        self._outlines = TemporaryFile(dir=folder)  # noqa: SIM115 - until `close`
+
+    def take(self, note: Note, counted: int) -> None:
+        self.checked.add(note, counted)
+        for letter, owner in note.letters:
+            behind = msgspec.structs.replace(letter, position=letter.position.behind(counted))
+            self._write(self.checked.refuse(behind, owner))
+        for outline in note.outlines:
+            outline.counted = counted
+            pickle.dump(outline, self._outlines)
+
+    def settle(self, noting: Noting, index: KeyIndex | None, limits: BatchLimits, halt: Event) -> Checked:
+        """Take out what can't be sent beside the rest of the stage, and plan the requests. Raises `Halted` once `halt`
+        is set."""
+        rules, found = noting.rules, self.checked
+        gone = _Gone(noting, index, halt)
+
+        def chunks() -> Iterator[Outlined]:
+            numbers = count()
+            for outline in self._stored(halt):
+                whys = gone.of(outline)
+                if whys:
+                    self._refuse(noting, outline, whys)
+                yield Outlined(outline, whys.keys(), numbers)
+
+        planned = requests(batcher(rules.head, rules.tail, rules.once, limits), chunks())
+        found.requests, found.bytes = planned.number, planned.size
+        if planned.letters:
+            self._refuse_too_large(noting, planned.letters, halt)
+        return found
+
+    def _stored(self, halt: Event) -> Iterator[Outline]:
+        self._outlines.seek(0)
+        with suppress(EOFError):
+            while True:
+                if halt.is_set():
+                    raise Halted
+                yield pickle.load(self._outlines)
+
+    def _refuse(self, noting: Noting, outline: Outline, whys: Mapping[Spot, Why]) -> None:
+        rows = {spot: row for row, spot in enumerate(outline.spots()) if spot in whys}
+        places = {offset: outline.place(row) for (offset, _), row in rows.items()}
+        for place, records in records_at(self._source, noting.around(noting.rules), places.values()):
+            for record in records:
+                if (why := whys.get((place.offset, record.unit))) is not None:
+                    self._leave_out(noting, record, why)
+
+    def _refuse_too_large(self, noting: Noting, letters: Sequence[DeadLetter], halt: Event) -> None:
+        found = {(it.position.source, it.position.offset): list[DeadLetter]() for it in letters}
+        for it in letters:
+            found[it.position.source, it.position.offset].append(it)
+        for outline in self._stored(halt):
+            rows = {offset: row for row, offset in enumerate(outline.offsets) if (outline.source, offset) in found}
+            places = map(outline.place, rows.values())
+            for place, records in records_at(self._source, noting.around(noting.rules), places):
+                for letter, record in product(found[place[:2]], records):
+                    if 0 <= (at := letter.unit - record.unit) < record.units:
+                        part = part_of(record, at, at + letter.tally.units)
+                        self._leave_out(noting, part, (letter.code, letter.message))
+
+    def _leave_out(self, noting: Noting, record: Record, why: Why) -> None:
+        self.checked.unsend(record, noting.rules)
+        letter = DeadLetter(record.position, record.unit, *why, record.tally)
+        self._write(self.checked.refuse(letter, record.owner))
+
+    def close(self) -> None:
+        self._outlines.close()
+
+
+class _Gone:
+    """Which rows of a stage can't be sent for what stands elsewhere in the stage, or in that of the customers."""
+
+    def __init__(self, noting: Noting, index: KeyIndex | None, halt: Event) -> None:
+        self._index, self._of = index, owners_twice if noting.rules.once else repeated
+        self._differing: Iterator[Place] = iter(())
+        if index is not None and noting.owners is not None:
+            self._differing = index.differing(noting.owners, halt.is_set)
+        self._next = next(self._differing, None)
+
+    def of(self, outline: Outline) -> dict[Spot, Why]:
+        """Why rows of an outline can't be sent. Ask in reading order."""
+        if self._index is None:
+            return {}
+        spots = {*outline.spots()}
+        end = Place(outline.source, outline.offsets[-1] + 1)
+        found = {}
+        while self._next is not None and self._next < end:
+            found[self._next.offset, self._next.unit] = BALANCE_DIFFERS, NOT_EXPLAINED
+            self._next = next(self._differing, None)
+        repeats = self._of(self._index, Place(outline.source, outline.offsets[0]), end)
+        found |= {(offset, unit): why for (_, offset, unit), why in repeats.items()}
+        return {spot: why for spot, why in found.items() if spot in spots}
+
+
+def records_at(source: Source, rules: Rules, places: Iterable[Place]) -> Iterator[tuple[Place, list[Record]]]:
+    """What is sent of the source records at these places, which are in reading order; each is read again."""
+    packed = [bool(mark["compression"]) for mark in source.fingerprints()]
+    spans: Iterator[Span] = iter(())
+    span: Span | None = None
     try:
-        while (sealing := reader.next()) is not None:
-            draft, progress = sealing.draft, sealing.progress
-            if draft is not None:
-                found.requests += 1
-                found.bytes += len(draft.body)
-                found.sent += draft.tally
-            for letter in progress.dead:
-                found.dead += 1
-                found.refused += letter.tally
-                owner = looking.owner_of(letter)
-                found.kinds.add(letter, owner)
-                write(_line(name, names, letter, owner))
-            found.source_records, found.filtered = progress.source_records, progress.filtered
-            found.dropped = progress.dropped
+        for place in places:
+            far = span is not None and place.offset - span.end.offset > NEAR and not packed[place.source]
+            if span is None or span.source != place.source or far:
+                getattr(spans, "close", int)()
+                spans = source.spans(place, lambda broken: None)
+                span = next(spans)
+            while span.end[:2] <= place[:2]:
+                span = next(spans)
+            at = span.before(place)
+            one = span.part(at, at + 1)
+            yield place, Chunk(one, rules.columns(one)).records()
     finally:
-        reader.close()
-    return found
+        getattr(spans, "close", int)()
 
 
 def _line(stage: str, names: Sequence[str], letter: DeadLetter, owner: str) -> Line:
@@ -147,27 +312,14 @@ class _NoNotes:
         return {}
 
 
-class _Watched:
-    """A source that passes each span on to `tell`, and raises `Halted` once `halt` is set."""
+class _Known:
+    """Rules that know already what they make of one span."""
 
-    def __init__(self, source: Source, tell: Callable[[Span], None], halt: Event) -> None:
-        self._source, self._tell, self._halt = source, tell, halt
+    def __init__(self, rules: Rules, columns: Columns) -> None:
+        self.head, self.tail, self.once, self._columns = rules.head, rules.tail, rules.once, columns
 
-    def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
-        for span in self._source.spans(start, told):
-            if self._halt.is_set():
-                raise Halted
-            yield span
-            self._tell(span)
-
-    def fingerprints(self) -> Sequence[dict[str, Any]]:
-        return self._source.fingerprints()
-
-    def before(self, place: Place) -> str:
-        return ""  # no checkpoint is bound to it
-
-    def unchanged(self) -> None:
-        self._source.unchanged()
+    def columns(self, span: Span) -> Columns:
+        return self._columns
 
 
 class _WithId(msgspec.Struct):
@@ -175,40 +327,6 @@ class _WithId(msgspec.Struct):
 
 
 _with_id = msgspec.json.Decoder(_WithId).decode
-
-
-class _Looking:
-    """Rules that also note two things: what the records to be sent mention, and the owners of dead letters."""
-
-    def __init__(self, rules: Rules, own: Rules, mentioned: dict[str, Counter[str]]) -> None:
-        self.head, self.tail, self.once = rules.head, rules.tail, rules.once
-        self._rules, self._own, self._mentioned = rules, own, mentioned
-        self._ids: deque[tuple[tuple[int, int], str]] = deque()  # by place, in reading order
-
-    def columns(self, span: Span) -> Columns:
-        columns = self._rules.columns(span)
-        for left in columns.left_out:
-            if left.dead:
-                at = left.dead[0].position
-                owner = left.absent[0][0] if left.absent else _id_of(span, left.at)
-                self._ids.append(((at.source, at.offset), owner))
-        if isinstance(self._own, Mentions):
-            for row, index in enumerate(columns.index):
-                self._note(columns.edited.get(row) or span.cut(index, index + 1)[0], self._own)
-        return columns
-
-    def _note(self, body: bytes, own: Mentions) -> None:
-        for kind, which in {*own.mentions(body)}:
-            found = self._mentioned.setdefault(kind, Counter())
-            if which in found or len(found) < MOST_MENTIONED:
-                found[which] += 1
-
-    def owner_of(self, letter: DeadLetter) -> str:
-        """The owner of this letter. Ask in reading order: earlier owners are forgotten."""
-        place = letter.position.source, letter.position.offset
-        while self._ids and self._ids[0][0] < place:
-            self._ids.popleft()
-        return self._ids[0][1] if self._ids and self._ids[0][0] == place else ""
 
 
 def _id_of(span: Span, at: int) -> str:

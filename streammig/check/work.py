@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -13,17 +14,17 @@ from typing import Any
 
 from streammig.batching import BatchLimits
 from streammig.bodies import room_of_outbox
-from streammig.check.stage import Checked, Line, read_stage, rules_of_run
+from streammig.check.stage import Checked, Line, Noting, Stage
 from streammig.context import in_thread
 from streammig.dedup import KeyIndex
-from streammig.errors import Problem
+from streammig.errors import Problem, Unusable
 from streammig.fingerprint import shapes
 from streammig.inputs import StageInput, make_ready
-from streammig.scan import Pace, Policies, problems_of
+from streammig.scan import Policies, Workers, problems_of, scan_folder
 from streammig.scan_plan import to_scan
 from streammig.settings import Settings
 from streammig.stages import STAGES
-from streammig.telemetry import Notice, Notify, Warned
+from streammig.telemetry import Notice, Notify, Waiting, Warned
 
 
 @dataclass(slots=True)
@@ -36,10 +37,12 @@ class Check:
     notify: Notify
     thread: Executor
     write: Callable[[Line], None] = lambda _: None
+    hire: Callable[[int], Workers | None] = lambda size: None  # for an export of so many bytes
     problems: list[Problem] = field(default_factory=list)  # of whole files or stages
     warnings: list[Warned] = field(default_factory=list)
     wrong: frozenset[str] = frozenset()  # codes of warnings without which a run can't go well
     stages: list[Checked] = field(default_factory=list)
+    _key: bytes = field(default_factory=partial(os.urandom, 32))
 
     async def all(self) -> None:
         """Check every stage. Raises `Problem` only where no further reading is possible."""
@@ -47,27 +50,50 @@ class Check:
             return
         async with AsyncExitStack() as stack:
             await make_ready({name: it.source for name, it in self.inputs.items()}, self.thread, self.notify, ())
-            indexes = await self._scan(stack)
-            for name, it in self.inputs.items():
-                self.stages.append(await self._read(name, it, indexes))
+            folder = scan_folder(Path(self.settings.checkpoint))
+            works = {name: Stage(name, it.source, folder, self.write) for name, it in self.inputs.items()}
+            for work in works.values():
+                stack.callback(work.close)
+            workers = await in_thread(self.thread, self._hired, Event())
+            if workers is not None:
+                stack.callback(workers.leave)
+            indexes = await self._scan(stack, works, workers)
+            for name, work in works.items():
+                limits, halt = BatchLimits(bytes=self.settings.max_bytes), Event()
+                noting = self._noting(name, indexes.get(STAGES[0]))
+                settle = partial(work.settle, noting, indexes.get(name), limits, halt)
+                self.notify(Waiting("planning", f"planning the requests of the {name}"))
+                self.stages.append(await in_thread(self.thread, settle, halt))
 
-    async def _scan(self, stack: AsyncExitStack) -> Mapping[str, KeyIndex]:
+    def _hired(self) -> Workers | None:
+        """The workers; none, with a warning, where those that were asked for are not there."""
+        try:
+            return self.hire(sum(mark["length"] for it in self.inputs.values() for mark in it.source.fingerprints()))
+        except Unusable as problem:
+            self.warnings.append(Warned(problem.code, f"{problem.what}; this process does the work. {problem.hint}"))
+            return None
+
+    async def _scan(
+        self, stack: AsyncExitStack, works: Mapping[str, Stage], workers: Workers | None
+    ) -> Mapping[str, KeyIndex]:
+        """Read every stage once: its keys go into an index, all else that a check wants to know into its work."""
         settings, inputs = self.settings, self.inputs
         marks = {name: it.source.fingerprints() for name, it in inputs.items()}
         beside = room_of_outbox(settings, marks, Path(settings.checkpoint))
         jobs = to_scan(settings, inputs, shapes(settings, unchecked=False), None, inputs.keys(), beside, aside=False)
+        jobs = [replace(it, noted=partial(self._noting, it.name), take=works[it.name].take) for it in jobs]
         # An owner's repeated records are problems of their own, each with its place, and stop nothing here.
         policies = Policies(owner_twice="dead-letter", balances="send", not_deleted=settings.customers.not_deleted)
-        indexes, found = await problems_of(stack, jobs, self.thread, self._hear, policies)
+        indexes, found = await problems_of(stack, jobs, self.thread, self._hear, policies, workers)
         self.problems += found
         return indexes
 
-    async def _read(self, name: str, it: StageInput, indexes: Mapping[str, KeyIndex]) -> Checked:
-        tell = Pace(self.notify).telling(f"checking the {name}", it.source)
-        limits = BatchLimits(bytes=self.settings.max_bytes)
-        rules, halt = rules_of_run(name, it, STAGES[0], indexes), Event()
-        read = partial(read_stage, name, it.source, rules, it.rules, limits, tell, self.write, halt)
-        return await in_thread(self.thread, read, halt)
+    def _noting(self, name: str, customers: KeyIndex | None) -> Noting:
+        """What is noted of a stage; `customers` is the index of them."""
+        first = name == STAGES[0]
+        owners = None if first else customers
+        shared = not first or self.settings.duplicates == "none"
+        return Noting(self.inputs[name].rules, owners, shared, self._key)
 
     def _hear(self, notice: Notice) -> None:
         """Keep a warning for the end, and pass any other notice on at once."""

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from streammig.model import Position, Record
 
 T = TypeVar("T")
+FEW = 20  # records of a batch that samples are chosen from
 
 Cuts = tuple[int, ...]
 """Where a record's bytes stand in a body, as offsets: its element's begin and end. Where its units are members of a
 list, also that list's begin and end, and those of its own part: records of one owner share the first one's element."""
+
+
+class Body(Protocol):
+    """The bytes of a body, or a file that hands out slices of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
 
 
 class _Entry(msgspec.Struct, array_like=True, gc=False):
@@ -51,13 +60,14 @@ _TABLE = msgspec.msgpack.Decoder(_Table)
 _ENTRY = msgspec.msgpack.Decoder(_Entry)
 
 
-def encode_contents(entries: Iterable[tuple[tuple[Any, ...], Cuts]], head: int, tail: int) -> bytes:
+def encode_contents(entries: Iterable[tuple[tuple[Any, ...], Cuts]], head: int, tail: int) -> tuple[bytes, bytes]:
     """The table of a body from its records' entries, as `_Entry` without cuts, and cuts; `head` and `tail` are lengths
-    in bytes."""
-    return _ENCODER.encode((head, tail, [(*entry, cuts) for entry, cuts in entries]))
+    in bytes. Behind it the table of a `FEW` of them, out of which samples are kept."""
+    rows = [(*entry, cuts) for entry, cuts in entries]
+    return _ENCODER.encode((head, tail, rows)), _ENCODER.encode((head, tail, spread(rows, FEW)))
 
 
-def decode_contents(body: bytes, table: bytes, count: int | None = None) -> Contents:
+def decode_contents(body: Body, table: bytes, count: int | None = None) -> Contents:
     """The records of a body, or `count` of them, spread evenly. A record that was joined with another one of its owner
     gets the element of the first with its own units in it."""
     found = _TABLE.decode(table)
@@ -66,7 +76,7 @@ def decode_contents(body: bytes, table: bytes, count: int | None = None) -> Cont
     return Contents(body[: found.head], body[len(body) - found.tail :], records)
 
 
-def _record(body: bytes, it: _Entry) -> Record:
+def _record(body: Body, it: _Entry) -> Record:
     begin, end, *lists = it.cuts
     inner = None
     data = body[begin:end]

@@ -1,7 +1,8 @@
 """The outbox: the bodies of batches that are not settled, each in a file of its own beside the checkpoint.
 
-A file holds the request body, then a table of its records, then a trailer of fixed length. So sending reads only the
-body's bytes and decodes nothing. `<stage>.samples` keeps a few records of each accepted batch, for read-backs.
+A file holds the request body, a table of its records, a table of a few of them, and a trailer of fixed length. So
+sending reads only the body's bytes and decodes nothing, and settling reads only the few. `<stage>.samples` keeps some
+records of each accepted batch, for read-backs.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
+from typing import NamedTuple
 
 import msgspec
 
-from streammig.checkpoint.contents import Contents, decode_contents, spread
-from streammig.disk import create, disk_fault, own, own_folder, read_own, remove_own, sync, sync_names
+from streammig.checkpoint.contents import Body, Contents, decode_contents, spread
+from streammig.disk import create, disk_fault, own, own_folder, remove_own, sync, sync_names
 from streammig.errors import Problem, Unusable
 from streammig.model import Batch, Draft, Record
 
 PART = ".part"  # ends the name of a body that no batch owns yet
 _OURS = re.compile(r"[0-9a-f]{16}\.part|[a-z_]+-[0-9]+|[a-z_]+\.samples")  # the names of what a run puts there
-SAMPLE, CANDIDATES = 5, 20  # records kept of an accepted batch, out of so many that are asked for
-_TRAILER = Struct("!QQ16s8s")  # lengths of body and table, hash of the table, a mark
+SAMPLE = 5  # records kept of an accepted batch
+_TRAILER = Struct("!QQQ16s16s8s")  # as `_Trailer`
 _MARK = b"smig-out"
 _FRAME = Struct("!Q16s")  # length and hash of what follows in a file of samples
 _ENCODER = msgspec.msgpack.Encoder()
@@ -41,13 +44,40 @@ def write_body(folder: Path, draft: Draft) -> Draft:
     with _translated(folder):
         own_folder(folder)
         name = secrets.token_hex(8) + PART
-        trailer = _TRAILER.pack(len(draft.body), len(draft.table), _hash(draft.table), _MARK)
+        parts = draft.body, draft.table, draft.few
+        trailer = _TRAILER.pack(*map(len, parts), *map(_hash, parts[1:]), _MARK)
         with create(folder / name) as file:
-            for piece in (draft.body, draft.table, trailer):
+            for piece in (*parts, trailer):
                 file.write(piece)
             file.flush()
             os.fdatasync(file.fileno())
-    return msgspec.structs.replace(draft, body=b"", table=b"", file=name, size=len(draft.body))
+    return msgspec.structs.replace(draft, body=b"", table=b"", few=b"", file=name, size=len(draft.body))
+
+
+class _Trailer(NamedTuple):
+    """How long the parts before it are, in bytes, the hashes of the tables, and a mark."""
+
+    body: int
+    table: int
+    few: int
+    of_table: bytes
+    of_few: bytes
+    mark: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The first `size` bytes of an open file, read slice by slice."""
+
+    descriptor: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        begin, end, _ = part.indices(self.size)
+        return os.pread(self.descriptor, end - begin, begin)
 
 
 class Outbox:
@@ -71,15 +101,23 @@ class Outbox:
 
     def contents(self, batch: Batch, count: int | None = None) -> Contents:
         """The records of a batch that is not settled, or `count` of them, spread evenly. Raises like `body`."""
-        return self._taken_apart(batch, self._read(batch, None), count)
+        data = self._read(batch, None)
+        trailer = self._trailer(batch, len(data), data[-_TRAILER.size :])
+        table = data[batch.size : batch.size + trailer.table]
+        return self._taken_apart(batch, data[: batch.size], table, trailer.of_table, count)
 
-    def _taken_apart(self, batch: Batch, data: bytes, count: int | None) -> Contents:
-        *lengths, check, mark = _TRAILER.unpack(data[-_TRAILER.size :].rjust(_TRAILER.size, b"\0"))
-        table = data[batch.size : -_TRAILER.size]
-        if mark != _MARK or lengths != [batch.size, len(table)] or check != _hash(table):
+    def _trailer(self, batch: Batch, length: int, data: bytes) -> _Trailer:
+        """The trailer of a file of so many bytes, which tells what stands behind the body."""
+        found = _Trailer(*_TRAILER.unpack(data.rjust(_TRAILER.size, b"\0")))
+        if (found.mark, found.body, found.body + found.table + found.few + len(data)) != (_MARK, batch.size, length):
+            raise self.lost([batch])
+        return found
+
+    def _taken_apart(self, batch: Batch, body: Body, table: bytes, check: bytes, count: int | None = None) -> Contents:
+        if check != _hash(table):
             raise self.lost([batch])
         try:
-            return decode_contents(data[: batch.size], table, count)
+            return decode_contents(body, table, count)
         except (msgspec.DecodeError, ValueError):  # sound, but no table of a body
             raise self.lost([batch]) from None
 
@@ -145,9 +183,13 @@ class Outbox:
         """Keep samples of an accepted batch, and drop its body; where the samples stand, None without any."""
         self.drop(batch.stage, batch.seq)
         try:
-            # Its hash was right as it was sent, and to hash it again would cost more than all else here.
-            data = read_own(self._path(batch.stage, batch.seq))
-            found = self._taken_apart(batch, data, CANDIDATES).records
+            # Its hash was right as it was sent, and to read it again would cost more than all else here.
+            with open(self._path(batch.stage, batch.seq), "rb", opener=own) as file:
+                whole = _Stored(file.fileno(), os.fstat(file.fileno()).st_size)
+                trailer = self._trailer(batch, whole.size, whole[-_TRAILER.size :])
+                few = whole[-_TRAILER.size - trailer.few : -_TRAILER.size]
+                body = _Stored(file.fileno(), batch.size)
+                found = self._taken_apart(batch, body, few, trailer.of_few).records
         except (OSError, Problem):
             return None  # what was accepted is accepted, whatever became of the file since
         chosen = spread([it for it in found if self.tellable(batch.stage, it)], SAMPLE)
@@ -196,7 +238,7 @@ class Outbox:
 
 
 def _hash(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+    return hashlib.sha256(data).digest()[:16]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from streammig.checkpoint.fence import Fence
 from streammig.checkpoint.file import Checkpoint
 
 T = TypeVar("T")
+Waiting = tuple[Callable[[Checkpoint], Any], asyncio.Future[Any]]
 
 
 class CheckpointWriter:
@@ -24,8 +25,9 @@ class CheckpointWriter:
         self._checkpoint = checkpoint
         self._executor = executor
         self._fence = fence
-        self._waiting: list[tuple[Callable[[Checkpoint], Any], asyncio.Future[Any]]] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._waiting: list[Waiting] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._broken: BaseException | None = None
 
     async def write(self, change: Callable[[Checkpoint], T]) -> T:
@@ -36,37 +38,52 @@ class CheckpointWriter:
         """
         if self._broken is not None:
             raise self._broken
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
         self._waiting.append((change, done))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write_waiting())
-        return await asyncio.shield(done)
+        if self._idle.is_set():
+            self._idle.clear()
+            loop.call_soon(self._begin)  # what else is asked for in this turn of the loop goes into the same commit
+        return await done
 
     async def flush(self) -> None:
         """Wait until everything asked for so far is durable or has failed."""
-        while self._writer is not None:
-            await asyncio.wait([self._writer])
+        await self._idle.wait()
 
-    async def _write_waiting(self) -> None:
+    def _begin(self) -> None:
+        """Commit all that waits, and what comes meanwhile after it."""
+        taken, self._waiting = self._waiting, []
+        changes = [change for change, _ in taken]
         try:
-            while self._waiting:
-                taken, self._waiting = self._waiting, []
-                loop = asyncio.get_running_loop()
-                try:
-                    results = await loop.run_in_executor(self._executor, self._commit, [it[0] for it in taken])
-                except BaseException as error:  # whatever it was: those who wait must not wait for ever
-                    self._broken = error
-                    for _, done in taken + self._waiting:
-                        if not done.done():
-                            done.set_exception(error)
-                            done.exception()  # a caller that was cancelled meanwhile does not fetch it
-                    self._waiting = []
-                    return
-                for (_, done), result in zip(taken, results, strict=True):
-                    if not done.done():
-                        done.set_result(result)
-        finally:
-            self._writer = None
+            work = asyncio.get_running_loop().run_in_executor(self._executor, self._commit, changes)
+        except BaseException as error:
+            self._break(error, taken)
+        else:
+            work.add_done_callback(lambda _: self._end(work, taken))
+
+    def _end(self, work: asyncio.Future[list[Any]], taken: list[Waiting]) -> None:
+        try:
+            results = work.result()
+        except BaseException as error:
+            self._break(error, taken)
+            return
+        for (_, done), result in zip(taken, results, strict=True):
+            if not done.done():
+                done.set_result(result)
+        if self._waiting:
+            self._begin()
+        else:
+            self._idle.set()
+
+    def _break(self, error: BaseException, taken: list[Waiting]) -> None:
+        """Whatever the error is: those who wait must not wait for ever."""
+        self._broken = error
+        for _, done in taken + self._waiting:
+            if not done.done():
+                done.set_exception(error)
+                done.exception()  # a caller that was cancelled meanwhile does not fetch it
+        self._waiting = []
+        self._idle.set()
 
     def _commit(self, changes: list[Callable[[Checkpoint], Any]]) -> list[Any]:
         with self._checkpoint.transaction():

@@ -7,8 +7,9 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from streammig.check.work import Check
     from streammig.inputs import StageInput
     from streammig.migration import Ask, Migration
+    from streammig.scan import Workers
     from streammig.settings import Settings
 
 PROBLEMS = 3
@@ -65,6 +67,14 @@ def _count(ctx: click.Context, parameter: click.Parameter, text: str | None) -> 
 )  # fmt: skip
 @click.option("--offline", is_flag=True, help="Do not ask the account which rewards and tiers it has; needs no key.")
 @click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N",
+    help="Processes that read at the same time. [one for each core, for large exports]",
+)  # fmt: skip
+@click.option(
+    "--dask", default="", metavar="ADDRESS",
+    help="Read on the workers of this Dask cluster, like tcp://host:8786, which see the files at the same paths.",
+)  # fmt: skip
+@click.option(
     "--against-target", is_flag=False, flag_value="100", metavar="[N|all]", callback=_count,
     help="Look for N customers, or all, at the target: are they there before the first request? [100]",
 )  # fmt: skip
@@ -77,6 +87,8 @@ def command(
     out: Path | None,
     report: Path | None,
     offline: bool,
+    workers: int | None,
+    dask: str,
     against_target: int | str | None,
     save: str | None,
     as_json: bool,
@@ -96,10 +108,25 @@ def command(
     migration = one(settings_file)
     settings = load(migration, given(flags, maps))
     folder = migration.parent if migration is not None else Path()
-    sys.exit(_check(settings, folder, Outputs(out, report), Account(offline, against_target), Output(as_json, quiet)))
+    hire = partial(_hired, workers, dask)
+    how = Account(offline, against_target)
+    sys.exit(_check(settings, folder, Outputs(out, report), how, Output(as_json, quiet), hire))
 
 
-def _check(settings: Settings, folder: Path, outputs: Outputs, account: Account, output: Output) -> int:
+def _hired(count: int | None, cluster: str, size: int) -> Workers | None:
+    from streammig.scan import hired
+
+    return hired(count, cluster, size)
+
+
+def _check(
+    settings: Settings,
+    folder: Path,
+    outputs: Outputs,
+    account: Account,
+    output: Output,
+    hire: Callable[[int], Workers | None],
+) -> int:
     from importlib.metadata import version
 
     from streammig.check.plan import disk, paces, plan
@@ -118,7 +145,7 @@ def _check(settings: Settings, folder: Path, outputs: Outputs, account: Account,
         settings = stack.enter_context(_held(settings, ask.command))
         inputs = dict(_opened(settings, folder, ask, refused))
         notify = stack.enter_context(watching(sys.stderr, output))
-        check = Check(settings, inputs, notify, stack.enter_context(one_thread()), outputs.write)
+        check = Check(settings, inputs, notify, stack.enter_context(one_thread()), outputs.write, hire)
         run = Migration(settings, ask, notify=notify, folder=folder)
         with outputs:
             done = driven(run, lambda: until_stopped(run.stop, _all(check, run, account)), notify)

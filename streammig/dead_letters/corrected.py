@@ -108,8 +108,8 @@ class Corrected:
     def _decoded(self, text: bytes, number: int) -> Line:
         if len(text) == self.longest:
             raise Unusable("line-too-long", f"{self.path}: line {number} is longer than a record may be", HINT)
-        if fault := judge(text.strip(), number)[1]:
-            raise Unusable("line-not-json", f"{self.path}: {fault}", HINT)
+        if fault := judge(text.strip())[1]:
+            raise Unusable("line-not-json", f"{self.path}: line {number}: {fault}", HINT)
         try:
             return msgspec.json.decode(text, type=Line)
         except msgspec.ValidationError as error:

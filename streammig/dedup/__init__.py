@@ -16,7 +16,7 @@ from streammig.dedup.lookup import (
     owners_twice,
     repeated,
 )
-from streammig.dedup.scan import rows_of, scan
+from streammig.dedup.scan import Scanned, counted_on, rows_of, scan
 from streammig.dedup.sums import sums_of
 
 __all__ = [
@@ -25,8 +25,10 @@ __all__ = [
     "Duplicate",
     "KeyIndex",
     "Policy",
+    "Scanned",
     "absent",
     "binding",
+    "counted_on",
     "forget",
     "most_customers",
     "open_index",

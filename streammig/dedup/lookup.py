@@ -102,7 +102,7 @@ class KeyIndex:
             raise
 
     def __reduce__(self) -> tuple[type[KeyIndex], tuple[Path, About, bool]]:
-        return KeyIndex, (self.folder, self.about, True)  # another process opens it for itself
+        return KeyIndex, (self.folder.absolute(), self.about, True)  # another process opens it for itself
 
     def missing(self, owners: Iterable[str]) -> dict[str, str]:
         """Those of these owners that will not be in the target, each with the code of the reason.

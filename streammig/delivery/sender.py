@@ -181,18 +181,10 @@ class Sender:
             began = True
             permit.sent()
 
-        sending = asyncio.ensure_future(self.client.send(stage, body, begin))
-        try:
-            await self.context.until_stopped(asyncio.wait((sending,)))
-            if not began:
-                sending.cancel()  # does nothing to one that is done
-            await asyncio.wait((sending,))
-        finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-        if sending.cancelled():
+        receipt = await self.context.until_stopped(self.client.send(stage, body, begin), unless=lambda: began)
+        if receipt is None:
             return Receipt(Kind.UNKNOWN if began else Kind.NOT_SENT, message="the run was stopped", code="stopped")
-        return sending.result()
+        return receipt
 
     async def _explain(self, batch: Batch, attempt: int, receipt: Receipt) -> Receipt:
         """Keep what the target said, redacted, and the one owner it named; returns the receipt as it may be shown."""

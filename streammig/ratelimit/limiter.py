@@ -40,7 +40,7 @@ CAUSES = {
     "held": "the target asked this account to wait",
     "quota": "by the headers of the target's answers no migration request is left",
 }
-FREE = 0.5  # seconds for which one look at the account's file serves all reads, where no window counts them
+FREE = 0.5  # seconds for which one look at the account's file serves all requests, where no window counts them
 SHORT = 2.0  # a wait of up to so many seconds is not told
 
 
@@ -135,8 +135,9 @@ class RateLimiter:
         self._run_id = ""
         self._has_quota = True  # whether migration requests are left, by the last answer whose headers say so
         self._told = 0.0  # the end of the wait that was told last
-        # By the loop's clock: until when no read need ask, and when the target last asked this process to wait.
-        self._free_until = self._asked_to_wait = 0.0
+        # By the loop's clock: until when no request need ask, and when the target last asked this process to wait.
+        self._free_until: dict[RequestKind, float] = {}
+        self._asked_to_wait = 0.0
 
     @property
     def limits(self) -> Limits:
@@ -167,8 +168,8 @@ class RateLimiter:
         """Wait for a permit and take it, durably. First come, first served within a kind. On cancel none is taken."""
         if kind == "general" and self._reads is not None:
             await self._reads.acquire()
-        uncounted = kind == "general" and not any(self.limits.counted(kind))
-        if uncounted and self._loop.time() < self._free_until and self.steering.closed(kind) is None:
+        uncounted = not any(self.limits.counted(kind))
+        if uncounted and self._loop.time() < self._free_until.get(kind, 0.0) and self.steering.closed(kind) is None:
             return Permit(self, 0, self._loop.time())
         line, begun = self._lines[kind], self._loop.time()
         mine: asyncio.Future[Permit] = self._loop.create_future()
@@ -188,7 +189,7 @@ class RateLimiter:
                 line.waiters.remove(mine)
             raise
         if uncounted and begun > self._asked_to_wait:
-            self._free_until = begun + FREE
+            self._free_until[kind] = begun + FREE
         return mine.result()
 
     async def _rest(self, seconds: float) -> None:
@@ -260,7 +261,7 @@ class RateLimiter:
                 "Run the same command after that time. Nothing is lost or sent twice.",
             )
         until = self.now() + max(0.0, seconds)
-        self._free_until, self._asked_to_wait = 0.0, self._loop.time()
+        self._free_until, self._asked_to_wait = {}, self._loop.time()
         self._told = max(self._told, until)
         reason = f"the target answered {status} and asked to wait"
         self._notify(Waiting("throttled" if status == 429 else "asked-to-wait", reason, seconds))

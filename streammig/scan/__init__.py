@@ -6,19 +6,25 @@ bound to the export. `forget` deletes them.
 
 from streammig.scan.findings import Break, Found
 from streammig.scan.progress import Pace
-from streammig.scan.stage import Halted, Scanned, StageScan, scan_stage
+from streammig.scan.reading import Halted
+from streammig.scan.stage import Scanned, StageScan, scan_stage
 from streammig.scan.stages import forget, problems_of, scan_folder, scan_stages
 from streammig.scan.verdict import Policies
+from streammig.scan.workers import Cluster, Processes, Workers, hired
 
 __all__ = [
     "Break",
+    "Cluster",
     "Found",
     "Halted",
     "Pace",
     "Policies",
+    "Processes",
     "Scanned",
     "StageScan",
+    "Workers",
     "forget",
+    "hired",
     "problems_of",
     "scan_folder",
     "scan_stage",

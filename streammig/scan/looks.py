@@ -49,6 +49,17 @@ class Look:
                     self.marks[mark] += 1
                     self.marked = self.marked or span.position(at)
 
+    def absorb(self, other: Look, counted: int) -> None:
+        """Add what was seen behind it, in records that were counted from 0 behind so many others."""
+        if not self.kept:
+            self.refused += other.refused
+            if self.bad is None and other.bad is not None:
+                self.bad = other.bad[0].behind(counted), other.bad[1]
+        self.kept += other.kept
+        self.marks += other.marks
+        if self.marked is None and other.marked is not None:
+            self.marked = other.marked.behind(counted)
+
 
 @cache
 def _kind(path: str) -> str:

@@ -6,48 +6,41 @@ import asyncio
 import time
 from collections.abc import Callable
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
-from streammig.model import Span
+from streammig.model import Place
 from streammig.sources.source import Source
-from streammig.telemetry import Notify, Waiting
-
-if TYPE_CHECKING:
-    from streammig.scan.stage import StageScan
+from streammig.telemetry import Notice, Notify, Waiting
 
 SECONDS = 1.0  # between two notices
 
 
 class Pace:
-    """Tells the share and the bytes a second of each scan. Make it in the loop's thread."""
+    """Tells the share and the bytes a second of each scan, and passes on its warnings. Make it in the loop's thread."""
 
     def __init__(self, notify: Notify, clock: Callable[[], float] = time.monotonic) -> None:
         self._notify, self._clock, self._loop = notify, clock, asyncio.get_running_loop()
 
-    def of(self, job: StageScan) -> Callable[[Span], None]:
-        """Begin a scan; call the result with each of its spans. It may be called in any thread."""
-        return self.telling(f"scanning the {job.name} once", job.source)
-
-    def telling(self, what: str, source: Source) -> Callable[[Span], None]:
-        """As `of`, for any other work over all spans of a source; `what` names it."""
+    def telling(self, what: str, source: Source) -> Callable[[Place], None]:
+        """Begin work over all of a source, which `what` names; call the result with each place that it comes to. It
+        may be called in any thread."""
         lengths = [mark["length"] for mark in source.fingerprints()]
         before, size = list(accumulate(lengths, initial=0)), sum(lengths)
         begun = said = self._clock()
         first: int | None = None
 
-        def tell(span: Span) -> None:
+        def tell(place: Place) -> None:
             nonlocal said, first
-            now, at = self._clock(), before[span.source] + span.offset
-            first = at if first is None else first
+            now, done = self._clock(), before[place.source] + place.offset
+            first = done if first is None else first
             if now - said < SECONDS:
                 return
-            said, done = now, at + len(span.data)
-            rate = (done - first) / (now - begun)
+            said, rate = now, (done - first) / (now - begun)
             words = f"{what}: {min(done / size, 0.99):.0%}, {rate / 1e6:,.1f} MB/s"
-            self._say(Waiting("scanning", words, max(size - done, 0) / rate if rate else None))
+            self.say(Waiting("scanning", words, max(size - done, 0) / rate if rate else None))
 
-        self._say(Waiting("scanning", what))
+        self.say(Waiting("scanning", f"{what}: 0%"))
         return tell
 
-    def _say(self, notice: Waiting) -> None:
+    def say(self, notice: Notice) -> None:
+        """Tell the loop's thread from any other."""
         self._loop.call_soon_threadsafe(self._notify, notice)

@@ -21,17 +21,18 @@ from streammig.dedup import (
     most_customers,
     open_index,
     room_of_index,
-    rows_of,
-    sums_of,
 )
 from streammig.disk import check_room, own_folder
-from streammig.errors import BrokenExport
-from streammig.model import START, Place, Position, Span
+from streammig.model import START, Place, Position
 from streammig.scan.findings import Break, Found, Spot, keep, kept
 from streammig.scan.looks import Look
+from streammig.scan.pieces import Map, Noting
 from streammig.scan.progress import Pace
+from streammig.scan.reading import Reading, Tell
+from streammig.scan.workers import Workers
 from streammig.sources.source import Source
 from streammig.target import Rules
+from streammig.telemetry import Notice, Notify
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class StageScan:
     sent. `judged`: its findings may stop the run; else it is scanned for its index alone. `frontier` is how far a run
     has read it; None: in full. `made_by` is the version and the mapping of now, "" where these can't be told. Unless
     these made the index, keys before the frontier stay as they were indexed, and those behind it are scanned again.
-    `key` is as in `Build`. `beside` is what else needs room on that disk, in bytes.
+    `key` is as in `Build`. `beside` is what else needs room on that disk, in bytes. Where there is something else to be
+    noted of the spans, `noted` makes what notes it, out of the index of the customers. `take` gets each note, with how
+    many records come before those that it counts from 0; then the stage is read even if its findings are kept.
     """
 
     name: str
@@ -57,6 +60,9 @@ class StageScan:
     made_by: str = ""
     key: bytes = b""
     beside: Mapping[str, int] = field(default_factory=dict)
+    noted: Callable[[KeyIndex | None], Noting] | None = None
+    noting: Noting | None = None
+    take: Callable[[Any, int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,39 +73,43 @@ class Scanned:
     found: Found
 
 
-class Halted(Exception):
-    """A scan was stopped, and its partial result is of no use."""
+def _unheard(notice: Notice) -> None:
+    pass
 
 
-def read_through(job: StageScan, build: Build | None, tell: Callable[[Span], None], halt: Event) -> Found:
+def read_through(
+    job: StageScan,
+    build: Build | None,
+    tell: Tell,
+    halt: Event,
+    warn: Notify = _unheard,
+    workers: Workers | None = None,
+) -> Found:
     """Scan every span of a stage. Raises `Halted` as soon as `halt` is set, and `MachineFault`."""
-    breaks: list[BrokenExport] = []
-    records, look, spans = 0, Look(), job.source.spans(build.frontier if build is not None else START, breaks.append)
+    breaks: list[Break] = []
+    records, look = 0, Look()
     if build is not None:
         build.keep()
-    try:
-        for span in spans:
-            if halt.is_set():
-                raise Halted
-            if build is not None or not look.kept:
-                columns = job.rules.columns(span)
-                look.take(span, columns)
-                if build is not None:
-                    build.add(rows_of(columns, build.key, span, sums_of(job.rules, columns, span, build.key)))
-            records += len(span)
-            tell(span)
-    finally:
-        getattr(spans, "close", int)()  # a generator closes its file
+    mapped = Map(job.source, job.rules, build.key if build is not None else b"", job.noting)
+    reading = Reading(mapped, halt, tell, warn, workers)
+    for part in reading.parts(build.frontier if build is not None else START):
+        records += part.records
+        breaks += part.breaks
+        look.absorb(part.look, part.counted)
+        if build is not None:
+            build.add(part.scanned())
+        if job.take is not None:
+            job.take(part.note, part.counted)
     files = [mark["file"] for mark in job.source.fingerprints()]
     whole = build is None or build.frontier == START
     return _findings(records, breaks, look, files, whole=whole)
 
 
-def _findings(records: int, breaks: Sequence[BrokenExport], look: Look, files: Sequence[str], *, whole: bool) -> Found:
+def _findings(records: int, breaks: Sequence[Break], look: Look, files: Sequence[str], *, whole: bool) -> Found:
     """The findings of a stage; `whole`: it was read from its beginning."""
     found = Found(
         records=records,
-        breaks=tuple(map(Break.of, breaks)),
+        breaks=tuple(breaks),
         marks=tuple((field, value, count) for (field, value), count in look.marks.most_common()),
         marked=_spot(look.marked, files) if look.marked is not None else None,
     )
@@ -116,8 +126,8 @@ def _spot(at: Position, files: Sequence[str]) -> Spot:
 class Making:
     """One scan under way in the reader's thread. Another thread ends it with `stop`."""
 
-    def __init__(self, job: StageScan, token: str, pace: Pace) -> None:
-        self._job, self._token, self._pace = job, token, pace
+    def __init__(self, job: StageScan, token: str, pace: Pace, workers: Workers | None = None) -> None:
+        self._job, self._token, self._pace, self._workers = job, token, pace, workers
         self._build: Build | None = None
         self._halt = Event()
 
@@ -130,9 +140,11 @@ class Making:
         found = kept(path, bound)
         same = earlier is not None and bool(job.made_by) and job.made_by == earlier.about.made_by
         if found is not None and (same or (job.frontier is None and (earlier is not None or not policy))):
+            if job.take is not None:
+                self._read(None)
             return Scanned(earlier, found)
         if not policy:
-            found = read_through(job, None, self._pace.of(job), self._halt)
+            found = self._read(None)
             keep(path, bound, found)
             return Scanned(None, found)
         try:
@@ -151,7 +163,7 @@ class Making:
                 key=job.key,
             ) as build:
                 self._build = build
-                found = read_through(job, build, self._pace.of(job), self._halt)
+                found = self._read(build)
                 index = build.finish()
             keep(path, bound, found)
             return Scanned(index, found)
@@ -159,13 +171,18 @@ class Making:
             if earlier is not None:
                 earlier.close()
 
+    def _read(self, build: Build | None) -> Found:
+        what = f"scanning the {self._job.name} once"
+        tell = self._pace.telling(what, self._job.source)
+        return read_through(self._job, build, tell, self._halt, self._pace.say, self._workers)
+
     def stop(self) -> None:
         self._halt.set()
         if self._build is not None:
             self._build.close()
 
 
-async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
+async def scan_stage(job: StageScan, reader: Executor, pace: Pace, workers: Workers | None = None) -> Scanned:
     """The findings and the index of a stage: from an earlier call, or made now in the thread of `reader`.
 
     Raises `MachineFault` before it begins where the disk has too little room.
@@ -173,7 +190,7 @@ async def scan_stage(job: StageScan, reader: Executor, pace: Pace) -> Scanned:
     marks = [{**mark, "file": ""} for mark in job.source.fingerprints()]  # a moved export is the same export
     made_by = job.made_by if job.policy in (None, "all") else ""  # their result is kept in full or not at all
     token = json.dumps([marks, dict(job.shape), made_by, binding(job.key.hex(), "none")], sort_keys=True)
-    making = Making(job, token, pace)
+    making = Making(job, token, pace, workers)
     work = asyncio.get_running_loop().run_in_executor(reader, making.work)
     try:
         return await asyncio.shield(work)

@@ -17,6 +17,7 @@ from streammig.errors import Problem
 from streammig.scan.progress import Pace
 from streammig.scan.stage import Scanned, StageScan, scan_stage
 from streammig.scan.verdict import Policies, judge, unbalanced
+from streammig.scan.workers import Workers
 from streammig.telemetry import Notify, Warned
 
 
@@ -36,7 +37,12 @@ async def scan_stages(
 
 
 async def problems_of(
-    stack: AsyncExitStack, jobs: Iterable[StageScan], reader: Executor, notify: Notify, policies: Policies
+    stack: AsyncExitStack,
+    jobs: Iterable[StageScan],
+    reader: Executor,
+    notify: Notify,
+    policies: Policies,
+    workers: Workers | None = None,
 ) -> tuple[dict[str, KeyIndex], list[Problem]]:
     """As `scan_stages`, but returns all problems beside the indexes, and raises none."""
     indexes: dict[str, KeyIndex] = {}
@@ -46,7 +52,9 @@ async def problems_of(
     for job in jobs:
         if customers is not None:
             job = replace(job, key=bytes.fromhex(customers.about.key))
-        scanned = await scan_stage(job, reader, pace)
+        if job.noted is not None:
+            job = replace(job, noting=job.noted(customers))
+        scanned = await scan_stage(job, reader, pace, workers)
         if scanned.index is not None:
             stack.callback(scanned.index.close)
             indexes[job.name] = scanned.index

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from typing import Any, NamedTuple
 
+from streammig.address import is_address
 from streammig.errors import BrokenExport, Unusable
 from streammig.model import START, Place, Span
 from streammig.sources.csv_rows import AS_NAMED, CsvRows, Form
+from streammig.sources.cuts import next_record
 from streammig.sources.documents import Documents
 from streammig.sources.frame import Framer
-from streammig.sources.handle import Standing, open_file
+from streammig.sources.handle import Standing, open_file, read_failed
 from streammig.sources.identity import FEW, hash_before, sampled
 from streammig.sources.lines import Lines
 from streammig.sources.locate import (
@@ -130,22 +134,47 @@ class FileSource(Source):
 
     def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         for number in range(start.source, len(self._files)):
-            place = start if number == start.source else Place(number)
-            file = self._files[number]
-            stream = Stream(file.name, self.meter)
-            with closing(stream):
-                file.standing.check(file.name, stream.standing())
-                try:
-                    for span in self._framed(file, place, stream):
-                        file.standing.check(file.name, stream.standing())
-                        yield span
-                except BrokenExport as broken:
-                    file.standing.check(file.name, stream.standing())  # cut while it was read, it is not broken
-                    if told is not None:
-                        told(broken)
-                    elif not (broken.whole or self._accept_broken):
-                        raise
-                file.standing.check(file.name, stream.standing())
+            yield from self.of_file(start if number == start.source else Place(number), told)
+
+    def of_file(self, place: Place, told: Told | None = None) -> Iterator[Span]:
+        """As `spans`, of the file that the place is in alone."""
+        file = self._files[place.source]
+        stream = Stream(file.name, self.meter)
+        with closing(stream):
+            file.standing.check(file.name, stream.standing())
+            try:
+                for span in self._framed(file, place, stream):
+                    file.standing.check(file.name, stream.standing())
+                    yield span
+            except BrokenExport as broken:
+                file.standing.check(file.name, stream.standing())  # cut while it was read, it is not broken
+                if told is not None:
+                    told(broken)
+                elif not (broken.whole or self._accept_broken):
+                    raise
+            file.standing.check(file.name, stream.standing())
+
+    def next_record(self, number: int, offset: int) -> int | None:
+        """Where a record of a file that is not compressed seems to begin behind an offset; see `cuts`."""
+        file = self._files[number]
+        with closing(open_file(file.name)) as handle:
+            try:
+                return next_record(handle, offset, file.layout.format)
+            except OSError as error:
+                raise read_failed(file.name, offset, error) from None
+
+    def here(self, folder: str) -> FileSource:
+        """The same source on another machine, which numbers devices and files in its own way; `folder` is where names
+        are relative to. Raises `Unusable` where a file can't be opened, or has another size or time of change."""
+        other = copy(self)
+        other._files = []
+        for file in self._files:
+            name = file.name if is_address(file.name) else os.path.join(folder, file.name)
+            with closing(open_file(name)) as handle:
+                now = handle.standing()
+            file.standing.check(name, now._replace(device=file.standing.device, inode=file.standing.inode))
+            other._files.append(file._replace(name=name, standing=now))
+        return other
 
     def _framed(self, file: _File, place: Place, stream: Stream) -> Iterator[Span]:
         resumed = place.offset > 0

@@ -113,7 +113,7 @@ class Lines:
                 if length > self._limit:
                     held.put(begin, begin, number, too_large(length, self._limit))
                 else:
-                    code, fault = ("", "") if clean and decodes(line) else judge(line, number)
+                    code, fault = ("", "") if clean and decodes(line) else judge(line)
                     held.put(begin, begin + length, number, (length, code, fault) if code else None)
             at += len(raw) + 1
         return held.span(self._source, data, base) if held.starts else None
@@ -143,6 +143,6 @@ class Lines:
         if length > self._limit:
             held.put(first, first, number, too_large(length, self._limit))
         else:
-            code, fault = judge(kept[:length], number)  # the rest of the line is white space
+            code, fault = judge(kept[:length])  # the rest of the line is white space
             held.put(first, last, number, (length, code, fault) if code else None)
         return [held.span(self._source, kept, first)], at + 1

@@ -26,9 +26,8 @@ def decodes(data: bytes) -> bool:
     return True
 
 
-def judge(data: bytes, line: int = 0) -> tuple[str, str]:
-    """The code and the fault of a record's bytes, ("", "") if they are valid; `line` is its number for the message, 0
-    where it is no line."""
+def judge(data: bytes) -> tuple[str, str]:
+    """The code and the fault of a record's bytes, ("", "") if they are valid."""
     try:
         RAW.decode(data)
     except RecursionError:
@@ -36,8 +35,7 @@ def judge(data: bytes, line: int = 0) -> tuple[str, str]:
     except msgspec.DecodeError as error:
         at, why = place_of(error, len(data))
         if not decodes(without_surrogates(data)):
-            where = f"line {line}, column {at + 1}" if line else f"byte {at + 1} of the record"
-            return INVALID_JSON, f"no valid JSON at {where}: {why}"
+            return INVALID_JSON, f"no valid JSON at byte {at + 1} of the record: {why}"
         code = LONE_SURROGATE
         fault = f"an escaped surrogate near byte {at + 1} of the record stands without its other half"
     else:
