@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import json
+import random
 import re
 from typing import Any
 
 import pytest
 
+from streammig import disk
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, write
 from tests.sandbox_caller import OTHER_REWARD, REWARD, TIER, customer, event, lot, transaction
@@ -66,6 +68,7 @@ PLANTED: list[tuple[str, Any, dict[tuple[str, str], int]]] = [
     ("customers", LATIN, {("invalid-utf8", ""): 1}),
     ("customers", b'{"id": "x", "name"', {("invalid-json", ""): 1}),
     ("events", {"id": "stranger", "events": [event("p")]}, {("owner-unknown-customer", ""): 1}),
+    ("events", {"id": "c1", "events": [event("p-c1")]}, {("purchase-twice", ""): 1}),
     ("transactions", {"id": "poor", "transactions": [transaction(1)]}, {("balance-differs", ""): 1}),
     ("transactions", histories("c1")[0], {("owner-twice", ""): 2}),
     (
@@ -120,6 +123,59 @@ def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_b
     }
     first = found["stages"]["customers"]["problems"][0]["examples"][0]
     assert (first["file"], first["line"]) == ("b.json", 1)
+
+
+def test_purchases_that_come_twice_are_found_exactly_and_nothing_else_is_named(shell: Shell) -> None:
+    dice = random.Random(5)
+    made = [
+        (f"c{dice.randrange(40)}", dice.choice(["PURCHASE", "RETURN"]), f"p{dice.randrange(400)}") for _ in range(3_000)
+    ]
+    owners: list[dict[str, Any]] = []
+    for at in range(0, len(made), 3):
+        owner = made[at][0]
+        owners.append({"id": owner, "events": [event(id_, type=kind) for _, kind, id_ in made[at : at + 3]]})
+        made[at : at + 3] = [(owner, kind, id_) for _, kind, id_ in made[at : at + 3]]
+    write(shell.folder / "a.json", owners[:600])
+    write(shell.folder / "b.json", owners[600:])
+    ended = shell("check", "--events", "a.json", "--events", "b.json", "--offline", "--json", "--out", "all.ndjson")
+    expected, seen = [], set()
+    for at, (owner, kind, id_) in enumerate(made):
+        if kind == "PURCHASE" and (owner, id_) in seen:
+            expected.append((owner, "b.json" if at >= 1_800 else "a.json", at % 1_800 // 3 + 1, at % 3))
+        if kind == "PURCHASE":
+            seen.add((owner, id_))
+    listed = [json.loads(line) for line in (shell.folder / "all.ndjson").read_text().splitlines()]
+    assert {it["code"] for it in listed} == {"purchase-twice"}
+    assert [(it["id"], it["file"], it["line"], it["unit"]) for it in listed] == expected
+    assert (ended.code, ended.document["stages"]["events"]["repeated"]) == (3, len(expected))
+    assert not list(shell.folder.glob("**/purchases"))
+
+
+def test_an_events_file_that_was_exported_twice_is_found_by_its_purchases(shell: Shell) -> None:
+    owners = [{"id": f"c{at}", "events": [event(f"p{at}")]} for at in range(50)]
+    write(shell.folder / "a.json", owners)
+    write(shell.folder / "again.ndjson", owners[::-1], lines=True)
+    ended = shell("check", "--events", "a.json", "--events", "again.ndjson", "--offline", "--json")
+    assert kinds(ended) == {"events": {("purchase-twice", ""): 50}}
+
+
+def test_customers_with_a_balance_and_no_history_are_counted(shell: Shell) -> None:
+    write(shell.folder / "customers.json", [customer("poor"), *people(5, balance=[lot(1)])])
+    write(shell.folder / "transactions.json", histories("c0", "c3"))
+    ended = check(shell)
+    (warning,) = ended.document["warnings"]
+    assert (ended.code, warning["code"], warning["wrong"]) == (0, "balance-without-history", False)
+    assert ": 3; the first is record 3" in warning["what"]
+
+
+def test_a_disk_without_room_for_the_keys_of_purchases_is_named_and_all_else_is_checked(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(shell.folder / "events.json", [{"id": "c1", "events": [event("p"), event("p")]}])
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 1_000)
+    ended = check(shell)
+    assert (ended.code, [it["code"] for it in ended.document["warnings"]]) == (0, ["disk-space"])
+    assert ended.document["stages"]["events"]["units"] == 2
 
 
 def test_what_belongs_to_a_bad_or_a_filtered_customer_is_told_with_the_reason(shell: Shell) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streammig.columns import Columns
-from streammig.dedup import Build, Duplicate, KeyIndex, forget, room_of_index
+from streammig.dedup import Build, Duplicate, KeyIndex, counted_on, forget, room_of_index
 from streammig.dedup.scan import FIXED, NONE, PLACE, Scanned, hasher
 from streammig.dedup.sums import UNKNOWN_SUM
-from streammig.disk import check_room
 from streammig.model import Span
 from streammig.target import Keyed
 
@@ -36,12 +35,12 @@ class Purchases:
     def __init__(self, folder: Path, key: bytes) -> None:
         """Raises `MachineFault` where the folder can't be written."""
         self._folder = folder
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
         self._build = Build(folder, "", policy="all", key=key)
         self._index: KeyIndex | None = None
 
-    def add(self, records: int, rows: bytes) -> None:
-        self._build.add(Scanned(records, rows, FIXED))
+    def add(self, rows: bytes, counted: int) -> None:
+        """Rows whose records are counted from `counted` on."""
+        self._build.add(Scanned(0, counted_on(rows, counted), FIXED))
 
     def repeated(self) -> Iterator[Duplicate]:
         """Each unit whose key an earlier one of its owner has, in reading order. Raises `MachineFault`."""
@@ -56,8 +55,7 @@ class Purchases:
         forget(self._folder)
 
 
-def check_room_of(folder: Path, length: int, beside: int) -> None:
-    """Raise `MachineFault` where the disk has too little room for the keys of so many bytes of an export, and for what
-    else needs room there."""
-    ((_, size),) = room_of_index(length // SHORTEST).items()
-    check_room(folder, {"the purchases of the events": size, "the rest": beside})
+def room_of_purchases(length: int) -> dict[str, int]:
+    """What the keys of the purchases in so many bytes of an export take on the disk, in bytes, at most."""
+    (size,) = room_of_index(length // SHORTEST).values()
+    return {"the keys of the purchases": size}
