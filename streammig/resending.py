@@ -5,19 +5,28 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 from streammig.batching import BatchLimits, ranges_of
 from streammig.checkpoint import Beside, Checkpoint, outbox_path
-from streammig.dead_letters.replay import WAVE_BYTES, Choice, packed
+from streammig.dead_letters.replay import WAVE_BYTES, packed
 from streammig.errors import Unusable
-from streammig.model import Draft, Range, Record, add_up
-from streammig.retrying import Retry
+from streammig.model import Batch, Draft, Range, Record, add_up
+from streammig.retrying import is_sealed, shown
 from streammig.run import Run
-from streammig.target import Rules
 from streammig.verify.accepted import Passage
 from streammig.verify.work import Item
+
+
+@dataclass(frozen=True, slots=True)
+class _Wave:
+    """What is sent again in one commit: what of each batch is taken, and the batches, all of an owner in one."""
+
+    taken: list[Beside]
+    drafts: list[Draft]
+    progress: None = None  # the export is not read on
+
+    def commit(self, file: Checkpoint, stage: str, at: float, mapping: str) -> list[Batch]:
+        return file.seal_missing(stage, self.taken, self.drafts, mapping, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +38,30 @@ class Resend:
 
     async def all(self) -> bool:
         """Send all that is missing; False if stopped before. Raises like a run."""
-        retry = Retry(self.run, Choice())
         for name in self.run.reading.inputs:
-            if self.run.target.readback.proves(name) and not await self._stage(name, retry):
+            if self.run.target.readback.proves(name) and not await self._stage(name):
                 return False
         return True
 
-    async def _stage(self, name: str, retry: Retry) -> bool:
+    async def _stage(self, name: str) -> bool:
         run = self.run
-        await retry.finish(name)
         missing = await run.store.read(lambda file: file.beside(name, "missing"))
         if missing:
             await self._check(name, missing)
-            items = self._items(name, missing)
-            while wave := await run.reading.read(_wave, items):
-                outbox = outbox_path(run.reading.lookup.path)
-                rules = run.reading.inputs[name].rules
-                drafts = await run.reading.read(_drafts, wave, rules, run.settings.max_bytes, outbox)
-                mapping, at = run.reading.inputs[name].mapping, run.context.now()
-                await run.store.write(partial(_seal, name, _taken(wave), drafts, mapping, at))
-                await retry.deliver(name)
-                if run.context.stopping:
-                    return False
-        return not run.context.stopping and await retry.shown(name)
+        if missing or await is_sealed(run, name):
+            await run.retry(name, self._waves(name, missing))
+        return not run.context.stopping and await shown(run, name)
+
+    def _waves(self, name: str, missing: Sequence[Beside]) -> Iterator[_Wave]:
+        run, rules = self.run, self.run.reading.inputs[name].rules
+        items = self._items(name, missing) if missing else iter(())
+        limits = BatchLimits(bytes=run.settings.max_bytes)
+        while (wave := _held(items)) and not run.context.stopping:
+            owners: dict[str, list[Record]] = {}
+            for it in wave:
+                owners.setdefault(it.record.owner, []).append(it.record)
+            drafts = packed(owners.values(), rules, limits, outbox_path(run.reading.lookup.path))
+            yield _Wave(_taken(wave), [draft for draft, _ in drafts])
 
     async def _check(self, name: str, missing: Sequence[Beside]) -> None:
         """Raise `Unusable` where the mapping is not the one that made what is missing."""
@@ -75,7 +85,7 @@ class Resend:
         return Passage(name, it.source, it.rules, ranges).items(pairs[0][0].begin._replace(unit=0))
 
 
-def _wave(items: Iterator[Item]) -> list[Item]:
+def _held(items: Iterator[Item]) -> list[Item]:
     """So many of them as are held at a time."""
     found, size = [], 0
     for item in items:
@@ -92,17 +102,3 @@ def _taken(wave: Sequence[Item]) -> list[Beside]:
     for it in wave:
         homes.setdefault(it.seq, []).append(it.record)
     return [Beside(seq, ranges_of(records), add_up(it.tally for it in records)) for seq, records in homes.items()]
-
-
-def _drafts(wave: Sequence[Item], rules: Rules, most: int, outbox: Path) -> list[Draft]:
-    """Batches of these records, all of an owner in one of them, their bodies in the outbox."""
-    owners: dict[str, list[Record]] = {}
-    for it in wave:
-        owners.setdefault(it.record.owner, []).append(it.record)
-    return [draft for draft, _ in packed(owners.values(), rules, BatchLimits(bytes=most), outbox)]
-
-
-def _seal(
-    stage: str, taken: Sequence[Beside], drafts: Sequence[Draft], mapping: str, at: float, file: Checkpoint
-) -> None:
-    file.seal_missing(stage, taken, drafts, mapping, at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,8 +32,7 @@ from streammig.reader_process import ReaderProcess
 from streammig.report.progress import Pace, account_of, expected, outlook, requests_left
 from streammig.report.reports import account_file
 from streammig.settings import Settings
-from streammig.sources.source import Source
-from streammig.stage import StageReader, StageRun
+from streammig.stage import StageReader, StageRun, Step, Steps
 from streammig.telemetry import PILOT, Account, Expected, RunBegan, StageBegan, StageEnded, Warned
 
 SAMPLED = 1_000  # records that tell what a stage will take
@@ -134,7 +133,7 @@ class Run:
         self.context.notify(StageBegan(name, known))
         await self._note(name, "running")
         try:
-            run = await self.prepare(name)
+            run = await self._prepare(name, await self._reader(name), self.settings.max_dead)
             finished = await self._read_to_end(run, known.complete)
             await self.reading.unchanged()
         except Problem as problem:
@@ -184,9 +183,18 @@ class Run:
         at = self.context.now()
         await self.store.write(lambda file: file.stage_state(name, state, at, message, code))
 
-    async def prepare(self, name: str, source: Source | None = None) -> StageRun:
-        """A stage ready to run; `source` is what it reads on from, if not its files."""
-        reader = await self._reader(name, source)
+    async def retry(self, name: str, steps: Iterator[Step]) -> None:
+        """Deliver what is sealed of a stage, and what these steps seal; its export is not read on."""
+        found = await self.store.read(lambda file: account_of(file, name))
+        self.context.notify(StageBegan(name, found._replace(sizes=None)))
+        mapping = self.reading.inputs[name].mapping
+        stage = await self._prepare(name, StageReader(Steps(steps), self.reading.thread, mapping), "")
+        await stage.run()
+        self.context.notify(StageEnded(name, "interrupted" if self.context.stopping else "retried"))
+        await self.verify(name)
+
+    async def _prepare(self, name: str, reader: StageReader, max_dead: int | str) -> StageRun:
+        """A stage ready to run."""
         bisected = self.target.reads.proves(name) or self.settings.bisect_events
         sizes = Sizes(*await self.store.read(lambda file: file.sizes(name)))
         sender = Sender(
@@ -207,20 +215,20 @@ class Run:
         isolation = Isolation(sender, bisected, self.settings.isolation_share, self.settings.isolation_requests)
         return StageRun(
             stage=name, reading=reader, sender=sender, isolation=isolation, store=self.store, context=self.context,
-            most_dead=parse_dead_limit(self.settings.max_dead if source is None else ""),
+            most_dead=parse_dead_limit(max_dead),
         )  # fmt: skip
 
     def _reconciler(self, policy: Policy) -> Reconciler:
         return Reconciler(reads=self.target.reads, store=self.store, context=self.context, policy=policy)
 
-    async def _reader(self, name: str, source: Source | None) -> StageReader:
+    async def _reader(self, name: str) -> StageReader:
         progress = await self.store.read(lambda file: file.progress(name))
         ahead = await self.store.read(lambda file: file.ahead_ranges(name))
         size = sum(mark["size"] for mark in await self.store.read(lambda file: file.fingerprints(name)))
         mapping = self.reading.inputs[name].mapping
         made = await self.store.read(lambda file: {it.mapping for it in file.ahead(name)})
         parts = {
-            "source": source or self.reading.inputs[name].source,
+            "source": self.reading.inputs[name].source,
             "rules": await self.reading.rules(name, [*progress.begun, *ahead]),
             "limits": BatchLimits(bytes=self.settings.max_bytes),
             "progress": progress,
@@ -231,7 +239,7 @@ class Run:
             "mended": not made <= {mapping},
             "buried": partial(self.reading.lookup.was_dead, name),
         }
-        feed = await self.reading.read(self._feed, 0 if source is not None else size, parts)
+        feed = await self.reading.read(self._feed, size, parts)
         return StageReader(feed, self.reading.thread, mapping)
 
     async def read_back(self, name: str, seq: int) -> BatchState:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
-from streammig.batching import Sealing
 from streammig.checkpoint import Checkpoint, Store
 from streammig.context import Context
 from streammig.dead_letters.limit import DeadLimit
@@ -27,26 +27,53 @@ TOGETHER = 4  # batches that one commit may seal
 QUEUE_BYTES = 8_000_000  # of bodies that wait in the outbox between producer and workers; each worker holds one
 
 
+class Step(Protocol):
+    """What one commit puts into the checkpoint, of what a stage is fed by."""
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the export is read as of it; None where it is not read on."""
+
+    def commit(self, file: Checkpoint, stage: str, at: float, mapping: str) -> list[Batch]:
+        """Within a transaction, at `at` (seconds since the epoch); the batches that it seals."""
+        ...
+
+
+class Steps:
+    """A feed of steps that are made one by one, as they are asked for."""
+
+    broken, paused, ready = None, "", False
+
+    def __init__(self, steps: Iterator[Step]) -> None:
+        self._steps = steps
+
+    def next(self) -> Step | None:
+        return next(self._steps, None)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 @dataclass(slots=True)
 class StageReader:
     """What a stage is read by, in a thread of its own."""
 
-    feed: Reader | ReaderProcess
+    feed: Reader | ReaderProcess | Steps
     thread: Executor
     mapping: str = ""  # hash of the mapping that makes what is sealed now
     _problem: Problem | None = None  # what came behind the last ones
 
-    async def next(self, most: int) -> list[Sealing]:
+    async def next(self, most: int) -> list[Step]:
         """The next ones, as many as are ready, up to so many; empty at the end."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, self._next, most)
 
-    def _next(self, most: int) -> list[Sealing]:
-        found: list[Sealing] = []
+    def _next(self, most: int) -> list[Step]:
+        found: list[Step] = []
         try:
             if self._problem is not None:
                 raise self._problem
-            while len(found) < most and (self.feed.ready or not found) and (sealing := self.feed.next()):
-                found.append(sealing)
+            while len(found) < most and (self.feed.ready or not found) and (step := self.feed.next()):
+                found.append(step)
         except Problem as problem:
             if not found:
                 raise
@@ -142,31 +169,33 @@ class StageRun:
         await self._resume()
         while not self.context.stopping:
             # One by one where the rejected fill the outbox: their bytes are looked at behind each.
-            sealings = await self.reading.next(1 if self.sender.refused_at else TOGETHER)
-            self._drained = not sealings
+            steps = await self.reading.next(1 if self.sender.refused_at else TOGETHER)
+            self._drained = not steps
             if self._drained:
                 break
-            await self._seal(sealings)
+            await self._seal(steps)
             if self.sender.refused_at and await self._rejected() > REJECTED_BYTES:
                 break
         self._queue.close()
 
-    async def _seal(self, sealings: Sequence[Sealing]) -> None:
+    async def _seal(self, steps: Sequence[Step]) -> None:
         at, mapping = self.context.now(), self.reading.mapping
-        sealed = await self.store.write(lambda file: [_commit(file, self.stage, it, at, mapping) for it in sealings])
-        for batch, progress in zip(sealed, (it.progress for it in sealings), strict=True):
-            if batch is not None:
+        sealed = await self.store.write(lambda file: [it.commit(file, self.stage, at, mapping) for it in steps])
+        for step, batches in zip(steps, sealed, strict=True):
+            for batch in batches:
                 self.context.notify(Sealed(self.stage, batch))
-            self._tell_advanced(progress)
-            if batch is not None and batch.state is BatchState.UNKNOWN:
-                self._unknown.append(batch)
-            elif batch is not None:
-                await self.context.until_stopped(self._queue.put(batch))
-            if progress.dead:
-                dead = add_up(letter.tally for letter in progress.dead)
+            if step.progress is not None:
+                self._tell_advanced(step.progress)
+            for batch in batches:
+                if batch.state is BatchState.UNKNOWN:
+                    self._unknown.append(batch)
+                else:
+                    await self.context.until_stopped(self._queue.put(batch))
+            if step.progress is not None and step.progress.dead:
+                dead = add_up(letter.tally for letter in step.progress.dead)
                 self.context.notify(DeadLettered(self.stage, dead))
                 self._dead += dead
-                self.most_dead.check(self.stage, self._dead, progress.read)
+                self.most_dead.check(self.stage, self._dead, step.progress.read)
 
     async def _rejected(self) -> int:
         return await self.store.read(lambda file: file.rejected_bytes(self.stage))
@@ -245,11 +274,3 @@ class StageRun:
     def _more_to_come(self) -> bool:
         """Whether a batch may still be accepted beside those that are being read back."""
         return not self._drained or len(self._queue) > 0 or self._busy > self.sender.deciding
-
-
-def _commit(file: Checkpoint, stage: str, sealing: Sealing, at: float, mapping: str) -> Batch | None:
-    """Put a step of reading into the checkpoint; the batch that it sealed."""
-    if sealing.draft is None:
-        file.advance(stage, sealing.progress)
-        return None
-    return file.seal(stage, sealing.draft, sealing.progress, at, mapping)

@@ -10,8 +10,9 @@ import msgspec
 from streammig.batching.body import Part, assemble, tally_of
 from streammig.batching.progress import Frontier, Stretch
 from streammig.batching.ranges import cut, ends_within, holds
+from streammig.checkpoint import Checkpoint
 from streammig.columns import Chunk, Rows
-from streammig.model import DeadLetter, Draft, Examined, Place, Progress, Range, Record, Span
+from streammig.model import Batch, DeadLetter, Draft, Examined, Place, Progress, Range, Record, Span
 
 
 class BatchLimits(msgspec.Struct, frozen=True):
@@ -47,6 +48,13 @@ class Sealing(msgspec.Struct, frozen=True):
 
     draft: Draft | None
     progress: Progress
+
+    def commit(self, file: Checkpoint, stage: str, at: float, mapping: str) -> list[Batch]:
+        """Within a transaction; the batch that it seals, at `at` (seconds since the epoch)."""
+        if self.draft is None:
+            file.advance(stage, self.progress)
+            return []
+        return [file.seal(stage, self.draft, self.progress, at, mapping)]
 
 
 class OpenBatch:

@@ -9,7 +9,7 @@ import msgspec
 from streammig.checkpoint.batches import HERE, Batches
 from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
 from streammig.checkpoint.queries import Spot
-from streammig.model import DeadLetter, Draft, Tally, add_up
+from streammig.model import Batch, DeadLetter, Draft, Tally, add_up
 
 _OWNERS = "(SELECT name FROM stage WHERE ordinal = 0)"  # see `owns`
 
@@ -55,13 +55,14 @@ class Letters(Batches):
         drafts: Sequence[tuple[Draft, Sequence[tuple[Spot, str]]]],
         letters: Sequence[tuple[Spot, int, int]],
         at: float,
-    ) -> None:
+    ) -> list[Batch]:
         """New batches out of dead letters, which are dead no more, in one transaction. Beside each draft the keys that
         no later replay may send, beside each letter the units sealed for it and what part it is."""
-        salt = self.run["salt"]
+        salt, sealed = self.run["salt"], list[Batch]()
         with self.transaction():
             for draft, keys in drafts:
                 batch = self._insert(stage, draft, at, retried=True)
+                sealed.append(batch)
                 for spot, key in keys:
                     row = stage, *spot, hash_owner(salt, key), batch.seq
                     self.change("INSERT OR REPLACE INTO replayed_key VALUES (?, ?, ?, ?, ?, ?, 0)", *row)
@@ -70,6 +71,7 @@ class Letters(Batches):
             repaired = decode_tally(repaired) + add_up(draft.tally for draft, _ in drafts) - add_up(gone)
             sql = "UPDATE stage SET repaired = ?, replayed = replayed + ?, seen = 0 WHERE name = ?"
             self.change(sql, encode_tally(repaired), len(letters), stage)
+        return sealed
 
     def refuse(self, stage: str, dead: Iterable[DeadLetter], filtered: Iterable[DeadLetter]) -> None:
         """Letters that a replay did not send, with the reason of now as their code: still dead, or filtered."""

@@ -11,7 +11,7 @@ from streammig.checkpoint.codec import decode_tally, encode_tally, pack_ranges, 
 from streammig.checkpoint.letters import Letters
 from streammig.checkpoint.queries import Totals
 from streammig.errors import SAMPLES_MISSING
-from streammig.model import Draft, Range, Tally, add_up
+from streammig.model import Batch, Draft, Range, Tally, add_up
 
 MISSED, RESENT, REVERTED = "missing", "resent", "reverted"
 
@@ -146,8 +146,9 @@ class Units(Letters):
 
     def seal_missing(
         self, stage: str, taken: Sequence[Beside], drafts: Sequence[Draft], mapping: str, at: float
-    ) -> None:
+    ) -> list[Batch]:
         """Units that are missing are in new batches from now on, in one transaction."""
+        sealed = []
         with self.transaction():
             for it in taken:
                 self._set(stage, RESENT, it)
@@ -155,7 +156,9 @@ class Units(Letters):
             for draft in drafts:
                 batch = self._insert(stage, draft, at, retried=True, mapping=mapping)
                 self.change("INSERT INTO unit_again VALUES (?, ?)", stage, batch.seq)
+                sealed.append(batch)
             self.change("UPDATE stage SET seen = 0 WHERE name = ?", stage)
+        return sealed
 
     def _unset(self, stage: str, state: str, it: Beside) -> None:
         """These units have this state no more."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from streammig.batching import BatchLimits, assemble, part_of, ranges_of
-from streammig.checkpoint import Checkpoint, Spot, write_body
+from streammig.checkpoint import FIRST, Checkpoint, Spot, write_body
 from streammig.checkpoint.codec import unique_key
 from streammig.columns import Chunk
 from streammig.dead_letters.corrected import Corrected
@@ -19,7 +19,7 @@ from streammig.dead_letters.export import with_records
 from streammig.dead_letters.share import Share, share
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport
-from streammig.model import FILTERED, DeadLetter, Draft, Record, Span
+from streammig.model import FILTERED, Batch, DeadLetter, Draft, Record, Span
 from streammig.selection import OF_FILTERED, Absent
 from streammig.sources.source import Source
 from streammig.sources.valid import judge
@@ -59,14 +59,22 @@ class Group(NamedTuple):
 
 @dataclass(slots=True)
 class Wave:
-    """What becomes of some letters: groups to send, and those that are still dead or filtered, with the reason as
-    their code. `last` is how far the letters were gone through."""
+    """What becomes of some letters, in one commit: groups that are sent in `drafts`, and those that are still dead or
+    filtered, with the reason as their code. `last` is how far the letters were gone through."""
 
     last: Spot
     groups: list[Group] = field(default_factory=list)
     homes: dict[str, Group] = field(default_factory=dict)  # by the keys that only one group may have
     dead: list[DeadLetter] = field(default_factory=list)
     filtered: list[DeadLetter] = field(default_factory=list)
+    drafts: list[Sealed] = field(default_factory=list)
+    progress: None = None  # the export is not read on
+
+    def commit(self, file: Checkpoint, stage: str, at: float, mapping: str) -> list[Batch]:
+        """As `Step`; the mapping of a letter is not kept, for it may have been corrected."""
+        file.refuse(stage, self.dead, self.filtered)
+        letters = [(spot_of(it.letter), it.units, it.part) for each in self.groups for it in each.letters]
+        return file.seal_replayed(stage, self.drafts, letters, at)
 
     def refuse(self, letter: DeadLetter, why: Share, corrected: bool) -> None:
         """The letter is not sent. Where that is nothing new, nothing is to be noted."""
@@ -94,7 +102,21 @@ class Replay:
     choice: Choice
     stopped: Callable[[], bool]
 
-    def wave(self, after: Spot) -> Wave | None:
+    def waves(self, outbox: Path) -> Iterator[Wave]:
+        """All that is chosen, their bodies in the outbox. A wave is committed before the next one is asked for: what it
+        sends is told by the checkpoint then."""
+        after = FIRST
+        while (wave := self._wave(after)) is not None and not self.stopped():
+            after = wave.last
+            for draft, records in packed((it.records for it in wave.groups), self.rules, self.limits, outbox):
+                wave.drafts.append((draft, [(it.begin[:3], key) for it in records for key in self._keys(it)]))
+            yield wave
+
+    def any(self) -> bool:
+        """Whether a letter is chosen."""
+        return next(self._chosen(FIRST), None) is not None
+
+    def _wave(self, after: Spot) -> Wave | None:
         """The next letters behind a spot, or None if there are no more."""
         wave, size = Wave(after), 0
         for letter, span in with_records(self.source, self._chosen(after)):
@@ -104,11 +126,6 @@ class Replay:
                 break
         self._without_rivals(wave)
         return wave if wave.last != after else None
-
-    def drafts(self, wave: Wave, outbox: Path) -> list[Sealed]:
-        """The wave's batches, their bodies in the outbox."""
-        found = packed((group.records for group in wave.groups), self.rules, self.limits, outbox)
-        return [(draft, [(it.begin[:3], key) for it in records for key in self._keys(it)]) for draft, records in found]
 
     # -- choosing and judging ----------------------------------------------------------------------------------------
 
