@@ -56,7 +56,7 @@ from streammig.verify.verifier import Verifier, run_and_look
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
-SECOND = Second(second.COUNTED, second.issued, second.profile, second.profile_hash)
+SECOND = Second(second.OWNERS, second.COUNTED, second.issued, second.profile, second.profile_hash)
 T = TypeVar("T")
 
 
@@ -157,7 +157,7 @@ class Migration:
 
     async def retry_missing(self) -> bool:
         """Send again what a verify did not find; as `retry`."""
-        return await self._work(lambda run: Resend(run).all()) or False
+        return await self._work(lambda run: Resend(run, self.state_dir).all()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
@@ -169,9 +169,10 @@ class Migration:
         None where stopped before. `tell` gets each difference, with its values."""
         return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify(), sends=False)
 
-    async def revert(self, customers: int) -> dict[str, Any] | None:
-        """Take the run back, whose customers are so many, and read back what became of each; None if stopped before."""
-        return await self._work(lambda run: Revert(run, self.state_dir, customers).revert(), sends=False)
+    async def revert(self, customers: int, tell: Callable[[str], None]) -> dict[str, Any] | None:
+        """Take the run back, whose customers are so many, and read back what became of each; None if stopped before.
+        `tell` gets the id of each that stayed."""
+        return await self._work(lambda run: Revert(run, self.state_dir, customers, tell).revert(), sends=False)
 
     async def _work(
         self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: False,
@@ -237,7 +238,7 @@ class Migration:
         target = self._target(rule_options(settings, started), mappings, limiter)
         inputs = {it: StageInput.of(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
         client, readback = await stack.enter_async_context(self._connect(target))
-        sent = await self._sent(stack, inputs, account.binding, thread)
+        sent = await self._sent(stack, inputs, account.binding, thread, file if sends else None)
         inputs = narrowed(inputs, sent, settings.since, SECOND, self.notify)
         new = new_files(file, marks, settings, self.notify)
         fresh = await self._reading(thread, partial(with_samples, new))
@@ -284,9 +285,10 @@ class Migration:
         )
 
     async def _sent(
-        self, stack: AsyncExitStack, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], thread: Executor
-    ) -> Sent | None:
-        """What the older run that the settings name has left at the target."""
+        self, stack: AsyncExitStack, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], thread: Executor,
+        newer: Checkpoint | None,
+    ) -> Sent | None:  # fmt: skip
+        """What the older run that the settings name has left at the target, for the `newer` one that sends."""
         if not self.settings.not_in:
             return None
         path, mine = Path(self.settings.not_in), Path(self.settings.checkpoint)
@@ -295,7 +297,7 @@ class Migration:
         refuse_stale(path, self.state_dir, file.run["id"], file.run["tick"])
         settings, folder = from_checkpoint(path, file.run["context"], None)
         older = Older(file, Migration(settings, self.ask, folder=folder).inputs(file.run["started"]))
-        older.check(binding if self.ask.dry_run is None else file.run["binding"])
+        older.check(binding if self.ask.dry_run is None else file.run["binding"], newer)
         self.notify(Waiting("older-run", f"reading what {path} has left at the target"))
         list_of = mine.with_name(mine.name + ".not-in")
         sent = await self._reading(thread, lambda _: make(list_of, older, inputs, SECOND, self.notify))
