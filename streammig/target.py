@@ -147,6 +147,9 @@ class Permits(Protocol):
     async def on_429(self) -> None:
         """The target refused a request that our own count allowed: keep a wider margin."""
 
+    async def release(self, run_id: str) -> None:
+        """This checkpoint was reverted: what it was given may be sent by another one."""
+
     def all_sent(self) -> None:
         """This run sends nothing any more: its reads need not leave room for requests."""
 

@@ -499,6 +499,7 @@ def test_i3_a_first_try_that_found_no_connection_does_not_count_as_a_beginning(t
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         assert await world.live() is True
         (tmp_path / "run.checkpoint").rename(tmp_path / "other.checkpoint")
+        lose_the_state_folder(world)  # it knows who was given the export
         over = seeing(world, lambda of, record: Seen.CANT_TELL)
         world.scripted.script = dict.fromkeys(range(100), Receipt(Kind.NOT_SENT, None, "no connection"))
         assert await world.live(until_answered("customers", 1)) is False
