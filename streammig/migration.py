@@ -216,12 +216,12 @@ class Migration:
             parse_since(settings.since)  # before the older run is read, which may take long
         mappings = {name: self._mapping(name) for name in STAGES}
         sources = open_sources(settings, mappings, accept_broken=ask.accept_broken)
-        self.notify(Judging(at_work(settings.judge)))
         path = Path(settings.checkpoint)
         check_folder(path)
         stack.enter_context(self._lock(path))
         fence = stack.enter_context(account.fence(path, ask))
         self.notify(CheckpointOpened(fence.run_id if fence is not None else ""))
+        self.notify(Judging(at_work(settings.judge)))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         thread = stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)

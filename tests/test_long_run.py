@@ -36,6 +36,10 @@ def memory() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -50,7 +54,7 @@ def test_eight_days_with_a_stop_every_few_hours_leave_no_file_no_task_and_no_des
     async def main() -> None:
         world = new_world(memory, 3, CUSTOMERS, {"429": 0.01})
         keys = write_export(memory, CUSTOMERS, world.rng)
-        exports = {path.name for path in memory.iterdir()}
+        exports = names_in(memory)
         world.settings |= {"limits": LIMITS}
         stream, lines, requests = io.StringIO(), io.StringIO(), 0
         now = world.clock.time
@@ -75,7 +79,7 @@ def test_eight_days_with_a_stop_every_few_hours_leave_no_file_no_task_and_no_des
             assert asyncio.all_tasks() == {asyncio.current_task()}
             before = before or descriptors()
             assert descriptors() <= before
-            assert {path.name for path in memory.iterdir()} - exports <= KEPT
+            assert names_in(memory) - exports <= KEPT
             await asyncio.sleep(60.0)
         assert now() - begun > DAYS * 86_400
         assert lives > DAYS * 24 / HOURS * 0.9
