@@ -42,7 +42,7 @@ from streammig.target import Client, ReadBack, Target
 from streammig.targets import at_work, rule_options, target_of
 from streammig.telemetry import CheckpointOpened, Judging, Waiting, Warned
 
-SECOND = Second(second.COUNTED, second.issued, second.profile, second.profile_hash)
+SECOND = Second(second.OWNERS, second.COUNTED, second.issued, second.profile, second.profile_hash)
 T = TypeVar("T")
 Mappings = Mapping[str, Callable[[Any], Any] | None]
 
@@ -132,7 +132,7 @@ class Assembly:
         target = call.target(self.context, opened.started, opened.mappings, limiter)
         client, readback = await self.stack.enter_async_context(_connected(target))
         inputs = inputs_of(opened.sources, target, opened.mappings)
-        sent = await self._sent(inputs, account.binding)
+        sent = await self._sent(inputs, account.binding, opened.file if sends else None)
         inputs = narrowed(inputs, sent, settings.since, SECOND, notify)
         fresh, indexes = await self._read_ahead(opened, inputs, reads, sends)
         file, lost = await self._begin(opened, fresh, limiter)
@@ -186,7 +186,10 @@ class Assembly:
             lost = await self._check(file, fence, marks)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.context.now()
-        return _Opened(account, mappings, sources, marks, shape, fence, file, lost, started)
+        return _Opened(
+            account=account, mappings=mappings, sources=sources, marks=marks, shape=shape, fence=fence, file=file,
+            lost=lost, started=started,
+        )  # fmt: skip
 
     async def _check(self, file: Checkpoint, fence: Fence | None, marks: Marks) -> list[Batch]:
         """Raise `Unusable` unless export and outbox are what the checkpoint knows of them. Returns the batches whose
@@ -257,8 +260,10 @@ class Assembly:
         self.stack.callback(_sweep, file)
         return file, lost
 
-    async def _sent(self, inputs: Mapping[str, StageInput], binding: Mapping[str, Any]) -> Sent | None:
-        """What the older run that the settings name has left at the target."""
+    async def _sent(
+        self, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], newer: Checkpoint | None
+    ) -> Sent | None:
+        """What the older run that the settings name has left at the target, for the `newer` one that sends."""
         call, notify = self.call, self.context.notify
         if not call.settings.not_in:
             return None
@@ -268,7 +273,7 @@ class Assembly:
         refuse_stale(path, call.state_dir, file.run["id"], file.run["tick"])
         settings, folder = from_checkpoint(path, file.run["context"], None)
         older = Older(file, replace(call, settings=settings, folder=folder).inputs(self.context, file.run["started"]))
-        older.check(binding if call.ask.dry_run is None else file.run["binding"])
+        older.check(binding if call.ask.dry_run is None else file.run["binding"], newer)
         notify(Waiting("older-run", f"reading what {path} has left at the target"))
         list_of = mine.with_name(mine.name + ".not-in")
         sent = await self._reading(lambda _: make(list_of, older, inputs, SECOND, notify))

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from streammig.checkpoint import Checkpoint, Store
+from streammig.checkpoint import MISSED, Checkpoint, Store
 from streammig.context import in_thread
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.errors import Unusable
@@ -129,7 +129,8 @@ class Reading:
         if name == self.owners:
             return rules if index is None else WithoutRepeated(rules, partial(repeated, index))
         undecided = await self.undecided()
-        if undecided or self.owners in self.indexes or await self.store.read(Checkpoint.has_absent):
+        elsewhere = self.owners in self.indexes or self.left is not None
+        if undecided or elsewhere or await self.store.read(Checkpoint.has_absent):
             rules = WithOwners(rules, self.absent(undecided), sealed)
         if index is not None:
             rules = WithoutRepeated(rules, partial(owners_twice, index))
@@ -174,13 +175,17 @@ class Left(Protocol):
     """What an older run has left at the target."""
 
     def present(self, stage: str, owners: Iterable[str]) -> Mapping[str, bytes]: ...
+    def missing(self, owners: Iterable[str]) -> set[str]: ...
 
 
 def absent_but_left(known: Absent, left: Left, stage: str, owners: Iterable[str]) -> Mapping[str, str]:
-    """As `known`, without the owners that are there since an older run."""
-    found = known(owners)
+    """As `known`, without the owners that are there since an older run, and with those that it sent and that are
+    missing."""
+    asked = list(owners)
+    found = known(asked)
     there = left.present(stage, found) if found else {}
-    return {owner: why for owner, why in found.items() if owner not in there}
+    lost = dict.fromkeys(left.missing(asked), MISSED)
+    return {owner: why for owner, why in found.items() if owner not in there} | lost
 
 
 def absent_or_undecided(known: Absent, undecided: frozenset[str], owners: Iterable[str]) -> Mapping[str, str]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from streammig.batching import cut
 from streammig.batching.body import part_of
-from streammig.checkpoint import UNDECIDED, Checkpoint, Role, SharedFile, hash_owner, is_held
+from streammig.checkpoint import MISSED, UNDECIDED, Checkpoint, Role, SharedFile, hash_owner, is_held
 from streammig.columns import Chunk, Columns
 from streammig.disk import new_file
-from streammig.errors import Held, Unusable
+from streammig.errors import BrokenExport, Held, Unusable
 from streammig.inputs import StageInput
 from streammig.model import BatchState, Examined, Record, Span
-from streammig.selection import leave_out
+from streammig.selection import Absent, WithOwners, leave_out
 from streammig.sources import comparable
 from streammig.target import Rules
 from streammig.telemetry import Notify, Warned
@@ -35,10 +37,11 @@ Issued = Callable[[bytes], Sequence[float]]
 class Second(NamedTuple):
     """How to read the target's records for a second export.
 
-    `counted` is the stage whose units the target only counts. `issued` gives when they were issued. `profile` gives the
-    fields of a customer that the target can update, `profile_hash` a hash of them.
+    `owners` is the stage of the customers, `counted` the one whose units the target only counts. `issued` gives when
+    they were issued. `profile` gives the fields of a customer that the target can update, `profile_hash` their hash.
     """
 
+    owners: str
     counted: str
     issued: Issued
     profile: Callable[[bytes], dict[str, Any]]
@@ -54,12 +57,14 @@ class Left(SharedFile):
 
     role = Role("the list of what was sent before", "not-in", "Delete it: it is made again.")
     application = 0x734D4E69  # "sMNi"
-    format = 1
+    format = 2
     schema = """
 -- What it was made of, and when the last event was issued that the older run has sent, in seconds since the epoch.
 CREATE TABLE made (binding TEXT NOT NULL, salt BLOB NOT NULL, latest REAL NOT NULL);
 CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT NULL, PRIMARY KEY (stage, owner))
- WITHOUT ROWID"""
+ WITHOUT ROWID;
+-- Customers among them that a verify of the older run did not find: the older run sends them again.
+CREATE TABLE missing (owner BLOB PRIMARY KEY) WITHOUT ROWID"""
 
     def __reduce__(self) -> tuple[type[Left], tuple[Path, bool]]:
         return Left, (self.path, True)
@@ -75,15 +80,20 @@ CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT
         latest, salt = 0.0, older.file.run["salt"]
         self.change("DELETE FROM made")
         self.change("DELETE FROM present")
-        for stage, it in older.inputs.items():
+        self.change("DELETE FROM missing")
+        for stage in older.inputs:
             units: Counter[int] = Counter()
             letters = {batch.seq for batch in older.file.accepted(stage) if batch.letters}
-            for item in Passage(stage, it.source, it.rules, places.ranges).items():
+            missed = older.file.beside(stage, MISSED) if stage == second.owners else ()
+            lost = {it.seq: it.ranges for it in missed}
+            for item in older.passage(stage, places).items():
                 units[item.seq] += item.record.tally.units
                 if stage == second.counted:
                     latest = max(latest, *second.issued(item.record.body))
                 elif item.seq not in letters or older.file.replayed_keys(stage, [item.record.owner]):
                     self._add(stage, hash_owner(salt, item.record.owner), second.profile_hash(item.record.body))
+                if any(begin[:3] <= item.place[:3] < end[:3] for begin, end in lost.get(item.seq, ())):
+                    self.change("INSERT OR IGNORE INTO missing VALUES (?)", hash_owner(salt, item.record.owner))
             older.check_units(stage, units)
             # Of a dead letter that was corrected only the owner is kept, so its profile is unknown.
             for key in older.corrected(stage, places) if stage != second.counted else ():
@@ -108,6 +118,14 @@ CREATE TABLE present (stage TEXT NOT NULL, owner BLOB NOT NULL, profile BLOB NOT
                 found[owner] = row[0]
         return found
 
+    def missing(self, owners: Iterable[str]) -> set[str]:
+        """Those of these customers that the older run sent, and a verify of it did not find."""
+        salt = self.rows("SELECT salt FROM made WHERE EXISTS (SELECT 1 FROM missing)")
+        if not salt:
+            return set()
+        asked = "SELECT 1 FROM missing WHERE owner = ?"
+        return {owner for owner in owners if self.rows(asked, hash_owner(salt[0][0], owner))}
+
 
 class WithoutLeft:
     """The rules of a stage, without the records of owners that have some at the target already. It pickles."""
@@ -129,11 +147,14 @@ class WithoutLeft:
 
 
 class WithoutSent:
-    """The rules of a stage, without the units at places that an older run sent: for an export that is unchanged."""
+    """The rules of a stage, without the units at places that an older run sent: for an export that is unchanged.
 
-    def __init__(self, rules: Rules, stage: str, work: Work) -> None:
+    Between those places lies what belongs to customers that the older run left out: `filtered` names them.
+    """
+
+    def __init__(self, rules: Rules, stage: str, work: Work, filtered: Absent) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
-        self._rules, self._stage, self._work = rules, stage, work
+        self._rules, self._stage, self._work, self._filtered = rules, stage, work, filtered
 
     def columns(self, span: Span) -> Columns:
         columns = self._rules.columns(span)
@@ -141,9 +162,11 @@ class WithoutSent:
         if not ranges or not len(columns):
             return columns
 
+        never = self._filtered({*columns.owners})
+
         def change(it: Examined) -> Examined:
-            gone = (SENT_BEFORE, "")
-            return leave_out(it, [(part, gone if inside else None) for part, inside in cut(it.records, ranges)])
+            gone, parts = (SENT_BEFORE, ""), cut(it.records, ranges)
+            return leave_out(it, [(at, gone if inside and at.owner not in never else None) for at, inside in parts])
 
         return Chunk(span, columns).changed({*columns.index}, change)
 
@@ -182,10 +205,17 @@ class Older(NamedTuple):
 
     def binding(self, newer: Mapping[str, StageInput]) -> str:
         """What a `Left` depends on: the run, what was accepted, and the files of the newer export."""
-        held = {name: [[it.seq, it.tally.units] for it in self.file.accepted(name)] for name in self.inputs}
+        found = {it: (self.file.accepted(it), self.file.beside(it, MISSED)) for it in self.inputs}
+        held = {name: [[[it.seq, it.tally.units] for it in each] for each in both] for name, both in found.items()}
         return json.dumps(
             [self.file.run["id"], held, {name: comparable(it.source.fingerprints()) for name, it in newer.items()}]
         )
+
+    def passage(self, stage: str, places: Work) -> Passage:
+        """Its accepted records of a stage. What belongs to customers that were left out lies between them."""
+        it = self.inputs[stage]
+        rules = it.rules if self.file.owns(stage) else WithOwners(it.rules, self.file.filtered_owners)
+        return Passage(stage, it.source, rules, places.ranges)
 
     def corrected(self, stage: str, places: Work) -> Iterator[bytes]:
         """The hashes of owners whose records its retries sent, and that are still at the target."""
@@ -196,20 +226,31 @@ class Older(NamedTuple):
                 yield row["owner"]
 
     def check_units(self, stage: str, units: Mapping[int, int]) -> None:
-        """Raise `Unusable` unless today's mapping makes as many units as the batches hold. `units` is by batch."""
-        accepted = [it for it in self.file.accepted(stage) if not it.letters]
-        missing = sum(it.tally.units - units.get(it.seq, 0) for it in accepted)
-        made_by = {it.mapping for it in accepted}
-        if missing or (made_by and self.inputs[stage].mapping not in made_by):
+        """Raise `Unusable` unless today's mapping makes as many units as each batch holds. `units` is by batch."""
+        differs, made_by = False, set()
+        for it in self.file.accepted(stage):
+            if not it.letters:
+                made_by.add(it.mapping)
+                differs = differs or it.tally.units != units.get(it.seq, 0)
+        if differs or (made_by and self.inputs[stage].mapping not in made_by):
             raise Unusable(
                 "not-in-mapping-changed",
                 f"{self.file.path}: the {stage} were sent by another mapping, so their owners can't be told",
                 "Put back the mapping that the older run ended with.",
             )
 
-    def check(self, binding: Mapping[str, Any]) -> None:
-        """Raise `Unusable` unless this run's records at the account of this binding can be told."""
+    def check(self, binding: Mapping[str, Any], newer: Checkpoint | None) -> None:
+        """Raise `Unusable` unless this run's records at the account of this binding can be told. `newer` is the
+        checkpoint that is to go on, None where it is new or sends nothing."""
         path = self.file.path
+        self.file.refuse_reverting()
+        if newer is not None and self.file.reverted_at() > newer.run["started"]:
+            raise Unusable(
+                "not-in-reverted-since",
+                f"{path} was reverted after {newer.path} had begun: what was left out until then is gone",
+                f"Nothing was sent. To send what is gone: a new --checkpoint, with --not-in {newer.path}. Customers"
+                " that the revert has listed as kept must not be in its export.",
+            )
         if self.file.run["binding"] != dict(binding):
             raise Unusable(
                 "not-in-of-another-account",
@@ -241,11 +282,12 @@ def held_by_run(path: Path) -> None:
 
 class Sent(NamedTuple):
     """What an older run left at the target: by owner (`left`), by place (`places`), and the stages of unchanged files
-    (`same`)."""
+    (`same`). `filtered` tells the customers that it left out."""
 
     left: Left
     places: Work
     same: frozenset[str]
+    filtered: Absent
 
 
 def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Second, notify: Notify) -> Sent:
@@ -258,35 +300,58 @@ def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Seco
     places.begin(binding, {name: list(older.file.accepted(name)) for name in older.inputs})
     same = frozenset(name for name, it in older.inputs.items() if name in newer and _alike(it, newer[name]))
     if left.made_of() != binding:
-        owners, where = next(iter(newer)), path.with_suffix(CHANGED)
+        where = path.with_suffix(CHANGED)
         with left.transaction():  # it is made when both files are
             left.make(binding, older, places, second)
-            changed = _changed(where, left, owners, newer[owners], second)
+            changed = _changed(where, left, newer[second.owners], second) if second.owners in newer else 0
         if changed:
             said = f"customers that changed since the older run: {changed:,}; they can't be migrated again"
             notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
-    return Sent(left, places, same)
+    return Sent(left, places, same, older.file.filtered_owners)
 
 
 def _alike(older: StageInput, newer: StageInput) -> bool:
     return comparable(older.source.fingerprints()) == comparable(newer.source.fingerprints())
 
 
-def _changed(path: Path, left: Left, stage: str, it: StageInput, second: Second) -> int:
-    """Write the profiles of customers that are at the target with another profile; returns how many."""
+def _changed(path: Path, left: Left, it: StageInput, second: Second) -> int:
+    """Write the profiles of customers that are at the target with another profile; returns how many. Without any there
+    is no file."""
+    lines = _profiles(left, it, second)
+    first = next(lines, None)
+    if first is None:
+        if path.exists() and _is_ours(path):
+            path.unlink()
+        return 0
     found = 0
-    with new_file(path, may_replace=lambda _: True) as out:
+    with new_file(path, may_replace=_is_ours) as out:
+        for line in chain([first], lines):
+            out.write(line + b"\n")
+            found += 1
+    return found
+
+
+def _profiles(left: Left, it: StageInput, second: Second) -> Iterator[bytes]:
+    with suppress(BrokenExport):  # what lies behind the break is not sent either
         for span in it.source.spans():
             columns = it.rules.columns(span)
-            there = left.present(stage, {*columns.owners})
-            rows = [row for row, owner in enumerate(columns.owners) if owner in there]
-            for row in rows:
+            there = left.present(second.owners, {*columns.owners})
+            for row in [row for row, owner in enumerate(columns.owners) if owner in there]:
                 (record,) = Chunk(span, columns).records(row, row + 1)
                 if second.profile_hash(record.body) != there[record.owner]:
-                    line = json.dumps({"id": record.owner, "customer": second.profile(record.body)})
-                    out.write(line.encode() + b"\n")
-                    found += 1
-    return found
+                    yield json.dumps({"id": record.owner, "customer": second.profile(record.body)}).encode()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is such a list: only that may be written again, and nothing behind a link."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        try:
+            line = json.loads(file.readline())
+        except ValueError:
+            return False
+    return isinstance(line, dict) and list(line) == ["id", "customer"]
 
 
 def narrowed(
@@ -301,7 +366,7 @@ def narrowed(
             continue
         rules = Since(it.rules, moment, second.issued) if since else it.rules
         if sent is not None and name in sent.same:
-            rules = WithoutSent(rules, name, sent.places)
+            rules = WithoutSent(rules, name, sent.places, sent.filtered)
         elif sent is not None and sent.left.latest and moment <= sent.left.latest:
             latest = datetime.fromtimestamp(sent.left.latest, UTC).isoformat(timespec="seconds")
             said = f"{name} up to {latest} were sent by the older run: those in both exports will be there twice"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from streammig.batching import cut
-from streammig.checkpoint import Spot
+from streammig.checkpoint import MISSED, Spot
 from streammig.columns import Chunk, Columns
 from streammig.dedup import KeyIndex, sums_of
 from streammig.model import FILTERED, DeadLetter, Examined, Place, Range, Record, Span
@@ -22,6 +22,11 @@ Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
 NO_CUSTOMER = "its customer is not in the target: the customer's record is a dead letter, or the export has none"
 UNDECIDED = "undecided"  # the reason of an absent owner whose batch is parked
 NOT_DECIDED = "its customer's batch is parked: decide that with resolve, then send this with retry"
+MISSED_BEFORE = (
+    "the older run has sent its customer, who is missing at the target: retry --missing of that run sends the customer"
+    " again, then retry this"
+)
+MESSAGES = {UNDECIDED: NOT_DECIDED, MISSED: MISSED_BEFORE}  # by the reason of an absent owner
 BALANCE_DIFFERS = "balance-differs"
 NOT_EXPLAINED = "its transactions do not add up, by reward and brand, to the balance of its customer"
 OF_FILTERED = "customer-filtered"  # the filter of records whose customer was left out on purpose
@@ -109,7 +114,7 @@ def why_left_out(reason: str) -> Why:
     """Why a record is left out whose customer is absent for this reason."""
     if reason == FILTERED:
         return OF_FILTERED, ""
-    return "owner-" + reason, NOT_DECIDED if reason == UNDECIDED else NO_CUSTOMER
+    return "owner-" + reason, MESSAGES.get(reason, NO_CUSTOMER)
 
 
 def leave_out(it: Examined, parts: Sequence[tuple[Record, Why | None]]) -> Examined:

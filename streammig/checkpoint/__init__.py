@@ -13,7 +13,7 @@ from streammig.checkpoint.queries import FIRST, UNDECIDED, Attempt, Spot, StageR
 from streammig.checkpoint.reverts import Window
 from streammig.checkpoint.sqlite import Role, SharedFile
 from streammig.checkpoint.timeline import Timeline
-from streammig.checkpoint.units import Accepted, Beside, Finding
+from streammig.checkpoint.units import MISSED, Accepted, Beside, Finding
 
 if TYPE_CHECKING:
     from streammig.checkpoint.store import Store
@@ -31,6 +31,7 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "FIRST",
+    "MISSED",
     "UNDECIDED",
     "Accepted",
     "Attempt",

@@ -102,7 +102,7 @@ def exit_code(found: dict[str, Any], ended: Ended) -> int:
         return ended.problem.exit_code
     if ended.pilot is not None and not ended.whole:
         return PILOT_DONE
-    if not ended.whole or found["state"] in ("interrupted", "failed"):
+    if not ended.whole or found["state"] in ("interrupted", "failed", "reverting"):
         # A retry may be done where its run is not. An undecided batch is what the same command goes on with.
         return STOPPED
     if any(stage["unknown"] for stage in stages):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+OWNERS = "customers"
 COUNTED = "events"  # of which any number may come
 # What the target computes, or what moves by itself: the update call is not for these.
 MOVING = ("balance", "metrics", "devices")

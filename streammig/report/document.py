@@ -38,9 +38,9 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         stages = {row.name: _stage(checkpoint, row, totals[row.name], counts[row.name], running) for row in rows}
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
-        reverted = checkpoint.is_reverted()
+        reverted, reverting = checkpoint.is_reverted(), checkpoint.is_reverting()
         done_at = [it.finished for it in rows if it.finished] + [checkpoint.seen_at()]
-    state = "reverted" if reverted else _state(rows, totals, running)
+    state = "reverting" if reverting and not running else "reverted" if reverted else _state(rows, totals, running)
     dry_run = bool(run["binding"].get("dry_run", False))
     pace = pace or Pace()
     ahead = outlook(accounts, pace, now)
@@ -54,7 +54,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
         dry_run
-        or state in ("running", "reverted")
+        or state in ("running", "reverting", "reverted")
         or (state == "complete" and not missing)
         or any(_broken_off(row, totals[row.name]) for row in rows)
     )
@@ -102,8 +102,10 @@ def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
 
 
 def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
-    """One of them in short; `since` is when it was sent last."""
-    at = checkpoint.last_attempt(batch).started or None
+    """One of them in short; `since` is when it was sent last, `answer` the status or the code of what came back, and
+    `known` what a read-back has found."""
+    last = checkpoint.last_attempt(batch)
+    at = last.started or None
     return {
         "stage": batch.stage,
         "batch": batch.seq,
@@ -111,6 +113,8 @@ def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
         "units": batch.tally.units,
         "state": str(batch.state),
         "since": iso(at) if at is not None else None,
+        "answer": str(last.status or last.code) or None,
+        "known": checkpoint.about(batch)["note"],
     }
 
 

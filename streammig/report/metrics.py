@@ -9,7 +9,7 @@ from typing import Any
 Labels = Mapping[str, object]
 Found = Mapping[str, Any]
 BEGINNING = "# HELP streammig_"
-STATES = ("running", "interrupted", "complete", "failed", "reverted")
+STATES = ("running", "interrupted", "complete", "failed", "reverting", "reverted")
 
 
 def metrics(found: Found | None) -> str:

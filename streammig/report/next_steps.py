@@ -28,6 +28,8 @@ def next_steps(document: Mapping[str, Any]) -> list[Step]:
         steps.append(Step(f"More batches with an unknown outcome: {more:,}", f"streammig resolve {checkpoint}"))
     if dead := sum(stage["dead"] for stage in stages):
         steps.append(Step(f"Dead letters, with their reasons: {dead:,}", f"streammig dead-letters {checkpoint}"))
+    if document["state"] == "reverting":
+        return [*steps, Step("A revert is under way. Read back what became of it", f"streammig revert {checkpoint}")]
     if document["state"] == "reverted":  # such a checkpoint sends nothing any more
         return steps
     if document["state"] == "running":

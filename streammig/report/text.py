@@ -77,9 +77,8 @@ def state_word(state: str, code: str) -> str:
 def state_sentence(document: Mapping[str, Any]) -> str:
     """The state of a run, and how many of its batches wait for the operator."""
     words = {state_word(it["state"], it["code"]) for it in document["stages"].values()}
-    said = {"running": "The run is on.", "failed": "The run has failed."}.get(
-        document["state"], f"The run is {document['state']}."
-    )
+    told = {"running": "The run is on.", "failed": "The run has failed.", "reverting": "The run is being reverted."}
+    said = told.get(document["state"], f"The run is {document['state']}.")
     if document["paused"] and document["state"] != "complete":
         said += f" It is paused: to go on, call streammig unpause {document['checkpoint']}"
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
