@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -119,6 +119,7 @@ class Assembly:
     call: Call
     context: Context
     executor: Callable[[], Executor]  # of one thread
+    connect: Callable[[Target], AbstractAsyncContextManager[tuple[Client, ReadBack]]]
     stack: AsyncExitStack
     thread: Executor = field(init=False)  # which reads files
 
@@ -130,7 +131,7 @@ class Assembly:
         account, fence = opened.account, opened.fence
         limiter = account.limiter(self.stack, self.context.clock, self.executor, notify, BESIDE if sends else 0.0)
         target = call.target(self.context, opened.started, opened.mappings, limiter)
-        client, readback = await self.stack.enter_async_context(_connected(target))
+        client, readback = await self.stack.enter_async_context(self.connect(target))
         inputs = inputs_of(opened.sources, target, opened.mappings)
         sent = await self._sent(inputs, account.binding, opened.file if sends else None)
         inputs = narrowed(inputs, sent, settings.since, SECOND, notify)
@@ -297,13 +298,6 @@ class Assembly:
         file = Checkpoint.open(path, read_only=True)
         self.stack.callback(file.close)
         return file
-
-
-@asynccontextmanager
-async def _connected(target: Target) -> AsyncIterator[tuple[Client, ReadBack]]:
-    async with target.connect() as (client, readback):
-        await client.renew()  # a wrong key or host is found here, before a record is read
-        yield client, readback
 
 
 def _sweep(file: Checkpoint) -> None:

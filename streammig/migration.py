@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from streammig.run import Run
 from streammig.scan import forget, scan_folder
 from streammig.settings import Settings, state_folder
 from streammig.stages import STAGES
+from streammig.target import Client, ReadBack, Target
 from streammig.telemetry import Notice, Notify, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier, run_and_look
@@ -162,7 +163,8 @@ class Migration:
         self._hub.closed = False
         try:
             async with AsyncExitStack() as stack:
-                run = await Assembly(self._call(), self._context(), self.executor, stack).run(reads, sends)
+                assembly = Assembly(self._call(), self._context(), self.executor, self._connect, stack)
+                run = await assembly.run(reads, sends)
                 self.assembled = True
                 done = await work(run)
                 if self.ask.dry_run is not None:
@@ -190,3 +192,9 @@ class Migration:
 
     def _context(self) -> Context:
         return Context(self.clock, self.rng, self.notify, self.stop, Times(0.0, 0.0))
+
+    @asynccontextmanager
+    async def _connect(self, target: Target) -> AsyncIterator[tuple[Client, ReadBack]]:
+        async with target.connect() as (client, readback):
+            await client.renew()  # a wrong key or host is found here, before a record is read
+            yield client, readback
