@@ -185,6 +185,7 @@ class Assembly:
             if sends:
                 file.refuse_reverted()
             lost = await self._check(file, fence, marks)
+        account.claim(path, fence if sends else None, marks, ask.export_again)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.context.now()
         return _Opened(
