@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,7 @@ def test_eight_days_with_a_stop_every_few_hours_leave_no_file_no_task_and_no_des
         world.settings |= {"limits": LIMITS}
         stream, lines, requests = io.StringIO(), io.StringIO(), 0
         now = world.clock.time
-        tells = [JsonLines(stream, now), Lines(lines, now), Events(clock=now).hear]
+        tells: list[Callable[[Notice], object]] = [JsonLines(stream, now), Lines(lines, now), Events(clock=now).hear]
 
         def hear(notice: Notice) -> None:
             nonlocal requests
