@@ -232,6 +232,7 @@ class Migration:
             if sends:
                 file.refuse_reverted()
             lost = await self._check(file, fence, marks, thread)
+        account.claim(path, fence if sends else None, marks, ask.export_again)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor, self.notify, BESIDE if sends else 0.0)

@@ -157,6 +157,7 @@ class Revert:
             }  # fmt: skip
             everything = looked - stayed == window.customers
             await run.store.write(lambda file: file.reverted(last.number, summary, partial(work.gone_of, everything)))
+            await run.target.permits.release(run_id)
             return await read(self._tell_kept, work, summary)
 
     def _tell_kept(self, work: Taken, summary: Mapping[str, Any]) -> dict[str, Any]:

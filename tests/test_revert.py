@@ -91,7 +91,7 @@ def test_what_can_t_be_reverted_is_refused_and_nothing_is_sent(shell: Shell, tar
     with closing(sqlite3.connect(shell.checkpoint)) as file, file:
         file.execute("UPDATE batch SET state = 'parked' WHERE stage = 'events' AND seq = 1")
     assert revert(shell, "--yes-revert", owners).problem == "revert-undecided"
-    assert shell.run(target.url, "--events", "e.ndjson", "--checkpoint", "e.checkpoint").code == 0
+    assert shell.run(target.url, "--events", "e.ndjson", "--checkpoint", "e.checkpoint", "--export-again").code == 0
     assert shell("revert", "e.checkpoint", "--dry-run").problem == "nothing-to-revert"
     assert target.ledger()["batches"]["revert"]["accepted"] == 0
 
