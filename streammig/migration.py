@@ -246,7 +246,7 @@ class Migration:
         reading_on = file is None or any(fresh.values()) or reads(file)
         if reading_on or not sends:
             begun = [row.name for row in file.stages()] if file is not None else []
-            if await until_stopped(self.stop, make_ready(sources, thread, self.notify, begun)) is None:
+            if await until_stopped(self.stop, make_ready(sources, thread, self.notify, begun, mappings)) is None:
                 raise asyncio.CancelledError
         indexes = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else {}
         if file is None:
