@@ -83,6 +83,15 @@ class Mentions(Protocol):
         ...
 
 
+@runtime_checkable
+class Keyed(Protocol):
+    """Rules of a stage whose units have a natural key: one that comes twice for an owner is the same unit twice."""
+
+    def keys_of_units(self, body: bytes) -> Iterable[tuple[int, str]]:
+        """The numbers in a record, as it is sent, of the units that have a key, each with that."""
+        ...
+
+
 class Client(Protocol):
     """Our side of the target for one kind of request: takes a body, returns a receipt.
 
