@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -10,14 +12,17 @@ from typing import Any
 
 import pytest
 
+from streammig.checkpoint import MISSED, Accepted, Checkpoint
 from streammig.context import Context, Stop, Times
 from streammig.inputs import Reading
-from streammig.model import Position, Record
+from streammig.model import Position, Record, Tally
 from streammig.sandbox.local import LocalTarget
-from streammig.target import Difference
+from streammig.target import MISSING, Difference
 from streammig.telemetry import ignore
+from streammig.undone import Taken
 from streammig.verify.pool import Pool
-from streammig.verify.work import Item
+from streammig.verify.verdict import Verdict
+from streammig.verify.work import Done, Item, Suspect
 from tests.commands import Shell, sandbox, write
 from tests.memory_target import Crash
 from tests.sandbox_caller import OTHER_REWARD, REWARD, customer
@@ -120,6 +125,39 @@ def test_as_many_reads_as_may_be_are_in_flight_all_the_time_and_never_more(concu
         return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == pytest.approx(1600 / concurrency, rel=0.01)
+
+
+def missed(at: int) -> Suspect:
+    record = Record(Position(0, 100 * at, 100, at + 1), 0, f"c{at}", b"{}" * 50, 1)
+    return Suspect("customers", Item(record, at // 1000), [Difference("", MISSING)])
+
+
+@pytest.mark.slow
+def test_i6_what_was_not_found_is_never_all_in_memory(tmp_path: Path) -> None:
+    peaks = []
+    for whole in (3_000, 30_000):
+        with (
+            closing(Taken(tmp_path / f"{whole}.work")) as work,
+            closing(Checkpoint.create(tmp_path / f"{whole}.checkpoint", binding={}, version="0", started=0.0)) as file,
+        ):
+            file.add_stage("customers", 0, {}, [])
+            tracemalloc.start()
+            batches = (Accepted(seq, (), Tally(1000, 1000), "", False, 1.0) for seq in range(whole // 1000))
+            work.begin("", {"customers": batches})
+            for begin in range(0, whole, 1000):
+                suspects = [missed(at) for at in range(begin, begin + 1000)]
+                work.note("customers", Done(suspects[-1].item.place, 1000), suspects, 1.0)
+                work.note_again("customers", [(it.item, it.first) for it in suspects])
+                work.share_out("customers", "share", [it.item for it in suspects])
+            verdict = Verdict(work.settled, 1.0, lambda _: True)
+            assert verdict.counts(work.suspects(), ignore)["customers"] == {"missing": whole}  # type: ignore[arg-type]
+            missing, findings = verdict.missing(work.suspects()), verdict.findings(work.suspects())
+            file.note_verified({"kind": "all"}, 2.0, 1.0, missing, findings)
+            assert sum(1 for _ in file.findings()) == whole
+            assert sum(it.tally.units for it in file.beside("customers", MISSED)) == whole
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 @pytest.mark.slow
