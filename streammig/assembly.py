@@ -169,12 +169,12 @@ class Assembly:
             parse_since(settings.since)  # before the older run is read, which may take long
         mappings = self.call.mappings()
         sources = open_sources(settings, mappings, accept_broken=ask.accept_broken)
-        notify(Judging(at_work(settings.judge)))
         path = Path(settings.checkpoint)
         check_folder(path)
         self.stack.enter_context(nullcontext() if ask.held else locked(path, ask.command))
         fence = self.stack.enter_context(account.fence(path, ask))
         notify(CheckpointOpened(fence.run_id if fence is not None else ""))
+        notify(Judging(at_work(settings.judge)))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         self.thread = self.stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)
