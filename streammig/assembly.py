@@ -185,7 +185,8 @@ class Assembly:
             if sends:
                 file.refuse_reverted()
             lost = await self._check(file, fence, marks)
-        account.claim(path, fence if sends else None, marks, ask.export_again)
+        older = Path(settings.not_in) if settings.not_in else None
+        account.claim(path, fence if sends else None, marks, ask.export_again, older)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.context.now()
         return _Opened(
@@ -213,7 +214,7 @@ class Assembly:
         reading_on = file is None or any(fresh.values()) or reads(file)
         if reading_on or not sends:
             begun = [row.name for row in file.stages()] if file is not None else []
-            making = make_ready(opened.sources, self.thread, notify, begun)
+            making = make_ready(opened.sources, self.thread, notify, begun, opened.mappings)
             if await self.context.until_stopped(making) is None:
                 raise asyncio.CancelledError
         return fresh, await self._scan(opened, inputs, fresh) if reading_on else {}
