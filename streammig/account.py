@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streammig.ask import Ask
-from streammig.checkpoint import Checkpoint, Fence, fenced
+from streammig.checkpoint import Checkpoint, Fence, fenced, has_sent
 from streammig.context import Clock
 from streammig.delivery.folder import Unlimited
+from streammig.errors import Unusable
 from streammig.ratelimit import OFF, AccountState, Hours, Limits, RateLimiter, account_path
+from streammig.sources import comparable
 from streammig.telemetry import Notify, ignore
 
+Marks = Mapping[str, Sequence[Mapping[str, Any]]]
+LEAST = 64  # bytes: a shorter file holds no record that a target takes, and many are alike
 BESIDE = 0.2  # seconds between two reads beside the requests of a run
 
 
@@ -43,6 +50,28 @@ class SharedAccount:
             ask.command,
             current=ask.current,
             lost=ask.newest_lost,
+        )
+
+    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool) -> None:
+        """Note which files the checkpoint at this path is to send; nothing without its fence.
+
+        Raises `Unusable` where another checkpoint of this host has made a request and was given one of them, or is
+        being run: to a new checkpoint every record is new. `again` passes that, and so does a revert of that one.
+        """
+        if fence is None:
+            return
+        digests = [_digest(stage, mark) for stage, found in marks.items() for mark in found if mark["size"] >= LEAST]
+        with closing(AccountState(account_path(self.state_dir, self.name))) as state:
+            others = state.claim(fence.run_id, str(path.absolute()), digests)
+            sent = [name for run_id, name in others if has_sent(self.state_dir, run_id)]
+            if not sent or again:
+                return
+            state.release(fence.run_id)
+        raise Unusable(
+            "export-sent-before",
+            f"the export was given to another checkpoint of this host, which has sent from it: {sent[0]}",
+            f"Nothing was sent. Go on with that one, or look at it: streammig status {shlex.quote(sent[0])}"
+            " If its records are to be sent once more, run the same command once with --export-again.",
         )
 
     def limiter(
@@ -75,8 +104,16 @@ class NoAccount:
     def fence(self, path: Path, ask: Ask) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool) -> None:
+        """Nothing is sent."""
+
     def limiter(
         self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore,
         interval: float = BESIDE,
     ) -> Unlimited:  # fmt: skip
         return Unlimited()
+
+
+def _digest(stage: str, mark: Mapping[str, Any]) -> str:
+    """What tells that two checkpoints were given the same file for a stage, wherever it lies."""
+    return hashlib.sha256(json.dumps([stage, comparable([mark])], sort_keys=True).encode()).hexdigest()

@@ -21,9 +21,10 @@ class Ask:
     accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
     bodies_lost: bool = False  # batches whose bodies are lost become dead letters
     accept_broken: bool = False  # where a file breaks off, deliver what stands before that, and call it the end
+    export_again: bool = False  # the export may be another checkpoint's of this host
     held: bool = False  # the caller holds the checkpoint's lock
     aside: bool = False  # a command beside the run: what goes on from here is still the run's command
 
     def passes_look(self, fence: Fence | None) -> bool:
         """Whether the operator's word passes the look at the target. Where it answers for a lost fence, it does not."""
-        return self.current and (fence is None or fence.known)
+        return self.export_again or (self.current and (fence is None or fence.known))

@@ -47,8 +47,7 @@ def bind(
     """Add the new files, and stages, to the checkpoint; with the `context` of the call unless it is None."""
     with file.transaction():
         if context is not None:
-            kept = {name: it for name, it in file.run["context"].items() if name == "plan"}
-            file.set_context({**kept, **context})
+            file.set_context(file.run["context"] | context)  # what an earlier call found out is kept
         known = {row.name for row in file.stages()}
         for name, marks in fresh.items():
             if name not in known:

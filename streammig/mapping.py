@@ -11,7 +11,9 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
+from threading import local
 from typing import Any
 
 from streammig.errors import Unusable
@@ -26,6 +28,7 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
     module, colon, name = text.partition(":")
     if not (module and colon and name):
         raise Unusable("map-invalid", f"the mapping {text!r} is not of the form module:function")
+    _make_exits_exceptions()
     where = str(folder.resolve())
     if where not in sys.path:
         sys.path.insert(0, where)
@@ -46,8 +49,51 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
         raise Unusable(
             "map-not-found", f"the module {module} has no function {name}", f"It was read from {found.__file__}."
         )
-    checked: Callable[[Any], Any] = mapping
-    return checked
+    return Function(mapping, module, name)
+
+
+class Function:
+    """A mapping from a user's module. It goes to another process by its name, and can't end the one that calls it.
+
+    `os._exit` and `os.exec*` within a call raise `SystemExit`, as `sys.exit` does. A signal, `os.abort` or a C library
+    still end the process.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], module: str, name: str) -> None:
+        self.__wrapped__ = function
+        self._named = module, name
+
+    def __call__(self, record: Any) -> Any:
+        _calls.process = os.getpid()
+        try:
+            return self.__wrapped__(record)
+        finally:
+            _calls.process = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _function, self._named
+
+
+def _function(module: str, name: str) -> Function:
+    _make_exits_exceptions()  # before the import: the module may keep what it finds
+    return Function(getattr(importlib.import_module(module), name), module, name)
+
+
+_calls = local()  # `process`: in which a mapping is being called by this thread; one that it forks may end as it likes
+
+
+def _make_exits_exceptions() -> None:
+    """Replace what ends this process without an exception. Only a call of a mapping is kept from it."""
+    for name in ("_exit", "execv", "execve"):
+        real = getattr(os, name)
+        if not hasattr(real, "__wrapped__"):
+            setattr(os, name, wraps(real)(partial(_end_or_raise, real)))
+
+
+def _end_or_raise(real: Callable[..., Any], *arguments: Any) -> None:
+    if getattr(_calls, "process", 0) == os.getpid():
+        raise SystemExit
+    real(*arguments)
 
 
 # Says a byte on standard output once the import has come back, well or not.

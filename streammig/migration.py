@@ -157,7 +157,7 @@ class Migration:
 
     async def retry_missing(self) -> bool:
         """Send again what a verify did not find; as `retry`."""
-        return await self._work(lambda run: Resend(run).all()) or False
+        return await self._work(lambda run: Resend(run, self.state_dir).all()) or False
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
@@ -169,9 +169,10 @@ class Migration:
         None where stopped before. `tell` gets each difference, with its values."""
         return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify(), sends=False)
 
-    async def revert(self, customers: int) -> dict[str, Any] | None:
-        """Take the run back, whose customers are so many, and read back what became of each; None if stopped before."""
-        return await self._work(lambda run: Revert(run, self.state_dir, customers).revert(), sends=False)
+    async def revert(self, customers: int, tell: Callable[[str], None]) -> dict[str, Any] | None:
+        """Take the run back, whose customers are so many, and read back what became of each; None if stopped before.
+        `tell` gets the id of each that stayed."""
+        return await self._work(lambda run: Revert(run, self.state_dir, customers, tell).revert(), sends=False)
 
     async def _work(
         self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: False,
@@ -231,6 +232,7 @@ class Migration:
             if sends:
                 file.refuse_reverted()
             lost = await self._check(file, fence, marks, thread)
+        account.claim(path, fence if sends else None, marks, ask.export_again)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.clock.time()
         limiter = account.limiter(stack, self.clock, self.executor, self.notify, BESIDE if sends else 0.0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +16,10 @@ from streammig.batching.body import part_of
 from streammig.checkpoint import MISSED, UNDECIDED, Checkpoint, Role, SharedFile, hash_owner, is_held
 from streammig.columns import Chunk, Columns
 from streammig.disk import new_file
-from streammig.errors import Held, Unusable
+from streammig.errors import BrokenExport, Held, Unusable
 from streammig.inputs import StageInput
 from streammig.model import BatchState, Examined, Record, Span
-from streammig.selection import leave_out
+from streammig.selection import Absent, WithOwners, leave_out
 from streammig.sources import comparable
 from streammig.target import Rules
 from streammig.telemetry import Notify, Warned
@@ -79,12 +81,12 @@ CREATE TABLE missing (owner BLOB PRIMARY KEY) WITHOUT ROWID"""
         self.change("DELETE FROM made")
         self.change("DELETE FROM present")
         self.change("DELETE FROM missing")
-        for stage, it in older.inputs.items():
+        for stage in older.inputs:
             units: Counter[int] = Counter()
             letters = {batch.seq for batch in older.file.accepted(stage) if batch.letters}
             missed = older.file.beside(stage, MISSED) if stage == second.owners else ()
             lost = {it.seq: it.ranges for it in missed}
-            for item in Passage(stage, it.source, it.rules, places.ranges).items():
+            for item in older.passage(stage, places).items():
                 units[item.seq] += item.record.tally.units
                 if stage == second.counted:
                     latest = max(latest, *second.issued(item.record.body))
@@ -145,11 +147,14 @@ class WithoutLeft:
 
 
 class WithoutSent:
-    """The rules of a stage, without the units at places that an older run sent: for an export that is unchanged."""
+    """The rules of a stage, without the units at places that an older run sent: for an export that is unchanged.
 
-    def __init__(self, rules: Rules, stage: str, work: Work) -> None:
+    Between those places lies what belongs to customers that the older run left out: `filtered` names them.
+    """
+
+    def __init__(self, rules: Rules, stage: str, work: Work, filtered: Absent) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
-        self._rules, self._stage, self._work = rules, stage, work
+        self._rules, self._stage, self._work, self._filtered = rules, stage, work, filtered
 
     def columns(self, span: Span) -> Columns:
         columns = self._rules.columns(span)
@@ -157,9 +162,11 @@ class WithoutSent:
         if not ranges or not len(columns):
             return columns
 
+        never = self._filtered({*columns.owners})
+
         def change(it: Examined) -> Examined:
-            gone = (SENT_BEFORE, "")
-            return leave_out(it, [(part, gone if inside else None) for part, inside in cut(it.records, ranges)])
+            gone, parts = (SENT_BEFORE, ""), cut(it.records, ranges)
+            return leave_out(it, [(at, gone if inside and at.owner not in never else None) for at, inside in parts])
 
         return Chunk(span, columns).changed({*columns.index}, change)
 
@@ -204,6 +211,12 @@ class Older(NamedTuple):
             [self.file.run["id"], held, {name: comparable(it.source.fingerprints()) for name, it in newer.items()}]
         )
 
+    def passage(self, stage: str, places: Work) -> Passage:
+        """Its accepted records of a stage. What belongs to customers that were left out lies between them."""
+        it = self.inputs[stage]
+        rules = it.rules if self.file.owns(stage) else WithOwners(it.rules, self.file.filtered_owners)
+        return Passage(stage, it.source, rules, places.ranges)
+
     def corrected(self, stage: str, places: Work) -> Iterator[bytes]:
         """The hashes of owners whose records its retries sent, and that are still at the target."""
         for row in self.file.rows("SELECT source, offset, unit, owner FROM replayed_key WHERE stage = ?", stage):
@@ -213,11 +226,13 @@ class Older(NamedTuple):
                 yield row["owner"]
 
     def check_units(self, stage: str, units: Mapping[int, int]) -> None:
-        """Raise `Unusable` unless today's mapping makes as many units as the batches hold. `units` is by batch."""
-        accepted = [it for it in self.file.accepted(stage) if not it.letters]
-        missing = sum(it.tally.units - units.get(it.seq, 0) for it in accepted)
-        made_by = {it.mapping for it in accepted}
-        if missing or (made_by and self.inputs[stage].mapping not in made_by):
+        """Raise `Unusable` unless today's mapping makes as many units as each batch holds. `units` is by batch."""
+        differs, made_by = False, set()
+        for it in self.file.accepted(stage):
+            if not it.letters:
+                made_by.add(it.mapping)
+                differs = differs or it.tally.units != units.get(it.seq, 0)
+        if differs or (made_by and self.inputs[stage].mapping not in made_by):
             raise Unusable(
                 "not-in-mapping-changed",
                 f"{self.file.path}: the {stage} were sent by another mapping, so their owners can't be told",
@@ -267,11 +282,12 @@ def held_by_run(path: Path) -> None:
 
 class Sent(NamedTuple):
     """What an older run left at the target: by owner (`left`), by place (`places`), and the stages of unchanged files
-    (`same`)."""
+    (`same`). `filtered` tells the customers that it left out."""
 
     left: Left
     places: Work
     same: frozenset[str]
+    filtered: Absent
 
 
 def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Second, notify: Notify) -> Sent:
@@ -291,7 +307,7 @@ def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Seco
         if changed:
             said = f"customers that changed since the older run: {changed:,}; they can't be migrated again"
             notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
-    return Sent(left, places, same)
+    return Sent(left, places, same, older.file.filtered_owners)
 
 
 def _alike(older: StageInput, newer: StageInput) -> bool:
@@ -299,20 +315,43 @@ def _alike(older: StageInput, newer: StageInput) -> bool:
 
 
 def _changed(path: Path, left: Left, it: StageInput, second: Second) -> int:
-    """Write the profiles of customers that are at the target with another profile; returns how many."""
+    """Write the profiles of customers that are at the target with another profile; returns how many. Without any there
+    is no file."""
+    lines = _profiles(left, it, second)
+    first = next(lines, None)
+    if first is None:
+        if path.exists() and _is_ours(path):
+            path.unlink()
+        return 0
     found = 0
-    with new_file(path, may_replace=lambda _: True) as out:
+    with new_file(path, may_replace=_is_ours) as out:
+        for line in chain([first], lines):
+            out.write(line + b"\n")
+            found += 1
+    return found
+
+
+def _profiles(left: Left, it: StageInput, second: Second) -> Iterator[bytes]:
+    with suppress(BrokenExport):  # what lies behind the break is not sent either
         for span in it.source.spans():
             columns = it.rules.columns(span)
             there = left.present(second.owners, {*columns.owners})
-            rows = [row for row, owner in enumerate(columns.owners) if owner in there]
-            for row in rows:
+            for row in [row for row, owner in enumerate(columns.owners) if owner in there]:
                 (record,) = Chunk(span, columns).records(row, row + 1)
                 if second.profile_hash(record.body) != there[record.owner]:
-                    line = json.dumps({"id": record.owner, "customer": second.profile(record.body)})
-                    out.write(line.encode() + b"\n")
-                    found += 1
-    return found
+                    yield json.dumps({"id": record.owner, "customer": second.profile(record.body)}).encode()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is such a list: only that may be written again, and nothing behind a link."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        try:
+            line = json.loads(file.readline())
+        except ValueError:
+            return False
+    return isinstance(line, dict) and list(line) == ["id", "customer"]
 
 
 def narrowed(
@@ -327,7 +366,7 @@ def narrowed(
             continue
         rules = Since(it.rules, moment, second.issued) if since else it.rules
         if sent is not None and name in sent.same:
-            rules = WithoutSent(rules, name, sent.places)
+            rules = WithoutSent(rules, name, sent.places, sent.filtered)
         elif sent is not None and sent.left.latest and moment <= sent.left.latest:
             latest = datetime.fromtimestamp(sent.left.latest, UTC).isoformat(timespec="seconds")
             said = f"{name} up to {latest} were sent by the older run: those in both exports will be there twice"

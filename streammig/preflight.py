@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from streammig.checkpoint import Checkpoint, Mark, Store, spread
 from streammig.context import Context
@@ -40,11 +41,10 @@ class Preflight:
             return
         records = await self._coming(name)
         if found := await self._there(name, records):
-            ordinals = ", ".join(str(it.position.ordinal) for it in found)
             raise Unusable(
                 "checkpoint-behind-target",
                 f"{len(found)} of the first {len(records)} {name} to be sent are at the target already, as this run"
-                f" would send them (record {ordinals}), but this checkpoint did not send them",
+                f" would send them ({self._named(name, found)}), but this checkpoint did not send them",
                 "Nothing was sent. Use the newest copy of the checkpoint, or the checkpoint that sent this export. If"
                 " you know that no run has sent these records, run the same command once with --checkpoint-is-current.",
             )
@@ -65,12 +65,17 @@ class Preflight:
         records = await self.reading.first(first, OWNERS_LOOKED_FOR)
         seen = await self.reads.all(self.reading.owners, records)
         if seen and all(answer is Seen.NOTHING for answer in seen):
-            ordinals = ", ".join(str(record.position.ordinal) for record in records)
             raise Unusable(
                 "customers-missing",
-                f"the customers of {first} are not at the target: none of those of record {ordinals} can be read back",
+                f"the customers of {first} are not at the target: none of the owners of"
+                f" {self._named(first, records)} can be read back",
                 "Migrate the customers first, in this run or an earlier one: the target drops what has no customer.",
             )
+
+    def _named(self, stage: str, records: list[Record]) -> str:
+        """Where these records stand, for people."""
+        files = [Path(mark["file"]).name for mark in self.reading.inputs[stage].source.fingerprints()]
+        return ", ".join(f"record {it.position.ordinal:,} of {files[it.position.source]}" for it in records)
 
     async def _there(self, name: str, records: list[Record]) -> list[Record]:
         """Those of these records that are there as they would be sent, if they are most of them: one alone may be a

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from streammig.batching import BatchLimits, ranges_of
-from streammig.checkpoint import Beside, Checkpoint, outbox_path
+from streammig.checkpoint import MISSED, Accepted, Beside, Checkpoint, outbox_path
 from streammig.dead_letters.replay import WAVE_BYTES, packed
 from streammig.errors import Unusable
-from streammig.model import Batch, Draft, Range, Record, add_up
+from streammig.model import Batch, Draft, Record, add_up
 from streammig.retrying import is_sealed, shown
 from streammig.run import Run
 from streammig.verify.accepted import Passage
-from streammig.verify.work import Item
+from streammig.verify.work import Item, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +36,44 @@ class Resend:
     then on it is sent like any other: whatever interrupts it, the same call goes on."""
 
     run: Run
+    state_folder: Path
 
     async def all(self) -> bool:
         """Send all that is missing; False if stopped before. Raises like a run."""
-        for name in self.run.reading.inputs:
-            if self.run.target.readback.proves(name) and not await self._stage(name):
-                return False
+        read = self.run.reading.read
+        run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
+        places = await read(Work, self.state_folder / f"missing-{run_id}.sqlite")
+        with closing(places):
+            for name in self.run.reading.inputs:
+                if self.run.target.readback.proves(name) and not await self._stage(name, places):
+                    return False
+            await read(places.forget)
         return True
 
-    async def _stage(self, name: str) -> bool:
+    async def _stage(self, name: str, places: Work) -> bool:
         run = self.run
-        missing = await run.store.read(lambda file: file.beside(name, "missing"))
-        if missing:
-            await self._check(name, missing)
-        if missing or await is_sealed(run, name):
-            await run.retry(name, self._waves(name, missing))
+        mappings = await run.store.read(lambda file: file.mappings(name, MISSED))
+        if mappings - {run.reading.inputs[name].mapping}:
+            raise Unusable(
+                "mapping-changed",
+                f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
+                "Put the mapping back that made them. Or verify again: then they are not comparable, and are not sent.",
+            )
+        if mappings or await is_sealed(run, name):
+            await run.reading.read(self._note, name, places)
+            await run.retry(name, self._waves(name, places))
         return not run.context.stopping and await shown(run, name)
 
-    def _waves(self, name: str, missing: Sequence[Beside]) -> Iterator[_Wave]:
-        run, rules = self.run, self.run.reading.inputs[name].rules
-        items = self._items(name, missing) if missing else iter(())
+    def _note(self, name: str, places: Work) -> None:
+        """Note the places of what is missing of a stage: what was sent since is missing no more."""
+        missing = self.run.reading.lookup.beside(name, MISSED)
+        batches = (Accepted(it.seq, it.ranges, it.tally, "", False, 0.0) for it in missing)
+        places.begin("", {name: batches})
+
+    def _waves(self, name: str, places: Work) -> Iterator[_Wave]:
+        run, (source, rules, _) = self.run, self.run.reading.inputs[name]
+        first = places.first(name)
+        items = iter(()) if first is None else Passage(name, source, rules, places.ranges).items(first)
         limits = BatchLimits(bytes=run.settings.max_bytes)
         while (wave := _held(items)) and not run.context.stopping:
             owners: dict[str, list[Record]] = {}
@@ -62,27 +81,6 @@ class Resend:
                 owners.setdefault(it.record.owner, []).append(it.record)
             drafts = packed(owners.values(), rules, limits, outbox_path(run.reading.lookup.path))
             yield _Wave(_taken(wave), [draft for draft, _ in drafts])
-
-    async def _check(self, name: str, missing: Sequence[Beside]) -> None:
-        """Raise `Unusable` where the mapping is not the one that made what is missing."""
-        made = {it.seq: it.mapping for it in await self.run.store.read(lambda file: list(file.accepted(name)))}
-        if any(made[it.seq] != self.run.reading.inputs[name].mapping for it in missing):
-            raise Unusable(
-                "mapping-changed",
-                f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
-                "Put the mapping back that made them. Or verify again: then they are not comparable, and are not sent.",
-            )
-
-    def _items(self, name: str, missing: Sequence[Beside]) -> Iterator[Item]:
-        pairs = sorted((piece, it.seq) for it in missing for piece in it.ranges)
-        begins = [piece.begin[:2] for piece, _ in pairs]
-
-        def ranges(_: str, source: int, begin: int, end: int) -> tuple[list[Range], list[int]]:
-            low, high = bisect_left(begins, (source, begin)), bisect_right(begins, (source, end))
-            return [piece for piece, _ in pairs[low:high]], [seq for _, seq in pairs[low:high]]
-
-        it = self.run.reading.inputs[name]
-        return Passage(name, it.source, it.rules, ranges).items(pairs[0][0].begin._replace(unit=0))
 
 
 def _held(items: Iterator[Item]) -> list[Item]:

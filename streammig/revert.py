@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby, islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from streammig.batching import ranges_of
-from streammig.checkpoint import Accepted, Beside, Window
-from streammig.checkpoint.reverts import ACCEPTED, AGAIN, NOT_LANDED, NOT_SENT, REFUSED, SENDING, UNKNOWN
+from streammig.checkpoint import Window
+from streammig.checkpoint.reverts import (
+    ACCEPTED,
+    AGAIN,
+    DONE,
+    NOT_LANDED,
+    NOT_SENT,
+    REFUSED,
+    SENDING,
+    UNKNOWN,
+    Reverting,
+)
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.sender import BLIND_WAIT
 from streammig.errors import SamplesMissing, TargetStop, UnknownOutcome, Unusable
-from streammig.model import Kind, Receipt, add_up
+from streammig.model import Kind, Receipt
 from streammig.run import Run
-from streammig.target import MISSING, Difference, Reverts
+from streammig.target import Reverts
 from streammig.telemetry import Waiting
-from streammig.verify.accepted import Passage, Wanted
+from streammig.undone import Taken, Undone
 from streammig.verify.looks import Looks
-from streammig.verify.pool import Found, Pool
-from streammig.verify.work import Done, Item, Suspect, Work, after, start_at
 
-FIRST = 20  # customers that are looked at until one of them is gone
-LOOK = 30.0  # seconds between two looks, at most
-THERE = [Difference("", "kept")]
 STATES = {
     Kind.ACCEPTED: ACCEPTED, Kind.UNKNOWN: UNKNOWN, Kind.NOT_SENT: NOT_SENT, Kind.THROTTLED: NOT_SENT,
     Kind.UNAUTHORIZED: NOT_SENT,
@@ -36,7 +39,8 @@ STATES = {
 
 @dataclass(slots=True)
 class Revert:
-    """One call of `revert`. `expected` is the number of customers that the operator confirmed.
+    """One call of `revert`. `expected` is the number of customers that the operator confirmed. `tell` gets the id of
+    each customer that stayed.
 
     The intent is durable before the request leaves. An unknown outcome is read back before the request may be made
     again. After any interruption the same call goes on from there.
@@ -45,6 +49,7 @@ class Revert:
     run: Run
     state_folder: Path
     expected: int
+    tell: Callable[[str], None]
 
     async def revert(self) -> dict[str, Any] | None:
         """How many customers are gone and how many stayed, once this is in the checkpoint; None if stopped before.
@@ -71,7 +76,7 @@ class Revert:
         assert last is not None
         if last.state == SENDING:  # the process ended, and the request may have left
             await store.write(lambda file: file.revert_is(last.number, UNKNOWN, "the process ended"))
-        return await self._read_back(last.number, last.window, last.began, accepted=last.state == ACCEPTED)
+        return await self._read_back(last)
 
     async def _until(self, moment: float) -> bool:
         seconds = moment - self.run.context.now()
@@ -126,134 +131,59 @@ class Revert:
 
     # -- the read-back -----------------------------------------------------------------------------------------------
 
-    async def _read_back(self, number: int, window: Window, began: float, accepted: bool) -> dict[str, Any] | None:
+    async def _read_back(self, last: Reverting) -> dict[str, Any] | None:
         """Read back every customer of the run until nothing changes any more; None if stopped before."""
-        run, read, owners = self.run, self.run.reading.read, self.run.reading.owners
-        batches = await run.store.read(lambda file: {row.name: list(file.accepted(row.name)) for row in file.stages()})
+        run, read, window = self.run, self.run.reading.read, last.window
         run_id: str = (await run.store.read(lambda file: file.run))["id"]
-        work = await read(Work, self.state_folder / f"revert-{run_id}.sqlite")
+        work = await read(Taken, self.state_folder / f"revert-{run_id}.sqlite")
         with closing(work):
-            await read(work.begin, f"revert {number}", batches)
-            looks = Looks(run, work, {}, owners, None, window.customers, {}, task="reverting")
-            reading = _Reading(run, work, looks, window.customers)
-            settled = min(began + run.context.times.settle - run.context.now(), run.context.times.settle)
+            batches = {name: run.reading.lookup.accepted(name) for name in run.reading.inputs}
+            await read(work.begin, f"revert {last.number}", batches)
+            if last.state == DONE:  # the process ended before it could tell
+                return await read(self._tell_kept, work, last.summary)
+            looks = Looks(run, work, [], run.reading.owners, None, window.customers, {}, task="reverting")
+            reading = Undone(run, work, looks, window.customers)
+            settled = min(last.began + run.context.times.settle - run.context.now(), run.context.times.settle)
             if not await run.context.pause(settled) or not await reading.all():
                 return None
-            kept = await read(lambda: list(work.suspects()))
-            if len(kept) == window.customers:
-                await self._nothing_gone(number, accepted)
-            stays = await read(self._stays, work, kept, batches)
-            looked = (await read(work.progress, owners)).looked
-            summary = self._summary(window, kept, looked)
-            await run.store.write(lambda file: file.reverted(number, summary, stays))
-            await read(work.forget)
-        return summary | {"kept": [it.item.record.owner for it in kept]}
+            looked, stayed = (await read(work.progress, run.reading.owners)).looked, await read(work.left)
+            if looked == stayed:
+                await self._nothing_gone(last, looked)
+            if not await reading.share_out():
+                return None
+            summary = {
+                "customers": window.customers, "gone": looked - stayed, "stayed": stayed,
+                "not_read_back": window.customers - looked, "at": run.context.now(),
+            }  # fmt: skip
+            everything = looked - stayed == window.customers
+            await run.store.write(lambda file: file.reverted(last.number, summary, partial(work.gone_of, everything)))
+            await run.target.permits.release(run_id)
+            return await read(self._tell_kept, work, summary)
 
-    async def _nothing_gone(self, number: int, accepted: bool) -> None:
+    def _tell_kept(self, work: Taken, summary: Mapping[str, Any]) -> dict[str, Any]:
+        for it in work.suspects():
+            self.tell(it.item.record.owner)
+        work.forget()
+        return dict(summary)
+
+    async def _nothing_gone(self, last: Reverting, looked: int) -> None:
         waited = self.run.context.times.visible
-        if accepted:
+        if not looked:
+            raise UnknownOutcome(
+                "revert-unseen",
+                "no customer of this run can be read back: another mapping made them, or a retry corrected their ids",
+                "Put back the mapping that made them. The same command looks again, and sends nothing.",
+            )
+        if last.state == ACCEPTED:
             raise SamplesMissing(
                 "revert-not-visible",
                 f"the target accepted the revert, but all customers are still there after {waited:.0f} s",
                 "Ask the target's support whether its queue stands still. The same command looks again; it sends no"
                 " second revert.",
             )
-        await self.run.store.write(lambda file: file.revert_is(number, NOT_LANDED))
+        await self.run.store.write(lambda file: file.revert_is(last.number, NOT_LANDED))
         raise UnknownOutcome(
             "revert-not-landed",
             f"the revert got no answer, and all customers are still there after {waited:.0f} s: it did not land",
             "The same command asks the target once more.",
         )
-
-    def _stays(
-        self, work: Work, kept: Sequence[Suspect], batches: Mapping[str, Sequence[Accepted]]
-    ) -> dict[str, list[Beside]]:
-        """What is still at the target, by stage: the records of the customers that stayed."""
-        owners = {it.item.record.owner for it in kept}
-        found: dict[str, list[Beside]] = {}
-        for name, it in self.run.reading.inputs.items() if owners else ():
-            items = Passage(name, it.source, it.rules, work.ranges).items(wanted=Wanted(owners, ()))
-            found[name] = [
-                Beside(seq, ranges_of(records), add_up(record.tally for record in records))
-                for seq, group in groupby(sorted(items, key=lambda item: (item.seq, item.place)), lambda item: item.seq)
-                for records in [[item.record for item in group]]
-            ]
-        return found
-
-    def _summary(self, window: Window, kept: Sequence[Suspect], looked: int) -> dict[str, Any]:
-        return {
-            "customers": window.customers, "gone": looked - len(kept), "stayed": len(kept),
-            "not_read_back": window.customers - looked, "at": self.run.context.now(),
-        }  # fmt: skip
-
-
-@dataclass(slots=True)
-class _Reading:
-    """Looks at all customers of a run until all are gone, or nothing changes any more."""
-
-    run: Run
-    work: Work
-    looks: Looks
-    customers: int
-
-    async def all(self) -> bool:
-        """Look until then; False if stopped before. Customers that are still there are the work's suspects."""
-        context, read = self.run.context, self.run.reading.read
-        now, began = asyncio.get_running_loop().time, asyncio.get_running_loop().time()
-        first = await read(lambda: list(islice(self.looks.passage(self.run.reading.owners).items(), FIRST)))
-        # The target reverts in its own time: until a first customer is gone, a look at all of them tells nothing.
-        while first and all([await self._there(it) for it in first]):
-            if now() - began >= context.times.visible:
-                break
-            if not await self._pause("no customer is gone yet"):
-                return False
-        if not await self._pass():
-            return False
-        left, since = await read(self.work.left), now()
-        while left and now() - since < (context.times.settle if left < self.customers else 0.0):
-            if not await self._pause(f"customers still there: {left:,}") or not await self._again():
-                return False
-            before, left = left, await read(self.work.left)
-            since = since if left == before else now()
-        return not context.stopping
-
-    async def _there(self, item: Item) -> bool:
-        return bool(await self.run.context.until_stopped(self._look(item)))
-
-    async def _look(self, item: Item) -> list[Difference] | None:
-        """An empty list where the customer is gone, `THERE` where it is not; None if the run is to stop."""
-        found = await self.looks.look(self.run.reading.owners, item)
-        if found is None:
-            return None
-        return [] if found and found[0].reason == MISSING else THERE
-
-    async def _pass(self) -> bool:
-        name = self.run.reading.owners
-        place = (await self.run.reading.read(self.work.progress, name)).place
-
-        def note(found: Found) -> None:
-            last = max(it.place for it, _ in found)
-            self.work.note(name, Done(last, len(found)), [Suspect(name, it, how) for it, how in found if how])
-
-        items = after(self.looks.passage(name).items(start_at(place)), place)
-        return await self._pool(note).over(items)
-
-    async def _again(self) -> bool:
-        """Look once more at those that are still there."""
-        name = self.run.reading.owners
-
-        def note(found: Found) -> None:
-            self.work.note_again(name, found)
-
-        items: Iterator[Item] = (it.item for it in self.work.suspects(again=True))
-        done = await self._pool(note).over(items)
-        await self.run.reading.read(self.work.drop_found)
-        return done
-
-    def _pool(self, note: Any) -> Pool:
-        return Pool(self.run.reading, self.run.context, self.run.settings.concurrency, self._look, note)
-
-    async def _pause(self, said: str) -> bool:
-        seconds = min(LOOK, max(self.run.context.times.settle, 0.05))
-        self.run.context.notify(Waiting("reverting", f"reading back the revert: {said}", seconds))
-        return await self.run.context.pause(seconds)

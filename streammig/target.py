@@ -83,6 +83,15 @@ class Mentions(Protocol):
         ...
 
 
+@runtime_checkable
+class Keyed(Protocol):
+    """Rules of a stage whose units have a natural key: one that comes twice for an owner is the same unit twice."""
+
+    def keys_of_units(self, body: bytes) -> Iterable[tuple[int, str]]:
+        """The numbers in a record, as it is sent, of the units that have a key, each with that."""
+        ...
+
+
 class Client(Protocol):
     """Our side of the target for one kind of request: takes a body, returns a receipt.
 
@@ -137,6 +146,9 @@ class Permits(Protocol):
 
     async def on_429(self) -> None:
         """The target refused a request that our own count allowed: keep a wider margin."""
+
+    async def release(self, run_id: str) -> None:
+        """This checkpoint was reverted: what it was given may be sent by another one."""
 
     def all_sent(self) -> None:
         """This run sends nothing any more: its reads need not leave room for requests."""

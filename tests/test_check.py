@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import json
+import random
 import re
 from typing import Any
 
 import pytest
 
+from streammig import disk
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, write
 from tests.sandbox_caller import OTHER_REWARD, REWARD, TIER, customer, event, lot, transaction
@@ -62,11 +64,18 @@ PLANTED: list[tuple[str, Any, dict[tuple[str, str], int]]] = [
     ("customers", customer("c1"), {("duplicate-customer", ""): 1}),
     ("customers", customer("other", email="C2@example.org"), {("duplicate-email", ""): 1}),
     ("customers", customer("x", registration_date="yesterday"), {("bad-date", "registration_date"): 1}),
+    ("customers", customer("x", registration_date="2020-01-01T00:00:00"), {("bad-date", "registration_date"): 1}),
     ("customers", LATIN, {("invalid-utf8", ""): 1}),
     ("customers", b'{"id": "x", "name"', {("invalid-json", ""): 1}),
     ("events", {"id": "stranger", "events": [event("p")]}, {("owner-unknown-customer", ""): 1}),
+    ("events", {"id": "c1", "events": [event("p-c1")]}, {("purchase-twice", ""): 1}),
     ("transactions", {"id": "poor", "transactions": [transaction(1)]}, {("balance-differs", ""): 1}),
     ("transactions", histories("c1")[0], {("owner-twice", ""): 2}),
+    (
+        "transactions",
+        {"id": "poor", "transactions": [transaction(1)] * 1_001},
+        {("too-many-transactions", "transactions"): 1},
+    ),
 ]
 
 
@@ -116,6 +125,80 @@ def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_b
     assert (first["file"], first["line"]) == ("b.json", 1)
 
 
+def test_purchases_that_come_twice_are_found_exactly_and_nothing_else_is_named(shell: Shell) -> None:
+    dice = random.Random(5)
+    made = [
+        (f"c{dice.randrange(40)}", dice.choice(["PURCHASE", "RETURN"]), f"p{dice.randrange(400)}") for _ in range(3_000)
+    ]
+    owners: list[dict[str, Any]] = []
+    for at in range(0, len(made), 3):
+        owner = made[at][0]
+        owners.append({"id": owner, "events": [event(id_, type=kind) for _, kind, id_ in made[at : at + 3]]})
+        made[at : at + 3] = [(owner, kind, id_) for _, kind, id_ in made[at : at + 3]]
+    write(shell.folder / "a.json", owners[:600])
+    write(shell.folder / "b.json", owners[600:])
+    ended = shell("check", "--events", "a.json", "--events", "b.json", "--offline", "--json", "--out", "all.ndjson")
+    expected, seen = [], set()
+    for at, (owner, kind, id_) in enumerate(made):
+        if kind == "PURCHASE" and (owner, id_) in seen:
+            expected.append((owner, "b.json" if at >= 1_800 else "a.json", at % 1_800 // 3 + 1, at % 3))
+        if kind == "PURCHASE":
+            seen.add((owner, id_))
+    listed = [json.loads(line) for line in (shell.folder / "all.ndjson").read_text().splitlines()]
+    assert {it["code"] for it in listed} == {"purchase-twice"}
+    assert [(it["id"], it["file"], it["line"], it["unit"]) for it in listed] == expected
+    assert (ended.code, ended.document["stages"]["events"]["repeated"]) == (3, len(expected))
+    assert not list(shell.folder.glob("**/purchases"))
+
+
+def test_an_events_file_that_was_exported_twice_is_found_by_its_purchases(shell: Shell) -> None:
+    owners = [{"id": f"c{at}", "events": [event(f"p{at}")]} for at in range(50)]
+    write(shell.folder / "a.json", owners)
+    write(shell.folder / "again.ndjson", owners[::-1], lines=True)
+    ended = shell("check", "--events", "a.json", "--events", "again.ndjson", "--offline", "--json")
+    assert kinds(ended) == {"events": {("purchase-twice", ""): 50}}
+
+
+def test_customers_with_a_balance_and_no_history_are_counted(shell: Shell) -> None:
+    write(shell.folder / "customers.json", [customer("poor"), *people(5, balance=[lot(1)])])
+    write(shell.folder / "transactions.json", histories("c0", "c3"))
+    ended = check(shell)
+    (warning,) = ended.document["warnings"]
+    assert (ended.code, warning["code"], warning["wrong"]) == (0, "balance-without-history", False)
+    assert ": 3; the first is record 3" in warning["what"]
+
+
+def test_a_disk_without_room_for_the_keys_of_purchases_is_named_and_all_else_is_checked(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(shell.folder / "events.json", [{"id": "c1", "events": [event("p"), event("p")]}])
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 1_000)
+    ended = check(shell)
+    assert (ended.code, [it["code"] for it in ended.document["warnings"]]) == (0, ["disk-space"])
+    assert ended.document["stages"]["events"]["units"] == 2
+
+
+def test_what_belongs_to_a_bad_or_a_filtered_customer_is_told_with_the_reason(shell: Shell) -> None:
+    left_out = [customer("bad", email="none"), customer("gone", status="DELETED")]
+    write(shell.folder / "customers.json", [*people(5), *left_out])
+    write(shell.folder / "events.json", [{"id": owner, "events": [event(owner)]} for owner in ("c1", "bad", "gone")])
+    write(shell.folder / "transactions.json", histories("bad", "gone"))
+    ended = check(shell)
+    for stage in ("events", "transactions"):
+        assert kinds(ended)[stage] == {("owner-bad-email", ""): 1}
+        assert ended.document["stages"][stage]["filtered"] == {"customer-filtered": 1}
+
+
+def test_one_customer_in_two_files_and_one_file_that_is_named_twice_are_told(shell: Shell) -> None:
+    write(shell.folder / "a.json", people(20))
+    write(shell.folder / "b.json", [*people(40)[25:], customer("c3")])
+    write(shell.folder / "e.json", [{"id": "c1", "events": [event("p")]}])
+    files = "--customers", "a.json", "--customers", "b.json", "--events", "e.json", "--events", "./e.json"
+    ended = shell("check", *files, "--json", "--offline")
+    assert (ended.code, [it["code"] for it in ended.document["unreadable"]]) == (2, ["export-twice"])
+    assert kinds(ended) == {"customers": {("duplicate-customer", ""): 1}}
+
+
 def test_duplicates_of_a_table_are_found_however_far_apart_they_are(shell: Shell) -> None:
     rows = [f"c{at},A,a{at}@example.org,2020-01-01T00:00:00Z" for at in range(4_000)]
     rows += ["c7,A,z@example.org,2020-01-01T00:00:00Z", "new,A,A9@example.org,2020-01-01T00:00:00Z"]
@@ -130,6 +213,7 @@ def test_duplicates_of_a_table_are_found_however_far_apart_they_are(shell: Shell
 
 
 REMARKS: list[tuple[str, dict[str, Any], str]] = [
+    ("customers", customer("z", newsletter=True), "consent-dropped"),
     ("customers", customer("z", metrics={"lifetime": {"spend_total": 1}}), "metrics-and-events"),
     ("customers", customer("z", balance=[lot(1, expiration_date="2021-01-01T00:00:00Z")]), "lots-expired"),
     ("customers", customer("z", consent={"email": False}), "consent-dropped"),
@@ -167,10 +251,14 @@ def test_rewards_and_tiers_that_the_account_does_not_have_are_named(
     assert ([it["code"] for it in ended.document["warnings"]], ended.code) == (codes, 3 if codes else 0)
 
 
-def test_an_account_that_can_t_be_asked_is_a_warning_and_all_else_is_checked(shell: Shell) -> None:
+@pytest.mark.parametrize("answer", [None, {"status": 401}, {"status": 429, "retry_after": 90_000}, {"status": 500}])
+def test_an_account_that_can_t_be_asked_is_a_warning_and_all_else_is_checked(
+    shell: Shell, answer: dict[str, Any] | None
+) -> None:
     write(shell.folder / "c.json", [*people(3, balance=[lot(1)]), customer("c1")])
-    flags = "--base-url", "http://127.0.0.1:9", "--limits", "off"
-    ended = shell("check", "--customers", "c.json", *flags, "--json")
+    with sandbox(*([{"on": "read", "do": "answer", **answer}] if answer else [])) as target:
+        flags = "--base-url", target.url if answer else "http://127.0.0.1:9", "--limits", "off"
+        ended = shell("check", "--customers", "c.json", *flags, "--json")
     assert [it["code"] for it in ended.document["warnings"]] == ["account-not-read"]
     assert kinds(ended) == {"customers": {("duplicate-customer", ""): 1}}
 

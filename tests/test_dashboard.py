@@ -285,7 +285,15 @@ async def test_the_page_is_small_needs_no_network_and_holds_no_name_no_email_no_
     assert "unsafe-inline" not in policy.partition("script-src")[2]
     for secret in ("Aurelia", "@", KEY, "c1"):
         assert secret not in text.replace("@media", "")
-    for told in ("bad-email", "429", "parked", "1000/1h"):
+    for told in (
+        "bad-email",
+        "throttled 429",
+        "parked",
+        "can be read back",
+        "1000/1h",
+        "Plan and drift",
+        "half within",
+    ):
         assert told in text
 
 

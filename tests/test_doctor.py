@@ -21,8 +21,9 @@ from tests.sandbox_caller import customer
 MACHINE = ["reader", "judge", "sqlite", "disk", "checkpoint folder", "state folder", "permissions", "export", "key"]
 WAY = ["token", "read", "clock", "limits"]
 QUESTIONS = [
-    "absent-customer", "accepted-answer", "unknown-field", "refused-whole", "repeated-customer", "repeated-email",
-    "balance-match", "history-once", "repeated-event", "event-of-nobody", "migration-entry",
+    "absent-customer", "accepted-answer", "unknown-field", "refused-whole", "repeated-customer", "twice-in-a-request",
+    "repeated-email", "amount-decimals", "balance-match", "history-and-wallet", "history-once", "event-of-nobody",
+    "repeated-event", "metrics-and-events", "migration-entry",
 ]  # fmt: skip
 
 
@@ -104,10 +105,13 @@ def live(shell: Shell, *script: Mapping[str, Any], **config: Any) -> Called:
         return shell("doctor", file, "--live", "--yes-live", "127.0.0.1", "--json")
 
 
+AS_ASSUMED = dict.fromkeys([*MACHINE, *WAY[:-1], *QUESTIONS], "ok") | {"limits": "note", "limit-headers": "note"}
+
+
 def test_a_target_as_is_assumed_answers_every_question_so(shell: Shell) -> None:
     found = live(shell)
     assert found.code == 0, found.out
-    assert states(found) == dict.fromkeys([*MACHINE, *WAY[:-1], *QUESTIONS], "ok") | {"limits": "note"}
+    assert states(found) == AS_ASSUMED
 
 
 @pytest.mark.slow
@@ -122,6 +126,9 @@ def test_a_target_as_is_assumed_answers_every_question_so(shell: Shell) -> None:
         ({"migration_entry": False}, "migration-entry", "note"),
         ({"partial_refusal": True}, "refused-whole", "wrong"),
         ({"unknown_fields": "refuse"}, "unknown-field", "note"),
+        ({"metrics": "sent"}, "metrics-and-events", "note"),
+        ({"history_moves_wallet": True}, "history-and-wallet", "wrong"),
+        ({"round_amounts": True}, "amount-decimals", "wrong"),
     ],
 )
 def test_a_switched_assumption_is_named_and_no_other(
@@ -129,8 +136,24 @@ def test_a_switched_assumption_is_named_and_no_other(
 ) -> None:
     found = live(shell, **config)
     assert found.code == (2 if state == "wrong" else 0)
-    assert states(found) == dict.fromkeys([*MACHINE, *WAY[:-1], *QUESTIONS], "ok") | {"limits": "note", name: state}
+    assert states(found) == AS_ASSUMED | {name: state}
     assert all(it["do"] for it in found.document["findings"] if it["name"] == name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ours", "state"), [("500/1h", "ok"), ("700/1h", "note")])
+def test_the_limit_that_answers_name_is_held_against_the_settings(shell: Shell, ours: str, state: str) -> None:
+    with sandbox(limits="500/1h") as target:
+        file = toml(shell.folder, target.url)
+        file.write_text(file.read_text().replace('limits = "off"', f'limits = "{ours}"'))
+        found = shell("doctor", file, "--live", "--yes-live", "127.0.0.1", "--json")
+    assert states(found)["limit-headers"] == state, found.out
+
+
+@pytest.mark.slow
+def test_a_customer_twice_in_a_request_may_be_taken(shell: Shell) -> None:
+    found = live(shell, {"on": "customers", "nth": 5, "do": "answer", "status": 201})
+    assert (found.code, states(found)["twice-in-a-request"]) == (0, "note")
 
 
 @pytest.mark.slow

@@ -118,6 +118,7 @@ def test_a_run_without_customers_looks_whether_they_are_there_before_it_sends_an
         ended = await world.live()
         assert isinstance(ended, Unusable)
         assert ended.code == "customers-missing"
+        assert "record 1 of " in ended.what
         assert world.target.requests == 0
         world.target.customers.update(keys["customers"])
         # Tries that find no connection are no beginning: the next run looks again.

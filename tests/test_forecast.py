@@ -9,8 +9,20 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.masivo.limits import PRESETS
+from streammig.migration import Migration
 from streammig.model import Place
-from streammig.ratelimit import OFF, AccountState, Limits, RateLimiter, Starts, Window, parse_limits, starts_of
+from streammig.ratelimit import (
+    OFF,
+    AccountState,
+    Limits,
+    RateLimiter,
+    Starts,
+    Window,
+    parse_hours,
+    parse_limits,
+    part_of,
+    starts_of,
+)
 from streammig.report.document import document
 from streammig.report.forecast import Leg, forecast
 from streammig.report.progress import requests_left
@@ -28,31 +40,38 @@ def near(told: float, true: float) -> bool:
     return abs(told - true) <= max(NEAR * true, SLACK)
 
 
-# The limits of the proofs of pacing, with so many requests that each window bites.
+# The limits of the proofs of pacing, with so many requests that each window bites; a share of them, and timetables.
 SCHEDULES = [
-    ("1/5s", 300), ("1/5s,500/1h", 1_500), ("1/5s,1000/1h", 1_200), ("1/1s,25/90s", 60), ("12/50s", 60),
-    ("1/0.5s,40/60s;general=60/100s", 200), ("1/0.05s,2000/100s", 3_000), ("1/5s,250/1h;general=1000/1d", 1_300),
+    ("1/5s", 300, 1.0, ""), ("1/5s,500/1h", 1_500, 1.0, ""), ("1/5s,1000/1h", 1_200, 1.0, ""),
+    ("1/1s,25/90s", 60, 1.0, ""), ("12/50s", 60, 1.0, ""), ("1/0.5s,40/60s;general=60/100s", 200, 1.0, ""),
+    ("1/0.05s,2000/100s", 3_000, 1.0, ""), ("1/5s,250/1h;general=1000/1d", 1_300, 1.0, ""),
+    ("1/5s,1000/1h", 600, 0.5, ""), ("1/5s,700/1h", 1_500, 1.0, "21:00-23:00; else 20%"),
+    ("1/5s,700/1h", 900, 0.8, "22:00-22:45 50%; 23:30-24:00"),
 ]  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("text", "count"), SCHEDULES)
-def test_time_left_is_true_at_every_moment_also_right_after_a_resume(tmp_path: Path, text: str, count: int) -> None:
-    limits, latency, lanes = parse_limits(text, {}), 0.05, 4
+@pytest.mark.parametrize(("text", "count", "share", "timetable"), SCHEDULES)
+def test_time_left_is_true_at_every_moment_also_right_after_a_resume(
+    tmp_path: Path, text: str, count: int, share: float, timetable: str
+) -> None:
+    limits, latency, lanes = part_of(parse_limits(text, {}), share), 0.05, 4
+    hours = parse_hours(timetable, "UTC")
 
     async def main() -> list[tuple[float, int, float]]:
         clock, told = VirtualClock(), []
         file = AccountState(tmp_path / "account.sqlite")
-        limiter = RateLimiter(file, limits, clock, Inline())
+        limiter = RateLimiter(file, limits, clock, Inline(), hours=hours)
         for made in range(count):
             if made == count // 3:  # down for a while, then another process goes on
                 await limiter.close()
                 await asyncio.sleep(40)
-                limiter = RateLimiter(file, limits, clock, Inline())
+                limiter = RateLimiter(file, limits, clock, Inline(), hours=hours)
             if made % (count // 30) == 0 or made in (count // 3, count // 3 + 1):
                 left = Leg(count - made, settle=60.0)
-                end = forecast([left], limits, file.starts(limits, clock.time()), clock.time(), latency, lanes).ends[0]
-                told.append((clock.time(), made, end))
+                made_so_far = file.starts(limits, clock.time())
+                found = forecast([left], limits, made_so_far, clock.time(), latency, lanes, hours)
+                told.append((clock.time(), made, found.ends[0]))
             permit = await limiter.acquire()
             permit.sent()
         end = clock.time() + latency + 60.0
@@ -115,9 +134,12 @@ def test_requests_left_are_those_sealed_and_what_the_unread_part_will_take(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("limits", "customers"), [("1/5s", 3_000), ("1/1s,25/90s", 2_000), ("12/50s", 2_000)])
-def test_bars_and_status_tell_the_time_left_of_the_whole_job_from_the_first_request_on(
-    tmp_path: Path, limits: str, customers: int
+@pytest.mark.parametrize(
+    ("limits", "customers", "stops"),
+    [("1/5s", 3_000, ""), ("1/1s,25/90s", 2_000, ""), ("12/50s", 2_000, ""), ("1/5s", 1_000, "transactions")],
+)
+def test_bars_and_status_tell_the_time_left_of_the_whole_job_from_the_first_request_on_also_of_a_resume(
+    tmp_path: Path, limits: str, customers: int, stops: str
 ) -> None:
     async def main() -> None:
         world = new_world(tmp_path, 5, customers)
@@ -126,15 +148,25 @@ def test_bars_and_status_tell_the_time_left_of_the_whole_job_from_the_first_requ
         world.settings |= {"limits": limits, "max_bytes": 40_000}
         told: list[tuple[float, str, float]] = []
         watch: list[Watch] = []
+        running: list[Migration] = []
+
+        async def run(migration: Migration) -> bool:
+            running[:] = [migration]
+            return await migration.run()
 
         def hear(notice: Notice) -> None:
             if isinstance(notice, RunBegan):
                 watch[:] = [Watch(world.clock.time)]
+                told.clear()
+            if stops and isinstance(notice, Answered) and (notice.batch.stage, notice.batch.seq) == (stops, 7):
+                running[0].drain()
             if not watch:
                 return
             watch[0].hear(notice)
             now = world.clock.time()
-            if (isinstance(notice, Answered) and notice.batch.seq % 10 == 0) or isinstance(notice, StageBegan):
+            if (isinstance(notice, Answered) and notice.batch.seq % 10 == 0) or isinstance(
+                notice, StageBegan | RunBegan
+            ):
                 ahead = watch[0].ahead()
                 file = Checkpoint.open(tmp_path / "run.checkpoint", read_only=True)
                 found = document(file, running=True, pace=pace_of(file, now), now=now)["seconds_left"]
@@ -145,9 +177,12 @@ def test_bars_and_status_tell_the_time_left_of_the_whole_job_from_the_first_requ
                 told.extend([(now, "bar", ahead.whole), (now, "status", found)])
 
         world.watch = hear
-        assert await world.live() is True
+        if stops:
+            assert await world.live(run) is False
+            await asyncio.sleep(3_600.0)  # for so long nobody looks at it
+        assert await world.live(run) is True
         end = world.clock.time()
-        assert len(told) > 20
+        assert len(told) > (2 if stops else 20)
         wrong = [(round(now - told[0][0]), who, round(left), round(end - now)) for now, who, left in told
                  if not near(left, end - now)]  # fmt: skip
         assert wrong == [], wrong

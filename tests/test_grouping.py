@@ -336,6 +336,8 @@ def test_a_bad_row_leaves_out_its_whole_customer_and_a_correction_sends_all_of_i
             ("invalid-csv", 34),
         ]
         (mine,) = [it for it in letters if it["code"] == "mapping-failed"]
+        assert mine["record"]["rows"][-1] == "points.csv:31"
+        assert "(row points.csv:31)" in mine["message"]
         mine["record"]["transactions"] = [it for it in mine["record"]["transactions"] if it["Receipt"] != "bad"]
         (shell.folder / "corrected.ndjson").write_text(json.dumps(mine) + "\n")
         again = shell("retry", "m.checkpoint", "--input", "corrected.ndjson")

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 
+from streammig.migration import Migration
 from streammig.sandbox.store import Store
 from tests.commands import PATIENCE, Shell, environment, write
 from tests.sandbox_caller import customer
 
+ENDS = [
+    ("", "raise SystemExit(0)"),
+    ("import sys\n", "sys.exit(0)"),
+    ("import os\n", "os._exit(0)"),
+    ("from os import _exit\n", "_exit(0)"),
+    ("import os\n", "os.execl('/bin/true', 'true')"),
+]
 GOOD = "def f(record):\n    print('debug of a mapping')\n    return record\n"
 
 
@@ -41,7 +50,8 @@ def test_what_a_mapping_prints_goes_to_stderr_and_the_document_stays_whole(shell
         ("import os\nos._exit(0)\n", 2, "map-not-importable"),
         ("import os\nos.kill(os.getpid(), 9)\n", 2, "map-not-importable"),
         ("import os\nraise ValueError(dict(os.environ))\n", 2, "map-not-importable"),
-        ("def f(record):\n    raise SystemExit(0)\n", 3, None),
+        ("def f(record):\n    raise ValueError\n", 3, None),
+        *((f"{header}def f(record):\n    {end}\n", 2, "map-ended") for header, end in ENDS),
     ],
 )
 def test_a_mapping_that_ends_or_raises_never_ends_a_run_with_0_and_shows_no_environment(
@@ -51,6 +61,18 @@ def test_a_mapping_that_ends_or_raises_never_ends_a_run_with_0_and_shows_no_envi
     ended = shell(*mapped(shell, source, "--json"))
     assert (ended.code, ended.problem) == (code, problem), ended.err
     assert "never-to-be-shown" not in ended.out + ended.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("header", "end"), ENDS)
+def test_a_mapping_that_ends_the_reader_process_ends_the_run_with_2_and_one_that_forks_may_end_its_own(
+    shell: Shell, header: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Migration, "__init__", partialmethod(Migration.__init__, away=0))
+    fork = "if not os.fork():\n        os._exit(0)\n    os.wait()"
+    source = f"{header}import os\ndef f(record):\n    {fork}\n    if record['id'] == 'c-2':\n        {end}\n"
+    ended = shell(*mapped(shell, source + "    return record\n", "--json", "--unchecked"))
+    assert (ended.code, ended.problem) == (2, "map-ended"), ended.err
 
 
 @pytest.mark.slow

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from streammig.columns import Chunk
-from streammig.masivo.rules import RuleOptions, rules
+from streammig.errors import BrokenExport
+from streammig.masivo.rules import RuleOptions, StageRules, rules
 from streammig.masivo.rules.compiled import is_compiled
-from streammig.model import Span
+from streammig.model import Examined, Span
+from streammig.sources import FileSource, Input, open_source
 from tests.shares import share
 from tests.test_batch_digests import MAKERS, REWARDS
 
@@ -134,3 +141,102 @@ def test_i5_what_the_judge_calls_clean_is_what_the_rules_in_python_make_of_it(
         for one, other in zip(mine, theirs, strict=True):  # bodies, owners, units, amounts, what was cut and why
             assert one == other
     assert clean > count // 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["array", "lines"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_i4_an_export_that_the_judge_frames_holds_what_it_holds_without(stage: str, form: str, tmp_path: Path) -> None:
+    dice, options = Random(5), RuleOptions(now=NOW)
+    judged, reference = rules(stage, options, judge="compiled"), rules(stage, options, judge="python")
+    seed, file = seeds(stage, dice), tmp_path / ("x.json" if form == "array" else "x.ndjson")
+    for _ in range(share(400)):
+        texts = [mutated(dice, each) if dice.random() < 0.03 else each for each in dice.choices(seed, k=60)]
+        if form == "lines":
+            file.write_bytes(b"\n".join([each.replace(b"\n", b" ") for each in texts]))
+        else:
+            file.write_bytes(b"[" + dice.choice([b",", b" ,\n", b",\n "]).join(texts) + b"]")
+        source = open_source([Input(str(file))], max_record_bytes=1200, read_bytes=dice.choice([100, 9000, 1 << 20]))
+        assert fates(source.judged_by(judged.judge), judged) == fates(source.judged_by(None), reference)
+
+
+def fates(source: FileSource, by: StageRules) -> tuple[list[Examined], str]:
+    """What becomes of each record, and what broke the export off."""
+    found: list[Examined] = []
+    try:
+        for span in source.spans():
+            found += Chunk(span, by.columns(span)).all()
+    except BrokenExport as broken:
+        return found, str(broken)
+    return found, ""
+
+
+PAGE, NOTHING = mmap.PAGESIZE, 0  # what a page that can't be read may be used for
+
+
+@pytest.fixture
+def guarded() -> Iterator[memoryview]:
+    """A page of memory between two that can't be read."""
+    memory = mmap.mmap(-1, 3 * PAGE)
+    libc, address = ctypes.CDLL(None, use_errno=True), ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for page in (0, 2):
+        assert libc.mprotect(ctypes.c_void_p(address + page * PAGE), PAGE, NOTHING) == 0
+    yield memoryview(memory)[PAGE : 2 * PAGE]
+    for page in (0, 2):
+        libc.mprotect(ctypes.c_void_p(address + page * PAGE), PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_byte_outside_the_block_is_read_whatever_its_end_cuts_in_two(stage: str, guarded: memoryview) -> None:
+    judge = rules(stage, RuleOptions(now=NOW), judge="compiled").judge
+    assert judge is not None
+    for record in seeds(stage, Random(3))[3:5]:
+        pieces = [record[at : at + size] for at in range(len(record)) for size in range(65)]
+        pieces += [record[:size] for size in range(len(record))] + [record + b"," + record[:size] for size in range(65)]
+        for piece in pieces:
+            size = len(piece)
+            guarded[PAGE - size :] = piece
+            guarded[:size] = piece if 2 * size <= PAGE else guarded[:size]
+            found = judge.elements(guarded, PAGE - size, PAGE, PAGE)
+            assert found.ends == judge.elements(piece, 0, size, PAGE).ends
+            # What stands behind the block is none of it.
+            assert found.ends == judge.elements(piece + b'"},]0', 0, size, PAGE).ends
+            judge.elements(guarded, 0, min(size, PAGE - size), PAGE)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"[", b"{", b'"', b"\\", b'{"', b'{"id', b'{"id"', b'{"id":', b'{"id":"', b'{"id":"\\', b'{"id":"\\u',
+        b'{"id":"\\ud83c', b'{"id":"\\ud83c\\', b'{"id":"\xf0\x9f', b"-", b"1.", b"1e", b"tru", b"nul",
+        b"[" * 100_000, b'{"a":' * 100_000, b'{"x":' + b"[" * 63, b'{"x":[' + b"[]," * 100_000,
+        b'{"' + b"x" * 100_000, b"\x00" * 100, b"\xff" * 100,
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_hostile_block_holds_no_record(data: bytes) -> None:
+    judge = rules("customers", RuleOptions(now=NOW), judge="compiled").judge
+    assert judge is not None
+    found = judge.elements(data, 0, len(data), len(data))
+    assert (found.starts, found.columns.owners) == ([], [])
+    assert judge.lines(data, [0], [len(data)], len(data)) is None
+    for low, high in ((-1, 0), (0, len(data) + 1), (1, 0)):
+        with pytest.raises(ValueError, match="outside the block"):
+            judge.elements(data, low, high, 9)
+
+
+def test_more_rewards_and_unknown_fields_than_there_is_room_for_are_left_to_the_rules() -> None:
+    judged = rules("customers", RuleOptions(now=NOW), judge="compiled")
+    dice, records = Random(1), []
+    for number in range(1, 300):
+        lots = [
+            {"reward_id": str(UUID(int=dice.getrandbits(128))), "amount": 1, "expiration_date": None, "brand_id": None}
+            for _ in range(40)
+        ]
+        record = MAKERS["customers"](dice, number) | {"balance": lots, f"field{number}": 1}
+        records.append(json.dumps(record).encode())
+    reference = rules("customers", RuleOptions(now=NOW), judge="python")
+    span = span_of(records)
+    for _ in range(2):  # the second time with what was learnt
+        assert Chunk(span, judged.columns(span)).all() == Chunk(span, reference.columns(span)).all()

@@ -527,7 +527,7 @@ def test_proxies_of_the_environment_do_not_stand_between_us_and_this_machine(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert shell.run(target.url, "--customers", "e.json").code == 0
     monkeypatch.delenv("NO_PROXY")
-    ended = shell.run(target.url, "--customers", "e.json", "--checkpoint", "other.checkpoint")
+    ended = shell.run(target.url, "--customers", "e.json", "--checkpoint", "other.checkpoint", "--export-again")
     assert (ended.code, ended.problem) == (2, "no-connection")
     assert "proxy" in ended.err
 

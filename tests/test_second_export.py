@@ -191,7 +191,7 @@ def test_who_changed_is_listed_also_where_the_list_could_not_be_written_at_first
     changed.mkdir()
     files = ("--customers", "c2.ndjson", "--events", "e2.ndjson", "--transactions", "t2.ndjson")
     again = ("run", *quickly(target.url), *files, *FULL, "--since", "2025-01-01T00:00:00Z")
-    assert shell(*again, "--json").problem == "output-failed"
+    assert shell(*again, "--json").problem == "output-exists"
     changed.rmdir()
     assert shell(*again).code == 0
     assert [json.loads(line)["id"] for line in changed.read_text().splitlines()] == ["c1"]
@@ -206,6 +206,75 @@ def test_i3_an_older_copy_of_the_older_run_is_refused(shell: Shell, target: Loca
     shell.checkpoint.write_bytes(copy)
     assert full(shell, target).problem == "checkpoint-stale"
     once(target, 20, 60)
+
+
+def survive(folder: Path, *names: str) -> None:
+    """These customers make a transaction at the till."""
+    with closing(sqlite3.connect(folder / "target.sqlite")) as store, store:
+        for name in names:
+            row = "num, batch, reward_id, type, amount, details, issued, created"
+            store.execute(
+                f"INSERT INTO transactions ({row}) SELECT num, NULL, 'r', 'ACCUMULATION', '1', 'till', 1, 1"
+                f" FROM customers WHERE id = '{name}'"
+            )
+
+
+@pytest.mark.parametrize("kept", [[], ["c1"], ["c2"], ["c1", "c2"]])
+def test_a_revert_names_and_counts_also_who_was_sent_corrected(
+    shell: Shell, target: LocalTarget, kept: list[str]
+) -> None:
+    corrected(shell, target)
+    survive(shell.folder, *kept)
+    ended = shell("revert", "migration.checkpoint", "--yes-revert", 3, "--json")
+    assert ended.code == (3 if kept else 0), ended.err
+    assert (sorted(ended.document["kept"]), ended.document["not_read_back"]) == (kept, 0)
+    stages = shell("status", "migration.checkpoint", "--json").document["stages"]
+    counts = [(it["accepted"], it["reverted"], it["unknown"]) for it in stages.values()]
+    assert counts == [(len(kept), 3 - len(kept), 0)] * 3
+    with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
+        store.execute("DELETE FROM transactions WHERE batch IS NULL")
+    again = shell.run(target.url, "--customers", "newer.ndjson", *FILES[2:], *FULL, "--json")
+    assert (again.code, sent_before(again)[0]) == (0, len(kept)), again.err
+    once(target, 3, 9)
+
+
+def test_a_revert_leaves_what_it_can_not_read_back_counted_as_there(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 2)
+    right = [json.loads(line) for line in (shell.folder / "c.ndjson").read_text().splitlines()]
+    write(shell.folder / "c.ndjson", [right[0], right[1] | {"id": ""}], lines=True)
+    assert shell.run(target.url, *FILES[:2]).code == 3
+    assert shell("dead-letters", "migration.checkpoint", "--out", "dead.ndjson").code == 0
+    (letter,) = [json.loads(line) for line in (shell.folder / "dead.ndjson").read_text().splitlines()]
+    write(shell.folder / "fixed.ndjson", [letter | {"record": right[1]}], lines=True)
+    assert shell("retry", "migration.checkpoint", "--input", "fixed.ndjson").code == 0
+    ended = shell("revert", "migration.checkpoint", "--yes-revert", 2)
+    assert (ended.code, "could not be read back: 1" in ended.err) == (3, True), ended.err
+    (stage,) = shell("status", "migration.checkpoint", "--json").document["stages"].values()
+    assert (stage["accepted"], stage["reverted"]) == (1, 1)
+
+
+def test_a_revert_of_a_second_export_leaves_the_events_of_older_customers(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 2)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    second_export(shell.folder)
+    files = ("--customers", "c2.ndjson", "--events", "e2.ndjson", "--transactions", "t2.ndjson")
+    assert shell.run(target.url, *files, *FULL, "--since", "2025-01-01T00:00:00Z").code == 0
+    ended = shell("revert", "full.checkpoint", "--yes-revert", 1, "--json")
+    assert (ended.code, ended.document["gone"]) == (0, 1), ended.err
+    stages = shell("status", "full.checkpoint", "--json").document["stages"].values()
+    assert [(it["accepted"], it["reverted"]) for it in stages] == [(0, 1), (2, 1), (0, 1)]
+    once(target, 2, 8)
+
+
+def test_a_run_with_a_deleted_customer_in_between_can_be_the_older_one(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 5)
+    people = [json.loads(line) for line in (shell.folder / "c.ndjson").read_text().splitlines()]
+    people[2]["deleted_at"] = "2024-01-01T00:00:00Z"
+    write(shell.folder / "c.ndjson", people, lines=True)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    ended = full(shell, target)
+    assert (ended.code, sent_before(ended)) == (0, [4, 12, 12]), ended.err
+    once(target, 4, 12)
 
 
 def test_i3_i4_who_is_missing_of_the_older_run_is_not_sent_and_gets_nothing(shell: Shell) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Coroutine
@@ -420,7 +421,9 @@ def test_i3_a_machine_that_was_set_back_while_customers_went_sends_nothing(tmp_p
         assert await world.live() is True
         restore(tmp_path)
         for _ in range(2):  # nor does it help to ask again
-            assert "--checkpoint-is-current" in (await refused(world, "checkpoint-behind-target")).hint
+            found = await refused(world, "checkpoint-behind-target")
+            assert "--checkpoint-is-current" in found.hint
+            assert re.search(r"record \d+ of \S*customers\S*", found.what)
 
     play(tmp_path, story, {"concurrency": 4}, "events")
 
@@ -496,6 +499,7 @@ def test_i3_a_first_try_that_found_no_connection_does_not_count_as_a_beginning(t
     async def story(world: Told, keys: dict[str, set[str]]) -> None:
         assert await world.live() is True
         (tmp_path / "run.checkpoint").rename(tmp_path / "other.checkpoint")
+        lose_the_state_folder(world)  # it knows who was given the export
         over = seeing(world, lambda of, record: Seen.CANT_TELL)
         world.scripted.script = dict.fromkeys(range(100), Receipt(Kind.NOT_SENT, None, "no connection"))
         assert await world.live(until_answered("customers", 1)) is False

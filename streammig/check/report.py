@@ -44,11 +44,15 @@ def _head(found: Found) -> str:
     stages = found["stages"]
     cards = [(f"{it['units']:,}", f"{name} to be sent", "pending") for name, it in stages.items()]
     cards.append((f"{found['plan']['requests']:,}", "requests", "requests"))
-    cards.append((f"{sum(it['dead'] for it in stages.values()):,}", "records with problems", "dead"))
+    cards.append((f"{sum(it['dead'] for it in stages.values()):,}", "dead letters", "dead"))
     figures = "".join(
         f'<div class="{part}"><dt>{escape(noun)}</dt><dd>{number}</dd></div>' for number, noun, part in cards
     )
-    wrong = "failed" if found["problems"] or found["unreadable"] or any(it["dead"] for it in stages.values()) else ""
+    wrong = (
+        "failed"
+        if found["problems"] or found["unreadable"] or any(it["dead"] or it["repeated"] for it in stages.values())
+        else ""
+    )
     return (
         f'<header><p class="over">Check before the migration</p><h1>{escape(_host(found))}</h1>'
         f'<p class="state {wrong}">{escape(" ".join(verdict(found)))}</p><dl class="figures">{figures}</dl>'
@@ -72,9 +76,7 @@ def _problems(found: Found) -> str:
     return section(
         "Problems",
         whole,
-        table(["problem", "field", "stage", "records"], kinds, "Records that would become dead letters")
-        if kinds
-        else "",
+        table(["problem", "field", "stage", "records"], kinds, "Records by what is wrong with them") if kinds else "",
         table(head, rows, "The first of each") if rows else "",
     ) or section("Problems", "<p>None.</p>")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, product
+from itertools import count, groupby, product
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Event
@@ -19,14 +19,16 @@ import msgspec
 from streammig.batching import BatchLimits, batcher, part_of, tally_of
 from streammig.check.kinds import Kinds, named_field
 from streammig.check.outline import Outline, Outlined, Spot, requests
+from streammig.check.purchases import CODE as TWICE
+from streammig.check.purchases import Purchases, rows_of_units
 from streammig.columns import Chunk, Columns, Rows
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.disk import own_folder
-from streammig.model import ZERO, DeadLetter, Place, Record, Span, Tally, add_up
+from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_up
 from streammig.scan import Halted
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
 from streammig.sources.source import Source
-from streammig.target import Mentions, Rules
+from streammig.target import Keyed, Mentions, Rules
 
 NEAR = 1 << 20  # bytes between two records that are read through rather than leapt over
 
@@ -65,6 +67,7 @@ class Checked:
     dropped: Counter[str] = field(default_factory=Counter)
     kinds: Kinds = field(default_factory=Kinds)
     dead: int = 0
+    repeated: int = 0  # units that are sent, though an earlier one has their key
     mentioned: dict[str, Counter[str]] = field(default_factory=dict)  # by kind of thing
 
     def add(self, note: Note, counted: int) -> None:
@@ -109,7 +112,7 @@ class Checked:
             "amounts": {
                 key: {part: f"{it.sums.get(key, ZERO):f}" for part, it in parts.items()} for key in keys
             },
-            "dead": self.dead, "problems": self.kinds.document(self.files, ids),
+            "dead": self.dead, "repeated": self.repeated, "problems": self.kinds.document(self.files, ids),
             "filtered": {reason: it.records for reason, it in self.filtered.items()},
             "dropped": dict(self.dropped), "mentioned": {kind: len(it) for kind, it in sorted(self.mentioned.items())},
         }  # fmt: skip
@@ -126,6 +129,7 @@ class Note:
     letters: list[tuple[DeadLetter, str]] = field(default_factory=list)  # each with the id of its owner
     mentioned: dict[str, Counter[str]] = field(default_factory=dict)
     outlines: list[Outline] = field(default_factory=list)
+    purchases: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,8 @@ class Noting:
         if not note.outlines or note.outlines[-1].source != span.source:
             note.outlines.append(Outline(span.source))
         note.outlines[-1].add(chunk, self.key, splits=not self.rules.once, shared=self.shared)
+        if isinstance(self.rules, Keyed):
+            note.purchases += rows_of_units(columns, self.key, span, self.rules)
         if isinstance(self.rules, Mentions):
             for row, index in enumerate(columns.index):
                 body = columns.edited.get(row) or span.data[span.starts[index] : span.ends[index]]
@@ -175,9 +181,11 @@ class Stage:
     """The check of a stage: `take` each note in reading order, then `settle`. Its outlines lie in a file without a
     name in `folder`. `write` gets every problem; `noting` is as the notes were made."""
 
-    def __init__(self, name: str, source: Source, folder: Path, write: Callable[[Line], None]) -> None:
+    def __init__(
+        self, name: str, source: Source, folder: Path, write: Callable[[Line], None], purchases: Purchases | None = None
+    ) -> None:
         self.checked = Checked(name, [mark["file"] for mark in source.fingerprints()])
-        self._source, self._write = source, write
+        self._source, self._write, self._purchases = source, write, purchases
         own_folder(folder)
         self._outlines = TemporaryFile(dir=folder)  # noqa: SIM115 - until `close`
 
@@ -186,6 +194,8 @@ class Stage:
         for letter, owner in note.letters:
             behind = msgspec.structs.replace(letter, position=letter.position.behind(counted))
             self._write(self.checked.refuse(behind, owner))
+        if self._purchases is not None:
+            self._purchases.add(note.purchases, counted)
         for outline in note.outlines:
             outline.counted = counted
             pickle.dump(outline, self._outlines)
@@ -208,7 +218,26 @@ class Stage:
         found.requests, found.bytes = planned.number, planned.size
         if planned.letters:
             self._refuse_too_large(noting, planned.letters, halt)
+        if self._purchases is not None:
+            self._tell_repeated(noting, self._purchases, halt)
         return found
+
+    def _tell_repeated(self, noting: Noting, purchases: Purchases, halt: Event) -> None:
+        """Tell of each unit that an earlier one repeats; it is sent nevertheless, for only its keys are alike."""
+        for place, twins in groupby(purchases.repeated(), lambda it: it.place._replace(unit=0)):
+            if halt.is_set():
+                raise Halted
+            again = list(twins)
+            ((_, records),) = records_at(self._source, noting.around(noting.rules), [place])
+            for it in again:
+                record = next((r for r in records if r.unit <= it.place.unit < r.unit + r.units), None)
+                owner = record.owner if record is not None else ""
+                at = record.position if record is not None else Position(place.source, place.offset, 0, place.ordinal)
+                said = f"the same purchase of this customer is in record {it.first.ordinal}, which comes first"
+                letter = DeadLetter(at, it.place.unit, TWICE, said, Tally())
+                self.checked.repeated += 1
+                self.checked.kinds.add(letter, owner)
+                self._write(_line(self.checked.name, self.checked.files, letter, owner))
 
     def _stored(self, halt: Event) -> Iterator[Outline]:
         self._outlines.seek(0)

@@ -44,11 +44,13 @@ def verdict(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"Files that can't be read: {len(found['unreadable'])}. The rest was checked."
     if dead:
         yield f"Records that would become dead letters: {dead:,}."
+    if repeated := sum(stage["repeated"] for stage in found["stages"].values()):
+        yield f"Purchases that would be sent twice: {repeated:,}."
     if found["problems"]:
         yield f"Problems of whole files or stages: {len(found['problems'])}."
     if account:
         yield f"What the account lacks, or has no room for: {counted(account, 'warning')}."
-    if not (dead or account or found["problems"] or found["unreadable"]):
+    if not (dead or repeated or account or found["problems"] or found["unreadable"]):
         yield "Nothing is wrong with this export."
 
 

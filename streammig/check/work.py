@@ -14,16 +14,20 @@ from typing import Any
 
 from streammig.batching import BatchLimits
 from streammig.bodies import room_of_outbox
+from streammig.check.plan import disk
+from streammig.check.purchases import Purchases, room_of_purchases
 from streammig.check.stage import Checked, Line, Noting, Stage
 from streammig.context import in_thread
 from streammig.dedup import KeyIndex
-from streammig.errors import Problem, Unusable
+from streammig.disk import check_room, own_folder
+from streammig.errors import MachineFault, Problem, Unusable
 from streammig.fingerprint import shapes
 from streammig.inputs import StageInput, make_ready
 from streammig.scan import Policies, Workers, problems_of, scan_folder
 from streammig.scan_plan import to_scan
 from streammig.settings import Settings
-from streammig.stages import STAGES
+from streammig.stages import ONCE, STAGES
+from streammig.target import Keyed
 from streammig.telemetry import Notice, Notify, Waiting, Warned
 
 
@@ -51,19 +55,51 @@ class Check:
         async with AsyncExitStack() as stack:
             await make_ready({name: it.source for name, it in self.inputs.items()}, self.thread, self.notify, ())
             folder = scan_folder(Path(self.settings.checkpoint))
-            works = {name: Stage(name, it.source, folder, self.write) for name, it in self.inputs.items()}
+            works = {
+                name: Stage(name, it.source, folder, self.write, self._purchases(stack, folder, it))
+                for name, it in self.inputs.items()
+            }
             for work in works.values():
                 stack.callback(work.close)
             workers = await in_thread(self.thread, self._hired, Event())
             if workers is not None:
                 stack.callback(workers.leave)
             indexes = await self._scan(stack, works, workers)
+            await self._history(indexes)
             for name, work in works.items():
                 limits, halt = BatchLimits(bytes=self.settings.max_bytes), Event()
                 noting = self._noting(name, indexes.get(STAGES[0]))
                 settle = partial(work.settle, noting, indexes.get(name), limits, halt)
                 self.notify(Waiting("planning", f"planning the requests of the {name}"))
                 self.stages.append(await in_thread(self.thread, settle, halt))
+
+    def _purchases(self, stack: AsyncExitStack, folder: Path, it: StageInput) -> Purchases | None:
+        """What finds purchases that come twice; none, with a warning, where the disk has no room for it."""
+        if not isinstance(it.rules, Keyed):
+            return None
+        own = sum(mark["length"] for mark in it.source.fingerprints())
+        try:
+            check_room(folder, {**room_of_purchases(own), **disk(self.settings, self.inputs)})
+            own_folder(folder)
+            found = Purchases(folder / "purchases", self._key)
+        except MachineFault as problem:
+            self.warnings.append(Warned(problem.code, f"{problem.what}. Purchases that come twice are not looked for"))
+            return None
+        stack.callback(found.close)
+        return found
+
+    async def _history(self, indexes: Mapping[str, KeyIndex]) -> None:
+        """Warn of customers with a balance of which no transaction is known."""
+        customers = indexes.get(STAGES[0])
+        if customers is None:
+            return
+        for name in ONCE & indexes.keys():
+            halt = Event()
+            count = partial(_counted, customers, indexes[name], halt)
+            found, first = await in_thread(self.thread, count, halt)
+            if found:
+                said = f"customers with a balance and none of the {name}: {found:,}; the first is record {first:,}"
+                self.warnings.append(Warned("balance-without-history", said))
 
     def _hired(self) -> Workers | None:
         """The workers; none, with a warning, where those that were asked for are not there."""
@@ -105,9 +141,8 @@ class Check:
     @property
     def found(self) -> bool:
         """Whether anything is wrong."""
-        return bool(
-            any(it.code in self.wrong for it in self.warnings) or self.problems or any(it.dead for it in self.stages)
-        )
+        account = any(it.code in self.wrong for it in self.warnings)
+        return account or bool(self.problems) or any(it.dead or it.repeated for it in self.stages)
 
     def files(self) -> dict[str, list[dict[str, Any]]]:
         """The files of each stage: their names, sizes in bytes, and hashes of head, tail and samples."""
@@ -125,3 +160,10 @@ class Check:
             "problems": [it.json() for it in self.problems],
             "warnings": [{"code": it.code, "what": it.warning, "wrong": it.code in self.wrong} for it in self.warnings],
         }
+
+
+def _counted(customers: KeyIndex, others: KeyIndex, halt: Event) -> tuple[int, int]:
+    """How many customers have a balance, and no record in the other index; and the number of the first one's record."""
+    places = customers.without(others, halt.is_set)
+    first = next(places, None)
+    return (0, 0) if first is None else (1 + sum(1 for _ in places), first.ordinal)

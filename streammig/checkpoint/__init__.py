@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from streammig.checkpoint.codec import hash_owner
 from streammig.checkpoint.contents import Contents, spread
-from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path, refuse_stale
+from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path, has_sent, refuse_stale
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
@@ -53,6 +53,7 @@ __all__ = [
     "Window",
     "fenced",
     "fences_path",
+    "has_sent",
     "hash_owner",
     "is_held",
     "locked",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from streammig.checkpoint.lock import holding
+from streammig.checkpoint.lock import holding, is_locked
 from streammig.checkpoint.sqlite import Role, SharedFile, create_owner_only, translated
 from streammig.errors import Unusable, counted
 from streammig.model import Place
@@ -115,7 +115,7 @@ def fenced(
             "Nothing was sent. Bring back the state folder. Or, if you know that this is the newest copy of the"
             " checkpoint, run the same command once with --checkpoint-is-current.",
         )
-    lock = state_folder / f"{run_id}.lock"
+    lock = _lock_path(state_folder, run_id)
     with translated(lock, Fences.role):
         create_owner_only(lock)
     said = f"another copy of the checkpoint {path} is being run"
@@ -137,6 +137,16 @@ def refuse_stale(path: Path, state_folder: Path, run_id: str, tick: int) -> None
     known = _known(state_folder, run_id)
     if known is not None and known.tick > tick:
         _refuse(path, known, tick, lost=False)
+
+
+def has_sent(state_folder: Path, run_id: str) -> bool:
+    """Whether a checkpoint of this host has begun a request, or is being run now."""
+    known = _known(state_folder, run_id)
+    return (known is not None and known.tick > 0) or is_locked(_lock_path(state_folder, run_id))
+
+
+def _lock_path(state_folder: Path, run_id: str) -> Path:
+    return state_folder / f"{run_id}.lock"
 
 
 def _known(state_folder: Path, run_id: str) -> Mark | None:

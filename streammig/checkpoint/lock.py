@@ -68,8 +68,13 @@ def _failed(path: Path, error: OSError) -> MachineFault:
 
 def is_held(checkpoint: Path) -> bool:
     """Whether a process holds this checkpoint now."""
+    return is_locked(lock_path(checkpoint))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this lock file now."""
     try:
-        descriptor = own(lock_path(checkpoint), os.O_RDONLY)
+        descriptor = own(path, os.O_RDONLY)
     except OSError:
         return False
     try:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from streammig.checkpoint.fence import Mark
-from streammig.checkpoint.units import REVERTED, Beside, Units, without
+from streammig.checkpoint.units import REVERTED, Accepted, Beside, Units
 from streammig.errors import Unusable
-from streammig.model import BatchState, Tally
+from streammig.model import BatchState
 
 UNDECIDED = (BatchState.SENDING, BatchState.UNKNOWN, BatchState.PARKED)
 # States of a request to revert. Behind `not-sent`, `refused` and `not-landed` it may be made again: the target did not
@@ -158,18 +158,15 @@ class Reverts(Units):
         """Keep the state of a request to revert, with what the target said, redacted by the caller."""
         self.change("UPDATE revert SET state = ?, message = ? WHERE number = ?", state, message, number)
 
-    def reverted(self, number: int, summary: Mapping[str, Any], kept: Mapping[str, Sequence[Beside]]) -> None:
-        """All that was accepted was taken back, but what was `kept`, by stage; in one transaction."""
+    def reverted(self, number: int, summary: Mapping[str, Any], gone: Callable[[str, Accepted], Beside]) -> None:
+        """What is `gone` of each accepted batch of a stage was taken back; in one transaction."""
         with self.transaction():
             self._db.execute("DELETE FROM unit_state WHERE state = 'missing'")
             for row in self.stages():
-                stays = {it.seq: it for it in kept.get(row.name, ())}
-                for batch in list(self.accepted(row.name)):
-                    it = stays.get(batch.seq, Beside(batch.seq, (), Tally()))
-                    gone = tuple(without(batch.ranges, sorted(it.ranges)))
-                    rest = batch.tally - it.tally
-                    if rest.units:
-                        self._set(row.name, REVERTED, Beside(batch.seq, gone, rest))
+                for batch in self.accepted(row.name):
+                    it = gone(row.name, batch)
+                    if it.tally.units:
+                        self._set(row.name, REVERTED, it)
             self._db.execute(
                 "UPDATE revert SET state = ?, summary = ? WHERE number = ?", (DONE, json.dumps(summary), number)
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from streammig.checkpoint.codec import first_place, unpack_ranges
@@ -12,13 +12,15 @@ from streammig.model import Range
 
 
 class Slot(NamedTuple):
-    """A stretch of time in a stage: units and batches accepted in it, requests begun, and those not accepted."""
+    """A stretch of time in a stage: units and batches accepted in it, requests begun, those not accepted, and all by
+    outcome and status, like `throttled 429`, `unknown` or `no answer` (so far)."""
 
     number: int
     units: int = 0
     batches: int = 0
     requests: int = 0
     refused: int = 0
+    answers: Mapping[str, int] = {}
 
 
 class Timeline:
@@ -44,12 +46,14 @@ class Timeline:
             begin, width, stage,
         ):  # fmt: skip
             found[number] = Slot(number, units, batches)
-        for number, requests, refused in self._file.rows(
-            "SELECT CAST((started - ?) / ? AS INTEGER), count(*), count(*) FILTER (WHERE kind IS NOT 'accepted')"
-            " FROM attempt WHERE stage = ? GROUP BY 1",
+        for number, answer, accepted, count in self._file.rows(
+            "SELECT CAST((started - ?) / ? AS INTEGER), coalesce(kind || coalesce(' ' || status, ''), 'no answer'),"
+            " kind IS 'accepted', count(*) FROM attempt WHERE stage = ? GROUP BY 1, 2",
             begin, width, stage,
         ):  # fmt: skip
-            found[number] = found.get(number, Slot(number))._replace(requests=requests, refused=refused)
+            slot = found.get(number, Slot(number))
+            requests, refused = slot.requests + count, slot.refused + (0 if accepted else count)
+            found[number] = slot._replace(requests=requests, refused=refused, answers={**slot.answers, answer: count})
         return found
 
     def answers(self, stage: str) -> list[dict[str, Any]]:
@@ -61,12 +65,14 @@ class Timeline:
         )
         return [dict(row) for row in rows]
 
-    def latencies(self, stage: str) -> list[float]:
-        """How long each answer took, in seconds, from the fastest."""
+    def latencies(self, stage: str, begin: float, width: float) -> list[tuple[int, float]]:
+        """How long each answer took, in seconds, from the fastest, with the stretch in which its request began."""
         rows = self._file.rows(
-            "SELECT latency FROM attempt WHERE stage = ? AND latency > 0 AND status IS NOT NULL ORDER BY latency", stage
-        )
-        return [row[0] for row in rows]
+            "SELECT CAST((started - ?) / ? AS INTEGER), latency FROM attempt"
+            " WHERE stage = ? AND latency > 0 AND status IS NOT NULL ORDER BY latency",
+            begin, width, stage,
+        )  # fmt: skip
+        return [(row[0], row[1]) for row in rows]
 
     def requests_a_batch(self, stage: str) -> dict[int, int]:
         """How many batches took how many requests."""

@@ -63,35 +63,31 @@ class Units(Letters):
         )  # fmt: skip
 
     def _held(self, stage: str, state: str) -> Tally:
-        return add_up(it.tally for it in self.beside(stage, state))
+        tallies = self.each("SELECT tally FROM unit_state WHERE stage = ? AND state = ?", stage, state)
+        return add_up(decode_tally(tally) for (tally,) in tallies)
 
-    def beside(self, stage: str, state: str) -> list[Beside]:
-        """The units of a stage in this state: missing, resent or reverted."""
-        rows = self.rows(
+    def beside(self, stage: str, state: str) -> Iterator[Beside]:
+        """The units of a stage in this state (missing, resent or reverted), batch by batch."""
+        rows = self.each(
             "SELECT seq, ranges, tally FROM unit_state WHERE stage = ? AND state = ? ORDER BY seq", stage, state
         )
-        return [Beside(seq, unpack_ranges(ranges), decode_tally(tally)) for seq, ranges, tally in rows]
+        return (Beside(seq, unpack_ranges(ranges), decode_tally(tally)) for seq, ranges, tally in rows)
 
     def accepted(self, stage: str) -> Iterator[Accepted]:
-        """The accepted batches of a stage, without what was sent again or reverted."""
-        gone: dict[int, list[Range]] = {}
-        lost: dict[int, Tally] = {}
-        for state in (RESENT, REVERTED):
-            for it in self.beside(stage, state):
-                gone.setdefault(it.seq, []).extend(it.ranges)
-                lost[it.seq] = lost.get(it.seq, Tally()) + it.tally
+        """The accepted batches of a stage one after the other, without what was sent again or reverted."""
         again = {row[0] for row in self.rows("SELECT again FROM unit_again WHERE stage = ?", stage)}
-        for row in self.rows(
+        beside = "SELECT ranges, tally FROM unit_state WHERE stage = ? AND seq = ? AND state IN (?, ?)"
+        for row in self.each(
             "SELECT seq, ranges, tally, mapping, retried, settled FROM batch WHERE stage = ? AND state = 'accepted'"
             " ORDER BY seq",
             stage,
         ):
-            seq = row["seq"]
-            yield Accepted(
-                seq, tuple(without(unpack_ranges(row["ranges"]), sorted(gone.get(seq, ())))),
-                decode_tally(row["tally"]) - lost.get(seq, Tally()), row["mapping"],
-                bool(row["retried"]) and seq not in again, row["settled"] or 0.0,
-            )  # fmt: skip
+            ranges, tally, gone = unpack_ranges(row["ranges"]), decode_tally(row["tally"]), list[Range]()
+            for packed, lost in self.rows(beside, stage, row["seq"], RESENT, REVERTED):
+                gone, tally = [*gone, *unpack_ranges(packed)], tally - decode_tally(lost)
+            letters = bool(row["retried"]) and row["seq"] not in again
+            left = tuple(without(ranges, sorted(gone)))
+            yield Accepted(row["seq"], left, tally, row["mapping"], letters, row["settled"] or 0.0)
 
     # -- verify ------------------------------------------------------------------------------------------------------
 
@@ -123,14 +119,11 @@ class Units(Letters):
             return found | {"at": at, "outdated": tick != self.run["tick"]}
         return None
 
-    def findings(self, most: int = -1) -> list[Finding]:
-        """What the last verify found, in reading order, at most so many."""
-        rows = self.rows(
-            "SELECT f.* FROM finding f JOIN stage s ON s.name = f.stage"
-            " ORDER BY s.ordinal, f.source, f.offset, f.unit, f.field LIMIT ?",
-            most,
-        )
-        return [Finding(*row) for row in rows]
+    def findings(self) -> Iterator[Finding]:
+        """What the last verify found, one after the other, in reading order."""
+        for stage in self.stages():
+            ordered = "SELECT * FROM finding WHERE stage = ? ORDER BY source, offset, unit, field"
+            yield from (Finding(*row) for row in self.each(ordered, stage.name))
 
     def _set(self, stage: str, state: str, it: Beside) -> None:
         """These units have this state now, beside those of the batch that have it already."""
@@ -141,6 +134,11 @@ class Units(Letters):
             it = Beside(it.seq, tuple(both), decode_tally(tally) + it.tally)
         row = stage, it.seq, state, pack_ranges(it.ranges), encode_tally(it.tally)
         self.change("INSERT OR REPLACE INTO unit_state VALUES (?, ?, ?, ?, ?)", *row)
+
+    def mappings(self, stage: str, state: str) -> set[str]:
+        """The mappings that made the units in this state."""
+        where = "unit_state JOIN batch USING (stage, seq) WHERE stage = ? AND unit_state.state = ?"
+        return {row[0] for row in self.rows(f"SELECT DISTINCT mapping FROM {where}", stage, state)}
 
     # -- retry --missing ---------------------------------------------------------------------------------------------
 

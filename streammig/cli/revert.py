@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streammig.cli import options
-from streammig.errors import Unusable, counted
+from streammig.errors import Unusable
 from streammig.telemetry import Output
 
 if TYPE_CHECKING:
@@ -54,31 +55,42 @@ def command(
     from streammig.checkpoint import Checkpoint
     from streammig.cli import STOPPED, fail, say
     from streammig.cli.runtime import beside
+    from streammig.cli.streams import echo_json
+    from streammig.report.document import iso
 
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         plan = _plan(file, toml)
-    if not quiet and plan["window"]:
+    if not quiet:
         say(_plan_in_words(plan))
     if dry_run:
         if as_json:
             click.echo(json.dumps(plan, indent=2))
-        elif not quiet and plan["window"]:
-            say(f"Nothing was sent. To revert them: streammig revert {shlex.quote(str(checkpoint))}")
+        elif not quiet:
+            said = "To revert them" if plan["window"] else "To go on"
+            say(f"Nothing was sent. {said}: streammig revert {shlex.quote(str(checkpoint))}")
         return
     customers = plan["customers"] if not plan["window"] else _confirmed(plan["customers"], confirmed)
     called = shlex.join(["streammig", *sys.argv[1:]])
-    ended = beside(checkpoint, toml, called, lambda run: run.revert(customers), Output(as_json, quiet), current)
-    if ended.problem is not None:
-        sys.exit(fail(ended.problem, as_json=as_json))
-    if not isinstance(ended.result, dict):
-        say(f"Stopped on request. To go on: {called}")
-        sys.exit(STOPPED)
-    found = plan | _told(ended.result)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    elif not quiet:
-        say(_in_words(found))
-    sys.exit(3 if found["kept"] or found["not_read_back"] else 0)
+    with TemporaryFile("w+", encoding="utf-8") as kept:  # a line a customer: there may be many
+
+        def tell(owner: str) -> None:
+            print(json.dumps(owner), file=kept)
+
+        output = Output(as_json, quiet)
+        ended = beside(checkpoint, toml, called, lambda run: run.revert(customers, tell), output, current)
+        if ended.problem is not None:
+            sys.exit(fail(ended.problem, as_json=as_json))
+        if not isinstance(ended.result, dict):
+            say(f"Stopped on request. To go on: {called}")
+            sys.exit(STOPPED)
+        found = plan | ended.result | {"at": iso(ended.result["at"])}
+        kept.seek(0)
+        if as_json:
+            echo_json(found, "kept", map(json.loads, kept))
+        elif not quiet:
+            for line in _in_words(found, map(json.loads, kept)):
+                say(line)
+    sys.exit(3 if found["stayed"] or found["not_read_back"] else 0)
 
 
 def _plan(file: Checkpoint, toml: Path | None) -> dict[str, Any]:
@@ -97,12 +109,6 @@ def _plan(file: Checkpoint, toml: Path | None) -> dict[str, Any]:
     return {"checkpoint": str(file.path), "customers": customers, "window": window, "warnings": list(WARNINGS)}
 
 
-def _told(result: Mapping[str, Any]) -> dict[str, Any]:
-    from streammig.report.document import iso
-
-    return {**result, "at": iso(result["at"])}
-
-
 def _confirmed(customers: int, given: int | None) -> int:
     """The number that the operator has confirmed. Raises `Unusable` where that was not this one."""
     if given is None and sys.stdin.isatty():
@@ -119,6 +125,8 @@ def _confirmed(customers: int, given: int | None) -> int:
 
 def _plan_in_words(plan: Mapping[str, Any]) -> str:
     window = plan["window"]
+    if not window:
+        return f"Customers of this run that are being reverted: {plan['customers']:,}. They are only read back."
     return "\n".join(
         [
             f"Customers of this run to be reverted: {plan['customers']:,}",
@@ -128,13 +136,13 @@ def _plan_in_words(plan: Mapping[str, Any]) -> str:
     )
 
 
-def _in_words(found: Mapping[str, Any]) -> str:
-    lines = [f"Customers that are gone: {found['gone']:,}"]
-    if found["kept"]:
-        lines.append(f"Customers that are still there: {len(found['kept']):,}")
-        lines += [f"  {owner}" for owner in found["kept"]]
+def _in_words(found: Mapping[str, Any], kept: Iterable[str]) -> Iterator[str]:
+    yield f"Customers that are gone: {found['gone']:,}"
+    if found["stayed"]:
+        yield f"Customers that are still there: {found['stayed']:,}"
+        yield from (f"  {owner}" for owner in kept)
     if found["not_read_back"]:
-        aside = counted(found["not_read_back"], "customer")
-        lines.append(f"Not read back: {aside} that another mapping made or a retry sent")
-    lines.append(f"The run is reverted. To migrate again: a new --checkpoint, and --not-in {found['checkpoint']}")
-    return "\n".join(lines)
+        yield f"Customers that could not be read back: {found['not_read_back']:,}. They count as still there:"
+        yield "  another mapping made them, or a retry corrected their ids"
+    yield "The run is reverted. To migrate again: a new --checkpoint, and"
+    yield f"  --not-in {shlex.quote(found['checkpoint'])}"

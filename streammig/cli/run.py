@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Options for one call only, and whether a value follows.
 FOR_ONE_CALL = {
     "--first": True, "--i-accept-doubles": True, "--checkpoint-is-current": False, "--newest-is-lost": False,
-    "--bodies-lost": False,
+    "--bodies-lost": False, "--export-again": False,
 }  # fmt: skip
 
 
@@ -52,6 +52,7 @@ FOR_ONE_CALL = {
     "--accept-broken-end", "accept_broken", is_flag=True,
     help="Where a file breaks off, deliver what is before that, and count the file as read.",
 )  # fmt: skip
+@click.option("--export-again", is_flag=True, help="Send what another checkpoint of this host was given to send.")
 @click.option("--unchecked", is_flag=True, help="Do not scan the export first: no look for customers that occur twice.")
 @click.option(
     "--dashboard", is_flag=False, flag_value="127.0.0.1:8790", metavar="[HOST:PORT]",
@@ -75,7 +76,7 @@ def command(settings_file: tuple[Path, ...], maps: tuple[str, ...], **flags: Any
     from streammig.settings import api_key, check_texts, load
 
     asked = ("first", "dry_run", "unchecked", "current", "newest_lost", "bodies_lost", "accept_doubles",
-             "accept_broken")  # fmt: skip
+             "accept_broken", "export_again")  # fmt: skip
     ask = {name: flags.pop(name) for name in asked}
     output = Output(*(flags.pop(name) for name in Output._fields))
     beside = flags.pop("dashboard"), flags.pop("metrics_file")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Iterable, Mapping
+from textwrap import indent
 from typing import Any, TextIO
+
+import click
 
 
 class Forgiving:
@@ -34,6 +39,17 @@ class Forgiving:
 def drop(stream: TextIO) -> None:
     """Send what is left in the buffer, and all that follows, to nowhere: it would fail again at the exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def echo_json(document: Mapping[str, Any], name: str, items: Iterable[Any]) -> None:
+    """Print a document one of whose members is a list of any length: its items are printed one by one."""
+    head, empty, tail = json.dumps({**document, name: []}, indent=2).partition(f'"{name}": []')
+    click.echo(f"{head}{empty[:-1]}", nl=False)
+    end = ""
+    for item in items:
+        click.echo(f"{',' if end else ''}\n{indent(json.dumps(item, indent=2), '    ')}", nl=False)
+        end = "\n  "
+    click.echo(f"{end}]{tail}")
 
 
 def open_closed() -> None:

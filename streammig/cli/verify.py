@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -97,36 +97,39 @@ def _show(checkpoint: Path, told: Sequence[Told], output: Output) -> int:
     """Print what was found; returns the exit code."""
     from streammig.checkpoint import Checkpoint
     from streammig.cli import say
+    from streammig.cli.streams import echo_json
 
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         found = document(file)
         if output.as_json:
-            click.echo(json.dumps(found, indent=2))
+            echo_json(found, "findings", _findings(file))
         elif not output.quiet:
-            say("\n".join(_in_words(found, told, _files(file), values=sys.stderr.isatty())))
+            say("\n".join(_in_words(found, told, file, values=sys.stderr.isatty())))
     return 0 if found["same"] else 3
 
 
 def document(file: Checkpoint) -> dict[str, Any]:
-    """What the last verify found, JSON-ready, without any value of a record."""
+    """What the last verify found, JSON-ready, without any value of a record. The findings come on their own."""
     from streammig.report.document import iso
 
-    found, files = file.verification() or {}, _files(file)
-    findings = [
-        {
-            "stage": it.stage, "file": files[it.stage][it.source], "record": it.record, "byte": it.offset,
-            "unit": it.unit, "batch": it.seq, "field": it.field, "reason": it.reason,
-        }
-        for it in file.findings()
-    ]  # fmt: skip
+    found = file.verification() or {}
     missing = any(it["missing"] for it in found["stages"].values())
     return {
         **found,
         "at": iso(found["at"]),
-        "findings": findings,
+        "findings": [],
         "checkpoint": str(file.path),
         "next": f"streammig retry {shlex.quote(str(file.path))} --missing" if missing else None,
     }
+
+
+def _findings(file: Checkpoint) -> Iterator[dict[str, Any]]:
+    files = _files(file)
+    for it in file.findings():
+        yield {
+            "stage": it.stage, "file": files[it.stage][it.source], "record": it.record, "byte": it.offset,
+            "unit": it.unit, "batch": it.seq, "field": it.field, "reason": it.reason,
+        }  # fmt: skip
 
 
 def _files(file: Checkpoint) -> Mapping[str, Sequence[str]]:
@@ -151,12 +154,10 @@ def _writer(out: TextIO, file: Checkpoint) -> Any:
     return tell
 
 
-def _in_words(
-    found: Mapping[str, Any], told: Sequence[Told], files: Mapping[str, Sequence[str]], *, values: bool
-) -> list[str]:
+def _in_words(found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, *, values: bool) -> list[str]:
     from streammig.report.text import aligned
 
-    stages = found["stages"]
+    files, stages = _files(file), found["stages"]
     shown = [name for name in COLUMNS if name in COLUMNS[:4] or any(it[name] for it in stages.values())]
     rows = [
         ["stage", *stages],
@@ -170,7 +171,7 @@ def _in_words(
         said = f"{it.difference.field or 'all of it'}: {it.difference.reason.replace('-', ' ')}"
         both = f": {it.difference.sent!r} was sent, {it.difference.shown!r} is there" if it.difference.sent else ""
         lines.append(f"{place}: {said}{both if values else ''}")
-    if (count := len(found["findings"])) > len(told):
+    if (count := sum(1 for _ in file.findings())) > len(told):
         lines.append(f"  and {counted(count - len(told), 'difference')} more: --json lists all of them")
     for stage, bound in found["at_most"].items():
         of = f"At most {bound['missing']:.2%} of {stage} are missing and {bound['different']:.2%} different"

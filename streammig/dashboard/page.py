@@ -14,7 +14,7 @@ from streammig.report.html import live_sections
 from streammig.report.parts import style
 from streammig.report.text import state_sentence
 
-SECTIONS = ("now", "stages", "plan", "permits", "left", "parked", "time", "answers", "latency", "dead", "units")
+SECTIONS = ("now", "stages", "plan", "permits", "parked", "left", "time", "answers", "latency", "dead", "units")
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from streammig.dedup.scan import FIXED, HASH, OWNER, PLACE, ROW, SPOT, SUM, UNIQUE, hasher, place_of, spot
-from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
+from streammig.dedup.sums import NO_SUM, UNKNOWN_SUM, WIDTH
 from streammig.disk import own, own_folder, read_own, remove_own
 from streammig.errors import MachineFault
 from streammig.model import START, Place
@@ -171,6 +171,22 @@ class KeyIndex:
                 if place == repeated:
                     repeated = next(twice, None)
                 elif own != UNKNOWN_SUM and other.sum_of(row[OWNER:UNIQUE]) not in (own, UNKNOWN_SUM):
+                    yield place
+
+    def without(self, other: KeyIndex, stopped: Callable[[], bool]) -> Iterator[Place]:
+        """The places of records that are kept and add up to something, whose owner `other` does not know at all; both
+        have the same key. Ends early once `stopped`."""
+        twice = (it.place for it in self.duplicates())
+        repeated = next(twice, None)
+        for data in self.rows_before(END):
+            if stopped():
+                return
+            for begin in range(0, len(data), ROW):
+                row = data[begin : begin + ROW]
+                place = place_of(row)
+                if place == repeated:
+                    repeated = next(twice, None)
+                elif row[SUM:] not in (UNKNOWN_SUM, NO_SUM) and other._find(0, row[OWNER:UNIQUE]) is None:
                     yield place
 
     def rows_before(self, place: Place) -> Iterator[bytes]:

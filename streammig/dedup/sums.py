@@ -17,6 +17,7 @@ from streammig.target import AddsUp, Rules
 PRIME = (1 << 89) - 1
 WIDTH = 12
 UNKNOWN_SUM = b"\xff" * WIDTH  # no sum is so large
+NO_SUM = bytes(WIDTH)
 SCALE = 12  # fraction digits: a number with more is refused by the rules
 
 

@@ -134,6 +134,9 @@ class Unlimited:
     async def read(self) -> None:
         pass
 
+    async def release(self, run_id: str) -> None:
+        pass
+
     def all_sent(self) -> None:
         pass
 

@@ -28,6 +28,7 @@ from streammig.settings import Settings
 MOST_PERMITS = 10
 LOOK_AGAIN = 2.0  # seconds between two looks for what was accepted
 ANY_REWARD = "6d1f6c1e-2f0b-4e55-9a53-7c1a5d0e4b21"  # where the account shows none
+SENT_PURCHASES = 40  # in the metrics of a customer
 Say = Callable[[str], None]
 
 
@@ -53,8 +54,7 @@ async def examine_answers(
     Raises the `Problem` that ends it, among them `TargetStop` where a request is not answered as any is.
     """
     async with account(settings, environment) as (session, limiter):
-        client = MasivoClient(session, SystemClock(), limiter.observe)
-        live = _Live(settings=settings, session=session, client=client, limiter=limiter, say=say)
+        live = _Live(settings=settings, session=session, limiter=limiter, say=say)
         async for finding in live.ask():
             yield finding
 
@@ -65,39 +65,57 @@ class _Live:
 
     settings: Settings
     session: Session
-    client: MasivoClient
     limiter: RateLimiter
     say: Say
     name: str = field(default_factory=lambda: f"streammig-doctor-{secrets.token_hex(4)}")
     reward: str = ANY_REWARD
     permits: int = 0
+    rates: list[float] = field(default_factory=list)
+    client: MasivoClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = MasivoClient(self.session, SystemClock(), self.observe)
+
+    async def observe(
+        self, limit: float | None, remaining: float | None, reset: float | None, age: float = 0.0
+    ) -> None:
+        """Keep the limit that an answer to a migration request names, and obey it."""
+        self.rates += [limit] if limit is not None else []
+        await self.limiter.observe(limit, remaining, reset, age)
 
     async def ask(self) -> AsyncGenerator[Finding, None]:
         yield await self._absence()
         if rewards := (await self._get("/rewards", {"from": "0", "to": "0", "type": "POINTS"}))[1].get("data"):
             self.reward = rewards[0].get("id", ANY_REWARD)
-        await self._post("events", self._event("stranger", "s"))
         yield self._answer(
-            await self._post("customers", self._customer("a", 10), self._customer("b", 5), self._customer("m", 7))
+            await self._post("customers", self._customer("a", 10), self._customer("b", 5), self._customer("m", 7.25))
         )
+        yield self._headers()
         extra = await self._post("customers", self._customer("u") | {"streammig_doctor": True})
         mixed = await self._post("customers", self._customer("good"), self._customer("bad") | {"email": "none"})
-        again = await self._post("customers", self._customer("a", 10))
+        again = await self._post("customers", self._customer("a", 10), self._customer("w") | {"metrics": _metrics()})
+        twice = await self._post("customers", self._customer("t"), self._customer("t"))
         await self._settle()
         await self._post("customers", self._customer("e") | {"email": self._customer("b")["email"]})
         await self._post("transactions", self._history("b", 5), self._history("m", 3))
-        await self._post("events", self._event("a", "1"))
-        await self._post("events", self._event("a", "1"))
+        events = self._event("a", "1"), self._event("w", "2"), self._event("stranger", "s")
+        strange = await self._post("events", *events)
+        await self._post("events", events[0])
         second = await self._post("transactions", self._history("b", 5))
         await self._settle()
         yield await self._unknown_field(extra)
         yield await self._mixed(mixed)
         yield await self._repeated(again)
+        yield self._twice(twice)
         yield await self._one_email()
+        yield await self._decimals()
         yield await self._balance()
+        yield await self._moved()
         yield await self._once(second)
-        yield await self._same_purchase()
-        yield await self._stranger()
+        yield await self._stranger(strange)
+        if strange.kind is Kind.ACCEPTED:
+            yield await self._same_purchase()
+            yield await self._recounted()
         yield await self._entry()
 
     # -- what is sent ------------------------------------------------------------------------------------------------
@@ -105,7 +123,7 @@ class _Live:
     def _id(self, letter: str) -> str:
         return f"{self.name}-{letter}"
 
-    def _customer(self, letter: str, amount: int = 0) -> dict[str, Any]:
+    def _customer(self, letter: str, amount: float = 0) -> dict[str, Any]:
         id_ = self._id(letter)
         lot = {"reward_id": self.reward, "amount": amount, "expiration_date": None, "brand_id": None}
         return {
@@ -164,6 +182,15 @@ class _Live:
         rows = found.get("data")
         return [str(row.get("type")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
+    async def _held(self, letter: str) -> Decimal:
+        """What a customer's wallet holds."""
+        lines = ((await self._shown(letter) or {}).get("wallet") or {}).get("lines") or []
+        return sum((Decimal(str(line.get("amount", 0))) for line in lines), Decimal(0))
+
+    async def _purchases(self, letter: str) -> Any:
+        metrics = ((await self._shown(letter) or {}).get("customer") or {}).get("metrics") or {}
+        return (metrics.get("lifetime") or {}).get("number_of_purchases")
+
     async def _settle(self) -> None:
         """Until the first customer is visible, and a settle time more."""
         loop = asyncio.get_running_loop()
@@ -195,6 +222,49 @@ class _Live:
             return Finding("accepted-answer", NOTE, f"{said}, with {names}", "Does one say no? Set refused_if.")
         return Finding("accepted-answer", OK, f"{said}, which reads as a yes, as assumed")
 
+    def _headers(self) -> Finding:
+        limits = parse_limits(self.settings.limits, PRESETS)
+        ours = {window.count for window in limits.migration}
+        if not self.rates:
+            said, do = "answers to migration requests name no limit", "Nothing needs to change: the limits are kept."
+            return Finding("limit-headers", NOTE, said, do)
+        if self.rates[-1] in ours:
+            said = f"answers to migration requests name a migration limit ({self.rates[-1]:g}), as assumed"
+            return Finding("limit-headers", OK, said)
+        said = f"answers to migration requests name a limit of {self.rates[-1]:g}, which is no migration limit of yours"
+        return Finding("limit-headers", NOTE, said, "Compare it with limits. Headers may only slow a run down.")
+
+    def _twice(self, receipt: Receipt) -> Finding:
+        if receipt.kind is not Kind.ACCEPTED:
+            said = "a request with one customer twice is refused, as assumed"
+            return Finding("twice-in-a-request", OK, said)
+        do = "Nothing needs to change: no request has a customer twice."
+        return Finding("twice-in-a-request", NOTE, "a request with one customer twice is taken", do)
+
+    async def _decimals(self) -> Finding:
+        if (held := await self._held("m")) == Decimal("7.25"):
+            return Finding("amount-decimals", OK, "an amount keeps two decimals, as assumed")
+        do = "Set fraction_digits to the decimals that are kept, and see what check says."
+        return Finding("amount-decimals", WRONG, f"an amount of 7.25 is shown as {held:f}", do)
+
+    async def _moved(self) -> Finding:
+        if (held := await self._held("b")) == 5:
+            return Finding("history-and-wallet", OK, "a history leaves the wallet as it is, as assumed")
+        do = "Do not send balances and transactions both. Ask Masivo which of them makes the wallet."
+        said = f"a wallet of 5 with a history of 5 is shown with {held:f}"
+        return Finding("history-and-wallet", WRONG, said, do)
+
+    async def _recounted(self) -> Finding:
+        count = await self._purchases("w")
+        if count == 1:
+            return Finding("metrics-and-events", OK, "events replace the metrics that were sent, as assumed")
+        if count is None:
+            do = "Nothing needs to change. Call it again later to learn more."
+            return Finding("metrics-and-events", NOTE, "no metrics are shown of a customer sent with them", do)
+        do = "Send metrics or the whole purchase history, not both."
+        said = f"a customer sent with {SENT_PURCHASES} purchases and one event is shown with {count}"
+        return Finding("metrics-and-events", NOTE, said, do)
+
     async def _unknown_field(self, receipt: Receipt) -> Finding:
         if receipt.kind is not Kind.ACCEPTED:
             told = WRONG if self.settings.unknown_fields == "send" else NOTE
@@ -214,8 +284,7 @@ class _Live:
         return Finding("refused-whole", OK, "one bad record refuses a request as a whole, as assumed")
 
     async def _repeated(self, receipt: Receipt) -> Finding:
-        lines = ((await self._shown("a") or {}).get("wallet") or {}).get("lines") or []
-        held = sum((Decimal(str(line.get("amount", 0))) for line in lines), Decimal(0))
+        held = await self._held("a")
         if receipt.kind is Kind.ACCEPTED and held == 20:
             return Finding("repeated-customer", OK, "a customer migrated twice has the balance twice, as assumed")
         how = "refused" if receipt.kind is not Kind.ACCEPTED else "ignored" if held == 10 else f"shown with {held:f}"
@@ -245,8 +314,7 @@ class _Live:
         return Finding("history-once", NOTE, f"a second history of a customer is {how}", "Nothing needs to change.")
 
     async def _same_purchase(self) -> Finding:
-        metrics = ((await self._shown("a") or {}).get("customer") or {}).get("metrics") or {}
-        count = (metrics.get("lifetime") or {}).get("number_of_purchases")
+        count = await self._purchases("a")
         if count == 2:
             return Finding("repeated-event", OK, "an event that is sent twice counts twice, as assumed")
         if count == 1:
@@ -255,7 +323,10 @@ class _Live:
         do = "Counts may be computed later. Without them a batch of events with an unknown outcome is always parked."
         return Finding("repeated-event", NOTE, f"the count of purchases is {count}; 2 was assumed", do)
 
-    async def _stranger(self) -> Finding:
+    async def _stranger(self, receipt: Receipt) -> Finding:
+        if receipt.kind is not Kind.ACCEPTED:
+            do = "Nothing needs to change: customers go first, and events of absent ones are not sent."
+            return Finding("event-of-nobody", NOTE, "an event of an unknown customer refuses its request", do)
         if await self._shown("stranger") is None:
             return Finding("event-of-nobody", OK, "an event of an unknown customer is dropped, as assumed")
         do = "Nothing needs to change: customers still go first."
@@ -270,6 +341,11 @@ class _Live:
 
 def _sent(types: Sequence[str]) -> list[str]:
     return [kind for kind in types if kind != "MIGRATION"]
+
+
+def _metrics() -> dict[str, Any]:
+    period = {"from": "2020-01-01T00:00:00Z", "to": _now(), "last_visit": _now(), "spend_total": SENT_PURCHASES}
+    return {"lifetime": period | {"number_of_purchases": SENT_PURCHASES}, "updated_at": _now()}
 
 
 def _now() -> str:

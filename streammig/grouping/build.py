@@ -14,7 +14,7 @@ import msgspec
 from streammig.disk import check_room, create, disk_fault, sync, whole_file
 from streammig.errors import BrokenExport
 from streammig.grouping.entries import BUFFER, HEAD, Entry, Form, entries, merged, of_file
-from streammig.grouping.rows import OfRows
+from streammig.grouping.rows import ROWS, OfRows
 from streammig.model import START, Place, Span
 from streammig.sources.source import Source
 from streammig.sources.valid import too_large
@@ -68,6 +68,7 @@ class Job(NamedTuple):
     limit: int
     export: str
     made_by: str
+    names: Sequence[str]  # of the files
     memory: int = MEMORY
 
 
@@ -195,7 +196,7 @@ def _entries(job: Job, span: Span) -> Iterator[Entry]:
         for owner in owners:
             yield Entry(*spot, Form.ROW, owner, body)
         if not owners:
-            yield Entry(*spot, Form.RECORD, b"", b'{"%b":[%b]}' % (job.stage.encode(), body))
+            yield _alone(job, Entry(*spot, Form.ROW, b"", body))
 
 
 def _part_of(owner: bytes, level: int, parts: int) -> int:
@@ -232,7 +233,7 @@ def _merge(found: Iterable[Entry], records: Path, marks: Path, stopped: Callable
                 if stopped():
                     raise Stopped
             file.write(entry.encoded())
-            size += len(entry)
+            size += entry.size
             count += 1
     return count, size
 
@@ -279,9 +280,9 @@ def _in_memory(job: Job, rows: Path) -> Sequence[Entry] | None:
         group = groups.setdefault(entry.note, [])
         if size <= job.limit or not group:
             group.append(entry)
-            held += len(entry) + BESIDE
+            held += entry.size + BESIDE
         else:
-            held -= sum(len(it) + BESIDE for it in group[1:])
+            held -= sum(it.size + BESIDE for it in group[1:])
             del group[1:]
         if held > max(job.memory, 2 * job.limit) and len(groups) > 1:
             return None
@@ -292,8 +293,20 @@ def _record(job: Job, owner: bytes, rows: Sequence[Entry], size: int) -> Entry:
     spot = rows[0][:4]
     if size > job.limit:
         return Entry(*spot, Form.FAULT, msgspec.json.encode(too_large(size, job.limit)), b"null")
-    body = b'{"id":%b,"%b":[%b]}' % (owner, job.stage.encode(), b",".join(row.body for row in rows))
-    return Entry(*spot, Form.RECORD, b"", body)
+    body = b'{"id":%b,"%b":[%b]' % (owner, job.stage.encode(), b",".join(row.body for row in rows))
+    return Entry(*spot, Form.RECORD, b"", body + _places(job, rows))
+
+
+def _alone(job: Job, row: Entry) -> Entry:
+    body = b'{"%b":[%b]' % (job.stage.encode(), row.body) + _places(job, [row])
+    return row._replace(form=Form.RECORD, body=body)
+
+
+def _places(job: Job, rows: Sequence[Entry]) -> bytes:
+    """The end of a record: where each of its rows stands, for people."""
+    return (
+        b',"%b":' % ROWS.encode() + msgspec.json.encode([f"{job.names[it.source]}:{it.ordinal}" for it in rows]) + b"}"
+    )
 
 
 def _write(path: Path, value: Split | About) -> None:

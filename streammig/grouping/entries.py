@@ -46,7 +46,8 @@ class Entry(NamedTuple):
         crc = zlib.crc32(self.body, zlib.crc32(self.note))
         return HEAD.pack(*self[:5], len(self.note), len(self.body), crc) + self.note + self.body
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         return HEAD.size + len(self.note) + len(self.body)
 
 

@@ -12,11 +12,13 @@ import orjson
 from streammig.fields import FieldError, FieldMapping, kind
 
 ABSENT = object()
+ROWS = "rows"  # the field of a record that says where its rows stand
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
 class OfRows:
-    """Makes a target's record of `{"id": …, "<stage>": [row, …]}`, whose rows are as they stand in the export.
+    """Makes a target's record of `{"id": …, "<stage>": [row, …]}`, whose rows are as they stand in the export, and are
+    named by file and number in `rows`.
 
     `mapping`, if there is one, makes of each row what it would make of a record; the field `owner` of that is cut. What
     names another customer than the record does is left out, for it stands in that customer's record. So a mapping may
@@ -36,8 +38,10 @@ class OfRows:
         if not isinstance(rows, list):
             raise FieldError(f"$.{self._stage}", f"a list of rows was expected, found {kind(rows)}")
         whose, made, others = record.get("id", ABSENT), list[Any](), False
+        places = record.get(ROWS)
         for at, row in enumerate(rows):
-            for part in self._parts(row, at):
+            known = places[at] if isinstance(places, list) and at < len(places) else ""
+            for part in self._parts(row, at, known):
                 theirs = part.pop(self.owner, None)
                 if whose is ABSENT or theirs in (None, "", whose):
                     made.append(part)
@@ -49,13 +53,14 @@ class OfRows:
             return None
         return ({} if whose is ABSENT else {"id": whose}) | {self._stage: made}
 
-    def _parts(self, row: Any, at: int) -> list[dict[str, Any]]:
+    def _parts(self, row: Any, at: int, place: object) -> list[dict[str, Any]]:
         """New objects, of what the mapping makes of a row."""
         where = f"$.{self._stage}[{at}]"
         try:
             made = self.mapping(row) if self.mapping is not None else row
         except FieldError as error:
-            raise FieldError(where + error.path.removeprefix("$"), error.said) from None
+            said = f"{error.said} (row {place})" if place else error.said
+            raise FieldError(where + error.path.removeprefix("$"), said) from None
         parts = made if isinstance(made, list) else [] if made is None else [made]
         if wrong := [part for part in parts if not isinstance(part, Mapping)]:
             raise FieldError(where, f"an object was expected, found {kind(wrong[0])}")

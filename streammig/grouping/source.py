@@ -23,7 +23,7 @@ from streammig.grouping.rows import OfRows
 from streammig.model import START, Place, Span
 from streammig.sources.source import Source, Told
 
-FORMAT = 1
+FORMAT = 2
 SPAN_BYTES, SPAN_RECORDS = 1 << 20, 1000
 
 
@@ -71,7 +71,7 @@ class GroupedSource(Source):
                 yield _span(held)
                 held, size = [], 0
             held.append(entry)
-            size += len(entry)
+            size += entry.size
         if held:
             yield _span(held)
         self.unchanged()
@@ -138,7 +138,8 @@ class GroupedSource(Source):
         return found
 
     def _job(self, folder: Path) -> Job:
-        return Job(self.rows, self._mapping, self.stage, folder, self._limit, self._export(), self._mark)
+        names = [Path(mark["file"]).name for mark in self.rows.fingerprints()]
+        return Job(self.rows, self._mapping, self.stage, folder, self._limit, self._export(), self._mark, names)
 
     def _export(self) -> str:
         """What the work file is bound to: a moved export is the same export."""

@@ -203,6 +203,10 @@ class RateLimiter:
         """Take a general permit, for a caller that reports neither `sent` nor `unsent`."""
         await self.acquire("general")
 
+    async def release(self, run_id: str) -> None:
+        """What this checkpoint was given may be given to another one."""
+        await self._do(self.state.release, run_id)
+
     def all_sent(self) -> None:
         """This run sends nothing any more: its reads are not spread any longer, within the limits."""
         self._reads = None

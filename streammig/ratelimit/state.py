@@ -72,7 +72,7 @@ class AccountState(SharedFile):
         "Move it away: the requests made are then taken from the checkpoint, as far as it knows them.",
     )  # fmt: skip
     application = 0x734D4267  # "sMBg"
-    format = 4
+    format = 5
     schema = """
 -- A request that was allowed to start, in seconds of the account's own time. `at` is the moment it was allowed, later
 -- the moment its first byte left. `open_until` is set until that moment is known; `run` is the id of the checkpoint
@@ -81,6 +81,9 @@ CREATE TABLE start (id INTEGER PRIMARY KEY, migration INTEGER NOT NULL, at REAL 
 CREATE INDEX start_all ON start (at);
 CREATE INDEX start_migration ON start (at) WHERE migration = 1;
 CREATE INDEX start_open ON start (open_until) WHERE open_until IS NOT NULL;
+-- Which checkpoint, by its id, was given an export to send; `digest` is of a stage and the fingerprint of a file.
+CREATE TABLE claim (digest TEXT NOT NULL, run TEXT NOT NULL, checkpoint TEXT NOT NULL, PRIMARY KEY (digest, run))
+ WITHOUT ROWID;
 -- One line: nothing may start before `hold`, and no migration request before `quota`, which the headers of an answer
 -- gave to a request that left at `quota_at`; `extra` was added to the margin (by 429s) at `extra_at`; `keep` is the
 -- longest window, in seconds, that any process has paced by here. The account's own time is `base` behind the time
@@ -122,6 +125,22 @@ INSERT INTO account DEFAULT VALUES"""
             self._db.execute("UPDATE account SET hold = min(hold, ?)", (now + LONGEST_HOLD,))
             # A second's grace: another process may have started one between our reading the clock and this.
             return self._db.execute("UPDATE start SET at = ? WHERE at > ?", (now, now + 1.0)).rowcount
+
+    def claim(self, run_id: str, checkpoint: str, digests: Iterable[str]) -> list[tuple[str, str]]:
+        """Note that this checkpoint is to send these exports; id and path of others that were given one of them. An
+        export that it had already is not asked for again."""
+        with self.transaction():
+            before = {row[0] for row in self.rows("SELECT digest FROM claim WHERE run = ?", run_id)}
+            new = [it for it in digests if it not in before]
+            self._db.executemany(
+                "INSERT OR IGNORE INTO claim VALUES (?, ?, ?)", [(it, run_id, checkpoint) for it in new]
+            )
+            asked = "SELECT DISTINCT run, checkpoint FROM claim WHERE digest = ? AND run != ? ORDER BY run"
+            return [(row[0], row[1]) for it in new for row in self.rows(asked, it, run_id)]
+
+    def release(self, run_id: str) -> None:
+        """What this checkpoint was given may be given to another one."""
+        self.change("DELETE FROM claim WHERE run = ?", run_id)
 
     def take(self, kind: RequestKind, count: int, pace: Pace, now: float, run_id: str = "") -> Taken:
         """Durably take up to `count` starts, as many as every window and the hold allow now."""

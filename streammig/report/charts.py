@@ -36,12 +36,11 @@ def columns(
     count = max((len(values) for _, values in layers), default=0)
     drawn = []
     for name, values in layers:
-        bars = [
-            f"M{number * 10 + 1} {height}v-{max(value / most * height, 1.5):.1f}h8V{height}z"
-            for number, value in enumerate(values)
-            if value
-        ]
-        drawn += [f'<path class="{name}" d="{"".join(bars)}"/>'] if bars else []  # one of all: a page stays small
+        if any(values):  # one path of all: a page stays small
+            bars = "".join(
+                f"v-{max(value / most * height, 1.5):.3g}h8V{height}h2" if value else "h10" for value in values
+            )
+            drawn.append(f'<path class="{name}" d="M1 {height}{bars}z"/>')
     return _svg(key, title, said, count * 10 or 10, height, drawn)
 
 

@@ -102,8 +102,10 @@ def undecided(checkpoint: Checkpoint, running: bool) -> list[Batch]:
 
 
 def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
-    """One of them in short; `since` is when it was sent last."""
-    at = checkpoint.last_attempt(batch).started or None
+    """One of them in short; `since` is when it was sent last, `answer` the status or the code of what came back, and
+    `known` what a read-back has found."""
+    last = checkpoint.last_attempt(batch)
+    at = last.started or None
     return {
         "stage": batch.stage,
         "batch": batch.seq,
@@ -111,6 +113,8 @@ def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
         "units": batch.tally.units,
         "state": str(batch.state),
         "since": iso(at) if at is not None else None,
+        "answer": str(last.status or last.code) or None,
+        "known": checkpoint.about(batch)["note"],
     }
 
 

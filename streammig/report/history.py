@@ -96,17 +96,21 @@ def _width(seconds: float) -> int:
 def _stage(file: Checkpoint, past: Timeline, name: str, begin: float, width: int) -> dict[str, Any]:
     totals = file.totals(name)
     tallies: dict[str, Tally] = {"read": totals.taken} | {part: getattr(totals, part) for part in PARTS[1:]}
-    latencies = past.latencies(name)
+    slots, latencies = past.slots(name, begin, width), past.latencies(name, begin, width)
+    of_slot: dict[int, list[float]] = {}
+    for number, latency in latencies:
+        of_slot.setdefault(number, []).append(latency)
     return {
         "units": {part: tally.units for part, tally in tallies.items()},
         "records": {part: tally.records for part, tally in tallies.items()},
         "sums": {key: _sums(tallies, key) for key in sorted({key for it in tallies.values() for key in it.sums})},
         "timeline": [
-            {"from": iso(begin + slot.number * width), **slot._asdict()}
-            for _, slot in sorted(past.slots(name, begin, width).items())
+            {"from": iso(begin + number * width), **slots[number]._asdict()}
+            | _quantiles(of_slot.get(number, ()), QUANTILES[:2])
+            for number in sorted(slots)
         ],
         "answers": past.answers(name),
-        "latency": _latency(latencies),
+        "latency": _latency([latency for _, latency in latencies]),
         "requests_a_batch": {str(requests): count for requests, count in past.requests_a_batch(name).items()},
         "dead": _by_field(past.reasons(name)),
     }
@@ -120,10 +124,8 @@ def _latency(found: Sequence[float]) -> dict[str, Any] | None:
     """The quantiles and the distribution of sorted latencies; None without any."""
     if not found:
         return None
-    last = len(found) - 1
-    quantiles = {f"p{share}": round(found[last * share // 100], 3) for share in QUANTILES}
     upto = [bisect_right(found, end) for end in LATENCIES] + [len(found)]
-    return quantiles | {
+    return _quantiles(found, QUANTILES) | {
         "longest": round(found[-1], 3),
         "sum": round(sum(found), 3),
         "classes": [
@@ -131,6 +133,12 @@ def _latency(found: Sequence[float]) -> dict[str, Any] | None:
             for end, before, here in zip((*LATENCIES, None), [0, *upto], upto, strict=False)
         ],
     }
+
+
+def _quantiles(found: Sequence[float], shares: Sequence[int]) -> dict[str, Any]:
+    """Of sorted latencies; None without any."""
+    last = len(found) - 1
+    return {f"p{share}": round(found[last * share // 100], 3) if found else None for share in shares}
 
 
 def _by_field(reasons: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:

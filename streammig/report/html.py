@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from streammig.errors import counted
 from streammig.report.charts import columns, stacked
 from streammig.report.drift import drift_words
+from streammig.report.over_time import over_time
 from streammig.report.parts import day, embedded, folded, section, table, whole_page
 from streammig.report.text import shared, state_sentence, state_word
 from streammig.telemetry import spoken
@@ -36,7 +37,7 @@ def rendered(found: Found) -> bytes:
         _left(found["next"]),
         _units(found["stages"]),
         _money(found["stages"]),
-        _timeline(found),
+        over_time(found),
         _answers(found["stages"]),
         _latencies(found["stages"]),
         _retries(found["stages"]),
@@ -56,15 +57,17 @@ def _host(found: Found) -> str:
 def live_sections(found: Found, doing: Sequence[str]) -> dict[str, str]:
     """What `glance` found, as the sections of a page by their name, in their order. One that has nothing to say is
     empty. `doing` says what the run waits for."""
-    stages = found["stages"]
+    stages, status = found["stages"], found["status"]
+    watches = status["state"] == "running"
+    steps = found["next"][:-1] if watches else found["next"]  # the last of them is to watch the run
     return {
         "now": _now(found, doing),
-        "stages": _progress(found["status"]),
-        "plan": _drift(found["status"]),
-        "permits": _permits(found["status"]["budget"]),
-        "left": _left(found["next"]) if found["status"]["state"] != "running" else "",
-        "parked": _decisions(found["decisions"]),
-        "time": _timeline(found),
+        "stages": _progress(status),
+        "plan": _drift(status),
+        "permits": _permits(status["budget"]),
+        "parked": _undecided(status["undecided"]) + _decisions([it for it in found["decisions"] if not it["open"]]),
+        "left": _left(steps) if steps or not watches else "",
+        "time": over_time(found),
         "answers": _answers(stages),
         "latency": _latencies(stages),
         "dead": _dead(stages),
@@ -137,54 +140,6 @@ def _money(stages: Mapping[str, Found]) -> str:
     return section("Amounts", said, *tables)
 
 
-def _timeline(found: Found) -> str:
-    parts = []
-    first = found["first_request"]
-    numbers = [slot["number"] for it in found["stages"].values() for slot in it["timeline"]]
-    if first is None or not numbers:
-        return ""
-    every = _width(found["slot"])
-    for name, it in found["stages"].items():
-        if not it["timeline"]:
-            continue
-        slots = {slot["number"]: slot for slot in it["timeline"]}
-        units, requests, refused = (
-            [slots[at][what] if at in slots else 0 for at in range(max(numbers) + 1)]
-            for what in ("units", "requests", "refused")
-        )
-        most = max(units)
-        said = f"at most {most:,} units accepted in {every}; {sum(refused):,} requests were not accepted"
-        chart = columns(f"time-{name}", f"{name}: accepted units over time", said, [("accepted", units)])
-        marks = columns(
-            f"bad-{name}", f"{name}: requests that were not accepted", said, [("dead", refused)], 24, max(requests)
-        )
-        rows = [
-            (day(slot["from"], found["slot"]), slot["units"], slot["batches"], slot["requests"], slot["refused"])
-            for slot in it["timeline"]
-        ]
-        head = ["from", "units accepted", "batches", "requests", "not accepted"]
-        parts.append(
-            f"<figure><figcaption>{escape(name)}<span>at most {most:,} units in {escape(every)}</span></figcaption>"
-            f"{chart}{marks if any(refused) else ''}{_axis(found)}{folded('The numbers', table(head, rows))}</figure>"
-        )
-    return section(
-        "Over time", f"<p>Units accepted in each {escape(every)}; below, requests that were not accepted.</p>", *parts
-    )
-
-
-def _width(seconds: int) -> str:
-    """A slot as people say it."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
-
-
-def _axis(found: Found) -> str:
-    ends = [day(found[end], found["slot"]) for end in ("first_request", "last_answer")]
-    return '<div class="axis">' + "".join(f"<span>{escape(end)}</span>" for end in ends) + "</div>"
-
-
 def _answers(stages: Mapping[str, Found]) -> str:
     rows = [
         (
@@ -255,7 +210,7 @@ def _decisions(decisions: Sequence[Found]) -> str:
     ]
     more = f'<p class="small">And {len(decisions) - MOST_ROWS:,} more.</p>' if len(decisions) > MOST_ROWS else ""
     listed = table(["batch", "units", "state", "decision", "what decided it"], rows) if rows else ""
-    return section("Unknown outcomes and decisions", listed, more)
+    return section("Decisions about unknown outcomes", listed, more)
 
 
 def _verification(found: Found) -> str:
@@ -311,7 +266,8 @@ def _now(found: Found, doing: Sequence[str]) -> str:
     figures.append((f"{sum(it['requests'] for it in status['stages'].values()):,}", "requests", "requests"))
     left, ahead = status["seconds_left"], status["next_request_in"]
     if left is not None and status["state"] != "complete":
-        figures.append((spoken(left), "time left", "requests"))
+        waits = status["paused"] or status["state"] != "running"
+        figures.append((spoken(left), "time left" + (" once it goes on" if waits else ""), "requests"))
     if ahead and status["state"] == "running":
         figures.append((spoken(ahead), "until the next request", "requests"))
     cards = "".join(
@@ -333,6 +289,23 @@ def _progress(status: Found) -> str:
         rows.append((name, done, left, it["in_units"]["accepted"], it["requests"], state_word(it["state"], it["code"])))
     head = ["stage", "done", "time left", "units accepted", "requests", "state"]
     return section("Stages", table(head, rows) if rows else "")
+
+
+def _undecided(undecided: Sequence[Found]) -> str:
+    """The batches of unknown outcome, each with what is known of it."""
+    rows = [
+        (
+            f"{it['stage']}, batch {it['batch']:,}",
+            it["units"],
+            it["state"],
+            day(it["since"], 1),
+            it["answer"] or "none",
+            it["known"] or "not read back yet",
+        )
+        for it in undecided[:MOST_ROWS]
+    ]
+    head = ["batch", "units", "state", "sent", "answer", "what is known"]
+    return section("Unknown outcomes", table(head, rows) if rows else "")
 
 
 def _permits(budget: Sequence[Found]) -> str:

@@ -41,6 +41,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str = 
     """A table whose first column names its rows. Columns of numbers stand to the right; whole ones get thousands."""
     texts = [[f"{it:,}" if isinstance(it, int) else str(it or "") for it in row] for row in rows]
     right = [at > 0 and all(NUMBER.match(row[at]) for row in texts) for at in range(len(head))]
+    kind = ""
+    if all(right[1:]):  # said once: a long table stays small
+        kind, right = ' class="numbers"', [False] * len(head)
     names = "".join(f'<th scope="col"{_to_the(it)}>{escape(name)}</th>' for name, it in zip(head, right, strict=True))
     lines = "".join(
         f'<tr><th scope="row">{escape(first)}</th>'
@@ -49,7 +52,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str = 
         for first, *more in texts
     )
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="wide"><table>{said}<thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return f'<div class="wide"><table{kind}>{said}<thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def _to_the(right: bool) -> str:

@@ -61,6 +61,9 @@ class SandboxConfig:
     once_only: bool = True  # a second transactions request for a customer is refused
     customer_must_exist: bool = True  # events and transactions of unknown customers are dropped in the queue
     migration_entry: bool = True  # a balance shows as transactions of type MIGRATION
+    metrics: Literal["events", "sent"] = "events"  # what counts of a customer who was sent metrics, and has events
+    history_moves_wallet: bool = False  # transactions change the wallet
+    round_amounts: bool = False  # a wallet shows whole numbers
     partial_refusal: bool = False  # a 422 refuses only the bad customers, without saying so
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     name_offender: bool = False  # the details of a 422 name the customer's id

@@ -54,7 +54,8 @@ class Reads:
     def customer(self, id_: str, now: float) -> bytes:
         num = self._number(id_)
         sent = self._sent(num)
-        metrics = self._metrics(num) or sent.get("metrics")
+        counted, given = self._metrics(num), sent.get("metrics")
+        metrics = given or counted if self._config.metrics == "sent" else counted or given
         profile = {name: sent.get(name) for name in PROFILE} | {name: sent[name] for name in PAPERS if name in sent}
         customer = profile | {
             "id": id_,
@@ -145,12 +146,16 @@ class Reads:
         return {"lifetime": {"spend_total": spend, "number_of_purchases": purchases, "last_visit": visit}}
 
     def _wallet(self, id_: str, num: int, now: float) -> dict[str, Any]:
-        sql = "SELECT reward_id, brand_id, amount, expires, issued FROM lots WHERE num = ? ORDER BY rowid"
+        sql = "SELECT reward_id, brand_id, amount, expires, issued FROM lots WHERE num = ?1"
+        if self._config.history_moves_wallet:
+            sql += " UNION ALL SELECT reward_id, brand_id, amount, NULL, issued FROM transactions WHERE num = ?1"
         lines = []
         totals: dict[tuple[str, float | None], Decimal] = defaultdict(Decimal)
         for reward, brand, amount, expires, issued in self._store.rows(sql, num):
             if expires is not None and expires <= now:
                 continue
+            if self._config.round_amounts:
+                amount = str(round(Decimal(amount)))
             totals[reward, expires] = EXACT.add(totals[reward, expires], Decimal(amount))
             lines.append(
                 {

@@ -69,7 +69,7 @@ class Reading:
         for number, mark in list(enumerate(source.fingerprints()))[start.source :]:
             place = start if number == start.source else Place(number)
             packed_there = mark["compression"] and (self.workers is None or self.workers.remote)
-            if mark["length"] - place.offset < 2 * PIECE_BYTES or packed_there:
+            if packed_there or mark["length"] - place.offset < 2 * self._piece():
                 yield from self._here(partial(source.of_file, place))
             elif mark["compression"]:
                 yield from self._handed_out(partial(source.of_file, place))
@@ -97,7 +97,7 @@ class Reading:
                 size += len(span.data)
                 yield span
                 self.tell(span.end)
-                if size >= PIECE_BYTES:
+                if size >= self._piece():
                     return
             left = False
 
@@ -165,17 +165,20 @@ class Reading:
 
     def _cuts(self, source: FileSource, number: int, at: Place, length: int) -> Iterator[Piece]:
         """Pieces from a place on. The first begins there; the others where records seem to."""
-        begin, offset = at.offset, at.offset + PIECE_BYTES
+        begin, offset = at.offset, at.offset + self._piece()
         while offset < length:
             found = source.next_record(number, offset)
             if found is None:
                 break
             yield Piece(Place(number, begin, 0, 1), found)
-            begin, offset = found, found + PIECE_BYTES
+            begin, offset = found, found + self._piece()
         yield Piece(Place(number, begin, 0, 1))
 
     def _task(self, piece: Piece) -> Task:
         return Task(of_piece, piece, partial(whole_part, self.job, piece))
+
+    def _piece(self) -> int:
+        return self.workers.piece if self.workers is not None else PIECE_BYTES
 
     def _most(self) -> int:
         return AHEAD * self.workers.count if self.workers is not None else 0

@@ -15,6 +15,7 @@ from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 from streammig.errors import Unusable
+from streammig.scan.pieces import PIECE_BYTES
 
 T = TypeVar("T")
 
@@ -27,13 +28,14 @@ ANSWERS = 10.0  # seconds that a cluster is given to answer
 class Workers:
     """Processes that do tasks. A task is a function of a module with arguments fit to be pickled.
 
-    `remote` ones are on other machines: they are sent places of records, and never records.
+    `remote` ones are on other machines: they are sent places of records, and never records. A task is for `piece` bytes
+    of an export.
     """
 
     remote = False
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, *, piece: int = PIECE_BYTES) -> None:
+        self.count, self.piece = count, piece
         self.generation = 0
         self._executor: Executor | None = None
 
@@ -88,7 +90,7 @@ class Cluster(Workers):
 
     remote = True
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, piece: int = PIECE_BYTES, answers: float = ANSWERS) -> None:
         """Raises `Unusable` where no cluster answers, or none has a worker."""
         try:
             from distributed import Client
@@ -99,7 +101,7 @@ class Cluster(Workers):
             raise Unusable("dask-missing", said, hint) from None
         try:
             make: Any = Client
-            self._client: Any = make(address, timeout=ANSWERS, set_as_default=False)
+            self._client: Any = make(address, timeout=answers, set_as_default=False)
         except (OSError, ValueError) as error:
             said = f"{address}: no Dask scheduler answered: {type(error).__name__}"
             raise Unusable("dask-unreachable", said, "Name the scheduler like tcp://host:8786.") from None
@@ -107,7 +109,7 @@ class Cluster(Workers):
         if not count:
             self._client.close()
             raise Unusable("dask-unreachable", f"{address}: the cluster has no workers", "Start some, and check again.")
-        super().__init__(count)
+        super().__init__(count, piece=piece)
 
     def _started(self) -> Executor:
         executor: Executor = self._client.get_executor(pure=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from streammig.batching import cut
-from streammig.columns import Chunk
+from streammig.columns import Chunk, Columns
 from streammig.errors import BrokenExport
 from streammig.model import START, Place, Range, Record, Span
 from streammig.sources.source import Source
@@ -39,20 +39,25 @@ class Passage:
     rules: Rules
     ranges: Ranges
 
-    def items(self, start: Place = START, wanted: Wanted | None = None) -> Iterator[Item]:
-        """Each record, or part of one, that an accepted batch carried, from a place on. `wanted` leaves out others."""
+    def items(self, start: Place = START, wanted: Wanted | None = None, corrected: bool = False) -> Iterator[Item]:
+        """Each record, or part of one, that an accepted batch carried, from a place on. `wanted` leaves out others.
+        `corrected` adds dead letters that a retry has sent corrected: of what was sent only the owner is known, and
+        that only where it was right."""
         try:
             for span in self.source.spans(start):
-                yield from self._of(span, wanted)
+                yield from self._of(span, wanted, corrected)
         except BrokenExport:
             pass  # records behind the break were never sent
 
-    def _of(self, span: Span, wanted: Wanted | None) -> Iterator[Item]:
+    def _of(self, span: Span, wanted: Wanted | None, corrected: bool) -> Iterator[Item]:
         ranges, seqs = self.ranges(self.stage, span.source, span.position(0).offset, span.end.offset)
         if not ranges:
             return
         chunk = Chunk(span, self.rules.columns(span))
-        for record in self._records(span, chunk, wanted):
+        records = self._records(span, chunk, wanted)
+        if corrected and chunk.columns.left_out:
+            records = iter(sorted([*records, *_letters(chunk.columns)], key=lambda it: it.begin))
+        for record in records:
             for part, inside in cut([record], ranges):
                 if inside:
                     yield Item(part, seqs[_home(part, ranges)])
@@ -66,6 +71,14 @@ class Passage:
         for row, (owner, at) in enumerate(zip(chunk.columns.owners, chunk.columns.index, strict=True)):
             if owner in owners or (places and span.position(at).begin[:2] in places):
                 yield from chunk.records(row, row + 1)
+
+
+def _letters(columns: Columns) -> Iterator[Record]:
+    """The dead letters of records whose owners are known, and of which nothing else is."""
+    for it in columns.left_out:
+        if len(it.dead) == len(it.absent):
+            for letter, (owner, _) in zip(it.dead, it.absent, strict=True):
+                yield Record(letter.position, letter.unit, owner, b"{}", 1)
 
 
 def _home(part: Record, ranges: list[Range]) -> int:

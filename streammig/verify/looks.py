@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
-from streammig.checkpoint import Accepted
 from streammig.delivery.sender import Reachability
 from streammig.errors import counted
 from streammig.run import Run
@@ -30,7 +29,7 @@ UNSHOWN = [Difference("", "not-readable")]  # the target shows nothing of its ki
 
 @dataclass(slots=True)
 class Looks:
-    """Looks at all records of the `accepted` batches, or at a sample.
+    """Looks at all records of the accepted batches of these stages, or at a sample.
 
     A sample is the records `picked` of the stage `base`, and their owners' records of the other stages. Records that
     differed in an earlier verify are always part of it: `known` has them by file and offset. `whole` is about how many
@@ -39,11 +38,11 @@ class Looks:
 
     run: Run
     work: Work
-    accepted: Mapping[str, Sequence[Accepted]]
+    stages: Sequence[str]
     base: str
     picked: Sequence[Item] | None
     whole: int
-    known: Mapping[str, set[tuple[int, ...]]]
+    known: Mapping[str, Container[tuple[int, ...]]]
     task: str = "verifying"
     _done: int = 0
     _told: float = 0.0
@@ -55,11 +54,10 @@ class Looks:
 
     async def all(self) -> bool:
         """Every first look, then every second one; False if the run is to stop before."""
-        names = list(self.accepted)
         if self.counted_stage and not await self._count():
             return False
-        for name in names:
-            if name == self.counted_stage and self.run.reading.owners in names:
+        for name in self.stages:
+            if name == self.counted_stage and self.run.reading.owners in self.stages:
                 continue  # the look at a customer compares the count, too
             done = await self.run.reading.read(self.work.progress, name)
             self._done += done.looked
@@ -70,7 +68,7 @@ class Looks:
     @property
     def counted_stage(self) -> str:
         """The stage whose units the target only counts; "" without one."""
-        return next((name for name in self.accepted if not self.run.target.readback.proves(name)), "")
+        return next((name for name in self.stages if not self.run.target.readback.proves(name)), "")
 
     def _wanted(self, name: str) -> Wanted | None:
         if self.picked is None:
@@ -113,15 +111,18 @@ class Looks:
             yield item._replace(counted=self.work.counted(item.record.owner)) if of_owner else item
 
     def _pool(self, name: str) -> Pool:
-        settled = {it.seq: it.settled for it in self.accepted[name]}
-
         def note(found: Found) -> None:
             read = [(it, how) for it, how in found if how != UNSHOWN]
-            seen = [settled[it.seq] for it, how in read if not how or how[0].reason not in (MISSING, UNREADABLE)]
+            there = {it.seq for it, how in read if not how or how[0].reason not in (MISSING, UNREADABLE)}
             suspects = [Suspect(name, it, how) for it, how in read if how]
             unread = sum(it.record.units for it, how in found if how == UNSHOWN)
             last = max(it.place for it, _ in found)
-            self.work.note(name, Done(last, len(read), unread), suspects, max(seen, default=0.0))
+            self.work.note(
+                name,
+                Done(last, len(read), unread),
+                suspects,
+                max((self.work.settled(name, it) for it in there), default=0.0),
+            )
 
         return self._pooled(name, note)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -38,15 +38,13 @@ class Verdict:
     """Judges suspects, in their order, one after the other.
 
     A record is missing if neither look found it, and the target's queue had passed its batch. The queue had passed it
-    if a record was seen that was accepted no earlier: `seen` is the latest such moment. `settled` is when each batch
-    was accepted. `proves` tells whether a look at a stage can prove that a record is missing.
+    if a record was seen that was accepted no earlier: `seen` is the latest such moment. `settled` is when each batch of
+    a stage was accepted. `proves` tells whether a look at a stage can prove that a record is missing.
     """
 
-    settled: Mapping[tuple[str, int], float]
+    settled: Callable[[str, int], float]
     seen: float
     proves: Callable[[str], bool]
-    tell: Callable[[Told], None] = lambda told: None
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
 
     def missing(self, suspects: Iterable[Suspect]) -> Iterator[tuple[str, Beside]]:
         """The missing records, batch by batch."""
@@ -56,18 +54,28 @@ class Verdict:
             yield stage, Beside(seq, ranges_of(records), add_up(it.tally for it in records))
 
     def findings(self, suspects: Iterable[Suspect]) -> Iterator[Finding]:
-        """Every difference, without its values. Counts the records, and hands each difference with values to `tell`."""
+        """Every difference, without its values."""
         for it in suspects:
-            if not it.second:
-                continue  # the second look found it as it was sent
-            reason, place = self._reason(it), it.item.place
-            counts = self.counts.setdefault(it.stage, Counter())
-            counts[reason if reason in (MISSING, NOT_VISIBLE, UNREADABLE) else "different"] += 1
-            for found in it.second:
-                if found.reason == MISSING:
-                    found = found._replace(reason=reason)
-                self.tell(Told(it.stage, place, it.item.record.owner, found))
+            place = it.item.place
+            for found in self._differences(it):
                 yield Finding(it.stage, it.item.seq, *place[:3], place.ordinal, found.field, found.reason)
+
+    def counts(self, suspects: Iterable[Suspect], tell: Callable[[Told], None]) -> dict[str, Counter[str]]:
+        """How many records there are by stage and by what is wrong; `tell` gets each difference with its values."""
+        counts: dict[str, Counter[str]] = {}
+        for it in suspects:
+            if reason := self._reason(it):
+                named = reason in (MISSING, NOT_VISIBLE, UNREADABLE)
+                counts.setdefault(it.stage, Counter())[reason if named else "different"] += 1
+            for found in self._differences(it):
+                tell(Told(it.stage, it.item.place, it.item.record.owner, found))
+        return counts
+
+    def _differences(self, it: Suspect) -> Iterator[Difference]:
+        """Those of the second look: what is not found is missing, or not visible yet."""
+        reason = self._reason(it)
+        for found in it.second or ():
+            yield found._replace(reason=reason) if found.reason == MISSING else found
 
     def _reason(self, it: Suspect) -> str:
         """The code of what is wrong with a suspect; "" where the second look found nothing wrong."""
@@ -76,7 +84,7 @@ class Verdict:
         reason = it.second[0].reason
         if reason != MISSING:
             return reason
-        passed = self.settled[it.stage, it.item.seq] <= self.seen
+        passed = self.settled(it.stage, it.item.seq) <= self.seen
         return MISSING if passed and it.first[0].reason == MISSING else NOT_VISIBLE
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from streammig.checkpoint import Accepted, Checkpoint
 from streammig.errors import Unusable, counted
-from streammig.model import add_up
 from streammig.run import Run
 from streammig.telemetry import Waiting
 from streammig.verify.accepted import Passage
@@ -21,7 +21,17 @@ from streammig.verify.sample import chosen
 from streammig.verify.verdict import Told, Verdict, summary
 from streammig.verify.work import Item, Work, work_path
 
-Batches = Mapping[str, Sequence[Accepted]]
+KNOWN = 100_000  # records that differed in an earlier verify, of those a sample looks at again
+
+
+class Held(NamedTuple):
+    """What a stage's accepted batches hold that can be compared: batches, records and units; and units that can't be
+    (`aside`)."""
+
+    batches: int = 0
+    records: int = 0
+    units: int = 0
+    aside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,65 +50,66 @@ class Verifier:
     async def verify(self) -> dict[str, Any] | None:
         """The summary, once it is in the checkpoint; None if stopped before. Raises `Unusable` where nothing was
         accepted, and what a run raises."""
-        store, read = self.run.store, self.run.reading.read
-        accepted, aside = await store.read(self._batches)
-        if not any(it.tally.units for batches in accepted.values() for it in batches):
+        read = self.run.reading.read
+        held = await read(self._held)
+        if not any(it.units for it in held.values()):
             raise Unusable(
                 "nothing-accepted",
                 "nothing of this run was accepted that can be compared: there is nothing to verify",
                 "See what the run has done: streammig status CHECKPOINT",
             )
-        run_id: str = (await store.read(lambda file: file.run))["id"]
+        run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
         work = await read(Work, work_path(self.state_folder, run_id))
         with closing(work):
-            await read(work.begin, self._binding(accepted), accepted)
-            looks = await self._looks(work, accepted)
+            await read(work.begin, self._binding(held), {name: self._comparable(name) for name in held})
+            looks = await self._looks(work, held)
             if not await looks.all():
                 return None
-            found = await self._keep(work, accepted, aside)
+            found = await self._keep(work, held)
             await read(work.forget)
         return found
 
-    def _batches(self, file: Checkpoint) -> tuple[Batches, dict[str, int]]:
-        """By stage, the accepted batches that can be compared, and how many units can't be."""
-        found: dict[str, list[Accepted]] = {}
-        aside = {}
-        for name, read in self.run.reading.inputs.items():
-            batches = list(file.accepted(name))
-            found[name] = [it for it in batches if it.mapping == read.mapping and not it.letters]
-            aside[name] = sum(it.tally.units for it in batches) - sum(it.tally.units for it in found[name])
-        return found, aside
+    def _comparable(self, name: str) -> Iterator[Accepted]:
+        """The accepted batches of a stage that can be compared, one after the other."""
+        mapping = self.run.reading.inputs[name].mapping
+        return (it for it in self.run.reading.lookup.accepted(name) if it.mapping == mapping and not it.letters)
 
-    def _binding(self, accepted: Batches) -> str:
+    def _held(self) -> dict[str, Held]:
+        found = {}
+        for name in self.run.reading.inputs:
+            whole = sum(it.tally.units for it in self.run.reading.lookup.accepted(name))
+            batches = records = units = 0
+            for it in self._comparable(name):
+                batches, records, units = batches + 1, records + it.tally.records, units + it.tally.units
+            found[name] = Held(batches, records, units, whole - units)
+        return found
+
+    def _binding(self, held: Mapping[str, Held]) -> str:
         """What a verify depends on: it goes on from an interrupted one only where this is the same."""
-        sizes = {name: [len(it), sum(each.tally.units for each in it)] for name, it in accepted.items()}
         mappings = {name: it.mapping for name, it in self.run.reading.inputs.items()}
-        return json.dumps([self.count, sizes, mappings])
+        return json.dumps([self.count, held, mappings])
 
-    async def _looks(self, work: Work, accepted: Batches) -> Looks:
+    async def _looks(self, work: Work, held: Mapping[str, Held]) -> Looks:
         known: dict[str, set[tuple[int, ...]]] = {}
-        for it in await self.run.store.read(Checkpoint.findings):
-            known.setdefault(it.stage, set()).add((it.source, it.offset))
-        base = next(name for name, batches in accepted.items() if any(each.tally.units for each in batches))
+        for found in await self.run.store.read(lambda file: list(islice(file.findings(), KNOWN))):
+            known.setdefault(found.stage, set()).add((found.source, found.offset))
+        base = next(name for name, it in held.items() if it.units)
         picked = None
         if self.count is not None:
             self.run.context.notify(Waiting("choosing", f"choosing {counted(self.count, 'record')} of {base}"))
-            picked = await self.run.reading.read(self._picked, work, accepted[base], base, known.get(base, set()))
+            picked = await self.run.reading.read(self._picked, work, base, known.get(base, set()))
         whole = 0
-        for name, batches in accepted.items():
-            held = add_up(it.tally for it in batches).records
+        for name, it in held.items():
             if self.run.target.readback.proves(name):
-                whole += min(held, len(picked)) if picked is not None else held
-        return Looks(self.run, work, accepted, base, picked, whole, known)
+                whole += min(it.records, len(picked)) if picked is not None else it.records
+        return Looks(self.run, work, list(held), base, picked, whole, known)
 
-    def _picked(
-        self, work: Work, batches: Sequence[Accepted], base: str, known: Container[tuple[int, ...]]
-    ) -> list[Item]:
+    def _picked(self, work: Work, base: str, known: Container[tuple[int, ...]]) -> list[Item]:
         """The sample with the `known` records, in reading order, each owner once. The same run gives the same sample,
         so that a verify can go on."""
-        rng = Random(self.run.reading.lookup.run["id"])
-        wanted = chosen([it.tally.units for it in batches], self.count or 0, rng)
-        units = {batches[at].seq: numbers for at, numbers in wanted.items()}
+        rng, sizes = Random(self.run.reading.lookup.run["id"]), work.sizes(base)
+        seqs = [*sizes]
+        units = {seqs[at]: numbers for at, numbers in chosen([*sizes.values()], self.count or 0, rng).items()}
         it = self.run.reading.inputs[base]
         passed: dict[int, int] = {}
         found: dict[str, Item] = {}
@@ -112,20 +123,20 @@ class Verifier:
                 break
         return list(found.values())
 
-    async def _keep(self, work: Work, accepted: Batches, aside: Mapping[str, int]) -> dict[str, Any]:
-        """Keep the result in the checkpoint, in one transaction."""
+    async def _keep(self, work: Work, held: Mapping[str, Held]) -> dict[str, Any]:
+        """Keep the result in the checkpoint, in one transaction. The suspects are gone through one by one."""
         proves = self.run.target.readback.proves
-        settled = {(name, it.seq): it.settled for name, batches in accepted.items() for it in batches}
 
         def keep(file: Checkpoint) -> dict[str, Any]:
             seen = max(work.seen, file.seen_until())
-            verdict = Verdict(settled, seen, proves, self.tell)
-            findings = list(verdict.findings(work.suspects()))
-            done = {name: work.progress(name) for name in accepted}
+            verdict = Verdict(work.settled, seen, proves)
+            counts = verdict.counts(work.suspects(), self.tell)
+            done = {name: work.progress(name) for name in held}
             looked = {name: it.looked for name, it in done.items() if it.looked or proves(name)}
-            left = {n: {"not_readable": done[n].unread, "not_comparable": aside[n]} for n in looked}
-            found = summary(looked, verdict.counts, left, self.count is not None)
-            file.note_verified(found, self.run.context.now(), seen, verdict.missing(work.suspects()), findings)
+            left = {n: {"not_readable": done[n].unread, "not_comparable": held[n].aside} for n in looked}
+            found = summary(looked, counts, left, self.count is not None)
+            missing, findings = verdict.missing(work.suspects()), verdict.findings(work.suspects())
+            file.note_verified(found, self.run.context.now(), seen, missing, findings)
             return found
 
         return await self.run.store.write(keep)

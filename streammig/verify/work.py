@@ -55,15 +55,20 @@ class Work(SharedFile):
 
     role = Role("the progress of the verify", "verify-progress", "Delete it: the verify begins again.")
     application = 0x734D5679  # "sMVy"
-    format = 1
+    format = 2
+    tables: tuple[str, ...] = ("verify", "accepted", "sent", "progress", "counted", "suspect")
     schema = """
 -- What the verify depends on. `seen`: a record was seen whose batch was accepted then, and none of a later one.
 CREATE TABLE verify (binding TEXT NOT NULL, seen REAL NOT NULL);
--- The ranges of accepted batches in reading order; below, the last unit of each stage that is done.
+-- The ranges of accepted batches in reading order; then the batches, with their units and when each was accepted;
+-- below, the last unit of each stage that is done.
 CREATE TABLE accepted (
     stage TEXT NOT NULL, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
     record INTEGER NOT NULL, end_offset INTEGER NOT NULL, end_unit INTEGER NOT NULL, seq INTEGER NOT NULL,
     PRIMARY KEY (stage, source, offset, unit)
+) WITHOUT ROWID;
+CREATE TABLE sent (
+    stage TEXT NOT NULL, seq INTEGER NOT NULL, units INTEGER NOT NULL, settled REAL NOT NULL, PRIMARY KEY (stage, seq)
 ) WITHOUT ROWID;
 CREATE TABLE progress (
     stage TEXT PRIMARY KEY, source INTEGER NOT NULL, offset INTEGER NOT NULL, unit INTEGER NOT NULL,
@@ -84,22 +89,21 @@ CREATE TABLE suspect (
         return Work, (self.path, True)  # another process only reads it
 
     def begin(self, binding: str, stages: Mapping[str, Iterable[Accepted]]) -> None:
-        """Begin, or go on with what was begun for the same `binding`."""
+        """Begin, or go on with what was begun for the same `binding`; for "" always begin."""
         rows = self.rows("SELECT binding FROM verify")
-        if rows and rows[0][0] == binding:
+        if binding and rows and rows[0][0] == binding:
             return
         with self.transaction():
-            for table in ("verify", "accepted", "progress", "counted", "suspect"):
+            for table in self.tables:
                 self._db.execute(f"DELETE FROM {table}")
             for stage, batches in stages.items():
-                self._db.executemany(
-                    "INSERT INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        (stage, *it.begin, it.end.offset, it.end.unit, each.seq)
-                        for each in batches
-                        for it in each.ranges
-                    ),
-                )
+                for each in batches:
+                    row = stage, each.seq, each.tally.units, each.settled
+                    self._db.execute("INSERT INTO sent VALUES (?, ?, ?, ?)", row)
+                    self._db.executemany(
+                        "INSERT INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        [(stage, *it.begin, it.end.offset, it.end.unit, each.seq) for it in each.ranges],
+                    )
             self._db.execute("INSERT INTO verify VALUES (?, 0)", (binding,))
 
     def ranges(self, stage: str, source: int, begin: int, end: int) -> tuple[list[Range], list[int]]:
@@ -115,6 +119,19 @@ CREATE TABLE suspect (
             for offset, unit, record, end_offset, end_unit, _ in rows
         ]
         return ranges, [row[5] for row in rows]
+
+    def first(self, stage: str) -> Place | None:
+        """Where the first record of a stage begins that a batch holds; None without one."""
+        ordered = "SELECT source, offset, 0, record FROM accepted WHERE stage = ? ORDER BY source, offset LIMIT 1"
+        return next((Place(*row) for row in self.rows(ordered, stage)), None)
+
+    def sizes(self, stage: str) -> dict[int, int]:
+        """How many units each batch of a stage holds, by its number."""
+        return dict(map(tuple, self.each("SELECT seq, units FROM sent WHERE stage = ? ORDER BY seq", stage)))
+
+    def settled(self, stage: str, seq: int) -> float:
+        """When a batch was accepted, in seconds since the epoch."""
+        return float(self.rows("SELECT settled FROM sent WHERE stage = ? AND seq = ?", stage, seq)[0][0])
 
     def progress(self, stage: str) -> Done:
         rows = self.rows("SELECT source, offset, unit, record, looked, unread FROM progress WHERE stage = ?", stage)

@@ -133,7 +133,7 @@ class Judge:
         """What was found of a span, if it was found by these rules."""
         return found if isinstance(found, Judged) and found.by == self._by else None
 
-    def elements(self, data: bytes, low: int, high: int, limit: int) -> Judged:
+    def elements(self, data: bytes | memoryview, low: int, high: int, limit: int) -> Judged:
         """Judge the elements of an array, the first of which begins at the index `low`, up to one whose end is not
         sure, or not before `high`, or that has more than `limit` bytes. Places are counted from `low`."""
         return self._columns(_judge.elements(self._table, data, low, high, MOST_RECORDS, limit))

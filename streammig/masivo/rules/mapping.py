@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from streammig.errors import Unusable
 from streammig.fields import FieldError
 from streammig.masivo.edit import NOT_JSON, duplicated, faithful
 from streammig.masivo.redact import ALLOWED, GONE, redact
@@ -55,6 +56,13 @@ class Mapped:
             raise Refusal(_FAILED, error.path, error.said) from None
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None  # what it says, and what led to it, may hold a value of the record
+        except SystemExit as error:
+            raise Unusable(
+                "map-ended",
+                f"the mapping asked to end the process{_line(error.__traceback__)}",
+                "A mapping returns None to leave a record out, and raises to make a dead letter of it. Correct it, then"
+                " run the same command.",
+            ) from None
         except BaseException as error:  # a mapping that gives up on a record, in whatever way, must not end the run
             where, said = _line(error.__traceback__), _said(error, data, source)
             raise Refusal(_FAILED, "", f"the mapping raised {type(error).__name__}{where}{said}") from None

@@ -1,0 +1,61 @@
+"""Units that have a natural key and come twice for one owner, found exactly: purchases that were exported twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from streammig.columns import Columns
+from streammig.dedup import Build, Duplicate, KeyIndex, counted_on, forget, room_of_index
+from streammig.dedup.scan import FIXED, NONE, PLACE, Scanned, hasher
+from streammig.dedup.sums import UNKNOWN_SUM
+from streammig.model import Span
+from streammig.target import Keyed
+
+CODE = "purchase-twice"
+SHORTEST = 250  # bytes of a purchase that the target takes
+
+
+def rows_of_units(columns: Columns, key: bytes, span: Span, own: Keyed) -> bytes:
+    """A row for each unit that has a key, as those of the dedup index: where it stands, and the hash of owner and key.
+    Without state: the same span gives the same rows in any process."""
+    hashed, rows = hasher(key, "unit"), list[bytes]()
+    for row, at in enumerate(columns.index):
+        body = columns.edited.get(row) or span.data[span.starts[at] : span.ends[at]]
+        place, owner = span.position(at), columns.owners[row]
+        for number, text in own.keys_of_units(body):
+            spot = PLACE.pack(place.source, place.offset, columns.unit[row] + number, place.ordinal)
+            rows.append(b"".join((spot, hashed(f"{owner}\0{text}"), NONE, b"\0", UNKNOWN_SUM)))
+    return b"".join(rows)
+
+
+class Purchases:
+    """Add the rows of every span in reading order; then `repeated` tells which of them come again."""
+
+    def __init__(self, folder: Path, key: bytes) -> None:
+        """Raises `MachineFault` where the folder can't be written."""
+        self._folder = folder
+        self._build = Build(folder, "", policy="all", key=key)
+        self._index: KeyIndex | None = None
+
+    def add(self, rows: bytes, counted: int) -> None:
+        """Rows whose records are counted from `counted` on."""
+        self._build.add(Scanned(0, counted_on(rows, counted), FIXED))
+
+    def repeated(self) -> Iterator[Duplicate]:
+        """Each unit whose key an earlier one of its owner has, in reading order. Raises `MachineFault`."""
+        self._index = self._build.finish()
+        return (it for it in self._index.duplicates() if it.place[:3] != it.first[:3])
+
+    def close(self) -> None:
+        """Delete what was kept."""
+        self._build.close()
+        if self._index is not None:
+            self._index.close()
+        forget(self._folder)
+
+
+def room_of_purchases(length: int) -> dict[str, int]:
+    """What the keys of the purchases in so many bytes of an export take on the disk, in bytes, at most."""
+    (size,) = room_of_index(length // SHORTEST).values()
+    return {"the keys of the purchases": size}
