@@ -271,7 +271,7 @@ class Migration:
             store=store,
             lookup=lookup,
             thread=thread,
-            left=sent.left if sent is not None else None,
+            left=[it.left for it in sent],
             balanced=settings.balances == "dead-letter",
         )
         context = self._context_of(target)
@@ -288,23 +288,30 @@ class Migration:
     async def _sent(
         self, stack: AsyncExitStack, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], thread: Executor,
         newer: Checkpoint | None,
-    ) -> Sent | None:  # fmt: skip
-        """What the older run that the settings name has left at the target, for the `newer` one that sends."""
-        if not self.settings.not_in:
-            return None
-        path, mine = Path(self.settings.not_in), Path(self.settings.checkpoint)
-        held_by_run(path)
-        file = _opened_to_read(stack, path)
-        refuse_stale(path, self.state_dir, file.run["id"], file.run["tick"])
-        settings, folder = from_checkpoint(path, file.run["context"], None)
-        older = Older(file, Migration(settings, self.ask, folder=folder).inputs(file.run["started"]))
-        older.check(binding if self.ask.dry_run is None else file.run["binding"], newer)
-        self.notify(Waiting("older-run", f"reading what {path} has left at the target"))
-        list_of = mine.with_name(mine.name + ".not-in")
-        sent = await self._reading(thread, lambda _: make(list_of, older, inputs, SECOND, self.notify))
-        stack.callback(sent.left.close)
-        stack.callback(sent.places.close)
-        return sent
+    ) -> list[Sent]:  # fmt: skip
+        """What the older run that the settings name has left at the target, for the `newer` one that sends; and what
+        that run has left out in turn, for an even older one had sent it."""
+        found: list[Sent] = []
+        name, known = self.settings.not_in, set[str]()
+        while name:
+            path = Path(name)
+            held_by_run(path)
+            file = _opened_to_read(stack, path)
+            if file.run["id"] in known:
+                break  # renamed files name each other
+            known.add(file.run["id"])
+            refuse_stale(path, self.state_dir, file.run["id"], file.run["tick"])
+            settings, folder = from_checkpoint(path, file.run["context"], None)
+            older = Older(file, Migration(settings, self.ask, folder=folder).inputs(file.run["started"]))
+            older.check(binding if self.ask.dry_run is None else file.run["binding"], newer)
+            self.notify(Waiting("older-run", f"reading what {path} has left at the target"))
+            list_of = Path(f"{self.settings.checkpoint}{f'.before-{len(found)}' if found else ''}.not-in")
+            sent = await self._reading(thread, partial(make, list_of, older, inputs, SECOND, self.notify))
+            stack.callback(sent.left.close)
+            stack.callback(sent.places.close)
+            found.append(sent)
+            name = settings.not_in
+        return found
 
     def _context_of(self, target: Target) -> Context:
         times = Times(self.settings.settle_time if target.queued else 0.0, self.settings.visible_time)
