@@ -3,7 +3,8 @@
 Each line is one export of `--mb` megabytes. The contestants take turns, so that noise of the machine meets all of them.
 The medians of their MB/s are compared. Each turn is a process of its own: streammig's is set up like its reader, the
 others are plain Python. ijson and `json` build objects and give no positions; orjson builds objects line by line.
-streammig gives spans: checked bytes with the places of their records. It builds no objects.
+streammig gives spans: checked bytes with the places of their records. It builds no objects. `judged` is streammig with
+the compiled judge, which checks all rules as it frames.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import ijson
 import orjson
 
 from benchmarks.figures import apart
+from streammig.masivo.rules import RuleOptions, rules
+from streammig.masivo.rules.compiled import is_compiled
 from streammig.sources import Input, open_source
 
 ROUNDS = 5
@@ -78,6 +82,11 @@ def streammig(path: str) -> int:
     return sum(map(len, open_source([Input(path)]).spans()))
 
 
+def judged(path: str) -> int:
+    judge = rules("customers", RuleOptions(now=datetime(2024, 1, 1, tzinfo=UTC)), judge="compiled").judge
+    return sum(map(len, open_source([Input(path)]).judged_by(judge).spans()))
+
+
 def by_ijson(path: str) -> int:
     with open(path, "rb") as file:
         return count(ijson.items(file, "customers.item"))
@@ -104,6 +113,8 @@ def count(records: Iterable[Any]) -> int:
 Contestant = Callable[[str], int]
 DOCUMENT: dict[str, Contestant] = {"streammig": streammig, "ijson": by_ijson, "json": by_json}
 LINES: dict[str, Contestant] = {"streammig": streammig, "orjson": by_orjson, "json": by_json_lines}
+if is_compiled():
+    DOCUMENT["judged"] = LINES["judged"] = judged
 
 
 def measure(path: Path, shape: str, size: int, megabytes: float) -> dict[str, Any]:
@@ -113,7 +124,7 @@ def measure(path: Path, shape: str, size: int, megabytes: float) -> dict[str, An
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(ROUNDS):
         for name, read in contestants.items():
-            seconds, found = apart(read, str(path), reader=name == "streammig")
+            seconds, found = apart(read, str(path), reader=name in ("streammig", "judged"))
             speeds[name].append(length / 1e6 / seconds)
             if found != records:
                 raise SystemExit(f"{name} found {found} of {records} records")
@@ -148,12 +159,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def line(result: dict[str, Any], *, header: bool) -> str:
-    head = f"{'shape':8} {'bytes':>6}  {'MB/s':42} {'times as fast as':28} goal\n" if header else ""
+    head = f"{'shape':8} {'bytes':>6}  {'MB/s':56} {'times as fast as':42} goal\n" if header else ""
     speeds = "  ".join(f"{name} {value:6.0f}" for name, value in result["mb_per_s"].items())
     times = "  ".join(f"{name} {value:5.1f}" for name, value in result["times"].items())
     goal = result["goal"]
     met = f"{goal['times']} x {goal['against']}: {'met' if goal['met'] else 'MISSED'}"
-    return f"{head}{result['shape']:8} {result['record_bytes']:6}  {speeds:42} {times:28} {met}"
+    return f"{head}{result['shape']:8} {result['record_bytes']:6}  {speeds:56} {times:42} {met}"
 
 
 if __name__ == "__main__":

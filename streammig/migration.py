@@ -5,58 +5,42 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from streammig.account import BESIDE, NoAccount, SharedAccount
 from streammig.ask import Ask as Ask
-from streammig.binding import bind, call_context, create, new_files, recover
-from streammig.bodies import check_bodies, give_up, room_of_outbox
-from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, locked, refuse_stale
-from streammig.context import Clock, Context, Stop, SystemClock, Times, until_stopped
+from streammig.assembly import Assembly, Call
+from streammig.checkpoint import Checkpoint
+from streammig.context import Clock, Context, Stop, SystemClock, Times
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
-from streammig.dedup import KeyIndex
 from streammig.delivery.beside import write_beside
-from streammig.delivery.folder import FolderTarget, Unlimited
-from streammig.delivery.reads import Connection, Reads
-from streammig.disk import check_room
-from streammig.errors import Problem
-from streammig.fingerprint import Marks, check_contents, reopen, shapes
+from streammig.delivery.folder import Unlimited
 from streammig.grouping import forget as forget_grouped
-from streammig.inputs import Reading, StageInput, make_ready, open_sources
+from streammig.inputs import StageInput
 from streammig.listening import Hub
-from streammig.mapping import mapping_mark, stage_mapping
-from streammig.masivo import second
 from streammig.masivo.limits import PRESETS as PRESETS
-from streammig.masivo.target import RuleOptions, check_base_url
-from streammig.model import Batch, BatchState
-from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed, parse_since
-from streammig.ratelimit import RateLimiter, account_name, parse_hours, parse_limits, part_of
+from streammig.model import BatchState
 from streammig.resending import Resend
 from streammig.retrying import Retry
 from streammig.revert import Revert
-from streammig.run import Run, RunOptions
-from streammig.scan import Policies, forget, scan_folder, scan_stages
-from streammig.scan_plan import to_scan
-from streammig.settings import Settings, check_doubles, check_folder, from_checkpoint, state_folder
-from streammig.sources import with_samples
+from streammig.run import Run
+from streammig.scan import forget, scan_folder
+from streammig.settings import Settings, state_folder
 from streammig.stages import STAGES
 from streammig.target import Client, ReadBack, Target
-from streammig.targets import at_work, rule_options, target_of
-from streammig.telemetry import CheckpointOpened, Judging, Notice, Notify, Waiting, Warned, ignore
+from streammig.telemetry import Notice, Notify, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier, run_and_look
 
 # Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
 AWAY = 20_000_000
-SECOND = Second(second.OWNERS, second.COUNTED, second.issued, second.profile, second.profile_hash)
 T = TypeVar("T")
 
 
@@ -111,12 +95,7 @@ class Migration:
     def inputs(self, started: float) -> dict[str, StageInput]:
         """What each stage is read from, and by which rules, without a way to the target. `started` is when the
         checkpoint was made, in seconds since the epoch."""
-        mappings = {name: self._mapping(name) for name in STAGES}
-        target = self._target(rule_options(self.settings, started), mappings, Unlimited())
-        return {
-            name: StageInput.of(source, target.rules(name), mapping_mark(mappings[name]))
-            for name, source in open_sources(self.settings, mappings, accept_broken=self.ask.accept_broken).items()
-        }
+        return self._call().inputs(self._context(), started)
 
     def telemetry(self) -> AsyncIterator[Notice]:
         """What happens, as an async iterator that ends with the run. Begin it before the run, in a task of its own. One
@@ -125,7 +104,7 @@ class Migration:
 
     async def readable(self) -> dict[str, bool]:
         """Of which stages a read-back can ever prove anything. Makes no request."""
-        target = self._target(rule_options(self.settings, 0.0), dict.fromkeys(STAGES), Unlimited())
+        target = self._call().target(self._context(), 0.0, dict.fromkeys(STAGES), Unlimited())
         async with target.connect() as (_, readback):
             return {name: readback.proves(name) for name in STAGES}
 
@@ -184,7 +163,8 @@ class Migration:
         self._hub.closed = False
         try:
             async with AsyncExitStack() as stack:
-                run = await self._assemble(stack, reads, sends)
+                assembly = Assembly(self._call(), self._context(), self.executor, self._connect, stack)
+                run = await assembly.run(reads, sends)
                 self.assembled = True
                 done = await work(run)
                 if self.ask.dry_run is not None:
@@ -207,213 +187,14 @@ class Migration:
             self._task = None
             self._hub.close()
 
-    async def _assemble(self, stack: AsyncExitStack, reads: Callable[[Checkpoint], bool], sends: bool) -> Run:
-        """Check everything that can be checked before a record is read, then open and connect what a run needs."""
-        settings, ask = self.settings, self.ask
-        account = self._account()
-        check_doubles(settings, ask.accept_doubles)
-        if settings.since:
-            parse_since(settings.since)  # before the older run is read, which may take long
-        mappings = {name: self._mapping(name) for name in STAGES}
-        sources = open_sources(settings, mappings, accept_broken=ask.accept_broken)
-        self.notify(Judging(at_work(settings.judge)))
-        path = Path(settings.checkpoint)
-        check_folder(path)
-        stack.enter_context(self._lock(path))
-        fence = stack.enter_context(account.fence(path, ask))
-        self.notify(CheckpointOpened(fence.run_id if fence is not None else ""))
-        marks = {name: source.fingerprints() for name, source in sources.items()}
-        thread = stack.enter_context(self.executor())
-        shape = shapes(settings, ask.unchecked)
-        file = reopen(path, account.binding, shape, marks)
-        lost: list[Batch] = []
-        if file is not None:
-            stack.callback(file.close)
-            if sends:
-                file.refuse_reverted()
-            lost = await self._check(file, fence, marks, thread)
-        account.claim(path, fence if sends else None, marks, ask.export_again)
-        check_room(path.parent, room_of_outbox(settings, marks, path))
-        started = file.run["started"] if file is not None else self.clock.time()
-        limiter = account.limiter(stack, self.clock, self.executor, self.notify, BESIDE if sends else 0.0)
-        target = self._target(rule_options(settings, started), mappings, limiter)
-        inputs = {it: StageInput.of(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
-        client, readback = await stack.enter_async_context(self._connect(target))
-        sent = await self._sent(stack, inputs, account.binding, thread, file if sends else None)
-        inputs = narrowed(inputs, sent, settings.since, SECOND, self.notify)
-        new = new_files(file, marks, settings, self.notify)
-        fresh = await self._reading(thread, partial(with_samples, new))
-        reading_on = file is None or any(fresh.values()) or reads(file)
-        if reading_on or not sends:
-            begun = [row.name for row in file.stages()] if file is not None else []
-            if await until_stopped(self.stop, make_ready(sources, thread, self.notify, begun)) is None:
-                raise asyncio.CancelledError
-        indexes = await self._scan(stack, file, inputs, shape, fresh, thread) if reading_on else {}
-        if file is None:
-            file = create(path, fence, account.binding, started)
-            stack.callback(file.close)
-        told = None if ask.aside else call_context(settings, ask, str(account.limits), self.state_dir, self.folder)
-        bind(file, shape, fresh, told)
-        recover(file, fence, self.clock.time(), self.notify)
-        if words := await limiter.enter(file.run["id"], file.starts()):
-            self.notify(Warned("limits-changed", words))
-        if lost or file.lost() is not None:
-            lost = file.lost_bodies()  # what became unknown is among them now
-        file.sweep_outbox()
-        stack.callback(_sweep, file)
-        file.outbox.tellable = readback.can_tell
-        store = self._store(stack, file, fence)
-        lookup = _opened_to_read(stack, path)
-        reading = Reading(
-            stages=target.stages,
-            inputs=inputs,
-            indexes=indexes,
-            store=store,
-            lookup=lookup,
-            thread=thread,
-            left=[it.left for it in sent],
-            balanced=settings.balances == "dead-letter",
-        )
-        context = self._context_of(target)
-        await give_up(reading, context, lost, ask.bodies_lost or ask.newest_lost)
-        return Run(
-            settings=settings,
-            reading=reading,
-            store=store,
-            target=Connection(client, readback, limiter, Reads(readback, context, settings.concurrency)),
-            context=context,
-            options=RunOptions(ask.first, self.away, look=target.queued and not ask.passes_look(fence)),
-        )
+    def _call(self) -> Call:
+        return Call(self.settings, self.ask, self.key, self.state_dir, self.folder, self.away)
 
-    async def _sent(
-        self, stack: AsyncExitStack, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], thread: Executor,
-        newer: Checkpoint | None,
-    ) -> list[Sent]:  # fmt: skip
-        """What the older run that the settings name has left at the target, for the `newer` one that sends; and what
-        that run has left out in turn, for an even older one had sent it."""
-        found: list[Sent] = []
-        name, known = self.settings.not_in, set[str]()
-        while name:
-            path = Path(name)
-            held_by_run(path)
-            file = _opened_to_read(stack, path)
-            if file.run["id"] in known:
-                break  # renamed files name each other
-            known.add(file.run["id"])
-            refuse_stale(path, self.state_dir, file.run["id"], file.run["tick"])
-            settings, folder = from_checkpoint(path, file.run["context"], None)
-            older = Older(file, Migration(settings, self.ask, folder=folder).inputs(file.run["started"]))
-            older.check(binding if self.ask.dry_run is None else file.run["binding"], newer)
-            self.notify(Waiting("older-run", f"reading what {path} has left at the target"))
-            list_of = Path(f"{self.settings.checkpoint}{f'.before-{len(found)}' if found else ''}.not-in")
-            sent = await self._reading(thread, partial(make, list_of, older, inputs, SECOND, self.notify))
-            stack.callback(sent.left.close)
-            stack.callback(sent.places.close)
-            found.append(sent)
-            name = settings.not_in
-        return found
-
-    def _context_of(self, target: Target) -> Context:
-        times = Times(self.settings.settle_time if target.queued else 0.0, self.settings.visible_time)
-        return Context(clock=self.clock, rng=self.rng, notify=self.notify, stop=self.stop, times=times)
-
-    def _store(self, stack: AsyncExitStack, file: Checkpoint, fence: Fence | None) -> Store:
-        writer = CheckpointWriter(file, stack.enter_context(self.executor()), fence)
-        stack.push_async_callback(writer.flush)
-        return Store(writer, _opened_to_read(stack, file.path), stack.enter_context(self.executor()))
-
-    async def _check(self, file: Checkpoint, fence: Fence | None, marks: Marks, thread: Executor) -> list[Batch]:
-        """Raise `Unusable` unless export and outbox are what the checkpoint knows of them. Returns the batches whose
-        bodies are lost where that ends nothing: they are given up, or a lost copy may have settled them."""
-        await self._reading(thread, partial(check_contents, file, marks))
-        given_up = self.ask.bodies_lost or file.lost() is not None or (fence is not None and fence.newer is not None)
-        return await self._reading(thread, lambda stopped: check_bodies(file, given_up))
-
-    def _lock(self, path: Path) -> AbstractContextManager[None]:
-        return nullcontext() if self.ask.held else locked(path, self.ask.command)
-
-    async def _reading(self, reader: Executor, work: Callable[[Callable[[], bool]], T]) -> T:
-        """Do what reads files in the reader's thread. Ended early, nothing has begun, as after an abort."""
-        found = await asyncio.get_running_loop().run_in_executor(reader, work, self.stop.is_set)
-        if self.stop.is_set():
-            raise asyncio.CancelledError
-        return found
-
-    async def _scan(
-        self,
-        stack: AsyncExitStack,
-        file: Checkpoint | None,
-        inputs: Mapping[str, StageInput],
-        shape: Mapping[str, Any],
-        fresh: Marks,
-        reader: Executor,
-    ) -> Mapping[str, KeyIndex]:
-        """Scan what is not read yet before the first request, and raise what stops the run. The index of each stage
-        that has one."""
-        if self.ask.unchecked:
-            self.notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
-            return {}
-        added = {name for name, files in fresh.items() if files}
-        marks = {it: own.source.fingerprints() for it, own in inputs.items()}
-        beside = room_of_outbox(self.settings, marks, Path(self.settings.checkpoint))
-        jobs = to_scan(self.settings, inputs, shape, file, added, beside, aside=self.ask.aside)
-        policies = Policies(
-            accept_broken=self.ask.accept_broken,
-            owner_twice=self.settings.transactions.owner_twice,
-            balances=self.settings.balances,
-            not_deleted=self.settings.customers.not_deleted,
-        )
-        found = await until_stopped(self.stop, scan_stages(stack, jobs, reader, self.notify, policies))
-        if found is None:
-            raise asyncio.CancelledError
-        return found
-
-    def _mapping(self, name: str) -> Callable[[Any], Any] | None:
-        return stage_mapping(self.settings, name, self.folder)
-
-    def _account(self) -> SharedAccount | NoAccount:
-        """The account that the run sends to; none for a dry run."""
-        if self.ask.dry_run is not None:
-            return NoAccount()
-        settings = self.settings
-        check_base_url(settings.base_url)
-        name = account_name(settings.account or None, settings.base_url, self.key)
-        limits = part_of(parse_limits(settings.limits, PRESETS), settings.budget_share)
-        hours = parse_hours(settings.hours, settings.hours_zone)
-        return SharedAccount(name, settings.base_url, self.state_dir, limits, hours)
-
-    def _target(
-        self,
-        options: Mapping[str, RuleOptions],
-        mappings: Mapping[str, Callable[[Any], Any] | None],
-        limiter: RateLimiter | Unlimited,
-    ) -> Target:
-        target = target_of(
-            self.settings,
-            self.key,
-            options=options,
-            mappings=mappings,
-            clock=self.clock,
-            rng=self.rng,
-            account=limiter,
-            waiting=lambda why, seconds: self.notify(Waiting("reading", why, seconds)),
-        )
-        return target if self.ask.dry_run is None else FolderTarget(target, self.ask.dry_run)
+    def _context(self) -> Context:
+        return Context(self.clock, self.rng, self.notify, self.stop, Times(0.0, 0.0))
 
     @asynccontextmanager
     async def _connect(self, target: Target) -> AsyncIterator[tuple[Client, ReadBack]]:
         async with target.connect() as (client, readback):
             await client.renew()  # a wrong key or host is found here, before a record is read
             yield client, readback
-
-
-def _opened_to_read(stack: AsyncExitStack, path: Path) -> Checkpoint:
-    file = Checkpoint.open(path, read_only=True)
-    stack.callback(file.close)
-    return file
-
-
-def _sweep(file: Checkpoint) -> None:
-    """Leave nothing in the outbox that no batch needs, however the run ended."""
-    with suppress(Problem):
-        file.sweep_outbox()

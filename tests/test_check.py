@@ -125,6 +125,7 @@ def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_b
     assert (first["file"], first["line"]) == ("b.json", 1)
 
 
+@pytest.mark.slow
 def test_purchases_that_come_twice_are_found_exactly_and_nothing_else_is_named(shell: Shell) -> None:
     dice = random.Random(5)
     made = [
@@ -168,14 +169,18 @@ def test_customers_with_a_balance_and_no_history_are_counted(shell: Shell) -> No
     assert ": 3; the first is record 3" in warning["what"]
 
 
-def test_a_disk_without_room_for_the_keys_of_purchases_is_named_and_all_else_is_checked(
+def test_a_disk_without_room_to_look_for_duplicates_is_named_and_each_record_is_checked(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write(shell.folder / "customers.json", [*people(20), customer("x", registration_date="yesterday")])
     write(shell.folder / "events.json", [{"id": "c1", "events": [event("p"), event("p")]}])
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 1_000)
     ended = check(shell)
-    assert (ended.code, [it["code"] for it in ended.document["warnings"]]) == (0, ["disk-space"])
-    assert ended.document["stages"]["events"]["units"] == 2
+    found = ended.document
+    assert ended.code == 3
+    assert [it["code"] for it in (*found["warnings"], *found["problems"])] == ["disk-space"] * 2
+    assert kinds(ended) == {"customers": {("bad-date", "registration_date"): 1}}
+    assert {name: it["units"] for name, it in found["stages"].items()} == {"customers": 20, "events": 2}
 
 
 def test_what_belongs_to_a_bad_or_a_filtered_customer_is_told_with_the_reason(shell: Shell) -> None:
@@ -416,6 +421,7 @@ def test_a_run_without_a_plan_that_fits_plans_by_its_first_records(shell: Shell,
     assert abs(plan["requests_now"] - plan["requests"]) <= 1
 
 
+@pytest.mark.slow
 def test_rows_in_any_order_are_planned_by_the_work_file_and_not_by_where_they_stand(shell: Shell) -> None:
     rows = [{"customer": f"c{at % 3_000}", **transaction(1)} for at in range(30_000)]
     (shell.folder / "t.ndjson").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -428,6 +434,7 @@ def test_rows_in_any_order_are_planned_by_the_work_file_and_not_by_where_they_st
     assert 28 <= stage["planned"] <= 33
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("files", [1, 2])
 def test_the_plan_has_the_requests_of_a_clean_export_exactly(shell: Shell, stage: str, files: int) -> None:
@@ -460,6 +467,7 @@ def against(shell: Shell, target: LocalTarget, *more: str) -> Called:
     return shell("check", "--customers", "customers.json", *flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "looked"), [((), 100), (("40",), 40), (("all",), 300)])
 def test_customers_that_are_at_the_target_before_the_first_request_are_told(
     shell: Shell, asked: tuple[str, ...], looked: int

@@ -330,5 +330,6 @@ def test_too_little_disk_is_said_before_the_scan_with_need_and_free(tmp_path: Pa
 
 
 def test_a_compressed_file_may_hold_more_customers_than_its_size_says() -> None:
-    assert most_customers(1_500, compressed=False) == 10
-    assert most_customers(1_500, compressed=True) == 100
+    assert most_customers({"size": 1_500, "compression": ""}) == 10
+    assert most_customers({"size": 1_500, "compression": "gzip"}) == 100
+    assert most_customers({"size": 1_500, "compression": "", "form": "',' utf-8"}) == 37

@@ -20,6 +20,7 @@ from streammig.dead_letters.export import export_letters
 from streammig.errors import SAMPLES_MISSING, Problem
 from streammig.migration import Ask, Choice, Corrected, Migration
 from streammig.model import Kind, Receipt
+from streammig.telemetry import Notice, Sealed, StageBegan
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.test_system import check, whole
 from tests.virtual import run_virtual
@@ -178,6 +179,33 @@ def test_i1_i3_i4_runs_and_retries_in_any_order_through_faults_and_crashes_deliv
         if not (world.folder / "run.checkpoint").exists():
             return Migration.run
         return rng.choice([Migration.run, Migration.run, retry(), repaired(world)])
+
+    in_world(tmp_path, story)
+
+
+def test_letters_of_many_waves_are_sent_in_one_run_of_their_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows their customers goes in the same call."""
+    monkeypatch.setattr("streammig.dead_letters.replay.WAVE_BYTES", 1)
+
+    async def story(world: World, keys: dict[str, set[str]]) -> None:
+        assert await world.live() is True
+        world.target.poison = frozenset()
+        begun: list[str] = []
+        sealed: list[str] = []
+
+        def watch(notice: Notice) -> None:
+            if isinstance(notice, StageBegan):
+                begun.append(notice.stage)
+            if isinstance(notice, Sealed):
+                sealed.append(notice.stage)
+
+        world.watch = watch
+        assert await world.live(retry(repaired=repair(world, good_email))) is True
+        assert begun == ["customers", "events", "transactions"]
+        assert sealed.count("customers") == len((*BAD, POISON))
+        no_letter_is_left(world, keys)
 
     in_world(tmp_path, story)
 

@@ -59,6 +59,7 @@ def test_a_run_is_taken_back_whole_and_says_so(shell: Shell, target: LocalTarget
     assert listing(target, "customers") == []
     document = shell("status", "migration.checkpoint", "--json").document
     assert (document["state"], document["balanced"], document["resume"]) == ("reverted", True, None)
+    assert (document["seconds_left"], document["plan"]) == (None, None), "it sends nothing any more"
     assert [(it["accepted"], it["reverted"]) for it in document["stages"].values()] == [(0, owners)] * 3
     assert revert(shell, "--yes-revert", owners).problem == "already-reverted"
     assert shell.run(target.url, *FILES, "--max-bytes", 10_000).problem == "checkpoint-reverted"

@@ -40,7 +40,7 @@ def disk(settings: Settings, inputs: Mapping[str, StageInput]) -> dict[str, int]
     if not marks:
         return {}
     indexed = [files for name, files in marks.items() if name == STAGES[0] or inputs[name].rules.once]
-    most = sum(most_customers(it["size"], bool(it.get("compression"))) for files in indexed for it in files)
+    most = sum(most_customers(it) for files in indexed for it in files)
     return {**room_of_index(most), **room_of_outbox(settings, marks, Path(settings.checkpoint))}
 
 

@@ -46,6 +46,7 @@ class Check:
     warnings: list[Warned] = field(default_factory=list)
     wrong: frozenset[str] = frozenset()  # codes of warnings without which a run can't go well
     stages: list[Checked] = field(default_factory=list)
+    _indexed: bool = True  # whether the disk has room to look for duplicates
     _key: bytes = field(default_factory=partial(os.urandom, 32))
 
     async def all(self) -> None:
@@ -53,7 +54,7 @@ class Check:
         if not self.inputs:
             return
         async with AsyncExitStack() as stack:
-            await make_ready({name: it.source for name, it in self.inputs.items()}, self.thread, self.notify, ())
+            self.inputs = await self._grouped()
             folder = scan_folder(Path(self.settings.checkpoint))
             works = {
                 name: Stage(name, it.source, folder, self.write, self._purchases(stack, folder, it))
@@ -72,6 +73,18 @@ class Check:
                 settle = partial(work.settle, noting, indexes.get(name), limits, halt)
                 self.notify(Waiting("planning", f"planning the requests of the {name}"))
                 self.stages.append(await in_thread(self.thread, settle, halt))
+
+    async def _grouped(self) -> dict[str, StageInput]:
+        """The stages that can be read: where single rows can't be grouped, that is a problem of their stage."""
+        found = {}
+        for name, it in self.inputs.items():
+            try:
+                await make_ready({name: it.source}, self.thread, self.notify, ())
+            except MachineFault as problem:
+                self.problems.append(problem)
+            else:
+                found[name] = it
+        return found
 
     def _purchases(self, stack: AsyncExitStack, folder: Path, it: StageInput) -> Purchases | None:
         """What finds purchases that come twice; none, with a warning, where the disk has no room for it."""
@@ -117,6 +130,11 @@ class Check:
         marks = {name: it.source.fingerprints() for name, it in inputs.items()}
         beside = room_of_outbox(settings, marks, Path(settings.checkpoint))
         jobs = to_scan(settings, inputs, shapes(settings, unchecked=False), None, inputs.keys(), beside, aside=False)
+        try:
+            check_room(Path(settings.checkpoint).parent, disk(settings, inputs))
+        except MachineFault as problem:  # each record is judged nevertheless
+            self.problems.append(problem)
+            jobs, self._indexed = [replace(it, policy=None) for it in jobs], False
         jobs = [replace(it, noted=partial(self._noting, it.name), take=works[it.name].take) for it in jobs]
         # An owner's repeated records are problems of their own, each with its place, and stop nothing here.
         policies = Policies(owner_twice="dead-letter", balances="send", not_deleted=settings.customers.not_deleted)
@@ -128,7 +146,7 @@ class Check:
         """What is noted of a stage; `customers` is the index of them."""
         first = name == STAGES[0]
         owners = None if first else customers
-        shared = not first or self.settings.duplicates == "none"
+        shared = not (first and self._indexed) or self.settings.duplicates == "none"
         return Noting(self.inputs[name].rules, owners, shared, self._key)
 
     def _hear(self, notice: Notice) -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streammig.checkpoint.contents import Body, Contents, decode_contents, spread
+from streammig.checkpoint.contents import FEW, Body, Contents, decode_contents, spread
 from streammig.disk import create, disk_fault, own, own_folder, remove_own, sync, sync_names
 from streammig.errors import Problem, Unusable
 from streammig.model import Batch, Draft, Record
@@ -189,10 +189,14 @@ class Outbox:
                 trailer = self._trailer(batch, whole.size, whole[-_TRAILER.size :])
                 few = whole[-_TRAILER.size - trailer.few : -_TRAILER.size]
                 body = _Stored(file.fileno(), batch.size)
-                found = self._taken_apart(batch, body, few, trailer.of_few).records
+                for count in (SAMPLE, FEW):  # mostly the first will do
+                    records = self._taken_apart(batch, body, few, trailer.of_few, count).records
+                    found = [it for it in records if self.tellable(batch.stage, it)]
+                    if len(found) == SAMPLE:
+                        break
         except (OSError, Problem):
             return None  # what was accepted is accepted, whatever became of the file since
-        chosen = spread([it for it in found if self.tellable(batch.stage, it)], SAMPLE)
+        chosen = spread(found, SAMPLE)
         if not chosen:
             return None
         data = _ENCODER.encode(chosen)

@@ -160,7 +160,7 @@ def _check(
         "at_target": done.at_target,
         "plan": plan(check.stages, paces(settings, PRESETS), done.readable, disk(settings, inputs), time.time()),
     }
-    if not (refused or begun):
+    if not (refused or begun) and len(check.stages) == len(inputs):
         with suppress(OSError):  # a run without it plans by what it reads first
             keep_plan(settings, inputs, {it.name: it.requests for it in check.stages})
     outputs.report(check.document(ids=True) | told)

@@ -114,10 +114,10 @@ def _confirmed(customers: int, given: int | None) -> int:
     if given is None and sys.stdin.isatty():
         given = click.prompt("Type the number of customers to revert them", type=int, err=True)
     if given != customers:
-        said = "was not confirmed" if given is None else f"{given:,} was confirmed"
+        said = "not confirmed" if given is None else f"confirmed: {given:,}"
         raise Unusable(
             "revert-unconfirmed",
-            f"customers to be reverted: {customers:,}, and {said}: nothing was sent",
+            f"customers to be reverted: {customers:,}, {said}; nothing was sent",
             f"Confirm with --yes-revert {customers}",
         )
     return customers

@@ -7,10 +7,12 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
@@ -29,6 +31,7 @@ LEAST = 16 << 20
 # No customer that the target takes (id, name, e-mail, date, balance) is shorter in an export; and text like that
 # shrinks to a tenth at best, so an estimate from a file's size is rather too high.
 SHORTEST_CUSTOMER, SHRUNK = 150, 10
+SHORTEST_ROW = 40  # of a table, which names no fields in it
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -207,9 +210,10 @@ def _environment() -> dict[str, str]:
     return passed | {"PYTHONPATH": os.pathsep.join(str(Path(it).absolute()) for it in sys.path)}
 
 
-def most_customers(size: int, compressed: bool) -> int:
-    """How many customers a file of so many bytes holds at most."""
-    return size * (SHRUNK if compressed else 1) // SHORTEST_CUSTOMER
+def most_customers(mark: Mapping[str, Any]) -> int:
+    """How many customers a file with this fingerprint holds at most."""
+    shortest = SHORTEST_ROW if mark.get("form") else SHORTEST_CUSTOMER
+    return int(mark["size"]) * (SHRUNK if mark.get("compression") else 1) // shortest
 
 
 def room_of_index(customers: int) -> dict[str, int]:

@@ -137,7 +137,7 @@ class RateLimiter:
         self._told = 0.0  # the end of the wait that was told last
         # By the loop's clock: until when no request need ask, and when the target last asked this process to wait.
         self._free_until: dict[RequestKind, float] = {}
-        self._asked_to_wait = 0.0
+        self._asked_to_wait = -math.inf
 
     @property
     def limits(self) -> Limits:

@@ -44,12 +44,13 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     dry_run = bool(run["binding"].get("dry_run", False))
     pace = pace or Pace()
     ahead = outlook(accounts, pace, now)
-    left = None if state == "complete" else ahead.whole
-    ended = max(done_at, default=None) if state in ("complete", "reverted") else None
+    back = state in ("reverting", "reverted")  # it sends nothing any more
+    left = None if back or state == "complete" else ahead.whole
+    ended = max(done_at, default=None) if state == "complete" else None
     goes_on = running and not pace.paused
     for name, stage in stages.items():
         stage["fill"], stage["done"] = fill(accounts[name]), share_settled(accounts[name])
-        stage["seconds_left"] = None if stage["state"] == "complete" else rounded(ahead.stages[name])
+        stage["seconds_left"] = None if back or stage["state"] == "complete" else rounded(ahead.stages[name])
         stage["eta"] = iso(now + stage["seconds_left"]) if goes_on and stage["seconds_left"] is not None else None
     missing = any(row.code == SAMPLES_MISSING for row in rows)
     over = (
@@ -71,7 +72,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         "paused": pace.paused,
         "seconds_left": rounded(left),
         "eta": iso(now + left) if goes_on and left is not None else None,
-        "plan": None if dry_run else drift(run["context"].get("plan"), accounts, ahead, now, ended),
+        "plan": None if dry_run or back else drift(run["context"].get("plan"), accounts, ahead, now, ended),
         "next_request_in": rounded(ahead.next) if left and not pace.paused else None,
         "checkpoint": str(checkpoint.path),
         # A dry run is not resumed: its folder is for one.

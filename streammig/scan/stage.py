@@ -149,7 +149,7 @@ class Making:
             return Scanned(None, found)
         try:
             marks = job.source.fingerprints()
-            most = sum(most_customers(mark["size"], bool(mark.get("compression"))) for mark in marks)
+            most = sum(most_customers(mark) for mark in marks)
             hint = " A new one with --unchecked does without the index."
             check_room(job.folder, {**room_of_index(most), **job.beside}, hint)
             start = job.frontier if job.frontier is not None and earlier is not None else START

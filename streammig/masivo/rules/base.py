@@ -38,6 +38,7 @@ from streammig.masivo.rules.values import (
 )
 from streammig.model import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
 
+FEW = 16  # records, fewer of which are looked at one by one
 BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
 
 Pair = tuple[str, Decimal]
@@ -105,7 +106,24 @@ class StageRules(ABC):
         if self.judge is None:
             return self._looked(span, range(len(span)))
         found = self.judge.judged(span.judged) or self.judge.framed(span.data, span.starts, span.ends, span.faults)
-        return merged(found.columns, self._looked(span, found.unsure)) if found.unsure else found.columns
+        if not found.unsure:
+            return found.columns
+        few = len(found.unsure) < FEW
+        return merged(found.columns, (self._singly if few else self._looked)(span, found.unsure))
+
+    def _singly(self, span: Span, ats: Sequence[int]) -> Columns:
+        """As `_looked`, each by itself: of few records most are odd, and a look at all of them tells no more."""
+        out = Columns()
+        for at in ats:
+            out.add(at, self._fault(span, at) or self.explain(span.records([at])[0], span.position(at), 0))
+        return out
+
+    def _fault(self, span: Span, at: int) -> Examined | None:
+        """The result of a source record that is none; None where it is one."""
+        if at not in span.faults:
+            return None
+        _, code, fault = span.faults[at]
+        return self._dead(span.position(at), 0, [Refusal(code, "", fault)], Tally(1, self._alone))
 
     def _looked(self, span: Span, ats: Sequence[int]) -> Columns:
         """The result of the records at these indices, by the rules in Python."""
@@ -154,9 +172,7 @@ class StageRules(ABC):
         """Add the result of the records at these indices."""
         work = _Work(span.records(ats), ats, {})
         for at, home in enumerate(ats) if span.faults else ():
-            if home in span.faults:
-                _, code, fault = span.faults[home]
-                dead = self._dead(span.position(home), 0, [Refusal(code, "", fault)], Tally(1, self._alone))
+            if (dead := self._fault(span, home)) is not None:
                 work.known[at] = dead
                 work.data[at] = b""
         if self._mapped is not None:

@@ -124,7 +124,7 @@ class Judge:
                       most_units, grouped)  # fmt: skip
         self._extras: dict[bytes, _Extra] = {}
         self._sent: set[bytes] = set()  # unknown fields that are not cut
-        self._learn([])
+        self._make_table()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
         return getattr, (self._rules, "judge")  # in another process it is made again, with its rules
@@ -165,6 +165,7 @@ class Judge:
 
     def _learn(self, news: Sequence[tuple[bytes, bytes]]) -> None:
         """Put unknown fields, and values that mark nothing, into the table that is used from now on."""
+        new = False
         for name, value in news:
             field = name.decode()
             extra = self._extras.get(name)
@@ -172,12 +173,18 @@ class Judge:
                 try:
                     extra = _Extra(self._told((field,)), mark=field in self._filters.customer_fields)
                     self._extras[name] = extra
+                    new = True
                 except Refusal:
                     self._sent.add(name)
             if extra is None or not extra.mark or value in extra.values or len(extra.values) >= MOST_VALUES:
                 continue
             if value and not self._filters.customer({field: text_in(value)}):
                 extra.values.append(value)
+                new = True
+        if new:
+            self._make_table()
+
+    def _make_table(self) -> None:
         extras = tuple(
             (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
         )

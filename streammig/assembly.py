@@ -1,0 +1,315 @@
+"""Puts a run together: what can be checked first, then the way to the target, then the checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from streammig.account import BESIDE, NoAccount, SharedAccount
+from streammig.ask import Ask
+from streammig.binding import bind, call_context, create, new_files, recover
+from streammig.bodies import check_bodies, give_up, room_of_outbox
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, locked, refuse_stale
+from streammig.context import Context, Times
+from streammig.dedup import KeyIndex
+from streammig.delivery.folder import FolderTarget, Unlimited
+from streammig.delivery.reads import Connection, Reads
+from streammig.disk import check_room
+from streammig.errors import Problem
+from streammig.fingerprint import Marks, check_contents, reopen, shapes
+from streammig.inputs import Reading, StageInput, make_ready, open_sources
+from streammig.mapping import mapping_mark, stage_mapping
+from streammig.masivo import second
+from streammig.masivo.limits import PRESETS
+from streammig.masivo.target import check_base_url
+from streammig.model import Batch
+from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed, parse_since
+from streammig.ratelimit import RateLimiter, account_name, parse_hours, parse_limits, part_of
+from streammig.run import Run, RunOptions
+from streammig.scan import Policies, scan_stages
+from streammig.scan_plan import to_scan
+from streammig.settings import Settings, check_doubles, check_folder, from_checkpoint
+from streammig.sources import with_samples
+from streammig.sources.source import Source
+from streammig.stages import STAGES
+from streammig.target import Client, ReadBack, Target
+from streammig.targets import at_work, rule_options, target_of
+from streammig.telemetry import CheckpointOpened, Judging, Waiting, Warned
+
+SECOND = Second(second.OWNERS, second.COUNTED, second.issued, second.profile, second.profile_hash)
+T = TypeVar("T")
+Mappings = Mapping[str, Callable[[Any], Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one call of a command asks for."""
+
+    settings: Settings
+    ask: Ask
+    key: str = field(repr=False)
+    state_dir: Path
+    folder: Path  # where a mapping's module is looked for
+    away: int  # bytes of export from which on a stage is read in a process of its own
+
+    def mappings(self) -> dict[str, Callable[[Any], Any] | None]:
+        return {name: stage_mapping(self.settings, name, self.folder) for name in STAGES}
+
+    def account(self) -> SharedAccount | NoAccount:
+        """The account that the run sends to; none for a dry run."""
+        if self.ask.dry_run is not None:
+            return NoAccount()
+        settings = self.settings
+        check_base_url(settings.base_url)
+        name = account_name(settings.account or None, settings.base_url, self.key)
+        limits = part_of(parse_limits(settings.limits, PRESETS), settings.budget_share)
+        hours = parse_hours(settings.hours, settings.hours_zone)
+        return SharedAccount(name, settings.base_url, self.state_dir, limits, hours)
+
+    def target(self, context: Context, started: float, mappings: Mappings, limiter: RateLimiter | Unlimited) -> Target:
+        """The target that the settings name; a folder for a dry run. `started` is when the checkpoint was made, in
+        seconds since the epoch."""
+        target = target_of(
+            self.settings,
+            self.key,
+            options=rule_options(self.settings, started),
+            mappings=mappings,
+            clock=context.clock,
+            rng=context.rng,
+            account=limiter,
+            waiting=lambda why, seconds: context.notify(Waiting("reading", why, seconds)),
+        )
+        return target if self.ask.dry_run is None else FolderTarget(target, self.ask.dry_run)
+
+    def inputs(self, context: Context, started: float) -> dict[str, StageInput]:
+        """What each stage is read from, and by which rules, without a way to the target."""
+        mappings = self.mappings()
+        sources = open_sources(self.settings, mappings, accept_broken=self.ask.accept_broken)
+        return inputs_of(sources, self.target(context, started, mappings, Unlimited()), mappings)
+
+
+def inputs_of(sources: Mapping[str, Source], target: Target, mappings: Mappings) -> dict[str, StageInput]:
+    return {it: StageInput.of(sources[it], target.rules(it), mapping_mark(mappings[it])) for it in sources}
+
+
+class _Opened(NamedTuple):
+    """What is open before anything is asked of the target, and before a record is read."""
+
+    account: SharedAccount | NoAccount
+    mappings: Mappings
+    sources: Mapping[str, Source]
+    marks: Marks
+    shape: Mapping[str, Any]
+    fence: Fence | None
+    file: Checkpoint | None  # None where the checkpoint is to be made
+    lost: list[Batch]  # whose bodies are lost
+    started: float  # when the checkpoint was made, in seconds since the epoch
+
+
+@dataclass(slots=True)
+class Assembly:
+    """Puts one run together. What it opens, `stack` closes. `context` has the times of no target yet."""
+
+    call: Call
+    context: Context
+    executor: Callable[[], Executor]  # of one thread
+    connect: Callable[[Target], AbstractAsyncContextManager[tuple[Client, ReadBack]]]
+    stack: AsyncExitStack
+    thread: Executor = field(init=False)  # which reads files
+
+    async def run(self, reads: Callable[[Checkpoint], bool], sends: bool) -> Run:
+        """`reads`: whether it reads records that may be sent, by the checkpoint. Raises where it can't `send`, if that
+        is asked for."""
+        call, settings, notify = self.call, self.call.settings, self.context.notify
+        opened = await self._open(sends)
+        account, fence = opened.account, opened.fence
+        limiter = account.limiter(self.stack, self.context.clock, self.executor, notify, BESIDE if sends else 0.0)
+        target = call.target(self.context, opened.started, opened.mappings, limiter)
+        client, readback = await self.stack.enter_async_context(self.connect(target))
+        inputs = inputs_of(opened.sources, target, opened.mappings)
+        sent = await self._sent(inputs, account.binding, opened.file if sends else None)
+        inputs = narrowed(inputs, sent, settings.since, SECOND, notify)
+        fresh, indexes = await self._read_ahead(opened, inputs, reads, sends)
+        file, lost = await self._begin(opened, fresh, limiter)
+        file.outbox.tellable = readback.can_tell
+        reading = Reading(
+            stages=target.stages,
+            inputs=inputs,
+            indexes=indexes,
+            store=self._store(file, fence),
+            lookup=self._opened_to_read(file.path),
+            thread=self.thread,
+            left=[it.left for it in sent],
+            balanced=settings.balances == "dead-letter",
+        )
+        times = Times(settings.settle_time if target.queued else 0.0, settings.visible_time)
+        context = replace(self.context, times=times)
+        await give_up(reading, context, lost, call.ask.bodies_lost or call.ask.newest_lost)
+        return Run(
+            settings=settings,
+            reading=reading,
+            store=reading.store,
+            target=Connection(client, readback, limiter, Reads(readback, context, settings.concurrency)),
+            context=context,
+            options=RunOptions(call.ask.first, call.away, look=target.queued and not call.ask.passes_look(fence)),
+        )
+
+    async def _open(self, sends: bool) -> _Opened:
+        """Check everything that can be checked before a record is read."""
+        settings, ask, notify = self.call.settings, self.call.ask, self.context.notify
+        account = self.call.account()
+        check_doubles(settings, ask.accept_doubles)
+        if settings.since:
+            parse_since(settings.since)  # before the older run is read, which may take long
+        mappings = self.call.mappings()
+        sources = open_sources(settings, mappings, accept_broken=ask.accept_broken)
+        notify(Judging(at_work(settings.judge)))
+        path = Path(settings.checkpoint)
+        check_folder(path)
+        self.stack.enter_context(nullcontext() if ask.held else locked(path, ask.command))
+        fence = self.stack.enter_context(account.fence(path, ask))
+        notify(CheckpointOpened(fence.run_id if fence is not None else ""))
+        marks = {name: source.fingerprints() for name, source in sources.items()}
+        self.thread = self.stack.enter_context(self.executor())
+        shape = shapes(settings, ask.unchecked)
+        file = reopen(path, account.binding, shape, marks)
+        lost: list[Batch] = []
+        if file is not None:
+            self.stack.callback(file.close)
+            if sends:
+                file.refuse_reverted()
+            lost = await self._check(file, fence, marks)
+        account.claim(path, fence if sends else None, marks, ask.export_again)
+        check_room(path.parent, room_of_outbox(settings, marks, path))
+        started = file.run["started"] if file is not None else self.context.now()
+        return _Opened(
+            account=account, mappings=mappings, sources=sources, marks=marks, shape=shape, fence=fence, file=file,
+            lost=lost, started=started,
+        )  # fmt: skip
+
+    async def _check(self, file: Checkpoint, fence: Fence | None, marks: Marks) -> list[Batch]:
+        """Raise `Unusable` unless export and outbox are what the checkpoint knows of them. Returns the batches whose
+        bodies are lost where that ends nothing: they are given up, or a lost copy may have settled them."""
+        await self._reading(partial(check_contents, file, marks))
+        given_up = (
+            self.call.ask.bodies_lost or file.lost() is not None or (fence is not None and fence.newer is not None)
+        )
+        return await self._reading(lambda stopped: check_bodies(file, given_up))
+
+    async def _read_ahead(
+        self, opened: _Opened, inputs: Mapping[str, StageInput], reads: Callable[[Checkpoint], bool], sends: bool
+    ) -> tuple[Marks, Mapping[str, KeyIndex]]:
+        """Read what has to be known of the export before the first request: the fingerprints of new files, and the
+        index of each stage that has one."""
+        file, notify = opened.file, self.context.notify
+        new = new_files(file, opened.marks, self.call.settings, notify)
+        fresh = await self._reading(partial(with_samples, new))
+        reading_on = file is None or any(fresh.values()) or reads(file)
+        if reading_on or not sends:
+            begun = [row.name for row in file.stages()] if file is not None else []
+            making = make_ready(opened.sources, self.thread, notify, begun)
+            if await self.context.until_stopped(making) is None:
+                raise asyncio.CancelledError
+        return fresh, await self._scan(opened, inputs, fresh) if reading_on else {}
+
+    async def _scan(self, opened: _Opened, inputs: Mapping[str, StageInput], fresh: Marks) -> Mapping[str, KeyIndex]:
+        """Scan what is not read yet before the first request, and raise what stops the run."""
+        settings, ask, notify = self.call.settings, self.call.ask, self.context.notify
+        if ask.unchecked:
+            notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
+            return {}
+        added = {name for name, files in fresh.items() if files}
+        marks = {it: own.source.fingerprints() for it, own in inputs.items()}
+        beside = room_of_outbox(settings, marks, Path(settings.checkpoint))
+        jobs = to_scan(settings, inputs, opened.shape, opened.file, added, beside, aside=ask.aside)
+        policies = Policies(
+            accept_broken=ask.accept_broken,
+            owner_twice=settings.transactions.owner_twice,
+            balances=settings.balances,
+            not_deleted=settings.customers.not_deleted,
+        )
+        scanning = scan_stages(self.stack, jobs, self.thread, notify, policies)
+        found = await self.context.until_stopped(scanning)
+        if found is None:
+            raise asyncio.CancelledError
+        return found
+
+    async def _begin(
+        self, opened: _Opened, fresh: Marks, limiter: RateLimiter | Unlimited
+    ) -> tuple[Checkpoint, list[Batch]]:
+        """The checkpoint, bound to this call, with what an earlier one left made safe; the batches whose bodies are
+        lost."""
+        call, notify = self.call, self.context.notify
+        file, lost = opened.file, opened.lost
+        if file is None:
+            file = create(Path(call.settings.checkpoint), opened.fence, opened.account.binding, opened.started)
+            self.stack.callback(file.close)
+        limits = str(opened.account.limits)
+        told = None if call.ask.aside else call_context(call.settings, call.ask, limits, call.state_dir, call.folder)
+        bind(file, opened.shape, fresh, told)
+        recover(file, opened.fence, self.context.now(), notify)
+        if words := await limiter.enter(file.run["id"], file.starts()):
+            notify(Warned("limits-changed", words))
+        if lost or file.lost() is not None:
+            lost = file.lost_bodies()  # what became unknown is among them now
+        file.sweep_outbox()
+        self.stack.callback(_sweep, file)
+        return file, lost
+
+    async def _sent(
+        self, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], newer: Checkpoint | None
+    ) -> list[Sent]:
+        """What the older run that the settings name has left at the target, for the `newer` one that sends; and what
+        that run has left out in turn, for an even older one had sent it."""
+        call, notify = self.call, self.context.notify
+        found: list[Sent] = []
+        name, known = call.settings.not_in, set[str]()
+        while name:
+            path = Path(name)
+            held_by_run(path)
+            file = self._opened_to_read(path)
+            if file.run["id"] in known:
+                break  # renamed files name each other
+            known.add(file.run["id"])
+            refuse_stale(path, call.state_dir, file.run["id"], file.run["tick"])
+            settings, folder = from_checkpoint(path, file.run["context"], None)
+            inputs_then = replace(call, settings=settings, folder=folder).inputs(self.context, file.run["started"])
+            older = Older(file, inputs_then)
+            older.check(binding if call.ask.dry_run is None else file.run["binding"], newer)
+            notify(Waiting("older-run", f"reading what {path} has left at the target"))
+            list_of = Path(f"{call.settings.checkpoint}{f'.before-{len(found)}' if found else ''}.not-in")
+            sent = await self._reading(partial(make, list_of, older, inputs, SECOND, notify))
+            self.stack.callback(sent.left.close)
+            self.stack.callback(sent.places.close)
+            found.append(sent)
+            name = settings.not_in
+        return found
+
+    def _store(self, file: Checkpoint, fence: Fence | None) -> Store:
+        writer = CheckpointWriter(file, self.stack.enter_context(self.executor()), fence)
+        self.stack.push_async_callback(writer.flush)
+        return Store(writer, self._opened_to_read(file.path), self.stack.enter_context(self.executor()))
+
+    async def _reading(self, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Do what reads files in the reader's thread. Ended early, nothing has begun, as after an abort."""
+        found = await asyncio.get_running_loop().run_in_executor(self.thread, work, self.context.stop.is_set)
+        if self.context.stopping:
+            raise asyncio.CancelledError
+        return found
+
+    def _opened_to_read(self, path: Path) -> Checkpoint:
+        file = Checkpoint.open(path, read_only=True)
+        self.stack.callback(file.close)
+        return file
+
+
+def _sweep(file: Checkpoint) -> None:
+    """Leave nothing in the outbox that no batch needs, however the run ended."""
+    with suppress(Problem):
+        file.sweep_outbox()
