@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, AsyncExitStack, closing, nullcontext
 from dataclasses import dataclass
@@ -52,18 +52,19 @@ class SharedAccount:
             lost=ask.newest_lost,
         )
 
-    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool) -> None:
+    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool, older: Collection[str]) -> None:
         """Note which files the checkpoint at this path is to send; nothing without its fence.
 
         Raises `Unusable` where another checkpoint of this host has made a request and was given one of them, or is
-        being run: to a new checkpoint every record is new. `again` passes that, and so does a revert of that one.
+        being run: to a new checkpoint every record is new. `again` passes that, and so does a revert of that one. What
+        the `older` runs have sent, by their ids, is left out.
         """
         if fence is None:
             return
         digests = [_digest(stage, mark) for stage, found in marks.items() for mark in found if mark["size"] >= LEAST]
         with closing(AccountState(account_path(self.state_dir, self.name))) as state:
             others = state.claim(fence.run_id, str(path.absolute()), digests)
-            sent = [name for run_id, name in others if has_sent(self.state_dir, run_id)]
+            sent = [name for run_id, name in others if run_id not in older and has_sent(self.state_dir, run_id)]
             if not sent or again:
                 return
             state.release(fence.run_id)
@@ -104,7 +105,7 @@ class NoAccount:
     def fence(self, path: Path, ask: Ask) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool) -> None:
+    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool, older: Collection[str]) -> None:
         """Nothing is sent."""
 
     def limiter(

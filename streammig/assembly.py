@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -40,7 +40,7 @@ from streammig.sources.source import Source
 from streammig.stages import STAGES
 from streammig.target import Client, ReadBack, Target
 from streammig.targets import at_work, rule_options, target_of
-from streammig.telemetry import CheckpointOpened, Judging, Waiting, Warned
+from streammig.telemetry import CheckpointOpened, Judging, Waiting, Warned, ignore
 
 SECOND = Second(second.OWNERS, second.COUNTED, second.issued, second.profile, second.profile_hash)
 T = TypeVar("T")
@@ -185,7 +185,8 @@ class Assembly:
             if sends:
                 file.refuse_reverted()
             lost = await self._check(file, fence, marks)
-        account.claim(path, fence if sends else None, marks, ask.export_again)
+        older = {it.run["id"] for _, it in self._older_runs()}
+        account.claim(path, fence if sends else None, marks, ask.export_again, older)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.context.now()
         return _Opened(
@@ -269,27 +270,33 @@ class Assembly:
         that run has left out in turn, for an even older one had sent it."""
         call, notify = self.call, self.context.notify
         found: list[Sent] = []
-        name, known = call.settings.not_in, set[str]()
-        while name:
-            path = Path(name)
+        chain = list(self._older_runs())
+        for at, (path, file) in reversed(list(enumerate(chain))):
             held_by_run(path)
-            file = self._opened_to_read(path)
-            if file.run["id"] in known:
-                break  # renamed files name each other
-            known.add(file.run["id"])
             refuse_stale(path, call.state_dir, file.run["id"], file.run["tick"])
             settings, folder = from_checkpoint(path, file.run["context"], None)
             inputs_then = replace(call, settings=settings, folder=folder).inputs(self.context, file.run["started"])
-            older = Older(file, inputs_then)
+            older = Older(file, narrowed(inputs_then, found, settings.since, SECOND, ignore))
             older.check(binding if call.ask.dry_run is None else file.run["binding"], newer)
             notify(Waiting("older-run", f"reading what {path} has left at the target"))
-            list_of = Path(f"{call.settings.checkpoint}{f'.before-{len(found)}' if found else ''}.not-in")
+            list_of = Path(f"{call.settings.checkpoint}{f'.before-{at}' if at else ''}.not-in")
             sent = await self._reading(partial(make, list_of, older, inputs, SECOND, notify))
             self.stack.callback(sent.left.close)
             self.stack.callback(sent.places.close)
             found.append(sent)
-            name = settings.not_in
         return found
+
+    def _older_runs(self) -> Iterator[tuple[Path, Checkpoint]]:
+        """The checkpoint that `not_in` names, opened to read, then the one that this run left out, and so on."""
+        name, known = self.call.settings.not_in, set[str]()
+        while name:
+            path = Path(name)
+            file = self._opened_to_read(path)
+            if file.run["id"] in known:
+                break  # renamed files name each other
+            known.add(file.run["id"])
+            yield path, file
+            name = from_checkpoint(path, file.run["context"], None)[0].not_in
 
     def _store(self, file: Checkpoint, fence: Fence | None) -> Store:
         writer = CheckpointWriter(file, self.stack.enter_context(self.executor()), fence)

@@ -283,12 +283,12 @@ def held_by_run(path: Path) -> None:
 
 
 class Sent(NamedTuple):
-    """What an older run left at the target: by owner (`left`), by place (`places`), and the stages of unchanged files
-    (`same`). `filtered` tells the customers that it left out."""
+    """What an older run left at the target: by owner (`left`), and by place (`places`) in the files of its `inputs`.
+    `filtered` tells the customers that it left out."""
 
     left: Left
     places: Work
-    same: frozenset[str]
+    inputs: Mapping[str, StageInput]
     filtered: Absent
 
 
@@ -307,7 +307,6 @@ def make(
     """
     left, places, binding = Left(path), Work(path.with_name(path.name + ".places")), older.binding(newer)
     places.begin(binding, {name: list(older.file.accepted(name)) for name in older.inputs})
-    same = frozenset(name for name, it in older.inputs.items() if name in newer and _alike(it, newer[name]))
     if left.made_of() != binding:
         where = path.with_suffix(CHANGED)
         with left.transaction():  # it is made when both files are
@@ -316,7 +315,7 @@ def make(
         if changed:
             said = f"customers that changed since the older run: {changed:,}; they can't be migrated again"
             notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
-    return Sent(left, places, same, older.file.filtered_owners)
+    return Sent(left, places, older.inputs, older.file.filtered_owners)
 
 
 def _alike(older: StageInput, newer: StageInput) -> bool:
@@ -381,7 +380,7 @@ def narrowed(
         for each in sent:
             if name != second.counted:
                 rules = WithoutLeft(rules, name, each.left)
-            elif name in each.same:
+            elif name in each.inputs and _alike(each.inputs[name], it):
                 rules = WithoutSent(rules, name, each.places, each.filtered)
             elif each.left.latest and moment <= each.left.latest:
                 latest = datetime.fromtimestamp(each.left.latest, UTC).isoformat(timespec="seconds")
