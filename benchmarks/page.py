@@ -88,7 +88,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    return figures(__doc__, "page", measure, show, customers=200_000, rounds=5)
+    return figures(__doc__, "page", measure, show, customers=100_000, rounds=5)
 
 
 if __name__ == "__main__":

@@ -169,12 +169,12 @@ class Assembly:
             parse_since(settings.since)  # before the older run is read, which may take long
         mappings = self.call.mappings()
         sources = open_sources(settings, mappings, accept_broken=ask.accept_broken)
-        notify(Judging(at_work(settings.judge)))
         path = Path(settings.checkpoint)
         check_folder(path)
         self.stack.enter_context(nullcontext() if ask.held else locked(path, ask.command))
         fence = self.stack.enter_context(account.fence(path, ask))
         notify(CheckpointOpened(fence.run_id if fence is not None else ""))
+        notify(Judging(at_work(settings.judge)))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         self.thread = self.stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)
@@ -214,7 +214,7 @@ class Assembly:
         reading_on = file is None or any(fresh.values()) or reads(file)
         if reading_on or not sends:
             begun = [row.name for row in file.stages()] if file is not None else []
-            making = make_ready(opened.sources, self.thread, notify, begun)
+            making = make_ready(opened.sources, self.thread, notify, begun, opened.mappings)
             if await self.context.until_stopped(making) is None:
                 raise asyncio.CancelledError
         return fresh, await self._scan(opened, inputs, fresh) if reading_on else {}

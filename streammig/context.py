@@ -27,9 +27,10 @@ class Stop(asyncio.Event):
         self._told: dict[object, Callable[[], None]] = {}
 
     def set(self) -> None:
-        super().set()
-        for tell in tuple(self._told.values()):
-            tell()
+        if not self.is_set():  # whoever was told once is on its way
+            super().set()
+            for tell in tuple(self._told.values()):
+                tell()
 
     @contextmanager
     def telling(self, tell: Callable[[], None]) -> Iterator[None]:

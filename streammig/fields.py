@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
@@ -73,6 +73,17 @@ class FieldMapping:
                 f"[{self._stage}.fields]: the header of the export has no field {missing[0]}",
                 (f"Did you mean {near[0]}? " if near else "") + f"Its fields are: {', '.join(sorted(columns))}.",
             )
+
+    def unseen(self, records: Iterable[Any]) -> list[tuple[str, str]]:
+        """The source fields that none of these records has, each with the nearest name that one of them has, or ""."""
+        missing, names = dict.fromkeys(_sources(self._table)), dict[str, None]()
+        for record in records:
+            if not missing:
+                break
+            if isinstance(record, dict):
+                names |= dict.fromkeys(record)
+                missing = dict.fromkeys(way for way in missing if not _has(way, record))
+        return [(way[0], next(iter(get_close_matches(way[0], names, 1)), "")) for way in missing]
 
     def only(self, name: str) -> FieldMapping:
         """The mapping of one field alone: it works also where the conversion of another field fails."""
@@ -208,6 +219,15 @@ def _found(way: tuple[str, ...], record: Mapping[str, Any]) -> Any:
         for step in way[1:]:
             value = value.get(step, ABSENT) if isinstance(value, dict) else ABSENT
     return ABSENT if value is None or value == "" else value
+
+
+def _has(way: tuple[str, ...], record: Any) -> bool:
+    """Whether a record has a field, if only a null."""
+    for step in () if way[0] in record else way[1:] or way:
+        if not isinstance(record, dict) or step not in record:
+            return False
+        record = record[step]
+    return True
 
 
 def _exact(value: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
+from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from streammig.checkpoint import MISSED, Checkpoint, Store
@@ -19,14 +20,14 @@ from streammig.fields import FieldMapping
 from streammig.grouping import GroupedSource, OfRows, grouped_folder
 from streammig.mapping import mapping_mark
 from streammig.model import START, BatchState, Place, Range, Record, Span
-from streammig.reader import first_records, owners_until
+from streammig.reader import FIRST, first_objects, first_records, owners_until
 from streammig.scan import Pace
 from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
 from streammig.settings import Settings
 from streammig.sources import FileSource, Form, check_form, open_source, parse_input
 from streammig.sources.source import Source
 from streammig.target import Judges, Rules, Stage
-from streammig.telemetry import Notify, Waiting
+from streammig.telemetry import Notify, Waiting, Warned
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,11 +80,24 @@ def open_sources(
     return sources
 
 
-async def make_ready(sources: Mapping[str, Source], thread: Executor, notify: Notify, begun: Collection[str]) -> bool:
+async def make_ready(
+    sources: Mapping[str, Source], thread: Executor, notify: Notify, begun: Collection[str],
+    mappings: Mapping[str, Callable[[Any], Any] | None] = MappingProxyType({}),
+) -> bool:  # fmt: skip
     """Group the rows of the sources that need it, in the thread. `begun` are stages of which records may have been
-    sent. A cancel keeps what is done of it. Returns that it is done."""
+    sent; of the others a source field of their mapping that no record has is told. A cancel keeps what is done.
+    Returns that it is done."""
     loop = asyncio.get_running_loop()
     for name, source in sources.items():
+        mapping = mappings.get(name)
+        if (
+            isinstance(mapping, FieldMapping)
+            and isinstance(source, FileSource)
+            and not source.columns
+            and name not in begun
+        ):
+            for field, near in await loop.run_in_executor(thread, mapping.unseen, first_objects(source)):
+                notify(Warned("field-unseen", _unseen(name, field, near)))
         if not isinstance(source, GroupedSource):
             continue
         if await loop.run_in_executor(thread, partial(source.is_made, begun=name in begun)):
@@ -99,6 +113,11 @@ async def make_ready(sources: Mapping[str, Source], thread: Executor, notify: No
 
 def _told(tell: Callable[[Place], None], span: Span) -> None:
     tell(span.end)
+
+
+def _unseen(stage: str, field: str, near: str) -> str:
+    meant = f" Is {near} meant?" if near else ""
+    return f"[{stage}.fields]: none of the first {FIRST:,} records has the field {field}.{meant}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
-from itertools import groupby
+from contextlib import suppress
+from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -181,6 +183,14 @@ def first_records(
     except BrokenExport:
         pass  # it is said when all before the break is sent
     return found[:count]
+
+
+def first_objects(source: Source) -> Iterator[Any]:
+    """The first `FIRST` source records, decoded, up to where the source can't be read. What is no JSON is left out."""
+    with suppress(BrokenExport):
+        for record in islice((record for span in source.spans() for record in span.cut(0, len(span))), FIRST):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                yield msgspec.json.decode(record)
 
 
 def owners_until(source: Source, rules: Rules, end: Place) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -78,7 +78,7 @@ class AddsUp(Protocol):
 class Mentions(Protocol):
     """Rules of a stage that can tell what a record mentions of the account's own world."""
 
-    def mentions(self, body: bytes) -> Iterable[tuple[str, str]]:
+    def mentions(self, body: bytes) -> Set[tuple[str, str]]:
         """The kind of each thing that a record, as it is sent, mentions, and which one it is; none is a person."""
         ...
 

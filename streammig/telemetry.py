@@ -139,7 +139,7 @@ class Sending(Notice):
     attempt: int
 
     def json(self) -> dict[str, Any]:
-        return {"notice": "sending", **_batch(self.batch), "attempt": self.attempt}
+        return {"notice": "sending", "stage": self.batch.stage, "batch": self.batch.seq, "attempt": self.attempt}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +161,9 @@ class Answered(Notice):
 
     def json(self) -> dict[str, Any]:
         it = self.receipt
+        which = {"stage": self.batch.stage, "batch": self.batch.seq, "attempt": self.attempt}
         said = {"kind": str(it.kind), "status": it.status, "code": it.code, "latency": it.latency}
-        return {"notice": "answered", **_batch(self.batch), "attempt": self.attempt, **said, "message": it.message}
+        return {"notice": "answered", **which, **said, "message": it.message}
 
 
 @dataclass(frozen=True, slots=True)

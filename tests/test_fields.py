@@ -115,3 +115,20 @@ def test_a_pickled_mapping_is_the_same_and_another_table_has_another_mark() -> N
     copy = pickle.loads(pickle.dumps(mapping))
     assert copy({"a": 1}) == {"x": 1}
     assert copy.mark == mapping.mark != FieldMapping("customers", {"x": "b"}).mark
+
+
+@pytest.mark.parametrize(
+    ("table", "records", "unseen"),
+    [
+        ('x = "Name"', [{"Nme": 1}, {"Name": None}], []),
+        ('x = "Nmae"', [{"Name": "Ana"}], [("Nmae", "Name")]),
+        ('x = "a.b"', [{"a": {"b": None}}], []),
+        ('x = "a.b"', [{"a.b": 1}], []),
+        ('x = "a.c"', [{"a": {"b": 1}}, {"a": [1]}, 5], [("a.c", "")]),
+        ('x = {join = ["Name", "Surname"]}', [{"Name": 1}], [("Surname", "")]),
+    ],
+)
+def test_a_source_field_that_no_record_has_is_named_with_the_nearest_one(
+    table: str, records: list[Any], unseen: list[tuple[str, str]]
+) -> None:
+    assert FieldMapping("customers", tomllib.loads(table)).unseen(records) == unseen

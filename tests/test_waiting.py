@@ -39,7 +39,8 @@ def test_a_wait_ends_at_once_when_the_run_is_to_stop_unless_it_must_go_on(
         if stopped_at == 0.0:
             stop.set()
         elif stopped_at is not None:
-            loop.call_at(stopped_at, stop.set)
+            for _ in range(2):  # an abort behind a drain
+                loop.call_at(stopped_at, stop.set)
         before = len(asyncio.all_tasks())
         result = await until_stopped(stop, work(), unless=lambda: goes_on)
         at, task = loop.time(), asyncio.current_task()
@@ -51,6 +52,17 @@ def test_a_wait_ends_at_once_when_the_run_is_to_stop_unless_it_must_go_on(
     result, at, cancelling = run_virtual(main())
     assert (result, cancelling) == (found, 0)
     assert at == pytest.approx(ended, abs=0.01)
+
+
+def test_a_wait_within_a_wait_ends_with_it() -> None:
+    async def main() -> float:
+        loop, stop = asyncio.get_running_loop(), Stop()
+        loop.call_at(4.0, stop.set)
+        assert await until_stopped(stop, until_stopped(stop, asyncio.sleep(10.0, "done"))) is None
+        await asyncio.sleep(1.0)
+        return loop.time()
+
+    assert run_virtual(main()) == pytest.approx(5.0, abs=0.01)
 
 
 def test_a_wait_that_is_cancelled_as_the_run_stops_is_cancelled() -> None:

@@ -79,7 +79,7 @@ def test_a_terminal_says_how_many_requests_are_under_way_when_a_run_is_stopped(
         stderr=follower, start_new_session=True,
     ) as run:  # fmt: skip
         os.close(follower)
-        until(lambda: "sending" in states(shell.checkpoint).get("customers", []), "a request is under way")
+        until(lambda: slow.ledger()["requests"].get("customers"), "a request is at the target")
         run.send_signal(signal.SIGINT)
         told = b"".join(read_all(leader)).decode()
     assert run.returncode == 130, told

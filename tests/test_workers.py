@@ -22,7 +22,8 @@ from streammig.check.stage import Line, Noting, Stage
 from streammig.dedup import Build
 from streammig.errors import Unusable
 from streammig.masivo.rules import CustomerRules, RuleOptions, rules
-from streammig.model import Place
+from streammig.model import Place, Progress
+from streammig.reader import Reader
 from streammig.scan import Cluster, Halted, Processes, StageScan, Workers, hired
 from streammig.scan.stage import read_through
 from streammig.sources import open_source, parse_input
@@ -33,6 +34,7 @@ from tests.sandbox_caller import customer, event, lot
 KEY = bytes(32)
 OPTIONS = RuleOptions(now=datetime(2026, 1, 1, tzinfo=UTC))
 PIECE = 12_000
+LIMITS = BatchLimits(units=100, bytes=40_000)
 
 
 def records(count: int, seed: int = 1) -> list[dict[str, Any]]:
@@ -98,16 +100,15 @@ def scanned(
         assert isinstance(notice, Warned)
         warned.append(notice.code)
 
-    noting = Noting(judged, None, stage != "customers", KEY)
+    noting = Noting(judged, None, stage != "customers", KEY, LIMITS)
     work = Stage(stage, source, folder / "work", listed.append)
     job = StageScan(stage, source, judged, {}, folder, noting=noting, take=work.take)
     with Build(folder / "index", "", key=KEY) as build:
         found = read_through(job, build, tell, Event(), warn, workers)
         with build.finish() as index:
-            limits = BatchLimits(units=100, bytes=40_000)
-            checked = work.settle(noting, index if stage == "customers" else None, limits, Event())
+            checked = work.settle(noting, index if stage == "customers" else None, Event())
             work.close()
-            told = checked.document(limits.units, ids=True)
+            told = checked.document(LIMITS.units, ids=True)
             return (found, index.about, told, checked.requests, checked.bytes, listed), warned
 
 
@@ -138,11 +139,14 @@ def test_three_processes_find_to_the_byte_what_one_finds(tmp_path: Path, three: 
 
 
 @pytest.mark.slow
-def test_lists_of_units_are_planned_alike_whoever_reads_them(tmp_path: Path, three: Workers) -> None:
+def test_the_requests_that_are_planned_are_those_of_the_run_s_reader(tmp_path: Path, three: Workers) -> None:
     (tmp_path / "e.json").write_text(json.dumps(grouped(900)))
     here, _ = scanned(tmp_path, "e.json", None, quietly, "events")
     assert scanned(tmp_path, "e.json", three, quietly, "events") == (here, [])
-    assert here[3] > 30
+    reader = Reader(open_source([parse_input(str(tmp_path / "e.json"))]), rules("events", OPTIONS), LIMITS, Progress())
+    drafts = [sealing.draft for sealing in iter(reader.next, None) if sealing.draft is not None]
+    assert (here[3], here[4]) == (len(drafts), sum(len(it.body) for it in drafts))
+    assert len(drafts) > 30
 
 
 class OneDies:

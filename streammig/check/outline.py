@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, compress, pairwise
+from math import inf
 from typing import NamedTuple
 
 from streammig.batching import Batcher, Bounds
@@ -26,10 +27,12 @@ class Outline:
     """The rows of some spans of one file, in reading order. Ordinals go on from `counted`.
 
     `owners` and `uniques` are hashes one behind the other, empty where no two rows can share one. `inner` has two
-    numbers for each row that has a list of units, and `bounds` two for each unit of a list that may be split.
+    numbers for each row that has a list of units. `bounds` has two for each unit of a list that a request's bytes may
+    split: its units have more than `mean` bytes. Where units split a list, it does not matter how long each is.
     """
 
     source: int
+    mean: float = inf
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     ordinals: array[int] = field(default_factory=lambda: array("Q"))
     unit: array[int] = field(default_factory=_numbers)
@@ -41,9 +44,8 @@ class Outline:
     uniques: bytes = b""
     counted: int = 0
 
-    def add(self, chunk: Chunk, key: bytes, *, splits: bool, shared: bool) -> None:
-        """Add the rows of a chunk; `splits`: one may be split over requests, `shared`: two may have an owner in
-        common, whose hash is under this key."""
+    def add(self, chunk: Chunk, key: bytes, *, shared: bool) -> None:
+        """Add the rows of a chunk; `shared`: two may have an owner in common, whose hash is under this key."""
         span, columns = chunk.span, chunk.columns
         places = list(map(span.position, columns.index))
         self.offsets.extend([it.offset for it in places])
@@ -56,11 +58,13 @@ class Outline:
         if shared:
             self.owners += b"".join(map(hasher(key, "owner"), columns.owners))
             self.uniques += b"".join(map(hasher(key, "unique"), columns.uniques))
-        if splits and columns.inner:
-            for record in chunk.records():
-                if record.units > 1:
-                    found = Bounds(record)
-                    self.bounds.extend([edge for edges in zip(found.starts, found.ends, strict=True) for edge in edges])
+        for row, (low, high) in enumerate(pairwise(upto)):
+            if columns.inner and self.has_bounds(high - low - 1, columns.units[row]):
+                found = Bounds(chunk.records(row, row + 1)[0])
+                self.bounds.extend([edge for edges in zip(found.starts, found.ends, strict=True) for edge in edges])
+
+    def has_bounds(self, size: int, units: int) -> bool:
+        return units > 1 and size > self.mean * units
 
     def spots(self) -> list[Spot]:
         return list(zip(self.offsets, self.unit, strict=True))
@@ -102,7 +106,9 @@ class Outlined(Chunk):
     @cached_property
     def _bounds(self) -> list[int]:
         """Where the bounds of each row of the outline begin."""
-        return list(accumulate((2 * units if units > 1 else 0 for units in self._outline.units), initial=0))
+        it = self._outline
+        sizes = zip(it.sizes, it.units, strict=True)
+        return list(accumulate((2 * units * it.has_bounds(size, units) for size, units in sizes), initial=0))
 
     def records(self, begin: int = 0, end: int | None = None) -> list[Record]:
         it = self.columns
@@ -120,17 +126,23 @@ class Outlined(Chunk):
         ]
 
     def _body(self, row: int) -> bytes:
-        outline, at = self._outline, self._rows[row]
-        if not outline.bounds or self.columns.units[row] < 2:
-            return bytes(self._sizes[row])
+        outline, at, size, units = self._outline, self._rows[row], self._sizes[row], self.columns.units[row]
+        if not self.columns.inner or units < 2:
+            return bytes(size)
         begin, end = self.columns.inner[row]
-        low, high = self._bounds[at], self._bounds[at + 1]
+        if outline.has_bounds(size, units):
+            bounds = outline.bounds[self._bounds[at] : self._bounds[at + 1]]
+            edges = list(zip(bounds[::2], bounds[1::2], strict=True))
+        else:
+            each = (end - begin + 1) // units
+            edges = [(nth * each, (nth + 1) * each - 1) for nth in range(units - 1)]
+            edges.append(((units - 1) * each, end - begin))
         text, upto = bytearray(), 0
-        for start, stop in zip(outline.bounds[low:high:2], outline.bounds[low + 1 : high : 2], strict=True):
+        for start, stop in edges:
             text += b",".ljust(start - upto) if upto else b""
             text += b'"' + b"x" * (stop - start - 2) + b'"'
             upto = stop
-        return bytes(begin) + bytes(text) + bytes(self._sizes[row] - end)
+        return bytes(begin) + bytes(text) + bytes(size - end)
 
 
 def _hashes(joined: bytes, kept: list[bool]) -> list[str]:

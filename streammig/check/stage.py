@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, groupby, product
+from itertools import chain, count, groupby, product
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Event
@@ -77,11 +78,10 @@ class Checked:
         for reason, tally in note.filtered.items():
             self.filtered[reason] = self.filtered.get(reason, Tally()) + tally
         self.dropped += note.dropped
-        for kind, counts in note.mentioned.items():
+        for (kind, which), times in sorted(note.mentioned.items()):
             found = self.mentioned.setdefault(kind, Counter())
-            for which, times in counts.items():
-                if which in found or len(found) < MOST_MENTIONED:
-                    found[which] += times
+            if which in found or len(found) < MOST_MENTIONED:
+                found[which] += times
 
     def refuse(self, letter: DeadLetter, owner: str) -> Line:
         """Add a dead letter, with the id of its owner."""
@@ -93,7 +93,7 @@ class Checked:
     def unsend(self, record: Record, own: Rules) -> None:
         """Take out what was added for a record that will not be sent."""
         self.sent -= record.tally
-        for kind, which in {*own.mentions(record.body)} if isinstance(own, Mentions) else ():
+        for kind, which in own.mentions(record.body) if isinstance(own, Mentions) else ():
             found = self.mentioned[kind]
             found[which] -= 1
             if not found[which]:
@@ -127,7 +127,7 @@ class Note:
     filtered: dict[str, Tally] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
     letters: list[tuple[DeadLetter, str]] = field(default_factory=list)  # each with the id of its owner
-    mentioned: dict[str, Counter[str]] = field(default_factory=dict)
+    mentioned: Counter[tuple[str, str]] = field(default_factory=Counter)
     outlines: list[Outline] = field(default_factory=list)
     purchases: bytes = b""
 
@@ -143,6 +143,7 @@ class Noting:
     owners: KeyIndex | None
     shared: bool
     key: bytes
+    limits: BatchLimits
 
     def begin(self) -> Note:
         return Note()
@@ -166,15 +167,17 @@ class Noting:
             return
         note.sent += tally_of([Rows(chunk, 0, len(columns))])
         if not note.outlines or note.outlines[-1].source != span.source:
-            note.outlines.append(Outline(span.source))
-        note.outlines[-1].add(chunk, self.key, splits=not self.rules.once, shared=self.shared)
+            mean = inf if self.rules.once else self.limits.bytes / self.limits.units / 2
+            note.outlines.append(Outline(span.source, mean))
+        note.outlines[-1].add(chunk, self.key, shared=self.shared)
         if isinstance(self.rules, Keyed):
             note.purchases += rows_of_units(columns, self.key, span, self.rules)
         if isinstance(self.rules, Mentions):
-            for row, index in enumerate(columns.index):
-                body = columns.edited.get(row) or span.data[span.starts[index] : span.ends[index]]
-                for kind, which in {*self.rules.mentions(body)}:
-                    note.mentioned.setdefault(kind, Counter())[which] += 1
+            bodies = [
+                columns.edited.get(row) or span.data[span.starts[index] : span.ends[index]]
+                for row, index in enumerate(columns.index)
+            ]
+            note.mentioned.update(chain.from_iterable(map(self.rules.mentions, bodies)))
 
 
 class Stage:
@@ -200,7 +203,7 @@ class Stage:
             outline.counted = counted
             pickle.dump(outline, self._outlines)
 
-    def settle(self, noting: Noting, index: KeyIndex | None, limits: BatchLimits, halt: Event) -> Checked:
+    def settle(self, noting: Noting, index: KeyIndex | None, halt: Event) -> Checked:
         """Take out what can't be sent beside the rest of the stage, and plan the requests. Raises `Halted` once `halt`
         is set."""
         rules, found = noting.rules, self.checked
@@ -214,7 +217,7 @@ class Stage:
                     self._refuse(noting, outline, whys)
                 yield Outlined(outline, whys.keys(), numbers)
 
-        planned = requests(batcher(rules.head, rules.tail, rules.once, limits), chunks())
+        planned = requests(batcher(rules.head, rules.tail, rules.once, noting.limits), chunks())
         found.requests, found.bytes = planned.number, planned.size
         if planned.letters:
             self._refuse_too_large(noting, planned.letters, halt)

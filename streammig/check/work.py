@@ -68,9 +68,9 @@ class Check:
             indexes = await self._scan(stack, works, workers)
             await self._history(indexes)
             for name, work in works.items():
-                limits, halt = BatchLimits(bytes=self.settings.max_bytes), Event()
+                halt = Event()
                 noting = self._noting(name, indexes.get(STAGES[0]))
-                settle = partial(work.settle, noting, indexes.get(name), limits, halt)
+                settle = partial(work.settle, noting, indexes.get(name), halt)
                 self.notify(Waiting("planning", f"planning the requests of the {name}"))
                 self.stages.append(await in_thread(self.thread, settle, halt))
 
@@ -147,7 +147,7 @@ class Check:
         first = name == STAGES[0]
         owners = None if first else customers
         shared = not (first and self._indexed) or self.settings.duplicates == "none"
-        return Noting(self.inputs[name].rules, owners, shared, self._key)
+        return Noting(self.inputs[name].rules, owners, shared, self._key, BatchLimits(bytes=self.settings.max_bytes))
 
     def _hear(self, notice: Notice) -> None:
         """Keep a warning for the end, and pass any other notice on at once."""

@@ -135,7 +135,7 @@ class Outbox:
 
     def _read(self, batch: Batch, size: int | None) -> bytes:
         try:
-            with open(self._path(batch.stage, batch.seq), "rb", opener=own) as file:
+            with open(self._path(batch.stage, batch.seq), "rb", opener=own, buffering=0) as file:
                 data = file.read() if size is None else file.read(size)
         except OSError:
             raise self.lost([batch]) from None

@@ -55,8 +55,10 @@ class JsonLines:
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, CheckpointOpened):
             self._run = notice.run or None
-        line = {"time": iso(self._clock()), "run": self._run, **notice.json()}
-        print(json.dumps(line, ensure_ascii=False), file=self._stream, flush=True)
+        said = {name: round(it, 3) if isinstance(it, float) else it for name, it in notice.json().items()}
+        line = {"time": iso(self._clock()), "run": self._run, **said}
+        # Short: a run of many days writes some lines for each of its requests.
+        print(json.dumps(line, ensure_ascii=False, separators=(",", ":")), file=self._stream, flush=True)
 
 
 class Lines:

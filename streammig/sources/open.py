@@ -144,9 +144,10 @@ class Stream:
         waiting, taken = b"", 0  # read but not yet given to a frame, and the offset in the file where that begins
         while True:
             while True:
-                if taken and kind in (GZIP, XZ):
-                    # Tapes and some tools pad with zeros; gzip and xz allow them behind a member.
-                    padded, waiting = len(waiting), waiting.lstrip(b"\0")
+                if taken:
+                    # Tapes and some tools pad with zeros, which gzip and xz allow behind a member, and transfers as
+                    # text end a file in a line break. No member begins with one of these.
+                    padded, waiting = len(waiting), waiting.lstrip(b"\0\r\n" if kind in (GZIP, XZ) else b"\r\n")
                     taken += padded - len(waiting)
                 if len(waiting) >= 4 or not (more := self._fetch(COMPRESSED_BYTES)):
                     break

@@ -56,7 +56,7 @@ class CustomerRules(StageRules):
     def shares(self, body: bytes) -> Iterator[Pair]:
         return of_customer(body)
 
-    def mentions(self, body: bytes) -> Iterator[Mention]:
+    def mentions(self, body: bytes) -> set[Mention]:
         return mentions.of_customer(body)
 
     def _check(self, block: Block) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from itertools import accumulate, chain
 from operator import attrgetter
@@ -46,7 +46,7 @@ class GroupedRules(StageRules):
         self._begins = re.compile(blank.join(parts)).match
         self._beside = (_CUSTOMER | self._filters.customer_fields | STRUCTURAL) - {"id", self.name}
 
-    def mentions(self, body: bytes) -> Iterator[Mention]:
+    def mentions(self, body: bytes) -> set[Mention]:
         return mentions.of_owner(body)
 
     def _check(self, block: Block) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
 Mention = tuple[str, str]  # the kind of thing, and which one
@@ -23,9 +21,13 @@ class _Unit(_Part):
     order: _Part | None = None
 
 
+class _Period(msgspec.Struct):
+    tier_id: str | None = None
+
+
 class _Customer(msgspec.Struct):
     balance: list[_Part] = []
-    metrics: dict[str, msgspec.Raw] | None = None
+    metrics: dict[str, _Period | str | None] | None = None
 
 
 class _Owner(msgspec.Struct):
@@ -33,43 +35,42 @@ class _Owner(msgspec.Struct):
     transactions: list[_Unit] = []
 
 
-class _Period(msgspec.Struct):
-    tier_id: str | None = None
-
-
 _customer = msgspec.json.Decoder(_Customer).decode
 _owner = msgspec.json.Decoder(_Owner).decode
-_period = msgspec.json.Decoder(_Period | str | None).decode
-KINDS = (("rewards", "reward_id"), ("brands", "brand_id"), ("channels", "channel_id"), ("stores", "store_id"))
 
 
-def of_customer(body: bytes) -> Iterator[Mention]:
+def of_customer(body: bytes) -> set[Mention]:
     """The mentions of a customer as it is sent."""
-    found = _customer(body)
-    for lot in found.balance:
-        yield from _of_part(lot)
-    if found.metrics:
-        yield "remarks", "metrics"
-        for raw in found.metrics.values():
-            period = _period(raw)
+    customer, found = _customer(body), set[Mention]()
+    for lot in customer.balance:
+        _add(found, lot)
+    if customer.metrics:
+        found.add(("remarks", "metrics"))
+        for period in customer.metrics.values():
             if isinstance(period, _Period) and period.tier_id:
-                yield "tiers", period.tier_id.lower()
+                found.add(("tiers", period.tier_id.lower()))
+    return found
 
 
-def of_owner(body: bytes) -> Iterator[Mention]:
+def of_owner(body: bytes) -> set[Mention]:
     """The mentions of an owner's events or transactions as they are sent."""
-    found = _owner(body)
-    for unit in (*found.events, *found.transactions):
-        yield from _of_part(unit)
+    owner, found = _owner(body), set[Mention]()
+    for unit in (*owner.events, *owner.transactions):
+        _add(found, unit)
         if unit.order is not None:
-            yield from _of_part(unit.order)
+            _add(found, unit.order)
         if unit.issued_at < READABLE_FROM:
-            yield "remarks", "old"
-    for event in found.events:
-        yield "event-types", event.type
+            found.add(("remarks", "old"))
+    found.update([("event-types", event.type) for event in owner.events])
+    return found
 
 
-def _of_part(part: _Part) -> Iterator[Mention]:
-    for kind, name in KINDS:
-        if (value := getattr(part, name)) is not None:
-            yield kind, value.lower() if kind == "rewards" else value
+def _add(found: set[Mention], part: _Part) -> None:
+    if part.reward_id is not None:
+        found.add(("rewards", part.reward_id.lower()))
+    if part.brand_id is not None:
+        found.add(("brands", part.brand_id))
+    if part.channel_id is not None:
+        found.add(("channels", part.channel_id))
+    if part.store_id is not None:
+        found.add(("stores", part.store_id))

@@ -13,7 +13,7 @@ UNSIGNED = "MIGRATION"  # transactions of this type tell of the balance, and are
 
 class _Lot(msgspec.Struct):
     reward_id: str
-    amount: msgspec.Raw
+    amount: Decimal
     brand_id: str | None = None
     type: str = ""
 
@@ -41,4 +41,4 @@ def of_history(body: bytes) -> Iterator[Share]:
 
 
 def _share(it: _Lot) -> Share:
-    return f"{it.reward_id.lower()} {it.brand_id or ''}", Decimal(bytes(it.amount).decode())
+    return f"{it.reward_id.lower()} {it.brand_id or ''}", it.amount
