@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, AsyncExitStack, closing, nullcontext
 from dataclasses import dataclass
@@ -52,19 +52,21 @@ class SharedAccount:
             lost=ask.newest_lost,
         )
 
-    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool, older: Collection[str]) -> None:
+    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool, older: Path | None = None) -> None:
         """Note which files the checkpoint at this path is to send; nothing without its fence.
 
         Raises `Unusable` where another checkpoint of this host has made a request and was given one of them, or is
-        being run: to a new checkpoint every record is new. `again` passes that, and so does a revert of that one. What
-        the `older` runs have sent, by their ids, is left out.
+        being run: to a new checkpoint every record is new. `again` passes that, and so does a revert of that one, or
+        that it is the `older` run whose records this one leaves out.
         """
         if fence is None:
             return
         digests = [_digest(stage, mark) for stage, found in marks.items() for mark in found if mark["size"] >= LEAST]
         with closing(AccountState(account_path(self.state_dir, self.name))) as state:
             others = state.claim(fence.run_id, str(path.absolute()), digests)
-            sent = [name for run_id, name in others if run_id not in older and has_sent(self.state_dir, run_id)]
+            known = Checkpoint.copy_at(older) if others and older is not None else None
+            left_out = known[0] if known is not None else ""
+            sent = [name for run_id, name in others if run_id != left_out and has_sent(self.state_dir, run_id)]
             if not sent or again:
                 return
             state.release(fence.run_id)
@@ -105,7 +107,7 @@ class NoAccount:
     def fence(self, path: Path, ask: Ask) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool, older: Collection[str]) -> None:
+    def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool, older: Path | None = None) -> None:
         """Nothing is sent."""
 
     def limiter(

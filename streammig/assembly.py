@@ -185,7 +185,7 @@ class Assembly:
             if sends:
                 file.refuse_reverted()
             lost = await self._check(file, fence, marks)
-        older = {it.run["id"] for _, it in self._older_runs()}
+        older = Path(settings.not_in) if settings.not_in else None
         account.claim(path, fence if sends else None, marks, ask.export_again, older)
         check_room(path.parent, room_of_outbox(settings, marks, path))
         started = file.run["started"] if file is not None else self.context.now()

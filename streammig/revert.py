@@ -57,26 +57,45 @@ class Revert:
         Raises `Unusable` where the run can't be reverted, `TargetStop` where the target refuses, `UnknownOutcome` where
         the request did not land, and `SamplesMissing` where it was accepted and all customers are still there.
         """
-        store = self.run.store
-        settle = self.run.context.times.settle
-        owners = self.run.reading.owners
+        store, read = self.run.store, self.run.reading.read
         last = await store.read(lambda file: file.last_revert())
-        if last is None or last.state in AGAIN:
-            window = await store.read(lambda file: file.window(owners, settle))
-            if window.customers != self.expected:
-                raise Unusable(
-                    "revert-unconfirmed",
-                    f"customers of this run to be reverted: {window.customers:,}; confirmed: {self.expected:,}",
-                    "Look again, and confirm the number: streammig revert CHECKPOINT --dry-run",
-                )
-            # Until the window is over, the target's queue may still hold customers of this run.
-            if not await self._until(window.over) or await self._send(window) is None:
+        again = last is None or last.state in AGAIN
+        number = 1 if last is None else last.number + again
+        run_id: str = (await store.read(lambda file: file.run))["id"]
+        work = await read(Taken, self.state_folder / f"revert-{run_id}.sqlite")
+        with closing(work):
+            batches = {name: self.run.reading.lookup.accepted(name) for name in self.run.reading.inputs}
+            await read(work.begin, f"revert {number}", batches)
+            if again and not await self._begun(work):
                 return None
             last = await store.read(lambda file: file.last_revert())
-        assert last is not None
-        if last.state == SENDING:  # the process ended, and the request may have left
-            await store.write(lambda file: file.revert_is(last.number, UNKNOWN, "the process ended"))
-        return await self._read_back(last)
+            assert last is not None
+            if last.state == SENDING:  # the process ended, and the request may have left
+                await store.write(lambda file: file.revert_is(last.number, UNKNOWN, "the process ended"))
+            return await self._read_back(last, work)
+
+    async def _begun(self, work: Taken) -> bool:
+        """Make the request; False if stopped before."""
+        settle, owners = self.run.context.times.settle, self.run.reading.owners
+        window = await self.run.store.read(lambda file: file.window(owners, settle))
+        if window.customers != self.expected:
+            raise Unusable(
+                "revert-unconfirmed",
+                f"customers of this run to be reverted: {window.customers:,}; confirmed: {self.expected:,}",
+                "Look again, and confirm the number: streammig revert CHECKPOINT --dry-run",
+            )
+        if not await self.run.reading.read(self._reading(work, window).readable):
+            raise Unusable(
+                "revert-unseen",
+                "no customer of this run can be read back: another mapping made them, or a retry corrected their ids",
+                "Put back the mapping that made them. Nothing was sent: what became of a revert could not be seen.",
+            )
+        # Until the window is over, the target's queue may still hold customers of this run.
+        return await self._until(window.over) and await self._send(window) is not None
+
+    def _reading(self, work: Taken, window: Window) -> Undone:
+        looks = Looks(self.run, work, [], self.run.reading.owners, None, window.customers, {}, task="reverting")
+        return Undone(self.run, work, looks, window.customers)
 
     async def _until(self, moment: float) -> bool:
         seconds = moment - self.run.context.now()
@@ -131,49 +150,42 @@ class Revert:
 
     # -- the read-back -----------------------------------------------------------------------------------------------
 
-    async def _read_back(self, last: Reverting) -> dict[str, Any] | None:
+    async def _read_back(self, last: Reverting, work: Taken) -> dict[str, Any] | None:
         """Read back every customer of the run until nothing changes any more; None if stopped before."""
         run, read, window = self.run, self.run.reading.read, last.window
-        run_id: str = (await run.store.read(lambda file: file.run))["id"]
-        work = await read(Taken, self.state_folder / f"revert-{run_id}.sqlite")
-        with closing(work):
-            batches = {name: run.reading.lookup.accepted(name) for name in run.reading.inputs}
-            await read(work.begin, f"revert {last.number}", batches)
-            if last.state == DONE:  # the process ended before it could tell
-                return await read(self._tell_kept, work, last.summary)
-            looks = Looks(run, work, [], run.reading.owners, None, window.customers, {}, task="reverting")
-            reading = Undone(run, work, looks, window.customers)
-            settled = min(last.began + run.context.times.settle - run.context.now(), run.context.times.settle)
-            if not await run.context.pause(settled) or not await reading.all():
-                return None
-            looked, stayed = (await read(work.progress, run.reading.owners)).looked, await read(work.left)
-            if looked == stayed:
-                await self._nothing_gone(last, looked)
-            if not await reading.share_out():
-                return None
-            summary = {
-                "customers": window.customers, "gone": looked - stayed, "stayed": stayed,
-                "not_read_back": window.customers - looked, "at": run.context.now(),
-            }  # fmt: skip
-            everything = looked - stayed == window.customers
-            await run.store.write(lambda file: file.reverted(last.number, summary, partial(work.gone_of, everything)))
-            await run.target.permits.release(run_id)
-            return await read(self._tell_kept, work, summary)
+        if last.state == DONE:  # the process ended before it could tell
+            return await self._tell(work, last.summary)
+        reading = self._reading(work, window)
+        settled = min(last.began + run.context.times.settle - run.context.now(), run.context.times.settle)
+        if not await run.context.pause(settled) or not await reading.all():
+            return None
+        looked, stayed = (await read(work.progress, run.reading.owners)).looked, await read(work.left)
+        if looked == stayed:
+            await self._nothing_gone(last)
+        if not await reading.share_out():
+            return None
+        summary = {
+            "customers": window.customers, "gone": looked - stayed, "stayed": stayed,
+            "not_read_back": window.customers - looked, "at": run.context.now(),
+        }  # fmt: skip
+        everything = looked - stayed == window.customers
+        await run.store.write(lambda file: file.reverted(last.number, summary, partial(work.gone_of, everything)))
+        return await self._tell(work, summary)
 
-    def _tell_kept(self, work: Taken, summary: Mapping[str, Any]) -> dict[str, Any]:
+    async def _tell(self, work: Taken, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Tell who stayed; the export may be sent by another checkpoint from now on."""
+        run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
+        await self.run.target.permits.release(run_id)
+        await self.run.reading.read(self._tell_kept, work)
+        return dict(summary)
+
+    def _tell_kept(self, work: Taken) -> None:
         for it in work.suspects():
             self.tell(it.item.record.owner)
         work.forget()
-        return dict(summary)
 
-    async def _nothing_gone(self, last: Reverting, looked: int) -> None:
+    async def _nothing_gone(self, last: Reverting) -> None:
         waited = self.run.context.times.visible
-        if not looked:
-            raise UnknownOutcome(
-                "revert-unseen",
-                "no customer of this run can be read back: another mapping made them, or a retry corrected their ids",
-                "Put back the mapping that made them. The same command looks again, and sends nothing.",
-            )
         if last.state == ACCEPTED:
             raise SamplesMissing(
                 "revert-not-visible",

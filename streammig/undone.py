@@ -109,6 +109,10 @@ class Undone:
             since = since if left == before else now()
         return not context.stopping
 
+    def readable(self) -> bool:
+        """Whether any customer can be read back."""
+        return next(self._customers(), None) is not None
+
     async def share_out(self) -> bool:
         """Note of each batch what is gone with its customer, and what stays; False if stopped before."""
         for name in self.run.reading.inputs:

@@ -148,9 +148,9 @@ def with_files_up_to(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def until(happened: Callable[[], Any], what: str) -> Any:
+def until(happened: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
     """Wait until `happened` gives something true, and return that."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while not (found := happened()):
         assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(0.01)

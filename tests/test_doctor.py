@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import email.utils
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from streammig.doctor.live import MOST_PERMITS, check_live
 from streammig.doctor.way import _clock
 from streammig.errors import Unusable
+from streammig.masivo.rules import compiled
 from streammig.settings import Settings
 from tests import problems
 from tests.commands import Called, Shell, sandbox, write
@@ -191,3 +195,20 @@ def test_only_a_dev_account_is_asked(limits: str, fits: bool) -> None:
     else:
         with problems.raises(Unusable, "live-needs-dev"):
             check_live(settings)
+
+
+def test_a_judge_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_judge", None)
+    assert compiled.at_work("auto") == compiled.at_work("python") == "the rules in Python"
+    with problems.raises(Unusable, "judge-not-compiled"):
+        compiled.at_work("compiled")
+    monkeypatch.setenv(compiled.VARIABLE, "fast")
+    with problems.raises(Unusable, "settings-invalid"):
+        compiled.at_work("auto")
+
+
+@pytest.mark.slow
+def test_the_version_tells_which_judge_is_at_work() -> None:
+    command = [sys.executable, "-m", "streammig", "--version"]
+    said = subprocess.run(command, env=os.environ | {compiled.VARIABLE: "python"}, stdout=subprocess.PIPE, check=True)
+    assert said.stdout.decode().splitlines()[1] == "judge: the rules in Python"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streammig import migration
+from streammig import assembly
 from streammig.checkpoint import Checkpoint
 from streammig.migration import Migration
 from streammig.sandbox.local import LocalTarget
@@ -34,7 +34,7 @@ def mapping(record: dict[str, Any]) -> Any:
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if each of these stood in a file of its own, which has its own hash."""
-    monkeypatch.setattr(migration, "mapping_mark", lambda _: repr(current[0]))
+    monkeypatch.setattr(assembly, "mapping_mark", lambda _: repr(current[0]))
     yield
     current[0] = as_it_is
 

@@ -41,6 +41,7 @@ async def test_the_api_key_is_exchanged_for_a_token_that_ends() -> None:
             assert refused.status == 401
             assert set(refused.json) == {"error", "details"}
         assert (await caller.get("/tiers")).status == 401
+        assert (await caller.get("/tears")).status == 404  # no token makes a path of it
         await caller.authorize()
         claims = caller.headers["Authorization"].split(".")[1]
         assert orjson.loads(base64.urlsafe_b64decode(claims + "=="))["exp"] == clock.now + 3600

@@ -249,9 +249,23 @@ def test_a_revert_leaves_what_it_can_not_read_back_counted_as_there(shell: Shell
     write(shell.folder / "fixed.ndjson", [letter | {"record": right[1]}], lines=True)
     assert shell("retry", "migration.checkpoint", "--input", "fixed.ndjson").code == 0
     ended = shell("revert", "migration.checkpoint", "--yes-revert", 2)
+    assert target.ledger()["batches"]["revert"]["accepted"] == 1
     assert (ended.code, "could not be read back: 1" in ended.err) == (3, True), ended.err
     (stage,) = shell("status", "migration.checkpoint", "--json").document["stages"].values()
     assert (stage["accepted"], stage["reverted"]) == (1, 1)
+
+
+def test_a_revert_that_could_not_be_seen_is_not_asked_for(shell: Shell, target: LocalTarget) -> None:
+    (shell.folder / "older_maps.py").write_text("def same(row):\n    return row\n")
+    export(shell.folder, 2)
+    run = ("run", *quickly(target.url), *FILES[:2], "--map", "customers=older_maps:same")
+    assert finished(shell.folder, *run, "--checkpoint", "migration.checkpoint").code == 0
+    (shell.folder / "older_maps.py").write_text("def same(row):\n    return dict(row)\n")
+    ended = finished(shell.folder, "revert", "migration.checkpoint", "--yes-revert", "2", "--json")
+    assert ended.problem == "revert-unseen", ended.err
+    assert target.ledger()["batches"]["revert"]["accepted"] == 0
+    (shell.folder / "older_maps.py").write_text("def same(row):\n    return row\n")
+    assert finished(shell.folder, "revert", "migration.checkpoint", "--yes-revert", "2").code == 0
 
 
 def test_a_revert_of_a_second_export_leaves_the_events_of_older_customers(shell: Shell, target: LocalTarget) -> None:

@@ -236,7 +236,8 @@ class Stage:
                 record = next((r for r in records if r.unit <= it.place.unit < r.unit + r.units), None)
                 owner = record.owner if record is not None else ""
                 at = record.position if record is not None else Position(place.source, place.offset, 0, place.ordinal)
-                said = f"the same purchase of this customer is in record {it.first.ordinal}, which comes first"
+                where = f"record {it.first.ordinal:,} of {Path(self.checked.files[it.first.source]).name}"
+                said = f"the same purchase of this customer is in {where}, which comes first"
                 letter = DeadLetter(at, it.place.unit, TWICE, said, Tally())
                 self.checked.repeated += 1
                 self.checked.kinds.add(letter, owner)

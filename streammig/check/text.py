@@ -8,6 +8,7 @@ from typing import Any
 
 from streammig.errors import counted
 from streammig.report.letters import FOLLOWS
+from streammig.report.parts import day
 from streammig.report.text import aligned
 from streammig.telemetry import spoken
 
@@ -112,7 +113,7 @@ def _plan(plan: Mapping[str, Any]) -> Iterator[str]:
     yield f"The plan: {counted(plan['requests'], 'request')}, {plan['bytes'] / 1e6:,.1f} MB; started now,"
     for name, it in plan["limits"].items():
         windows = f" ({it['windows']})" if it["windows"] != name else ""
-        yield f"    with limits {name}{windows}: {spoken(it['seconds'])}, until {it['ends']}"
+        yield f"    with limits {name}{windows}: {spoken(it['seconds'])}, until {day(it['ends'])}"
         if it["requests_a_day"]:
             yield f"        at most {counted(it['requests_a_day'], 'request')} a day"
     for what, size in plan["disk"].items():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from functools import partial
 from random import Random
 from urllib.parse import unquote
 
@@ -193,10 +194,11 @@ class Front:
             if token is None:
                 raise Refused("the API key is missing or not known", 401)
             return Reply(200, orjson.dumps({"data": token}))
+        read = self._read(call) if call.kind == "read" else None  # a wrong path is one with any token
         if not self.tokens.valid(headers.get("Authorization", ""), call.at):
             raise Refused("the token is missing, not known or has ended", 401)
-        if call.kind == "read":
-            return await self._read(call)
+        if read is not None:
+            return Reply(200, await read())
         if headers.get("Content-Encoding", "identity") != "identity":
             raise Refused("Content-Encoding: plain JSON was expected", 415)
         body = await self._body(call.request)
@@ -211,28 +213,31 @@ class Front:
         finally:
             self.pump.wake()  # a refusal may have been partial
 
-    async def _read(self, call: Call) -> Reply:
+    def _read(self, call: Call) -> Callable[[], Awaitable[bytes]]:
+        """What answers a read. Raises `Refused` for a path that is none."""
         reads, run, query = self.reads, self.worker.run, call.request.query
         match (call.method, *call.path):
             case ("GET", "customers", id_):
-                body = await run(reads.customer, id_, call.at)
+                return partial(run, reads.customer, id_, call.at)
             case ("GET", "customers", id_, "transactions"):
-                body = await run(reads.transactions_of, id_, query, call.at)
+                return partial(run, reads.transactions_of, id_, query, call.at)
             case ("GET", "customers", id_, "consent"):
-                body = await run(reads.consent, id_)
+                return partial(run, reads.consent, id_)
             case ("PATCH", "customers", id_, "consent"):
-                body = await run(reads.change_consent, id_, await self._body(call.request))
+                return partial(self._change_consent, id_, call)
             case ("GET", "transactions"):
-                body = await run(reads.transactions, query)
+                return partial(run, reads.transactions, query)
             case ("GET", "rewards"):
-                body = await run(reads.rewards, query)
+                return partial(run, reads.rewards, query)
             case ("GET", "rewards", id_):
-                body = await run(reads.reward, id_)
+                return partial(run, reads.reward, id_)
             case ("GET", "tiers"):
-                body = await run(reads.tiers)
+                return partial(run, reads.tiers)
             case _:
                 raise Refused("there is no such route", 404)
-        return Reply(200, body)
+
+    async def _change_consent(self, id_: str, call: Call) -> bytes:
+        return await self.worker.run(self.reads.change_consent, id_, await self._body(call.request))
 
     async def _own(self, call: Call) -> Reply:
         """The sandbox's own routes, without limits and authorization. They are not counted."""

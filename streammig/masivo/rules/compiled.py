@@ -156,7 +156,7 @@ class Judge:
         columns.inner, columns.keys, columns.amounts = found.inner, found.keys, found.amounts
         columns.upto, columns.edited = found.upto, found.edited
         if found.dropped:
-            paths = [extra.told for extra in self._extras.values()]
+            paths = [extra.told for extra in list(self._extras.values())]  # another thread may learn more meanwhile
             columns.dropped = [(at, tuple(chain.from_iterable(map(paths.__getitem__, which))))
                                for at, which in found.dropped]  # fmt: skip
         if found.news:
@@ -186,7 +186,7 @@ class Judge:
 
     def _make_table(self) -> None:
         extras = tuple(
-            (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
+            (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in list(self._extras.items())
         )
         self._table = _judge.table((self._shapes, extras, *self._spec))
 
