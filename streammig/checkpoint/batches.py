@@ -108,12 +108,10 @@ class Batches(Queries):
         batch = Batch(
             stage=stage, seq=seq, ranges=draft.ranges, tally=draft.tally, digest=draft.digest, size=size, **more
         )
-        self.change(
-            "INSERT INTO batch"
-            " (stage, seq, state, parent, ranges, tally, size, digest, sealed, retried, rejects, mapping, reach)"
-            " VALUES (?, ?, 'sealed', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            stage, seq, batch.parent, pack_ranges(draft.ranges), encode_tally(draft.tally), size,
-            draft.digest, at, batch.retried, batch.rejects, batch.mapping, reach,
+        self.insert(
+            "batch", stage=stage, seq=seq, state="sealed", parent=batch.parent, ranges=pack_ranges(draft.ranges),
+            tally=encode_tally(draft.tally), size=size, digest=draft.digest, sealed=at, retried=batch.retried,
+            rejects=batch.rejects, mapping=batch.mapping, reach=reach,
         )  # fmt: skip
         self.outbox.place(draft, stage, seq)
         return batch
@@ -136,18 +134,17 @@ class Batches(Queries):
         """A new request for a batch, with `more` columns of it."""
         sql = "UPDATE batch SET attempts = attempts + 1 WHERE stage = ? AND seq = ? RETURNING attempts"
         number: int = self.rows(sql, batch.stage, batch.seq)[0][0]
-        row = {"stage": batch.stage, "seq": batch.seq, "number": number, "started": at, **more}
-        self.change(f"INSERT INTO attempt ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", *row.values())
+        self.insert("attempt", stage=batch.stage, seq=batch.seq, number=number, started=at, **more)
         return number
 
     def received(self, batch: Batch, attempt: int, receipt: Receipt, state: BatchState, at: float) -> None:
         """Keep a receipt and the state it puts the batch in. Its message was redacted by the caller."""
         with self.transaction():
+            known = (receipt.kind, receipt.status, receipt.latency, receipt.date, receipt.message, receipt.code)
             self.change(
                 "UPDATE attempt SET kind = ?, status = ?, latency = ?, date = ?, message = ?, code = ?, stopped = ?,"
                 " in_part = ?, ended = (SELECT tick FROM run) WHERE stage = ? AND seq = ? AND number = ?",
-                receipt.kind, receipt.status, receipt.latency, receipt.date, receipt.message, receipt.code,
-                receipt.stop_after == 1, receipt.in_part, batch.stage, batch.seq, attempt,
+                *known, receipt.stop_after == 1, receipt.in_part, batch.stage, batch.seq, attempt,
             )  # fmt: skip
             self._become(batch, state, at, (BatchState.SENDING,))
 
@@ -238,11 +235,11 @@ class Batches(Queries):
                 "UPDATE SET batch = excluded.batch, code = excluded.code, message = excluded.message,"
                 " tally = excluded.tally, part = max(part, excluded.part), replayed = 0"
             )
-            self.change(
-                "INSERT INTO dead_letter (stage, source, offset, unit, batch, length, record, code, message, tally,"
-                f" part) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO {kept if again else 'NOTHING'}",
-                stage, *spot, batch.seq if batch else 0, it.position.length, it.position.ordinal,
-                it.code, it.message, encode_tally(it.tally), part,
+            self.insert(
+                "dead_letter", f"ON CONFLICT DO {kept if again else 'NOTHING'}",
+                stage=stage, source=spot[0], offset=spot[1], unit=spot[2], batch=batch.seq if batch else 0,
+                length=it.position.length, record=it.position.ordinal, code=it.code, message=it.message,
+                tally=encode_tally(it.tally), part=part,
             )  # fmt: skip
             if again:
                 self.change(f"DELETE FROM replayed_key WHERE {HERE}", stage, *spot)

@@ -135,6 +135,11 @@ class SqliteFile:
         with self.transaction():
             return self._db.execute(sql, arguments).rowcount
 
+    def insert(self, table: str, otherwise: str = "", **row: Any) -> None:
+        """Add a row, given by the names of its columns. `otherwise` is the clause for one that is there already."""
+        marks = ", ".join("?" * len(row))
+        self.change(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) {otherwise}", *row.values())
+
     def close(self) -> None:
         with suppress(sqlite3.Error):
             self._db.close()

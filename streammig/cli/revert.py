@@ -55,7 +55,6 @@ def command(
     from streammig.checkpoint import Checkpoint
     from streammig.cli import STOPPED, fail, say
     from streammig.cli.runtime import beside
-    from streammig.cli.streams import echo_json
     from streammig.report.document import iso
 
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
@@ -85,12 +84,20 @@ def command(
             sys.exit(STOPPED)
         found = plan | ended.result | {"at": iso(ended.result["at"])}
         kept.seek(0)
-        if as_json:
-            echo_json(found, "kept", map(json.loads, kept))
-        elif not quiet:
-            for line in _in_words(found, map(json.loads, kept)):
-                say(line)
+        _tell(found, map(json.loads, kept), as_json=as_json, quiet=quiet)
     sys.exit(3 if found["stayed"] or found["not_read_back"] else 0)
+
+
+def _tell(found: Mapping[str, Any], kept: Iterable[str], *, as_json: bool, quiet: bool) -> None:
+    """What became of the customers; those that were kept are named one by one."""
+    from streammig.cli import say
+    from streammig.cli.streams import echo_json
+
+    if as_json:
+        echo_json(found, "kept", kept)
+    elif not quiet:
+        for line in _in_words(found, kept):
+            say(line)
 
 
 def _plan(file: Checkpoint, toml: Path | None) -> dict[str, Any]:

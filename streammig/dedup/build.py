@@ -114,8 +114,9 @@ class Build:
             found = self._sorted()
             digests = found.roster, found.repeated, self._digest.hexdigest()
             self._keep(About(
-                binding(self._token, self._policy), self.key.hex(), tuple(self._reasons), found.owners, found.uniques,
-                found.duplicates, digests, self._made_by,
+                binding=binding(self._token, self._policy), key=self.key.hex(), reasons=tuple(self._reasons),
+                owners=found.owners, uniques=found.uniques, duplicates=found.duplicates, digests=digests,
+                made_by=self._made_by,
             ))  # fmt: skip
         except (OSError, ValueError) as error:
             raise MachineFault(*fault(self._folder, error)) from None

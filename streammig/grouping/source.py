@@ -139,7 +139,10 @@ class GroupedSource(Source):
 
     def _job(self, folder: Path) -> Job:
         names = [Path(mark["file"]).name for mark in self.rows.fingerprints()]
-        return Job(self.rows, self._mapping, self.stage, folder, self._limit, self._export(), self._mark, names)
+        return Job(
+            source=self.rows, rows=self._mapping, stage=self.stage, folder=folder, limit=self._limit,
+            export=self._export(), made_by=self._mark, names=names,
+        )  # fmt: skip
 
     def _export(self) -> str:
         """What the work file is bound to: a moved export is the same export."""

@@ -52,13 +52,6 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         stage["fill"], stage["done"] = fill(accounts[name]), share_settled(accounts[name])
         stage["seconds_left"] = None if back or stage["state"] == "complete" else rounded(ahead.stages[name])
         stage["eta"] = iso(now + stage["seconds_left"]) if goes_on and stage["seconds_left"] is not None else None
-    missing = any(row.code == SAMPLES_MISSING for row in rows)
-    over = (
-        dry_run
-        or state in ("running", "reverting", "reverted")
-        or (state == "complete" and not missing)
-        or any(_broken_off(row, totals[row.name]) for row in rows)
-    )
     return {
         "state": state,
         "balanced": all(totals[row.name].balanced for row in rows),
@@ -76,8 +69,15 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         "next_request_in": rounded(ahead.next) if left and not pace.paused else None,
         "checkpoint": str(checkpoint.path),
         # A dry run is not resumed: its folder is for one.
-        "resume": None if over else run["context"].get("command"),
+        "resume": None if dry_run or not _resumes(state, rows, totals) else run["context"].get("command"),
     }
+
+
+def _resumes(state: str, rows: Sequence[StageRow], totals: Mapping[str, Totals]) -> bool:
+    """Whether the same command goes on with something."""
+    if state in ("running", "reverting", "reverted") or any(_broken_off(row, totals[row.name]) for row in rows):
+        return False
+    return state != "complete" or any(row.code == SAMPLES_MISSING for row in rows)
 
 
 def verified(found: Mapping[str, Any] | None) -> bool:

@@ -40,7 +40,10 @@ def kinds(checkpoint: Checkpoint) -> list[Kind]:
             field = field_of(path)
             before = groups.get((code, field))
             cause = code.removeprefix(FOLLOWS) if code.startswith(FOLLOWS) else ""
-            one = Kind(row.name, code, field, count, Path(files[source]).name, record, message, cause)
+            one = Kind(
+                stage=row.name, code=code, field=field, letters=count, file=Path(files[source]).name, record=record,
+                message=message, cause=cause,
+            )  # fmt: skip
             if before is not None:
                 one = min(one, before, key=lambda it: it.record)._replace(letters=before.letters + count)
             groups[code, field] = one

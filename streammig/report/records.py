@@ -151,7 +151,10 @@ class _Stage:
 
     def line(self, position: Position, unit: int, units: int, owner: str | None) -> Line:
         file = self._files[position.source]
-        return Line(self._name, file, position.ordinal, position.offset, unit, units, owner, NOT_READ)
+        return Line(
+            stage=self._name, file=file, record=position.ordinal, byte=position.offset,
+            unit=unit, units=units, id=owner, outcome=NOT_READ,
+        )  # fmt: skip
 
     def carried(self, line: Line, by: Carried) -> Line:
         """The line of a unit that a batch carried."""
