@@ -42,6 +42,7 @@ def target_of(
         waiting=waiting,
         answers=conditions(settings.accepted_if, settings.refused_if),
         not_there=absences(settings.not_there),
+        earlier=bool(settings.not_in or settings.since),
         judge=settings.judge,
     )
 

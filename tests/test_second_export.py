@@ -336,6 +336,17 @@ def test_a_newer_export_of_transactions_alone_lists_no_changed_customer(shell: S
     assert (ended.code, "customers that changed" in ended.err) == (0, False), ended.err
 
 
+def test_purchases_that_the_older_run_sent_are_no_difference(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 2)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    new = event("new", issued_at="2025-02-01T00:00:00Z")
+    write(shell.folder / "e2.ndjson", [{"id": "c1", "events": [new]}], lines=True)
+    since = "--since", "2025-01-01T00:00:00Z"
+    assert shell.run(target.url, "--events", "e2.ndjson", *FULL, *since).code == 0
+    looked = shell("verify", "full.checkpoint", "--all", "--json")
+    assert (looked.code, looked.document["same"]) == (0, True), looked.err
+
+
 def test_i3_a_third_export_leaves_out_what_both_older_runs_have_sent(shell: Shell, target: LocalTarget) -> None:
     export(shell.folder, 20)
     assert shell.run(target.url, *FILES, "--max-bytes", 10_000, "--first", 7).code == 10

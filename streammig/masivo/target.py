@@ -54,6 +54,7 @@ class Masivo:
     waiting: Callable[[str, float], None]
     answers: Conditions = Conditions()  # noqa: RUF009  # frozen
     not_there: tuple[Absence, ...] = NOT_THERE
+    earlier: bool = False  # whether another run has sent to the same customers before
     judge: str = "auto"  # which judge of records is wanted: compiled, python, or auto
 
     stages = STAGES
@@ -78,5 +79,5 @@ class Masivo:
         async with session:
             yield (
                 MasivoClient(session, self.clock, self.account.observe, self.answers),
-                MasivoReadBack(session, self.not_there),
+                MasivoReadBack(session, self.not_there, earlier=self.earlier),
             )
