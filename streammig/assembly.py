@@ -135,6 +135,8 @@ class Assembly:
         inputs = inputs_of(opened.sources, target, opened.mappings)
         sent = await self._sent(inputs, account.binding, opened.file if sends else None)
         inputs = narrowed(inputs, sent, settings.since, SECOND, notify)
+        if sends and (opened.file is None or reads(opened.file)):
+            notify(Judging(at_work(settings.judge)))
         fresh, indexes = await self._read_ahead(opened, inputs, reads, sends)
         file, lost = await self._begin(opened, fresh, limiter)
         file.outbox.tellable = readback.can_tell
@@ -174,7 +176,6 @@ class Assembly:
         self.stack.enter_context(nullcontext() if ask.held else locked(path, ask.command))
         fence = self.stack.enter_context(account.fence(path, ask))
         notify(CheckpointOpened(fence.run_id if fence is not None else ""))
-        notify(Judging(at_work(settings.judge)))
         marks = {name: source.fingerprints() for name, source in sources.items()}
         self.thread = self.stack.enter_context(self.executor())
         shape = shapes(settings, ask.unchecked)

@@ -90,7 +90,7 @@ def test_a_flipped_bit_in_the_index_of_states_is_refused(drained: Lives, tmp_pat
 def test_i3_i4_a_checkpoint_that_lost_its_wal_is_refused_and_can_be_finished(events: bool) -> None:
     with scratch() as folder:
         lives = Lives(folder, 7, 150, {} if events else {"events": {}})
-        assert lives.live(Fate("after", 50)).word == "killed"
+        assert lives.live(Fate("after", 70)).word == "killed"
         lives.checkpoint.with_name("run.checkpoint-wal").unlink()
         lives.checkpoint.with_name("run.checkpoint-shm").unlink()
         before = lives.checkpoint.read_bytes()

@@ -59,7 +59,11 @@ def test_a_run_that_ends_with_a_parked_batch_leads_to_resolve(shell: Shell, targ
     status = shell("status", "migration.checkpoint", "--json")
     (entry,) = status.document["undecided"]
     assert entry.pop("since").endswith("Z")
-    assert entry == {"stage": "events", "batch": 1, "records": 4, "units": 4, "state": "parked"}
+    known = "nothing of it can be read back, so it is parked for you to decide"
+    assert entry == {
+        "stage": "events", "batch": 1, "records": 4, "units": 4, "state": "parked", "answer": "connection-lost",
+        "known": known,
+    }  # fmt: skip
     words = shell("status", "migration.checkpoint").out
     assert "  streammig resolve migration.checkpoint 1 --stage events\n" in words
     assert status.document["state"] == "complete"

@@ -537,10 +537,10 @@ def test_a_defect_says_where_it_is_and_no_value(
 ) -> None:
     from streammig.run import Run
 
-    async def broken(self: Any, name: str) -> Any:
+    async def broken(self: Run) -> bool:
         raise KeyError("anna@example.org")
 
-    monkeypatch.setattr(Run, "prepare", broken)
+    monkeypatch.setattr(Run, "run", broken)
     write(shell.folder / "e.json", [customer("c1")])
     ended = shell.run(target.url, "--customers", "e.json", "--json")
     assert (ended.code, ended.document["error"]["code"]) == (1, "defect")
