@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from streammig.model import (
     Tally,
 )
 from streammig.ratelimit import parse_limits
+from streammig.report import live
 from streammig.report.document import document, iso
 from streammig.report.live import JsonLines, Lines, watching
 from streammig.report.progress import Pace, share_settled
@@ -141,6 +143,35 @@ def test_a_log_has_a_line_of_sums_a_minute_each_with_its_time() -> None:
         "2023-11-14T22:15:20Z customers: 74.4% done, 13,000 customers accepted, 33 dead, 11 requests",
     ]
     assert "\x1b" not in log.stream.getvalue()
+
+
+def test_a_log_has_its_line_a_minute_also_in_a_wait_of_hours() -> None:
+    log = Log()
+    log.tell(StageBegan("customers", Account(Place(0, 200), (1000,), 2000, 2000)))
+    log.tell(Waiting("limit", "the limit 25/1h of migration requests is used up", 3_000.0))
+    for _ in range(150):
+        log.now += 1
+        log.tell.look()
+    assert log.lines[2:] == [
+        "2023-11-14T22:14:20Z customers: 20.0% done, 2,000 customers accepted, 0 requests",
+        "2023-11-14T22:15:20Z customers: 20.0% done, 2,000 customers accepted, 0 requests",
+    ]
+
+
+def test_a_log_looks_by_itself_whether_its_line_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOOK", 0.001)
+    monkeypatch.setattr(live, "EVERY", 0.002)
+    said = threading.Event()
+
+    class Told(io.StringIO):
+        def write(self, text: str) -> int:
+            if "customers accepted" in text:
+                said.set()
+            return super().write(text)
+
+    with watching(Told(), Output()) as tell:
+        tell(StageBegan("customers", Account(Place(0, 200), (1000,), 2000, 2000)))
+        assert said.wait(60)
 
 
 def test_a_log_ends_a_stage_with_its_sums_and_tells_the_time_left_of_the_whole_job() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 EVERY = 60.0  # seconds between two lines of sums in a log
+LOOK = 1.0  # seconds between two looks whether a line is due
 REPEATED = 30.0  # seconds in which a wait of the same kind is told once
 MARGIN = 3  # columns left free: a terminal that echoes ^C must not break a line
 
@@ -41,7 +43,8 @@ def watching(stream: TextIO, output: Output) -> Iterator[Notify]:
         with _bars(stream) as bars:
             yield bars
     else:
-        yield Lines(stream)
+        with _by_the_minute(Lines(stream)) as lines:
+            yield lines
 
 
 class JsonLines:
@@ -70,19 +73,28 @@ class Lines:
         self._watch = Watch(clock)
         self._said = clock()
         self._waits: dict[str, float] = {}  # when each was last said
+        self._lock = threading.Lock()
 
     def __call__(self, notice: Notice) -> None:
-        self._watch.hear(notice)
-        now = self._clock()
-        if isinstance(notice, StageBegan):
-            self._said = now
-        elif self._watch.stage and (isinstance(notice, StageEnded) or now - self._said >= EVERY):
-            self._said = now
+        with self._lock:
+            self._watch.hear(notice)
+            if isinstance(notice, StageBegan):
+                self._said = self._clock()
+            self._sums(now=isinstance(notice, StageEnded))
+            if isinstance(notice, DeadLettered) or (isinstance(notice, Waiting) and self._repeats(notice)):
+                return  # dead letters are among the sums
+            if text := notice.text():
+                self._print(text)
+
+    def look(self) -> None:
+        """Print the sums where a minute is over, also while nothing happens: a wait may last for hours."""
+        with self._lock:
+            self._sums()
+
+    def _sums(self, now: bool = False) -> None:
+        if self._watch.stage and (now or self._clock() - self._said >= EVERY):
+            self._said = self._clock()
             self._print(self._watch.line())
-        if isinstance(notice, DeadLettered) or (isinstance(notice, Waiting) and self._repeats(notice)):
-            return  # dead letters are among the sums
-        if text := notice.text():
-            self._print(text)
 
     def _print(self, text: str) -> None:
         print(f"{iso(self._clock())} {text}", file=self._stream, flush=True)
@@ -94,6 +106,24 @@ class Lines:
             return True
         self._waits[waiting.code] = now
         return False
+
+
+@contextmanager
+def _by_the_minute(lines: Lines) -> Iterator[Lines]:
+    """The same lines, with a thread that looks whether the sums are due: between two notices nothing else would."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK):
+            lines.look()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield lines
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
