@@ -417,6 +417,7 @@ def check(tab: Tab, url: str, name: str) -> None:
             Path(PICTURES, f"{name}-{width}-{scheme}.png").write_bytes(tab.picture())
     tree = tab.call("Accessibility.getFullAXTree")["nodes"]
     pictures = [node for node in tree if node.get("role", {}).get("value") == "image"]
+    assert pictures
     assert all(node["name"]["value"] for node in pictures)
     assert [node for node in tree if node.get("role", {}).get("value") == "status"]
 

@@ -64,6 +64,15 @@ def test_a_night_on_which_the_clocks_are_set_ends_when_they_say_so(day: str, hou
     assert (parsed("21:00-07:00").until(begin) - begin) / 3600 == hours
 
 
+@pytest.mark.parametrize(("day", "hours"), [("2026-03-28", 9), ("2026-10-24", 11), ("2026-11-20", 10)])
+def test_the_time_left_knows_how_long_such_a_night_is(day: str, hours: int) -> None:
+    begin, over = at(f"{day}T21:00"), 30
+    left = [Leg(hours * 60 + over)]
+    end = forecast(left, parse_limits("1/60s", {}), Starts(), begin, 0.1, 4, parsed("21:00-07:00")).ends[0]
+    next_night = at(f"{datetime.date.fromisoformat(day) + datetime.timedelta(days=1)}T21:00")
+    assert end == pytest.approx(next_night + over * 60, abs=180)
+
+
 def test_the_next_change_is_told_over_a_week_and_never_where_nothing_changes() -> None:
     assert parsed("Mon 10:00-11:00").until(at("2026-11-23T11:00")) == at("2026-11-30T10:00")
     assert parsed("10:00-11:00; else 100%").until(at("2026-11-23T09:00")) == math.inf

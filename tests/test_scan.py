@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -10,7 +11,11 @@ from typing import Any
 
 import pytest
 
+from streammig.model import Place
 from streammig.sandbox.local import LocalTarget
+from streammig.scan.progress import Pace
+from streammig.sources import open_source, parse_input
+from streammig.telemetry import Notice, Waiting
 from tests.commands import Called, Shell, sandbox, write
 from tests.sandbox_caller import OTHER_REWARD, customer, lot, transaction
 
@@ -40,6 +45,31 @@ def run(shell: Shell, target: LocalTarget, text: str = "", *more: str) -> Called
 
 def requests(target: LocalTarget) -> dict[str, Any]:
     return {name: count for name, count in target.ledger()["requests"].items() if name != "auth"}
+
+
+# -- how far it is ---------------------------------------------------------------------------------------------------
+
+
+def test_a_scan_tells_its_share_its_speed_and_when_it_ends_over_all_files_at_most_once_a_second(tmp_path: Path) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path in files:
+        path.write_text(json.dumps([{"id": path.name[0] * 400_000}]))
+    source = open_source([parse_input(str(path)) for path in files])
+    now, told = [100.0], list[Notice]()
+
+    async def main() -> None:
+        tell = Pace(told.append, lambda: now[0]).telling("scanning the customers once", source)
+        for file, offset in ((0, 0), (0, 200_000), (1, 100_000), (1, 150_000)):
+            tell(Place(file, offset))
+            now[0] += 0.9
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    said = [(it.reason, it.seconds and round(it.seconds, 1)) for it in told if isinstance(it, Waiting)]
+    assert said == [
+        ("scanning the customers once: 0%", None),
+        ("scanning the customers once: 62%, 0.3 MB/s", 1.1),
+    ]
 
 
 # -- owners in several records of a once-only stage ------------------------------------------------------------------

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import configparser
-import re
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from streammig.cli.service import Service
 from streammig.settings import Settings
@@ -81,8 +81,10 @@ def test_the_unit_and_the_job_start_again_what_the_page_says_and_leave_time_to_d
     stay = set(service["RestartPreventExitStatus"].split()) | set(service["SuccessExitStatus"].split()) | {"0"}
     assert stay == {code for code, again in said.items() if not again}
     assert service["Restart"] == "on-failure"
-    job = (GUIDE / "streammig-job.yaml").read_text()
-    (values,) = re.findall(r"values: \[(.*)\]", job)
-    assert set(values.split(", ")) == stay - {"0", "130"}  # a pod that is moved is stopped, and another one goes on
-    (grace,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", job)
-    assert Settings().drain_time < min(int(service["TimeoutStopSec"]), int(grace))
+    volume, job = yaml.safe_load_all((GUIDE / "streammig-job.yaml").read_text())
+    fails = [it for it in job["spec"]["podFailurePolicy"]["rules"] if it["action"] == "FailJob"]
+    values = {str(code) for it in fails for code in it["onExitCodes"]["values"]}
+    assert values == stay - {"0", "130"}  # a pod that is moved is stopped, and another one goes on
+    pod = job["spec"]["template"]["spec"]
+    assert [it["persistentVolumeClaim"]["claimName"] for it in pod["volumes"]] == [volume["metadata"]["name"]]
+    assert Settings().drain_time < min(int(service["TimeoutStopSec"]), pod["terminationGracePeriodSeconds"])
