@@ -174,6 +174,11 @@ def test_a_log_looks_by_itself_whether_its_line_is_due(monkeypatch: pytest.Monke
         assert said.wait(60)
 
 
+def test_a_terminal_that_can_not_draw_a_line_again_gets_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert "Z customers: going on at record 11" in shown(Terminal(), StageBegan("customers", Account(END)))
+
+
 def test_a_log_ends_a_stage_with_its_sums_and_tells_the_time_left_of_the_whole_job() -> None:
     log = Log()
     later = Account(expected=Expected(10.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 EVERY = 60.0  # seconds between two lines of sums in a log
 LOOK = 1.0  # seconds between two looks whether a line is due
 REPEATED = 30.0  # seconds in which a wait of the same kind is told once
+WITHOUT_BARS = ("dumb", "unknown")  # terminals that can't draw a line again
 MARGIN = 3  # columns left free: a terminal that echoes ^C must not break a line
 
 
@@ -39,7 +41,7 @@ def watching(stream: TextIO, output: Output) -> Iterator[Notify]:
         yield JsonLines(stream)
     elif output.quiet:
         yield ignore
-    elif stream.isatty():
+    elif stream.isatty() and os.environ.get("TERM", "") not in WITHOUT_BARS:
         with _bars(stream) as bars:
             yield bars
     else:
