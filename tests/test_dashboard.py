@@ -286,7 +286,10 @@ async def test_the_page_is_small_needs_no_network_and_holds_no_name_no_email_no_
     for secret in ("Aurelia", "@", KEY, "c1"):
         assert secret not in text.replace("@media", "")
     for told in (
-        "bad-email",
+        '<th scope="row">bad-email</th><td>email</td>',
+        "customers: units accepted over time",
+        "customers: requests by their answer over time",
+        "customers: how long answers took over time",
         "throttled 429",
         "parked",
         "can be read back",

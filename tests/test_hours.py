@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -14,11 +15,12 @@ from streammig.errors import TooManyDead, Unusable
 from streammig.model import Tally
 from streammig.ratelimit import AccountState, Hours, RateLimiter, Starts, parse_hours, parse_limits, part_of
 from streammig.report.forecast import Leg, forecast
-from streammig.telemetry import Notice, Steered, Waiting
+from streammig.telemetry import Notice, Sending, Steered, Waiting
 from tests.commands import Shell, sandbox, write
 from tests.problems import raises
 from tests.sandbox_caller import customer
 from tests.virtual import Inline, VirtualClock, run_virtual
+from tests.world import new_world, write_export
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHTS = "Mon-Fri 21:00-07:00; else 20%"
@@ -136,6 +138,24 @@ def test_requests_keep_to_the_hours_and_the_time_left_is_true_before_the_first_o
     assert all(hours.share(moment) for moment in made)
     closed = {notice.code for notice in told if isinstance(notice, Waiting)} & {"hours"}
     assert closed or any(isinstance(notice, Steered) for notice in told)
+
+
+@pytest.mark.slow
+def test_a_whole_run_keeps_to_its_share_of_the_limits_and_to_its_hours(memory: Path) -> None:
+    made: list[float] = []
+
+    async def main() -> None:
+        world = new_world(memory, 4, 200)
+        write_export(memory, 200, world.rng)
+        world.settings |= {"limits": "1/5s", "budget_share": 0.5, "hours": "23:00-24:00", "hours_zone": "UTC"}
+        world.settings |= {"max_bytes": 10_000}
+        world.watch = lambda it: made.append(world.clock.time()) if isinstance(it, Sending) else None
+        assert await world.live() is True
+
+    run_virtual(main())
+    assert len(made) > 10
+    assert {datetime.datetime.fromtimestamp(at, datetime.UTC).hour for at in made} == {23}
+    assert min(after - before for before, after in pairwise(made)) > 9.5
 
 
 @pytest.mark.parametrize(
