@@ -130,10 +130,30 @@ def test_a_webhook_is_tried_again_while_it_may_do_better_and_never_for_ever(
     assert [it["event"] for it in told] == ["stage-done", "finished"][not arrives :]
     assert all(ABOUT.items() <= it.items() for it in told)
     assert pauses == [1.0, 2.0, 4.0, 8.0][: len(answers) if arrives else len(answers) - 1]
-    announcer(Warned("x", "the next notice"))
-    said = [it.warning for it in warned if isinstance(it, Warned) and it.code == "event-not-told"]
+    assert isinstance(warned[-1], RunEnded)
+    said = [it.warning for it in warned if isinstance(it, Warned)]
     assert bool(said) == (not arrives)
     assert not any("secret-path" in text for text in said)
+
+
+def test_that_the_end_of_a_run_could_not_be_told_is_a_warning_of_that_run(
+    hook: tuple[str, list[dict[str, Any]], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _, answers = hook
+    answers += [404]
+    monkeypatch.setattr(announce, "LAST_WORD", 0.2)
+    for command, address, why in [
+        ("", url, "it answered 404"),
+        ("exit 3", "", "ended with 3 for finished"),
+        ("exec sleep 600", "", "not all events"),
+    ]:
+        told: list[Notice] = []
+        environment = {"PATH": "/usr/bin:/bin", "PWD": str(tmp_path)}
+        Announcer(command, address, environment, ABOUT, told.append)(RunEnded(0, None))
+        warning, end = told
+        assert isinstance(warning, Warned)
+        assert (warning.code, why in warning.warning) == ("event-not-told", True)
+        assert isinstance(end, RunEnded)
 
 
 @pytest.mark.slow
@@ -151,7 +171,6 @@ def test_a_command_that_hangs_holds_nobody_and_is_killed_with_what_it_started(
     child = until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().strip(), "the child runs")
     until(lambda: _gone(child), "the child is killed")
     announcer(RunEnded(0, None))
-    announcer(Warned("x", "the next notice"))
     assert any(isinstance(it, Warned) and it.code == "event-not-told" for it in warned)
 
 
@@ -170,6 +189,7 @@ def test_a_real_run_and_the_commands_after_it_tell_a_command_without_the_key_or_
             target.url, "--customers", "c.json", "--on-event", "env >> environment; cat >> told; echo >> told; exit 3"
         )
         assert ended.code == 0
+        assert "ended with 3 for finished" in ended.err
         for command in ("verify", "retry"):
             assert shell(command, shell.checkpoint, "--on-event", "cat >> told; echo >> told").code == 0
     told = [json.loads(line) for line in (shell.folder / "told").read_text().splitlines()]

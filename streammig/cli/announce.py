@@ -32,7 +32,7 @@ class Announcer:
     """A `Notify` in front of another one, which also tells the events among the notices.
 
     `environment` is that of the command to call; `about` is told with each event, and has the name of the streammig
-    command. A failure becomes a warning at the next notice. Behind `RunEnded` all is told, and no failure any more.
+    command. A failure becomes a warning at the next notice. `RunEnded` itself is passed on behind all that is told.
     """
 
     def __init__(
@@ -54,20 +54,22 @@ class Announcer:
         self._thread.start()
 
     def __call__(self, notice: Notice) -> None:
-        with suppress(queue.Empty):
-            while True:
-                self._notify(Warned("event-not-told", self._failed.get_nowait()))
-        self._notify(notice)
         with self._lock:
             self._put(self._events.hear(notice))
         if isinstance(notice, RunEnded):
             self._end()
+        with suppress(queue.Empty):
+            while True:
+                self._notify(Warned("event-not-told", self._failed.get_nowait()))
+        self._notify(notice)
 
     def _end(self) -> None:
         """Wait a little until all is told."""
         with suppress(queue.Full):
             self._queue.put_nowait(None)
         self._thread.join(LAST_WORD)
+        if self._thread.is_alive():
+            self._failed.put(f"not all events could be told within {LAST_WORD:.0f} s of the end")
         _kill(self._child)
 
     def _put(self, events: list[Event]) -> None:
