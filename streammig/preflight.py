@@ -82,7 +82,7 @@ class Preflight:
         customer that somebody has moved by hand, or one that occurs twice in an export that was not scanned."""
         seen: list[Seen] = []
         self.context.notify(
-            Waiting("preflight", f"looking whether the first {name} to be sent are at the target already")
+            Waiting("preflight", f"looking whether the first {name} are at the target already")
         )
         for record in records:
             seen += await self.reads.at_last(name, [record])

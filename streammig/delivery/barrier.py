@@ -64,7 +64,7 @@ class Barrier:
         # A wall clock that was set back by an hour must not make this wait an hour longer.
         rest = min(settled + times.settle - self.context.now(), times.settle)
         if rest > 0:
-            why = f"{stage} are accepted; the target is given time to apply them"
+            why = f"the target gets time to apply the {stage}"
             self.context.notify(Waiting("settling", why, rest))
             await self.context.pause(rest)
 
