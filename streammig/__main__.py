@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN = 0.05  # seconds
 
 
 class Stopped(KeyboardInterrupt):
@@ -21,6 +24,7 @@ def main() -> None:
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # which is what nohup asks for
             signal.signal(number, _stop)
+    sys.unraisablehook = _unheard
     try:
         from streammig.cli import main as cli  # this takes 0.2 s, and a signal must already count
 
@@ -35,6 +39,14 @@ def main() -> None:
 
 def _stop(*_: object) -> None:
     raise Stopped
+
+
+def _unheard(it: sys.UnraisableHookArgs) -> None:
+    """A signal that came where Python hears no exception, as within a finalizer, comes again a moment later."""
+    if isinstance(it.exc_value, Stopped):
+        threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(it)
 
 
 if __name__ == "__main__":

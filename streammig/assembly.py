@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -40,7 +40,7 @@ from streammig.sources.source import Source
 from streammig.stages import STAGES
 from streammig.target import Client, ReadBack, Target
 from streammig.targets import at_work, rule_options, target_of
-from streammig.telemetry import CheckpointOpened, Judging, Waiting, Warned
+from streammig.telemetry import CheckpointOpened, Judging, Waiting, Warned, ignore
 
 SECOND = Second(second.OWNERS, second.COUNTED, second.issued, second.profile, second.profile_hash)
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class Assembly:
             store=self._store(file, fence),
             lookup=self._opened_to_read(file.path),
             thread=self.thread,
-            left=sent.left if sent is not None else None,
+            left=[it.left for it in sent],
             balanced=settings.balances == "dead-letter",
         )
         times = Times(settings.settle_time if target.queued else 0.0, settings.visible_time)
@@ -265,24 +265,38 @@ class Assembly:
 
     async def _sent(
         self, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], newer: Checkpoint | None
-    ) -> Sent | None:
-        """What the older run that the settings name has left at the target, for the `newer` one that sends."""
+    ) -> list[Sent]:
+        """What the older run that the settings name has left at the target, for the `newer` one that sends; and what
+        that run has left out in turn, for an even older one had sent it."""
         call, notify = self.call, self.context.notify
-        if not call.settings.not_in:
-            return None
-        path, mine = Path(call.settings.not_in), Path(call.settings.checkpoint)
-        held_by_run(path)
-        file = self._opened_to_read(path)
-        refuse_stale(path, call.state_dir, file.run["id"], file.run["tick"])
-        settings, folder = from_checkpoint(path, file.run["context"], None)
-        older = Older(file, replace(call, settings=settings, folder=folder).inputs(self.context, file.run["started"]))
-        older.check(binding if call.ask.dry_run is None else file.run["binding"], newer)
-        notify(Waiting("older-run", f"reading what {path} has left at the target"))
-        list_of = mine.with_name(mine.name + ".not-in")
-        sent = await self._reading(lambda _: make(list_of, older, inputs, SECOND, notify))
-        self.stack.callback(sent.left.close)
-        self.stack.callback(sent.places.close)
-        return sent
+        found: list[Sent] = []
+        chain = list(self._older_runs())
+        for at, (path, file) in reversed(list(enumerate(chain))):
+            held_by_run(path)
+            refuse_stale(path, call.state_dir, file.run["id"], file.run["tick"])
+            settings, folder = from_checkpoint(path, file.run["context"], None)
+            inputs_then = replace(call, settings=settings, folder=folder).inputs(self.context, file.run["started"])
+            older = Older(file, narrowed(inputs_then, found, settings.since, SECOND, ignore))
+            older.check(binding if call.ask.dry_run is None else file.run["binding"], newer)
+            notify(Waiting("older-run", f"reading what {path} has left at the target"))
+            list_of = Path(f"{call.settings.checkpoint}{f'.before-{at}' if at else ''}.not-in")
+            sent = await self._reading(partial(make, list_of, older, inputs, SECOND, notify))
+            self.stack.callback(sent.left.close)
+            self.stack.callback(sent.places.close)
+            found.append(sent)
+        return found
+
+    def _older_runs(self) -> Iterator[tuple[Path, Checkpoint]]:
+        """The checkpoint that `not_in` names, opened to read, then the one that this run left out, and so on."""
+        name, known = self.call.settings.not_in, set[str]()
+        while name:
+            path = Path(name)
+            file = self._opened_to_read(path)
+            if file.run["id"] in known:
+                break  # renamed files name each other
+            known.add(file.run["id"])
+            yield path, file
+            name = from_checkpoint(path, file.run["context"], None)[0].not_in
 
     def _store(self, file: Checkpoint, fence: Fence | None) -> Store:
         writer = CheckpointWriter(file, self.stack.enter_context(self.executor()), fence)

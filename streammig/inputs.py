@@ -128,7 +128,7 @@ class Reading:
     store: Store
     lookup: Checkpoint  # the same file, opened to read, for the thread
     thread: Executor
-    left: Left | None = None  # what an older run has left at the target
+    left: Sequence[Left] = ()  # what older runs have left at the target
     balanced: bool = False  # whether a once-only stage is left without records that do not add up for their owner
 
     async def read(self, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
@@ -146,7 +146,7 @@ class Reading:
         if name == self.owners:
             return rules if index is None else WithoutRepeated(rules, partial(repeated, index))
         undecided = await self.undecided()
-        elsewhere = self.owners in self.indexes or self.left is not None
+        elsewhere = self.owners in self.indexes or bool(self.left)
         if undecided or elsewhere or await self.store.read(Checkpoint.has_absent):
             rules = WithOwners(rules, self.absent(undecided), sealed)
         if index is not None:
@@ -158,8 +158,8 @@ class Reading:
     def absent(self, undecided: frozenset[str]) -> Absent:
         """Which customers will not be at the target, or, if they are `undecided`, may not be."""
         known: Absent = partial(absent, self.indexes.get(self.owners), self.lookup)
-        if self.left is not None:
-            known = partial(absent_but_left, known, self.left, self.owners)
+        for left in self.left:
+            known = partial(absent_but_left, known, left, self.owners)
         return partial(absent_or_undecided, known, undecided)
 
     async def undecided(self) -> frozenset[str]:

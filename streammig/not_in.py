@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from streammig.batching import cut
 from streammig.batching.body import part_of
@@ -30,6 +31,7 @@ SENT_BEFORE, BEFORE_SINCE = "sent-before", "before-since"  # the filters
 
 CHANGED = ".changed.ndjson"  # the end of the name of the file with the customers that changed
 
+T = TypeVar("T")
 Issued = Callable[[bytes], Sequence[float]]
 """When each unit of a record was issued, in seconds since the epoch."""
 
@@ -74,7 +76,7 @@ CREATE TABLE missing (owner BLOB PRIMARY KEY) WITHOUT ROWID"""
         rows = self.rows("SELECT binding FROM made")
         return str(rows[0][0]) if rows else ""
 
-    def make(self, binding: str, older: Older, places: Work, second: Second) -> None:
+    def make(self, binding: str, older: Older, places: Work, second: Second, stopped: Callable[[], bool]) -> None:
         """Fill it from the older run's export: the owners of each stage, but of the counted stage the latest moment.
         Raises `Unusable` where the export does not tell what was sent."""
         latest, salt = 0.0, older.file.run["salt"]
@@ -86,7 +88,7 @@ CREATE TABLE missing (owner BLOB PRIMARY KEY) WITHOUT ROWID"""
             letters = {batch.seq for batch in older.file.accepted(stage) if batch.letters}
             missed = older.file.beside(stage, MISSED) if stage == second.owners else ()
             lost = {it.seq: it.ranges for it in missed}
-            for item in older.passage(stage, places).items():
+            for item in _until(stopped, older.passage(stage, places).items()):
                 units[item.seq] += item.record.tally.units
                 if stage == second.counted:
                     latest = max(latest, *second.issued(item.record.body))
@@ -281,43 +283,49 @@ def held_by_run(path: Path) -> None:
 
 
 class Sent(NamedTuple):
-    """What an older run left at the target: by owner (`left`), by place (`places`), and the stages of unchanged files
-    (`same`). `filtered` tells the customers that it left out."""
+    """What an older run left at the target: by owner (`left`), and by place (`places`) in the files of its `inputs`.
+    `filtered` tells the customers that it left out."""
 
     left: Left
     places: Work
-    same: frozenset[str]
+    inputs: Mapping[str, StageInput]
     filtered: Absent
 
 
-def make(path: Path, older: Older, newer: Mapping[str, StageInput], second: Second, notify: Notify) -> Sent:
-    """What an older run left at the target, in the file at `path` and one beside it.
+def make(
+    path: Path,
+    older: Older,
+    newer: Mapping[str, StageInput],
+    second: Second,
+    notify: Notify,
+    stopped: Callable[[], bool],
+) -> Sent:
+    """What an older run left at the target, in the file at `path` and one beside it; `CancelledError` where stopped.
 
     Files that were made for the same run and exports are used as they are. Customers that changed since are written to
     a file beside them, and a warning gives their number.
     """
     left, places, binding = Left(path), Work(path.with_name(path.name + ".places")), older.binding(newer)
     places.begin(binding, {name: list(older.file.accepted(name)) for name in older.inputs})
-    same = frozenset(name for name, it in older.inputs.items() if name in newer and _alike(it, newer[name]))
     if left.made_of() != binding:
         where = path.with_suffix(CHANGED)
         with left.transaction():  # it is made when both files are
-            left.make(binding, older, places, second)
-            changed = _changed(where, left, newer[second.owners], second) if second.owners in newer else 0
+            left.make(binding, older, places, second, stopped)
+            changed = _changed(where, left, newer[second.owners], second, stopped) if second.owners in newer else 0
         if changed:
             said = f"customers that changed since the older run: {changed:,}; they can't be migrated again"
             notify(Warned("customers-changed", f"{said}. For the target's own update call they are in {where}"))
-    return Sent(left, places, same, older.file.filtered_owners)
+    return Sent(left, places, older.inputs, older.file.filtered_owners)
 
 
 def _alike(older: StageInput, newer: StageInput) -> bool:
     return comparable(older.source.fingerprints()) == comparable(newer.source.fingerprints())
 
 
-def _changed(path: Path, left: Left, it: StageInput, second: Second) -> int:
+def _changed(path: Path, left: Left, it: StageInput, second: Second, stopped: Callable[[], bool]) -> int:
     """Write the profiles of customers that are at the target with another profile; returns how many. Without any there
     is no file."""
-    lines = _profiles(left, it, second)
+    lines = _until(stopped, _profiles(left, it, second))
     first = next(lines, None)
     if first is None:
         if path.exists() and _is_ours(path):
@@ -329,6 +337,13 @@ def _changed(path: Path, left: Left, it: StageInput, second: Second) -> int:
             out.write(line + b"\n")
             found += 1
     return found
+
+
+def _until(stopped: Callable[[], bool], items: Iterable[T]) -> Iterator[T]:
+    for it in items:
+        if stopped():
+            raise asyncio.CancelledError
+        yield it
 
 
 def _profiles(left: Left, it: StageInput, second: Second) -> Iterator[bytes]:
@@ -355,22 +370,22 @@ def _is_ours(path: Path) -> bool:
 
 
 def narrowed(
-    inputs: Mapping[str, StageInput], sent: Sent | None, since: str, second: Second, notify: Notify
+    inputs: Mapping[str, StageInput], sent: Sequence[Sent], since: str, second: Second, notify: Notify
 ) -> dict[str, StageInput]:
-    """The inputs, without what an older run left at the target, and without what was issued before `since`."""
+    """The inputs, without what older runs left at the target, and without what was issued before `since`."""
     found = dict(inputs)
     moment = parse_since(since) if since else 0.0
     for name, it in inputs.items():
-        if name != second.counted:
-            found[name] = it._replace(rules=WithoutLeft(it.rules, name, sent.left)) if sent is not None else it
-            continue
-        rules = Since(it.rules, moment, second.issued) if since else it.rules
-        if sent is not None and name in sent.same:
-            rules = WithoutSent(rules, name, sent.places, sent.filtered)
-        elif sent is not None and sent.left.latest and moment <= sent.left.latest:
-            latest = datetime.fromtimestamp(sent.left.latest, UTC).isoformat(timespec="seconds")
-            said = f"{name} up to {latest} were sent by the older run: those in both exports will be there twice"
-            notify(Warned("events-overlap", f"{said}. Name a later moment with --since"))
+        rules = Since(it.rules, moment, second.issued) if since and name == second.counted else it.rules
+        for each in sent:
+            if name != second.counted:
+                rules = WithoutLeft(rules, name, each.left)
+            elif name in each.inputs and _alike(each.inputs[name], it):
+                rules = WithoutSent(rules, name, each.places, each.filtered)
+            elif each.left.latest and moment <= each.left.latest:
+                latest = datetime.fromtimestamp(each.left.latest, UTC).isoformat(timespec="seconds")
+                said = f"{name} up to {latest} were sent by the older run: those in both exports will be there twice"
+                notify(Warned("events-overlap", f"{said}. Name a later moment with --since"))
         found[name] = it._replace(rules=rules)
     return found
 

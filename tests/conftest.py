@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +26,12 @@ def judge(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     """Commands, called in this process, in a folder of their own."""
     return Shell(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory, where there is one: for what writes much, and proves nothing of the disk."""
+    there = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(dir=there if there.is_dir() else None))
+    yield folder
+    shutil.rmtree(folder)

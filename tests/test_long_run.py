@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,15 +23,6 @@ LOG, START = 1_000, 3_000  # bytes of either form of the log: for each request, 
 CHECKPOINT = 1_000  # bytes of the checkpoint for each request
 STATE = 300_000  # bytes of the state folder
 KEPT = {"run.checkpoint", "run.checkpoint.lock", "run.checkpoint.outbox", "state"}
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A folder in memory, where there is one: the disk is not what is proven here."""
-    there = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(dir=there if there.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def names_in(folder: Path) -> set[str]:

@@ -65,6 +65,7 @@ def written(path: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_key_that_occurs_twice_among_millions_is_found_and_no_other(tmp_path: Path) -> None:
     count = share(5_000) * STEP
     source = open_source([parse_input(written(tmp_path / "c.ndjson"))])

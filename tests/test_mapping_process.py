@@ -76,7 +76,15 @@ def test_a_mapping_that_ends_the_reader_process_ends_the_run_with_2_and_one_that
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stream", "redirect"), [("stdout", "| true"), ("stderr", "2>&-"), ("stderr", "2>/dev/full")])
+@pytest.mark.parametrize(
+    ("stream", "redirect"),
+    [
+        ("stdout", "| true"),
+        ("stderr", "2>&-"),
+        ("stderr", "2>/dev/full"),
+        ("a reader of the log that ends", "2> >(head -c1 >/dev/null)"),
+    ],
+)
 def test_a_stream_that_is_gone_does_not_change_the_exit_code_of_a_run(shell: Shell, stream: str, redirect: str) -> None:
     bad = [customer("c-1"), customer("c-2", email="no address")]
     write(shell.folder / "c.json", bad)

@@ -322,3 +322,20 @@ def test_i7_500_requests_go_through_a_target_that_enforces_just_those_limits_wit
     assert requests["201"] >= 500
     assert requests == {"201": requests["201"]}
     assert ledger["violations"]["count"] == 0
+
+
+def test_a_signal_that_comes_within_a_finalizer_stops_the_process_too(tmp_path: Path) -> None:
+    lines = """
+import os, signal, sys, types, weakref
+from streammig.__main__ import main
+class Thing: ...
+def cli():
+    thing = Thing()
+    kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del thing
+    signal.pause()
+sys.modules["streammig.cli"] = types.SimpleNamespace(main=cli)
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (130, b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streammig.batching.base import Batcher, BatchLimits, Buried, OpenBatch, Sealing
+from streammig.columns import Chunk
 from streammig.model import Progress, Range, Record
 
 
@@ -27,6 +28,15 @@ class BestFit(Batcher):
         self._open: dict[OpenBatch, None] = {}
         self._homes: dict[str, OpenBatch] = {}
         self._held = 0
+
+    def _take(self, chunk: Chunk) -> list[Sealing]:
+        if not self.only_sizes:
+            return self._one_by_one(chunk)
+        out: list[Sealing] = []
+        for record in chunk.records():
+            self._place(record, out)
+            self._tidy(out)
+        return out
 
     def _place(self, record: Record, out: list[Sealing]) -> None:
         if record.inner is None:

@@ -28,7 +28,8 @@ class Outline:
 
     `owners` and `uniques` are hashes one behind the other, empty where no two rows can share one. `inner` has two
     numbers for each row that has a list of units. `bounds` has two for each unit of a list that a request's bytes may
-    split: its units have more than `mean` bytes. Where units split a list, it does not matter how long each is.
+    split: its units have more than `mean` bytes. Where units split a list, it does not matter how long each is. Without
+    a `mean` none is split.
     """
 
     source: int
@@ -127,7 +128,7 @@ class Outlined(Chunk):
 
     def _body(self, row: int) -> bytes:
         outline, at, size, units = self._outline, self._rows[row], self._sizes[row], self.columns.units[row]
-        if not self.columns.inner or units < 2:
+        if not self.columns.inner or units < 2 or outline.mean == inf:
             return bytes(size)
         begin, end = self.columns.inner[row]
         if outline.has_bounds(size, units):

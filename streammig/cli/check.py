@@ -127,14 +127,11 @@ def _check(
     output: Output,
     hire: Callable[[int], Workers | None],
 ) -> int:
-    from importlib.metadata import version
-
-    from streammig.check.plan import disk, paces, plan
     from streammig.check.text import in_words
     from streammig.check.work import Check
     from streammig.cli.runtime import driven
     from streammig.context import until_stopped
-    from streammig.migration import PRESETS, Ask, Migration, one_thread
+    from streammig.migration import Ask, Migration, one_thread
     from streammig.planned import keep_plan
     from streammig.report.live import watching
 
@@ -152,14 +149,7 @@ def _check(
     if done is None:
         say("Stopped on request: nothing was sent.")
         return STOPPED
-    told = {
-        "target": settings.base_url,
-        "version": version("streammig"),
-        "files": check.files(),
-        "unreadable": [it.json() for it in refused],
-        "at_target": done.at_target,
-        "plan": plan(check.stages, paces(settings, PRESETS), done.readable, disk(settings, inputs), time.time()),
-    }
+    told = _told(settings, check, refused, done)
     if not (refused or begun) and len(check.stages) == len(inputs):
         with suppress(OSError):  # a run without it plans by what it reads first
             keep_plan(settings, inputs, {it.name: it.requests for it in check.stages})
@@ -175,6 +165,23 @@ def _check(
     for problem in (*outputs.failed, *refused):
         code = fail(problem)
     return code
+
+
+def _told(settings: Settings, check: Check, refused: list[Problem], done: Done) -> dict[str, Any]:
+    """What the document of a check holds beside what the check itself has found."""
+    from importlib.metadata import version
+
+    from streammig.check.plan import disk, paces, plan
+    from streammig.migration import PRESETS
+
+    return {
+        "target": settings.base_url,
+        "version": version("streammig"),
+        "files": check.files(),
+        "unreadable": [it.json() for it in refused],
+        "at_target": done.at_target,
+        "plan": plan(check.stages, paces(settings, PRESETS), done.readable, disk(settings, check.inputs), time.time()),
+    }
 
 
 async def _all(check: Check, run: Migration, account: Account) -> Done:
