@@ -27,7 +27,7 @@ from streammig.settings import Settings
 from streammig.sources import FileSource, Form, check_form, open_source, parse_input
 from streammig.sources.source import Source
 from streammig.target import Judges, Rules, Stage
-from streammig.telemetry import Notify, Waiting, Warned
+from streammig.telemetry import Grouping, Notify, Warned
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,9 +103,7 @@ async def make_ready(
         if await loop.run_in_executor(thread, partial(source.is_made, begun=name in begun)):
             continue
         room = await loop.run_in_executor(thread, source.room)
-        notify(
-            Waiting("grouping", f"grouping the {name} by customer: {source.folder} takes up to {room / 1e6:,.0f} MB")
-        )
+        notify(Grouping(name, str(source.folder), room))
         tell, halt = Pace(notify).telling(f"grouping the {name}", source.rows), Event()
         await in_thread(thread, partial(source.make, partial(_told, tell), halt.is_set), halt)
     return True

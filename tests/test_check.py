@@ -95,6 +95,7 @@ def test_a_planted_problem_is_found_and_nothing_else_is_named(
         (shell.folder / f"{name}.json").write_bytes(b"\n".join(lines) + b"\n")
     ended = check(shell, "--out", "all.ndjson")
     assert (ended.code, kinds(ended), ended.document["problems"]) == (3, {stage: found}, [])
+    assert ended.document["stops"] == [code for code, _ in found if code in ("balance-differs", "owner-twice")]
     out = shell.folder / "all.ndjson"
     listed = [json.loads(line) for line in out.read_text().splitlines()]
     assert out.stat().st_mode & 0o777 == 0o600
@@ -105,6 +106,14 @@ def test_a_planted_problem_is_found_and_nothing_else_is_named(
     whose = listed[-1]["id"]
     assert whose == (record["id"] if isinstance(record, dict) else "x" if record == LATIN else "")
     assert f'"{whose or "x"}"' not in ended.out
+
+
+def test_a_run_does_not_stop_for_what_the_settings_make_dead_letters(shell: Shell) -> None:
+    write(shell.folder / "t.json", histories("c1", "c1"))
+    settings = '[transactions]\nfiles = ["t.json"]\n'
+    for more, stops in (("", ["owner-twice"]), ('owner_twice = "dead-letter"\n', [])):
+        (shell.folder / "m.toml").write_text(settings + more)
+        assert shell("check", "m.toml", "--offline", "--json").document["stops"] == stops
 
 
 def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_being_checked(shell: Shell) -> None:
@@ -343,6 +352,14 @@ def test_the_report_is_found_to_be_as_it_was_written_and_is_of_no_run(shell: She
     assert shell("report", "--audit", "sign.html").problem == "report-altered"
 
 
+def test_files_that_are_written_are_named_at_the_end_and_a_list_of_problems_that_is_not(shell: Shell) -> None:
+    write(shell.folder / "customers.json", [*people(3), customer("c1")])
+    both = shell("check", "--customers", "customers.json", "--offline", "--out", "a.ndjson", "--report", "sign.html")
+    assert both.err.splitlines()[-2:] == ["problems: a.ndjson, 1 line", "report: sign.html"]
+    none = shell("check", "--customers", "customers.json", "--offline")
+    assert "--out FILE.ndjson" in none.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("option", ["--report", "--out"])
 @pytest.mark.parametrize(("path", "code", "ended"), [
     ("no/such/folder/it", "output-failed", 1),
@@ -395,7 +412,9 @@ def test_a_run_tells_its_drift_against_the_plan_of_the_check(shell: Shell) -> No
     late = {"on": "customers", "nth": 2, "do": "answer", "status": 429, "retry_after": 0}
     with sandbox(late) as target:
         run = shell.run(target.url, *files, "--json")
+        again = shell.run(target.url, *files, "--json")
     plan = run.document["plan"]
+    assert again.document["plan"] == plan  # a call that finds all done changes nothing of how long it took
     assert (run.code, plan["exact"], plan["requests"], plan["requests_now"]) == (0, True, planned, planned + 1)
     assert {name: tuple(it.values()) for name, it in plan["stages"].items()} == {"customers": (3, 4), "events": (2, 2)}
     assert plan["seconds"] > 0

@@ -18,13 +18,14 @@ from streammig.check.plan import disk
 from streammig.check.purchases import Purchases, room_of_purchases
 from streammig.check.stage import Checked, Line, Noting, Stage
 from streammig.context import in_thread
-from streammig.dedup import KeyIndex
+from streammig.dedup import OWNER_TWICE, KeyIndex
 from streammig.disk import check_room, own_folder
 from streammig.errors import MachineFault, Problem, Unusable
 from streammig.fingerprint import shapes
 from streammig.inputs import StageInput, make_ready
 from streammig.scan import Policies, Workers, problems_of, scan_folder
 from streammig.scan_plan import to_scan
+from streammig.selection import BALANCE_DIFFERS
 from streammig.settings import Settings
 from streammig.stages import ONCE, STAGES
 from streammig.target import Keyed
@@ -162,6 +163,12 @@ class Check:
         account = any(it.code in self.wrong for it in self.warnings)
         return account or bool(self.problems) or any(it.dead or it.repeated for it in self.stages)
 
+    def _stops(self) -> list[str]:
+        """The codes of problems of records for which the run stops before its first request."""
+        found = {kind.code for it in self.stages for kind in it.kinds}
+        asked = {BALANCE_DIFFERS: self.settings.balances, OWNER_TWICE: self.settings.transactions.owner_twice}
+        return [code for code, policy in asked.items() if policy == "stop" and code in found]
+
     def files(self) -> dict[str, list[dict[str, Any]]]:
         """The files of each stage: their names, sizes in bytes, and hashes of head, tail and samples."""
         return {
@@ -175,6 +182,7 @@ class Check:
         """As JSON, without the values of records; with `ids` of customers if asked for."""
         return {
             "stages": {it.name: it.document(BatchLimits().units, ids) for it in self.stages},
+            "stops": self._stops(),
             "problems": [it.json() for it in self.problems],
             "warnings": [{"code": it.code, "what": it.warning, "wrong": it.code in self.wrong} for it in self.warnings],
         }

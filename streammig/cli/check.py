@@ -159,7 +159,9 @@ def _check(
     if output.as_json:
         click.echo(json.dumps(found, indent=2))
     elif not output.quiet:
-        say(in_words(found))
+        say("\n".join([in_words(found), *outputs.told()]))
+        if not outputs.lists and any(it["problems"] for it in found["stages"].values()):
+            say("To list every problem with its place and its customer's id: --out FILE.ndjson")
     for problem in (*outputs.failed, *refused):
         code = fail(problem)
     return code

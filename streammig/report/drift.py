@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from streammig.errors import counted
 from streammig.report.progress import Outlook
 from streammig.telemetry import Account, spoken
 
@@ -37,7 +38,7 @@ def drift_words(found: Mapping[str, Any] | None, done: bool) -> list[str]:
     if found is None:
         return []
     about = "" if found["exact"] else "about "
-    said = f"Plan: {about}{found['requests']:,} requests in {spoken(found['seconds'])}."
+    said = f"Plan: {about}{counted(found['requests'], 'request')} in {spoken(found['seconds'])}."
     if found["requests_now"] is None:
         return [said]
     more, later = found["requests_now"] - found["requests"], found["seconds_now"] - found["seconds"]
