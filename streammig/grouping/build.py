@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from streammig.disk import check_room, create, disk_fault, sync, whole_file
+from streammig.disk import check_room, disk_fault, own, own_folder, read_own, refuse_foreign, sync, whole_file
 from streammig.errors import BrokenExport
 from streammig.grouping.entries import BUFFER, HEAD, Entry, Form, entries, merged, of_file
 from streammig.grouping.rows import ROWS, OfRows
@@ -97,12 +98,11 @@ def _size_of_rows(source: Source) -> int:
 
 
 def group(job: Job, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> About:
-    """Make the work file, or go on with it. Raises `Stopped`, and `MachineFault` before it begins where the disk has
-    too little room, or for what the disk refuses."""
+    """Make the work file, or go on with it. Raises `Stopped`; `Unusable` for a link in place of a file of ours; and
+    `MachineFault` before it begins where the disk has too little room, or for what the disk refuses."""
     try:
         for made in (job.folder.parent, job.folder):
-            made.mkdir(mode=0o700, exist_ok=True)
-            made.chmod(0o700)
+            own_folder(made)
         split = _kept(job)
         if split is None:
             clear(job.folder)
@@ -120,18 +120,24 @@ def group(job: Job, tell: Callable[[Span], None], stopped: Callable[[], bool]) -
 
 def _kept(job: Job) -> Split | None:
     try:
-        found = msgspec.json.decode((job.folder / "split").read_bytes(), type=Split)
+        found = msgspec.json.decode(read_own(job.folder / "split"), type=Split)
     except (OSError, msgspec.MsgspecError):
         return None
     return found if (found.export, found.made_by) == (job.export, job.made_by) else None
 
 
 def clear(folder: Path, keep: Collection[str] = ()) -> None:
-    """Delete our files in a folder, but those to `keep`; any other file in it is left."""
+    """Delete our files in a folder, but those to `keep`; any other file in it is left. Raises `Unusable` for a link in
+    place of one."""
     for path in folder.glob("*"):
-        ours = path.name in (*HANDED, "about", "split") or path.suffix in (".rows", ".run", ".part")
-        if ours and path.name not in keep:
+        if is_ours(path.name) and path.name not in keep:
+            refuse_foreign(path)
             path.unlink()
+
+
+def is_ours(name: str) -> bool:
+    """Whether grouping gives this name to a file."""
+    return name in (*HANDED, "about", "split") or name.endswith((".rows", ".run", ".part"))
 
 
 def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> Split:
@@ -176,9 +182,7 @@ def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callab
 
 def _opened(path: Path, size: int) -> BinaryIO:
     """A file of which so many bytes are known to be whole, to write on behind them."""
-    if not path.exists():
-        create(path).close()
-    file = path.open("r+b", BUFFER)
+    file = os.fdopen(own(path, os.O_RDWR | os.O_CREAT), "r+b", BUFFER)
     file.truncate(size)
     file.seek(size)
     return file
@@ -316,6 +320,6 @@ def _write(path: Path, value: Split | About) -> None:
 
 def read_from(path: Path, at: int) -> Iterator[Entry]:
     """The entries of a finished file from an offset on."""
-    with path.open("rb", BUFFER) as file:
+    with open(path, "rb", BUFFER, opener=own) as file:
         file.seek(at)
         yield from entries(file)
