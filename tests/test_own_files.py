@@ -33,6 +33,7 @@ PLACES = [
     "migration.checkpoint.grouped/transactions/records.part",
     "migration.checkpoint.grouped/transactions/marks",
     "migration.checkpoint.grouped/transactions/about",
+    "migration.checkpoint.plan",
     "migration.checkpoint.scan",
     "migration.checkpoint.scan/customers",
     "migration.checkpoint.scan/customers/1",
