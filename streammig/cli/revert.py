@@ -55,7 +55,6 @@ def command(
     from streammig.checkpoint import Checkpoint
     from streammig.cli import STOPPED, fail, say
     from streammig.cli.runtime import beside
-    from streammig.cli.streams import echo_json
     from streammig.report.document import iso
 
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
@@ -85,12 +84,19 @@ def command(
             sys.exit(STOPPED)
         found = plan | ended.result | {"at": iso(ended.result["at"])}
         kept.seek(0)
-        if as_json:
-            echo_json(found, "kept", map(json.loads, kept))
-        elif not quiet:
-            for line in _in_words(found, map(json.loads, kept)):
-                say(line)
+        _tell(found, map(json.loads, kept), output)
     sys.exit(3 if found["stayed"] or found["not_read_back"] else 0)
+
+
+def _tell(found: Mapping[str, Any], kept: Iterable[str], output: Output) -> None:
+    from streammig.cli import say
+    from streammig.cli.streams import echo_json
+
+    if output.as_json:
+        echo_json(found, "kept", kept)
+    elif not output.quiet:
+        for line in _in_words(found, kept):
+            say(line)
 
 
 def _plan(file: Checkpoint, toml: Path | None) -> dict[str, Any]:
@@ -100,7 +106,7 @@ def _plan(file: Checkpoint, toml: Path | None) -> dict[str, Any]:
 
     last = file.last_revert()
     owners = next((row.name for row in file.stages() if file.owns(row.name)), "")
-    if last is not None and last.state in ("sending", "accepted", "unknown"):
+    if last is not None and file.is_reverting():
         window, customers = None, last.window.customers
     else:
         settings, _ = from_checkpoint(file.path, file.run["context"], toml)
