@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from streammig.batching import cut
 from streammig.batching.body import part_of
-from streammig.checkpoint import MISSED, UNDECIDED, Checkpoint, Role, SharedFile, hash_owner, is_held
+from streammig.checkpoint import MISSED, UNDECIDED, Checkpoint, Role, SharedFile, hash_owner
 from streammig.columns import Chunk, Columns
 from streammig.disk import new_file
-from streammig.errors import BrokenExport, Held, Unusable
+from streammig.errors import BrokenExport, Unusable
 from streammig.inputs import StageInput
 from streammig.model import BatchState, Examined, Record, Span
 from streammig.selection import Absent, WithOwners, leave_out
@@ -274,12 +274,6 @@ class Older(NamedTuple):
                     f"{path}: the export of {name} has changed since, so what was sent can't be told from it",
                     "Put the old export back where it was.",
                 )
-
-
-def held_by_run(path: Path) -> None:
-    """Raise `Held` while a run is on."""
-    if is_held(path):
-        raise Held("not-in-held", f"{path}: its run is still on", "Wait for its end.")
 
 
 class Sent(NamedTuple):
