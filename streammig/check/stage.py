@@ -32,6 +32,7 @@ from streammig.sources.source import Source
 from streammig.target import Keyed, Mentions, Rules
 
 NEAR = 1 << 20  # bytes between two records that are read through rather than leapt over
+MOST_MENTIONED = 5_000  # of a kind: more than any account holds
 
 
 class Line(msgspec.Struct):
@@ -47,9 +48,6 @@ class Line(msgspec.Struct):
     field: str
     message: str
     id: str
-
-
-MOST_MENTIONED = 5_000  # of a kind: more than any account holds
 
 
 @dataclass(slots=True)

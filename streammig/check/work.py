@@ -108,7 +108,7 @@ class Check:
             return
         for name in ONCE & indexes.keys():
             halt = Event()
-            count = partial(_counted, customers, indexes[name], halt)
+            count = partial(_without_history, customers, indexes[name], halt)
             found, first = await in_thread(self.thread, count, halt)
             if found:
                 said = f"customers with a balance and none of the {name}: {found:,}; the first is record {first:,}"
@@ -159,8 +159,8 @@ class Check:
     @property
     def found(self) -> bool:
         """Whether anything is wrong."""
-        account = any(it.code in self.wrong for it in self.warnings)
-        return account or bool(self.problems) or any(it.dead or it.repeated for it in self.stages)
+        warned = any(it.code in self.wrong for it in self.warnings)
+        return warned or bool(self.problems) or any(it.dead or it.repeated for it in self.stages)
 
     def files(self) -> dict[str, list[dict[str, Any]]]:
         """The files of each stage: their names, sizes in bytes, and hashes of head, tail and samples."""
@@ -180,8 +180,9 @@ class Check:
         }
 
 
-def _counted(customers: KeyIndex, others: KeyIndex, halt: Event) -> tuple[int, int]:
-    """How many customers have a balance, and no record in the other index; and the number of the first one's record."""
+def _without_history(customers: KeyIndex, others: KeyIndex, halt: Event) -> tuple[int, int]:
+    """How many customers have a balance, and no record in the other index; and the number of the first one's record.
+    (0, 0) where none has."""
     places = customers.without(others, halt.is_set)
     first = next(places, None)
     return (0, 0) if first is None else (1 + sum(1 for _ in places), first.ordinal)

@@ -23,10 +23,10 @@ from streammig.sources.valid import too_large
 MEMORY = 48 << 20  # bytes that the rows which are held at once take, about
 BESIDE = 300  # bytes that a row takes in memory beside its own
 MOST_PARTS, FEWER = 96, 16  # files of the first split, and of a later one
-NOTED = 3  # times that, in entries, between two notes of how far the first split is
+MEMORIES = 3  # written, after which it is saved how far the first split is
 EVERY = 1 << 16  # bytes of the finished file between two marks of its index
 MARK = struct.Struct(">IQQ")  # file and offset of a record in the export, and where it stands in the finished file
-HANDED = "records", "marks"  # the finished files
+FINISHED = "records", "marks", "about"  # the files that are kept until the stage is sent
 
 
 class Break(msgspec.Struct, frozen=True):
@@ -137,7 +137,7 @@ def clear(folder: Path, keep: Collection[str] = ()) -> None:
 
 def is_ours(name: str) -> bool:
     """Whether grouping gives this name to a file."""
-    return name in (*HANDED, "about", "split") or name.endswith((".rows", ".run", ".part"))
+    return name in (*FINISHED, "split") or name.endswith((".rows", ".run", ".part"))
 
 
 def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> Split:
@@ -147,13 +147,13 @@ def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callab
     with ExitStack() as stack:
         files = [stack.enter_context(_opened(path, size)) for path, size in zip(paths, split.sizes, strict=True)]
 
-        def note(place: Place, *, done: bool = False) -> Split:
+        def save(place: Place, *, done: bool = False) -> Split:
             for file, path in zip(files, paths, strict=True):
                 file.flush()
                 sync(path)
-            told = Split(job.export, job.made_by, place, tuple(f.tell() for f in files), tuple(breaks), done)
-            _write(job.folder / "split", told)
-            return told
+            now = Split(job.export, job.made_by, place, tuple(it.tell() for it in files), tuple(breaks), done)
+            _write(job.folder / "split", now)
+            return now
 
         def broken(it: BrokenExport) -> None:
             breaks.append(Break(it.path, it.offset, it.why, it.whole))
@@ -163,7 +163,7 @@ def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callab
         try:
             for span in spans:
                 if stopped():
-                    note(place)
+                    save(place)
                     raise Stopped
                 for entry in _entries(job, span):
                     data = entry.encoded()
@@ -172,12 +172,12 @@ def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callab
                     written += len(data)
                 place = span.end
                 tell(span)
-                if written >= NOTED * job.memory:
-                    note(place)
+                if written >= MEMORIES * job.memory:
+                    save(place)
                     written = 0
         finally:
             getattr(spans, "close", int)()
-        return note(place, done=True)
+        return save(place, done=True)
 
 
 def _opened(path: Path, size: int) -> BinaryIO:

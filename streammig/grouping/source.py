@@ -17,7 +17,7 @@ import msgspec
 
 from streammig.disk import read_own, refuse_foreign, refuse_foreign_folder, remove_own
 from streammig.errors import BrokenExport
-from streammig.grouping.build import HANDED, MARK, About, Job, clear, group, is_ours, read_from, room_of
+from streammig.grouping.build import FINISHED, MARK, About, Job, clear, group, is_ours, read_from, room_of
 from streammig.grouping.entries import Entry, Form, damaged
 from streammig.grouping.rows import OfRows
 from streammig.model import START, Place, Span
@@ -49,7 +49,7 @@ class GroupedSource(Source):
         found = self._read(self.folder)
         if found is None or (found.made_by != self._mark and not begun):
             return False
-        clear(self.folder, keep=(*HANDED, "about"))
+        clear(self.folder, keep=FINISHED)
         self._about = found
         return True
 
@@ -143,7 +143,10 @@ class GroupedSource(Source):
 
     def _job(self, folder: Path) -> Job:
         names = [Path(mark["file"]).name for mark in self.rows.fingerprints()]
-        return Job(self.rows, self._mapping, self.stage, folder, self._limit, self._export(), self._mark, names)
+        return Job(
+            source=self.rows, rows=self._mapping, stage=self.stage, folder=folder, limit=self._limit,
+            export=self._export(), made_by=self._mark, names=names,
+        )  # fmt: skip
 
     def _export(self) -> str:
         """What the work file is bound to: a moved export is the same export."""
