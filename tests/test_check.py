@@ -6,13 +6,20 @@ import html
 import json
 import random
 import re
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streammig import disk
+from streammig.check.outline import Outline
+from streammig.check.stage import Note, Stage
+from streammig.errors import MachineFault
 from streammig.sandbox.local import LocalTarget
+from streammig.sources import open_source, parse_input
 from tests.commands import Called, Shell, sandbox, write
+from tests.problems import raises
 from tests.sandbox_caller import OTHER_REWARD, REWARD, TIER, customer, event, lot, transaction
 
 STAGES = ("customers", "events", "transactions")
@@ -374,6 +381,22 @@ def test_a_file_that_can_t_be_written_is_named_and_all_is_checked(
     assert (found.code, [it["code"] for it in found.document["unwritten"]]) == (ended, [code])
     assert kinds(found) == {"customers": {("duplicate-customer", ""): 1}}
     assert (shell.folder / "customers.json").read_bytes() == before
+
+
+def test_a_disk_that_refuses_what_a_check_notes_is_named(tmp_path: Path) -> None:
+    export = write(tmp_path / "e.json", [customer("c1")])
+    source = open_source([parse_input(str(export))])
+    with raises(MachineFault, "check-io"):
+        Stage("customers", source, tmp_path / "gone" / "work", lambda line: None)
+    work = Stage("customers", source, tmp_path / "work", lambda line: None)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with raises(MachineFault, "disk-full"):
+            work.take(Note(outlines=[Outline(0, owners=bytes(size)) for size in (5_000, 5_000, 100_000)]), 0)
+        work.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_check_whose_only_finding_is_of_the_account_does_not_say_that_nothing_is_wrong(shell: Shell) -> None:

@@ -109,7 +109,7 @@ class Check:
             return
         for name in ONCE & indexes.keys():
             halt = Event()
-            count = partial(_counted, customers, indexes[name], halt)
+            count = partial(_without_history, customers, indexes[name], halt)
             found, first = await in_thread(self.thread, count, halt)
             if found:
                 said = f"customers with a balance and none of the {name}: {found:,}; the first is record {first:,}"
@@ -160,8 +160,8 @@ class Check:
     @property
     def found(self) -> bool:
         """Whether anything is wrong."""
-        account = any(it.code in self.wrong for it in self.warnings)
-        return account or bool(self.problems) or any(it.dead or it.repeated for it in self.stages)
+        warned = any(it.code in self.wrong for it in self.warnings)
+        return warned or bool(self.problems) or any(it.dead or it.repeated for it in self.stages)
 
     def _stops(self) -> list[str]:
         """The codes of problems of records for which the run stops before its first request."""
@@ -188,8 +188,9 @@ class Check:
         }
 
 
-def _counted(customers: KeyIndex, others: KeyIndex, halt: Event) -> tuple[int, int]:
-    """How many customers have a balance, and no record in the other index; and the number of the first one's record."""
+def _without_history(customers: KeyIndex, others: KeyIndex, halt: Event) -> tuple[int, int]:
+    """How many customers have a balance, and no record in the other index; and the number of the first one's record.
+    (0, 0) where none has."""
     places = customers.without(others, halt.is_set)
     first = next(places, None)
     return (0, 0) if first is None else (1 + sum(1 for _ in places), first.ordinal)
