@@ -63,13 +63,14 @@ class SharedAccount:
             return
         digests = [_digest(stage, mark) for stage, found in marks.items() for mark in found if mark["size"] >= LEAST]
         with closing(AccountState(account_path(self.state_dir, self.name))) as state:
+            before = state.claims(fence.run_id)
             others = state.claim(fence.run_id, str(path.absolute()), digests)
             known = Checkpoint.copy_at(older) if others and older is not None else None
             left_out = known[0] if known is not None else ""
             sent = [name for run_id, name in others if run_id != left_out and has_sent(self.state_dir, run_id)]
             if not sent or again:
                 return
-            state.release(fence.run_id)
+            state.release(fence.run_id, kept=before)
         raise Unusable(
             "export-sent-before",
             f"the export was given to another checkpoint of this host, which has sent from it: {sent[0]}",

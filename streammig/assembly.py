@@ -15,13 +15,13 @@ from streammig.account import BESIDE, NoAccount, SharedAccount
 from streammig.ask import Ask
 from streammig.binding import bind, call_context, create, new_files, recover
 from streammig.bodies import check_bodies, give_up, room_of_outbox
-from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, locked, refuse_stale
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, is_held, locked, refuse_stale
 from streammig.context import Context, Times
 from streammig.dedup import KeyIndex
 from streammig.delivery.folder import FolderTarget, Unlimited
 from streammig.delivery.reads import Connection, Reads
 from streammig.disk import check_room
-from streammig.errors import Problem
+from streammig.errors import Held, Problem
 from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput, make_ready, open_sources
 from streammig.mapping import mapping_mark, stage_mapping
@@ -29,7 +29,7 @@ from streammig.masivo import second
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.target import check_base_url
 from streammig.model import Batch
-from streammig.not_in import Older, Second, Sent, held_by_run, make, narrowed, parse_since
+from streammig.not_in import Older, Second, Sent, make, narrowed, parse_since
 from streammig.ratelimit import RateLimiter, account_name, parse_hours, parse_limits, part_of
 from streammig.run import Run, RunOptions
 from streammig.scan import Policies, scan_stages
@@ -273,7 +273,8 @@ class Assembly:
         found: list[Sent] = []
         chain = list(self._older_runs())
         for at, (path, file) in reversed(list(enumerate(chain))):
-            held_by_run(path)
+            if is_held(path):
+                raise Held("not-in-held", f"{path}: its run is still on", "Wait for its end.")
             refuse_stale(path, call.state_dir, file.run["id"], file.run["tick"])
             settings, folder = from_checkpoint(path, file.run["context"], None)
             inputs_then = replace(call, settings=settings, folder=folder).inputs(self.context, file.run["started"])

@@ -56,8 +56,7 @@ def own_folder(path: Path) -> None:
         path.mkdir(mode=0o700)
         sync_names(path.parent)
     except FileExistsError:
-        if path.is_symlink() or not path.is_dir():
-            raise _foreign(path, "folder") from None
+        refuse_foreign_folder(path)
 
 
 def refuse_foreign(path: Path) -> None:
@@ -65,6 +64,13 @@ def refuse_foreign(path: Path) -> None:
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
             raise _foreign(path, "file")
+
+
+def refuse_foreign_folder(path: Path) -> None:
+    """Raise `Unusable` unless a folder of ours is there, or nothing."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise _foreign(path, "folder")
 
 
 def _foreign(path: Path, wanted: str) -> Unusable:

@@ -98,7 +98,7 @@ def settings_text(found: Sequence[Found], folder: Path) -> tuple[str, dict[str, 
             remarks[stage] = [f"{said}: streammig guide mapping"]
         other = [it.name for it in of_stage if {one.path for one in it.fields} != {one.path for one in first.fields}]
         if other:
-            said = f"files: {', '.join(other)} has other fields than {first.name}; name its stage with --stage"
+            said = f"files: {', '.join(other)} has other fields than {first.name}; look at it alone, with --stage"
             remarks.setdefault(stage, []).insert(0, said)
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n", remarks

@@ -27,7 +27,7 @@ from streammig.settings import Settings
 from streammig.sources import FileSource, Form, check_form, open_source, parse_input
 from streammig.sources.source import Source
 from streammig.target import Judges, Rules, Stage
-from streammig.telemetry import Notify, Waiting, Warned
+from streammig.telemetry import Grouping, Notify, Warned
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,31 +84,36 @@ async def make_ready(
     sources: Mapping[str, Source], thread: Executor, notify: Notify, begun: Collection[str],
     mappings: Mapping[str, Callable[[Any], Any] | None] = MappingProxyType({}),
 ) -> bool:  # fmt: skip
-    """Group the rows of the sources that need it, in the thread. `begun` are stages of which records may have been
-    sent; of the others a source field of their mapping that no record has is told. A cancel keeps what is done.
-    Returns that it is done."""
-    loop = asyncio.get_running_loop()
+    """Look into the sources before they are read, in the thread, and group the rows of those that need it. `begun` are
+    stages of which records may have been sent. A cancel keeps what is done. Returns True, for whoever waits for it or
+    for a stop."""
     for name, source in sources.items():
-        mapping = mappings.get(name)
-        if (
-            isinstance(mapping, FieldMapping)
-            and isinstance(source, FileSource)
-            and not source.columns
-            and name not in begun
-        ):
-            for field, near in await loop.run_in_executor(thread, mapping.unseen, first_objects(source)):
-                notify(Warned("field-unseen", _unseen(name, field, near)))
-        if not isinstance(source, GroupedSource):
-            continue
-        if await loop.run_in_executor(thread, partial(source.is_made, begun=name in begun)):
-            continue
-        room = await loop.run_in_executor(thread, source.room)
-        notify(
-            Waiting("grouping", f"grouping the {name} by customer: {source.folder} takes up to {room / 1e6:,.0f} MB")
-        )
-        tell, halt = Pace(notify).telling(f"grouping the {name}", source.rows), Event()
-        await in_thread(thread, partial(source.make, partial(_told, tell), halt.is_set), halt)
+        if isinstance(source, GroupedSource):
+            await _group(name, source, thread, notify, begun=name in begun)
+        elif isinstance(source, FileSource) and name not in begun:
+            await _warn_of_unseen(name, source, mappings.get(name), thread, notify)
     return True
+
+
+async def _group(name: str, source: GroupedSource, thread: Executor, notify: Notify, *, begun: bool) -> None:
+    loop = asyncio.get_running_loop()
+    if await loop.run_in_executor(thread, partial(source.is_made, begun=begun)):
+        return
+    room = await loop.run_in_executor(thread, source.room)
+    notify(Grouping(name, str(source.folder), room))
+    tell, halt = Pace(notify).telling(f"grouping the {name}", source.rows), Event()
+    await in_thread(thread, partial(source.make, partial(_told, tell), halt.is_set), halt)
+
+
+async def _warn_of_unseen(
+    name: str, source: FileSource, mapping: Callable[[Any], Any] | None, thread: Executor, notify: Notify
+) -> None:
+    """Warn of each source field of the mapping that none of the first records has. A table was checked by its head."""
+    if not isinstance(mapping, FieldMapping) or source.columns:
+        return
+    unseen = partial(mapping.unseen, first_objects(source))
+    for field, near in await asyncio.get_running_loop().run_in_executor(thread, unseen):
+        notify(Warned("field-unseen", _unseen(name, field, near)))
 
 
 def _told(tell: Callable[[Place], None], span: Span) -> None:

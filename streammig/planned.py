@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from streammig.disk import whole_file
+from streammig.disk import read_own, whole_file
 from streammig.fingerprint import rules_of, shapes
 from streammig.inputs import StageInput
 from streammig.settings import Settings
@@ -33,9 +33,10 @@ def keep_plan(settings: Settings, inputs: Mapping[str, StageInput], requests: Ma
 
 
 def kept_plan(settings: Settings, inputs: Mapping[str, StageInput]) -> Mapping[str, int]:
-    """What was kept, if it is of just these stages as they are now; else nothing."""
+    """What was kept, if it is of just these stages as they are now; else nothing. Raises `Unusable` for a link in place
+    of the file."""
     try:
-        found = msgspec.json.decode(plan_path(Path(settings.checkpoint)).read_bytes(), type=_Kept)
+        found = msgspec.json.decode(read_own(plan_path(Path(settings.checkpoint))), type=_Kept)
     except (OSError, msgspec.MsgspecError):
         return {}
     return found.requests if found.binding == _binding(settings, inputs) else {}

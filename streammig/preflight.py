@@ -81,9 +81,7 @@ class Preflight:
         """Those of these records that are there as they would be sent, if they are most of them: one alone may be a
         customer that somebody has moved by hand, or one that occurs twice in an export that was not scanned."""
         seen: list[Seen] = []
-        self.context.notify(
-            Waiting("preflight", f"looking whether the first {name} to be sent are at the target already")
-        )
+        self.context.notify(Waiting("preflight", f"looking whether the first {name} are at the target already"))
         for record in records:
             seen += await self.reads.at_last(name, [record])
             if seen[-1] is Seen.CANT_TELL:

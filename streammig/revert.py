@@ -91,7 +91,7 @@ class Revert:
                 "Put back the mapping that made them. Nothing was sent: what became of a revert could not be seen.",
             )
         # Until the window is over, the target's queue may still hold customers of this run.
-        return await self._until(window.over) and await self._send(window) is not None
+        return await self._until(window.over) and await self._send(window)
 
     def _reading(self, work: Taken, window: Window) -> Undone:
         looks = Looks(self.run, work, [], self.run.reading.owners, None, window.customers, {}, task="reverting")
@@ -106,8 +106,8 @@ class Revert:
 
     # -- the request -------------------------------------------------------------------------------------------------
 
-    async def _send(self, window: Window) -> str | None:
-        """Make the request until it is accepted or its outcome is unknown; None if stopped before."""
+    async def _send(self, window: Window) -> bool:
+        """Make the request until it is accepted or its outcome is unknown; False if stopped before."""
         run, renewed, failures = self.run, False, 0
         client = run.target.client
         if not isinstance(client, Reverts):
@@ -120,7 +120,7 @@ class Revert:
             state = STATES.get(receipt.kind, REFUSED)
             await run.store.write(lambda file, it=(number, state, said): file.revert_is(*it))  # type: ignore[misc]
             if state in (ACCEPTED, UNKNOWN):
-                return state
+                return True
             if state == REFUSED or (receipt.kind is Kind.UNAUTHORIZED and renewed):
                 raise TargetStop(
                     "revert-refused",
@@ -135,7 +135,7 @@ class Revert:
             else:
                 failures += 1
                 await self._wait(receipt, failures, said)
-        return None
+        return False
 
     async def _wait(self, receipt: Receipt, failures: int, said: str) -> None:
         context = self.run.context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -239,6 +240,20 @@ class ArrayDetected(Notice):
 
     def text(self) -> str:
         return f"{self.stage}: the records of {self.file} were found at {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping(Notice):
+    """Rows are about to be grouped by customer, in a folder that takes so many bytes at most."""
+
+    stage: str
+    folder: str
+    room: int
+
+    def text(self) -> str:
+        return (
+            f"{self.stage}: rows are grouped by customer in {self.folder}, of up to {math.ceil(self.room / 1e6):,} MB"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,20 @@ import html
 import json
 import random
 import re
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streammig import disk
+from streammig.check.outline import Outline
+from streammig.check.stage import Note, Stage
+from streammig.errors import MachineFault
 from streammig.sandbox.local import LocalTarget
+from streammig.sources import open_source, parse_input
 from tests.commands import Called, Shell, sandbox, write
+from tests.problems import raises
 from tests.sandbox_caller import OTHER_REWARD, REWARD, TIER, customer, event, lot, transaction
 
 STAGES = ("customers", "events", "transactions")
@@ -95,6 +102,7 @@ def test_a_planted_problem_is_found_and_nothing_else_is_named(
         (shell.folder / f"{name}.json").write_bytes(b"\n".join(lines) + b"\n")
     ended = check(shell, "--out", "all.ndjson")
     assert (ended.code, kinds(ended), ended.document["problems"]) == (3, {stage: found}, [])
+    assert ended.document["stops"] == [code for code, _ in found if code in ("balance-differs", "owner-twice")]
     out = shell.folder / "all.ndjson"
     listed = [json.loads(line) for line in out.read_text().splitlines()]
     assert out.stat().st_mode & 0o777 == 0o600
@@ -105,6 +113,14 @@ def test_a_planted_problem_is_found_and_nothing_else_is_named(
     whose = listed[-1]["id"]
     assert whose == (record["id"] if isinstance(record, dict) else "x" if record == LATIN else "")
     assert f'"{whose or "x"}"' not in ended.out
+
+
+def test_a_run_does_not_stop_for_what_the_settings_make_dead_letters(shell: Shell) -> None:
+    write(shell.folder / "t.json", histories("c1", "c1"))
+    settings = '[transactions]\nfiles = ["t.json"]\n'
+    for more, stops in (("", ["owner-twice"]), ('owner_twice = "dead-letter"\n', [])):
+        (shell.folder / "m.toml").write_text(settings + more)
+        assert shell("check", "m.toml", "--offline", "--json").document["stops"] == stops
 
 
 def test_no_problem_keeps_the_next_record_the_next_file_or_the_next_stage_from_being_checked(shell: Shell) -> None:
@@ -343,6 +359,14 @@ def test_the_report_is_found_to_be_as_it_was_written_and_is_of_no_run(shell: She
     assert shell("report", "--audit", "sign.html").problem == "report-altered"
 
 
+def test_files_that_are_written_are_named_at_the_end_and_a_list_of_problems_that_is_not(shell: Shell) -> None:
+    write(shell.folder / "customers.json", [*people(3), customer("c1")])
+    both = shell("check", "--customers", "customers.json", "--offline", "--out", "a.ndjson", "--report", "sign.html")
+    assert both.err.splitlines()[-2:] == ["problems: a.ndjson, 1 line", "report: sign.html"]
+    none = shell("check", "--customers", "customers.json", "--offline")
+    assert "--out FILE.ndjson" in none.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("option", ["--report", "--out"])
 @pytest.mark.parametrize(("path", "code", "ended"), [
     ("no/such/folder/it", "output-failed", 1),
@@ -357,6 +381,22 @@ def test_a_file_that_can_t_be_written_is_named_and_all_is_checked(
     assert (found.code, [it["code"] for it in found.document["unwritten"]]) == (ended, [code])
     assert kinds(found) == {"customers": {("duplicate-customer", ""): 1}}
     assert (shell.folder / "customers.json").read_bytes() == before
+
+
+def test_a_disk_that_refuses_what_a_check_notes_is_named(tmp_path: Path) -> None:
+    export = write(tmp_path / "e.json", [customer("c1")])
+    source = open_source([parse_input(str(export))])
+    with raises(MachineFault, "check-io"):
+        Stage("customers", source, tmp_path / "gone" / "work", lambda line: None)
+    work = Stage("customers", source, tmp_path / "work", lambda line: None)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with raises(MachineFault, "disk-full"):
+            work.take(Note(outlines=[Outline(0, owners=bytes(size)) for size in (5_000, 5_000, 100_000)]), 0)
+        work.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_check_whose_only_finding_is_of_the_account_does_not_say_that_nothing_is_wrong(shell: Shell) -> None:
@@ -395,7 +435,9 @@ def test_a_run_tells_its_drift_against_the_plan_of_the_check(shell: Shell) -> No
     late = {"on": "customers", "nth": 2, "do": "answer", "status": 429, "retry_after": 0}
     with sandbox(late) as target:
         run = shell.run(target.url, *files, "--json")
+        again = shell.run(target.url, *files, "--json")
     plan = run.document["plan"]
+    assert again.document["plan"] == plan  # a call that finds all done changes nothing of how long it took
     assert (run.code, plan["exact"], plan["requests"], plan["requests_now"]) == (0, True, planned, planned + 1)
     assert {name: tuple(it.values()) for name, it in plan["stages"].items()} == {"customers": (3, 4), "events": (2, 2)}
     assert plan["seconds"] > 0

@@ -971,7 +971,7 @@ def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_totals_compl
 
             def hear(notice: Notice) -> None:
                 tell(notice)
-                if isinstance(notice, Waiting) and "is given time" in notice.reason:
+                if isinstance(notice, Waiting) and notice.code == "settling":
                     asyncio.get_running_loop().call_later(1.0, migration.drain)
 
             migration.notify = hear

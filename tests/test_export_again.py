@@ -56,6 +56,17 @@ def test_what_was_never_sent_or_was_reverted_or_is_of_another_stage_may_be_given
         assert target.ledger()["holds"]["customers"]["count"] == COUNT
 
 
+def test_i3_what_a_checkpoint_has_sent_stays_its_own_though_it_is_refused_another_file(shell: Shell) -> None:
+    (_, people), (*_, events) = given(shell.folder).values()
+    with sandbox() as target:
+        assert shell.run(target.url, "--customers", people, "--checkpoint", "one.checkpoint").code == 0
+        assert shell.run(target.url, "--events", events, "--checkpoint", "two.checkpoint").code == 0
+        both = ["--customers", people, "--events", events, "--checkpoint", "one.checkpoint"]
+        for arguments in (both, ["--customers", people, "--checkpoint", "three.checkpoint"]):
+            refused = shell.run(target.url, *arguments, "--json")
+            assert (refused.code, refused.problem) == (2, "export-sent-before")
+
+
 def test_i3_a_second_checkpoint_is_refused_while_the_first_one_has_not_sent_yet(shell: Shell) -> None:
     with sandbox({"on": "customers", "nth": 1, "do": "hang", "seconds": 60}) as target:
         people = given(shell.folder)["customers"]

@@ -115,6 +115,13 @@ def test_the_next_request_starts_when_each_window_and_the_hold_allow_it() -> Non
     assert forecast([], limits, Starts(), 99.0, 0.1, 4).next == 99.0
 
 
+def test_a_hold_delays_what_is_to_be_requested_and_nothing_else() -> None:
+    limits, held = parse_limits("1/5s;general=4/200s", {}), Starts(hold=130.0)
+    legs = Leg(0, settle=30.0, settled=90.0), Leg(0, reads=1), Leg(1)
+    ends = [forecast([leg], limits, held, 100.0, 0.1, 4).ends[0] for leg in (Leg(0), *legs)]
+    assert ends == [pytest.approx(end, abs=0.3) for end in (100.0, 120.0, 130.0, 130.0)]
+
+
 @pytest.mark.parametrize(
     ("account", "left"),
     [

@@ -222,9 +222,8 @@ def test_a_command_beside_a_run_groups_in_a_folder_that_goes_with_it(tmp_path: P
     assert not [*tmp_path.glob(".grouping-*")]
 
 
-def test_a_folder_that_can_t_be_written_is_named(tmp_path: Path) -> None:
-    source = made(tmp_path, rows_of(tmp_path, sample(1)))
-    (tmp_path / "g").write_text("a file")
+def test_a_folder_that_can_t_be_made_is_named(tmp_path: Path) -> None:
+    source = made(tmp_path / "gone", rows_of(tmp_path, sample(1)))
     with raises(MachineFault, "grouping-io"):
         source.make(quietly, lambda: False)
 

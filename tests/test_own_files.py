@@ -14,14 +14,26 @@ import pytest
 from streammig.checkpoint import Checkpoint
 from streammig.checkpoint.outbox import Outbox
 from streammig.dedup import forget
+from streammig.grouping import forget as forget_grouped
+from streammig.stages import STAGES
 from tests.commands import Shell, sandbox, write
-from tests.sandbox_caller import customer
+from tests.sandbox_caller import customer, lot, transaction
 
 # Where a run keeps something, from the folder of the checkpoint on. ID is the id in the checkpoint.
 PLACES = [
     "migration.checkpoint.lock",
     "migration.checkpoint.part",
     "migration.checkpoint.outbox",
+    "migration.checkpoint.grouped",
+    "migration.checkpoint.grouped/transactions",
+    "migration.checkpoint.grouped/transactions/split",
+    "migration.checkpoint.grouped/transactions/0.rows",
+    "migration.checkpoint.grouped/transactions/alone.run",
+    "migration.checkpoint.grouped/transactions/records",
+    "migration.checkpoint.grouped/transactions/records.part",
+    "migration.checkpoint.grouped/transactions/marks",
+    "migration.checkpoint.grouped/transactions/about",
+    "migration.checkpoint.plan",
     "migration.checkpoint.scan",
     "migration.checkpoint.scan/customers",
     "migration.checkpoint.scan/customers/1",
@@ -36,9 +48,15 @@ PLACES = [
     "state/streammig/verify-ID.sqlite",
 ]
 OTHERS = {"orders": "unpause", "verify-ID.sqlite": "verify"}  # what has its file there, where that is not the run
-FOLDERS = (".outbox", ".scan", "/customers", "/1")
+FOLDERS = (".outbox", ".grouped", "/transactions", ".scan", "/customers", "/1")
 # What others have, under names that a run would use.
-THEIRS = {"customers-1": b"of others", "0123456789abcdef.part": b"too", "rows": b"and this", "1/rows": b"and that"}
+THEIRS = {
+    "customers-1": b"of others",
+    "0123456789abcdef.part": b"too",
+    "rows": b"and this",
+    "1/rows": b"and that",
+    "records": b"and those",
+}
 
 
 def kept(folder: Path) -> dict[str, bytes]:
@@ -59,10 +77,14 @@ def theirs(tmp_path: Path) -> Path:
 def test_a_link_in_place_of_a_file_of_ours_is_named_and_not_followed(
     shell: Shell, theirs: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    records = [customer(f"c{number}") for number in range(5)]
+    records = [customer(f"c{number}", balance=[lot(2)]) for number in range(5)]
     exported = write(shell.folder / "e.json", records)
     settings = shell.folder / "migration.toml"
     settings.write_text('account = "us"\n')
+    if ".grouped" in place:
+        rows = [{"member": it["id"], **transaction(2)} for it in records]
+        points = write(shell.folder / "points.ndjson", rows, lines=True)
+        settings.write_text(f'account = "us"\n[transactions]\nfiles = ["{points}"]\nowner = "member"\n')
     command = next((it for end, it in OTHERS.items() if place.endswith(end)), "run")
     with sandbox() as target:
         arguments: list[object] = [settings, "--customers", "-" if ".stdin" in place else exported]
@@ -109,4 +131,23 @@ def test_forgetting_an_index_leaves_what_others_put_beside_it(tmp_path: Path, th
     (index / "1").symlink_to(theirs)
     forget(index)
     assert sorted(str(it.relative_to(index)) for it in index.rglob("*")) == ["1", "2", "2/notes.txt", "readme"]
+    assert kept(theirs) == THEIRS
+
+
+def test_forgetting_grouped_rows_leaves_what_others_put_beside_them_or_behind_a_link(
+    tmp_path: Path, theirs: Path
+) -> None:
+    checkpoint, home = tmp_path / "m.checkpoint", tmp_path / "m.checkpoint.grouped"
+    (home / "events").mkdir(parents=True)
+    for name in ("records", "about", "notes.txt"):
+        (home / "events" / name).write_bytes(b"x")
+    (home / "transactions").symlink_to(theirs)
+    forget_grouped(checkpoint, STAGES)
+    assert sorted(str(it.relative_to(home)) for it in home.rglob("*")) == ["events", "events/notes.txt", "transactions"]
+    linked = tmp_path / "n.checkpoint.grouped"
+    (theirs / "transactions").mkdir()
+    (theirs / "transactions" / "records").write_bytes(b"of others")
+    linked.symlink_to(theirs)
+    forget_grouped(tmp_path / "n.checkpoint", STAGES)
+    assert (theirs / "transactions" / "records").read_bytes() == b"of others"
     assert kept(theirs) == THEIRS

@@ -40,6 +40,7 @@ from streammig.telemetry import (
     DeadLettered,
     Decided,
     Expected,
+    Grouping,
     Judging,
     Notice,
     Output,
@@ -49,6 +50,7 @@ from streammig.telemetry import (
     StageBegan,
     StageEnded,
     Stopping,
+    Verifying,
     Waiting,
     Warned,
     spoken,
@@ -92,6 +94,7 @@ def shown(stream: io.StringIO, *notices: Notice, quiet: bool = False) -> str:
         (Decided(batch(), BatchState.ACCEPTED), ""),
         (RunBegan({"events": Account()}, "1/5s", "", 300.0, 4), ""),
         (Judging("the compiled judge"), "records are judged by the compiled judge"),
+        (Grouping("events", "move.checkpoint.grouped", 2_100_000), "move.checkpoint.grouped, of up to 3 MB"),
         (StageEnded("events", "complete"), "events: complete"),
         (StageEnded("events", "failed", "byte 7"), "events: failed: byte 7"),
         (Waiting("settling", "for the queue", 300), "waiting: for the queue (5 min)"),
@@ -291,6 +294,19 @@ def test_one_unit_is_one_and_what_is_over_is_done_and_holds_nothing() -> None:
     assert lines[2].split()[0] == "all"
     assert lines[2].endswith("30 s left")  # for the queue of the target
     assert lines[-1] == "Stopping: 0 requests under way"
+
+
+def test_while_samples_are_verified_the_time_left_is_that_of_the_verify() -> None:
+    now = [1_000.0]
+    watch = Watch(lambda: now[0])
+    watch.hear(RunBegan({"customers": Account(complete=True), "events": Account()}, "1/5s", "", 30.0, 4))
+    verifying = Verifying("verifying", "verifying: 20 of about 100 records read back", 75.0)
+    asked_to_wait = Waiting("asked-to-wait", "the target answered 429 and asked to wait", 9.0)
+    for notice in (StageBegan("events"), StageEnded("events", "complete"), verifying, asked_to_wait):
+        watch.hear(notice)
+    now[0] += 5.0
+    assert watch.line().endswith("all: 70 s left")
+    assert watch.screen(100)[2].endswith("70 s left")
 
 
 def test_a_terminal_shows_the_screen_and_above_it_what_has_happened(monkeypatch: pytest.MonkeyPatch) -> None:

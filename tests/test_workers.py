@@ -6,6 +6,7 @@ import gzip
 import json
 import multiprocessing
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -161,6 +162,19 @@ class OneDies:
             self.killed = True
 
 
+class NoneStarts(Processes):
+    """Workers on a machine without a file descriptor left for a process to be started."""
+
+    def submit(self, work: Callable[..., Any], *given: Any) -> Any:
+        self._executor = self._executor or self._started()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            return super().submit(work, *given)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.slow
 def test_the_pieces_of_a_lost_worker_are_done_again(tmp_path: Path) -> None:
     name, data = FORMS["array"]
@@ -173,6 +187,20 @@ def test_the_pieces_of_a_lost_worker_are_done_again(tmp_path: Path) -> None:
         assert scanned(tmp_path, name, workers, one) == (here, [])
         assert one.killed
         assert workers.generation > 0
+    finally:
+        workers.leave()
+    assert {*multiprocessing.active_children()} == others
+
+
+@pytest.mark.slow
+def test_workers_that_can_t_be_started_leave_the_work_to_this_process(tmp_path: Path) -> None:
+    name, data = FORMS["array"]
+    (tmp_path / name).write_bytes(data)
+    here, _ = scanned(tmp_path, name, None, quietly)
+    others = {*multiprocessing.active_children()}
+    workers = NoneStarts(3, piece=PIECE)
+    try:
+        assert scanned(tmp_path, name, workers, quietly) == (here, ["workers-lost"])
     finally:
         workers.leave()
     assert {*multiprocessing.active_children()} == others

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count, groupby, product
@@ -24,7 +24,7 @@ from streammig.check.purchases import CODE as TWICE
 from streammig.check.purchases import Purchases, rows_of_units
 from streammig.columns import Chunk, Columns, Rows
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
-from streammig.disk import own_folder
+from streammig.disk import disk_fault, own_folder
 from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_up
 from streammig.scan import Halted
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
@@ -32,6 +32,7 @@ from streammig.sources.source import Source
 from streammig.target import Keyed, Mentions, Rules
 
 NEAR = 1 << 20  # bytes between two records that are read through rather than leapt over
+MOST_MENTIONED = 5_000  # of a kind: more than any account holds
 
 
 class Line(msgspec.Struct):
@@ -47,9 +48,6 @@ class Line(msgspec.Struct):
     field: str
     message: str
     id: str
-
-
-MOST_MENTIONED = 5_000  # of a kind: more than any account holds
 
 
 @dataclass(slots=True)
@@ -181,16 +179,19 @@ class Noting:
 
 
 class Stage:
-    """The check of a stage: `take` each note in reading order, then `settle`. Its outlines lie in a file without a
-    name in `folder`. `write` gets every problem; `noting` is as the notes were made."""
+    """The check of a stage: `take` each note in reading order, then `settle`; both raise `MachineFault` for what the
+    disk refuses. Its outlines lie in a file without a name in `folder`. `write` gets every problem; `noting` is as the
+    notes were made."""
 
     def __init__(
         self, name: str, source: Source, folder: Path, write: Callable[[Line], None], purchases: Purchases | None = None
     ) -> None:
         self.checked = Checked(name, [mark["file"] for mark in source.fingerprints()])
         self._source, self._write, self._purchases = source, write, purchases
-        own_folder(folder)
-        self._outlines = TemporaryFile(dir=folder)  # noqa: SIM115 - until `close`
+        self._folder = folder
+        with self._on_disk():
+            own_folder(folder)
+            self._outlines = TemporaryFile(dir=folder)  # noqa: SIM115 - until `close`
 
     def take(self, note: Note, counted: int) -> None:
         self.checked.add(note, counted)
@@ -199,9 +200,10 @@ class Stage:
             self._write(self.checked.refuse(behind, owner))
         if self._purchases is not None:
             self._purchases.add(note.purchases, counted)
-        for outline in note.outlines:
-            outline.counted = counted
-            pickle.dump(outline, self._outlines)
+        with self._on_disk():
+            for outline in note.outlines:
+                outline.counted = counted
+                pickle.dump(outline, self._outlines)
 
     def settle(self, noting: Noting, index: KeyIndex | None, halt: Event) -> Checked:
         """Take out what can't be sent beside the rest of the stage, and plan the requests. Raises `Halted` once `halt`
@@ -244,12 +246,22 @@ class Stage:
                 self._write(_line(self.checked.name, self.checked.files, letter, owner))
 
     def _stored(self, halt: Event) -> Iterator[Outline]:
-        self._outlines.seek(0)
+        with self._on_disk():
+            self._outlines.seek(0)  # which writes what is buffered
         with suppress(EOFError):
             while True:
                 if halt.is_set():
                     raise Halted
                 yield pickle.load(self._outlines)
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """Names what the disk refuses."""
+        try:
+            yield
+        except OSError as error:
+            what = f"{self._folder}: what a check notes can't be kept there"
+            raise disk_fault("check-io", what, "Check the disk, then run the same command.", error) from None
 
     def _refuse(self, noting: Noting, outline: Outline, whys: Mapping[Spot, Why]) -> None:
         rows = {spot: row for row, spot in enumerate(outline.spots()) if spot in whys}
@@ -278,7 +290,8 @@ class Stage:
         self._write(self.checked.refuse(letter, record.owner))
 
     def close(self) -> None:
-        self._outlines.close()
+        with suppress(OSError):  # a full disk refuses what is buffered, which nobody wants any more
+            self._outlines.close()
 
 
 class _Gone:

@@ -45,6 +45,8 @@ def verdict(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"Files that can't be read: {len(found['unreadable'])}. The rest was checked."
     if dead:
         yield f"Records that would become dead letters: {dead:,}."
+    if found["stops"]:
+        yield f"The run stops for these, unless the settings say otherwise: {', '.join(found['stops'])}."
     if repeated := sum(stage["repeated"] for stage in found["stages"].values()):
         yield f"Purchases that would be sent twice: {repeated:,}."
     if found["problems"]:

@@ -18,13 +18,14 @@ from streammig.check.plan import disk
 from streammig.check.purchases import Purchases, room_of_purchases
 from streammig.check.stage import Checked, Line, Noting, Stage
 from streammig.context import in_thread
-from streammig.dedup import KeyIndex
+from streammig.dedup import OWNER_TWICE, KeyIndex
 from streammig.disk import check_room, own_folder
 from streammig.errors import MachineFault, Problem, Unusable
 from streammig.fingerprint import shapes
 from streammig.inputs import StageInput, make_ready
 from streammig.scan import Policies, Workers, problems_of, scan_folder
 from streammig.scan_plan import to_scan
+from streammig.selection import BALANCE_DIFFERS
 from streammig.settings import Settings
 from streammig.stages import ONCE, STAGES
 from streammig.target import Keyed
@@ -108,7 +109,7 @@ class Check:
             return
         for name in ONCE & indexes.keys():
             halt = Event()
-            count = partial(_counted, customers, indexes[name], halt)
+            count = partial(_without_history, customers, indexes[name], halt)
             found, first = await in_thread(self.thread, count, halt)
             if found:
                 said = f"customers with a balance and none of the {name}: {found:,}; the first is record {first:,}"
@@ -159,8 +160,14 @@ class Check:
     @property
     def found(self) -> bool:
         """Whether anything is wrong."""
-        account = any(it.code in self.wrong for it in self.warnings)
-        return account or bool(self.problems) or any(it.dead or it.repeated for it in self.stages)
+        warned = any(it.code in self.wrong for it in self.warnings)
+        return warned or bool(self.problems) or any(it.dead or it.repeated for it in self.stages)
+
+    def _stops(self) -> list[str]:
+        """The codes of problems of records for which the run stops before its first request."""
+        found = {kind.code for it in self.stages for kind in it.kinds}
+        asked = {BALANCE_DIFFERS: self.settings.balances, OWNER_TWICE: self.settings.transactions.owner_twice}
+        return [code for code, policy in asked.items() if policy == "stop" and code in found]
 
     def files(self) -> dict[str, list[dict[str, Any]]]:
         """The files of each stage: their names, sizes in bytes, and hashes of head, tail and samples."""
@@ -175,13 +182,15 @@ class Check:
         """As JSON, without the values of records; with `ids` of customers if asked for."""
         return {
             "stages": {it.name: it.document(BatchLimits().units, ids) for it in self.stages},
+            "stops": self._stops(),
             "problems": [it.json() for it in self.problems],
             "warnings": [{"code": it.code, "what": it.warning, "wrong": it.code in self.wrong} for it in self.warnings],
         }
 
 
-def _counted(customers: KeyIndex, others: KeyIndex, halt: Event) -> tuple[int, int]:
-    """How many customers have a balance, and no record in the other index; and the number of the first one's record."""
+def _without_history(customers: KeyIndex, others: KeyIndex, halt: Event) -> tuple[int, int]:
+    """How many customers have a balance, and no record in the other index; and the number of the first one's record.
+    (0, 0) where none has."""
     places = customers.without(others, halt.is_set)
     first = next(places, None)
     return (0, 0) if first is None else (1 + sum(1 for _ in places), first.ordinal)

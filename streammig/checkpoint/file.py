@@ -139,9 +139,10 @@ class Checkpoint(Reverts):
                 self.change("UPDATE stage SET state = 'waiting', finished = NULL WHERE name = ?", stage)
 
     def stage_state(self, stage: str, state: str, at: float, message: str = "", code: str = "") -> None:
-        """Set a stage's state; it starts when it first runs, and has finished when it is complete."""
+        """Set a stage's state; it starts when it first runs, and has finished when it is first complete."""
         self.change(
             "UPDATE stage SET state = ?1, message = ?2, started = CASE WHEN ?1 = 'running' THEN coalesce(started, ?3)"
-            " ELSE started END, finished = CASE WHEN ?1 = 'complete' THEN ?3 END, code = ?5 WHERE name = ?4",
+            " ELSE started END, finished = coalesce(finished, CASE WHEN ?1 = 'complete' THEN ?3 END), code = ?5"
+            " WHERE name = ?4",
             state, message, at, stage, code,
         )  # fmt: skip

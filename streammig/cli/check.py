@@ -33,8 +33,8 @@ PROBLEMS = 3
 ALL = "all"
 
 
-class Account(NamedTuple):
-    """What the account is asked: nothing, and for how many customers."""
+class Asked(NamedTuple):
+    """Whether the account is asked at all, and for how many customers: a number, `ALL`, or None for none."""
 
     offline: bool
     against: int | str | None
@@ -109,8 +109,8 @@ def command(
     settings = load(migration, given(flags, maps))
     folder = migration.parent if migration is not None else Path()
     hire = partial(_hired, workers, dask)
-    how = Account(offline, against_target)
-    sys.exit(_check(settings, folder, Outputs(out, report), how, Output(as_json, quiet), hire))
+    asked = Asked(offline, against_target)
+    sys.exit(_check(settings, folder, Outputs(out, report), asked, Output(as_json, quiet), hire))
 
 
 def _hired(count: int | None, cluster: str, size: int) -> Workers | None:
@@ -123,7 +123,7 @@ def _check(
     settings: Settings,
     folder: Path,
     outputs: Outputs,
-    account: Account,
+    asked: Asked,
     output: Output,
     hire: Callable[[int], Workers | None],
 ) -> int:
@@ -145,7 +145,7 @@ def _check(
         check = Check(settings, inputs, notify, stack.enter_context(one_thread()), outputs.write, hire)
         run = Migration(settings, ask, notify=notify, folder=folder)
         with outputs:
-            done = driven(run, lambda: until_stopped(run.stop, _all(check, run, account)), notify)
+            done = driven(run, lambda: until_stopped(run.stop, _all(check, run, asked)), notify)
     if done is None:
         say("Stopped on request: nothing was sent.")
         return STOPPED
@@ -159,7 +159,9 @@ def _check(
     if output.as_json:
         click.echo(json.dumps(found, indent=2))
     elif not output.quiet:
-        say(in_words(found))
+        say("\n".join([in_words(found), *outputs.told()]))
+        if not outputs.lists and any(it["problems"] for it in found["stages"].values()):
+            say("To list every problem with its place and its customer's id: --out FILE.ndjson")
     for problem in (*outputs.failed, *refused):
         code = fail(problem)
     return code
@@ -182,13 +184,13 @@ def _told(settings: Settings, check: Check, refused: list[Problem], done: Done) 
     }
 
 
-async def _all(check: Check, run: Migration, account: Account) -> Done:
+async def _all(check: Check, run: Migration, asked: Asked) -> Done:
     from streammig.doctor.export import advise
 
     await check.all()
-    against = account.against
+    against = asked.against
     count = False if against is None else None if against == ALL else int(against)
-    at_target = await advise(check, run.settings, os.environ, account.offline, count)
+    at_target = await advise(check, run.settings, os.environ, asked.offline, count)
     return Done(await run.readable(), at_target)
 
 

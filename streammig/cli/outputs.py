@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from streammig.errors import Problem
+from streammig.errors import Problem, counted
 
 if TYPE_CHECKING:
     from streammig.check.stage import Line
@@ -28,7 +28,9 @@ class Outputs:
         self._out, self._report = out, report
         self._stack = ExitStack()
         self._lines: BinaryIO | None = None
+        self._count = 0
         self._broken: OSError | None = None
+        self._reported = False
         self.failed: list[Problem] = []
 
     def __enter__(self) -> Outputs:
@@ -48,6 +50,7 @@ class Outputs:
             return
         try:
             self._lines.write(msgspec.json.encode(line) + b"\n")
+            self._count += 1
         except OSError as error:
             self._broken = error
 
@@ -55,6 +58,18 @@ class Outputs:
         """Write the report on a check's document, if one is asked for and may be written."""
         if self._report is not None:
             self._try(lambda: self._write(found))
+
+    @property
+    def lists(self) -> bool:
+        """Whether a list of all problems is asked for."""
+        return self._out is not None
+
+    def told(self) -> Iterator[str]:
+        """The files that were written, each in a line for people."""
+        if self._lines is not None and self._broken is None:
+            yield f"problems: {self._out}, {counted(self._count, 'line')}"
+        if self._reported:
+            yield f"report: {self._report}"
 
     def _try(self, work: Callable[[], object]) -> None:
         try:
@@ -88,3 +103,4 @@ class Outputs:
         assert self._report is not None
         with new_file(self._report, may_replace=is_report) as file:
             file.write(rendered(found))
+        self._reported = True

@@ -84,18 +84,17 @@ def command(
             sys.exit(STOPPED)
         found = plan | ended.result | {"at": iso(ended.result["at"])}
         kept.seek(0)
-        _tell(found, map(json.loads, kept), as_json=as_json, quiet=quiet)
+        _tell(found, map(json.loads, kept), output)
     sys.exit(3 if found["stayed"] or found["not_read_back"] else 0)
 
 
-def _tell(found: Mapping[str, Any], kept: Iterable[str], *, as_json: bool, quiet: bool) -> None:
-    """What became of the customers; those that were kept are named one by one."""
+def _tell(found: Mapping[str, Any], kept: Iterable[str], output: Output) -> None:
     from streammig.cli import say
     from streammig.cli.streams import echo_json
 
-    if as_json:
+    if output.as_json:
         echo_json(found, "kept", kept)
-    elif not quiet:
+    elif not output.quiet:
         for line in _in_words(found, kept):
             say(line)
 
@@ -107,7 +106,7 @@ def _plan(file: Checkpoint, toml: Path | None) -> dict[str, Any]:
 
     last = file.last_revert()
     owners = next((row.name for row in file.stages() if file.owns(row.name)), "")
-    if last is not None and last.state in ("sending", "accepted", "unknown"):
+    if last is not None and file.is_reverting():
         window, customers = None, last.window.customers
     else:
         settings, _ = from_checkpoint(file.path, file.run["context"], toml)

@@ -165,9 +165,8 @@ def _in_words(found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, 
     ]
     lines = ["", aligned(rows), ""]
     for it in told:
-        place = (
-            f"  {it.stage}: record {it.place.ordinal:,} of {files[it.stage][it.place.source]} (byte {it.place.offset})"
-        )
+        of = files[it.stage][it.place.source]
+        place = f"  {it.stage}: record {it.place.ordinal:,} of {of} (byte {it.place.offset:,})"
         said = f"{it.difference.field or 'all of it'}: {it.difference.reason.replace('-', ' ')}"
         both = f": {it.difference.sent!r} was sent, {it.difference.shown!r} is there" if it.difference.sent else ""
         lines.append(f"{place}: {said}{both if values else ''}")
@@ -187,4 +186,6 @@ def _headline(found: Mapping[str, Any]) -> str:
     but = f"; not comparable: {counted(aside, 'unit')} that another mapping made or a retry sent" if aside else ""
     if found["same"]:
         return f"Verified ({found['kind']}): what was read back is as it was sent{but} (exit code 0)."
-    return f"Not verified: the target does not hold what was sent{but} (exit code 3)."
+    certain = any(it["missing"] or it["different"] or it["unreadable"] for it in found["stages"].values())
+    said = "the target does not hold what was sent" if certain else "not all is visible yet; verify again later"
+    return f"Not verified: {said}{but} (exit code 3)."

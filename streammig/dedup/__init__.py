@@ -6,6 +6,7 @@ deletes it with everything it left.
 
 from streammig.dedup.build import MEMORY_BYTES, Build, most_customers, room_of_index
 from streammig.dedup.lookup import (
+    OWNER_TWICE,
     Duplicate,
     KeyIndex,
     Policy,
@@ -21,6 +22,7 @@ from streammig.dedup.sums import sums_of
 
 __all__ = [
     "MEMORY_BYTES",
+    "OWNER_TWICE",
     "Build",
     "Duplicate",
     "KeyIndex",

@@ -19,7 +19,7 @@ import msgspec
 from streammig.dedup.lookup import WORK, About, KeyIndex, Policy, binding, builds, damaged, is_spill, open_index, remove
 from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, spot
 from streammig.disk import NO_ROOM, create, own_folder, remove_own, sync_names, whole_file
-from streammig.errors import MachineFault
+from streammig.errors import MachineFault, counted
 from streammig.model import START, Place
 
 MEMORY_BYTES = 512 << 20
@@ -219,4 +219,4 @@ def most_customers(mark: Mapping[str, Any]) -> int:
 
 def room_of_index(customers: int) -> dict[str, int]:
     """What the index of up to so many customers takes on the disk, in bytes."""
-    return {f"the dedup index of up to {customers:,} customers": LEAST + customers * BYTES_A_CUSTOMER}
+    return {f"the dedup index of up to {counted(customers, 'customer')}": LEAST + customers * BYTES_A_CUSTOMER}

@@ -12,7 +12,7 @@ from streammig.delivery.reads import ROUNDS, Reads
 from streammig.errors import SAMPLES_MISSING, SamplesMissing, counted
 from streammig.model import Batch, Record
 from streammig.target import Permits, Seen
-from streammig.telemetry import Waiting, Warned
+from streammig.telemetry import Waiting, Warned, spoken
 
 BATCHES = 50  # at most, spread evenly from the first accepted batch to the last
 OWNERS_OF_EACH = 2
@@ -64,7 +64,7 @@ class Barrier:
         # A wall clock that was set back by an hour must not make this wait an hour longer.
         rest = min(settled + times.settle - self.context.now(), times.settle)
         if rest > 0:
-            why = f"{stage} are accepted; the target is given time to apply them"
+            why = f"the target gets time to apply the {stage}"
             self.context.notify(Waiting("settling", why, rest))
             await self.context.pause(rest)
 
@@ -90,7 +90,7 @@ class Barrier:
             # A queue that was given a second to settle is not left alone for twenty.
             pause = min(POLL, max(times.settle, 0.05), rest)
             there = f"{len(samples) - len(missing)} of {counted(len(samples), 'sample')} of {stage}"
-            self.context.notify(Waiting("samples", f"{there} are visible yet; up to {rest:.0f} s more", pause))
+            self.context.notify(Waiting("samples", f"{there} visible; at most {spoken(rest)} more", pause))
             await self.context.pause(pause)
         return missing, others
 

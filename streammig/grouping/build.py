@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from streammig.disk import check_room, create, disk_fault, sync, whole_file
+from streammig.disk import check_room, disk_fault, own, own_folder, read_own, refuse_foreign, sync, whole_file
 from streammig.errors import BrokenExport
 from streammig.grouping.entries import BUFFER, HEAD, Entry, Form, entries, merged, of_file
 from streammig.grouping.rows import ROWS, OfRows
@@ -22,10 +23,10 @@ from streammig.sources.valid import too_large
 MEMORY = 48 << 20  # bytes that the rows which are held at once take, about
 BESIDE = 300  # bytes that a row takes in memory beside its own
 MOST_PARTS, FEWER = 96, 16  # files of the first split, and of a later one
-NOTED = 3  # times that, in entries, between two notes of how far the first split is
+MEMORIES = 3  # written, after which it is saved how far the first split is
 EVERY = 1 << 16  # bytes of the finished file between two marks of its index
 MARK = struct.Struct(">IQQ")  # file and offset of a record in the export, and where it stands in the finished file
-HANDED = "records", "marks"  # the finished files
+FINISHED = "records", "marks", "about"  # the files that are kept until the stage is sent
 
 
 class Break(msgspec.Struct, frozen=True):
@@ -97,12 +98,11 @@ def _size_of_rows(source: Source) -> int:
 
 
 def group(job: Job, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> About:
-    """Make the work file, or go on with it. Raises `Stopped`, and `MachineFault` before it begins where the disk has
-    too little room, or for what the disk refuses."""
+    """Make the work file, or go on with it. Raises `Stopped`; `Unusable` for a link in place of a file of ours; and
+    `MachineFault` before it begins where the disk has too little room, or for what the disk refuses."""
     try:
         for made in (job.folder.parent, job.folder):
-            made.mkdir(mode=0o700, exist_ok=True)
-            made.chmod(0o700)
+            own_folder(made)
         split = _kept(job)
         if split is None:
             clear(job.folder)
@@ -120,18 +120,24 @@ def group(job: Job, tell: Callable[[Span], None], stopped: Callable[[], bool]) -
 
 def _kept(job: Job) -> Split | None:
     try:
-        found = msgspec.json.decode((job.folder / "split").read_bytes(), type=Split)
+        found = msgspec.json.decode(read_own(job.folder / "split"), type=Split)
     except (OSError, msgspec.MsgspecError):
         return None
     return found if (found.export, found.made_by) == (job.export, job.made_by) else None
 
 
 def clear(folder: Path, keep: Collection[str] = ()) -> None:
-    """Delete our files in a folder, but those to `keep`; any other file in it is left."""
+    """Delete our files in a folder, but those to `keep`; any other file in it is left. Raises `Unusable` for a link in
+    place of one."""
     for path in folder.glob("*"):
-        ours = path.name in (*HANDED, "about", "split") or path.suffix in (".rows", ".run", ".part")
-        if ours and path.name not in keep:
+        if is_ours(path.name) and path.name not in keep:
+            refuse_foreign(path)
             path.unlink()
+
+
+def is_ours(name: str) -> bool:
+    """Whether grouping gives this name to a file."""
+    return name in (*FINISHED, "split") or name.endswith((".rows", ".run", ".part"))
 
 
 def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> Split:
@@ -141,13 +147,13 @@ def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callab
     with ExitStack() as stack:
         files = [stack.enter_context(_opened(path, size)) for path, size in zip(paths, split.sizes, strict=True)]
 
-        def note(place: Place, *, done: bool = False) -> Split:
+        def save(place: Place, *, done: bool = False) -> Split:
             for file, path in zip(files, paths, strict=True):
                 file.flush()
                 sync(path)
-            told = Split(job.export, job.made_by, place, tuple(f.tell() for f in files), tuple(breaks), done)
-            _write(job.folder / "split", told)
-            return told
+            now = Split(job.export, job.made_by, place, tuple(it.tell() for it in files), tuple(breaks), done)
+            _write(job.folder / "split", now)
+            return now
 
         def broken(it: BrokenExport) -> None:
             breaks.append(Break(it.path, it.offset, it.why, it.whole))
@@ -157,7 +163,7 @@ def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callab
         try:
             for span in spans:
                 if stopped():
-                    note(place)
+                    save(place)
                     raise Stopped
                 for entry in _entries(job, span):
                     data = entry.encoded()
@@ -166,19 +172,17 @@ def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callab
                     written += len(data)
                 place = span.end
                 tell(span)
-                if written >= NOTED * job.memory:
-                    note(place)
+                if written >= MEMORIES * job.memory:
+                    save(place)
                     written = 0
         finally:
             getattr(spans, "close", int)()
-        return note(place, done=True)
+        return save(place, done=True)
 
 
 def _opened(path: Path, size: int) -> BinaryIO:
     """A file of which so many bytes are known to be whole, to write on behind them."""
-    if not path.exists():
-        create(path).close()
-    file = path.open("r+b", BUFFER)
+    file = os.fdopen(own(path, os.O_RDWR | os.O_CREAT), "r+b", BUFFER)
     file.truncate(size)
     file.seek(size)
     return file
@@ -316,6 +320,6 @@ def _write(path: Path, value: Split | About) -> None:
 
 def read_from(path: Path, at: int) -> Iterator[Entry]:
     """The entries of a finished file from an offset on."""
-    with path.open("rb", BUFFER) as file:
+    with open(path, "rb", BUFFER, opener=own) as file:
         file.seek(at)
         yield from entries(file)

@@ -10,6 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from streammig.disk import own
 from streammig.errors import MachineFault
 
 # Place of a row in the export, or of the first row of a record: file, offset, length, number; kind; size of the note
@@ -65,7 +66,7 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
 
 def of_file(path: Path) -> Iterator[Entry]:
     """The entries of a whole file."""
-    with path.open("rb", BUFFER) as file:
+    with open(path, "rb", BUFFER, opener=own) as file:
         yield from entries(file)
 
 

@@ -8,7 +8,6 @@ import shutil
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from streammig.disk import read_own, refuse_foreign, refuse_foreign_folder, remove_own
 from streammig.errors import BrokenExport
-from streammig.grouping.build import HANDED, MARK, About, Job, clear, group, read_from, room_of
+from streammig.grouping.build import FINISHED, MARK, About, Job, clear, group, is_ours, read_from, room_of
 from streammig.grouping.entries import Entry, Form, damaged
 from streammig.grouping.rows import OfRows
 from streammig.model import START, Place, Span
@@ -49,7 +49,7 @@ class GroupedSource(Source):
         found = self._read(self.folder)
         if found is None or (found.made_by != self._mark and not begun):
             return False
-        clear(self.folder, keep=(*HANDED, "about"))
+        clear(self.folder, keep=FINISHED)
         self._about = found
         return True
 
@@ -104,7 +104,7 @@ class GroupedSource(Source):
 
     def _offset(self, place: Place) -> int:
         """Where in the finished file to read from for the records from a place on."""
-        marks = (self._folder / "marks").read_bytes()
+        marks = read_own(self._folder / "marks")
         count = range(len(marks) // MARK.size)
         at = bisect_right(count, place[:2], key=lambda it: MARK.unpack_from(marks, it * MARK.size)[:2])
         found: int = MARK.unpack_from(marks, (at - 1) * MARK.size)[2] if at else 0
@@ -125,14 +125,18 @@ class GroupedSource(Source):
         return self._about
 
     def _read(self, folder: Path) -> About | None:
-        """What is finished in a folder, if it is of this export. Raises `MachineFault` where the files do not fit."""
+        """What is finished in a folder, if it is of this export. Raises `MachineFault` where the files do not fit, and
+        `Unusable` for a link in place of one, or of the folder."""
+        for there in (folder.parent, folder):
+            refuse_foreign_folder(there)
         try:
-            found = msgspec.json.decode((folder / "about").read_bytes(), type=About)
+            found = msgspec.json.decode(read_own(folder / "about"), type=About)
         except (OSError, msgspec.MsgspecError):
             return None
         if found.export != self._export():
             return None
         path = folder / "records"
+        refuse_foreign(path)
         if not path.exists() or path.stat().st_size != found.size:
             raise damaged(path)
         return found
@@ -172,9 +176,9 @@ def grouped_folder(checkpoint: Path) -> Path:
 
 
 def forget(checkpoint: Path, stages: Iterable[str]) -> None:
-    """Delete the work files of a checkpoint."""
+    """Delete the work files of a checkpoint, and leave what else lies there."""
     home = grouped_folder(checkpoint)
+    if home.is_symlink():
+        return
     for folder in (*(home / name for name in stages), home):
-        with suppress(OSError):
-            clear(folder)
-            folder.rmdir()
+        remove_own(folder, is_ours)

@@ -10,14 +10,14 @@ from typing import NamedTuple
 from streammig.inputs import StageInput
 from streammig.not_in.changed import CHANGED, write_changed
 from streammig.not_in.left import Left, Second
-from streammig.not_in.older import Older, held_by_run
+from streammig.not_in.older import Older
 from streammig.not_in.rules import BEFORE_SINCE, SENT_BEFORE, Since, WithoutLeft, WithoutSent, parse_since
 from streammig.selection import Absent
 from streammig.sources import comparable
 from streammig.telemetry import Notify, Warned
 from streammig.verify.work import Work
 
-__all__ = ["BEFORE_SINCE", "SENT_BEFORE", "Older", "Second", "Sent", "held_by_run", "make", "narrowed", "parse_since"]
+__all__ = ["BEFORE_SINCE", "SENT_BEFORE", "Older", "Second", "Sent", "make", "narrowed", "parse_since"]
 
 
 class Sent(NamedTuple):

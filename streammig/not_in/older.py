@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from streammig.checkpoint import MISSED, UNDECIDED, Checkpoint, is_held
-from streammig.errors import Held, Unusable
+from streammig.checkpoint import MISSED, UNDECIDED, Checkpoint
+from streammig.errors import Unusable
 from streammig.inputs import StageInput
 from streammig.model import BatchState
 from streammig.selection import WithOwners
@@ -92,9 +91,3 @@ class Older(NamedTuple):
                     f"{path}: the export of {name} has changed since, so what was sent can't be told from it",
                     "Put the old export back where it was.",
                 )
-
-
-def held_by_run(path: Path) -> None:
-    """Raise `Held` while a run is on."""
-    if is_held(path):
-        raise Held("not-in-held", f"{path}: its run is still on", "Wait for its end.")

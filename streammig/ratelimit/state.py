@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,7 +130,7 @@ INSERT INTO account DEFAULT VALUES"""
         """Note that this checkpoint is to send these exports; id and path of others that were given one of them. An
         export that it had already is not asked for again."""
         with self.transaction():
-            before = {row[0] for row in self.rows("SELECT digest FROM claim WHERE run = ?", run_id)}
+            before = self.claims(run_id)
             new = [it for it in digests if it not in before]
             self._db.executemany(
                 "INSERT OR IGNORE INTO claim VALUES (?, ?, ?)", [(it, run_id, checkpoint) for it in new]
@@ -138,9 +138,15 @@ INSERT INTO account DEFAULT VALUES"""
             asked = "SELECT DISTINCT run, checkpoint FROM claim WHERE digest = ? AND run != ? ORDER BY run"
             return [(row[0], row[1]) for it in new for row in self.rows(asked, it, run_id)]
 
-    def release(self, run_id: str) -> None:
-        """What this checkpoint was given may be given to another one."""
-        self.change("DELETE FROM claim WHERE run = ?", run_id)
+    def claims(self, run_id: str) -> set[str]:
+        """The exports that this checkpoint was given."""
+        return {row[0] for row in self.rows("SELECT digest FROM claim WHERE run = ?", run_id)}
+
+    def release(self, run_id: str, kept: Collection[str] = ()) -> None:
+        """What this checkpoint was given may be given to another one, but for the exports that are `kept`."""
+        with self.transaction():
+            for digest in self.claims(run_id).difference(kept):
+                self.change("DELETE FROM claim WHERE run = ? AND digest = ?", run_id, digest)
 
     def take(self, kind: RequestKind, count: int, pace: Pace, now: float, run_id: str = "") -> Taken:
         """Durably take up to `count` starts, as many as every window and the hold allow now."""

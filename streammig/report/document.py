@@ -24,10 +24,9 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     failure of the run, but for people to look at.
 
     Counts of a stage: records, and units; read = accepted + dead + filtered + unknown + sending + pending + reverted,
-    where
-    `sending` is what a run was sending when it was cut off (while one is on, that is pending); `sums` are exact
-    decimals as text; `done` is the share of the export that is settled, from 0 to 1, None where its length
-    is not known. `seconds_left` is how long the rest takes, of a stage and of all, if nothing stops it: from requests
+    where `sending` is what a run was sending when it was cut off (while one is on, that is pending); `sums` are exact
+    decimals as text; `done` is the share of the export that is settled, from 0 to 1, None where its length is not
+    known. `seconds_left` is how long the rest takes, of a stage and of all, if nothing stops it: from requests
     left, all windows of the limits and settle times; None where that can't be told yet. Times are ISO 8601 in UTC.
     """
     with checkpoint.reading():
@@ -38,15 +37,14 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         stages = {row.name: _stage(checkpoint, row, totals[row.name], counts[row.name], running) for row in rows}
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
-        reverted, reverting = checkpoint.is_reverted(), checkpoint.is_reverting()
-        done_at = [it.finished for it in rows if it.finished] + [checkpoint.seen_at()]
-    state = "reverting" if reverting and not running else "reverted" if reverted else _state(rows, totals, running)
+        state = _state(checkpoint, rows, totals, running)
+        last = max([checkpoint.seen_at(), *(row.finished or 0.0 for row in rows)])
     dry_run = bool(run["binding"].get("dry_run", False))
     pace = pace or Pace()
     ahead = outlook(accounts, pace, now)
     back = state in ("reverting", "reverted")  # it sends nothing any more
     left = None if back or state == "complete" else ahead.whole
-    ended = max(done_at, default=None) if state == "complete" else None
+    ended = last if state == "complete" else None
     goes_on = running and not pace.paused
     for name, stage in stages.items():
         stage["fill"], stage["done"] = fill(accounts[name]), share_settled(accounts[name])
@@ -69,15 +67,8 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         "next_request_in": rounded(ahead.next) if left and not pace.paused else None,
         "checkpoint": str(checkpoint.path),
         # A dry run is not resumed: its folder is for one.
-        "resume": None if dry_run or not _resumes(state, rows, totals) else run["context"].get("command"),
+        "resume": run["context"].get("command") if not dry_run and _goes_on(state, rows, totals) else None,
     }
-
-
-def _resumes(state: str, rows: Sequence[StageRow], totals: Mapping[str, Totals]) -> bool:
-    """Whether the same command goes on with something."""
-    if state in ("running", "reverting", "reverted") or any(_broken_off(row, totals[row.name]) for row in rows):
-        return False
-    return state != "complete" or any(row.code == SAMPLES_MISSING for row in rows)
 
 
 def verified(found: Mapping[str, Any] | None) -> bool:
@@ -89,6 +80,13 @@ def verified(found: Mapping[str, Any] | None) -> bool:
 def beside_verified(found: Mapping[str, Any]) -> int:
     """How many units a verify could not compare: another mapping made them, or a retry sent them."""
     return sum(stage.get("not_comparable", 0) for stage in found["stages"].values())
+
+
+def _goes_on(state: str, rows: Sequence[StageRow], totals: Mapping[str, Totals]) -> bool:
+    """Whether the same command would go on with a run in this state."""
+    if state in ("running", "reverting", "reverted") or any(_broken_off(row, totals[row.name]) for row in rows):
+        return False
+    return state != "complete" or any(row.code == SAMPLES_MISSING for row in rows)
 
 
 def _broken_off(row: StageRow, totals: Totals) -> bool:
@@ -119,7 +117,11 @@ def undecided_entry(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
     }
 
 
-def _state(rows: Sequence[StageRow], totals: Mapping[str, Totals], running: bool) -> str:
+def _state(checkpoint: Checkpoint, rows: Sequence[StageRow], totals: Mapping[str, Totals], running: bool) -> str:
+    if checkpoint.is_reverted():
+        return "reverted"
+    if checkpoint.is_reverting() and not running:
+        return "reverting"
     if running:
         return "running"
     if any(row.state == "failed" for row in rows):

@@ -61,7 +61,8 @@ class _Clock:
     """Time as the limits let it pass: each request starts as soon as every window allows it."""
 
     def __init__(self, limits: Limits, starts: Starts, now: float, lane: Window | None, hours: Hours | None) -> None:
-        self.now = max(now, starts.hold)
+        self.now = now
+        self._hold = starts.hold
         self._limits = limits
         self._lane = lane
         self._hours = hours
@@ -99,11 +100,13 @@ class _Clock:
 
     def peek(self) -> float:
         """When the next migration request may start."""
-        at = self._starts([(seconds, seen) for _, seconds, seen in self._windows])
+        at = max(self._hold, self._starts([(seconds, seen) for _, seconds, seen in self._windows]))
         return at if self._share else max(at, self._until)
 
     def take(self, count: int, kind: RequestKind) -> None:
         """Make `count` requests, each as soon as it may start."""
+        if count > 0:
+            self.now = max(self.now, self._hold)
         while count > 0:
             if self.now >= self._until:
                 self._turn()

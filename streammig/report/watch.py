@@ -22,6 +22,7 @@ from streammig.telemetry import (
     StageEnded,
     Steered,
     Stopping,
+    Verifying,
     Waiting,
     lasting,
     spoken,
@@ -46,6 +47,7 @@ class Watch:
         self._flying: set[tuple[str, int]] = set()
         self._last = ""
         self._waiting: tuple[str, float] | None = None
+        self._verified_by: float | None = None  # when the verify under way ends
         self._stopping: float | None = None
         self._limits: str | None = None  # the operator's limits, in place of the settings'
         self._hours: Hours | None = None
@@ -73,6 +75,8 @@ class Watch:
                     self._latency += (receipt.latency - self._latency) * (0.1 if self._latency else 1.0)
             case Waiting(_, reason, seconds):
                 self._waiting = reason, now + (seconds or 0.0)
+                if isinstance(notice, Verifying) and seconds is not None:
+                    self._verified_by = now + seconds
             case Steered(change, limits):
                 self._waiting = self._ahead = None
                 self._limits = self._limits if change == "hours" else limits
@@ -88,6 +92,9 @@ class Watch:
         now, began = self._clock(), self._began
         if began is None:
             return None
+        if self._verified_by is not None:
+            left = max(self._verified_by - now, 0.0)
+            return Outlook(0.0, dict.fromkeys(self.accounts, left), left, 0.0)
         if self._ahead is None or not 0 <= now - self._ahead[0] < FRESH:
             limits = parse_limits(self._limits or began.limits, {})
             latency = self._latency if limits != OFF else self._each(now) * began.lanes

@@ -81,8 +81,9 @@ class Processes(Workers):
     def _end(self, executor: Executor) -> None:
         executor.shutdown(wait=False, cancel_futures=True)
         for process in self._made.processes:
-            process.terminate()
-            process.join()
+            if process.pid is not None:  # else it could not be started
+                process.terminate()
+                process.join()
 
 
 class Cluster(Workers):
