@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import pytest
 from streammig.checkpoint import Checkpoint, locked
 from streammig.errors import Problem
 from streammig.sandbox.local import LocalTarget
-from tests.commands import Called, Shell, listing, sandbox
+from tests.commands import Called, Shell, finished, listing, sandbox
 from tests.manual import GUIDE
 from tests.memory_target import Crash, Weather
 from tests.test_verify import FILES, export
@@ -106,6 +108,20 @@ def test_a_refusal_of_the_target_is_told_and_may_be_tried_again(tmp_path: Path, 
         assert revert(shell, "--yes-revert", owners).code == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("typed", "left"), [("3", 0), ("4", 3)])
+def test_at_a_terminal_the_number_of_customers_has_to_be_typed(
+    shell: Shell, target: LocalTarget, typed: str, left: int
+) -> None:
+    migrated(shell, target, 3)
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "wb", buffering=0) as keys, os.fdopen(follower) as terminal:
+        keys.write(f"{typed}\n".encode())
+        ended = finished(shell.folder, "revert", "migration.checkpoint", stdin=terminal)
+    assert "Type the number of customers" in ended.err
+    assert ("[revert-unconfirmed]" in ended.err, len(listing(target, "customers"))) == (bool(left), left), ended.err
+
+
 # -- histories -------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +168,29 @@ async def until_done(world: World, dice: Random, count: int) -> Any:
             return found | {"kept": kept}
         assert isinstance(found, Crash) or (isinstance(found, Problem) and found.code in GOES_ON), found
     raise AssertionError("never done")
+
+
+@pytest.mark.slow
+def test_a_revert_takes_one_permit_of_the_migration_limit(tmp_path: Path) -> None:
+    async def main() -> None:
+        write_export(tmp_path, 25, Random(1))
+        world = new_world(tmp_path, 1, 25)
+        assert await world.live() is True
+        before, world.asked = permits(tmp_path), {"aside": True}
+        assert before
+        there = len(world.target.customers)
+        assert isinstance(await world.live(lambda it: it.revert(there, lambda owner: None)), dict)
+        assert (permits(tmp_path), len(world.target.reverts)) == (before + 1, 1)
+
+    run_virtual(main())
+
+
+def permits(folder: Path) -> int:
+    """How many of the migration limit were ever taken."""
+    (path,) = (folder / "state" / "accounts").glob("*.sqlite")
+    with closing(sqlite3.connect(path)) as file:
+        found: int = file.execute("SELECT count(*) FROM start WHERE migration").fetchone()[0]
+        return found
 
 
 @pytest.mark.parametrize(

@@ -59,16 +59,19 @@ def test_the_full_run_behind_a_pilot_sends_the_rest_once(shell: Shell, target: L
     once(target, 30, 90)
 
 
-def test_behind_a_revert_only_its_survivors_are_left_out(shell: Shell, target: LocalTarget) -> None:
+@pytest.mark.parametrize(("part", "customers", "code"), [((), 12, 0), (("--first", 7), 7, 10)])
+def test_behind_a_revert_only_its_survivors_are_left_out(
+    shell: Shell, target: LocalTarget, part: tuple[object, ...], customers: int, code: int
+) -> None:
     export(shell.folder, 12)
-    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000, *part).code == code
     with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
         row = "num, batch, reward_id, type, amount, details, issued, created"
         store.execute(
             f"INSERT INTO transactions ({row}) SELECT num, NULL, 'r', 'ACCUMULATION', '1', 'till', 1, 1 FROM customers"
             " WHERE id = 'c3'"
         )
-    assert shell("revert", "migration.checkpoint", "--yes-revert", 12).code == 3
+    assert shell("revert", "migration.checkpoint", "--yes-revert", customers).code == 3
     with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
         store.execute("DELETE FROM transactions WHERE batch IS NULL")
     ended = full(shell, target)

@@ -32,11 +32,11 @@ from streammig.undone import Taken
 from streammig.verify.pool import Pool
 from streammig.verify.verdict import Verdict
 from streammig.verify.work import Done, Item, Suspect
-from tests.commands import Shell, sandbox, write
+from tests.commands import Shell, finished, listing, quickly, sandbox, write
 from tests.memory_target import Crash
 from tests.sandbox_caller import OTHER_REWARD, REWARD, customer
 from tests.shares import share
-from tests.test_verify import FILES, export, of, one, tampered, verify
+from tests.test_verify import FILES, export, of, one, tampered, verify, without
 from tests.virtual import Inline, VirtualClock, run_virtual
 from tests.world import new_world, write_export
 
@@ -197,7 +197,7 @@ def test_i6_what_was_not_found_is_never_all_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_another_mapping_made_is_not_comparable_and_never_sent_again(shell: Shell) -> None:
+def test_where_another_mapping_made_all_of_it_there_is_nothing_to_compare(shell: Shell) -> None:
     (shell.folder / "second_maps.py").write_text("def same(record):\n    return record\n")
     with sandbox() as target:
         one_stage(shell, target)
@@ -206,6 +206,29 @@ def test_what_another_mapping_made_is_not_comparable_and_never_sent_again(shell:
         (shell.folder / "second_maps.py").write_text("def same(record):\n    return record\n")
         document = verify(shell, "--all", "--json").document
         assert (document["same"], document["stages"]["customers"]["not_comparable"]) == (True, 0)
+
+
+@pytest.mark.slow
+def test_what_another_mapping_made_is_not_comparable_and_never_sent_again(shell: Shell, tmp_path: Path) -> None:
+    write(shell.folder / "c.ndjson", [customer(f"c{number}") for number in range(8)], lines=True)
+    mapping = shell.folder / "mixed_maps.py"
+    mapping.write_text("def same(record):\n    return record\n")
+    with sandbox(store=tmp_path / "target.sqlite") as target:
+        files = ("--customers", "c.ndjson", "--map", "customers=mixed_maps:same")
+        run = ("run", *quickly(target.url), *files, "--checkpoint", "migration.checkpoint")
+        assert finished(shell.folder, *run, "--first", 3).code == 10
+        mapping.write_text("def same(record):\n    return dict(record)\n")
+        assert finished(shell.folder, *run).code == 0
+        for name in ("c1", "c6"):
+            tampered(shell.folder, *without(name))
+        found = finished(shell.folder, "verify", "migration.checkpoint", "--all", "--json").document
+        stage = found["stages"]["customers"]
+        assert (stage["looked"], stage["missing"], stage["not_comparable"]) == (5, 1, 3)
+        assert [it["record"] for it in found["findings"]] == [7]
+        assert finished(shell.folder, "retry", "migration.checkpoint", "--missing").code == 0
+        there = {it["id"] for it in listing(target, "customers")}
+        assert there == {f"c{number}" for number in range(8)} - {"c1"}
+        assert target.ledger()["twice"]["customers"]["count"] == 0
 
 
 def one_stage(shell: Shell, target: LocalTarget) -> None:
