@@ -27,13 +27,13 @@ from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.reads import Reads
 from streammig.sandbox.store import Store
 from streammig.target import MISSING, Difference
-from streammig.telemetry import ignore
+from streammig.telemetry import Notice, Verifying, ignore
 from streammig.undone import Taken
-from streammig.verify.pool import Pool
+from streammig.verify.pool import PIECE, Pool
 from streammig.verify.verdict import Verdict
 from streammig.verify.work import Done, Item, Suspect
 from tests.commands import Shell, finished, listing, quickly, sandbox, write
-from tests.memory_target import Crash
+from tests.memory_target import Crash, Weather
 from tests.sandbox_caller import OTHER_REWARD, REWARD, customer
 from tests.shares import share
 from tests.test_verify import FILES, export, of, one, tampered, verify, without
@@ -235,3 +235,33 @@ def one_stage(shell: Shell, target: LocalTarget) -> None:
     write(shell.folder / "c.ndjson", [customer(f"c{number}") for number in range(5)], lines=True)
     ended = shell.run(target.url, "--customers", "c.ndjson", "--map", "customers=second_maps:same")
     assert ended.code == 0, ended.err
+
+
+@pytest.mark.slow
+def test_a_verify_that_is_killed_reads_little_again_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        write_export(tmp_path, 600, Random(1))
+        world = new_world(tmp_path, 1, 600)
+        world.target.weather, world.settings = Weather(read=0.1), {"max_bytes": 1_000_000, "limits": "off"}
+        assert await world.live() is True
+        world.target.settle()
+        world.asked, reads, kills = {"aside": True}, world.target.reads, [800]
+        left: list[float | None] = []
+
+        def hear(notice: Notice) -> None:
+            if isinstance(notice, Verifying):
+                left.append(notice.seconds)
+                if kills and len(reads) > kills[0]:
+                    world.dead = bool(kills.pop())
+
+        world.watch = hear
+        assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), Crash)
+        assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), dict)
+        twice = len(reads)
+        assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), dict)
+        whole = len(reads) - twice
+        assert 800 < twice < whole + 2 * PIECE
+        assert left[1] == pytest.approx(whole * 0.1 / 4, rel=0.1)
+        assert left[-1] == pytest.approx(1.0, abs=1.0)
+
+    run_virtual(main())
