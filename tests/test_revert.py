@@ -100,6 +100,17 @@ def test_what_can_t_be_reverted_is_refused_and_nothing_is_sent(shell: Shell, tar
 
 
 @pytest.mark.slow
+def test_a_command_that_a_refusal_names_can_be_pasted_whatever_the_checkpoint_is_called(
+    shell: Shell, target: LocalTarget
+) -> None:
+    export(shell.folder, 2)
+    assert shell.run(target.url, *FILES, "--checkpoint", "a b.checkpoint").code == 0
+    assert shell("revert", "a b.checkpoint", "--yes-revert", 2).code == 0
+    for command in (["revert", "a b.checkpoint"], ["retry", "a b.checkpoint", "--missing"]):
+        assert re.search(r"(status|--not-in) 'a b\.checkpoint'$", shell(*command).err, re.MULTILINE)
+
+
+@pytest.mark.slow
 def test_a_refusal_of_the_target_is_told_and_may_be_tried_again(tmp_path: Path, shell: Shell) -> None:
     with sandbox({"on": "revert", "nth": 1, "do": "answer", "status": 403}) as target:
         owners = migrated(shell, target, 3)

@@ -227,6 +227,29 @@ def test_a_sample_is_spread_over_all_batches_by_their_size() -> None:
 
 
 @pytest.mark.slow
+def test_each_read_takes_a_permit_of_the_general_limit(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 5)
+    assert shell.run(target.url, *FILES, "--limits", "1000/1s;general=1000/1h").code == 0
+    before = permits(shell.folder), reads(target)
+    assert verify(shell, "--all").code == 0
+    assert reads(target) - before[1] > 10
+    assert permits(shell.folder) - before[0] == reads(target) - before[1]
+
+
+def permits(folder: Path) -> int:
+    """How many of the general limit alone were taken."""
+    (path,) = folder.glob("state/*/accounts/*.sqlite")
+    with closing(sqlite3.connect(path)) as file:
+        found: int = file.execute("SELECT count(*) FROM start WHERE NOT migration").fetchone()[0]
+        return found
+
+
+def reads(target: LocalTarget) -> int:
+    requests = target.ledger()["requests"]
+    return sum(sum(requests[name].values()) for name in ("auth", "read"))
+
+
+@pytest.mark.slow
 def test_nothing_to_verify_and_a_wrong_call_are_refused(shell: Shell, target: LocalTarget) -> None:
     export(shell.folder, 1)
     (shell.folder / "c.ndjson").write_text('{"id": "c0"}\n')
