@@ -16,7 +16,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from subprocess import DEVNULL
+from typing import IO, Any, NamedTuple
 
 import pytest
 
@@ -108,7 +109,11 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def process(
-    folder: Path, *arguments: object, before: Callable[[], None] | None = None, **environ: str
+    folder: Path,
+    *arguments: object,
+    before: Callable[[], None] | None = None,
+    stdin: IO[str] | int = DEVNULL,
+    **environ: str,
 ) -> Iterator[subprocess.Popen[str]]:
     """A command as a process, killed if need be when the block is left. `before` is called in it first."""
 
@@ -121,7 +126,7 @@ def process(
 
     with subprocess.Popen(
         [sys.executable, "-m", "streammig", *map(str, arguments)], cwd=folder, env=environment(folder, **environ),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=begin,
+        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=begin,
     ) as running:  # fmt: skip
         try:
             yield running
@@ -129,9 +134,9 @@ def process(
             running.kill()
 
 
-def finished(folder: Path, *arguments: object, before: Callable[[], None] | None = None, **environ: str) -> Called:
-    """A command as a process, to its end."""
-    with process(folder, *arguments, before=before, **environ) as running:
+def finished(folder: Path, *arguments: object, **how: Any) -> Called:
+    """A command as a process, to its end; `how` as for `process`."""
+    with process(folder, *arguments, **how) as running:
         out, err = running.communicate(timeout=PATIENCE)
         return Called(running.returncode, out, err)
 

@@ -155,9 +155,16 @@ def test_the_limit_that_answers_name_is_held_against_the_settings(shell: Shell, 
 
 
 @pytest.mark.slow
-def test_a_customer_twice_in_a_request_may_be_taken(shell: Shell) -> None:
-    found = live(shell, {"on": "customers", "nth": 5, "do": "answer", "status": 201})
-    assert (found.code, states(found)["twice-in-a-request"]) == (0, "note")
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        ({"on": "customers", "nth": 5, "do": "answer", "status": 201}, "twice-in-a-request"),
+        ({"on": "events", "nth": 2, "do": "lose", "share": 1.0}, "repeated-event"),
+    ],
+)
+def test_a_repeat_that_has_another_effect_than_assumed_is_named(shell: Shell, rule: dict[str, Any], name: str) -> None:
+    found = live(shell, rule)
+    assert (found.code, states(found)[name]) == (0, "note")
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import pytest
 from streammig.checkpoint import Checkpoint, locked
 from streammig.errors import Problem
 from streammig.sandbox.local import LocalTarget
-from tests.commands import Called, Shell, listing, sandbox
+from tests.commands import Called, Shell, finished, listing, sandbox
 from tests.manual import GUIDE
 from tests.memory_target import Crash, Weather
 from tests.test_verify import FILES, export
@@ -98,12 +100,37 @@ def test_what_can_t_be_reverted_is_refused_and_nothing_is_sent(shell: Shell, tar
 
 
 @pytest.mark.slow
+def test_a_command_that_a_refusal_names_can_be_pasted_whatever_the_checkpoint_is_called(
+    shell: Shell, target: LocalTarget
+) -> None:
+    export(shell.folder, 2)
+    assert shell.run(target.url, *FILES, "--checkpoint", "a b.checkpoint").code == 0
+    assert shell("revert", "a b.checkpoint", "--yes-revert", 2).code == 0
+    for command in (["revert", "a b.checkpoint"], ["retry", "a b.checkpoint", "--missing"]):
+        assert re.search(r"(status|--not-in) 'a b\.checkpoint'$", shell(*command).err, re.MULTILINE)
+
+
+@pytest.mark.slow
 def test_a_refusal_of_the_target_is_told_and_may_be_tried_again(tmp_path: Path, shell: Shell) -> None:
     with sandbox({"on": "revert", "nth": 1, "do": "answer", "status": 403}) as target:
         owners = migrated(shell, target, 3)
         assert (refused := revert(shell, "--yes-revert", owners)).problem == "revert-refused", refused.err
         assert refused.code == 5
         assert revert(shell, "--yes-revert", owners).code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("typed", "left"), [("3", 0), ("4", 3)])
+def test_at_a_terminal_the_number_of_customers_has_to_be_typed(
+    shell: Shell, target: LocalTarget, typed: str, left: int
+) -> None:
+    migrated(shell, target, 3)
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "wb", buffering=0) as keys, os.fdopen(follower) as terminal:
+        keys.write(f"{typed}\n".encode())
+        ended = finished(shell.folder, "revert", "migration.checkpoint", stdin=terminal)
+    assert "Type the number of customers" in ended.err
+    assert ("[revert-unconfirmed]" in ended.err, len(listing(target, "customers"))) == (bool(left), left), ended.err
 
 
 # -- histories -------------------------------------------------------------------------------------------------------
@@ -152,6 +179,29 @@ async def until_done(world: World, dice: Random, count: int) -> Any:
             return found | {"kept": kept}
         assert isinstance(found, Crash) or (isinstance(found, Problem) and found.code in GOES_ON), found
     raise AssertionError("never done")
+
+
+@pytest.mark.slow
+def test_a_revert_takes_one_permit_of_the_migration_limit(tmp_path: Path) -> None:
+    async def main() -> None:
+        write_export(tmp_path, 25, Random(1))
+        world = new_world(tmp_path, 1, 25)
+        assert await world.live() is True
+        before, world.asked = permits(tmp_path), {"aside": True}
+        assert before
+        there = len(world.target.customers)
+        assert isinstance(await world.live(lambda it: it.revert(there, lambda owner: None)), dict)
+        assert (permits(tmp_path), len(world.target.reverts)) == (before + 1, 1)
+
+    run_virtual(main())
+
+
+def permits(folder: Path) -> int:
+    """How many of the migration limit were ever taken."""
+    (path,) = (folder / "state" / "accounts").glob("*.sqlite")
+    with closing(sqlite3.connect(path)) as file:
+        found: int = file.execute("SELECT count(*) FROM start WHERE migration").fetchone()[0]
+        return found
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,10 @@ def test_a_sample_says_how_much_may_be_missing_and_holds_no_personal_data(shell:
     document = verify(shell, "--sample", 30, "--json").document
     assert document["stages"]["customers"]["looked"] == document["stages"]["transactions"]["looked"] == 30
     assert document["at_most"]["customers"]["missing"] == pytest.approx(0.095, abs=0.001)
+    assert shell("report", "migration.checkpoint", "--out", "r.html").code == 0
+    told = (shell.folder / "r.html").read_text()
+    assert "(sample). " in told
+    assert "At most 9.50% of customers are missing" in told
     everything = b"".join(content for name, content in shell.files().items() if "checkpoint" in name)
     assert b"c7@" not in everything
     assert b"x7@" not in everything
@@ -223,6 +227,29 @@ def test_a_sample_is_spread_over_all_batches_by_their_size() -> None:
 
 
 @pytest.mark.slow
+def test_each_read_takes_a_permit_of_the_general_limit(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 5)
+    assert shell.run(target.url, *FILES, "--limits", "1000/1s;general=1000/1h").code == 0
+    before = permits(shell.folder), reads(target)
+    assert verify(shell, "--all").code == 0
+    assert reads(target) - before[1] > 10
+    assert permits(shell.folder) - before[0] == reads(target) - before[1]
+
+
+def permits(folder: Path) -> int:
+    """How many of the general limit alone were taken."""
+    (path,) = folder.glob("state/*/accounts/*.sqlite")
+    with closing(sqlite3.connect(path)) as file:
+        found: int = file.execute("SELECT count(*) FROM start WHERE NOT migration").fetchone()[0]
+        return found
+
+
+def reads(target: LocalTarget) -> int:
+    requests = target.ledger()["requests"]
+    return sum(sum(requests[name].values()) for name in ("auth", "read"))
+
+
+@pytest.mark.slow
 def test_nothing_to_verify_and_a_wrong_call_are_refused(shell: Shell, target: LocalTarget) -> None:
     export(shell.folder, 1)
     (shell.folder / "c.ndjson").write_text('{"id": "c0"}\n')
@@ -233,12 +260,36 @@ def test_nothing_to_verify_and_a_wrong_call_are_refused(shell: Shell, target: Lo
         assert verify(shell).code == 11
 
 
+@pytest.mark.slow
 def test_samples_that_a_run_missed_are_a_warning_until_all_was_verified(shell: Shell, target: LocalTarget) -> None:
     migrated(shell, target, 3)
     with closing(sqlite3.connect(shell.checkpoint)) as file, file:
         file.execute("UPDATE stage SET code = 'samples-missing', message = '1 is not visible' WHERE ordinal = 0")
     said = "status", "migration.checkpoint", "--exit-code"
     assert shell(*said).code == 3
+    assert "accepted, not verified" in shell(*said).out
     assert verify(shell, "--all").code == 0
     assert shell(*said).code == 0
+    assert "verified (all)" in shell(*said).out
     assert "not visible" not in shell(*said).out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["verify", "retry --missing", "revert --yes-revert 3"])
+def test_an_export_or_a_target_that_does_not_fit_is_refused_and_nothing_is_sent(
+    shell: Shell, target: LocalTarget, command: str
+) -> None:
+    migrated(shell, target, 3)
+    tampered(shell.folder, "DELETE FROM claims WHERE id = 'c1'", *without("c1"))
+    assert verify(shell, "--all").code == 3
+    before, (name, *more) = target.ledger(), command.split()
+    with sandbox() as other:
+        (shell.folder / "other.toml").write_text(f'base_url = "{other.url}"\n')
+        ended = shell(name, "migration.checkpoint", *more, "--settings", "other.toml")
+        assert ended.problem == "checkpoint-of-another-migration", ended.err
+        assert other.ledger()["requests"] == {}
+    export(shell.folder, 4)
+    assert shell(name, "migration.checkpoint", *more).problem == "checkpoint-of-another-migration"
+    (shell.folder / "c.ndjson").unlink()
+    assert shell(name, "migration.checkpoint", *more).problem == "export-unreadable"
+    assert target.ledger() == before

@@ -27,16 +27,16 @@ from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.reads import Reads
 from streammig.sandbox.store import Store
 from streammig.target import MISSING, Difference
-from streammig.telemetry import ignore
+from streammig.telemetry import Notice, Verifying, ignore
 from streammig.undone import Taken
-from streammig.verify.pool import Pool
+from streammig.verify.pool import PIECE, Pool
 from streammig.verify.verdict import Verdict
 from streammig.verify.work import Done, Item, Suspect
-from tests.commands import Shell, sandbox, write
-from tests.memory_target import Crash
+from tests.commands import Shell, finished, listing, quickly, sandbox, write
+from tests.memory_target import Crash, Weather
 from tests.sandbox_caller import OTHER_REWARD, REWARD, customer
 from tests.shares import share
-from tests.test_verify import FILES, export, of, one, tampered, verify
+from tests.test_verify import FILES, export, of, one, tampered, verify, without
 from tests.virtual import Inline, VirtualClock, run_virtual
 from tests.world import new_world, write_export
 
@@ -197,7 +197,7 @@ def test_i6_what_was_not_found_is_never_all_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_another_mapping_made_is_not_comparable_and_never_sent_again(shell: Shell) -> None:
+def test_where_another_mapping_made_all_of_it_there_is_nothing_to_compare(shell: Shell) -> None:
     (shell.folder / "second_maps.py").write_text("def same(record):\n    return record\n")
     with sandbox() as target:
         one_stage(shell, target)
@@ -208,7 +208,60 @@ def test_what_another_mapping_made_is_not_comparable_and_never_sent_again(shell:
         assert (document["same"], document["stages"]["customers"]["not_comparable"]) == (True, 0)
 
 
+@pytest.mark.slow
+def test_what_another_mapping_made_is_not_comparable_and_never_sent_again(shell: Shell, tmp_path: Path) -> None:
+    write(shell.folder / "c.ndjson", [customer(f"c{number}") for number in range(8)], lines=True)
+    mapping = shell.folder / "mixed_maps.py"
+    mapping.write_text("def same(record):\n    return record\n")
+    with sandbox(store=tmp_path / "target.sqlite") as target:
+        files = ("--customers", "c.ndjson", "--map", "customers=mixed_maps:same")
+        run = ("run", *quickly(target.url), *files, "--checkpoint", "migration.checkpoint")
+        assert finished(shell.folder, *run, "--first", 3).code == 10
+        mapping.write_text("def same(record):\n    return dict(record)\n")
+        assert finished(shell.folder, *run).code == 0
+        for name in ("c1", "c6"):
+            tampered(shell.folder, *without(name))
+        found = finished(shell.folder, "verify", "migration.checkpoint", "--all", "--json").document
+        stage = found["stages"]["customers"]
+        assert (stage["looked"], stage["missing"], stage["not_comparable"]) == (5, 1, 3)
+        assert [it["record"] for it in found["findings"]] == [7]
+        assert finished(shell.folder, "retry", "migration.checkpoint", "--missing").code == 0
+        there = {it["id"] for it in listing(target, "customers")}
+        assert there == {f"c{number}" for number in range(8)} - {"c1"}
+        assert target.ledger()["twice"]["customers"]["count"] == 0
+
+
 def one_stage(shell: Shell, target: LocalTarget) -> None:
     write(shell.folder / "c.ndjson", [customer(f"c{number}") for number in range(5)], lines=True)
     ended = shell.run(target.url, "--customers", "c.ndjson", "--map", "customers=second_maps:same")
     assert ended.code == 0, ended.err
+
+
+@pytest.mark.slow
+def test_a_verify_that_is_killed_reads_little_again_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        write_export(tmp_path, 600, Random(1))
+        world = new_world(tmp_path, 1, 600)
+        world.target.weather, world.settings = Weather(read=0.1), {"max_bytes": 1_000_000, "limits": "off"}
+        assert await world.live() is True
+        world.target.settle()
+        world.asked, reads, kills = {"aside": True}, world.target.reads, [800]
+        left: list[float | None] = []
+
+        def hear(notice: Notice) -> None:
+            if isinstance(notice, Verifying):
+                left.append(notice.seconds)
+                if kills and len(reads) > kills[0]:
+                    world.dead = bool(kills.pop())
+
+        world.watch = hear
+        assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), Crash)
+        assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), dict)
+        twice = len(reads)
+        assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), dict)
+        whole = len(reads) - twice
+        assert 800 < twice < whole + 2 * PIECE
+        assert left[1] == pytest.approx(whole * 0.1 / 4, rel=0.1)
+        assert left[-1] == pytest.approx(1.0, abs=1.0)
+
+    run_virtual(main())

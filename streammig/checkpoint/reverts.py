@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -74,7 +75,7 @@ class Reverts(Units):
             raise Unusable(
                 "checkpoint-reverted",
                 f"{self.path} was reverted: it sends nothing any more",
-                f"Migrate with a new --checkpoint, and leave out what stayed: --not-in {self.path}",
+                f"Migrate with a new --checkpoint, and leave out what stayed: --not-in {shlex.quote(str(self.path))}",
             )
 
     def refuse_reverting(self) -> None:
@@ -83,7 +84,7 @@ class Reverts(Units):
             raise Unusable(
                 "revert-unfinished",
                 f"{self.path} is being reverted, and what became of that is not known yet",
-                f"Read it back first: streammig revert {self.path}",
+                f"Read it back first: streammig revert {shlex.quote(str(self.path))}",
             )
 
     def window(self, owners: str, settle: float) -> Window:
@@ -96,14 +97,18 @@ class Reverts(Units):
         """
         last = self.last_revert()
         if last is not None and last.state == DONE:
-            raise Unusable("already-reverted", f"{self.path} was reverted already", "Nothing was sent.")
+            raise Unusable(
+                "already-reverted",
+                f"{self.path} was reverted already",
+                f"Nothing was sent. See what stayed: streammig status {shlex.quote(str(self.path))}",
+            )
         undecided = [batch for row in self.stages() for batch in self.batches(row.name, *UNDECIDED)]
         if undecided:
             names = ", ".join(f"{it.seq} of {it.stage}" for it in undecided[:20])
             raise Unusable(
                 "revert-undecided",
                 f"the outcome of {len(undecided)} batches is unknown: {names}",
-                f"Nothing was sent. Decide about them first: streammig resolve {self.path}",
+                f"Nothing was sent. Decide about them first: streammig resolve {shlex.quote(str(self.path))}",
             )
         customers = sum(it.tally.records for it in self.accepted(owners))
         if not customers:

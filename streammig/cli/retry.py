@@ -118,7 +118,8 @@ def _missing_in_words(file: Checkpoint) -> str:
     left = sum(file.totals(row.name).missing.records for row in file.stages())
     if not left:
         return "Records still missing: 0."
-    return f"Records still missing: {left:,}. Read back what was sent: streammig verify {file.path} --all"
+    again = f"streammig verify {shlex.quote(str(file.path))} --all"
+    return f"Records still missing: {left:,}. Read back what was sent: {again}"
 
 
 def _unmatched(choice: Choice, file: Checkpoint) -> list[str]:

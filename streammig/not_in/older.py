@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -67,8 +68,9 @@ class Older(NamedTuple):
             raise Unusable(
                 "not-in-reverted-since",
                 f"{path} was reverted after {newer.path} had begun: what was left out until then is gone",
-                f"Nothing was sent. To send what is gone: a new --checkpoint, with --not-in {newer.path}. Customers"
-                " that the revert has listed as kept must not be in its export.",
+                "Nothing was sent. To send what is gone: a new --checkpoint, with --not-in"
+                f" {shlex.quote(str(newer.path))}. Customers that the revert has listed as kept must not be in its"
+                " export.",
             )
         if self.file.run["binding"] != dict(binding):
             raise Unusable(
@@ -82,7 +84,8 @@ class Older(NamedTuple):
             raise Unusable(
                 "not-in-undecided",
                 f"{path}: batches whose outcome is unknown: {len(undecided):,}",
-                f"Run its command again, which looks for them. Then decide about the others: streammig resolve {path}",
+                "Run its command again, which looks for them. Then decide about the others:"
+                f" streammig resolve {shlex.quote(str(path))}",
             )
         for name, it in self.inputs.items():
             if comparable(self.file.fingerprints(name)) != comparable(it.source.fingerprints()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def _compare(report: Path, then: dict[str, Any], now: dict[str, Any], path: Path
     since = [name for name in ("requests", "verified", "reverted") if then[name] != now[name]]
     if then["run"] == now["run"] and then["requests"] <= now["requests"] and since:
         said = f"{path} has gone on since {report} was written; what changed: {', '.join(since)}"
-        raise Unusable("report-outdated", said, f"Write a new one: streammig report {path} --out FILE.html")
+        hint = f"Write a new one: streammig report {shlex.quote(str(path))} --out FILE.html"
+        raise Unusable("report-outdated", said, hint)
     differing = [name for name in now if now[name] != then[name]]
     if differing:
         said = f"{report} and {path} do not tell the same; what differs: {', '.join(differing)}"
