@@ -179,10 +179,10 @@ def _value(where: str, path: str, table: Mapping[str, Any]) -> Make:
     if source == "field" and not isinstance(table["field"], str):
         raise _wrong(where, path, "field is the name of a source field")
     take = partial(_found, _way(table["field"])) if source == "field" else _joined(where, path, table)
-    return partial(_converted, path, take, steps)
+    return partial(_converted, path, ", ".join(way[0] for way in _sources(table)), take, steps)
 
 
-def _converted(path: str, take: Make, steps: list[Step], record: Mapping[str, Any]) -> Any:
+def _converted(path: str, names: str, take: Make, steps: list[Step], record: Mapping[str, Any]) -> Any:
     value = take(record)
     for step in steps:
         if value is ABSENT or value == "":
@@ -190,7 +190,7 @@ def _converted(path: str, take: Make, steps: list[Step], record: Mapping[str, An
         try:
             value = step(value)
         except FieldError as error:
-            raise FieldError(path, error.said) from None
+            raise FieldError(path, f"{error.said} (from {names})") from None
     return ABSENT if value == "" else value
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from streammig.address import is_address
 from streammig.errors import Problem, Unusable
+from streammig.fields import NO, YES
 from streammig.masivo.names import DELETED, FORMS, USUAL, folded
 from streammig.patterns import files_of
 from streammig.sources import Form, open_source, parse_input
@@ -213,15 +214,24 @@ def _customers(names: _Names) -> Proposal:
         proposal.taken.add(country.path)
         proposal.put("country", _value(country))
     for mark in names.named(DELETED):
-        if mark.words and mark.path not in proposal.taken:
-            blanks = ", ".join(f'{_quoted(word)} = ""' for word in mark.words)
-            proposal.taken.add(mark.path)
-            proposal.lines.append('# If one of these words marks deleted customers, write "DELETED" for it:')
-            proposal.lines.append(f"# status = {_value(mark, f'map = {{{blanks}}}')}")
-            words = ", ".join(mark.words)
-            proposal.mend.append(f"status: {mark.path} may mark deleted customers; its words are {words}")
+        free = mark.form == "texts" and not {text.lower() for text in mark.plain} <= {*YES, *NO}
+        if mark.values and (mark.words or not free) and mark.path not in proposal.taken:
+            _deleted(proposal, mark)
     _balance(proposal, names.field("amount"))
     return proposal
+
+
+def _deleted(proposal: Proposal, mark: Field) -> None:
+    """A line to mend for what may mark deleted customers: each word of a choice, or whatever else it holds."""
+    proposal.taken.add(mark.path)
+    words = ", ".join(mark.words)
+    blanks = ", ".join(f'{_quoted(word)} = ""' for word in mark.words or ["*"])
+    proposal.lines.append(
+        f'# If {"one of these words" if words else "a value in it"} marks deleted customers, write "DELETED" for it:'
+    )
+    proposal.lines.append(f"# status = {_value(mark, f'map = {{{blanks}}}')}")
+    said = f"its words are {words}" if words else "look at its values"
+    proposal.mend.append(f"status: {mark.path} may mark deleted customers; {said}")
 
 
 def _balance(proposal: Proposal, amount: Field | None) -> None:

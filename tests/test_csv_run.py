@@ -97,6 +97,7 @@ FULL, SMALL = 1_000_000_000, 20_000_000  # bytes; STREAMMIG_PROOF says which sha
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_i3_i4_a_large_table_killed_twice_is_delivered_exactly_once(shell: Shell) -> None:
     wanted = share(FULL) if "STREAMMIG_PROOF" in os.environ else SMALL
     members = 0

@@ -83,6 +83,7 @@ def test_a_value_that_a_conversion_cant_take_is_refused_by_field_without_the_val
     with pytest.raises(FieldError) as caught:
         made(table, {"a": value})
     assert caught.value.path == path
+    assert caught.value.said.endswith(" (from a)")
     assert "secret" not in caught.value.said
     assert "04/05" not in caught.value.said
 

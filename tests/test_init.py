@@ -130,6 +130,19 @@ def test_marks_of_deletion_and_unknown_zones_are_told_and_proposed_as_lines_to_m
     assert written["customers"]["fields"]["balance"][0]["amount"]["number"] == ","
 
 
+@pytest.mark.parametrize(
+    "mark", [{"deleted": True}, {"deleted": "Yes"}, {"deletedAt": "2024-01-01"}, {"is_deleted": 1}, {"active": False}]
+)
+def test_a_mark_that_only_a_deleted_customer_has_is_told_too(shell: Shell, mark: dict[str, Any]) -> None:
+    people = [{"No": n, "Mail": f"a{n}@example.org", "state": f"S{n}", **(mark if n == 7 else {})} for n in range(20)]
+    (shell.folder / "people.json").write_text(json.dumps(people))
+    mend = shell("init", "people.json", "--json").document["mend"]["customers"]
+    (name,) = mark
+    told = [it for it in mend if "deleted" in it]
+    assert told == [f"status: {name} may mark deleted customers; look at its values"]
+    assert f'# status = {{field = "{name}", map = {{"*" = ""}}}}' in Path("move.toml").read_text()
+
+
 def test_names_with_accents_are_known_and_what_a_sex_and_a_mark_mean_in_spanish_is_asked(shell: Shell) -> None:
     told = shell("init", write_socios(shell.folder), "--json").document
     fields = tomllib.loads(Path("move.toml").read_text())["customers"]["fields"]

@@ -102,7 +102,10 @@ def test_the_array_that_was_chosen_is_said_and_one_without_records_is_done_at_on
     assert "customers: the records of e.json were found at customers" in ended.err
     assert ended.document["stages"]["customers"]["state"] == "complete"
     assert ended.document["stages"]["customers"]["read"] == 0
-    assert "were found" not in shell.run(target.url, "--customers", "e.json").err
+    assert ["Is it the right file?" in it for it in ended.document["warnings"]] == [True]
+    again = shell.run(target.url, "--customers", "e.json").err
+    assert "Is it the right file?" in again
+    assert "were found" not in again
     named = shell.run(target.url, "--customers", "e.json#customers", "--checkpoint", "other")
     assert "were found" not in named.err
 

@@ -167,6 +167,8 @@ def test_transactions_that_do_not_add_up_to_the_balance_are_found_before_the_fir
     stage = ended.document["stages"]["transactions"]
     assert (ended.code, stage["accepted"], stage["dead_by"]) == (3, 1, {"balance-differs": 1})
     assert target.ledger()["holds"]["transactions"]["count"] == 1
+    ended = run(shell, target, 'balances = "send"', "--checkpoint", "other", "--dry-run", "d")
+    assert (ended.code, ended.document["stages"]["transactions"]["accepted"]) == (0, 2)
 
 
 # -- marks of deleted customers --------------------------------------------------------------------------------------

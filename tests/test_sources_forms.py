@@ -28,6 +28,7 @@ else:
 
 RECORDS = [{"id": "1", "name": "Ana } {"}, {"id": "2", "balance": [{"x": 1}, {"x": 2}]}, {"id": "3"}]
 LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
+KEYED = b'{"1": {"balance": [{"x": 1}]}, "2": {"balance": []}}'
 PRETTY = "\n".join(json.dumps(record, indent=2) for record in RECORDS).encode()
 
 
@@ -110,6 +111,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "utf16.ndjson.gz": (lambda: gzip.compress(LINES.decode().encode("utf-16")), "export-not-utf8", "iconv"),
     "one.json": (lambda: json.dumps(RECORDS[1], indent=2).encode(), "array-not-named", "jq -c . "),
     "keyed.json": (lambda: b'{"1": {"name": "Ana"}, "2": {"name": "Luis"}}', "array-not-named", "to_entries"),
+    "keyed-balances.json": (lambda: KEYED, "array-not-named", "to_entries"),
+    "keyed-large.json": (lambda: KEYED[:-1] + b" " * 5_000_000 + b"}", "array-not-named", "to_entries"),
     "commas.ndjson": (lambda: LINES.replace(b"}\n", b"},\n"), "export-not-json", "sed "),
 }  # fmt: skip
 

@@ -16,13 +16,15 @@ def one_object(file: str, arrays: str, first: str) -> Unusable:
 
 def keyed_object(file: str) -> Unusable:
     """For one object without an array of records."""
-    name = shlex.quote(file)
     said = f"{file}: the file is one object without an array of records: a record, or records by their keys"
-    hint = (
-        f"Where it is a record: jq -c . {name} > EXPORT.ndjson. Where its keys are the ids of records:"
-        f" jq -c 'to_entries[] | {{id: .key}} + .value' {name} > EXPORT.ndjson"
-    )
+    hint = f"Where it is a record: jq -c . {shlex.quote(file)} > EXPORT.ndjson. {by_keys(file)}"
     return Unusable("array-not-named", said, hint)
+
+
+def by_keys(file: str) -> str:
+    """What makes records of an object's values, with their keys as their ids."""
+    name = shlex.quote(file)
+    return f"Where its keys are the ids of records: jq -c 'to_entries[] | {{id: .key}} + .value' {name} > EXPORT.ndjson"
 
 
 def lines_with_commas(file: str) -> Unusable:

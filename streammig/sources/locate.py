@@ -138,7 +138,8 @@ def _obvious(window: Window, at: int, head: bytes, meter: Meter) -> Layout:
         f"{window.file}: the array of records is not obvious: arrays of objects at the document's top: {len(top)};"
         f" arrays seen up to byte {end}:\n{_listing(found)}",
         f"Name the one to be read: FILE#{path_text(of_objects[0]) if of_objects else 'path.to.array'}."
-        + " Where each line is a record, name the file .ndjson." * single,
+        + " Where each line is a record, name the file .ndjson." * single
+        + f" {advice.by_keys(window.file)}" * all(len(seen.path) > 1 for seen in found),
     )
 
 
