@@ -249,10 +249,10 @@ class Framer:
         whole = self._pass(begin)
         length = self.at - begin
         data = window.data[begin - window.base : self.at - window.base] if whole else b""
-        if length > limit * LIMITS_PASSED:
-            raise self._endless(begin)
         if length > limit:
             self._check(begin, data[:limit])
+            if length > limit * LIMITS_PASSED:
+                raise self._endless(begin)
             self._flush()
             faults = {0: too_large(length, limit)}
             self._ready.append(Span(self._source, begin, b"", (0,), (0,), (self._ordinal,), faults))
