@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -280,7 +281,8 @@ class Run:
             raise UnknownOutcome(
                 "outcome-unknown",
                 f"{name}: the outcome of batch{'es' if len(left) > 1 else ''} {numbers} is unknown",
-                f"Not sent again. Show what is known, and decide: streammig resolve {self.reading.lookup.path}",
+                "Not sent again. Show what is known, and decide: "
+                + shlex.join(["streammig", "resolve", str(self.reading.lookup.path)]),
             )
 
 

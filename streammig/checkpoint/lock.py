@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ def locked(checkpoint: Path, command: str) -> Iterator[None]:
     (Not a lock on the checkpoint itself: closing any descriptor of that file would drop the locks that SQLite holds
     on it.)
     """
-    hint = f"Wait for it, stop it, or look at it with: streammig status {checkpoint}"
+    hint = f"Wait for it, stop it, or look at it with: streammig status {shlex.quote(str(checkpoint))}"
     with holding(lock_path(checkpoint), command, f"{checkpoint} is held", hint):
         yield
 

@@ -58,7 +58,8 @@ def command(
         raise click.UsageError(f"--{' and --'.join(answers)}: give one of them")
     answer = answers[0] if answers else None
     if batch is None and answer is not None:
-        raise click.UsageError(f"--{answer} needs the number of the batch: streammig resolve {checkpoint} lists them")
+        listing = shlex.join(["streammig", "resolve", str(checkpoint)])
+        raise click.UsageError(f"--{answer} needs the number of the batch: {listing} lists them")
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         running = is_held(checkpoint)
         if batch is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +27,7 @@ def pause(checkpoint: Path) -> None:
     Requests under way end; none begins. The pause outlives the run: one that starts while it is paused waits, too.
     """
     _order(checkpoint, lambda it: msgspec.structs.replace(it, paused=True))
-    say(f"{checkpoint} pauses within {spoken(NOTICED)}. To go on: streammig unpause {checkpoint}")
+    say(f"{checkpoint} pauses within {spoken(NOTICED)}. To go on: streammig unpause {shlex.quote(str(checkpoint))}")
 
 
 @click.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,7 +81,7 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     told = {"running": "The run is on.", "failed": "The run has failed.", "reverting": "The run is being reverted."}
     said = told.get(document["state"], f"The run is {document['state']}.")
     if document["paused"] and document["state"] != "complete":
-        said += f" It is paused: to go on, call streammig unpause {document['checkpoint']}"
+        said += f" It is paused: to go on, call streammig unpause {shlex.quote(document['checkpoint'])}"
     if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
         said = "The pilot is done; the full run sends the rest."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
