@@ -160,22 +160,20 @@ class KeyIndex:
     def differing(self, other: KeyIndex, stopped: Callable[[], bool]) -> Iterator[Place]:
         """The places of the records, of owners with one alone, that do not add up to what `other` has of their owner;
         both have the same key. Ends early once `stopped`."""
-        twice = (it.place for it in self.duplicates())
-        repeated = next(twice, None)
-        for data in self.rows_before(END):
-            if stopped():
-                return
-            for begin in range(0, len(data), ROW):
-                row = data[begin : begin + ROW]
-                place, own = place_of(row), row[SUM:]
-                if place == repeated:
-                    repeated = next(twice, None)
-                elif own != UNKNOWN_SUM and other.sum_of(row[OWNER:UNIQUE]) not in (own, UNKNOWN_SUM):
-                    yield place
+        for row in self._kept_rows(stopped):
+            own = row[SUM:]
+            if own != UNKNOWN_SUM and other.sum_of(row[OWNER:UNIQUE]) not in (own, UNKNOWN_SUM):
+                yield place_of(row)
 
     def without(self, other: KeyIndex, stopped: Callable[[], bool]) -> Iterator[Place]:
         """The places of records that are kept and add up to something, whose owner `other` does not know at all; both
         have the same key. Ends early once `stopped`."""
+        for row in self._kept_rows(stopped):
+            if row[SUM:] not in (UNKNOWN_SUM, NO_SUM) and other._find(0, row[OWNER:UNIQUE]) is None:
+                yield place_of(row)
+
+    def _kept_rows(self, stopped: Callable[[], bool]) -> Iterator[bytes]:
+        """The rows in reading order but for those of duplicates. Ends early once `stopped`."""
         twice = (it.place for it in self.duplicates())
         repeated = next(twice, None)
         for data in self.rows_before(END):
@@ -183,11 +181,10 @@ class KeyIndex:
                 return
             for begin in range(0, len(data), ROW):
                 row = data[begin : begin + ROW]
-                place = place_of(row)
-                if place == repeated:
+                if place_of(row) == repeated:
                     repeated = next(twice, None)
-                elif row[SUM:] not in (UNKNOWN_SUM, NO_SUM) and other._find(0, row[OWNER:UNIQUE]) is None:
-                    yield place
+                else:
+                    yield row
 
     def rows_before(self, place: Place) -> Iterator[bytes]:
         """The rows before a place, in pieces, for an index that keeps them."""
