@@ -15,7 +15,8 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from streammig.reader_process import GC_THRESHOLD, MEMORY
+from streammig.children import GC_THRESHOLD
+from streammig.reader_process import MEMORY
 
 Found = dict[str, Any]
 """Figures, JSON-ready; `reached` says whether the goal is, or of several goals which are."""

@@ -16,10 +16,11 @@ from pathlib import Path
 from threading import local
 from typing import Any
 
+from streammig.children import environment
 from streammig.errors import Unusable
 from streammig.fields import FieldMapping
 from streammig.grouping import OfRows
-from streammig.settings import KEY_VARIABLE, Settings
+from streammig.settings import Settings
 from streammig.stages import ONCE
 
 
@@ -114,9 +115,8 @@ os.kill(os.getpid(), 9)
 def _try(module: str) -> None:
     """Import a module in a process of its own first. One that ends its process there would end the run with its own
     exit code, which nothing in this process can prevent: that raises `Unusable`."""
-    environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
     done = subprocess.run(
-        [sys.executable, "-c", _TRIAL, json.dumps(sys.path), module], env=environment,
+        [sys.executable, "-c", _TRIAL, json.dumps(sys.path), module], env=environment(),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
     )  # fmt: skip
     if not done.stdout:

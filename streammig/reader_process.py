@@ -18,11 +18,11 @@ from struct import Struct
 from typing import IO, Any
 
 from streammig.batching import Sealing
+from streammig.children import GC_THRESHOLD, environment
 from streammig.errors import BrokenExport, MachineFault, Problem
 from streammig.reader import Reader
 
 AHEAD = 4  # things that the child may say before they are asked for
-GC_THRESHOLD = 200_000  # records hold no cycles: looking for some among thousands of them took a tenth of all
 _LENGTH = Struct("!I")  # of a message's pickle
 # What the parent found its modules by comes first, so that the child finds the same.
 _BEGIN = """import pickle, sys
@@ -30,7 +30,6 @@ sys.path[:] = pickle.load(sys.stdin.buffer)
 from streammig.reader_process import main
 main()"""
 STDERR = 2  # where a mapping's print() goes: stdout may carry a document
-_SECRET = "MASIVO_API_KEY"  # a reader needs no key
 # Bodies come and go: memory that is given back to the kernel each time is cleared again page by page, a tenth of all.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
 
@@ -50,7 +49,7 @@ class ReaderProcess:
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BEGIN, str(theirs)], stdin=subprocess.PIPE, pass_fds=[theirs],
-                stdout=STDERR, env=_environment(), start_new_session=True,
+                stdout=STDERR, env=MEMORY | environment(), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             os.close(ours)
@@ -124,10 +123,6 @@ class ReaderProcess:
             f"the process that reads the export ended with {how} and said no more",
             "If it was killed for want of memory, make room for it. Then run the same command: it goes on from here.",
         )
-
-
-def _environment() -> dict[str, str]:
-    return MEMORY | {name: value for name, value in os.environ.items() if name != _SECRET}
 
 
 # -- the child ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from streammig.address import is_address
+from streammig.children import KEY_VARIABLE
 from streammig.dead_letters.limit import parse_dead_limit
 from streammig.errors import Problem, Unusable
 from streammig.patterns import files_of
@@ -22,7 +23,6 @@ from streammig.ratelimit.hours import parse_hours
 from streammig.ratelimit.limits import OFF, parse_limits
 from streammig.stages import STAGES
 
-KEY_VARIABLE = "MASIVO_API_KEY"
 PRESETS = ("dev", "prod")  # names of limits; the target knows their numbers
 
 

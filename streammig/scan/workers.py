@@ -8,24 +8,24 @@ import multiprocessing
 import os
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from typing import Any, TypeVar
 
+from streammig.children import GC_THRESHOLD, KEY_VARIABLE
 from streammig.errors import Unusable
 from streammig.scan.pieces import PIECE_BYTES
 
 T = TypeVar("T")
 
-SECRETS = ("MASIVO_API_KEY",)  # a worker needs none
-GC_THRESHOLD = 200_000  # records hold no cycles
 LARGE = 64 << 20  # bytes of an export that are worth the start of processes: a second of reading
 ANSWERS = 10.0  # seconds that a cluster is given to answer
 
 
-class Workers:
+class Workers(ABC):
     """Processes that do tasks. A task is a function of a module with arguments fit to be pickled.
 
     `remote` ones are on other machines: they are sent places of records, and never records. A task is for `piece` bytes
@@ -61,18 +61,20 @@ class Workers:
         """Have done with them."""
         self.close()
 
+    @abstractmethod
     def _started(self) -> Executor:
-        raise NotImplementedError
+        """Start the processes."""
 
+    @abstractmethod
     def _end(self, executor: Executor) -> None:
-        raise NotImplementedError
+        """End them with whatever they do."""
 
 
 class Processes(Workers):
     """Processes of this machine. They end with this one, however it ends, and Ctrl-C is this one's to answer."""
 
     def _started(self) -> Executor:
-        with _without_secrets():  # what they all descend from is started here, once
+        with _without_key():  # what they all descend from is started here, once
             forkserver.ensure_running()
         self._made = _Made()
         context: Any = self._made
@@ -156,8 +158,8 @@ class _Made:
 
 
 @contextmanager
-def _without_secrets() -> Iterator[None]:
-    held = {name: os.environ.pop(name) for name in SECRETS if name in os.environ}
+def _without_key() -> Iterator[None]:
+    held = {name: os.environ.pop(name) for name in [KEY_VARIABLE] if name in os.environ}
     try:
         yield
     finally:
