@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import accumulate, pairwise, repeat
 from typing import Any, NamedTuple
 
-from streammig.model import DeadLetter, Examined, Record, Span, Tally
+from streammig.model import DeadLetter, Examined, Record, Span, Tally, add_by_reason
 
 
 class LeftOut(NamedTuple):
@@ -159,26 +159,32 @@ class Chunk:
         """The first row of a source record, and the one behind its last."""
         return bisect_left(self.columns.index, at), bisect_left(self.columns.index, at + 1)
 
-    def records(self, begin: int = 0, end: int | None = None) -> list[Record]:
-        """The rows from `begin` to `end` as an object each."""
+    def bodies(self, begin: int = 0, end: int | None = None) -> list[bytes]:
+        """The bytes of the rows from `begin` to `end`."""
         end = len(self.columns) if end is None else end
-        it, rows = self.columns, slice(begin, end)
-        index = it.index[rows]
-        positions = list(map(self.span.position, index))
+        it = self.columns
+        index = it.index[begin:end]
         if index and index[-1] - index[0] == len(index) - 1:
             bodies = self.span.cut(index[0], index[-1] + 1)
         else:
             bodies = [self.span.cut(at, at + 1)[0] for at in index]
         for row in it.edited.keys() & range(begin, end):
             bodies[row - begin] = it.edited[row]
+        return bodies
+
+    def records(self, begin: int = 0, end: int | None = None) -> list[Record]:
+        """The rows from `begin` to `end` as an object each."""
+        end = len(self.columns) if end is None else end
+        it, rows = self.columns, slice(begin, end)
+        positions, bodies = list(map(self.span.position, it.index[rows])), self.bodies(begin, end)
         low, high = it.upto[begin], it.upto[end]
         pairs = list(zip(it.keys[low:high], it.amounts[low:high], strict=True))
         amounts = [tuple(pairs[first - low : last - low]) for first, last in pairwise(it.upto[begin : end + 1])]
         inner = it.inner[rows] if it.inner else repeat(None)
         uniques = it.uniques[rows] if it.uniques else repeat("")
-        return list(
-            map(Record, positions, it.unit[rows], it.owners[rows], bodies, it.units[rows], amounts, inner, uniques)
-        )
+        # In the order of a record's fields.
+        fields = (positions, it.unit[rows], it.owners[rows], bodies, it.units[rows], amounts, inner, uniques)
+        return list(map(Record, *fields))
 
     def examined(self, at: int) -> Examined:
         """What became of one source record."""
@@ -186,8 +192,7 @@ class Chunk:
         dead: tuple[DeadLetter, ...] = ()
         absent: tuple[tuple[str, str], ...] = ()
         for it in self._left_out.get(at, ()):
-            for reason, tally in it.filtered:
-                filtered[reason] = filtered.get(reason, Tally()) + tally
+            add_by_reason(filtered, it.filtered)
             dead, absent = dead + it.dead, absent + it.absent
         records = tuple(self.records(*self.rows(at)))
         left_out = tuple(filtered.items())

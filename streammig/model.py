@@ -57,6 +57,12 @@ def add_up(tallies: Iterable[Tally]) -> Tally:
     return Tally(records, units, {key: value for key, value in sums.items() if value})
 
 
+def add_by_reason(into: dict[str, Tally], tallies: Iterable[tuple[str, Tally]]) -> None:
+    """Add tallies to those of the same reason."""
+    for reason, tally in tallies:
+        into[reason] = into.get(reason, Tally()) + tally
+
+
 class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=True):
     """Where a source record stands.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from streammig.columns import Rows
-from streammig.model import DeadLetter, Examined, Place, Position, Progress, Range, Tally
+from streammig.model import DeadLetter, Examined, Place, Position, Progress, Range, Tally, add_by_reason
 
 
 class Rest:
@@ -31,8 +31,7 @@ class Rest:
         self.records += records
         for path, times in dropped:
             self.dropped[path] = self.dropped.get(path, 0) + times
-        for reason, tally in filtered:
-            self.filtered[reason] = self.filtered.get(reason, Tally()) + tally
+        add_by_reason(self.filtered, filtered)
         self.dead.extend(dead)
         self.absent.extend(absent)
 

@@ -25,7 +25,7 @@ from streammig.check.purchases import Purchases, rows_of_units
 from streammig.columns import Chunk, Columns, Rows
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.disk import disk_fault, own_folder
-from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_up
+from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up
 from streammig.scan import Halted
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
 from streammig.sources.source import Source
@@ -73,8 +73,7 @@ class Checked:
         """Add what a piece holds, but for its dead letters. Call it in reading order."""
         self.source_records += note.records
         self.sent += note.sent
-        for reason, tally in note.filtered.items():
-            self.filtered[reason] = self.filtered.get(reason, Tally()) + tally
+        add_by_reason(self.filtered, note.filtered.items())
         self.dropped += note.dropped
         for (kind, which), times in sorted(note.mentioned.items()):
             found = self.mentioned.setdefault(kind, Counter())
@@ -155,8 +154,7 @@ class Noting:
         chunk = Chunk(span, columns)
         note.records += len(span)
         for left in columns.left_out:
-            for reason, tally in left.filtered:
-                note.filtered[reason] = note.filtered.get(reason, Tally()) + tally
+            add_by_reason(note.filtered, left.filtered)
             if left.dead:
                 owner = left.absent[0][0] if left.absent else _id_of(span, left.at)
                 note.letters += [(letter, owner) for letter in left.dead]
@@ -169,13 +167,9 @@ class Noting:
             note.outlines.append(Outline(span.source, mean))
         note.outlines[-1].add(chunk, self.key, shared=self.shared)
         if isinstance(self.rules, Keyed):
-            note.purchases += rows_of_units(columns, self.key, span, self.rules)
+            note.purchases += rows_of_units(chunk, self.key, self.rules)
         if isinstance(self.rules, Mentions):
-            bodies = [
-                columns.edited.get(row) or span.data[span.starts[index] : span.ends[index]]
-                for row, index in enumerate(columns.index)
-            ]
-            note.mentioned.update(chain.from_iterable(map(self.rules.mentions, bodies)))
+            note.mentioned.update(chain.from_iterable(map(self.rules.mentions, chunk.bodies())))
 
 
 class Stage:
