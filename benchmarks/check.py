@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import defaultdict
 from pathlib import Path
 from time import perf_counter
@@ -26,6 +25,7 @@ import ijson
 
 from benchmarks.figures import apart, figures, yes
 from benchmarks.migrate import OWNERS, PROGRAM, descendants
+from benchmarks.watching import Watching
 from streammig.sandbox.sample import Sample, write_sample
 
 STAGES = ("customers", "events", "transactions")
@@ -33,38 +33,28 @@ BYTES_A_CUSTOMER = 3_860  # with five events and three transactions
 PROJECTED = 16
 GOALS = {"speed": 2.0, "serial": 0.10, "peak_mb": 700.0}
 TICKS = os.sysconf("SC_CLK_TCK")
-LOOKS = 0.05  # seconds between two looks at the processes
 
 
-class Watched:
+class Watched(Watching):
     """CPU seconds of each process of a command, and the most memory that they hold together, in bytes."""
 
     def __init__(self, pid: int) -> None:
+        super().__init__()
         self.cpu: dict[int, float] = defaultdict(float)
         self.commands: dict[int, str] = {}
         self.peak = 0
-        self._pid, self._end = pid, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        self._pid = pid
 
-    def __enter__(self) -> Watched:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._end.wait(LOOKS):
-            family = list(descendants(self._pid))
-            self.peak = max(self.peak, sum(it.resident for it in family))
-            for it in family:
-                self.commands[it.pid] = it.command
-                try:
-                    fields = Path(f"/proc/{it.pid}/stat").read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue  # it has ended since
-                self.cpu[it.pid] = (int(fields[11]) + int(fields[12])) / TICKS
+    def look(self) -> None:
+        family = list(descendants(self._pid))
+        self.peak = max(self.peak, sum(it.resident for it in family))
+        for it in family:
+            self.commands[it.pid] = it.command
+            try:
+                fields = Path(f"/proc/{it.pid}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended since
+            self.cpu[it.pid] = (int(fields[11]) + int(fields[12])) / TICKS
 
     def of(self, *, workers: bool) -> float:
         """The CPU seconds of the workers, or of all others."""

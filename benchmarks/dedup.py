@@ -15,13 +15,13 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.watching import Watching
 from streammig.columns import Columns
 from streammig.dedup import Build, scan
 from streammig.model import Span
@@ -59,30 +59,21 @@ class Owners:
         return found
 
 
-class DiskWatch:
+class DiskWatch(Watching):
     """The most bytes that lay in a folder, looked at 20 times a second."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._stop, self.peak = folder, threading.Event(), 0
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        super().__init__()
+        self._folder, self.peak = folder, 0
 
-    def _watch(self) -> None:
-        while not self._stop.wait(0.05):
-            total = 0
-            for path in self._folder.rglob("*"):
-                try:
-                    total += path.stat().st_blocks * 512
-                except OSError:
-                    continue
-            self.peak = max(self.peak, total)
-
-    def __enter__(self) -> DiskWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def look(self) -> None:
+        total = 0
+        for path in self._folder.rglob("*"):
+            try:
+                total += path.stat().st_blocks * 512
+            except OSError:
+                continue
+        self.peak = max(self.peak, total)
 
 
 def measure(count: int, twice: float, memory_bytes: int, seed: int) -> dict[str, Any]:

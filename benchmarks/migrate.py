@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +23,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from benchmarks.watching import Watching
 from streammig.sandbox.sample import Sample, Written, write_sample
 
 GOAL_MB = 150
-SAMPLES = 20  # a second
 DRAIN_SECONDS = 600
 OWNERS = "streammig.dedup.sort"
 PROGRAM = [sys.executable, "-m", "streammig"]
@@ -54,31 +53,21 @@ def told(url: str) -> Any:
         return json.load(answer)
 
 
-class Memory:
+class Memory(Watching):
     """Watches, in bytes, what a process and its readers hold in memory together (`peak`), and what the process that
     sorts its dedup index does (`owners`)."""
 
     def __init__(self, pid: int) -> None:
         self.peak = self.owners = 0
+        super().__init__()
         self._pid = pid
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._end.wait(1 / SAMPLES):
-            family = list(descendants(self._pid))
-            own = [it for it in family if OWNERS not in it.command]
-            highest = max((it.peak for it in own if it.pid == self._pid), default=0)
-            self.peak = max(self.peak, highest, sum(it.resident for it in own))
-            self.owners = max([self.owners, *(max(it.peak, it.resident) for it in family if OWNERS in it.command)])
+    def look(self) -> None:
+        family = list(descendants(self._pid))
+        own = [it for it in family if OWNERS not in it.command]
+        highest = max((it.peak for it in own if it.pid == self._pid), default=0)
+        self.peak = max(self.peak, highest, sum(it.resident for it in own))
+        self.owners = max([self.owners, *(max(it.peak, it.resident) for it in family if OWNERS in it.command)])
 
 
 class Process(NamedTuple):
