@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import sys
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 from streammig.errors import BrokenExport, Unusable
 from streammig.model import START, Place
 from streammig.sources import Form, Input, open_source
+from tests.input_forms import tar, zipped
 from tests.problems import raises
 
 if sys.version_info >= (3, 14):
@@ -30,22 +28,6 @@ RECORDS = [{"id": "1", "name": "Ana } {"}, {"id": "2", "balance": [{"x": 1}, {"x
 LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
 KEYED = b'{"1": {"balance": [{"x": 1}]}, "2": {"balance": []}}'
 PRETTY = "\n".join(json.dumps(record, indent=2) for record in RECORDS).encode()
-
-
-def tar(data: bytes, mode: str) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
-        entry = tarfile.TarInfo("a.ndjson")
-        entry.size = len(data)
-        archive.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
-
-
-def zipped(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("a.ndjson", data)
-    return out.getvalue()
 
 
 def long_window(data: bytes) -> bytes:
