@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
@@ -45,14 +45,17 @@ class FieldMapping:
 
     A text is the name of a source field. A table with `field`, `join`, `constant` or `null` is a value, and its other
     keys are conversions, applied in their order. Any other table is an object of fields, and a list is a list of them.
-    An object or an element of a list in which no source field had a value is left out.
+    An object or an element of a list in which no source field had a value is left out. `marks` are source fields that
+    the table does not read, and a setting of the stage does.
 
     Raises `Unusable` for a table that means nothing, `FieldError` for a value that a conversion can't take.
     """
 
-    def __init__(self, stage: str, table: Mapping[str, Any]) -> None:
-        self._stage, self._table = stage, table
+    def __init__(self, stage: str, table: Mapping[str, Any], marks: Sequence[str] = ()) -> None:
+        self._stage, self._table, self._marks = stage, table, marks
         self._make = _object(f"[{stage}.fields]", "$", table)
+        self._ways = [*_sources(table), *((name,) for name in marks)]
+        self.reads = frozenset(step for way in self._ways for step in way[:2])  # outermost fields, by whichever way
 
     def __call__(self, record: Any) -> dict[str, Any]:
         if not isinstance(record, dict):
@@ -61,22 +64,22 @@ class FieldMapping:
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FieldMapping, (self._stage, self._table)
+        return FieldMapping, (self._stage, self._table, self._marks)
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise `Unusable` for a source field that a table has not: its target's field would be left out in silence."""
-        missing = [way[0] for way in _sources(self._table) if way[0] not in columns]
+        missing = [way[0] for way in self._ways if way[0] not in columns]
         if missing:
             near = get_close_matches(missing[0], columns, 1)
             raise Unusable(
                 "fields-invalid",
-                f"[{self._stage}.fields]: the header of the export has no field {missing[0]}",
+                f"[{self._stage}]: the header of the export has no field {missing[0]}",
                 (f"Did you mean {near[0]}? " if near else "") + f"Its fields are: {', '.join(sorted(columns))}.",
             )
 
     def unseen(self, records: Iterable[Any]) -> list[tuple[str, str]]:
         """The source fields that none of these records has, each with the nearest name that one of them has, or ""."""
-        missing, names = dict.fromkeys(_sources(self._table)), dict[str, None]()
+        missing, names = dict.fromkeys(self._ways), dict[str, None]()
         for record in records:
             if not missing:
                 break

@@ -60,9 +60,10 @@ def open_sources(
         inputs = [parse_input(text) for text in stage.files]
         most = settings.max_record_bytes
         source = open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept_broken)
-        if stage.fields and source.columns is not None:
-            FieldMapping(name, stage.fields).check_columns(source.columns)
         mapping = mappings[name]
+        own = mapping.mapping if isinstance(mapping, OfRows) else mapping
+        if isinstance(own, FieldMapping) and source.columns is not None:
+            own.check_columns(source.columns)
         if isinstance(mapping, OfRows):
             folder = grouped_folder(Path(settings.checkpoint)) / name
             mark = mapping_mark(mapping)
@@ -122,7 +123,7 @@ def _told(tell: Callable[[Place], None], span: Span) -> None:
 
 def _unseen(stage: str, field: str, near: str) -> str:
     meant = f" Is {near} meant?" if near else ""
-    return f"[{stage}.fields]: none of the first {FIRST:,} records has the field {field}.{meant}"
+    return f"[{stage}]: none of the first {FIRST:,} records has the field {field}.{meant}"
 
 
 @dataclass(frozen=True, slots=True)

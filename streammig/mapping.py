@@ -147,7 +147,8 @@ def _own_mapping(settings: Settings, name: str, folder: Path) -> Callable[[Any],
         said = f"[{name}]: map and fields are both given; a record goes through one mapping"
         raise Unusable("map-invalid", said, "Take one of them out.")
     if stage.fields:
-        return FieldMapping(name, stage.fields)
+        marks = [mark.partition("=")[0] for mark in stage.deleted]
+        return FieldMapping(name, stage.fields, [mark for mark in marks if mark not in stage.fields])
     return load_mapping(stage.map, folder) if stage.map else None
 
 

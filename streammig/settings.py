@@ -155,9 +155,9 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
 
 def _check_made(where: str, stage: StageSettings) -> None:
     """Raise `Unusable` where a setting names a field that the declared mapping does not make: it would never hold."""
-    asked = [("deleted", mark) for mark in stage.deleted]
+    asked = list[tuple[str, str]]()
     if stage.owner:  # else marks and owner are those of a record that holds events
-        asked += [("owner", stage.owner), *(("reversed", mark) for mark in stage.reversed)]
+        asked = [("owner", stage.owner), *(("reversed", mark) for mark in stage.reversed)]
     for setting, mark in asked if stage.fields else ():
         path = mark.partition("=")[0]
         if path.partition(".")[0] not in stage.fields:

@@ -8,6 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from msgspec import Raw
+
 from streammig.columns import Columns, Judged
 from streammig.model import Receipt, Record, Span
 
@@ -63,6 +65,24 @@ class Judges(Protocol):
 
     @property
     def judge(self) -> Judge | None: ...
+
+
+@runtime_checkable
+class Maps(Protocol):
+    """Rules of a stage that may have a user's mapping, of which it is unknown what it has decided by."""
+
+    @property
+    def mapped(self) -> bool:
+        """Whether there is a mapping."""
+        ...
+
+    def unread(self, data: bytes) -> dict[str, Raw]:
+        """The outermost fields of a source record that the mapping is not known to read, and no setting names."""
+        ...
+
+    def made(self, data: bytes) -> list[bytes]:
+        """What the mapping makes of a source record; of one that it refuses, nothing."""
+        ...
 
 
 @runtime_checkable

@@ -64,11 +64,12 @@ def write_tables(folder: Path, members: int) -> None:
 
 
 @pytest.mark.parametrize("command", [("check",), ("run", "--dry-run", "look")])
+@pytest.mark.parametrize("slip", [('"Points"', '"Punots"'), ("[customers]", '[customers]\ndeleted = ["Punots=0"]')])
 def test_a_field_that_the_header_has_not_is_refused_and_not_left_out_of_every_record(
-    shell: Shell, command: tuple[str, ...]
+    shell: Shell, command: tuple[str, ...], slip: tuple[str, str]
 ) -> None:
     write_tables(shell.folder, 3)
-    Path("move.toml").write_text(SETTINGS.replace('"Points"', '"Punots"'), encoding="utf-8")
+    Path("move.toml").write_text(SETTINGS.replace(*slip), encoding="utf-8")
     name, *options = command
     called = shell(name, "move.toml", *options)
     assert (called.code, called.problem) == (2, "fields-invalid")

@@ -133,3 +133,4 @@ def test_a_source_field_that_no_record_has_is_named_with_the_nearest_one(
     table: str, records: list[Any], unseen: list[tuple[str, str]]
 ) -> None:
     assert FieldMapping("customers", tomllib.loads(table)).unseen(records) == unseen
+    assert FieldMapping("customers", {}, ["Gone"]).unseen(records) == [("Gone", "")]

@@ -17,7 +17,7 @@ from streammig.scan.progress import Pace
 from streammig.sources import open_source, parse_input
 from streammig.telemetry import Notice, Waiting
 from tests.commands import Called, Shell, sandbox, write
-from tests.sandbox_caller import OTHER_REWARD, customer, lot, transaction
+from tests.sandbox_caller import OTHER_REWARD, customer, event, lot, transaction
 
 
 @pytest.fixture
@@ -204,6 +204,74 @@ def test_nobodys_deleted_customers_are_sent_in_silence(
     assert (ended.code, target.ledger()["holds"]["customers"]["count"]) == (0, 1)
     ended = run(shell, target, f'[customers]\nnot_deleted = ["{setting}"]', "--checkpoint", "other", "--dry-run", "d")
     assert ended.document["stages"]["customers"]["accepted"] == 3
+
+
+MAPS = """
+def plain(it):
+    return {**made(it), "deleted": it["Gone Flag"]} if "Gone Flag" in it else made(it)
+def out(it):
+    return None if it.get("is_deleted") else made(it)
+def made(it):
+    return {"id": it["no"], "name": "A", "email": it["no"] + "@example.org", "balance": [],
+            "registration_date": "2020-01-31T10:00:00Z"}
+"""
+FIELDS = """
+[customers.fields]
+id = "no"
+name = {constant = "A"}
+email = {join = ["no", "at"], with = ""}
+balance = []
+registration_date = {constant = "2020-01-31T10:00:00Z"}
+"""
+READ = FIELDS + 'status = {field = "Baja", map = {si = "DELETED", "*" = ""}}'
+MAPPED = [
+    ('map = "maps:plain"', {"is_deleted": 1}, "is_deleted=1"),
+    ('map = "maps:plain"', {"deleted_at": "2020-01-01"}, "deleted_at"),
+    ('map = "maps:plain"', {"status": "Deleted"}, "status=Deleted"),
+    ('map = "maps:plain"', {"Is Deleted": "yes"}, "Is Deleted=yes"),
+    ('map = "maps:plain"', {"Gone Flag": True}, "deleted=true"),
+    ('map = "maps:plain"', {"status": "gold", "active": True, "Gone Flag": False}, ""),
+    ('map = "maps:out"', {"is_deleted": 1}, ""),
+    (FIELDS, {"is_deleted": 1}, "is_deleted=1"),
+    (FIELDS, {"Baja": "si"}, "Baja=si"),
+    (READ, {"Baja": "si"}, ""),
+]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+@pytest.mark.parametrize(("mapping", "fields", "setting"), MAPPED)
+def test_nobodys_deleted_customers_are_sent_in_silence_behind_a_mapping(
+    shell: Shell, mapping: str, fields: dict[str, Any], setting: str, form: str
+) -> None:
+    rows = [{"no": "c1", "at": "@x.org"}, *({"no": f"c{at}", "at": "@x.org", **fields} for at in (2, 3))]
+    if form == "csv":
+        names = [*rows[1]]
+        lines = [",".join(str(it.get(name, "")).replace("True", "true") for name in names) for it in rows]
+        (shell.folder / "c.csv").write_text("\n".join([",".join(names), *lines, ""]))
+    else:
+        (shell.folder / "c.json").write_text(json.dumps(rows))
+    (shell.folder / "maps.py").write_text(MAPS)
+    write(shell.folder / "events.json", [{"id": f"c{at}", "events": [event(f"p{at}")]} for at in (1, 2, 3)])
+    fits = '\n[events]\nfiles = ["events.json"]\n'
+
+    def dry(more: str = "") -> Called:
+        path = shell.folder / "move.toml"
+        path.write_text(f'[customers]\nfiles = ["c.{form}"]\n{more}{mapping}\n{fits}')
+        return shell("run", path, "--dry-run", f"look{len(more)}", "--json")
+
+    ended = dry()
+    if not setting:
+        assert ended.problem is None
+        return
+    assert (ended.code, ended.problem) == (2, "deleted-unclear")
+    what = ended.document["error"]["what"]
+    assert (f"{setting.partition('=')[0]}:" in what, "(2)" in what, "2020" in what) == (True, True, False)
+    checked = shell("check", shell.folder / "move.toml", "--offline", "--json").document
+    assert [it["code"] for it in checked["problems"]] == ["deleted-unclear"]
+    stages = dry(f'deleted = ["{setting}"]\n').document["stages"]
+    assert [(it["accepted"], it["filtered"]) for it in stages.values()] == [(1, 2), (1, 2)]
+    stages = dry(f'not_deleted = ["{setting}"]\n').document["stages"]
+    assert [it["accepted"] for it in stages.values()] == [3, 3]
 
 
 # -- all of a stage refused ------------------------------------------------------------------------------------------

@@ -53,7 +53,6 @@ def test_without_a_file_the_checkpoint_lies_in_the_working_folder() -> None:
         ("api_key = 'secret-value'", "key-in-settings", "MASIVO_API_KEY"),
         ("= no toml", "settings-unreadable", "bad.toml"),
         ("x = " + "[" * 20_000 + "]" * 20_000, "settings-unreadable", "bad.toml"),
-        ("[customers]\ndeleted = ['Gone=Y']\nfields = {id = 'No'}", "fields-invalid", "Gone"),
         ("[events]\nowner = 'Member No'\nfields = {type = 'T'}", "fields-invalid", "Member No"),
         ("[events]\nowner = 'm'\nreversed = ['X']\nfields = {m = 'M'}", "fields-invalid", "X"),
     ],

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from functools import cache
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import msgspec
 
 from streammig.columns import Columns
 from streammig.model import Position, Span
+from streammig.target import Maps, Rules
 
-FLAGS = frozenset({"deleted", "isdeleted", "removed", "isremoved", "erased", "iserased"})
+FLAGS = frozenset({"deleted", "isdeleted", "removed", "isremoved", "erased", "iserased", "eliminado", "baja"})
 DATES = frozenset({"deletedat", "deletedon", "deleteddate", "deletiondate", "datedeleted", "removedat", "erasedat"})
-ACTIVE = frozenset({"active", "isactive", "enabled", "isenabled"})
+ACTIVE = frozenset({"active", "isactive", "enabled", "isenabled", "activo"})
+STATES = frozenset({"status", "state", "estado"})
+GONE = frozenset({"deleted", "removed", "erased", "eliminado", "baja"})  # what such a field says of a deleted customer
 NO = frozenset({"", "null", "false", "0", "no", "n", "f", "0.0"})
-SHOWN = frozenset({"true", "1", "yes", "y", "t", "deleted", "removed"}) | NO  # values without personal data
+SHOWN = frozenset({"true", "1", "yes", "y", "t", "si", "s"}) | GONE | NO  # values without personal data
 A_VALUE = "a value"
+Field = tuple[str, bytes]
+"""A field's name and value, as it stands."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str).decode
@@ -36,18 +43,18 @@ class Look:
         self.marked: Position | None = None
         self.bad: tuple[Position, str] | None = None
 
-    def take(self, span: Span, columns: Columns) -> None:
-        """Add a span, the next in reading order."""
+    def take(self, span: Span, columns: Columns, rules: Rules) -> None:
+        """Add a span, the next in reading order, and what the rules have made of it."""
         self.kept += len(columns) + sum(bool(it.filtered) for it in columns.left_out)
         for left in columns.left_out if not self.kept else ():
             self.refused.update(letter.code for letter in left.dead)
             if left.dead and self.bad is None:
                 self.bad = left.dead[0].position, left.dead[0].message
-        for at, paths in columns.dropped:
-            for path in paths:
-                if (kind := _kind(path)) and (mark := _mark(span, at, path[2:], kind)):
-                    self.marks[mark] += 1
-                    self.marked = self.marked or span.position(at)
+        maps = rules if isinstance(rules, Maps) and rules.mapped else None
+        for at, fields in _cut(span, columns) if maps is None else _behind_a_mapping(span, columns, maps):
+            for mark in dict.fromkeys(mark for field in fields if (mark := _mark(*field))):
+                self.marks[mark] += 1
+                self.marked = self.marked or span.position(at)
 
     def absorb(self, other: Look, counted: int) -> None:
         """Add what was seen behind it, in records that were counted from 0 behind so many others."""
@@ -61,21 +68,47 @@ class Look:
             self.marked = other.marked.behind(counted)
 
 
-@cache
-def _kind(path: str) -> str:
-    """How an unknown field may mark deleted customers: "flag", "date", "active", or "" if it does not."""
-    name = path.removeprefix("$.").replace("_", "").replace("-", "").lower()
-    return "flag" if name in FLAGS else "date" if name in DATES else "active" if name in ACTIVE else ""
+def _cut(span: Span, columns: Columns) -> Iterator[tuple[int, Iterable[Field]]]:
+    """The fields that are cut from records that are sent and that may mark a deleted customer, by index."""
+    for at, paths in columns.dropped:
+        if names := _marking(paths):
+            yield at, _fields(span.cut(at, at + 1), names)
 
 
-def _mark(span: Span, at: int, field: str, kind: str) -> tuple[str, str] | None:
+def _behind_a_mapping(span: Span, columns: Columns, rules: Maps) -> Iterator[tuple[int, Iterable[Field]]]:
+    """As `_cut`, and with what a mapping may have passed over."""
+    made = {at: names for at, paths in columns.dropped if (names := _marking(paths))}
+    for at in dict.fromkeys(columns.index):
+        (data,) = span.cut(at, at + 1)
+        fields = [(name, bytes(raw)) for name, raw in rules.unread(data).items() if _kind(name)]
+        yield at, fields + (_fields(rules.made(data), made[at]) if at in made else [])
+
+
+def _marking(paths: Iterable[str]) -> list[str]:
+    return [path[2:] for path in paths if path.startswith("$.") and _kind(path[2:])]
+
+
+def _fields(records: Iterable[bytes], names: Iterable[str]) -> list[Field]:
+    """Those of the named fields that these records have."""
+    outer = [_members(data) for data in records]
+    return [(name, bytes(fields[name])) for fields in outer for name in names if name in fields]
+
+
+@lru_cache(4096)
+def _kind(name: str) -> str:
+    """How a field may mark deleted customers: "flag", "date", "active", "state", or "" if it does not."""
+    plain = re.sub(r"[\W_]+", "", name).lower()
+    kinds = {"flag": FLAGS, "date": DATES, "active": ACTIVE, "state": STATES}
+    return next((kind for kind, names in kinds.items() if plain in names), "")
+
+
+def _mark(name: str, raw: bytes) -> tuple[str, str] | None:
     """The field and its value, if it marks the customer as deleted."""
     try:
-        raw = bytes(_members(span.cut(at, at + 1)[0])[field])
         text = _text(raw) if raw.startswith(b'"') else raw.decode()
-    except (msgspec.MsgspecError, KeyError):
+    except msgspec.MsgspecError:
         return None
-    says_no = text.strip().lower() in NO
-    if says_no != (kind == "active"):
+    kind, said = _kind(name), text.strip().lower()
+    if said not in GONE if kind == "state" else (said in NO) != (kind == "active"):
         return None
-    return field, text if kind != "date" and text.strip().lower() in SHOWN else A_VALUE
+    return name, text if kind != "date" and said in SHOWN else A_VALUE

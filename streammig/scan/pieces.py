@@ -63,7 +63,7 @@ class Map:
         if not self.key and self.noting is None and part.look.kept:
             return
         columns = self.rules.columns(span)
-        part.look.take(span, columns)
+        part.look.take(span, columns, self.rules)
         if self.key:
             scanned = rows_of(columns, self.key, span, sums_of(self.rules, columns, span, self.key))
             part.rows.append(renumbered(scanned, part.reasons))

@@ -11,14 +11,17 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
+from msgspec import Raw
 
 from streammig.columns import Columns, merged
+from streammig.fields import FieldMapping
 from streammig.masivo.edit import (
     NOT_JSON,
     NULL,
     Duplicate,
     Member,
     elements,
+    fields_of,
     members,
 )
 from streammig.masivo.rules.compiled import Judge, Roles, wanted
@@ -26,7 +29,7 @@ from streammig.masivo.rules.cutting import Block, Cutting
 from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.mapping import Mapped
-from streammig.masivo.rules.options import RuleOptions
+from streammig.masivo.rules.options import RuleOptions, matches
 from streammig.masivo.rules.reasons import Refusal, Refusals, told
 from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import (
@@ -82,7 +85,10 @@ class StageRules(ABC):
         self._keys = self._values.keys
         self._filters = Filters(options)
         self._mapping = mapping
-        self._mapped = Mapped(mapping) if mapping is not None else None
+        deleted = matches(options.deleted, "deleted") if self._misses else ()
+        self._mapped = Mapped(mapping, deleted) if mapping is not None else None
+        self._read = {match.field for match in deleted}
+        self._read |= mapping.reads if isinstance(mapping, FieldMapping) else set()
         self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
         self._cutting = Cutting(self.model, self._shape, self._filters, told=self._told)
@@ -100,6 +106,22 @@ class StageRules(ABC):
             type(self).__name__, self._shape, self._options, self.roles, rules=self, filters=self._filters,
             room=self._room, most_units=self._options.max_units if self.once else sys.maxsize, told=self._told,
         )  # fmt: skip
+
+    @property
+    def mapped(self) -> bool:
+        return self._mapped is not None
+
+    def unread(self, data: bytes) -> dict[str, Raw]:
+        try:
+            return {name: raw for name, raw in fields_of(data).items() if name not in self._read}
+        except NOT_JSON:
+            return {}
+
+    def made(self, data: bytes) -> list[bytes]:
+        try:
+            return self._mapped(data) if self._mapped is not None else [data]
+        except Refusal:
+            return []
 
     def columns(self, span: Span) -> Columns:
         """The result of a span's records. Never raises for what a record holds."""

@@ -54,8 +54,10 @@ def _holds(text: str) -> bool:
     return text not in ("", "null", "false")
 
 
+def holds(match: Match, texts: Texts) -> bool:
+    """Whether a record has a field as it was named."""
+    return _holds(texts.get(match.field, "")) if match.value is None else texts.get(match.field) == match.value
+
+
 def _any(pairs: tuple[Match, ...], texts: Texts) -> bool:
-    return any(
-        _holds(texts.get(match.field, "")) if match.value is None else texts.get(match.field) == match.value
-        for match in pairs
-    )
+    return any(holds(match, texts) for match in pairs)

@@ -6,7 +6,7 @@ import datetime
 import math
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import PurePath
 from types import TracebackType
@@ -17,9 +17,12 @@ import orjson
 
 from streammig.errors import Unusable
 from streammig.fields import FieldError
-from streammig.masivo.edit import NOT_JSON, duplicated, faithful
+from streammig.masivo.edit import NOT_JSON, duplicated, faithful, fields_of
 from streammig.masivo.redact import ALLOWED, GONE, redact
+from streammig.masivo.rules.filters import holds
+from streammig.masivo.rules.options import Match
 from streammig.masivo.rules.reasons import Refusal
+from streammig.masivo.rules.values import text_in
 
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 _FAILED = "mapping-failed"
@@ -37,10 +40,14 @@ _PLAIN = (str, bool, type(None), datetime.datetime, datetime.date, uuid.UUID)
 
 
 class Mapped:
-    """What a mapping makes of a record's bytes, as bytes: no record, one, or several."""
+    """What a mapping makes of a record's bytes, as bytes: no record, one, or several.
 
-    def __init__(self, mapping: Callable[[Any], Any]) -> None:
-        self._mapping = mapping
+    `deleted` are marks of deleted customers. One that names a field which the mapping does not make is looked for in
+    the source record, and what is made of it is marked as deleted.
+    """
+
+    def __init__(self, mapping: Callable[[Any], Any], deleted: Sequence[Match] = ()) -> None:
+        self._mapping, self._deleted = mapping, deleted
 
     def __call__(self, data: bytes) -> list[bytes]:
         """The records made of this one, encoded before the mapping can touch them again; raises `Refusal`."""
@@ -69,13 +76,21 @@ class Mapped:
         if made is None:
             return []
         records = made if type(made) is list else [made]
-        return [_encoded(record) for record in records]
+        gone = self._gone(data) if self._deleted else []
+        return [_encoded(record, gone) for record in records]
+
+    def _gone(self, data: bytes) -> list[str]:
+        """The fields by which a source record is that of a deleted customer."""
+        texts = {name: text_in(bytes(raw)) for name, raw in fields_of(data).items()} if data.startswith(b"{") else {}
+        return [match.field for match in self._deleted if holds(match, texts)]
 
 
-def _encoded(record: object) -> bytes:
+def _encoded(record: object, gone: Sequence[str]) -> bytes:
     if not isinstance(record, dict):
         found = type(record).__name__
         raise Refusal(_FAILED, "", f"the mapping returned {found}; expected a dict, a list of dicts, or None")
+    if not all(name in record for name in gone):
+        record = {**record, "status": "DELETED"}
     try:
         return orjson.dumps(_exactly(record))
     except Refusal:
