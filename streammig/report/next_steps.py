@@ -43,17 +43,24 @@ def next_steps(document: Mapping[str, Any]) -> list[Step]:
     if missing := sum(stage["missing"] for stage in stages):
         said = f"Records that are missing at the target: {missing:,}. Send them again"
         steps.append(Step(said, f"streammig retry {checkpoint} --missing"))
-    is_pilot, found = pilot_is_done(document), document["verification"]
-    is_sent = not document["dry_run"] and any(stage["accepted"] for stage in stages)
-    if is_sent and (found is None or found["outdated"]):
+    if not document["dry_run"] and any(stage["accepted"] for stage in stages):
+        steps += _looks(document, checkpoint)
+    if document["resume"]:
+        steps.append(Step("Go on with the run", document["resume"]))
+    return steps
+
+
+def _looks(document: Mapping[str, Any], checkpoint: str) -> list[Step]:
+    """What shows whether all that was accepted arrived; of a pilot, what takes it back, too."""
+    found, is_pilot = document["verification"], pilot_is_done(document)
+    steps = []
+    if found is None or found["outdated"]:
         if is_pilot:
             steps.append(Step("Read back all that the pilot sent", f"streammig verify {checkpoint} --all"))
         elif document["state"] == "complete":
             steps.append(Step("Read back a sample of what was accepted", f"streammig verify {checkpoint}"))
-    if is_sent and is_pilot:
+    if is_pilot:
         steps.append(Step("Take the pilot back, if it is not right", f"streammig revert {checkpoint}"))
-    if document["resume"]:
-        steps.append(Step("Go on with the run", document["resume"]))
     return steps
 
 
