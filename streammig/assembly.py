@@ -33,7 +33,7 @@ from streammig.not_in import Older, Second, Sent, make, narrowed, parse_since
 from streammig.ratelimit import RateLimiter, account_name, parse_hours, parse_limits, part_of
 from streammig.run import Run, RunOptions
 from streammig.scan import Policies, scan_stages
-from streammig.scan_plan import to_scan
+from streammig.scans import to_scan
 from streammig.settings import Settings, check_doubles, check_folder, from_checkpoint
 from streammig.sources import with_samples
 from streammig.sources.source import Source

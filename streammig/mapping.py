@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from threading import local
 from typing import Any
 
-from streammig.children import environment
+from streammig.children import begin
 from streammig.errors import Unusable
 from streammig.fields import FieldMapping
 from streammig.grouping import OfRows
@@ -99,12 +98,11 @@ def _end_or_raise(real: Callable[..., Any], *arguments: Any) -> None:
 
 # Says a byte on standard output once the import has come back, well or not.
 _TRIAL = """
-import importlib, json, os, sys
+import importlib, os
 said = os.dup(1)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-sys.path[:] = json.loads(sys.argv[1])
 try:
-    importlib.import_module(sys.argv[2])
+    importlib.import_module(sys.argv[1])
 except BaseException:
     pass
 os.write(said, b".")
@@ -115,14 +113,15 @@ os.kill(os.getpid(), 9)
 def _try(module: str) -> None:
     """Import a module in a process of its own first. One that ends its process there would end the run with its own
     exit code, which nothing in this process can prevent: that raises `Unusable`."""
-    done = subprocess.run(
-        [sys.executable, "-c", _TRIAL, json.dumps(sys.path), module], env=environment(),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    if not done.stdout:
+    with begin(_TRIAL, module, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        try:
+            said, _ = child.communicate()
+        finally:
+            child.kill()
+    if not said:
         raise Unusable(
             "map-not-importable",
-            f"the mapping's module {module} ended the process that imported it, with {done.returncode}",
+            f"the mapping's module {module} ended the process that imported it, with {child.returncode}",
             "A module must do nothing when it is imported but define its functions.",
         )
 

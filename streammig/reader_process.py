@@ -11,24 +11,19 @@ import os
 import pickle
 import select
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from struct import Struct
 from typing import IO, Any
 
 from streammig.batching import Sealing
-from streammig.children import GC_THRESHOLD, environment
+from streammig.children import GC_THRESHOLD, begin, ending, environment
 from streammig.errors import BrokenExport, MachineFault, Problem
 from streammig.reader import Reader
 
 AHEAD = 4  # things that the child may say before they are asked for
 _LENGTH = Struct("!I")  # of a message's pickle
-# What the parent found its modules by comes first, so that the child finds the same.
-_BEGIN = """import pickle, sys
-sys.path[:] = pickle.load(sys.stdin.buffer)
-from streammig.reader_process import main
-main()"""
+_PROGRAM = "from streammig.reader_process import main; main()"
 STDERR = 2  # where a mapping's print() goes: stdout may carry a document
 # Bodies come and go: memory that is given back to the kernel each time is cleared again page by page, a tenth of all.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
@@ -42,15 +37,12 @@ class ReaderProcess:
     """
 
     def __init__(self, *parts: Any, **more: Any) -> None:
-        recipe = pickle.dumps(sys.path) + pickle.dumps((parts, more))
+        recipe = pickle.dumps((parts, more))
         self.broken: BrokenExport | None = None
         self.paused = ""
         ours, theirs = os.pipe()
         try:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BEGIN, str(theirs)], stdin=subprocess.PIPE, pass_fds=[theirs],
-                stdout=STDERR, env=MEMORY | environment(), start_new_session=True,
-            )  # fmt: skip
+            child = begin(_PROGRAM, str(theirs), stdout=STDERR, kept_open=[theirs], environ=MEMORY | environment())
         except OSError as error:
             os.close(ours)
             raise MachineFault(
@@ -58,6 +50,7 @@ class ReaderProcess:
             ) from None
         finally:
             os.close(theirs)
+        self._child = child
         self._answers = open(ours, "rb", buffering=0)  # noqa: SIM115  # until `close`
         self._poll = select.poll()
         self._poll.register(ours, select.POLLIN)
@@ -116,11 +109,9 @@ class ReaderProcess:
 
     def _died(self) -> MachineFault:
         self._hang_up()
-        code = self._child.wait()
-        how = f"signal {-code}" if code < 0 else f"code {code}"
         return MachineFault(
             "reader-died",
-            f"the process that reads the export ended with {how} and said no more",
+            f"the process that reads the export ended {ending(self._child.wait())} and said no more",
             "If it was killed for want of memory, make room for it. Then run the same command: it goes on from here.",
         )
 

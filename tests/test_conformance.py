@@ -27,6 +27,7 @@ from tests.drafts import made
 from tests.masivo_session import KEY, WallClock, session_on
 from tests.memory_target import MemoryTarget, Weather
 from tests.sandbox_caller import customer, event, running, transaction
+from tests.test_dedup import Export
 from tests.virtual import VirtualClock, run_virtual
 from tests.wire import closed_port
 
@@ -76,6 +77,12 @@ def test_a_source_and_the_rules_over_it(tmp_path: Path, stage: str, layout: str)
     if layout != "two files":
         conformance.source(open_source(inputs), 7)
     conformance.rules(masivo().rules(stage), open_source(inputs))
+
+
+def test_the_source_and_the_rules_of_a_scan() -> None:
+    export = Export([(f"c{nth}", f"m{nth}", "" if nth % 5 else "deleted") for nth in range(14)])
+    conformance.source(export, 7)
+    conformance.rules(export, export)
 
 
 @pytest.mark.parametrize("dry", [False, True])

@@ -24,7 +24,7 @@ from streammig.errors import MachineFault, Problem, Unusable
 from streammig.fingerprint import shapes
 from streammig.inputs import StageInput, make_ready
 from streammig.scan import Policies, Workers, problems_of, scan_folder
-from streammig.scan_plan import to_scan
+from streammig.scans import to_scan
 from streammig.selection import BALANCE_DIFFERS
 from streammig.settings import Settings
 from streammig.stages import ONCE, STAGES

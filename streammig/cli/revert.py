@@ -58,17 +58,17 @@ def command(
     from streammig.report.document import iso
 
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
-        plan = _plan(file, toml)
+        preview = _preview(file, toml)
     if not quiet:
-        say(_plan_in_words(plan))
+        say(_preview_in_words(preview))
     if dry_run:
         if as_json:
-            click.echo(json.dumps(plan, indent=2))
+            click.echo(json.dumps(preview, indent=2))
         elif not quiet:
-            said = "To revert them" if plan["window"] else "To go on"
+            said = "To revert them" if preview["window"] else "To go on"
             say(f"Nothing was sent. {said}: streammig revert {shlex.quote(str(checkpoint))}")
         return
-    customers = plan["customers"] if not plan["window"] else _confirmed(plan["customers"], confirmed)
+    customers = preview["customers"] if not preview["window"] else _confirmed(preview["customers"], confirmed)
     called = shlex.join(["streammig", *sys.argv[1:]])
     with TemporaryFile("w+", encoding="utf-8") as kept:  # a line a customer: there may be many
 
@@ -82,7 +82,7 @@ def command(
         if not isinstance(ended.result, dict):
             say(f"Stopped on request. To go on: {called}")
             sys.exit(STOPPED)
-        found = plan | ended.result | {"at": iso(ended.result["at"])}
+        found = preview | ended.result | {"at": iso(ended.result["at"])}
         kept.seek(0)
         _tell(found, map(json.loads, kept), output)
     sys.exit(3 if found["stayed"] or found["not_read_back"] else 0)
@@ -99,7 +99,7 @@ def _tell(found: Mapping[str, Any], kept: Iterable[str], output: Output) -> None
             say(line)
 
 
-def _plan(file: Checkpoint, toml: Path | None) -> dict[str, Any]:
+def _preview(file: Checkpoint, toml: Path | None) -> dict[str, Any]:
     """What would be reverted, JSON-ready. The window is null where a revert is under way: it is only read back."""
     from streammig.report.document import iso
     from streammig.settings import from_checkpoint
@@ -129,15 +129,15 @@ def _confirmed(customers: int, given: int | None) -> int:
     return customers
 
 
-def _plan_in_words(plan: Mapping[str, Any]) -> str:
-    window = plan["window"]
+def _preview_in_words(preview: Mapping[str, Any]) -> str:
+    window = preview["window"]
     if not window:
-        return f"Customers of this run that are being reverted: {plan['customers']:,}. They are only read back."
+        return f"Customers of this run that are being reverted: {preview['customers']:,}. They are only read back."
     return "\n".join(
         [
-            f"Customers of this run to be reverted: {plan['customers']:,}",
+            f"Customers of this run to be reverted: {preview['customers']:,}",
             f"The window: migrated from {window['start']} up to {window['end']}, by the target's clock",
-            *(f"WARNING: {it}" for it in plan["warnings"]),
+            *(f"WARNING: {it}" for it in preview["warnings"]),
         ]
     )
 

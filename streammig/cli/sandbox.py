@@ -6,8 +6,43 @@ from pathlib import Path
 
 import click
 
+SCRIPT = """\
+A script is a JSON list of rules, or one rule a line. The first rule that matches a request is played:
 
-@click.command()
+\b
+  {"on": "events", "nth": 1, "do": "reset", "at": "done"}
+      the first events are taken, and their answer is lost
+  {"on": "customers", "every": 10, "do": "lose", "share": 0.1}
+      taken, but the queue drops a tenth of them
+  {"on": "events", "nth": 2,
+   "do": "answer", "status": 207, "body": "list", "share": 0.75}
+      three quarters are taken, and a list says which
+  {"on": "migration", "chance": 0.05, "times": 3,
+   "do": "answer", "status": 429, "retry_after": 2}
+
+\b
+on     customers, events, transactions, revert, migration (these four),
+       auth, read or any (the default)
+which  nth (a number or a list of them, from 1), every or chance (0 to 1);
+       from and until (numbers of the kind); times (at most so often)
+do     answer    status, done (the work is done first), location,
+                 share (it is done for this share of them),
+                 body (error, html, invalid-json, empty, count, list)
+                 or json (any), retry_after, retry_after_date (seconds)
+       revoke    every token issued so far ends
+       reset     at (head, body, done): the connection is reset there
+       hang      seconds, done: no answer
+       slow      seconds: the answer comes late
+       drip      seconds: it comes byte by byte
+       truncate  at (head, body): it is cut there
+       partial   bad (a number): 422, but the good part is taken
+       lose      records (a list, from 0) or share (0 to 1)
+       late      seconds: applied so much later
+       missing   as (404, null, object, 204, 400): the answer to a
+                 read of a customer who is not there"""
+
+
+@click.command(epilog=SCRIPT)
 @click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 takes a free one.")
 @click.option("--store", type=click.Path(path_type=Path), metavar="FILE", help="Keep its records in FILE.")
 @click.option("--limits", default="prod", show_default=True, metavar="LIMITS", help="Limits to enforce, as of run.")
@@ -18,40 +53,6 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
     """Serve a local Masivo on 127.0.0.1, with limits, a queue, rules and, with --script, faults.
 
     /_sandbox/ledger shows the records it holds, received twice, or dropped.
-
-    A script is a JSON list of rules, or one rule a line. The first rule that matches a request is played:
-
-    \b
-      {"on": "events", "nth": 1, "do": "reset", "at": "done"}
-          the first events are taken, and their answer is lost
-      {"on": "customers", "every": 10, "do": "lose", "share": 0.1}
-          taken, but the queue drops a tenth of them
-      {"on": "events", "nth": 2,
-       "do": "answer", "status": 207, "body": "list", "share": 0.75}
-          three quarters are taken, and a list says which
-      {"on": "migration", "chance": 0.05, "times": 3,
-       "do": "answer", "status": 429, "retry_after": 2}
-
-    \b
-    on     customers, events, transactions, revert, migration (these four),
-           auth, read or any (the default)
-    which  nth (a number or a list of them, from 1), every or chance (0 to 1);
-           from and until (numbers of the kind); times (at most so often)
-    do     answer    status, done (the work is done first), location,
-                     share (it is done for this share of them),
-                     body (error, html, invalid-json, empty, count, list)
-                     or json (any), retry_after, retry_after_date (seconds)
-           revoke    every token issued so far ends
-           reset     at (head, body, done): the connection is reset there
-           hang      seconds, done: no answer
-           slow      seconds: the answer comes late
-           drip      seconds: it comes byte by byte
-           truncate  at (head, body): it is cut there
-           partial   bad (a number): 422, but the good part is taken
-           lose      records (a list, from 0) or share (0 to 1)
-           late      seconds: applied so much later
-           missing   as (404, null, object, 204, 400): the answer to a
-                     read of a customer who is not there
     """
     from streammig.errors import Unusable
     from streammig.sandbox import SandboxConfig, ScriptError, serve

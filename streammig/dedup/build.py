@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from streammig.children import begin, ending
 from streammig.dedup.lookup import WORK, About, KeyIndex, Policy, binding, builds, damaged, is_spill, open_index, remove
 from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, spot
 from streammig.disk import NO_ROOM, create, own_folder, remove_own, sync_names, whole_file
@@ -24,6 +24,7 @@ from streammig.model import START, Place
 
 MEMORY_BYTES = 512 << 20
 SPECIAL = frozenset("?*[\\")  # letters that DuckDB takes for more than letters of a path
+_PROGRAM = "from streammig.dedup.sort import main; main()"
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL")
 
 BYTES_A_CUSTOMER = 190
@@ -136,10 +137,9 @@ class Build:
             return self._sorted_in(elsewhere)
 
     def _sorted_in(self, elsewhere: str) -> Sorted:
-        self._child = child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "streammig.dedup.sort"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env=_environment(), start_new_session=True,  # Ctrl-C is ours to answer
-        )  # fmt: skip
+        # Neither the API key goes to it, nor anything else that was put there for us.
+        environ = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self._child = child = begin(_PROGRAM, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, environ=environ)
         if self._closed:
             self.close()
         assert child.stdin is not None
@@ -154,10 +154,9 @@ class Build:
         if found.fault:
             raise MachineFault(*found.fault)
         if code or not answer:
-            ended = f"by signal {-code}" if code < 0 else f"with code {code}"
             raise MachineFault(
                 "dedup-process-ended",
-                f"the process that sorts the dedup index in {self._folder} ended {ended}",
+                f"the process that sorts the dedup index in {self._folder} ended {ending(code)}",
                 "If the machine was short of memory, make room; then run the same command.",
             )
         return found
@@ -203,12 +202,6 @@ def fault(folder: Path, error: Exception) -> tuple[str, str, str]:
         return "disk-full", where + "the disk is full", "Make room on the disk, then run the same command."
     why = os.strerror(error.errno or errno.EIO) if isinstance(error, OSError) else type(error).__name__
     return "dedup-io", where + why, "Check the disk, then run the same command."
-
-
-def _environment() -> dict[str, str]:
-    """The child's environment: neither the API key, nor anything that was put there for us."""
-    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return passed | {"PYTHONPATH": os.pathsep.join(str(Path(it).absolute()) for it in sys.path)}
 
 
 def most_customers(mark: Mapping[str, Any]) -> int:

@@ -224,7 +224,3 @@ class Firsts:
 
     def close(self) -> None:
         self._file.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -105,15 +105,9 @@ class Http:
             await self._session.close()
 
     async def exchange(
-        self,
-        method: str,
-        url: str,
-        headers: Callable[[], Mapping[str, str]],
-        body: bytes | None = None,
-        *,
-        most: int = 65536,
-        began: Callable[[], None] = lambda: None,
-    ) -> Answer | NoAnswer:
+        self, method: str, url: str, headers: Callable[[], Mapping[str, str]], body: bytes | None = None, *,
+        most: int = 65536, began: Callable[[], None] = lambda: None,
+    ) -> Answer | NoAnswer:  # fmt: skip
         """Make one request. `headers` is a callable so that no frame of ours keeps a secret in a local."""
         assert self._session is not None, "enter the context first"
         loop = asyncio.get_running_loop()

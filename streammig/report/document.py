@@ -11,6 +11,7 @@ from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING, counted
 from streammig.model import Batch, BatchState, Sums, Tally
 from streammig.report.drift import drift
 from streammig.report.progress import Pace, account_of, fill, outlook, share_settled
+from streammig.telemetry import Account
 
 NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
 ALL_REFUSED = {"invalid-utf8": "Convert the file to UTF-8 first, for example with iconv.",
@@ -38,18 +39,16 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
         state = _state(checkpoint, rows, totals, running)
-        last = max([checkpoint.seen_at(), *(row.finished or 0.0 for row in rows)])
-    dry_run = bool(run["binding"].get("dry_run", False))
-    pace = pace or Pace()
+        done = [checkpoint.seen_at(), *(row.finished or 0.0 for row in rows)]
+    ended = max(done) if state == "complete" else None
+    dry_run, pace = bool(run["binding"].get("dry_run", False)), pace or Pace()
     ahead = outlook(accounts, pace, now)
     back = state in ("reverting", "reverted")  # it sends nothing any more
     left = None if back or state == "complete" else ahead.whole
-    ended = last if state == "complete" else None
     goes_on = running and not pace.paused
     for name, stage in stages.items():
-        stage["fill"], stage["done"] = fill(accounts[name]), share_settled(accounts[name])
-        stage["seconds_left"] = None if back or stage["state"] == "complete" else rounded(ahead.stages[name])
-        stage["eta"] = iso(now + stage["seconds_left"]) if goes_on and stage["seconds_left"] is not None else None
+        seconds = None if back or stage["state"] == "complete" else rounded(ahead.stages[name])
+        stage |= _how_far(accounts[name], seconds, now if goes_on else None)
     return {
         "state": state,
         "balanced": all(totals[row.name].balanced for row in rows),
@@ -161,10 +160,6 @@ def _stage(
         "batches": counts["batches"],
         "requests": counts["requests"] - counts["not_sent"],
         "not_sent": counts["not_sent"],  # begun, but no connection was made
-        "fill": None,  # these four follow from how far all stages are
-        "done": None,
-        "seconds_left": None,
-        "eta": None,
         "sums": {name: _decimals(tally.sums) for name, tally in parts.items()},
         "filtered_by": {reason: _plain(tally) for reason, tally in checkpoint.progress(row.name).filtered.items()},
         "dead_by": checkpoint.dead_codes(row.name),
@@ -173,6 +168,12 @@ def _stage(
         "dropped_fields": dict(checkpoint.progress(row.name).dropped),
         "imbalance": None if totals.balanced else {"read": _plain(totals.taken), "placed": _plain(totals.placed)},
     }
+
+
+def _how_far(account: Account, seconds: float | None, now: float | None) -> dict[str, Any]:
+    """Fill, share and time left of a stage; `now` is None where it does not go on."""
+    eta = iso(now + seconds) if now is not None and seconds is not None else None
+    return {"fill": fill(account), "done": share_settled(account), "seconds_left": seconds, "eta": eta}
 
 
 def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:

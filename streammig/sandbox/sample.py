@@ -207,6 +207,6 @@ class _Writing:
             "transactions": self._good["transactions"].part(*rewards),
         }
         return Written(
-            self._written["customers"], self._deleted.chosen, self._bad.chosen, self._written["events"],
-            self._reversed.chosen, self._written["transactions"], size, good,
+            **self._written, deleted=self._deleted.chosen, bad=self._bad.chosen, reversed=self._reversed.chosen,
+            bytes=size, good=good,
         )  # fmt: skip
