@@ -74,8 +74,8 @@ class SharedAccount:
         raise Unusable(
             "export-sent-before",
             f"the export was given to another checkpoint of this host, which has sent from it: {sent[0]}",
-            f"Nothing was sent. Go on with that one, or look at it: streammig status {shlex.quote(sent[0])}"
-            " If its records are to be sent once more, run the same command once with --export-again.",
+            f"Nothing was sent. Go on with that one, or look at it: streammig status {shlex.quote(sent[0])}\n"
+            "If its records are to be sent once more, run the same command once with --export-again.",
         )
 
     def limiter(

@@ -18,28 +18,31 @@ from streammig.settings import Settings
 
 class _Kept(msgspec.Struct, frozen=True):
     binding: str
-    requests: dict[str, int]
+    stages: dict[str, tuple[int, int]]
 
 
 def plan_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + ".plan")
 
 
-def keep_plan(settings: Settings, inputs: Mapping[str, StageInput], requests: Mapping[str, int]) -> None:
-    """Keep the number of requests of each stage, bound to export, settings and mappings. Raises `OSError`."""
+def keep_plan(settings: Settings, inputs: Mapping[str, StageInput], stages: Mapping[str, tuple[int, int]]) -> None:
+    """Keep the requests of each stage, and its units with those left out, bound to export, settings and mappings.
+
+    Raises `OSError`.
+    """
     if bound := _binding(settings, inputs):
         with whole_file(plan_path(Path(settings.checkpoint))) as part:
-            part.write_bytes(msgspec.json.encode(_Kept(bound, dict(requests))))
+            part.write_bytes(msgspec.json.encode(_Kept(bound, dict(stages))))
 
 
-def kept_plan(settings: Settings, inputs: Mapping[str, StageInput]) -> Mapping[str, int]:
+def kept_plan(settings: Settings, inputs: Mapping[str, StageInput]) -> Mapping[str, tuple[int, int]]:
     """What was kept, if it is of just these stages as they are now; else nothing. Raises `Unusable` for a link in place
     of the file."""
     try:
         found = msgspec.json.decode(read_own(plan_path(Path(settings.checkpoint))), type=_Kept)
     except (OSError, msgspec.MsgspecError):
         return {}
-    return found.requests if found.binding == _binding(settings, inputs) else {}
+    return found.stages if found.binding == _binding(settings, inputs) else {}
 
 
 def forget_plan(checkpoint: Path) -> None:

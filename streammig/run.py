@@ -110,13 +110,14 @@ class Run:
             await self.store.write(lambda file: file.set_context(file.run["context"] | {"plan": plan}))
         forget_plan(self.reading.lookup.path)
 
-    async def _expected(self, name: str, planned: int | None) -> Expected:
+    async def _expected(self, name: str, planned: tuple[int, int] | None) -> Expected:
         """What a stage will take: as an earlier run knew it, as it was `planned`, or by its first records."""
         before = await self.store.read(lambda file: account_of(file, name))
         if before.made or before.complete or before.expected.requests:
             return before.expected
         if planned is not None:
-            return Expected(planned, readable=self.target.reads.proves(name), by_requests=True)
+            requests, units = planned
+            return Expected(requests, readable=self.target.reads.proves(name), units=units)
         source = self.reading.inputs[name].source
         records = await self.reading.first(name, SAMPLED)
         units, most = BatchLimits(bytes=self.settings.max_bytes).units, self.settings.max_bytes

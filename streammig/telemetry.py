@@ -17,7 +17,7 @@ class Expected(NamedTuple):
     requests: float = 0.0  # in all
     ratio: float = 1.0  # bytes of bodies for a byte of the export
     readable: bool = False  # whether samples of it are read back at its end
-    by_requests: bool = False  # how far the reading is tells nothing, or less: the number of requests does
+    units: float = 0.0  # in all, those left out included; 0 where they are not known: how far the reading is tells more
 
 
 class Account(NamedTuple):

@@ -449,6 +449,16 @@ def test_a_run_tells_its_drift_against_the_plan_of_the_check(shell: Shell) -> No
     assert not list(shell.folder.glob("*.plan"))
 
 
+def test_a_pilot_behind_a_check_is_as_far_as_its_records_and_counts_its_short_request(shell: Shell) -> None:
+    write(shell.folder / "customers.json", people(4_000))
+    check(shell)
+    with sandbox() as target:
+        run = shell.run(target.url, "--customers", "customers.json", "--first", "200", "--json")
+    plan = run.document["plan"]
+    assert (run.code, plan["requests"], plan["requests_now"]) == (10, 4, 5)
+    assert run.document["stages"]["customers"]["done"] == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize("change", ["export", "settings", "none"])
 def test_a_run_without_a_plan_that_fits_plans_by_its_first_records(shell: Shell, change: str) -> None:
     write(shell.folder / "customers.json", people(2_300))

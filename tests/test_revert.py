@@ -70,6 +70,16 @@ def test_a_run_is_taken_back_whole_and_says_so(shell: Shell, target: LocalTarget
 
 
 @pytest.mark.slow
+def test_a_pilot_that_is_taken_back_is_reverted_and_no_longer_paused(shell: Shell, target: LocalTarget) -> None:
+    export(shell.folder, 12)
+    assert shell.run(target.url, *FILES, "--first", 4).code == 10
+    assert revert(shell, "--yes-revert", 4).code == 0
+    status = shell("status", "migration.checkpoint").out
+    assert re.search(r"(?m)^state +reverted +reverted +reverted$", status), status
+    assert "pilot" not in status
+
+
+@pytest.mark.slow
 def test_customers_with_a_transaction_since_stay_and_are_listed(shell: Shell, target: LocalTarget) -> None:
     owners = migrated(shell, target)
     with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:

@@ -149,6 +149,8 @@ def test_status_says_that_a_pilot_is_done_and_a_pilot_of_what_is_all_sent_is_a_c
     assert shell.run(target.url, "--first", 9, "--customers", "c.json").code == 10
     status = shell("status", shell.checkpoint).out
     assert "The pilot is done; the full run sends the rest.\nTo go on: streammig run" in status
+    assert f"\n  streammig verify {shell.checkpoint} --all\n" in status
+    assert f"\n  streammig revert {shell.checkpoint}\n" in status
     for first in (["--first", 10], [], ["--first", 3]):
         ended = shell.run(target.url, *first, "--customers", "c.json")
         assert ended.code == 0, ended.err

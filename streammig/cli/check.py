@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -152,7 +152,7 @@ def _check(
     told = _told(settings, check, refused, done)
     if not (refused or begun) and len(check.stages) == len(inputs):
         with suppress(OSError):  # a run without it plans by what it reads first
-            keep_plan(settings, inputs, {it.name: it.requests for it in check.stages})
+            keep_plan(settings, inputs, {name: _planned(it) for name, it in check.document()["stages"].items()})
     outputs.report(check.document(ids=True) | told)
     found = check.document() | told | {"unwritten": [it.json() for it in outputs.failed]}
     code = PROBLEMS if check.found else 0
@@ -165,6 +165,11 @@ def _check(
     for problem in (*outputs.failed, *refused):
         code = fail(problem)
     return code
+
+
+def _planned(stage: Mapping[str, Any]) -> tuple[int, int]:
+    """The requests of a stage, and its units with those left out."""
+    return stage["requests"], sum(stage["in_units"].values())
 
 
 def _told(settings: Settings, check: Check, refused: list[Problem], done: Done) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def _progress(status: Found) -> str:
     for name, it in status["stages"].items():
         done = "" if it["done"] is None else shared(it["done"])
         left = "" if it["seconds_left"] is None else spoken(it["seconds_left"])
-        rows.append((name, done, left, it["in_units"]["accepted"], it["requests"], state_word(it["state"], it["code"])))
+        rows.append((name, done, left, it["in_units"]["accepted"], it["requests"], state_word(status, it)))
     head = ["stage", "done", "time left", "units accepted", "requests", "state"]
     return section("Stages", table(head, rows) if rows else "")
 

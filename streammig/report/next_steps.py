@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from operator import or_
 from typing import Any, NamedTuple
 
 from streammig.errors import counted
+from streammig.telemetry import PILOT
 
 MOST_UNDECIDED = 5  # batches that get a command of their own
 
@@ -41,13 +43,33 @@ def next_steps(document: Mapping[str, Any]) -> list[Step]:
     if missing := sum(stage["missing"] for stage in stages):
         said = f"Records that are missing at the target: {missing:,}. Send them again"
         steps.append(Step(said, f"streammig retry {checkpoint} --missing"))
-    if document["state"] == "complete" and not document["dry_run"] and any(stage["accepted"] for stage in stages):
-        found = document["verification"]
-        if found is None or found["outdated"]:
-            steps.append(Step("Read back a sample of what was accepted", f"streammig verify {checkpoint}"))
+    if not document["dry_run"] and any(stage["accepted"] for stage in stages):
+        steps += _looks(document, checkpoint)
     if document["resume"]:
         steps.append(Step("Go on with the run", document["resume"]))
     return steps
+
+
+def _looks(document: Mapping[str, Any], checkpoint: str) -> list[Step]:
+    """What shows whether all that was accepted arrived; of a pilot, what takes it back, too."""
+    found, is_pilot = document["verification"], pilot_is_done(document)
+    steps = []
+    if found is None or found["outdated"]:
+        if is_pilot:
+            steps.append(Step("Read back all that the pilot sent", f"streammig verify {checkpoint} --all"))
+        elif document["state"] == "complete":
+            steps.append(Step("Read back a sample of what was accepted", f"streammig verify {checkpoint}"))
+    if is_pilot:
+        steps.append(Step("Take the pilot back, if it is not right", f"streammig revert {checkpoint}"))
+    return steps
+
+
+def pilot_is_done(document: Mapping[str, Any]) -> bool:
+    """Whether the run stands behind a pilot, and its other records are still to be sent."""
+    stages = document["stages"].values()
+    paused = [it["state"] == "interrupted" and it["code"] == PILOT for it in stages]
+    ended = [it["state"] == "complete" for it in stages]
+    return document["state"] == "interrupted" and any(paused) and all(map(or_, paused, ended))
 
 
 def undecided_words(it: Mapping[str, Any]) -> str:

@@ -100,8 +100,8 @@ def share_settled(account: Account) -> float | None:
     of_read = min(max(settled / account.read, 0.0), 1.0) if account.read else 1.0
     if account.complete:
         return of_read
-    if account.expected.by_requests and account.sizes:
-        return min(account.made / max(account.expected.requests, 1), ALMOST) * of_read
+    if account.expected.units:
+        return min(account.read / account.expected.units, ALMOST) * of_read
     sizes = account.sizes
     if not sizes or not sum(sizes):
         return None
@@ -122,17 +122,21 @@ def _bytes_read(account: Account) -> int:
 def requests_left(account: Account) -> float | None:
     """How many requests a stage still takes; None where that can't be told.
 
-    The unread part of the export takes as many for its bytes as the part that was read, or as its first records tell.
+    The unread part of the export takes as many for its bytes as the part that was read: the last request of that may be
+    a short one, and within this range its first records tell.
     Bins are sealed out of order: where the frontier is held back by open ones, the bytes of bodies tell what was read.
     """
     if account.complete:
         return account.waiting
-    if account.expected.by_requests:
-        return account.waiting + max(account.expected.requests - account.made, 0)
+    if account.expected.units:
+        unread = max(1 - account.read / account.expected.units, 0.0)
+        return account.waiting + account.expected.requests * unread
     whole = sum(account.sizes or ())
     read = min(max(_bytes_read(account), account.bytes / account.expected.ratio), whole)
     if read and account.made:
-        return account.waiting + account.made * (whole - read) / read
+        known = account.expected.requests * read / whole
+        made = min(max(known, account.made - 1), account.made) if known else account.made
+        return account.waiting + made * (whole - read) / read
     return account.expected.requests or None
 
 
@@ -162,9 +166,10 @@ def expected(
         return Expected(readable=readable)
     first, last = records[0].position, records[-1].position
     read = last.offset + last.length - first.offset if share is None else max(share * size, 1)
-    body = sum(len(it.body) for it in records)
-    requests = max(sum(it.units for it in records) / units, body / most)
-    return Expected(max(requests * size / read, 1.0) if size else 0.0, body / read, readable, share is not None)
+    body, known = sum(len(it.body) for it in records), sum(it.units for it in records)
+    requests = max(known / units, body / most)
+    in_all = known / share if share else 0.0
+    return Expected(max(requests * size / read, 1.0) if size else 0.0, body / read, readable, in_all)
 
 
 class Pace(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 from streammig.errors import SAMPLES_MISSING, counted
 from streammig.report.document import beside_verified
 from streammig.report.drift import drift_words
-from streammig.report.next_steps import next_steps, undecided_command, undecided_words
+from streammig.report.next_steps import next_steps, pilot_is_done, undecided_command, undecided_words
 from streammig.telemetry import PILOT, spoken
 
 WIDTH = 79
@@ -27,7 +27,7 @@ def totals_table(document: Mapping[str, Any]) -> str:
     Whatever the numbers, it fits in 80 columns."""
     stages = document["stages"].values()
     written = {"accepted": "written"} if document["dry_run"] else {}
-    lines = [["", *document["stages"]], ["state", *(state_word(it["state"], it["code"]) for it in stages)]]
+    lines = [["", *document["stages"]], ["state", *(state_word(document, it) for it in stages)]]
     for row in ROWS:
         if row in RARE and not any(it["in_units"][row] for it in stages):
             continue
@@ -70,19 +70,20 @@ def wrapped(text: str, width: int = WIDTH) -> str:
     return "\n".join(lines)
 
 
-def state_word(state: str, code: str) -> str:
-    """A stage's state for people: a pilot that is done is paused, not interrupted."""
-    return "paused" if state == "interrupted" and code == PILOT else state
+def state_word(document: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
+    """A stage's state for people: a pilot that is done is paused, not interrupted, and what is reverted says so."""
+    if document["state"] == "reverted":
+        return "reverted"
+    return "paused" if stage["state"] == "interrupted" and stage["code"] == PILOT else str(stage["state"])
 
 
 def state_sentence(document: Mapping[str, Any]) -> str:
     """The state of a run, and how many of its batches wait for the operator."""
-    words = {state_word(it["state"], it["code"]) for it in document["stages"].values()}
     told = {"running": "The run is on.", "failed": "The run has failed.", "reverting": "The run is being reverted."}
     said = told.get(document["state"], f"The run is {document['state']}.")
     if document["paused"] and document["state"] != "complete":
         said += f" It is paused: to go on, call streammig unpause {shlex.quote(document['checkpoint'])}"
-    if document["state"] == "interrupted" and "paused" in words and words <= {"paused", "complete"}:
+    if pilot_is_done(document):
         said = "The pilot is done; the full run sends the rest."
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
         waits = f"{counted(parked, 'batch', 'es')} {'waits' if parked == 1 else 'wait'} for you to decide."
@@ -126,7 +127,7 @@ def summary(document: Mapping[str, Any]) -> str:
     stages = document["stages"]
     parts = [totals_table(document)]
     for name, stage in stages.items():
-        parts += _reasons(name, stage)
+        parts += _reasons(name, stage, told=document["state"] != "reverted")
     parts += _pace(document)
     parts += _drift(document)
     parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
@@ -163,7 +164,7 @@ def _drift(document: Mapping[str, Any]) -> list[str]:
 
 
 def _pace(document: Mapping[str, Any]) -> list[str]:
-    if document["state"] == "complete":
+    if document["state"] in ("complete", "reverted"):
         return []
     limits = [
         f"  limit {use['window']} ({use['kind']}): {use['used']:,} used, {use['left']:,} left"
@@ -173,8 +174,8 @@ def _pace(document: Mapping[str, Any]) -> list[str]:
     return limits + time_left(document)
 
 
-def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
-    """What is to be said of a stage beside its counts."""
+def _reasons(name: str, stage: Mapping[str, Any], *, told: bool) -> list[str]:
+    """What is to be said of a stage beside its counts; why it stands as it does, if that is to be told."""
     lines = []
     for reason, tally in stage["filtered_by"].items():
         units = f", {counted(tally['units'], 'unit')}" if tally["units"] != tally["records"] else ""
@@ -188,7 +189,7 @@ def _reasons(name: str, stage: Mapping[str, Any]) -> list[str]:
         lines += _listed(f"  {name}: fields the target does not know, left out:", fields)
     if stage["sending"]:
         lines.append(f"  {name}: records under way when the run was cut off, to be read back: {stage['sending']:,}")
-    if stage["message"] and stage["state"] != "complete":  # there it is a warning
+    if told and stage["message"] and stage["state"] != "complete":  # there it is a warning
         lines.append(f"  {name}: {stage['message']}")
     if stage["imbalance"]:
         lines.append(f"  {name}: read {stage['imbalance']['read']}, but accounted for {stage['imbalance']['placed']}")
