@@ -184,7 +184,9 @@ class FileSource(Source):
         at = place.offset if resumed else first_byte(window)
         what = window, place.source, place.ordinal, self._max_record_bytes, self.meter
         if (header := file.layout.header) is not None:
-            yield from CsvRows(*what, header=header).spans(at if resumed else header.end)
+            line = place.ordinal + (0 if resumed else header.lines)
+            rows = CsvRows(window, place.source, line, self._max_record_bytes, self.meter, header=header)
+            yield from rows.spans(at if resumed else header.end)
             return
         if file.layout.format == DOCUMENTS:
             yield from Documents(*what).spans(at)
