@@ -94,6 +94,42 @@ def test_i4_tables_are_delivered_once_over_a_pilot_and_a_resume_and_a_bad_row_is
     assert letter["record"].startswith("'9999,too,many")
 
 
+PLAIN = """
+def customer(row):
+    return {"id": row["ID"], "name": "A", "email": row["Email"], "balance": [],
+            "registration_date": "2020-01-31T10:00:00Z"}
+"""
+BAD_ROWS = [
+    ("7001,Ana,P,a@b.co,04/05/2019,many,", "", "mapping-failed", "Points"),
+    ("7001,Ana,P,a@b.co,2019,1,", "", "mapping-failed", "Since"),
+    ("7001,Ana,P,nobody,04/05/2019,1,", "", "bad-email", "Email"),
+    ("7001,Ana,P,a@b.co,04/05/2019,-1,", "", "bad-amount", "Points"),
+    ("7001,,,a@b.co,04/05/2019,1,", "", "missing-field", "First, Last"),
+    ("7001,Ana,P,a@b.co,04/05/2019,1", "", "invalid-csv", ""),
+    ("7001,Ana,P,a@b.co,04/05/2019,1,x", "", "invalid-csv", "7"),
+    ("7001,Ana,P,nobody,04/05/2019,1,", 'map = "plain:customer"', "bad-email", ""),
+]
+
+
+@pytest.mark.parametrize(("row", "mapping", "code", "column"), BAD_ROWS)
+def test_a_bad_row_is_told_by_its_line_in_the_file_and_the_column_at_fault(
+    shell: Shell, row: str, mapping: str, code: str, column: str
+) -> None:
+    good = 'ID,First,Last,Email,Since,Points,\n7000,Ana,"P\n\n",b@b.co,04/05/2019,1,\n\n'
+    Path("members.csv").write_text(f"{good}{row}\n")
+    Path("plain.py").write_text(PLAIN)
+    table = SETTINGS.split("[events]")[0]
+    Path("move.toml").write_text(table.split("[customers.fields]")[0] + mapping if mapping else table)
+    checked = shell("check", "move.toml", "--offline", "--json", "--out", "problems.ndjson").document
+    shell("run", "move.toml", "--dry-run", "look")
+    asked = shell("dead-letters", "look/dry-run.checkpoint", "--stage", "customers", "--code", code)
+    told = [json.loads(asked.out.splitlines()[-1]), json.loads(Path("problems.ndjson").read_text().splitlines()[-1])]
+    kind = next(it for it in checked["stages"]["customers"]["problems"] if it["code"] == code)
+    for each in [*told, kind["examples"][-1]]:
+        assert (each["line"], each["column"], each["offset"]) == (6, column, len(good))
+    assert f"members.csv, line 6{', column ' * bool(column)}{column}" in shell("check", "move.toml", "--offline").err
+
+
 FULL, SMALL = 1_000_000_000, 20_000_000  # bytes; STREAMMIG_PROOF says which share of the full proof is run
 
 

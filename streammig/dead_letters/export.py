@@ -12,6 +12,7 @@ import msgspec
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
+from streammig.fields import AtFault
 from streammig.model import DeadLetter, Span
 from streammig.sources import Form, comparable, open_source, parse_input, touched
 from streammig.sources.source import Source
@@ -22,11 +23,12 @@ FAR = 4_000_000  # bytes between two letters from which on seeking beats reading
 
 class Line(msgspec.Struct):
     """One line of the output. `record` is the record as it stands in the export, or its text if it is no JSON; `unit`
-    tells apart what one record was made into."""
+    tells apart what one record was made into. `column` is as in `AtFault`."""
 
     stage: str
     file: str
     line: int
+    column: str | None
     offset: int
     unit: int
     code: str
@@ -56,14 +58,16 @@ def export_letters(
                 [parse_input(text) for text in files], max_record_bytes=most, form=form
             )
             check_unchanged(source, file.fingerprints(name))
+            stage = context["settings"][name]
+            fault = AtFault(name, source.header, None if stage.get("map") else stage.get("fields", {}))
             for letter, span in with_records(
                 source, (it for _, it in file.dead_letters(name) if not codes or it.code in codes)
             ):
                 at, code, message = letter.position, letter.code, letter.message
                 record = _as_json(*span.cut(0, 1))
                 line = Line(
-                    stage=name, file=files[at.source], line=at.ordinal, offset=at.offset, unit=letter.unit,
-                    code=code, message=message, record=record,
+                    stage=name, file=files[at.source], line=at.ordinal, column=fault.column(code, message),
+                    offset=at.offset, unit=letter.unit, code=code, message=message, record=record,
                 )  # fmt: skip
                 out.write(msgspec.json.encode(line) + b"\n")
                 count += 1

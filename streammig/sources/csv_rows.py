@@ -162,7 +162,7 @@ class CsvRows:
             return
         if last:
             yield span.part(0, last)
-        why = f"the row at line {span.ordinals[last]} has neither a line end nor all fields of the header: the file was cut"
+        why = f"line {span.ordinals[last]} has neither its end nor all fields of the header: the file was cut"
         raise window.broken(span.position(last).offset, why)
 
     def _text_of(self, row: bytes) -> str:
@@ -263,7 +263,8 @@ class CsvRows:
                 fault = too_large(length, self._limit)[1:]
             made = {name: value for name, value in zip(names, row, strict=False) if value} if fault is None else {}
             if fault is None and "" in made:
-                fault = INVALID_CSV, "the row has a value in a column without a name"
+                nameless = next(at for at, name in enumerate(names) if not name and row[at]) + 1
+                fault = INVALID_CSV, f"$.{nameless}: the row has a value in a column without a name"
             if fault is not None:
                 faults[len(parts)] = length, *fault
             parts.append(orjson.dumps(made if fault is None else self._text_of(block[start:end])))

@@ -83,8 +83,7 @@ class FileSource(Source):
         _check_distinct(self._files)
 
     @property
-    def columns(self) -> frozenset[str] | None:
-        """The names of the fields in the headers of all files; None where a file is no table."""
+    def header(self) -> frozenset[str] | None:
         headers = [file.layout.header for file in self._files]
         known = [header.names for header in headers if header is not None]
         return frozenset(name for names in known for name in names) if len(known) == len(headers) else None
