@@ -7,6 +7,7 @@ import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact
+from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
@@ -174,16 +175,15 @@ class Span(msgspec.Struct, frozen=True):
         length = self.faults[index][0] if index in self.faults else self.ends[index] - start
         return Position(self.source, self.offset + start, length, self.ordinals[index])
 
-    def places(self, begin: int, end: int) -> Iterable[tuple[int, int, int, int]]:
+    def places(self, begin: int, end: int) -> Iterable[tuple[int, int, int, int, int]]:
         """The positions of the records from index `begin` to `end`, none of them at fault, as plain tuples."""
-        if self.origins is None:
-            starts, ends = self.starts[begin:end], self.ends[begin:end]
-            origins: Iterable[tuple[int, int]] = zip(
-                map(self.offset.__add__, starts), map(operator.sub, ends, starts), strict=True
-            )
-        else:
-            origins = [(it[0], it[1]) for it in self.origins[begin:end]]
-        return [(self.source, *it, at) for it, at in zip(origins, self.ordinals[begin:end], strict=True)]
+        ordinals = self.ordinals[begin:end]
+        if self.origins is not None:
+            origins = zip(self.origins[begin:end], ordinals, strict=True)
+            return [(self.source, offset, length, at, *(lines or (1,))) for (offset, length, *lines), at in origins]
+        starts, ends = self.starts[begin:end], self.ends[begin:end]
+        offsets, lengths = map(self.offset.__add__, starts), map(operator.sub, ends, starts)
+        return list(zip(repeat(self.source), offsets, lengths, ordinals, repeat(1), strict=False))
 
     @property
     def end(self) -> Place:
