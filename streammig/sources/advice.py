@@ -7,8 +7,8 @@ import shlex
 from streammig.errors import Unusable
 
 BY_SETTING = (
-    'Where its keys are the ids of records, set keyed = "id" in the table of the stage, and name the object if it is not'
-    " the whole document: FILE#path.to.object."
+    'Where its keys are the ids of records, set keyed = "id" in the table of the stage, and name the object if it is'
+    " not the whole document: FILE#path.to.object."
 )
 
 
