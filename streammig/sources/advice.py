@@ -26,12 +26,6 @@ def keyed_object(file: str) -> Unusable:
     return Unusable("array-not-named", said, hint)
 
 
-def object_there(file: str, where: str) -> Unusable:
-    """For a path that leads to an object."""
-    said = f"{file}: an array was looked for at {where}, there is an object"
-    return Unusable("array-not-found", said, BY_SETTING)
-
-
 def by_keys(file: str) -> str:
     """What makes records of an object's values, with their keys as their ids."""
     lines = f"jq -c 'to_entries[] | {{id: .key}} + .value' {shlex.quote(file)} > EXPORT.ndjson"

@@ -159,16 +159,14 @@ def walk_to(window: Window, at: int, wanted: Sequence[str], meter: Meter, *, key
         if not leads_to(segments[: len(path)], path):
             walk.pass_over()
     walk.end()
-    where = path_text(segments) or "its top"
-    if walk.has_object:
-        raise advice.object_there(window.file, where)
-    raise Unusable(
-        "array-not-found",
-        f"{window.file}: there is no {'object' if keyed else 'array'} at {where}; arrays seen:\n{_listing(found)}",
-        "Take keyed out of the table of the stage, or name the object: FILE#path.to.object."
-        if keyed
-        else "Name the one to be read: FILE#path.to.array.",
-    )
+    hint = "Name the one to be read: FILE#path.to.array."
+    if keyed:
+        hint = "Take keyed out of the table of the stage, or name the object: FILE#path.to.object."
+    elif walk.has_object:
+        hint += f" {advice.BY_SETTING}"
+    what, where = "object" if keyed else "array", path_text(segments) or "its top"
+    said = f"{window.file}: there is no {what} at {where}; arrays seen:\n{_listing(found)}"
+    raise Unusable("array-not-found", said, hint)
 
 
 def check_rest(window: Window, at: int, path: Path, meter: Meter, *, keyed: bool = False) -> None:
