@@ -153,6 +153,9 @@ class FileSource(Source):
                     told(broken)
                 elif not (broken.whole or self._accept_broken):
                     raise
+            else:
+                if told is not None and stream.behind:
+                    told(BrokenExport(file.name, stream.offset, stream.behind, whole=True))
             file.standing.check(file.name, stream.standing())
 
     def next_record(self, number: int, offset: int) -> int | None:
