@@ -174,8 +174,8 @@ class Stream:
             taken -= len(waiting)
 
     def _unpadded(self, data: bytes) -> bytes:
-        """What stands behind a member without padding. Tapes and some tools pad with zeros, which gzip and xz allow, and
-        transfers as text end a file in a line break. No member begins with one of these."""
+        """What stands behind a member, without padding. Tapes and some tools pad with zeros, which gzip and xz allow,
+        and transfers as text end a file in a line break. No member begins with one of these."""
         left = data.lstrip(b"\0\r\n" if self.compression in (GZIP, XZ) else b"\r\n")
         if data[: len(data) - len(left)].strip(b"\0"):
             self.behind = f"line breaks behind the {self.compression} data"
