@@ -440,11 +440,8 @@ def choose(tmp_path: Path, story: Story, settings: dict[str, Any] | None = None,
 
 def dead(world: World, stage: str) -> list[tuple[str, int]]:
     """The dead letters of a stage by code, with the ordinal of the record."""
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with contextlib.closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return [(letter.code, letter.position.ordinal) for _, letter in file.dead_letters(stage)]
-    finally:
-        file.close()
 
 
 def theirs(keys: Keys, bad: set[str]) -> dict[str, set[str]]:
@@ -963,11 +960,8 @@ def codes(world: World) -> dict[str, str]:
 
 
 def document_of(world: World) -> dict[str, Any]:
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with contextlib.closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return document(file, running=False, now=world.clock.time())
-    finally:
-        file.close()
 
 
 async def asking_current(migration: Migration) -> bool:

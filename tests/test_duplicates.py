@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -62,11 +63,8 @@ def doubled(world: World) -> None:
 def codes(world: World) -> dict[str, dict[str, int]]:
     from streammig.checkpoint import Checkpoint
 
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return {row.name: file.dead_codes(row.name) for row in file.stages()}
-    finally:
-        file.close()
 
 
 def test_a_customer_that_stands_twice_is_sent_once_and_what_has_no_customer_waits(tmp_path: Path) -> None:

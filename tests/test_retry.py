@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -73,11 +74,8 @@ def letters(world: World) -> list[dict[str, Any]]:
 
 
 def dead(world: World) -> dict[str, dict[str, int]]:
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return {row.name: found for row in file.stages() if (found := file.dead_codes(row.name))}
-    finally:
-        file.close()
 
 
 def repair(world: World, mend: Callable[[dict[str, Any]], None], name: str = "fixed.ndjson") -> Path:
@@ -341,11 +339,8 @@ def test_what_a_retry_sent_is_looked_for_behind_the_last_stage_too(tmp_path: Pat
 
 
 def codes(world: World) -> dict[str, str]:
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return {row.name: row.code for row in file.stages()}
-    finally:
-        file.close()
 
 
 def test_a_retry_that_is_drained_leaves_the_rest_for_the_next_call(tmp_path: Path) -> None:

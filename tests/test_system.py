@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -91,11 +92,8 @@ def assert_done(ended: object, world: World, keys: Keys) -> None:
         whole(world, keys)
         return
     assert isinstance(ended, UnknownOutcome), ended
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         assert any(file.batches(row.name, BatchState.PARKED) for row in file.stages())
-    finally:
-        file.close()
 
 
 def live_through(tmp_path: Path, seed: int) -> str:
@@ -179,11 +177,8 @@ def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_pat
                     stage = batch.stage
                 case _:
                     return
-            file = Checkpoint.open(tmp_path / "run.checkpoint", read_only=True)
-            try:
+            with closing(Checkpoint.open(tmp_path / "run.checkpoint", read_only=True)) as file:
                 found = document(file, running=True, now=0.0)["stages"][stage]["done"]
-            finally:
-                file.close()
             if isinstance(notice, StageEnded) and notice.state == "complete":
                 assert found == 1.0
                 return

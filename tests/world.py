@@ -172,11 +172,8 @@ class World:
             raise group from None
 
     def totals(self) -> dict[str, Any]:
-        file = Checkpoint.open(self.folder / "run.checkpoint", read_only=True)
-        try:
+        with contextlib.closing(Checkpoint.open(self.folder / "run.checkpoint", read_only=True)) as file:
             return {row.name: file.totals(row.name) for row in file.stages()}
-        finally:
-            file.close()
 
 
 @dataclass(slots=True)
