@@ -55,7 +55,7 @@ def open_sources(
     sources: dict[str, Source] = {}
     for name in settings.stages:
         stage = settings.stage(name)
-        form = Form(stage.delimiter, stage.encoding)
+        form = Form(stage.delimiter, stage.encoding, stage.keyed)
         check_form(f"[{name}]", form)
         inputs = [parse_input(text) for text in stage.files]
         most = settings.max_record_bytes

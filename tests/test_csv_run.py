@@ -133,19 +133,48 @@ def test_a_bad_row_is_told_by_its_line_in_the_file_and_the_column_at_fault(
 FULL, SMALL = 1_000_000_000, 20_000_000  # bytes; STREAMMIG_PROOF says which share of the full proof is run
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_i3_i4_a_large_table_killed_twice_is_delivered_exactly_once(shell: Shell) -> None:
-    wanted = share(FULL) if "STREAMMIG_PROOF" in os.environ else SMALL
+def write_table(path: Path, wanted: int) -> int:
+    """A table of so many bytes, with line breaks in its texts, and how many members it has."""
     members = 0
-    with (shell.folder / "members.csv").open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         file.write("ID,First,Last,Email,Since,Points,Notes\r\n")
         while file.tell() < wanted:
             for _ in range(10_000):
                 file.write(f'\'{members},Ana,"Pérez, {members}", M{members}@Example.org ,04/05/2019,{members % 7},')
                 file.write(f'"line one\r\n{"x" * 900}"\r\n')
                 members += 1
-    (shell.folder / "move.toml").write_text(SETTINGS.split("[events]")[0], encoding="utf-8")
+    return members
+
+
+def write_object(path: Path, wanted: int) -> int:
+    """As `write_table`, of an object of members by their ids, under a path."""
+    members = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"made": [{"by": {"m": 1}}], "of": {"them": {')
+        while file.tell() < wanted:
+            for _ in range(10_000):
+                row = {"First": "Ana", "Last": 'Pérez "},{"', "Email": f"M{members}@Example.org", "Since": "04/05/2019"}
+                file.write(f'{"," if members else ""}\n"{members}": {json.dumps(row | {"Notes": [{"x": "y" * 900}]})}')
+                members += 1
+        file.write('}}, "rest": {"1": {}}}')
+    return members
+
+
+OBJECTS = SETTINGS.split("[events]")[0].replace("members.csv", "members.json#of.them")
+LARGE = {
+    "a table": ("members.csv", SETTINGS.split("[events]")[0], write_table),
+    "an object": ("members.json", OBJECTS.replace("[customers]", '[customers]\nkeyed = "ID"'), write_object),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("what", LARGE)
+def test_i3_i4_a_large_export_killed_twice_is_delivered_exactly_once(shell: Shell, what: str) -> None:
+    wanted = share(FULL) if "STREAMMIG_PROOF" in os.environ else SMALL
+    name, text, write = LARGE[what]
+    members = write(shell.folder / name, wanted)
+    (shell.folder / "move.toml").write_text(text, encoding="utf-8")
     with sandbox(limits="off") as target:
         run = ["run", "move.toml", *quickly(target.url), "--checkpoint", "migration.checkpoint"]
         for part in (3, 2):

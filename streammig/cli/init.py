@@ -37,7 +37,7 @@ def command(files: tuple[str, ...], stage: str | None, out: Path, as_json: bool)
 
     if out.exists():
         raise Unusable("output-exists", f"{out} exists already", "Name another file with --out, or remove it.")
-    found = [look(name, stage or "") for name in files]
+    found = [it for name in files for it in look(name, stage or "")]
     text, remarks = settings_text(found, out.parent)
     try:
         with out.open("x", encoding="utf-8") as file:

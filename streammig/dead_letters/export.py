@@ -18,12 +18,14 @@ from streammig.sources import Form, comparable, open_source, parse_input, touche
 from streammig.sources.source import Source
 from streammig.sources.valid import judge
 
+_ON_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 FAR = 4_000_000  # bytes between two letters from which on seeking beats reading through
 
 
 class Line(msgspec.Struct):
-    """One line of the output. `record` is the record as it stands in the export, or its text if it is no JSON; `unit`
-    tells apart what one record was made into. `column` is as in `AtFault`."""
+    """One line of the output. `record` is the record as it stands in the export, or its text if it is no JSON; a line
+    break in it, which JSON has only between values, becomes a blank. `unit` tells apart what one record was made into.
+    `column` is as in `AtFault`."""
 
     stage: str
     file: str
@@ -106,4 +108,4 @@ def with_records(source: Source, letters: Iterable[DeadLetter]) -> Iterator[tupl
 
 def _as_json(data: bytes) -> msgspec.Raw | str:
     invalid, _ = judge(data)
-    return data.decode(errors="replace") if invalid else msgspec.Raw(data)
+    return data.decode(errors="replace") if invalid else msgspec.Raw(data.translate(_ON_ONE_LINE))

@@ -31,10 +31,12 @@ Rows = list[list[str]]
 
 
 class Form(NamedTuple):
-    """How the texts of a stage's files are written; "" is as the file's name says: comma, or tab in a .tsv file."""
+    """How a stage's files are written. Of texts: `delimiter` "" is as the file's name says, comma or tab. `keyed`: the
+    records are the values of an object, and where it is the name of a field, the key of each goes there."""
 
     delimiter: str = ""
     encoding: str = "utf-8"
+    keyed: bool | str = False
 
 
 AS_NAMED = Form()
