@@ -84,10 +84,10 @@ def tar(data: bytes, mode: str) -> bytes:
     return out.getvalue()
 
 
-def zipped(data: bytes) -> bytes:
+def zipped(data: bytes, name: str = "a.ndjson") -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("a.ndjson", data)
+        archive.writestr(name, data)
     return out.getvalue()
 
 
@@ -152,6 +152,7 @@ CASES = [
     Case("tar", "c.tar", tar(LINES, "w"), "stops", "export-packed"),
     Case("tar in gzip", "c.tar.gz", tar(LINES, "w:gz"), "stops", "export-packed"),
     Case("zip", "c.zip", zipped(LINES), "stops", "export-packed"),
+    Case("a workbook of Excel", "c.xlsx", zipped(LINES, "[Content_Types].xml"), "stops", "export-packed"),
     Case("CSV with declared fields, and line breaks in quotes", "c.csv", table().encode(), "read", settings=FIELDS),
     Case("CSV with a byte order mark", "c.csv", ("\ufeff" + table()).encode(), "read", settings=FIELDS),
     Case("CSV in gzip", "c.csv.gz", gzip.compress(table().encode()), "read", settings=FIELDS),

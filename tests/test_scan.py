@@ -199,6 +199,15 @@ def test_nobodys_deleted_customers_are_sent_in_silence(
     assert ended.document["stages"]["customers"]["accepted"] == 3
 
 
+def test_a_mark_in_a_field_that_is_sent_unknown_asks_for_a_decision_too(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "customers.json", [customer("c1"), customer("c2", deleted=True)])
+    send = 'unknown_fields = "send"\n'
+    assert run(shell, target, send).problem == "deleted-unclear"
+    assert run(shell, target, send + '[customers]\nnot_deleted = ["deleted"]', "--dry-run", "d").code == 0
+    ended = run(shell, target, send + '[customers]\ndeleted = ["deleted"]')
+    assert (ended.code, target.ledger()["holds"]["customers"]["count"]) == (0, 1)
+
+
 MAPS = """
 def plain(it):
     return {**made(it), "deleted": it["Gone Flag"]} if "Gone Flag" in it else made(it)
