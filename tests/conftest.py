@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from streammig.masivo.rules.compiled import VARIABLE
-from tests.commands import Shell
+from streammig.sandbox.local import LocalTarget
+from tests.commands import Shell, sandbox
 from tests.judges import JUDGES
 
 
@@ -26,6 +27,13 @@ def judge(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     """Commands, called in this process, in a folder of their own."""
     return Shell(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def target() -> Iterator[LocalTarget]:
+    """A sandbox that nothing happens to."""
+    with sandbox() as found:
+        yield found
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,13 +25,13 @@ from streammig.telemetry import Notice, Sealed, StageBegan
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.test_system import check, whole
 from tests.virtual import run_virtual
-from tests.world import World, new_world, write_export
+from tests.world import Keys, World, new_world, write_export
 
 CUSTOMERS = 30
 BAD = ("c3", "c11", "c12")  # customers whose e-mail the rules refuse
 POISON = "c7"  # a customer whom the target refuses
 
-Story = Callable[[World, dict[str, set[str]]], Coroutine[Any, Any, None]]
+Story = Callable[[World, Keys], Coroutine[Any, Any, None]]
 
 
 def in_world(folder: Path, story: Story, customers: int = CUSTOMERS, **more: Any) -> None:
@@ -73,11 +74,8 @@ def letters(world: World) -> list[dict[str, Any]]:
 
 
 def dead(world: World) -> dict[str, dict[str, int]]:
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return {row.name: found for row in file.stages() if (found := file.dead_codes(row.name))}
-    finally:
-        file.close()
 
 
 def repair(world: World, mend: Callable[[dict[str, Any]], None], name: str = "fixed.ndjson") -> Path:
@@ -94,7 +92,7 @@ def good_email(line: dict[str, Any]) -> None:
         line["record"]["email"] = f"{line['record']['id']}@example.org"
 
 
-def no_letter_is_left(world: World, keys: dict[str, set[str]]) -> None:
+def no_letter_is_left(world: World, keys: Keys) -> None:
     whole(world, keys)
     assert dead(world) == {}
 
@@ -116,7 +114,7 @@ def again(world: World, folder: Path) -> World:
 def test_i3_i4_a_retry_killed_at_any_write_and_called_again_neither_loses_nor_doubles(
     tmp_path: Path, after: bool, step: int
 ) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         assert await world.live() is True
         world.target.poison = frozenset()
         fixed = repair(world, good_email)
@@ -131,7 +129,7 @@ def test_i3_i4_a_retry_killed_at_any_write_and_called_again_neither_loses_nor_do
             await finish(other, keys, fixed)
         assert crashes > 60 // step
 
-    async def finish(world: World, keys: dict[str, set[str]], fixed: Path) -> None:
+    async def finish(world: World, keys: Keys, fixed: Path) -> None:
         for work in (retry(repaired=fixed), retry()):
             ended = await world.live(work)
             check(world, keys)
@@ -155,7 +153,7 @@ def test_i1_i3_i4_runs_and_retries_in_any_order_through_faults_and_crashes_deliv
     if seed % 2:
         monkeypatch.setattr("streammig.dead_letters.replay.WAVE_BYTES", 1)
 
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         rng = Random(seed)
         world.target.weather = Weather({name: rng.choice([0.0, 0.02, 0.05]) for name in FAULTS})
         for _ in range(rng.randrange(4, 9)):
@@ -189,7 +187,7 @@ def test_letters_of_many_waves_are_sent_in_one_run_of_their_stage(
     """What follows their customers goes in the same call."""
     monkeypatch.setattr("streammig.dead_letters.replay.WAVE_BYTES", 1)
 
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         assert await world.live() is True
         world.target.poison = frozenset()
         begun: list[str] = []
@@ -237,7 +235,7 @@ def test_i3_a_corrected_record_too_large_for_one_request_goes_in_parts_and_no_pa
         if len(line["record"].get("events", ())) == 60:
             line["record"]["events"][30]["issued_at"] = "2022-02-02T10:00:00Z"
 
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         rewrite(world, "events", lambda records: many_events(records, "yesterday"))
         many = {f"many-{number}" for number in range(60)}
         records = json.loads((world.folder / "events.json").read_text())["data"]
@@ -272,7 +270,7 @@ def test_i3_units_that_were_refused_corrected_and_refused_again_take_no_others_w
         if line["stage"] == "events":
             line["record"]["events"][0]["order"]["value"] = 1
 
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         rewrite(world, "events", lambda records: many_events(records, "2022-02-02T10:00:00Z"))
         records = json.loads((world.folder / "events.json").read_text())["data"]
         keys["events"] = {event["order"]["purchase_id"] for record in records for event in record["events"]}
@@ -298,7 +296,7 @@ def test_all_that_waits_of_one_owner_travels_in_one_request_for_it_is_taken_once
                 record["transactions"] = entries[:1]
                 records.append({"id": record["id"], "transactions": entries[1:]})
 
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         rewrite(world, "transactions", part)
         world.target.poison = frozenset()
         assert await world.live() is True
@@ -323,7 +321,7 @@ def batches(world: World, stage: str) -> list[list[str]]:
 
 
 def test_what_a_retry_sent_is_looked_for_behind_the_last_stage_too(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         world.target.poison = frozenset()
         assert await world.live() is True
         assert codes(world)["transactions"] == ""
@@ -341,15 +339,12 @@ def test_what_a_retry_sent_is_looked_for_behind_the_last_stage_too(tmp_path: Pat
 
 
 def codes(world: World) -> dict[str, str]:
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return {row.name: row.code for row in file.stages()}
-    finally:
-        file.close()
 
 
 def test_a_retry_that_is_drained_leaves_the_rest_for_the_next_call(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         assert await world.live() is True
         fixed = repair(world, good_email)
 
@@ -371,7 +366,7 @@ async def drained(migration: Migration) -> bool:
 
 
 def test_i4_what_waits_for_a_customer_is_not_released_by_a_retry_that_was_refused_or_lost(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         assert await world.live() is True
         refused = retry(Choice(codes=frozenset({"refused"})))
         assert await world.live(refused) is True
@@ -405,7 +400,7 @@ def test_a_letter_corrected_or_of_a_mended_mapping_is_not_sent_with_the_batch_ar
     )
     monkeypatch.syspath_prepend(tmp_path)
 
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         world.target.poison = frozenset()
         if mapped:
             files = [str(tmp_path / "customers.json")]
@@ -440,7 +435,7 @@ def test_what_no_request_has_room_for_stays_a_letter_with_that_reason(tmp_path: 
         if line["stage"] == "transactions":
             line["record"]["transactions"] *= 80
 
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         assert await world.live() is True
         assert await world.live(retry(repaired=repair(world, swell))) is True
         check(world, keys)
@@ -463,7 +458,7 @@ def test_i3_of_letters_corrected_into_one_customer_one_is_sent(
             good_email(line)
             line["record"] |= change
 
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         assert await world.live() is True
         fixed = repair(world, as_one)
         if one_by_one:
@@ -478,7 +473,7 @@ def test_i3_of_letters_corrected_into_one_customer_one_is_sent(
 
 
 def test_letters_of_an_export_that_breaks_off_are_retried_as_far_as_it_goes(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         path = world.folder / "customers.json"
         path.write_text(path.read_text()[:-3])
         ended = await world.live()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,6 @@ from tests.sandbox_caller import customer, event, lot, transaction
 
 STAGES = ("--customers", "c.ndjson", "--events", "e.ndjson", "--transactions", "t.ndjson")
 BAD = ("c2", "c5")
-
-
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
 
 
 def export(folder: Path, owners: int = 8) -> None:

@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -26,12 +26,6 @@ from tests.commands import Called, Shell, environment, finished, listing, proces
 from tests.sandbox_caller import customer
 
 STAGES = ("customers", "events", "transactions")
-
-
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
 
 
 @pytest.fixture

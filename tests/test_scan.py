@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,8 @@ from streammig.sandbox.local import LocalTarget
 from streammig.scan.progress import Pace
 from streammig.sources import open_source, parse_input
 from streammig.telemetry import Notice, Waiting
-from tests.commands import Called, Shell, sandbox, write
+from tests.commands import Called, Shell, write
 from tests.sandbox_caller import OTHER_REWARD, customer, event, lot, transaction
-
-
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
 
 
 def settings(shell: Shell, text: str) -> Path:

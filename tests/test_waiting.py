@@ -14,7 +14,7 @@ from streammig.errors import Unusable
 from streammig.model import Batch
 from streammig.stage import StageReader, Step, Steps
 from tests.problems import raises
-from tests.virtual import Inline, run_virtual
+from tests.virtual import Inline, run_virtual, virtual
 
 
 @pytest.mark.parametrize(
@@ -65,17 +65,15 @@ def test_a_wait_within_a_wait_ends_with_it() -> None:
     assert run_virtual(main()) == pytest.approx(5.0, abs=0.01)
 
 
-def test_a_wait_that_is_cancelled_as_the_run_stops_is_cancelled() -> None:
-    async def main() -> None:
-        stop = Stop()
-        waiting = asyncio.ensure_future(until_stopped(stop, asyncio.sleep(10.0)))
-        await asyncio.sleep(1.0)
-        stop.set()
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-
-    run_virtual(main())
+@virtual()
+async def test_a_wait_that_is_cancelled_as_the_run_stops_is_cancelled() -> None:
+    stop = Stop()
+    waiting = asyncio.ensure_future(until_stopped(stop, asyncio.sleep(10.0)))
+    await asyncio.sleep(1.0)
+    stop.set()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 @dataclass

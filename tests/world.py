@@ -21,15 +21,17 @@ from tests.memory_target import Crash, MemoryTarget, Weather
 from tests.virtual import Inline, VirtualClock
 
 T = TypeVar("T")
+Keys = dict[str, set[str]]
+"""The keys of units by stage."""
 SETTLE_TIME = 60.0  # seconds
 AMOUNT = 0.25  # of each transaction
 REWARD = "11111111-1111-4111-8111-111111111111"
 
 
-def write_export(folder: Path, customers: int, rng: Random) -> dict[str, set[str]]:
+def write_export(folder: Path, customers: int, rng: Random) -> Keys:
     """Three files of small records; returns the keys of the units that are to arrive, by stage."""
     rows: dict[str, list[dict[str, Any]]] = {"customers": [], "events": [], "transactions": []}
-    keys: dict[str, set[str]] = {name: set() for name in rows}
+    keys: Keys = {name: set() for name in rows}
     for number in range(customers):
         owner = f"c{number}"
         deleted = rng.random() < 0.05
@@ -170,11 +172,8 @@ class World:
             raise group from None
 
     def totals(self) -> dict[str, Any]:
-        file = Checkpoint.open(self.folder / "run.checkpoint", read_only=True)
-        try:
+        with contextlib.closing(Checkpoint.open(self.folder / "run.checkpoint", read_only=True)) as file:
             return {row.name: file.totals(row.name) for row in file.stages()}
-        finally:
-            file.close()
 
 
 @dataclass(slots=True)
