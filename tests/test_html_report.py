@@ -283,7 +283,8 @@ def test_a_report_is_held_against_its_checkpoint(
 
 
 def state(**more: Any) -> dict[str, Any]:
-    stages = {"customers": {name: more.pop(name, 0) for name in ("dead", "missing", "accepted")}}
+    counts = {name: more.pop(name, 0) for name in ("dead", "missing", "accepted")}
+    stages = {"customers": counts | {"state": more.get("state", "complete"), "code": ""}}
     plain: dict[str, Any] = {
         "checkpoint": "a b.checkpoint",
         "undecided": [],
