@@ -55,8 +55,9 @@ class Proposal:
             self.mend.append(f"{target}: {remark}")
 
 
-def look(name: str, stage: str = "") -> list[Found]:
-    """What the first records of `FILE[#path]`, a folder or a pattern are. Raises `Unusable` if nothing can be read.
+def look(name: str, stage: str = "", keyed: str = "") -> list[Found]:
+    """What the first records of `FILE[#path]`, a folder or a pattern are; `keyed` is the field that the keys of an
+    object of records go into. Raises `Unusable` if nothing can be read.
 
     Files whose names differ in numbers alone are taken for parts of one export. Where a folder or a pattern holds
     exports of several stages, each is looked at by itself, and the settings name its files.
@@ -64,15 +65,16 @@ def look(name: str, stage: str = "") -> list[Found]:
     kinds: dict[str, list[str]] = {}
     for file in files_of(name):
         kinds.setdefault(re.sub(r"\d+", "", file), []).append(file)
-    found = [_look(files[0], files, stage)._replace(files=tuple(files)) for files in kinds.values()]
+    forms = [Form(keyed=keyed)] if keyed else FORMS_TRIED
+    found = [_look(files[0], files, stage, forms)._replace(files=tuple(files)) for files in kinds.values()]
     if len({it.stage for it in found}) > 1:
         return found
-    return [_look(name, files_of(name), stage)]
+    return [_look(name, files_of(name), stage, forms)]
 
 
-def _look(name: str, files: Sequence[str], stage: str) -> Found:
+def _look(name: str, files: Sequence[str], stage: str, forms: Iterable[Form]) -> Found:
     problem: Problem | None = None
-    for form in FORMS_TRIED:
+    for form in forms:
         try:
             source = open_source([parse_input(file) for file in files], form=form)
             spans = source.spans()
@@ -104,6 +106,7 @@ def settings_text(found: Sequence[Found], folder: Path) -> tuple[str, dict[str, 
         lines = [f"[{stage}]", f"files = [{', '.join(names)}]"]
         lines += [f"delimiter = {json.dumps(first.form.delimiter)}"] if first.form.delimiter else []
         lines += [f"encoding = {json.dumps(first.form.encoding)}"] if first.form.encoding != "utf-8" else []
+        lines += [f"keyed = {json.dumps(first.form.keyed)}"] if first.form.keyed else []
         if not first.fits and stage in _PROPOSE:
             proposal = _PROPOSE[stage](_Names(stage, first.fields))
             lines += proposal.lines

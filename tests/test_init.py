@@ -194,6 +194,17 @@ def test_files_of_two_stages_get_a_table_each_however_they_are_named(shell: Shel
     assert {name: it["accepted"] for name, it in stages.items()} == {"customers": 1, "events": 2}
 
 
+def test_an_object_of_records_by_their_keys_is_proposed_where_that_is_said(shell: Shell) -> None:
+    people = {f"m-{n}": {"Name": f"Ana {n}", "Mail": f"a{n}@b.co", "Joined": "31/05/2019"} for n in range(3)}
+    Path("by-id.json").write_text(json.dumps({"them": people}))
+    assert shell("init", "by-id.json").problem == "array-not-named"
+    assert "its first 1 record" in shell("init", "by-id.json", "--keyed", "id", "--out", "other.toml").err
+    assert shell("init", "by-id.json#them", "--keyed", "Member").code == 0
+    assert tomllib.loads(Path("move.toml").read_text())["customers"]["fields"]["id"] == "Member"
+    dry = shell("run", "move.toml", "--dry-run", "look", "--json", "--quiet")
+    assert (dry.code, dry.document["stages"]["customers"]["accepted"]) == (0, 3)
+
+
 def test_a_settings_file_that_is_there_is_never_written_over(shell: Shell) -> None:
     Path("move.toml").write_text("limits = 'dev'\n")
     assert shell("init", write_people(shell.folder)).problem == "output-exists"

@@ -80,12 +80,22 @@ def _hidden(span: Span, columns: Columns, rules: MayHide) -> Iterator[tuple[int,
     made = {at: names for at, paths in columns.dropped if (names := _marking(paths))}
     for at in dict.fromkeys(columns.index):
         (data,) = span.cut(at, at + 1)
-        fields = [(name, bytes(raw)) for name, raw in rules.unread(data).items() if _kind(name)]
-        yield at, fields + (_fields(rules.made(data), made[at]) if at in made else [])
+        unread = rules.unread(data)
+        fields = [(name, bytes(unread[name])) for name in _those_that_mark(tuple(unread))]
+        if at in made:
+            fields += _fields(rules.made(data), made[at])
+        if fields:
+            yield at, fields
 
 
-def _marking(paths: Iterable[str]) -> list[str]:
-    return [path[2:] for path in paths if path.startswith("$.") and _kind(path[2:])]
+@lru_cache(1024)
+def _marking(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return _those_that_mark(tuple([path[2:] for path in paths if path.startswith("$.")]))
+
+
+@lru_cache(1024)
+def _those_that_mark(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple([name for name in names if _kind(name)])
 
 
 def _fields(records: Iterable[bytes], names: Iterable[str]) -> list[Field]:
