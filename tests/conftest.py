@@ -13,6 +13,7 @@ from streammig.masivo.rules.compiled import VARIABLE
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Shell, sandbox
 from tests.judges import JUDGES
+from tests.past import run as past_run
 
 
 @pytest.fixture(params=JUDGES)
@@ -34,6 +35,12 @@ def target() -> Iterator[LocalTarget]:
     """A sandbox that nothing happens to."""
     with sandbox() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run that is over."""
+    return past_run(tmp_path_factory.mktemp("past"))
 
 
 @pytest.fixture

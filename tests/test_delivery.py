@@ -102,13 +102,16 @@ class Told(World):
 Story = Callable[[Told, Keys], Awaitable[None]]
 
 
-def play(tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, last: str = "", **target: Any) -> None:
+def play(
+    tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, last: str = "",
+    kind: type[Scripted] = Scripted, **target: Any,
+) -> None:  # fmt: skip
     """Notify a story in a world with a scripted target; one request at a time and no limits unless it says so. It ends
     with the `last` stage, by default the one that is scripted."""
 
     async def main() -> None:
         clock = VirtualClock()
-        scripted = Scripted(clock, Random(2), Weather(), **target)
+        scripted = kind(clock, Random(2), Weather(), **target)
         world = Told(tmp_path, scripted, clock, Random(1))
         stages = STAGES[: 1 + STAGES.index(last or scripted.stage)]
         without: dict[str, Any] = {name: {"files": []} for name in STAGES if name not in stages}
@@ -414,28 +417,16 @@ class Choosy(Scripted):
 
     bad: frozenset[str] = frozenset()
     of: tuple[str, ...] = ("customers", "events", "transactions")
-    kind: Kind = Kind.REJECTED
-    takes_the_rest: bool = False
+    answer: Kind = Kind.REJECTED
 
     async def _send(self, stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
         if stage in self.of and any(b'"id": "%b"' % owner.encode() in body for owner in self.bad):
             self.sent.append((self.clock.time(), stage, body))
+            self.before(stage, body)
             began()
             await asyncio.sleep(0.1)
-            if self.takes_the_rest:
-                self._take(stage, body)
-            return Receipt(self.kind, 413 if self.kind is Kind.TOO_LARGE else 422, "invalid customer entry")
+            return Receipt(self.answer, 413 if self.answer is Kind.TOO_LARGE else 422, "invalid customer entry")
         return await super()._send(stage, body, began)
-
-
-def choose(tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, **target: Any) -> None:
-    async def main() -> None:
-        clock = VirtualClock()
-        world = Told(tmp_path, Choosy(clock, Random(2), Weather(), **target), clock, Random(1))
-        world.settings = {"limits": "off", "concurrency": 2} | (settings or {})
-        await story(world, write_export(tmp_path, CUSTOMERS, Random(4)))
-
-    run_virtual(main())
 
 
 def dead(world: World, stage: str) -> list[tuple[str, int]]:
@@ -454,119 +445,41 @@ def theirs(keys: Keys, bad: set[str]) -> dict[str, set[str]]:
 
 
 BAD = frozenset({"c7", "c8", "c31"})
-
-
-def test_rejected_batches_are_searched_before_the_stage_ends_where_they_fill_the_outbox(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streammig.stage.REJECTED_BYTES", 15_000)  # more than one batch
-    monkeypatch.setattr("streammig.stage.QUEUE_BYTES", 1)
-
-    async def story(world: Told, keys: Keys) -> None:
-        most = 0
-
-        def look(stage: str, body: bytes) -> None:
-            nonlocal most
-            sql = "SELECT coalesce(sum(size), 0) FROM batch WHERE state = 'rejected' AND parent IS NULL"
-            most = max(most, ask(world, sql)[0][0])
-
-        world.scripted.before = look
-        assert await world.live() is True
-        assert 15_000 < most < 45_000  # with the queue, and what a worker holds
-        assert {code for code, _ in dead(world, "customers")} == {"refused"}
-        gone = {f"c{ordinal - 1}" for _, ordinal in dead(world, "customers")}
-        assert gone == BAD_ONES & keys["customers"]
-        arrived(world, keys, {"customers": gone})
-
-    many(tmp_path, story, bad=BAD_ONES, of=("customers",))
-
-
 BAD_ONES = frozenset({"c3", "c60", "c110", "c160", "c210", "c260"})
 
 
-def many(tmp_path: Path, story: Story, **target: Any) -> None:
-    """As `choose`, with more customers, and nothing after them."""
+@played(kind=Choosy, bad=BAD_ONES, of=("customers",))
+async def test_rejected_batches_are_searched_before_the_stage_ends_where_they_fill_the_outbox(
+    world: Told, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streammig.stage.REJECTED_BYTES", 15_000)  # more than one batch
+    monkeypatch.setattr("streammig.stage.QUEUE_BYTES", 1)
+    most = 0
 
-    async def main() -> None:
-        clock = VirtualClock()
-        world = Told(tmp_path, Choosy(clock, Random(2), Weather(), **target), clock, Random(1))
-        without: dict[str, Any] = {name: {"files": []} for name in STAGES[1:]}
-        world.settings = {"limits": "off", "concurrency": 1} | without
-        keys = write_export(tmp_path, MANY, Random(4))
-        await story(world, {"customers": keys["customers"]})
+    def look(stage: str, body: bytes) -> None:
+        nonlocal most
+        sql = "SELECT coalesce(sum(size), 0) FROM batch WHERE state = 'rejected' AND parent IS NULL"
+        most = max(most, ask(world, sql)[0][0])
 
-    run_virtual(main())
-
-
-def test_a_batch_that_is_too_large_is_split_down_to_a_single_customer(tmp_path: Path) -> None:
-    async def story(world: Told, keys: Keys) -> None:
-        assert keys["customers"] >= BAD
-        assert await world.live() is True
-        arrived(world, keys, theirs(keys, set(BAD)))
-        assert dead(world, "customers") == [("too-large-for-target", number) for number in (8, 9, 32)]
-        assert {code for code, _ in dead(world, "transactions")} == {"owner-refused"}
-        assert "split" in states(world)
-        parents = ask(world, "SELECT count(*) FROM batch WHERE parent IS NOT NULL AND stage = 'customers'")
-        assert parents[0][0] >= 6
-
-    choose(tmp_path, story, bad=BAD, kind=Kind.TOO_LARGE, of=("customers",))
+    world.scripted.before = look
+    assert await world.live() is True
+    assert 15_000 < most < 45_000  # with the queue, and what a worker holds
+    assert {code for code, _ in dead(world, "customers")} == {"refused"}
+    gone = {f"c{ordinal - 1}" for _, ordinal in dead(world, "customers")}
+    assert gone == BAD_ONES & keys["customers"]
+    arrived(world, keys, {"customers": gone})
 
 
-def test_exactly_the_records_for_which_a_batch_is_refused_become_dead_letters(tmp_path: Path) -> None:
-    async def story(world: Told, keys: Keys) -> None:
-        assert await world.live() is True
-        arrived(world, keys, theirs(keys, set(BAD)))
-        assert [ordinal for _, ordinal in dead(world, "customers")] == [8, 9, 32]
-        assert all("invalid customer entry" in row[0] for row in ask(world, "SELECT message FROM dead_letter WHERE"
-                   " stage = 'customers'"))  # fmt: skip
-
-    choose(tmp_path, story, bad=BAD)
-
-
-def test_a_refusal_that_took_the_rest_is_parked_and_nothing_of_it_is_sent_again(tmp_path: Path) -> None:
-    async def story(world: Told, keys: Keys) -> None:
-        ended = await world.live()
-        assert isinstance(ended, UnknownOutcome)
-        assert states(world).count("parked") == 1
-        world.target.settle()
-        assert set(world.target.customers) == keys["customers"]
-        assert max(world.target.customers.values()) == 1
-        assert any("it is parked" in said for said in world.said)
-        totals = world.totals()["customers"]
-        assert totals.balanced
-        assert totals.unknown.records > 0
-
-    choose(tmp_path, story, bad=frozenset({"c7"}), of=("customers",), takes_the_rest=True)
-
-
-def test_events_that_can_not_be_looked_for_are_dead_letters_with_their_batch(tmp_path: Path) -> None:
-    async def story(world: Told, keys: Keys) -> None:
-        assert await world.live() is True
-        lost = dead(world, "events")
-        assert {code for code, _ in lost} == {"refused-with-its-batch"}
-        assert 1 < len(lost) < 40
-        world.target.settle()
-        assert max(world.target.events.values()) == 1
-        assert "p7-0" not in world.target.events
-        assert all(totals.balanced for totals in world.totals().values())
-
-    choose(tmp_path, story, bad=frozenset({owner_with_events(tmp_path)}), of=("events",))
-
-
-def test_events_are_searched_for_the_bad_one_where_that_is_allowed(tmp_path: Path) -> None:
-    owner = owner_with_events(tmp_path)
-
-    async def story(world: Told, keys: Keys) -> None:
-        assert await world.live() is True
-        arrived(world, keys, {"events": theirs(keys, {owner})["events"]})
-        assert len({ordinal for _, ordinal in dead(world, "events")}) == 1
-
-    choose(tmp_path, story, {"bisect_events": True}, bad=frozenset({owner}), of=("events",))
-
-
-def owner_with_events(folder: Path) -> str:
-    keys = write_export(folder, CUSTOMERS, Random(4))
-    return "c" + max(keys["events"])[1:].split("-")[0]
+@played(last="transactions", kind=Choosy, bad=BAD, answer=Kind.TOO_LARGE, of=("customers",))
+async def test_a_batch_that_is_too_large_is_split_down_to_a_single_customer(world: Told, keys: Keys) -> None:
+    assert keys["customers"] >= BAD
+    assert await world.live() is True
+    arrived(world, keys, theirs(keys, set(BAD)))
+    assert dead(world, "customers") == [("too-large-for-target", number) for number in (8, 9, 32)]
+    assert {code for code, _ in dead(world, "transactions")} == {"owner-refused"}
+    assert "split" in states(world)
+    parents = ask(world, "SELECT count(*) FROM batch WHERE parent IS NOT NULL AND stage = 'customers'")
+    assert parents[0][0] >= 6
 
 
 # -- unknown ---------------------------------------------------------------------------------------------------------
