@@ -208,6 +208,17 @@ def test_a_mark_in_a_field_that_is_sent_unknown_asks_for_a_decision_too(shell: S
     assert (ended.code, target.ledger()["holds"]["customers"]["count"]) == (0, 1)
 
 
+def test_what_an_older_run_left_out_is_looked_at_behind_a_mapping_too(shell: Shell, target: LocalTarget) -> None:
+    (shell.folder / "maps.py").write_text(MAPS)
+    rows = [{"no": f"c{at}"} for at in (1, 2)]
+    for name, found in (("old", rows), ("new", [*rows, {"no": "c3", "is_deleted": 1}])):
+        (shell.folder / f"{name}.json").write_text(json.dumps(found))
+    mapped = ["--map", "customers=maps:plain", "--json"]
+    assert shell.run(target.url, "--customers", "old.json", "--checkpoint", "old", *mapped).code == 0
+    ended = shell.run(target.url, "--customers", "new.json", "--checkpoint", "new", "--not-in", "old", *mapped)
+    assert (ended.code, ended.problem) == (2, "deleted-unclear")
+
+
 MAPS = """
 def plain(it):
     return {**made(it), "deleted": it["Gone Flag"]} if "Gone Flag" in it else made(it)

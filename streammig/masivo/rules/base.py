@@ -109,7 +109,7 @@ class StageRules(ABC):
 
     @property
     def hides(self) -> bool:
-        return self._mapped is not None or self._options.unknown_fields == "send"
+        return self._misses and (self._mapped is not None or self._options.unknown_fields == "send")
 
     def unread(self, data: bytes) -> dict[str, Raw]:
         try:
