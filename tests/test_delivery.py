@@ -31,7 +31,7 @@ from streammig.telemetry import Notice, Waiting
 from tests.memory_target import MemoryTarget, Weather
 from tests.problems import raises
 from tests.virtual import EPOCH, VirtualClock, run_virtual, teller, virtual
-from tests.world import SETTLE_TIME, Keys, World, write_export
+from tests.world import SETTLE_TIME, Keys, World, drained_at, write_export
 
 CUSTOMERS = 60
 MANY = 300  # some 6 batches of customers of 10 KB
@@ -839,17 +839,7 @@ def test_nothing_is_waited_for_at_the_end_without_a_settle_time_or_a_sample_that
 async def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_totals_complete(
     world: Told, keys: Keys
 ) -> None:
-    async def stopped(migration: Migration) -> bool:
-        tell = migration.notify
-
-        def hear(notice: Notice) -> None:
-            tell(notice)
-            if isinstance(notice, Waiting) and notice.code == "settling":
-                asyncio.get_running_loop().call_later(1.0, migration.drain)
-
-        migration.notify = hear
-        return await migration.run()
-
+    stopped = drained_at(lambda it: isinstance(it, Waiting) and it.code == "settling", 1.0)
     assert await world.live(stopped) is False
     assert ask(world, "SELECT state, message FROM stage") == [("complete", "")]
     last = max(at for at, _, _ in world.scripted.sent)
