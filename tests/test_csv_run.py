@@ -50,13 +50,19 @@ products = []
 """
 
 
+LINE_BREAK = "\r\n"
+BAD = "'9999,too,many,fields,in,this,row"
+
+
 def write_tables(folder: Path, members: int) -> None:
     rows = ["ID,First,Last,Email,Since,Points"]
     rows += [
-        f"""'{7000 + n},Ana,"Pérez, {n}", M{n}@Example.org ,04/05/2019,""" + ("" if n % 3 else '"1,120.50"')
+        f"""'{7000 + n},Ana,"Pérez,{LINE_BREAK * (n % 4)} {n}", M{n}@Example.org ,04/05/2019,"""
+        + ("" if n % 3 else '"1,120.50"')
         for n in range(members)
     ]
-    rows.insert(3, "'9999,too,many,fields,in,this,row")
+    rows.insert(3, BAD)
+    rows.append(BAD)
     (folder / "members.csv").write_text("\ufeff" + "\r\n".join(rows) + "\r\n", encoding="utf-8")
     log = [f"R-{n}\t'{7000 + n}\t{1_700_000_000 + n}\t{n}.25" for n in range(members)]
     (folder / "purchases.tsv").write_text("\n".join(["receipt\tmember\tat\ttotal", *log]) + "\n", encoding="utf-8")
@@ -88,10 +94,11 @@ def test_i4_tables_are_delivered_once_over_a_pilot_and_a_resume_and_a_bad_row_is
     assert rest.document["stages"]["customers"]["accepted"] == held["customers"]["count"] == 1500
     assert held["customers"]["landed"] == 1500
     assert held["events"]["count"] == 1500
-    letters = shell("dead-letters", "move.checkpoint").out.splitlines()
-    (letter,) = map(json.loads, letters)
-    assert letter["code"] == "invalid-csv"
-    assert letter["record"].startswith("'9999,too,many")
+    letters = [json.loads(line) for line in shell("dead-letters", "move.checkpoint").out.splitlines()]
+    lines = Path("members.csv").read_text().split("\n")
+    assert [it["line"] for it in letters] == [number for number, line in enumerate(lines, 1) if line.startswith(BAD)]
+    assert {it["code"] for it in letters} == {"invalid-csv"}
+    assert all(it["record"].startswith(BAD) for it in letters)
 
 
 PLAIN = """

@@ -238,7 +238,7 @@ class CsvRows:
     def _span(
         self,
         rows: Rows,
-        firsts: Iterable[int],
+        firsts: Sequence[int],
         lines: Iterable[int],
         offsets: Sequence[int],
         known: dict[int, tuple[str, str]],
@@ -251,13 +251,13 @@ class CsvRows:
         names, count = self._header.names, len(self._header.names)
         faults: dict[int, Fault] = {}
         parts: list[bytes] = []
-        numbers: list[int] = []
+        blank: set[int] = set()
         origins: list[tuple[int, int, int]] = []
-        many = zip(rows, firsts, lines, offsets, offsets[1:], strict=False)
-        for index, (row, first, taken, start, end) in enumerate(many):
+        for index, (row, taken, start, end) in enumerate(zip(rows, lines, offsets, offsets[1:], strict=False)):
             fault = known.get(index) if known else None
             if not row and fault is None:
-                continue  # a blank line
+                blank.add(index)
+                continue
             length = end - start
             if fault is None and len(row) != count:
                 fault = INVALID_CSV, f"the row has {len(row)} fields, the header has {count}"
@@ -270,8 +270,8 @@ class CsvRows:
             if fault is not None:
                 faults[len(parts)] = length, *fault
             parts.append(orjson.dumps(made if fault is None else self._text_of(block[start:end])))
-            numbers.append(self._line + first)
             origins.append((at + start, length, taken))
+        numbers = [self._line + first for index, first in enumerate(firsts) if index not in blank]
         self._line += block.count(b"\n", 0, offsets[-1])
         if not parts:
             return None
