@@ -31,7 +31,7 @@ from streammig.telemetry import Notice, Waiting
 from tests.memory_target import MemoryTarget, Weather
 from tests.problems import raises
 from tests.virtual import EPOCH, VirtualClock, run_virtual, teller, virtual
-from tests.world import SETTLE_TIME, Keys, World, write_export
+from tests.world import SETTLE_TIME, Keys, World, drained_at, write_export
 
 CUSTOMERS = 60
 MANY = 300  # some 6 batches of customers of 10 KB
@@ -147,34 +147,26 @@ def states(world: World, stage: str = "customers") -> list[str]:
 # -- before the first byte -------------------------------------------------------------------------------------------
 
 
-def test_i2_batch_attempt_and_fence_are_durable_before_the_first_byte_leaves(tmp_path: Path) -> None:
+@played({"limits": "1/5s"}, "events", script={2: Receipt(Kind.THROTTLED, 429), 4: Receipt(Kind.NOT_SENT)})
+async def test_i2_batch_attempt_and_fence_are_durable_before_the_first_byte_leaves(world: Told, keys: Keys) -> None:
     seen: list[tuple[str, int]] = []
 
-    async def story(world: Told, keys: Keys) -> None:
-        def look(stage: str, body: bytes) -> None:
-            digest = hashlib.sha256(body).hexdigest()
-            found = ask(world, f"SELECT seq, state, attempts, size FROM batch WHERE hex(digest) = upper('{digest}')")
-            ((seq, state, attempts, size),) = [row for row in found if row]
-            assert (state, size) == ("sending", len(body))
-            assert (world.folder / "run.checkpoint.outbox" / f"{stage}-{seq}").read_bytes()[:size] == body
-            made = ask(world, f"SELECT number, kind FROM attempt WHERE stage = '{stage}' AND seq = {seq}")
-            assert made[-1] == (attempts, None)
-            ((run_id, tick),) = ask(world, "SELECT id, tick FROM run")
-            with contextlib.closing(sqlite3.connect(world.folder / "state" / "fences.sqlite")) as db:
-                assert db.execute("SELECT id, tick FROM fence").fetchall() == [(run_id, tick)]
-            seen.append((stage, seq))
+    def look(stage: str, body: bytes) -> None:
+        digest = hashlib.sha256(body).hexdigest()
+        found = ask(world, f"SELECT seq, state, attempts, size FROM batch WHERE hex(digest) = upper('{digest}')")
+        ((seq, state, attempts, size),) = [row for row in found if row]
+        assert (state, size) == ("sending", len(body))
+        assert (world.folder / "run.checkpoint.outbox" / f"{stage}-{seq}").read_bytes()[:size] == body
+        made = ask(world, f"SELECT number, kind FROM attempt WHERE stage = '{stage}' AND seq = {seq}")
+        assert made[-1] == (attempts, None)
+        ((run_id, tick),) = ask(world, "SELECT id, tick FROM run")
+        with contextlib.closing(sqlite3.connect(world.folder / "state" / "fences.sqlite")) as db:
+            assert db.execute("SELECT id, tick FROM fence").fetchall() == [(run_id, tick)]
+        seen.append((stage, seq))
 
-        world.scripted.before = look
-        assert await world.live() is True
-        arrived(world, keys)
-
-    play(
-        tmp_path,
-        story,
-        {"limits": "1/5s"},
-        "events",
-        script={2: Receipt(Kind.THROTTLED, 429), 4: Receipt(Kind.NOT_SENT)},
-    )
+    world.scripted.before = look
+    assert await world.live() is True
+    arrived(world, keys)
     assert len(seen) > 10
     assert len(set(seen)) == len(seen) - 2
 
@@ -399,13 +391,16 @@ async def test_the_first_batch_of_a_stage_is_not_rejected_for_a_403(world: Told,
         undecided.decide(world.folder / "run.checkpoint", "streammig resolve", 1, None, "reject", 1.0)
 
 
-def test_fields_of_a_yes_that_nobody_judges_are_told_once(tmp_path: Path) -> None:
-    async def story(world: Told, keys: Keys) -> None:
-        assert await world.live() is True
-        assert len([said for said in world.said if "message" in said and "accepted_if" in said]) == 1
-
-    yes = Receipt(Kind.ACCEPTED, 200, unjudged=("message",))
-    play(tmp_path, story, script={1: yes, 2: yes}, landed=frozenset({1, 2}))
+@played(
+    script={
+        1: Receipt(Kind.ACCEPTED, 200, unjudged=("message",)),
+        2: Receipt(Kind.ACCEPTED, 200, unjudged=("message",)),
+    },
+    landed=frozenset({1, 2}),
+)
+async def test_fields_of_a_yes_that_nobody_judges_are_told_once(world: Told, keys: Keys) -> None:
+    assert await world.live() is True
+    assert len([said for said in world.said if "message" in said and "accepted_if" in said]) == 1
 
 
 # -- too large, refused ----------------------------------------------------------------------------------------------
@@ -783,21 +778,18 @@ def test_samples_of_the_last_stage_that_never_appear_end_it_in_3_until_they_are_
     play(tmp_path, story, drops=frozenset(f"c{number}" for number in range(dropped)))
 
 
-def test_two_owners_of_each_batch_are_looked_for(tmp_path: Path) -> None:
+@played()
+async def test_two_owners_of_each_batch_are_looked_for(world: Told, keys: Keys) -> None:
     looked: list[Record] = []
+    visible = world.target.visible
 
-    async def story(world: Told, keys: Keys) -> None:
-        visible = world.target.visible
+    async def counted(stage: str, record: Record) -> Seen:
+        looked.append(record)
+        return await visible(stage, record)
 
-        async def counted(stage: str, record: Record) -> Seen:
-            looked.append(record)
-            return await visible(stage, record)
-
-        world.target.visible = counted  # type: ignore[method-assign]
-        assert await world.live(asking_current) is True
-        assert len({record.owner for record in looked}) == len(looked) == 2 * len(states(world))
-
-    play(tmp_path, story)
+    world.target.visible = counted  # type: ignore[method-assign]
+    assert await world.live(asking_current) is True
+    assert len({record.owner for record in looked}) == len(looked) == 2 * len(states(world))
 
 
 @played(last="events")
@@ -847,17 +839,7 @@ def test_nothing_is_waited_for_at_the_end_without_a_settle_time_or_a_sample_that
 async def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_totals_complete(
     world: Told, keys: Keys
 ) -> None:
-    async def stopped(migration: Migration) -> bool:
-        tell = migration.notify
-
-        def hear(notice: Notice) -> None:
-            tell(notice)
-            if isinstance(notice, Waiting) and notice.code == "settling":
-                asyncio.get_running_loop().call_later(1.0, migration.drain)
-
-        migration.notify = hear
-        return await migration.run()
-
+    stopped = drained_at(lambda it: isinstance(it, Waiting) and it.code == "settling", 1.0)
     assert await world.live(stopped) is False
     assert ask(world, "SELECT state, message FROM stage") == [("complete", "")]
     last = max(at for at, _, _ in world.scripted.sent)

@@ -9,26 +9,14 @@ from random import Random
 from typing import Any
 
 from streammig.errors import Unusable
-from streammig.migration import Migration
 from streammig.model import Kind
 from streammig.scan import scan_folder
-from streammig.telemetry import Answered, Notice
+from streammig.telemetry import Answered
 from tests.memory_target import Crash
 from tests.test_system import run_world
-from tests.world import REWARD, Keys, World, write_export
+from tests.world import REWARD, Keys, World, drained_at, write_export
 
-
-async def until_no_connection(migration: Migration) -> bool:
-    """A run that is drained when a try found no connection."""
-    tell = migration.notify
-
-    def hear(notice: Notice) -> None:
-        tell(notice)
-        if isinstance(notice, Answered) and notice.receipt.kind is Kind.NOT_SENT:
-            migration.drain()
-
-    migration.notify = hear
-    return await migration.run()
+until_no_connection = drained_at(lambda it: isinstance(it, Answered) and it.receipt.kind is Kind.NOT_SENT)
 
 
 def add(folder: Path, stage: str, *records: dict[str, Any]) -> None:

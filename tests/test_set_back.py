@@ -22,7 +22,7 @@ from streammig.migration import Migration
 from streammig.model import BatchState, Kind, Place, Receipt, Record, Tally
 from streammig.run import check_totals
 from streammig.target import Seen
-from streammig.telemetry import Answered, Notice
+from streammig.telemetry import Answered
 from tests.memory_target import Crash
 from tests.problems import raises
 from tests.proof_copies import commands_put_back
@@ -30,7 +30,7 @@ from tests.proof_copies import put_back as copies_put_back
 from tests.shares import share
 from tests.test_delivery import Told, arrived, ask, play, played
 from tests.test_retry import dead, retry
-from tests.world import Keys, World, until_sealed
+from tests.world import Keys, World, drained_at, until_sealed
 
 REFUSED = Receipt(Kind.REJECTED, 422, "no")
 # Every refused batch is dead as a whole, and any number may be parked.
@@ -511,19 +511,8 @@ async def test_a_few_customers_who_stood_there_just_as_they_would_be_sent_stop_n
 
 def until_answered(stage: str, number: int) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
     """A run that is drained at this answer of a stage."""
-
-    def work(migration: Migration) -> Coroutine[Any, Any, bool]:
-        tell, answers = migration.notify, count(1)
-
-        def hear(notice: Notice) -> None:
-            tell(notice)
-            if isinstance(notice, Answered) and notice.batch.stage == stage and next(answers) == number:
-                migration.drain()
-
-        migration.notify = hear
-        return migration.run()
-
-    return work
+    answers = count(1)
+    return drained_at(lambda it: isinstance(it, Answered) and it.batch.stage == stage and next(answers) == number)
 
 
 def test_totals_that_do_not_add_up_say_which_sides_do_not_agree() -> None:

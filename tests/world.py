@@ -185,17 +185,25 @@ class VirtualMigration(Migration):
         yield self.world.target, self.world.target
 
 
-async def until_sealed(migration: Migration) -> bool:
-    """A run that is drained when its first batch is sealed, before anything is sent."""
-    tell = migration.notify
+def drained_at(heard: Callable[[Notice], bool], delay: float = 0.0) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
+    """A run that is drained at a notice, or so many seconds behind it."""
 
-    def hear(notice: Notice) -> None:
-        tell(notice)
-        if isinstance(notice, Sealed):
-            migration.drain()
+    def work(migration: Migration) -> Coroutine[Any, Any, bool]:
+        tell = migration.notify
 
-    migration.notify = hear
-    return await migration.run()
+        def hear(notice: Notice) -> None:
+            tell(notice)
+            if heard(notice):
+                asyncio.get_running_loop().call_later(delay, migration.drain) if delay else migration.drain()
+
+        migration.notify = hear
+        return migration.run()
+
+    return work
+
+
+until_sealed = drained_at(lambda it: isinstance(it, Sealed))
+"""Until the first batch is sealed, before anything is sent."""
 
 
 def executor_of(world: World) -> Executor:
