@@ -39,13 +39,14 @@ from streammig.telemetry import Notice, Notify
 class StageScan:
     """A stage to be scanned; its index and its findings go into `folder`.
 
-    `policy` says which duplicates the index of owners notes; None: no index. `begun`: records of it may have been
-    sent. `judged`: its findings may stop the run; else it is scanned for its index alone. `frontier` is how far a run
-    has read it; None: in full. `made_by` is the version and the mapping of now, "" where these can't be told. Unless
-    these made the index, keys before the frontier stay as they were indexed, and those behind it are scanned again.
-    `key` is as in `Build`. `beside` is what else needs room on that disk, in bytes. Where there is something else to be
-    noted of the spans, `noted` makes what notes it, out of the index of the customers. `take` gets each note, with how
-    many records come before those that it counts from 0; then the stage is read even if its findings are kept.
+    `owners`: what other stages hold belongs to its records. `policy` says which duplicates the index of owners notes;
+    None: no index. `begun`: records of it may have been sent. `judged`: its findings may stop the run; else it is
+    scanned for its index alone. `frontier` is how far a run has read it; None: in full. `made_by` is the version and
+    the mapping of now, "" where these can't be told. Unless these made the index, keys before the frontier stay as they
+    were indexed, and those behind it are scanned again. `key` is as in `Build`. `beside` is what else needs room on
+    that disk, in bytes. Where there is something else to be noted of the spans, `noted` makes what notes it, out of the
+    index of the customers. `take` gets each note, with how many records come before those that it counts from 0; then
+    the stage is read even if its findings are kept.
     """
 
     name: str
@@ -53,6 +54,7 @@ class StageScan:
     rules: Rules
     shape: Mapping[str, Any]
     folder: Path
+    owners: bool = False
     policy: Policy | None = "first"
     begun: bool = False
     judged: bool = True

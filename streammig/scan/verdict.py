@@ -49,7 +49,7 @@ def judge(
         else:
             yield broken
     marks = [it for it in scanned.found.marks if {it[0], f"{it[0]}={it[1]}"}.isdisjoint(policies.not_deleted)]
-    if marks and job.policy not in ("all", None):
+    if marks and job.owners:
         yield _unclear(job.name, scanned.found, marks)
     if scanned.found.refused:
         notify(Warned("stage-refused", _all_refused(job.name, scanned.found)))
