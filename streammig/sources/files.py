@@ -122,6 +122,8 @@ class FileSource(Source):
                 mark["etag"] = standing.etag
             if layout.header is not None:
                 mark["form"] = f"{layout.header.delimiter!r} {layout.header.encoding}"
+            elif layout.format == KEYED:
+                mark["form"] = f"keyed {self._form.keyed}"
             standing.check(wanted.file, stream.standing())
         return _File(wanted.file, layout, standing, head, mark)
 
