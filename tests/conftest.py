@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from streammig.masivo.rules.compiled import VARIABLE
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Shell, sandbox
 from tests.judges import JUDGES
 from tests.past import run as past_run
+from tests.sandbox_caller import Caller, running
 
 
 @pytest.fixture(params=JUDGES)
@@ -34,6 +36,13 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def target() -> Iterator[LocalTarget]:
     """A sandbox that nothing happens to."""
     with sandbox() as found:
+        yield found
+
+
+@pytest_asyncio.fixture
+async def caller() -> AsyncIterator[Caller]:
+    """Who calls a sandbox that nothing happens to."""
+    async with running() as found:
         yield found
 
 
