@@ -63,7 +63,7 @@ def call_context(settings: Settings, ask: Ask, limits: str, state_dir: Path, fol
         "command": ask.command,
         "limits": limits,
         "inputs": {name: [absolute(text) for text in stage.files] for name, stage in stages.items()},
-        "forms": {name: [stage.delimiter, stage.encoding] for name, stage in stages.items()},
+        "forms": {name: [stage.delimiter, stage.encoding, stage.keyed] for name, stage in stages.items()},
         "state_dir": str(state_dir.absolute()),
         "max_record_bytes": settings.max_record_bytes,
         "settings": portable(settings),

@@ -92,12 +92,14 @@ def remove_own(folder: Path, is_ours: Callable[[str], bool]) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A new owner-only file under another name, which takes its own, durably, once this ends well; else it goes.
+def whole_file(path: Path, part: Path | None = None) -> Iterator[Path]:
+    """A new owner-only file under another name, `part`, which takes its own, durably, once this ends well; else it
+    goes. What a crash has left under that name goes first, so only names of ours will do: of files that are ours
+    themselves, with `.part` behind.
 
     Raises `Unusable` where a link has one of these names.
     """
-    part = path.with_name(path.name + ".part")
+    part = part or path.with_name(path.name + ".part")
     for name in (path, part):
         refuse_foreign(name)
     try:
@@ -117,13 +119,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 def new_file(path: Path, may_replace: Callable[[Path], bool] = lambda _: False) -> Iterator[BinaryIO]:
     """Open a file that the user named to write, as `whole_file`.
 
-    A file that is there already is left as it is, unless `may_replace` says yes to it: it may be the export. Raises
-    `Unusable` for that, and `MachineFault` where the file can't be written.
+    A file that is there already is left as it is, unless `may_replace` says yes to it: it may be the export. So may a
+    file of this name with `.part` behind it, so the name of the part is one that nobody else gives. Raises `Unusable`
+    where a file is there, and `MachineFault` where it can't be written.
     """
     if path.exists() and not may_replace(path):
         raise Unusable("output-exists", f"{path} is there already", "Name another file, or move that one away.")
     try:
-        with whole_file(path) as part, part.open("wb") as file:
+        with whole_file(path, path.with_name(f".{path.name}.streammig-part")) as part, part.open("wb") as file:
             yield file
     except OSError as error:
         hint = "Name a file that can be written, on a disk with room."

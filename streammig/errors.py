@@ -55,6 +55,19 @@ class Unusable(Problem):
     exit_code = 2
 
 
+def defect(error: BaseException) -> MachineFault:
+    """What to say of an exception that nobody expected: its kind and its places, for its message may hold a value of a
+    record."""
+    import traceback  # which most commands never need
+
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    places = traceback.extract_tb(error.__traceback__)[-6:]
+    said = "".join(f"\n  {place.filename}:{place.lineno} in {place.name}" for place in places)
+    hint = "Please report these lines. The checkpoint is as it was: the same command goes on."
+    return MachineFault("defect", f"a defect of streammig: {type(error).__name__}{said}", hint)
+
+
 EXPORT_BROKEN = "export-broken"
 AFTER_A_BREAK = (
     "What stands before it is delivered, and a whole new run would send that twice. So export what stands behind it as"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
@@ -38,6 +38,47 @@ class FieldError(Exception):
     def __init__(self, path: str, said: str) -> None:
         super().__init__(said)
         self.path, self.said = path, said
+
+
+class AtFault:
+    """Finds the column of a table that a dead letter is about.
+
+    `header` are the names of its columns, None where the export is no table. `table` is that of the stage's declared
+    mapping, empty without a mapping, None where a function makes the records.
+    """
+
+    def __init__(self, stage: str, header: Collection[str] | None, table: Mapping[str, Any] | None) -> None:
+        self._stage, self._header, self._table = stage, header, table
+
+    def column(self, code: str, message: str) -> str | None:
+        """Its name, or its number from 1 where it has none; several with commas between; "" where the letter is about
+        no column, or about what a function made of some. None where the export is no table."""
+        if self._header is None:
+            return None
+        path, colon, _ = message.partition(": ")
+        steps = [step for step in re.split(r"[.\[\]]+", path.removeprefix("$")) if step]
+        if not colon or not path.startswith("$") or not steps:
+            return ""
+        if code == "invalid-csv":
+            return steps[0]
+        if steps[0] == self._stage and steps[0] not in self._header:
+            del steps[:2]  # a row among those of its customer
+        if self._table:
+            return ", ".join(way[0] for way in dict.fromkeys(_sources_at(self._table, steps)))
+        name = next((it for it in (".".join(steps), *steps[:1]) if it in self._header), "")
+        return "" if self._table is None else name
+
+
+def _sources_at(value: Any, steps: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The source fields of the value at a path of the target. Elements of a list may be left out, so that any of them
+    may be the one that is meant."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _sources_at(each, steps[1:])
+    elif isinstance(value, str) or any(name in value for name in SOURCES):
+        yield from _sources(value)
+    elif steps and steps[0] in value:
+        yield from _sources_at(value[steps[0]], steps[1:])
 
 
 class FieldMapping:

@@ -36,7 +36,11 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
         stage = settings.stage(name)
         mapped = {"fields": True} if stage.fields else {"map": stage.map}
         form = {"delimiter": stage.delimiter, "encoding": stage.encoding}
-        own = mapped | form | {"owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
+        own: dict[str, Any] = (
+            mapped | form | {"owner": stage.owner, "deleted": [*stage.deleted], "reversed": [*stage.reversed]}
+        )
+        if stage.keyed:
+            own["keyed"] = stage.keyed
         if stage.owner_twice != "stop":  # which changes no batch
             own["owner_twice"] = stage.owner_twice
         if settings.balances == "dead-letter":  # the others change no batch

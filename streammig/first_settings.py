@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -28,9 +29,10 @@ NO_DATE = "2000-01-01T00:00:00Z"
 
 class Found(NamedTuple):
     """What was found in the files of one name: their likely stage, how rows are written, the fields, how many records
-    were looked at, and whether these have the target's form already."""
+    were looked at, and whether these have the target's form already. `files` are what the settings name for them."""
 
     name: str
+    files: tuple[str, ...]
     stage: str
     form: Form
     fields: list[Field]
@@ -53,12 +55,28 @@ class Proposal:
             self.mend.append(f"{target}: {remark}")
 
 
-def look(name: str, stage: str = "") -> Found:
-    """What the first records of `FILE[#path]`, a folder or a pattern are. Raises `Unusable` if nothing can be read."""
+def look(name: str, stage: str = "", keyed: str = "") -> list[Found]:
+    """What the first records of `FILE[#path]`, a folder or a pattern are; `keyed` is the field that the keys of an
+    object of records go into. Raises `Unusable` if nothing can be read.
+
+    Files whose names differ in numbers alone are taken for parts of one export. Where a folder or a pattern holds
+    exports of several stages, each is looked at by itself, and the settings name its files.
+    """
+    kinds: dict[str, list[str]] = {}
+    for file in files_of(name):
+        kinds.setdefault(re.sub(r"\d+", "", file), []).append(file)
+    forms = [Form(keyed=keyed)] if keyed else FORMS_TRIED
+    found = [_look(files[0], files, stage, forms)._replace(files=tuple(files)) for files in kinds.values()]
+    if len({it.stage for it in found}) > 1:
+        return found
+    return [_look(name, files_of(name), stage, forms)]
+
+
+def _look(name: str, files: Sequence[str], stage: str, forms: Iterable[Form]) -> Found:
     problem: Problem | None = None
-    for form in FORMS_TRIED:
+    for form in forms:
         try:
-            source = open_source([parse_input(file) for file in files_of(name)], form=form)
+            source = open_source([parse_input(file) for file in files], form=form)
             spans = source.spans()
             first = next(spans, None)
         except Problem as caught:
@@ -72,7 +90,7 @@ def look(name: str, stage: str = "") -> Found:
             continue
         fields, seen = survey(chain([first], spans))
         likely, fits = _stage(fields, seen, stage)
-        return Found(name, likely, form, fields, seen, fits)
+        return Found(name, (name,), likely, form, fields, seen, fits)
     raise problem or Unusable("export-not-utf8", f"{name}: the text is neither UTF-8 nor Windows-1252")
 
 
@@ -84,10 +102,11 @@ def settings_text(found: Sequence[Found], folder: Path) -> tuple[str, dict[str, 
         if not of_stage:
             continue
         first = of_stage[0]
-        names = [_quoted(_seen_from(folder, it.name)) for it in of_stage]
+        names = [_quoted(_seen_from(folder, file)) for it in of_stage for file in it.files]
         lines = [f"[{stage}]", f"files = [{', '.join(names)}]"]
         lines += [f"delimiter = {json.dumps(first.form.delimiter)}"] if first.form.delimiter else []
         lines += [f"encoding = {json.dumps(first.form.encoding)}"] if first.form.encoding != "utf-8" else []
+        lines += [f"keyed = {json.dumps(first.form.keyed)}"] if first.form.keyed else []
         if not first.fits and stage in _PROPOSE:
             proposal = _PROPOSE[stage](_Names(stage, first.fields))
             lines += proposal.lines
@@ -230,6 +249,7 @@ def _deleted(proposal: Proposal, mark: Field) -> None:
         f'# If {"one of these words" if words else "a value in it"} marks deleted customers, write "DELETED" for it:'
     )
     proposal.lines.append(f"# status = {_value(mark, f'map = {{{blanks}}}')}")
+    proposal.lines.append(f"# Else say so in the table [customers]: not_deleted = [{_quoted(mark.path)}]")
     said = f"its words are {words}" if words else "look at its values"
     proposal.mend.append(f"status: {mark.path} may mark deleted customers; {said}")
 

@@ -55,15 +55,15 @@ def open_sources(
     sources: dict[str, Source] = {}
     for name in settings.stages:
         stage = settings.stage(name)
-        form = Form(stage.delimiter, stage.encoding)
+        form = Form(stage.delimiter, stage.encoding, stage.keyed)
         check_form(f"[{name}]", form)
         inputs = [parse_input(text) for text in stage.files]
         most = settings.max_record_bytes
         source = open_source(inputs, max_record_bytes=most, form=form, accept_broken=accept_broken)
         mapping = mappings[name]
         own = mapping.mapping if isinstance(mapping, OfRows) else mapping
-        if isinstance(own, FieldMapping) and source.columns is not None:
-            own.check_columns(source.columns)
+        if isinstance(own, FieldMapping) and source.header is not None:
+            own.check_columns(source.header)
         if isinstance(mapping, OfRows):
             folder = grouped_folder(Path(settings.checkpoint)) / name
             mark = mapping_mark(mapping)
@@ -110,7 +110,7 @@ async def _warn_of_unseen(
     name: str, source: FileSource, mapping: Callable[[Any], Any] | None, thread: Executor, notify: Notify
 ) -> None:
     """Warn of each source field of the mapping that none of the first records has. A table was checked by its head."""
-    if not isinstance(mapping, FieldMapping) or source.columns:
+    if not isinstance(mapping, FieldMapping) or source.header:
         return
     unseen = partial(mapping.unseen, first_objects(source))
     for field, near in await asyncio.get_running_loop().run_in_executor(thread, unseen):

@@ -27,8 +27,8 @@ from streammig.inputs import StageInput
 from streammig.listening import Hub
 from streammig.masivo.limits import PRESETS as PRESETS
 from streammig.model import BatchState
-from streammig.resending import Resend
-from streammig.retrying import Retry
+from streammig.resending import resend
+from streammig.retrying import retry
 from streammig.revert import Revert
 from streammig.run import Run
 from streammig.scan import forget, scan_folder
@@ -115,28 +115,18 @@ class Migration:
 
         Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
         """
-        return (
-            await self._work(
-                partial(run_and_look, state_folder=self.state_dir),
-                lambda file: any(row.state != "complete" for row in file.stages()),
-            )
-            or False
-        )
+        work = partial(run_and_look, state_folder=self.state_dir)
+        return bool(await self._work(work, lambda file: any(row.state != "complete" for row in file.stages())))
 
     async def retry(self, choice: Choice) -> bool:
         """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
         before. Raises like `run`, and the same call goes on from there."""
-        return (
-            await self._work(
-                lambda run: Retry(run, choice).all(),
-                lambda file: any(file.dead_codes(row.name) for row in file.stages()),
-            )
-            or False
-        )
+        work = partial(retry, choice=choice)
+        return bool(await self._work(work, lambda file: any(file.dead_codes(row.name) for row in file.stages())))
 
     async def retry_missing(self) -> bool:
         """Send again what a verify did not find; as `retry`."""
-        return await self._work(lambda run: Resend(run, self.state_dir).all()) or False
+        return bool(await self._work(partial(resend, state_folder=self.state_dir)))
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
         """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or

@@ -7,6 +7,7 @@ import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact
+from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
@@ -67,17 +68,19 @@ class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=Tru
     """Where a source record stands.
 
     `source` counts the files of the stage from 0, `offset` and `length` are bytes in the decompressed stream,
-    `ordinal` is for people, from 1: the element of the array, or the line of an NDJSON file.
+    `ordinal` is for people, from 1: the element of the array, or the line of an NDJSON or CSV file. `lines` is how many
+    of these the record takes: a row of CSV may take several.
     """
 
     source: int
     offset: int
     length: int
     ordinal: int
+    lines: int = 1
 
     def behind(self, counted: int) -> Position:
         """The same, where its ordinal was counted from 0 behind so many others."""
-        return Position(self.source, self.offset, self.length, self.ordinal + counted)
+        return Position(self.source, self.offset, self.length, self.ordinal + counted, self.lines)
 
     @property
     def begin(self) -> Place:
@@ -87,7 +90,7 @@ class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=Tru
     @property
     def end(self) -> Place:
         """The place behind all of it."""
-        return Place(self.source, self.offset + self.length, 0, self.ordinal + 1)
+        return Place(self.source, self.offset + self.length, 0, self.ordinal + self.lines)
 
 
 class Place(NamedTuple):
@@ -123,7 +126,7 @@ class Span(msgspec.Struct, frozen=True):
 
     A source of another form than JSON hands out the JSON that it makes of its records, and so does a source of records
     that stand elsewhere (corrected dead letters): `origins` then names the offset and the length of each record in the
-    file, which is where people and the checkpoint look for it.
+    file, which is where people and the checkpoint look for it, and its number of lines where that is not 1.
 
     `faults` names the records that are none (invalid JSON on an NDJSON line, invalid UTF-8, a lone surrogate, over the
     size limit), by index: the full length in bytes, a code ("invalid-json", "invalid-utf8", "lone-surrogate",
@@ -141,7 +144,7 @@ class Span(msgspec.Struct, frozen=True):
     ends: Sequence[int]
     ordinals: Sequence[int]
     faults: Mapping[int, tuple[int, str, str]] = {}
-    origins: Sequence[tuple[int, int]] | None = None
+    origins: Sequence[tuple[int, int] | tuple[int, int, int]] | None = None
     judged: object = None
 
     def __len__(self) -> int:
@@ -166,21 +169,21 @@ class Span(msgspec.Struct, frozen=True):
 
     def position(self, index: int) -> Position:
         if self.origins is not None:
-            return Position(self.source, *self.origins[index], self.ordinals[index])
+            offset, length, *lines = self.origins[index]
+            return Position(self.source, offset, length, self.ordinals[index], *lines)
         start = self.starts[index]
         length = self.faults[index][0] if index in self.faults else self.ends[index] - start
         return Position(self.source, self.offset + start, length, self.ordinals[index])
 
-    def places(self, begin: int, end: int) -> Iterable[tuple[int, int, int, int]]:
+    def places(self, begin: int, end: int) -> Iterable[tuple[int, int, int, int, int]]:
         """The positions of the records from index `begin` to `end`, none of them at fault, as plain tuples."""
-        if self.origins is None:
-            starts, ends = self.starts[begin:end], self.ends[begin:end]
-            origins: Iterable[tuple[int, int]] = zip(
-                map(self.offset.__add__, starts), map(operator.sub, ends, starts), strict=True
-            )
-        else:
-            origins = self.origins[begin:end]
-        return [(self.source, *it, at) for it, at in zip(origins, self.ordinals[begin:end], strict=True)]
+        ordinals = self.ordinals[begin:end]
+        if self.origins is not None:
+            origins = zip(self.origins[begin:end], ordinals, strict=True)
+            return [(self.source, offset, length, at, *(lines or (1,))) for (offset, length, *lines), at in origins]
+        starts, ends = self.starts[begin:end], self.ends[begin:end]
+        offsets, lengths = map(self.offset.__add__, starts), map(operator.sub, ends, starts)
+        return list(zip(repeat(self.source), offsets, lengths, ordinals, repeat(1), strict=False))
 
     @property
     def end(self) -> Place:

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from streammig.batching import Sealing
 from streammig.children import GC_THRESHOLD, begin, ending, environment
-from streammig.errors import BrokenExport, MachineFault, Problem
+from streammig.errors import BrokenExport, MachineFault, Problem, defect
 from streammig.reader import Reader
 
 AHEAD = 4  # things that the child may say before they are asked for
@@ -132,7 +132,7 @@ def main() -> None:
         except Problem as problem:
             tell(answers, problem)
         except Exception as error:
-            tell(answers, _defect(error))
+            tell(answers, defect(error))
 
 
 def tell_all(feed: Reader, asked: IO[bytes], answers: IO[bytes]) -> None:
@@ -146,16 +146,3 @@ def tell(answers: IO[bytes], what: Any) -> None:
     said = pickle.dumps(what)
     answers.write(_LENGTH.pack(len(said)) + said)
     answers.flush()
-
-
-def _defect(error: Exception) -> MachineFault:
-    # Only the place: the message of an exception nobody expected may hold a value of a record.
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "an unknown place"
-    return MachineFault(
-        "defect",
-        f"a defect of streammig while reading the export: {type(error).__name__} at {where}",
-        "Please report this line. The checkpoint is as it was: the same command goes on.",
-    )

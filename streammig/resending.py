@@ -30,57 +30,54 @@ class _Wave:
         return file.seal_missing(stage, self.taken, self.drafts, mapping, at)
 
 
-@dataclass(frozen=True, slots=True)
-class Resend:
-    """One call of `retry --missing`. A unit is missing until the transaction that seals it in a new batch, and from
-    then on it is sent like any other: whatever interrupts it, the same call goes on."""
+async def resend(run: Run, state_folder: Path) -> bool:
+    """Send all that is missing; False if stopped before. Raises like a run.
 
-    run: Run
-    state_folder: Path
+    A unit is missing until the transaction that seals it in a new batch, and from then on it is sent like any other:
+    whatever interrupts it, the same call goes on.
+    """
+    read = run.reading.read
+    run_id: str = (await run.store.read(lambda file: file.run))["id"]
+    places = await read(Work, state_folder / f"missing-{run_id}.sqlite")
+    with closing(places):
+        for name in run.reading.inputs:
+            if run.target.readback.proves(name) and not await _stage(run, name, places):
+                return False
+        await read(places.forget)
+    return True
 
-    async def all(self) -> bool:
-        """Send all that is missing; False if stopped before. Raises like a run."""
-        read = self.run.reading.read
-        run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
-        places = await read(Work, self.state_folder / f"missing-{run_id}.sqlite")
-        with closing(places):
-            for name in self.run.reading.inputs:
-                if self.run.target.readback.proves(name) and not await self._stage(name, places):
-                    return False
-            await read(places.forget)
-        return True
 
-    async def _stage(self, name: str, places: Work) -> bool:
-        run = self.run
-        mappings = await run.store.read(lambda file: file.mappings(name, MISSED))
-        if mappings - {run.reading.inputs[name].mapping}:
-            raise Unusable(
-                "mapping-changed",
-                f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
-                "Put the mapping back that made them. Or verify again: then they are not comparable, and are not sent.",
-            )
-        if mappings or await is_sealed(run, name):
-            await run.reading.read(self._note, name, places)
-            await run.retry(name, self._waves(name, places))
-        return not run.context.stopping and await shown(run, name)
+async def _stage(run: Run, name: str, places: Work) -> bool:
+    mappings = await run.store.read(lambda file: file.mappings(name, MISSED))
+    if mappings - {run.reading.inputs[name].mapping}:
+        raise Unusable(
+            "mapping-changed",
+            f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
+            "Put the mapping back that made them. Or verify again: then they are not comparable, and are not sent.",
+        )
+    if mappings or await is_sealed(run, name):
+        await run.reading.read(_note, run.reading.lookup, name, places)
+        await run.retry(name, _waves(run, name, places))
+    return not run.context.stopping and await shown(run, name)
 
-    def _note(self, name: str, places: Work) -> None:
-        """Note the places of what is missing of a stage: what was sent since is missing no more."""
-        missing = self.run.reading.lookup.beside(name, MISSED)
-        batches = (Accepted(it.seq, it.ranges, it.tally, "", False, 0.0) for it in missing)
-        places.begin("", {name: batches})
 
-    def _waves(self, name: str, places: Work) -> Iterator[_Wave]:
-        run, (source, rules, _) = self.run, self.run.reading.inputs[name]
-        first = places.first(name)
-        items = iter(()) if first is None else Passage(name, source, rules, places.ranges).items(first)
-        limits = BatchLimits(bytes=run.settings.max_bytes)
-        while (wave := _held(items)) and not run.context.stopping:
-            owners: dict[str, list[Record]] = {}
-            for it in wave:
-                owners.setdefault(it.record.owner, []).append(it.record)
-            drafts = packed(owners.values(), rules, limits, outbox_path(run.reading.lookup.path))
-            yield _Wave(_taken(wave), [draft for draft, _ in drafts])
+def _note(lookup: Checkpoint, name: str, places: Work) -> None:
+    """Note the places of what is missing of a stage: what was sent since is missing no more."""
+    batches = (Accepted(it.seq, it.ranges, it.tally, "", False, 0.0) for it in lookup.beside(name, MISSED))
+    places.begin("", {name: batches})
+
+
+def _waves(run: Run, name: str, places: Work) -> Iterator[_Wave]:
+    source, rules, _ = run.reading.inputs[name]
+    first = places.first(name)
+    items = iter(()) if first is None else Passage(name, source, rules, places.ranges).items(first)
+    limits = BatchLimits(bytes=run.settings.max_bytes)
+    while (wave := _held(items)) and not run.context.stopping:
+        owners: dict[str, list[Record]] = {}
+        for it in wave:
+            owners.setdefault(it.record.owner, []).append(it.record)
+        drafts = packed(owners.values(), rules, limits, outbox_path(run.reading.lookup.path))
+        yield _Wave(_taken(wave), [draft for draft, _ in drafts])
 
 
 def _held(items: Iterator[Item]) -> list[Item]:

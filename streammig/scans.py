@@ -50,6 +50,7 @@ def to_scan(
             rules=it.rules,
             shape=shape[name],
             folder=scan_folder(Path(settings.checkpoint)),
+            owners=name == STAGES[0],
             policy=settings.duplicates if name == STAGES[0] else "all" if it.rules.once else None,
             begun=name in states,
             judged=not (aside or complete),

@@ -32,6 +32,7 @@ class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, a folder, a pattern, or - for standard input
     delimiter: str = ""  # CSV: one character, or tab; else as the file's name says
     encoding: str = "utf-8"  # CSV
+    keyed: bool | str = False  # the records are the values of an object; a text names the field that their keys go into
     map: str = ""  # module:function
     fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
     owner: str = ""  # the field that names the customer, where each record is one event or one transaction

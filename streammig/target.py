@@ -68,12 +68,12 @@ class Judges(Protocol):
 
 
 @runtime_checkable
-class Maps(Protocol):
-    """Rules of a stage that may have a user's mapping, of which it is unknown what it has decided by."""
+class MayHide(Protocol):
+    """Rules that may send a record though a field of it, which they do not cut, says that it is deleted."""
 
     @property
-    def mapped(self) -> bool:
-        """Whether there is a mapping."""
+    def hides(self) -> bool:
+        """Whether they may: there is a mapping, and what it decides by is unknown, or unknown fields are sent."""
         ...
 
     def unread(self, data: bytes) -> dict[str, Raw]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 from streammig.errors import counted
@@ -52,7 +52,10 @@ class Notice:
     def json(self) -> dict[str, Any]:
         name = type(self).__name__
         kind = "".join(f"-{each.lower()}" if each.isupper() else each for each in name).lstrip("-")
-        return {"notice": kind, **asdict(self)}  # type: ignore[call-overload]
+        found = {"notice": kind}
+        for each in fields(self):  # type: ignore[arg-type]  # every kind is a dataclass
+            found |= _plain(each.name, getattr(self, each.name))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,6 @@ class StageBegan(Notice):
             return f"{self.stage}: all is read and sent"
         left = f", {counted(it.pending, 'sealed unit')} still to send" if it.pending else ""
         return f"{self.stage}: going on" + ("" if it.complete else f" at record {it.frontier.ordinal:,}") + left
-
-    def json(self) -> dict[str, Any]:
-        return {"notice": "stage-began", "stage": self.stage, **self.account._asdict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,6 @@ class Decided(Notice):
     batch: Batch
     state: BatchState
 
-    def json(self) -> dict[str, Any]:
-        return {"notice": "decided", **_batch(self.batch), "state": str(self.state)}
-
 
 @dataclass(frozen=True, slots=True)
 class Advanced(Notice):
@@ -128,9 +125,6 @@ class Sealed(Notice):
     stage: str
     batch: Batch
 
-    def json(self) -> dict[str, Any]:
-        return {"notice": "sealed", **_batch(self.batch)}
-
 
 @dataclass(frozen=True, slots=True)
 class Sending(Notice):
@@ -138,9 +132,6 @@ class Sending(Notice):
 
     batch: Batch
     attempt: int
-
-    def json(self) -> dict[str, Any]:
-        return {"notice": "sending", "stage": self.batch.stage, "batch": self.batch.seq, "attempt": self.attempt}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +151,6 @@ class Answered(Notice):
         why = " ".join(receipt.message.split())
         return f"{self.batch.stage}: batch {self.batch.seq}: {said}{status}" + (f": {why}" if why else "")
 
-    def json(self) -> dict[str, Any]:
-        it = self.receipt
-        which = {"stage": self.batch.stage, "batch": self.batch.seq, "attempt": self.attempt}
-        said = {"kind": str(it.kind), "status": it.status, "code": it.code, "latency": it.latency}
-        return {"notice": "answered", **which, **said, "message": it.message}
-
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered(Notice):
@@ -177,11 +162,6 @@ class DeadLettered(Notice):
     def text(self) -> str:
         became = "became a dead letter" if self.tally.records == 1 else "became dead letters"
         return f"{self.stage}: {counted(self.tally.records, 'record')} {became}"
-
-    def json(self) -> dict[str, Any]:
-        return {
-            "notice": "dead-lettered", "stage": self.stage, "records": self.tally.records, "units": self.tally.units
-        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,11 +297,18 @@ def ignore(notice: Notice) -> None:
     """A `Notify` for a run that nobody watches."""
 
 
-def _batch(batch: Batch) -> dict[str, Any]:
-    return {
-        "stage": batch.stage, "batch": batch.seq, "records": batch.tally.records, "units": batch.tally.units,
-        "bytes": batch.size,
-    }  # fmt: skip
+def _plain(name: str, value: object) -> dict[str, Any]:
+    """A field of a notice as the members of its JSON: of what it holds, what tells a program something."""
+    match value:
+        case Account():
+            return value._asdict()
+        case Batch(stage=stage, seq=seq, tally=tally, size=size):
+            return {"stage": stage, "batch": seq, "records": tally.records, "units": tally.units, "bytes": size}
+        case Receipt(kind=kind, status=status, code=code, latency=latency, message=message):
+            return {"kind": kind, "status": status, "code": code, "latency": latency, "message": message}
+        case Tally(records=records, units=units):
+            return {"records": records, "units": units}
+    return {name: value}
 
 
 def lasting(seconds: float | None) -> str:

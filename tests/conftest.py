@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from streammig.masivo.rules.compiled import VARIABLE
-from tests.commands import Shell
+from streammig.sandbox.local import LocalTarget
+from tests.commands import Shell, sandbox
 from tests.judges import JUDGES
+from tests.past import run as past_run
+from tests.sandbox_caller import Caller, running
 
 
 @pytest.fixture(params=JUDGES)
@@ -26,6 +30,26 @@ def judge(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     """Commands, called in this process, in a folder of their own."""
     return Shell(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def target() -> Iterator[LocalTarget]:
+    """A sandbox that nothing happens to."""
+    with sandbox() as found:
+        yield found
+
+
+@pytest_asyncio.fixture
+async def caller() -> AsyncIterator[Caller]:
+    """Who calls a sandbox that nothing happens to."""
+    async with running() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run that is over."""
+    return past_run(tmp_path_factory.mktemp("past"))
 
 
 @pytest.fixture

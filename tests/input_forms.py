@@ -84,10 +84,10 @@ def tar(data: bytes, mode: str) -> bytes:
     return out.getvalue()
 
 
-def zipped(data: bytes) -> bytes:
+def zipped(data: bytes, name: str = "a.ndjson") -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("a.ndjson", data)
+        archive.writestr(name, data)
     return out.getvalue()
 
 
@@ -125,6 +125,10 @@ CASES = [
     Case("one customer alone, pretty-printed", "c.json", json.dumps(PEOPLE[0], indent=1).encode(), "stops",
          "array-not-named"),
     Case("an object keyed by id", "c.json", dump(KEYED), "stops", "array-not-named"),
+    Case("an object keyed by id, with `keyed`", "c.json", dump(KEYED), "read", settings='keyed = "id"'),
+    Case("an object keyed by id, under a path", "c.json#of.them", dump({"of": {"them": KEYED}}), "read",
+         settings='keyed = "id"'),
+    Case("an array, with `keyed`", "c.json", ARRAY, "stops", "array-not-found", settings='keyed = "id"'),
     Case("a byte order mark", "c.json", b"\xef\xbb\xbf" + ARRAY, "read"),
     Case("UTF-16", "c.json", ARRAY.decode().encode("utf-16"), "stops", "export-not-utf8"),
     Case("UTF-16 in gzip", "c.json.gz", gzip.compress(ARRAY.decode().encode("utf-16")), "stops", "export-not-utf8"),
@@ -139,7 +143,8 @@ CASES = [
     Case("zeros behind the document", "c.json", ARRAY + b"\0" * 512, "warned", "text-behind-end"),
     Case("gzip", "c.ndjson.gz", gzip.compress(LINES), "read"),
     Case("gzip in two members", "c.ndjson.gz", gzip.compress(LINES[:50]) + gzip.compress(LINES[50:]), "read"),
-    Case("gzip with CRLF behind it", "c.ndjson.gz", gzip.compress(LINES) + b"\r\n", "read"),
+    Case("gzip with CRLF behind it", "c.ndjson.gz", gzip.compress(LINES) + b"\r\n", "warned", "text-behind-end"),
+    Case("gzip with zeros behind it", "c.ndjson.gz", gzip.compress(LINES) + b"\0" * 512, "read"),
     Case("gzip that is cut", "c.ndjson.gz", gzip.compress(LINES)[:-12], "stops", "export-broken"),
     Case("gzip in gzip", "c.ndjson.gz", gzip.compress(gzip.compress(LINES)), "stops", "export-packed"),
     Case("xz", "c.ndjson.xz", lzma.compress(LINES), "read"),
@@ -147,6 +152,7 @@ CASES = [
     Case("tar", "c.tar", tar(LINES, "w"), "stops", "export-packed"),
     Case("tar in gzip", "c.tar.gz", tar(LINES, "w:gz"), "stops", "export-packed"),
     Case("zip", "c.zip", zipped(LINES), "stops", "export-packed"),
+    Case("a workbook of Excel", "c.xlsx", zipped(LINES, "[Content_Types].xml"), "stops", "export-packed"),
     Case("CSV with declared fields, and line breaks in quotes", "c.csv", table().encode(), "read", settings=FIELDS),
     Case("CSV with a byte order mark", "c.csv", ("\ufeff" + table()).encode(), "read", settings=FIELDS),
     Case("CSV in gzip", "c.csv.gz", gzip.compress(table().encode()), "read", settings=FIELDS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -129,11 +130,8 @@ def _insist(settings: Settings, folder: Path, rng: Random) -> list[str]:
 
 
 def _totals(path: Path) -> dict[str, Totals]:
-    file = Checkpoint.open(path, read_only=True)
-    try:
+    with closing(Checkpoint.open(path, read_only=True)) as file:
         return {row.name: file.totals(row.name) for row in file.stages()}
-    finally:
-        file.close()
 
 
 def _settings(folder: Path, url: str, paths: Mapping[str, Path]) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -66,9 +67,6 @@ def _intended(lives: Lives) -> set[bytes]:
     """The bodies, of all that were ever sent, whose intent is in the file."""
     if not lives.checkpoint.exists():
         return set()
-    file = Checkpoint.open(lives.checkpoint, read_only=True)
-    try:
+    with closing(Checkpoint.open(lives.checkpoint, read_only=True)) as file:
         digests = {bytes(row[0]) for row in file.rows("SELECT digest FROM batch WHERE attempts > 0")}
-    finally:
-        file.close()
     return {body for body in lives.sent if hashlib.sha256(body).digest() in digests}

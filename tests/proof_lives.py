@@ -9,6 +9,7 @@ import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -159,8 +160,7 @@ class Lives:
         """By stage: its totals, and the units and number of batches that are being sent, as far as the file knows."""
         if not self.checkpoint.exists():
             return {}
-        file = Checkpoint.open(self.checkpoint, read_only=True)
-        try:
+        with closing(Checkpoint.open(self.checkpoint, read_only=True)) as file:
             return {
                 row.name: (
                     file.totals(row.name),
@@ -169,18 +169,13 @@ class Lives:
                 )
                 for row in file.stages()
             }
-        finally:
-            file.close()
 
     def doubtful(self) -> int:
         """Batches whose outcome the next life will not know, though the last one did: no more than were in flight."""
         if not self.checkpoint.exists():
             return 0
-        file = Checkpoint.open(self.checkpoint, read_only=True)
-        try:
+        with closing(Checkpoint.open(self.checkpoint, read_only=True)) as file:
             found = {(row.name, it.seq) for row in file.stages() for it in file.batches(row.name, BatchState.SENDING)}
-        finally:
-            file.close()
         return len(found)
 
     def wrong(self, ended: Ended) -> list[str]:

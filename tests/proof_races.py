@@ -54,11 +54,8 @@ class Starter:
 
 @contextlib.contextmanager
 def started(folder: Path) -> Iterator[Starter]:
-    starter = Starter(folder)
-    try:
+    with contextlib.closing(Starter(folder)) as starter:
         yield starter
-    finally:
-        starter.close()
 
 
 def export(folder: Path, name: str, count: int) -> Path:

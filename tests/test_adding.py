@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from streammig.sandbox.local import LocalTarget
-from tests.commands import Called, Shell, sandbox, write
+from tests.commands import Called, Shell, write
 from tests.sandbox_caller import customer, event, lot, transaction
 
 PEOPLE = [
@@ -21,12 +17,6 @@ WAITING = {"owner-unknown-customer": 1, "owner-duplicate-email": 1, "owner-wrong
 CUSTOMERS = ["--customers", "c.json"]
 EVENTS = ["--events", "e.json"]
 TRANSACTIONS = ["--transactions", "t.json"]
-
-
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
 
 
 def exports(shell: Shell) -> None:

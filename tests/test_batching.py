@@ -78,14 +78,6 @@ def contents(draft: Draft) -> dict[str, list[Any]]:
     return held
 
 
-def test_every_batch_of_events_but_the_last_holds_exactly_its_limit_of_units() -> None:
-    stage = [examined(event_record(f"c{n}", [b"%d" % i for i in range(n % 7 + 1)], number=n)) for n in range(100)]
-    drafts = drafts_of(run(batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=10)), stage))
-    units = sum(n % 7 + 1 for n in range(100))
-    assert [draft.tally.units for draft in drafts] == [10] * (units // 10) + [units % 10] * bool(units % 10)
-    assert sum(draft.tally.records for draft in drafts) == 100
-
-
 def test_a_batch_that_is_full_is_handed_over_at_once() -> None:
     packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=2))
     assert add(packing, examined(customer("a", number=0))) == []

@@ -28,7 +28,7 @@ from tests.masivo_session import KEY, WallClock, session_on
 from tests.memory_target import MemoryTarget, Weather
 from tests.sandbox_caller import customer, event, running, transaction
 from tests.test_dedup import Export
-from tests.virtual import VirtualClock, run_virtual
+from tests.virtual import VirtualClock, virtual
 from tests.wire import closed_port
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -101,14 +101,12 @@ async def test_the_client_of_masivo() -> None:
         await conformance.client_without_target(subject, "customers", body(RECORDS["customers"]))
 
 
-def test_the_client_in_memory() -> None:
-    async def main() -> None:
-        subject: Client = MemoryTarget(VirtualClock(), Random(1))
-        await conformance.client(subject, "customers", body(RECORDS["customers"]))
-        subject = MemoryTarget(VirtualClock(), Random(1), Weather({"not-sent": 1.0}))
-        await conformance.client_without_target(subject, "customers", body(RECORDS["customers"]))
-
-    run_virtual(main())
+@virtual()
+async def test_the_client_in_memory() -> None:
+    subject: Client = MemoryTarget(VirtualClock(), Random(1))
+    await conformance.client(subject, "customers", body(RECORDS["customers"]))
+    subject = MemoryTarget(VirtualClock(), Random(1), Weather({"not-sent": 1.0}))
+    await conformance.client_without_target(subject, "customers", body(RECORDS["customers"]))
 
 
 async def test_the_client_of_a_folder(tmp_path: Path) -> None:
@@ -133,17 +131,15 @@ async def test_the_read_back_of_masivo() -> None:
         await conformance.readback(MasivoReadBack(session), sent, RECORDS)
 
 
-def test_the_read_back_in_memory() -> None:
-    async def main() -> None:
-        subject = MemoryTarget(VirtualClock(), Random(1))
+@virtual()
+async def test_the_read_back_in_memory() -> None:
+    subject = MemoryTarget(VirtualClock(), Random(1))
 
-        async def sent(stage: str, record: Record) -> None:
-            await subject.send(stage, body(record))
-            subject.settle()
+    async def sent(stage: str, record: Record) -> None:
+        await subject.send(stage, body(record))
+        subject.settle()
 
-        await conformance.readback(subject, sent, RECORDS)
-
-    run_virtual(main())
+    await conformance.readback(subject, sent, RECORDS)
 
 
 # -- the checkpoint --------------------------------------------------------------------------------------------------

@@ -50,13 +50,19 @@ products = []
 """
 
 
+LINE_BREAK = "\r\n"
+BAD = "'9999,too,many,fields,in,this,row"
+
+
 def write_tables(folder: Path, members: int) -> None:
     rows = ["ID,First,Last,Email,Since,Points"]
     rows += [
-        f"""'{7000 + n},Ana,"Pérez, {n}", M{n}@Example.org ,04/05/2019,""" + ("" if n % 3 else '"1,120.50"')
+        f"""'{7000 + n},Ana,"Pérez,{LINE_BREAK * (n % 4)} {n}", M{n}@Example.org ,04/05/2019,"""
+        + ("" if n % 3 else '"1,120.50"')
         for n in range(members)
     ]
-    rows.insert(3, "'9999,too,many,fields,in,this,row")
+    rows.insert(3, BAD)
+    rows.append(BAD)
     (folder / "members.csv").write_text("\ufeff" + "\r\n".join(rows) + "\r\n", encoding="utf-8")
     log = [f"R-{n}\t'{7000 + n}\t{1_700_000_000 + n}\t{n}.25" for n in range(members)]
     (folder / "purchases.tsv").write_text("\n".join(["receipt\tmember\tat\ttotal", *log]) + "\n", encoding="utf-8")
@@ -88,28 +94,94 @@ def test_i4_tables_are_delivered_once_over_a_pilot_and_a_resume_and_a_bad_row_is
     assert rest.document["stages"]["customers"]["accepted"] == held["customers"]["count"] == 1500
     assert held["customers"]["landed"] == 1500
     assert held["events"]["count"] == 1500
-    letters = shell("dead-letters", "move.checkpoint").out.splitlines()
-    (letter,) = map(json.loads, letters)
-    assert letter["code"] == "invalid-csv"
-    assert letter["record"].startswith("'9999,too,many")
+    letters = [json.loads(line) for line in shell("dead-letters", "move.checkpoint").out.splitlines()]
+    lines = Path("members.csv").read_text().split("\n")
+    assert [it["line"] for it in letters] == [number for number, line in enumerate(lines, 1) if line.startswith(BAD)]
+    assert {it["code"] for it in letters} == {"invalid-csv"}
+    assert all(it["record"].startswith(BAD) for it in letters)
+
+
+PLAIN = """
+def customer(row):
+    return {"id": row["ID"], "name": "A", "email": row["Email"], "balance": [],
+            "registration_date": "2020-01-31T10:00:00Z"}
+"""
+BAD_ROWS = [
+    ("7001,Ana,P,a@b.co,04/05/2019,many,", "", "mapping-failed", "Points"),
+    ("7001,Ana,P,a@b.co,2019,1,", "", "mapping-failed", "Since"),
+    ("7001,Ana,P,nobody,04/05/2019,1,", "", "bad-email", "Email"),
+    ("7001,Ana,P,a@b.co,04/05/2019,-1,", "", "bad-amount", "Points"),
+    ("7001,,,a@b.co,04/05/2019,1,", "", "missing-field", "First, Last"),
+    ("7001,Ana,P,a@b.co,04/05/2019,1", "", "invalid-csv", ""),
+    ("7001,Ana,P,a@b.co,04/05/2019,1,x", "", "invalid-csv", "7"),
+    ("7001,Ana,P,nobody,04/05/2019,1,", 'map = "plain:customer"', "bad-email", ""),
+]
+
+
+@pytest.mark.parametrize(("row", "mapping", "code", "column"), BAD_ROWS)
+def test_a_bad_row_is_told_by_its_line_in_the_file_and_the_column_at_fault(
+    shell: Shell, row: str, mapping: str, code: str, column: str
+) -> None:
+    good = 'ID,First,Last,Email,Since,Points,\n7000,Ana,"P\n\n",b@b.co,04/05/2019,1,\n\n'
+    Path("members.csv").write_text(f"{good}{row}\n")
+    Path("plain.py").write_text(PLAIN)
+    table = SETTINGS.split("[events]")[0]
+    Path("move.toml").write_text(table.split("[customers.fields]")[0] + mapping if mapping else table)
+    checked = shell("check", "move.toml", "--offline", "--json", "--out", "problems.ndjson").document
+    shell("run", "move.toml", "--dry-run", "look")
+    asked = shell("dead-letters", "look/dry-run.checkpoint", "--stage", "customers", "--code", code)
+    told = [json.loads(asked.out.splitlines()[-1]), json.loads(Path("problems.ndjson").read_text().splitlines()[-1])]
+    kind = next(it for it in checked["stages"]["customers"]["problems"] if it["code"] == code)
+    for each in [*told, kind["examples"][-1]]:
+        assert (each["line"], each["column"], each["offset"]) == (6, column, len(good))
+    assert f"members.csv, line 6{', column ' * bool(column)}{column}" in shell("check", "move.toml", "--offline").err
 
 
 FULL, SMALL = 1_000_000_000, 20_000_000  # bytes; STREAMMIG_PROOF says which share of the full proof is run
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_i3_i4_a_large_table_killed_twice_is_delivered_exactly_once(shell: Shell) -> None:
-    wanted = share(FULL) if "STREAMMIG_PROOF" in os.environ else SMALL
+def write_table(path: Path, wanted: int) -> int:
+    """A table of so many bytes, with line breaks in its texts, and how many members it has."""
     members = 0
-    with (shell.folder / "members.csv").open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         file.write("ID,First,Last,Email,Since,Points,Notes\r\n")
         while file.tell() < wanted:
             for _ in range(10_000):
                 file.write(f'\'{members},Ana,"Pérez, {members}", M{members}@Example.org ,04/05/2019,{members % 7},')
                 file.write(f'"line one\r\n{"x" * 900}"\r\n')
                 members += 1
-    (shell.folder / "move.toml").write_text(SETTINGS.split("[events]")[0], encoding="utf-8")
+    return members
+
+
+def write_object(path: Path, wanted: int) -> int:
+    """As `write_table`, of an object of members by their ids, under a path."""
+    members = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"made": [{"by": {"m": 1}}], "of": {"them": {')
+        while file.tell() < wanted:
+            for _ in range(10_000):
+                row = {"First": "Ana", "Last": 'Pérez "},{"', "Email": f"M{members}@Example.org", "Since": "04/05/2019"}
+                file.write(f'{"," if members else ""}\n"{members}": {json.dumps(row | {"Notes": [{"x": "y" * 900}]})}')
+                members += 1
+        file.write('}}, "rest": {"1": {}}}')
+    return members
+
+
+OBJECTS = SETTINGS.split("[events]")[0].replace("members.csv", "members.json#of.them")
+LARGE = {
+    "a table": ("members.csv", SETTINGS.split("[events]")[0], write_table),
+    "an object": ("members.json", OBJECTS.replace("[customers]", '[customers]\nkeyed = "ID"'), write_object),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("what", LARGE)
+def test_i3_i4_a_large_export_killed_twice_is_delivered_exactly_once(shell: Shell, what: str) -> None:
+    wanted = share(FULL) if "STREAMMIG_PROOF" in os.environ else SMALL
+    name, text, write = LARGE[what]
+    members = write(shell.folder / name, wanted)
+    (shell.folder / "move.toml").write_text(text, encoding="utf-8")
     with sandbox(limits="off") as target:
         run = ["run", "move.toml", *quickly(target.url), "--checkpoint", "migration.checkpoint"]
         for part in (3, 2):

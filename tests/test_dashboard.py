@@ -14,7 +14,6 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -29,46 +28,18 @@ from streammig.dashboard.metrics_file import metrics_kept
 from streammig.dashboard.page import SECTIONS, page
 from streammig.dashboard.server import MOST, served
 from streammig.dashboard.view import EVERY, REST, Look, View
-from streammig.errors import MachineFault, UnknownOutcome, Unusable
-from streammig.migration import Migration
+from streammig.errors import MachineFault, Unusable
 from streammig.report.metrics import metrics
 from streammig.report.reports import Report
-from streammig.settings import Settings
 from streammig.telemetry import Notice, ignore
 from tests import problems
 from tests.browser import CHROMIUM, Tab, browser
 from tests.commands import KEY, PATIENCE, Shell, process, quickly, sandbox, write
 from tests.manual import GUIDE, table
-from tests.sandbox_caller import customer, event
+from tests.sandbox_caller import customer
 
 SECRET = "a-token-of-some-length"
 PICTURES = os.environ.get("STREAMMIG_PICTURES", "")  # a folder for pictures of the page, for people to look at
-NAME = "Aurelia <script>"
-SCRIPT = (
-    {"on": "events", "nth": 1, "do": "reset", "at": "body"},
-    {"on": "customers", "nth": 1, "do": "answer", "status": 429, "retry_after": 0},
-)
-
-
-@pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a run with a dead letter, a 429, and a parked batch of events."""
-    folder = tmp_path_factory.mktemp("past")
-    people = [customer(f"c{at}", name=NAME) for at in range(8)]
-    people[3]["email"] = "none"
-    files = {
-        "customers": write(folder / "c.ndjson", people, lines=True),
-        "events": write(folder / "e.ndjson", [{"id": "c1", "events": [event("p1")]}], lines=True),
-    }
-    named: Mapping[str, Any] = {stage: {"files": [str(path)]} for stage, path in files.items()}
-    with sandbox(*SCRIPT) as target:
-        settings = Settings.load(
-            None, base_url=target.url, limits="1000/1h", settle_time=0.0, checkpoint=str(folder / "run.checkpoint"),
-            **named,
-        )  # fmt: skip
-        with problems.raises(UnknownOutcome, "outcome-unknown"):
-            asyncio.run(Migration(settings, key=KEY, state_dir=folder / "state").run())
-    return folder / "run.checkpoint"
 
 
 @asynccontextmanager

@@ -30,8 +30,8 @@ from streammig.target import Seen
 from streammig.telemetry import Notice, Waiting
 from tests.memory_target import MemoryTarget, Weather
 from tests.problems import raises
-from tests.virtual import EPOCH, VirtualClock, run_virtual
-from tests.world import SETTLE_TIME, World, write_export
+from tests.virtual import EPOCH, VirtualClock, run_virtual, teller, virtual
+from tests.world import SETTLE_TIME, Keys, World, drained_at, write_export
 
 CUSTOMERS = 60
 MANY = 300  # some 6 batches of customers of 10 KB
@@ -99,16 +99,19 @@ class Told(World):
         return self.target
 
 
-Story = Callable[[Told, dict[str, set[str]]], Awaitable[None]]
+Story = Callable[[Told, Keys], Awaitable[None]]
 
 
-def play(tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, last: str = "", **target: Any) -> None:
+def play(
+    tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, last: str = "",
+    kind: type[Scripted] = Scripted, **target: Any,
+) -> None:  # fmt: skip
     """Notify a story in a world with a scripted target; one request at a time and no limits unless it says so. It ends
     with the `last` stage, by default the one that is scripted."""
 
     async def main() -> None:
         clock = VirtualClock()
-        scripted = Scripted(clock, Random(2), Weather(), **target)
+        scripted = kind(clock, Random(2), Weather(), **target)
         world = Told(tmp_path, scripted, clock, Random(1))
         stages = STAGES[: 1 + STAGES.index(last or scripted.stage)]
         without: dict[str, Any] = {name: {"files": []} for name in STAGES if name not in stages}
@@ -119,7 +122,10 @@ def play(tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, l
     run_virtual(main())
 
 
-def arrived(world: World, keys: dict[str, set[str]], but: dict[str, set[str]] | None = None) -> None:
+played = teller(play, 2)
+
+
+def arrived(world: World, keys: Keys, but: dict[str, set[str]] | None = None) -> None:
     """All is there once, but for these."""
     world.target.settle()
     for stage, wanted in keys.items():
@@ -141,34 +147,26 @@ def states(world: World, stage: str = "customers") -> list[str]:
 # -- before the first byte -------------------------------------------------------------------------------------------
 
 
-def test_i2_batch_attempt_and_fence_are_durable_before_the_first_byte_leaves(tmp_path: Path) -> None:
+@played({"limits": "1/5s"}, "events", script={2: Receipt(Kind.THROTTLED, 429), 4: Receipt(Kind.NOT_SENT)})
+async def test_i2_batch_attempt_and_fence_are_durable_before_the_first_byte_leaves(world: Told, keys: Keys) -> None:
     seen: list[tuple[str, int]] = []
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        def look(stage: str, body: bytes) -> None:
-            digest = hashlib.sha256(body).hexdigest()
-            found = ask(world, f"SELECT seq, state, attempts, size FROM batch WHERE hex(digest) = upper('{digest}')")
-            ((seq, state, attempts, size),) = [row for row in found if row]
-            assert (state, size) == ("sending", len(body))
-            assert (world.folder / "run.checkpoint.outbox" / f"{stage}-{seq}").read_bytes()[:size] == body
-            made = ask(world, f"SELECT number, kind FROM attempt WHERE stage = '{stage}' AND seq = {seq}")
-            assert made[-1] == (attempts, None)
-            ((run_id, tick),) = ask(world, "SELECT id, tick FROM run")
-            with contextlib.closing(sqlite3.connect(world.folder / "state" / "fences.sqlite")) as db:
-                assert db.execute("SELECT id, tick FROM fence").fetchall() == [(run_id, tick)]
-            seen.append((stage, seq))
+    def look(stage: str, body: bytes) -> None:
+        digest = hashlib.sha256(body).hexdigest()
+        found = ask(world, f"SELECT seq, state, attempts, size FROM batch WHERE hex(digest) = upper('{digest}')")
+        ((seq, state, attempts, size),) = [row for row in found if row]
+        assert (state, size) == ("sending", len(body))
+        assert (world.folder / "run.checkpoint.outbox" / f"{stage}-{seq}").read_bytes()[:size] == body
+        made = ask(world, f"SELECT number, kind FROM attempt WHERE stage = '{stage}' AND seq = {seq}")
+        assert made[-1] == (attempts, None)
+        ((run_id, tick),) = ask(world, "SELECT id, tick FROM run")
+        with contextlib.closing(sqlite3.connect(world.folder / "state" / "fences.sqlite")) as db:
+            assert db.execute("SELECT id, tick FROM fence").fetchall() == [(run_id, tick)]
+        seen.append((stage, seq))
 
-        world.scripted.before = look
-        assert await world.live() is True
-        arrived(world, keys)
-
-    play(
-        tmp_path,
-        story,
-        {"limits": "1/5s"},
-        "events",
-        script={2: Receipt(Kind.THROTTLED, 429), 4: Receipt(Kind.NOT_SENT)},
-    )
+    world.scripted.before = look
+    assert await world.live() is True
+    arrived(world, keys)
     assert len(seen) > 10
     assert len(set(seen)) == len(seen) - 2
 
@@ -179,7 +177,7 @@ def test_i2_batch_attempt_and_fence_are_durable_before_the_first_byte_leaves(tmp
 def test_an_accepted_batch_keeps_the_answer_s_time(tmp_path: Path) -> None:
     date = "Tue, 14 Nov 2023 22:13:20 GMT"
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         assert await world.live() is True
         arrived(world, keys)
         assert ask(world, "SELECT kind, status, latency, date FROM attempt WHERE stage = 'customers' AND seq = 1") == [
@@ -189,23 +187,22 @@ def test_an_accepted_batch_keeps_the_answer_s_time(tmp_path: Path) -> None:
     play(tmp_path, story, script={1: Receipt(Kind.ACCEPTED, 201, date=date, latency=0.3)}, landed=frozenset({1}))
 
 
-def test_without_a_connection_the_same_batch_waits_with_full_jitter_and_without_end(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        arrived(world, keys)
-        bodies, times = world.scripted.bodies(), world.scripted.times()
-        assert bodies[:41] == bodies[:1] * 41
-        waits = [later - earlier for earlier, later in itertools.pairwise(times[:41])]
-        assert max(waits) < 61
-        assert sum(waits[10:]) > 300
-        assert waits[0] < 1.5
-        assert states(world)[0] == "accepted"
-        told = [notice for notice in world.notices if isinstance(notice, Waiting) and "no connection" in notice.reason]
-        assert len(told) == 40
-        assert "the host's name is not known" in told[0].reason
-
-    refused = Receipt(Kind.NOT_SENT, message="the host's name is not known")
-    play(tmp_path, story, script=dict.fromkeys(range(1, 41), refused))
+@played(script=dict.fromkeys(range(1, 41), Receipt(Kind.NOT_SENT, message="the host's name is not known")))
+async def test_without_a_connection_the_same_batch_waits_with_full_jitter_and_without_end(
+    world: Told, keys: Keys
+) -> None:
+    assert await world.live() is True
+    arrived(world, keys)
+    bodies, times = world.scripted.bodies(), world.scripted.times()
+    assert bodies[:41] == bodies[:1] * 41
+    waits = [later - earlier for earlier, later in itertools.pairwise(times[:41])]
+    assert max(waits) < 61
+    assert sum(waits[10:]) > 300
+    assert waits[0] < 1.5
+    assert states(world)[0] == "accepted"
+    told = [notice for notice in world.notices if isinstance(notice, Waiting) and "no connection" in notice.reason]
+    assert len(told) == 40
+    assert "the host's name is not known" in told[0].reason
 
 
 def test_delays_grow_to_their_maximum_and_never_beyond() -> None:
@@ -218,34 +215,32 @@ def test_delays_grow_to_their_maximum_and_never_beyond() -> None:
         assert ceiling * 0.9 < max(delays) <= ceiling
 
 
-def test_a_401_gets_new_credentials_and_the_same_batch_goes_again(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        arrived(world, keys)
-        bodies = world.scripted.bodies()
-        assert bodies[1] == bodies[2]
-        assert world.scripted.renewals == 1
-
-    play(tmp_path, story, script={2: Receipt(Kind.UNAUTHORIZED, 401)})
+@played(script={2: Receipt(Kind.UNAUTHORIZED, 401)})
+async def test_a_401_gets_new_credentials_and_the_same_batch_goes_again(world: Told, keys: Keys) -> None:
+    assert await world.live() is True
+    arrived(world, keys)
+    bodies = world.scripted.bodies()
+    assert bodies[1] == bodies[2]
+    assert world.scripted.renewals == 1
 
 
-def test_a_401_with_new_credentials_stops_with_a_hint_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        ended = await world.live()
-        assert isinstance(ended, TargetStop)
-        assert ended.code == "token-refused"
-        assert states(world)[:2] == ["accepted", "sealed"]
-        assert await world.live() is True
-        arrived(world, keys)
-
-    play(tmp_path, story, script=dict.fromkeys((2, 3), Receipt(Kind.UNAUTHORIZED, 401)))
+@played(script=dict.fromkeys((2, 3), Receipt(Kind.UNAUTHORIZED, 401)))
+async def test_a_401_with_new_credentials_stops_with_a_hint_and_the_same_command_goes_on(
+    world: Told, keys: Keys
+) -> None:
+    ended = await world.live()
+    assert isinstance(ended, TargetStop)
+    assert ended.code == "token-refused"
+    assert states(world)[:2] == ["accepted", "sealed"]
+    assert await world.live() is True
+    arrived(world, keys)
 
 
 @pytest.mark.parametrize(("retry_after", "least", "most"), [(30.0, 30, 45), (None, 60, 80), (86_400.0, 86_400, 86_500)])
 def test_a_429_makes_the_whole_account_wait(
     tmp_path: Path, retry_after: float | None, least: float, most: float
 ) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         assert await world.live() is True
         arrived(world, keys)
         times, bodies = world.scripted.times(), world.scripted.bodies()
@@ -257,21 +252,19 @@ def test_a_429_makes_the_whole_account_wait(
     play(tmp_path, story, {"limits": "1/1s", "concurrency": 4}, script=script)
 
 
-def test_a_429_for_more_than_a_day_stops_the_run_and_is_no_end_of_it(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        ended = await world.live()
-        assert isinstance(ended, TargetStop)
-        assert ended.code == "retry-after-too-long"
-        assert states(world)[:2] == ["accepted", "sealed"]
-        assert await world.live() is True
-        arrived(world, keys)
-
-    play(tmp_path, story, script={2: Receipt(Kind.THROTTLED, 429, retry_after=90_000.0)})
+@played(script={2: Receipt(Kind.THROTTLED, 429, retry_after=90_000.0)})
+async def test_a_429_for_more_than_a_day_stops_the_run_and_is_no_end_of_it(world: Told, keys: Keys) -> None:
+    ended = await world.live()
+    assert isinstance(ended, TargetStop)
+    assert ended.code == "retry-after-too-long"
+    assert states(world)[:2] == ["accepted", "sealed"]
+    assert await world.live() is True
+    arrived(world, keys)
 
 
 @pytest.mark.parametrize("status", [403, 404, 405])
 def test_an_answer_that_no_record_explains_stops_after_what_is_under_way(tmp_path: Path, status: int) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         ended = await world.live()
         assert isinstance(ended, TargetStop)
         assert ended.code == "target-refuses"
@@ -290,7 +283,7 @@ def test_i3_odd_answers_are_unknown_and_read_back_and_two_in_a_row_stop(
 ) -> None:
     """Once they put a batch back that had landed, and the same command doubled it."""
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         ended = await world.live()
         if gap:
             assert ended is True
@@ -313,7 +306,7 @@ def test_i3_odd_answers_are_unknown_and_read_back_and_two_in_a_row_stop(
 
 @pytest.mark.parametrize("landed", [True, False])
 def test_i3_a_408_is_unknown_and_the_account_waits_as_long_as_it_asks(tmp_path: Path, landed: bool) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         assert await world.live() is True
         arrived(world, keys)
         times = world.scripted.times()
@@ -330,7 +323,7 @@ def test_i4_a_yes_that_speaks_of_a_part_is_read_back_whole_and_what_is_missing_i
 ) -> None:
     """Once it was booked as accepted: 1,000 units lost, and exit 0."""
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         ended = await world.live()
         world.target.settle()
         held, wanted = set(getattr(world.target, stage)), keys[stage]
@@ -355,59 +348,59 @@ def test_i4_a_yes_that_speaks_of_a_part_is_read_back_whole_and_what_is_missing_i
 
 
 @pytest.mark.parametrize("after", [1.0, SETTLE_TIME + 1.0, 2 * SETTLE_TIME + 3.4])
-def test_a_drain_ends_the_reading_back_of_every_owner(tmp_path: Path, after: float) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await stopped(world, after, "drain") is False
-        assert world.clock.time() - EPOCH < after + 1
-        assert states(world)[0] == "unknown"
-        assert await world.live() is True
-        world.target.settle()
-        assert set(world.target.customers.values()) == {1}
-        assert world.totals()["customers"].dead.units == len(keys["customers"] - set(world.target.customers)) > 0
-
-    says_no = Receipt(Kind.UNKNOWN, 200, "saved 9", code="says-no", in_part=True)
-    play(tmp_path, story, script={1: says_no}, landed=frozenset({1}), share=0.5)
+@played(
+    script={1: Receipt(Kind.UNKNOWN, 200, "saved 9", code="says-no", in_part=True)}, landed=frozenset({1}), share=0.5
+)
+async def test_a_drain_ends_the_reading_back_of_every_owner(world: Told, keys: Keys, after: float) -> None:
+    assert await stopped(world, after, "drain") is False
+    assert world.clock.time() - EPOCH < after + 1
+    assert states(world)[0] == "unknown"
+    assert await world.live() is True
+    world.target.settle()
+    assert set(world.target.customers.values()) == {1}
+    assert world.totals()["customers"].dead.units == len(keys["customers"] - set(world.target.customers)) > 0
 
 
 @pytest.mark.parametrize("ruling", ["reject", "set-aside"])
-def test_a_batch_that_stops_the_run_for_its_records_is_rejected_by_the_operator(tmp_path: Path, ruling: str) -> None:
+@played({"concurrency": 1}, forbidden=frozenset({"c70"}))
+async def test_a_batch_that_stops_the_run_for_its_records_is_rejected_by_the_operator(
+    world: Told, keys: Keys, ruling: str
+) -> None:
     """A firewall that takes a customer's name for an attack answers 403 to its batch, at every run."""
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        path = world.folder / "run.checkpoint"
-        ended = await world.live()
-        assert isinstance(ended, TargetStop)
-        assert "resolve CHECKPOINT 2 --stage customers --reject" in ended.hint
-        assert states(world)[:2] == ["accepted", "sealed"]
-        assert isinstance(await world.live(), TargetStop)
-        undecided.decide(path, "streammig resolve", 2, None, ruling, world.clock.time())
-        assert await world.live() is True
-        gone = {ordinal for _, ordinal in dead(world, "customers")}
-        assert {code for code, _ in dead(world, "customers")} == {"refused" if ruling == "reject" else "set-aside"}
-        assert len(gone) == 1 if ruling == "reject" else len(gone) > 10
-        arrived(world, keys, {"customers": {f"c{ordinal - 1}" for ordinal in gone}})
-
-    play(tmp_path, story, {"concurrency": 1}, forbidden=frozenset({"c70"}))
+    path = world.folder / "run.checkpoint"
+    ended = await world.live()
+    assert isinstance(ended, TargetStop)
+    assert "resolve CHECKPOINT 2 --stage customers --reject" in ended.hint
+    assert states(world)[:2] == ["accepted", "sealed"]
+    assert isinstance(await world.live(), TargetStop)
+    undecided.decide(path, "streammig resolve", 2, None, ruling, world.clock.time())
+    assert await world.live() is True
+    gone = {ordinal for _, ordinal in dead(world, "customers")}
+    assert {code for code, _ in dead(world, "customers")} == {"refused" if ruling == "reject" else "set-aside"}
+    assert len(gone) == 1 if ruling == "reject" else len(gone) > 10
+    arrived(world, keys, {"customers": {f"c{ordinal - 1}" for ordinal in gone}})
 
 
-def test_the_first_batch_of_a_stage_is_not_rejected_for_a_403(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        ended = await world.live()
-        assert isinstance(ended, TargetStop)
-        assert "--reject" not in ended.hint
-        with raises(Unusable, "nothing-accepted"):
-            undecided.decide(world.folder / "run.checkpoint", "streammig resolve", 1, None, "reject", 1.0)
-
-    play(tmp_path, story, {"concurrency": 1}, forbidden=frozenset({"c0"}))
+@played({"concurrency": 1}, forbidden=frozenset({"c0"}))
+async def test_the_first_batch_of_a_stage_is_not_rejected_for_a_403(world: Told, keys: Keys) -> None:
+    ended = await world.live()
+    assert isinstance(ended, TargetStop)
+    assert "--reject" not in ended.hint
+    with raises(Unusable, "nothing-accepted"):
+        undecided.decide(world.folder / "run.checkpoint", "streammig resolve", 1, None, "reject", 1.0)
 
 
-def test_fields_of_a_yes_that_nobody_judges_are_told_once(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        assert len([said for said in world.said if "message" in said and "accepted_if" in said]) == 1
-
-    yes = Receipt(Kind.ACCEPTED, 200, unjudged=("message",))
-    play(tmp_path, story, script={1: yes, 2: yes}, landed=frozenset({1, 2}))
+@played(
+    script={
+        1: Receipt(Kind.ACCEPTED, 200, unjudged=("message",)),
+        2: Receipt(Kind.ACCEPTED, 200, unjudged=("message",)),
+    },
+    landed=frozenset({1, 2}),
+)
+async def test_fields_of_a_yes_that_nobody_judges_are_told_once(world: Told, keys: Keys) -> None:
+    assert await world.live() is True
+    assert len([said for said in world.said if "message" in said and "accepted_if" in said]) == 1
 
 
 # -- too large, refused ----------------------------------------------------------------------------------------------
@@ -419,40 +412,25 @@ class Choosy(Scripted):
 
     bad: frozenset[str] = frozenset()
     of: tuple[str, ...] = ("customers", "events", "transactions")
-    kind: Kind = Kind.REJECTED
-    takes_the_rest: bool = False
+    answer: Kind = Kind.REJECTED
 
     async def _send(self, stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
         if stage in self.of and any(b'"id": "%b"' % owner.encode() in body for owner in self.bad):
             self.sent.append((self.clock.time(), stage, body))
+            self.before(stage, body)
             began()
             await asyncio.sleep(0.1)
-            if self.takes_the_rest:
-                self._take(stage, body)
-            return Receipt(self.kind, 413 if self.kind is Kind.TOO_LARGE else 422, "invalid customer entry")
+            return Receipt(self.answer, 413 if self.answer is Kind.TOO_LARGE else 422, "invalid customer entry")
         return await super()._send(stage, body, began)
-
-
-def choose(tmp_path: Path, story: Story, settings: dict[str, Any] | None = None, **target: Any) -> None:
-    async def main() -> None:
-        clock = VirtualClock()
-        world = Told(tmp_path, Choosy(clock, Random(2), Weather(), **target), clock, Random(1))
-        world.settings = {"limits": "off", "concurrency": 2} | (settings or {})
-        await story(world, write_export(tmp_path, CUSTOMERS, Random(4)))
-
-    run_virtual(main())
 
 
 def dead(world: World, stage: str) -> list[tuple[str, int]]:
     """The dead letters of a stage by code, with the ordinal of the record."""
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with contextlib.closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return [(letter.code, letter.position.ordinal) for _, letter in file.dead_letters(stage)]
-    finally:
-        file.close()
 
 
-def theirs(keys: dict[str, set[str]], bad: set[str]) -> dict[str, set[str]]:
+def theirs(keys: Keys, bad: set[str]) -> dict[str, set[str]]:
     """What must be missing where these customers are."""
     return {
         "customers": keys["customers"] & bad,
@@ -462,119 +440,41 @@ def theirs(keys: dict[str, set[str]], bad: set[str]) -> dict[str, set[str]]:
 
 
 BAD = frozenset({"c7", "c8", "c31"})
-
-
-def test_rejected_batches_are_searched_before_the_stage_ends_where_they_fill_the_outbox(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streammig.stage.REJECTED_BYTES", 15_000)  # more than one batch
-    monkeypatch.setattr("streammig.stage.QUEUE_BYTES", 1)
-
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        most = 0
-
-        def look(stage: str, body: bytes) -> None:
-            nonlocal most
-            sql = "SELECT coalesce(sum(size), 0) FROM batch WHERE state = 'rejected' AND parent IS NULL"
-            most = max(most, ask(world, sql)[0][0])
-
-        world.scripted.before = look
-        assert await world.live() is True
-        assert 15_000 < most < 45_000  # with the queue, and what a worker holds
-        assert {code for code, _ in dead(world, "customers")} == {"refused"}
-        gone = {f"c{ordinal - 1}" for _, ordinal in dead(world, "customers")}
-        assert gone == BAD_ONES & keys["customers"]
-        arrived(world, keys, {"customers": gone})
-
-    many(tmp_path, story, bad=BAD_ONES, of=("customers",))
-
-
 BAD_ONES = frozenset({"c3", "c60", "c110", "c160", "c210", "c260"})
 
 
-def many(tmp_path: Path, story: Story, **target: Any) -> None:
-    """As `choose`, with more customers, and nothing after them."""
+@played(kind=Choosy, bad=BAD_ONES, of=("customers",))
+async def test_rejected_batches_are_searched_before_the_stage_ends_where_they_fill_the_outbox(
+    world: Told, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streammig.stage.REJECTED_BYTES", 15_000)  # more than one batch
+    monkeypatch.setattr("streammig.stage.QUEUE_BYTES", 1)
+    most = 0
 
-    async def main() -> None:
-        clock = VirtualClock()
-        world = Told(tmp_path, Choosy(clock, Random(2), Weather(), **target), clock, Random(1))
-        without: dict[str, Any] = {name: {"files": []} for name in STAGES[1:]}
-        world.settings = {"limits": "off", "concurrency": 1} | without
-        keys = write_export(tmp_path, MANY, Random(4))
-        await story(world, {"customers": keys["customers"]})
+    def look(stage: str, body: bytes) -> None:
+        nonlocal most
+        sql = "SELECT coalesce(sum(size), 0) FROM batch WHERE state = 'rejected' AND parent IS NULL"
+        most = max(most, ask(world, sql)[0][0])
 
-    run_virtual(main())
-
-
-def test_a_batch_that_is_too_large_is_split_down_to_a_single_customer(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert keys["customers"] >= BAD
-        assert await world.live() is True
-        arrived(world, keys, theirs(keys, set(BAD)))
-        assert dead(world, "customers") == [("too-large-for-target", number) for number in (8, 9, 32)]
-        assert {code for code, _ in dead(world, "transactions")} == {"owner-refused"}
-        assert "split" in states(world)
-        parents = ask(world, "SELECT count(*) FROM batch WHERE parent IS NOT NULL AND stage = 'customers'")
-        assert parents[0][0] >= 6
-
-    choose(tmp_path, story, bad=BAD, kind=Kind.TOO_LARGE, of=("customers",))
+    world.scripted.before = look
+    assert await world.live() is True
+    assert 15_000 < most < 45_000  # with the queue, and what a worker holds
+    assert {code for code, _ in dead(world, "customers")} == {"refused"}
+    gone = {f"c{ordinal - 1}" for _, ordinal in dead(world, "customers")}
+    assert gone == BAD_ONES & keys["customers"]
+    arrived(world, keys, {"customers": gone})
 
 
-def test_exactly_the_records_for_which_a_batch_is_refused_become_dead_letters(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        arrived(world, keys, theirs(keys, set(BAD)))
-        assert [ordinal for _, ordinal in dead(world, "customers")] == [8, 9, 32]
-        assert all("invalid customer entry" in row[0] for row in ask(world, "SELECT message FROM dead_letter WHERE"
-                   " stage = 'customers'"))  # fmt: skip
-
-    choose(tmp_path, story, bad=BAD)
-
-
-def test_a_refusal_that_took_the_rest_is_parked_and_nothing_of_it_is_sent_again(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        ended = await world.live()
-        assert isinstance(ended, UnknownOutcome)
-        assert states(world).count("parked") == 1
-        world.target.settle()
-        assert set(world.target.customers) == keys["customers"]
-        assert max(world.target.customers.values()) == 1
-        assert any("it is parked" in said for said in world.said)
-        totals = world.totals()["customers"]
-        assert totals.balanced
-        assert totals.unknown.records > 0
-
-    choose(tmp_path, story, bad=frozenset({"c7"}), of=("customers",), takes_the_rest=True)
-
-
-def test_events_that_can_not_be_looked_for_are_dead_letters_with_their_batch(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        lost = dead(world, "events")
-        assert {code for code, _ in lost} == {"refused-with-its-batch"}
-        assert 1 < len(lost) < 40
-        world.target.settle()
-        assert max(world.target.events.values()) == 1
-        assert "p7-0" not in world.target.events
-        assert all(totals.balanced for totals in world.totals().values())
-
-    choose(tmp_path, story, bad=frozenset({owner_with_events(tmp_path)}), of=("events",))
-
-
-def test_events_are_searched_for_the_bad_one_where_that_is_allowed(tmp_path: Path) -> None:
-    owner = owner_with_events(tmp_path)
-
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        arrived(world, keys, {"events": theirs(keys, {owner})["events"]})
-        assert len({ordinal for _, ordinal in dead(world, "events")}) == 1
-
-    choose(tmp_path, story, {"bisect_events": True}, bad=frozenset({owner}), of=("events",))
-
-
-def owner_with_events(folder: Path) -> str:
-    keys = write_export(folder, CUSTOMERS, Random(4))
-    return "c" + max(keys["events"])[1:].split("-")[0]
+@played(last="transactions", kind=Choosy, bad=BAD, answer=Kind.TOO_LARGE, of=("customers",))
+async def test_a_batch_that_is_too_large_is_split_down_to_a_single_customer(world: Told, keys: Keys) -> None:
+    assert keys["customers"] >= BAD
+    assert await world.live() is True
+    arrived(world, keys, theirs(keys, set(BAD)))
+    assert dead(world, "customers") == [("too-large-for-target", number) for number in (8, 9, 32)]
+    assert {code for code, _ in dead(world, "transactions")} == {"owner-refused"}
+    assert "split" in states(world)
+    parents = ask(world, "SELECT count(*) FROM batch WHERE parent IS NOT NULL AND stage = 'customers'")
+    assert parents[0][0] >= 6
 
 
 # -- unknown ---------------------------------------------------------------------------------------------------------
@@ -582,15 +482,13 @@ def owner_with_events(folder: Path) -> str:
 LOST = Receipt(Kind.UNKNOWN, None, "the connection was closed without an answer")
 
 
-def test_an_unknown_batch_that_can_be_read_back_is_accepted_and_not_sent_again(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        arrived(world, keys)
-        bodies = world.scripted.bodies()
-        assert bodies.count(bodies[1]) == 1
-        assert any("it can be read back, so it landed" in said for said in world.said)
-
-    play(tmp_path, story, script={2: LOST}, landed=frozenset({2}))
+@played(script={2: LOST}, landed=frozenset({2}))
+async def test_an_unknown_batch_that_can_be_read_back_is_accepted_and_not_sent_again(world: Told, keys: Keys) -> None:
+    assert await world.live() is True
+    arrived(world, keys)
+    bodies = world.scripted.bodies()
+    assert bodies.count(bodies[1]) == 1
+    assert any("it can be read back, so it landed" in said for said in world.said)
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 4])
@@ -599,7 +497,7 @@ def test_i3_unknown_batches_that_did_not_land_are_sent_again_only_when_that_is_p
 ) -> None:
     """All requests in flight are lost at once, so that only one more can show that they did not land."""
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         assert await world.live() is True
         arrived(world, keys)
         times, bodies = world.scripted.times(), world.scripted.bodies()
@@ -613,50 +511,44 @@ def test_i3_unknown_batches_that_did_not_land_are_sent_again_only_when_that_is_p
     play(tmp_path, story, {"concurrency": concurrency}, script=script)
 
 
-def test_i4_customers_that_stood_at_the_target_otherwise_do_not_let_a_lost_batch_pass_for_landed(
-    tmp_path: Path,
+@played(script={2: LOST}, strangers=frozenset(f"c{number}" for number in range(MANY)))
+async def test_i4_customers_that_stood_at_the_target_otherwise_do_not_let_a_lost_batch_pass_for_landed(
+    world: Told, keys: Keys
 ) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert isinstance(await world.live(), UnknownOutcome)
-        assert states(world)[1] == "parked"
-        assert any("which may have been there before" in said for said in world.said)
-        bodies = world.scripted.bodies()
-        assert bodies.count(bodies[1]) == 1
-        assert world.totals()["customers"].unknown.records > 0
-
-    everybody = frozenset(f"c{number}" for number in range(MANY))
-    play(tmp_path, story, script={2: LOST}, strangers=everybody)
+    assert isinstance(await world.live(), UnknownOutcome)
+    assert states(world)[1] == "parked"
+    assert any("which may have been there before" in said for said in world.said)
+    bodies = world.scripted.bodies()
+    assert bodies.count(bodies[1]) == 1
+    assert world.totals()["customers"].unknown.records > 0
 
 
 @pytest.mark.parametrize("there", [[0], [0, 1, 2, -1]])
-def test_i4_a_few_records_that_are_there_decide_nothing_about_the_others(tmp_path: Path, there: list[int]) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        def meanwhile(stage: str, body: bytes) -> None:
-            if len(world.scripted.sent) == 2:
-                ids = [each["id"] for each in json.loads(body)["customers"]]
-                world.target.customers.update(ids[at] for at in there)
+@played(script={2: LOST})
+async def test_i4_a_few_records_that_are_there_decide_nothing_about_the_others(
+    world: Told, keys: Keys, there: list[int]
+) -> None:
+    def meanwhile(stage: str, body: bytes) -> None:
+        if len(world.scripted.sent) == 2:
+            ids = [each["id"] for each in json.loads(body)["customers"]]
+            world.target.customers.update(ids[at] for at in there)
 
-        world.scripted.before = meanwhile
-        assert isinstance(await world.live(), UnknownOutcome)
-        assert states(world)[1] == "parked"
-        assert any("can be read back, which proves neither" in said for said in world.said), world.said
-
-    play(tmp_path, story, script={2: LOST})
+    world.scripted.before = meanwhile
+    assert isinstance(await world.live(), UnknownOutcome)
+    assert states(world)[1] == "parked"
+    assert any("can be read back, which proves neither" in said for said in world.said), world.said
 
 
-def test_what_a_queue_dropped_some_of_has_landed_all_the_same(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        assert any("part of it can be read back, so it landed" in said for said in world.said), world.said
-        bodies = world.scripted.bodies()
-        assert bodies.count(bodies[1]) == 1
-
-    dropped = frozenset(f"c{number}" for number in range(0, MANY, 3))
-    play(tmp_path, story, script={2: LOST}, landed=frozenset({2}), drops=dropped)
+@played(script={2: LOST}, landed=frozenset({2}), drops=frozenset(f"c{number}" for number in range(0, MANY, 3)))
+async def test_what_a_queue_dropped_some_of_has_landed_all_the_same(world: Told, keys: Keys) -> None:
+    assert await world.live() is True
+    assert any("part of it can be read back, so it landed" in said for said in world.said), world.said
+    bodies = world.scripted.bodies()
+    assert bodies.count(bodies[1]) == 1
 
 
 def test_the_last_batch_of_a_stage_with_nothing_behind_it_is_parked_and_ends_with_4(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         ended = await world.live()
         assert isinstance(ended, UnknownOutcome)
         assert ended.exit_code == 4
@@ -667,7 +559,7 @@ def test_the_last_batch_of_a_stage_with_nothing_behind_it_is_parked_and_ends_wit
         bodies = world.scripted.bodies()
         assert bodies.count(bodies[-1]) == 1
 
-    async def count(world: Told, keys: dict[str, set[str]]) -> None:
+    async def count(world: Told, keys: Keys) -> None:
         assert await world.live() is True
         numbers.append(len(world.scripted.bodies()))
 
@@ -677,73 +569,63 @@ def test_the_last_batch_of_a_stage_with_nothing_behind_it_is_parked_and_ends_wit
     play(tmp_path, story, stage="transactions", script={numbers[0]: LOST})
 
 
-def test_an_unknown_batch_of_events_is_parked_and_never_sent_again(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        ended = await world.live()
-        assert isinstance(ended, UnknownOutcome)
-        assert ended.code == "outcome-unknown"
-        bodies = world.scripted.bodies()
-        assert bodies.count(bodies[0]) == 1
-        assert states(world, "events")[0] == "parked"
-        assert set(states(world, "events")[1:]) == {"accepted"}
-
-    play(tmp_path, story, stage="events", script={1: LOST}, landed=frozenset({1}))
+@played(stage="events", script={1: LOST}, landed=frozenset({1}))
+async def test_an_unknown_batch_of_events_is_parked_and_never_sent_again(world: Told, keys: Keys) -> None:
+    ended = await world.live()
+    assert isinstance(ended, UnknownOutcome)
+    assert ended.code == "outcome-unknown"
+    bodies = world.scripted.bodies()
+    assert bodies.count(bodies[0]) == 1
+    assert states(world, "events")[0] == "parked"
+    assert set(states(world, "events")[1:]) == {"accepted"}
 
 
-def test_more_than_three_parked_batches_stop_the_run_at_once(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        ended = await world.live()
-        assert isinstance(ended, UnknownOutcome)
-        assert ended.code == "too-many-parked"
-        assert "1, 2, 3, 4" in ended.what
-        sent = len(world.scripted.bodies())
-        assert sent <= 5
-        assert "sealed" in states(world, "events")
-        again = await world.live()
-        assert isinstance(again, UnknownOutcome)
-        assert again.code == "too-many-parked"
-        assert len(world.scripted.bodies()) == sent
-
-    script = dict.fromkeys(range(1, 20), LOST)
-    play(tmp_path, story, stage="events", script=script)
+@played(stage="events", script=dict.fromkeys(range(1, 20), LOST))
+async def test_more_than_three_parked_batches_stop_the_run_at_once(world: Told, keys: Keys) -> None:
+    ended = await world.live()
+    assert isinstance(ended, UnknownOutcome)
+    assert ended.code == "too-many-parked"
+    assert "1, 2, 3, 4" in ended.what
+    sent = len(world.scripted.bodies())
+    assert sent <= 5
+    assert "sealed" in states(world, "events")
+    again = await world.live()
+    assert isinstance(again, UnknownOutcome)
+    assert again.code == "too-many-parked"
+    assert len(world.scripted.bodies()) == sent
 
 
-def test_after_an_unknown_nothing_is_sent_until_a_read_succeeds(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        back = world.clock.time() + 500
+@played(script={2: LOST}, landed=frozenset({2}))
+async def test_after_an_unknown_nothing_is_sent_until_a_read_succeeds(world: Told, keys: Keys) -> None:
+    back = world.clock.time() + 500
 
-        async def reachable() -> bool:
-            await asyncio.sleep(0.05)
-            return world.clock.time() > back
+    async def reachable() -> bool:
+        await asyncio.sleep(0.05)
+        return world.clock.time() > back
 
-        world.target.reachable = reachable  # type: ignore[method-assign]
-        assert await world.live() is True
-        arrived(world, keys)
-        times = world.scripted.times()
-        assert [at for at in times[2:] if at < back] == []
-        assert any(isinstance(it, Waiting) and "does not answer a read yet" in it.reason for it in world.notices)
-
-    play(tmp_path, story, script={2: LOST}, landed=frozenset({2}))
+    world.target.reachable = reachable  # type: ignore[method-assign]
+    assert await world.live() is True
+    arrived(world, keys)
+    times = world.scripted.times()
+    assert [at for at in times[2:] if at < back] == []
+    assert any(isinstance(it, Waiting) and "does not answer a read yet" in it.reason for it in world.notices)
 
 
-def test_a_web_page_instead_of_an_answer_is_unknown_and_stops(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        ended = await world.live()
-        assert isinstance(ended, TargetStop)
-        assert ended.code == "target-refuses"
-        assert states(world)[:2] == ["accepted", "unknown"]
-        assert await world.live() is True
-        arrived(world, keys)
-
-    portal = Receipt(Kind.UNKNOWN, 200, "a web page came where the answer should", stop_after=1, ours=True)
-    play(tmp_path, story, script={2: portal})
+@played(script={2: Receipt(Kind.UNKNOWN, 200, "a web page came where the answer should", stop_after=1, ours=True)})
+async def test_a_web_page_instead_of_an_answer_is_unknown_and_stops(world: Told, keys: Keys) -> None:
+    ended = await world.live()
+    assert isinstance(ended, TargetStop)
+    assert ended.code == "target-refuses"
+    assert states(world)[:2] == ["accepted", "unknown"]
+    assert await world.live() is True
+    arrived(world, keys)
 
 
 @pytest.mark.parametrize("landed", [True, False])
 def test_i4_what_belongs_to_customers_of_a_parked_batch_waits_as_dead_letters_until_that_is_decided(
     tmp_path: Path, landed: bool
 ) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         path = world.folder / "run.checkpoint"
         ended = await world.live()
         assert isinstance(ended, UnknownOutcome)
@@ -778,25 +660,23 @@ async def stopped(world: Told, at: float, how: str) -> bool | Problem:
         return problem
 
 
-def test_a_drain_waits_for_what_is_under_way_and_sends_nothing_more(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        world.target.weather.latency = (20.0, 20.0)
-        assert await stopped(world, 30, "drain") is False
-        assert "sending" not in states(world)
-        assert world.totals()["customers"].accepted.units > 0
-        assert len(world.scripted.sent) <= 4
-        world.target.weather.latency = (0.1, 0.2)
-        assert await world.live() is True
-        arrived(world, keys)
-
-    play(tmp_path, story, {"concurrency": 2})
+@played({"concurrency": 2})
+async def test_a_drain_waits_for_what_is_under_way_and_sends_nothing_more(world: Told, keys: Keys) -> None:
+    world.target.weather.latency = (20.0, 20.0)
+    assert await stopped(world, 30, "drain") is False
+    assert "sending" not in states(world)
+    assert world.totals()["customers"].accepted.units > 0
+    assert len(world.scripted.sent) <= 4
+    world.target.weather.latency = (0.1, 0.2)
+    assert await world.live() is True
+    arrived(world, keys)
 
 
 @pytest.mark.parametrize(("how", "drain_time"), [("drain", 5.0), ("abort", 150.0)])
 def test_what_is_cut_off_is_unknown_at_the_next_run_and_decided_then(
     tmp_path: Path, how: str, drain_time: float
 ) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         world.target.weather.latency = (100.0, 100.0)
         began = world.clock.time()
         assert await stopped(world, 30, how) is False
@@ -810,72 +690,70 @@ def test_what_is_cut_off_is_unknown_at_the_next_run_and_decided_then(
     play(tmp_path, story, {"concurrency": 2, "drain_time": drain_time})
 
 
-def test_a_drain_in_each_kind_of_waiting_ends_at_once_and_goes_on_later(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        # Among them: waiting for a slot, a held account, a backoff, a read-back, the gates and their settle time.
-        for _ in range(60):
-            began = world.clock.time()
-            ended = await stopped(world, world.rng.uniform(0.1, 40), "drain")
-            assert world.clock.time() - began < 60
-            assert not isinstance(ended, Problem), ended
-            assert all(totals.balanced for totals in world.totals().values())
-            if ended:
-                break
-        assert await world.live() is True
-        arrived(world, keys)
-
-    script = {2: Receipt(Kind.THROTTLED, 429, retry_after=100.0), 5: LOST, 7: Receipt(Kind.NOT_SENT)}
-    play(tmp_path, story, {"limits": "1/5s"}, "events", script=script, landed=frozenset({5}))
+@played(
+    {"limits": "1/5s"},
+    "events",
+    script={2: Receipt(Kind.THROTTLED, 429, retry_after=100.0), 5: LOST, 7: Receipt(Kind.NOT_SENT)},
+    landed=frozenset({5}),
+)
+async def test_a_drain_in_each_kind_of_waiting_ends_at_once_and_goes_on_later(world: Told, keys: Keys) -> None:
+    # Among them: waiting for a slot, a held account, a backoff, a read-back, the gates and their settle time.
+    for _ in range(60):
+        began = world.clock.time()
+        ended = await stopped(world, world.rng.uniform(0.1, 40), "drain")
+        assert world.clock.time() - began < 60
+        assert not isinstance(ended, Problem), ended
+        assert all(totals.balanced for totals in world.totals().values())
+        if ended:
+            break
+    assert await world.live() is True
+    arrived(world, keys)
 
 
 # -- the barrier between stages --------------------------------------------------------------------------------------
 
 
-def test_the_next_stage_waits_for_the_settle_time_and_for_samples_that_can_be_seen(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        world.target.weather.queue = (200.0, 200.0)
-        assert await world.live() is True
-        last = max(at for at, stage, _ in world.scripted.sent if stage == "customers")
-        first = min(at for at, stage, _ in world.scripted.sent if stage == "events")
-        assert 200 <= first - last < 240
-        arrived(world, keys)
-
-    play(tmp_path, story, last="events")
-
-
-def test_where_no_sample_ever_appears_the_run_stops_and_looks_again_at_the_next(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        world.target.weather.queue = (5000.0, 5000.0)
-        ended = await world.live()
-        assert isinstance(ended, SamplesMissing)
-        assert ended.code == "nothing-visible"
-        assert "record 1 (batch 1)" in ended.what
-        assert codes(world)["customers"] == SAMPLES_MISSING
-        world.target.settle()
-        world.target.weather.queue = (0.1, 1.0)
-        assert await world.live() is True
-        arrived(world, keys)
-
-    play(tmp_path, story, last="events")
+@played(last="events")
+async def test_the_next_stage_waits_for_the_settle_time_and_for_samples_that_can_be_seen(
+    world: Told, keys: Keys
+) -> None:
+    world.target.weather.queue = (200.0, 200.0)
+    assert await world.live() is True
+    last = max(at for at, stage, _ in world.scripted.sent if stage == "customers")
+    first = min(at for at, stage, _ in world.scripted.sent if stage == "events")
+    assert 200 <= first - last < 240
+    arrived(world, keys)
 
 
-def test_samples_that_the_queue_dropped_while_others_appear_are_listed_and_the_run_goes_on(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        assert any("1 is not visible at the target: record 1 (batch 1)" in said for said in world.said), world.said
+@played(last="events")
+async def test_where_no_sample_ever_appears_the_run_stops_and_looks_again_at_the_next(world: Told, keys: Keys) -> None:
+    world.target.weather.queue = (5000.0, 5000.0)
+    ended = await world.live()
+    assert isinstance(ended, SamplesMissing)
+    assert ended.code == "nothing-visible"
+    assert "record 1 (batch 1)" in ended.what
+    assert codes(world)["customers"] == SAMPLES_MISSING
+    world.target.settle()
+    world.target.weather.queue = (0.1, 1.0)
+    assert await world.live() is True
+    arrived(world, keys)
 
-    play(tmp_path, story, last="events", drops=frozenset({"c0"}))
+
+@played(last="events", drops=frozenset({"c0"}))
+async def test_samples_that_the_queue_dropped_while_others_appear_are_listed_and_the_run_goes_on(
+    world: Told, keys: Keys
+) -> None:
+    assert await world.live() is True
+    assert any("1 is not visible at the target: record 1 (batch 1)" in said for said in world.said), world.said
 
 
-def test_a_run_ends_when_samples_of_its_last_stage_can_be_seen(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        world.target.weather.queue = (200.0, 200.0)
-        assert await world.live() is True
-        last = max(at for at, stage, _ in world.scripted.sent if stage == "customers")
-        assert 200 <= world.clock.time() - last < 240
-        arrived(world, keys)
-
-    play(tmp_path, story)
+@played()
+async def test_a_run_ends_when_samples_of_its_last_stage_can_be_seen(world: Told, keys: Keys) -> None:
+    world.target.weather.queue = (200.0, 200.0)
+    assert await world.live() is True
+    last = max(at for at, stage, _ in world.scripted.sent if stage == "customers")
+    assert 200 <= world.clock.time() - last < 240
+    arrived(world, keys)
 
 
 @pytest.mark.parametrize(
@@ -885,7 +763,7 @@ def test_a_run_ends_when_samples_of_its_last_stage_can_be_seen(tmp_path: Path) -
 def test_samples_of_the_last_stage_that_never_appear_end_it_in_3_until_they_are_seen(
     tmp_path: Path, dropped: int, said: str
 ) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         for _ in range(2):  # the same command looks again
             assert await world.live() is True
             assert said in message(world, "customers")
@@ -900,62 +778,55 @@ def test_samples_of_the_last_stage_that_never_appear_end_it_in_3_until_they_are_
     play(tmp_path, story, drops=frozenset(f"c{number}" for number in range(dropped)))
 
 
-def test_two_owners_of_each_batch_are_looked_for(tmp_path: Path) -> None:
+@played()
+async def test_two_owners_of_each_batch_are_looked_for(world: Told, keys: Keys) -> None:
     looked: list[Record] = []
+    visible = world.target.visible
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        visible = world.target.visible
+    async def counted(stage: str, record: Record) -> Seen:
+        looked.append(record)
+        return await visible(stage, record)
 
-        async def counted(stage: str, record: Record) -> Seen:
-            looked.append(record)
-            return await visible(stage, record)
-
-        world.target.visible = counted  # type: ignore[method-assign]
-        assert await world.live(asking_current) is True
-        assert len({record.owner for record in looked}) == len(looked) == 2 * len(states(world))
-
-    play(tmp_path, story)
+    world.target.visible = counted  # type: ignore[method-assign]
+    assert await world.live(asking_current) is True
+    assert len({record.owner for record in looked}) == len(looked) == 2 * len(states(world))
 
 
-def test_events_are_never_missed(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        world.target.counting = True
-        assert await world.live() is True
-        assert message(world, "events") == ""
-        assert any("nothing of events can be read back" in said for said in world.said)
-        assert world.clock.time() - max(at for at, _, _ in world.scripted.sent) < 5
-
-    play(tmp_path, story, last="events")
+@played(last="events")
+async def test_events_are_never_missed(world: Told, keys: Keys) -> None:
+    world.target.counting = True
+    assert await world.live() is True
+    assert message(world, "events") == ""
+    assert any("nothing of events can be read back" in said for said in world.said)
+    assert world.clock.time() - max(at for at, _, _ in world.scripted.sent) < 5
 
 
-def test_a_drain_ends_the_wait_for_samples_at_once(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        world.target.weather.queue = (5000.0, 5000.0)
-        ended: list[float] = []
+@played()
+async def test_a_drain_ends_the_wait_for_samples_at_once(world: Told, keys: Keys) -> None:
+    world.target.weather.queue = (5000.0, 5000.0)
+    ended: list[float] = []
 
-        async def drained(migration: Migration) -> bool:
-            tell = migration.notify
+    async def drained(migration: Migration) -> bool:
+        tell = migration.notify
 
-            def hear(notice: Notice) -> None:
-                tell(notice)
-                if isinstance(notice, Waiting) and notice.code == "samples" and not ended:
-                    ended.append(world.clock.time())
-                    migration.drain()
+        def hear(notice: Notice) -> None:
+            tell(notice)
+            if isinstance(notice, Waiting) and notice.code == "samples" and not ended:
+                ended.append(world.clock.time())
+                migration.drain()
 
-            migration.notify = hear
-            return await migration.run()
+        migration.notify = hear
+        return await migration.run()
 
-        assert await world.live(drained) is False
-        assert world.clock.time() - ended[0] < 0.5
-
-    play(tmp_path, story)
+    assert await world.live(drained) is False
+    assert world.clock.time() - ended[0] < 0.5
 
 
 @pytest.mark.parametrize(("settings", "stage"), [({"settle_time": 0.0}, "customers"), ({}, "events")])
 def test_nothing_is_waited_for_at_the_end_without_a_settle_time_or_a_sample_that_can_tell(
     tmp_path: Path, settings: dict[str, Any], stage: str
 ) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         world.target.weather.queue = (0.0, 0.0)
         assert await world.live() is True
         last = max(at for at, sent, _ in world.scripted.sent if sent == stage)
@@ -964,29 +835,19 @@ def test_nothing_is_waited_for_at_the_end_without_a_settle_time_or_a_sample_that
     play(tmp_path, story, settings, last=stage)
 
 
-def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_totals_complete(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        async def stopped(migration: Migration) -> bool:
-            tell = migration.notify
-
-            def hear(notice: Notice) -> None:
-                tell(notice)
-                if isinstance(notice, Waiting) and notice.code == "settling":
-                    asyncio.get_running_loop().call_later(1.0, migration.drain)
-
-            migration.notify = hear
-            return await migration.run()
-
-        assert await world.live(stopped) is False
-        assert ask(world, "SELECT state, message FROM stage") == [("complete", "")]
-        last = max(at for at, _, _ in world.scripted.sent)
-        assert world.clock.time() - last < SETTLE_TIME
-        sent = len(world.scripted.sent)
-        assert await world.live() is True
-        assert len(world.scripted.sent) == sent
-        arrived(world, keys)
-
-    play(tmp_path, story)
+@played()
+async def test_a_run_that_is_stopped_while_its_last_stage_settles_has_its_totals_complete(
+    world: Told, keys: Keys
+) -> None:
+    stopped = drained_at(lambda it: isinstance(it, Waiting) and it.code == "settling", 1.0)
+    assert await world.live(stopped) is False
+    assert ask(world, "SELECT state, message FROM stage") == [("complete", "")]
+    last = max(at for at, _, _ in world.scripted.sent)
+    assert world.clock.time() - last < SETTLE_TIME
+    sent = len(world.scripted.sent)
+    assert await world.live() is True
+    assert len(world.scripted.sent) == sent
+    arrived(world, keys)
 
 
 def codes(world: World) -> dict[str, str]:
@@ -994,11 +855,8 @@ def codes(world: World) -> dict[str, str]:
 
 
 def document_of(world: World) -> dict[str, Any]:
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with contextlib.closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return document(file, running=False, now=world.clock.time())
-    finally:
-        file.close()
 
 
 async def asking_current(migration: Migration) -> bool:
@@ -1014,13 +872,11 @@ def message(world: World, stage: str) -> str:
 # -- the cases that only these fakes can make ------------------------------------------------------------------------
 
 
-def test_the_script_is_played_by_number() -> None:
-    async def main() -> None:
-        target = Scripted(VirtualClock(), Random(1), script={2: LOST}, landed=frozenset({2}))
-        bodies = [b'{"customers":[{"id":"c%d"}]}' % number for number in (1, 2)]
-        kinds = [(await target.send("customers", body)).kind for body in bodies]
-        target.settle()
-        assert kinds == [Kind.ACCEPTED, Kind.UNKNOWN]
-        assert set(target.customers) == {"c1", "c2"}
-
-    run_virtual(main())
+@virtual()
+async def test_the_script_is_played_by_number() -> None:
+    target = Scripted(VirtualClock(), Random(1), script={2: LOST}, landed=frozenset({2}))
+    bodies = [b'{"customers":[{"id":"c%d"}]}' % number for number in (1, 2)]
+    kinds = [(await target.send("customers", body)).kind for body in bodies]
+    target.settle()
+    assert kinds == [Kind.ACCEPTED, Kind.UNKNOWN]
+    assert set(target.customers) == {"c1", "c2"}

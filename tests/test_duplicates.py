@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from streammig.errors import Unusable
-from streammig.migration import Migration
 from streammig.model import Kind
 from streammig.scan import scan_folder
-from streammig.telemetry import Answered, Notice
+from streammig.telemetry import Answered
 from tests.memory_target import Crash
 from tests.test_system import run_world
-from tests.world import REWARD, World, write_export
+from tests.world import REWARD, Keys, World, drained_at, write_export
 
-
-async def until_no_connection(migration: Migration) -> bool:
-    """A run that is drained when a try found no connection."""
-    tell = migration.notify
-
-    def hear(notice: Notice) -> None:
-        tell(notice)
-        if isinstance(notice, Answered) and notice.receipt.kind is Kind.NOT_SENT:
-            migration.drain()
-
-    migration.notify = hear
-    return await migration.run()
+until_no_connection = drained_at(lambda it: isinstance(it, Answered) and it.receipt.kind is Kind.NOT_SENT)
 
 
 def add(folder: Path, stage: str, *records: dict[str, Any]) -> None:
@@ -62,15 +51,12 @@ def doubled(world: World) -> None:
 def codes(world: World) -> dict[str, dict[str, int]]:
     from streammig.checkpoint import Checkpoint
 
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return {row.name: file.dead_codes(row.name) for row in file.stages()}
-    finally:
-        file.close()
 
 
 def test_a_customer_that_stands_twice_is_sent_once_and_what_has_no_customer_waits(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         doubled(world)
         assert await world.live() is True
         world.target.settle()
@@ -86,7 +72,7 @@ def test_a_customer_that_stands_twice_is_sent_once_and_what_has_no_customer_wait
 
 
 def test_i3_customers_that_stand_twice_stay_out_over_crashes(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         doubled(world)
         crashes = 0
         for at in (9, 14, 18, 30):
@@ -103,7 +89,7 @@ def test_i3_customers_that_stand_twice_stay_out_over_crashes(tmp_path: Path) -> 
 
 
 def test_unchecked_says_so_and_leaves_the_table_out(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         write_export(tmp_path, 3, Random(1))
         assert await world.live() is True
         assert any("unchecked" in said for said in world.said)
@@ -113,7 +99,7 @@ def test_unchecked_says_so_and_leaves_the_table_out(tmp_path: Path) -> None:
 
 
 def test_a_run_without_customers_looks_whether_they_are_there_before_it_sends_anything(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         world.settings = {"customers": {"files": []}}
         ended = await world.live()
         assert isinstance(ended, Unusable)

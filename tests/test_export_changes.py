@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from streammig.fingerprint import check_contents
 from streammig.model import Place, Progress
 from streammig.sandbox.local import LocalTarget
 from streammig.sources import Input, open_source
-from tests.commands import Called, Shell, sandbox, states
+from tests.commands import Called, Shell, states
 from tests.problems import raises
 from tests.sandbox_caller import customer
 
@@ -26,12 +26,6 @@ from tests.sandbox_caller import customer
 FILLER = "x" * 1000
 RECORDS = [{**customer(f"c{number}"), "filler": FILLER} for number in range(3000)]
 LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
-
-
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
 
 
 def truncated(path: Path) -> None:

@@ -29,7 +29,7 @@ from streammig.report.progress import requests_left
 from streammig.report.reports import pace_of
 from streammig.report.watch import Watch
 from streammig.telemetry import Account, Answered, Expected, Notice, RunBegan, StageBegan
-from tests.virtual import Inline, VirtualClock, run_virtual
+from tests.virtual import Inline, VirtualClock, run_virtual, virtual
 from tests.world import new_world, write_export
 
 NEAR = 0.10  # of what it takes
@@ -150,56 +150,52 @@ def test_requests_left_are_those_sealed_and_what_the_unread_part_will_take(
     ("limits", "customers", "stops"),
     [("1/5s", 3_000, ""), ("1/1s,25/90s", 2_000, ""), ("12/50s", 2_000, ""), ("1/5s", 1_000, "transactions")],
 )
-def test_bars_and_status_tell_the_time_left_of_the_whole_job_from_the_first_request_on_also_of_a_resume(
+@virtual()
+async def test_bars_and_status_tell_the_time_left_of_the_whole_job_from_the_first_request_on_also_of_a_resume(
     memory: Path, limits: str, customers: int, stops: str
 ) -> None:
-    async def main() -> None:
-        world = new_world(memory, 5, customers)
-        write_export(memory, customers, world.rng)
-        world.target.weather.read = 0.8  # four at a time, as the rate limiter spaces them by 0.2 s
-        world.settings |= {"limits": limits, "max_bytes": 40_000}
-        told: list[tuple[float, str, float]] = []
-        watch: list[Watch] = []
-        running: list[Migration] = []
+    world = new_world(memory, 5, customers)
+    write_export(memory, customers, world.rng)
+    world.target.weather.read = 0.8  # four at a time, as the rate limiter spaces them by 0.2 s
+    world.settings |= {"limits": limits, "max_bytes": 40_000}
+    told: list[tuple[float, str, float]] = []
+    watch: list[Watch] = []
+    running: list[Migration] = []
 
-        async def run(migration: Migration) -> bool:
-            running[:] = [migration]
-            return await migration.run()
+    async def run(migration: Migration) -> bool:
+        running[:] = [migration]
+        return await migration.run()
 
-        def hear(notice: Notice) -> None:
-            if isinstance(notice, RunBegan):
-                watch[:] = [Watch(world.clock.time)]
-                told.clear()
-            if stops and isinstance(notice, Answered) and (notice.batch.stage, notice.batch.seq) == (stops, 7):
-                running[0].drain()
-            if not watch:
-                return
-            watch[0].hear(notice)
-            now = world.clock.time()
-            if (isinstance(notice, Answered) and notice.batch.seq % 10 == 0) or isinstance(
-                notice, StageBegan | RunBegan
-            ):
-                ahead = watch[0].ahead()
-                file = Checkpoint.open(memory / "run.checkpoint", read_only=True)
-                found = document(file, running=True, pace=pace_of(file, now), now=now)["seconds_left"]
-                file.close()
-                assert ahead is not None
-                assert ahead.whole is not None
-                assert found is not None
-                told.extend([(now, "bar", ahead.whole), (now, "status", found)])
+    def hear(notice: Notice) -> None:
+        if isinstance(notice, RunBegan):
+            watch[:] = [Watch(world.clock.time)]
+            told.clear()
+        if stops and isinstance(notice, Answered) and (notice.batch.stage, notice.batch.seq) == (stops, 7):
+            running[0].drain()
+        if not watch:
+            return
+        watch[0].hear(notice)
+        now = world.clock.time()
+        if (isinstance(notice, Answered) and notice.batch.seq % 10 == 0) or isinstance(notice, StageBegan | RunBegan):
+            ahead = watch[0].ahead()
+            file = Checkpoint.open(memory / "run.checkpoint", read_only=True)
+            found = document(file, running=True, pace=pace_of(file, now), now=now)["seconds_left"]
+            file.close()
+            assert ahead is not None
+            assert ahead.whole is not None
+            assert found is not None
+            told.extend([(now, "bar", ahead.whole), (now, "status", found)])
 
-        world.watch = hear
-        if stops:
-            assert await world.live(run) is False
-            await asyncio.sleep(3_600.0)  # for so long nobody looks at it
-        assert await world.live(run) is True
-        end = world.clock.time()
-        assert len(told) > (2 if stops else 20)
-        wrong = [(round(now - told[0][0]), who, round(left), round(end - now)) for now, who, left in told
-                 if not near(left, end - now)]  # fmt: skip
-        assert wrong == [], wrong
-
-    run_virtual(main())
+    world.watch = hear
+    if stops:
+        assert await world.live(run) is False
+        await asyncio.sleep(3_600.0)  # for so long nobody looks at it
+    assert await world.live(run) is True
+    end = world.clock.time()
+    assert len(told) > (2 if stops else 20)
+    wrong = [(round(now - told[0][0]), who, round(left), round(end - now)) for now, who, left in told
+             if not near(left, end - now)]  # fmt: skip
+    assert wrong == [], wrong
 
 
 def test_an_account_that_was_never_used_has_nothing_to_wait_for(tmp_path: Path) -> None:

@@ -329,14 +329,14 @@ def test_a_bad_row_leaves_out_its_whole_customer_and_a_correction_sends_all_of_i
         assert work_files(shell.folder) == []
         letters = [json.loads(line) for line in shell("dead-letters", "m.checkpoint").out.splitlines()]
         first = 2 + int(owners["m-3"][0] * 100) - 1
-        assert [(it["code"], it["line"] + 1) for it in letters] == [
+        assert [(it["code"], it["line"]) for it in letters] == [
             ("mapping-failed", first),
             ("missing-field", 33),
             ("invalid-csv", 34),
         ]
         (mine,) = [it for it in letters if it["code"] == "mapping-failed"]
-        assert mine["record"]["rows"][-1] == "points.csv:31"
-        assert "(row points.csv:31)" in mine["message"]
+        assert mine["record"]["rows"][-1] == "points.csv:32"
+        assert "(row points.csv:32)" in mine["message"]
         mine["record"]["transactions"] = [it for it in mine["record"]["transactions"] if it["Receipt"] != "bad"]
         (shell.folder / "corrected.ndjson").write_text(json.dumps(mine) + "\n")
         again = shell("retry", "m.checkpoint", "--input", "corrected.ndjson")

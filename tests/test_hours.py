@@ -19,7 +19,7 @@ from streammig.telemetry import Notice, Sending, Steered, Waiting
 from tests.commands import Shell, sandbox, write
 from tests.problems import raises
 from tests.sandbox_caller import customer
-from tests.virtual import Inline, VirtualClock, run_virtual
+from tests.virtual import Inline, VirtualClock, virtual
 from tests.world import new_world, write_export
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -113,27 +113,24 @@ def test_a_share_of_the_limits_leaves_the_rest_of_each_window_to_others(limits: 
 @pytest.mark.parametrize(
     ("text", "count"), [("21:00-23:00", 3_000), ("21:00-23:00; else 20%", 2_000), ("22:15-22:45 50%", 600)]
 )
-def test_requests_keep_to_the_hours_and_the_time_left_is_true_before_the_first_one(
+@virtual()
+async def test_requests_keep_to_the_hours_and_the_time_left_is_true_before_the_first_one(
     text: str, count: int, tmp_path: Path
 ) -> None:
     hours, limits = parsed(text, "UTC"), parse_limits("1/5s,700/1h", {})
     told: list[Notice] = []
-
-    async def main() -> tuple[float, float, list[float]]:
-        clock = VirtualClock()
-        file = AccountState(tmp_path / "account.sqlite")
-        limiter = RateLimiter(file, limits, clock, Inline(), notify=told.append, hours=hours)
-        begun, made = clock.time(), []
-        end = forecast([Leg(count)], limits, Starts(), begun, 0.01, 4, hours).ends[0]
-        for _ in range(count):
-            permit = await limiter.acquire()
-            permit.sent()
-            made.append(clock.time())
-        await limiter.close()
-        file.close()
-        return end - begun, made[-1] - begun, made
-
-    told_end, true_end, made = run_virtual(main())
+    clock = VirtualClock()
+    file = AccountState(tmp_path / "account.sqlite")
+    limiter = RateLimiter(file, limits, clock, Inline(), notify=told.append, hours=hours)
+    begun, made = clock.time(), []
+    end = forecast([Leg(count)], limits, Starts(), begun, 0.01, 4, hours).ends[0]
+    for _ in range(count):
+        permit = await limiter.acquire()
+        permit.sent()
+        made.append(clock.time())
+    await limiter.close()
+    file.close()
+    told_end, true_end, made = end - begun, made[-1] - begun, made
     assert told_end == pytest.approx(true_end, rel=0.1)
     assert all(hours.share(moment) for moment in made)
     closed = {notice.code for notice in told if isinstance(notice, Waiting)} & {"hours"}
@@ -141,18 +138,15 @@ def test_requests_keep_to_the_hours_and_the_time_left_is_true_before_the_first_o
 
 
 @pytest.mark.slow
-def test_a_whole_run_keeps_to_its_share_of_the_limits_and_to_its_hours(memory: Path) -> None:
+@virtual()
+async def test_a_whole_run_keeps_to_its_share_of_the_limits_and_to_its_hours(memory: Path) -> None:
     made: list[float] = []
-
-    async def main() -> None:
-        world = new_world(memory, 4, 200)
-        write_export(memory, 200, world.rng)
-        world.settings |= {"limits": "1/5s", "budget_share": 0.5, "hours": "23:00-24:00", "hours_zone": "UTC"}
-        world.settings |= {"max_bytes": 10_000}
-        world.watch = lambda it: made.append(world.clock.time()) if isinstance(it, Sending) else None
-        assert await world.live() is True
-
-    run_virtual(main())
+    world = new_world(memory, 4, 200)
+    write_export(memory, 200, world.rng)
+    world.settings |= {"limits": "1/5s", "budget_share": 0.5, "hours": "23:00-24:00", "hours_zone": "UTC"}
+    world.settings |= {"max_bytes": 10_000}
+    world.watch = lambda it: made.append(world.clock.time()) if isinstance(it, Sending) else None
+    assert await world.live() is True
     assert len(made) > 10
     assert {datetime.datetime.fromtimestamp(at, datetime.UTC).hour for at in made} == {23}
     assert min(after - before for before, after in pairwise(made)) > 9.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import json
 import re
@@ -18,44 +17,19 @@ import pytest
 
 from benchmarks.report import make
 from streammig.checkpoint import Checkpoint, locked
-from streammig.errors import Altered, UnknownOutcome, Unusable
-from streammig.migration import Migration
+from streammig.errors import Altered, Unusable
 from streammig.report.audit import opened
 from streammig.report.history import SLOTS, history
 from streammig.report.html import rendered
 from streammig.report.next_steps import next_steps
 from streammig.report.records import Line
 from streammig.report.reports import Report
-from streammig.settings import Settings
 from tests import manual, problems
 from tests.browser import CHROMIUM, browser
-from tests.commands import KEY, Shell, sandbox, write
+from tests.commands import KEY, Shell, write
 from tests.manual import GUIDE
-from tests.sandbox_caller import customer, event, lot
-
-NAME = "Aurelia <script>"
-SCRIPT = (
-    {"on": "events", "nth": 1, "do": "reset", "at": "body"},
-    {"on": "customers", "nth": 1, "do": "answer", "status": 429, "retry_after": 0},
-)
-
-
-@pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a run with dead letters, a 429, and a parked batch of events."""
-    folder = tmp_path_factory.mktemp("past")
-    people = [customer(f"c{at}", name=NAME, balance=[lot(2.5)]) for at in range(8)]
-    people[3]["email"] = "none"
-    write(folder / "c&<b>.ndjson", people, lines=True)
-    write(folder / "e.ndjson", [{"id": f"c{at}", "events": [event(f"p{at}")]} for at in range(8)], lines=True)
-    with sandbox(*SCRIPT) as target:
-        settings = Settings.load(
-            None, customers={"files": [str(folder / "c&<b>.ndjson")]}, events={"files": [str(folder / "e.ndjson")]},
-            base_url=target.url, limits="off", settle_time=0.0, checkpoint=str(folder / "run.checkpoint"),
-        )  # fmt: skip
-        with problems.raises(UnknownOutcome, "outcome-unknown"):
-            asyncio.run(Migration(settings, key=KEY, state_dir=folder / "state").run())
-    return folder / "run.checkpoint"
+from tests.past import export
+from tests.sandbox_caller import customer
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +40,7 @@ def page(past: Path) -> bytes:
 @pytest.fixture
 def checked(shell: Shell) -> bytes:
     """The report of a check of the same export."""
-    people = [customer(f"c{at}", name=NAME, balance=[lot(2.5)]) for at in range(8)]
-    people[3]["email"] = "none"
-    write(shell.folder / "c&<b>.ndjson", people, lines=True)
-    write(shell.folder / "e.ndjson", [{"id": f"c{at}", "events": [event(f"p{at}")]} for at in range(8)], lines=True)
+    export(shell.folder)
     files = "--customers", "c&<b>.ndjson", "--events", "e.ndjson"
     assert shell("check", *files, "--offline", "--report", "check.html").code == 3
     return (shell.folder / "check.html").read_bytes()
@@ -312,7 +283,8 @@ def test_a_report_is_held_against_its_checkpoint(
 
 
 def state(**more: Any) -> dict[str, Any]:
-    stages = {"customers": {name: more.pop(name, 0) for name in ("dead", "missing", "accepted")}}
+    counts = {name: more.pop(name, 0) for name in ("dead", "missing", "accepted")}
+    stages = {"customers": counts | {"state": more.get("state", "complete"), "code": ""}}
     plain: dict[str, Any] = {
         "checkpoint": "a b.checkpoint",
         "undecided": [],

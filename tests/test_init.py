@@ -76,7 +76,7 @@ def write_fitting(folder: Path) -> str:
 
 USUAL = [
     (write_shop, "customers", 200),
-    (write_members, "customers", 200),
+    (write_members, "customers", 160),
     (write_people, "customers", 200),
     (write_purchases, "events", 200),
     (write_fitting, "customers", 20),
@@ -89,9 +89,25 @@ def test_the_proposal_for_a_usual_export_makes_a_clean_dry_run(
 ) -> None:
     called = shell("init", write(shell.folder))
     assert called.code == 0, called.err
+    settings = Path("move.toml")
+    settings.write_text(
+        settings.read_text().replace("# status =", "status =").replace('"False" = ""', '"False" = "DELETED"')
+    )
     dry = shell("run", "move.toml", "--dry-run", "look", "--json", "--quiet")
-    assert dry.code == 0, (Path("move.toml").read_text(), dry.out)
+    assert dry.code == 0, (settings.read_text(), dry.out)
     assert dry.document["stages"][stage]["accepted"] == units
+    assert dry.document["stages"][stage]["filtered"] == (40 if write is write_members else 0)
+
+
+def test_a_proposal_asks_for_a_decision_about_a_mark_of_deleted_customers_before_anything_is_sent(shell: Shell) -> None:
+    shell("init", write_members(shell.folder))
+    settings = Path("move.toml")
+    assert shell("run", "move.toml", "--dry-run", "look").problem == "deleted-unclear"
+    line = '# Else say so in the table [customers]: not_deleted = ["Active"]'
+    assert line in settings.read_text()
+    decided = settings.read_text().replace("[customers]\n", f"[customers]\n{line.partition(': ')[2]}\n", 1)
+    settings.write_text(decided)
+    assert shell("run", "move.toml", "--dry-run", "look").code == 0
 
 
 def test_the_shops_export_gets_its_id_without_apostrophe_its_name_joined_and_at_most_five_lines_to_mend(
@@ -158,6 +174,35 @@ def test_names_with_accents_are_known_and_what_a_sex_and_a_mark_mean_in_spanish_
 def test_files_of_one_stage_with_other_fields_are_told_since_one_mapping_is_proposed_for_both(shell: Shell) -> None:
     called = shell("init", write_people(shell.folder), write_members(shell.folder), "--json")
     assert "members.csv has other fields than people.json" in called.document["mend"]["customers"][0]
+
+
+@pytest.mark.parametrize(
+    "named", [["both"], ["both/*.csv"], ["both/orders-2.csv", "both/members.csv", "both/orders-10.csv"]]
+)
+def test_files_of_two_stages_get_a_table_each_however_they_are_named(shell: Shell, named: list[str]) -> None:
+    Path("both").mkdir()
+    Path("both/members.csv").write_text("No,First,Last,E-mail,Since\n1,Ana,P,a@b.co,31/05/2019\n")
+    for part in (2, 10):
+        Path(f"both/orders-{part}.csv").write_text(f"receipt,member,date,total\nR-{part},1,2024-03-{part},6.5\n")
+    found = shell("init", *named, "--json").document["files"]
+    text = tomllib.loads(Path("move.toml").read_text())
+    assert [it["stage"] for it in found].count("customers") == 1
+    assert text["customers"]["files"] == ["both/members.csv"]
+    assert text["customers"]["fields"]["id"] == "No"
+    assert text["events"]["files"] == ["both/orders-2.csv", "both/orders-10.csv"]
+    stages = shell("run", "move.toml", "--dry-run", "look", "--json").document["stages"]
+    assert {name: it["accepted"] for name, it in stages.items()} == {"customers": 1, "events": 2}
+
+
+def test_an_object_of_records_by_their_keys_is_proposed_where_that_is_said(shell: Shell) -> None:
+    people = {f"m-{n}": {"Name": f"Ana {n}", "Mail": f"a{n}@b.co", "Joined": "31/05/2019"} for n in range(3)}
+    Path("by-id.json").write_text(json.dumps({"them": people}))
+    assert shell("init", "by-id.json").problem == "array-not-named"
+    assert "its first 1 record" in shell("init", "by-id.json", "--keyed", "id", "--out", "other.toml").err
+    assert shell("init", "by-id.json#them", "--keyed", "Member").code == 0
+    assert tomllib.loads(Path("move.toml").read_text())["customers"]["fields"]["id"] == "Member"
+    dry = shell("run", "move.toml", "--dry-run", "look", "--json", "--quiet")
+    assert (dry.code, dry.document["stages"]["customers"]["accepted"]) == (0, 3)
 
 
 def test_a_settings_file_that_is_there_is_never_written_over(shell: Shell) -> None:

@@ -43,7 +43,7 @@ from streammig.telemetry import Answered, Notice, Warned
 from tests.memory_target import Weather
 from tests.problems import raises
 from tests.refusing_target import RefusingTarget, nobody
-from tests.virtual import Inline, VirtualClock, run_virtual
+from tests.virtual import Inline, VirtualClock, run_virtual, teller
 
 T = TypeVar("T")
 SETTLE_TIME = 60.0
@@ -177,6 +177,9 @@ def in_room(folder: Path, story: Callable[[Room], Coroutine[Any, Any, None]], **
     run_virtual(main())
 
 
+in_a_room = teller(in_room, 1)
+
+
 def ids(count: int, start: int = 0) -> list[str]:
     return [f"c{number}" for number in range(start, start + count)]
 
@@ -192,65 +195,55 @@ def one_name(poison: list[str]) -> str:
     return f"customer {poison[0]} is invalid" if poison else "invalid"
 
 
-def test_a_right_nomination_costs_two_requests_more(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(1000))
-        room.target.bad, room.target.says = bad("c17"), one_name
-        await room.run()
-        assert room.target.requests == 3
-        room.check(refused={"c17"})
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_a_right_nomination_costs_two_requests_more(room: Room) -> None:
+    room.seal(*ids(1000))
+    room.target.bad, room.target.says = bad("c17"), one_name
+    await room.run()
+    assert room.target.requests == 3
+    room.check(refused={"c17"})
 
 
-def test_a_nomination_by_email_is_one_too(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(1000))
-        room.target.bad = bad("c17")
-        room.target.says = lambda poison: f"e-mail {poison[0]}@EXAMPLE.org: no such host"
-        await room.run()
-        assert room.target.requests == 3
-        room.check(refused={"c17"})
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_a_nomination_by_email_is_one_too(room: Room) -> None:
+    room.seal(*ids(1000))
+    room.target.bad = bad("c17")
+    room.target.says = lambda poison: f"e-mail {poison[0]}@EXAMPLE.org: no such host"
+    await room.run()
+    assert room.target.requests == 3
+    room.check(refused={"c17"})
 
 
-def test_a_nomination_survives_a_restart(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        batch = room.seal(*ids(1000))
-        room.target.bad, room.target.says = bad("c17"), one_name
-        await room.sender().deliver(batch)
-        assert room.target.requests == 1
-        room.target.says = lambda poison: "never asked again"
-        await room.run()
-        assert room.target.requests == 3
-        room.check(refused={"c17"})
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_a_nomination_survives_a_restart(room: Room) -> None:
+    batch = room.seal(*ids(1000))
+    room.target.bad, room.target.says = bad("c17"), one_name
+    await room.sender().deliver(batch)
+    assert room.target.requests == 1
+    room.target.says = lambda poison: "never asked again"
+    await room.run()
+    assert room.target.requests == 3
+    room.check(refused={"c17"})
 
 
-def test_a_target_that_names_one_refused_record_after_the_other_is_followed(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(1000))
-        room.target.bad, room.target.says = bad("c17", "c170", "c999"), one_name
-        await room.run()
-        assert room.target.requests == 1 + 2 * 3
-        room.check(refused={"c17", "c170", "c999"})
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_a_target_that_names_one_refused_record_after_the_other_is_followed(room: Room) -> None:
+    room.seal(*ids(1000))
+    room.target.bad, room.target.says = bad("c17", "c170", "c999"), one_name
+    await room.run()
+    assert room.target.requests == 1 + 2 * 3
+    room.check(refused={"c17", "c170", "c999"})
 
 
-def test_a_wrong_nomination_only_costs_a_request_and_is_the_last_one_trusted(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(1000))
-        room.target.bad = bad("c17")
-        others = iter(range(500, 1000))
-        room.target.says = lambda poison: f"somewhere behind c{next(others)}"
-        await room.run()
-        room.check(refused={"c17"})
-        assert room.target.requests <= 1 + 2 + 2 * math.log2(1000) + 2
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_a_wrong_nomination_only_costs_a_request_and_is_the_last_one_trusted(room: Room) -> None:
+    room.seal(*ids(1000))
+    room.target.bad = bad("c17")
+    others = iter(range(500, 1000))
+    room.target.says = lambda poison: f"somewhere behind c{next(others)}"
+    await room.run()
+    room.check(refused={"c17"})
+    assert room.target.requests <= 1 + 2 + 2 * math.log2(1000) + 2
 
 
 def test_what_is_stored_of_an_answer_names_nobody(tmp_path: Path) -> None:
@@ -360,77 +353,69 @@ def test_whatever_is_refused_is_found_in_batches_of_any_size(
     assert requests <= 2 * len(poison) * math.log2(max(size, 2)) + 3
 
 
-def test_a_spent_budget_leaves_the_smallest_part_refused_with_its_batch_and_drops_nothing(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        sender = room.sender(breaker=100)
-        for start in range(0, 2000, 200):
-            room.seal(*ids(200, start))
-        room.target.bad = bad(*(f"c{start + 77}" for start in range(0, 2000, 200)))
-        await room.run(sender, least=60)
-        assert 55 <= room.target.requests - 10 <= 60
-        left = len(room.dead()["refused-with-its-batch"])
-        assert 0 < left <= 500  # three of eight halvings each leave an eighth
-        room.check(refused=set(room.dead().get("refused", [])), unsearched=left)
-        assert any("refused together" in said for said in room.said)
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_a_spent_budget_leaves_the_smallest_part_refused_with_its_batch_and_drops_nothing(room: Room) -> None:
+    sender = room.sender(breaker=100)
+    for start in range(0, 2000, 200):
+        room.seal(*ids(200, start))
+    room.target.bad = bad(*(f"c{start + 77}" for start in range(0, 2000, 200)))
+    await room.run(sender, least=60)
+    assert 55 <= room.target.requests - 10 <= 60
+    left = len(room.dead()["refused-with-its-batch"])
+    assert 0 < left <= 500  # three of eight halvings each leave an eighth
+    room.check(refused=set(room.dead().get("refused", [])), unsearched=left)
+    assert any("refused together" in said for said in room.said)
 
 
-def test_the_budget_is_a_share_of_the_stage_where_that_is_more(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        for start in range(0, 100, 2):
-            room.seal(*ids(2, start))
-        room.seal(*ids(64, 100))
-        room.target.bad = bad("c100")
-        await room.run(share=0.2, least=0)
-        assert room.target.requests - 51 == 10  # 0.2 of 51 requests, in pairs
-        room.check(refused=set(), unsearched=2)
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_the_budget_is_a_share_of_the_stage_where_that_is_more(room: Room) -> None:
+    for start in range(0, 100, 2):
+        room.seal(*ids(2, start))
+    room.seal(*ids(64, 100))
+    room.target.bad = bad("c100")
+    await room.run(share=0.2, least=0)
+    assert room.target.requests - 51 == 10  # 0.2 of 51 requests, in pairs
+    room.check(refused=set(), unsearched=2)
 
 
-def test_without_a_budget_everything_refused_is_a_dead_letter(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(10))
-        room.seal("alone")
-        room.target.bad = bad("c3", "alone")
-        await room.run(share=0.0, least=0)
-        assert room.target.requests == 2
-        room.check(refused={"alone"}, unsearched=10)
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_without_a_budget_everything_refused_is_a_dead_letter(room: Room) -> None:
+    room.seal(*ids(10))
+    room.seal("alone")
+    room.target.bad = bad("c3", "alone")
+    await room.run(share=0.0, least=0)
+    assert room.target.requests == 2
+    room.check(refused={"alone"}, unsearched=10)
 
 
 @pytest.mark.parametrize("requests", [1, 2, 3, 5, 8])
-def test_the_budget_is_spent_once_over_restarts(tmp_path: Path, requests: int) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(1000))
-        room.target.bad = bad("c0", "c999")
+@in_a_room()
+async def test_the_budget_is_spent_once_over_restarts(room: Room, requests: int) -> None:
+    room.seal(*ids(1000))
+    room.target.bad = bad("c0", "c999")
 
-        def stop_after(count: int) -> None:
-            send = room.target.send
+    def stop_after(count: int) -> None:
+        send = room.target.send
 
-            async def counted(*given: Any) -> Any:
-                receipt = await send(*given)
-                if room.target.requests >= count:
-                    room.stop.set()
-                return receipt
+        async def counted(*given: Any) -> Any:
+            receipt = await send(*given)
+            if room.target.requests >= count:
+                room.stop.set()
+            return receipt
 
-            room.target.send = counted  # type: ignore[assignment, method-assign]
+        room.target.send = counted  # type: ignore[assignment, method-assign]
 
-        stop_after(requests)
-        await room.run(least=12)
-        assert room.target.requests == requests
-        room.stop.clear()
-        room.target = RefusingTarget(
-            room.clock, Random(8), room.target.weather, bad=room.target.bad, customers=room.target.customers,
-            queue=room.target.queue,
-        )  # fmt: skip
-        await room.run(least=12)
-        assert requests + room.target.requests <= 1 + 12 + 1
-        room.check(refused=set(room.dead().get("refused", [])), unsearched=len(room.dead()["refused-with-its-batch"]))
-
-    in_room(tmp_path, story)
+    stop_after(requests)
+    await room.run(least=12)
+    assert room.target.requests == requests
+    room.stop.clear()
+    room.target = RefusingTarget(
+        room.clock, Random(8), room.target.weather, bad=room.target.bad, customers=room.target.customers,
+        queue=room.target.queue,
+    )  # fmt: skip
+    await room.run(least=12)
+    assert requests + room.target.requests <= 1 + 12 + 1
+    room.check(refused=set(room.dead().get("refused", [])), unsearched=len(room.dead()["refused-with-its-batch"]))
 
 
 # -- a refusal that may have been partial -----------------------------------------------------------------------------
@@ -447,149 +432,129 @@ def parted(room: Room, *refused: str) -> None:
 
 
 @pytest.mark.parametrize("says", [nobody, one_name])
-def test_i3_of_a_partial_refusal_what_is_there_is_parked_and_not_sent_again(
-    tmp_path: Path, says: Callable[[list[str]], str]
+@in_a_room()
+async def test_i3_of_a_partial_refusal_what_is_there_is_parked_and_not_sent_again(
+    room: Room, says: Callable[[list[str]], str]
 ) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(10))
-        room.target.bad, room.target.partial, room.target.says = bad("c0", "c4"), True, says
-        await room.run()
-        parted(room, "c0", "c4")
-
-    in_room(tmp_path, story)
+    room.seal(*ids(10))
+    room.target.bad, room.target.partial, room.target.says = bad("c0", "c4"), True, says
+    await room.run()
+    parted(room, "c0", "c4")
 
 
 @pytest.mark.parametrize("healthy", [0, 1, 4])
-def test_i3_a_partial_refusal_is_found_though_the_queue_takes_longer_than_the_settle_time(
-    tmp_path: Path, healthy: int
+@in_a_room()
+async def test_i3_a_partial_refusal_is_found_though_the_queue_takes_longer_than_the_settle_time(
+    room: Room, healthy: int
 ) -> None:
     """With nothing accepted that could show how far the queue is, it is given two settle times."""
 
-    async def story(room: Room) -> None:
-        for start in range(0, 10 * (healthy + 1), 10):
-            room.seal(*ids(10, start))
-        room.target.bad, room.target.partial = bad("c0"), True
-        room.target.weather.queue = (1.8 * SETTLE_TIME, 1.9 * SETTLE_TIME) if not healthy else (200.0, 220.0)
-        await room.run()
-        parted(room, "c0")
-
-    in_room(tmp_path, story)
+    for start in range(0, 10 * (healthy + 1), 10):
+        room.seal(*ids(10, start))
+    room.target.bad, room.target.partial = bad("c0"), True
+    room.target.weather.queue = (1.8 * SETTLE_TIME, 1.9 * SETTLE_TIME) if not healthy else (200.0, 220.0)
+    await room.run()
+    parted(room, "c0")
 
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("later", [0, 4])
-def test_i3_an_owner_of_a_refused_batch_who_was_there_before_is_parked_and_the_others_are_searched(
-    tmp_path: Path, last: bool, later: int
+@in_a_room()
+async def test_i3_an_owner_of_a_refused_batch_who_was_there_before_is_parked_and_the_others_are_searched(
+    room: Room, last: bool, later: int
 ) -> None:
     """Say with an earlier record. Once the whole batch was parked where a look at its last record showed that."""
 
-    async def story(room: Room) -> None:
-        there = "c9" if last else "c0"
-        room.target.customers[there] = 1
-        for start in range(0, 10 * (later + 1), 10):
-            room.seal(*ids(10, start))
-        room.target.bad = bad("c5", there)
-        await room.run()
-        (parked,) = room.file.batches(room.stage, BatchState.PARKED)
-        room.target.settle()
-        assert [record.owner for record in room.of(parked)] == [there]
-        assert room.dead() == {"refused": ["c5"]}
-        assert dict(room.target.customers) == dict.fromkeys({*ids(10 * (later + 1))} - {"c5"}, 1)
-
-    in_room(tmp_path, story)
+    there = "c9" if last else "c0"
+    room.target.customers[there] = 1
+    for start in range(0, 10 * (later + 1), 10):
+        room.seal(*ids(10, start))
+    room.target.bad = bad("c5", there)
+    await room.run()
+    (parked,) = room.file.batches(room.stage, BatchState.PARKED)
+    room.target.settle()
+    assert [record.owner for record in room.of(parked)] == [there]
+    assert room.dead() == {"refused": ["c5"]}
+    assert dict(room.target.customers) == dict.fromkeys({*ids(10 * (later + 1))} - {"c5"}, 1)
 
 
-def test_i3_a_refused_batch_is_parked_where_the_queue_stands_still(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        for start in range(0, 50, 10):
-            room.seal(*ids(10, start))
-        room.target.bad, room.target.partial, room.target.weather.queue = bad("c0"), True, (1e6, 1e6)
-        await room.run()
-        assert room.states() == ["parked"] + ["accepted"] * 4
-        assert any("the target does not show what it accepted" in said for said in room.said)
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_i3_a_refused_batch_is_parked_where_the_queue_stands_still(room: Room) -> None:
+    for start in range(0, 50, 10):
+        room.seal(*ids(10, start))
+    room.target.bad, room.target.partial, room.target.weather.queue = bad("c0"), True, (1e6, 1e6)
+    await room.run()
+    assert room.states() == ["parked"] + ["accepted"] * 4
+    assert any("the target does not show what it accepted" in said for said in room.said)
 
 
 @pytest.mark.parametrize(("healthy", "waits"), [(0, 2), (2, 2), (5, 1)])
-def test_a_refused_batch_is_searched_after_the_settle_time_where_later_ones_show_that_the_queue_has_passed_it(
-    tmp_path: Path, healthy: int, waits: int
+@in_a_room()
+async def test_a_refused_batch_is_searched_after_the_settle_time_where_later_ones_show_that_the_queue_has_passed_it(
+    room: Room, healthy: int, waits: int
 ) -> None:
-    async def story(room: Room) -> None:
-        for start in range(0, 10 * (healthy + 1), 10):
-            room.seal(*ids(10, start))
-        room.target.bad, room.target.weather.queue = bad("c0"), (1.0, 2.0)
-        began = room.clock.time()
-        await room.run()
-        assert room.clock.time() - began == pytest.approx(waits * SETTLE_TIME, abs=SETTLE_TIME / 2 + 5)
-        room.check(refused={"c0"})
-
-    in_room(tmp_path, story)
+    for start in range(0, 10 * (healthy + 1), 10):
+        room.seal(*ids(10, start))
+    room.target.bad, room.target.weather.queue = bad("c0"), (1.0, 2.0)
+    began = room.clock.time()
+    await room.run()
+    assert room.clock.time() - began == pytest.approx(waits * SETTLE_TIME, abs=SETTLE_TIME / 2 + 5)
+    room.check(refused={"c0"})
 
 
-def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_though_some_of_it_stood_there(
-    tmp_path: Path,
+@in_a_room()
+async def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_though_some_of_it_stood_there(
+    room: Room,
 ) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(10))
-        room.target.customers["c0"] = 1
-        room.target.bad = bad("c0")
-        await room.run()
-        (batch,) = room.file.batches("customers", BatchState.PARKED)
-        assert [record.owner for record in room.of(batch)] == ["c0"]
-        assert room.file.rule(batch, BatchState.SEALED, "not-landed", 5.0, "the operator: it did not land")
-        assert await room.sender().may_go_again(room.file.batch(batch.stage, batch.seq))
-        await room.run()
-        room.target.settle()
-        assert room.dead() == {"refused": ["c0"]}
-        assert dict(room.target.customers) == dict.fromkeys(ids(10), 1)
-
-    in_room(tmp_path, story)
+    room.seal(*ids(10))
+    room.target.customers["c0"] = 1
+    room.target.bad = bad("c0")
+    await room.run()
+    (batch,) = room.file.batches("customers", BatchState.PARKED)
+    assert [record.owner for record in room.of(batch)] == ["c0"]
+    assert room.file.rule(batch, BatchState.SEALED, "not-landed", 5.0, "the operator: it did not land")
+    assert await room.sender().may_go_again(room.file.batch(batch.stage, batch.seq))
+    await room.run()
+    room.target.settle()
+    assert room.dead() == {"refused": ["c0"]}
+    assert dict(room.target.customers) == dict.fromkeys(ids(10), 1)
 
 
-def test_a_refused_batch_of_which_nothing_can_be_read_back_is_parked(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(10))
-        room.target.bad, room.target.blind = bad("c0"), 1000
-        await room.run()
-        assert room.states() == ["parked"]
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_a_refused_batch_of_which_nothing_can_be_read_back_is_parked(room: Room) -> None:
+    room.seal(*ids(10))
+    room.target.bad, room.target.blind = bad("c0"), 1000
+    await room.run()
+    assert room.states() == ["parked"]
 
 
-def test_reads_that_say_nothing_for_a_while_are_tried_again(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(10))
-        room.target.bad, room.target.blind = bad("c0"), 3
-        await room.run()
-        room.check(refused={"c0"})
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_reads_that_say_nothing_for_a_while_are_tried_again(room: Room) -> None:
+    room.seal(*ids(10))
+    room.target.bad, room.target.blind = bad("c0"), 3
+    await room.run()
+    room.check(refused={"c0"})
 
 
-def test_the_settle_time_is_waited_for_also_where_the_wall_clock_is_set_forward(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        batch = room.seal(*ids(10))
-        room.target.bad, room.target.partial = bad("c0"), True
-        room.target.weather.queue = (30.0, 50.0)
-        sender = room.sender()
-        await sender.deliver(batch)
-        room.clock.jump(3600)
-        await room.run(sender)
-        parted(room, "c0")
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_the_settle_time_is_waited_for_also_where_the_wall_clock_is_set_forward(room: Room) -> None:
+    batch = room.seal(*ids(10))
+    room.target.bad, room.target.partial = bad("c0"), True
+    room.target.weather.queue = (30.0, 50.0)
+    sender = room.sender()
+    await sender.deliver(batch)
+    room.clock.jump(3600)
+    await room.run(sender)
+    parted(room, "c0")
 
 
-def test_one_parked_more_than_the_setting_allows_stops_the_run(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        for start in (0, 10):
-            room.seal(*ids(10, start))
-        room.target.bad, room.target.partial = bad("c0", "c10"), True
-        with raises(UnknownOutcome, "too-many-parked"):
-            await room.run(room.sender(most_parked=1))
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_one_parked_more_than_the_setting_allows_stops_the_run(room: Room) -> None:
+    for start in (0, 10):
+        room.seal(*ids(10, start))
+    room.target.bad, room.target.partial = bad("c0", "c10"), True
+    with raises(UnknownOutcome, "too-many-parked"):
+        await room.run(room.sender(most_parked=1))
 
 
 def test_events_are_searched_only_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -607,15 +572,13 @@ def test_events_are_searched_only_where_that_is_asked_for(tmp_path: Path) -> Non
         in_room(folder, story, stage="events")
 
 
-def test_transactions_are_looked_for_before_they_are_searched(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.target.customers.update(ids(10))
-        room.seal(*ids(10))
-        room.target.bad = bad("c3", stage="transactions")
-        await room.run()
-        room.check(refused={"c3"})
-
-    in_room(tmp_path, story, stage="transactions")
+@in_a_room(stage="transactions")
+async def test_transactions_are_looked_for_before_they_are_searched(room: Room) -> None:
+    room.target.customers.update(ids(10))
+    room.seal(*ids(10))
+    room.target.bad = bad("c3", stage="transactions")
+    await room.run()
+    room.check(refused={"c3"})
 
 
 # -- the breaker ------------------------------------------------------------------------------------------------------
@@ -649,59 +612,51 @@ def test_ten_batches_refused_in_a_row_stop_the_run_and_are_sent_again_by_the_nex
     in_room(tmp_path, story, stage=stage)
 
 
-def test_one_that_is_accepted_between_them_keeps_the_breaker_closed(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        for start in range(0, 190, 10):
-            room.seal(*ids(10, start))
-        room.target.bad = bad(*(f"c{start}" for start in range(0, 190, 10) if start != 90))
-        await room.run()
-        assert room.states()[:19] == ["split"] * 9 + ["accepted"] + ["split"] * 9
-        room.check(refused={owner for _, owner in room.target.bad})
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_one_that_is_accepted_between_them_keeps_the_breaker_closed(room: Room) -> None:
+    for start in range(0, 190, 10):
+        room.seal(*ids(10, start))
+    room.target.bad = bad(*(f"c{start}" for start in range(0, 190, 10) if start != 90))
+    await room.run()
+    assert room.states()[:19] == ["split"] * 9 + ["accepted"] + ["split"] * 9
+    room.check(refused={owner for _, owner in room.target.bad})
 
 
-def test_parts_that_are_refused_do_not_open_the_breaker(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.seal(*ids(40))
-        room.target.bad = bad(*ids(40))
-        await room.run(room.sender(breaker=2))
-        room.check(refused=set(ids(40)))
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_parts_that_are_refused_do_not_open_the_breaker(room: Room) -> None:
+    room.seal(*ids(40))
+    room.target.bad = bad(*ids(40))
+    await room.run(room.sender(breaker=2))
+    room.check(refused=set(ids(40)))
 
 
-def test_i3_what_was_refused_in_part_before_the_breaker_opened_is_parked_by_the_next_run(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        for start in (0, 10):
-            room.seal(*ids(10, start))
-        room.target.bad, room.target.partial = bad("c0", "c10"), True
-        with pytest.raises(TargetStop):
-            await deliver_all(room, room.sender(breaker=2))
-        room.target.bad = frozenset()
-        sender = room.sender()
-        await deliver_all(room, sender)
-        assert room.states()[:2] == ["split", "split"]
-        assert len(room.file.batches("customers", BatchState.PARKED)) == 2
-        await room.run(sender)
-        room.target.settle()
-        assert dict(room.target.customers) == dict.fromkeys(ids(20), 1)
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_i3_what_was_refused_in_part_before_the_breaker_opened_is_parked_by_the_next_run(room: Room) -> None:
+    for start in (0, 10):
+        room.seal(*ids(10, start))
+    room.target.bad, room.target.partial = bad("c0", "c10"), True
+    with pytest.raises(TargetStop):
+        await deliver_all(room, room.sender(breaker=2))
+    room.target.bad = frozenset()
+    sender = room.sender()
+    await deliver_all(room, sender)
+    assert room.states()[:2] == ["split", "split"]
+    assert len(room.file.batches("customers", BatchState.PARKED)) == 2
+    await room.run(sender)
+    room.target.settle()
+    assert dict(room.target.customers) == dict.fromkeys(ids(20), 1)
 
 
-def test_a_stop_by_the_breaker_says_what_the_target_said_and_what_to_do(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        batch = room.seal("c33", *ids(10))
-        room.target.bad = bad("c33")
-        room.target.says = lambda poison: "no reward for c33"
-        with pytest.raises(TargetStop) as raised:
-            await room.sender(breaker=1).deliver(batch)
-        assert "no reward for <" in str(raised.value)
-        assert "c33" not in str(raised.value)
-        assert "the same command" in raised.value.hint
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_a_stop_by_the_breaker_says_what_the_target_said_and_what_to_do(room: Room) -> None:
+    batch = room.seal("c33", *ids(10))
+    room.target.bad = bad("c33")
+    room.target.says = lambda poison: "no reward for c33"
+    with pytest.raises(TargetStop) as raised:
+        await room.sender(breaker=1).deliver(batch)
+    assert "no reward for <" in str(raised.value)
+    assert "c33" not in str(raised.value)
+    assert "the same command" in raised.value.hint
 
 
 # -- unknown outcomes -------------------------------------------------------------------------------------------------
@@ -733,15 +688,13 @@ def test_the_policy_park_leaves_every_unknown_outcome_to_the_operator(tmp_path: 
 
 
 @pytest.mark.parametrize("fault", ["landed-reset", "lost"])
-def test_the_policy_resend_sends_again_without_proof_and_says_so_loudly(tmp_path: Path, fault: str) -> None:
-    async def story(room: Room) -> None:
-        room.target.customers.update(ids(10))
-        assert await decided(room, fault) is BatchState.ACCEPTED
-        room.target.settle()
-        assert set(room.target.events.values()) == {2 if fault == "landed-reset" else 1}
-        assert any("SENT AGAIN without proof" in said for said in room.said)
-
-    in_room(tmp_path, story, policy="resend", stage="events")
+@in_a_room(policy="resend", stage="events")
+async def test_the_policy_resend_sends_again_without_proof_and_says_so_loudly(room: Room, fault: str) -> None:
+    room.target.customers.update(ids(10))
+    assert await decided(room, fault) is BatchState.ACCEPTED
+    room.target.settle()
+    assert set(room.target.events.values()) == {2 if fault == "landed-reset" else 1}
+    assert any("SENT AGAIN without proof" in said for said in room.said)
 
 
 def test_by_default_an_unknown_batch_of_events_is_parked_and_one_of_customers_read_back(tmp_path: Path) -> None:
@@ -766,36 +719,32 @@ def test_what_may_send_twice_must_be_confirmed_by_the_name_of_the_stage() -> Non
         check_doubles(resending, ["events", "customers"])
 
 
-def test_i3_a_wall_clock_that_is_set_forward_proves_nothing(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        room.target.weather.queue = (SETTLE_TIME + 40, SETTLE_TIME + 40)
-        room.target.weather.faults = {"landed-reset": 1.0}
-        batch = room.seal(*ids(10))
-        sender = room.sender()
-        sender.more_to_come = lambda: True
-        deciding = asyncio.ensure_future(sender.deliver(batch))
-        await asyncio.sleep(2)
-        room.target.weather.faults, room.target.weather.queue = {}, (0.0, 0.1)  # the later ones overtake it
-        for start in (10, 20, 30):
-            later = room.seal(*ids(10, start))
-            await sender.deliver(later)
-        await asyncio.sleep(SETTLE_TIME)  # it has been looked for once by now
-        room.clock.jump(3600)
-        assert await deciding is BatchState.ACCEPTED
-        room.check(refused=set())
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_i3_a_wall_clock_that_is_set_forward_proves_nothing(room: Room) -> None:
+    room.target.weather.queue = (SETTLE_TIME + 40, SETTLE_TIME + 40)
+    room.target.weather.faults = {"landed-reset": 1.0}
+    batch = room.seal(*ids(10))
+    sender = room.sender()
+    sender.more_to_come = lambda: True
+    deciding = asyncio.ensure_future(sender.deliver(batch))
+    await asyncio.sleep(2)
+    room.target.weather.faults, room.target.weather.queue = {}, (0.0, 0.1)  # the later ones overtake it
+    for start in (10, 20, 30):
+        later = room.seal(*ids(10, start))
+        await sender.deliver(later)
+    await asyncio.sleep(SETTLE_TIME)  # it has been looked for once by now
+    room.clock.jump(3600)
+    assert await deciding is BatchState.ACCEPTED
+    room.check(refused=set())
 
 
-def test_a_wall_clock_that_is_set_back_makes_nobody_wait_longer_than_the_settle_time(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
-        batch = room.seal(*ids(10))
-        sender = room.sender()
-        await sender.deliver(batch)
-        room.clock.jump(-3600)
-        began = asyncio.get_running_loop().time()
-        barrier = Barrier(Reads(room.target, room.context), Unlimited(), room.store, room.context)
-        assert await barrier.wait("customers")
-        assert asyncio.get_running_loop().time() - began < SETTLE_TIME + 10
-
-    in_room(tmp_path, story)
+@in_a_room()
+async def test_a_wall_clock_that_is_set_back_makes_nobody_wait_longer_than_the_settle_time(room: Room) -> None:
+    batch = room.seal(*ids(10))
+    sender = room.sender()
+    await sender.deliver(batch)
+    room.clock.jump(-3600)
+    began = asyncio.get_running_loop().time()
+    barrier = Barrier(Reads(room.target, room.context), Unlimited(), room.store, room.context)
+    assert await barrier.wait("customers")
+    assert asyncio.get_running_loop().time() - began < SETTLE_TIME + 10

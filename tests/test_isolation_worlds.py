@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -71,11 +72,8 @@ def doomed(target: RefusingTarget, keys: Keys) -> Keys:
 
 
 def looked_at(world: World, ask: Callable[[Checkpoint], Any]) -> Any:
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         return ask(file)
-    finally:
-        file.close()
 
 
 def dead(world: World) -> dict[str, Counter[str]]:

@@ -10,7 +10,8 @@ import pytest
 from streammig.errors import UnknownOutcome
 from streammig.migration import Migration
 from streammig.model import Kind, Receipt
-from tests.test_delivery import Told, arrived, play, states
+from tests.test_delivery import Told, arrived, play, played, states
+from tests.world import Keys
 
 UNKNOWN = Receipt(Kind.UNKNOWN)
 
@@ -26,7 +27,7 @@ def test_i3_the_last_batch_is_split_until_its_parts_show_what_became_of_an_unkno
 ) -> None:
     number, size = {"customers": (6, 10_000), "transactions": (11, 40_000)}[stage]  # the last but one
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         assert await world.live() is True
         arrived(world, keys)
         bodies = [owners(body) for body in world.scripted.bodies()]
@@ -41,26 +42,22 @@ def test_i3_the_last_batch_is_split_until_its_parts_show_what_became_of_an_unkno
     play(tmp_path, story, {"max_bytes": size}, stage=stage, script={number: UNKNOWN}, landed=there)
 
 
-def test_i3_where_nothing_is_left_to_send_it_is_parked_and_said(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert isinstance(await world.live(), UnknownOutcome)
-        assert states(world)[-1] == "parked"
-        assert "it is parked for you to decide" in world.said[-1]
-
-    play(tmp_path, story, script={7: UNKNOWN})
+@played(script={7: UNKNOWN})
+async def test_i3_where_nothing_is_left_to_send_it_is_parked_and_said(world: Told, keys: Keys) -> None:
+    assert isinstance(await world.live(), UnknownOutcome)
+    assert states(world)[-1] == "parked"
+    assert "it is parked for you to decide" in world.said[-1]
 
 
-def test_i3_a_pilot_leaves_it_unknown_and_what_the_full_run_sends_shows_it(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        def pilot(migration: Migration) -> object:
-            migration.ask = migration.ask.__class__(migration.ask.command, first=60, unchecked=True)
-            return migration.run()
+@played(script={2: UNKNOWN})
+async def test_i3_a_pilot_leaves_it_unknown_and_what_the_full_run_sends_shows_it(world: Told, keys: Keys) -> None:
+    def pilot(migration: Migration) -> object:
+        migration.ask = migration.ask.__class__(migration.ask.command, first=60, unchecked=True)
+        return migration.run()
 
-        assert isinstance(await world.live(pilot), UnknownOutcome)  # type: ignore[arg-type]
-        assert states(world) == ["accepted", "unknown"]
-        assert world.scripted.requests == 1
-        assert await world.live() is True
-        arrived(world, keys)
-        assert set(states(world)) == {"accepted"}
-
-    play(tmp_path, story, script={2: UNKNOWN})
+    assert isinstance(await world.live(pilot), UnknownOutcome)  # type: ignore[arg-type]
+    assert states(world) == ["accepted", "unknown"]
+    assert world.scripted.requests == 1
+    assert await world.live() is True
+    arrived(world, keys)
+    assert set(states(world)) == {"accepted"}

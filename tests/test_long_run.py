@@ -14,7 +14,7 @@ from streammig.migration import Migration
 from streammig.report.events import Events
 from streammig.report.live import JsonLines, Lines
 from streammig.telemetry import Answered, Notice
-from tests.virtual import run_virtual
+from tests.virtual import virtual
 from tests.world import new_world, write_export
 
 DAYS, HOURS = 8, 5  # how long it takes, and how often it is stopped
@@ -39,45 +39,43 @@ def descriptors() -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_eight_days_with_a_stop_every_few_hours_leave_no_file_no_task_and_no_descriptor(memory: Path) -> None:
-    async def main() -> None:
-        world = new_world(memory, 3, CUSTOMERS, {"429": 0.01})
-        keys = write_export(memory, CUSTOMERS, world.rng)
-        exports = names_in(memory)
-        world.settings |= {"limits": LIMITS}
-        stream, lines, requests = io.StringIO(), io.StringIO(), 0
-        now = world.clock.time
-        tells: list[Callable[[Notice], object]] = [JsonLines(stream, now), Lines(lines, now), Events(clock=now).hear]
+@virtual()
+async def test_eight_days_with_a_stop_every_few_hours_leave_no_file_no_task_and_no_descriptor(memory: Path) -> None:
+    world = new_world(memory, 3, CUSTOMERS, {"429": 0.01})
+    keys = write_export(memory, CUSTOMERS, world.rng)
+    exports = names_in(memory)
+    world.settings |= {"limits": LIMITS}
+    stream, lines, requests = io.StringIO(), io.StringIO(), 0
+    now = world.clock.time
+    tells: list[Callable[[Notice], object]] = [JsonLines(stream, now), Lines(lines, now), Events(clock=now).hear]
 
-        def hear(notice: Notice) -> None:
-            nonlocal requests
-            requests += isinstance(notice, Answered)
-            for tell in tells:
-                tell(notice)
+    def hear(notice: Notice) -> None:
+        nonlocal requests
+        requests += isinstance(notice, Answered)
+        for tell in tells:
+            tell(notice)
 
-        async def for_hours(migration: Migration) -> bool:
-            asyncio.get_running_loop().call_later(HOURS * 3_600.0, migration.drain)
-            return await migration.run()
+    async def for_hours(migration: Migration) -> bool:
+        asyncio.get_running_loop().call_later(HOURS * 3_600.0, migration.drain)
+        return await migration.run()
 
-        world.watch = hear
-        begun, lives, before, done = now(), 0, 0, False
-        while not done:
-            done = await world.live(for_hours)
-            assert isinstance(done, bool), done
-            lives += 1
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-            before = before or descriptors()
-            assert descriptors() <= before
-            assert names_in(memory) - exports <= KEPT
-            await asyncio.sleep(60.0)
-        assert now() - begun > DAYS * 86_400
-        assert lives > DAYS * 24 / HOURS * 0.9
-        assert set(world.target.customers) == keys["customers"]
-        assert max([*world.target.customers.values(), *world.target.events.values()]) == 1
-        for log in (stream, lines):
-            assert len(log.getvalue().encode()) < LOG * requests + START * lives
-        assert bytes_in(memory / "run.checkpoint.outbox") == 0
-        assert (memory / "run.checkpoint").stat().st_size / requests < CHECKPOINT
-        assert bytes_in(memory / "state") < STATE
-
-    run_virtual(main())
+    world.watch = hear
+    begun, lives, before, done = now(), 0, 0, False
+    while not done:
+        done = await world.live(for_hours)
+        assert isinstance(done, bool), done
+        lives += 1
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        before = before or descriptors()
+        assert descriptors() <= before
+        assert names_in(memory) - exports <= KEPT
+        await asyncio.sleep(60.0)
+    assert now() - begun > DAYS * 86_400
+    assert lives > DAYS * 24 / HOURS * 0.9
+    assert set(world.target.customers) == keys["customers"]
+    assert max([*world.target.customers.values(), *world.target.events.values()]) == 1
+    for log in (stream, lines):
+        assert len(log.getvalue().encode()) < LOG * requests + START * lives
+    assert bytes_in(memory / "run.checkpoint.outbox") == 0
+    assert (memory / "run.checkpoint").stat().st_size / requests < CHECKPOINT
+    assert bytes_in(memory / "state") < STATE

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -17,7 +16,7 @@ import pytest
 
 from streammig.sandbox.local import LocalTarget
 from tests import loyalty_data, loyalty_maps
-from tests.commands import Called, Shell, listing, sandbox
+from tests.commands import Called, Shell, listing
 from tests.loyalty_data import Loyalty
 
 PUBLISHED = os.environ.get("STREAMMIG_LOYALTY_DATA")
@@ -33,12 +32,6 @@ files = ["{log}"]
 map = "tests.loyalty_maps:event"
 owner = "person"
 """
-
-
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
 
 
 @pytest.fixture(params=["made", "published"] if PUBLISHED else ["made"])

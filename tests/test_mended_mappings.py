@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +155,8 @@ def test_a_mapping_that_is_mended_when_all_customers_are_delivered_takes_nothing
 
 
 def stage_states(checkpoint: Path, stage: str) -> list[str]:
-    file = Checkpoint.open(checkpoint, read_only=True)
-    try:
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         return [row.state for row in file.stages() if row.name == stage]
-    finally:
-        file.close()
 
 
 def test_i1_what_a_bin_ahead_of_the_frontier_holds_is_passed_over_whatever_a_mended_mapping_makes_of_it(

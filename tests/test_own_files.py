@@ -14,6 +14,7 @@ import pytest
 from streammig.checkpoint import Checkpoint
 from streammig.checkpoint.outbox import Outbox
 from streammig.dedup import forget
+from streammig.disk import new_file
 from streammig.grouping import forget as forget_grouped
 from streammig.stages import STAGES
 from tests.commands import Shell, sandbox, write
@@ -151,3 +152,13 @@ def test_forgetting_grouped_rows_leaves_what_others_put_beside_them_or_behind_a_
     forget_grouped(tmp_path / "n.checkpoint", STAGES)
     assert (theirs / "transactions" / "records").read_bytes() == b"of others"
     assert kept(theirs) == THEIRS
+
+
+def test_a_file_of_others_beside_a_named_output_is_left_alone_whatever_its_name(tmp_path: Path) -> None:
+    theirs = {name: tmp_path / name for name in ("out.part", "out.tmp", "out~", ".out", ".out.part")}
+    for name, path in theirs.items():
+        path.write_text(name)
+    with new_file(tmp_path / "out") as file:
+        file.write(b"done")
+    assert {name: path.read_text() for name, path in theirs.items()} == {name: name for name in theirs}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["out", *theirs])

@@ -22,7 +22,7 @@ from streammig.ratelimit.state import Taken
 from streammig.telemetry import Notice, Notify, Waiting, ignore
 from tests.problems import raises
 from tests.shares import share
-from tests.virtual import Inline, VirtualClock, VirtualLoop, run_virtual
+from tests.virtual import Inline, VirtualClock, VirtualLoop, run_virtual, virtual
 
 GAP = Limits((Window(1, 5.0),))
 DEV = Limits((Window(1, 5.0), Window(250, 3600.0)), (Window(1000, 86400.0),))
@@ -84,48 +84,47 @@ async def opened(
         file.close()
 
 
-def test_i7_a_jittering_link_gets_no_429_and_98_percent_of_the_slots(path: Path, executor: ThreadPoolExecutor) -> None:
+@virtual()
+async def test_i7_a_jittering_link_gets_no_429_and_98_percent_of_the_slots(
+    path: Path, executor: ThreadPoolExecutor
+) -> None:
     rng = random.Random(7)
     target = Strict(GAP)
-
-    async def main() -> float:
-        async with opened(path, GAP, executor) as limiter:
-            begun = limiter.now()
-            for _ in range(1000):
-                permit = await limiter.acquire()
-                permit.sent()
-                asyncio.get_running_loop().call_later(
-                    rng.uniform(0, 0.08), lambda: target.arrive(asyncio.get_running_loop().time())
-                )
-            return limiter.now() - begun
-
-    elapsed = run_virtual(main())
+    async with opened(path, GAP, executor) as limiter:
+        begun = limiter.now()
+        for _ in range(1000):
+            permit = await limiter.acquire()
+            permit.sent()
+            asyncio.get_running_loop().call_later(
+                rng.uniform(0, 0.08), lambda: target.arrive(asyncio.get_running_loop().time())
+            )
+        elapsed = limiter.now() - begun
     assert target.violations == []
     assert 1000 / (elapsed / 5 + 1) >= 0.98
 
 
-def test_i7_slow_connections_cost_no_slots_for_the_slot_comes_ahead(path: Path, executor: ThreadPoolExecutor) -> None:
+@virtual()
+async def test_i7_slow_connections_cost_no_slots_for_the_slot_comes_ahead(
+    path: Path, executor: ThreadPoolExecutor
+) -> None:
     rng = random.Random(11)
     target = Strict(GAP)
-
-    async def main() -> float:
-        async with opened(path, GAP, executor) as limiter:
-            loop = asyncio.get_running_loop()
-            begun = limiter.now()
-            for _ in range(500):
-                permit = await limiter.acquire()
-                await asyncio.sleep(rng.uniform(0.15, 0.17))  # three round trips to connect
-                permit.sent()
-                limiter.answered(0.3)
-                loop.call_later(rng.uniform(0, 0.06), lambda: target.arrive(loop.time()))
-            return limiter.now() - begun
-
-    elapsed = run_virtual(main())
+    async with opened(path, GAP, executor) as limiter:
+        loop = asyncio.get_running_loop()
+        begun = limiter.now()
+        for _ in range(500):
+            permit = await limiter.acquire()
+            await asyncio.sleep(rng.uniform(0.15, 0.17))  # three round trips to connect
+            permit.sent()
+            limiter.answered(0.3)
+            loop.call_later(rng.uniform(0, 0.06), lambda: target.arrive(loop.time()))
+        elapsed = limiter.now() - begun
     assert target.violations == []
     assert 500 / (elapsed / 5 + 1) >= 0.98
 
 
-def test_i7_a_late_start_followed_by_a_prompt_one_keeps_the_gap(path: Path, executor: ThreadPoolExecutor) -> None:
+@virtual()
+async def test_i7_a_late_start_followed_by_a_prompt_one_keeps_the_gap(path: Path, executor: ThreadPoolExecutor) -> None:
     sent: list[float] = []
 
     async def worker(limiter: RateLimiter, late: float) -> None:
@@ -135,16 +134,14 @@ def test_i7_a_late_start_followed_by_a_prompt_one_keeps_the_gap(path: Path, exec
         permit.sent()
         permit.sent()
 
-    async def main() -> None:
-        async with opened(path, GAP, executor) as limiter:
-            await asyncio.gather(worker(limiter, 7.0), worker(limiter, 0.0), worker(limiter, 0.0))
-
-    run_virtual(main())
+    async with opened(path, GAP, executor) as limiter:
+        await asyncio.gather(worker(limiter, 7.0), worker(limiter, 0.0), worker(limiter, 0.0))
     assert min(later - earlier for earlier, later in itertools.pairwise(sent)) >= 5.0
     assert sent[-1] - sent[0] < 10.5
 
 
-def test_first_come_is_first_served(path: Path, executor: ThreadPoolExecutor) -> None:
+@virtual()
+async def test_first_come_is_first_served(path: Path, executor: ThreadPoolExecutor) -> None:
     served: list[int] = []
 
     async def worker(limiter: RateLimiter, number: int) -> None:
@@ -152,32 +149,30 @@ def test_first_come_is_first_served(path: Path, executor: ThreadPoolExecutor) ->
         served.append(number)
         permit.sent()
 
-    async def main() -> None:
-        async with opened(path, GAP, executor) as limiter:
-            await asyncio.gather(*(worker(limiter, number) for number in range(12)))
-
-    run_virtual(main())
+    async with opened(path, GAP, executor) as limiter:
+        await asyncio.gather(*(worker(limiter, number) for number in range(12)))
     assert served == list(range(12))
 
 
-def test_reads_do_not_wait_behind_migration_requests_and_are_spread(path: Path, executor: ThreadPoolExecutor) -> None:
-    async def main() -> tuple[float, bool]:
-        async with opened(path, PROD, executor) as limiter:
-            begun = limiter.now()
-            (await limiter.acquire()).sent()
-            second = asyncio.create_task(limiter.acquire())
-            for _ in range(11):
-                await limiter.read()
-            spent, waiting = limiter.now() - begun, not second.done()
-            (await second).sent()
-            return spent, waiting
-
-    spent, waiting = run_virtual(main())
+@virtual()
+async def test_reads_do_not_wait_behind_migration_requests_and_are_spread(
+    path: Path, executor: ThreadPoolExecutor
+) -> None:
+    async with opened(path, PROD, executor) as limiter:
+        begun = limiter.now()
+        (await limiter.acquire()).sent()
+        second = asyncio.create_task(limiter.acquire())
+        for _ in range(11):
+            await limiter.read()
+        spent, waiting = limiter.now() - begun, not second.done()
+        (await second).sent()
+        spent, waiting = spent, waiting
     assert spent == pytest.approx(2.0, abs=0.1)
     assert waiting
 
 
-def test_without_limits_nobody_waits_and_slots_share_a_commit_until_the_target_asks_to_wait(
+@virtual()
+async def test_without_limits_nobody_waits_and_slots_share_a_commit_until_the_target_asks_to_wait(
     path: Path, executor: ThreadPoolExecutor
 ) -> None:
     commits: list[int] = []
@@ -188,46 +183,44 @@ def test_without_limits_nobody_waits_and_slots_share_a_commit_until_the_target_a
             commits.append(len(taken.starts))
             return taken
 
-    async def main() -> float:
-        file = Counted(path)
-        limiter = RateLimiter(file, OFF, VirtualClock(), executor)
-        begun = limiter.now()
-        permits = await asyncio.gather(*(limiter.acquire() for _ in range(200)))
-        for permit in permits:
-            permit.sent()
-        await limiter.read()
-        for _ in range(200):
-            await limiter.acquire()  # one after the other
-        assert limiter.now() == begun
-        assert len(commits) <= 4
-        await limiter.pause_for(30.0)
-        await limiter.acquire()
-        file.close()
-        return limiter.now() - begun
-
-    assert run_virtual(main()) == pytest.approx(30.0, abs=0.1)
+    file = Counted(path)
+    limiter = RateLimiter(file, OFF, VirtualClock(), executor)
+    begun = limiter.now()
+    permits = await asyncio.gather(*(limiter.acquire() for _ in range(200)))
+    for permit in permits:
+        permit.sent()
+    await limiter.read()
+    for _ in range(200):
+        await limiter.acquire()  # one after the other
+    assert limiter.now() == begun
+    assert len(commits) <= 4
+    await limiter.pause_for(30.0)
+    await limiter.acquire()
+    file.close()
+    assert (limiter.now() - begun) == pytest.approx(30.0, abs=0.1)
 
 
 @pytest.mark.parametrize("moment", [0.0, 1.0])
-def test_cancelled_while_waiting_takes_no_start_and_leaves_the_line_whole(
+@virtual()
+async def test_cancelled_while_waiting_takes_no_start_and_leaves_the_line_whole(
     path: Path, executor: ThreadPoolExecutor, moment: float
 ) -> None:
-    async def main() -> tuple[int, float]:
-        async with opened(path, GAP, executor) as limiter:
-            begun = limiter.now()
-            (await limiter.acquire()).sent()
-            tasks = [asyncio.create_task(limiter.acquire()) for _ in range(4)]
-            await asyncio.sleep(moment)
-            for number in (0, 2):
-                tasks[number].cancel()
-            for task in (tasks[1], tasks[3]):
-                (await task).sent()
-            assert tasks[0].cancelled()
-            assert tasks[2].cancelled()
-            await limiter.close()
-            return len(limiter.state.starts(Limits((Window(9, 60.0),)), limiter.now()).migration), limiter.now() - begun
-
-    used, elapsed = run_virtual(main())
+    async with opened(path, GAP, executor) as limiter:
+        begun = limiter.now()
+        (await limiter.acquire()).sent()
+        tasks = [asyncio.create_task(limiter.acquire()) for _ in range(4)]
+        await asyncio.sleep(moment)
+        for number in (0, 2):
+            tasks[number].cancel()
+        for task in (tasks[1], tasks[3]):
+            (await task).sent()
+        assert tasks[0].cancelled()
+        assert tasks[2].cancelled()
+        await limiter.close()
+        used, elapsed = (
+            len(limiter.state.starts(Limits((Window(9, 60.0),)), limiter.now()).migration),
+            limiter.now() - begun,
+        )
     assert used == 3
     assert elapsed == pytest.approx(10.17, abs=0.05)
 
@@ -256,62 +249,55 @@ class Slow(AccountState):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_cancelled_while_its_start_is_written_it_is_given_back(
+@virtual()
+async def test_cancelled_while_its_start_is_written_it_is_given_back(
     path: Path, executor: ThreadPoolExecutor, victim: int
 ) -> None:
     """The first of the line, and one for whom the first asks."""
-
-    async def main() -> int:
-        file = Slow(path)
-        limiter = RateLimiter(file, Limits((Window(3, 5.0),)), VirtualClock(), executor)
-        await limiter.pause_for(1.0)
-        tasks = [asyncio.create_task(limiter.acquire()) for _ in range(2)]
-        await asyncio.sleep(0.5)
-        file.victim = tasks[victim]
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(results[victim], asyncio.CancelledError)
-        assert not isinstance(results[1 - victim], BaseException)
-        await limiter.close()
-        used = file.starts(limiter.limits, limiter.now()).usage(limiter.limits, limiter.now())[0].used
-        file.close()
-        return used
-
-    assert run_virtual(main()) == 1
+    file = Slow(path)
+    limiter = RateLimiter(file, Limits((Window(3, 5.0),)), VirtualClock(), executor)
+    await limiter.pause_for(1.0)
+    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    file.victim = tasks[victim]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[victim], asyncio.CancelledError)
+    assert not isinstance(results[1 - victim], BaseException)
+    await limiter.close()
+    used = file.starts(limiter.limits, limiter.now()).usage(limiter.limits, limiter.now())[0].used
+    file.close()
+    assert used == 1
 
 
-def test_a_hold_is_written_also_when_its_caller_is_cancelled(path: Path, executor: ThreadPoolExecutor) -> None:
-    async def main() -> float:
-        file = Slow(path)
-        limiter = RateLimiter(file, OFF, VirtualClock(), executor)
-        task = asyncio.create_task(limiter.pause_for(60.0))
-        file.victim = task
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await limiter.acquire()
-        file.close()
-        return asyncio.get_running_loop().time()
-
-    assert run_virtual(main()) == pytest.approx(60.0, abs=0.01)
+@virtual()
+async def test_a_hold_is_written_also_when_its_caller_is_cancelled(path: Path, executor: ThreadPoolExecutor) -> None:
+    file = Slow(path)
+    limiter = RateLimiter(file, OFF, VirtualClock(), executor)
+    task = asyncio.create_task(limiter.pause_for(60.0))
+    file.victim = task
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await limiter.acquire()
+    file.close()
+    assert asyncio.get_running_loop().time() == pytest.approx(60.0, abs=0.01)
 
 
-def test_i7_after_a_restart_the_windows_are_what_they_were(path: Path, executor: ThreadPoolExecutor) -> None:
+@virtual()
+async def test_i7_after_a_restart_the_windows_are_what_they_were(path: Path, executor: ThreadPoolExecutor) -> None:
     target = Strict(DEV)
-
-    async def main() -> None:
-        clock = VirtualClock()
-        for _ in range(30):
-            async with opened(path, DEV, executor, clock) as limiter:
-                assert await limiter.enter("run") == ""
-                for _ in range(10):
-                    (await limiter.acquire()).sent()
-                    target.arrive(clock.time())
-
-    run_virtual(main())
+    clock = VirtualClock()
+    for _ in range(30):
+        async with opened(path, DEV, executor, clock) as limiter:
+            assert await limiter.enter("run") == ""
+            for _ in range(10):
+                (await limiter.acquire()).sent()
+                target.arrive(clock.time())
     assert target.violations == []
     assert target.arrivals == 300
 
 
-def test_i7_two_processes_share_one_account(path: Path, executor: ThreadPoolExecutor) -> None:
+@virtual()
+async def test_i7_two_processes_share_one_account(path: Path, executor: ThreadPoolExecutor) -> None:
     limits = Limits((Window(1, 0.5), Window(40, 60.0)), (Window(60, 100.0),))
     target = Strict(limits)
 
@@ -322,12 +308,9 @@ def test_i7_two_processes_share_one_account(path: Path, executor: ThreadPoolExec
                 permit.sent()
                 target.arrive(clock.time(), "migration" if number % 4 else "general")
 
-    async def main() -> float:
-        clock = VirtualClock()
-        await asyncio.gather(runs(clock), runs(clock))
-        return asyncio.get_running_loop().time()
-
-    elapsed = run_virtual(main())
+    clock = VirtualClock()
+    await asyncio.gather(runs(clock), runs(clock))
+    elapsed = asyncio.get_running_loop().time()
     assert target.violations == []
     assert elapsed < 200
 
@@ -341,42 +324,38 @@ def test_i7_two_processes_share_one_account(path: Path, executor: ThreadPoolExec
         ((3600,), True, True, [0], False),  # nobody can tell how long the machine was down
     ],
 )
-def test_i7_a_wall_clock_that_is_set_changes_nothing_but_over_a_reboot(
+@virtual()
+async def test_i7_a_wall_clock_that_is_set_changes_nothing_but_over_a_reboot(
     path: Path, executor: ThreadPoolExecutor, jumps: tuple[int, ...], between: bool, reboot: bool, gaps: list[int],
     said: bool,
 ) -> None:  # fmt: skip
-    async def main() -> tuple[list[float], str]:
-        clock, sent, words = VirtualClock(), [], ""
-        async with AsyncExitStack() as stack:
-            for jump in (0, *jumps):
-                clock.jump(jump)
-                clock.start = f"after {jump} s" if reboot else clock.start
-                if between or not jump:
-                    await stack.aclose()
-                    limiter = await stack.enter_async_context(opened(path, GAP, executor, clock))
-                    words = await limiter.enter("run")
-                (await limiter.acquire()).sent()
-                sent.append(asyncio.get_running_loop().time())
-        return sent, words
-
-    sent, words = run_virtual(main())
+    clock, sent, words = VirtualClock(), [], ""
+    async with AsyncExitStack() as stack:
+        for jump in (0, *jumps):
+            clock.jump(jump)
+            clock.start = f"after {jump} s" if reboot else clock.start
+            if between or not jump:
+                await stack.aclose()
+                limiter = await stack.enter_async_context(opened(path, GAP, executor, clock))
+                words = await limiter.enter("run")
+            (await limiter.acquire()).sent()
+            sent.append(asyncio.get_running_loop().time())
+    sent, words = sent, words
     assert [round(later - earlier) for earlier, later in itertools.pairwise(sent)] == gaps
     assert words.startswith("1 request of this account lies in the future") == said
 
 
-def test_a_hold_outlasts_a_restart_and_of_more_than_a_day_stops(path: Path, executor: ThreadPoolExecutor) -> None:
-    async def main() -> float:
-        clock = VirtualClock()
-        async with opened(path, OFF, executor, clock) as limiter:
-            await limiter.pause_for(86400)
-            await limiter.pause_for(-5)
-            with raises(TargetStop, "retry-after-too-long"):
-                await limiter.pause_for(90_000)
-        async with opened(path, OFF, executor, clock) as limiter:
-            await limiter.acquire()
-            return asyncio.get_running_loop().time()
-
-    assert run_virtual(main()) == pytest.approx(86400, abs=0.01)
+@virtual()
+async def test_a_hold_outlasts_a_restart_and_of_more_than_a_day_stops(path: Path, executor: ThreadPoolExecutor) -> None:
+    clock = VirtualClock()
+    async with opened(path, OFF, executor, clock) as limiter:
+        await limiter.pause_for(86400)
+        await limiter.pause_for(-5)
+        with raises(TargetStop, "retry-after-too-long"):
+            await limiter.pause_for(90_000)
+    async with opened(path, OFF, executor, clock) as limiter:
+        await limiter.acquire()
+        assert asyncio.get_running_loop().time() == pytest.approx(86400, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -390,38 +369,33 @@ def test_a_hold_outlasts_a_restart_and_of_more_than_a_day_stops(path: Path, exec
         (Limits((), (Window(2, 600.0),)), 0.0, "general", "limit"),
     ],
 )
-def test_a_wait_of_more_than_two_seconds_is_told_once_with_its_reason_and_end(
+@virtual()
+async def test_a_wait_of_more_than_two_seconds_is_told_once_with_its_reason_and_end(
     path: Path, executor: ThreadPoolExecutor, limits: Limits, asked: float, kind: Literal["migration", "general"],
     code: str,
 ) -> None:  # fmt: skip
     told: list[tuple[float, Notice]] = []
-
-    async def main() -> None:
-        clock, now = VirtualClock(), asyncio.get_running_loop().time
-        async with opened(path, limits, executor, clock) as earlier:
-            await earlier.pause_for(asked)
-        async with opened(path, limits, executor, clock, lambda it: told.append((now(), it))) as limiter:
-            for _ in range(3 - bool(asked)):
-                (await limiter.acquire(kind)).sent()
-            end.append(now())
-
     end: list[float] = []
-    run_virtual(main())
+    clock, now = VirtualClock(), asyncio.get_running_loop().time
+    async with opened(path, limits, executor, clock) as earlier:
+        await earlier.pause_for(asked)
+    async with opened(path, limits, executor, clock, lambda it: told.append((now(), it))) as limiter:
+        for _ in range(3 - bool(asked)):
+            (await limiter.acquire(kind)).sent()
+        end.append(now())
     assert [it.json()["code"] for _, it in told] == [code] * bool(code)
     for at, it in told:
         assert isinstance(it, Waiting)
         assert at + (it.seconds or 0) == pytest.approx(30.0 if asked else end[0], abs=0.5)
 
 
-def test_a_429_widens_the_gap_for_everyone(path: Path, executor: ThreadPoolExecutor) -> None:
-    async def main() -> float:
-        async with opened(path, GAP, executor) as limiter:
-            (await limiter.acquire()).sent()
-            await limiter.on_429()
-            await limiter.acquire()
-            return asyncio.get_running_loop().time()
-
-    assert run_virtual(main()) == pytest.approx(5.135, abs=0.005)
+@virtual()
+async def test_a_429_widens_the_gap_for_everyone(path: Path, executor: ThreadPoolExecutor) -> None:
+    async with opened(path, GAP, executor) as limiter:
+        (await limiter.acquire()).sent()
+        await limiter.on_429()
+        await limiter.acquire()
+        assert asyncio.get_running_loop().time() == pytest.approx(5.135, abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -462,62 +436,51 @@ def test_headers_may_only_slow_down_and_never_for_longer_than_the_longest_window
 
 
 @pytest.mark.parametrize(("all_sent", "least", "most"), [(False, 1.8, 3.0), (True, 0.0, 0.1)])
-def test_reads_are_spread_beside_requests_and_no_more_once_all_is_sent(
+@virtual()
+async def test_reads_are_spread_beside_requests_and_no_more_once_all_is_sent(
     path: Path, executor: ThreadPoolExecutor, all_sent: bool, least: float, most: float
 ) -> None:
-    async def main() -> float:
-        async with opened(path, GAP, executor) as limiter:
-            if all_sent:
-                limiter.all_sent()
-            for _ in range(10):
-                await limiter.read()
-            return asyncio.get_running_loop().time()
-
-    assert least <= run_virtual(main()) <= most
+    async with opened(path, GAP, executor) as limiter:
+        if all_sent:
+            limiter.all_sent()
+        for _ in range(10):
+            await limiter.read()
+        assert least <= asyncio.get_running_loop().time() <= most
 
 
 @pytest.mark.parametrize(("age", "waited"), [(1.0, 10), (8.0, 10), (30.0, 600)])
-def test_headers_of_a_later_request_that_has_some_left_end_a_wait(
+@virtual()
+async def test_headers_of_a_later_request_that_has_some_left_end_a_wait(
     path: Path, executor: ThreadPoolExecutor, age: float, waited: float
 ) -> None:
     """`age` is how long before its answer, ten seconds on, the other request left: not before the first one."""
-
-    async def main() -> float:
-        async with opened(path, DEV, executor) as limiter:
-            await limiter.observe(250, 0, 600, 5.0)
-            waiting = asyncio.ensure_future(limiter.acquire())
-            await asyncio.sleep(10)
-            await limiter.observe(250, 240, 600, age)
-            await waiting
-            return asyncio.get_running_loop().time()
-
-    assert run_virtual(main()) == pytest.approx(waited, abs=60.0 if waited < 60 else 0.1)
+    async with opened(path, DEV, executor) as limiter:
+        await limiter.observe(250, 0, 600, 5.0)
+        waiting = asyncio.ensure_future(limiter.acquire())
+        await asyncio.sleep(10)
+        await limiter.observe(250, 240, 600, age)
+        await waiting
+        assert asyncio.get_running_loop().time() == pytest.approx(waited, abs=60.0 if waited < 60 else 0.1)
 
 
-def test_a_start_that_nothing_left_for_is_free_again(path: Path, executor: ThreadPoolExecutor) -> None:
-    async def main() -> float:
-        async with opened(path, GAP, executor) as limiter:
-            permit = await limiter.acquire()
-            permit.unsent()
-            permit.unsent()
-            permit.sent()
-            await limiter.acquire()
-            return asyncio.get_running_loop().time()
-
-    assert run_virtual(main()) == 0.0
+@virtual()
+async def test_a_start_that_nothing_left_for_is_free_again(path: Path, executor: ThreadPoolExecutor) -> None:
+    async with opened(path, GAP, executor) as limiter:
+        permit = await limiter.acquire()
+        permit.unsent()
+        permit.unsent()
+        permit.sent()
+        await limiter.acquire()
+        assert asyncio.get_running_loop().time() == 0.0
 
 
-def test_i2_where_the_file_cannot_be_written_nobody_gets_a_slot(path: Path, executor: ThreadPoolExecutor) -> None:
-    async def main() -> list[object]:
-        async with opened(path, GAP, executor) as limiter:
-            permit = await limiter.acquire()
-            await asyncio.get_running_loop().run_in_executor(
-                executor, limiter.state._db.execute, "PRAGMA query_only = ON"
-            )
-            permit.sent()  # its word is lost, which is said at the next permit
-            return await asyncio.gather(*(limiter.acquire() for _ in range(3)), return_exceptions=True)
-
-    results = run_virtual(main())
+@virtual()
+async def test_i2_where_the_file_cannot_be_written_nobody_gets_a_slot(path: Path, executor: ThreadPoolExecutor) -> None:
+    async with opened(path, GAP, executor) as limiter:
+        permit = await limiter.acquire()
+        await asyncio.get_running_loop().run_in_executor(executor, limiter.state._db.execute, "PRAGMA query_only = ON")
+        permit.sent()  # its word is lost, which is said at the next permit
+        results = await asyncio.gather(*(limiter.acquire() for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [MachineFault] * 3
 
 

@@ -113,8 +113,11 @@ def test_a_reader_lets_an_interrupt_pass_and_ends_when_nobody_listens(tmp_path: 
 def test_a_defect_away_names_its_line_and_no_value(tmp_path: Path) -> None:
     source, judged, limits, _ = parts(export(tmp_path / "export.json"))
     away = ReaderProcess(source, judged, limits, "no progress at all")
-    with raises(MachineFault, "defect"):
+    with raises(MachineFault, "defect") as caught:
         away.next()
+    assert caught.value.what.startswith("a defect of streammig: AttributeError\n")  # as the command says it
+    assert "reader_process.py:" in caught.value.what
+    assert "no progress" not in caught.value.what
 
 
 def test_the_key_does_not_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tests.memory_target import Weather
 from tests.refusing_target import RefusingTarget
 from tests.sandbox_caller import customer, lot, transaction
 from tests.test_isolation import SETTLE_TIME, Room
-from tests.virtual import VirtualClock, run_virtual
+from tests.virtual import VirtualClock, virtual
 
 A, N, P, D, X = Seen.ALL, Seen.NOTHING, Seen.PART, Seen.OTHER, Seen.CANT_TELL
 
@@ -66,28 +66,26 @@ def test_i3_absence_counts_only_while_later_batches_can_be_seen() -> None:
         (3, True, "some of it could not be read and the target does not show what it accepted after it"),
     ],
 )
-def test_a_batch_that_is_parked_without_proof_says_why_and_what_may_prove_it_later(
+@virtual()
+async def test_a_batch_that_is_parked_without_proof_says_why_and_what_may_prove_it_later(
     tmp_path: Path, later: int, mute: bool, why: str
 ) -> None:
     class Target(RefusingTarget):
         async def visible(self, stage: str, record: Record) -> Seen:
             return X if mute else N
 
-    async def main() -> None:
-        clock = VirtualClock()
-        room = Room(tmp_path, Target(clock, Random(1), Weather()), clock)
-        kinds = [(Kind.UNKNOWN, BatchState.UNKNOWN)] + [(Kind.ACCEPTED, BatchState.ACCEPTED)] * later
-        batch, *_ = batches = [room.seal(f"a{number}", f"b{number}") for number in range(len(kinds))]
-        for it, (kind, state) in zip(batches, kinds, strict=True):
-            await asyncio.sleep(1)
-            room.file.received(it, room.file.sending(it, clock.time()), Receipt(kind), state, clock.time())
-        assert await room.sender().decide(batch) is BatchState.PARKED
-        assert f"it can't be proven whether it landed ({why})" in room.said[-1]
-        assert room.said[-1].endswith("once more was accepted, `streammig resolve` with --read-back may prove it")
-        assert str(room.file.about(batch)["note"]) in room.said[-1]
-        room.file.close()
-
-    run_virtual(main())
+    clock = VirtualClock()
+    room = Room(tmp_path, Target(clock, Random(1), Weather()), clock)
+    kinds = [(Kind.UNKNOWN, BatchState.UNKNOWN)] + [(Kind.ACCEPTED, BatchState.ACCEPTED)] * later
+    batch, *_ = batches = [room.seal(f"a{number}", f"b{number}") for number in range(len(kinds))]
+    for it, (kind, state) in zip(batches, kinds, strict=True):
+        await asyncio.sleep(1)
+        room.file.received(it, room.file.sending(it, clock.time()), Receipt(kind), state, clock.time())
+    assert await room.sender().decide(batch) is BatchState.PARKED
+    assert f"it can't be proven whether it landed ({why})" in room.said[-1]
+    assert room.said[-1].endswith("once more was accepted, `streammig resolve` with --read-back may prove it")
+    assert str(room.file.about(batch)["note"]) in room.said[-1]
+    room.file.close()
 
 
 NAMES = [f"c{number}" for number in range(4)]

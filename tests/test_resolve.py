@@ -190,12 +190,9 @@ def test_what_the_operator_says_has_not_landed_is_sent_by_the_next_run(shell: Sh
     assert status["balanced"]
     assert shell.run(target.url, *EXPORT).code == 0
     assert events(target) == 4
-    file = Checkpoint.open(shell.checkpoint, read_only=True)
-    try:
+    with closing(Checkpoint.open(shell.checkpoint, read_only=True)) as file:
         (batch,) = file.batches("events", BatchState.ACCEPTED)
         assert file.about(batch)["note"].startswith("the operator, 20")
-    finally:
-        file.close()
 
 
 def test_events_that_are_read_back_stay_parked(shell: Shell, target: LocalTarget) -> None:
@@ -235,13 +232,10 @@ def test_what_is_there_of_a_batch_that_was_refused_in_part_is_parked_until_every
 
 
 def resolve_note(checkpoint: Path) -> str:
-    file = Checkpoint.open(checkpoint, read_only=True)
-    try:
+    with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         (batch,) = file.batches("customers", BatchState.ACCEPTED)
         note: str = file.about(batch)["note"]
         return note
-    finally:
-        file.close()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,6 @@ from tests.sandbox_caller import customer, event, lot, transaction
 
 STAGES = ("--customers", "c.ndjson", "--events", "e.ndjson", "--transactions", "t.ndjson")
 BAD = ("c2", "c5")
-
-
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
 
 
 def export(folder: Path, owners: int = 8) -> None:
@@ -56,6 +50,16 @@ def migrated(shell: Shell, target: LocalTarget, *, checked: bool = False) -> Non
 
 def retry(shell: Shell, *arguments: object) -> Called:
     return shell("retry", "migration.checkpoint", *arguments)
+
+
+def test_a_record_of_a_pretty_object_of_records_is_corrected_on_its_line(shell: Shell, target: LocalTarget) -> None:
+    people = {it.pop("id"): it for it in [customer("c1"), customer("c2", email="none")]}
+    (shell.folder / "c.json").write_text(json.dumps({"them": people}, indent=1))
+    (shell.folder / "m.toml").write_text('[customers]\nfiles = ["c.json#them"]\nkeyed = "id"\n')
+    assert shell.run(target.url, "m.toml", "--checkpoint", "migration.checkpoint").code == 3
+    fixed = repair(shell, good_email)
+    assert retry(shell, "--input", fixed).code == 0
+    once(target, "customers", 2)
 
 
 def once(target: LocalTarget, stage: str, owners: int = 8) -> None:

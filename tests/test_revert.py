@@ -22,7 +22,7 @@ from tests.commands import Called, Shell, finished, listing, sandbox
 from tests.manual import GUIDE
 from tests.memory_target import Crash, Weather
 from tests.test_verify import FILES, export
-from tests.virtual import run_virtual
+from tests.virtual import run_virtual, virtual
 from tests.world import SETTLE_TIME, World, new_world, write_export
 
 GOES_ON = {"revert-not-landed", "revert-not-visible", "revert-refused"}
@@ -192,18 +192,16 @@ async def until_done(world: World, dice: Random, count: int) -> Any:
 
 
 @pytest.mark.slow
-def test_a_revert_takes_one_permit_of_the_migration_limit(tmp_path: Path) -> None:
-    async def main() -> None:
-        write_export(tmp_path, 25, Random(1))
-        world = new_world(tmp_path, 1, 25)
-        assert await world.live() is True
-        before, world.asked = permits(tmp_path), {"aside": True}
-        assert before
-        there = len(world.target.customers)
-        assert isinstance(await world.live(lambda it: it.revert(there, lambda owner: None)), dict)
-        assert (permits(tmp_path), len(world.target.reverts)) == (before + 1, 1)
-
-    run_virtual(main())
+@virtual()
+async def test_a_revert_takes_one_permit_of_the_migration_limit(tmp_path: Path) -> None:
+    write_export(tmp_path, 25, Random(1))
+    world = new_world(tmp_path, 1, 25)
+    assert await world.live() is True
+    before, world.asked = permits(tmp_path), {"aside": True}
+    assert before
+    there = len(world.target.customers)
+    assert isinstance(await world.live(lambda it: it.revert(there, lambda owner: None)), dict)
+    assert (permits(tmp_path), len(world.target.reverts)) == (before + 1, 1)
 
 
 def permits(folder: Path) -> int:

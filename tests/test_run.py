@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -26,12 +26,6 @@ from tests.commands import Called, Shell, environment, finished, listing, proces
 from tests.sandbox_caller import customer
 
 STAGES = ("customers", "events", "transactions")
-
-
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
 
 
 @pytest.fixture
@@ -413,7 +407,7 @@ def test_dead_letters_hold_the_record_as_it_stands_in_the_export(shell: Shell, t
     assert out.stat().st_mode & 0o077 == 0
     letters = out.read_bytes().splitlines()
     found = [json.loads(letter, parse_float=Decimal) for letter in letters]
-    keys = ["stage", "file", "line", "offset", "unit", "code", "message", "record"]
+    keys = ["stage", "file", "line", "column", "offset", "unit", "code", "message", "record"]
     assert [list(letter) for letter in found] == [keys] * 4
     assert [letter["line"] for letter in found] == [2, 3, 4, 5]
     assert [letter["offset"] for letter in found] == [

@@ -41,12 +41,6 @@ else:
 GOOD = [customer(f"c{number}") for number in range(8)]
 
 
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
-
-
 def landed(target: LocalTarget) -> int:
     found: int = target.ledger()["holds"]["customers"]["landed"]
     return found

@@ -272,14 +272,13 @@ async def test_a_fault_on_authorization_gives_no_token() -> None:
         await caller.authorize()
 
 
-async def test_a_client_that_disconnects_during_its_body_is_recorded() -> None:
-    async with running() as caller:
-        host, port = caller.sandbox.url.split("/")[2].split(":")
-        _, writer = await asyncio.open_connection(host, int(port))
-        head = f"POST /customers/migrate HTTP/1.1\r\nHost: x\r\nAuthorization: {caller.headers['Authorization']}\r\n"
-        writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
-        await writer.drain()
-        await asyncio.sleep(0.05)
-        writer.transport.abort()
-        await asyncio.sleep(0.05)
-        assert await answers(caller) == {"client-gone": 1}
+async def test_a_client_that_disconnects_during_its_body_is_recorded(caller: Caller) -> None:
+    host, port = caller.sandbox.url.split("/")[2].split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST /customers/migrate HTTP/1.1\r\nHost: x\r\nAuthorization: {caller.headers['Authorization']}\r\n"
+    writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    writer.transport.abort()
+    await asyncio.sleep(0.05)
+    assert await answers(caller) == {"client-gone": 1}

@@ -52,12 +52,11 @@ async def test_the_api_key_is_exchanged_for_a_token_that_ends() -> None:
         assert (await caller.customers(customer("a"))).status == 401
 
 
-async def test_paths_work_with_and_without_the_prefix() -> None:
-    async with running() as caller:
-        assert caller.sandbox.url.endswith("/api/storefront/v1")
-        bare = caller.sandbox.url.removesuffix("/api/storefront/v1")
-        async with caller.session.get(bare + "/tiers", headers=caller.headers) as response:
-            assert response.status == 200
+async def test_paths_work_with_and_without_the_prefix(caller: Caller) -> None:
+    assert caller.sandbox.url.endswith("/api/storefront/v1")
+    bare = caller.sandbox.url.removesuffix("/api/storefront/v1")
+    async with caller.session.get(bare + "/tiers", headers=caller.headers) as response:
+        assert response.status == 200
 
 
 async def test_every_answer_carries_the_date_of_the_sandbox_s_clock() -> None:
@@ -153,14 +152,13 @@ BAD_CUSTOMERS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "path"), BAD_CUSTOMERS, ids=[path for _, path in BAD_CUSTOMERS])
 async def test_one_malformed_customer_refuses_the_whole_batch_and_is_named_by_its_path(
-    fields: dict[str, Any], path: str
+    caller: Caller, fields: dict[str, Any], path: str
 ) -> None:
-    async with running() as caller:
-        answer = await caller.customers(customer("good"), customer("bad") | fields)
-        assert answer.status == 422
-        assert answer.json["error"] == "invalid customer entry"
-        assert answer.json["details"].startswith(f"customers[1]{path}:")
-        assert (await caller.held("customers"))["count"] == 0
+    answer = await caller.customers(customer("good"), customer("bad") | fields)
+    assert answer.status == 422
+    assert answer.json["error"] == "invalid customer entry"
+    assert answer.json["details"].startswith(f"customers[1]{path}:")
+    assert (await caller.held("customers"))["count"] == 0
 
 
 BAD_EVENTS: list[tuple[dict[str, Any], str]] = [
@@ -173,29 +171,26 @@ BAD_EVENTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "path"), BAD_EVENTS, ids=[path for _, path in BAD_EVENTS])
-async def test_one_malformed_event_refuses_the_whole_batch(fields: dict[str, Any], path: str) -> None:
-    async with running() as caller:
-        answer = await caller.events({"a": [event("p1"), event("p2") | fields]})
-        assert answer.status == 422
-        assert answer.json["details"].startswith(f"customers[0].events[1]{path}:")
+async def test_one_malformed_event_refuses_the_whole_batch(caller: Caller, fields: dict[str, Any], path: str) -> None:
+    answer = await caller.events({"a": [event("p1"), event("p2") | fields]})
+    assert answer.status == 422
+    assert answer.json["details"].startswith(f"customers[0].events[1]{path}:")
 
 
 @pytest.mark.parametrize("name", list(transaction(1)))
-async def test_a_transaction_needs_every_documented_field(name: str) -> None:
-    async with running() as caller:
-        entry = {key: value for key, value in transaction(1).items() if key != name}
-        answer = await caller.transactions({"a": [entry]})
-        assert answer.status == 422
-        assert name in answer.json["details"]
+async def test_a_transaction_needs_every_documented_field(caller: Caller, name: str) -> None:
+    entry = {key: value for key, value in transaction(1).items() if key != name}
+    answer = await caller.transactions({"a": [entry]})
+    assert answer.status == 422
+    assert name in answer.json["details"]
 
 
-async def test_numbers_in_transactions_must_be_numbers() -> None:
-    async with running() as caller:
-        for entry in (transaction("1"), transaction(1, event={"type": "PURCHASE", "order": order("p", "1")})):
-            assert (await caller.transactions({"a": [entry]})).status == 422
-        fine = transaction(0, event={"type": "PURCHASE", "order": order("p", 1)})
-        assert (await caller.transactions({"a": [fine]})).status == 201
-        assert (await caller.transactions({"b": [transaction(0, event={"type": "PURCHASE"})]})).status == 201
+async def test_numbers_in_transactions_must_be_numbers(caller: Caller) -> None:
+    for entry in (transaction("1"), transaction(1, event={"type": "PURCHASE", "order": order("p", "1")})):
+        assert (await caller.transactions({"a": [entry]})).status == 422
+    fine = transaction(0, event={"type": "PURCHASE", "order": order("p", 1)})
+    assert (await caller.transactions({"a": [fine]})).status == 201
+    assert (await caller.transactions({"b": [transaction(0, event={"type": "PURCHASE"})]})).status == 201
 
 
 @pytest.mark.parametrize(
@@ -211,42 +206,38 @@ async def test_numbers_in_transactions_must_be_numbers() -> None:
         b'{"customers": [{"id": "\xff"}]}',
     ],
 )
-async def test_a_body_that_is_no_batch_is_refused(body: bytes) -> None:
-    async with running() as caller:
-        answer = await caller.call("POST", "/customers/migrate", body)
-        assert answer.status == 422
-        assert set(answer.json) == {"error", "details"}
+async def test_a_body_that_is_no_batch_is_refused(caller: Caller, body: bytes) -> None:
+    answer = await caller.call("POST", "/customers/migrate", body)
+    assert answer.status == 422
+    assert set(answer.json) == {"error", "details"}
 
 
-async def test_a_batch_holds_at_most_a_thousand_of_everything_and_never_an_empty_list() -> None:
-    async with running() as caller:
-        assert (await caller.customers(*(customer(f"c{number}") for number in range(1001)))).status == 422
-        assert (await caller.customers(*(customer(f"c{number}") for number in range(1000)))).status == 201
-        events = [event(f"p{number}") for number in range(500)]
-        assert (await caller.events({"a": events, "b": [*events, event("x")]})).status == 422
-        assert (await caller.events({"a": events, "b": events})).status == 201
-        entries = [transaction(0)] * 1001
-        assert (await caller.transactions({"a": entries})).status == 422
-        assert (await caller.transactions({"a": entries[1:]})).status == 201
-        assert (await caller.events({"a": [event("p")], "b": []})).status == 422
-        assert (await caller.transactions({"x": []})).status == 422
+async def test_a_batch_holds_at_most_a_thousand_of_everything_and_never_an_empty_list(caller: Caller) -> None:
+    assert (await caller.customers(*(customer(f"c{number}") for number in range(1001)))).status == 422
+    assert (await caller.customers(*(customer(f"c{number}") for number in range(1000)))).status == 201
+    events = [event(f"p{number}") for number in range(500)]
+    assert (await caller.events({"a": events, "b": [*events, event("x")]})).status == 422
+    assert (await caller.events({"a": events, "b": events})).status == 201
+    entries = [transaction(0)] * 1001
+    assert (await caller.transactions({"a": entries})).status == 422
+    assert (await caller.transactions({"a": entries[1:]})).status == 201
+    assert (await caller.events({"a": [event("p")], "b": []})).status == 422
+    assert (await caller.transactions({"x": []})).status == 422
 
 
-async def test_ids_and_folded_emails_must_be_unique_in_a_request() -> None:
-    async with running() as caller:
-        answer = await caller.customers(customer("a"), customer("b"), customer("a", email="new@example.org"))
-        assert answer.json["details"] == "customers[2].id: the same id occurs earlier in the request"
-        answer = await caller.customers(customer("a"), customer("b", email=" A@example.ORG "))
-        assert answer.json["details"] == "customers[1].email: the same e-mail occurs earlier in the request"
-        body = {"customers": [{"id": "a", "events": [event("p")]}] * 2}
-        assert (await caller.call("POST", "/customers/migrate/events", body)).status == 422
+async def test_ids_and_folded_emails_must_be_unique_in_a_request(caller: Caller) -> None:
+    answer = await caller.customers(customer("a"), customer("b"), customer("a", email="new@example.org"))
+    assert answer.json["details"] == "customers[2].id: the same id occurs earlier in the request"
+    answer = await caller.customers(customer("a"), customer("b", email=" A@example.ORG "))
+    assert answer.json["details"] == "customers[1].email: the same e-mail occurs earlier in the request"
+    body = {"customers": [{"id": "a", "events": [event("p")]}] * 2}
+    assert (await caller.call("POST", "/customers/migrate/events", body)).status == 422
 
 
-async def test_an_anonymous_customer_needs_no_name_and_no_address() -> None:
-    async with running() as caller:
-        nameless: list[dict[str, Any]] = [{"id": name, "is_anonymous": True, "balance": []} for name in ("a", "b")]
-        assert (await caller.customers(*nameless)).status == 201
-        assert (await caller.held("customers"))["count"] == 2
+async def test_an_anonymous_customer_needs_no_name_and_no_address(caller: Caller) -> None:
+    nameless: list[dict[str, Any]] = [{"id": name, "is_anonymous": True, "balance": []} for name in ("a", "b")]
+    assert (await caller.customers(*nameless)).status == 201
+    assert (await caller.held("customers"))["count"] == 2
 
 
 async def test_unknown_fields_are_ignored_or_refused_by_setting() -> None:
@@ -293,12 +284,11 @@ async def test_one_byte_too_many_is_answered_with_413_with_and_without_a_length(
             assert response.status == 413
 
 
-async def test_a_compressed_body_is_not_accepted() -> None:
-    async with running() as caller:
-        body = gzip.compress(orjson.dumps({"customers": [customer("a")]}))
-        answer = await caller.call("POST", "/customers/migrate", body, **{"Content-Encoding": "gzip"})
-        assert answer.status == 415
-        assert (await caller.held("customers"))["count"] == 0
+async def test_a_compressed_body_is_not_accepted(caller: Caller) -> None:
+    body = gzip.compress(orjson.dumps({"customers": [customer("a")]}))
+    answer = await caller.call("POST", "/customers/migrate", body, **{"Content-Encoding": "gzip"})
+    assert answer.status == 415
+    assert (await caller.held("customers"))["count"] == 0
 
 
 async def history(caller: Caller, *entries: dict[str, Any]) -> None:
@@ -363,15 +353,14 @@ async def test_an_expired_lot_is_taken_and_not_shown() -> None:
         assert wallet["totals"][0]["expiration_date"] == "2033-01-01T00:00:00.000Z"
 
 
-async def test_every_reward_is_known_without_a_list() -> None:
-    async with running() as caller:
-        await caller.customers(customer("a", balance=[lot(1, brand_id="b")]))
-        await caller.sandbox.drain()
-        assert [reward["id"] for reward in (await caller.get("/rewards?from=0&to=9")).json["data"]] == [REWARD]
-        assert (await caller.get(f"/rewards/{REWARD}")).json["data"]["brand_id"] == "b"
-        assert (await caller.get(f"/rewards/{OTHER_REWARD}")).json["data"]["brand_id"] is None
-        assert (await caller.get("/rewards/gold")).status == 404
-        assert [tier["level"] for tier in (await caller.get("/tiers")).json["data"]] == [1]
+async def test_every_reward_is_known_without_a_list(caller: Caller) -> None:
+    await caller.customers(customer("a", balance=[lot(1, brand_id="b")]))
+    await caller.sandbox.drain()
+    assert [reward["id"] for reward in (await caller.get("/rewards?from=0&to=9")).json["data"]] == [REWARD]
+    assert (await caller.get(f"/rewards/{REWARD}")).json["data"]["brand_id"] == "b"
+    assert (await caller.get(f"/rewards/{OTHER_REWARD}")).json["data"]["brand_id"] is None
+    assert (await caller.get("/rewards/gold")).status == 404
+    assert [tier["level"] for tier in (await caller.get("/tiers")).json["data"]] == [1]
 
 
 async def test_set_rewards_and_tiers_are_listed_by_page_brand_and_type() -> None:
@@ -411,42 +400,39 @@ async def test_consent_is_all_true_until_it_is_changed() -> None:
         assert (await caller.call("PATCH", "/customers/x/consent", {"consent": {}})).status == 404
 
 
-async def test_a_missing_resource_is_404_with_an_error_body() -> None:
-    async with running() as caller:
-        for method, path in (("GET", "/customers/x"), ("GET", "/customers"), ("POST", "/customers"), ("PUT", "/tiers")):
-            answer = await caller.call(method, path)
-            assert answer.status == 404
-            assert set(answer.json) == {"error", "details"}
+async def test_a_missing_resource_is_404_with_an_error_body(caller: Caller) -> None:
+    for method, path in (("GET", "/customers/x"), ("GET", "/customers"), ("POST", "/customers"), ("PUT", "/tiers")):
+        answer = await caller.call(method, path)
+        assert answer.status == 404
+        assert set(answer.json) == {"error", "details"}
 
 
-async def test_holds_are_listed_in_pages() -> None:
-    async with running() as caller:
-        await caller.customers(*(customer(f"c{number}", balance=[lot(number)]) for number in range(5)))
-        await caller.events({"c0": [event("", 1), event("", 1)], "c1": [event("p", 2, type="ADD_TO_CART")]})
-        await caller.transactions({f"c{number}": [transaction(number)] for number in range(5)})
-        await caller.sandbox.drain()
-        for entity, count in (("customers", 5), ("events", 3), ("transactions", 5), ("requests", 4), ("dropped", 0)):
-            named: list[Any] = []
-            after: Any = ""
-            while after is not None:
-                page = await caller.own(f"holds?entity={entity}&after={after}&limit=2")
-                named += page["holds"]
-                after = page["next"]
-            assert len(named) == len({entry["id"] for entry in named}) == count
-        last = (await caller.own("holds?entity=events"))["holds"][-1]
-        assert (last["owner"], last["purchase_id"], last["type"], last["value"]) == ("c1", "p", "ADD_TO_CART", "2")
-        third = (await caller.own("holds?entity=transactions"))["holds"][2]
-        assert (third["owner"], third["reward"], third["amount"]) == ("c2", REWARD, "2")
-        assert (await caller.get("/_sandbox/holds?entity=orders")).status == 422
-        assert (await caller.get("/_sandbox/holds?entity=events&after=x")).status == 422
-        assert (await caller.get("/_sandbox/orders")).status == 404
+async def test_holds_are_listed_in_pages(caller: Caller) -> None:
+    await caller.customers(*(customer(f"c{number}", balance=[lot(number)]) for number in range(5)))
+    await caller.events({"c0": [event("", 1), event("", 1)], "c1": [event("p", 2, type="ADD_TO_CART")]})
+    await caller.transactions({f"c{number}": [transaction(number)] for number in range(5)})
+    await caller.sandbox.drain()
+    for entity, count in (("customers", 5), ("events", 3), ("transactions", 5), ("requests", 4), ("dropped", 0)):
+        named: list[Any] = []
+        after: Any = ""
+        while after is not None:
+            page = await caller.own(f"holds?entity={entity}&after={after}&limit=2")
+            named += page["holds"]
+            after = page["next"]
+        assert len(named) == len({entry["id"] for entry in named}) == count
+    last = (await caller.own("holds?entity=events"))["holds"][-1]
+    assert (last["owner"], last["purchase_id"], last["type"], last["value"]) == ("c1", "p", "ADD_TO_CART", "2")
+    third = (await caller.own("holds?entity=transactions"))["holds"][2]
+    assert (third["owner"], third["reward"], third["amount"]) == ("c2", REWARD, "2")
+    assert (await caller.get("/_sandbox/holds?entity=orders")).status == 422
+    assert (await caller.get("/_sandbox/holds?entity=events&after=x")).status == 422
+    assert (await caller.get("/_sandbox/orders")).status == 404
 
 
-async def test_the_ledger_is_the_same_over_the_wire() -> None:
-    async with running() as caller:
-        await caller.customers(customer("a"))
-        await caller.sandbox.drain()
-        assert await caller.own("ledger") == caller.sandbox.ledger()
+async def test_the_ledger_is_the_same_over_the_wire(caller: Caller) -> None:
+    await caller.customers(customer("a"))
+    await caller.sandbox.drain()
+    assert await caller.own("ledger") == caller.sandbox.ledger()
 
 
 async def test_latency_delays_every_answer() -> None:
@@ -466,12 +452,11 @@ async def test_a_sandbox_that_is_not_running_says_so() -> None:
             await Sandbox().start(port=taken)
 
 
-async def test_many_arrivals_are_stored_before_anyone_asks() -> None:
-    async with running() as caller:
-        worker = caller.sandbox._running().worker
-        for _ in range(MOST_PENDING):
-            await worker.note(0.0, "read", "200", "")
-        assert len(caller.sandbox._running().store.arrivals(0.0)) >= MOST_PENDING
+async def test_many_arrivals_are_stored_before_anyone_asks(caller: Caller) -> None:
+    worker = caller.sandbox._running().worker
+    for _ in range(MOST_PENDING):
+        await worker.note(0.0, "read", "200", "")
+    assert len(caller.sandbox._running().store.arrivals(0.0)) >= MOST_PENDING
 
 
 async def test_serving_ends_at_a_signal_and_leaves_signals_as_they_were() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,8 @@ from streammig.sandbox.local import LocalTarget
 from streammig.scan.progress import Pace
 from streammig.sources import open_source, parse_input
 from streammig.telemetry import Notice, Waiting
-from tests.commands import Called, Shell, sandbox, write
+from tests.commands import Called, Shell, write
 from tests.sandbox_caller import OTHER_REWARD, customer, event, lot, transaction
-
-
-@pytest.fixture
-def target() -> Iterator[LocalTarget]:
-    with sandbox() as found:
-        yield found
 
 
 def settings(shell: Shell, text: str) -> Path:
@@ -206,6 +199,26 @@ def test_nobodys_deleted_customers_are_sent_in_silence(
     assert ended.document["stages"]["customers"]["accepted"] == 3
 
 
+def test_a_mark_in_a_field_that_is_sent_unknown_asks_for_a_decision_too(shell: Shell, target: LocalTarget) -> None:
+    write(shell.folder / "customers.json", [customer("c1"), customer("c2", deleted=True)])
+    send = 'unknown_fields = "send"\n'
+    assert run(shell, target, send).problem == "deleted-unclear"
+    assert run(shell, target, send + '[customers]\nnot_deleted = ["deleted"]', "--dry-run", "d").code == 0
+    ended = run(shell, target, send + '[customers]\ndeleted = ["deleted"]')
+    assert (ended.code, target.ledger()["holds"]["customers"]["count"]) == (0, 1)
+
+
+def test_what_an_older_run_left_out_is_looked_at_behind_a_mapping_too(shell: Shell, target: LocalTarget) -> None:
+    (shell.folder / "maps.py").write_text(MAPS)
+    rows = [{"no": f"c{at}"} for at in (1, 2)]
+    for name, found in (("old", rows), ("new", [*rows, {"no": "c3", "is_deleted": 1}])):
+        (shell.folder / f"{name}.json").write_text(json.dumps(found))
+    mapped = ["--map", "customers=maps:plain", "--json"]
+    assert shell.run(target.url, "--customers", "old.json", "--checkpoint", "old", *mapped).code == 0
+    ended = shell.run(target.url, "--customers", "new.json", "--checkpoint", "new", "--not-in", "old", *mapped)
+    assert (ended.code, ended.problem) == (2, "deleted-unclear")
+
+
 MAPS = """
 def plain(it):
     return {**made(it), "deleted": it["Gone Flag"]} if "Gone Flag" in it else made(it)
@@ -266,6 +279,7 @@ def test_nobodys_deleted_customers_are_sent_in_silence_behind_a_mapping(
     assert (ended.code, ended.problem) == (2, "deleted-unclear")
     what = ended.document["error"]["what"]
     assert (f"{setting.partition('=')[0]}:" in what, "(2)" in what, "2020" in what) == (True, True, False)
+    assert f"first in {'line 3' if form == 'csv' else 'record 2'} of " in what
     checked = shell("check", shell.folder / "move.toml", "--offline", "--json").document
     assert [it["code"] for it in checked["problems"]] == ["deleted-unclear"]
     stages = dry(f'deleted = ["{setting}"]\n').document["stages"]

@@ -22,15 +22,15 @@ from streammig.migration import Migration
 from streammig.model import BatchState, Kind, Place, Receipt, Record, Tally
 from streammig.run import check_totals
 from streammig.target import Seen
-from streammig.telemetry import Answered, Notice
+from streammig.telemetry import Answered
 from tests.memory_target import Crash
 from tests.problems import raises
 from tests.proof_copies import commands_put_back
 from tests.proof_copies import put_back as copies_put_back
 from tests.shares import share
-from tests.test_delivery import Told, arrived, ask, play
+from tests.test_delivery import Told, arrived, ask, play, played
 from tests.test_retry import dead, retry
-from tests.world import World, until_sealed
+from tests.world import Keys, World, drained_at, until_sealed
 
 REFUSED = Receipt(Kind.REJECTED, 422, "no")
 # Every refused batch is dead as a whole, and any number may be parked.
@@ -140,7 +140,7 @@ def test_a_mark_covers_what_begins_before_its_place(stage: int, begin: Place, co
 def test_i3_i8_an_older_copy_is_refused_and_changes_no_file(tmp_path: Path, since: str, concurrency: int) -> None:
     """Whatever was done since: the next requests, all of them, parts of a refused batch, or dead letters."""
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         if since == "retry":
             world.scripted.script = {2: REFUSED}
             assert await world.live() is True
@@ -166,56 +166,52 @@ def test_i3_i8_an_older_copy_is_refused_and_changes_no_file(tmp_path: Path, sinc
     play(tmp_path, story, settings, last="events")
 
 
-def test_i8_how_many_requests_are_newer_is_said(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        await world.live(until_sealed)
-        keep(tmp_path)
-        assert await world.live() is True
-        set_back(tmp_path)
-        ended = await refused(world, "checkpoint-stale")
-        assert f"{len(world.scripted.sent)} requests newer than this copy" in ended.what
-
-    play(tmp_path, story)
+@played()
+async def test_i8_how_many_requests_are_newer_is_said(world: Told, keys: Keys, tmp_path: Path) -> None:
+    await world.live(until_sealed)
+    keep(tmp_path)
+    assert await world.live() is True
+    set_back(tmp_path)
+    ended = await refused(world, "checkpoint-stale")
+    assert f"{len(world.scripted.sent)} requests newer than this copy" in ended.what
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_i8_without_a_fence_the_operator_is_asked_once_before_a_record_is_read(tmp_path: Path, begun: bool) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        if begun:
-            at_request(world, "customers", 3)
-            assert isinstance(await world.live(), Crash)
-            never(world)
-        else:
-            await world.live(until_sealed)
-        keep(tmp_path)
-        lose_the_state_folder(world)
-        before = content(tmp_path)
-        for lost in (False, True):
-            ended = await refused(world, "fence-missing", asking(newest_lost=lost))
-            assert "--checkpoint-is-current" in ended.hint
-            assert not [key for key in content(tmp_path) if key not in before and not key.startswith("state/accounts")]
-        await world.live(asking(until_sealed if not begun else until_answered("customers", 2), current=True))
-        assert await world.live() is True
-        arrived(world, keys)
-        set_back(tmp_path)  # the word never passes a newer fence
-        await refused(world, "checkpoint-stale", asking(current=True))
+@played()
+async def test_i8_without_a_fence_the_operator_is_asked_once_before_a_record_is_read(
+    world: Told, keys: Keys, tmp_path: Path, begun: bool
+) -> None:
+    if begun:
+        at_request(world, "customers", 3)
+        assert isinstance(await world.live(), Crash)
+        never(world)
+    else:
+        await world.live(until_sealed)
+    keep(tmp_path)
+    lose_the_state_folder(world)
+    before = content(tmp_path)
+    for lost in (False, True):
+        ended = await refused(world, "fence-missing", asking(newest_lost=lost))
+        assert "--checkpoint-is-current" in ended.hint
+        assert not [key for key in content(tmp_path) if key not in before and not key.startswith("state/accounts")]
+    await world.live(asking(until_sealed if not begun else until_answered("customers", 2), current=True))
+    assert await world.live() is True
+    arrived(world, keys)
+    set_back(tmp_path)  # the word never passes a newer fence
+    await refused(world, "checkpoint-stale", asking(current=True))
 
-    play(tmp_path, story)
 
-
-def test_i8_a_new_checkpoint_has_a_fence_before_it_has_its_name(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        for step in range(1, 40):
-            await world.live(crash_at=step)
-            if (tmp_path / "run.checkpoint").exists():
-                break
-            shutil.rmtree(tmp_path / "state", ignore_errors=True)
-        ((run_id,),) = ask(world, "SELECT id FROM run")
-        with sqlite3.connect(tmp_path / "state" / "fences.sqlite") as db:
-            assert (run_id,) in db.execute("SELECT id FROM fence").fetchall()
-        db.close()
-
-    play(tmp_path, story)
+@played()
+async def test_i8_a_new_checkpoint_has_a_fence_before_it_has_its_name(world: Told, keys: Keys, tmp_path: Path) -> None:
+    for step in range(1, 40):
+        await world.live(crash_at=step)
+        if (tmp_path / "run.checkpoint").exists():
+            break
+        shutil.rmtree(tmp_path / "state", ignore_errors=True)
+    ((run_id,),) = ask(world, "SELECT id FROM run")
+    with sqlite3.connect(tmp_path / "state" / "fences.sqlite") as db:
+        assert (run_id,) in db.execute("SELECT id FROM fence").fetchall()
+    db.close()
 
 
 # -- the newest copy is lost -----------------------------------------------------------------------------------------
@@ -229,7 +225,7 @@ def test_i3_i4_an_older_copy_goes_on_where_the_newest_is_lost(
 ) -> None:
     """The lost run ended at some request of transactions, which landed or not; nothing comes twice or is missing."""
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         await world.live(until_sealed if copied == "sealed" else until_answered(copied, 2))
         keep(tmp_path)
         at_request(world, "transactions", 9)
@@ -256,25 +252,25 @@ def test_i3_i4_an_older_copy_goes_on_where_the_newest_is_lost(
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 20])
-def test_a_crash_right_after_the_word_that_the_newest_is_lost_asks_for_no_other_word(tmp_path: Path, step: int) -> None:
+@played()
+async def test_a_crash_right_after_the_word_that_the_newest_is_lost_asks_for_no_other_word(
+    world: Told, keys: Keys, tmp_path: Path, step: int
+) -> None:
     """The bodies that the lost run had settled are made again from the export, also by a later call."""
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        await world.live(until_sealed)
-        keep(tmp_path)
-        at_request(world, "customers", 5)
-        assert isinstance(await world.live(), Crash)
-        never(world)
-        set_back(tmp_path)
-        assert isinstance(await world.live(asking(newest_lost=True), crash_at=step), Crash)
-        ended = await world.live()
-        if isinstance(ended, Unusable):
-            assert ended.code == "checkpoint-stale"  # the word had not been noted yet
-            ended = await world.live(asking(newest_lost=True))
-        assert ended is True
-        arrived(world, keys)
-
-    play(tmp_path, story)
+    await world.live(until_sealed)
+    keep(tmp_path)
+    at_request(world, "customers", 5)
+    assert isinstance(await world.live(), Crash)
+    never(world)
+    set_back(tmp_path)
+    assert isinstance(await world.live(asking(newest_lost=True), crash_at=step), Crash)
+    ended = await world.live()
+    if isinstance(ended, Unusable):
+        assert ended.code == "checkpoint-stale"  # the word had not been noted yet
+        ended = await world.live(asking(newest_lost=True))
+    assert ended is True
+    arrived(world, keys)
 
 
 @pytest.mark.parametrize("place", [30_000, 38_000, 46_000])
@@ -284,7 +280,7 @@ def test_i4_batches_that_a_lost_copy_did_not_deliver_are_sent_or_parked_and_end_
 ) -> None:
     """More of them than workers, and so few later ones that not all of them can be told."""
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
+    async def story(world: Told, keys: Keys) -> None:
         await world.live(until_sealed)
         ((run_id, tick),) = ask(world, "SELECT id, tick FROM run")
         fences = Fences(fences_path(tmp_path / "state"))  # as if requests had come so far, and been lost
@@ -300,43 +296,41 @@ def test_i4_batches_that_a_lost_copy_did_not_deliver_are_sent_or_parked_and_end_
     play(tmp_path, story, PLAIN | {"concurrency": concurrency})
 
 
-def test_i3_events_that_a_lost_copy_may_have_sent_are_parked(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live(until_answered("events", 1)) is False
-        keep(tmp_path)
-        at_request(world, "events", 3)
-        assert isinstance(await world.live(), Crash)
-        never(world)
-        set_back(tmp_path)
-        assert isinstance(await world.live(asking(newest_lost=True)), UnknownOutcome)
-        assert ask(world, "SELECT count(*) FROM batch WHERE stage = 'events' AND state = 'parked'") == [(2,)]
-        decide(world)
-        assert await world.live() is True
-        world.target.settle()
-        assert max(world.target.events.values()) == 1
-
-    play(tmp_path, story, PLAIN, last="events")
+@played(PLAIN, last="events")
+async def test_i3_events_that_a_lost_copy_may_have_sent_are_parked(world: Told, keys: Keys, tmp_path: Path) -> None:
+    assert await world.live(until_answered("events", 1)) is False
+    keep(tmp_path)
+    at_request(world, "events", 3)
+    assert isinstance(await world.live(), Crash)
+    never(world)
+    set_back(tmp_path)
+    assert isinstance(await world.live(asking(newest_lost=True)), UnknownOutcome)
+    assert ask(world, "SELECT count(*) FROM batch WHERE stage = 'events' AND state = 'parked'") == [(2,)]
+    decide(world)
+    assert await world.live() is True
+    world.target.settle()
+    assert max(world.target.events.values()) == 1
 
 
-def test_i4_a_batch_that_a_lost_pilot_had_cut_otherwise_is_told_by_each_owner(tmp_path: Path) -> None:
+@played()
+async def test_i4_a_batch_that_a_lost_pilot_had_cut_otherwise_is_told_by_each_owner(
+    world: Told, keys: Keys, tmp_path: Path
+) -> None:
     """The pilot's customers landed, the others of the same batch did not: they are dead letters, for a retry."""
 
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert isinstance(await world.live(crash_at=20), Crash)
-        assert ask(world, "SELECT count(*) FROM batch") == [(0,)]
-        keep(tmp_path)
-        assert await world.live(asking(first=20)) is False
-        at_request(world, "customers", 2)
-        assert isinstance(await world.live(), Crash)
-        never(world)
-        set_back(tmp_path)
-        assert await world.live(asking(newest_lost=True)) is True
-        there = len([key for key in keys["customers"] if int(key[1:]) < 20])
-        assert dead(world)["customers"] == {"accepted-in-part": 43 - there}
-        assert await world.live(retry()) is True
-        arrived(world, keys)
-
-    play(tmp_path, story)
+    assert isinstance(await world.live(crash_at=20), Crash)
+    assert ask(world, "SELECT count(*) FROM batch") == [(0,)]
+    keep(tmp_path)
+    assert await world.live(asking(first=20)) is False
+    at_request(world, "customers", 2)
+    assert isinstance(await world.live(), Crash)
+    never(world)
+    set_back(tmp_path)
+    assert await world.live(asking(newest_lost=True)) is True
+    there = len([key for key in keys["customers"] if int(key[1:]) < 20])
+    assert dead(world)["customers"] == {"accepted-in-part": 43 - there}
+    assert await world.live(retry()) is True
+    arrived(world, keys)
 
 
 def test_i3_i4_older_copies_put_back_at_any_moment_double_and_lose_nothing() -> None:
@@ -409,133 +403,116 @@ def never(world: Told) -> None:
 
 
 @pytest.mark.parametrize("begun", ["crash", "pilot"])
-def test_i3_a_machine_that_was_set_back_while_customers_went_sends_nothing(tmp_path: Path, begun: str) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        if begun == "crash":
-            at_request(world, "customers", 2)
-            assert isinstance(await world.live(), Crash)
-            never(world)
-        else:
-            assert await world.live(pilot) is False
-        back_up(tmp_path)
-        assert await world.live() is True
-        restore(tmp_path)
-        for _ in range(2):  # nor does it help to ask again
-            found = await refused(world, "checkpoint-behind-target")
-            assert "--checkpoint-is-current" in found.hint
-            assert re.search(r"record \d+ of \S*customers\S*", found.what)
-
-    play(tmp_path, story, {"concurrency": 4}, "events")
-
-
-def test_i3_a_machine_that_was_set_back_while_events_went_sends_nothing_if_transactions_are_there(
-    tmp_path: Path,
+@played({"concurrency": 4}, "events")
+async def test_i3_a_machine_that_was_set_back_while_customers_went_sends_nothing(
+    world: Told, keys: Keys, tmp_path: Path, begun: str
 ) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        at_request(world, "events", 3)
+    if begun == "crash":
+        at_request(world, "customers", 2)
         assert isinstance(await world.live(), Crash)
         never(world)
-        back_up(tmp_path)
-        await world.live()
-        decide(world)  # the batch of events that was being sent
-        assert await world.live() is True
-        restore(tmp_path)
-        await refused(world, "checkpoint-behind-target")
+    else:
+        assert await world.live(pilot) is False
+    back_up(tmp_path)
+    assert await world.live() is True
+    restore(tmp_path)
+    for _ in range(2):  # nor does it help to ask again
+        found = await refused(world, "checkpoint-behind-target")
+        assert "--checkpoint-is-current" in found.hint
+        assert re.search(r"record \d+ of \S*customers\S*", found.what)
 
-    play(tmp_path, story, PLAIN, last="transactions")
+
+@played(PLAIN, last="transactions")
+async def test_i3_a_machine_that_was_set_back_while_events_went_sends_nothing_if_transactions_are_there(
+    world: Told, keys: Keys, tmp_path: Path
+) -> None:
+    at_request(world, "events", 3)
+    assert isinstance(await world.live(), Crash)
+    never(world)
+    back_up(tmp_path)
+    await world.live()
+    decide(world)  # the batch of events that was being sent
+    assert await world.live() is True
+    restore(tmp_path)
+    await refused(world, "checkpoint-behind-target")
 
 
 @pytest.mark.parametrize("stage", ["customers", "events", "transactions"])
-def test_a_plain_resume_looks_for_a_few_records_and_asks_nobody(tmp_path: Path, stage: str) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        # Those who stood there before, otherwise than they are sent, are no sign of a newer copy.
-        world.target.strangers = frozenset(list(keys["customers"])[::2])
-        assert await world.live(until_answered(stage, 2)) is False
-        looked: list[str] = []
-        before: list[int] = []
-        seeing(world, lambda of, record: looked.append(of))
-        world.scripted.before = lambda of, body: before.append(len(looked))
-        assert await world.live() is True
-        arrived(world, keys)
-        coming = looked[: before[0]].count("customers" if stage == "customers" else "transactions")
-        assert coming == (5 if stage == "customers" else 2)  # the barrier behind the customers looks for more of these
-
-    play(tmp_path, story, last="transactions")
+@played(last="transactions")
+async def test_a_plain_resume_looks_for_a_few_records_and_asks_nobody(world: Told, keys: Keys, stage: str) -> None:
+    # Those who stood there before, otherwise than they are sent, are no sign of a newer copy.
+    world.target.strangers = frozenset(list(keys["customers"])[::2])
+    assert await world.live(until_answered(stage, 2)) is False
+    looked: list[str] = []
+    before: list[int] = []
+    seeing(world, lambda of, record: looked.append(of))
+    world.scripted.before = lambda of, body: before.append(len(looked))
+    assert await world.live() is True
+    arrived(world, keys)
+    coming = looked[: before[0]].count("customers" if stage == "customers" else "transactions")
+    assert coming == (5 if stage == "customers" else 2)  # the barrier behind the customers looks for more of these
 
 
-def test_a_resume_in_an_outage_does_not_wait_for_one_look_after_the_other(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live(until_answered("customers", 2)) is False
-        looked: list[str] = []
+@played()
+async def test_a_resume_in_an_outage_does_not_wait_for_one_look_after_the_other(world: Told, keys: Keys) -> None:
+    assert await world.live(until_answered("customers", 2)) is False
+    looked: list[str] = []
 
-        def dark(of: str, record: Record) -> Seen:
-            looked.append(record.owner)
-            return Seen.CANT_TELL
+    def dark(of: str, record: Record) -> Seen:
+        looked.append(record.owner)
+        return Seen.CANT_TELL
 
-        over = seeing(world, dark)
-        world.scripted.before = lambda stage, body: over()
-        assert await world.live() is True
-        assert len(set(looked)) == 1  # again and again for one, then no more
-        assert any("customers can't be looked for at the target now" in it for it in world.said)
-        arrived(world, keys)
-
-    play(tmp_path, story)
+    over = seeing(world, dark)
+    world.scripted.before = lambda stage, body: over()
+    assert await world.live() is True
+    assert len(set(looked)) == 1  # again and again for one, then no more
+    assert any("customers can't be looked for at the target now" in it for it in world.said)
+    arrived(world, keys)
 
 
-def test_i3_a_moment_in_which_nothing_can_be_read_does_not_hide_that_the_machine_was_set_back(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live(pilot) is False
-        back_up(tmp_path)
-        assert await world.live() is True
-        restore(tmp_path)
-        looked = count()
-        seeing(world, lambda of, record: None if next(looked) else Seen.CANT_TELL)
-        await refused(world, "checkpoint-behind-target")
-
-    play(tmp_path, story)
-
-
-def test_i3_a_first_try_that_found_no_connection_does_not_count_as_a_beginning(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live() is True
-        (tmp_path / "run.checkpoint").rename(tmp_path / "other.checkpoint")
-        lose_the_state_folder(world)  # it knows who was given the export
-        over = seeing(world, lambda of, record: Seen.CANT_TELL)
-        world.scripted.script = dict.fromkeys(range(100), Receipt(Kind.NOT_SENT, None, "no connection"))
-        assert await world.live(until_answered("customers", 1)) is False
-        over()
-        world.scripted.script = {}
-        await refused(world, "checkpoint-behind-target")
-
-    play(tmp_path, story)
+@played()
+async def test_i3_a_moment_in_which_nothing_can_be_read_does_not_hide_that_the_machine_was_set_back(
+    world: Told, keys: Keys, tmp_path: Path
+) -> None:
+    assert await world.live(pilot) is False
+    back_up(tmp_path)
+    assert await world.live() is True
+    restore(tmp_path)
+    looked = count()
+    seeing(world, lambda of, record: None if next(looked) else Seen.CANT_TELL)
+    await refused(world, "checkpoint-behind-target")
 
 
-def test_a_few_customers_who_stood_there_just_as_they_would_be_sent_stop_no_resume(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live(until_answered("customers", 2)) is False
-        looked = count()
-        seeing(world, lambda of, record: Seen.ALL if next(looked) in (1, 3) else None)
-        assert await world.live() is True
-        arrived(world, keys)
+@played()
+async def test_i3_a_first_try_that_found_no_connection_does_not_count_as_a_beginning(
+    world: Told, keys: Keys, tmp_path: Path
+) -> None:
+    assert await world.live() is True
+    (tmp_path / "run.checkpoint").rename(tmp_path / "other.checkpoint")
+    lose_the_state_folder(world)  # it knows who was given the export
+    over = seeing(world, lambda of, record: Seen.CANT_TELL)
+    world.scripted.script = dict.fromkeys(range(100), Receipt(Kind.NOT_SENT, None, "no connection"))
+    assert await world.live(until_answered("customers", 1)) is False
+    over()
+    world.scripted.script = {}
+    await refused(world, "checkpoint-behind-target")
 
-    play(tmp_path, story)
+
+@played()
+async def test_a_few_customers_who_stood_there_just_as_they_would_be_sent_stop_no_resume(
+    world: Told, keys: Keys
+) -> None:
+    assert await world.live(until_answered("customers", 2)) is False
+    looked = count()
+    seeing(world, lambda of, record: Seen.ALL if next(looked) in (1, 3) else None)
+    assert await world.live() is True
+    arrived(world, keys)
 
 
 def until_answered(stage: str, number: int) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
     """A run that is drained at this answer of a stage."""
-
-    def work(migration: Migration) -> Coroutine[Any, Any, bool]:
-        tell, answers = migration.notify, count(1)
-
-        def hear(notice: Notice) -> None:
-            tell(notice)
-            if isinstance(notice, Answered) and notice.batch.stage == stage and next(answers) == number:
-                migration.drain()
-
-        migration.notify = hear
-        return migration.run()
-
-    return work
+    answers = count(1)
+    return drained_at(lambda it: isinstance(it, Answered) and it.batch.stage == stage and next(answers) == number)
 
 
 def test_totals_that_do_not_add_up_say_which_sides_do_not_agree() -> None:
@@ -546,13 +523,13 @@ def test_totals_that_do_not_add_up_say_which_sides_do_not_agree() -> None:
         check_totals("events", replace(totals, accepted=none))
 
 
-def test_i3_the_word_for_a_lost_state_folder_does_not_pass_the_look_at_the_target(tmp_path: Path) -> None:
-    async def story(world: Told, keys: dict[str, set[str]]) -> None:
-        assert await world.live(pilot) is False
-        back_up(tmp_path)
-        assert await world.live() is True
-        restore(tmp_path)
-        lose_the_state_folder(world)
-        await refused(world, "checkpoint-behind-target", asking(current=True))
-
-    play(tmp_path, story, {"concurrency": 4}, "events")
+@played({"concurrency": 4}, "events")
+async def test_i3_the_word_for_a_lost_state_folder_does_not_pass_the_look_at_the_target(
+    world: Told, keys: Keys, tmp_path: Path
+) -> None:
+    assert await world.live(pilot) is False
+    back_up(tmp_path)
+    assert await world.live() is True
+    restore(tmp_path)
+    lose_the_state_folder(world)
+    await refused(world, "checkpoint-behind-target", asking(current=True))

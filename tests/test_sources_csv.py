@@ -139,7 +139,9 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8
 
 @settings(max_examples=200, deadline=None)
 @given(
-    rows=st.lists(st.tuples(TEXT, TEXT), max_size=12), ended=st.sampled_from(["\n", "\r\n"]), size=st.integers(8, 64)
+    rows=st.lists(st.tuples(TEXT, TEXT), max_size=12),
+    ended=st.sampled_from(["\n", "\r\n", "\n\n"]),
+    size=st.integers(8, 64),
 )
 def test_any_rows_are_read_as_written_and_from_the_place_of_each(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], ended: str, size: int
@@ -147,11 +149,14 @@ def test_any_rows_are_read_as_written_and_from_the_place_of_each(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator=ended, quoting=csv.QUOTE_ALL)
     writer.writerows([("a", "b"), *rows])
-    source = source_of(tmp_path_factory.mktemp("rows"), text.getvalue().encode(), read_bytes=size)
+    data = text.getvalue().encode()
+    source = source_of(tmp_path_factory.mktemp("rows"), data, read_bytes=size)
     wanted = [{name: value for name, value in zip("ab", row, strict=True) if value} for row in rows]
     records, places, faults = read(source)
     assert records == wanted
     assert not faults
     for index, place in enumerate(places):
-        assert place.ordinal == index + 1
-        assert read(source, place)[0] == wanted[index:]
+        assert place.ordinal == 1 + data.count(b"\n", 0, place.offset)
+        assert read(source, place)[:2] == (wanted[index:], places[index:])
+    for end in [span.position(at).end for span in source.spans() for at in range(len(span))]:
+        assert read(source, end)[1] == [place for place in places if place.offset >= end.offset]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import obstore
 import pytest
@@ -159,46 +162,63 @@ def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch: pyt
     assert "pip install 'streammig[object-stores]'" in caught.value.hint
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
-    """A bucket behind a relay that cuts each connection behind 3 MB of answers."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    with cutting_relay(port, 3_000_000) as relay:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{relay}")
-        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA-OF-A-TEST")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-        store = S3Store("exports")
-        create(port)
-        yield store
-    server.stop()
+class Stored(NamedTuple):
+    """An object in a store, and how another is put in its place."""
+
+    address: str
+    put: Callable[[bytes], object]
 
 
-def create(port: int) -> None:
-    from urllib.request import Request, urlopen
+KEY = "old shop/c&1?.ndjson"
+SECRET = "aHVudGVyMg=="
 
-    with urlopen(Request(f"http://127.0.0.1:{port}/exports", method="PUT")):
-        pass
+
+@pytest.fixture(params=["s3", "gs", "az"])
+def stored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stored]:
+    """An object of each kind of store, behind a relay that cuts each connection behind 3 MB of answers."""
+    address = f"{request.param}://exports/{KEY}"
+    if request.param == "s3":
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        _, port = server.get_host_and_port()
+        with cutting_relay(port, 3_000_000) as relay:
+            environ = {"ENDPOINT_URL": f"http://127.0.0.1:{relay}", "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+            for name, value in {**environ, "ACCESS_KEY_ID": "AKIA-OF-A-TEST", "SECRET_ACCESS_KEY": SECRET}.items():
+                monkeypatch.setenv(f"AWS_{name}", value)
+            with urlopen(Request(f"http://127.0.0.1:{port}/exports", method="PUT")):
+                pass
+            yield Stored(address, partial(obstore.put, S3Store("exports"), KEY))
+        server.stop()
+        return
+    with web_object(b"") as it, cutting_relay(urlsplit(it.url).port or 0, 3_000_000) as relay:
+        it.path, it.signed = (
+            (f"/exports/{KEY}", f"Bearer {SECRET}")
+            if request.param == "gs"
+            else (f"/shop/exports/{KEY}", "SharedKey shop:")
+        )
+        monkeypatch.setenv("GOOGLE_BASE_URL", f"http://127.0.0.1:{relay}")
+        monkeypatch.setenv("GOOGLE_BEARER_TOKEN", SECRET)
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"http://127.0.0.1:{relay}/shop")
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "shop")
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", SECRET)
+        yield Stored(address, partial(setattr, it, "data"))
+        assert len(it.asked) > 5
 
 
 @pytest.mark.slow
-def test_i3_i4_i8_a_migration_from_a_bucket_is_delivered_once_over_cuts_and_a_resume(
-    shell: Shell, bucket: S3Store
+def test_i3_i4_i8_a_migration_from_a_store_is_delivered_once_over_cuts_and_a_resume(
+    shell: Shell, stored: Stored
 ) -> None:
-    obstore.put(bucket, "old shop/c&1?.ndjson", LINES)
-    name = "s3://exports/old shop/c&1?.ndjson"
+    stored.put(LINES)
     with sandbox(limits="off") as target:
-        first = shell.run(target.url, "--customers", name, "--first", "4000", "--json", "--quiet")
-        obstore.put(bucket, "old shop/c&1?.ndjson", LINES.replace(b"c8999", b"d8999"))
-        other = shell.run(target.url, "--customers", name, "--json", "--quiet")
-        obstore.put(bucket, "old shop/c&1?.ndjson", LINES)
-        rest = shell.run(target.url, "--customers", name, "--json", "--quiet")
+        first = shell.run(target.url, "--customers", stored.address, "--first", "4000", "--json", "--quiet")
+        stored.put(LINES.replace(b"c8999", b"d8999"))
+        other = shell.run(target.url, "--customers", stored.address, "--json", "--quiet")
+        stored.put(LINES)
+        rest = shell.run(target.url, "--customers", stored.address, "--json", "--quiet")
         held = target.ledger()["holds"]["customers"]
-    assert (first.code, other.problem, rest.code) == (10, "checkpoint-of-another-migration", 0)
+    assert (first.code, other.problem, rest.code) == (10, "checkpoint-of-another-migration", 0), first.err
     assert held["count"] == held["landed"] == len(RECORDS)
     kept = b"".join(data for path, data in shell.files().items() if not path.endswith("outbox"))
-    assert b"hunter2" not in kept
+    assert SECRET.encode() not in kept
     assert b"AKIA-OF-A-TEST" not in kept

@@ -14,7 +14,7 @@ from streammig.sandbox.local import LocalTarget
 from streammig.telemetry import Notice, Steered, Waiting, Warned
 from tests.commands import Called, Shell, process, sandbox, states, until, write
 from tests.sandbox_caller import customer
-from tests.virtual import Inline, VirtualClock, run_virtual
+from tests.virtual import Inline, VirtualClock, virtual
 
 RUN = "a1b2"
 
@@ -51,19 +51,17 @@ async def later(seconds: float, path: Path, orders: Orders) -> None:
     write_orders(path, orders)
 
 
-def test_a_pause_lets_no_request_begin_until_it_ends_also_in_a_run_that_starts_later(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with paced(tmp_path, "1/5s") as it:
-            write_orders(it.path, Orders(paused=True))
-            await it.limiter.enter(RUN)
-            ends = asyncio.create_task(later(1000.0, it.path, Orders()))
-            (first,) = await it.grants(1)
-            assert 1000.0 <= first <= 1006.0
-            assert [type(notice) for notice in it.told] == [Waiting, Waiting, Steered]  # at once, and ten minutes later
-            assert {notice.code for notice in it.told if isinstance(notice, Waiting)} == {"paused"}
-            await ends
-
-    run_virtual(main())
+@virtual()
+async def test_a_pause_lets_no_request_begin_until_it_ends_also_in_a_run_that_starts_later(tmp_path: Path) -> None:
+    async with paced(tmp_path, "1/5s") as it:
+        write_orders(it.path, Orders(paused=True))
+        await it.limiter.enter(RUN)
+        ends = asyncio.create_task(later(1000.0, it.path, Orders()))
+        (first,) = await it.grants(1)
+        assert 1000.0 <= first <= 1006.0
+        assert [type(notice) for notice in it.told] == [Waiting, Waiting, Steered]  # at once, and ten minutes later
+        assert {notice.code for notice in it.told if isinstance(notice, Waiting)} == {"paused"}
+        await ends
 
 
 @pytest.mark.parametrize(
@@ -73,38 +71,34 @@ def test_a_pause_lets_no_request_begin_until_it_ends_also_in_a_run_that_starts_l
         pytest.param("1/5s", "1/1h", (3600.0, 3665.0), id="what was allowed a moment ago has to wait"),
     ],
 )
-def test_other_limits_hold_from_the_moment_they_are_given(
+@virtual()
+async def test_other_limits_hold_from_the_moment_they_are_given(
     before: str, after: str, expected: tuple[float, float], tmp_path: Path
 ) -> None:
-    async def main() -> None:
-        async with paced(tmp_path, before) as it:
-            await it.limiter.enter(RUN)
-            if before == "1/5s":
-                await it.grants(1)
-                write_orders(it.path, Orders(limits=after))
-                await asyncio.sleep(1.0)
-            else:
-                await it.grants(1)
-            given = asyncio.create_task(later(100.0, it.path, Orders(limits=after)))
-            (second,) = await it.grants(1)
-            assert expected[0] <= second <= expected[1]
-            assert Steered("limits", after) in it.told
-            given.cancel()
-
-    run_virtual(main())
+    async with paced(tmp_path, before) as it:
+        await it.limiter.enter(RUN)
+        if before == "1/5s":
+            await it.grants(1)
+            write_orders(it.path, Orders(limits=after))
+            await asyncio.sleep(1.0)
+        else:
+            await it.grants(1)
+        given = asyncio.create_task(later(100.0, it.path, Orders(limits=after)))
+        (second,) = await it.grants(1)
+        assert expected[0] <= second <= expected[1]
+        assert Steered("limits", after) in it.told
+        given.cancel()
 
 
 @pytest.mark.parametrize("text", [b"{", b'{"paused": 3}', b'{"limits": "fast"}'])
-def test_orders_that_can_not_be_read_are_told_and_change_nothing(text: bytes, tmp_path: Path) -> None:
-    async def main() -> None:
-        async with paced(tmp_path, "1/5s") as it:
-            await it.limiter.enter(RUN)
-            it.path.write_bytes(text)
-            await asyncio.sleep(2.0)
-            await it.grants(2)
-            assert [notice.code for notice in it.told if isinstance(notice, Warned)] == ["orders-unreadable"]
-
-    run_virtual(main())
+@virtual()
+async def test_orders_that_can_not_be_read_are_told_and_change_nothing(text: bytes, tmp_path: Path) -> None:
+    async with paced(tmp_path, "1/5s") as it:
+        await it.limiter.enter(RUN)
+        it.path.write_bytes(text)
+        await asyncio.sleep(2.0)
+        await it.grants(2)
+        assert [notice.code for notice in it.told if isinstance(notice, Warned)] == ["orders-unreadable"]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,13 +19,13 @@ from streammig.report.watch import Watch
 from streammig.telemetry import Advanced, Answered, DeadLettered, Notice, StageBegan, StageEnded
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.shares import share
-from tests.virtual import run_virtual
-from tests.world import SETTLE_TIME, World, new_world, write_export
+from tests.virtual import run_virtual, virtual
+from tests.world import SETTLE_TIME, Keys, World, new_world, write_export
 
 CUSTOMERS = 80
 
 
-def check(world: World, keys: dict[str, set[str]]) -> None:
+def check(world: World, keys: Keys) -> None:
     """What must hold at every moment: nothing twice, nothing that was never there, totals that balance (I1, I3, I4)."""
     target = world.target
     target.settle()
@@ -43,7 +44,7 @@ def check(world: World, keys: dict[str, set[str]]) -> None:
     assert not target.violations, target.violations[:3]
 
 
-def whole(world: World, keys: dict[str, set[str]]) -> None:
+def whole(world: World, keys: Keys) -> None:
     """Everything has arrived, once, but for what a queue slower than the settle time dropped."""
     check(world, keys)
     dropped = {key.partition(" ")[2] for key in world.target.dropped}
@@ -63,7 +64,7 @@ def run_world(tmp_path: Path, seed: int, story: Any, **more: Any) -> None:
 
 
 def test_a_migration_on_a_good_day_delivers_everything_once_within_its_limits(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         assert await world.live() is True
         whole(world, keys)
 
@@ -73,7 +74,7 @@ def test_a_migration_on_a_good_day_delivers_everything_once_within_its_limits(tm
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("seed", range(2))
 def test_i3_i4_a_crash_at_any_write_neither_loses_nor_doubles(tmp_path: Path, seed: int, after: bool) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         crashes = 0
         for _ in range(12):
             ended = await world.live(crash_at=world.rng.randrange(1, 80), crash_after=after)
@@ -85,24 +86,21 @@ def test_i3_i4_a_crash_at_any_write_neither_loses_nor_doubles(tmp_path: Path, se
     run_world(tmp_path, seed, story, limits=((1, 5.0), (500, 3600.0)))
 
 
-def assert_done(ended: object, world: World, keys: dict[str, set[str]]) -> None:
+def assert_done(ended: object, world: World, keys: Keys) -> None:
     """All is delivered, or what is parked could not have been decided by anyone."""
     if ended is True:
         whole(world, keys)
         return
     assert isinstance(ended, UnknownOutcome), ended
-    file = Checkpoint.open(world.folder / "run.checkpoint", read_only=True)
-    try:
+    with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
         assert any(file.batches(row.name, BatchState.PARKED) for row in file.stages())
-    finally:
-        file.close()
 
 
 def live_through(tmp_path: Path, seed: int) -> str:
     """One random life: faults, crashes, slow queues, then good weather and it must finish. Returns a trace."""
     trace: list[Any] = []
 
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         rng = world.rng
         weather = Weather(
             {name: rng.choice([0.0, 0.01, 0.05]) for name in FAULTS},
@@ -155,20 +153,18 @@ def test_hundreds_of_random_lives(tmp_path: Path) -> None:
             raise
 
 
-def test_the_target_itself_sees_what_comes_twice() -> None:
-    async def main() -> None:
-        world = new_world(Path(), 1, 1)
-        body = b'{"customers":[{"id":"c1"}]}'
-        for _ in range(2):
-            await world.target.send("customers", body)
-        world.target.settle()
-        assert world.target.customers["c1"] == 2
-
-    run_virtual(main())
+@virtual()
+async def test_the_target_itself_sees_what_comes_twice() -> None:
+    world = new_world(Path(), 1, 1)
+    body = b'{"customers":[{"id":"c1"}]}'
+    for _ in range(2):
+        await world.target.send("customers", body)
+    world.target.settle()
+    assert world.target.customers["c1"] == 2
 
 
 def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_path: Path) -> None:
-    async def story(world: World, keys: dict[str, set[str]]) -> None:
+    async def story(world: World, keys: Keys) -> None:
         heard, shares, resumed = Watch(world.clock.time), [], 0
 
         def watch(notice: Notice) -> None:
@@ -181,11 +177,8 @@ def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_pat
                     stage = batch.stage
                 case _:
                     return
-            file = Checkpoint.open(tmp_path / "run.checkpoint", read_only=True)
-            try:
+            with closing(Checkpoint.open(tmp_path / "run.checkpoint", read_only=True)) as file:
                 found = document(file, running=True, now=0.0)["stages"][stage]["done"]
-            finally:
-                file.close()
             if isinstance(notice, StageEnded) and notice.state == "complete":
                 assert found == 1.0
                 return

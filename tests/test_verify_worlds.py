@@ -37,7 +37,7 @@ from tests.memory_target import Crash, Weather
 from tests.sandbox_caller import OTHER_REWARD, REWARD, customer
 from tests.shares import share
 from tests.test_verify import FILES, export, of, one, tampered, verify, without
-from tests.virtual import Inline, VirtualClock, run_virtual
+from tests.virtual import Inline, VirtualClock, run_virtual, virtual
 from tests.world import new_world, write_export
 
 OWNERS = 10_000
@@ -238,30 +238,28 @@ def one_stage(shell: Shell, target: LocalTarget) -> None:
 
 
 @pytest.mark.slow
-def test_a_verify_that_is_killed_reads_little_again_and_tells_how_far_it_is(tmp_path: Path) -> None:
-    async def main() -> None:
-        write_export(tmp_path, 600, Random(1))
-        world = new_world(tmp_path, 1, 600)
-        world.target.weather, world.settings = Weather(read=0.1), {"max_bytes": 1_000_000, "limits": "off"}
-        assert await world.live() is True
-        world.target.settle()
-        world.asked, reads, kills = {"aside": True}, world.target.reads, [800]
-        left: list[float | None] = []
+@virtual()
+async def test_a_verify_that_is_killed_reads_little_again_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    write_export(tmp_path, 600, Random(1))
+    world = new_world(tmp_path, 1, 600)
+    world.target.weather, world.settings = Weather(read=0.1), {"max_bytes": 1_000_000, "limits": "off"}
+    assert await world.live() is True
+    world.target.settle()
+    world.asked, reads, kills = {"aside": True}, world.target.reads, [800]
+    left: list[float | None] = []
 
-        def hear(notice: Notice) -> None:
-            if isinstance(notice, Verifying):
-                left.append(notice.seconds)
-                if kills and len(reads) > kills[0]:
-                    world.dead = bool(kills.pop())
+    def hear(notice: Notice) -> None:
+        if isinstance(notice, Verifying):
+            left.append(notice.seconds)
+            if kills and len(reads) > kills[0]:
+                world.dead = bool(kills.pop())
 
-        world.watch = hear
-        assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), Crash)
-        assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), dict)
-        twice = len(reads)
-        assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), dict)
-        whole = len(reads) - twice
-        assert 800 < twice < whole + 2 * PIECE
-        assert left[1] == pytest.approx(whole * 0.1 / 4, rel=0.1)
-        assert left[-1] == pytest.approx(1.0, abs=1.0)
-
-    run_virtual(main())
+    world.watch = hear
+    assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), Crash)
+    assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), dict)
+    twice = len(reads)
+    assert isinstance(await world.live(lambda it: it.verify(None, lambda told: None)), dict)
+    whole = len(reads) - twice
+    assert 800 < twice < whole + 2 * PIECE
+    assert left[1] == pytest.approx(whole * 0.1 / 4, rel=0.1)
+    assert left[-1] == pytest.approx(1.0, abs=1.0)

@@ -14,7 +14,7 @@ from streammig.errors import Unusable
 from streammig.model import Batch
 from streammig.stage import StageReader, Step, Steps
 from tests.problems import raises
-from tests.virtual import Inline, run_virtual
+from tests.virtual import Inline, virtual
 
 
 @pytest.mark.parametrize(
@@ -27,55 +27,49 @@ from tests.virtual import Inline, run_virtual
         (11.0, False, "done", 10.0),
     ],
 )  # fmt: skip
-def test_a_wait_ends_at_once_when_the_run_is_to_stop_unless_it_must_go_on(
+@virtual()
+async def test_a_wait_ends_at_once_when_the_run_is_to_stop_unless_it_must_go_on(
     stopped_at: float | None, goes_on: bool, found: str | None, ended: float
 ) -> None:
     async def work() -> str:
         await asyncio.sleep(10.0)
         return "done"
 
-    async def main() -> tuple[str | None, float, int]:
-        loop, stop = asyncio.get_running_loop(), Stop()
-        if stopped_at == 0.0:
-            stop.set()
-        elif stopped_at is not None:
-            for _ in range(2):  # an abort behind a drain
-                loop.call_at(stopped_at, stop.set)
-        before = len(asyncio.all_tasks())
-        result = await until_stopped(stop, work(), unless=lambda: goes_on)
-        at, task = loop.time(), asyncio.current_task()
-        await asyncio.sleep(5.0)  # no cancel is left over
-        assert task is not None
-        assert len(asyncio.all_tasks()) == before
-        return result, at, task.cancelling()
-
-    result, at, cancelling = run_virtual(main())
+    loop, stop = asyncio.get_running_loop(), Stop()
+    if stopped_at == 0.0:
+        stop.set()
+    elif stopped_at is not None:
+        for _ in range(2):  # an abort behind a drain
+            loop.call_at(stopped_at, stop.set)
+    before = len(asyncio.all_tasks())
+    result = await until_stopped(stop, work(), unless=lambda: goes_on)
+    at, task = loop.time(), asyncio.current_task()
+    await asyncio.sleep(5.0)  # no cancel is left over
+    assert task is not None
+    assert len(asyncio.all_tasks()) == before
+    result, at, cancelling = result, at, task.cancelling()
     assert (result, cancelling) == (found, 0)
     assert at == pytest.approx(ended, abs=0.01)
 
 
-def test_a_wait_within_a_wait_ends_with_it() -> None:
-    async def main() -> float:
-        loop, stop = asyncio.get_running_loop(), Stop()
-        loop.call_at(4.0, stop.set)
-        assert await until_stopped(stop, until_stopped(stop, asyncio.sleep(10.0, "done"))) is None
-        await asyncio.sleep(1.0)
-        return loop.time()
-
-    assert run_virtual(main()) == pytest.approx(5.0, abs=0.01)
+@virtual()
+async def test_a_wait_within_a_wait_ends_with_it() -> None:
+    loop, stop = asyncio.get_running_loop(), Stop()
+    loop.call_at(4.0, stop.set)
+    assert await until_stopped(stop, until_stopped(stop, asyncio.sleep(10.0, "done"))) is None
+    await asyncio.sleep(1.0)
+    assert loop.time() == pytest.approx(5.0, abs=0.01)
 
 
-def test_a_wait_that_is_cancelled_as_the_run_stops_is_cancelled() -> None:
-    async def main() -> None:
-        stop = Stop()
-        waiting = asyncio.ensure_future(until_stopped(stop, asyncio.sleep(10.0)))
-        await asyncio.sleep(1.0)
-        stop.set()
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-
-    run_virtual(main())
+@virtual()
+async def test_a_wait_that_is_cancelled_as_the_run_stops_is_cancelled() -> None:
+    stop = Stop()
+    waiting = asyncio.ensure_future(until_stopped(stop, asyncio.sleep(10.0)))
+    await asyncio.sleep(1.0)
+    stop.set()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 @dataclass
@@ -102,14 +96,12 @@ def numbered(count: int) -> Iterator[Step]:
 
 
 @pytest.mark.parametrize(("feed", "most", "sizes"), [(Ready, 4, [4, 2]), (Ready, 1, [1] * 6), (Steps, 4, [1] * 6)])
-def test_what_is_ready_is_sealed_together_and_a_problem_behind_it_comes_after_it(
+@virtual()
+async def test_what_is_ready_is_sealed_together_and_a_problem_behind_it_comes_after_it(
     feed: type[Steps], most: int, sizes: list[int]
 ) -> None:
-    async def main() -> list[int]:
-        reading = StageReader(feed(numbered(6)), Inline())
-        found = [len(await reading.next(most)) for _ in sizes]
-        with raises(Unusable, "export-changed"):
-            await reading.next(most)
-        return found
-
-    assert run_virtual(main()) == sizes
+    reading = StageReader(feed(numbered(6)), Inline())
+    found = [len(await reading.next(most)) for _ in sizes]
+    with raises(Unusable, "export-changed"):
+        await reading.next(most)
+    assert found == sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -67,11 +68,8 @@ class Played:
         return exit_code(self.document(), Ended(problem is None, problem)), problem.code if problem else ""
 
     def document(self) -> dict[str, object]:
-        file = Checkpoint.open(self.path, read_only=True)
-        try:
+        with closing(Checkpoint.open(self.path, read_only=True)) as file:
             return document(file, running=False, now=0.0)
-        finally:
-            file.close()
 
 
 FIRST = [next(case for case in CASES if case.then == then) for then in THEN]  # one of each end; the others are slow

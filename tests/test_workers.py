@@ -27,7 +27,7 @@ from streammig.model import Place, Progress
 from streammig.reader import Reader
 from streammig.scan import Cluster, Halted, Processes, StageScan, Workers, hired
 from streammig.scan.stage import read_through
-from streammig.sources import open_source, parse_input
+from streammig.sources import Form, open_source, parse_input
 from streammig.telemetry import Notice, Warned
 from tests.problems import raises
 from tests.sandbox_caller import customer, event, lot
@@ -84,6 +84,8 @@ FORMS: dict[str, tuple[str, bytes]] = {
     "array-cut": ("c.json", json.dumps(PEOPLE).encode()[:-3_000]),
     "in-a-row": ("c.json", b"".join(json.dumps(it).encode() for it in PEOPLE)),
     "table": ("c.csv", table(PEOPLE)),
+    "keyed": ("keyed.json", json.dumps({f'{at}"}},{{': it for at, it in enumerate(PEOPLE)}, indent=1).encode()),
+    "keyed-under-a-path": ("keyed.json#a.b", json.dumps({"x": [1], "a": {"b": dict(enumerate(PEOPLE))}}).encode()),
     "packed": ("c.json.gz", gzip.compress(json.dumps(PEOPLE).encode())),
 }
 
@@ -93,7 +95,7 @@ def scanned(
 ) -> tuple[Any, list[str]]:
     """All that a check finds in a file, and the codes of its warnings."""
     judged = rules(stage, OPTIONS)
-    source = open_source([parse_input(str(folder / name))])
+    source = open_source([parse_input(str(folder / name))], form=Form(keyed=name.startswith("keyed")))
     listed: list[Line] = []
     warned: list[str] = []
 

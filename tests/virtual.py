@@ -7,11 +7,15 @@ import contextlib
 import selectors
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
+from functools import partial
+from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import Any, TypeVar
 
 from streammig.context import Boot
 
 T = TypeVar("T")
+Story = Callable[..., Coroutine[Any, Any, None]]
 
 # Any fixed moment will do; this one makes a test's wall times recognisable (2023-11-14T22:13:20Z).
 EPOCH = 1_700_000_000.0
@@ -118,3 +122,36 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on a virtual loop of its own, from time 0 on; raises `Stuck` where it would never end."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+def teller(tell: Callable[..., None], given: int) -> Callable[..., Callable[[Story], Callable[..., None]]]:
+    """Makes a decorator under which a test is the story itself, that `tell(tmp_path, story, …)` tells.
+
+    The decorator's arguments go to `tell`. The first `given` parameters of the test are what `tell` gives the story,
+    the others are fixtures.
+    """
+
+    def told(*arguments: Any, **more: Any) -> Callable[[Story], Callable[..., None]]:
+        def made(story: Story) -> Callable[..., None]:
+            asked = list(signature(story).parameters.values())[given:]
+            names = [it.name for it in asked]
+
+            def test(tmp_path: Path, **fixtures: Any) -> None:
+                known = {"tmp_path": tmp_path} | fixtures
+                tell(tmp_path, partial(story, **{name: known[name] for name in names}), *arguments, **more)
+
+            place = [Parameter("tmp_path", Parameter.POSITIONAL_OR_KEYWORD)] if "tmp_path" not in names else []
+            test.__signature__ = Signature([*place, *asked])  # type: ignore[attr-defined]
+            test.__name__, test.__doc__, test.__module__ = story.__name__, story.__doc__, story.__module__
+            return test
+
+        return made
+
+    return told
+
+
+def _alone(folder: Path, story: Story) -> None:
+    run_virtual(story())
+
+
+virtual = teller(_alone, 0)

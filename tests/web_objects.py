@@ -1,4 +1,4 @@
-"""Servers of objects on loopback: one that gives ranges of a file, and a relay that cuts connections to another."""
+"""Servers of objects on loopback: one that gives ranges of an object, and a relay that cuts connections to another."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 
 class WebObject:
-    """What a server holds at `/export`, and how it behaves. `asked` are the Range headers that it saw."""
+    """What a server holds at `path`, and how it behaves. `asked` are the Range headers that it saw.
+
+    Reads of an object through the XML API of Google's store and through Azure's Blob API are the same: HEAD and ranged
+    GET with ETag and If-Match, below the bucket's or the account's and the container's path. `signed` is what the
+    Authorization header must begin with.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self.path, self.signed = "/export", ""
         self.etag = '"{}"'
         self.cut = 0  # bytes of an answer behind which the connection is cut
         self.ranges = self.matches = True
@@ -40,8 +47,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         it = self.it
-        asked = self.headers.get("Range", "") if it.ranges else ""
-        status = it.status or (404 if self.path != "/export" else 206 if asked else 200)
+        asked = self.headers.get("Range", self.headers.get("x-ms-range", "")) if it.ranges else ""
+        status = it.status or (404 if unquote(self.path) != it.path else 206 if asked else 200)
+        if not self.headers.get("Authorization", "").startswith(it.signed):
+            status = 403
         match = self.headers.get("If-Match", "")
         if it.matches and match and (match != it.tag() or match.startswith("W/")):
             status = 412

@@ -21,15 +21,17 @@ from tests.memory_target import Crash, MemoryTarget, Weather
 from tests.virtual import Inline, VirtualClock
 
 T = TypeVar("T")
+Keys = dict[str, set[str]]
+"""The keys of units by stage."""
 SETTLE_TIME = 60.0  # seconds
 AMOUNT = 0.25  # of each transaction
 REWARD = "11111111-1111-4111-8111-111111111111"
 
 
-def write_export(folder: Path, customers: int, rng: Random) -> dict[str, set[str]]:
+def write_export(folder: Path, customers: int, rng: Random) -> Keys:
     """Three files of small records; returns the keys of the units that are to arrive, by stage."""
     rows: dict[str, list[dict[str, Any]]] = {"customers": [], "events": [], "transactions": []}
-    keys: dict[str, set[str]] = {name: set() for name in rows}
+    keys: Keys = {name: set() for name in rows}
     for number in range(customers):
         owner = f"c{number}"
         deleted = rng.random() < 0.05
@@ -170,11 +172,8 @@ class World:
             raise group from None
 
     def totals(self) -> dict[str, Any]:
-        file = Checkpoint.open(self.folder / "run.checkpoint", read_only=True)
-        try:
+        with contextlib.closing(Checkpoint.open(self.folder / "run.checkpoint", read_only=True)) as file:
             return {row.name: file.totals(row.name) for row in file.stages()}
-        finally:
-            file.close()
 
 
 @dataclass(slots=True)
@@ -186,17 +185,25 @@ class VirtualMigration(Migration):
         yield self.world.target, self.world.target
 
 
-async def until_sealed(migration: Migration) -> bool:
-    """A run that is drained when its first batch is sealed, before anything is sent."""
-    tell = migration.notify
+def drained_at(heard: Callable[[Notice], bool], delay: float = 0.0) -> Callable[[Migration], Coroutine[Any, Any, bool]]:
+    """A run that is drained at a notice, or so many seconds behind it."""
 
-    def hear(notice: Notice) -> None:
-        tell(notice)
-        if isinstance(notice, Sealed):
-            migration.drain()
+    def work(migration: Migration) -> Coroutine[Any, Any, bool]:
+        tell = migration.notify
 
-    migration.notify = hear
-    return await migration.run()
+        def hear(notice: Notice) -> None:
+            tell(notice)
+            if heard(notice):
+                asyncio.get_running_loop().call_later(delay, migration.drain) if delay else migration.drain()
+
+        migration.notify = hear
+        return migration.run()
+
+    return work
+
+
+until_sealed = drained_at(lambda it: isinstance(it, Sealed))
+"""Until the first batch is sealed, before anything is sent."""
 
 
 def executor_of(world: World) -> Executor:

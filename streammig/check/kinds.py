@@ -20,7 +20,8 @@ class Kind(msgspec.Struct):
     code: str
     field: str
     count: int = 0
-    examples: list[tuple[Position, str, str]] = []  # where, what the rules say, and the id of the customer
+    # where, in which column, what the rules say, and the id of the customer
+    examples: list[tuple[Position, str | None, str, str]] = []
 
     @property
     def cause(self) -> str:
@@ -34,14 +35,14 @@ class Kinds:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Kind] = {}
 
-    def add(self, letter: DeadLetter, owner: str) -> None:
+    def add(self, letter: DeadLetter, owner: str, column: str | None) -> None:
         key = letter.code, named_field(letter.message)
         if key not in self._found and len(self._found) >= MOST:
             key = letter.code, ""
         kind = self._found.setdefault(key, Kind(*key))
         kind.count += 1
         if len(kind.examples) < EXAMPLES:
-            kind.examples.append((letter.position, letter.message, owner))
+            kind.examples.append((letter.position, column, letter.message, owner))
 
     def __iter__(self) -> Iterator[Kind]:
         """The most frequent kind first; kinds that follow from a customer's problem last."""
@@ -53,9 +54,11 @@ class Kinds:
             {
                 "code": it.code, "field": it.field, "count": it.count,
                 "examples": [
-                    {"file": files[at.source], "line": at.ordinal, "offset": at.offset, "message": message}
-                    | ({"id": owner} if ids else {})
-                    for at, message, owner in it.examples
+                    {
+                        "file": files[at.source], "line": at.ordinal, "column": column, "offset": at.offset,
+                        "message": message,
+                    } | ({"id": owner} if ids else {})
+                    for at, column, message, owner in it.examples
                 ],
             }
             for it in self

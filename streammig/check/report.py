@@ -68,7 +68,7 @@ def _problems(found: Found) -> str:
     )
     kinds = [(cause(it["code"]), it["field"], name, it["count"]) for name, it in _kinds(found["stages"])]
     rows = [
-        (kind["code"], each["id"] or "-", Path(each["file"]).name, each["line"], each["offset"], each["message"])
+        (kind["code"], each["id"] or "-", Path(each["file"]).name, _line(each), each["offset"], each["message"])
         for _, kind in _kinds(found["stages"])
         for each in kind["examples"]
     ]
@@ -79,6 +79,11 @@ def _problems(found: Found) -> str:
         table(["problem", "field", "stage", "records"], kinds, "Records by what is wrong with them") if kinds else "",
         table(head, rows, "The first of each") if rows else "",
     ) or section("Problems", "<p>None.</p>")
+
+
+def _line(it: Found) -> Any:
+    """The number of a record; in a table that is its line, with the column at fault."""
+    return f"line {it['line']:,}, {it['column']}" if it["column"] else it["line"]
 
 
 def _kinds(stages: Mapping[str, Found]) -> Iterator[tuple[str, Found]]:

@@ -25,6 +25,7 @@ from streammig.check.purchases import Purchases, rows_of_units
 from streammig.columns import Chunk, Columns, Rows
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.disk import disk_fault, own_folder
+from streammig.fields import AtFault
 from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up
 from streammig.scan import Halted
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
@@ -37,11 +38,12 @@ MOST_MENTIONED = 5_000  # of a kind: more than any account holds
 
 class Line(msgspec.Struct):
     """A problem of a record, as a line of the file that lists all problems. `id` is the customer's, as the record has
-    it. `unit` tells apart the parts that a mapping made of one record."""
+    it. `unit` tells apart the parts that a mapping made of one record. `column` is as in `AtFault`."""
 
     stage: str
     file: str
     line: int
+    column: str | None
     offset: int
     unit: int
     code: str
@@ -57,6 +59,7 @@ class Checked:
 
     name: str
     files: Sequence[str]
+    fault: AtFault
     source_records: int = 0
     sent: Tally = field(default_factory=Tally)
     refused: Tally = field(default_factory=Tally)
@@ -84,8 +87,16 @@ class Checked:
         """Add a dead letter, with the id of its owner."""
         self.dead += 1
         self.refused += letter.tally
-        self.kinds.add(letter, owner)
-        return _line(self.name, self.files, letter, owner)
+        return self.tell(letter, owner)
+
+    def tell(self, letter: DeadLetter, owner: str) -> Line:
+        """Add what is said of a record, whether it is sent or not."""
+        at, column = letter.position, self.fault.column(letter.code, letter.message)
+        self.kinds.add(letter, owner, column)
+        return Line(
+            stage=self.name, file=self.files[at.source], line=at.ordinal, column=column, offset=at.offset,
+            unit=letter.unit, code=letter.code, field=named_field(letter.message), message=letter.message, id=owner,
+        )  # fmt: skip
 
     def unsend(self, record: Record, own: Rules) -> None:
         """Take out what was added for a record that will not be sent."""
@@ -178,9 +189,17 @@ class Stage:
     notes were made."""
 
     def __init__(
-        self, name: str, source: Source, folder: Path, write: Callable[[Line], None], purchases: Purchases | None = None
+        self,
+        name: str,
+        source: Source,
+        folder: Path,
+        write: Callable[[Line], None],
+        purchases: Purchases | None = None,
+        table: Mapping[str, Any] | None = None,
     ) -> None:
-        self.checked = Checked(name, [mark["file"] for mark in source.fingerprints()])
+        """`table` is as in `AtFault`."""
+        fault = AtFault(name, source.header, table)
+        self.checked = Checked(name, [mark["file"] for mark in source.fingerprints()], fault)
         self._source, self._write, self._purchases = source, write, purchases
         self._folder = folder
         with self._on_disk():
@@ -236,8 +255,7 @@ class Stage:
                 said = f"the same purchase of this customer is in {where}, which comes first"
                 letter = DeadLetter(at, it.place.unit, TWICE, said, Tally())
                 self.checked.repeated += 1
-                self.checked.kinds.add(letter, owner)
-                self._write(_line(self.checked.name, self.checked.files, letter, owner))
+                self._write(self.checked.tell(letter, owner))
 
     def _stored(self, halt: Event) -> Iterator[Outline]:
         with self._on_disk():
@@ -332,14 +350,6 @@ def records_at(source: Source, rules: Rules, places: Iterable[Place]) -> Iterato
             yield place, Chunk(one, rules.columns(one)).records()
     finally:
         getattr(spans, "close", int)()
-
-
-def _line(stage: str, names: Sequence[str], letter: DeadLetter, owner: str) -> Line:
-    at = letter.position
-    return Line(
-        stage=stage, file=names[at.source], line=at.ordinal, offset=at.offset, unit=letter.unit, code=letter.code,
-        field=named_field(letter.message), message=letter.message, id=owner,
-    )  # fmt: skip
 
 
 class _NoNotes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streammig.errors import counted
-from streammig.report.letters import FOLLOWS
+from streammig.report.letters import FOLLOWS, spot
 from streammig.report.parts import day
 from streammig.report.text import aligned
 from streammig.telemetry import spoken
@@ -90,7 +90,7 @@ def at_target(found: Mapping[str, Any]) -> list[str]:
 def _kind(name: str, kind: Mapping[str, Any]) -> Iterator[str]:
     yield f"{name}: {kind['count']:,} x {cause(kind['code'])} {kind['field']}".rstrip()
     for it in kind["examples"]:
-        yield f"    {Path(it['file']).name}, record {it['line']:,}, byte {it['offset']:,}: {it['message']}"
+        yield f"    {spot(it)}, byte {it['offset']:,}: {it['message']}"
 
 
 def _stages(stages: Mapping[str, Any]) -> Iterator[str]:

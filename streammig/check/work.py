@@ -57,10 +57,7 @@ class Check:
         async with AsyncExitStack() as stack:
             self.inputs = await self._grouped()
             folder = scan_folder(Path(self.settings.checkpoint))
-            works = {
-                name: Stage(name, it.source, folder, self.write, self._purchases(stack, folder, it))
-                for name, it in self.inputs.items()
-            }
+            works = {name: self._work(stack, folder, name, it) for name, it in self.inputs.items()}
             for work in works.values():
                 stack.callback(work.close)
             workers = await in_thread(self.thread, self._hired, Event())
@@ -86,6 +83,10 @@ class Check:
             else:
                 found[name] = it
         return found
+
+    def _work(self, stack: AsyncExitStack, folder: Path, name: str, it: StageInput) -> Stage:
+        stage, purchases = self.settings.stage(name), self._purchases(stack, folder, it)
+        return Stage(name, it.source, folder, self.write, purchases, None if stage.map else stage.fields)
 
     def _purchases(self, stack: AsyncExitStack, folder: Path, it: StageInput) -> Purchases | None:
         """What finds purchases that come twice; none, with a warning, where the disk has no room for it."""

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from typing import TextIO, cast
@@ -16,7 +15,7 @@ import click
 
 from streammig.cli.streams import Forgiving, drop, open_closed
 from streammig.disk import NO_ROOM
-from streammig.errors import MachineFault, Problem, Unusable
+from streammig.errors import MachineFault, Problem, Unusable, defect
 
 COMMANDS = {
     "init": "Look into an export, and write a first settings file.",
@@ -114,23 +113,13 @@ def _called(*, as_json: bool) -> int:
         return 0
     except OSError as error:
         if error.errno not in NO_ROOM:  # our own files say so themselves: this is standard output
-            return fail(_defect(error), as_json=as_json)
+            return fail(defect(error), as_json=as_json)
         drop(sys.stdout)
         said = f"writing the output failed: {os.strerror(error.errno)}"
         return fail(MachineFault("output-failed", said, "Make room, and call it again."))
     except Exception as error:
-        return fail(_defect(error), as_json=as_json)
+        return fail(defect(error), as_json=as_json)
     return code if isinstance(code, int) else 0
-
-
-def _defect(error: BaseException) -> Problem:
-    # Only the places: the message of an unexpected exception may hold a value of a record.
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    places = traceback.extract_tb(error.__traceback__)[-6:]
-    said = "".join(f"\n  {place.filename}:{place.lineno} in {place.name}" for place in places)
-    hint = "Please report these lines. The checkpoint is as it was: the same command goes on."
-    return MachineFault("defect", f"a defect of streammig: {type(error).__name__}{said}", hint)
 
 
 def fail(problem: Problem, *, as_json: bool = False, hint: bool = True, said: bool = True) -> int:

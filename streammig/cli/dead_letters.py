@@ -31,10 +31,11 @@ SHOWN = 10  # dead letters that are also printed on stderr
 @click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
 @click.option("--summary", is_flag=True, help="Show how many there are of each kind, with an example, and no record.")
 def command(checkpoint: Path, out: Path | None, stages: tuple[str, ...], codes: tuple[str, ...], summary: bool) -> None:
-    """Write the dead letters of a run as NDJSON: stage, file, line, offset, code, message, record.
+    """Write the dead letters of a run as NDJSON: stage, file, line, column, offset, code, message, record.
 
-    `line` counts lines of an NDJSON file and records of any other, from 1; `offset` counts bytes, of the decompressed
-    file. The checkpoint holds no records, so they are read from the export again. It must be where it was, unchanged.
+    `line` counts lines of an NDJSON or CSV file and records of any other, from 1; `offset` counts bytes, of the
+    decompressed file. The checkpoint holds no records, so they are read from the export again. It must be where it was,
+    unchanged.
     """
     from streammig.dead_letters.export import export_letters
     from streammig.disk import new_file
@@ -84,14 +85,17 @@ def _summary(checkpoint: Path, stages: tuple[str, ...], codes: tuple[str, ...]) 
 
 
 def _kind(what: str, it: Kind) -> list[str]:
-    return [f"{it.stage}: {it.letters:,} x {what}", f"    {it.file}, record {it.record:,}: {it.message}"]
+    from streammig.report.letters import spot
+
+    return [f"{it.stage}: {it.letters:,} x {what}", f"    {spot(it.place)}: {it.message}"]
 
 
 def _show(path: Path, count: int) -> None:
     """Print the first of them, without their records."""
+    from streammig.report.letters import spot
+
     with path.open(encoding="utf-8") as lines:
         for letter in map(json.loads, islice(lines, SHOWN)):
-            where = f"{Path(letter['file']).name}, record {letter['line']:,}"
-            say(f"  {where}: {letter['code']}\n    {letter['message']}")
+            say(f"  {spot(letter)}: {letter['code']}\n    {letter['message']}")
     if count > SHOWN:
         click.echo(f"  and {count - SHOWN:,} more in {path}", err=True)

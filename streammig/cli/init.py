@@ -24,11 +24,14 @@ SHOWN = 60  # fields of one export
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--stage", type=click.Choice(STAGES), help="What the records are, if the guess is wrong.")
 @click.option(
+    "--keyed", metavar="FIELD", help="The records are the values of an object; their keys go into this field."
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), default=Path("move.toml"), metavar="FILE",
     help="The settings file to write. [move.toml]",
 )  # fmt: skip
 @options.as_json()
-def command(files: tuple[str, ...], stage: str | None, out: Path, as_json: bool) -> None:
+def command(files: tuple[str, ...], stage: str | None, keyed: str | None, out: Path, as_json: bool) -> None:
     """Look into an export, and write a first settings file for it, with a mapping for you to mend.
 
     FILE is a file, a folder or a pattern in quotes. What is told of values is their form, never a value of a person.
@@ -37,7 +40,7 @@ def command(files: tuple[str, ...], stage: str | None, out: Path, as_json: bool)
 
     if out.exists():
         raise Unusable("output-exists", f"{out} exists already", "Name another file with --out, or remove it.")
-    found = [look(name, stage or "") for name in files]
+    found = [it for name in files for it in look(name, stage or "", keyed or "")]
     text, remarks = settings_text(found, out.parent)
     try:
         with out.open("x", encoding="utf-8") as file:
@@ -61,7 +64,7 @@ def command(files: tuple[str, ...], stage: str | None, out: Path, as_json: bool)
 def _table(found: Found) -> str:
     """The fields of an export with the form of their values."""
     rows = [(it.path, f"{it.count / found.seen:.0%}", _form(it)) for it in found.fields[:SHOWN]]
-    width = min(max(len(row[0]) for row in rows), 40)
+    width = min(max((len(row[0]) for row in rows), default=0), 40)
     own = "have Masivo's form already" if found.fits else "need a mapping"
     lines = [f"{found.name}: {found.stage}, by its first {counted(found.seen, 'record')}; they {own}"]
     lines += [f"  {path:<{width}}  {share:>4}  {form}" for path, share, form in rows]

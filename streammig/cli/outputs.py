@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from streammig.disk import new_file
 from streammig.errors import Problem, counted
+from streammig.report.audit import is_report
 
 if TYPE_CHECKING:
     from streammig.check.stage import Line
@@ -34,13 +36,20 @@ class Outputs:
         self.failed: list[Problem] = []
 
     def __enter__(self) -> Outputs:
-        self._try(self._open)
-        self._try(self._look)
+        with self._failures():
+            self._lines = self._stack.enter_context(new_file(self._out)) if self._out is not None else None
+        report, self._report = self._report, None
+        with self._failures():
+            if report is not None:
+                with suppress(_Trial), new_file(report, may_replace=is_report):
+                    raise _Trial
+            self._report = report
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         broken = error or self._broken
-        self._try(lambda: self._stack.__exit__(type(broken) if broken else None, broken, tb))
+        with self._failures():
+            self._stack.__exit__(type(broken) if broken else None, broken, tb)
 
     def write(self, line: Line) -> None:
         """Add a problem of a record to the list."""
@@ -56,8 +65,13 @@ class Outputs:
 
     def report(self, found: Mapping[str, Any]) -> None:
         """Write the report on a check's document, if one is asked for and may be written."""
+        from streammig.check.report import rendered
+
         if self._report is not None:
-            self._try(lambda: self._write(found))
+            with self._failures():
+                with new_file(self._report, may_replace=is_report) as file:
+                    file.write(rendered(found))
+                self._reported = True
 
     @property
     def lists(self) -> bool:
@@ -71,36 +85,9 @@ class Outputs:
         if self._reported:
             yield f"report: {self._report}"
 
-    def _try(self, work: Callable[[], object]) -> None:
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
         try:
-            work()
+            yield
         except Problem as problem:
             self.failed.append(problem)
-
-    def _open(self) -> None:
-        from streammig.disk import new_file
-
-        if self._out is not None:
-            self._lines = self._stack.enter_context(new_file(self._out))
-
-    def _look(self) -> None:
-        from streammig.disk import new_file
-        from streammig.report.audit import is_report
-
-        if self._report is not None:
-            try:
-                with suppress(_Trial), new_file(self._report, may_replace=is_report):
-                    raise _Trial
-            except Problem:
-                self._report = None
-                raise
-
-    def _write(self, found: Mapping[str, Any]) -> None:
-        from streammig.check.report import rendered
-        from streammig.disk import new_file
-        from streammig.report.audit import is_report
-
-        assert self._report is not None
-        with new_file(self._report, may_replace=is_report) as file:
-            file.write(rendered(found))
-        self._reported = True

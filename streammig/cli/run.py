@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from streammig.stages import STAGES
 from streammig.telemetry import Output, ignore
 
 if TYPE_CHECKING:
-    from streammig.dashboard.beside import Beside
+    from streammig.migration import Migration
     from streammig.settings import Settings
 
 # Options for one call only, and whether a value follows.
@@ -153,7 +154,7 @@ def _migrate(
             settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, ask.command))
         run = Migration(settings, ask, key, notify=notify, folder=folder)
         try:
-            whole = driven(run, shown.beside(run) if shown else run.run, notify)
+            whole = driven(run, shown(run), notify)
         except Problem as caught:
             whole, problem = False, caught
             # Found when a file was opened, or without a scan; else its hint is to the point already.
@@ -168,19 +169,22 @@ def _migrate(
     return code
 
 
-def _shown(checkpoint: Path, address: str | None, metrics_file: Path | None, output: Output) -> Beside | None:
-    """What is shown beside the run; it says where. The token is taken out of the environment: no child inherits it."""
+def _shown(
+    checkpoint: Path, address: str | None, metrics_file: Path | None, output: Output
+) -> Callable[[Migration], Callable[[], Awaitable[bool]]]:
+    """The run as a function to call, with what is shown beside it; it says where. The token is taken out of the
+    environment: no child inherits it."""
     from streammig.dashboard.door import TOKEN, opened
 
     token = os.environ.pop(TOKEN, "")
     if address is None and metrics_file is None:
-        return None  # a server takes 50 ms to import
-    from streammig.dashboard.beside import Beside
+        return lambda run: run.run  # a server takes 50 ms to import
+    from streammig.dashboard.beside import beside
 
     door = opened(address, "dashboard", token) if address is not None else None
     if door is not None and output.log == "text" and not output.quiet:
         say(f"dashboard: {door.url}")
-    return Beside(checkpoint, door, metrics_file)
+    return partial(beside, checkpoint=checkpoint, door=door, metrics_file=metrics_file)
 
 
 def _list_files(stage: str, files: Sequence[str]) -> None:

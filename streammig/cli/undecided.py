@@ -173,20 +173,16 @@ def decide(path: Path, command: str, seq: int, stage: str | None, ruling: str, a
     """Keep the operator's decision about a batch, one of `RULINGS`. Raises `Held` while another process holds the
     checkpoint, and `Unusable` like `find`, or where nothing of the stage was accepted before the run stopped."""
     rejecting = ruling in ("reject", "set-aside")
-    with locked(path, command):
-        file = Checkpoint.open(path)
-        try:
-            file.recover()
-            batch = find(file, seq, stage, running=False, rejecting=rejecting)
-            if batch.state is BatchState.SEALED and not file.counts(batch.stage)["accepted"]:
-                raise Unusable(
-                    "nothing-accepted",
-                    f"nothing of {batch.stage} was accepted yet: the records of batch {seq} are not the cause",
-                    "Find the cause of the target's answer: the address, the key, or a permission.",
-                )
-            state, words = RULINGS[ruling]
-            ruled = file.rule(batch, state, ruling, at, f"the operator, {iso(at)}: {words}")
-            assert ruled, "nobody else can have decided it: the checkpoint is locked"
-        finally:
-            file.close()
+    with locked(path, command), closing(Checkpoint.open(path)) as file:
+        file.recover()
+        batch = find(file, seq, stage, running=False, rejecting=rejecting)
+        if batch.state is BatchState.SEALED and not file.counts(batch.stage)["accepted"]:
+            raise Unusable(
+                "nothing-accepted",
+                f"nothing of {batch.stage} was accepted yet: the records of batch {seq} are not the cause",
+                "Find the cause of the target's answer: the address, the key, or a permission.",
+            )
+        state, words = RULINGS[ruling]
+        ruled = file.rule(batch, state, ruling, at, f"the operator, {iso(at)}: {words}")
+        assert ruled, "nobody else can have decided it: the checkpoint is locked"
     return batch

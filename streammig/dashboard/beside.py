@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from streammig.dashboard.door import Door
@@ -12,37 +11,26 @@ from streammig.dashboard.metrics_file import metrics_kept
 from streammig.dashboard.server import served
 from streammig.dashboard.view import View
 from streammig.migration import Migration
-from streammig.telemetry import Notice, Notify
+from streammig.telemetry import Notice
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """What the options ask to show of a run: a page at a door, a metrics file, or both."""
+def beside(
+    run: Migration, checkpoint: Path, door: Door | None, metrics_file: Path | None
+) -> Callable[[], Awaitable[bool]]:
+    """The run as a function to call, with a page at the door and the metrics file open as long as it lasts."""
+    notify, view = run.notify, View(checkpoint)
 
-    checkpoint: Path
-    door: Door | None
-    metrics_file: Path | None
+    def heard(notice: Notice) -> None:
+        notify(notice)
+        view.hear(notice)
 
-    def beside(self, run: Migration) -> Callable[[], Awaitable[bool]]:
-        """The run as a function to call, with the page and the metrics file open as long as it lasts."""
-        notify, view = run.notify, View(self.checkpoint)
-
-        def heard(notice: Notice) -> None:
-            notify(notice)
-            view.hear(notice)
-
-        async def work() -> bool:
-            async with self._shown(view, notify):
-                return await run.run()
-
-        run.notify = heard
-        return work
-
-    @asynccontextmanager
-    async def _shown(self, view: View, notify: Notify) -> AsyncIterator[None]:
+    async def work() -> bool:
         async with AsyncExitStack() as stack:
-            if self.metrics_file is not None:
-                await stack.enter_async_context(metrics_kept(self.metrics_file, view, notify))
-            if self.door is not None:
-                await stack.enter_async_context(served(self.door, view))
-            yield
+            if metrics_file is not None:
+                await stack.enter_async_context(metrics_kept(metrics_file, view, notify))
+            if door is not None:
+                await stack.enter_async_context(served(door, view))
+            return await run.run()
+
+    run.notify = heard
+    return work

@@ -12,21 +12,25 @@ import msgspec
 
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
+from streammig.fields import AtFault
 from streammig.model import DeadLetter, Span
 from streammig.sources import Form, comparable, open_source, parse_input, touched
 from streammig.sources.source import Source
 from streammig.sources.valid import judge
 
+_ON_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 FAR = 4_000_000  # bytes between two letters from which on seeking beats reading through
 
 
 class Line(msgspec.Struct):
-    """One line of the output. `record` is the record as it stands in the export, or its text if it is no JSON; `unit`
-    tells apart what one record was made into."""
+    """One line of the output. `record` is the record as it stands in the export, or its text if it is no JSON; a line
+    break in it, which JSON has only between values, becomes a blank. `unit` tells apart what one record was made into.
+    `column` is as in `AtFault`."""
 
     stage: str
     file: str
     line: int
+    column: str | None
     offset: int
     unit: int
     code: str
@@ -56,14 +60,16 @@ def export_letters(
                 [parse_input(text) for text in files], max_record_bytes=most, form=form
             )
             check_unchanged(source, file.fingerprints(name))
+            stage = context["settings"][name]
+            fault = AtFault(name, source.header, None if stage.get("map") else stage.get("fields", {}))
             for letter, span in with_records(
                 source, (it for _, it in file.dead_letters(name) if not codes or it.code in codes)
             ):
                 at, code, message = letter.position, letter.code, letter.message
                 record = _as_json(*span.cut(0, 1))
                 line = Line(
-                    stage=name, file=files[at.source], line=at.ordinal, offset=at.offset, unit=letter.unit,
-                    code=code, message=message, record=record,
+                    stage=name, file=files[at.source], line=at.ordinal, column=fault.column(code, message),
+                    offset=at.offset, unit=letter.unit, code=code, message=message, record=record,
                 )  # fmt: skip
                 out.write(msgspec.json.encode(line) + b"\n")
                 count += 1
@@ -102,4 +108,4 @@ def with_records(source: Source, letters: Iterable[DeadLetter]) -> Iterator[tupl
 
 def _as_json(data: bytes) -> msgspec.Raw | str:
     invalid, _ = judge(data)
-    return data.decode(errors="replace") if invalid else msgspec.Raw(data)
+    return data.decode(errors="replace") if invalid else msgspec.Raw(data.translate(_ON_ONE_LINE))

@@ -14,13 +14,16 @@ from streammig.errors import MachineFault, Unusable
 from streammig.model import Kind, Receipt, Record
 from streammig.target import Client, Difference, ReadBack, Rules, Seen, Stage, Target
 
+CHECKPOINT = "dry-run.checkpoint"
+LEFT = {CHECKPOINT + end for end in (".lock", ".scan", ".grouped")}
+
 
 def dry_checkpoint(folder: Path) -> Path:
-    """Where the checkpoint of a dry run into this folder lies. Makes the folder; raises `Unusable` if it holds
-    anything."""
+    """Where the checkpoint of a dry run into this folder lies. Makes the folder; raises `Unusable` if it holds anything
+    but what a dry run has left that was stopped before its first body."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
+        taken = not LEFT.issuperset(path.name for path in folder.iterdir())
     except OSError as error:
         raise Unusable(
             "folder-unusable", f"{folder}: {error.strerror}", "Name a folder that can be made with --dry-run."
@@ -29,7 +32,7 @@ def dry_checkpoint(folder: Path) -> Path:
         raise Unusable(
             "folder-not-empty", f"{folder} is not empty", "Name a new folder for the dry run: it will hold every body."
         )
-    return folder / "dry-run.checkpoint"
+    return folder / CHECKPOINT
 
 
 @dataclass(frozen=True, slots=True)

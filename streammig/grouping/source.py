@@ -7,7 +7,7 @@ import json
 import shutil
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from tempfile import mkdtemp
@@ -42,6 +42,11 @@ class GroupedSource(Source):
         self._mapping, self._limit, self._mark, self._accept_broken = mapping, limit, mark, accept_broken
         self._about: About | None = None
         self._aside: Path | None = None
+
+    @property
+    def header(self) -> Collection[str] | None:
+        """That of the source of the rows."""
+        return self.rows.header
 
     def is_made(self, *, begun: bool) -> bool:
         """Whether the rows are grouped. Where records of the stage may have been sent (`begun`), what was grouped by an

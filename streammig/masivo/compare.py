@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -17,20 +17,24 @@ from streammig.model import Sums, total
 TEXTS = ("name", "email", "gender", "document_type", "document_number")
 MOMENTS = ("registration_date", "dob")
 DAY = len("2020-01-01")
+UNREADABLE_LOTS = (msgspec.MsgspecError, ArithmeticError)  # what a wallet of another form raises
 
 
-class _Lot(msgspec.Struct):
+class Lot(msgspec.Struct):
+    """One lot of a balance, or a line of a wallet."""
+
     reward_id: str
     amount: Decimal
+    brand_id: str | None = None
     expiration_date: datetime | None = None
 
 
 class _Sent(msgspec.Struct):
-    balance: list[_Lot] | None = None
+    balance: list[Lot] | None = None
 
 
 class _Wallet(msgspec.Struct):
-    lines: list[_Lot] | None = None
+    lines: list[Lot] | None = None
 
 
 def is_as_sent(body: bytes, shown: Mapping[str, Any], wallet: bytes, now: float) -> bool:
@@ -41,24 +45,27 @@ def is_as_sent(body: bytes, shown: Mapping[str, Any], wallet: bytes, now: float)
     count on neither side.
     """
     sent = msgspec.json.decode(body, type=dict[str, Any])
-    return (
-        all(same_text(sent.get(name), shown.get(name)) for name in TEXTS)
-        and all(same_moment(sent.get(name), shown.get(name)) for name in MOMENTS)
-        and _same(bool, sent.get("is_anonymous"), shown.get("is_anonymous"))
-        and _same_balance(body, wallet, datetime.fromtimestamp(now, UTC))
-    )
+    if differing(sent, shown) or not _same(bool, sent.get("is_anonymous"), shown.get("is_anonymous")):
+        return False
+    try:
+        found = balances(body, wallet, now, lambda lot: lot.reward_id.lower())
+    except UNREADABLE_LOTS:
+        return False  # in a form that says nothing to us
+    return found is None or found[0] == found[1]
+
+
+def differing(sent: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
+    """The fields of a customer, but for its balance, in which what is shown is not what was sent."""
+    found = [name for name in TEXTS if not _same(_folded, sent.get(name), shown.get(name))]
+    return found + [name for name in MOMENTS if not same_moment(sent.get(name), shown.get(name))]
 
 
 def _same(form: Any, sent: Any, shown: Any) -> bool:
     return sent is None or shown is None or form(sent) == form(shown)
 
 
-def same_text(sent: Any, shown: Any) -> bool:
-    """But for case and white space."""
-    return _same(_folded, sent, shown)
-
-
 def _folded(text: Any) -> str:
+    """But for case and white space."""
     return " ".join(unicodedata.normalize("NFKC", str(text)).split()).casefold()
 
 
@@ -88,20 +95,20 @@ def _at_once(one: datetime, other: datetime) -> bool:
     return abs((one - other).total_seconds()) < 1
 
 
-def _same_balance(body: bytes, wallet: bytes, now: datetime) -> bool:
+def balances(body: bytes, wallet: bytes, now: float, key: Callable[[Lot], str]) -> tuple[Sums, Sums] | None:
+    """What was sent and what is shown, each summed up by `key` without zeros; None where one of them is not there. Lots
+    that have expired (`now` is in seconds since the epoch) count on neither side. Raises `UNREADABLE_LOTS`."""
     sent = msgspec.json.decode(body, type=_Sent).balance
-    if sent is None or wallet in (b"", b"null"):
-        return True  # not sent, or not shown
-    try:
-        shown = msgspec.json.decode(wallet, type=_Wallet).lines
-        return shown is None or _totals(sent, now) == _totals(shown, now)
-    except (msgspec.MsgspecError, ArithmeticError):
-        return False  # in a form that says nothing to us
-
-
-def _totals(lots: Iterable[_Lot], now: datetime) -> Sums:
-    """By reward, for how the target parts a wallet into lines is its own; without zeros."""
-    return total((lot.reward_id.lower(), lot.amount) for lot in lots if not is_expired(lot.expiration_date, now))
+    shown = (
+        msgspec.json.decode(wallet, type=_Wallet).lines if sent is not None and wallet not in (b"", b"null") else None
+    )
+    if sent is None or shown is None:
+        return None
+    moment = datetime.fromtimestamp(now, UTC)
+    both = ([(key(lot), lot.amount) for lot in lots if not is_expired(lot.expiration_date, moment)]
+            for lots in (sent, shown))  # fmt: skip
+    before, after = map(total, both)
+    return before, after
 
 
 def is_expired(at: datetime | None, now: datetime) -> bool:

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from streammig.masivo.compare import MOMENTS, TEXTS, is_expired, same_moment, same_text
-from streammig.model import EXACT, ZERO
+from streammig.masivo.compare import UNREADABLE_LOTS, Lot, balances, differing
+from streammig.model import ZERO
 from streammig.target import DIFFERS, LESS, MISSING, MORE, UNREADABLE, Difference
 
 GONE = Difference("", MISSING)
 # Of a transaction: reward, type, amount, and the second at which it was issued.
 Dated = tuple[str, str, Decimal, float]
-
-
-class _Lot(msgspec.Struct):
-    reward_id: str
-    amount: Decimal
-    brand_id: str | None = None
-    expiration_date: datetime | None = None
-
-
-class _Sent(msgspec.Struct):
-    balance: list[_Lot] | None = None
-
-
-class _Wallet(msgspec.Struct):
-    lines: list[_Lot] | None = None
 
 
 def of_customer(body: bytes, shown: Mapping[str, Any], wallet: bytes, now: float) -> list[Difference]:
@@ -41,40 +26,18 @@ def of_customer(body: bytes, shown: Mapping[str, Any], wallet: bytes, now: float
     count on neither side.
     """
     sent = msgspec.json.decode(body, type=dict[str, Any])
-    found = [_differs(name, sent, shown) for name in TEXTS if not same_text(sent.get(name), shown.get(name))]
-    found += [_differs(name, sent, shown) for name in MOMENTS if not same_moment(sent.get(name), shown.get(name))]
-    return [*found, *_of_balance(body, wallet, datetime.fromtimestamp(now, UTC))]
-
-
-def _differs(name: str, sent: Mapping[str, Any], shown: Mapping[str, Any]) -> Difference:
-    return Difference(name, DIFFERS, str(sent.get(name)), str(shown.get(name)))
-
-
-def _of_balance(body: bytes, wallet: bytes, now: datetime) -> Iterator[Difference]:
-    lots = msgspec.json.decode(body, type=_Sent).balance
-    if lots is None or wallet in (b"", b"null"):
-        return
+    found = [Difference(name, DIFFERS, str(sent[name]), str(shown[name])) for name in differing(sent, shown)]
     try:
-        lines = msgspec.json.decode(wallet, type=_Wallet).lines
-    except (msgspec.MsgspecError, ArithmeticError):
-        yield Difference("balance", UNREADABLE)
-        return
-    if lines is None:
-        return
-    sent, shown = _totals(lots, now), _totals(lines, now)
-    for key in sorted(sent.keys() | shown.keys()):
-        before, after = sent.get(key, ZERO), shown.get(key, ZERO)
-        if before != after:
-            yield _number("balance " + " ".join(filter(None, key)), before, after)
+        both = balances(body, wallet, now, _name)
+    except UNREADABLE_LOTS:
+        return [*found, Difference("balance", UNREADABLE)]
+    before, after = both or ({}, {})
+    rows = [(key, before.get(key, ZERO), after.get(key, ZERO)) for key in sorted(before.keys() | after.keys())]
+    return found + [_number(f"balance {key}", was, now_is) for key, was, now_is in rows if was != now_is]
 
 
-def _totals(lots: Iterable[_Lot], now: datetime) -> dict[tuple[str, str], Decimal]:
-    sums: dict[tuple[str, str], Decimal] = {}
-    for lot in lots:
-        if not is_expired(lot.expiration_date, now):
-            key = lot.reward_id.lower(), lot.brand_id or ""
-            sums[key] = EXACT.add(sums.get(key, ZERO), lot.amount)
-    return sums
+def _name(lot: Lot) -> str:
+    return " ".join(filter(None, (lot.reward_id.lower(), lot.brand_id)))
 
 
 def of_count(field: str, sent: int, shown: Decimal) -> list[Difference]:

@@ -12,7 +12,7 @@ from streammig.errors import Unusable
 from streammig.model import Examined, Record, Span
 from streammig.not_in.left import Issued, Left
 from streammig.selection import Absent, leave_out
-from streammig.target import Rules
+from streammig.target import MayHide, Rules
 from streammig.verify.work import Work
 
 SENT_BEFORE, BEFORE_SINCE = "sent-before", "before-since"  # the filters
@@ -24,6 +24,8 @@ class WithoutLeft:
     def __init__(self, rules: Rules, stage: str, left: Left) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
         self._rules, self._stage, self._left = rules, stage, left
+        if isinstance(rules, MayHide):
+            self.hides, self.unread, self.made = rules.hides, rules.unread, rules.made
 
     def columns(self, span: Span) -> Columns:
         columns = self._rules.columns(span)

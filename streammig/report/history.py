@@ -6,6 +6,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,26 +38,19 @@ def history(path: Path, now: float | None = None) -> dict[str, Any]:
     and `slot` seconds. Raises `Unusable` where there is no checkpoint, or it is damaged.
     """
     now = time.time() if now is None else now
-    file = Checkpoint.open(path, read_only=True)
-    try:
+    with closing(Checkpoint.open(path, read_only=True)) as file:
         file.verify()
         with file.reading():
             return _history(file, now)
-    finally:
-        file.close()
 
 
 def glance(path: Path, now: float | None = None) -> dict[str, Any]:
     """What the page and the metrics show of a run as of now: the part of `history` that changes, the run's pace, and
     the `counts` of each stage's batches. Raises as `history`."""
     now = time.time() if now is None else now
-    file = Checkpoint.open(path, read_only=True)
-    try:
-        with file.reading():
-            counts = {row.name: dict(file.counts(row.name)) for row in file.stages()}
-            return _seen(file, now, pace_of(file, now)) | {"counts": counts}
-    finally:
-        file.close()
+    with closing(Checkpoint.open(path, read_only=True)) as file, file.reading():
+        counts = {row.name: dict(file.counts(row.name)) for row in file.stages()}
+        return _seen(file, now, pace_of(file, now)) | {"counts": counts}
 
 
 def _history(file: Checkpoint, now: float) -> dict[str, Any]:

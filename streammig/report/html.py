@@ -79,25 +79,36 @@ def live_sections(found: Found, doing: Sequence[str]) -> dict[str, str]:
 
 
 def _head(found: Found) -> str:
-    status, stages = found["status"], found["stages"].values()
-    units = {part: sum(stage["units"][part] for stage in stages) for part in NOUNS}
-    requests = sum(stage["requests"] for stage in status["stages"].values())
-    figures = [(f"{units[part]:,}", noun, part) for part, noun in NOUNS.items() if units[part] or part == "accepted"]
-    figures.append((f"{requests:,}", "requests", "requests"))
-    cards = "".join(
-        f'<div class="{part}"><dt>{escape(noun)}</dt><dd>{number}</dd></div>' for number, noun, part in figures
-    )
+    status = found["status"]
     when = [("Begun", day(found["began"])), ("Last answer", day(found["last_answer"])), ("Made", day(found["made"]))]
     facts = " · ".join(f'<span class="whole">{name} {escape(value)}</span>' for name, value in when if value)
     sums = "The totals add up." if status["balanced"] else "The totals do not add up."
     kind = " A dry run: nothing was sent." if status["dry_run"] else ""
-    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in status["warnings"])
     return (
         f'<header><p class="over">Migration report</p><h1>{escape(_host(found))}</h1>'
         f'<p class="state {escape(status["state"])}">{escape(state_sentence(status))} {sums}{kind}</p>'
-        f'<dl class="figures">{cards}</dl><p class="small">Counted in units: customers, events, transactions.'
-        f" {facts}</p>{warnings}</header>\n"
+        f'{_cards(_figures(found))}<p class="small">Counted in units: customers, events, transactions.'
+        f" {facts}</p>{_warnings(status)}</header>\n"
     )
+
+
+def _figures(found: Found) -> list[tuple[str, str, str]]:
+    """The units of all stages by what became of them, and the requests: number, noun and CSS class of each."""
+    units = {part: sum(stage["units"][part] for stage in found["stages"].values()) for part in NOUNS}
+    requests = sum(stage["requests"] for stage in found["status"]["stages"].values())
+    placed = [(f"{units[part]:,}", noun, part) for part, noun in NOUNS.items() if units[part] or part == "accepted"]
+    return [*placed, (f"{requests:,}", "requests", "requests")]
+
+
+def _cards(figures: Sequence[tuple[str, str, str]]) -> str:
+    cards = (
+        f'<div class="{part}"><dt>{escape(noun)}</dt><dd>{escape(text)}</dd></div>' for text, noun, part in figures
+    )
+    return f'<dl class="figures">{"".join(cards)}</dl>'
+
+
+def _warnings(status: Found) -> str:
+    return "".join(f'<p class="warning">{escape(text)}</p>' for text in status["warnings"])
 
 
 def _left(steps: Sequence[Found]) -> str:
@@ -260,23 +271,16 @@ def _proof(found: Found) -> str:
 
 
 def _now(found: Found, doing: Sequence[str]) -> str:
-    status, stages = found["status"], found["stages"].values()
-    units = {part: sum(stage["units"][part] for stage in stages) for part in NOUNS}
-    figures = [(f"{units[part]:,}", noun, part) for part, noun in NOUNS.items() if units[part] or part == "accepted"]
-    figures.append((f"{sum(it['requests'] for it in status['stages'].values()):,}", "requests", "requests"))
+    status, figures = found["status"], _figures(found)
     left, ahead = status["seconds_left"], status["next_request_in"]
     if left is not None and status["state"] != "complete":
         waits = status["paused"] or status["state"] != "running"
         figures.append((spoken(left), "time left" + (" once it goes on" if waits else ""), "requests"))
     if ahead and status["state"] == "running":
         figures.append((spoken(ahead), "until the next request", "requests"))
-    cards = "".join(
-        f'<div class="{part}"><dt>{escape(noun)}</dt><dd>{escape(text)}</dd></div>' for text, noun, part in figures
-    )
     lines = "".join(f"<p>{escape(line)}</p>" for line in doing)
-    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in status["warnings"])
     return (
-        f'<dl class="figures">{cards}</dl>{lines}{warnings}<p class="small">Counted in units: customers, events,'
+        f'{_cards(figures)}{lines}{_warnings(status)}<p class="small">Counted in units: customers, events,'
         f' transactions. <span class="whole">As of {day(found["made"], 1)}</span></p>'
     )
 

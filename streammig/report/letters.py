@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streammig.checkpoint import Checkpoint
 
@@ -17,6 +18,14 @@ def field_of(path: str) -> str:
     return INDEX.sub("[]", path.removeprefix("$").removeprefix("."))
 
 
+def spot(it: Mapping[str, Any]) -> str:
+    """Where a dead letter stands, for people, by its file, line and column."""
+    name, line, column = Path(it["file"]).name, it["line"], it["column"]
+    return (
+        f"{name}, record {line:,}" if column is None else f"{name}, line {line:,}" + f", column {column}" * bool(column)
+    )
+
+
 class Kind(NamedTuple):
     """Dead letters of one stage that have one code and, where the rules name one, one field."""
 
@@ -24,8 +33,7 @@ class Kind(NamedTuple):
     code: str
     field: str
     letters: int
-    file: str
-    record: int
+    place: Mapping[str, Any]  # as `spot` takes it
     message: str
     cause: str  # why its customer is not there; "" where it is a cause itself
 
@@ -34,18 +42,17 @@ def kinds(checkpoint: Checkpoint) -> list[Kind]:
     """The kinds of dead letters, stage after stage, the most frequent first."""
     found: list[Kind] = []
     for row in checkpoint.stages():
-        files = [mark["file"] for mark in checkpoint.fingerprints(row.name)]
+        marks = checkpoint.fingerprints(row.name)
         groups: dict[tuple[str, str], Kind] = {}
         for code, path, count, source, record, message in checkpoint.reasons(row.name):
             field = field_of(path)
             before = groups.get((code, field))
             cause = code.removeprefix(FOLLOWS) if code.startswith(FOLLOWS) else ""
-            one = Kind(
-                stage=row.name, code=code, field=field, letters=count, file=Path(files[source]).name, record=record,
-                message=message, cause=cause,
-            )  # fmt: skip
+            column = "" if marks[source]["format"] == "csv" else None  # only the export's header can tell which
+            place = {"file": marks[source]["file"], "line": record, "column": column}
+            one = Kind(row.name, code, field, count, place, message, cause)
             if before is not None:
-                one = min(one, before, key=lambda it: it.record)._replace(letters=before.letters + count)
+                one = min(one, before, key=lambda it: it.place["line"])._replace(letters=before.letters + count)
             groups[code, field] = one
         found += sorted(groups.values(), key=lambda it: (-it.letters, it.code, it.field))
     return found

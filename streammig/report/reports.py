@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,10 @@ class Report:
     @classmethod
     def read(cls, checkpoint: Path) -> Report:
         """The report on a checkpoint as of now. Raises `Unusable` where there is none, or it is damaged."""
-        file = Checkpoint.open(checkpoint, read_only=True)
-        try:
+        with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
             file.verify(quick=True)
             now = time.time()
             return cls(document(file, running=is_held(checkpoint), pace=pace_of(file, now), now=now))
-        finally:
-            file.close()
 
     def __str__(self) -> str:
         return summary(self.document)

@@ -11,7 +11,7 @@ import msgspec
 
 from streammig.columns import Columns
 from streammig.model import Position, Span
-from streammig.target import Maps, Rules
+from streammig.target import MayHide, Rules
 
 FLAGS = frozenset({"deleted", "isdeleted", "removed", "isremoved", "erased", "iserased", "eliminado", "baja"})
 DATES = frozenset({"deletedat", "deletedon", "deleteddate", "deletiondate", "datedeleted", "removedat", "erasedat"})
@@ -50,8 +50,8 @@ class Look:
             self.refused.update(letter.code for letter in left.dead)
             if left.dead and self.bad is None:
                 self.bad = left.dead[0].position, left.dead[0].message
-        maps = rules if isinstance(rules, Maps) and rules.mapped else None
-        for at, fields in _cut(span, columns) if maps is None else _behind_a_mapping(span, columns, maps):
+        hiding = rules if isinstance(rules, MayHide) and rules.hides else None
+        for at, fields in _cut(span, columns) if hiding is None else _hidden(span, columns, hiding):
             for mark in dict.fromkeys(mark for field in fields if (mark := _mark(*field))):
                 self.marks[mark] += 1
                 self.marked = self.marked or span.position(at)
@@ -75,17 +75,27 @@ def _cut(span: Span, columns: Columns) -> Iterator[tuple[int, Iterable[Field]]]:
             yield at, _fields(span.cut(at, at + 1), names)
 
 
-def _behind_a_mapping(span: Span, columns: Columns, rules: Maps) -> Iterator[tuple[int, Iterable[Field]]]:
-    """As `_cut`, and with what a mapping may have passed over."""
+def _hidden(span: Span, columns: Columns, rules: MayHide) -> Iterator[tuple[int, Iterable[Field]]]:
+    """As `_cut`, and with what a mapping may have passed over, or what is sent unknown."""
     made = {at: names for at, paths in columns.dropped if (names := _marking(paths))}
     for at in dict.fromkeys(columns.index):
         (data,) = span.cut(at, at + 1)
-        fields = [(name, bytes(raw)) for name, raw in rules.unread(data).items() if _kind(name)]
-        yield at, fields + (_fields(rules.made(data), made[at]) if at in made else [])
+        unread = rules.unread(data)
+        fields = [(name, bytes(unread[name])) for name in _those_that_mark(tuple(unread))]
+        if at in made:
+            fields += _fields(rules.made(data), made[at])
+        if fields:
+            yield at, fields
 
 
-def _marking(paths: Iterable[str]) -> list[str]:
-    return [path[2:] for path in paths if path.startswith("$.") and _kind(path[2:])]
+@lru_cache(1024)
+def _marking(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return _those_that_mark(tuple([path[2:] for path in paths if path.startswith("$.")]))
+
+
+@lru_cache(1024)
+def _those_that_mark(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple([name for name in names if _kind(name)])
 
 
 def _fields(records: Iterable[bytes], names: Iterable[str]) -> list[Field]:

@@ -17,7 +17,8 @@ What counts as valid is RFC 8259 in UTF-8 without lone surrogates. Where the com
 - In an array, text that is no JSON ends the reading there, since it does not tell where the next record begins. In
   NDJSON it is one line's fault. A value on a line need not be an object, nor an element of an array: the rules judge.
 
-How an export is told: with a path behind `#` it is a document. Else it is NDJSON if its first lines are values by
+How an export is told: with the setting `keyed` it is an object of records by their keys, with a path behind `#` a
+document. Else it is NDJSON if its first lines are values by
 themselves. Else it is a document whose array is obvious: the document itself, or the one array of objects at its top,
 or, where it has no array of objects, the one empty array at its top. Arrays are looked for in the first 4 MiB. A
 single object on a single line is a document if it holds such an array. It is a record if it holds none and has a

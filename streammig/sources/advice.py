@@ -6,6 +6,11 @@ import shlex
 
 from streammig.errors import Unusable
 
+BY_SETTING = (
+    'Where its keys are the ids of records, set keyed = "id" in the table of the stage, and name the object if it is'
+    " not the whole document: FILE#path.to.object."
+)
+
 
 def one_object(file: str, arrays: str, first: str) -> Unusable:
     """For one object with an id; `arrays` are those in it, one a line, `first` is how to name the first of them."""
@@ -23,8 +28,8 @@ def keyed_object(file: str) -> Unusable:
 
 def by_keys(file: str) -> str:
     """What makes records of an object's values, with their keys as their ids."""
-    name = shlex.quote(file)
-    return f"Where its keys are the ids of records: jq -c 'to_entries[] | {{id: .key}} + .value' {name} > EXPORT.ndjson"
+    lines = f"jq -c 'to_entries[] | {{id: .key}} + .value' {shlex.quote(file)} > EXPORT.ndjson"
+    return f"{BY_SETTING} Or make lines of them: {lines}"
 
 
 def lines_with_commas(file: str) -> Unusable:

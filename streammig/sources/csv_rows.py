@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, repeat
 from typing import NamedTuple
 
 import orjson
@@ -31,22 +31,26 @@ Rows = list[list[str]]
 
 
 class Form(NamedTuple):
-    """How the texts of a stage's files are written; "" is as the file's name says: comma, or tab in a .tsv file."""
+    """How a stage's files are written. Of texts: `delimiter` "" is as the file's name says, comma or tab. `keyed`: the
+    records are the values of an object, and where it is the name of a field, the key of each goes there."""
 
     delimiter: str = ""
     encoding: str = "utf-8"
+    keyed: bool | str = False
 
 
 AS_NAMED = Form()
 
 
 class Header(NamedTuple):
-    """The first row: the names of the fields, and how the rows are written. `end` is the offset behind it."""
+    """The first row: the names of the fields, and how the rows are written. `end` is the offset behind it, and `lines`
+    the number of lines before that."""
 
     names: tuple[str, ...]
     delimiter: str
     encoding: str
     end: int
+    lines: int
 
 
 def check_form(where: str, form: Form) -> None:
@@ -93,7 +97,7 @@ def read_header(window: Window, at: int, form: Form) -> Header:
         mark = "tab" if others[0] == "\t" else others[0]
         said = f"{window.file}: the header is one field, and holds the character {mark}"
         raise Unusable("csv-delimiter", said, f'Set delimiter = "{mark}" in the table of the stage.')
-    return Header(names, delimiter, form.encoding, at + taken)
+    return Header(names, delimiter, form.encoding, at + taken, head.count(b"\n", 0, taken))
 
 
 def _first_row(head: bytes, delimiter: str, encoding: str) -> tuple[int, list[str] | None]:
@@ -117,13 +121,14 @@ def _first_row(head: bytes, delimiter: str, encoding: str) -> tuple[int, list[st
 
 
 class CsvRows:
-    """The rows of a file behind its header, from a place on. Rows are counted from `ordinal`; blank lines are none.
+    """The rows of a file behind its header, from a place on, the first line of which has the number `line`. The number
+    of a row is that of its first line.
 
-    The length of a row in the file is up to where the next one begins.
+    The length of a row in the file is up to the end of its last line. Blank lines are none.
     """
 
-    def __init__(self, window: Window, source: int, ordinal: int, limit: int, meter: Meter, *, header: Header) -> None:
-        self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
+    def __init__(self, window: Window, source: int, line: int, limit: int, meter: Meter, *, header: Header) -> None:
+        self._window, self._source, self._line, self._limit, self._meter = window, source, line, limit, meter
         self._header = header
 
     def spans(self, at: int) -> Iterator[Span]:
@@ -159,7 +164,7 @@ class CsvRows:
             return
         if last:
             yield span.part(0, last)
-        why = f"row {span.ordinals[last]} has neither a line end nor all fields of the header: the file was cut"
+        why = f"line {span.ordinals[last]} has neither its end nor all fields of the header: the file was cut"
         raise window.broken(span.position(last).offset, why)
 
     def _text_of(self, row: bytes) -> str:
@@ -167,7 +172,7 @@ class CsvRows:
         return row.decode(self._header.encoding, "replace").rstrip("\r\n")
 
     def _endless(self, at: int) -> BrokenExport:
-        return self._window.broken(at, f"row {self._ordinal} begins there, and a quote in it is never closed")
+        return self._window.broken(at, f"the row at line {self._line} begins there, and a quote in it is never closed")
 
     def _block(self, block: bytes, at: int, size: int) -> tuple[int, Span | None]:
         """The span of a block's whole rows, and how many bytes they take. Where blocks are of the first `size` that is
@@ -184,8 +189,8 @@ class CsvRows:
         texts, bad = self._texts(raw)
         rows = _whole(texts, self._header.delimiter) if not bad else None
         if rows is not None and len(rows) == len(texts):
-            ends: Sequence[int] = list(accumulate(lengths))
-            return ends[-1], self._span(rows, [0, *ends[:-1]], ends, {}, block, at)
+            offsets = [0, *accumulate(lengths)]
+            return offsets[-1], self._span(rows, range(len(rows)), repeat(1), offsets, {}, block, at)
         return self._one_by_one(texts, lengths, bad, block, at)
 
     def _texts(self, raw: list[bytes]) -> tuple[list[str], dict[int, str]]:
@@ -206,7 +211,7 @@ class CsvRows:
     def _one_by_one(
         self, texts: list[str], lengths: list[int], bad: dict[int, str], block: bytes, at: int
     ) -> tuple[int, Span | None]:
-        rows, starts, ends, faults = Rows(), list[int](), list[int](), dict[int, tuple[str, str]]()
+        rows, firsts, faults = Rows(), [0], dict[int, tuple[str, str]]()
         offsets = [0, *accumulate(lengths)]
         reader = csv.reader(texts, delimiter=self._header.delimiter, strict=True)
         line = 0
@@ -217,38 +222,42 @@ class CsvRows:
                 if block.count(b'"', offsets[line], offsets[reader.line_num]) % 2:
                     if line or reader.line_num == len(texts):
                         break  # the next block begins with it, or holds its end
-                    why = f"row {self._ordinal + len(rows)} breaks the rules of quotes, so its end can't be told"
+                    why = f"the row at line {self._line} breaks the rules of quotes, so its end can't be told"
                     raise self._window.broken(at + offsets[line], why) from None
                 row = []
                 faults[len(rows)] = INVALID_CSV, "the row breaks the rules of quotes"
             wrong = next((bad[index] for index in range(line, reader.line_num) if index in bad), "")
             if wrong:
                 faults[len(rows)] = INVALID_UTF8, wrong
-            if row or len(rows) in faults:
-                rows.append(row)
-                starts.append(offsets[line])
-                ends.append(offsets[reader.line_num])
+            rows.append(row)
             line = reader.line_num
-        return offsets[line], self._span(rows, starts, ends, faults, block, at) if rows else None
+            firsts.append(line)
+        lines = map(int.__sub__, firsts[1:], firsts)
+        return offsets[line], self._span(rows, firsts[:-1], lines, [offsets[at] for at in firsts], faults, block, at)
 
     def _span(
         self,
         rows: Rows,
-        starts: Sequence[int],
-        ends: Sequence[int],
+        firsts: Sequence[int],
+        lines: Iterable[int],
+        offsets: Sequence[int],
         known: dict[int, tuple[str, str]],
         block: bytes,
         at: int,
     ) -> Span | None:
+        """The span of rows of a block that begins at an offset. Of each row: the index of its first line, its number
+        of lines, and where it begins in the block; the last of `offsets` lies behind them all. `known` is what is wrong
+        with some rows."""
         names, count = self._header.names, len(self._header.names)
         faults: dict[int, Fault] = {}
         parts: list[bytes] = []
-        origins: list[tuple[int, int]] = []
-        for row, start, end in zip(rows, starts, ends, strict=True):
-            index = len(parts)
+        blank: set[int] = set()
+        origins: list[tuple[int, int, int]] = []
+        for index, (row, taken, start, end) in enumerate(zip(rows, lines, offsets, offsets[1:], strict=False)):
             fault = known.get(index) if known else None
             if not row and fault is None:
-                continue  # a blank line
+                blank.add(index)
+                continue
             length = end - start
             if fault is None and len(row) != count:
                 fault = INVALID_CSV, f"the row has {len(row)} fields, the header has {count}"
@@ -256,19 +265,20 @@ class CsvRows:
                 fault = too_large(length, self._limit)[1:]
             made = {name: value for name, value in zip(names, row, strict=False) if value} if fault is None else {}
             if fault is None and "" in made:
-                fault = INVALID_CSV, "the row has a value in a column without a name"
+                nameless = next(at for at, name in enumerate(names) if not name and row[at]) + 1
+                fault = INVALID_CSV, f"$.{nameless}: the row has a value in a column without a name"
             if fault is not None:
-                faults[index] = length, *fault
+                faults[len(parts)] = length, *fault
             parts.append(orjson.dumps(made if fault is None else self._text_of(block[start:end])))
-            origins.append((at + start, length))
+            origins.append((at + start, length, taken))
+        numbers = [self._line + first for index, first in enumerate(firsts) if index not in blank]
+        self._line += block.count(b"\n", 0, offsets[-1])
         if not parts:
             return None
         lengths = list(map(len, parts))
         begins = list(accumulate((length + 1 for length in lengths[:-1]), initial=0))
         stops = [begin + length for begin, length in zip(begins, lengths, strict=True)]
-        ordinals = range(self._ordinal, self._ordinal + len(parts))
-        self._ordinal += len(parts)
-        return Span(self._source, at, b",".join(parts), begins, stops, ordinals, faults=faults, origins=origins)
+        return Span(self._source, at, b",".join(parts), begins, stops, numbers, faults=faults, origins=origins)
 
 
 def _whole(texts: list[str], delimiter: str) -> Rows | None:

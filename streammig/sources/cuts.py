@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from streammig.sources.handle import Handle
-from streammig.sources.locate import CSV, DOCUMENTS, NDJSON
+from streammig.sources.locate import CSV, DOCUMENTS, JSON, KEYED, NDJSON
 
 LOOKS = (64 << 10, 1 << 20, 16 << 20)  # bytes that are looked at, more where no record begins in them
 
@@ -13,6 +13,8 @@ _LINE = re.compile(rb"\n[ \t\r\n]*+(?=.)", re.DOTALL)
 _ROW = re.compile(rb"\n[\r\n]*+(?=.)", re.DOTALL)
 _DOCUMENT = re.compile(rb"\}[ \t\r\n]*+(?=\{)")
 _ELEMENT = re.compile(rb"\}[ \t\r\n]*+,[ \t\r\n]*+(?=\{)")
+_MEMBER = re.compile(rb'\}[ \t\r\n]*+,[ \t\r\n]*+(?="[^"\\]*+(?:\\.[^"\\]*+)*+"[ \t\r\n]*+:[ \t\r\n]*+\{)', re.DOTALL)
+_BETWEEN = {DOCUMENTS: _DOCUMENT, JSON: _ELEMENT, KEYED: _MEMBER}
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
 
 
@@ -35,7 +37,7 @@ def _guess(data: bytes, form: str) -> int:
     if form in (NDJSON, CSV):
         found = (_ROW if form == CSV else _LINE).search(data)
         return found.end() if found else 0
-    return _highest(data, _DOCUMENT if form == DOCUMENTS else _ELEMENT)
+    return _highest(data, _BETWEEN[form])
 
 
 def _highest(data: bytes, between: re.Pattern[bytes]) -> int:

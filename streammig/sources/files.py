@@ -22,6 +22,7 @@ from streammig.sources.lines import Lines
 from streammig.sources.locate import (
     DOCUMENTS,
     JSON,
+    KEYED,
     NDJSON,
     Layout,
     check_backend,
@@ -30,6 +31,7 @@ from streammig.sources.locate import (
     locate,
     walk_to,
 )
+from streammig.sources.members import Members
 from streammig.sources.open import COMPRESSED_BYTES, Input, Meter, Stream, path_text
 from streammig.sources.packed import refuse_archive
 from streammig.sources.source import Source, Told
@@ -83,8 +85,7 @@ class FileSource(Source):
         _check_distinct(self._files)
 
     @property
-    def columns(self) -> frozenset[str] | None:
-        """The names of the fields in the headers of all files; None where a file is no table."""
+    def header(self) -> frozenset[str] | None:
         headers = [file.layout.header for file in self._files]
         known = [header.names for header in headers if header is not None]
         return frozenset(name for names in known for name in names) if len(known) == len(headers) else None
@@ -115,12 +116,14 @@ class FileSource(Source):
                 "sha256": sampled(wanted.file, FEW),
                 "compression": stream.compression,
                 "format": layout.format,
-                "path": path_text(layout.path) if layout.format == JSON else None,
+                "path": path_text(layout.path) if layout.format in (JSON, KEYED) else None,
             }
             if standing.etag:
                 mark["etag"] = standing.etag
             if layout.header is not None:
                 mark["form"] = f"{layout.header.delimiter!r} {layout.header.encoding}"
+            elif layout.format == KEYED:
+                mark["form"] = f"keyed {self._form.keyed}"
             standing.check(wanted.file, stream.standing())
         return _File(wanted.file, layout, standing, head, mark)
 
@@ -152,6 +155,9 @@ class FileSource(Source):
                     told(broken)
                 elif not (broken.whole or self._accept_broken):
                     raise
+            else:
+                if told is not None and stream.behind:
+                    told(BrokenExport(file.name, stream.offset, stream.behind, whole=True))
             file.standing.check(file.name, stream.standing())
 
     def next_record(self, number: int, offset: int) -> int | None:
@@ -184,7 +190,9 @@ class FileSource(Source):
         at = place.offset if resumed else first_byte(window)
         what = window, place.source, place.ordinal, self._max_record_bytes, self.meter
         if (header := file.layout.header) is not None:
-            yield from CsvRows(*what, header=header).spans(at if resumed else header.end)
+            line = place.ordinal + (0 if resumed else header.lines)
+            rows = CsvRows(window, place.source, line, self._max_record_bytes, self.meter, header=header)
+            yield from rows.spans(at if resumed else header.end)
             return
         if file.layout.format == DOCUMENTS:
             yield from Documents(*what).spans(at)
@@ -192,11 +200,13 @@ class FileSource(Source):
         if file.layout.format == NDJSON:
             yield from Lines(*what, judge=self._judge).spans(at, resumed=resumed)
             return
+        path, keyed = file.layout.path, file.layout.format == KEYED
         if not resumed:
-            _, at = walk_to(window, at, [str(step) for step in file.layout.path], self.meter)
-        framer = Framer(*what, judge=self._judge)
+            _, at = walk_to(window, at, [str(step) for step in path], self.meter, keyed=keyed)
+        into = self._form.keyed if isinstance(self._form.keyed, str) else None
+        framer = Members(*what, field=into) if keyed else Framer(*what, judge=self._judge)
         yield from framer.spans(at, resumed=resumed)
-        check_rest(window, framer.at, file.layout.path, self.meter)
+        check_rest(window, framer.at, path, self.meter, keyed=keyed)
 
     def before(self, place: Place) -> str:
         file = self._files[place.source]
@@ -211,7 +221,7 @@ class FileSource(Source):
         """One per file: `file` as named, `size` in bytes as it lies there, its `length` decompressed (of a compressed
         one about), `modified` and `changed` in nanoseconds since the epoch, `inode`, `sha256` over its head, tail and
         samples, `compression` ("" if none), `format`, the `etag` of an object that has one, and the `path` of the array
-        (None for NDJSON and CSV)."""
+        or the object (None for NDJSON and CSV)."""
         return [{**file.mark} for file in self._files]
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from streammig.errors import BrokenExport
 from streammig.model import Span
+from streammig.sources.extent import Extent
 from streammig.sources.open import Meter
 from streammig.sources.valid import (
     INVALID_JSON,
@@ -45,10 +46,6 @@ _BLANKS = re.compile(rb"[ \t\n\r]*")
 _SCALAR = re.compile(rb"[^ \t\n\r,\[\]{}:\"]*")
 _HEAD = re.compile(rb'\{[ \t\n\r]*"[^"\\]*"')
 _GAP = re.compile(rb"[ \t\n\r]*,[ \t\n\r]*")
-# The possessive quantifiers keep a string without an end from being looked at again and again.
-_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]"]', re.DOTALL)
-_QUOTE, _BRACKET, _OPENING = ord('"'), ord("["), b"{["
 
 
 class Framer:
@@ -62,6 +59,10 @@ class Framer:
     A judge finds the ends of elements as it looks at them, so with one nothing is guessed.
     """
 
+    noun, whole = "element", "array"
+    opening, closing = b"[", b"]"
+    closings = (b"]", b"]}]", b"}]", b"]]")  # that are tried behind a cut
+
     def __init__(
         self, window: Window, source: int, ordinal: int, limit: int, meter: Meter, judge: Judge | None = None
     ) -> None:
@@ -70,7 +71,7 @@ class Framer:
         self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
         self._try = FIRST_TRY
         self._singly = 0  # the offset up to which elements are taken one by one
-        self._closings = [b"]", b"]}]", b"}]", b"]]"]  # the one that fitted last comes first
+        self._closings = [*self.closings]  # the one that fitted last comes first
         self._ready: list[Span] = []
         self._held = Held()
 
@@ -111,14 +112,14 @@ class Framer:
     def _next(self, comma: bool | None) -> bool:
         """Go to the next value's first byte; False, and behind the closing bracket, if there is none."""
         sign = self.sign()
-        if sign == b"]":
+        if sign == self.closing:
             self.at += 1
             return False
         if sign == b"," and comma is not False:
             self.at += 1
             sign = self.sign()
         elif comma:
-            raise self._break(self.at, "a comma or the array's closing bracket was expected" if sign else "")
+            raise self._break(self.at, f"a comma or the {self.whole}'s closing bracket was expected" if sign else "")
         if not sign or sign in b",:]}":
             raise self._break(self.at, "a value was expected" if sign else "")
         return True
@@ -181,9 +182,9 @@ class Framer:
         view = memoryview(data)
         for high in _guesses(data, low, low + size):
             for closing in self._closings[:CLOSINGS_TRIED]:
-                text = b"".join((b"[", view[low:high], closing))
+                text = b"".join((self.opening, view[low:high], closing))
                 try:
-                    raws = _LIST.decode(text)
+                    raws = self._values(text)
                 except msgspec.DecodeError as error:
                     # Where the text fails in front of the cut, no cut behind that place will do.
                     bad = place_of(error, high - low + 2)[0] - 1
@@ -200,23 +201,42 @@ class Framer:
                 lengths = list(map(len, raws))
                 # Between two elements there is one byte at least: if there are no more in all, it is the comma alone.
                 tight = sum(lengths) + len(lengths) + 1 == len(text)
-                if closing != b"]":
+                if closing != self.closing:
                     del raws[-1], lengths[-1]
-                longest = max(lengths, default=0)
-                if raws and longest <= self._limit * LIMITS_PASSED:
-                    sound = longest <= self._limit and is_utf8(text)
-                    self._take(low, raws, lengths, tight=tight, sound=sound)
-                    self._adapt(size, self._ready[-1])
-                    return None
-                break
+                if not raws or max(lengths) > self._limit * LIMITS_PASSED:
+                    break
+                starts = self._starts(low, raws, lengths, tight)
+                if not starts:
+                    break
+                self._take(low, starts, lengths[: len(starts)], sound=max(lengths) <= self._limit and is_utf8(text))
+                self._adapt(size, self._ready[-1])
+                return None
         return size
 
-    def _take(self, low: int, raws: list[msgspec.Raw], lengths: list[int], *, tight: bool, sound: bool) -> None:
-        """A span of elements, the first of which begins at the index `low`; `tight`: one comma stands between any two,
-        and no more; `sound`: all is UTF-8, and none over the limit."""
+    def _values(self, text: bytes) -> list[msgspec.Raw]:
+        """The elements of a text in brackets. Raises as a decoder does."""
+        return _LIST.decode(text)
+
+    def _starts(self, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
+        """Where these elements, the first of which begins at the index `low`, do so, relative to it; of as many as can
+        be told. `tight`: one comma stands between any two, and no more."""
+        data = self._window.data
+        found = None if tight else _GAP.match(data, low + lengths[0])
+        gap = found.group() if found else b","
+        # Pretty documents have one gap throughout: then this is, byte for byte, the text there.
+        if tight or data.startswith(gap.join(raws), low):
+            return list(accumulate(map(len(gap).__add__, lengths[:-1]), initial=0))
+        starts = [0]
+        for length in lengths[:-1]:
+            found = _GAP.match(data, low + starts[-1] + length)
+            assert found is not None
+            starts.append(found.end() - low)
+        return starts
+
+    def _take(self, low: int, starts: list[int], lengths: list[int], *, sound: bool) -> None:
+        """A span of elements that begin behind the index `low`; `sound`: all is UTF-8, and none over the limit."""
         self._flush()
-        count, base = len(raws), self._window.base
-        starts = _starts(self._window.data, low, raws, lengths, tight)
+        count, base = len(starts), self._window.base
         ends = list(map(add, starts, lengths))
         size = ends[-1]
         data = self._window.data[low : low + size]
@@ -262,7 +282,7 @@ class Framer:
             code, fault = judge(data)
             if code == INVALID_JSON:
                 self._check(begin, data, complete=True)
-                raise self._break(begin, f"element {self._ordinal} of the array is no JSON value")
+                raise self._break(begin, f"{self._this()} is no JSON value")
             self._held.put(begin, self.at, self._ordinal, (length, code, fault) if code else None)
             if self._held.is_full():
                 self._flush()
@@ -307,34 +327,22 @@ class Framer:
         except msgspec.DecodeError as error:
             index, why = place_of(error, len(text))
             if complete or index + ESCAPE_BYTES < len(text):
-                why = f"{why}, in element {self._ordinal} of the array, which begins at byte {begin}"
+                why = f"{why}, in {self._this()}, which begins at byte {begin}"
                 raise self._break(begin + index, why) from None
         except RecursionError:
             pass
 
+    def _this(self) -> str:
+        return f"{self.noun} {self._ordinal} of the {self.whole}"
+
     def _endless(self, begin: int) -> BrokenExport:
         far = self._limit * LIMITS_PASSED
-        return self._break(begin, f"element {self._ordinal} of the array has no end within {far} bytes")
+        return self._break(begin, f"{self._this()} has no end within {far} bytes")
 
     def _break(self, at: int, why: str) -> BrokenExport:
         return self._window.broken(
-            at, why or f"the file ends too early, after {self._ordinal - 1} elements of the array"
+            at, why or f"the file ends too early, after {self._ordinal - 1} {self.noun}s of the {self.whole}"
         )
-
-
-def _starts(data: bytes, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
-    """Where elements begin, relative to the first one, which begins at the index `low`."""
-    found = None if tight else _GAP.match(data, low + lengths[0])
-    gap = found.group() if found else b","
-    # Pretty documents have one gap throughout: then this is, byte for byte, the text there.
-    if tight or data.startswith(gap.join(raws), low):
-        return list(accumulate(map(len(gap).__add__, lengths[:-1]), initial=0))
-    starts = [0]
-    for length in lengths[:-1]:
-        found = _GAP.match(data, low + starts[-1] + length)
-        assert found is not None
-        starts.append(found.end() - low)
-    return starts
 
 
 def _guesses(data: bytes, low: int, top: int) -> Iterator[int]:
@@ -352,50 +360,3 @@ def _guesses(data: bytes, low: int, top: int) -> Iterator[int]:
     comma = data.rfind(b",", middle, top)
     if comma > low:
         yield comma
-
-
-class Extent:
-    """Finds where a JSON value ends, or an array begins, by quotes and brackets alone. Looks at each byte once, however
-    they come in, and keeps none. If the text is no JSON, that is for whoever parses what was found."""
-
-    def __init__(self, depth: int = 0) -> None:
-        self._depth = depth
-        self._inside = False  # a string
-
-    def advance(self, data: bytes, low: int, *, arrays: bool = False) -> tuple[int, bool]:
-        """Look at the data from an index on; the index up to which it was looked at, and whether the value ends there.
-        It is to go on from that index, with more behind it. `arrays`: it stops behind each `[`, too."""
-        while True:
-            if self._inside:
-                found = _TEXT.match(data, low)
-                low = found.end() if found else low
-                if data[low : low + 1] != b'"':
-                    return low, False
-                low += 1
-                self._inside = False
-                if not self._depth:
-                    return low, True
-            low, ended = self._outside(data, low, arrays)
-            if not self._inside:
-                return low, ended
-
-    def _outside(self, data: bytes, low: int, arrays: bool) -> tuple[int, bool]:
-        depth = self._depth
-        for token in _TOKEN.finditer(data, low):
-            begin, end = token.span()
-            sign = data[begin]
-            if sign == _QUOTE:
-                if end - begin == 1:
-                    self._depth, self._inside = depth, True
-                    return end, False
-            elif sign in _OPENING:
-                depth += 1
-                if arrays and sign == _BRACKET:
-                    self._depth = depth
-                    return end, False
-            else:
-                depth -= 1
-            if depth <= 0:
-                return end, True
-        self._depth = depth
-        return len(data), False

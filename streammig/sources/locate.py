@@ -6,10 +6,9 @@ A document's array is found where it is obvious: the document itself, or the one
 from __future__ import annotations
 
 import codecs
-import math
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ijson
 import msgspec
@@ -18,56 +17,34 @@ from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.sources import advice
 from streammig.sources.csv_rows import Form, Header, read_header
 from streammig.sources.documents import are_in_a_row
-from streammig.sources.frame import Extent, Framer
 from streammig.sources.open import Input, Meter, Path, leads_to, path_text
 from streammig.sources.packed import ENDING
-from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, place_of, without_surrogates
+from streammig.sources.valid import WHITE, decodes, is_cut_off, without_surrogates
+from streammig.sources.walk import EMPTY, OBJECTS, SOLID, Seen, Walk
 from streammig.sources.window import Window, skip_bom
 
-JSON, NDJSON, CSV, DOCUMENTS = "json", "ndjson", "csv", "documents"
+JSON, NDJSON, CSV, DOCUMENTS, KEYED = "json", "ndjson", "csv", "documents", "keyed"
 # Arrays are looked for in the first 4 MiB (10 ms); where none of objects begins there, the first one behind counts. A
 # file that has none in the first 256 MiB is asked about, not read for an hour.
 LOOK_BYTES = 4 * 1024 * 1024
 LOOK_AT_MOST = 256 * 1024 * 1024
 LISTED = 20  # arrays named in a message
 
-PIECE_BYTES = 64 * 1024
-RECALLED_BYTES = 64 * 1024
-# Of elements that are only passed over; what is longer than 16 of it breaks off.
-ELEMENT_BYTES = 16 * 1024 * 1024
-
-OBJECTS, ARRAYS, EMPTY = "objects", "arrays", "empty"
-_KINDS = {b"{": OBJECTS, b"[": ARRAYS, b"]": EMPTY, b'"': "strings"}
 
 _LINE_NAMES = re.compile(r"\.(ndjson|jsonl)" + ENDING, re.IGNORECASE)
 _ROW_NAMES = re.compile(r"\.(csv|tsv|tab)" + ENDING, re.IGNORECASE)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _COMMAS = re.compile(rb"\{[^\n]*\},[ \t\r]*\n[ \t]*\{")
-_SOLID = re.compile(rb"[^ \t\r\n]")
-_OPENING = re.compile(rb"[{[]")
-# ijson is asked for grammar and keys alone, so it sees text of the same grammar without what it fails on. It takes form
-# feeds for white space, turns lone surrogates into "?" or an error, and ends in a SystemError at integers of more than
-# 4,300 digits and exponents of more than 18. The digits of a key are left alone (no number stands before a quote).
-_FEEDS = bytes.maketrans(b"\x0b\x0c", b"\x01\x01")
-_DIGITS = re.compile(rb'(?<![0-9])([0-9]{16})[0-9]++(?!")')
-_PART_OF_ESCAPE = re.compile(rb"\\u?\Z")
-_NOT_JSON = (ijson.JSONError, ValueError, ArithmeticError, SystemError)
 
 
 class Layout(NamedTuple):
-    """How to read a file: its format, and for a document the way to the array, and whether that holds nothing."""
+    """How to read a file: its format, and for a document the way to the array, or the object of records by their keys,
+    and whether that holds nothing."""
 
     format: str
     path: Path = ()
     empty: bool = False
     header: Header | None = None  # of CSV
-
-
-class Seen(NamedTuple):
-    """An array that a walk came to, and the kind of its first element."""
-
-    path: Path
-    kind: str
 
 
 def check_backend() -> None:
@@ -85,6 +62,10 @@ def locate(window: Window, wanted: Input, meter: Meter, *, lines: bool = False, 
     record. Raises Unusable if it can't be told, or holds no such array; BrokenExport if the document breaks off before
     an array was found."""
     at = first_byte(window)
+    if form is not None and form.keyed:
+        _refuse_other(window, at)
+        seen, _ = walk_to(window, at, wanted.path or (), meter, keyed=True)
+        return Layout(KEYED, seen.path, seen.kind == EMPTY)
     if form is not None and (form.delimiter or _ROW_NAMES.search(wanted.file)) and wanted.path is None:
         return Layout(CSV, header=read_header(window, skip_bom(window), form))
     if wanted.path is not None:
@@ -153,7 +134,7 @@ def first_byte(window: Window) -> int:
             f"{window.file}: the export must be UTF-8, this looks like UTF-16 or UTF-32",
             "Convert it first: iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8",
         )
-    while not (found := _SOLID.search(window.data, at - window.base)):
+    while not (found := SOLID.search(window.data, at - window.base)):
         at = window.end
         if not window.fill(at):
             window.finish()
@@ -163,169 +144,39 @@ def first_byte(window: Window) -> int:
     return window.base + found.start()
 
 
-def walk_to(window: Window, at: int, wanted: Sequence[str], meter: Meter) -> tuple[Seen, int]:
+def walk_to(window: Window, at: int, wanted: Sequence[str], meter: Meter, *, keyed: bool = False) -> tuple[Seen, int]:
     """The array that the segments name and the offset behind its bracket, in the document that begins at an offset of
-    the window. Raises Unusable if the document has no such array, BrokenExport if it breaks off."""
-    walk, segments, found = Walk(window, at, meter), tuple(wanted), list[Seen]()
+    the window; `keyed`: the object. Raises Unusable if the document has none, BrokenExport if it breaks off."""
+    segments, found = tuple(wanted), list[Seen]()
+    walk = Walk(window, at, meter, wanted=segments, keyed=keyed)
     while walk.to_array():
         path, behind = walk.path, walk.at
-        if leads_to(segments, path):
+        if leads_to(segments, path) and walk.at_object == keyed:
             return Seen(path, walk.kind()), behind
+        if walk.at_object:
+            continue
         found.append(Seen(path, walk.kind()))
         if not leads_to(segments[: len(path)], path):
             walk.pass_over()
     walk.end()
-    where = path_text(segments) or "its top"
-    raise Unusable(
-        "array-not-found",
-        f"{window.file}: there is no array at {where}; arrays seen:\n{_listing(found)}",
-        "Name the one to be read: FILE#path.to.array.",
-    )
+    hint = "Name the one to be read: FILE#path.to.array."
+    if keyed:
+        hint = "Take keyed out of the table of the stage, or name the object: FILE#path.to.object."
+    elif walk.has_object:
+        hint += f" {advice.BY_SETTING}"
+    what, where = "object" if keyed else "array", path_text(segments) or "its top"
+    said = f"{window.file}: there is no {what} at {where}; arrays seen:\n{_listing(found)}"
+    raise Unusable("array-not-found", said, hint)
 
 
-def check_rest(window: Window, at: int, path: Path, meter: Meter) -> None:
-    """Raise BrokenExport unless what stands behind the array at `path` makes the document complete and valid."""
-    walk = Walk(window, at, meter, behind=path)
+def check_rest(window: Window, at: int, path: Path, meter: Meter, *, keyed: bool = False) -> None:
+    """Raise BrokenExport unless what stands behind the array at `path`, or the object (`keyed`), makes the document
+    complete and valid."""
+    walk = Walk(window, at, meter, behind=path, keyed=keyed)
     while walk.to_array():
-        walk.pass_over()
+        if not walk.at_object:
+            walk.pass_over()
     walk.end()
-
-
-class Walk:
-    """A walk by ijson from array to array; others than arrays of arrays are passed over at the speed of the framer.
-
-    `at` is the offset that it has come to. Text is judged by its grammar alone: bad UTF-8 and lone surrogates out here
-    may be those of another stage's records. A break is named to the byte, unless more than 64 KiB of text came before
-    it, arrays that were passed over left out: then the piece of 64 KiB is.
-    """
-
-    def __init__(self, window: Window, at: int, meter: Meter, behind: Path | None = None) -> None:
-        """`behind`: the offset lies behind the array at this path, not at the beginning of the document."""
-        self.at = at
-        self._window, self._meter = window, meter
-        self._extent, self._ended = Extent(len(behind or ())), behind == ()
-        self._steps: list[str | int] = []
-        self._before = b""  # all that ijson was fed, as long as it is short
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._events: list[tuple[str, Any]] = ijson.sendable_list()
-        self._parser = ijson.get_backend("yajl2_c").basic_parse_coro(self._events)
-        if behind is not None:
-            # The least document that leads to an array at this path.
-            self._feed(b"".join(b"[" if isinstance(step, int) else b'{"":' for step in behind) + b"[]")
-            self.at = at
-
-    @property
-    def path(self) -> Path:
-        """The way to the array just opened."""
-        return tuple(self._steps[:-1])
-
-    def to_array(self, until: float = math.inf) -> bool:
-        """Go on until an array was opened; False at the end of document or stream, or behind the offset `until`."""
-        while self.at < until and not self._ended and (piece := self._piece()):
-            end, self._ended = self._extent.advance(piece, 0, arrays=True)
-            self._feed(piece[:end])
-            if self._events and self._events[-1][0] == "start_array":
-                return True
-        return False
-
-    def kind(self) -> str:
-        """The kind of the first element of the array just opened."""
-        framer = self._framer()
-        sign = framer.sign()
-        self.at = framer.at  # the window may have been moved behind the white space
-        return _KINDS.get(sign, "values")
-
-    def pass_over(self, until: float = math.inf) -> None:
-        """Go to the closing bracket of the array just opened, or behind `until`; not where it holds arrays."""
-        if self.kind() in (ARRAYS, EMPTY):
-            return
-        framer = self._framer()
-        for _ in framer.spans(self.at, resumed=False):
-            if framer.at >= until:
-                self.at = framer.at
-                return
-        self.at = framer.at - 1
-
-    def end(self) -> None:
-        """Raise BrokenExport unless the document was complete, and only white space follows."""
-        window = self._window
-        while self._ended:
-            if found := _SOLID.search(window.data, self.at - window.base):
-                raise self._behind(window.base + found.start())
-            self.at = window.end
-            if not window.fill(self.at):
-                return window.finish()
-        window.finish()
-        raise window.broken(window.end, "the file ends inside the document")
-
-    def _behind(self, at: int) -> BrokenExport:
-        """What stands behind the document, from an offset on: without a bracket it can hold no record."""
-        window, low = self._window, at
-        while not _OPENING.search(window.data, low - window.base):
-            low = window.end
-            if not window.fill(low):
-                window.finish()
-                return BrokenExport(window.file, at, "text without a record, behind the document's end", whole=True)
-        return window.broken(at, "no valid JSON there, behind the document's end")
-
-    def _framer(self) -> Framer:
-        framer = Framer(self._window, 0, 1, ELEMENT_BYTES, self._meter)
-        framer.at = self.at
-        return framer
-
-    def _piece(self) -> bytes:
-        """What comes next, without the beginning of an escape at its end; b"" at the stream's end."""
-        window = self._window
-        while True:
-            low = self.at - window.base
-            piece = window.data[low : low + PIECE_BYTES]
-            if whole := _PART_OF_ESCAPE.sub(b"", piece):
-                return whole
-            if not window.fill(self.at):
-                return piece
-
-    def _feed(self, piece: bytes) -> None:
-        self._events.clear()
-        self._meter.parsed += len(piece)
-        plainer = self._utf8.decode(piece.translate(_FEEDS)).encode()
-        plainer = _DIGITS.sub(rb"\1", without_surrogates(plainer))
-        try:
-            if plainer:  # nothing would be the end for ijson
-                self._parser.send(plainer)
-        except _NOT_JSON:
-            raise self._window.broken(self._bad(piece), "no valid JSON there, outside the array of records") from None
-        self._note()
-        self._before = self._before + piece if len(self._before) < RECALLED_BYTES else self._before
-        self.at += len(piece)
-
-    def _bad(self, piece: bytes) -> int:
-        """The offset that makes a refused piece no JSON; where it begins if that can't be told any more. The offset may
-        lie before the piece, since ijson sees a token only when it is complete."""
-        text = self._before + piece + b"    "  # msgspec takes the beginning of a literal for one that is cut
-        if len(self._before) < RECALLED_BYTES:
-            try:
-                RAW.decode(without_surrogates(text))
-            except msgspec.DecodeError as error:
-                return self.at + min(place_of(error, len(text))[0] - len(self._before), len(piece))
-            except RecursionError:
-                pass
-        return self.at
-
-    def _note(self) -> None:
-        """Follow the way to the value opened last."""
-        steps = self._steps
-        for event, value in self._events:
-            if event == "map_key":
-                steps[-1] = value
-            elif event == "end_map" or event == "end_array":
-                steps.pop()
-            else:
-                if steps and isinstance(steps[-1], int):
-                    steps[-1] += 1
-                if event == "start_array":
-                    steps.append(-1)
-                elif event == "start_map":
-                    steps.append("")
 
 
 def _survey(window: Window, at: int, meter: Meter) -> tuple[list[Seen], int]:

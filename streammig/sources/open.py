@@ -84,11 +84,11 @@ _DAMAGED = (zlib.error, zstd.ZstdError, lzma.LZMAError, OSError, EOFError)  # bz
 
 class Stream:
     """The bytes of a file, decompressed: all its members or frames, one behind the other. `offset` is that of the next
-    byte, `compression` is "", "gzip", "zstd", "xz" or "bzip2"."""
+    byte, `compression` is "", "gzip", "zstd", "xz" or "bzip2". `behind` is what was left out behind the last frame."""
 
     def __init__(self, file: str, meter: Meter) -> None:
         """Raises Unusable if it can't be opened."""
-        self.offset = 0
+        self.offset, self.behind = 0, ""
         self._file, self._meter, self._handle = file, meter, open_file(file)
         try:
             head = self._handle.read(HEADER_BYTES) or b""
@@ -145,10 +145,9 @@ class Stream:
         while True:
             while True:
                 if taken:
-                    # Tapes and some tools pad with zeros, which gzip and xz allow behind a member, and transfers as
-                    # text end a file in a line break. No member begins with one of these.
-                    padded, waiting = len(waiting), waiting.lstrip(b"\0\r\n" if kind in (GZIP, XZ) else b"\r\n")
-                    taken += padded - len(waiting)
+                    taken += len(waiting)
+                    waiting = self._unpadded(waiting)
+                    taken -= len(waiting)
                 if len(waiting) >= 4 or not (more := self._fetch(COMPRESSED_BYTES)):
                     break
                 waiting += more
@@ -156,7 +155,7 @@ class Stream:
                 return
             if compression(waiting[:4]) != kind:
                 raise self._break(f"garbage follows the {kind} data at byte {taken} of the compressed file")
-            frame = _FRAMES[kind]()
+            frame, self.behind = _FRAMES[kind](), ""
             while not frame.eof:
                 given = b""
                 if frame.needs_input:
@@ -173,6 +172,14 @@ class Stream:
                     yield data
             waiting = frame.unused_data
             taken -= len(waiting)
+
+    def _unpadded(self, data: bytes) -> bytes:
+        """What stands behind a member, without padding. Tapes and some tools pad with zeros, which gzip and xz allow,
+        and transfers as text end a file in a line break. No member begins with one of these."""
+        left = data.lstrip(b"\0\r\n" if self.compression in (GZIP, XZ) else b"\r\n")
+        if data[: len(data) - len(left)].strip(b"\0"):
+            self.behind = f"line breaks behind the {self.compression} data"
+        return left
 
     def _fetch(self, size: int) -> bytes:
         try:

@@ -10,6 +10,17 @@ PLAIN, GZIP, ZSTD, XZ, BZIP2 = "", "gzip", "zstd", "xz", "bzip2"
 UNPACK = {GZIP: "gunzip -c", ZSTD: "zstd -dc", XZ: "xz -dc", BZIP2: "bzip2 -dc", PLAIN: "cat"}
 TAR_OPTION = {GZIP: "z", ZSTD: " --zstd", XZ: "J", BZIP2: "j", PLAIN: ""}
 ENDING = r"(\.(gz|zst|zstd|xz|bz2))?$"  # of a name, behind that of the form
+FOLDER = "Unpack it into a folder and name that: "
+AS_CSV = "Save each sheet as CSV in UTF-8, and name that file."
+OTHERS = (  # where its mark stands, the mark, what it is, and the way to a file that is read
+    (257, b"ustar", "a tar archive of files, not a file of records",
+     FOLDER + "mkdir EXPORT && tar -x{option} -f {name} -C EXPORT"),
+    (0, b"PK\x03\x04", "a zip archive", FOLDER + "unzip {name} -d EXPORT"),
+    (0, b"PK\x05\x06", "a zip archive", FOLDER + "unzip {name} -d EXPORT"),
+    (0, b"7z\xbc\xaf", "a 7z archive", FOLDER + "7z x {name} -oEXPORT"),
+    (0, b"\xd0\xcf\x11\xe0", "an old workbook, or another office document", AS_CSV),
+    (0, b"PAR1", "a Parquet file", "Convert it, say with DuckDB: COPY (FROM 'FILE.parquet') TO 'EXPORT.ndjson'"),
+)  # fmt: skip
 MOST_WINDOW = 128 << 20  # bytes that zstd holds by itself; a run must not take more for a file's sake
 
 
@@ -56,18 +67,13 @@ def refuse_frame(file: str, head: bytes) -> None:
 
 
 def refuse_archive(file: str, head: bytes, packed: str) -> None:
-    """Raise `Unusable` for an archive, and for data that is compressed twice. `head` are the first bytes, decompressed
-    where they were `packed`."""
+    """Raise `Unusable` for an archive or a workbook, and for data that is compressed twice. `head` are the first bytes,
+    decompressed where they were `packed`."""
     name, unpack = shlex.quote(file), UNPACK[packed]
-    if head[257:262] == b"ustar":
-        said = f"{file}: this is a tar archive of files, not a file of records"
-        hint = f"Unpack it into a folder and name that: mkdir EXPORT && tar -x{TAR_OPTION[packed]} -f {name} -C EXPORT"
-    elif head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        said = f"{file}: this is a zip archive"
-        hint = f"Unpack it into a folder and name that: unzip {name} -d EXPORT"
-    elif again := compression(head[:4]) if packed else "":
-        said = f"{file}: this is compressed twice: {again} within {packed}"
-        hint = f"Unpack it once: {unpack} {name} > EXPORT"
-    else:
-        return
-    raise Unusable("export-packed", said, hint)
+    kind, hint = next(((kind, hint) for at, magic, kind, hint in OTHERS if head[at:].startswith(magic)), ("", ""))
+    if head[30:].startswith((b"[Content_Types].xml", b"_rels/", b"mimetype")):  # the first file in a zip
+        kind, hint = "a workbook of a spreadsheet program", AS_CSV
+    elif packed and not kind and (again := compression(head[:4])):
+        kind, hint = f"compressed twice: {again} within {packed}", f"Unpack it once: {unpack} {{name}} > EXPORT"
+    if kind:
+        raise Unusable("export-packed", f"{file}: this is {kind}", hint.format(name=name, option=TAR_OPTION[packed]))

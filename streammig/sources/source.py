@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 from streammig.errors import BrokenExport
@@ -33,6 +33,11 @@ class Source(Protocol):
         passes over the earlier ones without opening them.
         """
         ...
+
+    @property
+    def header(self) -> Collection[str] | None:
+        """The names of the fields in the headers of all files; None where a file is no table."""
+        return None
 
     def fingerprints(self) -> Sequence[dict[str, Any]]:
         """For each file, in order, what binds a checkpoint to it: JSON-ready, cheap at any size, no content."""

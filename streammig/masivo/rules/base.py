@@ -108,8 +108,8 @@ class StageRules(ABC):
         )  # fmt: skip
 
     @property
-    def mapped(self) -> bool:
-        return self._mapped is not None
+    def hides(self) -> bool:
+        return self._misses and (self._mapped is not None or self._options.unknown_fields == "send")
 
     def unread(self, data: bytes) -> dict[str, Raw]:
         try:

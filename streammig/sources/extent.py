@@ -1,0 +1,57 @@
+"""Where a JSON value ends, told by quotes and brackets."""
+
+from __future__ import annotations
+
+import re
+
+# The possessive quantifiers keep a string without an end from being looked at again and again.
+_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]"]', re.DOTALL)
+_QUOTE, _OPENING = ord('"'), b"{["
+
+
+class Extent:
+    """Finds where a JSON value ends, or another begins in it, by quotes and brackets alone. Looks at each byte once,
+    however they come in, and keeps none. If the text is no JSON, that is for whoever parses what was found."""
+
+    def __init__(self, depth: int = 0) -> None:
+        self._depth = depth
+        self._inside = False  # a string
+
+    def advance(self, data: bytes, low: int, *, stops: bytes = b"") -> tuple[int, bool]:
+        """Look at the data from an index on; the index up to which it was looked at, and whether the value ends there.
+        It is to go on from that index, with more behind it. It stops behind each of these brackets, too."""
+        while True:
+            if self._inside:
+                found = _TEXT.match(data, low)
+                low = found.end() if found else low
+                if data[low : low + 1] != b'"':
+                    return low, False
+                low += 1
+                self._inside = False
+                if not self._depth:
+                    return low, True
+            low, ended = self._outside(data, low, stops)
+            if not self._inside:
+                return low, ended
+
+    def _outside(self, data: bytes, low: int, stops: bytes) -> tuple[int, bool]:
+        depth = self._depth
+        for token in _TOKEN.finditer(data, low):
+            begin, end = token.span()
+            sign = data[begin]
+            if sign == _QUOTE:
+                if end - begin == 1:
+                    self._depth, self._inside = depth, True
+                    return end, False
+            elif sign in _OPENING:
+                depth += 1
+                if sign in stops:
+                    self._depth = depth
+                    return end, False
+            else:
+                depth -= 1
+            if depth <= 0:
+                return end, True
+        self._depth = depth
+        return len(data), False
