@@ -166,7 +166,7 @@ class StageRules(ABC):
             return self._explained(walk, found, position, unit)
         except Refusals as all_:
             owner = id_in(data, found.get("id")) if self._misses else ""
-            return self._dead(position, unit, all_.faults, self._tally(data, found), owner)
+            return self._dead(position, unit, all_.faults, self._tally(walk, found), owner)
 
     @abstractmethod
     def _check(self, block: Block) -> None:
@@ -185,7 +185,7 @@ class StageRules(ABC):
         """The result of a record with these fields. Raises `Refusals`."""
 
     @abstractmethod
-    def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
+    def _tally(self, walk: Walk, found: Mapping[str, Member]) -> Tally:
         """The tally of a record with these fields, as far as it can be read."""
 
     # -- many records at once
@@ -308,15 +308,16 @@ class StageRules(ABC):
         letter = DeadLetter(position, unit, code, told(faults), tally)
         return Examined(position, dead=(letter,), absent=((absent, code),) if absent else ())
 
-    def _salvage(self, data: bytes, member: Member | None) -> tuple[int, Sums]:
+    def _salvage(self, walk: Walk, member: Member | None) -> tuple[int, Sums]:
         """The number of units in a list that is not sent, and their sums as far as they can be read."""
+        data = walk.data
         if member is None or data[member.begin] != 0x5B:
             return 0, {}
         parts = elements(data, member.begin, member.end)
         pairs = []
         for part in parts:
             try:
-                pairs.append(self._pair(data, members(data, *part)))
+                pairs.append(walk.pairs.get(part.begin) or self._pair(data, members(data, *part)))
             except (Duplicate, *NOT_JSON):
                 continue
         return len(parts), total(pair for pair in pairs if pair)

@@ -82,8 +82,10 @@ class EventRules(GroupedRules):
         amounts = [value if event.type == PURCHASE else ZERO for event, value in zip(units, values, strict=True)]
         return [PURCHASES] * len(amounts), amounts
 
-    def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
-        return super()._tally(data, found) if self._options.owner is None else Tally(1, 1, self._sums(data, found))
+    def _tally(self, walk: Walk, found: Mapping[str, Member]) -> Tally:
+        if self._options.owner is None:
+            return super()._tally(walk, found)
+        return Tally(1, 1, self._sums(walk.data, found))
 
     def _explained(self, walk: Walk, found: dict[str, Member], position: Position, unit: int) -> Examined:
         if self._options.owner is None:
@@ -103,7 +105,7 @@ class EventRules(GroupedRules):
         amount = self._unit(walk, 0, len(data), found, "$", whose)
         walk.check()
         if isinstance(amount, str):
-            return Examined(position, filtered=((amount, self._tally(data, found)),))
+            return Examined(position, filtered=((amount, self._tally(walk, found)),))
         head, event, tail = b'{"id":%b,"events":[' % whose, walk.rest(), b"]}"
         inner = (len(head), len(head) + len(event))
         body = head + event + tail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class Walk:
         self.faults: list[Refusal] = []
         self.edits: list[Edit] = []
         self.dropped: list[str] = []
+        self.pairs: dict[int, tuple[str, Decimal]] = {}  # by where they begin, of units that can be sent as they stand
         self._values = values
         self._unknown = options.unknown_fields
         self._redeem = options.send_redeem
@@ -81,14 +83,14 @@ class Walk:
             raise expected("wrong-type", where, "a list", kind_of(self.data, member.begin))
         return elements(self.data, member.begin, member.end)
 
-    def element(self, part: Part, shape: Shape, where: str) -> dict[str, Any]:
+    def element(self, part: Part, shape: Shape, where: str, wanted: Collection[str]) -> dict[str, Any]:
         """The good values of an object in a list, as `fields` has them."""
         try:
             found = self.open(*part, where)
         except Refusal as refusal:
             self.faults.append(refusal)
             return {}
-        return self.fields(part.begin, found, shape, where)
+        return self.fields(part.begin, found, shape, where, wanted=wanted)
 
     def fields(
         self,
@@ -101,8 +103,10 @@ class Walk:
         apart: Collection[str] = (),
         waived: Collection[str] = (),
         put: Sequence[bytes] = (),
+        wanted: Collection[str] = (),
     ) -> dict[str, Any]:
         """The good values of the object that begins at `begin` and has these fields, and the edits that make it right.
+        Texts and dates that are plainly good are not among them, but those that are `wanted`.
 
         Fields in `cut` are left out without a word, those in `apart` are looked at by the caller, those in `waived`
         may be missing, and `put` is put in behind all others.
@@ -113,6 +117,9 @@ class Walk:
             field = shape.fields.get(name)
             if name in apart or name in cut:
                 keep.append(name in apart)
+                continue
+            if field and field.plain and name not in wanted and field.plain(self.data, member.begin, member.end):
+                keep.append(True)
                 continue
             try:
                 if field is None:
@@ -229,7 +236,7 @@ class Walk:
     def _objects(self, member: Member, field: Field, where: str) -> None:
         if field.shape is not None and not self._clean(member, field):
             for index, part in enumerate(self.listed(member, where)):
-                self.element(part, field.shape, f"{where}[{index}]")
+                self.element(part, field.shape, f"{where}[{index}]", ())
 
     def _clean(self, member: Member, field: Field) -> bool:
         """Whether all of this value can be sent as it stands: seen in a tenth of the time that walking it takes."""

@@ -95,8 +95,8 @@ class GroupedRules(StageRules):
         Its faults go to the walk. `salt` differs for each unit, even for units of the same bytes.
         """
 
-    def _tally(self, data: bytes, found: Mapping[str, Member]) -> Tally:
-        return Tally(1, *self._salvage(data, found.get(self.name)))
+    def _tally(self, walk: Walk, found: Mapping[str, Member]) -> Tally:
+        return Tally(1, *self._salvage(walk, found.get(self.name)))
 
     def _explained(self, walk: Walk, found: dict[str, Member], position: Position, unit: int) -> Examined:
         data, listed = walk.data, found.get(self.name)
@@ -108,7 +108,7 @@ class GroupedRules(StageRules):
                 raise Refusals([expected("missing-field", "$", f"a customer's id and {self.name}", neither)])
             reason = f"no-{self.name}"
         if reason or listed is None:
-            return Examined(position, filtered=((reason, self._tally(data, found)),))
+            return Examined(position, filtered=((reason, self._tally(walk, found)),))
         return self._sent(walk, found, listed, position, unit)
 
     def _sent(self, walk: Walk, found: Mapping[str, Member], listed: Member, position: Position, unit: int) -> Examined:
@@ -146,6 +146,7 @@ class GroupedRules(StageRules):
             keep.append(True)
             if pair := self._clean_unit(walk.data[begin:end]):
                 amounts.append(pair)
+                walk.pairs[begin] = pair
                 continue
             where = f"$.{self.name}[{index}]"
             try:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import inspect
+
+_DAYS = (
+    rb'"[12][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])'
+    rb'T(?:[01][0-9]|2[0-3])(?::[0-5][0-9]){2}(?:\.[0-9]{1,6})?Z"'
+)
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -28,6 +34,7 @@ class Field(msgspec.Struct, frozen=True):
     copy: str = ""  # the field whose value is put in where this one is missing
     policy: str = ""
     decode: Callable[[bytes], Any] | None = None  # the strict decoder of an object or list
+    plain: Callable[[bytes, int, int], Any] | None = None  # matches what is plainly good; None may be a yes
 
 
 class Check(NamedTuple):
@@ -126,9 +133,25 @@ def _field(field: inspect.Field, known: dict[type, Shape]) -> Field:
             kind = _PLAIN[type(info)]
     default = extra.get("default", "").encode()
     copy, policy = extra.get("copy", ""), extra.get("policy", "")
+    plain = None if policy else _plain(kind, nullable, details.get("longest"), details.get("words", ()))
     return Field(
-        field.encode_name, kind, field.required, nullable, **details, default=default, copy=copy, policy=policy
-    )
+        field.encode_name, kind, field.required, nullable, **details, default=default, copy=copy, policy=policy,
+        plain=plain,
+    )  # fmt: skip
+
+
+def _plain(kind: str, nullable: bool, longest: int | None, words: Sequence[str]) -> Callable[..., Any] | None:
+    """Matches the JSON of values that need no look: plain ASCII, days that each month has."""
+    match kind:
+        case "text":
+            some = rb'"[ !#-\[\]-~]{0,%b}"' % (b"" if longest is None else b"%d" % longest)
+        case "enum":
+            some = b'"(?:%b)"' % b"|".join(re.escape(word.encode()) for word in words)
+        case "date":
+            some = _DAYS
+        case _:
+            return None
+    return re.compile(b"%b|null" % some if nullable else some).fullmatch
 
 
 _PLAIN: dict[type, str] = {
