@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from streammig.columns import Chunk
 from streammig.errors import BrokenExport
 from streammig.masivo.rules import RuleOptions, StageRules, rules
-from streammig.masivo.rules.compiled import is_compiled
+from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Judge, Roles, is_compiled
+from streammig.masivo.rules.filters import Filters
+from streammig.masivo.rules.shape import shape_of
 from streammig.model import Examined, Span
 from streammig.sources import FileSource, Input, open_source
 from tests.shares import share
@@ -240,3 +243,28 @@ def test_more_rewards_and_unknown_fields_than_there_is_room_for_are_left_to_the_
     span = span_of(records)
     for _ in range(2):  # the second time with what was learnt
         assert Chunk(span, judged.columns(span)).all() == Chunk(span, reference.columns(span)).all()
+
+
+class Amount(msgspec.Struct):
+    amount: Annotated[msgspec.Raw, msgspec.Meta(extra={"kind": "number"})]
+    reward_id: Annotated[str, msgspec.Meta(extra={"kind": "uuid"})] = ""
+
+
+class Owner(msgspec.Struct):
+    id: Annotated[str, msgspec.Meta(extra={"kind": "id"})]
+    lots: list[Amount]
+
+
+def test_an_amount_without_a_key_is_not_added_to_the_key_before_it() -> None:
+    options = RuleOptions(now=NOW)
+    roles = Roles(
+        {("id",): OWNER, ("lots",): UNITS, ("lots", "reward_id"): KEY, ("lots", "amount"): AMOUNT}, adds=("lots",)
+    )
+    judge = Judge(
+        "lots", shape_of(Owner), options, roles, rules=None, filters=Filters(options), room=1000, most_units=9,
+        told=lambda names: (),
+    )  # fmt: skip
+    lot = {"amount": 5, "reward_id": REWARDS[0]}
+    keyed, keyless = (json.dumps({"id": "C", "lots": lots}).encode() for lots in ([lot], [lot, {"amount": 7}]))
+    span = span_of([keyed, keyless])
+    assert judge.framed(span.data, span.starts, span.ends, ()).unsure == [1]

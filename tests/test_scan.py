@@ -279,6 +279,7 @@ def test_nobodys_deleted_customers_are_sent_in_silence_behind_a_mapping(
     assert (ended.code, ended.problem) == (2, "deleted-unclear")
     what = ended.document["error"]["what"]
     assert (f"{setting.partition('=')[0]}:" in what, "(2)" in what, "2020" in what) == (True, True, False)
+    assert f"first in {'line 3' if form == 'csv' else 'record 2'} of " in what
     checked = shell("check", shell.folder / "move.toml", "--offline", "--json").document
     assert [it["code"] for it in checked["problems"]] == ["deleted-unclear"]
     stages = dry(f'deleted = ["{setting}"]\n').document["stages"]

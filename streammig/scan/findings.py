@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from streammig.disk import read_own, whole_file
 from streammig.errors import BrokenExport
+from streammig.model import Place, Position
 
 
 class Break(msgspec.Struct, frozen=True):
@@ -30,9 +32,16 @@ class Spot(msgspec.Struct, frozen=True):
     file: str
     ordinal: int
     offset: int
+    what: str = "record"
+
+    @classmethod
+    def of(cls, at: Position | Place, marks: Sequence[Mapping[str, Any]]) -> Spot:
+        """The spot of a place in files with these fingerprints; in a table it is that of a line."""
+        mark = marks[at.source]
+        return cls(mark["file"], at.ordinal, at.offset, "line" if mark["format"] == "csv" else "record")
 
     def __str__(self) -> str:
-        return f"record {self.ordinal:,} of {self.file}, byte {self.offset:,}"
+        return f"{self.what} {self.ordinal:,} of {self.file}, byte {self.offset:,}"
 
 
 class Found(msgspec.Struct, frozen=True):

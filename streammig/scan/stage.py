@@ -23,7 +23,7 @@ from streammig.dedup import (
     room_of_index,
 )
 from streammig.disk import check_room, own_folder
-from streammig.model import START, Place, Position
+from streammig.model import START, Place
 from streammig.scan.findings import Break, Found, Spot, keep, kept
 from streammig.scan.looks import Look
 from streammig.scan.pieces import Map, Noting
@@ -102,27 +102,24 @@ def read_through(
             build.add(part.scanned())
         if job.take is not None:
             job.take(part.note, part.counted)
-    files = [mark["file"] for mark in job.source.fingerprints()]
     whole = build is None or build.frontier == START
-    return _findings(records, breaks, look, files, whole=whole)
+    return _findings(records, breaks, look, job.source.fingerprints(), whole=whole)
 
 
-def _findings(records: int, breaks: Sequence[Break], look: Look, files: Sequence[str], *, whole: bool) -> Found:
+def _findings(
+    records: int, breaks: Sequence[Break], look: Look, marks: Sequence[Mapping[str, Any]], *, whole: bool
+) -> Found:
     """The findings of a stage; `whole`: it was read from its beginning."""
     found = Found(
         records=records,
         breaks=tuple(breaks),
         marks=tuple((field, value, count) for (field, value), count in look.marks.most_common()),
-        marked=_spot(look.marked, files) if look.marked is not None else None,
+        marked=Spot.of(look.marked, marks) if look.marked is not None else None,
     )
     if not whole or look.kept or look.bad is None:
         return found
     position, message = look.bad
-    return replace(found, refused=dict(look.refused), bad=_spot(position, files), example=message)
-
-
-def _spot(at: Position, files: Sequence[str]) -> Spot:
-    return Spot(files[at.source], at.ordinal, at.offset)
+    return replace(found, refused=dict(look.refused), bad=Spot.of(position, marks), example=message)
 
 
 class Making:

@@ -9,7 +9,7 @@ from typing import Literal
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.model import Place
-from streammig.scan.findings import Found
+from streammig.scan.findings import Found, Spot
 from streammig.scan.looks import A_VALUE
 from streammig.scan.stage import Scanned, StageScan
 from streammig.telemetry import Notify, Warned
@@ -99,8 +99,8 @@ def unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, stopped: C
 
 def _places(job: StageScan, places: Sequence[Place], count: int) -> str:
     """The first of `count` places, for people."""
-    files = [mark["file"] for mark in job.source.fingerprints()]
-    shown = ", ".join(f"record {it.ordinal:,} of {files[it.source]}, byte {it.offset:,}" for it in places)
+    marks = job.source.fingerprints()
+    shown = ", ".join(str(Spot.of(it, marks)) for it in places)
     return shown + (" ..." if count > SHOWN else "")
 
 

@@ -155,12 +155,13 @@ class Framer:
 
     def _judged(self, judge: Judge) -> bool:
         """As `_together`, by a judge."""
-        window, size = self._window, MOST_SPAN_BYTES
+        window, size = self._window, 1  # at first what is there: then little more than half an element is kept
         while size <= MOST_TRY:
             while window.end - self.at < size and self._fill(self.at):
                 pass
             low = self.at - window.base
-            found = judge.elements(window.data, low, min(low + size, len(window.data)), self._limit)
+            high = min(low + max(size, MOST_SPAN_BYTES), len(window.data))
+            found = judge.elements(window.data, low, high, self._limit)
             if found.starts:
                 self._flush()
                 data, count = window.data[low : low + found.ends[-1]], len(found.starts)
@@ -171,7 +172,7 @@ class Framer:
                 self._ordinal += count
                 self.at += len(data)
                 return True
-            size *= 4
+            size = max(4 * size, MOST_SPAN_BYTES)
         return False
 
     def _cut(self, size: int) -> int | None:

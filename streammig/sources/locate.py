@@ -72,7 +72,7 @@ def locate(window: Window, wanted: Input, meter: Meter, *, lines: bool = False, 
         _refuse_other(window, at)
         seen, _ = walk_to(window, at, wanted.path, meter)
         return Layout(JSON, seen.path, seen.kind == EMPTY)
-    while window.end - at < LOOK_BYTES and window.fill(at):
+    while window.end - at < LOOK_BYTES and window.fill(at, LOOK_BYTES):
         pass
     head = window.data[at - window.base :]
     if _is_lines(head) or _is_one_line(head, wanted, lines):
@@ -220,6 +220,8 @@ def _is_lines(head: bytes) -> bool:
     itself and the two together can't be how a document begins. A line below may begin with a byte order mark, as
     where files were put one behind the other: that is its own fault.
     """
+    if b"\n" not in head.strip(WHITE):
+        return False
     lines = (line for raw in re.finditer(rb"[^\n]+", head) if (line := raw.group().strip(WHITE)))
     first, second = next(lines, b""), next(lines, b"")
     if decodes(first):

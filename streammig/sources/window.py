@@ -29,18 +29,19 @@ class Window:
         """The offset behind `data`."""
         return self.base + len(self.data)
 
-    def fill(self, keep: int) -> bool:
+    def fill(self, keep: int, least: int = 0) -> bool:
         """Let go of what stands before the offset `keep` and read on; False if nothing was left to be read.
 
-        At least as much is read as is kept, so that looking again at what is kept costs no more than reading it.
+        At least as much is read as is kept, so that looking again at what is kept costs no more than reading it; and
+        `least` bytes, where there are as many.
         """
         kept = self.data[keep - self.base :]
-        parts, wanted = [kept], max(self._read_bytes, len(kept))
+        parts, wanted = [kept] if kept else [], max(self._read_bytes, len(kept), least)
         while wanted > 0 and (part := self._read(wanted)):
             parts.append(part)
             wanted -= len(part)
-        self.base, self.data = keep, b"".join(parts)
-        return len(parts) > 1
+        self.base, self.data = keep, b"".join(parts)  # which copies nothing where it is one part
+        return len(self.data) > len(kept)
 
     def _read(self, size: int) -> bytes:
         if self._broken is not None:

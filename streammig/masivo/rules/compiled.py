@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cache
 from itertools import chain
+from threading import Lock
 from typing import Any, NamedTuple
 
 from streammig.columns import Columns, Judged
@@ -95,7 +95,7 @@ class _Extra:
 
 class Judge:
     """The compiled judge of one stage, as these `rules` have it. It may be asked for any block, by threads too: it
-    keeps no state but what it has learnt of unknown fields, which costs at most a second look.
+    keeps no state but what it has learnt of unknown fields, one thread at a time.
 
     `told` gives the paths of unknown fields that count as dropped, and raises `Refusal` where one must not be cut.
     """
@@ -120,10 +120,11 @@ class Judge:
         digits = options.fraction_digits
         words = tuple(word.encode() for word in roles.words)
         grouped = any(flags & UNITS for flags in roles.flags.values())
-        self._spec = (Decimal, ZERO, roles.key, _printable(), words, digits, MAX_DIGITS - digits, past, room,
+        self._spec = (Decimal.from_float, Decimal, ZERO, roles.key, words, digits, MAX_DIGITS - digits, past, room,
                       most_units, grouped)  # fmt: skip
         self._extras: dict[bytes, _Extra] = {}
         self._sent: set[bytes] = set()  # unknown fields that are not cut
+        self._learning = Lock()
         self._make_table()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
@@ -160,7 +161,8 @@ class Judge:
             columns.dropped = [(at, tuple(chain.from_iterable(map(paths.__getitem__, which))))
                                for at, which in found.dropped]  # fmt: skip
         if found.news:
-            self._learn(found.news)
+            with self._learning:
+                self._learn(found.news)
         return Judged(self._by, found.starts, found.ends, columns, found.unsure)
 
     def _learn(self, news: Sequence[tuple[bytes, bytes]]) -> None:
@@ -186,7 +188,7 @@ class Judge:
 
     def _make_table(self) -> None:
         extras = tuple(
-            (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in list(self._extras.items())
+            (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
         )
         self._table = _judge.table((self._shapes, extras, *self._spec))
 
@@ -218,13 +220,6 @@ def at_work(how: str) -> str:
 
 def _places(starts: Sequence[int], ends: Sequence[int]) -> array[int]:
     return array("q", chain.from_iterable(zip(starts, ends, strict=True)))
-
-
-@cache
-def _printable() -> bytes:
-    """A bit for each code point up to U+FFFF: whether it is printable."""
-    bits = "".join(["1" if chr(point).isprintable() else "0" for point in range(0xFFFF, -1, -1)])
-    return int(bits, 2).to_bytes(0x2000, "little")
 
 
 def _shapes(shape: Shape, roles: Roles) -> Iterator[tuple[bool, tuple[Any, ...]]]:
