@@ -24,7 +24,7 @@ from streammig.masivo.session import Session
 from streammig.model import Kind, Receipt
 from tests.masivo_session import KEY, WallClock, session_on
 from tests.problems import raises
-from tests.wire import Act, Wire, answer, closed_port, cut, hang, jwt, listening, reset
+from tests.wire import Act, Wire, answer, closed_port, cut, hang, jwt, listening, reset, speaking
 
 PATH = "/customers/migrate"
 BODY = b'{"customers":[{"id":"a"}]}'
@@ -318,19 +318,15 @@ async def test_where_no_connection_is_made_nothing_was_sent(host: str) -> None:
 
 async def test_a_connection_that_takes_too_long_was_not_made() -> None:
     """A TLS handshake that the other side never answers."""
-    async with listening() as wire:
 
-        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read()
-            writer.close()
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
 
-        mute = await asyncio.start_server(silent, "127.0.0.1", 0)
-        async with session_on(wire.url, connect_timeout=0.1) as session:
-            await session.renew()
-            session.base_url = f"https://localhost:{mute.sockets[0].getsockname()[1]}"
-            receipt = await not_sent(session, lambda: None)
-        mute.close()
-        await mute.wait_closed()
+    async with listening() as wire, speaking(silent) as port, session_on(wire.url, connect_timeout=0.1) as session:
+        await session.renew()
+        session.base_url = f"https://localhost:{port}"
+        receipt = await not_sent(session, lambda: None)
     assert receipt.kind is Kind.NOT_SENT
     assert receipt.message == "no connection within 0.1 s"
 
@@ -348,15 +344,11 @@ async def test_a_2xx_that_comes_before_the_body_has_left_is_no_acceptance() -> N
         ended.set()
 
     ended = asyncio.Event()
-    async with listening() as wire:
-        server = await asyncio.start_server(hasty, "127.0.0.1", 0)
-        async with session_on(wire.url) as session:
-            await session.renew()
-            session.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            receipt = await MasivoClient(session, WallClock()).send("customers", b" " * 20_000_000)
-            await ended.wait()
-        server.close()
-        await server.wait_closed()
+    async with listening() as wire, speaking(hasty) as port, session_on(wire.url) as session:
+        await session.renew()
+        session.base_url = f"http://127.0.0.1:{port}"
+        receipt = await MasivoClient(session, WallClock()).send("customers", b" " * 20_000_000)
+        await ended.wait()
     assert (receipt.kind, receipt.status) == (Kind.UNKNOWN, None)
     assert receipt.message == "201 came before all of the request had left"
 
@@ -408,13 +400,10 @@ async def test_no_tls_on_the_other_side_means_not_sent() -> None:
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(plain, "127.0.0.1", 0)
-    async with listening() as wire, session_on(wire.url) as session:
+    async with listening() as wire, speaking(plain) as port, session_on(wire.url) as session:
         await session.renew()
-        session.base_url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        session.base_url = f"https://localhost:{port}"
         receipt = await not_sent(session, lambda: None)
-    server.close()
-    await server.wait_closed()
     assert receipt.kind is Kind.NOT_SENT
 
 
@@ -428,9 +417,7 @@ async def test_a_proxy_that_refuses_the_connection_means_not_sent(status: int, m
         await writer.drain()
         writer.close()
 
-    proxy = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    port = proxy.sockets[0].getsockname()[1]
-    async with listening() as wire, session_on(wire.url) as session:
+    async with listening() as wire, speaking(refuse) as port, session_on(wire.url) as session:
         await session.renew()
         monkeypatch.setenv("https_proxy", f"http://user:pass-word@127.0.0.1:{port}")
         session.base_url = "https://masivo.invalid"
@@ -438,8 +425,6 @@ async def test_a_proxy_that_refuses_the_connection_means_not_sent(status: int, m
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port()}")
         session.base_url = "https://another.invalid"  # the proxy is looked up once for a host
         unreachable = await not_sent(session, lambda: None)
-    proxy.close()
-    await proxy.wait_closed()
     assert receipt.kind is unreachable.kind is Kind.NOT_SENT
     assert receipt.message == f"the proxy refused to connect (HTTP {status})"
     assert "pass-word" not in receipt.message

@@ -118,7 +118,16 @@ def test_i3_a_customer_whom_a_mended_mapping_makes_the_double_of_one_that_was_se
         assert target.ledger()["twice"]["customers"]["count"] == 0
 
 
-def test_what_belongs_to_a_customer_that_a_mended_mapping_leaves_out_waits(shell: Shell) -> None:
+@pytest.mark.parametrize(
+    ("first", "faults", "codes", "dead_by", "accepted"),
+    [
+        (["--first", 4], [], (10, 3), {"owner-unknown-customer": 1}, 7),
+        ([], [{**BLOCKED, "on": "events"}], (5, 0), {}, 8),
+    ],
+)
+def test_what_belongs_to_a_customer_that_a_mended_mapping_leaves_out_waits_unless_the_customer_was_sent(
+    shell: Shell, first: list[object], faults: list[Any], codes: tuple[int, int], dead_by: Any, accepted: int
+) -> None:
     write(shell.folder / "e.json", [customer(f"c{number}") for number in range(8)])
     write(shell.folder / "v.json", [{"id": f"c{number}", "events": [event("p")]} for number in range(8)])
     command = ["--customers", "e.json", "--events", "v.json"]
@@ -126,29 +135,13 @@ def test_what_belongs_to_a_customer_that_a_mended_mapping_leaves_out_waits(shell
     def left_out(record: dict[str, Any]) -> Any:
         return None if record["id"] == "c6" and "events" not in record else record
 
-    with sandbox() as target:
-        assert run(shell, target, *command, "--first", 4).code == 10
+    with sandbox(*faults) as target:
+        assert run(shell, target, *command, *first).code == codes[0]
         current[0] = left_out
         ended = run(shell, target, *command)
-        assert ended.code == 3, ended.err
-        assert ended.document["stages"]["events"]["dead_by"] == {"owner-unknown-customer": 1}
+        events = ended.document["stages"]["events"]
+        assert (ended.code, events["dead_by"], events["accepted"]) == (codes[1], dead_by, accepted), ended.err
         assert target.ledger()["dropped"]["events"] == {}
-
-
-def test_a_mapping_that_is_mended_when_all_customers_are_delivered_takes_nothing_from_them(shell: Shell) -> None:
-    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(8)])
-    write(shell.folder / "v.json", [{"id": f"c{number}", "events": [event("p")]} for number in range(8)])
-    command = ["--customers", "e.json", "--events", "v.json"]
-
-    def left_out(record: dict[str, Any]) -> Any:
-        return None if record["id"] == "c6" and "events" not in record else record
-
-    with sandbox({**BLOCKED, "on": "events"}) as target:
-        assert run(shell, target, *command).code == 5
-        current[0] = left_out
-        ended = run(shell, target, *command)
-        assert ended.code == 0, ended.err
-        assert ended.document["stages"]["events"]["accepted"] == 8
 
 
 # -- bins of transactions, which are sealed ahead of the frontier ----------------------------------------------------

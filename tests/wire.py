@@ -132,3 +132,10 @@ def closed_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def speaking(how: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[int]:
+    """The port of a server that speaks to each connection in this way."""
+    async with await asyncio.start_server(how, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
