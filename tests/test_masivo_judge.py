@@ -17,10 +17,11 @@ import pytest
 
 from streammig.columns import Chunk
 from streammig.errors import BrokenExport
+from streammig.masivo.models import Customer, Lot, OwnerOfEvents, OwnerOfTransactions
 from streammig.masivo.rules import RuleOptions, StageRules, rules
 from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Judge, Roles, is_compiled
 from streammig.masivo.rules.filters import Filters
-from streammig.masivo.rules.shape import shape_of
+from streammig.masivo.rules.shape import objects_in, shape_of
 from streammig.model import Examined, Span
 from streammig.sources import FileSource, Input, open_source
 from tests.shares import share
@@ -30,7 +31,12 @@ pytestmark = pytest.mark.skipif(not is_compiled(), reason="no compiled judge in 
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 SOME = 500  # records that are judged together
-STAGES = ("customers", "events", "transactions")
+MODELS: dict[str, type[msgspec.Struct]] = {
+    "customers": Customer,
+    "events": OwnerOfEvents,
+    "transactions": OwnerOfTransactions,
+}
+STAGES = tuple(MODELS)
 BITS = [
     b'"', b"\\", b",", b":", b"{", b"}", b"[", b"]", b"null", b"true", b"false", b"1e3", b"1E-2", b"1.5e1", b"0.001",
     b"-5", b"-0", b"00", b'"id":"x",', b'"name":"y",', b" ", b"\n", b"\t", b"\x00", b"\x7f", b"\xc2\x85", b"\xff",
@@ -194,6 +200,7 @@ def guarded() -> Iterator[memoryview]:
 def test_no_byte_outside_the_block_is_read_whatever_its_end_cuts_in_two(stage: str, guarded: memoryview) -> None:
     judge = rules(stage, RuleOptions(now=NOW), judge="compiled").judge
     assert judge is not None
+    parts = list(objects_in(shape_of(MODELS[stage])))[1:3]
     for record in seeds(stage, Random(3))[3:5]:
         pieces = [record[at : at + size] for at in range(len(record)) for size in range(65)]
         pieces += [record[:size] for size in range(len(record))] + [record + b"," + record[:size] for size in range(65)]
@@ -206,6 +213,9 @@ def test_no_byte_outside_the_block_is_read_whatever_its_end_cuts_in_two(stage: s
             # What stands behind the block is none of it.
             assert found.ends == judge.elements(piece + b'"},]0', 0, size, PAGE).ends
             judge.elements(guarded, 0, min(size, PAGE - size), PAGE)
+            for part in parts if size else ():
+                inside = judge.part(part, guarded, PAGE - size, PAGE)
+                assert inside == judge.part(part, piece, 0, size)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +234,13 @@ def test_a_hostile_block_holds_no_record(data: bytes) -> None:
     found = judge.elements(data, 0, len(data), len(data))
     assert (found.starts, found.columns.owners) == ([], [])
     assert judge.lines(data, [0], [len(data)], len(data)) is None
+    lot = shape_of(Lot)
+    assert not data or judge.part(lot, data, 0, len(data)) is None
     for low, high in ((-1, 0), (0, len(data) + 1), (1, 0)):
         with pytest.raises(ValueError, match="outside the block"):
             judge.elements(data, low, high, 9)
+        with pytest.raises(ValueError, match="outside the block"):
+            judge.part(lot, data, low, high)
 
 
 def test_more_rewards_and_unknown_fields_than_there_is_room_for_are_left_to_the_rules() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -108,7 +109,12 @@ def elements(data: bytes, begin: int, end: int) -> list[Part]:
     """The elements of the list that `data[begin:end]` is, in order; raises one of `NOT_JSON`."""
     parts: list[Part] = []
     at = begin + 1
-    for value in _list(memoryview(data)[begin:end]):
+    values = _list(memoryview(data)[begin:end])
+    lengths = list(map(len, values))
+    if sum(lengths) + len(lengths) + 1 == end - begin:  # without blanks: a comma behind each, or the closing bracket
+        starts = list(accumulate(lengths[:-1], lambda place, length: place + length + 1, initial=at))
+        return [Part(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    for value in values:
         start = _COMMA.match(data, at, end).end()  # type: ignore[union-attr]  # matches the empty text too
         at = start + len(value)
         parts.append(Part(start, at))

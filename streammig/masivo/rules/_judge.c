@@ -1056,11 +1056,15 @@ static Run *begin(const Table *table, const Py_buffer *data, Py_ssize_t low, Py_
   return run;
 }
 
-static PyObject *end(Run *run) {
-  PyObject *found = told(run);
+static void discard(Run *run) {
   Vector *all[] = {&run->found, &run->rows, &run->texts, &run->amounts, &run->cuts, &run->told};
   for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) free(all[i]->data);
   free(run);
+}
+
+static PyObject *end(Run *run) {
+  PyObject *found = told(run);
+  discard(run);
   return found;
 }
 
@@ -1201,7 +1205,41 @@ static PyObject *judge_framed(PyObject *module, PyObject *arguments) {
   return found;
 }
 
+/* The keys and the amounts of an object inside a record, or of a list of them, that needs no edit; else None. */
+static PyObject *judge_part(PyObject *module, PyObject *arguments) {
+  (void)module;
+  PyObject *capsule, *found = NULL;
+  Py_buffer data;
+  Py_ssize_t low, high;
+  int shape;
+  if (!PyArg_ParseTuple(arguments, "Oiy*nn", &capsule, &shape, &data, &low, &high)) return NULL;
+  const Table *table = PyCapsule_GetPointer(capsule, TABLE);
+  if (table && (low < 0 || high <= low || high > data.len || data.len > INT32_MAX || shape < 1 ||
+                shape >= table->shape_count)) {
+    PyErr_SetString(PyExc_ValueError, "a place outside the block");
+  } else if (table) {
+    Run *run = begin(table, &data, low, high, high - low);
+    if (run) {
+      Field field = {.kind = *run->base == '[' ? LIST : OBJECT, .child = shape};
+      run->row = (Row){.units = 1};
+      run->list = (Part){NULL, NULL};
+      int clean = value(run, run->base, &field, 1) == run->end && run->cuts.count == 0;
+      Py_ssize_t count = clean ? (Py_ssize_t)run->amounts.count : 0;
+      PyObject *out[COLUMNS] = {[KEYS] = PyList_New(count), [AMOUNTS] = PyList_New(count)};
+      if (run->failed) PyErr_NoMemory();
+      else if (!clean) found = Py_NewRef(Py_None);
+      else if (out[KEYS] && out[AMOUNTS] && put_amounts(run, out)) found = PyTuple_Pack(2, out[KEYS], out[AMOUNTS]);
+      Py_XDECREF(out[KEYS]);
+      Py_XDECREF(out[AMOUNTS]);
+      discard(run);
+    }
+  }
+  PyBuffer_Release(&data);
+  return found;
+}
+
 static PyMethodDef methods[] = {
+    {"part", judge_part, METH_VARARGS, "Judge an object or list inside a record: table, shape, data, low, high."},
     {"table", make_table, METH_O, "A table of what may stand in a record."},
     {"elements", judge_elements, METH_VARARGS, "Judge the elements of an array: table, data, low, high, most, limit."},
     {"framed", judge_framed, METH_VARARGS, "Judge records: table, data, places as pairs of int64, limit, prove."},

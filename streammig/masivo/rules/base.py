@@ -20,7 +20,6 @@ from streammig.masivo.edit import (
     NULL,
     Duplicate,
     Member,
-    elements,
     fields_of,
     members,
 )
@@ -157,7 +156,7 @@ class StageRules(ABC):
 
     def explain(self, data: bytes, position: Position, unit: int) -> Examined:
         """The result of one record alone, with its units numbered from `unit` on. Never raises."""
-        walk = Walk(data, self._values, self._options)
+        walk = Walk(data, self._values, self._options, self.judge)
         try:
             found = walk.open(0, len(data), "$", "not-an-object")
         except Refusal as refusal:
@@ -313,7 +312,7 @@ class StageRules(ABC):
         data = walk.data
         if member is None or data[member.begin] != 0x5B:
             return 0, {}
-        parts = elements(data, member.begin, member.end)
+        parts = walk.listed(member, "")
         pairs = []
         for part in parts:
             try:

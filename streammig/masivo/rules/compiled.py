@@ -115,7 +115,9 @@ class Judge:
     ) -> None:
         self._by, self._rules = (name, options), rules
         self._filters, self._told = filters, told
-        self._shapes = tuple(_shapes(shape, roles))
+        places = list(_places_of(shape, roles))
+        self._shapes = tuple(made for _, made in places)
+        self._numbers = {id(each): number for number, (each, _) in enumerate(places)}  # of any place where it stands
         past = (options.now - _EPOCH) // timedelta(microseconds=1)
         digits = options.fraction_digits
         words = tuple(word.encode() for word in roles.words)
@@ -149,6 +151,13 @@ class Judge:
         if without:
             ends = [starts[at] if at in without else end for at, end in enumerate(ends)]
         return self._columns(_judge.framed(self._table, data, _places(starts, ends), len(data), False))
+
+    def part(
+        self, shape: Shape, data: bytes | memoryview, begin: int, end: int
+    ) -> tuple[list[str], list[Decimal]] | None:
+        """The keys and amounts of an object of this shape inside a record, or a list of such, that can be sent as it
+        stands; else, or where that is not sure, None."""
+        return _judge.part(self._table, self._numbers[id(shape)], data, begin, end)
 
     def _columns(self, told: tuple[Any, ...]) -> Judged:
         found, columns = _Found(*told), Columns()
@@ -222,7 +231,7 @@ def _places(starts: Sequence[int], ends: Sequence[int]) -> array[int]:
     return array("q", chain.from_iterable(zip(starts, ends, strict=True)))
 
 
-def _shapes(shape: Shape, roles: Roles) -> Iterator[tuple[bool, tuple[Any, ...]]]:
+def _places_of(shape: Shape, roles: Roles) -> Iterator[tuple[Shape, tuple[bool, tuple[Any, ...]]]]:
     """The shape and those inside it, one for each place where it stands, as C reads them: the outermost comes first."""
     todo: list[tuple[Path, Shape]] = [((), shape)]
     at = 0
@@ -235,7 +244,7 @@ def _shapes(shape: Shape, roles: Roles) -> Iterator[tuple[bool, tuple[Any, ...]]
             if field.shape is not None:
                 todo.append(((*path, field.name), field.shape))
             fields.append(_field(field, roles.flags.get((*path, field.name), 0), child))
-        yield path == roles.adds, tuple(fields)
+        yield each, (path == roles.adds, tuple(fields))
 
 
 def _field(field: Field, flags: int, child: int) -> tuple[Any, ...]:

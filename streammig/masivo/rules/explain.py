@@ -22,6 +22,7 @@ from streammig.masivo.edit import (
     elements,
     members,
 )
+from streammig.masivo.rules.compiled import Judge
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import Field, Shape
@@ -49,13 +50,15 @@ class Walk:
     those of an object in `faults`.
     """
 
-    def __init__(self, data: bytes, values: Values, options: RuleOptions) -> None:
+    def __init__(self, data: bytes, values: Values, options: RuleOptions, judge: Judge | None = None) -> None:
         self.data = data
         self.faults: list[Refusal] = []
         self.edits: list[Edit] = []
         self.dropped: list[str] = []
         self.pairs: dict[int, tuple[str, Decimal]] = {}  # by where they begin, of units that can be sent as they stand
+        self._parts: dict[int, list[Part]] = {}  # the elements of lists, by where these begin
         self._values = values
+        self._judge = judge
         self._unknown = options.unknown_fields
         self._redeem = options.send_redeem
 
@@ -81,7 +84,9 @@ class Walk:
             raise expected("missing-field", where, "a list", "nothing")
         if self.data[member.begin] != 0x5B:
             raise expected("wrong-type", where, "a list", kind_of(self.data, member.begin))
-        return elements(self.data, member.begin, member.end)
+        if member.begin not in self._parts:
+            self._parts[member.begin] = elements(self.data, member.begin, member.end)
+        return self._parts[member.begin]
 
     def element(self, part: Part, shape: Shape, where: str, wanted: Collection[str]) -> dict[str, Any]:
         """The good values of an object in a list, as `fields` has them."""
@@ -137,9 +142,10 @@ class Walk:
                 keep.append(True)
         there = {*compress(found, keep), *apart, *waived}
         texts = [*self._missing(there, found, shape, where), *put]
-        parts = [member.part for member in found.values()]
-        self.edits += cuts(parts, keep)
-        self.edits += additions(begin, parts, keep, texts)
+        if texts or False in keep:
+            parts = [member.part for member in found.values()]
+            self.edits += cuts(parts, keep)
+            self.edits += additions(begin, parts, keep, texts)
         return values
 
     def keeps(self, name: str, where: str) -> bool:
@@ -238,10 +244,20 @@ class Walk:
             for index, part in enumerate(self.listed(member, where)):
                 self.element(part, field.shape, f"{where}[{index}]", ())
 
+    def clean_pair(self, part: Part, shape: Shape) -> tuple[str, Decimal] | None:
+        """The key and amount of a unit, if the judge is sure that it can be sent as it stands."""
+        found = self._judge and self._judge.part(shape, self.data, *part)
+        if not found or not found[0]:
+            return None
+        self.pairs[part.begin] = pair = found[0][0], found[1][0]
+        return pair
+
     def _clean(self, member: Member, field: Field) -> bool:
         """Whether all of this value can be sent as it stands: seen in a tenth of the time that walking it takes."""
         assert field.decode is not None
         assert field.shape is not None
+        if self._judge is not None and self._judge.part(field.shape, self.data, member.begin, member.end):
+            return True
         value = strictly(field.decode, self.data[member.begin : member.end])
         models = value if field.kind == "list" else (value,)
         return value is not None and self._values.clean(models, field.shape)

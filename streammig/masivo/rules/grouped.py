@@ -142,9 +142,10 @@ class GroupedRules(StageRules):
         amounts: list[Pair] = []
         left_out: dict[str, Tally] = {}
         keep: list[bool] = []
-        for index, (begin, end) in enumerate(parts):
+        for index, part in enumerate(parts):
+            begin, end = part
             keep.append(True)
-            if pair := self._clean_unit(walk.data[begin:end]):
+            if pair := walk.clean_pair(part, self._unit_shape) or self._clean_unit(walk.data[begin:end]):
                 amounts.append(pair)
                 walk.pairs[begin] = pair
                 continue
@@ -161,7 +162,8 @@ class GroupedRules(StageRules):
                 keep[-1] = False
                 tally = Tally(0 if left_out else 1, 1, self._sums(walk.data, fields))
                 left_out[amount] = left_out.get(amount, Tally()) + tally
-        walk.edits += cuts(parts, keep)
+        if False in keep:
+            walk.edits += cuts(parts, keep)
         return tuple(amounts), tuple(left_out.items())
 
     def _clean_unit(self, data: bytes) -> Pair | None:

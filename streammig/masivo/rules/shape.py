@@ -67,11 +67,14 @@ class Shape(msgspec.Struct, frozen=True, eq=False):
     frees: bool  # an object of any content may be in it, at any depth
 
 
+_known: dict[type, Shape] = {}  # one shape for each model
+
+
 def shape_of(model: type[msgspec.Struct]) -> Shape:
     """The table of one of the models."""
     info = inspect.type_info(model)
     assert isinstance(info, inspect.StructType)
-    return _shape(info, {})
+    return _shape(info, _known)
 
 
 def objects_in(shape: Shape) -> Iterator[Shape]:
@@ -83,7 +86,7 @@ def objects_in(shape: Shape) -> Iterator[Shape]:
 
 
 def _shape(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
-    """`known` has the shapes made so far, so that a model of several fields has one."""
+    """`known` has the shapes made so far, so that a model has one, wherever it stands."""
     if info.cls not in known:
         known[info.cls] = _made(info, known)
     return known[info.cls]
