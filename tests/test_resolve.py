@@ -129,6 +129,28 @@ def test_customers_purchases_and_dates_to_look_up_are_shown_of_a_batch_that_is_n
     assert "c0" not in resolve(shell, 1).out  # which is no terminal here
 
 
+SPEAKS = {"on": "events", "nth": 1, "do": "answer", "status": 207, "json": {"error": "no customer zaphod@example.org"}}
+
+
+@pytest.mark.parametrize("target", [SPEAKS], indirect=True)
+def test_i9_what_the_target_said_is_shown_as_it_came_while_its_batch_is_not_settled(
+    shell: Shell, target: LocalTarget
+) -> None:
+    parked(shell, target)
+    kept = shell.folder / "migration.checkpoint.outbox" / "events-1.answer"
+    assert kept.stat().st_mode & 0o077 == 0
+    with closing(Checkpoint.open(shell.checkpoint, read_only=True)) as file:
+        (batch,) = file.batches("events", BatchState.PARKED)
+        lines = to_look_up(file, batch)
+    assert lines[0] == "  the target said:"
+    assert "zaphod@example.org" in lines[1]
+    elsewhere = {name: content for name, content in shell.files().items() if not name.endswith("events-1.answer")}
+    assert not [name for name, content in elsewhere.items() if b"zaphod@" in content]
+    assert "zaphod@" not in resolve(shell, 1).out + resolve(shell, 1, "--json").out  # which is no terminal
+    assert resolve(shell, 1, "--landed", "--quiet").code == 0
+    assert not kept.exists()
+
+
 def test_what_the_operator_says_has_landed_is_accepted_and_never_sent_again(shell: Shell, target: LocalTarget) -> None:
     parked(shell, target)
     ended = resolve(shell, 1, "--landed", "--quiet")

@@ -2,7 +2,7 @@
 
 A file holds the request body, a table of its records, a table of a few of them, and a trailer of fixed length. So
 sending reads only the body's bytes and decodes nothing, and settling reads only the few. `<stage>.samples` keeps some
-records of each accepted batch, for read-backs.
+records of each accepted batch, for read-backs. `<stage>-<seq>.answer` is what the target said of a batch, as it came.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from typing import NamedTuple
 import msgspec
 
 from streammig.checkpoint.contents import FEW, Body, Contents, decode_contents, spread
-from streammig.disk import create, disk_fault, own, own_folder, remove_own, sync, sync_names
+from streammig.disk import create, disk_fault, own, own_folder, read_own, remove_own, sync, sync_names
 from streammig.errors import Problem, Unusable
 from streammig.model import Batch, Draft, Record
 
 PART = ".part"  # ends the name of a body that no batch owns yet
-_OURS = re.compile(r"[0-9a-f]{16}\.part|[a-z_]+-[0-9]+|[a-z_]+\.samples")  # the names of what a run puts there
+ANSWER = ".answer"  # ends the name of what the target said
+_OURS = re.compile(
+    r"[0-9a-f]{16}\.part|[a-z_]+-[0-9]+(\.answer)?|[a-z_]+\.samples"
+)  # the names of what a run puts there
 SAMPLE = 5  # records kept of an accepted batch
 _TRAILER = Struct("!QQQ16s16s8s")  # as `_Trailer`
 _MARK = b"smig-out"
@@ -165,6 +168,19 @@ class Outbox:
                 return _SAMPLES.decode(data)
         return []  # they are evidence only: without it a batch is parked at worst
 
+    def answer(self, batch: Batch) -> str:
+        """What the target said of a batch that is not settled, as it came; "" where nothing is kept."""
+        try:
+            return read_own(self._answer_path(batch.stage, batch.seq)).decode()
+        except (OSError, Problem):
+            return ""
+
+    def keep_answer(self, batch: Batch, said: str) -> None:
+        """Keep what the target said until the body goes. Nothing depends on it: a disk that does not take it is no
+        fault."""
+        with suppress(OSError, Problem), open(self._answer_path(batch.stage, batch.seq), "wb", opener=own) as file:
+            file.write(said.encode())
+
     # -- within a transaction ----------------------------------------------------------------------------------------
 
     def place(self, draft: Draft, stage: str, seq: int) -> None:
@@ -177,7 +193,7 @@ class Outbox:
 
     def drop(self, stage: str, seq: int) -> None:
         """The body is not needed any more once the transaction is committed."""
-        self._dropped.append(self._path(stage, seq))
+        self._dropped += [self._path(stage, seq), self._answer_path(stage, seq)]
 
     def settle(self, batch: Batch) -> int | None:
         """Keep samples of an accepted batch, and drop its body; where the samples stand, None without any."""
@@ -229,13 +245,16 @@ class Outbox:
         self._dropped, self._unsynced = [], set()
 
     def sweep(self, kept: Iterable[str]) -> None:
-        """Unlink every body and file of samples but these, and the folder if it is empty. Only under the checkpoint's
-        lock."""
+        """Unlink every body, with its answer, and file of samples but these, and the folder if it is empty. Only under
+        the checkpoint's lock."""
         names = set(kept)
-        remove_own(self.folder, lambda name: name not in names and bool(_OURS.fullmatch(name)))
+        remove_own(self.folder, lambda it: it.removesuffix(ANSWER) not in names and bool(_OURS.fullmatch(it)))
 
     def _path(self, stage: str, seq: int) -> Path:
         return self.folder / f"{stage}-{seq}"
+
+    def _answer_path(self, stage: str, seq: int) -> Path:
+        return self.folder / f"{stage}-{seq}{ANSWER}"
 
     def _samples_path(self, stage: str) -> Path:
         return self.folder / f"{stage}.samples"

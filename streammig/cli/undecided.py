@@ -112,12 +112,15 @@ def _look(checkpoint: Checkpoint, batch: Batch) -> str | None:
 
 
 def to_look_up(checkpoint: Checkpoint, batch: Batch) -> list[str]:
-    """Lines with some customers of a batch, and the dates and purchases by which to find them at the target."""
+    """Lines with what the target said of a batch, as it came; then with some customers of it, and the dates and
+    purchases by which to find them at the target."""
+    said = checkpoint.outbox.answer(batch)
+    lines = ["  the target said:", f"    {said}"] if said else []
     try:
         records = checkpoint.outbox.contents(batch, SHOWN).records
     except Problem:
-        return []
-    lines = ["  look up at the target:"]
+        return lines
+    lines.append("  look up at the target:")
     for record in records[:SHOWN]:
         marks = list(dict.fromkeys(_marks(json.loads(record.body))))
         lines.append(f"    customer {record.owner}" + (f": {', '.join(marks[:MARKS])}" if marks else ""))

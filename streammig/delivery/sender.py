@@ -200,6 +200,8 @@ class Sender:
         if receipt.kind is Kind.REJECTED and self.try_named and message != said:
             nominee = ranges_of(named_record(said, await self.store.records(batch)))
         await self.store.write(lambda file: file.explain(batch, attempt, message, nominee))
+        if message != said:  # the operator may need the words as they came
+            await self.store.write(lambda file: file.outbox.keep_answer(batch, said))
         return msgspec.structs.replace(receipt, message=message)
 
     def _note_unjudged(self, stage: str, receipt: Receipt) -> None:
