@@ -189,7 +189,6 @@ def show(found: dict[str, Any]) -> None:
         "peak memory of the client, MB": f"{found['peak_megabytes']:,}",
         "  goal, MB": f"{found['goal_megabytes']:,}",
         "  reached": yes[found["reached"]],
-        "peak of the process that sorts the dedup index": f"{found['dedup_index_peak_megabytes']:,}",
         "exit code": f"{found['exit']}",
         "the ledger holds what was read": yes[found["ledger_holds_exactly_what_was_read"]],
     }.items():
