@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from streammig.model import DeadLetter, Examined, Record, Span, Tally, add_by_reason
 
@@ -277,17 +277,6 @@ class Rows(NamedTuple):
         for row in edited:
             found[row - self.begin] = self.chunk.columns.edited[row]
         return b",".join(found)
-
-    def entries(self) -> Iterator[tuple[Any, ...]]:
-        """Each row without its bytes: position, unit, owner, units, amounts, unique, and whether it is whole."""
-        it, span, ats = self.chunk.columns, self.chunk.span, slice(self.begin, self.end)
-        first = it.index[self.begin]
-        positions = span.places(first, first + self.end - self.begin)
-        pairs = list(zip(it.keys, it.amounts, strict=True))
-        upto = it.upto[self.begin : self.end + 1]
-        amounts = [pairs[low:high] for low, high in pairwise(upto)]
-        uniques = it.uniques[ats] if it.uniques else repeat("")
-        return zip(positions, repeat(0), it.owners[ats], it.units[ats], amounts, uniques, repeat(True), strict=False)
 
     def records(self) -> list[Record]:
         return self.chunk.records(self.begin, self.end)
