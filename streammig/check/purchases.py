@@ -31,7 +31,7 @@ class Purchases:
     def __init__(self, folder: Path, key: bytes) -> None:
         """Raises `MachineFault` where the folder can't be written."""
         self._folder = folder
-        self._build = Build(folder, "", policy="all", key=key)
+        self._build = Build(folder, "", policy="all", key=key, roster=False)
         self._index: KeyIndex | None = None
 
     def add(self, rows: bytes, counted: int) -> None:
