@@ -122,8 +122,8 @@ class TellsFacts(Protocol):
         """Whether units have a natural key."""
         ...
 
-    def facts(self, bodies: Sequence[bytes]) -> Facts:
-        """The facts of rows with these bodies, as they are sent."""
+    def facts(self, data: bytes, starts: Sequence[int], ends: Sequence[int], edited: dict[int, bytes]) -> Facts:
+        """The facts of rows whose bodies stand in `data` between these places, but for those of `edited`, by row."""
         ...
 
 

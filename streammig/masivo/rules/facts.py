@@ -1,7 +1,7 @@
 """What records hold beside what a batch needs: the account's own world, keys of units, and what must add up.
 
-Each record is decoded once for all of it, and only if it is asked for. Records are as they are sent, so their form is
-proven.
+Each record is decoded once for all of it, and where this is compiled, only one of an unusual spelling. Records are as
+they are sent, so their form is proven.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain
+from operator import itemgetter
+from typing import NamedTuple
 
 import msgspec
 
 from streammig.model import EXACT
 from streammig.target import FRACTION_DIGITS
 
+try:
+    from streammig.masivo.rules import _facts
+except ImportError:  # it was not compiled
+    _facts = None  # type: ignore[assignment]
+
+KINDS = ("rewards", "brands", "channels", "stores", "tiers", "event-types", "remarks")  # in the order of `_facts.c`
 READABLE_FROM = "2020"  # what is older can't be read back
 UNSIGNED = "MIGRATION"  # transactions of this type tell of the balance, and are no part of its history
 PURCHASE = "PURCHASE"  # another type of event may well name the purchase that it is about
@@ -164,4 +172,42 @@ def _shares(rows: Iterable[Sequence[_Lot]]) -> list[Share]:
     ]
 
 
-Facts = OfCustomers | OfEvents | OfTransactions
+Decoded = OfCustomers | OfEvents | OfTransactions
+STAGES = (OfCustomers, OfEvents, OfTransactions)  # in the order of `_facts.c`
+
+
+class Told(NamedTuple):
+    """The facts of rows, none of which need be decoded any more."""
+
+    mentioned: Counter[Mention]
+    keys: Sequence[Key]
+    shares: Sequence[Share]
+
+
+def facts(
+    stage: type[Decoded],
+    data: bytes,
+    starts: Sequence[int],
+    ends: Sequence[int],
+    edited: dict[int, bytes],
+    *,
+    compiled: bool,
+) -> Decoded | Told:
+    """The facts of rows, as in `TellsFacts`. `compiled`: only those are decoded that the compiled part is not sure of,
+    where there is one."""
+
+    def body(row: int) -> bytes:
+        return edited[row] if row in edited else data[starts[row] : ends[row]]
+
+    if not compiled or _facts is None:
+        return stage(map(body, range(len(starts))))
+    places, changed = (list(starts), list(ends)), tuple(edited.items())
+    mentioned, keys, shares, unsure = _facts.facts(STAGES.index(stage), KINDS, data, *places, changed)
+    told = Told(Counter(mentioned), keys, shares)
+    if unsure:
+        rest = stage(map(body, unsure))
+        told.mentioned.update(rest.mentioned)
+        keys += [(unsure[at], number, text) for at, number, text in rest.keys]
+        keys.sort(key=itemgetter(0))
+        shares += [(unsure[at], name, amount) for at, name, amount in rest.shares]
+    return told
