@@ -527,12 +527,26 @@ static PyObject *mentioned(const Look *look, PyObject *kinds) {
   return found;
 }
 
-/* A list of (row, number, text), or of the rows only. */
+/* A row with two things of it, both of which it takes. */
+static PyObject *of_row(Py_ssize_t row, PyObject *one, PyObject *other) {
+  PyObject *number = PyLong_FromSsize_t(row), *found = number && one && other ? PyTuple_New(3) : NULL;
+  if (found == NULL) {
+    Py_XDECREF(number);
+    Py_XDECREF(one);
+    Py_XDECREF(other);
+    return NULL;
+  }
+  PyTuple_SET_ITEM(found, 0, number);
+  PyTuple_SET_ITEM(found, 1, one);
+  PyTuple_SET_ITEM(found, 2, other);
+  return found;
+}
+
 static PyObject *keys_of(const Look *look) {
   PyObject *found = PyList_New((Py_ssize_t)look->keys.count);
   for (size_t i = 0; found && i < look->keys.count; i++) {
     const Key *it = (const Key *)look->keys.data + i;
-    PyObject *key = Py_BuildValue("(nnN)", it->row, it->number, utf8(it->words));
+    PyObject *key = of_row(it->row, PyLong_FromSsize_t(it->number), utf8(it->words));
     if (key == NULL) Py_CLEAR(found);
     else PyList_SET_ITEM(found, (Py_ssize_t)i, key);
   }
@@ -546,7 +560,7 @@ static PyObject *shares_of(const Look *look) {
   for (size_t i = 0; found && i < look->shares.count; i++) {
     const Share *it = (const Share *)look->shares.data + i;
     if (names[it->sum] == NULL) names[it->sum] = name_of(look, thing(look, it->sum));
-    PyObject *share = names[it->sum] ? Py_BuildValue("(nON)", it->row, names[it->sum], in_units(it, unit)) : NULL;
+    PyObject *share = names[it->sum] ? of_row(it->row, Py_NewRef(names[it->sum]), in_units(it, unit)) : NULL;
     if (share == NULL) Py_CLEAR(found);
     else PyList_SET_ITEM(found, (Py_ssize_t)i, share);
   }
