@@ -27,7 +27,7 @@ from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.disk import disk_fault, own_folder
 from streammig.fields import AtFault
 from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up
-from streammig.scan import Halted
+from streammig.scan import Halted, Tasks
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
 from streammig.sources.source import Source
 from streammig.target import Keyed, Mentions, Rules
@@ -218,10 +218,10 @@ class Stage:
                 outline.counted = counted
                 pickle.dump(outline, self._outlines)
 
-    def settle(self, noting: Noting, index: KeyIndex | None, halt: Event) -> Checked:
-        """Take out what can't be sent beside the rest of the stage, and plan the requests. Raises `Halted` once `halt`
-        is set."""
-        rules, found = noting.rules, self.checked
+    def settle(self, noting: Noting, index: KeyIndex | None, tasks: Tasks) -> Checked:
+        """Take out what can't be sent beside the rest of the stage, and plan the requests. Raises `Halted` once the
+        tasks are to halt."""
+        rules, found, halt = noting.rules, self.checked, tasks.halt
         gone = _Gone(noting, index, halt)
 
         def chunks() -> Iterator[Outlined]:
@@ -237,13 +237,13 @@ class Stage:
         if planned.letters:
             self._refuse_too_large(noting, planned.letters, halt)
         if self._purchases is not None:
-            self._tell_repeated(noting, self._purchases, halt)
+            self._tell_repeated(noting, self._purchases, tasks)
         return found
 
-    def _tell_repeated(self, noting: Noting, purchases: Purchases, halt: Event) -> None:
+    def _tell_repeated(self, noting: Noting, purchases: Purchases, tasks: Tasks) -> None:
         """Tell of each unit that an earlier one repeats; it is sent nevertheless, for only its keys are alike."""
-        for place, twins in groupby(purchases.repeated(), lambda it: it.place._replace(unit=0)):
-            if halt.is_set():
+        for place, twins in groupby(purchases.repeated(tasks), lambda it: it.place._replace(unit=0)):
+            if tasks.halt.is_set():
                 raise Halted
             again = list(twins)
             ((_, records),) = records_at(self._source, noting.around(noting.rules), [place])
