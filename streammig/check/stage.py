@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, groupby, product
+from itertools import groupby, product
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -30,7 +30,7 @@ from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tal
 from streammig.scan import Halted
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
 from streammig.sources.source import Source
-from streammig.target import Keyed, Mentions, Rules
+from streammig.target import Rules, TellsFacts
 
 NEAR = 1 << 20  # bytes between two records that are read through rather than leapt over
 MOST_MENTIONED = 5_000  # of a kind: more than any account holds
@@ -101,7 +101,7 @@ class Checked:
     def unsend(self, record: Record, own: Rules) -> None:
         """Take out what was added for a record that will not be sent."""
         self.sent -= record.tally
-        for kind, which in own.mentions(record.body) if isinstance(own, Mentions) else ():
+        for kind, which in own.facts([record.body]).mentioned if isinstance(own, TellsFacts) else ():
             found = self.mentioned[kind]
             found[which] -= 1
             if not found[which]:
@@ -160,9 +160,10 @@ class Noting:
         """These rules, without the records of customers that will not be there."""
         return rules if self.owners is None else WithOwners(rules, partial(absent, self.owners, _NoNotes()))
 
-    def take(self, note: Note, span: Span, columns: Columns) -> None:
-        columns = self.around(_Known(self.rules, columns)).columns(span)
-        chunk = Chunk(span, columns)
+    def take(self, note: Note, chunk: Chunk) -> None:
+        span, columns = chunk.span, self.around(_Known(self.rules, chunk.columns)).columns(chunk.span)
+        if columns is not chunk.columns:
+            chunk = Chunk(span, columns)
         note.records += len(span)
         for left in columns.left_out:
             add_by_reason(note.filtered, left.filtered)
@@ -177,10 +178,10 @@ class Noting:
             mean = inf if self.rules.once else self.limits.bytes / self.limits.units / 2
             note.outlines.append(Outline(span.source, mean))
         note.outlines[-1].add(chunk, self.key, shared=self.shared)
-        if isinstance(self.rules, Keyed):
-            note.purchases += rows_of_units(chunk, self.key, self.rules)
-        if isinstance(self.rules, Mentions):
-            note.mentioned.update(chain.from_iterable(map(self.rules.mentions, chunk.bodies())))
+        if isinstance(self.rules, TellsFacts):
+            facts = chunk.facts(self.rules.facts)
+            note.mentioned.update(facts.mentioned)
+            note.purchases += rows_of_units(chunk, self.key, facts.keys)
 
 
 class Stage:

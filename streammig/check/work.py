@@ -28,7 +28,7 @@ from streammig.scans import to_scan
 from streammig.selection import BALANCE_DIFFERS
 from streammig.settings import Settings
 from streammig.stages import ONCE, STAGES
-from streammig.target import Keyed
+from streammig.target import TellsFacts
 from streammig.telemetry import Notice, Notify, Waiting, Warned
 
 
@@ -90,7 +90,7 @@ class Check:
 
     def _purchases(self, stack: AsyncExitStack, folder: Path, it: StageInput) -> Purchases | None:
         """What finds purchases that come twice; none, with a warning, where the disk has no room for it."""
-        if not isinstance(it.rules, Keyed):
+        if not isinstance(it.rules, TellsFacts) or not it.rules.has_keys:
             return None
         own = sum(mark["length"] for mark in it.source.fingerprints())
         try:
