@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, groupby, product
+from itertools import groupby, product
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -226,12 +226,11 @@ class Stage:
         gone = _Gone(noting, index, halt)
 
         def chunks() -> Iterator[Outlined]:
-            numbers = count()
             for outline in self._stored(halt):
                 whys = gone.of(outline)
                 if whys:
                     self._refuse(noting, outline, whys)
-                yield Outlined(outline, whys.keys(), numbers)
+                yield Outlined(outline, whys.keys())
 
         planned = requests(batcher(rules.head, rules.tail, rules.once, noting.limits), chunks())
         found.requests, found.bytes = planned.number, planned.size
@@ -321,7 +320,6 @@ class _Gone:
         """Why rows of an outline can't be sent. Ask in reading order."""
         if self._index is None:
             return {}
-        spots = {*outline.spots()}
         end = Place(outline.source, outline.offsets[-1] + 1)
         found = {}
         while self._next is not None and self._next < end:
@@ -329,7 +327,7 @@ class _Gone:
             self._next = next(self._differing, None)
         repeats = self._of(self._index, Place(outline.source, outline.offsets[0]), end)
         found |= {(offset, unit): why for (_, offset, unit), why in repeats.items()}
-        return {spot: why for spot, why in found.items() if spot in spots}
+        return {spot: found[spot] for spot in outline.spots() if spot in found} if found else {}
 
 
 def records_at(source: Source, rules: Rules, places: Iterable[Place]) -> Iterator[tuple[Place, list[Record]]]:

@@ -148,8 +148,9 @@ class Check:
         """What is noted of a stage; `customers` is the index of them."""
         first = name == STAGES[0]
         owners = None if first else customers
-        shared = not (first and self._indexed) or self.settings.duplicates == "none"
-        return Noting(self.inputs[name].rules, owners, shared, self._key, BatchLimits(bytes=self.settings.max_bytes))
+        rules = self.inputs[name].rules
+        alone = self._indexed and (rules.once or (first and self.settings.duplicates != "none"))
+        return Noting(rules, owners, not alone, self._key, BatchLimits(bytes=self.settings.max_bytes))
 
     def _hear(self, notice: Notice) -> None:
         """Keep a warning for the end, and pass any other notice on at once."""
