@@ -136,13 +136,18 @@ class Chunk:
             self.dropped[at] = self.dropped.get(at, ()) + paths
 
     @cached_property
-    def sizes(self) -> list[int]:
-        """What the rows before each one hold in bytes, with a comma each."""
+    def widths(self) -> list[int]:
+        """The bytes of each row, with a comma."""
         index, span, edited = self.columns.index, self.span, self.columns.edited
         found = [span.ends[at] - span.starts[at] + 1 for at in index]
         for row, body in edited.items():
             found[row] = len(body) + 1
-        return list(accumulate(found, initial=0))
+        return found
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """What the rows before each one hold in bytes, with a comma each."""
+        return list(accumulate(self.widths, initial=0))
 
     @cached_property
     def counts(self) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from streammig.columns import Chunk
 from streammig.dedup import Build, Duplicate, KeyIndex, counted_on, forget, room_of_index
 from streammig.dedup.scan import FIXED, Keys, Places, Scanned, packed
+from streammig.scan import Tasks
 
 CODE = "purchase-twice"
 SHORTEST = 250  # bytes of a purchase that the target takes
@@ -39,9 +40,9 @@ class Purchases:
         """Rows whose records are counted from `counted` on."""
         self._build.add(Scanned(0, counted_on(rows, counted), FIXED))
 
-    def repeated(self) -> Iterator[Duplicate]:
+    def repeated(self, tasks: Tasks) -> Iterator[Duplicate]:
         """Each unit whose key an earlier one of its owner has, in reading order. Raises `MachineFault`."""
-        self._index = self._build.finish()
+        self._index = self._build.finish(tasks.each)
         return (it for it in self._index.duplicates() if it.place[:3] != it.first[:3])
 
     def close(self) -> None:

@@ -38,6 +38,16 @@ static uint64_t turned(uint64_t word, int by) { return word >> by | word << (64 
   (a += b + (x), d = turned(d ^ a, 32), c += d, b = turned(b ^ c, 24), \
    a += b + (y), d = turned(d ^ a, 16), c += d, b = turned(b ^ c, 63))
 
+#define ROUND(i) \
+  (MIX(v[0], v[4], v[8], v[12], m[order[i][0]], m[order[i][1]]), \
+   MIX(v[1], v[5], v[9], v[13], m[order[i][2]], m[order[i][3]]), \
+   MIX(v[2], v[6], v[10], v[14], m[order[i][4]], m[order[i][5]]), \
+   MIX(v[3], v[7], v[11], v[15], m[order[i][6]], m[order[i][7]]), \
+   MIX(v[0], v[5], v[10], v[15], m[order[i][8]], m[order[i][9]]), \
+   MIX(v[1], v[6], v[11], v[12], m[order[i][10]], m[order[i][11]]), \
+   MIX(v[2], v[7], v[8], v[13], m[order[i][12]], m[order[i][13]]), \
+   MIX(v[3], v[4], v[9], v[14], m[order[i][14]], m[order[i][15]]))
+
 static void compress(State *state, const uint8_t *block, int last) {
   uint64_t m[16], v[16];
   for (int i = 0; i < 16; i++) m[i] = load(block + 8 * i);
@@ -45,17 +55,7 @@ static void compress(State *state, const uint8_t *block, int last) {
   memcpy(v + 8, first, sizeof(first));
   v[12] ^= state->count;
   if (last) v[14] = ~v[14];
-  for (int round = 0; round < 12; round++) {
-    const uint8_t *s = order[round % 10];
-    MIX(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]);
-    MIX(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]);
-    MIX(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]);
-    MIX(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]);
-    MIX(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]);
-    MIX(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]);
-    MIX(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]);
-    MIX(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]]);
-  }
+  ROUND(0); ROUND(1); ROUND(2); ROUND(3); ROUND(4); ROUND(5); ROUND(6); ROUND(7); ROUND(8); ROUND(9); ROUND(0); ROUND(1);
   for (int i = 0; i < 8; i++) state->h[i] ^= v[i] ^ v[i + 8];
 }
 

@@ -433,13 +433,22 @@ static int same_name(const uint8_t *name, const char *other, size_t length) {
   return a[0] == b[0] && a[1] == b[1];
 }
 
-/* What the field with this name is looked at for. */
-static int role_of(const Shape *shape, At name, size_t length, int *next) {
-  for (int i = 0, at = *next; i < shape->count; i++, at++) { /* mostly the one behind the last */
-    if (at >= shape->count) at = 0;
-    const Field *field = &shape->fields[at];
-    if ((size_t)field->length == length && same_name(name, field->name, length)) {
-      *next = at + 1;
+/* What the field whose name begins here is looked at for; its closing quote goes to `behind`, or NULL. */
+static int role_of(const Shape *shape, At name, At end, int *next, At *behind) {
+  const Field *field = &shape->fields[*next];
+  if (*next < shape->count && end - name > field->length && name[field->length] == '"' &&
+      same_name(name, field->name, (size_t)field->length)) { /* mostly the one behind the last */
+    *behind = name + field->length;
+    ++*next;
+    return field->role;
+  }
+  int escaped = 0;
+  At close = quote(name, end, &escaped);
+  *behind = escaped ? NULL : close;
+  for (int i = 0; *behind && i < shape->count; i++) {
+    field = &shape->fields[i];
+    if (field->length == close - name && same_name(name, field->name, (size_t)field->length)) {
+      *next = i + 1;
       return field->role;
     }
   }
@@ -449,15 +458,15 @@ static int role_of(const Shape *shape, At name, size_t length, int *next) {
 /* Behind the object that begins here. */
 static At object(Look *look, At at, const Shape *shape) {
   At end = look->end;
-  int next = 0, escaped = 0;
+  int next = 0;
   if (at >= end || *at != '{') return NULL;
   at = blanks(at + 1, end);
   if (at < end && *at == '}') return at + 1;
   for (;; at = blanks(at + 1, end)) {
     if (at >= end || *at != '"') return NULL;
-    At name = at + 1, behind = quote(name, end, &escaped);
-    if (behind == NULL || escaped) return NULL;
-    int role = role_of(shape, name, (size_t)(behind - name), &next);
+    At behind;
+    int role = role_of(shape, at + 1, end, &next, &behind);
+    if (behind == NULL) return NULL;
     at = blanks(behind + 1, end);
     if (at >= end || *at != ':') return NULL;
     at = blanks(at + 1, end);
