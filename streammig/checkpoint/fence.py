@@ -74,6 +74,7 @@ CREATE TABLE fence (
         """Close it, with the log folded in: so a later reader makes no new one."""
         if self._writes:
             with suppress(sqlite3.Error):
+                self._db.execute("PRAGMA busy_timeout = 0")
                 self._db.execute("PRAGMA journal_mode = DELETE")
         super().close()
 
