@@ -169,6 +169,7 @@ def _known(state_folder: Path, run_id: str) -> Mark | None:
         return None
     file = FenceFile(path, read_only=True)
     try:
+        file.verify()  # a file that was cut reads as nulls
         return file.mark()
     finally:
         file.close()
