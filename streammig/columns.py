@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
@@ -136,13 +136,18 @@ class Chunk:
             self.dropped[at] = self.dropped.get(at, ()) + paths
 
     @cached_property
-    def sizes(self) -> list[int]:
-        """What the rows before each one hold in bytes, with a comma each."""
+    def widths(self) -> list[int]:
+        """The bytes of each row, with a comma."""
         index, span, edited = self.columns.index, self.span, self.columns.edited
         found = [span.ends[at] - span.starts[at] + 1 for at in index]
         for row, body in edited.items():
             found[row] = len(body) + 1
-        return list(accumulate(found, initial=0))
+        return found
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """What the rows before each one hold in bytes, with a comma each."""
+        return list(accumulate(self.widths, initial=0))
 
     @cached_property
     def counts(self) -> list[int]:
@@ -175,10 +180,12 @@ class Chunk:
             bodies[row - begin] = it.edited[row]
         return bodies
 
-    def facts(self, look: Callable[[Sequence[bytes]], Facts]) -> Facts:
+    def facts(self, look: Callable[[bytes, list[int], list[int], dict[int, bytes]], Facts]) -> Facts:
         """What `look` tells of the bodies of all rows; it is asked once."""
         if self._facts is None:
-            self._facts = look(self.bodies())
+            span, index = self.span, self.columns.index
+            starts, ends = [span.starts[at] for at in index], [span.ends[at] for at in index]
+            self._facts = look(span.data, starts, ends, self.columns.edited)
         found: Facts = self._facts
         return found
 

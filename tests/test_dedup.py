@@ -20,7 +20,9 @@ from streammig.dedup import Build, Duplicate, KeyIndex, Policy, forget, open_ind
 from streammig.errors import BrokenExport, MachineFault
 from streammig.model import START, Examined, Place, Record, Span
 from streammig.scan.stage import StageScan, read_through
+from streammig.scan.tasks import Tasks
 from streammig.sources.source import Source, Told
+from streammig.telemetry import ignore
 
 Said = tuple[str, str, str]  # owner, e-mail, and "" for a record or the reason why there is none
 
@@ -79,7 +81,7 @@ def place(nth: int) -> Place:
 
 def fill(making: Build, export: Export, tell: Callable[[Place], None] = lambda place: None) -> KeyIndex:
     """The index of an export, made as a run does."""
-    read_through(StageScan("customers", export, export, {}, Path()), making, tell, Event())
+    read_through(StageScan("customers", export, export, {}, Path()), making, tell, Tasks(None, Event(), ignore))
     return making.finish()
 
 
