@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
@@ -136,6 +136,18 @@ class Chunk:
             self.dropped[at] = self.dropped.get(at, ()) + paths
 
     @cached_property
+    def offsets(self) -> list[int]:
+        """Where the record of each row begins in its file."""
+        span, index = self.span, self.columns.index
+        if span.origins is not None:
+            return [span.origins[at][0] for at in index]
+        return list(map(span.offset.__add__, map(span.starts.__getitem__, index)))
+
+    @property
+    def ordinals(self) -> list[int]:
+        return list(map(self.span.ordinals.__getitem__, self.columns.index))
+
+    @cached_property
     def widths(self) -> list[int]:
         """The bytes of each row, with a comma."""
         index, span, edited = self.columns.index, self.span, self.columns.edited
@@ -264,11 +276,15 @@ class Rows(NamedTuple):
         return self.chunk.counts[self.end] - self.chunk.counts[self.begin]
 
     @property
-    def pairs(self) -> Iterator[tuple[str, Decimal]]:
-        """What they add to the sums."""
+    def keys(self) -> list[str]:
+        """Of what they add to the sums, the name of each; `amounts` are beside them."""
         it = self.chunk.columns
-        amounts = slice(it.upto[self.begin], it.upto[self.end])
-        return zip(it.keys[amounts], it.amounts[amounts], strict=True)
+        return it.keys[it.upto[self.begin] : it.upto[self.end]]
+
+    @property
+    def amounts(self) -> list[Decimal]:
+        it = self.chunk.columns
+        return it.amounts[it.upto[self.begin] : it.upto[self.end]]
 
     @property
     def uniques(self) -> list[str]:

@@ -49,12 +49,9 @@ class Outline:
 
     def add(self, chunk: Chunk, key: bytes, *, shared: bool) -> None:
         """Add the rows of a chunk; `shared`: two may have an owner in common, whose hash is under this key."""
-        span, columns = chunk.span, chunk.columns
-        if span.origins is None:
-            self.offsets.extend(map(span.offset.__add__, map(span.starts.__getitem__, columns.index)))
-        else:
-            self.offsets.extend([span.origins[at][0] for at in columns.index])
-        self.ordinals.extend(map(span.ordinals.__getitem__, columns.index))
+        columns = chunk.columns
+        self.offsets.extend(chunk.offsets)
+        self.ordinals.extend(chunk.ordinals)
         self.unit.extend(columns.unit)
         self.units.extend(columns.units)
         self.widths.extend(chunk.widths)
@@ -63,11 +60,11 @@ class Outline:
             self.owners += b"".join(map(hasher(key, "owner"), columns.owners))
             unique_of = hasher(key, "unique")
             self.uniques += b"".join([unique_of(it) if it else NONE for it in columns.uniques])
-        if columns.inner and max(chunk.widths) > self.mean:
-            for row, (width, units) in enumerate(zip(chunk.widths, columns.units, strict=True)):
-                if self.has_bounds(width, units):
-                    found = Bounds(chunk.records(row, row + 1)[0])
-                    self.bounds.extend(chain.from_iterable(zip(found.starts, found.ends, strict=True)))
+        splits = columns.inner and self.mean < inf
+        for row, (width, units) in enumerate(zip(chunk.widths, columns.units, strict=True) if splits else ()):
+            if width > self.mean and self.has_bounds(width, units):
+                found = Bounds(chunk.records(row, row + 1)[0])
+                self.bounds.extend(chain.from_iterable(zip(found.starts, found.ends, strict=True)))
 
     def has_bounds(self, width: int, units: int) -> bool:
         return units > 1 and width > self.mean * units

@@ -18,12 +18,15 @@ SHORTEST = 250  # bytes of a purchase that the target takes
 def rows_of_units(chunk: Chunk, key: bytes, keys: Iterable[tuple[int, int, str]]) -> bytes:
     """A row for each unit that has a key, as those of the dedup index: where it stands, and the hash of owner and key.
     Without state: the same span gives the same rows in any process. `keys` are as in `Facts`."""
-    hashed, rows, columns = hasher(key, "unit"), list[bytes](), chunk.columns
-    for row, number, text in keys:
-        place, owner = chunk.span.position(columns.index[row]), columns.owners[row]
-        spot = PLACE.pack(place.source, place.offset, columns.unit[row] + number, place.ordinal)
-        rows.append(b"".join((spot, hashed(f"{owner}\0{text}"), NONE, b"\0", UNKNOWN_SUM)))
-    return b"".join(rows)
+    hashed, source, rest = hasher(key, "unit"), chunk.span.source, b"".join((NONE, b"\0", UNKNOWN_SUM))
+    offsets, ordinals, units, owners = chunk.offsets, chunk.ordinals, chunk.columns.unit, chunk.columns.owners
+    return b"".join([
+        part
+        for row, number, text in keys
+        for part in (
+            PLACE.pack(source, offsets[row], units[row] + number, ordinals[row]), hashed(f"{owners[row]}\0{text}"), rest
+        )
+    ])  # fmt: skip
 
 
 class Purchases:
