@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
@@ -136,18 +136,6 @@ class Chunk:
             self.dropped[at] = self.dropped.get(at, ()) + paths
 
     @cached_property
-    def offsets(self) -> list[int]:
-        """Where the record of each row begins in its file."""
-        span, index = self.span, self.columns.index
-        if span.origins is not None:
-            return [span.origins[at][0] for at in index]
-        return list(map(span.offset.__add__, map(span.starts.__getitem__, index)))
-
-    @property
-    def ordinals(self) -> list[int]:
-        return list(map(self.span.ordinals.__getitem__, self.columns.index))
-
-    @cached_property
     def widths(self) -> list[int]:
         """The bytes of each row, with a comma."""
         index, span, edited = self.columns.index, self.span, self.columns.edited
@@ -192,10 +180,12 @@ class Chunk:
             bodies[row - begin] = it.edited[row]
         return bodies
 
-    def facts(self, look: Callable[[Sequence[bytes]], Facts]) -> Facts:
+    def facts(self, look: Callable[[bytes, list[int], list[int], dict[int, bytes]], Facts]) -> Facts:
         """What `look` tells of the bodies of all rows; it is asked once."""
         if self._facts is None:
-            self._facts = look(self.bodies())
+            span, index = self.span, self.columns.index
+            starts, ends = [span.starts[at] for at in index], [span.ends[at] for at in index]
+            self._facts = look(span.data, starts, ends, self.columns.edited)
         found: Facts = self._facts
         return found
 

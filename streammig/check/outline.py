@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from streammig.batching import Batcher, Bounds
 from streammig.columns import Chunk, Columns
-from streammig.dedup.scan import HASH, NONE, hasher
+from streammig.dedup.scan import HASH, NONE, hashes
 from streammig.model import DeadLetter, Place, Position, Record, Span
 
 _NONE = NONE.decode()  # where a row has nothing else that must be unique
@@ -49,17 +49,19 @@ class Outline:
 
     def add(self, chunk: Chunk, key: bytes, *, shared: bool) -> None:
         """Add the rows of a chunk; `shared`: two may have an owner in common, whose hash is under this key."""
-        columns = chunk.columns
-        self.offsets.extend(chunk.offsets)
-        self.ordinals.extend(chunk.ordinals)
+        span, columns = chunk.span, chunk.columns
+        if span.origins is None:
+            self.offsets.extend(map(span.offset.__add__, map(span.starts.__getitem__, columns.index)))
+        else:
+            self.offsets.extend([span.origins[at][0] for at in columns.index])
+        self.ordinals.extend(map(span.ordinals.__getitem__, columns.index))
         self.unit.extend(columns.unit)
         self.units.extend(columns.units)
         self.widths.extend(chunk.widths)
         self.inner.extend(chain.from_iterable(columns.inner))
         if shared:
-            self.owners += b"".join(map(hasher(key, "owner"), columns.owners))
-            unique_of = hasher(key, "unique")
-            self.uniques += b"".join([unique_of(it) if it else NONE for it in columns.uniques])
+            self.owners += hashes(key, "owner", columns.owners)
+            self.uniques += hashes(key, "unique", columns.uniques)
         splits = columns.inner and self.mean < inf
         for row, (width, units) in enumerate(zip(chunk.widths, columns.units, strict=True) if splits else ()):
             if width > self.mean and self.has_bounds(width, units):
