@@ -7,7 +7,6 @@ import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact
-from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
@@ -175,15 +174,17 @@ class Span(msgspec.Struct, frozen=True):
         length = self.faults[index][0] if index in self.faults else self.ends[index] - start
         return Position(self.source, self.offset + start, length, self.ordinals[index])
 
-    def places(self, begin: int, end: int) -> Iterable[tuple[int, int, int, int, int]]:
-        """The positions of the records from index `begin` to `end`, none of them at fault, as plain tuples."""
+    def columns(self, begin: int, end: int) -> tuple[Sequence[int], ...]:
+        """The offsets, lengths, ordinals and lines of the records from index `begin` to `end`, none of them at fault,
+        as in `Position`."""
         ordinals = self.ordinals[begin:end]
         if self.origins is not None:
-            origins = zip(self.origins[begin:end], ordinals, strict=True)
-            return [(self.source, offset, length, at, *(lines or (1,))) for (offset, length, *lines), at in origins]
-        starts, ends = self.starts[begin:end], self.ends[begin:end]
-        offsets, lengths = map(self.offset.__add__, starts), map(operator.sub, ends, starts)
-        return list(zip(repeat(self.source), offsets, lengths, ordinals, repeat(1), strict=False))
+            origins = [(*it, 1)[:3] for it in self.origins[begin:end]]
+            offsets, lengths, lines = zip(*origins, strict=True)
+            return offsets, lengths, ordinals, lines
+        starts, offset = self.starts[begin:end], self.offset
+        sizes = list(map(operator.sub, self.ends[begin:end], starts))
+        return [offset + start for start in starts], sizes, ordinals, [1] * len(starts)
 
     @property
     def end(self) -> Place:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
-from streammig.checkpoint.contents import encode_contents
-from streammig.model import Draft, Position, Range, Tally
+from msgspec.structs import replace
+
+from streammig.batching import assemble
+from streammig.model import Draft, Position, Range, Record, Tally
 
 
 def made(ranges: Sequence[Range], tally: Tally, body: bytes) -> Draft:
     """A draft whose body is a single record's."""
     at = ranges[0].begin
     position = Position(at.source, at.offset, 9, at.ordinal)
-    table, few = encode_contents([((position, at.unit, "c", max(tally.units, 1), (), "", True), (0, len(body)))], 0, 0)
-    return Draft(tuple(ranges), tally, body, hashlib.sha256(body).digest(), table, few)
+    record = Record(position, at.unit, "c", body, max(tally.units, 1))
+    return replace(assemble([record], b"", b"", tuple(ranges)), tally=tally)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol, TypeVar
+from itertools import accumulate
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -12,10 +13,6 @@ from streammig.model import Position, Record
 
 T = TypeVar("T")
 FEW = 20  # records of a batch that samples are chosen from
-
-Cuts = tuple[int, ...]
-"""Where a record's bytes stand in a body, as offsets: its element's begin and end. Where its units are members of a
-list, also that list's begin and end, and those of its own part: records of one owner share the first one's element."""
 
 
 class Body(Protocol):
@@ -26,25 +23,80 @@ class Body(Protocol):
     def __getitem__(self, part: slice, /) -> bytes: ...
 
 
-class _Entry(msgspec.Struct, array_like=True, gc=False):
-    """One record without its bytes."""
+class Table(msgspec.Struct, array_like=True):
+    """The records of a body without their bytes, in columns: an object for each would cost more than all else here.
 
-    position: Position
-    unit: int
-    owner: str
-    units: int
-    amounts: tuple[tuple[str, Decimal], ...]
-    unique: str
-    whole: bool
-    cuts: Cuts
-
-
-class _Table(msgspec.Struct, array_like=True):
-    """Lengths of what stands before the first and behind the last element, in bytes; entries in reading order."""
+    `head` and `tail` are the lengths of what stands before the first and behind the last element, in bytes. Record i
+    has the next `counts[i]` of the `amounts`, whose keys are `names[keys[...]]`. Its element begins and ends at these
+    offsets. Where its units are members of a list, `lists` has four more of each record: where that list begins and
+    ends, and its own part of it, for records of one owner share the first one's element.
+    """
 
     head: int
     tail: int
-    entries: list[msgspec.Raw]
+    sources: list[int] = []
+    offsets: list[int] = []
+    lengths: list[int] = []
+    ordinals: list[int] = []
+    lines: list[int] = []
+    unit: list[int] = []
+    owners: list[str] = []
+    units: list[int] = []
+    names: list[str] = []
+    keys: list[int] = []
+    amounts: list[Decimal] = []
+    counts: list[int] = []
+    uniques: list[str] = []
+    whole: list[bool] = []
+    begins: list[int] = []
+    ends: list[int] = []
+    lists: list[int] = []
+
+    def records(self, body: Body, count: int | None = None) -> list[Record]:
+        """All records of a body, or `count` of them, spread evenly. A record that was joined with another one of its
+        owner gets the element of the first with its own units in it."""
+        upto = list(accumulate(self.counts, initial=0))
+        ats = range(len(self.owners))
+        return [
+            self._record(body, at, slice(upto[at], upto[at + 1]))
+            for at in (ats if count is None else spread(ats, count))
+        ]
+
+    def _record(self, body: Body, at: int, amounts: slice) -> Record:
+        begin, end = self.begins[at], self.ends[at]
+        inner = None
+        if self.lists:
+            opened, closed, first, last = self.lists[4 * at : 4 * at + 4]
+            data = body[begin:opened] + body[first:last] + body[closed:end]
+            inner = (opened - begin, opened - begin + last - first)
+        else:
+            data = body[begin:end]
+        keys = [self.names[key] for key in self.keys[amounts]]
+        return Record(
+            position=Position(
+                self.sources[at], self.offsets[at], self.lengths[at], self.ordinals[at], self.lines[at]
+            ),
+            unit=self.unit[at], owner=self.owners[at], body=data, units=self.units[at],
+            amounts=tuple(zip(keys, self.amounts[amounts], strict=True)), inner=inner, unique=self.uniques[at],
+            whole=self.whole[at],
+        )  # fmt: skip
+
+    def encode(self) -> tuple[bytes, bytes]:
+        """Its bytes, and those of the table of a `FEW` of its records, out of which samples are kept."""
+        upto = list(accumulate(self.counts, initial=0))
+        few = Table(self.head, self.tail, names=self.names)
+        for at in spread(range(len(self.owners)), FEW):
+            for column in _ROWS:
+                getattr(few, column).append(getattr(self, column)[at])
+            few.keys += self.keys[upto[at] : upto[at + 1]]
+            few.amounts += self.amounts[upto[at] : upto[at + 1]]
+            few.lists += self.lists[4 * at : 4 * at + 4]
+        return _ENCODER.encode(self), _ENCODER.encode(few)
+
+
+_ROWS = [it for it in Table.__struct_fields__[2:] if it not in ("names", "keys", "amounts", "lists")]
+_ENCODER = msgspec.msgpack.Encoder()
+_TABLE = msgspec.msgpack.Decoder(Table)
 
 
 class Contents(NamedTuple):
@@ -55,39 +107,10 @@ class Contents(NamedTuple):
     records: list[Record]
 
 
-_ENCODER = msgspec.msgpack.Encoder()
-_TABLE = msgspec.msgpack.Decoder(_Table)
-_ENTRY = msgspec.msgpack.Decoder(_Entry)
-
-
-def encode_contents(entries: Iterable[tuple[tuple[Any, ...], Cuts]], head: int, tail: int) -> tuple[bytes, bytes]:
-    """The table of a body from its records' entries, as `_Entry` without cuts, and cuts; `head` and `tail` are lengths
-    in bytes. Behind it the table of a `FEW` of them, out of which samples are kept."""
-    rows = [(*entry, cuts) for entry, cuts in entries]
-    return _ENCODER.encode((head, tail, rows)), _ENCODER.encode((head, tail, spread(rows, FEW)))
-
-
 def decode_contents(body: Body, table: bytes, count: int | None = None) -> Contents:
-    """The records of a body, or `count` of them, spread evenly. A record that was joined with another one of its owner
-    gets the element of the first with its own units in it."""
+    """As `Table.records`. Raises `DecodeError`, ValueError or IndexError for what is no table of this body."""
     found = _TABLE.decode(table)
-    entries = found.entries if count is None else spread(found.entries, count)
-    records = [_record(body, _ENTRY.decode(raw)) for raw in entries]
-    return Contents(body[: found.head], body[len(body) - found.tail :], records)
-
-
-def _record(body: Body, it: _Entry) -> Record:
-    begin, end, *lists = it.cuts
-    inner = None
-    data = body[begin:end]
-    if lists:
-        opened, closed, first, last = lists
-        data = body[begin:opened] + body[first:last] + body[closed:end]
-        inner = (opened - begin, opened - begin + last - first)
-    return Record(
-        position=it.position, unit=it.unit, owner=it.owner, body=data, units=it.units, amounts=it.amounts, inner=inner,
-        unique=it.unique, whole=it.whole,
-    )  # fmt: skip
+    return Contents(body[: found.head], body[len(body) - found.tail :], found.records(body, count))
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:

@@ -121,7 +121,7 @@ class Outbox:
             raise self.lost([batch])
         try:
             return decode_contents(body, table, count)
-        except (msgspec.DecodeError, ValueError):  # sound, but no table of a body
+        except (msgspec.DecodeError, ValueError, IndexError):  # sound, but no table of a body
             raise self.lost([batch]) from None
 
     def holds(self, batch: Batch) -> bool:

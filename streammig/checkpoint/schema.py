@@ -1,7 +1,7 @@
 """The schema of a checkpoint: its comments are the documentation of how a run resumes."""
 
 APPLICATION = 0x736D6967  # "smig", in the file's header: tells a checkpoint from any other database
-FORMAT = 6
+FORMAT = 7
 
 SCHEMA = """
 -- One row: what this checkpoint is bound to. `binding` is JSON: the account and whatever else holds for all stages.
