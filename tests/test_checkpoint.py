@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammig.checkpoint import Checkpoint, is_held, locked
@@ -218,6 +218,7 @@ def test_a_lock_that_a_dead_process_left_is_no_hindrance(path: Path) -> None:
 places = st.tuples(st.integers(0, 2**40), st.integers(0, 2000), st.integers(1, 2**33))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), places, st.integers(0, 2**34), st.integers(0, 999), st.integers(0, 1000))))
 def test_ranges_come_back_as_they_were_packed(seeds: list[tuple[int, tuple[int, int, int], int, int, int]]) -> None:
     ranges: list[Range] = []
@@ -238,6 +239,7 @@ def test_ranges_out_of_order_are_a_defect() -> None:
         pack_ranges([draft(5, 6).ranges[0], draft(0, 1).ranges[0]])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.decimals(allow_nan=False, allow_infinity=False)))
 def test_a_tally_comes_back_exactly(sums: dict[str, Decimal]) -> None:
     assert decode_tally(encode_tally(Tally(1, 2, sums))) == Tally(1, 2, sums)

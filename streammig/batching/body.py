@@ -107,7 +107,7 @@ def assemble(parts: Iterable[Part], head: bytes, tail: bytes, ranges: tuple[Rang
 
 
 def _note_rows(table: Table, rows: Rows, at: int) -> int:
-    """Add rows, the first of which stands at this offset in the body; where the next one stands."""
+    """Add rows that stand in the body from this offset on; returns where the next one stands."""
     chunk, it, count = rows.chunk, rows.chunk.columns, rows.end - rows.begin
     first, mine = it.index[rows.begin], slice(rows.begin, rows.end)
     table.sources += [chunk.span.source] * count
@@ -187,13 +187,13 @@ def _joined(records: Sequence[Record], at: int) -> tuple[list[bytes], Iterable[C
 
 
 def are_strangers(parts: Iterable[Part]) -> bool:
-    """Whether no two of these have an owner in common: told at once, for most batches are so."""
+    """Whether no two of these share an owner, as in most batches."""
     owners = [owner for part in parts for owner in (part.owners if isinstance(part, Rows) else (part.owner,))]
     return len(set(owners)) == len(owners)
 
 
 def tally_of(parts: Iterable[Part]) -> Tally:
-    """What these hold together."""
+    """The tally of all these."""
     records = units = 0
     keys: list[str] = []
     amounts: list[Decimal] = []
