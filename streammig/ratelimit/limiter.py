@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from aiolimiter import AsyncLimiter
 
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.errors import Problem, TargetStop, counted
 from streammig.ratelimit.hours import Hours
 from streammig.ratelimit.limits import OFF, Limits, RequestKind
