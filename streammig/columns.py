@@ -108,6 +108,10 @@ class Judged(NamedTuple):
 def merged(clean: Columns, others: Columns) -> Columns:
     """The columns of both, which are of different records of one span, in reading order."""
     out, taken, row = Columns(), 0, 0
+    if not len(others):  # nothing stands between the rows, so that they can be had as they are
+        for name in Columns.__slots__:
+            setattr(out, name, getattr(clean, name))
+        taken = len(clean)
     while row < len(others):
         at = others.index[row]
         upto = bisect_left(clean.index, at, taken)
