@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
@@ -108,6 +108,10 @@ class Judged(NamedTuple):
 def merged(clean: Columns, others: Columns) -> Columns:
     """The columns of both, which are of different records of one span, in reading order."""
     out, taken, row = Columns(), 0, 0
+    if not len(others):  # nothing stands between the rows, so that they can be had as they are
+        for name in Columns.__slots__:
+            setattr(out, name, getattr(clean, name))
+        taken = len(clean)
     while row < len(others):
         at = others.index[row]
         upto = bisect_left(clean.index, at, taken)
@@ -180,10 +184,12 @@ class Chunk:
             bodies[row - begin] = it.edited[row]
         return bodies
 
-    def facts(self, look: Callable[[Sequence[bytes]], Facts]) -> Facts:
+    def facts(self, look: Callable[[bytes, list[int], list[int], dict[int, bytes]], Facts]) -> Facts:
         """What `look` tells of the bodies of all rows; it is asked once."""
         if self._facts is None:
-            self._facts = look(self.bodies())
+            span, index = self.span, self.columns.index
+            starts, ends = [span.starts[at] for at in index], [span.ends[at] for at in index]
+            self._facts = look(span.data, starts, ends, self.columns.edited)
         found: Facts = self._facts
         return found
 

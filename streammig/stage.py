@@ -147,6 +147,7 @@ class StageRun:
             workers = [tasks.create_task(self._guard(self._work())) for _ in range(self.workers)]
             await asyncio.wait(workers)
             producer.cancel()
+            await self._guard(self.sender.settled())
         if not self.context.stopping:
             await self.isolation.settle(self.stage)
             totals = await self.store.read(lambda file: file.totals(self.stage))
@@ -242,12 +243,13 @@ class StageRun:
 
     async def _deliver(self, batch: Batch) -> None:
         """Send a batch; one that may be the last while an outcome is unknown, when it is known what comes after it."""
-        while await self.sender.deliver(batch, may_wait=True) is BatchState.SEALED and not self.context.stopping:
+        while await self.sender.deliver_one_of_many(batch) is BatchState.SEALED and not self.context.stopping:
             self._held.add(batch.seq)
             await self._until(lambda: not self._may_be_last() or self._queue.is_over)
             is_last = self._drained and self._may_be_last() and batch.seq == max(self._held)
             self._held.discard(batch.seq)
             if is_last:
+                await self.sender.settled()
                 await self._last.deliver(batch)
                 return
             if self._queue.is_over:
@@ -273,4 +275,5 @@ class StageRun:
 
     def _more_to_come(self) -> bool:
         """Whether a batch may still be accepted beside those that are being read back."""
-        return not self._drained or len(self._queue) > 0 or self._busy > self.sender.deciding
+        coming = not self._drained or len(self._queue) > 0 or self._busy > self.sender.deciding
+        return coming or self.sender.settling

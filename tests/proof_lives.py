@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from streammig.checkpoint import Checkpoint, Totals, fences_path
+from streammig.checkpoint import Checkpoint, Totals, fence_path
 from streammig.context import Clock
 from streammig.errors import Problem
 from streammig.migration import Migration
@@ -66,8 +66,9 @@ class Lives:
         return account_path(self.folder / "state", account_name(None, "http://127.0.0.1:1", "key"))
 
     @property
-    def fences(self) -> Path:
-        return fences_path(self.folder / "state")
+    def fence(self) -> Path:
+        found = [*(self.folder / "state").glob("*.fence")]
+        return found[0] if found else fence_path(self.folder / "state", "none")
 
     @property
     def stages(self) -> list[str]:

@@ -113,7 +113,7 @@ def _damage(lives: Lives, older: Content, dice: Random, only: str) -> str:
         set_back(lives, older)
         return "the checkpoint is an older copy of itself"
     wal = _logs(lives.checkpoint)[0]
-    paths = [path for path in (lives.checkpoint, wal, lives.account, lives.fences) if path in files]
+    paths = [path for path in (lives.checkpoint, wal, lives.account, lives.fence) if path in files]
     if kind == "gone":  # without a checkpoint it is another migration
         paths.remove(lives.checkpoint)
     # The checkpoint is what most depends on.
@@ -125,7 +125,7 @@ def _damage(lives: Lives, older: Content, dice: Random, only: str) -> str:
 
 
 def _content(lives: Lives) -> dict[Path, bytes]:
-    found = [path for base in (lives.checkpoint, lives.account, lives.fences) for path in (base, *_logs(base))]
+    found = [path for base in (lives.checkpoint, lives.account, lives.fence) for path in (base, *_logs(base))]
     return {path: path.read_bytes() for path in found if path.is_file() and not path.name.endswith("-shm")}
 
 

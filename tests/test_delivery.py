@@ -154,8 +154,8 @@ async def test_i2_batch_attempt_and_fence_are_durable_before_the_first_byte_leav
         made = ask(world, f"SELECT number, kind FROM attempt WHERE stage = '{stage}' AND seq = {seq}")
         assert made[-1] == (attempts, None)
         ((run_id, tick),) = ask(world, "SELECT id, tick FROM run")
-        with contextlib.closing(sqlite3.connect(world.folder / "state" / "fences.sqlite")) as db:
-            assert db.execute("SELECT id, tick FROM fence").fetchall() == [(run_id, tick)]
+        with contextlib.closing(sqlite3.connect(world.folder / "state" / f"{run_id}.fence")) as db:
+            assert db.execute("SELECT tick FROM fence").fetchall() == [(tick,)]
         seen.append((stage, seq))
 
     world.scripted.before = look

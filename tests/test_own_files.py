@@ -43,7 +43,7 @@ PLACES = [
     "migration.checkpoint.stdin",
     "migration.checkpoint.stdin.part",
     "state/streammig/accounts/us.sqlite",
-    "state/streammig/fences.sqlite",
+    "state/streammig/ID.fence",
     "state/streammig/ID.lock",
     "state/streammig/ID.orders",
     "state/streammig/verify-ID.sqlite",

@@ -113,9 +113,9 @@ def test_i3_i4_a_checkpoint_that_lost_its_wal_is_refused_and_can_be_finished(eve
             "account",
             "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'hold', CAST(x'ff' AS TEXT))",
         ),
-        ("fences", "DROP TABLE fence"),
+        ("fence", "DROP TABLE fence"),
         (
-            "fences",
+            "fence",
             "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'tick', CAST(x'ff' AS TEXT))",
         ),
     ],
@@ -124,7 +124,7 @@ def test_a_damaged_file_of_the_state_folder_is_refused(name: str, damage: str, d
     refused(lambda lives: getattr(lives, name), damage, drained, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["account", "fences"])
+@pytest.mark.parametrize("name", ["account", "fence"])
 def test_a_file_of_the_state_folder_that_was_cut_is_refused(name: str, drained: Lives, tmp_path: Path) -> None:
     shutil.copytree(drained.folder, tmp_path, dirs_exist_ok=True)
     lives = Lives(tmp_path, drained.seed, CUSTOMERS)

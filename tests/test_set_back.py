@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import sqlite3
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from itertools import count
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from streammig.checkpoint import Checkpoint, Fences, Mark, Totals, fences_path
+from streammig.checkpoint import Checkpoint, FenceFile, Mark, Totals, fence_path
 from streammig.cli import undecided
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
@@ -106,18 +105,18 @@ def decide(world: Told) -> None:
 
 
 def test_a_fence_only_rises_and_is_kept_for_each_checkpoint(tmp_path: Path) -> None:
-    file = Fences(fences_path(tmp_path / "state"))
-    assert file.mark("a") is None
-    file.raise_to("a", Mark(5, 1, Place(0, 90, 2, 4), 3))
-    file.raise_to("b", Mark())
-    file.raise_to("a", Mark(4, 0, Place(1, 7)))
-    file.raise_to("a", Mark(6))
-    file.close()
-    again = Fences(fences_path(tmp_path / "state"), read_only=True)
-    assert again.mark("a") == Mark(6, 1, Place(0, 90, 2, 4), 3)
-    assert again.mark("b") == Mark()
-    again.close()
-    assert fences_path(tmp_path / "state").stat().st_mode & 0o777 == 0o600
+    path = fence_path(tmp_path / "state", "a")
+    file = FenceFile(path)
+    assert file.mark() is None
+    for mark in (Mark(5, 1, Place(0, 90, 2, 4), 3), Mark(4, 0, Place(1, 7)), Mark(6)):
+        file.raise_to(mark)
+    reached = Mark(6, 1, Place(0, 90, 2, 4), 3)
+    for _ in ("while a run has it", "after"):
+        again = FenceFile(path, read_only=True)
+        assert again.mark() == reached
+        again.close()
+        file.close()
+    assert [(it.name, it.stat().st_mode & 0o777) for it in path.parent.iterdir()] == [("a.fence", 0o600)]
 
 
 @pytest.mark.parametrize(
@@ -209,9 +208,7 @@ async def test_i8_a_new_checkpoint_has_a_fence_before_it_has_its_name(world: Tol
             break
         shutil.rmtree(tmp_path / "state", ignore_errors=True)
     ((run_id,),) = ask(world, "SELECT id FROM run")
-    with sqlite3.connect(tmp_path / "state" / "fences.sqlite") as db:
-        assert (run_id,) in db.execute("SELECT id FROM fence").fetchall()
-    db.close()
+    assert (tmp_path / "state" / f"{run_id}.fence").stat().st_size
 
 
 # -- the newest copy is lost -----------------------------------------------------------------------------------------
@@ -283,9 +280,9 @@ def test_i4_batches_that_a_lost_copy_did_not_deliver_are_sent_or_parked_and_end_
     async def story(world: Told, keys: Keys) -> None:
         await world.live(until_sealed)
         ((run_id, tick),) = ask(world, "SELECT id, tick FROM run")
-        fences = Fences(fences_path(tmp_path / "state"))  # as if requests had come so far, and been lost
-        fences.raise_to(run_id, Mark(tick + 20, 0, Place(0, place)))
-        fences.close()
+        fence = FenceFile(fence_path(tmp_path / "state", run_id))  # as if requests had come so far, and been lost
+        fence.raise_to(Mark(tick + 20, 0, Place(0, place)))
+        fence.close()
         ended = await world.live(asking(newest_lost=True))
         if isinstance(ended, UnknownOutcome):
             decide(world)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from streammig.checkpoint.codec import hash_owner
 from streammig.checkpoint.contents import Contents, spread
-from streammig.checkpoint.fence import Fence, Fences, Mark, fenced, fences_path, has_sent, refuse_stale
+from streammig.checkpoint.fence import Fence, FenceFile, Mark, fence_path, fenced, has_sent, refuse_stale
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import outbox_path, write_body
@@ -40,7 +40,7 @@ __all__ = [
     "CheckpointWriter",
     "Contents",
     "Fence",
-    "Fences",
+    "FenceFile",
     "Finding",
     "Mark",
     "Role",
@@ -51,8 +51,8 @@ __all__ = [
     "Timeline",
     "Totals",
     "Window",
+    "fence_path",
     "fenced",
-    "fences_path",
     "has_sent",
     "hash_owner",
     "is_held",

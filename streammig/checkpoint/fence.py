@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,38 +38,50 @@ class Mark(NamedTuple):
         return Mark(max(self.tick, other.tick), stage, place, max(self.parts, other.parts))
 
 
-class Fences(SharedFile):
-    """The fences of all checkpoints of a state folder."""
+class FenceFile(SharedFile):
+    """The fence of one checkpoint. Only who holds the fence's lock writes it, so it may have a WAL while it does: a
+    commit then syncs once, not four times."""
 
     role = Role(
-        "the fence file", "fence",
-        "Move it away. The next run of each checkpoint then asks for --checkpoint-is-current.",
-    )  # fmt: skip
+        "the fence file", "fence", "Move it away. The next run of its checkpoint then asks for --checkpoint-is-current."
+    )
     application = 0x734D466E  # "sMFn"
-    format = 1
-    # One row for each checkpoint, by the id inside it: so a copy is known, whatever its name, also after the API key
-    # was changed. The columns are those of `Mark`; the place is source, offset, unit and record. No value ever falls.
+    format = 2
+    # One row. The columns are those of `Mark`; the place is source, offset, unit and record. No value ever falls.
     schema = """
 CREATE TABLE fence (
-    id TEXT PRIMARY KEY, tick INTEGER NOT NULL, stage INTEGER NOT NULL, source INTEGER NOT NULL,
-    offset INTEGER NOT NULL, unit INTEGER NOT NULL, record INTEGER NOT NULL, parts INTEGER NOT NULL) WITHOUT ROWID"""
+    id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, stage INTEGER NOT NULL, source INTEGER NOT NULL,
+    offset INTEGER NOT NULL, unit INTEGER NOT NULL, record INTEGER NOT NULL, parts INTEGER NOT NULL)"""
+    _writes = False
 
-    def mark(self, run_id: str) -> Mark | None:
-        """How far this checkpoint's requests have come; None where it is not known here."""
-        rows = self.rows("SELECT tick, stage, source, offset, unit, record, parts FROM fence WHERE id = ?", run_id)
+    def mark(self) -> Mark | None:
+        """How far the checkpoint's requests have come; None where that was never said."""
+        rows = self.rows("SELECT tick, stage, source, offset, unit, record, parts FROM fence")
         return Mark(rows[0][0], rows[0][1], Place(*rows[0][2:6]), rows[0][6]) if rows else None
 
-    def raise_to(self, run_id: str, mark: Mark) -> None:
+    def raise_to(self, mark: Mark) -> None:
         """Durably note that the checkpoint's requests have come so far."""
+        if not self._writes:
+            self.rows("PRAGMA journal_mode = WAL")
+            self._writes = True
         with self.transaction():
-            known = self.mark(run_id)
+            known = self.mark()
             mark = mark if known is None else mark.joined(known)
-            row = run_id, mark.tick, mark.stage, *mark.place, mark.parts
+            row = 1, mark.tick, mark.stage, *mark.place, mark.parts
             self.change("INSERT OR REPLACE INTO fence VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row)
 
+    def close(self) -> None:
+        """Close it, with the log folded in: so a later reader makes no new one."""
+        if self._writes:
+            with suppress(sqlite3.Error):
+                self._db.execute("PRAGMA busy_timeout = 0")
+                self._db.execute("PRAGMA journal_mode = DELETE")
+        super().close()
 
-def fences_path(state_folder: Path) -> Path:
-    return state_folder / "fences.sqlite"
+
+def fence_path(state_folder: Path, run_id: str) -> Path:
+    """By the id inside a checkpoint: so a copy is known, whatever its name, also after the API key was changed."""
+    return state_folder / f"{run_id}.fence"
 
 
 class Fence:
@@ -82,14 +95,14 @@ class Fence:
         self.run_id = run_id
         self.newer = newer
         self.known = known
-        self._path = fences_path(state_folder)
-        self._file: Fences | None = None
+        self._path = fence_path(state_folder, run_id)
+        self._file: FenceFile | None = None
 
     def raise_to(self, mark: Mark) -> None:
-        """As `Fences.raise_to`. Comes after the commit that numbers a request, and before its first byte (I2)."""
+        """As `FenceFile.raise_to`. Comes after the commit that numbers a request, and before its first byte (I2)."""
         if self._file is None:
-            self._file = Fences(self._path)
-        self._file.raise_to(self.run_id, mark)
+            self._file = FenceFile(self._path)
+        self._file.raise_to(mark)
 
     def close(self) -> None:
         if self._file is not None:
@@ -116,7 +129,7 @@ def fenced(
             " checkpoint, run the same command once with --checkpoint-is-current.",
         )
     lock = _lock_path(state_folder, run_id)
-    with translated(lock, Fences.role):
+    with translated(lock, FenceFile.role):
         create_owner_only(lock)
     said = f"another copy of the checkpoint {path} is being run"
     hint = "Both would send the same records. Go on with one of them only, best with the one that is running now."
@@ -151,12 +164,13 @@ def _lock_path(state_folder: Path, run_id: str) -> Path:
 
 def _known(state_folder: Path, run_id: str) -> Mark | None:
     """What the state folder knows of a checkpoint; changes nothing."""
-    path = fences_path(state_folder)
+    path = fence_path(state_folder, run_id)
     if not path.exists() or not path.stat().st_size:
         return None
-    file = Fences(path, read_only=True)
+    file = FenceFile(path, read_only=True)
     try:
-        return file.mark(run_id)
+        file.verify()  # a file that was cut reads as nulls
+        return file.mark()
     finally:
         file.close()
 

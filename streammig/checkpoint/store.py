@@ -30,6 +30,10 @@ class Store:
         """As `CheckpointWriter.write`."""
         return await self.writer.write(change)
 
+    def begin(self, change: Callable[[Checkpoint], T]) -> asyncio.Future[T]:
+        """As `CheckpointWriter.begin`."""
+        return self.writer.begin(change)
+
     async def read(self, question: Callable[[Checkpoint], T]) -> T:
         """The answer as of one moment; it holds every change whose `write` has returned."""
         return await self._asked(self._read, question)

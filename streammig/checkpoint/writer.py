@@ -36,15 +36,20 @@ class CheckpointWriter:
         Changes are applied in the order they were asked for. A caller that is cancelled gives up waiting; the
         change is still made.
         """
-        if self._broken is not None:
-            raise self._broken
+        return await self.begin(change)
+
+    def begin(self, change: Callable[[Checkpoint], T]) -> asyncio.Future[T]:
+        """As `write`, for who goes on meanwhile."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
+        if self._broken is not None:
+            self._fail(done, self._broken)
+            return done
         self._waiting.append((change, done))
         if self._idle.is_set():
             self._idle.clear()
             loop.call_soon(self._begin)  # what else is asked for in this turn of the loop goes into the same commit
-        return await done
+        return done
 
     async def flush(self) -> None:
         """Wait until everything asked for so far is durable or has failed."""
@@ -80,10 +85,13 @@ class CheckpointWriter:
         self._broken = error
         for _, done in taken + self._waiting:
             if not done.done():
-                done.set_exception(error)
-                done.exception()  # a caller that was cancelled meanwhile does not fetch it
+                self._fail(done, error)
         self._waiting = []
         self._idle.set()
+
+    def _fail(self, done: asyncio.Future[Any], error: BaseException) -> None:
+        done.set_exception(error)
+        done.exception()  # a caller that was cancelled meanwhile does not fetch it
 
     def _commit(self, changes: list[Callable[[Checkpoint], Any]]) -> list[Any]:
         with self._checkpoint.transaction():

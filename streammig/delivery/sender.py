@@ -81,7 +81,8 @@ class Sender:
 
     A batch with an unknown outcome keeps its worker busy until it is decided, so that there are never more of them
     than workers. After one, the next request waits until an authenticated read succeeds: sending into a target that
-    swallows answers only makes more of them. `in_flight` is held by each request that is under way.
+    swallows answers only makes more of them. `in_flight` is held by each request that is under way. A yes frees it
+    at once: its receipt and the next request's intent then share a commit, in this order.
     """
 
     client: Client
@@ -103,18 +104,35 @@ class Sender:
     _noted: set[str] = field(default_factory=set)  # fields of answers that were told
     _refused: list[Batch] = field(default_factory=list)  # whole batches, since the last one that was accepted
     _oversized: list[Batch] = field(default_factory=list)  # of one owner, by a 413, since the last one accepted
+    _settling: set[asyncio.Future[None]] = field(default_factory=set)  # receipts that are not durable yet
 
     def __post_init__(self) -> None:
         self.try_named = self.options.try_named
         self.in_flight = asyncio.Semaphore(self.options.concurrency)
 
-    async def deliver(self, batch: Batch, may_wait: bool = False) -> BatchState:
+    @property
+    def settling(self) -> bool:
+        """Whether something is accepted that is not durable yet."""
+        return bool(self._settling)
+
+    async def settled(self) -> None:
+        """Wait until all that was accepted is durable. Raises what the checkpoint raised."""
+        await asyncio.gather(*self._settling)
+
+    async def deliver(self, batch: Batch) -> BatchState:
         """Send a sealed batch until its fate is known; returns the state it is left in.
 
-        UNKNOWN is returned only when `stop` is set or a pilot leaves it so; SEALED only when `stop` is set or, where it
-        `may_wait`, while the batch is held back. A request that is under way is waited for, nothing else is. Raises
-        `TargetStop` where the target's word ends the run, `UnknownOutcome` where too many are parked.
+        UNKNOWN is returned only when `stop` is set or a pilot leaves it so; SEALED only when `stop` is set. A request
+        that is under way is waited for, nothing else is. Raises `TargetStop` where the target's word ends the run,
+        `UnknownOutcome` where too many are parked.
         """
+        state = await self.deliver_one_of_many(batch, may_wait=False)
+        await self.settled()
+        return state
+
+    async def deliver_one_of_many(self, batch: Batch, may_wait: bool = True) -> BatchState:
+        """As `deliver`, but ACCEPTED is returned before that is durable, and SEALED also while the batch is held back,
+        where it `may_wait`."""
         if not self.sizes.takes(batch.size) and (parts := await self._smaller(batch)):
             return await self._deliver_parts(parts)
         tries = _Tries(batch.attempts)
@@ -143,7 +161,8 @@ class Sender:
             if receipt is None:
                 break
             receipt = await self._explain(batch, tries.attempt, receipt)
-            self.context.notify(Answered(batch, receipt, tries.attempt))
+            if not _is_plain_yes(receipt):  # that is told when it is durable
+                self.context.notify(Answered(batch, receipt, tries.attempt))
             state = await self._follow(batch, receipt, tries)
             if state is not BatchState.SEALED:
                 return state
@@ -161,7 +180,11 @@ class Sender:
         receipt = as_ruled(batch, await self._exchange(batch.stage, body, permit))
         # Its message follows when it is redacted: what is decided must not wait for that.
         silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.context.now()
-        await self.store.write(lambda file: file.received(batch, tries.attempt, silent, state, at))
+        noted = self.store.begin(lambda file: file.received(batch, tries.attempt, silent, state, at))
+        if _is_plain_yes(receipt):
+            self._settle(noted, Answered(batch, receipt, tries.attempt))
+        else:
+            await noted
         if receipt.kind is Kind.NOT_SENT:
             permit.unsent()
         elif receipt.status is not None:
@@ -171,6 +194,15 @@ class Sender:
         if receipt.kind is Kind.UNKNOWN:
             self.reachability.doubt()
         return receipt
+
+    def _settle(self, noted: asyncio.Future[None], answered: Answered) -> None:
+        def settled(noted: asyncio.Future[None]) -> None:
+            self._settling.discard(noted)
+            if not noted.cancelled() and noted.exception() is None:
+                self.context.notify(answered)
+
+        self._settling.add(noted)
+        noted.add_done_callback(settled)
 
     async def _exchange(self, stage: str, body: bytes, permit: Permit) -> Receipt:
         """The client's receipt; where the run is to stop before the first byte left, the request is given up."""
@@ -345,6 +377,11 @@ class Sender:
         drafts = [assemble(group, contents.head, contents.tail, ranges_of(group)) for group in groups]
         at = self.context.now()
         return await self.store.write(lambda file: file.split(batch, drafts, at))
+
+
+def _is_plain_yes(receipt: Receipt) -> bool:
+    """Whether nothing has to be redacted, or to follow."""
+    return receipt.kind is Kind.ACCEPTED and not receipt.message
 
 
 async def bury(

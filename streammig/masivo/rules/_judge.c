@@ -7,18 +7,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
-#if defined(__SSE2__) && !defined(STREAMMIG_PLAIN)
-#include <emmintrin.h>
-#define JUDGE_VECTORS 1
-#else
-#define JUDGE_VECTORS 0
-#endif
-
-typedef const uint8_t *At; /* a place in the block; NULL says "not sure" */
+#include "_text.h"
 
 /* ---- the table: in the order of `compiled.KINDS` and `compiled.FLAGS` ---- */
 
@@ -40,7 +30,8 @@ enum {
 
 enum { TOLD = 1, MARK = 2 }; /* of an unknown field: it counts as dropped; only some values of it may be cut */
 
-enum { MOST_FIELDS = 64, MOST_EXTRAS = 64, MOST_KEYS = 4096, KEY_SLOTS = 8192, MOST_NEWS = 8, MOST_NAME = 64 };
+enum { MOST_FIELDS = 64, MOST_EXTRAS = 64, MOST_NEWS = 8, MOST_NAME = 64 };
+enum { KEY_BITS = 13, FEW_KEY_BITS = 7, MOST_KEYS = 1 << (KEY_BITS - 1) }; /* there are two slots for each key */
 enum { DEPTH = 64, FREE_NAMES = 32, UUID_BYTES = 36, NUMBER_BYTES = 30, ZERO_AMOUNT = -1 };
 
 typedef struct {
@@ -64,6 +55,7 @@ typedef struct {
 
 typedef struct {
   PyObject *spec; /* owns every text that is pointed to */
+  PyObject *member, *part;                       /* these make what `edit` calls so */
   PyObject *integer, *decimal, *zero, *constant; /* the first two make a number of an int, and of a text */
   Shape *shapes;
   Extra extras[MOST_EXTRAS];
@@ -73,11 +65,6 @@ typedef struct {
 } Table;
 
 /* ---- one run over a block, and what it finds ---- */
-
-typedef struct {
-  void *data;
-  size_t count, room, size;
-} Vector;
 
 typedef struct { At begin, end; int clean; } Found;
 typedef struct { At begin, end; } Part;
@@ -96,8 +83,8 @@ typedef struct {
   Py_ssize_t limit; /* of a record, in bytes */
   Vector found, rows, texts, amounts, cuts, told;
   At keys[MOST_KEYS];
-  uint16_t slots[KEY_SLOTS];
-  int key_count, full, failed;
+  uint16_t slots[2 * MOST_KEYS];
+  int key_bits, key_count, full, failed;
   News news[MOST_NEWS];
   int news_count;
   /* of the object that adds an amount, and of the record */
@@ -107,125 +94,15 @@ typedef struct {
 } Run;
 
 static void *more(Run *run, Vector *it, size_t wanted) {
-  if (it->count + wanted > it->room) {
-    size_t room = it->room * 2 + wanted + 64;
-    void *data = realloc(it->data, room * it->size);
-    if (data == NULL) {
-      run->failed = 1;
-      return NULL;
-    }
-    it->data = data;
-    it->room = room;
-  }
-  void *at = (char *)it->data + it->count * it->size;
-  it->count += wanted;
+  void *at = grown(it, wanted);
+  if (at == NULL) run->failed = 1;
   return at;
 }
 
-/* ---- signs ---- */
-
-enum { IS_DIGIT = 1, IS_HEX = 2, IS_ATOM = 4, IS_LETTER = 8 };
-static uint8_t classes[256];
-
-static void fill_classes(void) {
-  for (int sign = 0; sign < 256; sign++) {
-    int digit = sign >= '0' && sign <= '9', small = sign | 32, letter = sign < 128 && small >= 'a' && small <= 'z';
-    int atom = sign > 32 && sign < 127 && !strchr("\"(),.:;<>@[\\]", sign);
-    classes[sign] = (uint8_t)((digit ? IS_DIGIT | IS_HEX : 0) | (letter && small <= 'f' ? IS_HEX : 0) |
-                              (atom ? IS_ATOM : 0) | (digit || letter ? IS_LETTER : 0));
-  }
-}
-
-static int is(uint8_t sign, int class) { return classes[sign] & class; }
-
-static At blanks(At at, At end) {
-  while (at < end && *at <= ' ' && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r')) at++;
-  return at;
-}
+/* ---- ids and e-mails ---- */
 
 static int same(At at, At end, const char *text, size_t length) {
   return (size_t)(end - at) >= length && memcmp(at, text, length) == 0;
-}
-
-/* ---- texts ---- */
-
-typedef struct { At begin, end; int escaped, high; } Text;
-
-/* The code unit of four hexadecimal digits; -1 where they are none. */
-static int hex4(At at, At end) {
-  int unit = 0;
-  if (end - at < 4) return -1;
-  for (int i = 0; i < 4; i++) {
-    if (!is(at[i], IS_HEX)) return -1;
-    unit = unit * 16 + (is(at[i], IS_DIGIT) ? at[i] - '0' : (at[i] | 32) - 'a' + 10);
-  }
-  return unit;
-}
-
-/* Behind the escape that begins here. A surrogate needs its other half. */
-static At escape(At at, At end) {
-  if (end - at < 2) return NULL;
-  if (at[1] != 'u') return at[1] != 0 && strchr("\"\\/bfnrt", at[1]) ? at + 2 : NULL;
-  int unit = hex4(at + 2, end);
-  if (unit < 0 || (unit >= 0xDC00 && unit <= 0xDFFF)) return NULL;
-  at += 6;
-  if (unit < 0xD800 || unit > 0xDBFF) return at;
-  if (end - at < 6 || at[0] != '\\' || at[1] != 'u') return NULL;
-  unit = hex4(at + 2, end);
-  return unit >= 0xDC00 && unit <= 0xDFFF ? at + 6 : NULL;
-}
-
-static int follows(uint8_t sign) { return (sign & 0xC0) == 0x80; }
-
-/* Behind the character of several bytes that begins here: UTF-8, no overlong form, no surrogate. */
-static At character(At at, At end) {
-  ptrdiff_t left = end - at;
-  uint8_t first = at[0];
-  if (first >= 0xC2 && first <= 0xDF && left >= 2 && follows(at[1])) return at + 2;
-  if ((first & 0xF0) == 0xE0 && left >= 3 && follows(at[1]) && follows(at[2])) {
-    return (first == 0xE0 && at[1] < 0xA0) || (first == 0xED && at[1] >= 0xA0) ? NULL : at + 3;
-  }
-  if (first >= 0xF0 && first <= 0xF4 && left >= 4 && follows(at[1]) && follows(at[2]) && follows(at[3])) {
-    return (first == 0xF0 && at[1] < 0x90) || (first == 0xF4 && at[1] >= 0x90) ? NULL : at + 4;
-  }
-  return NULL;
-}
-
-/* The first byte that is no plain sign of a text, or the end of the block. */
-static At plain(At at, At end) {
-#if JUDGE_VECTORS
-  for (; end - at >= 16; at += 16) {
-    __m128i some = _mm_loadu_si128((const __m128i *)at);
-    __m128i odd = _mm_or_si128(_mm_cmpeq_epi8(some, _mm_set1_epi8('"')), _mm_cmpeq_epi8(some, _mm_set1_epi8('\\')));
-    odd = _mm_or_si128(odd, _mm_cmplt_epi8(some, _mm_set1_epi8(32))); /* signed: from 0x80 on, too */
-    int mask = _mm_movemask_epi8(odd);
-    if (mask) return at + __builtin_ctz((unsigned)mask);
-  }
-#endif
-  while (at < end && *at >= 32 && *at < 128 && *at != '"' && *at != '\\') at++;
-  return at;
-}
-
-/* Behind the text whose opening quote stands here. */
-static At text(At at, At end, Text *it) {
-  if (at >= end || *at != '"') return NULL;
-  it->begin = ++at;
-  it->escaped = it->high = 0;
-  for (;;) {
-    at = plain(at, end);
-    if (at >= end || *at < 32) return NULL;
-    if (*at == '"') break;
-    if (*at == '\\') {
-      it->escaped = 1;
-      at = escape(at, end);
-    } else {
-      it->high = 1;
-      at = character(at, end);
-    }
-    if (at == NULL) return NULL;
-  }
-  it->end = at;
-  return at + 1;
 }
 
 /* How many characters a text has. */
@@ -238,53 +115,17 @@ static long long characters(const Text *it) {
   return count;
 }
 
-static uint8_t *encoded(uint8_t *to, int point) {
-  if (point < 0x80) {
-    *to++ = (uint8_t)point;
-  } else if (point < 0x800) {
-    *to++ = (uint8_t)(0xC0 | point >> 6);
-    *to++ = (uint8_t)(0x80 | (point & 63));
-  } else if (point < 0x10000) {
-    *to++ = (uint8_t)(0xE0 | point >> 12);
-    *to++ = (uint8_t)(0x80 | (point >> 6 & 63));
-    *to++ = (uint8_t)(0x80 | (point & 63));
-  } else {
-    *to++ = (uint8_t)(0xF0 | point >> 18);
-    *to++ = (uint8_t)(0x80 | (point >> 12 & 63));
-    *to++ = (uint8_t)(0x80 | (point >> 6 & 63));
-    *to++ = (uint8_t)(0x80 | (point & 63));
-  }
-  return to;
-}
-
 /* A text without its escapes, in `texts`: where it begins there; its length goes to `length`. Escapes only shrink. */
 static uint8_t *decoded(Run *run, const Text *it, size_t *length) {
   size_t most = (size_t)(it->end - it->begin);
-  uint8_t *begin = more(run, &run->texts, most), *to = begin;
+  uint8_t *begin = more(run, &run->texts, most);
   if (begin == NULL) return NULL;
-  if (!it->escaped) {
+  if (it->escaped) {
+    *length = (size_t)(unescaped(begin, it) - begin);
+  } else {
     memcpy(begin, it->begin, most);
     *length = most;
-    return begin;
   }
-  for (At at = it->begin; at < it->end;) {
-    if (*at != '\\') {
-      *to++ = *at++;
-    } else if (at[1] == 'u') {
-      int point = hex4(at + 2, it->end);
-      at += 6;
-      if (point >= 0xD800 && point <= 0xDBFF) {
-        point = 0x10000 + ((point - 0xD800) << 10) + hex4(at + 2, it->end) - 0xDC00;
-        at += 6;
-      }
-      to = encoded(to, point);
-    } else {
-      static const char from[] = "\"\\/bfnrt", as[] = "\"\\/\b\f\n\r\t";
-      *to++ = (uint8_t)as[strchr(from, at[1]) - from];
-      at += 2;
-    }
-  }
-  *length = (size_t)(to - begin);
   run->texts.count -= most - *length;
   return begin;
 }
@@ -516,12 +357,13 @@ static int key_of(Run *run, const Text *it) {
     memcpy(&some, it->begin + i, 8);
     hash = (hash ^ some) * 0x9E3779B97F4A7C15u;
   }
-  for (size_t slot = hash >> 51;; slot = (slot + 1) % KEY_SLOTS) {
+  size_t most = (size_t)1 << (run->key_bits - 1);
+  for (size_t slot = hash >> (64 - run->key_bits);; slot = (slot + 1) % (2 * most)) {
     int key = run->slots[slot] - 1;
     if (key >= 0 && memcmp(run->keys[key], it->begin, UUID_BYTES) == 0) return key;
     if (key >= 0) continue;
     if (!good_uuid(it)) return -1;
-    if (run->key_count == MOST_KEYS) {
+    if ((size_t)run->key_count == most) {
       run->full = 1;
       return -1;
     }
@@ -927,6 +769,11 @@ static PyObject *decimal(const Table *table, At at, size_t length) {
   return found;
 }
 
+static PyObject *amount_of(const Run *run, const Amount *it) {
+  if (it->begin == ZERO_AMOUNT) return Py_NewRef(run->table->zero);
+  return decimal(run->table, run->base + it->begin, (size_t)it->length);
+}
+
 static int put_amounts(const Run *run, PyObject **out) {
   const Table *table = run->table;
   PyObject **keys = PyMem_Calloc((size_t)run->key_count + 1, sizeof(PyObject *));
@@ -937,13 +784,7 @@ static int put_amounts(const Run *run, PyObject **out) {
   }
   for (size_t i = 0; good && i < run->amounts.count; i++) {
     const Amount *it = (const Amount *)run->amounts.data + i;
-    PyObject *amount = NULL;
-    if (it->begin == ZERO_AMOUNT) {
-      amount = Py_NewRef(table->zero);
-    } else {
-      amount = decimal(table, run->base + it->begin, (size_t)it->length);
-    }
-    good = put(out[AMOUNTS], (Py_ssize_t)i, amount);
+    good = put(out[AMOUNTS], (Py_ssize_t)i, amount_of(run, it));
     PyList_SET_ITEM(out[KEYS], (Py_ssize_t)i, Py_NewRef(table->constant != Py_None ? table->constant : keys[it->key]));
   }
   for (int i = 0; keys && i < run->key_count; i++) Py_XDECREF(keys[i]);
@@ -1038,11 +879,13 @@ static PyObject *told(const Run *run) {
 }
 
 /* A run over the bytes from `low` to `high`; all places that it finds are counted from `low`. */
-static Run *begin(const Table *table, const Py_buffer *data, Py_ssize_t low, Py_ssize_t high, Py_ssize_t limit) {
+static Run *begin(const Table *table, const Py_buffer *data, Py_ssize_t low, Py_ssize_t high, Py_ssize_t limit,
+                  int key_bits) {
   Run *run = malloc(sizeof(Run));
   if (run == NULL) return (Run *)PyErr_NoMemory();
-  memset(run->slots, 0, sizeof(run->slots));
+  memset(run->slots, 0, sizeof(*run->slots) << key_bits);
   run->table = table;
+  run->key_bits = key_bits;
   run->base = (At)data->buf + low;
   run->end = (At)data->buf + high;
   run->limit = limit;
@@ -1066,6 +909,154 @@ static PyObject *end(Run *run) {
   PyObject *found = told(run);
   discard(run);
   return found;
+}
+
+/* ---- the clean parts of a record that is not clean ---- */
+
+enum { OBJECTS, LISTS, PAIRS, LOOKED };
+
+/* What is found, by where it begins: the members of objects, the places of lists' elements, keys with their amounts. */
+typedef struct {
+  Run *run;
+  PyObject *found[LOOKED];
+} Look;
+
+/* Put something into one of these; it is owned here from now on. */
+static int put_at(Look *look, int into, At at, PyObject *it) {
+  PyObject *key = it ? PyLong_FromSsize_t(at - look->run->base) : NULL;
+  int good = key && PyDict_SetItem(look->found[into], key, it) == 0;
+  Py_XDECREF(key);
+  Py_XDECREF(it);
+  return good;
+}
+
+static PyObject *place(const Run *run, At at) { return PyLong_FromSsize_t(at - run->base); }
+
+/* Put in the key and the amount of the object that begins here. */
+static int put_pair(Look *look, At at) {
+  Run *run = look->run;
+  const Amount *it = (const Amount *)run->amounts.data;
+  PyObject *key = run->table->constant;
+  key = key != Py_None ? Py_NewRef(key) : lower(ascii(run->keys[it->key], UUID_BYTES));
+  PyObject *amount = amount_of(run, it), *pair = key && amount ? PyTuple_Pack(2, key, amount) : NULL;
+  Py_XDECREF(key);
+  Py_XDECREF(amount);
+  run->amounts.count = 0;
+  return put_at(look, PAIRS, at, pair);
+}
+
+/* Behind the value that begins here, if it can be sent as it stands. */
+static At as_it_stands(Run *run, At at, const Field *field, int depth) {
+  At end = run->end, behind = NULL;
+  run->amounts.count = run->cuts.count = run->texts.count = 0;
+  if (*at != 'n') behind = value(run, at, field, depth);
+  else if ((field->flags & NULLABLE) && same(at, end, "null", 4)) behind = at + 4;
+  return run->cuts.count ? NULL : behind;
+}
+
+static At look_at(Look *look, At at, const Field *field, int depth, int *clean);
+
+/* Put in a member, unless the object has one of this name. */
+static int put_member(const Run *run, PyObject *members, const Text *name, At begin, At end, int clean) {
+  PyObject *text = PyUnicode_DecodeUTF8((const char *)name->begin, name->end - name->begin, NULL);
+  PyObject *all[] = {place(run, name->begin - 1), place(run, begin), place(run, end), clean ? Py_True : Py_False};
+  PyObject *member = NULL;
+  if (text && all[0] && all[1] && all[2] && PyDict_Contains(members, text) == 0) {
+    member = PyObject_Vectorcall(run->table->member, all, 4, NULL);
+  }
+  int good = member && PyDict_SetItem(members, text, member) == 0;
+  for (int i = 0; i < 3; i++) Py_XDECREF(all[i]);
+  Py_XDECREF(text);
+  Py_XDECREF(member);
+  return good;
+}
+
+/* Behind the object that begins here, whose members go to `members`. */
+static At look_at_members(Look *look, At at, const Shape *shape, int depth, PyObject *members) {
+  Run *run = look->run;
+  At end = run->end;
+  uint64_t seen = 0;
+  int next = 0;
+  at = blanks(at + 1, end);
+  if (at < end && *at == '}') return at + 1;
+  for (;; at = blanks(at + 1, end)) {
+    Text name;
+    int clean = 0, which = at < end ? known(shape, at + 1, end, &next, &seen) : NO_FIELD;
+    at = text(at, end, &name);
+    if (at == NULL || name.escaped) return NULL;
+    at = blanks(at, end);
+    if (at >= end || *at != ':') return NULL;
+    At begin = blanks(at + 1, end);
+    at = which < 0 ? anything(begin, end, depth + 1, 0) : look_at(look, begin, &shape->fields[which], depth, &clean);
+    if (at == NULL || !put_member(run, members, &name, begin, at, clean)) return NULL;
+    at = blanks(at, end);
+    if (at >= end) return NULL;
+    if (*at == '}') return at + 1;
+    if (*at != ',') return NULL;
+  }
+}
+
+static At look_at_object(Look *look, At at, const Shape *shape, int depth) {
+  PyObject *members = PyDict_New();
+  At behind = members ? look_at_members(look, at, shape, depth, members) : NULL;
+  if (behind && put_at(look, OBJECTS, at, members)) return behind;
+  if (!behind) Py_XDECREF(members);
+  return NULL;
+}
+
+/* Behind the list that begins here, the places of whose elements go to `parts`. */
+static At look_at_elements(Look *look, At at, const Field *field, int depth, int *clean, PyObject *parts) {
+  const Run *run = look->run;
+  const Field element = {.kind = OBJECT, .child = field->child};
+  At end = run->end;
+  *clean = 1;
+  at = blanks(at + 1, end);
+  if (at < end && *at == ']') {
+    *clean = !(field->flags & UNITS);
+    return at + 1;
+  }
+  for (;; at = blanks(at + 1, end)) {
+    int good;
+    At begin = at;
+    at = look_at(look, begin, &element, depth, &good);
+    if (at == NULL) return NULL;
+    PyObject *part = PyObject_CallFunction(run->table->part, "nn", begin - run->base, at - run->base);
+    int added = part && PyList_Append(parts, part) == 0;
+    Py_XDECREF(part);
+    if (!added) return NULL;
+    *clean &= good;
+    at = blanks(at, end);
+    if (at >= end) return NULL;
+    if (*at == ']') break;
+    if (*at != ',') return NULL;
+  }
+  if ((field->flags & UNITS) && PyList_GET_SIZE(parts) > run->table->most_units) *clean = 0;
+  return at + 1;
+}
+
+static At look_at_list(Look *look, At at, const Field *field, int depth, int *clean) {
+  PyObject *parts = PyList_New(0);
+  At behind = parts ? look_at_elements(look, at, field, depth, clean, parts) : NULL;
+  if (behind && put_at(look, LISTS, at, parts)) return behind;
+  if (!behind) Py_XDECREF(parts);
+  return NULL;
+}
+
+/* Behind the value that begins here; `clean` says whether it can be sent as it stands. NULL: not even its end is sure. */
+static At look_at(Look *look, At at, const Field *field, int depth, int *clean) {
+  Run *run = look->run;
+  const Shape *shapes = run->table->shapes;
+  int adds = field->kind >= OBJECT && field->kind <= LIST && shapes[field->child].adds;
+  *clean = 0;
+  if (at >= run->end) return NULL;
+  At behind = adds && field->kind == LIST ? NULL : as_it_stands(run, at, field, depth);
+  if (behind) {
+    *clean = 1;
+    return adds && !put_pair(look, at) ? NULL : behind;
+  }
+  if (field->kind == OBJECT && *at == '{') return look_at_object(look, at, &shapes[field->child], depth + 1);
+  if (field->kind == LIST && *at == '[') return look_at_list(look, at, field, depth, clean);
+  return anything(at, run->end, depth + 1, 0);
 }
 
 /* ---- the module ---- */
@@ -1122,10 +1113,10 @@ static PyObject *make_table(PyObject *module, PyObject *spec) {
   }
   table->spec = Py_NewRef(spec);
   PyObject *shapes, *extras;
-  int good = PyArg_ParseTuple(spec, "O!O!OOOOO!iiLLLi", &PyTuple_Type, &shapes, &PyTuple_Type, &extras, &table->integer,
-                              &table->decimal, &table->zero, &table->constant, &PyTuple_Type, &table->words,
-                              &table->digits, &table->longest, &table->now, &table->room, &table->most_units,
-                              &table->grouped);
+  int good = PyArg_ParseTuple(spec, "O!O!OOOOOOO!iiLLLi", &PyTuple_Type, &shapes, &PyTuple_Type, &extras,
+                              &table->member, &table->part, &table->integer, &table->decimal, &table->zero,
+                              &table->constant, &PyTuple_Type, &table->words, &table->digits, &table->longest,
+                              &table->now, &table->room, &table->most_units, &table->grouped);
   if (good && PyTuple_GET_SIZE(extras) > MOST_EXTRAS) {
     PyErr_SetString(PyExc_ValueError, "too many unknown fields");
     good = 0;
@@ -1165,7 +1156,7 @@ static PyObject *judge_elements(PyObject *module, PyObject *arguments) {
   if (table && (low < 0 || high < low || high > data.len || data.len > INT32_MAX || most < 0)) {
     PyErr_SetString(PyExc_ValueError, "a place outside the block");
   } else if (table) {
-    Run *run = begin(table, &data, low, high, limit);
+    Run *run = begin(table, &data, low, high, limit, KEY_BITS);
     if (run) {
       Py_BEGIN_ALLOW_THREADS
       elements(run, run->base, (size_t)most);
@@ -1193,7 +1184,7 @@ static PyObject *judge_framed(PyObject *module, PyObject *arguments) {
     good = each[2 * i] >= 0 && each[2 * i] <= each[2 * i + 1] && each[2 * i + 1] <= data.len;
   }
   if (table && !good) PyErr_SetString(PyExc_ValueError, "a place outside the block");
-  Run *run = good ? begin(table, &data, 0, data.len, limit) : NULL;
+  Run *run = good ? begin(table, &data, 0, data.len, limit, KEY_BITS) : NULL;
   if (run) {
     Py_BEGIN_ALLOW_THREADS
     framed(run, each, (size_t)count, prove);
@@ -1205,41 +1196,31 @@ static PyObject *judge_framed(PyObject *module, PyObject *arguments) {
   return found;
 }
 
-/* The keys and the amounts of an object inside a record, or of a list of them, that needs no edit; else None. */
-static PyObject *judge_part(PyObject *module, PyObject *arguments) {
+/* The clean parts of one record; None where it is not sure to be an object without repeated fields. */
+static PyObject *judge_look(PyObject *module, PyObject *arguments) {
   (void)module;
   PyObject *capsule, *found = NULL;
   Py_buffer data;
-  Py_ssize_t low, high;
-  int shape;
-  if (!PyArg_ParseTuple(arguments, "Oiy*nn", &capsule, &shape, &data, &low, &high)) return NULL;
+  if (!PyArg_ParseTuple(arguments, "Oy*", &capsule, &data)) return NULL;
   const Table *table = PyCapsule_GetPointer(capsule, TABLE);
-  if (table && (low < 0 || high <= low || high > data.len || data.len > INT32_MAX || shape < 1 ||
-                shape >= table->shape_count)) {
-    PyErr_SetString(PyExc_ValueError, "a place outside the block");
-  } else if (table) {
-    Run *run = begin(table, &data, low, high, high - low);
-    if (run) {
-      Field field = {.kind = *run->base == '[' ? LIST : OBJECT, .child = shape};
-      run->row = (Row){.units = 1};
-      run->list = (Part){NULL, NULL};
-      int clean = value(run, run->base, &field, 1) == run->end && run->cuts.count == 0;
-      Py_ssize_t count = clean ? (Py_ssize_t)run->amounts.count : 0;
-      PyObject *out[COLUMNS] = {[KEYS] = PyList_New(count), [AMOUNTS] = PyList_New(count)};
-      if (run->failed) PyErr_NoMemory();
-      else if (!clean) found = Py_NewRef(Py_None);
-      else if (out[KEYS] && out[AMOUNTS] && put_amounts(run, out)) found = PyTuple_Pack(2, out[KEYS], out[AMOUNTS]);
-      Py_XDECREF(out[KEYS]);
-      Py_XDECREF(out[AMOUNTS]);
-      discard(run);
-    }
+  Run *run = table ? begin(table, &data, 0, data.len, data.len, FEW_KEY_BITS) : NULL;
+  if (run) {
+    Look look = {run, {PyDict_New(), PyDict_New(), PyDict_New()}};
+    int ready = look.found[OBJECTS] && look.found[LISTS] && look.found[PAIRS];
+    int object = ready && data.len <= INT32_MAX && data.len > 0 && *run->base == '{';
+    int sure = object && look_at_object(&look, run->base, &table->shapes[0], 0) == run->end;
+    if (run->failed) PyErr_NoMemory();
+    else if (sure) found = PyTuple_Pack(LOOKED, look.found[OBJECTS], look.found[LISTS], look.found[PAIRS]);
+    else if (!PyErr_Occurred()) found = Py_NewRef(Py_None);
+    for (int i = 0; i < LOOKED; i++) Py_XDECREF(look.found[i]);
+    discard(run);
   }
   PyBuffer_Release(&data);
   return found;
 }
 
 static PyMethodDef methods[] = {
-    {"part", judge_part, METH_VARARGS, "Judge an object or list inside a record: table, shape, data, low, high."},
+    {"look", judge_look, METH_VARARGS, "The clean parts of a record: table, data."},
     {"table", make_table, METH_O, "A table of what may stand in a record."},
     {"elements", judge_elements, METH_VARARGS, "Judge the elements of an array: table, data, low, high, most, limit."},
     {"framed", judge_framed, METH_VARARGS, "Judge records: table, data, places as pairs of int64, limit, prove."},
