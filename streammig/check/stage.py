@@ -138,7 +138,7 @@ class Note:
     letters: list[tuple[DeadLetter, str]] = field(default_factory=list)  # each with the id of its owner
     mentioned: Counter[tuple[str, str]] = field(default_factory=Counter)
     outlines: list[Outline] = field(default_factory=list)
-    purchases: bytes = b""
+    purchases: bytearray = field(default_factory=bytearray)  # to which spans are added without a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class Stage:
             behind = msgspec.structs.replace(letter, position=letter.position.behind(counted))
             self._write(self.checked.refuse(behind, owner))
         if self._purchases is not None:
-            self._purchases.add(note.purchases, counted)
+            self._purchases.add(bytes(note.purchases), counted)
         with self._on_disk():
             for outline in note.outlines:
                 outline.counted = counted
