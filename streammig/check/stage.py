@@ -21,9 +21,9 @@ from streammig.batching import BatchLimits, batcher, part_of, tally_of
 from streammig.check.kinds import Kinds, named_field
 from streammig.check.outline import Outline, Outlined, Spot, requests
 from streammig.check.purchases import CODE as TWICE
-from streammig.check.purchases import Purchases, rows_of_units
+from streammig.check.purchases import Purchases
 from streammig.columns import Chunk, Columns, Rows
-from streammig.dedup import KeyIndex, absent, owners_twice, repeated
+from streammig.dedup import KeyIndex, absent, owners_twice, repeated, rows_of_units
 from streammig.disk import disk_fault, own_folder
 from streammig.fields import AtFault
 from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up
