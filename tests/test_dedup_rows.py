@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from importlib import import_module
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 from streammig.columns import Chunk, Columns
-from streammig.dedup import parts
+from streammig.dedup import parts, roster
 from streammig.dedup.parts import parted
 from streammig.dedup.scan import HASH, NONE, OWNER, REASON, ROW, Keys, counted_on, hashes, packed, rows_of_units
 from streammig.model import Span
+from tests.test_dedup import build
 
 scan: Any = import_module("streammig.dedup.scan")  # its name in the package is that of its function
 _rows = scan._rows
@@ -93,6 +95,22 @@ def test_rows_that_can_be_no_entries_are_refused() -> None:
     ):
         with pytest.raises((ValueError, OverflowError)):
             _rows.parted(rows, numbers, bits)
+
+
+def test_reasons_are_found_as_python_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [(f"o{nth}", "", "" if nth % 3 else "gone") for nth in range(1000)]
+    asked = [f"o{nth}" for nth in range(-5, 1100, 7)]
+    for few in (said, said[:1], []):
+        with build(tmp_path / str(len(few)), few) as index:
+            compiled = index.missing(asked)
+            with monkeypatch.context() as patch:
+                patch.setattr(roster, "_rows", None)
+                patch.setattr(scan, "_rows", None)
+                assert index.missing(asked) == compiled
+            assert set(compiled.values()) <= {"gone", "unknown-customer"}
+    for data, count, hashed in ((bytes(60), 3, b""), (bytes(60), -1, b""), (bytes(60), 2, b"short")):
+        with pytest.raises(ValueError, match="no such"):
+            _rows.reasons(data, count, hashed)
 
 
 def test_columns_that_can_be_no_rows_are_refused() -> None:

@@ -353,7 +353,41 @@ static PyObject *parted(PyObject *module, PyObject *arguments) {
   return found;
 }
 
+/* ---- the roster ---- */
+
+enum { UNKNOWN = 255 };
+
+/* The reason of each owner with one of these hashes, as a byte; UNKNOWN where the first entries of a file have none. */
+static PyObject *reasons(PyObject *module, PyObject *arguments) {
+  (void)module;
+  Py_buffer roster;
+  Py_ssize_t count, length;
+  const char *hashed;
+  if (!PyArg_ParseTuple(arguments, "y*ny#", &roster, &count, &hashed, &length)) return NULL;
+  PyObject *found = NULL;
+  if (count < 0 || count > roster.len / sizes[0] || length % HASH) {
+    PyErr_SetString(PyExc_ValueError, "no such roster, or no hashes");
+  } else {
+    found = PyBytes_FromStringAndSize(NULL, length / HASH);
+  }
+  for (Py_ssize_t i = 0; found && i < length / HASH; i++) {
+    const uint8_t *entries = roster.buf;
+    Py_ssize_t low = 0, high = count;
+    while (low < high) {
+      Py_ssize_t middle = low + (high - low) / 2;
+      if (memcmp(entries + middle * sizes[0], hashed + i * HASH, HASH) < 0) low = middle + 1;
+      else high = middle;
+    }
+    const uint8_t *entry = entries + low * sizes[0];
+    int there = low < count && !memcmp(entry, hashed + i * HASH, HASH);
+    PyBytes_AS_STRING(found)[i] = (char)(there ? entry[sizes[0] - 1] : UNKNOWN);
+  }
+  PyBuffer_Release(&roster);
+  return found;
+}
+
 static PyMethodDef methods[] = {
+    {"reasons", reasons, METH_VARARGS, "Reasons of owners: roster, how many owners it has, hashes."},
     {"counted_on", counted_on, METH_VARARGS, "Rows with raised ordinals: rows, by how much."},
     {"parted", parted, METH_VARARGS, "Entries of rows: rows, their numbers, bits that tell the part."},
     {"hashes", hashes, METH_VARARGS, "The hashes of texts: key, person, texts."},

@@ -39,7 +39,7 @@ LAST_UNIT = (1 << 32) - 1  # an absent owner has no unit: it comes behind the re
 # fixed: a record, and the two kinds of duplicates. Should there be more than a byte can tell, one stands for the rest.
 FIXED = ("", "duplicate-customer", "duplicate-email")
 PRESENT, SAME_OWNER, SAME_UNIQUE = range(len(FIXED))
-MOST_REASONS, OTHER = 255, "left-out"
+MOST_REASONS, OTHER = 254, "left-out"
 
 
 class Scanned(NamedTuple):
