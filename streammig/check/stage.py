@@ -30,7 +30,7 @@ from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tal
 from streammig.scan import Halted, Tasks
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
 from streammig.sources.source import Source
-from streammig.target import Rules, TellsFacts
+from streammig.target import Rules, tells_facts
 
 NEAR = 1 << 20  # bytes between two records that are read through rather than leapt over
 MOST_MENTIONED = 5_000  # of a kind: more than any account holds
@@ -101,8 +101,8 @@ class Checked:
     def unsend(self, record: Record, own: Rules) -> None:
         """Take out what was added for a record that will not be sent."""
         self.sent -= record.tally
-        body = record.body
-        for kind, which in own.facts(body, [0], [len(body)], {}).mentioned if isinstance(own, TellsFacts) else ():
+        body, telling = record.body, tells_facts(own)
+        for kind, which in telling.facts(body, [0], [len(body)], {}).mentioned if telling is not None else ():
             found = self.mentioned[kind]
             found[which] -= 1
             if not found[which]:
@@ -179,8 +179,8 @@ class Noting:
             mean = inf if self.rules.once else self.limits.bytes / self.limits.units / 2
             note.outlines.append(Outline(span.source, mean))
         note.outlines[-1].add(chunk, self.key, shared=self.shared)
-        if isinstance(self.rules, TellsFacts):
-            facts = chunk.facts(self.rules.facts)
+        if (telling := tells_facts(self.rules)) is not None:
+            facts = chunk.facts(telling.facts)
             note.mentioned.update(facts.mentioned)
             note.purchases += rows_of_units(chunk, self.key, facts.keys)
 
