@@ -96,15 +96,19 @@ class OpenBatch:
 
     def put_rows(self, rows: Rows) -> bool:
         """Put these in, unless they share an owner or a unique value with each other, or with what is in here."""
-        uniques = list(filter(None, rows.uniques))
-        for there, new in ((self.owners, rows.owners), (self.uniques, uniques)):
-            if len(set(new)) < len(new) or not there.keys().isdisjoint(new):
-                return False
+        owners, uniques = rows.owners, rows.uniques
+        mine, others = dict.fromkeys(owners, rows), dict.fromkeys(uniques, rows)
+        if others.pop("", None) is not None:  # these have none
+            uniques = list(filter(None, uniques))
+        if len(mine) < len(owners) or len(others) < len(uniques):
+            return False
+        if not (self.owners.keys().isdisjoint(mine) and self.uniques.keys().isdisjoint(others)):
+            return False
         self.size += rows.size - (not self.parts)
         self.units += rows.units
         self.parts.append(rows)
-        self.owners.update(dict.fromkeys(rows.owners, rows))
-        self.uniques.update(dict.fromkeys(uniques, rows))
+        self.owners.update(mine)
+        self.uniques.update(others)
         return True
 
 

@@ -230,8 +230,11 @@ class Outbox:
     def sync(self) -> None:
         """Make new names and samples durable: before the commit."""
         with _translated(self.folder):
-            for path in self._unsynced:
-                (sync_names if path == self.folder else sync)(path)
+            # Names last: what a file's sync makes the file system write mostly holds them, and then they are free.
+            for path in self._unsynced - {self.folder}:
+                sync(path)
+            if self.folder in self._unsynced:
+                sync_names(self.folder)
         self._unsynced = set()
 
     def committed(self) -> None:
