@@ -97,7 +97,8 @@ class OpenBatch:
     def put_rows(self, rows: Rows) -> bool:
         """Put these in, unless they share an owner or a unique value with each other, or with what is in here."""
         owners, uniques = rows.owners, rows.uniques
-        mine, others = dict.fromkeys(owners, rows), dict.fromkeys(uniques, rows)
+        mine: dict[str, Part] = dict.fromkeys(owners, rows)
+        others: dict[str, Part] = dict.fromkeys(uniques, rows)
         if others.pop("", None) is not None:  # these have none
             uniques = list(filter(None, uniques))
         if len(mine) < len(owners) or len(others) < len(uniques):
@@ -106,9 +107,12 @@ class OpenBatch:
             return False
         self.size += rows.size - (not self.parts)
         self.units += rows.units
+        if self.parts:
+            self.owners.update(mine)
+            self.uniques.update(others)
+        else:
+            self.owners, self.uniques = mine, others
         self.parts.append(rows)
-        self.owners.update(mine)
-        self.uniques.update(others)
         return True
 
 
@@ -257,7 +261,8 @@ class Batcher(ABC):
         if self.only_sizes:
             draft = Draft((), tally_of(batch.parts), b"", b"", size=batch.size)
         else:
-            draft = assemble(batch.parts, self._head, self._tail, tuple([it.range for it in batch.stretches]))
+            ranges = tuple([it.range for it in batch.stretches])
+            draft = assemble(batch.parts, self._head, self._tail, ranges, len(batch.owners))
         self._frontier.seal(batch.stretches, draft.tally)
         return Sealing(draft, self._frontier.progress())
 

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from streammig.checkpoint.fence import Fence
 from streammig.checkpoint.file import Checkpoint
 
+GATHER = 0.004  # seconds from the begin of a commit to that of the next, at least: what comes meanwhile shares it
+
 T = TypeVar("T")
 Waiting = tuple[Callable[[Checkpoint], Any], asyncio.Future[Any]]
 
@@ -28,6 +30,7 @@ class CheckpointWriter:
         self._waiting: list[Waiting] = []
         self._idle = asyncio.Event()
         self._idle.set()
+        self._next = 0.0  # when the next commit may begin, in the loop's time
         self._broken: BaseException | None = None
 
     async def write(self, change: Callable[[Checkpoint], T]) -> T:
@@ -48,15 +51,23 @@ class CheckpointWriter:
         self._waiting.append((change, done))
         if self._idle.is_set():
             self._idle.clear()
-            loop.call_soon(self._begin)  # what else is asked for in this turn of the loop goes into the same commit
+            self._begin_soon(loop)
         return done
 
     async def flush(self) -> None:
         """Wait until everything asked for so far is durable or has failed."""
         await self._idle.wait()
 
+    def _begin_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """What else is asked for in this turn of the loop goes into the same commit, at least."""
+        if loop.time() < self._next:
+            loop.call_at(self._next, self._begin)
+        else:
+            loop.call_soon(self._begin)
+
     def _begin(self) -> None:
         """Commit all that waits, and what comes meanwhile after it."""
+        self._next = asyncio.get_running_loop().time() + GATHER
         taken, self._waiting = self._waiting, []
         changes = [change for change, _ in taken]
         try:
@@ -76,7 +87,7 @@ class CheckpointWriter:
             if not done.done():
                 done.set_result(result)
         if self._waiting:
-            self._begin()
+            self._begin_soon(asyncio.get_running_loop())
         else:
             self._idle.set()
 
