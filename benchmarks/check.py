@@ -4,9 +4,9 @@
 
 The export has customers, events and transactions. The contestants take turns: ijson in one process, `streammig check
 --offline` with one process, and with two workers. Speed is that of the whole command, by the clock. CPU is counted for
-each process: `worker` is that of all workers together, `serial` that of the command itself and of the child that sorts
-the keys, which no worker can share. The start of the command, measured on a tiny export, is left out of `serial`. The
-projection adds the serial part to a sixteenth of the workers' CPU. Memory is that of all processes together.
+each process: `worker` is that of all workers together, `serial` that of the command itself,
+which no worker can share. The start of the command, measured on a tiny export, is left out of `serial`. The projection
+adds the serial part to a sixteenth of the workers' CPU. Memory is that of all processes together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import ijson
 
 from benchmarks.figures import apart, figures, yes
-from benchmarks.migrate import OWNERS, PROGRAM, descendants
+from benchmarks.migrate import PROGRAM, descendants
 from benchmarks.watching import Watching
 from streammig.sandbox.sample import Sample, write_sample
 
@@ -41,7 +41,6 @@ class Watched(Watching):
     def __init__(self, pid: int) -> None:
         super().__init__()
         self.cpu: dict[int, float] = defaultdict(float)
-        self.commands: dict[int, str] = {}
         self.peak = 0
         self._pid = pid
 
@@ -49,7 +48,6 @@ class Watched(Watching):
         family = list(descendants(self._pid))
         self.peak = max(self.peak, sum(it.resident for it in family))
         for it in family:
-            self.commands[it.pid] = it.command
             try:
                 fields = Path(f"/proc/{it.pid}/stat").read_text().rpartition(")")[2].split()
             except OSError:
@@ -58,8 +56,7 @@ class Watched(Watching):
 
     def of(self, *, workers: bool) -> float:
         """The CPU seconds of the workers, or of all others."""
-        serial = {self._pid} | {pid for pid, command in self.commands.items() if OWNERS in command}
-        return sum(seconds for pid, seconds in self.cpu.items() if (pid not in serial) == workers)
+        return sum(seconds for pid, seconds in self.cpu.items() if (pid != self._pid) == workers)
 
 
 def by_ijson(folder: str) -> int:

@@ -4,8 +4,7 @@
 
 Client and sandbox are two processes on one machine. They share its cores, so the time is that of both. The memory is
 the client's: the resident memory of `streammig run` and its readers together, sampled 20 times a second, or the
-kernel's own peak of the command if that is more. The child that sorts the owners in DuckDB lives only before the first
-request, and has its own cap and its own line.
+kernel's own peak of the command if that is more.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from streammig.sandbox.sample import Sample, Written, write_sample
 
 GOAL_MB = 150
 DRAIN_SECONDS = 600
-OWNERS = "streammig.dedup.sort"
 PROGRAM = [sys.executable, "-m", "streammig"]
 
 
@@ -54,20 +52,17 @@ def told(url: str) -> Any:
 
 
 class Memory(Watching):
-    """Watches, in bytes, what a process and its readers hold in memory together (`peak`), and what the process that
-    sorts its dedup index does (`owners`)."""
+    """Watches, in bytes, what a process and its readers hold in memory together (`peak`)."""
 
     def __init__(self, pid: int) -> None:
-        self.peak = self.owners = 0
+        self.peak = 0
         super().__init__()
         self._pid = pid
 
     def look(self) -> None:
         family = list(descendants(self._pid))
-        own = [it for it in family if OWNERS not in it.command]
-        highest = max((it.peak for it in own if it.pid == self._pid), default=0)
-        self.peak = max(self.peak, highest, sum(it.resident for it in own))
-        self.owners = max([self.owners, *(max(it.peak, it.resident) for it in family if OWNERS in it.command)])
+        highest = max((it.peak for it in family if it.pid == self._pid), default=0)
+        self.peak = max(self.peak, highest, sum(it.resident for it in family))
 
 
 class Process(NamedTuple):
@@ -125,9 +120,7 @@ def migrate(folder: Path, url: str, key: str) -> dict[str, Any]:
             process.wait()
     seconds = perf_counter() - begun
     totals = json.loads((folder / "totals.json").read_text() or "null")
-    return {
-        "totals": totals, "exit": process.returncode, "seconds": seconds, "peak": memory.peak, "owners": memory.owners,
-    }  # fmt: skip
+    return {"totals": totals, "exit": process.returncode, "seconds": seconds, "peak": memory.peak}
 
 
 def same(written: Written, totals: Any, ledger: Any) -> bool:
@@ -162,7 +155,6 @@ def measure(customers: int, folder: Path) -> dict[str, Any]:
         "requests": account["requests"],
         "fill": account["fill"],
         "peak_megabytes": round(found["peak"] / 1e6, 1),
-        "dedup_index_peak_megabytes": round(found["owners"] / 1e6, 1),
         "goal_megabytes": GOAL_MB,
         "reached": found["peak"] <= GOAL_MB * 1e6,
         "exit": found["exit"],
@@ -197,7 +189,6 @@ def show(found: dict[str, Any]) -> None:
         "peak memory of the client, MB": f"{found['peak_megabytes']:,}",
         "  goal, MB": f"{found['goal_megabytes']:,}",
         "  reached": yes[found["reached"]],
-        "peak of the process that sorts the dedup index": f"{found['dedup_index_peak_megabytes']:,}",
         "exit code": f"{found['exit']}",
         "the ledger holds what was read": yes[found["ledger_holds_exactly_what_was_read"]],
     }.items():

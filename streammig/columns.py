@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from streammig.model import DeadLetter, Examined, Record, Span, Tally, add_by_reason
+
+Facts = TypeVar("Facts")
 
 
 class LeftOut(NamedTuple):
@@ -125,6 +127,7 @@ class Chunk:
     def __init__(self, span: Span, columns: Columns) -> None:
         self.span = span
         self.columns = columns
+        self._facts: Any = None
         self._left_out: dict[int, list[LeftOut]] = {}
         for it in columns.left_out:
             self._left_out.setdefault(it.at, []).append(it)
@@ -133,13 +136,18 @@ class Chunk:
             self.dropped[at] = self.dropped.get(at, ()) + paths
 
     @cached_property
-    def sizes(self) -> list[int]:
-        """What the rows before each one hold in bytes, with a comma each."""
+    def widths(self) -> list[int]:
+        """The bytes of each row, with a comma."""
         index, span, edited = self.columns.index, self.span, self.columns.edited
         found = [span.ends[at] - span.starts[at] + 1 for at in index]
         for row, body in edited.items():
             found[row] = len(body) + 1
-        return list(accumulate(found, initial=0))
+        return found
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """What the rows before each one hold in bytes, with a comma each."""
+        return list(accumulate(self.widths, initial=0))
 
     @cached_property
     def counts(self) -> list[int]:
@@ -171,6 +179,13 @@ class Chunk:
         for row in it.edited.keys() & range(begin, end):
             bodies[row - begin] = it.edited[row]
         return bodies
+
+    def facts(self, look: Callable[[Sequence[bytes]], Facts]) -> Facts:
+        """What `look` tells of the bodies of all rows; it is asked once."""
+        if self._facts is None:
+            self._facts = look(self.bodies())
+        found: Facts = self._facts
+        return found
 
     def records(self, begin: int = 0, end: int | None = None) -> list[Record]:
         """The rows from `begin` to `end` as an object each."""

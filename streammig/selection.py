@@ -100,14 +100,15 @@ class WithBalance:
 
     def columns(self, span: Span) -> Columns:
         columns = self._rules.columns(span)
-        index, sums = self._index, sums_of(self._own, columns, span, bytes.fromhex(self._index.about.key))
+        chunk, index = Chunk(span, columns), self._index
+        sums = sums_of(self._own, chunk, bytes.fromhex(index.about.key))
         rows = zip(columns.index, columns.owners, sums, strict=True)
         ats = {at for at, owner, own in rows if index.differs(owner, own)}
 
         def change(it: Examined) -> Examined:
             return leave_out(it, [(record, (BALANCE_DIFFERS, NOT_EXPLAINED)) for record in it.records])
 
-        return Chunk(span, columns).changed(ats, change) if ats else columns
+        return chunk.changed(ats, change) if ats else columns
 
 
 def why_left_out(reason: str) -> Why:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Raw
@@ -85,30 +85,45 @@ class MayHide(Protocol):
         ...
 
 
-@runtime_checkable
-class AddsUp(Protocol):
-    """Rules of a stage whose records must add up, for each owner, to the same as those of another stage."""
+FRACTION_DIGITS = 12  # of exact amounts as whole numbers: a number with more is refused by the rules
 
-    def shares(self, body: bytes) -> Iterable[tuple[str, Decimal]]:
-        """What a record, as it is sent, adds to the sums of its owner, each with the name of the sum."""
+
+class Facts(Protocol):
+    """What rows hold beside what a batch needs. A row is named by its number among them."""
+
+    @property
+    def mentioned(self) -> Counter[tuple[str, str]]:
+        """How many rows mention each thing of the account's own world: its kind, and which one; none is a person."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[tuple[int, int, str]]:
+        """The units that have a natural key: row, number in the row, and key, in reading order. A key that comes twice
+        for an owner is the same unit twice."""
+        ...
+
+    @property
+    def shares(self) -> Sequence[tuple[int, str, int]]:
+        """What rows add to the sums of their owners: row, name of the sum, amount in units of its last digit."""
         ...
 
 
 @runtime_checkable
-class Mentions(Protocol):
-    """Rules of a stage that can tell what a record mentions of the account's own world."""
+class TellsFacts(Protocol):
+    """Rules of a stage that can tell facts of their rows."""
 
-    def mentions(self, body: bytes) -> Set[tuple[str, str]]:
-        """The kind of each thing that a record, as it is sent, mentions, and which one it is; none is a person."""
+    @property
+    def adds_up(self) -> bool:
+        """Whether the records must add up, for each owner, to the same as those of another stage."""
         ...
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether units have a natural key."""
+        ...
 
-@runtime_checkable
-class Keyed(Protocol):
-    """Rules of a stage whose units have a natural key: one that comes twice for an owner is the same unit twice."""
-
-    def keys_of_units(self, body: bytes) -> Iterable[tuple[int, str]]:
-        """The numbers in a record, as it is sent, of the units that have a key, each with that."""
+    def facts(self, bodies: Sequence[bytes]) -> Facts:
+        """The facts of rows with these bodies, as they are sent."""
         ...
 
 

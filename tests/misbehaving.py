@@ -57,6 +57,7 @@ class Case:
     largest: int = 0  # bytes of a body beyond which it is met with `say`
     limits: str = "off"
     longest: float = 5000.0  # virtual seconds that it may take in all
+    code: str = "target-refuses"  # of the problem that stops the run, where one does
 
 
 def lost(status: int, *, share: float = 0.0, words: str = "", **headers: str) -> Case:
@@ -83,6 +84,7 @@ def counting(remaining: str, reset: str) -> bytes:
     return answer(201, X_RateLimit_Limit="500", X_RateLimit_Remaining=remaining, X_RateLimit_Reset=reset)
 
 
+LONG = "retry-after-too-long"
 PAGE = answer(200, "<html>Sign in</html>", Content_Type="text/html")
 CASES = [
     *(lost(it, share=share) for it in (409, 499, 402, 418, 451, 301, 307, 500, 502, 504) for share in (0.0, 1.0)),
@@ -128,20 +130,20 @@ CASES = [
     Case("429, `Retry-After: soon`: 60 s", "waits", answer(429, Retry_After="soon")),
     Case("429, `Retry-After` as a date", "waits", answer(429, Retry_After="Tue, 14 Nov 2023 22:15:00 GMT")),
     Case("429, a body that is cut", "waits", (b"HTTP/1.1 429 T\r\nRetry-After: 1\r\nContent-Length: 64\r\n\r\n{",)),
-    stops("429, `Retry-After: 90000`", answer(429, Retry_After="90000")),
-    stops("503, `Retry-After: 90000`", answer(503, Retry_After="90000")),
+    stops("429, `Retry-After: 90000`", answer(429, Retry_After="90000"), code=LONG),
+    stops("503, `Retry-After: 90000`", answer(503, Retry_After="90000"), code=LONG),
     Case("401", "again", answer(401)),
     Case("401, a body that is cut", "again", (b"HTTP/1.1 401 U\r\nContent-Length: 64\r\n\r\n{",)),
-    stops("401, also with a new token", answer(401), (2, 3)),
+    stops("401, also with a new token", answer(401), (2, 3), code="token-refused"),
     *(stops(f"{it}", answer(it, {"error": "no"})) for it in (403, 404, 405)),
     stops("403, a web page of a firewall", answer(403, "<html>Blocked</html>", Content_Type="text/html")),
     stops("200, a web page", PAGE),
     stops("201, a web page", PAGE.replace(b" 200 ", b" 201 ")),
     *(stops(f"{it} twice in a row", answer(it), (2, 3)) for it in (409, 302, 402)),
-    stops("422 to many batches in a row", answer(422, {"error": "no brand"}), tuple(range(1, 6))),
+    stops("422 to many batches in a row", answer(422, {"error": "no brand"}), tuple(range(1, 6)), code="breaker-open"),
     Case("413 to what is larger than 4 KB", "split", answer(413), largest=4000, posts=()),
     Case("413, a web page, to what is larger than 4 KB", "split", answer(413, "<html>"), largest=4000, posts=()),
-    stops("413 to every single customer", answer(413), tuple(range(1, 14))),
+    stops("413 to every single customer", answer(413), tuple(range(1, 14)), code="breaker-open"),
     *(Case(f"{status} for one customer, who is {how}", "isolated", answer(status, {"error": f"bad{it}"}),
            bad=frozenset({"c33"}), posts=())
       for status in (400, 422) for how, it in (("named", " c33"), ("not named", ""))),
@@ -157,17 +159,18 @@ CASES = [
     Case("the token call: 500 at first", "again", auth=(answer(500),), posts=()),
     Case("the token call: 503, `Retry-After: 20`", "waits", auth=(answer(503, Retry_After="20"),), posts=()),
     Case("the token call: no answer at first", "again", auth=((),), posts=()),
-    stops("the token call: 429, `Retry-After: 90000`", b"", (), auth=(answer(429, Retry_After="90000"),)),
-    stops("the token call: 401", b"", (), auth=(answer(401),)),
-    stops("the token call: 200, a web page", b"", (), auth=(PAGE,)),
-    stops("the token call: 200 without a token", b"", (), auth=(answer(200, {"data": None}),)),
+    stops("the token call: 429, `Retry-After: 90000`", b"", (), auth=(answer(429, Retry_After="90000"),), code=LONG),
+    stops("the token call: 401", b"", (), auth=(answer(401),), code="key-refused"),
+    stops("the token call: 200, a web page", b"", (), auth=(PAGE,), code="not-masivo"),
+    stops("the token call: 200 without a token", b"", (), auth=(answer(200, {"data": None}),), code="token-missing"),
     *(Case(f"a read of a missing customer: {words}", "parked", answer(500), read=(say,))
       for words, say in (("200, `null`", answer(200, "null")), ("200, `{}`", answer(200, {})),
                          ("204", b"HTTP/1.1 204 N\r\n\r\n"), ("400", answer(400, {"error": "no"})))),
     Case("a read: 429, `Retry-After: 20`", "proven", answer(500), read=(answer(429, Retry_After="20"), answer(404))),
     Case("a read: 503 at first", "proven", answer(500), read=(answer(503), answer(404))),
-    stops("a read: 429, `Retry-After: 90000`", answer(500), read=(answer(429, Retry_After="90000"), answer(404))),
-    stops("a read: 403", answer(500), read=(answer(403), answer(404))),
+    stops("a read: 429, `Retry-After: 90000`", answer(500), read=(answer(429, Retry_After="90000"), answer(404)),
+          code=LONG),
+    stops("a read: 403", answer(500), read=(answer(403), answer(404)), code="read-forbidden"),
 ]  # fmt: skip
 
 

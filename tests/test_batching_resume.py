@@ -7,17 +7,19 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from itertools import groupby
+from itertools import count, groupby, islice
 from random import Random
 from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from streammig.batching import BatchLimits, Sealing, assemble, batcher, select
 from streammig.batching.base import Batcher
 from streammig.batching.progress import Stretch
+from streammig.check.outline import Outline, Outlined, requests
 from streammig.model import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
 from tests.spans import add, chunk_of
 
@@ -195,6 +197,35 @@ def test_i1_records_taken_many_at_a_time_pack_as_they_do_one_by_one(
             found += together.take(chunk_of(list(run)))
         stage = stage[count:]
     assert found + together.finish() == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(stages, all_limits, st.booleans(), st.integers(1, 40))
+def test_sizes_alone_are_packed_as_the_records_are(
+    drawn: tuple[Kind, Stage], limits: BatchLimits, alone: bool, piece: int
+) -> None:
+    kind, stage = drawn
+    limits = replace(limits, letters=10**9)
+    if alone:  # no two records have an owner in common
+        each = (it.records for it in stage)
+        names = map(str, count())
+        owners = [tuple([replace(it, owner=next(names), unique="") for it in records]) for records in each]
+        stage = [replace(it, records=records) for it, records in zip(stage, owners, strict=True)]
+    outlines = []
+    for source, run in groupby(stage, lambda it: it.position.source):
+        while some := list(islice(run, piece)):
+            outlines.append(Outline(source, mean=0))
+            if any(it.records for it in some):
+                outlines[-1].add(chunk_of(some), b"key", shared=not alone)
+    planned = requests(batcher(HEAD, TAIL, kind.once, limits), (Outlined(it, ()) for it in outlines))
+    totals = migrate(kind, stage, limits, never)
+    assert (planned.number, planned.size) == (len(totals.drafts), sum(len(it.body) for it in totals.drafts))
+    buried = [it for it in totals.letters.values() if it.code in ("too-large", "duplicate-customer")]
+    assert list(map(told, planned.letters)) == list(map(told, buried))
+
+
+def told(letter: DeadLetter) -> tuple[object, ...]:
+    return letter.position.begin, letter.unit, letter.code, letter.message
 
 
 def units_of(stage: Stage) -> dict[tuple[int, int, int], int]:

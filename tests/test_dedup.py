@@ -17,24 +17,23 @@ from hypothesis import strategies as st
 
 from streammig.columns import Columns
 from streammig.dedup import Build, Duplicate, KeyIndex, Policy, forget, open_index, scan
-from streammig.dedup.build import Sorted
-from streammig.dedup.sort import run
 from streammig.errors import BrokenExport, MachineFault
 from streammig.model import START, Examined, Place, Record, Span
 from streammig.scan.stage import StageScan, read_through
+from streammig.scan.tasks import Tasks
 from streammig.sources.source import Source, Told
+from streammig.telemetry import ignore
 
 Said = tuple[str, str, str]  # owner, e-mail, and "" for a record or the reason why there is none
 
 
-class Here(Build):
-    """A build that sorts in this process."""
-
-    def _sorted(self) -> Sorted:
-        found = run(self._request())
-        if found.fault:
-            raise MachineFault(*found.fault)
-        return found
+@pytest.fixture(autouse=True, scope="module")
+def _many_parts() -> Iterator[None]:
+    """Sorts part what they would else sort at once, and read it back in pieces."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"LOADED": 5, "PART": 2, "READ": 24}.items():
+            patch.setattr(f"streammig.dedup.sort.{name}", value)
+        yield
 
 
 class Export(Source):
@@ -82,11 +81,11 @@ def place(nth: int) -> Place:
 
 def fill(making: Build, export: Export, tell: Callable[[Place], None] = lambda place: None) -> KeyIndex:
     """The index of an export, made as a run does."""
-    read_through(StageScan("customers", export, export, {}, Path()), making, tell, Event())
+    read_through(StageScan("customers", export, export, {}, Path()), making, tell, Tasks(None, Event(), ignore))
     return making.finish()
 
 
-def build(folder: Path, said: Sequence[Said], policy: Policy = "first", kind: type[Build] = Here) -> KeyIndex:
+def build(folder: Path, said: Sequence[Said], policy: Policy = "first", kind: type[Build] = Build) -> KeyIndex:
     with kind(folder, "", policy=policy) as making:
         return fill(making, Export(said))
 
@@ -157,17 +156,13 @@ def _both(said: list[Said], mended: list[Said], sealed: int) -> None:
         check(index, said)
         sealed = min(sealed, len(said), len(mended)) // 2 * 2
         now = said[:sealed] + mended[sealed:]
-        with Here(Path(top) / "x", "", earlier=index, frontier=place(sealed)) as making:
+        with Build(Path(top) / "x", "", earlier=index, frontier=place(sealed)) as making:
             again = fill(making, Export(now))
         with again:
             check(again, now)
 
 
-def test_a_long_chain_of_shared_keys_is_decided_in_reading_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streammig.dedup.sort.LOADED", 11)
-    monkeypatch.setattr("streammig.dedup.sort.FETCHED", 7)
+def test_a_long_chain_of_shared_keys_is_decided_in_reading_order(tmp_path: Path) -> None:
     # Each shares its e-mail with the one before and its id with the one behind: every second pair is kept.
     said = [(f"id{(nth + 1) // 2}", f"mail{nth // 2}", "") for nth in range(200)]
     with build(tmp_path / "x", said) as index:
@@ -178,7 +173,7 @@ def test_a_long_chain_of_shared_keys_is_decided_in_reading_order(
 def test_i8_a_frontier_within_a_source_record_keeps_its_sealed_units_only(tmp_path: Path) -> None:
     before, now = [("a", "", ""), ("b", "", "")], [("c", "", ""), ("a", "", "")]
     with build(tmp_path / "x", before) as index:
-        making = Here(tmp_path / "x", "", earlier=index, frontier=place(1))
+        making = Build(tmp_path / "x", "", earlier=index, frontier=place(1))
         with making, fill(making, Export(now)) as again:
             assert [(it.place, it.first) for it in again.duplicates()] == [(place(1), place(0))]
             assert again.missing("abc") == {"b": "unknown-customer", "c": "unknown-customer"}
@@ -199,7 +194,7 @@ def test_more_reasons_than_a_byte_can_tell_share_the_last(tmp_path: Path) -> Non
 
 
 def test_every_key_of_a_roster_of_many_blocks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streammig.dedup.lookup.BLOCK", 7 * 18)
+    monkeypatch.setattr("streammig.dedup.roster.IN_BLOCK", 7)
     said = [(f"o{nth}", f"m{nth}", "" if nth % 3 else "gone") for nth in range(1000)]
     with build(tmp_path / "x", said) as index:
         check(index, said)
@@ -219,7 +214,7 @@ def test_duplicates_are_found_from_any_place_up_to_any_other(tmp_path: Path, mon
 
 def test_an_export_that_breaks_off_is_indexed_up_to_there(tmp_path: Path) -> None:
     export = Export([("a", "", ""), ("b", "", ""), ("b", "", ""), ("c", "", ""), ("d", "", "")], breaks_at=4)
-    with Here(tmp_path / "x", "") as making, fill(making, export) as index:
+    with Build(tmp_path / "x", "") as making, fill(making, export) as index:
         assert (index.about.owners, index.about.duplicates) == (3, 1)
         assert export.closed == 1
 
@@ -228,7 +223,7 @@ def test_an_export_that_breaks_off_is_indexed_up_to_there(tmp_path: Path) -> Non
 def test_any_executor_may_scan(tmp_path: Path, pool: type[Executor]) -> None:
     said = [*CHAIN, ("e", "", "deleted"), ("f", "", "inactive")] * 3
     export = Export(said)
-    with Here(tmp_path / "x", "") as making, pool() as executor:
+    with Build(tmp_path / "x", "") as making, pool() as executor:
         for scanned in executor.map(partial(scan, export, making.key), export.spans()):
             making.add(scanned)
         with making.finish() as index:
@@ -242,7 +237,7 @@ def test_i9_the_files_hold_no_key_and_are_their_owners_alone(tmp_path: Path) -> 
     folder = tmp_path / "x"
     folder.mkdir(mode=0o755)
     said = [("secret-owner", "secret@mail", ""), ("secret-owner", "other@mail", ""), ("gone-owner", "", "deleted")]
-    build(folder, said, kind=Build).close()
+    build(folder, said).close()
     found = [folder, *folder.rglob("*")]
     assert len(found) == 6
     for path in found:
@@ -294,7 +289,7 @@ def test_a_build_that_ends_early_leaves_the_earlier_index_whole(tmp_path: Path) 
     def stop(place: Place) -> None:
         raise KeyboardInterrupt
 
-    with Here(tmp_path, "") as making, pytest.raises(KeyboardInterrupt):
+    with Build(tmp_path, "") as making, pytest.raises(KeyboardInterrupt):
         fill(making, export, stop)
     assert export.closed == 1
     with making, pytest.raises(MachineFault):
@@ -311,7 +306,7 @@ def test_a_build_that_ends_early_leaves_the_earlier_index_whole(tmp_path: Path) 
 def test_forget_deletes_the_index_and_what_a_build_left_but_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "x"
     build(folder, CHAIN).close()
-    (folder / "2" / "spill").mkdir(parents=True)
+    (folder / "2").mkdir()
     (folder / "mine").write_bytes(b"mine")
     forget(folder)
     assert [path.name for path in folder.iterdir()] == ["mine"]

@@ -14,7 +14,7 @@ import pytest
 
 from streammig.checkpoint import Checkpoint
 from streammig.dead_letters.replay import Choice
-from streammig.errors import TargetStop, UnknownOutcome
+from streammig.errors import UnknownOutcome
 from streammig.migration import Ask, Migration
 from streammig.model import BatchState
 from tests.commands import Shell, write
@@ -114,21 +114,6 @@ def test_only_what_is_refused_becomes_a_dead_letter_in_every_stage(tmp_path: Pat
     in_world(tmp_path, seed, story)
 
 
-def test_a_target_that_names_them_is_asked_less(tmp_path: Path) -> None:
-    made = []
-    for says in (nobody, first_of_many):
-
-        async def story(world: World, target: RefusingTarget, keys: Keys, says: Any = says) -> None:
-            target.says = says
-            assert await world.live() is True
-            made.append(target.requests)
-
-        folder = tmp_path / says.__name__
-        folder.mkdir()
-        in_world(folder, 3, story)
-    assert made[1] <= made[0] - 20
-
-
 @pytest.mark.parametrize("says", [nobody, first_of_many])
 @pytest.mark.parametrize("seed", range(3))
 def test_i3_i4_a_crash_at_any_write_of_the_isolation_neither_loses_nor_doubles(
@@ -193,22 +178,6 @@ def test_hundreds_of_lives_with_refused_records_faults_and_crashes(tmp_path: Pat
             print(f"seed {seed}: crashing(tmp_path, {seed}, ...)")
             raise
     assert crashes > 600
-
-
-def test_a_world_that_refuses_everything_stops_the_run_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
-    async def story(world: World, target: RefusingTarget, keys: Keys) -> None:
-        target.bad, target.closed = frozenset(), True
-        for _ in range(2):  # nor does it help to ask again
-            ended = await world.live()
-            assert isinstance(ended, TargetStop)
-            assert ended.code == "breaker-open"
-            check(world, keys)
-            assert not any(dead(world).values())
-        target.closed = False
-        assert await world.live() is True
-        arrived(world, target, keys)
-
-    in_world(tmp_path, 5, story, breaker=2)
 
 
 def test_a_run_that_may_not_search_delivers_all_else_and_drops_nothing(tmp_path: Path) -> None:

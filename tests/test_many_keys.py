@@ -15,7 +15,9 @@ from streammig.masivo.rules import rules
 from streammig.model import Span
 from streammig.scan import StageScan
 from streammig.scan.stage import read_through
+from streammig.scan.tasks import Tasks
 from streammig.sources import open_source, parse_input
+from streammig.telemetry import ignore
 from tests.shares import share
 from tests.test_workers import OPTIONS, quietly
 
@@ -82,7 +84,7 @@ def test_every_key_that_occurs_twice_among_millions_is_found_and_no_other(tmp_pa
     watching.start()
     try:
         with Build(tmp_path / "index", "") as build:
-            assert read_through(job, build, quietly, Event()).records == READ - 1
+            assert read_through(job, build, quietly, Tasks(None, Event(), ignore)).records == READ - 1
             for span in spans(READ, count):
                 build.add(scan(Keys(), build.key, span))
             with build.finish() as index:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from streammig.errors import TargetStop, Unusable
+from streammig.errors import Unusable
 from streammig.masivo.answers import classify, conditions
 from streammig.masivo.client import MasivoClient
 from streammig.masivo.http import Answer, check_base_url, proxy_for, retry_after
@@ -504,33 +504,6 @@ async def test_without_a_token_nothing_is_sent() -> None:
         wire.on("/auth/authorize", answer(401))
         assert (await sent(wire, answer(201))).kind is Kind.UNAUTHORIZED
     assert PATH not in wire.paths()
-
-
-async def test_a_401_is_renewed_once_for_all_who_got_it() -> None:
-    async with listening() as wire:
-        wire.on("/auth/authorize", *(answer(200, {"data": f"token-{number}"}) for number in range(9)))
-        wire.on(PATH, answer(401))
-        async with session_on(wire.url) as session:
-            client = MasivoClient(session, WallClock())
-            await client.renew()
-            receipts = await asyncio.gather(*(client.send("customers", BODY) for _ in range(4)))
-            assert [receipt.kind for receipt in receipts] == [Kind.UNAUTHORIZED] * 4
-            await asyncio.gather(*(client.renew() for _ in range(4)))
-            wire.on(PATH, answer(201))
-            assert (await client.send("customers", BODY)).kind is Kind.ACCEPTED
-    assert wire.paths().count("/auth/authorize") == 2
-    assert wire.seen[-1].headers["authorization"] == "Bearer token-1"
-
-
-async def test_a_key_refused_in_the_run_is_said_by_renewing() -> None:
-    async with listening() as wire:
-        wire.on("/auth/authorize", answer(200, {"data": "token"}), answer(403))
-        wire.on(PATH, answer(401))
-        async with session_on(wire.url) as session:
-            client = MasivoClient(session, WallClock())
-            await client.send("customers", BODY)
-            with raises(TargetStop, "key-refused"):
-                await client.renew()
 
 
 async def test_rate_headers_are_passed_on() -> None:

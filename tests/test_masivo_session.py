@@ -10,12 +10,12 @@ import traceback
 
 import pytest
 
-from streammig.errors import TargetStop, Unusable
+from streammig.errors import TargetStop
 from streammig.masivo.http import Answer, NoAnswer
 from streammig.masivo.session import Secret, _lifetime
 from tests.masivo_session import KEY, Log, session_on
 from tests.problems import raises
-from tests.wire import Act, Wire, answer, closed_port, cut, hang, jwt, listening, reset
+from tests.wire import Act, Wire, answer, cut, hang, jwt, listening, reset
 
 AUTH = "/auth/authorize"
 
@@ -130,16 +130,6 @@ async def test_a_refused_key_stops_with_a_hint_and_shows_nothing(act: bytes, cod
         with raises(TargetStop, code) as caught:
             await session.renew()
     assert caught.value.hint
-    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
-    assert KEY not in shown
-
-
-@pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
-async def test_no_connection_at_the_start_is_a_mistake_in_the_address(host: str) -> None:
-    async with session_on(f"https://{host}:{closed_port()}") as session:
-        with raises(Unusable, "no-connection") as caught:
-            await session.renew()
-    assert "--base-url" in caught.value.hint
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert KEY not in shown
 

@@ -282,39 +282,6 @@ async def test_a_hold_is_written_also_when_its_caller_is_cancelled(path: Path, e
     assert asyncio.get_running_loop().time() == pytest.approx(60.0, abs=0.01)
 
 
-@virtual()
-async def test_i7_after_a_restart_the_windows_are_what_they_were(path: Path, executor: ThreadPoolExecutor) -> None:
-    target = Strict(DEV)
-    clock = VirtualClock()
-    for _ in range(30):
-        async with opened(path, DEV, executor, clock) as limiter:
-            assert await limiter.enter("run") == ""
-            for _ in range(10):
-                (await limiter.acquire()).sent()
-                target.arrive(clock.time())
-    assert target.violations == []
-    assert target.arrivals == 300
-
-
-@virtual()
-async def test_i7_two_processes_share_one_account(path: Path, executor: ThreadPoolExecutor) -> None:
-    limits = Limits((Window(1, 0.5), Window(40, 60.0)), (Window(60, 100.0),))
-    target = Strict(limits)
-
-    async def runs(clock: VirtualClock) -> None:
-        async with opened(path, limits, executor, clock) as limiter:
-            for number in range(60):
-                permit = await limiter.acquire("migration" if number % 4 else "general")
-                permit.sent()
-                target.arrive(clock.time(), "migration" if number % 4 else "general")
-
-    clock = VirtualClock()
-    await asyncio.gather(runs(clock), runs(clock))
-    elapsed = asyncio.get_running_loop().time()
-    assert target.violations == []
-    assert elapsed < 200
-
-
 @pytest.mark.parametrize(
     ("jumps", "between", "reboot", "gaps", "said"),
     [

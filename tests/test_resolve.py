@@ -176,6 +176,22 @@ def test_of_a_batch_that_landed_in_part_the_rest_is_sent_by_a_retry(shell: Shell
         assert events(target) == 4
 
 
+@pytest.mark.parametrize(("status", "word", "code"), [(403, "reject", 0), (404, "set-aside", 3)])
+def test_a_batch_that_stops_the_run_by_itself_is_rejected_by_a_word_of_the_operator(
+    shell: Shell, status: int, word: str, code: int
+) -> None:
+    with sandbox({"on": "customers", "nth": 2, "do": "answer", "status": status}) as target:
+        write(shell.folder / "c.json", [customer(f"c{number}", country="x" * 40) for number in range(80)])
+        arguments = ["--customers", "c.json", "--max-bytes", 10_000, "--concurrency", 1]
+        assert shell.run(target.url, *arguments).code == 5
+        told = resolve(shell, 2, f"--{word}")
+        assert (told.code, "is rejected" in told.err) == (0, True), told.err
+        ended = shell.run(target.url, *arguments, "--json")
+        found, ledger = ended.document["stages"]["customers"], target.ledger()
+        assert (ended.code, ledger["twice"]["customers"]["count"]) == (code, 0)
+        assert ledger["holds"]["customers"]["count"] == found["accepted"] == 80 - found["dead"]
+
+
 @pytest.mark.parametrize(
     ("ids", "code"),
     [("c0\nc99", "ids-foreign"), ("", "ids-whole"), ("c0\nc1\nc2\nc3", "ids-whole"), (None, "ids-unreadable")],

@@ -79,14 +79,6 @@ def test_three_stages_from_one_combined_file_arrive_whole(shell: Shell, target: 
     found_whole(export, again, target)
 
 
-def test_customers_alone_that_are_all_good_end_with_0(shell: Shell, target: LocalTarget) -> None:
-    write(shell.folder / "e.json", [customer(f"c{number}") for number in range(5)])
-    ended = shell.run(target.url, "--customers", "e.json")
-    assert ended.code == 0
-    assert ended.out == ""
-    assert "The totals add up.\nAccepted means that the target has enqueued it" in ended.err
-
-
 def test_the_array_that_was_chosen_is_said_and_one_without_records_is_done_at_once(
     shell: Shell, target: LocalTarget
 ) -> None:
@@ -102,16 +94,6 @@ def test_the_array_that_was_chosen_is_said_and_one_without_records_is_done_at_on
     assert "were found" not in again
     named = shell.run(target.url, "--customers", "e.json#customers", "--checkpoint", "other")
     assert "were found" not in named.err
-
-
-def test_what_belongs_to_a_refused_customer_waits_with_that_reason(
-    shell: Shell, target: LocalTarget, export: Written
-) -> None:
-    ended = shell.run(target.url, *COMBINED, "--json")
-    stages = ended.document["stages"]
-    codes = {f"owner-{code}" for code in stages["customers"]["dead_by"]}
-    assert set(stages["events"]["dead_by"]) == codes
-    assert set(stages["transactions"]["dead_by"]) <= codes
 
 
 # -- pilots ----------------------------------------------------------------------------------------------------------
@@ -437,15 +419,6 @@ def test_dead_letters_far_apart_are_each_found(shell: Shell, target: LocalTarget
     ]
 
 
-def test_dead_letters_of_an_export_that_has_changed_are_not_guessed(shell: Shell, target: LocalTarget) -> None:
-    path = write(shell.folder / "e.json", [{"id": "bad"}, customer("c1")])
-    assert shell.run(target.url, "--customers", "e.json").code == 3
-    write(path, [{"id": "xxx"}, customer("c1")])
-    ended = shell("dead-letters", "migration.checkpoint")
-    assert (ended.code, ended.problem) == (2, "export-changed")
-    assert ended.out == ""
-
-
 def test_dead_letters_that_can_not_be_written_are_the_machine_s_fault(shell: Shell, target: LocalTarget) -> None:
     write(shell.folder / "e.json", [{"id": "bad"}])
     assert shell.run(target.url, "--customers", "e.json").code == 3
@@ -454,7 +427,9 @@ def test_dead_letters_that_can_not_be_written_are_the_machine_s_fault(shell: She
     assert "no/such/folder/dead" in ended.err
 
 
-def test_dead_letters_are_not_written_over_a_file_and_never_by_halves(shell: Shell, target: LocalTarget) -> None:
+def test_dead_letters_are_not_written_over_a_file_nor_guessed_of_another_export(
+    shell: Shell, target: LocalTarget
+) -> None:
     path = write(shell.folder / "e.json", [{"id": "bad"}])
     assert shell.run(target.url, "--customers", "e.json").code == 3
     before = path.read_bytes()
@@ -462,7 +437,8 @@ def test_dead_letters_are_not_written_over_a_file_and_never_by_halves(shell: She
     assert (ended.code, path.read_bytes()) == (2, before)
     assert ended.problem == "output-exists"
     write(path, [{"id": "xxx"}])
-    assert shell("dead-letters", "migration.checkpoint", "--out", "dead").code == 2
+    ended = shell("dead-letters", "migration.checkpoint", "--out", "dead")
+    assert (ended.code, ended.problem) == (2, "export-changed")
     assert not (shell.folder / "dead").exists()
 
 
@@ -604,6 +580,15 @@ def test_the_key_from_a_command_or_a_file_of_the_settings_is_used(shell: Shell) 
     with sandbox(api_key="file-key") as target:
         shell._patch.delenv("MASIVO_API_KEY")
         assert shell.run(target.url, "m.toml").code == 0
+
+
+def test_conditions_of_the_settings_overrule_what_an_answer_seems_to_say(shell: Shell) -> None:
+    write(shell.folder / "e.json", [customer("c1")])
+    said = {"result": {"state": "done"}, "errors": ["none"]}
+    with sandbox({"on": "customers", "do": "answer", "status": 207, "json": said, "done": True}) as target:
+        for condition, code in (("result.state=done", 0), ("=", 2)):
+            (shell.folder / "m.toml").write_text(f'accepted_if = ["{condition}"]\n[customers]\nfiles = "e.json"\n')
+            assert shell.run(target.url, "m.toml").code == code
 
 
 def test_the_modes_of_all_files_are_for_their_owner(shell: Shell, target: LocalTarget) -> None:

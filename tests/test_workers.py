@@ -27,8 +27,9 @@ from streammig.model import Place, Progress
 from streammig.reader import Reader
 from streammig.scan import Cluster, Halted, Processes, StageScan, Workers, hired
 from streammig.scan.stage import read_through
+from streammig.scan.tasks import Tasks
 from streammig.sources import Form, open_source, parse_input
-from streammig.telemetry import Notice, Warned
+from streammig.telemetry import Notice, Warned, ignore
 from tests.problems import raises
 from tests.sandbox_caller import customer, event, lot
 
@@ -106,10 +107,11 @@ def scanned(
     noting = Noting(judged, None, stage != "customers", KEY, LIMITS)
     work = Stage(stage, source, folder / "work", listed.append)
     job = StageScan(stage, source, judged, {}, folder, noting=noting, take=work.take)
+    tasks = Tasks(workers, Event(), warn)
     with Build(folder / "index", "", key=KEY) as build:
-        found = read_through(job, build, tell, Event(), warn, workers)
-        with build.finish() as index:
-            checked = work.settle(noting, index if stage == "customers" else None, Event())
+        found = read_through(job, build, tell, tasks)
+        with build.finish(tasks.each) as index:
+            checked = work.settle(noting, index if stage == "customers" else None, tasks)
             work.close()
             told = checked.document(LIMITS.units, ids=True)
             return (found, index.about, told, checked.requests, checked.bytes, listed), warned
@@ -258,9 +260,9 @@ def test_what_workers_can_t_see_or_take_is_named_and_done_here(tmp_path: Path, t
     source = open_source([parse_input(str(tmp_path / name))])
     warned: list[Notice] = []
     job = StageScan("customers", source, mapped, {}, tmp_path, policy=None)
-    found = read_through(job, None, quietly, Event(), warned.append, three)
+    found = read_through(job, None, quietly, Tasks(three, Event(), warned.append))
     assert [it.code for it in warned if isinstance(it, Warned)] == ["worker-unfit"]
-    assert found == read_through(job, None, quietly, Event())
+    assert found == read_through(job, None, quietly, Tasks(None, Event(), ignore))
 
 
 def test_a_cluster_that_is_not_there_is_named() -> None:
@@ -285,7 +287,7 @@ def test_a_stop_ends_all_workers_and_none_has_the_key_in_its_environment(
     source = open_source([parse_input(str(tmp_path / name))])
     job = StageScan("customers", source, CustomerRules(OPTIONS), {}, tmp_path, policy=None)
     with pytest.raises(Halted):
-        read_through(replace(job, noting=None), None, stop, halt, workers=workers)
+        read_through(replace(job, noting=None), None, stop, Tasks(workers, halt, ignore))
     workers.leave()
     assert {*multiprocessing.active_children()} == others
     assert seen

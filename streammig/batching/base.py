@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from streammig.batching.body import Part, assemble, tally_of
+from streammig.batching.bins import Bin
+from streammig.batching.body import Part, assemble
 from streammig.batching.progress import Frontier, Stretch
 from streammig.batching.ranges import cut, ends_within, holds
 from streammig.checkpoint import Checkpoint
 from streammig.columns import Chunk, Rows
-from streammig.model import Batch, DeadLetter, Draft, Examined, Place, Progress, Range, Record, Span
+from streammig.model import Batch, DeadLetter, Draft, Examined, Place, Progress, Range, Record, Span, Tally
 
 
 class BatchLimits(msgspec.Struct, frozen=True):
@@ -57,20 +58,17 @@ class Sealing(msgspec.Struct, frozen=True):
         return [file.seal(stage, self.draft, self.progress, at, mapping)]
 
 
-class OpenBatch:
+class OpenBatch(Bin):
     """A batch that is still being filled, and the exact size of the body that it would have now."""
 
-    __slots__ = ("born", "owners", "parts", "room", "size", "stretches", "uniques", "units")
+    __slots__ = ("owners", "parts", "stretches", "uniques")
 
     def __init__(self, envelope: int, born: int) -> None:
+        super().__init__(envelope, born)
         self.parts: list[Part] = []
         self.stretches: list[Stretch] = []
         self.owners: dict[str, Part] = {}
         self.uniques: dict[str, Part] = {}
-        self.units = 0
-        self.size = envelope
-        self.born = born
-        self.room = 0
 
     def rival(self, record: Record) -> Record | None:
         """The record of which this one, a customer, would be a duplicate in the same request."""
@@ -136,7 +134,7 @@ class Batcher(ABC):
         self._ahead = sorted(ahead)
         self._buried = buried
         self._begun = progress.begun  # left out here
-        self.only_sizes = False  # whether drafts are without ranges, bodies and digests
+        self.only_sizes = False  # whether drafts have sizes and nothing else
 
     def take(self, chunk: Chunk) -> list[Sealing]:
         """Take the next source records; the batches that are full now."""
@@ -259,7 +257,7 @@ class Batcher(ABC):
         self._forget(batch)
         self._sealed += 1
         if self.only_sizes:
-            draft = Draft((), tally_of(batch.parts), b"", b"", size=batch.size)
+            draft = Draft((), Tally(), b"", b"", size=batch.size)
         else:
             ranges = tuple([it.range for it in batch.stretches])
             draft = assemble(batch.parts, self._head, self._tail, ranges, len(batch.owners))

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from streammig.batching.base import Batcher, BatchLimits, Buried, OpenBatch, Sealing
+from streammig.batching.bins import Bins
 from streammig.columns import Chunk
 from streammig.model import Progress, Range, Record
 
 
 class BestFit(Batcher):
-    """Bin packing, best fit: a record goes whole into the open batch that it leaves the least room in.
-
-    Room is measured in one scale for units and bytes, the scarcer of the two, and open batches are listed by it. A
-    number whose bits are the rooms that are listed finds the best fit without a search.
-    """
+    """Bin packing, best fit: a record goes whole into the open batch that it leaves the least room in."""
 
     def __init__(
         self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range], buried: Buried
     ) -> None:
         super().__init__(head, tail, limits, progress, ahead, buried)
-        # At least 1,000 steps, so that rounding bytes to a step wastes no more than a thousandth of a body.
-        self._grain = -(-1000 // limits.units)
-        self._scale = limits.units * self._grain
-        self._listed: list[dict[OpenBatch, None]] = [{} for _ in range(self._scale + 1)]
-        self._rooms = 0
-        self._open: dict[OpenBatch, None] = {}
+        self._bins: Bins[OpenBatch] = Bins(limits.units, limits.bytes)
         self._homes: dict[str, OpenBatch] = {}
-        self._held = 0
 
     def _take(self, chunk: Chunk) -> list[Sealing]:
-        if not self.only_sizes:
+        if not self.only_sizes or chunk.columns.owners:
             return self._one_by_one(chunk)
         out: list[Sealing] = []
-        for record in chunk.records():
-            self._place(record, out)
-            self._tidy(out)
+        self._take_sizes(chunk, out)
         return out
+
+    def _take_sizes(self, chunk: Chunk, out: list[Sealing]) -> None:
+        """Take rows of which no two have an owner in common."""
+        bins, limits, most = self._bins, self._limits, self._limits.bytes - self._envelope
+        it = chunk.columns
+        rows = zip(it.units, chunk.widths, it.index, chain(it.index[1:], (-1,)), strict=False)
+        crowded = False
+        for row, (units, width, at, behind) in enumerate(rows):
+            if units > limits.units or width - 1 > most:
+                self._bury_too_large(chunk.records(row, row + 1)[0])
+            else:
+                batch = self._best(units, width, out)
+                grown = width if batch.units else width - 1
+                batch.units += units
+                batch.size += grown
+                crowded = bins.put(batch, grown) or crowded
+            if at != behind and (crowded or bins.held > limits.held or self._sealed >= limits.age):
+                self._tidy(out)
+                crowded = False
+        if self._frontier.letters:
+            out.append(Sealing(None, self._frontier.progress()))
 
     def _place(self, record: Record, out: list[Sealing]) -> None:
         if record.inner is None:
@@ -47,61 +58,33 @@ class BestFit(Batcher):
             return
         batch = self._homes.get(record.owner)
         if batch is None or not batch.fits(record, limits):
-            batch = self._best(record)
-        if batch is None:
-            if len(self._open) >= limits.bins:
-                out.append(self._seal(self._fullest()))
-            batch = OpenBatch(self._envelope, self._sealed)
-            self._open[batch] = None
-            self._held += batch.size
-        else:
-            self._unlist(batch)
-        self._held -= batch.size
+            batch = self._best(record.units, len(record.body) + 1, out)
+        before = batch.size
         self._put(record, batch)
-        self._held += batch.size
+        self._bins.put(batch, batch.size - before)
         self._homes[record.owner] = batch
-        self._list(batch)
 
-    def _best(self, record: Record) -> OpenBatch | None:
-        size = len(record.body) + 1
-        need = max(record.units * self._grain, -(-size * self._scale // self._limits.bytes))
-        rooms = self._rooms >> need
-        return next(iter(self._listed[need + _lowest(rooms)])) if rooms else None
-
-    def _fullest(self) -> OpenBatch:
-        return next(iter(self._listed[_lowest(self._rooms)]))
-
-    def _list(self, batch: OpenBatch) -> None:
-        limits = self._limits
-        room = (limits.bytes - batch.size) * self._scale // limits.bytes
-        batch.room = min((limits.units - batch.units) * self._grain, room)
-        self._listed[batch.room][batch] = None
-        self._rooms |= 1 << batch.room
-
-    def _unlist(self, batch: OpenBatch) -> None:
-        listed = self._listed[batch.room]
-        del listed[batch]
-        if not listed:
-            self._rooms &= ~(1 << batch.room)
+    def _best(self, units: int, size: int, out: list[Sealing]) -> OpenBatch:
+        """The open batch that these fit into best, or a new one; `size` is in bytes with a comma."""
+        batch = self._bins.best(units, size)
+        if batch is not None:
+            return batch
+        if len(self._bins) >= self._limits.bins:
+            out.append(self._seal(self._bins.fullest()))
+        return OpenBatch(self._envelope, self._sealed)
 
     def _tidy(self, out: list[Sealing]) -> None:
-        while self._listed[0] or self._held > self._limits.held:
-            out.append(self._seal(self._fullest()))
-        while (oldest := self._oldest()) is not None and self._sealed - oldest.born >= self._limits.age:
+        bins = self._bins
+        while bins.full() or bins.held > self._limits.held:
+            out.append(self._seal(bins.fullest()))
+        while (oldest := bins.oldest()) is not None and self._sealed - oldest.born >= self._limits.age:
             out.append(self._seal(oldest))
 
     def _oldest(self) -> OpenBatch | None:
-        return next(iter(self._open), None)
+        return self._bins.oldest()
 
     def _forget(self, batch: OpenBatch) -> None:
-        self._unlist(batch)
-        del self._open[batch]
-        self._held -= batch.size
+        self._bins.remove(batch)
         for owner in batch.owners:
             if self._homes.get(owner) is batch:
                 del self._homes[owner]
-
-
-def _lowest(bits: int) -> int:
-    """The number of the lowest bit that is set."""
-    return (bits & -bits).bit_length() - 1

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, compress, pairwise
+from itertools import accumulate, chain
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streammig.batching import Batcher, Bounds
 from streammig.columns import Chunk, Columns
-from streammig.dedup.scan import HASH, hasher
-from streammig.model import DeadLetter, Place, Record, Span
+from streammig.dedup.scan import HASH, NONE, hasher
+from streammig.model import DeadLetter, Place, Position, Record, Span
+
+_NONE = NONE.decode()  # where a row has nothing else that must be unique
 
 Spot = tuple[int, int]  # of a row in its file: the offset of its record, and its first unit
 
@@ -24,7 +26,7 @@ def _numbers() -> array[int]:
 
 @dataclass(slots=True)
 class Outline:
-    """The rows of some spans of one file, in reading order. Ordinals go on from `counted`.
+    """The rows of some spans of one file, in reading order. Ordinals go on from `counted`. `widths` count a comma.
 
     `owners` and `uniques` are hashes one behind the other, empty where no two rows can share one. `inner` has two
     numbers for each row that has a list of units. `bounds` has two for each unit of a list that a request's bytes may
@@ -38,7 +40,7 @@ class Outline:
     ordinals: array[int] = field(default_factory=lambda: array("Q"))
     unit: array[int] = field(default_factory=_numbers)
     units: array[int] = field(default_factory=_numbers)
-    sizes: array[int] = field(default_factory=_numbers)
+    widths: array[int] = field(default_factory=_numbers)
     inner: array[int] = field(default_factory=_numbers)
     bounds: array[int] = field(default_factory=_numbers)
     owners: bytes = b""
@@ -48,24 +50,27 @@ class Outline:
     def add(self, chunk: Chunk, key: bytes, *, shared: bool) -> None:
         """Add the rows of a chunk; `shared`: two may have an owner in common, whose hash is under this key."""
         span, columns = chunk.span, chunk.columns
-        places = list(map(span.position, columns.index))
-        self.offsets.extend([it.offset for it in places])
-        self.ordinals.extend([it.ordinal for it in places])
+        if span.origins is None:
+            self.offsets.extend(map(span.offset.__add__, map(span.starts.__getitem__, columns.index)))
+        else:
+            self.offsets.extend([span.origins[at][0] for at in columns.index])
+        self.ordinals.extend(map(span.ordinals.__getitem__, columns.index))
         self.unit.extend(columns.unit)
         self.units.extend(columns.units)
-        upto = chunk.sizes
-        self.sizes.extend([high - low - 1 for low, high in pairwise(upto)])
-        self.inner.extend([edge for edges in columns.inner for edge in edges])
+        self.widths.extend(chunk.widths)
+        self.inner.extend(chain.from_iterable(columns.inner))
         if shared:
             self.owners += b"".join(map(hasher(key, "owner"), columns.owners))
-            self.uniques += b"".join(map(hasher(key, "unique"), columns.uniques))
-        for row, (low, high) in enumerate(pairwise(upto)):
-            if columns.inner and self.has_bounds(high - low - 1, columns.units[row]):
-                found = Bounds(chunk.records(row, row + 1)[0])
-                self.bounds.extend([edge for edges in zip(found.starts, found.ends, strict=True) for edge in edges])
+            unique_of = hasher(key, "unique")
+            self.uniques += b"".join([unique_of(it) if it else NONE for it in columns.uniques])
+        if columns.inner and max(chunk.widths) > self.mean:
+            for row, (width, units) in enumerate(zip(chunk.widths, columns.units, strict=True)):
+                if self.has_bounds(width, units):
+                    found = Bounds(chunk.records(row, row + 1)[0])
+                    self.bounds.extend(chain.from_iterable(zip(found.starts, found.ends, strict=True)))
 
-    def has_bounds(self, size: int, units: int) -> bool:
-        return units > 1 and size > self.mean * units
+    def has_bounds(self, width: int, units: int) -> bool:
+        return units > 1 and width > self.mean * units
 
     def spots(self) -> list[Spot]:
         return list(zip(self.offsets, self.unit, strict=True))
@@ -78,60 +83,55 @@ class Outline:
 class Outlined(Chunk):
     """The rows of an outline but for those at some spots, with bodies that have their sizes and nothing else."""
 
-    def __init__(self, outline: Outline, gone: Collection[Spot], numbers: Iterator[int]) -> None:
-        kept = [spot not in gone for spot in outline.spots()] if gone else [True] * len(outline.sizes)
+    def __init__(self, outline: Outline, gone: Collection[Spot]) -> None:
         columns, self._outline = Columns(), outline
-        self._rows = list(compress(range(len(kept)), kept))
-        columns.unit, columns.units = (list(compress(it, kept)) for it in (outline.unit, outline.units))
-        columns.upto = [0] * (len(self._rows) + 1)
-        offsets, self._sizes = (list(compress(it, kept)) for it in (outline.offsets, outline.sizes))
-        last, index = -1, -1
-        for offset in offsets:
-            index += offset != last
-            columns.index.append(index)
-            last = offset
-        if outline.inner:
-            columns.inner = list(compress(zip(outline.inner[::2], outline.inner[1::2], strict=True), kept))
-        columns.owners = _hashes(outline.owners, kept) or [str(next(numbers)) for _ in self._rows]
-        columns.uniques = _hashes(outline.uniques, kept)
-        origins = list(dict.fromkeys(offsets))
-        ends = range(1, len(origins) + 1)
-        places = [(offset, 1) for offset in origins]
-        span = Span(outline.source, 0, b"", range(len(origins)), ends, ends, origins=places)
-        super().__init__(span, columns)
+        self._rows: Sequence[int] = range(len(outline.units))
+        if gone:
+            self._rows = [row for row, spot in enumerate(outline.spots()) if spot not in gone]
+        columns.unit, columns.units = self._kept(outline.unit), self._kept(outline.units)
+        columns.owners, columns.uniques = (self._kept(_hashes(it)) for it in (outline.owners, outline.uniques))
+        offsets = self._kept(outline.offsets)
+        columns.index = list(range(len(offsets)))
+        if any(columns.unit):  # a record may have several rows
+            numbers = {offset: at for at, offset in enumerate(dict.fromkeys(offsets))}
+            columns.index, offsets = [numbers[offset] for offset in offsets], list(numbers)
+        super().__init__(Span(outline.source, 0, b"", offsets, offsets, offsets), columns)
+
+    def _kept(self, it: Sequence[Any]) -> list[Any]:
+        return list(it) if isinstance(self._rows, range) or not it else list(map(it.__getitem__, self._rows))
 
     @cached_property
-    def sizes(self) -> list[int]:
-        return list(accumulate(map((1).__add__, self._sizes), initial=0))
+    def widths(self) -> list[int]:
+        return self._kept(self._outline.widths)
 
     @cached_property
     def _bounds(self) -> list[int]:
         """Where the bounds of each row of the outline begin."""
         it = self._outline
-        sizes = zip(it.sizes, it.units, strict=True)
-        return list(accumulate((2 * units * it.has_bounds(size, units) for size, units in sizes), initial=0))
+        rows = zip(it.widths, it.units, strict=True)
+        return list(accumulate((2 * units * it.has_bounds(width, units) for width, units in rows), initial=0))
 
     def records(self, begin: int = 0, end: int | None = None) -> list[Record]:
-        it = self.columns
+        it, outline = self.columns, self._outline
         return [
             Record(
-                position=self.span.position(it.index[row]),
-                unit=it.unit[row],
-                owner=it.owners[row],
-                body=self._body(row),
-                units=it.units[row],
-                inner=it.inner[row] if it.inner else None,
+                position=Position(outline.source, outline.offsets[at], 0, outline.ordinals[at] + outline.counted),
+                unit=outline.unit[at],
+                owner=it.owners[row] if it.owners else f"{outline.source} {outline.offsets[at]} {outline.unit[at]}",
+                body=self._body(at),
+                units=outline.units[at],
+                inner=(outline.inner[2 * at], outline.inner[2 * at + 1]) if outline.inner else None,
                 unique=it.uniques[row] if it.uniques else "",
             )
-            for row in range(begin, len(it) if end is None else end)
+            for row, at in enumerate(self._rows[begin:end], begin)
         ]
 
-    def _body(self, row: int) -> bytes:
-        outline, at, size, units = self._outline, self._rows[row], self._sizes[row], self.columns.units[row]
-        if not self.columns.inner or units < 2 or outline.mean == inf:
+    def _body(self, at: int) -> bytes:
+        outline, size, units = self._outline, self._outline.widths[at] - 1, self._outline.units[at]
+        if not outline.inner or outline.mean == inf:
             return bytes(size)
-        begin, end = self.columns.inner[row]
-        if outline.has_bounds(size, units):
+        begin, end = outline.inner[2 * at], outline.inner[2 * at + 1]
+        if outline.has_bounds(size + 1, units):
             bounds = outline.bounds[self._bounds[at] : self._bounds[at + 1]]
             edges = list(zip(bounds[::2], bounds[1::2], strict=True))
         else:
@@ -146,9 +146,10 @@ class Outlined(Chunk):
         return bytes(begin) + bytes(text) + bytes(size - end)
 
 
-def _hashes(joined: bytes, kept: list[bool]) -> list[str]:
-    found = (joined[at : at + HASH].decode("latin-1") for at in range(0, len(joined), HASH))
-    return list(compress(found, kept)) if joined else []
+def _hashes(joined: bytes) -> list[str]:
+    text = joined.decode("latin-1")
+    found = [text[at : at + HASH] for at in range(0, len(text), HASH)]
+    return [it if it != _NONE else "" for it in found] if _NONE in text else found
 
 
 class Requests(NamedTuple):

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from streammig.columns import Chunk
 from streammig.dedup import Build, Duplicate, KeyIndex, counted_on, forget, room_of_index
 from streammig.dedup.scan import FIXED, NONE, PLACE, Scanned, hasher
 from streammig.dedup.sums import UNKNOWN_SUM
-from streammig.target import Keyed
+from streammig.scan import Tasks
 
 CODE = "purchase-twice"
 SHORTEST = 250  # bytes of a purchase that the target takes
 
 
-def rows_of_units(chunk: Chunk, key: bytes, own: Keyed) -> bytes:
+def rows_of_units(chunk: Chunk, key: bytes, keys: Iterable[tuple[int, int, str]]) -> bytes:
     """A row for each unit that has a key, as those of the dedup index: where it stands, and the hash of owner and key.
-    Without state: the same span gives the same rows in any process."""
+    Without state: the same span gives the same rows in any process. `keys` are as in `Facts`."""
     hashed, rows, columns = hasher(key, "unit"), list[bytes](), chunk.columns
-    for row, body in enumerate(chunk.bodies()):
+    for row, number, text in keys:
         place, owner = chunk.span.position(columns.index[row]), columns.owners[row]
-        for number, text in own.keys_of_units(body):
-            spot = PLACE.pack(place.source, place.offset, columns.unit[row] + number, place.ordinal)
-            rows.append(b"".join((spot, hashed(f"{owner}\0{text}"), NONE, b"\0", UNKNOWN_SUM)))
+        spot = PLACE.pack(place.source, place.offset, columns.unit[row] + number, place.ordinal)
+        rows.append(b"".join((spot, hashed(f"{owner}\0{text}"), NONE, b"\0", UNKNOWN_SUM)))
     return b"".join(rows)
 
 
@@ -33,16 +32,16 @@ class Purchases:
     def __init__(self, folder: Path, key: bytes) -> None:
         """Raises `MachineFault` where the folder can't be written."""
         self._folder = folder
-        self._build = Build(folder, "", policy="all", key=key)
+        self._build = Build(folder, "", policy="all", key=key, roster=False)
         self._index: KeyIndex | None = None
 
     def add(self, rows: bytes, counted: int) -> None:
         """Rows whose records are counted from `counted` on."""
         self._build.add(Scanned(0, counted_on(rows, counted), FIXED))
 
-    def repeated(self) -> Iterator[Duplicate]:
+    def repeated(self, tasks: Tasks) -> Iterator[Duplicate]:
         """Each unit whose key an earlier one of its owner has, in reading order. Raises `MachineFault`."""
-        self._index = self._build.finish()
+        self._index = self._build.finish(tasks.each)
         return (it for it in self._index.duplicates() if it.place[:3] != it.first[:3])
 
     def close(self) -> None:

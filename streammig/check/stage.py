@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, count, groupby, product
+from itertools import groupby, product
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -27,10 +27,10 @@ from streammig.dedup import KeyIndex, absent, owners_twice, repeated
 from streammig.disk import disk_fault, own_folder
 from streammig.fields import AtFault
 from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up
-from streammig.scan import Halted
+from streammig.scan import Halted, Tasks
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
 from streammig.sources.source import Source
-from streammig.target import Keyed, Mentions, Rules
+from streammig.target import Rules, TellsFacts
 
 NEAR = 1 << 20  # bytes between two records that are read through rather than leapt over
 MOST_MENTIONED = 5_000  # of a kind: more than any account holds
@@ -101,7 +101,7 @@ class Checked:
     def unsend(self, record: Record, own: Rules) -> None:
         """Take out what was added for a record that will not be sent."""
         self.sent -= record.tally
-        for kind, which in own.mentions(record.body) if isinstance(own, Mentions) else ():
+        for kind, which in own.facts([record.body]).mentioned if isinstance(own, TellsFacts) else ():
             found = self.mentioned[kind]
             found[which] -= 1
             if not found[which]:
@@ -160,9 +160,10 @@ class Noting:
         """These rules, without the records of customers that will not be there."""
         return rules if self.owners is None else WithOwners(rules, partial(absent, self.owners, _NoNotes()))
 
-    def take(self, note: Note, span: Span, columns: Columns) -> None:
-        columns = self.around(_Known(self.rules, columns)).columns(span)
-        chunk = Chunk(span, columns)
+    def take(self, note: Note, chunk: Chunk) -> None:
+        span, columns = chunk.span, self.around(_Known(self.rules, chunk.columns)).columns(chunk.span)
+        if columns is not chunk.columns:
+            chunk = Chunk(span, columns)
         note.records += len(span)
         for left in columns.left_out:
             add_by_reason(note.filtered, left.filtered)
@@ -177,10 +178,10 @@ class Noting:
             mean = inf if self.rules.once else self.limits.bytes / self.limits.units / 2
             note.outlines.append(Outline(span.source, mean))
         note.outlines[-1].add(chunk, self.key, shared=self.shared)
-        if isinstance(self.rules, Keyed):
-            note.purchases += rows_of_units(chunk, self.key, self.rules)
-        if isinstance(self.rules, Mentions):
-            note.mentioned.update(chain.from_iterable(map(self.rules.mentions, chunk.bodies())))
+        if isinstance(self.rules, TellsFacts):
+            facts = chunk.facts(self.rules.facts)
+            note.mentioned.update(facts.mentioned)
+            note.purchases += rows_of_units(chunk, self.key, facts.keys)
 
 
 class Stage:
@@ -218,32 +219,31 @@ class Stage:
                 outline.counted = counted
                 pickle.dump(outline, self._outlines)
 
-    def settle(self, noting: Noting, index: KeyIndex | None, halt: Event) -> Checked:
-        """Take out what can't be sent beside the rest of the stage, and plan the requests. Raises `Halted` once `halt`
-        is set."""
-        rules, found = noting.rules, self.checked
+    def settle(self, noting: Noting, index: KeyIndex | None, tasks: Tasks) -> Checked:
+        """Take out what can't be sent beside the rest of the stage, and plan the requests. Raises `Halted` once the
+        tasks are to halt."""
+        rules, found, halt = noting.rules, self.checked, tasks.halt
         gone = _Gone(noting, index, halt)
 
         def chunks() -> Iterator[Outlined]:
-            numbers = count()
             for outline in self._stored(halt):
                 whys = gone.of(outline)
                 if whys:
                     self._refuse(noting, outline, whys)
-                yield Outlined(outline, whys.keys(), numbers)
+                yield Outlined(outline, whys.keys())
 
         planned = requests(batcher(rules.head, rules.tail, rules.once, noting.limits), chunks())
         found.requests, found.bytes = planned.number, planned.size
         if planned.letters:
             self._refuse_too_large(noting, planned.letters, halt)
         if self._purchases is not None:
-            self._tell_repeated(noting, self._purchases, halt)
+            self._tell_repeated(noting, self._purchases, tasks)
         return found
 
-    def _tell_repeated(self, noting: Noting, purchases: Purchases, halt: Event) -> None:
+    def _tell_repeated(self, noting: Noting, purchases: Purchases, tasks: Tasks) -> None:
         """Tell of each unit that an earlier one repeats; it is sent nevertheless, for only its keys are alike."""
-        for place, twins in groupby(purchases.repeated(), lambda it: it.place._replace(unit=0)):
-            if halt.is_set():
+        for place, twins in groupby(purchases.repeated(tasks), lambda it: it.place._replace(unit=0)):
+            if tasks.halt.is_set():
                 raise Halted
             again = list(twins)
             ((_, records),) = records_at(self._source, noting.around(noting.rules), [place])
@@ -320,7 +320,6 @@ class _Gone:
         """Why rows of an outline can't be sent. Ask in reading order."""
         if self._index is None:
             return {}
-        spots = {*outline.spots()}
         end = Place(outline.source, outline.offsets[-1] + 1)
         found = {}
         while self._next is not None and self._next < end:
@@ -328,7 +327,7 @@ class _Gone:
             self._next = next(self._differing, None)
         repeats = self._of(self._index, Place(outline.source, outline.offsets[0]), end)
         found |= {(offset, unit): why for (_, offset, unit), why in repeats.items()}
-        return {spot: why for spot, why in found.items() if spot in spots}
+        return {spot: found[spot] for spot in outline.spots() if spot in found} if found else {}
 
 
 def records_at(source: Source, rules: Rules, places: Iterable[Place]) -> Iterator[tuple[Place, list[Record]]]:

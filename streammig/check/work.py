@@ -23,12 +23,12 @@ from streammig.disk import check_room, own_folder
 from streammig.errors import MachineFault, Problem, Unusable
 from streammig.fingerprint import shapes
 from streammig.inputs import StageInput, make_ready
-from streammig.scan import Policies, Workers, problems_of, scan_folder
+from streammig.scan import Policies, Tasks, Workers, problems_of, scan_folder
 from streammig.scans import to_scan
 from streammig.selection import BALANCE_DIFFERS
 from streammig.settings import Settings
 from streammig.stages import ONCE, STAGES
-from streammig.target import Keyed
+from streammig.target import TellsFacts
 from streammig.telemetry import Notice, Notify, Waiting, Warned
 
 
@@ -66,11 +66,11 @@ class Check:
             indexes = await self._scan(stack, works, workers)
             await self._history(indexes)
             for name, work in works.items():
-                halt = Event()
+                tasks = Tasks(workers, Event(), self._hear)
                 noting = self._noting(name, indexes.get(STAGES[0]))
-                settle = partial(work.settle, noting, indexes.get(name), halt)
+                settle = partial(work.settle, noting, indexes.get(name), tasks)
                 self.notify(Waiting("planning", f"planning the requests of the {name}"))
-                self.stages.append(await in_thread(self.thread, settle, halt))
+                self.stages.append(await in_thread(self.thread, settle, tasks.halt))
 
     async def _grouped(self) -> dict[str, StageInput]:
         """The stages that can be read: where single rows can't be grouped, that is a problem of their stage."""
@@ -90,7 +90,7 @@ class Check:
 
     def _purchases(self, stack: AsyncExitStack, folder: Path, it: StageInput) -> Purchases | None:
         """What finds purchases that come twice; none, with a warning, where the disk has no room for it."""
-        if not isinstance(it.rules, Keyed):
+        if not isinstance(it.rules, TellsFacts) or not it.rules.has_keys:
             return None
         own = sum(mark["length"] for mark in it.source.fingerprints())
         try:
@@ -148,8 +148,9 @@ class Check:
         """What is noted of a stage; `customers` is the index of them."""
         first = name == STAGES[0]
         owners = None if first else customers
-        shared = not (first and self._indexed) or self.settings.duplicates == "none"
-        return Noting(self.inputs[name].rules, owners, shared, self._key, BatchLimits(bytes=self.settings.max_bytes))
+        rules = self.inputs[name].rules
+        alone = self._indexed and (rules.once or (first and self.settings.duplicates != "none"))
+        return Noting(rules, owners, not alone, self._key, BatchLimits(bytes=self.settings.max_bytes))
 
     def _hear(self, notice: Notice) -> None:
         """Keep a warning for the end, and pass any other notice on at once."""

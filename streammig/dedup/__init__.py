@@ -1,10 +1,10 @@
 """The dedup index: customers whose id or e-mail occurs more than once, and owners that will not be in the target.
 
-`scan` makes rows of a span, `Build` sorts them in a child process, `open_index` gives the finished index, `forget`
+`scan` makes rows of a span, `Build` sorts them, `open_index` gives the finished index, `forget`
 deletes it with everything it left.
 """
 
-from streammig.dedup.build import MEMORY_BYTES, Build, most_customers, room_of_index
+from streammig.dedup.build import Build, most_customers, room_of_index
 from streammig.dedup.lookup import (
     OWNER_TWICE,
     Duplicate,
@@ -21,7 +21,6 @@ from streammig.dedup.scan import Scanned, counted_on, rows_of, scan
 from streammig.dedup.sums import sums_of
 
 __all__ = [
-    "MEMORY_BYTES",
     "OWNER_TWICE",
     "Build",
     "Duplicate",

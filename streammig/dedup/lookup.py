@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from array import array
-from bisect import bisect_left, bisect_right
+import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from streammig.dedup.scan import FIXED, HASH, OWNER, PLACE, ROW, SPOT, SUM, UNIQUE, hasher, place_of, spot
-from streammig.dedup.sums import NO_SUM, UNKNOWN_SUM, WIDTH
+from streammig.dedup.roster import OWNERS, UNIQUES, Entry, Roster
+from streammig.dedup.scan import FIXED, OWNER, PLACE, ROW, SPOT, UNIQUE, hasher, place_of, spot
+from streammig.dedup.sums import NO_SUM, UNKNOWN_SUM
 from streammig.disk import own, own_folder, read_own, remove_own
 from streammig.errors import MachineFault
 from streammig.model import START, Place
@@ -24,20 +25,14 @@ Policy = Literal["first", "none", "all"]
 """Which of several records with the same id or e-mail is a duplicate: all but the first, none (not looked for), or all
 of them, by id alone."""
 
-FORMAT = 3
+FORMAT = 4
 UNKNOWN = "unknown-customer"
 OWNER_TWICE = "owner-twice"
 REFUSED = "refused"  # what became of a customer after the index was built
 KEYS = {"duplicate-customer": "id", "duplicate-email": "e-mail"}
 
-# The roster has each key once, ascending by its hash: all ids, and behind them all e-mails. An entry is the hash, the
-# number of the key's first row that is kept (or of the row with the reason why none is), and that reason's number.
-NUMBER = 5
-ENTRY = HASH + NUMBER + 1
-BLOCK = 256 * ENTRY  # what one look reads; 8 bytes of its first hash stay in memory, so 3 MB for 100 M keys
 DUPLICATE = 2 * PLACE.size + 1  # its own place, the place of the record it repeats, the number of its code
-WORK = ("inbox", "sorting.duckdb", "sorting.duckdb.wal")  # what sorting needs, and a finished build does not
-FILES = frozenset({"rows", "roster", "duplicates", "about", "about.part", *WORK})  # of a build, beside its spill
+FILES = frozenset({"rows", "roster", "duplicates", "about", "about.part"})  # of a build
 READ = 1 << 20
 END = Place((1 << 32) - 1)  # behind every record
 AHEAD = 512  # duplicates that are read at once: 25 KB
@@ -89,17 +84,16 @@ class KeyIndex:
         self.about, self.folder = about, folder
         key = bytes.fromhex(about.key)
         self._hashers = hasher(key, "owner"), hasher(key, "unique")
-        self._begins = 0, about.owners * ENTRY, (about.owners + about.uniques) * ENTRY  # of ids, of e-mails; the end
-        self._files: list[int] = []
-        try:
-            self._files += [own(folder / name, os.O_RDONLY) for name in ("roster", "duplicates", "rows")]
-            self._roster, self._repeated, self._rows = self._files
-            if not checked and tuple(map(self._digest, self._files)) != about.digests:
+        with ExitStack() as stack:
+            files = [own(folder / name, os.O_RDONLY) for name in ("roster", "duplicates", "rows")]
+            for file in files:
+                stack.callback(os.close, file)
+            roster, self._repeated, self._rows = files
+            if not checked and tuple(map(self._digest, files)) != about.digests:
                 raise ValueError
-            self._heads = self._first_hashes(0), self._first_hashes(1)
-        except BaseException:
-            self.close()
-            raise
+            self._roster = Roster(roster, (about.owners, about.uniques))
+            stack.callback(self._roster.close)
+            self._open = stack.pop_all()
 
     def __reduce__(self) -> tuple[type[KeyIndex], tuple[Path, About, bool]]:
         return KeyIndex, (self.folder.absolute(), self.about, True)  # another process opens it for itself
@@ -112,18 +106,18 @@ class KeyIndex:
         """
         found = {}
         for owner in owners:
-            entry = self._entry(0, owner)
+            entry = self._entry(OWNERS, owner)
             if entry is None:
                 found[owner] = UNKNOWN
-            elif entry[1]:
-                found[owner] = self.about.reasons[entry[1]]
+            elif entry.reason:
+                found[owner] = self.about.reasons[entry.reason]
         return found
 
     def places(self, owner: str, unique: str = "") -> tuple[Place, ...]:
         """The places of the records that are kept with this id or, folded, this e-mail; in that order, each once."""
-        entries = [self._entry(0, owner), self._entry(1, unique) if unique else None]
-        numbers = dict.fromkeys(entry[0] for entry in entries if entry is not None and not entry[1])
-        return tuple(place_of(self._read(self._rows, ROW, number * ROW)) for number in numbers)
+        entries = [self._entry(OWNERS, owner), self._entry(UNIQUES, unique) if unique else None]
+        numbers = dict.fromkeys(it.number for it in entries if it is not None and not it.reason)
+        return tuple(map(self._place, numbers))
 
     def duplicates(self, start: Place = START, end: Place | None = None) -> Iterator[Duplicate]:
         """The duplicates from `start` up to, not including, `end`, in reading order; `start` is found by bisection."""
@@ -144,47 +138,54 @@ class KeyIndex:
 
     def lacks(self, owner: bytes) -> bool:
         """Whether the owner with this hash will not be in the target."""
-        entry = self._find(0, owner)
-        return entry is None or bool(entry[1])
-
-    def sum_of(self, owner: bytes) -> bytes:
-        """The sum of the owner with this hash, unknown where no record of it is kept."""
-        entry = self._find(0, owner)
-        return UNKNOWN_SUM if entry is None or entry[1] else self._read(self._rows, WIDTH, entry[0] * ROW + SUM)
+        entry = self._find(OWNERS, owner)
+        return entry is None or bool(entry.reason)
 
     def differs(self, owner: str, own: bytes) -> bool:
         """Whether what an owner's record of another stage adds up to is not what this one's does."""
-        there = self.sum_of(self._hashers[0](owner)) if own != UNKNOWN_SUM else own
-        return there not in (own, UNKNOWN_SUM)
+        entry = self._entry(OWNERS, owner) if own != UNKNOWN_SUM else None
+        return entry is not None and not entry.reason and entry.total not in (own, UNKNOWN_SUM)
 
     def differing(self, other: KeyIndex, stopped: Callable[[], bool]) -> Iterator[Place]:
         """The places of the records, of owners with one alone, that do not add up to what `other` has of their owner;
         both have the same key. Ends early once `stopped`."""
-        for row in self._kept_rows(stopped):
-            own = row[SUM:]
-            if own != UNKNOWN_SUM and other.sum_of(row[OWNER:UNIQUE]) not in (own, UNKNOWN_SUM):
-                yield place_of(row)
+
+        def found() -> Iterator[bytes]:
+            for mine, theirs in zip(self._roster.owners(), other._roster.owners(), strict=True):
+                sums = {owner: total for owner, total, _, reason in theirs if not reason}
+                for owner, total, number, reason in mine:
+                    if not reason and total != UNKNOWN_SUM and sums.get(owner, total) not in (total, UNKNOWN_SUM):
+                        yield number
+
+        return self._in_order(found(), stopped)
 
     def without(self, other: KeyIndex, stopped: Callable[[], bool]) -> Iterator[Place]:
         """The places of records that are kept and add up to something, whose owner `other` does not know at all; both
         have the same key. Ends early once `stopped`."""
-        for row in self._kept_rows(stopped):
-            if row[SUM:] not in (UNKNOWN_SUM, NO_SUM) and other._find(0, row[OWNER:UNIQUE]) is None:
-                yield place_of(row)
 
-    def _kept_rows(self, stopped: Callable[[], bool]) -> Iterator[bytes]:
-        """The rows in reading order but for those of duplicates. Ends early once `stopped`."""
-        twice = (it.place for it in self.duplicates())
-        repeated = next(twice, None)
-        for data in self.rows_before(END):
+        def found() -> Iterator[bytes]:
+            for mine, theirs in zip(self._roster.owners(), other._roster.owners(), strict=True):
+                known = {owner for owner, _, _, _ in theirs}
+                for owner, total, number, reason in mine:
+                    if not reason and owner not in known and total not in (UNKNOWN_SUM, NO_SUM):
+                        yield number
+
+        return self._in_order(found(), stopped)
+
+    def _in_order(self, numbers: Iterable[bytes], stopped: Callable[[], bool]) -> Iterator[Place]:
+        """The places of rows with these numbers, in reading order. A bit for each row takes little memory."""
+        bits = bytearray(os.fstat(self._rows).st_size // ROW // 8 + 1)
+        for it in numbers:
+            byte, bit = divmod(int.from_bytes(it, "big"), 8)
+            bits[byte] |= 1 << bit
             if stopped():
                 return
-            for begin in range(0, len(data), ROW):
-                row = data[begin : begin + ROW]
-                if place_of(row) == repeated:
-                    repeated = next(twice, None)
-                else:
-                    yield row
+        for found in re.finditer(rb"[^\0]", bits):
+            for bit in range(8):
+                if found[0][0] >> bit & 1:
+                    yield self._place(found.start() * 8 + bit)
+            if stopped():
+                return
 
     def rows_before(self, place: Place) -> Iterator[bytes]:
         """The rows before a place, in pieces, for an index that keeps them."""
@@ -197,26 +198,17 @@ class KeyIndex:
         count = range(os.fstat(file).st_size // width)
         return bisect_left(count, spot(place), key=lambda it: self._read(file, SPOT, it * width))
 
-    def _entry(self, kind: int, text: str) -> tuple[int, int] | None:
-        """The row number and the reason of an id (`kind` is 0) or an e-mail (1)."""
+    def _entry(self, kind: int, text: str) -> Entry | None:
         return self._find(kind, self._hashers[kind](text))
 
-    def _find(self, kind: int, key: bytes) -> tuple[int, int] | None:
-        heads, begin = self._heads[kind], self._begins[kind]
-        head = int.from_bytes(key[:8], "big")
-        low, high = max(bisect_left(heads, head) - 1, 0), bisect_right(heads, head)
-        stop = min(begin + high * BLOCK, self._begins[kind + 1])
-        data = self._read(self._roster, stop - begin - low * BLOCK, begin + low * BLOCK)
-        at = data.find(key)
-        while at >= 0 and at % ENTRY:  # within other entries
-            at = data.find(key, at + 1)
-        if at < 0:
-            return None
-        return int.from_bytes(data[at + HASH : at + HASH + NUMBER], "big"), data[at + ENTRY - 1]
+    def _find(self, kind: int, key: bytes) -> Entry | None:
+        try:
+            return self._roster.find(kind, key)
+        except ValueError:
+            raise damaged(self.folder) from None
 
-    def _first_hashes(self, kind: int) -> array[int]:
-        blocks = range(self._begins[kind], self._begins[kind + 1], BLOCK)
-        return array("Q", (int.from_bytes(self._read(self._roster, 8, at), "big") for at in blocks))
+    def _place(self, number: int) -> Place:
+        return place_of(self._read(self._rows, ROW, number * ROW))
 
     def _digest(self, file: int) -> str:
         digest, offset = hashlib.sha256(), 0
@@ -233,8 +225,7 @@ class KeyIndex:
 
     def close(self) -> None:
         """Close the files; may be called twice."""
-        while self._files:
-            os.close(self._files.pop())
+        self._open.close()
 
     def __enter__(self) -> KeyIndex:
         return self
@@ -278,13 +269,7 @@ def forget(folder: Path) -> None:
 
 def remove(build: Path) -> None:
     """Delete the files of a build, finished or not, and its folder once it is empty."""
-    remove_own(build / "spill", is_spill)
     remove_own(build, lambda name: name in FILES)
-
-
-def is_spill(name: str) -> bool:
-    """Whether DuckDB gives this name to a file of its temporary folder."""
-    return name.startswith("duckdb_temp")
 
 
 def binding(token: str, policy: Policy) -> str:

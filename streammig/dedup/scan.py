@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from streammig.columns import Columns
+from streammig.columns import Chunk
 from streammig.dedup.sums import UNKNOWN_SUM, WIDTH, sums_of
 from streammig.model import Place, Span
 from streammig.target import Rules
@@ -46,12 +46,13 @@ class Scanned(NamedTuple):
 
 def scan(rules: Rules, key: bytes, span: Span) -> Scanned:
     """The rows of a span. Without state and fit to be pickled: the same span gives the same rows in any process."""
-    columns = rules.columns(span)
-    return rows_of(columns, key, span, sums_of(rules, columns, span, key))
+    chunk = Chunk(span, rules.columns(span))
+    return rows_of(chunk, key, sums_of(rules, chunk, key))
 
 
-def rows_of(columns: Columns, key: bytes, span: Span, sums: Sequence[bytes]) -> Scanned:
+def rows_of(chunk: Chunk, key: bytes, sums: Sequence[bytes]) -> Scanned:
     """As `scan`, of what the rules have made of the span; `sums` are those of its rows."""
+    span, columns = chunk.span, chunk.columns
     owner_of, unique_of = hasher(key, "owner"), hasher(key, "unique")
     reasons = list(FIXED)
 

@@ -1,7 +1,7 @@
-"""The child process that sorts the rows of a scan, out of core, in DuckDB: a request in, two files out, a result.
+"""Sorts the rows of a scan by their keys, out of core: which records share a key, and the roster of all keys.
 
-The request is one line of JSON on stdin, the result one on stdout; the exit status is 0 where the files are whole. The
-child ends as soon as stdin does, also within a statement, so it never outlives the process that started it.
+The entries of the rows are parted by the first bits of their hashes. So each part fits into little memory, and can be
+worked on alone, in any process.
 """
 
 from __future__ import annotations
@@ -9,191 +9,154 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
-import signal
-import sys
-import threading
+from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from itertools import chain
+from contextlib import ExitStack, closing
+from heapq import merge
+from itertools import accumulate, groupby
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-import duckdb
-import msgspec
+from streammig.dedup.lookup import DUPLICATE
+from streammig.dedup.parts import SHARED, Parted, parted, roster, shared
+from streammig.dedup.roster import ENTRIES, KINDS, OWNERS, UNIQUES
+from streammig.dedup.scan import OWNER, REASON, ROW, SAME_OWNER, SAME_UNIQUE, SUM
+from streammig.disk import own
 
-from streammig.dedup.build import Request, Sorted, fault
-from streammig.dedup.lookup import DUPLICATE, ENTRY, NUMBER
-from streammig.dedup.scan import NONE, OWNER, REASON, ROW, SAME_OWNER, SAME_UNIQUE, SUM, UNIQUE
-
-LOADED = 122_880  # rows to a statement: a row group of DuckDB, which it writes to its file at once
-FETCHED = 8_192
-MADE = "CREATE TABLE entry (number UBIGINT, owner BLOB, other BLOB, reason UTINYINT)"
-# A line is a row in hex. Rows come without numpy or pyarrow, which weigh more than DuckDB itself, and 5 times faster
-# than values would. DuckDB keeps 12 bytes of a BLOB in place, which is the length of a hash.
-LOAD = f"""
-INSERT INTO entry
-SELECT $first + row_number() OVER () - 1, unhex(line[{2 * OWNER + 1}:{2 * UNIQUE}]),
-    nullif(unhex(line[{2 * UNIQUE + 1}:{2 * REASON}]), unhex('{NONE.hex()}')),
-    ('0x' || line[{2 * REASON + 1}:{2 * SUM}])::UTINYINT
-FROM read_csv($path, header = false, auto_detect = false, delim = ',', columns = {{'line': 'VARCHAR'}},
-    max_line_size = 65536, buffer_size = 1048576)
-"""
-# Records whose id or e-mail occurs more than once, in reading order, with the numbers of their groups. Each statement
-# has one sort or join: several would share the memory, and fail.
-SHARING = """
-CREATE TABLE owner_group AS SELECT owner, row_number() OVER () - 1 AS nth FROM
-    (SELECT owner FROM entry WHERE reason = 0 GROUP BY owner HAVING count(*) > 1);
-CREATE TABLE other_group AS SELECT other, row_number() OVER () - 1 AS nth FROM
-    (SELECT other FROM entry WHERE reason = 0 AND other IS NOT NULL GROUP BY other HAVING count(*) > 1);
-CREATE TABLE owner_shared AS SELECT number, nth FROM entry JOIN owner_group USING (owner) WHERE reason = 0;
-CREATE TABLE other_shared AS SELECT number, nth FROM entry JOIN other_group USING (other) WHERE reason = 0;
-SELECT number, owner_shared.nth, other_shared.nth FROM owner_shared FULL JOIN other_shared USING (number)
-    ORDER BY number
-"""
-# A record that is a duplicate has a second entry, with the reason.
-DROP = f"""
-INSERT INTO entry SELECT number, unhex(owner), nullif(unhex(other), unhex('{NONE.hex()}')), reason
-FROM read_csv($path, header = false, auto_detect = false, delim = ',', buffer_size = 1048576,
-    columns = {{'number': 'UBIGINT', 'owner': 'VARCHAR', 'other': 'VARCHAR', 'reason': 'UTINYINT'}})
-"""
-ENTRIES = "SELECT {0}, number, reason FROM entry WHERE {0} IS NOT NULL ORDER BY {0}, number, reason DESC"
+LOADED = 1 << 14  # rows that are parted at once
+PART = 1 << 14  # entries of a part, if that makes no more parts than
+MOST_BITS = 8
+READ = 1 << 13  # bytes
 
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    os.umask(0o077)
-    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
-
-    def watch() -> None:
-        sys.stdin.buffer.read()
-        if request.elsewhere:
-            shutil.rmtree(request.elsewhere, ignore_errors=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    result = run(request)
-    sys.stdout.buffer.write(msgspec.json.encode(result))
-    sys.stdout.buffer.flush()
-    os._exit(0 if not result.fault else 1)  # the interpreter's own end would wait for the thread
+class Stopped(ValueError):
+    """The sort was stopped."""
 
 
-def run(request: Request) -> Sorted:
-    """The result, or why there is none: never a value, never a query."""
-    try:
-        with closing(Sorting(request)) as sorting:
-            return sorting.result()
-    except (duckdb.Error, OSError) as error:
-        found = fault(Path(request.folder), error)
-        if isinstance(error, duckdb.OutOfMemoryException) and found[0] != "disk-full":
-            what = f"the dedup index can't be built within {request.memory_bytes >> 20} MB of memory"
-            found = "dedup-memory", what, "Report this: no export should need more. The run can be resumed."
-        return Sorted(fault=found)
+Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+"""Calls a function of a module with each of these arguments; gives the results in their order."""
+
+
+class Counts(NamedTuple):
+    """What a sort has found: distinct keys of both kinds, and duplicates. The digests are of the files it made."""
+
+    owners: int
+    uniques: int
+    duplicates: int
+    roster: str
+    repeated: str
+
+
+def here(work: Callable[..., Any], each: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """Do it in this process."""
+    return (work(*it) for it in each)
 
 
 class Sorting:
-    """One build: the rows of a scan in, roster and duplicates out, in the folder of the request."""
+    """One sort of the rows in a folder: `roster` and `duplicates` come into it. Raises `OSError` for what the disk
+    refuses, and for rows that are not those of the `digest`; `Stopped` once `stopped`."""
 
-    def __init__(self, request: Request) -> None:
-        self._request, self._folder = request, Path(request.folder)
-        self._work = Path(request.elsewhere or request.folder)
-        spill = self._work / "spill"
-        spill.mkdir(mode=0o700)
-        self._rows = os.open(self._folder / "rows", os.O_RDONLY)
-        self._db = duckdb.connect(
-            str(self._work / "sorting.duckdb"),
-            config={
-                "memory_limit": f"{request.memory_bytes // 1024}KiB", "threads": 1,
-                "temp_directory": str(spill), "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        )  # fmt: skip
+    def __init__(self, folder: Path, policy: str, digest: str, each: Each, stopped: Callable[[], bool]) -> None:
+        self._folder, self._policy, self._digest = folder, policy, digest
+        self._each, self._stopped = each, stopped
 
-    def result(self) -> Sorted:
-        self._db.execute(MADE)
+    def result(self, *, roster: bool) -> Counts:
+        """The finished files; `roster`: with every key, else with an empty one."""
+        with ExitStack() as stack:
+            self._rows = os.open(self._folder / "rows", os.O_RDONLY)
+            stack.callback(os.close, self._rows)
+            count, rest = divmod(os.fstat(self._rows).st_size, ROW)
+            if rest:
+                raise OSError(errno.EIO, "the rows are cut")
+            self._bits = min((count // PART).bit_length(), MOST_BITS)
+            spooled = stack.enter_context(TemporaryFile(dir=self._folder))
+            self._spool = _Spool(spooled, 1 << self._bits)
+            for made in self._every(parted, self._loads(count)):
+                self._spool.add(made)
+            repeated, told = hashlib.sha256(), hashlib.sha256()
+            duplicates = self._write("duplicates", repeated, self._decisions())
+            sizes = [self._write("roster", told, self._roster(kind) if roster else ()) for kind in KINDS]
+            owners, uniques = (size // entry for size, entry in zip(sizes, ENTRIES, strict=True))
+            return Counts(owners, uniques, duplicates // DUPLICATE, told.hexdigest(), repeated.hexdigest())
+
+    def _every(self, work: Callable[..., Any], each: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        for it in self._each(work, each):
+            if self._stopped():
+                raise Stopped
+            yield it
+
+    def _loads(self, count: int) -> Iterator[tuple[bytes, range, int]]:
         digest = hashlib.sha256()
-        for number in range(0, os.fstat(self._rows).st_size // ROW + 1, LOADED):
-            rows = os.pread(self._rows, LOADED * ROW, number * ROW)
+        for number in range(0, count, LOADED):
+            rows = os.pread(self._rows, min(LOADED, count - number) * ROW, number * ROW)
             digest.update(rows)
-            self._insert(LOAD, rows.hex("\n", ROW), first=number)
-        if digest.hexdigest() != self._request.rows:
+            yield rows, range(number, number + len(rows) // ROW), self._bits
+        if digest.hexdigest() != self._digest:
             raise OSError(errno.EIO, "the rows read back as something else")
-        repeated, roster = hashlib.sha256(), hashlib.sha256()
-        ways: dict[str, Callable[[], Iterable[bytes]]] = {"first": self._duplicates, "all": self._shared}
-        found = ways.get(self._request.policy, tuple)()
-        duplicates = self._write("duplicates", repeated, found) // DUPLICATE
-        owners, others = (self._write("roster", roster, self._roster(key)) // ENTRY for key in ("owner", "other"))
-        return Sorted(owners, others, duplicates, roster.hexdigest(), repeated.hexdigest())
 
-    def _insert(self, statement: str, lines: str, **more: int) -> None:
-        inbox = self._work / "inbox"
-        inbox.write_text(lines)
-        self._db.execute(statement, {"path": str(inbox), **more})
-        inbox.unlink()
+    def _decisions(self) -> Iterator[bytes]:
+        """The duplicates, in reading order."""
+        ways = {"first": self._but_first, "all": self._of_owners}
+        return ways[self._policy]() if self._policy in ways else iter(())
 
-    def _duplicates(self) -> Iterator[bytes]:
-        """Decide in reading order: a record is a duplicate if an earlier one that is kept has its id or its e-mail."""
-        dropped: list[str] = []
-        with closing(Firsts(self._folder)) as owners, closing(Firsts(self._folder)) as others:
-            for number, owner, other in chain.from_iterable(self._fetched(SHARING)):
+    def _but_first(self) -> Iterator[bytes]:
+        """A record is a duplicate if an earlier one that is kept has its id or its e-mail."""
+        dropped, numbers = list[bytes](), list[int]()
+        with closing(Firsts(self._folder)) as owners, closing(Firsts(self._folder)) as uniques:
+            for number, groups in self._sharing(KINDS):
+                owner, unique = groups.get(OWNERS), groups.get(UNIQUES)
                 first, why = owners.get(owner), SAME_OWNER
                 if first is None:
-                    first, why = others.get(other), SAME_UNIQUE
+                    first, why = uniques.get(unique), SAME_UNIQUE
                 if first is None:
                     owners.put(owner, number)
-                    others.put(other, number)
+                    uniques.put(unique, number)
                     continue
                 row = self._row(number)
-                dropped.append(f"{number},{row[OWNER:UNIQUE].hex()},{row[UNIQUE:REASON].hex()},{why}\n")
+                dropped.append(row[:REASON] + bytes([why]) + row[SUM:])
+                numbers.append(number)
                 yield row[:OWNER] + self._row(first)[:OWNER] + bytes([why])
-                if len(dropped) >= LOADED:
-                    self._insert(DROP, "".join(dropped))
-                    dropped.clear()
-        self._insert(DROP, "".join(dropped))
+                if len(numbers) >= LOADED:
+                    self._spool.add(parted(b"".join(dropped), numbers, self._bits))
+                    dropped, numbers = [], []
+        self._spool.add(parted(b"".join(dropped), numbers, self._bits))
 
-    def _shared(self) -> Iterator[bytes]:
-        """In reading order: every record whose id another one has, with the first of these."""
+    def _of_owners(self) -> Iterator[bytes]:
+        """Every record whose id another one has, with the first of these."""
         with closing(Firsts(self._folder)) as owners:
-            for number, owner, _ in chain.from_iterable(self._fetched(SHARING)):
-                if (first := owners.get(owner)) is None:
-                    owners.put(owner, first := number)
+            for number, groups in self._sharing([OWNERS]):
+                if (first := owners.get(groups[OWNERS])) is None:
+                    owners.put(groups[OWNERS], first := number)
                 yield self._row(number)[:OWNER] + self._row(first)[:OWNER] + bytes([SAME_OWNER])
 
-    def _roster(self, column: str) -> Iterator[bytes]:
-        """Every key once, ascending: with its first row that is kept, else with the first reason why none is.
+    def _sharing(self, kinds: Iterable[int]) -> Iterator[tuple[int, dict[int, int]]]:
+        """The numbers of the records that share a key, in reading order, with the numbers of their groups by kind."""
+        with TemporaryFile(dir=self._folder) as file:
+            runs = []
+            for kind in kinds:
+                groups = 0
+                parts = ((kind, data) for data in self._spool.parts(kind))
+                for run, count in self._every(shared, parts):
+                    if run:
+                        runs.append(_Run(file, len(run), kind, groups))
+                        file.write(run)
+                    groups += count
+            file.flush()
+            for number, found in groupby(merge(*map(iter, runs)), key=itemgetter(0)):
+                yield number, {kind: nth for _, kind, nth in found}
 
-        An e-mail of which no record is kept has no entry.
-        """
-        last, entry, kept, dropped = b"", b"", False, -1
-        for rows in self._fetched(ENTRIES.format(column)):
-            entries = []
-            for key, number, reason in rows:
-                if key != last:
-                    entries.append(entry)
-                    last, entry, kept, dropped = key, b"", False, -1
-                if reason:
-                    dropped = number
-                    if not entry and column == "owner":
-                        entry = key + number.to_bytes(NUMBER, "big") + bytes([reason])
-                elif not kept and number != dropped:
-                    entry, kept = key + number.to_bytes(NUMBER, "big") + b"\0", True
-            yield b"".join(entries)
-        yield entry
+    def _roster(self, kind: int) -> Iterator[bytes]:
+        alone = self._policy == "all"
+        return self._every(roster, ((kind, data, alone) for data in self._spool.parts(kind)))
 
     def _row(self, number: int) -> bytes:
         return os.pread(self._rows, ROW, number * ROW)
 
-    def _fetched(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
-        """The rows of an ordered query, some at a time; other statements may run in between."""
-        with self._db.cursor() as reading:
-            reading.execute(query)
-            while rows := reading.fetchmany(FETCHED):
-                yield rows
-
     def _write(self, name: str, digest: Any, pieces: Iterable[bytes]) -> int:
-        """Append pieces to a file, durably; returns how many bytes."""
-        with open(self._folder / name, "ab") as file:
+        """Append pieces to a file of ours, durably; returns how many bytes."""
+        with open(self._folder / name, "ab", opener=own) as file:
             before = file.tell()
             for piece in pieces:
                 digest.update(piece)
@@ -202,9 +165,41 @@ class Sorting:
             os.fsync(file.fileno())
             return file.tell() - before
 
-    def close(self) -> None:
-        self._db.close()
-        os.close(self._rows)
+
+class _Spool:
+    """All entries, in a file without a name, to be read part by part."""
+
+    def __init__(self, file: BinaryIO, parts: int) -> None:
+        self._file, self._parts, self._end = file, parts, 0
+        self._begins: list[list[array[int]]] = [[] for _ in KINDS]  # for each kind: of the parts of what was added
+
+    def add(self, made: Parted) -> None:
+        for begins, data, lengths in zip(self._begins, made.data, made.lengths, strict=True):
+            begins.append(array("Q", accumulate(lengths, initial=self._end)))
+            self._end += len(data)
+            self._file.write(data)
+
+    def parts(self, kind: int) -> Iterator[bytes]:
+        self._file.flush()
+        file = self._file.fileno()
+        for part in range(self._parts):
+            yield b"".join([os.pread(file, it[part + 1] - it[part], it[part]) for it in self._begins[kind]])
+
+
+class _Run:
+    """The records of one part that share a key, in a file, which is at its end: read a piece at a time."""
+
+    def __init__(self, file: BinaryIO, length: int, kind: int, groups: int) -> None:
+        """`groups` is how many the parts before it have."""
+        self._file, self._begin = file, file.tell()
+        self._end, self._kind, self._groups = self._begin + length, kind, groups
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        piece = READ // SHARED.size * SHARED.size
+        for at in range(self._begin, self._end, piece):
+            data = os.pread(self._file.fileno(), min(piece, self._end - at), at)
+            for number, nth in SHARED.iter_unpack(data):
+                yield number, self._kind, self._groups + nth
 
 
 class Firsts:

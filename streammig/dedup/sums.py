@@ -10,29 +10,24 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-from streammig.columns import Columns
-from streammig.model import EXACT, Span
-from streammig.target import AddsUp, Rules
+from streammig.columns import Chunk
+from streammig.target import Rules, TellsFacts
 
 PRIME = (1 << 89) - 1
 WIDTH = 12
 UNKNOWN_SUM = b"\xff" * WIDTH  # no sum is so large
 NO_SUM = bytes(WIDTH)
-SCALE = 12  # fraction digits: a number with more is refused by the rules
 
 
-def sums_of(rules: Rules | AddsUp, columns: Columns, span: Span, key: bytes) -> list[bytes]:
-    """The sum of each row of columns; unknown ones where the rules tell of nothing that must add up."""
-    if not isinstance(rules, AddsUp):
-        return [UNKNOWN_SUM] * len(columns)
-    edited, found = columns.edited, []
-    for row, at in enumerate(columns.index):
-        body = edited[row] if row in edited else span.data[span.starts[at] : span.ends[at]]
-        total = 0
-        for name, amount in rules.shares(body):
-            total += int(amount.scaleb(SCALE, EXACT)) * _weight(key, name)
-        found.append((total % PRIME).to_bytes(WIDTH, "big"))
-    return found
+def sums_of(rules: Rules, chunk: Chunk, key: bytes) -> list[bytes]:
+    """The sum of each row of a chunk; unknown ones where the rules tell of nothing that must add up."""
+    rows = len(chunk.columns)
+    if not isinstance(rules, TellsFacts) or not rules.adds_up:
+        return [UNKNOWN_SUM] * rows
+    totals = [0] * rows
+    for row, name, amount in chunk.facts(rules.facts).shares:
+        totals[row] += amount * _weight(key, name)
+    return [(total % PRIME).to_bytes(WIDTH, "big") for total in totals]
 
 
 @lru_cache(maxsize=8192)

@@ -6,9 +6,9 @@ bound to the export. `forget` deletes them.
 
 from streammig.scan.findings import Break, Found
 from streammig.scan.progress import Pace
-from streammig.scan.reading import Halted
 from streammig.scan.stage import Scanned, StageScan, scan_stage
 from streammig.scan.stages import forget, problems_of, scan_folder, scan_stages
+from streammig.scan.tasks import Halted, Tasks
 from streammig.scan.verdict import Policies
 from streammig.scan.workers import Cluster, Processes, Workers, hired
 
@@ -22,6 +22,7 @@ __all__ = [
     "Processes",
     "Scanned",
     "StageScan",
+    "Tasks",
     "Workers",
     "forget",
     "hired",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
+from streammig.columns import Chunk
 from streammig.dedup import Scanned, counted_on, rows_of, sums_of
 from streammig.dedup.scan import FIXED, renumbered
 from streammig.errors import BrokenExport, Unusable
@@ -36,7 +37,7 @@ class Noting(Protocol):
         """An empty note."""
         ...
 
-    def take(self, note: Any, span: Span, columns: Any) -> None:
+    def take(self, note: Any, chunk: Chunk) -> None:
         """Add to a note what the rules have made of a span."""
         ...
 
@@ -64,11 +65,12 @@ class Map:
             return
         columns = self.rules.columns(span)
         part.look.take(span, columns, self.rules)
+        chunk = Chunk(span, columns)
         if self.key:
-            scanned = rows_of(columns, self.key, span, sums_of(self.rules, columns, span, self.key))
+            scanned = rows_of(chunk, self.key, sums_of(self.rules, chunk, self.key))
             part.rows.append(renumbered(scanned, part.reasons))
         if self.noting is not None:
-            self.noting.take(part.note, span, columns)
+            self.noting.take(part.note, chunk)
 
 
 @dataclass(slots=True)

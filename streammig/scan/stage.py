@@ -29,10 +29,10 @@ from streammig.scan.looks import Look
 from streammig.scan.pieces import Map, Noting
 from streammig.scan.progress import Pace
 from streammig.scan.reading import Reading, Tell
+from streammig.scan.tasks import Tasks
 from streammig.scan.workers import Workers
 from streammig.sources.source import Source
 from streammig.target import Rules
-from streammig.telemetry import Notice, Notify
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +75,19 @@ class Scanned:
     found: Found
 
 
-def _unheard(notice: Notice) -> None:
-    pass
-
-
 def read_through(
     job: StageScan,
     build: Build | None,
     tell: Tell,
-    halt: Event,
-    warn: Notify = _unheard,
-    workers: Workers | None = None,
+    tasks: Tasks,
 ) -> Found:
-    """Scan every span of a stage. Raises `Halted` as soon as `halt` is set, and `MachineFault`."""
+    """Scan every span of a stage. Raises `Halted` once the tasks are to halt, and `MachineFault`."""
     breaks: list[Break] = []
     records, look = 0, Look()
     if build is not None:
         build.keep()
     mapped = Map(job.source, job.rules, build.key if build is not None else b"", job.noting)
-    reading = Reading(mapped, halt, tell, warn, workers)
-    for part in reading.parts(build.frontier if build is not None else START):
+    for part in Reading(mapped, tasks, tell).parts(build.frontier if build is not None else START):
         records += part.records
         breaks += part.breaks
         look.absorb(part.look, part.counted)
@@ -126,9 +119,9 @@ class Making:
     """One scan under way in the reader's thread. Another thread ends it with `stop`."""
 
     def __init__(self, job: StageScan, token: str, pace: Pace, workers: Workers | None = None) -> None:
-        self._job, self._token, self._pace, self._workers = job, token, pace, workers
+        self._job, self._token, self._pace = job, token, pace
         self._build: Build | None = None
-        self._halt = Event()
+        self._tasks = Tasks(workers, Event(), pace.say)
 
     def work(self) -> Scanned:
         """The result that earlier calls kept; else scan now, and keep the result."""
@@ -163,7 +156,7 @@ class Making:
             ) as build:
                 self._build = build
                 found = self._read(build)
-                index = build.finish()
+                index = build.finish(self._tasks.each)
             keep(path, bound, found)
             return Scanned(index, found)
         finally:
@@ -173,10 +166,10 @@ class Making:
     def _read(self, build: Build | None) -> Found:
         what = f"scanning the {self._job.name} once"
         tell = self._pace.telling(what, self._job.source)
-        return read_through(self._job, build, tell, self._halt, self._pace.say, self._workers)
+        return read_through(self._job, build, tell, self._tasks)
 
     def stop(self) -> None:
-        self._halt.set()
+        self._tasks.halt.set()
         if self._build is not None:
             self._build.close()
 

@@ -26,6 +26,7 @@ from streammig.masivo.edit import (
 from streammig.masivo.rules.compiled import Judge, Roles, wanted
 from streammig.masivo.rules.cutting import Block, Cutting
 from streammig.masivo.rules.explain import Walk
+from streammig.masivo.rules.facts import Facts
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.mapping import Mapped
 from streammig.masivo.rules.options import RuleOptions, matches
@@ -71,6 +72,9 @@ class StageRules(ABC):
     once: ClassVar[bool] = False
     model: ClassVar[type[msgspec.Struct]]
     roles: ClassVar[Roles]
+    adds_up: ClassVar[bool] = False
+    has_keys: ClassVar[bool] = False
+    _facts: ClassVar[type[Facts]]
     _alone: int = 0  # units of a record that could not be looked into
     _misses: bool = False  # a record that is left out makes its owner absent from the target
     _marked: bool = False  # a field that is sent may mark a deleted customer: only `explain` sees that
@@ -131,6 +135,9 @@ class StageRules(ABC):
             return found.columns
         few = len(found.unsure) < FEW
         return merged(found.columns, (self._singly if few else self._looked)(span, found.unsure))
+
+    def facts(self, bodies: Sequence[bytes]) -> Facts:
+        return self._facts(bodies)
 
     def _singly(self, span: Span, ats: Sequence[int]) -> Columns:
         """As `_looked`, each by itself: of few records most are odd, and a look at all of them tells no more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from itertools import accumulate
 from typing import Any
@@ -12,16 +12,14 @@ import msgspec
 from streammig.columns import Columns
 from streammig.masivo import models
 from streammig.masivo.edit import Member, Part, cuts
-from streammig.masivo.rules import mentions
 from streammig.masivo.rules.base import Pair, StageRules, id_in
 from streammig.masivo.rules.compiled import AMOUNT, KEY, LATER, NOT_NEGATIVE, OWNER, UNIQUE, Roles
 from streammig.masivo.rules.cutting import Block
 from streammig.masivo.rules.explain import KINDS, Walk
-from streammig.masivo.rules.mentions import Mention
+from streammig.masivo.rules.facts import OfCustomers
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.shares import of_customer
 from streammig.masivo.rules.values import bad_ids, decimals, good_email, lower_emails, strictly, text_of, texts_of
 from streammig.model import FILTERED, Examined, Position, Record, Tally, total
 
@@ -49,6 +47,8 @@ class CustomerRules(StageRules):
         },
         adds=("balance",),
     )
+    adds_up = True
+    _facts = OfCustomers
     _alone = 1
     _misses = True
 
@@ -56,12 +56,6 @@ class CustomerRules(StageRules):
         super().__init__(options, mapping, judge)
         self._beside = (self._filters.customer_fields - frozenset(self._shape.fields)) | STRUCTURAL
         self._marked = not self._filters.customer_fields.isdisjoint(self._shape.fields)
-
-    def shares(self, body: bytes) -> Iterator[Pair]:
-        return of_customer(body)
-
-    def mentions(self, body: bytes) -> set[Mention]:
-        return mentions.of_customer(body)
 
     def _check(self, block: Block) -> None:
         models, odd, now = block.models, block.odd, self._options.now

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any
-
-import msgspec
 
 from streammig.masivo import models
 from streammig.masivo.edit import NOT_JSON, Duplicate, Member, members
 from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.compiled import AMOUNT, COUNTS_IF, IS_TRUE, OWNER, UNITS, Roles
 from streammig.masivo.rules.explain import Walk
+from streammig.masivo.rules.facts import PURCHASE, OfEvents
 from streammig.masivo.rules.grouped import GroupedRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.values import decimals, text_of, texts_of
 from streammig.model import ZERO, Examined, Position, Record, Tally
 
-PURCHASE, PURCHASES = "PURCHASE", "purchases"
+PURCHASES = "purchases"
 
 _fulfilled = attrgetter("fulfilled")
-
-
-class _Order(msgspec.Struct, frozen=True):
-    purchase_id: str = ""
-
-
-class _Event(msgspec.Struct):
-    type: str
-    order: _Order = _Order()
-
-
-class _Keyed(msgspec.Struct):
-    events: list[_Event]
-
-
-_keyed = msgspec.json.Decoder(_Keyed).decode
 
 
 class EventRules(GroupedRules):
@@ -60,6 +43,8 @@ class EventRules(GroupedRules):
         words=(PURCHASE,),
     )
     unit_model = models.Event
+    has_keys = True
+    _facts = OfEvents
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
         super().__init__(options, mapping, judge)
@@ -67,12 +52,6 @@ class EventRules(GroupedRules):
         self._marks = self._filters.event_fields - frozenset(self._unit_shape.fields)
         # A single event always needs its owner put around it.
         self._marked |= options.owner is not None or not self._filters.event_fields.isdisjoint(self._unit_shape.fields)
-
-    def keys_of_units(self, body: bytes) -> Iterator[tuple[int, str]]:
-        """The ids of purchases. Another type of event may well name the purchase that it is about."""
-        for number, event in enumerate(_keyed(body).events):
-            if event.type == "PURCHASE":
-                yield number, event.order.purchase_id
 
     def _sendable(self, units: Sequence[models.Event]) -> bool:
         return all(map(_fulfilled, units))

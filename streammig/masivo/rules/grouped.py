@@ -15,12 +15,10 @@ import msgspec
 from streammig.columns import Columns
 from streammig.masivo import models
 from streammig.masivo.edit import Member, cuts, elements, members, shifted
-from streammig.masivo.rules import mentions
 from streammig.masivo.rules.base import Pair, StageRules
 from streammig.masivo.rules.customers import STRUCTURAL
 from streammig.masivo.rules.cutting import Block
 from streammig.masivo.rules.explain import Walk
-from streammig.masivo.rules.mentions import Mention
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
@@ -45,9 +43,6 @@ class GroupedRules(StageRules):
         parts = (rb"\{", rb'"id"', b":", rb'"[^"\\]*"', b",", b'"%b"' % self.name.encode(), b":", rb"\[")
         self._begins = re.compile(blank.join(parts)).match
         self._beside = (_CUSTOMER | self._filters.customer_fields | STRUCTURAL) - {"id", self.name}
-
-    def mentions(self, body: bytes) -> set[Mention]:
-        return mentions.of_owner(body)
 
     def _check(self, block: Block) -> None:
         odd = block.odd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from streammig.masivo import models
@@ -10,8 +10,8 @@ from streammig.masivo.edit import Member
 from streammig.masivo.rules.base import Pair
 from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Roles
 from streammig.masivo.rules.explain import Walk
+from streammig.masivo.rules.facts import OfTransactions
 from streammig.masivo.rules.grouped import GroupedRules
-from streammig.masivo.rules.shares import of_history
 from streammig.masivo.rules.values import decimals
 from streammig.model import ZERO
 
@@ -32,9 +32,8 @@ class TransactionRules(GroupedRules):
         adds=("transactions",),
     )
     unit_model = models.Transaction
-
-    def shares(self, body: bytes) -> Iterator[Pair]:
-        return of_history(body)
+    adds_up = True
+    _facts = OfTransactions
 
     def _amounts(self, units: Sequence[models.Transaction]) -> tuple[list[str], list[Decimal]]:
         return [self._keys[each.reward_id] for each in units], decimals([each.amount for each in units])

@@ -1,28 +1,21 @@
-"""Claims about the building of the dedup index: the process that sorts, its ends, the disk, stops, and later calls."""
+"""Claims about the building of the dedup index: other processes that sort, the disk, stops, and later calls."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import resource
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import msgspec
 import pytest
 
-from streammig.dedup import Build, KeyIndex, Policy, most_customers, open_index, room_of_index, scan, sort
-from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST, Request
+from streammig.dedup import Build, KeyIndex, Policy, most_customers, open_index, room_of_index, scan
+from streammig.dedup.build import BYTES_A_CUSTOMER, LEAST
+from streammig.dedup.sort import Each, here
 from streammig.disk import check_room
 from streammig.errors import MachineFault
 from streammig.model import START, Place
@@ -31,16 +24,9 @@ from streammig.scan.stage import Making
 from streammig.sources.source import Told
 from streammig.telemetry import Notice, ignore
 from tests.problems import raises
-from tests.test_dedup import CHAIN, Export, Here, Said, build, check, fill, place
+from tests.test_dedup import CHAIN, Export, Said, build, check, place
 
 MANY: list[Said] = [(f"o{nth % 900}", f"m{nth}", "") for nth in range(1_000)]
-
-
-def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 def filled(folder: Path, said: list[Said]) -> Build:
@@ -62,14 +48,8 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def child_of(build: Build) -> subprocess.Popen[bytes]:
-    wait_until(lambda: build._child is not None)
-    assert build._child is not None
-    return build._child
-
-
-def test_a_build_sorts_in_a_process_that_ends_and_leaves_an_index_that_a_later_call_opens(tmp_path: Path) -> None:
-    build(tmp_path, MANY, kind=Build).close()
+def test_a_build_leaves_an_index_that_a_later_call_opens(tmp_path: Path) -> None:
+    build(tmp_path, MANY).close()
     index = open_index(tmp_path, "")
     assert index is not None
     with index:
@@ -77,92 +57,10 @@ def test_a_build_sorts_in_a_process_that_ends_and_leaves_an_index_that_a_later_c
         assert {it.name for it in index.folder.iterdir()} == {"about", "roster", "duplicates", "rows"}
 
 
-def test_i6_the_process_that_scans_imports_no_duckdb(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from streammig.dedup import Build\n"
-        f"with Build(Path({str(tmp_path)!r}), '') as build: build.finish().close()\n"
-        "assert not any('duckdb' in name for name in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
-@pytest.mark.slow
-def test_a_sort_beyond_its_memory_spills_and_is_right(tmp_path: Path) -> None:
-    said = [(f"o{nth % 300_000}", f"mail{nth}", "") for nth in range(400_000)]
-    with Build(tmp_path, "", memory_bytes=48 << 20) as making:
-        index = fill(making, Export(said))
-    with index:
-        assert (index.about.owners, index.about.uniques, index.about.duplicates) == (300_000, 300_000, 100_000)
-
-
-def test_a_child_that_is_killed_is_a_plain_fault_and_leaves_no_index(tmp_path: Path) -> None:
-    with filled(tmp_path, MANY) as made:
-        killer = threading.Thread(target=lambda: os.kill(child_of(made).pid, signal.SIGKILL))
-        killer.start()
-        with pytest.raises(MachineFault) as raised:
-            made.finish()
-        killer.join()
-    assert raised.value.code == "dedup-process-ended"
-    assert raised.value.hint
-    assert open_index(tmp_path, "") is None
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_child_killed_at_any_moment_leaves_no_index_or_a_whole_one(tmp_path: Path) -> None:
-    build(tmp_path, CHAIN, kind=Build).close()
-    for delay in range(0, 360, 12):
-        with filled(tmp_path, MANY) as made:
-            killer = threading.Timer(delay / 1000, made.close)
-            killer.start()
-            try:
-                made.finish().close()
-                said = MANY
-            except MachineFault:
-                said = CHAIN
-            killer.cancel()
-        index = open_index(tmp_path, "")
-        assert index is not None
-        with index:
-            check(index, said)
-        build(tmp_path, CHAIN, kind=Here).close()
-
-
-def test_the_child_of_a_parent_that_is_killed_ends_and_leaves_nothing_elsewhere(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    program = "import time; from streammig.dedup import sort; sort.run = lambda _: time.sleep(60); sort.main()"
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
-        assert child.stdin is not None
-        child.stdin.write(msgspec.json.encode(Request("", "", "first", 1, str(elsewhere))) + b"\n")
-        child.stdin.close()
-        assert child.wait(20) == 1
-    assert not elsewhere.exists()
-
-
-def test_ctrl_c_and_our_environment_do_not_reach_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, Any]] = []
-
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        seen.append(kwargs)
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-
-    monkeypatch.setenv("MASIVO_API_KEY", "not-for-children")
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-    with filled(tmp_path, CHAIN) as made, pytest.raises(MachineFault):
-        made.finish()
-    assert seen[0]["start_new_session"] is True
-    assert "not-for-children" not in str(seen)
-    assert made.key.hex() not in str(seen)
-    assert set(seen[0]["env"]) <= {
-        "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL", "PYTHONPATH",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("size", [20_000, 60_000])  # of the rows, written here; and of the files of the child
+@pytest.mark.parametrize("size", [20_000, 60_000])  # of the rows, and of what is sorted
 def test_a_full_disk_is_a_plain_fault_and_leaves_nothing(tmp_path: Path, size: int) -> None:
     with files_up_to(size), pytest.raises(MachineFault) as raised:
-        build(tmp_path, MANY, kind=Build)
+        build(tmp_path, MANY)
     assert raised.value.code == "disk-full"
     assert raised.value.hint
     assert list(tmp_path.iterdir()) == []
@@ -172,11 +70,11 @@ def test_a_full_disk_is_a_plain_fault_and_leaves_nothing(tmp_path: Path, size: i
 def test_rows_that_were_cut_or_changed_before_they_are_sorted_are_a_fault(
     tmp_path: Path, change: Callable[[bytes], bytes]
 ) -> None:
-    class Damaged(Here):
-        def _sorted(self) -> Any:
+    class Damaged(Build):
+        def _sorted(self, each: Each) -> Any:
             path = self._place / "rows"
             path.write_bytes(change(path.read_bytes()))
-            return super()._sorted()
+            return super()._sorted(each)
 
     with pytest.raises(MachineFault) as raised:
         build(tmp_path, CHAIN, kind=Damaged)
@@ -186,9 +84,9 @@ def test_rows_that_were_cut_or_changed_before_they_are_sorted_are_a_fault(
 
 @pytest.mark.parametrize("name", ["roster", "duplicates"])
 def test_a_file_that_reads_back_as_something_else_is_a_fault(tmp_path: Path, name: str) -> None:
-    class Damaged(Here):
-        def _sorted(self) -> Any:
-            found = super()._sorted()
+    class Damaged(Build):
+        def _sorted(self, each: Each) -> Any:
+            found = super()._sorted(each)
             (self._place / name).write_bytes(b"")
             return found
 
@@ -202,32 +100,6 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     with raises(MachineFault, "dedup-io") as raised:
         Build(tmp_path / "no" / "such", "")
     assert "no/such" in raised.value.what
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (OSError(errno.ENOSPC, "x"), "disk-full"),
-        (OSError(errno.EDQUOT, "x"), "disk-full"),
-        (OSError("x"), "dedup-io"),
-        (duckdb.IOException("Could not write file: No space left on device"), "disk-full"),
-        (duckdb.OutOfMemoryException("failed to offload data block: max_temp_directory_size"), "disk-full"),
-        (duckdb.OutOfMemoryException("could not allocate block"), "dedup-memory"),
-        (duckdb.ConversionException("cannot cast 'secret' to UBIGINT"), "dedup-io"),
-    ],
-)
-def test_i9_what_stops_the_child_is_said_by_a_code_and_without_a_value(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
-) -> None:
-    class Failing:
-        def __init__(self, *_: object) -> None:
-            raise error
-
-    monkeypatch.setattr(sort, "Sorting", Failing)
-    fault = sort.run(Request(str(tmp_path), "", "first", 64 << 20)).fault
-    assert fault is not None
-    assert (fault[0], bool(fault[2])) == (code, True)
-    assert "secret" not in "".join(fault)
 
 
 # -- the whole, for a run --------------------------------------------------------------------------------------------
@@ -298,10 +170,30 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await work
     assert slow.closed == 1
-    with filled(tmp_path / "y", MANY) as made:
-        threading.Timer(0.05, made.close).start()
+
+
+def test_a_sort_that_is_stopped_is_a_plain_fault_and_leaves_no_index(tmp_path: Path) -> None:
+    with filled(tmp_path, MANY) as made:
+
+        def stopped_at_once(work: Callable[..., Any], each: Iterable[Any]) -> Iterator[Any]:
+            for it in here(work, each):
+                made.close()
+                yield it
+
         with pytest.raises(MachineFault):
-            made.finish()
+            made.finish(stopped_at_once)
+    assert open_index(tmp_path, "") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_process_may_sort(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2) as pool, filled(tmp_path, MANY) as made:
+
+        def elsewhere(work: Callable[..., Any], each: Iterable[Any]) -> Iterator[Any]:
+            return pool.map(work, *zip(*each, strict=True))
+
+        with made.finish(elsewhere) as index:
+            check(index, MANY)
 
 
 @pytest.mark.parametrize("policy", ["first", None])

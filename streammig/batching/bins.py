@@ -1,0 +1,87 @@
+"""Best fit in numbers alone: which open bin takes what has so many units and bytes."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+
+class Bin:
+    """Units, and the bytes of the body that they would have now. `born` is how many bins were sealed before it."""
+
+    __slots__ = ("born", "room", "size", "units")
+
+    def __init__(self, envelope: int, born: int = 0) -> None:
+        self.units = 0
+        self.size = envelope
+        self.born = born
+        self.room = -1  # not listed
+
+
+B = TypeVar("B", bound=Bin)
+
+
+class Bins(Generic[B]):
+    """The open bins, each of which may hold `units` and `size` bytes.
+
+    Room is measured in one scale for units and bytes, the scarcer of the two, and bins are listed by it. A number whose
+    bits are the rooms that are listed finds the best fit without a search.
+    """
+
+    def __init__(self, units: int, size: int) -> None:
+        # At least 1,000 steps, so that rounding bytes to a step wastes no more than a thousandth of a body.
+        self._grain = -(-1000 // units)
+        self._units, self._size, self._scale = units, size, units * self._grain
+        self._listed: list[dict[B, None]] = [{} for _ in range(self._scale + 1)]
+        self._rooms = 0
+        self._open: dict[B, None] = {}
+        self.held = 0  # bytes in all of them
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def best(self, units: int, size: int) -> B | None:
+        """The bin in which these leave the least room; of such the one that was put into first."""
+        need, bytes_ = units * self._grain, -(-size * self._scale // self._size)
+        if bytes_ > need:
+            need = bytes_
+        if rooms := self._rooms >> need:
+            return next(iter(self._listed[need + (rooms & -rooms).bit_length() - 1]))
+        return None
+
+    def put(self, bin_: B, grown: int) -> bool:
+        """Something was put into a bin, which made it so many bytes larger. Returns whether nothing more fits in."""
+        if bin_.room < 0:
+            self._open[bin_] = None
+            self.held += bin_.size
+        else:
+            self._unlist(bin_)
+            self.held += grown
+        room, bytes_ = (self._units - bin_.units) * self._grain, (self._size - bin_.size) * self._scale // self._size
+        if bytes_ < room:
+            room = bytes_
+        bin_.room = room
+        self._listed[room][bin_] = None
+        self._rooms |= 1 << room
+        return not room
+
+    def full(self) -> bool:
+        """Whether nothing more fits into one of them."""
+        return bool(self._rooms & 1)
+
+    def remove(self, bin_: B) -> None:
+        self._unlist(bin_)
+        del self._open[bin_]
+        self.held -= bin_.size
+
+    def fullest(self) -> B:
+        return next(iter(self._listed[(self._rooms & -self._rooms).bit_length() - 1]))
+
+    def oldest(self) -> B | None:
+        """The bin that was begun first."""
+        return next(iter(self._open), None)
+
+    def _unlist(self, bin_: B) -> None:
+        listed = self._listed[bin_.room]
+        del listed[bin_]
+        if not listed:
+            self._rooms ^= 1 << bin_.room

@@ -1,0 +1,92 @@
+"""What a sort does with rows, and with the entries of one part: functions of bytes, for any process."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+from typing import NamedTuple
+
+from streammig.dedup.roster import ENTRIES, KINDS, NUMBER, OWNERS
+from streammig.dedup.scan import HASH, NONE, OWNER
+from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
+
+SHARED = struct.Struct(">QI")  # of a record that shares a key: the number of its row, and of the group in its part
+_ROW = struct.Struct(f"{OWNER}x{HASH}s{HASH}sc{WIDTH}s")
+
+
+class Parted(NamedTuple):
+    """The entries of some rows: for each kind of key all parts joined, and the length of each."""
+
+    data: tuple[bytes, ...]
+    lengths: tuple[list[int], ...]
+
+
+def parted(rows: bytes, numbers: Iterable[int], bits: int) -> Parted:
+    """The entries of rows with these numbers, parted by the first bits of their hashes."""
+    shift, count = 8 - bits, 1 << bits
+    owners, uniques = ([list[bytes]() for _ in range(count)] for _ in KINDS)
+    for number, (owner, unique, reason, total) in zip(numbers, _ROW.iter_unpack(rows), strict=True):
+        row = number.to_bytes(NUMBER, "big") + reason
+        owners[owner[0] >> shift].append(owner + total + row)
+        if unique != NONE:
+            uniques[unique[0] >> shift].append(unique + row)
+    joined = [[b"".join(part) for part in kind] for kind in (owners, uniques)]
+    return Parted(tuple(map(b"".join, joined)), tuple(list(map(len, kind)) for kind in joined))
+
+
+def shared(kind: int, data: bytes) -> tuple[bytes, int]:
+    """The records of a part that share a key, as `SHARED`, in the order of their rows; and how many groups they are."""
+    size = ENTRIES[kind]
+    hashes = _cut(data, size, 0, HASH)
+    if len(set(hashes)) == len(hashes):
+        return b"", 0
+    groups: dict[bytes, list[int]] = {}
+    twice = {key for key, times in Counter(hashes).items() if times > 1}
+    for at, key in enumerate(hashes):
+        end = (at + 1) * size
+        if key in twice and not data[end - 1]:
+            groups.setdefault(key, []).append(int.from_bytes(data[end - 1 - NUMBER : end - 1], "big"))
+    several = [numbers for numbers in groups.values() if len(numbers) > 1]
+    found = sorted((number, nth) for nth, numbers in enumerate(several) for number in numbers)
+    return b"".join([SHARED.pack(*it) for it in found]), len(several)
+
+
+def roster(kind: int, data: bytes, alone: bool) -> bytes:
+    """The keys of a part, ascending, each once: with its first row that is kept, else with the first reason why not.
+
+    A record that is dropped has a second entry, with the reason. An e-mail of which no record is kept has none. With
+    `alone`, an owner of several records has no sum.
+    """
+    entries = _cut(data, ENTRIES[kind], 0, ENTRIES[kind])
+    hashes = _cut(data, ENTRIES[kind], 0, HASH)
+    if len(set(hashes)) < len(hashes):
+        several = {key for key, times in Counter(hashes).items() if times > 1}
+        single, groups = list[bytes](), dict[bytes, list[bytes]]()
+        for key, entry in zip(hashes, entries, strict=True):
+            if key in several:
+                groups.setdefault(key, []).append(entry)
+            else:
+                single.append(entry)
+        entries = single + [entry for group in groups.values() for entry in _decided(kind, group, alone)]
+    entries.sort()
+    return b"".join(entries)
+
+
+def _decided(kind: int, group: Iterable[bytes], alone: bool) -> list[bytes]:
+    """The entry of a key that has several."""
+    ordered = sorted(group, key=lambda it: it[-1 - NUMBER :])
+    reasons = {entry[-1 - NUMBER : -1]: entry for entry in ordered if entry[-1]}
+    kept = [entry for entry in ordered if not entry[-1] and entry[-1 - NUMBER : -1] not in reasons]
+    if not kept:
+        return list(islice(reasons.values(), 1)) if kind == OWNERS else []
+    first = kept[0]
+    if alone and len(kept) > 1 and kind == OWNERS:
+        first = first[:HASH] + UNKNOWN_SUM + first[HASH + WIDTH :]
+    return [first]
+
+
+def _cut(data: bytes, size: int, begin: int, end: int) -> list[bytes]:
+    """A piece of each entry."""
+    return [it for (it,) in struct.iter_unpack(f"{begin}x{end - begin}s{size - end}x", data)]

@@ -1,0 +1,94 @@
+"""The roster of a finished index: each key once, with the row that is kept of it, or the reason why none is."""
+
+from __future__ import annotations
+
+import os
+import struct
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
+from typing import NamedTuple
+
+from streammig.dedup.scan import HASH
+from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
+
+# Ascending by their hashes stand all ids, and behind them all e-mails. An entry is the hash, what the owner's record
+# adds up to (of ids alone), the number of the key's first row that is kept (or of the row with the reason why none is),
+# and that reason's number.
+NUMBER = 5
+KINDS = OWNERS, UNIQUES = range(2)
+ENTRIES = HASH + WIDTH + NUMBER + 1, HASH + NUMBER + 1
+IN_BLOCK = 128  # entries; 8 bytes of a block's first hash stay in memory, so 6 MB for 100 M keys
+SLICES = 256
+_OWNER = struct.Struct(f"{HASH}s{WIDTH}s{NUMBER}sB")
+
+Owner = tuple[bytes, bytes, bytes, int]  # hash, sum, number of the row, reason
+
+
+class Entry(NamedTuple):
+    """What the roster has of a key."""
+
+    number: int
+    reason: int
+    total: bytes  # unknown of an e-mail
+
+
+class Roster:
+    """The entries, in a file that never changes. Raises ValueError where it is shorter than `counts` of ids and e-mails
+    take, and once it is closed."""
+
+    def __init__(self, file: int, counts: tuple[int, int]) -> None:
+        sizes = [count * entry for count, entry in zip(counts, ENTRIES, strict=True)]
+        self._begins = 0, sizes[0], sum(sizes)
+        if os.fstat(file).st_size != sum(sizes):
+            raise ValueError
+        # Mapped, for a look at a page that is in memory is no call to the system.
+        self._data: mmap | None = mmap(file, 0, access=ACCESS_READ) if sum(sizes) else None
+        self._heads = [self._first_hashes(kind) for kind in KINDS]
+        self._closed = False
+
+    def find(self, kind: int, key: bytes) -> Entry | None:
+        """What is known of a key with this hash."""
+        if self._closed:
+            raise ValueError
+        if self._data is None:
+            return None
+        size, heads, head = ENTRIES[kind], self._heads[kind], int.from_bytes(key[:8], "big")
+        begin, block = self._begins[kind], IN_BLOCK * size
+        low = begin + max(bisect_left(heads, head) - 1, 0) * block
+        high = min(begin + bisect_right(heads, head) * block, self._begins[kind + 1])
+        data = self._data[low:high]  # a map's own search is far slower than that of bytes
+        at = data.find(key)
+        while at >= 0 and at % size:  # within other entries
+            at = data.find(key, at + 1)
+        if at < 0:
+            return None
+        end = at + size
+        number = int.from_bytes(data[end - 1 - NUMBER : end - 1], "big")
+        return Entry(number, data[end - 1], data[at + HASH : at + HASH + WIDTH] if kind == OWNERS else UNKNOWN_SUM)
+
+    def owners(self) -> Iterator[Iterator[Owner]]:
+        """All owners, in as many slices as a byte has values: by the first one of their hashes."""
+        size, high = ENTRIES[OWNERS], 0
+        for first in range(SLICES):
+            low, high = high, self._upto(bytes([first]))
+            yield _OWNER.iter_unpack(self._data[low * size : high * size] if self._data is not None else b"")
+
+    def _upto(self, first: bytes) -> int:
+        """How many owners have a hash whose first byte is not higher."""
+        size, data = ENTRIES[OWNERS], self._data
+        if data is None:
+            return 0
+        return bisect_right(range(self._begins[1] // size), first, key=lambda at: data[at * size : at * size + 1])
+
+    def _first_hashes(self, kind: int) -> array[int]:
+        data, block = self._data, IN_BLOCK * ENTRIES[kind]
+        places = range(self._begins[kind], self._begins[kind + 1], block)
+        return array("Q", (int.from_bytes(data[at : at + 8], "big") for at in places) if data is not None else ())
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._closed = True
+        if self._data is not None:
+            self._data.close()
