@@ -83,7 +83,7 @@ def _by_places(batch: Batch) -> list[DeadLetter]:
 
 
 async def _records(reading: Reading, batch: Batch) -> tuple[list[Record], Draft]:
-    """What a batch comes out of the export as now."""
+    """The records and the body that the export makes of a batch now."""
     rules = await reading.rules(batch.stage)
     records = await reading.read(records_within, reading.inputs[batch.stage].source, rules, batch.ranges)
     return records, assemble(records, rules.head, rules.tail)

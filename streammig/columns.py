@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
@@ -180,10 +180,12 @@ class Chunk:
             bodies[row - begin] = it.edited[row]
         return bodies
 
-    def facts(self, look: Callable[[Sequence[bytes]], Facts]) -> Facts:
+    def facts(self, look: Callable[[bytes, list[int], list[int], dict[int, bytes]], Facts]) -> Facts:
         """What `look` tells of the bodies of all rows; it is asked once."""
         if self._facts is None:
-            self._facts = look(self.bodies())
+            span, index = self.span, self.columns.index
+            starts, ends = [span.starts[at] for at in index], [span.ends[at] for at in index]
+            self._facts = look(span.data, starts, ends, self.columns.edited)
         found: Facts = self._facts
         return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -92,7 +91,7 @@ class Facts(Protocol):
     """What rows hold beside what a batch needs. A row is named by its number among them."""
 
     @property
-    def mentioned(self) -> Counter[tuple[str, str]]:
+    def mentioned(self) -> dict[tuple[str, str], int]:
         """How many rows mention each thing of the account's own world: its kind, and which one; none is a person."""
         ...
 
@@ -122,8 +121,8 @@ class TellsFacts(Protocol):
         """Whether units have a natural key."""
         ...
 
-    def facts(self, bodies: Sequence[bytes]) -> Facts:
-        """The facts of rows with these bodies, as they are sent."""
+    def facts(self, data: bytes, starts: Sequence[int], ends: Sequence[int], edited: dict[int, bytes]) -> Facts:
+        """The facts of rows whose bodies stand in `data` between these places, but for those of `edited`, by row."""
         ...
 
 

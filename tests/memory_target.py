@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
@@ -246,8 +245,3 @@ def _units(stage: str, body: bytes) -> list[tuple[str, str]]:
         else:
             found.extend((each["details"], owner) for each in customer["transactions"])
     return found
-
-
-@contextlib.asynccontextmanager
-async def connected(target: MemoryTarget) -> AsyncIterator[tuple[MemoryTarget, MemoryTarget]]:
-    yield target, target

@@ -6,7 +6,7 @@ import asyncio
 import collections
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -16,8 +16,6 @@ from tests.wire import answer, jwt
 HANG = b"hang"
 Say = bytes | tuple[bytes, ...]
 """What goes over the wire: an answer, `HANG` for none at all, or pieces behind which the connection is closed."""
-
-NO_TOKEN: Mapping[str, Any] = {}
 
 
 class Then(NamedTuple):

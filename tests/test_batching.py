@@ -14,7 +14,6 @@ from streammig.model import DeadLetter, Draft, Examined, Place, Position, Progre
 from tests.spans import add
 
 HEAD, TAIL = b'{"customers":[', b"]}"
-NO_BYTES = 10**9
 
 
 def event_record(
@@ -86,23 +85,6 @@ def test_a_batch_that_is_full_is_handed_over_at_once() -> None:
     assert packing.finish() == []
 
 
-def test_a_record_larger_than_many_batches_is_split_over_them_and_counted_once() -> None:
-    record = event_record("a", [b"%d" % i for i in range(25)])
-    sealings = run(batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=10)), [examined(record)])
-    assert [contents(draft) for draft in drafts_of(sealings)] == [
-        {"a": list(range(10))},
-        {"a": list(range(10, 20))},
-        {"a": list(range(20, 25))},
-    ]
-    assert [sealing.progress.frontier for sealing in sealings] == [
-        Place(0, 0, 10, 1),
-        Place(0, 0, 20, 1),
-        Place(0, 900, 0, 2),
-    ]
-    assert [sealing.progress.read.records for sealing in sealings] == [1, 1, 1]
-    assert [sealing.progress.source_records for sealing in sealings] == [0, 0, 1]
-
-
 def test_records_of_the_same_owner_are_joined_in_the_place_of_the_first() -> None:
     stage = [
         examined(event_record("a", [b"1"], number=0)),
@@ -123,19 +105,6 @@ def test_white_space_inside_a_record_travels_and_is_dropped_only_where_it_is_cut
     first, second = drafts_of(run(batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=2)), [examined(record)]))
     assert first.body == b'{"customers":[{"id":"a","events":[\n 1 ,\n  2]}]}'
     assert second.body == b'{"customers":[{"id":"a","events":[3 ,\n  4\n ]}]}'
-
-
-def test_a_batch_takes_bytes_to_the_very_limit_counted_in_bytes_not_characters() -> None:
-    units = [json.dumps("ñ€𝄞" * 5, ensure_ascii=False).encode()] * 12
-    for gap in (b",", b" ,\n      "):
-        record = event_record("a", units, gap=gap, edge=b"  ")
-        for limit in range(150, 400, 7):
-            packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(bytes=limit))
-            drafts = drafts_of(run(packing, [examined(record)]))
-            assert sum(draft.tally.units for draft in drafts) == 12
-            assert all(len(draft.body) <= limit for draft in drafts)
-            # One more unit, with the least that stands before it, would have been too much.
-            assert all(len(draft.body) + len(gap) + len(units[0]) > limit for draft in drafts[:-1])
 
 
 def test_a_customer_that_exactly_fills_the_bytes_left_still_fits_and_one_byte_more_does_not() -> None:
@@ -195,51 +164,12 @@ def test_a_single_unit_that_no_request_can_hold_is_a_dead_letter_and_its_neighbo
     assert sealing.progress.read == record.tally
 
 
-def test_a_customer_that_no_request_can_hold_is_a_dead_letter_and_seals_nothing() -> None:
-    stage = [
-        examined(customer("a", number=0)),
-        examined(customer("b", number=1, pad=200)),
-        examined(customer("c", number=2)),
-    ]
-    [sealing] = run(batcher(HEAD, TAIL, once=False, limits=BatchLimits(bytes=100)), stage)
-    assert sealing.draft
-    assert list(contents(sealing.draft)) == ["a", "c"]
-    assert [letter.code for letter in sealing.progress.dead] == ["too-large"]
-    assert len(sealing.draft.ranges) == 2
-
-
 @pytest.mark.parametrize("limits", [BatchLimits(units=3), BatchLimits(bytes=40)])
 def test_an_owner_who_may_not_be_split_and_fits_no_request_is_a_dead_letter(limits: BatchLimits) -> None:
     stage = [examined(event_record("a", [b"1"] * 4))]
     [sealing] = run(batcher(HEAD, TAIL, once=True, limits=limits), stage)
     assert sealing.draft is None
     assert [(letter.code, letter.tally.units) for letter in sealing.progress.dead] == [("too-large", 4)]
-
-
-def test_a_once_only_owner_goes_to_the_batch_that_already_holds_it_though_another_fits_better() -> None:
-    sizes = [("a", 4), ("b", 8), ("a", 2)]
-    stage = [examined(event_record(o, [b"0"] * units, number=n)) for n, (o, units) in enumerate(sizes)]
-    drafts = drafts_of(run(batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=10)), stage))
-    assert [{o: len(u) for o, u in contents(draft).items()} for draft in drafts] == [{"a": 6}, {"b": 8}]
-    assert drafts[0].ranges == (
-        Range(Place(0, 0, 0, 1), Place(0, 900, 0, 2)),
-        Range(Place(0, 2000, 0, 3), Place(0, 2900, 0, 4)),
-    )
-
-
-def test_a_once_only_owner_is_never_split_and_the_best_fit_is_taken() -> None:
-    stage = [examined(event_record(f"c{n}", [b"0"] * units, number=n)) for n, units in enumerate([6, 7, 3, 4])]
-    packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=10))
-    sealings = [add(packing, each) for each in stage]
-    assert [len(each) for each in sealings] == [0, 0, 1, 1]
-    first, second = (each[0] for each in sealings[2:])
-    assert first.draft
-    assert second.draft
-    assert list(contents(first.draft)) == ["c1", "c2"]
-    assert list(contents(second.draft)) == ["c0", "c3"]
-    # The first batch is sealed beyond the frontier, which waits for the record before it.
-    assert (first.progress.frontier, first.progress.read.units) == (Place(), 10)
-    assert (second.progress.frontier, second.progress.read.units) == (Place(0, 3900, 0, 5), 20)
 
 
 def test_bins_count_bytes_too() -> None:
@@ -260,14 +190,6 @@ def test_a_bin_that_no_later_record_fills_is_sealed_after_128_batches_so_that_th
     assert frontiers[128] == Place(0, 128 * 1000 + 900, 0, 130)
 
 
-def test_the_number_of_open_bins_is_bounded_and_the_fullest_goes_first() -> None:
-    packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=100, bins=3))
-    stage = [examined(event_record(f"c{n}", [b"0"] * units, number=n)) for n, units in enumerate([60, 70, 65, 62])]
-    [sealing] = [sealing for each in stage for sealing in add(packing, each)]
-    assert sealing.draft
-    assert list(contents(sealing.draft)) == ["c1"]
-
-
 def test_the_bytes_held_in_open_bins_are_bounded() -> None:
     packing = batcher(HEAD, TAIL, once=True, limits=BatchLimits(units=100, held=5000))
     held = 0
@@ -276,49 +198,6 @@ def test_the_bytes_held_in_open_bins_are_bounded() -> None:
         held += len(record.body)
         held -= sum(len(sealing.draft.body) for sealing in add(packing, examined(record)) if sealing.draft)
         assert held <= 5000
-
-
-def test_a_range_spans_what_was_filtered_and_ends_before_what_is_dead_and_with_the_file() -> None:
-    stage = [
-        examined(customer("a", number=0)),
-        filtered(1),
-        examined(customer("b", number=2)),
-        dead(3),
-        examined(customer("e", number=4)),
-        examined(customer("c", number=0, source=1)),
-        examined(customer("d", number=1, source=1)),
-    ]
-    [sealing] = run(batcher(HEAD, TAIL, once=False), stage)
-    assert sealing.draft
-    assert sealing.draft.ranges == (
-        Range(Place(0, 0, 0, 1), Place(0, 2900, 0, 4)),
-        Range(Place(0, 4000, 0, 5), Place(0, 4900, 0, 6)),
-        Range(Place(1, 0, 0, 1), Place(1, 1900, 0, 3)),
-    )
-
-
-def test_a_stage_of_nothing_but_filtered_and_dead_records_ends_with_progress_and_no_batch() -> None:
-    [sealing] = run(batcher(HEAD, TAIL, once=False), [filtered(0), dead(1), filtered(2)])
-    assert sealing.draft is None
-    assert sealing.progress.frontier == Place(0, 2900, 0, 4)
-    assert sealing.progress.filtered == {"deleted": Tally(2, 2)}
-    assert [letter.position.ordinal for letter in sealing.progress.dead] == [2]
-    assert sealing.progress.read == Tally(3, 3)
-    assert sealing.progress.source_records == 3
-
-
-def test_what_came_behind_the_last_batch_is_counted_when_the_stage_ends() -> None:
-    packing = batcher(HEAD, TAIL, once=False, limits=BatchLimits(units=1))
-    assert len(add(packing, examined(customer("a", number=0)))) == 1
-    assert add(packing, filtered(1)) == []
-    [last] = packing.finish()
-    assert (last.draft, last.progress.frontier) == (None, Place(0, 1900, 0, 3))
-    assert packing.finish() == []
-
-
-def test_an_empty_stage_makes_nothing() -> None:
-    assert batcher(HEAD, TAIL, once=False).finish() == []
-    assert batcher(HEAD, TAIL, once=True).finish() == []
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -349,17 +228,6 @@ def test_a_long_filtered_stretch_commits_how_far_it_was_read_and_wastes_no_reque
     add(packing, examined(customer("a", number=250)))
     assert [sealing for number in range(251, 600) for sealing in add(packing, filtered(number))] == []
     assert packing.finish()[0].progress.source_records == 600
-
-
-def test_dropped_paths_and_absent_owners_are_handed_out_with_the_frontier() -> None:
-    packing = batcher(HEAD, TAIL, once=False)
-    add(packing, examined(customer("a", number=0), dropped=("x", "y")))
-    add(packing, examined(number=1, dropped=("x",), absent=(("b", "deleted"),)))
-    [sealing] = packing.finish()
-    assert sealing.progress.dropped == {"x": 2, "y": 1}
-    assert sealing.progress.absent == (("b", "deleted"),)
-    add(packing, examined(number=2, dropped=("x",)))
-    assert packing.finish()[0].progress.absent == ()
 
 
 @pytest.mark.parametrize("once", [False, True])

@@ -51,7 +51,6 @@ class Scripted(MemoryTarget):
     forbidden: frozenset[str] = frozenset()  # a batch with one of these owners is answered with 403
     before: Callable[[str, bytes], None] = lambda stage, body: None
     sent: list[tuple[float, str, bytes]] = field(default_factory=list)
-    renewals: int = 0
 
     async def _send(self, stage: str, body: bytes, began: Callable[[], None]) -> Receipt:
         number = 1 + sum(1 for _, of, _ in self.sent if of == self.stage)
@@ -71,10 +70,6 @@ class Scripted(MemoryTarget):
             if kept:
                 self._take(stage, json.dumps({"customers": kept}).encode())
         return answer
-
-    async def renew(self) -> None:
-        self.renewals += 1
-        await super().renew()
 
     def bodies(self) -> list[bytes]:
         return [body for _, stage, body in self.sent if stage == self.stage]
@@ -205,17 +200,15 @@ async def test_i2_a_yes_is_durable_before_the_next_request_leaves_and_before_it_
 # -- receipts that let the same batch be sent again ------------------------------------------------------------------
 
 
-def test_an_accepted_batch_keeps_the_answer_s_time(tmp_path: Path) -> None:
-    date = "Tue, 14 Nov 2023 22:13:20 GMT"
+DATE = "Tue, 14 Nov 2023 22:13:20 GMT"
 
-    async def story(world: Told, keys: Keys) -> None:
-        assert await world.live() is True
-        arrived(world, keys)
-        assert ask(world, "SELECT kind, status, latency, date FROM attempt WHERE stage = 'customers' AND seq = 1") == [
-            ("accepted", 201, 0.3, date)
-        ]
 
-    play(tmp_path, story, script={1: Receipt(Kind.ACCEPTED, 201, date=date, latency=0.3)}, landed=frozenset({1}))
+@played(script={1: Receipt(Kind.ACCEPTED, 201, date=DATE, latency=0.3)}, landed=frozenset({1}))
+async def test_an_accepted_batch_keeps_the_answer_s_time(world: Told, keys: Keys) -> None:
+    assert await world.live() is True
+    arrived(world, keys)
+    kept = ask(world, "SELECT kind, status, latency, date FROM attempt WHERE stage = 'customers' AND seq = 1")
+    assert kept == [("accepted", 201, 0.3, DATE)]
 
 
 @played(script=dict.fromkeys(range(1, 41), Receipt(Kind.NOT_SENT, message="the host's name is not known")))
@@ -247,19 +240,17 @@ def test_delays_grow_to_their_maximum_and_never_beyond() -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "least", "most"), [(30.0, 30, 45), (None, 60, 80), (86_400.0, 86_400, 86_500)])
-def test_a_429_makes_the_whole_account_wait(
-    tmp_path: Path, retry_after: float | None, least: float, most: float
+@played({"limits": "1/1s", "concurrency": 4})
+async def test_a_429_makes_the_whole_account_wait(
+    world: Told, keys: Keys, retry_after: float | None, least: float, most: float
 ) -> None:
-    async def story(world: Told, keys: Keys) -> None:
-        assert await world.live() is True
-        arrived(world, keys)
-        times, bodies = world.scripted.times(), world.scripted.bodies()
-        others = [at for at in times if times[1] < at]
-        assert least <= others[0] - times[1] <= most
-        assert bodies[1] in bodies[2:6]
-
-    script = {2: Receipt(Kind.THROTTLED, 429, retry_after=retry_after)}
-    play(tmp_path, story, {"limits": "1/1s", "concurrency": 4}, script=script)
+    world.scripted.script = {2: Receipt(Kind.THROTTLED, 429, retry_after=retry_after)}
+    assert await world.live() is True
+    arrived(world, keys)
+    times, bodies = world.scripted.times(), world.scripted.bodies()
+    others = [at for at in times if times[1] < at]
+    assert least <= others[0] - times[1] <= most
+    assert bodies[1] in bodies[2:6]
 
 
 @played({"concurrency": 4}, script={2: Receipt(Kind.REJECTED, 403, stop_after=1)})
@@ -275,30 +266,22 @@ async def test_an_answer_that_no_record_explains_stops_after_what_is_under_way(w
 
 @pytest.mark.parametrize("landed", [True, False])
 @pytest.mark.parametrize("gap", [False, True])
-def test_i3_odd_answers_are_unknown_and_read_back_and_two_in_a_row_stop(
-    tmp_path: Path, landed: bool, gap: bool
+@played({"concurrency": 2})
+async def test_i3_odd_answers_are_unknown_and_read_back_and_two_in_a_row_stop(
+    world: Told, keys: Keys, landed: bool, gap: bool
 ) -> None:
     """Once they put a batch back that had landed, and the same command doubled it."""
-
-    async def story(world: Told, keys: Keys) -> None:
-        ended = await world.live()
-        if gap:
-            assert ended is True
-        else:
-            assert isinstance(ended, TargetStop)
-            assert [state for state in states(world) if state == "unknown"]
-            assert await world.live() is True
-        arrived(world, keys)
-
-    odd = Receipt(Kind.UNKNOWN, 409, stop_after=2)
     numbers = frozenset({1, 3} if gap else {1, 2})
-    play(
-        tmp_path,
-        story,
-        {"concurrency": 2},
-        script=dict.fromkeys(numbers, odd),
-        landed=numbers if landed else frozenset(),
-    )
+    world.scripted.script = dict.fromkeys(numbers, Receipt(Kind.UNKNOWN, 409, stop_after=2))
+    world.scripted.landed = numbers if landed else frozenset()
+    ended = await world.live()
+    if gap:
+        assert ended is True
+    else:
+        assert isinstance(ended, TargetStop)
+        assert [state for state in states(world) if state == "unknown"]
+        assert await world.live() is True
+    arrived(world, keys)
 
 
 @pytest.mark.parametrize("stage", ["customers", "events", "transactions"])
@@ -468,23 +451,21 @@ LOST = Receipt(Kind.UNKNOWN, None, "the connection was closed without an answer"
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 4])
-def test_i3_unknown_batches_that_did_not_land_are_sent_again_only_when_that_is_proven(
-    tmp_path: Path, concurrency: int
+@played()
+async def test_i3_unknown_batches_that_did_not_land_are_sent_again_only_when_that_is_proven(
+    world: Told, keys: Keys, concurrency: int
 ) -> None:
     """All requests in flight are lost at once, so that only one more can show that they did not land."""
-
-    async def story(world: Told, keys: Keys) -> None:
-        assert await world.live() is True
-        arrived(world, keys)
-        times, bodies = world.scripted.times(), world.scripted.bodies()
-        for body in bodies[:concurrency]:
-            first, again = (at for at, same in zip(times, bodies, strict=True) if same == body)
-            # Two looks a settle time apart, behind a settle time for the queue; far from the hour of giving up.
-            assert 2 * 60 <= again - first < 500
-        assert world.target.most_under_way <= concurrency
-
-    script = dict.fromkeys(range(1, concurrency + 1), LOST)
-    play(tmp_path, story, {"concurrency": concurrency}, script=script)
+    world.settings["concurrency"] = concurrency
+    world.scripted.script = dict.fromkeys(range(1, concurrency + 1), LOST)
+    assert await world.live() is True
+    arrived(world, keys)
+    times, bodies = world.scripted.times(), world.scripted.bodies()
+    for body in bodies[:concurrency]:
+        first, again = (at for at, same in zip(times, bodies, strict=True) if same == body)
+        # Two looks a settle time apart, behind a settle time for the queue; far from the hour of giving up.
+        assert 2 * 60 <= again - first < 500
+    assert world.target.most_under_way <= concurrency
 
 
 @played(script={2: LOST}, strangers=frozenset(f"c{number}" for number in range(MANY)))
@@ -588,30 +569,29 @@ async def test_after_an_unknown_nothing_is_sent_until_a_read_succeeds(world: Tol
 
 
 @pytest.mark.parametrize("landed", [True, False])
-def test_i4_what_belongs_to_customers_of_a_parked_batch_waits_as_dead_letters_until_that_is_decided(
-    tmp_path: Path, landed: bool
+@played(last="transactions", script={2: LOST})
+async def test_i4_what_belongs_to_customers_of_a_parked_batch_waits_as_dead_letters_until_that_is_decided(
+    world: Told, keys: Keys, landed: bool
 ) -> None:
-    async def story(world: Told, keys: Keys) -> None:
-        path = world.folder / "run.checkpoint"
-        ended = await world.live()
-        assert isinstance(ended, UnknownOutcome)
-        assert ended.code == "outcome-unknown"
-        assert states(world)[1] == "parked"
-        owners = {each["id"] for each in json.loads(world.scripted.bodies()[1])["customers"]}
-        mine = theirs(keys, owners)
-        for stage in ("events", "transactions"):
-            assert set(states(world, stage)) == {"accepted"}
-            assert set(getattr(world.target, stage)) == keys[stage] - mine[stage]
-            assert {code for code, _ in dead(world, stage)} == {"owner-undecided"}
-        assert world.target.dropped == {}
-        undecided.decide(path, "streammig resolve", 2, "customers", "landed" if landed else "not-landed", EPOCH)
-        assert await world.live() is True
-        assert await world.live(lambda migration: migration.retry(Choice())) is True
-        arrived(world, keys)
-        assert world.target.dropped == {}
-
-    parking = {"customers": {"files": [str(tmp_path / "customers.json")], "unknown": "park"}}
-    play(tmp_path, story, parking, "transactions", script={2: LOST}, landed=frozenset({2} if landed else ()))
+    world.settings["customers"] = {"files": [str(world.folder / "customers.json")], "unknown": "park"}
+    world.scripted.landed = frozenset({2} if landed else ())
+    ended = await world.live()
+    assert isinstance(ended, UnknownOutcome)
+    assert ended.code == "outcome-unknown"
+    assert states(world)[1] == "parked"
+    owners = {each["id"] for each in json.loads(world.scripted.bodies()[1])["customers"]}
+    mine = theirs(keys, owners)
+    for stage in ("events", "transactions"):
+        assert set(states(world, stage)) == {"accepted"}
+        assert set(getattr(world.target, stage)) == keys[stage] - mine[stage]
+        assert {code for code, _ in dead(world, stage)} == {"owner-undecided"}
+    assert world.target.dropped == {}
+    ruling = "landed" if landed else "not-landed"
+    undecided.decide(world.folder / "run.checkpoint", "streammig resolve", 2, "customers", ruling, EPOCH)
+    assert await world.live() is True
+    assert await world.live(lambda migration: migration.retry(Choice())) is True
+    arrived(world, keys)
+    assert world.target.dropped == {}
 
 
 # -- ending early ----------------------------------------------------------------------------------------------------
@@ -639,21 +619,20 @@ async def test_a_drain_waits_for_what_is_under_way_and_sends_nothing_more(world:
 
 
 @pytest.mark.parametrize(("how", "drain_time"), [("drain", 5.0), ("abort", 150.0)])
-def test_what_is_cut_off_is_unknown_at_the_next_run_and_decided_then(
-    tmp_path: Path, how: str, drain_time: float
+@played({"concurrency": 2})
+async def test_what_is_cut_off_is_unknown_at_the_next_run_and_decided_then(
+    world: Told, keys: Keys, how: str, drain_time: float
 ) -> None:
-    async def story(world: Told, keys: Keys) -> None:
-        world.target.weather.latency = (100.0, 100.0)
-        began = world.clock.time()
-        assert await stopped(world, 30, how) is False
-        assert world.clock.time() - began < 40
-        assert states(world).count("sending") == 2
-        world.target.weather.latency = (0.1, 0.2)
-        assert await world.live() is True
-        assert any("the outcome is unknown for batch 1 of customers, 2 of customers" in it for it in world.said)
-        arrived(world, keys)
-
-    play(tmp_path, story, {"concurrency": 2, "drain_time": drain_time})
+    world.settings["drain_time"] = drain_time
+    world.target.weather.latency = (100.0, 100.0)
+    began = world.clock.time()
+    assert await stopped(world, 30, how) is False
+    assert world.clock.time() - began < 40
+    assert states(world).count("sending") == 2
+    world.target.weather.latency = (0.1, 0.2)
+    assert await world.live() is True
+    assert any("the outcome is unknown for batch 1 of customers, 2 of customers" in it for it in world.said)
+    arrived(world, keys)
 
 
 @played(
@@ -726,22 +705,20 @@ async def test_a_run_ends_when_samples_of_its_last_stage_can_be_seen(world: Told
     ("dropped", "said"),
     [(1, "1 is not visible at the target: record 1 (batch 1)"), (MANY, "samples of customers became visible")],
 )
-def test_samples_of_the_last_stage_that_never_appear_end_it_in_3_until_they_are_seen(
-    tmp_path: Path, dropped: int, said: str
+@played()
+async def test_samples_of_the_last_stage_that_never_appear_end_it_in_3_until_they_are_seen(
+    world: Told, keys: Keys, dropped: int, said: str
 ) -> None:
-    async def story(world: Told, keys: Keys) -> None:
-        for _ in range(2):  # the same command looks again
-            assert await world.live() is True
-            assert said in message(world, "customers")
-            assert document_of(world)["resume"]
-            assert exit_code(document_of(world), Ended(True)) == 3
-        for number in range(dropped):
-            world.target.customers[f"c{number}"] += 1
+    world.target.drops = frozenset(f"c{number}" for number in range(dropped))
+    for _ in range(2):  # the same command looks again
         assert await world.live() is True
-        assert exit_code(document_of(world), Ended(True)) == 0
-        assert document_of(world)["resume"] is None
-
-    play(tmp_path, story, drops=frozenset(f"c{number}" for number in range(dropped)))
+        assert said in message(world, "customers")
+        assert document_of(world)["resume"]
+        assert exit_code(document_of(world), Ended(True)) == 3
+    world.target.customers.update(world.target.drops)
+    assert await world.live() is True
+    assert exit_code(document_of(world), Ended(True)) == 0
+    assert document_of(world)["resume"] is None
 
 
 @played()

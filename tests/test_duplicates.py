@@ -13,7 +13,7 @@ from streammig.model import Kind
 from streammig.scan import scan_folder
 from streammig.telemetry import Answered
 from tests.memory_target import Crash
-from tests.test_system import run_world
+from tests.test_system import lived
 from tests.world import REWARD, Keys, World, drained_at, write_export
 
 until_no_connection = drained_at(lambda it: isinstance(it, Answered) and it.receipt.kind is Kind.NOT_SENT)
@@ -55,68 +55,64 @@ def codes(world: World) -> dict[str, dict[str, int]]:
         return {row.name: file.dead_codes(row.name) for row in file.stages()}
 
 
-def test_a_customer_that_stands_twice_is_sent_once_and_what_has_no_customer_waits(tmp_path: Path) -> None:
-    async def story(world: World, keys: Keys) -> None:
-        doubled(world)
-        assert await world.live() is True
-        world.target.settle()
-        assert set(world.target.customers) == keys["customers"]
-        assert max(world.target.customers.values()) == 1
-        found = codes(world)
-        assert found["customers"] == {"duplicate-customer": 1, "duplicate-email": 1}
-        assert found["transactions"] == {"owner-duplicate-email": 1, "owner-unknown-customer": 1}
-        assert not world.target.dropped
-        assert not scan_folder(tmp_path / "run.checkpoint").exists()
-
-    run_world(tmp_path, 1, story)
-
-
-def test_i3_customers_that_stand_twice_stay_out_over_crashes(tmp_path: Path) -> None:
-    async def story(world: World, keys: Keys) -> None:
-        doubled(world)
-        crashes = 0
-        for at in (9, 14, 18, 30):
-            crashes += isinstance(await world.live(crash_at=at, crash_after=bool(at % 2)), Crash)
-            assert all(totals.balanced for totals in world.totals().values())
-        assert crashes > 2
-        await world.live()
-        world.target.settle()
-        assert set(world.target.customers) <= keys["customers"]
-        assert max(world.target.customers.values()) == 1
-        assert codes(world)["customers"] == {"duplicate-customer": 1, "duplicate-email": 1}
-
-    run_world(tmp_path, 2, story)
+@lived(1)
+async def test_a_customer_that_stands_twice_is_sent_once_and_what_has_no_customer_waits(
+    world: World, keys: Keys
+) -> None:
+    doubled(world)
+    assert await world.live() is True
+    world.target.settle()
+    assert set(world.target.customers) == keys["customers"]
+    assert max(world.target.customers.values()) == 1
+    found = codes(world)
+    assert found["customers"] == {"duplicate-customer": 1, "duplicate-email": 1}
+    assert found["transactions"] == {"owner-duplicate-email": 1, "owner-unknown-customer": 1}
+    assert not world.target.dropped
+    assert not scan_folder(world.folder / "run.checkpoint").exists()
 
 
-def test_unchecked_says_so_and_leaves_the_table_out(tmp_path: Path) -> None:
-    async def story(world: World, keys: Keys) -> None:
-        write_export(tmp_path, 3, Random(1))
-        assert await world.live() is True
-        assert any("unchecked" in said for said in world.said)
-        assert not scan_folder(tmp_path / "run.checkpoint").exists()
+@lived(2)
+async def test_i3_customers_that_stand_twice_stay_out_over_crashes(world: World, keys: Keys) -> None:
+    doubled(world)
+    crashes = 0
+    for at in (9, 14, 18, 30):
+        crashes += isinstance(await world.live(crash_at=at, crash_after=bool(at % 2)), Crash)
+        assert all(totals.balanced for totals in world.totals().values())
+    assert crashes > 2
+    await world.live()
+    world.target.settle()
+    assert set(world.target.customers) <= keys["customers"]
+    assert max(world.target.customers.values()) == 1
+    assert codes(world)["customers"] == {"duplicate-customer": 1, "duplicate-email": 1}
 
-    run_world(tmp_path, 3, story)
+
+@lived(3)
+async def test_unchecked_says_so_and_leaves_the_table_out(world: World, keys: Keys) -> None:
+    write_export(world.folder, 3, Random(1))
+    assert await world.live() is True
+    assert any("unchecked" in said for said in world.said)
+    assert not scan_folder(world.folder / "run.checkpoint").exists()
 
 
-def test_a_run_without_customers_looks_whether_they_are_there_before_it_sends_anything(tmp_path: Path) -> None:
-    async def story(world: World, keys: Keys) -> None:
-        world.settings = {"customers": {"files": []}}
-        ended = await world.live()
-        assert isinstance(ended, Unusable)
-        assert ended.code == "customers-missing"
-        assert "record 1 of " in ended.what
-        assert world.target.requests == 0
-        world.target.customers.update(keys["customers"])
-        # Tries that find no connection are no beginning: the next run looks again.
-        world.target.weather.faults = {"not-sent": 1.0}
-        assert await world.live(until_no_connection) is False
-        world.target.weather.faults = {}
-        world.target.customers.clear()
-        assert (await world.live()).code == "customers-missing"
-        assert world.target.requests == 0
-        world.target.customers.update(keys["customers"])
-        assert await world.live() is True
-        world.target.settle()
-        assert set(world.target.events) == keys["events"]
-
-    run_world(tmp_path, 4, story)
+@lived(4)
+async def test_a_run_without_customers_looks_whether_they_are_there_before_it_sends_anything(
+    world: World, keys: Keys
+) -> None:
+    world.settings = {"customers": {"files": []}}
+    ended = await world.live()
+    assert isinstance(ended, Unusable)
+    assert ended.code == "customers-missing"
+    assert "record 1 of " in ended.what
+    assert world.target.requests == 0
+    world.target.customers.update(keys["customers"])
+    # Tries that find no connection are no beginning: the next run looks again.
+    world.target.weather.faults = {"not-sent": 1.0}
+    assert await world.live(until_no_connection) is False
+    world.target.weather.faults = {}
+    world.target.customers.clear()
+    assert (await world.live()).code == "customers-missing"
+    assert world.target.requests == 0
+    world.target.customers.update(keys["customers"])
+    assert await world.live() is True
+    world.target.settle()
+    assert set(world.target.events) == keys["events"]

@@ -91,17 +91,6 @@ def test_a_document_that_is_cut_while_it_is_read_is_not_taken_for_a_broken_one(t
         list(spans)
 
 
-def test_another_file_in_its_place_is_noticed_when_it_is_opened_again(tmp_path: Path) -> None:
-    path = tmp_path / "export.ndjson"
-    path.write_bytes(LINES)
-    os.utime(path, ns=(0, 0))
-    source = open_source([Input(str(path))])
-    replaced(path)
-    os.utime(path, ns=(0, 0))
-    with raises(Unusable, "export-changed"):
-        source.unchanged()
-
-
 # -- during a run ----------------------------------------------------------------------------------------------------
 
 at_c2000: list[Callable[[], None]] = []

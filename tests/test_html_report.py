@@ -8,7 +8,6 @@ import re
 import sqlite3
 import stat
 from collections import Counter
-from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.report import make
-from streammig.checkpoint import Checkpoint, locked
+from streammig.checkpoint import locked
 from streammig.errors import Altered, Unusable
 from streammig.report.audit import opened
 from streammig.report.history import SLOTS, history
@@ -125,34 +124,6 @@ def test_the_file_is_whole_owner_only_and_replaces_an_earlier_report_alone(past:
     ended = shell("report", past, "--out", other)
     assert (ended.code, ended.problem) == (2, "output-exists")
     assert other.read_bytes() == kept
-
-
-def spoil(shell: Shell, kind: str) -> Path:
-    """A file that is no checkpoint to report on."""
-    path = shell.folder / "other.checkpoint"
-    if kind == "text":
-        path.write_text("no database " * 100)
-    elif kind != "missing":
-        Checkpoint.create(path, binding={}, version="0", started=0.0).close()
-        with closing(sqlite3.connect(path)) as db:
-            db.execute(f"PRAGMA {kind}")
-    return path
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"),
-    [
-        ("missing", "checkpoint-missing"),
-        ("text", "checkpoint-damaged"),
-        ("application_id = 1", "checkpoint-foreign"),
-        ("user_version = 99", "checkpoint-newer"),
-        ("user_version = 1", "checkpoint-older-format"),
-    ],
-)
-def test_what_is_no_checkpoint_is_refused_and_no_file_is_made(shell: Shell, kind: str, code: str) -> None:
-    ended = shell("report", spoil(shell, kind), "--out", "report.html")
-    assert (ended.code, ended.problem) == (2, code)
-    assert not list(shell.folder.glob("report*"))
 
 
 @pytest.mark.parametrize(

@@ -19,21 +19,6 @@ from streammig.masivo.edit import (
 )
 
 
-def test_fields_are_found_with_the_spans_of_key_and_value() -> None:
-    data = b'x{ "a" : 1 , "\\u0062\\"":{"c":[",}"]}\n,"d":"\\\\" }y'
-    found = members(data, 1, len(data) - 1)
-    assert {name: data[member.begin : member.end] for name, member in found.items()} == {
-        "a": b"1",
-        'b"': b'{"c":[",}"]}',
-        "d": b'"\\\\"',
-    }
-    assert [data[slice(*member.part)] for member in found.values()] == [
-        b'"a" : 1',
-        b'"\\u0062\\"":{"c":[",}"]}',
-        b'"d":"\\\\"',
-    ]
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -54,11 +39,6 @@ def test_a_field_that_stands_twice_is_found_however_alike_the_values_are(data: b
     with pytest.raises(Duplicate):
         members(data, 0, len(data))
     assert duplicated(b"[[7," + data + b"]]", 0, len(data) + 6)
-
-
-def test_nothing_stands_twice_in_other_values() -> None:
-    for data in (b"7", b'"a"', b"[1,1]", b'{"a":{"a":{"a":"\\u002c"}}}', b'[{"a":1},{"a":1}]'):
-        assert not duplicated(data, 0, len(data))
 
 
 def test_an_escaped_comma_proves_nothing() -> None:

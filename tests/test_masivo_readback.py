@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 import pytest_asyncio
 
-from streammig.errors import TargetStop, Unusable
+from streammig.errors import Unusable
 from streammig.masivo.answers import absences
 from streammig.masivo.readback import MasivoReadBack
 from streammig.model import Position, Record
@@ -156,12 +156,6 @@ async def test_a_customer_is_compared_field_by_field_with_what_was_sent_and_what
 async def test_an_id_of_dots_does_not_leave_its_folder(wire: Wire) -> None:
     wire.on("/customers/%2E%2E", customer(".."))
     assert await look(wire, "customers", record("..")) is Seen.ALL
-
-
-async def test_a_key_that_may_not_read_stops(wire: Wire) -> None:
-    wire.on("/customers/c", answer(403))
-    with pytest.raises(TargetStop):
-        await look(wire, "customers", record("c"))
 
 
 def sent(

@@ -168,14 +168,6 @@ def test_a_callable_without_a_frame_of_its_own_is_named_by_what_it_raised() -> N
     assert failed(len, b"7") == "the mapping raised TypeError: object of type 'int' has no len()"
 
 
-def test_an_interrupt_passes_through_a_mapping() -> None:
-    def interrupted(record: Any) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        examine(interrupted)
-
-
 class Odd(dict[str, Any]):
     """A dict that turns on whoever looks at it."""
 

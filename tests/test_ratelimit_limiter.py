@@ -356,15 +356,6 @@ async def test_a_wait_of_more_than_two_seconds_is_told_once_with_its_reason_and_
         assert at + (it.seconds or 0) == pytest.approx(30.0 if asked else end[0], abs=0.5)
 
 
-@virtual()
-async def test_a_429_widens_the_gap_for_everyone(path: Path, executor: ThreadPoolExecutor) -> None:
-    async with opened(path, GAP, executor) as limiter:
-        (await limiter.acquire()).sent()
-        await limiter.on_429()
-        await limiter.acquire()
-        assert asyncio.get_running_loop().time() == pytest.approx(5.135, abs=0.005)
-
-
 @pytest.mark.parametrize(
     ("limits", "limit", "remaining", "reset", "waited"),
     [

@@ -11,7 +11,7 @@ import pytest
 
 from streammig.errors import Held, Unusable
 from streammig.settings import Settings, api_key, from_checkpoint, load, portable, state_folder
-from streammig.spool import forget, reads_stdin, spool_path, stdin_spooled
+from streammig.spool import reads_stdin, spool_path, stdin_spooled
 from tests.problems import raises
 
 
@@ -123,12 +123,6 @@ def test_a_value_of_the_wrong_kind_is_named_with_its_place(tmp_path: Path, text:
     assert "$" not in str(raised.value)
 
 
-def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with raises(Unusable, "settings-unreadable") as raised:
-        load(tmp_path / "gone.toml", {})
-    assert "gone.toml" in raised.value.what
-
-
 def test_the_key_comes_from_the_environment_a_file_or_a_command(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("from-file\n")
@@ -223,17 +217,8 @@ def spooled(settings: Settings, stdin: io.BytesIO) -> Settings:
         return found
 
 
-def test_stdin_is_kept_owner_only_and_used_again_when_the_run_goes_on(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "run.checkpoint"
-    settings = spooled(piped(tmp_path), io.BytesIO(b'{"customers": []}'))
-    assert settings.customers.files == (f"{spool_path(checkpoint)}#customers",)
-    assert spool_path(checkpoint).read_bytes() == b'{"customers": []}'
-    assert spool_path(checkpoint).stat().st_mode & 0o077 == 0
-    checkpoint.touch()
-    again = spooled(piped(tmp_path), io.BytesIO(b"something else"))
-    assert again == settings
-    assert spool_path(checkpoint).read_bytes() == b'{"customers": []}'
-    forget(checkpoint)
+def test_standard_input_that_a_run_has_begun_on_and_whose_work_file_is_gone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run.checkpoint").touch()
     with raises(Unusable, "stdin-lost"):
         spooled(piped(tmp_path), io.BytesIO(b""))
 

@@ -74,14 +74,6 @@ def test_compression_is_told_by_content_and_all_members_and_frames_are_read(
     assert all(DOCUMENT[it.offset : it.offset + it.length] == it.data for it in found)
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, zstd.compress])
-def test_a_compressed_file_is_read_on_from_any_record(compress: Any, tmp_path: Path) -> None:
-    source = source_of(tmp_path, compress(DOCUMENT))
-    found, _ = read(source)
-    begin = found[1234]
-    assert read(source, Place(0, begin.offset, 0, begin.ordinal)) == (found[1234:], None)
-
-
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_a_cut_file_yields_all_before_the_cut_and_names_the_byte(kind: str, tmp_path: Path) -> None:
     data = gzip.compress(DOCUMENT) if kind == "gzip" else zstd.compress(DOCUMENT)
@@ -158,29 +150,6 @@ def test_utf_16_and_32_are_refused_with_what_to_do(encoding: str, tmp_path: Path
         source_of(tmp_path, '[{"a":1}]'.encode(encoding))
 
 
-def test_what_is_no_readable_regular_file_is_refused_by_name(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    put(tmp_path, b"", "empty")
-    for name, code in [("none", "unreadable"), ("pipe", "not-a-file"), ("", "not-a-file"), ("empty", "empty")]:
-        path = str(tmp_path / name)
-        with raises(Unusable, f"export-{code}") as caught:
-            open_source([Input(path)])
-        assert path in str(caught.value)
-    with raises(Unusable, "export-unreadable"):
-        open_source([Input("a\0b")])
-
-
-def test_a_file_without_permission_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Tests may run as root, to whom nothing is forbidden.
-    def refuse(*_: Any) -> int:
-        raise PermissionError(errno.EACCES, "")
-
-    path = put(tmp_path, DOCUMENT)
-    monkeypatch.setattr(os, "open", refuse)
-    with raises(Unusable, "export-unreadable"):
-        open_source([Input(path)])
-
-
 class Failing(LocalFile):
     """A file whose disk fails behind a byte."""
 
@@ -204,11 +173,6 @@ def test_a_disk_that_fails_is_the_machines_fault_and_no_broken_export(
         read(source)
     monkeypatch.setattr(Failing, "good", len(data) + 1)
     assert texts(source) == RECORDS
-
-
-def test_white_space_alone_is_refused(tmp_path: Path) -> None:
-    with raises(Unusable, "export-empty"):
-        source_of(tmp_path, b" \n\t\n" * 1000, read_bytes=100)
 
 
 def test_fingerprints_tell_files_apart_and_cost_no_reading(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from streammig.report.watch import Watch
 from streammig.telemetry import Advanced, Answered, DeadLettered, Notice, StageBegan, StageEnded
 from tests.memory_target import FAULTS, Crash, Weather
 from tests.shares import share
-from tests.virtual import run_virtual, virtual
+from tests.virtual import run_virtual, teller, virtual
 from tests.world import SETTLE_TIME, Keys, World, new_world, write_export
 
 CUSTOMERS = 80
@@ -54,7 +54,7 @@ def whole(world: World, keys: Keys) -> None:
         assert world.totals()[stage].accepted.units == len(wanted)
 
 
-def run_world(tmp_path: Path, seed: int, story: Any, **more: Any) -> None:
+def run_world(tmp_path: Path, story: Any, seed: int, **more: Any) -> None:
     async def main() -> None:
         world = new_world(tmp_path, seed, CUSTOMERS, **more)
         keys = write_export(tmp_path, CUSTOMERS, Random(seed))
@@ -63,12 +63,13 @@ def run_world(tmp_path: Path, seed: int, story: Any, **more: Any) -> None:
     run_virtual(main())
 
 
-def test_a_migration_on_a_good_day_delivers_everything_once_within_its_limits(tmp_path: Path) -> None:
-    async def story(world: World, keys: Keys) -> None:
-        assert await world.live() is True
-        whole(world, keys)
+lived = teller(run_world, 2)
 
-    run_world(tmp_path, 1, story, limits=((1, 5.0), (500, 3600.0)))
+
+@lived(1, limits=((1, 5.0), (500, 3600.0)))
+async def test_a_migration_on_a_good_day_delivers_everything_once_within_its_limits(world: World, keys: Keys) -> None:
+    assert await world.live() is True
+    whole(world, keys)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -83,7 +84,7 @@ def test_i3_i4_a_crash_at_any_write_neither_loses_nor_doubles(tmp_path: Path, se
         assert crashes > 3
         assert_done(await world.live(), world, keys)
 
-    run_world(tmp_path, seed, story, limits=((1, 5.0), (500, 3600.0)))
+    run_world(tmp_path, story, seed, limits=((1, 5.0), (500, 3600.0)))
 
 
 def assert_done(ended: object, world: World, keys: Keys) -> None:
@@ -123,7 +124,7 @@ def live_through(tmp_path: Path, seed: int) -> str:
         trace.append((type(ended).__name__, world.target.requests, round(world.clock.time(), 3)))
         assert_done(ended, world, keys)
 
-    run_world(tmp_path, seed, story)
+    run_world(tmp_path, story, seed)
     return json.dumps(trace)
 
 
@@ -163,36 +164,34 @@ async def test_the_target_itself_sees_what_comes_twice() -> None:
     assert world.target.customers["c1"] == 2
 
 
-def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(tmp_path: Path) -> None:
-    async def story(world: World, keys: Keys) -> None:
-        heard, shares, resumed = Watch(world.clock.time), [], 0
+@lived(7)
+async def test_bar_log_and_status_show_the_same_share_over_crashes_and_resumes(world: World, keys: Keys) -> None:
+    heard, shares, resumed = Watch(world.clock.time), [], 0
 
-        def watch(notice: Notice) -> None:
-            nonlocal resumed
-            heard.hear(notice)
-            match notice:
-                case StageBegan(stage) | StageEnded(stage) | Advanced(stage) | DeadLettered(stage):
-                    pass
-                case Answered(batch):
-                    stage = batch.stage
-                case _:
-                    return
-            with closing(Checkpoint.open(tmp_path / "run.checkpoint", read_only=True)) as file:
-                found = document(file, running=True, now=0.0)["stages"][stage]["done"]
-            if isinstance(notice, StageEnded) and notice.state == "complete":
-                assert found == 1.0
+    def watch(notice: Notice) -> None:
+        nonlocal resumed
+        heard.hear(notice)
+        match notice:
+            case StageBegan(stage) | StageEnded(stage) | Advanced(stage) | DeadLettered(stage):
+                pass
+            case Answered(batch):
+                stage = batch.stage
+            case _:
                 return
-            assert found == share_settled(heard.accounts[stage])
-            shares.append(found)
-            resumed += isinstance(notice, StageBegan) and found > 0
+        with closing(Checkpoint.open(world.folder / "run.checkpoint", read_only=True)) as file:
+            found = document(file, running=True, now=0.0)["stages"][stage]["done"]
+        if isinstance(notice, StageEnded) and notice.state == "complete":
+            assert found == 1.0
+            return
+        assert found == share_settled(heard.accounts[stage])
+        shares.append(found)
+        resumed += isinstance(notice, StageBegan) and found > 0
 
-        world.watch = watch
-        for _ in range(6):
-            await world.live(crash_at=world.rng.randrange(20, 60), crash_after=False)
-        assert await world.live() is True
-        whole(world, keys)
-        assert resumed > 2
-        assert len(set(shares)) > 20
-        assert max(shares) > 0.5
-
-    run_world(tmp_path, 7, story)
+    world.watch = watch
+    for _ in range(6):
+        await world.live(crash_at=world.rng.randrange(20, 60), crash_after=False)
+    assert await world.live() is True
+    whole(world, keys)
+    assert resumed > 2
+    assert len(set(shares)) > 20
+    assert max(shares) > 0.5

@@ -110,7 +110,7 @@ def assemble(
 
 
 def _note_rows(table: Table, rows: Rows, at: int) -> int:
-    """Add rows, the first of which stands at this offset in the body; where the next one stands."""
+    """Add rows that stand in the body from this offset on; returns where the next one stands."""
     chunk, it, count = rows.chunk, rows.chunk.columns, rows.end - rows.begin
     first, mine = it.index[rows.begin], slice(rows.begin, rows.end)
     table.sources += [chunk.span.source] * count
@@ -190,15 +190,14 @@ def _joined(records: Sequence[Record], at: int) -> tuple[list[bytes], Iterable[C
 
 
 def are_strangers(parts: Sequence[Part], owners: int | None = None) -> bool:
-    """Whether no two of these have an owner in common: told at once, for most batches are so. `owners` as in
-    `assemble`."""
+    """Whether no two of these share an owner, as in most batches; `owners` as in `assemble`."""
     if owners is None:
         owners = len({owner for part in parts for owner in (part.owners if isinstance(part, Rows) else (part.owner,))})
     return owners == sum([part.end - part.begin if isinstance(part, Rows) else 1 for part in parts])
 
 
 def tally_of(parts: Iterable[Part]) -> Tally:
-    """What these hold together."""
+    """The tally of all these."""
     records = units = 0
     keys: list[str] = []
     amounts: list[Decimal] = []

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from streammig.batching import Batcher, Bounds
 from streammig.columns import Chunk, Columns
-from streammig.dedup.scan import HASH, NONE, hasher
+from streammig.dedup.scan import HASH, NONE, hashes
 from streammig.model import DeadLetter, Place, Position, Record, Span
 
 _NONE = NONE.decode()  # where a row has nothing else that must be unique
@@ -60,9 +60,8 @@ class Outline:
         self.widths.extend(chunk.widths)
         self.inner.extend(chain.from_iterable(columns.inner))
         if shared:
-            self.owners += b"".join(map(hasher(key, "owner"), columns.owners))
-            unique_of = hasher(key, "unique")
-            self.uniques += b"".join([unique_of(it) if it else NONE for it in columns.uniques])
+            self.owners += hashes(key, "owner", columns.owners)
+            self.uniques += hashes(key, "unique", columns.uniques)
         if columns.inner and max(chunk.widths) > self.mean:
             for row, (width, units) in enumerate(zip(chunk.widths, columns.units, strict=True)):
                 if self.has_bounds(width, units):

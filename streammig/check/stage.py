@@ -101,7 +101,8 @@ class Checked:
     def unsend(self, record: Record, own: Rules) -> None:
         """Take out what was added for a record that will not be sent."""
         self.sent -= record.tally
-        for kind, which in own.facts([record.body]).mentioned if isinstance(own, TellsFacts) else ():
+        body = record.body
+        for kind, which in own.facts(body, [0], [len(body)], {}).mentioned if isinstance(own, TellsFacts) else ():
             found = self.mentioned[kind]
             found[which] -= 1
             if not found[which]:

@@ -13,8 +13,8 @@ from streammig.model import Batch, DeadLetter, Draft, Tally, add_up
 
 _OWNERS = "(SELECT name FROM stage WHERE ordinal = 0)"  # see `owns`
 
-# Customers of replayed batches that no open batch holds any more, and that are not said to be seen yet. A part of a
-# refused batch names its parent: all that an open part stems from is open.
+# Customers of replayed batches that no open batch holds any more, and that were not seen yet. A part of a refused
+# batch names its parent: while a part is open, so is every batch that it comes from.
 _BROUGHT = f"""stage = {_OWNERS} AND NOT seen AND seq NOT IN (
     WITH RECURSIVE line (seq, parent) AS (
         SELECT seq, parent FROM open_batch WHERE stage = {_OWNERS} AND retried
@@ -33,8 +33,8 @@ class Letters(Batches):
         return bool(self.rows(f"SELECT 1 FROM dead_letter WHERE {HERE}", stage, *spot))
 
     def part(self, stage: str, spot: Spot, splits: bool) -> int:
-        """What the dead letter at this spot is of its source record, as in the schema. What the run's batcher may have
-        split counts as a part."""
+        """Which part of its source record the dead letter at this spot is, as in the schema. A record that the batcher
+        may have split counts as a part."""
         known = "max(part, batch AND NOT units)" if splits else "part"
         return int(self.rows(f"SELECT {known} FROM dead_letter WHERE {HERE}", stage, *spot)[0][0])
 
@@ -56,8 +56,8 @@ class Letters(Batches):
         letters: Sequence[tuple[Spot, int, int]],
         at: float,
     ) -> list[Batch]:
-        """New batches out of dead letters, which are dead no more, in one transaction. Beside each draft the keys that
-        no later replay may send, beside each letter the units sealed for it and what part it is."""
+        """Seal new batches of dead letters in one transaction; the letters are dead no more. With a draft come the keys
+        that no later replay may send, with a letter the units sealed for it and the part that it is."""
         salt, sealed = self.run["salt"], list[Batch]()
         with self.transaction():
             for draft, keys in drafts:
@@ -74,7 +74,7 @@ class Letters(Batches):
         return sealed
 
     def refuse(self, stage: str, dead: Iterable[DeadLetter], filtered: Iterable[DeadLetter]) -> None:
-        """Letters that a replay did not send, with the reason of now as their code: still dead, or filtered."""
+        """Keep why a replay did not send these letters: they stay dead, or are filtered."""
         with self.transaction():
             for it in dead:
                 spot = it.position.source, it.position.offset, it.unit
@@ -105,7 +105,7 @@ class Letters(Batches):
         return self._carried(stage, keys, "")
 
     def seen_again(self, owners: Iterable[str]) -> set[str]:
-        """Which of these owners a replay has brought to the target since, for all to see."""
+        """Which of these owners a replay has brought to the target, where they were seen."""
         first = [row.name for row in self.stages() if self.owns(row.name)]
         return self._carried(first[0], owners, "AND seen") if self.any_seen_again() else set()
 
@@ -117,5 +117,5 @@ class Letters(Batches):
         return bool(self.rows(f"SELECT 1 FROM replayed_key WHERE stage = {_OWNERS} AND seen LIMIT 1"))
 
     def see_brought(self) -> None:
-        """They can be read back: their events and transactions may be sent."""
+        """Note that the customers of replays were seen: their events and transactions may be sent."""
         self.change(f"UPDATE replayed_key SET seen = 1 WHERE {_BROUGHT}")

@@ -167,7 +167,7 @@ class Queries(SqliteFile):
         return [json.loads(row[0]) for row in rows]
 
     def lengths(self, stage: str) -> tuple[int, ...] | None:
-        """The bytes of each of a stage's files, decompressed, about; None where one is not known."""
+        """About how many bytes each file of a stage has, decompressed; None where one is not known."""
         marks = self.fingerprints(stage)
         found = [mark.get("length", 0 if mark.get("compression") else mark["size"]) for mark in marks]
         return tuple(found) if all(found) else None
@@ -203,9 +203,10 @@ class Queries(SqliteFile):
         )
 
     def counts(self, stage: str) -> dict[str, Any]:
-        """Batches that carry records, requests begun for them, those of them of which nothing left, and batches
-        accepted, for the fill; the batches made of the export (not of parts or letters) with the bytes of their
-        bodies; those that are still to be sent; and when the last one was accepted, in seconds since the epoch."""
+        """Numbers of a stage: `batches` that carry records, `requests` begun for them, requests of which nothing left
+        (`not_sent`), batches `accepted`. `made` are batches of the export itself (no parts, no letters), with the
+        `bytes` of their bodies; `waiting` are still to be sent. `settled` is when the last one was accepted, in seconds
+        since the epoch."""
         row = self.rows(
             "SELECT count(*) FILTER (WHERE state != 'split') AS batches, coalesce(sum(attempts), 0) AS requests,"
             " (SELECT count(*) FROM attempt WHERE stage = ?1 AND kind = 'not-sent') AS not_sent,"
@@ -258,8 +259,8 @@ class Queries(SqliteFile):
         return sorted(piece for batch in self.ahead(stage) for piece in batch.ranges if piece.end > frontier)
 
     def sample(self, stage: str, count: int, retried: bool = False) -> list[Batch]:
-        """Up to `count` sampled batches of a stage, or of its retried ones alone, spread evenly over the bytes they
-        hold: the small parts of a refused batch, many as they may be, are not looked at in place of the others."""
+        """Up to `count` sampled batches of a stage, or of its retried ones alone. They are spread evenly over the bytes
+        of all: the many small parts of a refused batch must not crowd out the others."""
         sampled = "stage = ? AND sample IS NOT NULL AND retried >= ? ORDER BY seq"
         rows = self.rows(f"SELECT seq, size FROM batch WHERE {sampled}", stage, retried)
         ends = list(accumulate(size for _, size in rows))
@@ -274,21 +275,20 @@ class Queries(SqliteFile):
         return at
 
     def accepted_after(self, batch: Batch, until: float, count: int) -> list[Batch]:
-        """Batches of the stage whose accepted request began after this one's had ended and was answered before
-        `until` (seconds since the epoch): the `count` that were sent last. In the order of the checkpoint, for the
-        wall clock may have been set back meanwhile."""
+        """The last `count` batches of the stage that were sent after this one was answered, and accepted before `until`
+        (seconds since the epoch). "After" is by the checkpoint's order: the wall clock may have been set back."""
         ended = "SELECT max(max(began, ended)) FROM attempt WHERE stage = ?1 AND seq = ?2"
         return self._accepted(f"settled <= ?3 AND began > ({ended})", batch, until, count)
 
     def last_accepted(self, batch: Batch, until: float, count: int) -> list[Batch]:
-        """The `count` batches of the stage that were sent last, of those accepted before `until` (seconds since the
-        epoch) or sent before this batch was answered, whatever the wall clock said then."""
+        """The last `count` batches of the stage that were accepted before `until` (seconds since the epoch), or sent
+        before this batch was answered, whatever the wall clock said then."""
         ended = "SELECT max(ended) FROM attempt WHERE stage = ?1 AND seq = ?2"
         return self._accepted(f"settled <= ?3 OR began <= ({ended})", batch, until, count)
 
     def _accepted(self, which: str, batch: Batch, until: float, count: int) -> list[Batch]:
-        """The `count` sampled batches of the batch's stage that were sent last, of those of `which` this holds: ?1 and
-        ?2 are the batch, ?3 is `until`."""
+        """The last `count` sampled batches of the same stage for which `which` holds. In its SQL, ?1 and ?2 are the
+        batch, and ?3 is `until`."""
         return self._batches(
             f"stage = ?1 AND kind = 'accepted' AND sample IS NOT NULL AND ({which}) ORDER BY began DESC LIMIT ?4",
             batch.stage, batch.seq, until, count, table="batch JOIN attempt USING (stage, seq)",

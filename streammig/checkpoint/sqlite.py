@@ -174,16 +174,16 @@ class SqliteFile:
             self._open = False
 
     def _prepare(self) -> None:
-        """What comes before each transaction."""
+        """Called before each transaction."""
 
     def _before_commit(self) -> None:
-        """What must be durable before the transaction is."""
+        """Called before a commit, to make durable what it refers to."""
 
     def _committed(self) -> None:
-        """What may be done once it is."""
+        """Called after a commit."""
 
     def _rolled_back(self) -> None:
-        """What was not to be done after all."""
+        """Called after a rollback."""
 
     @contextmanager
     def reading(self) -> Iterator[None]:

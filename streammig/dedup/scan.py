@@ -13,12 +13,18 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from streammig.columns import Chunk
 from streammig.dedup.sums import UNKNOWN_SUM, WIDTH, sums_of
 from streammig.model import Place, Span
 from streammig.target import Rules
+
+try:
+    from streammig.dedup import _rows
+except ImportError:  # it was not compiled
+    _rows = None  # type: ignore[assignment]
 
 PLACE = struct.Struct(">IQIQ")  # source, offset, unit, ordinal
 SPOT = 16  # bytes of a place without its ordinal, which is for people only
@@ -50,31 +56,72 @@ def scan(rules: Rules, key: bytes, span: Span) -> Scanned:
     return rows_of(chunk, key, sums_of(rules, chunk, key))
 
 
-def rows_of(chunk: Chunk, key: bytes, sums: Sequence[bytes]) -> Scanned:
+def rows_of(chunk: Chunk, key: bytes, sums: list[bytes]) -> Scanned:
     """As `scan`, of what the rules have made of the span; `sums` are those of its rows."""
     span, columns = chunk.span, chunk.columns
-    owner_of, unique_of = hasher(key, "owner"), hasher(key, "unique")
-    reasons = list(FIXED)
-
-    def place(index: int, unit: int) -> bytes:
-        offset = span.offset + span.starts[index] if span.origins is None else span.origins[index][0]
-        return PLACE.pack(span.source, offset, unit, span.ordinals[index])
-
-    uniques = columns.uniques or [""] * len(columns)
-    columned = zip(columns.index, columns.unit, columns.owners, uniques, sums, strict=True)
-    rows = [
-        b"".join((place(index, unit), owner_of(owner), unique_of(unique) if unique else NONE, b"\0", sum_))
-        for index, unit, owner, unique, sum_ in columned
-    ]
+    places = Places(span, columns.index)
+    keys = Keys(places.offsets, columns.unit, places.ordinals, columns.owners, columns.uniques, sums)
+    rows, reasons = packed(key, span.source, keys), list(FIXED)
+    if not columns.left_out:
+        return Scanned(len(span), rows, FIXED)
+    owner_of, others = hasher(key, "owner"), list[bytes]()
     for left_out in columns.left_out:
+        at = Places(span, [left_out.at])
+        place = PLACE.pack(span.source, at.offsets[0], LAST_UNIT, at.ordinals[0])
         for owner, reason in left_out.absent:
             number = bytes([number_of(reasons, reason or OTHER)])
-            rows.append(b"".join((place(left_out.at, LAST_UNIT), owner_of(owner), NONE, number, UNKNOWN_SUM)))
-    return Scanned(len(span), b"".join(sorted(rows)), tuple(reasons))
+            others.append(b"".join((place, owner_of(owner), NONE, number, UNKNOWN_SUM)))
+    others += [rows[low : low + ROW] for low in range(0, len(rows), ROW)]
+    return Scanned(len(span), b"".join(sorted(others)), tuple(reasons))
+
+
+class Places:
+    """Where the records at these indices of a span stand."""
+
+    def __init__(self, span: Span, index: Sequence[int]) -> None:
+        begin, starts, origins = span.offset, span.starts, span.origins
+        self.offsets = [begin + starts[at] for at in index] if origins is None else [origins[at][0] for at in index]
+        self.ordinals = [span.ordinals[at] for at in index]
+
+
+class Keys(NamedTuple):
+    """The columns of rows without a reason. `uniques` and `sums` are empty where no row has any."""
+
+    offsets: list[int]
+    units: list[int]
+    ordinals: list[int]
+    owners: list[str]
+    uniques: list[str]
+    sums: list[bytes]
+
+
+def packed(key: bytes, source: int, keys: Keys, kind: str = "owner") -> bytes:
+    """The rows of these keys, one behind the other. `kind` is that of the owners."""
+    if _rows is not None:
+        return _rows.rows(key, kind.encode(), b"unique", source, tuple(keys))
+    owners, uniques = (hashes(key, of, texts) for of, texts in ((kind, keys.owners), ("unique", keys.uniques)))
+    ats = range(0, len(owners), HASH)
+    places = map(PLACE.pack, repeat(source), keys.offsets, keys.units, keys.ordinals)
+    each = (
+        places,
+        (owners[at : at + HASH] for at in ats),
+        (uniques[at : at + HASH] or NONE for at in ats),
+        repeat(b"\0"),
+        keys.sums or repeat(UNKNOWN_SUM),
+    )
+    return b"".join(chain.from_iterable(zip(*each, strict=False)))
+
+
+def hashes(key: bytes, kind: str, texts: list[str]) -> bytes:
+    """The hashes of keys of one kind, one behind the other; `NONE` of an empty one."""
+    if _rows is not None:
+        return _rows.hashes(key, kind.encode(), texts)
+    hashed = hasher(key, kind)
+    return b"".join([hashed(text) if text else NONE for text in texts])
 
 
 def hasher(key: bytes, kind: str) -> Callable[[str], bytes]:
-    """The hash of keys of one kind ("owner" or "unique"): an id is never taken for an e-mail."""
+    """The hash of keys of one kind ("owner", "unique", "unit"): an id is never taken for an e-mail."""
     fresh = hashlib.blake2b(digest_size=HASH, key=key, person=kind.encode()).copy  # half the time of making one
 
     def hashed(text: str) -> bytes:

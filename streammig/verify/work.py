@@ -192,7 +192,7 @@ CREATE TABLE suspect (
         return rows[0][0] if rows else 0
 
     def counters(self, done: int) -> Iterator[Item]:
-        """Each owner with counted units, by their first record in reading order, without the first `done`."""
+        """Each owner with counted units, in the order of their first records; the first `done` are left out."""
         while rows := self.rows("SELECT units, seq, record FROM counted ORDER BY rowid LIMIT ? OFFSET ?", PIECE, done):
             yield from (Item(_RECORD.decode(record), seq, units) for units, seq, record in rows)
             done += len(rows)

@@ -26,7 +26,7 @@ from streammig.masivo.edit import (
 from streammig.masivo.rules.compiled import Judge, Roles, wanted
 from streammig.masivo.rules.cutting import Block, Cutting
 from streammig.masivo.rules.explain import Walk
-from streammig.masivo.rules.facts import Facts
+from streammig.masivo.rules.facts import Decoded, Told, facts
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.mapping import Mapped
 from streammig.masivo.rules.options import RuleOptions, matches
@@ -74,7 +74,7 @@ class StageRules(ABC):
     roles: ClassVar[Roles]
     adds_up: ClassVar[bool] = False
     has_keys: ClassVar[bool] = False
-    _facts: ClassVar[type[Facts]]
+    _facts: ClassVar[type[Decoded]]
     _alone: int = 0  # units of a record that could not be looked into
     _misses: bool = False  # a record that is left out makes its owner absent from the target
     _marked: bool = False  # a field that is sent may mark a deleted customer: only `explain` sees that
@@ -136,8 +136,10 @@ class StageRules(ABC):
         few = len(found.unsure) < FEW
         return merged(found.columns, (self._singly if few else self._looked)(span, found.unsure))
 
-    def facts(self, bodies: Sequence[bytes]) -> Facts:
-        return self._facts(bodies)
+    def facts(
+        self, data: bytes, starts: Sequence[int], ends: Sequence[int], edited: dict[int, bytes]
+    ) -> Decoded | Told:
+        return facts(self._facts, data, starts, ends, edited, compiled=wanted(self._wanted))
 
     def _singly(self, span: Span, ats: Sequence[int]) -> Columns:
         """As `_looked`, each by itself: of few records most are odd, and a look at all of them tells no more."""

@@ -1,22 +1,30 @@
 """What records hold beside what a batch needs: the account's own world, keys of units, and what must add up.
 
-Each record is decoded once for all of it, and only if it is asked for. Records are as they are sent, so their form is
-proven.
+Each record is decoded once for all of it, and where this is compiled, only one of an unusual spelling. Records are as
+they are sent, so their form is proven.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
+from operator import itemgetter
+from typing import NamedTuple
 
 import msgspec
 
 from streammig.model import EXACT
 from streammig.target import FRACTION_DIGITS
 
+try:
+    from streammig.masivo.rules import _facts
+except ImportError:  # it was not compiled
+    _facts = None  # type: ignore[assignment]
+
+KINDS = ("rewards", "brands", "channels", "stores", "tiers", "event-types", "remarks")  # in the order of `_facts.c`
 READABLE_FROM = "2020"  # what is older can't be read back
 UNSIGNED = "MIGRATION"  # transactions of this type tell of the balance, and are no part of its history
 PURCHASE = "PURCHASE"  # another type of event may well name the purchase that it is about
@@ -84,14 +92,14 @@ class OfCustomers:
         self._rows = list(map(_customer, bodies))
 
     @cached_property
-    def mentioned(self) -> Counter[Mention]:
-        found = _of_parts([it.balance for it in self._rows])
+    def mentioned(self) -> dict[Mention, int]:
         supplied = [it.metrics for it in self._rows if it.metrics]
-        found.update([METRICS] * len(supplied))
-        for metrics in supplied:
-            periods = [it for it in metrics.values() if isinstance(it, _Period)]
-            found.update({("tiers", it.tier_id.lower()) for it in periods if it.tier_id})
-        return found
+        periods = [[it for it in metrics.values() if isinstance(it, _Period)] for metrics in supplied]
+        return {
+            **_of_lots([it.balance for it in self._rows]),
+            **_counted("tiers", ({it.tier_id.lower() for it in row if it.tier_id} for row in periods)),
+            **({METRICS: len(supplied)} if supplied else {}),
+        }
 
     @cached_property
     def shares(self) -> Sequence[Share]:
@@ -107,11 +115,17 @@ class OfEvents:
         self._rows = [it.events for it in map(_events, bodies)]
 
     @cached_property
-    def mentioned(self) -> Counter[Mention]:
-        found = _of_parts([[*chain.from_iterable((it, it.order) for it in row)] for row in self._rows])
-        found.update(_named("event-types", ({it.type for it in row} for row in self._rows)))
-        found.update(_old(self._rows))
-        return found
+    def mentioned(self) -> dict[Mention, int]:
+        rows = self._rows
+        orders = [[it.order for it in row] for row in rows]
+        both = list(zip(rows, orders, strict=True))
+        return {
+            **_counted("event-types", ({it.type for it in row} for row in rows)),
+            **_counted("brands", ({it.brand_id for it in row} for row in rows)),
+            **_counted("channels", ({it.channel_id for it in row} | {it.channel_id for it in of} for row, of in both)),
+            **_counted("stores", ({it.store_id for it in row} | {it.store_id for it in of} for row, of in both)),
+            **_old(rows),
+        }
 
     @cached_property
     def keys(self) -> Sequence[Key]:
@@ -128,40 +142,81 @@ class OfTransactions:
         self._rows = [it.transactions for it in map(_transactions, bodies)]
 
     @cached_property
-    def mentioned(self) -> Counter[Mention]:
-        found = _of_parts(self._rows)
-        found.update(_old(self._rows))
-        return found
+    def mentioned(self) -> dict[Mention, int]:
+        return _of_lots(self._rows) | _old(self._rows)
 
     @cached_property
     def shares(self) -> Sequence[Share]:
         return _shares([[it for it in row if it.type != UNSIGNED] for row in self._rows])
 
 
-def _of_parts(rows: Sequence[Sequence[_Part]]) -> Counter[Mention]:
-    """How many of these rows mention each reward, brand, channel and store."""
-    found = _named("rewards", ({it.reward_id.lower() for it in row if it.reward_id is not None} for row in rows))
-    found.update(_named("brands", ({it.brand_id for it in row} for row in rows)))
-    found.update(_named("channels", ({it.channel_id for it in row} for row in rows)))
-    found.update(_named("stores", ({it.store_id for it in row} for row in rows)))
-    return found
+def _of_lots(rows: Sequence[Sequence[_Part]]) -> dict[Mention, int]:
+    """How many rows mention each reward, brand, channel and store."""
+    return {
+        **_counted("rewards", ({it.reward_id.lower() for it in row if it.reward_id is not None} for row in rows)),
+        **_counted("brands", ({it.brand_id for it in row} for row in rows)),
+        **_counted("channels", ({it.channel_id for it in row} for row in rows)),
+        **_counted("stores", ({it.store_id for it in row} for row in rows)),
+    }
 
 
-def _named(kind: str, rows: Iterable[set[str] | set[str | None]]) -> Counter[Mention]:
+def _counted(kind: str, rows: Iterable[set[str] | set[str | None]]) -> dict[Mention, int]:
     counted = Counter(chain.from_iterable(rows))
-    return Counter({(kind, which): times for which, times in counted.items() if which is not None})
+    return {(kind, which): times for which, times in counted.items() if which is not None}
 
 
-def _old(rows: Sequence[Sequence[_Event] | Sequence[_Transaction]]) -> Iterator[Mention]:
-    return (OLD for row in rows if min([it.issued_at for it in row], default=READABLE_FROM) < READABLE_FROM)
+def _old(rows: Sequence[Sequence[_Event] | Sequence[_Transaction]]) -> dict[Mention, int]:
+    """How many rows hold what is too old, which mostly is none."""
+    if min([it.issued_at for row in rows for it in row], default=READABLE_FROM) >= READABLE_FROM:
+        return {}
+    return {OLD: sum([min([it.issued_at for it in row]) < READABLE_FROM for row in rows if row])}
 
 
 def _shares(rows: Iterable[Sequence[_Lot]]) -> list[Share]:
-    return [
-        (at, f"{(it.reward_id or '').lower()} {it.brand_id or ''}", int(it.amount.scaleb(FRACTION_DIGITS, EXACT)))
-        for at, row in enumerate(rows)
-        for it in row
-    ]
+    return [(at, _sum(it.reward_id, it.brand_id), int(it.amount.scaleb(FRACTION_DIGITS, EXACT)))
+            for at, row in enumerate(rows) for it in row]  # fmt: skip
 
 
-Facts = OfCustomers | OfEvents | OfTransactions
+@lru_cache(maxsize=8192)
+def _sum(reward: str | None, brand: str | None) -> str:
+    return f"{(reward or '').lower()} {brand or ''}"
+
+
+Decoded = OfCustomers | OfEvents | OfTransactions
+STAGES = (OfCustomers, OfEvents, OfTransactions)  # in the order of `_facts.c`
+
+
+class Told(NamedTuple):
+    """The facts of rows, none of which need be decoded any more."""
+
+    mentioned: dict[Mention, int]
+    keys: Sequence[Key]
+    shares: Sequence[Share]
+
+
+def facts(
+    stage: type[Decoded],
+    data: bytes,
+    starts: Sequence[int],
+    ends: Sequence[int],
+    edited: dict[int, bytes],
+    *,
+    compiled: bool,
+) -> Decoded | Told:
+    """The facts of rows, as in `TellsFacts`. `compiled`: only those are decoded that the compiled part is not sure of,
+    where there is one."""
+
+    def body(row: int) -> bytes:
+        return edited[row] if row in edited else data[starts[row] : ends[row]]
+
+    if not compiled or _facts is None:
+        return stage(map(body, range(len(starts))))
+    places, changed = (list(starts), list(ends)), tuple(edited.items())
+    mentioned, keys, shares, unsure = _facts.facts(STAGES.index(stage), KINDS, data, *places, changed)
+    if unsure:
+        rest = stage(map(body, unsure))
+        mentioned = Counter(mentioned) + Counter(rest.mentioned)
+        keys += [(unsure[at], number, text) for at, number, text in rest.keys]
+        keys.sort(key=itemgetter(0))
+        shares += [(unsure[at], name, amount) for at, name, amount in rest.shares]
+    return Told(mentioned, keys, shares)

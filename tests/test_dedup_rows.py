@@ -1,0 +1,57 @@
+"""Rows that compiled code makes are the ones that Python makes, with the hashes of the standard library."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import import_module
+from random import Random
+from typing import Any
+
+import pytest
+
+from streammig.dedup.scan import HASH, NONE, ROW, Keys, hashes, packed
+
+scan: Any = import_module("streammig.dedup.scan")  # its name in the package is that of its function
+_rows = scan._rows
+pytestmark = pytest.mark.skipif(_rows is None, reason="no compiled rows in this installation")
+
+
+def texts(dice: Random, count: int) -> list[str]:
+    lengths = [0, 1, 127, 128, 129, 255, 256, 257, *(dice.randrange(600) for _ in range(count - 8))]
+    return ["".join(dice.choices("aZ0\0é山\U0001f389", k=length)) for length in lengths]
+
+
+def test_hashes_are_those_of_the_standard_library() -> None:
+    dice = Random(1)
+    for length in (1, 31, 32, 63, 64):
+        key, person = dice.randbytes(length), dice.randbytes(dice.randrange(17))
+        some = texts(dice, 100)
+        found = _rows.hashes(key, person, some)
+        for at, text in enumerate(some):
+            expected = hashlib.blake2b(text.encode(), digest_size=HASH, key=key, person=person).digest()
+            assert found[at * HASH : (at + 1) * HASH] == (expected if text else NONE)
+
+
+@pytest.mark.parametrize("kind", ["owner", "unit"])
+def test_rows_are_those_that_python_makes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dice, count = Random(2), 200
+    offsets, units, ordinals = ([dice.getrandbits(bits) for _ in range(count)] for bits in (64, 32, 64))
+    places = offsets, units, ordinals
+    owners, uniques, sums = texts(dice, count), texts(dice, count), [dice.randbytes(12) for _ in range(count)]
+    key = b"k" * 32
+    for keys in (Keys(*places, owners, uniques, sums), Keys(*places, owners, [], []), Keys([], [], [], [], [], [])):
+        compiled = packed(key, 7, keys, kind), hashes(key, kind, keys.owners)
+        with monkeypatch.context() as patch:
+            patch.setattr(scan, "_rows", None)
+            assert (packed(key, 7, keys, kind), hashes(key, kind, keys.owners)) == compiled
+
+
+def test_columns_that_can_be_no_rows_are_refused() -> None:
+    good = [1], [2], [3], ["a"], ["b"], [bytes(12)]
+    assert len(_rows.rows(b"k", b"o", b"u", 1, good)) == ROW
+    for at, other in enumerate(([-1], [], [1, 2], [b"a"], ["b", "c"], [b"short"])):
+        with pytest.raises((ValueError, TypeError, OverflowError)):
+            _rows.rows(b"k", b"o", b"u", 1, (*good[:at], other, *good[at + 1 :]))
+    for key, person in ((b"", b"o"), (bytes(65), b"o"), (b"k", bytes(17))):
+        with pytest.raises(ValueError, match="another length"):
+            _rows.hashes(key, person, [])
