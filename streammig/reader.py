@@ -110,7 +110,7 @@ class Reader:
     def close(self) -> None:
         """Close the files that are open; the feed must not be used any more."""
         if self._writer is not None:
-            self._writer.shutdown(wait=False)
+            self._writer.shutdown(cancel_futures=True)  # the sweep at the end must find what it wrote
         self._close_files()
 
     def _close_files(self) -> None:
