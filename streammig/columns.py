@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
@@ -108,6 +108,10 @@ class Judged(NamedTuple):
 def merged(clean: Columns, others: Columns) -> Columns:
     """The columns of both, which are of different records of one span, in reading order."""
     out, taken, row = Columns(), 0, 0
+    if not len(others):  # nothing stands between the rows, so that they can be had as they are
+        for name in Columns.__slots__:
+            setattr(out, name, getattr(clean, name))
+        taken = len(clean)
     while row < len(others):
         at = others.index[row]
         upto = bisect_left(clean.index, at, taken)
@@ -266,11 +270,15 @@ class Rows(NamedTuple):
         return self.chunk.counts[self.end] - self.chunk.counts[self.begin]
 
     @property
-    def pairs(self) -> Iterator[tuple[str, Decimal]]:
-        """What they add to the sums."""
+    def keys(self) -> list[str]:
+        """Of what they add to the sums, the name of each; `amounts` are beside them."""
         it = self.chunk.columns
-        amounts = slice(it.upto[self.begin], it.upto[self.end])
-        return zip(it.keys[amounts], it.amounts[amounts], strict=True)
+        return it.keys[it.upto[self.begin] : it.upto[self.end]]
+
+    @property
+    def amounts(self) -> list[Decimal]:
+        it = self.chunk.columns
+        return it.amounts[it.upto[self.begin] : it.upto[self.end]]
 
     @property
     def uniques(self) -> list[str]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from streammig.dedup.scan import HASH, NONE, ROW, Keys, hashes, packed
+from streammig.dedup import parts
+from streammig.dedup.parts import parted
+from streammig.dedup.scan import HASH, NONE, OWNER, REASON, ROW, Keys, counted_on, hashes, packed
 
 scan: Any = import_module("streammig.dedup.scan")  # its name in the package is that of its function
 _rows = scan._rows
@@ -44,6 +46,34 @@ def test_rows_are_those_that_python_makes(kind: str, monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as patch:
             patch.setattr(scan, "_rows", None)
             assert (packed(key, 7, keys, kind), hashes(key, kind, keys.owners)) == compiled
+
+
+@pytest.mark.parametrize("bits", [0, 1, 8])
+def test_entries_and_ordinals_are_those_that_python_makes(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dice, count = Random(3), 2_000
+    rows = bytearray(dice.randbytes(count * ROW))
+    for at in range(0, count, 3):  # without a second key
+        rows[at * ROW + OWNER + HASH : at * ROW + REASON] = NONE
+    for at in range(count):  # no export has so many records that one more byte would be needed
+        rows[at * ROW + 16] = 0
+    numbers = sorted(dice.sample(range(1 << 40), count))
+    compiled = parted(bytes(rows), numbers, bits), counted_on(bytes(rows), 1 << 33)
+    assert sum(map(len, compiled[0].data)) == sum(map(sum, compiled[0].lengths))
+    monkeypatch.setattr(scan, "_rows", None)
+    monkeypatch.setattr(parts, "_rows", None)
+    assert (parted(bytes(rows), numbers, bits), counted_on(bytes(rows), 1 << 33)) == compiled
+
+
+def test_rows_that_can_be_no_entries_are_refused() -> None:
+    assert parted(b"", [], 0).lengths == ([0], [0])
+    for rows, numbers, bits in (
+        (bytes(ROW), [], 0),
+        (bytes(ROW + 1), [1], 0),
+        (bytes(ROW), [1], 9),
+        (bytes(ROW), [-1], 0),
+    ):
+        with pytest.raises((ValueError, OverflowError)):
+            _rows.parted(rows, numbers, bits)
 
 
 def test_columns_that_can_be_no_rows_are_refused() -> None:

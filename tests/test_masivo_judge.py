@@ -7,6 +7,7 @@ import json
 import mmap
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -17,11 +18,11 @@ import pytest
 
 from streammig.columns import Chunk
 from streammig.errors import BrokenExport
-from streammig.masivo.models import Customer, Lot, OwnerOfEvents, OwnerOfTransactions
+from streammig.masivo.models import Customer, OwnerOfEvents, OwnerOfTransactions
 from streammig.masivo.rules import RuleOptions, StageRules, rules
 from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Judge, Roles, is_compiled
 from streammig.masivo.rules.filters import Filters
-from streammig.masivo.rules.shape import objects_in, shape_of
+from streammig.masivo.rules.shape import shape_of
 from streammig.model import Examined, Span
 from streammig.sources import FileSource, Input, open_source
 from tests.shares import share
@@ -200,7 +201,6 @@ def guarded() -> Iterator[memoryview]:
 def test_no_byte_outside_the_block_is_read_whatever_its_end_cuts_in_two(stage: str, guarded: memoryview) -> None:
     judge = rules(stage, RuleOptions(now=NOW), judge="compiled").judge
     assert judge is not None
-    parts = list(objects_in(shape_of(MODELS[stage])))[1:3]
     for record in seeds(stage, Random(3))[3:5]:
         pieces = [record[at : at + size] for at in range(len(record)) for size in range(65)]
         pieces += [record[:size] for size in range(len(record))] + [record + b"," + record[:size] for size in range(65)]
@@ -213,9 +213,7 @@ def test_no_byte_outside_the_block_is_read_whatever_its_end_cuts_in_two(stage: s
             # What stands behind the block is none of it.
             assert found.ends == judge.elements(piece + b'"},]0', 0, size, PAGE).ends
             judge.elements(guarded, 0, min(size, PAGE - size), PAGE)
-            for part in parts if size else ():
-                inside = judge.part(part, guarded, PAGE - size, PAGE)
-                assert inside == judge.part(part, piece, 0, size)
+            assert judge.look(guarded[PAGE - size :]) == judge.look(piece)
 
 
 @pytest.mark.parametrize(
@@ -234,13 +232,10 @@ def test_a_hostile_block_holds_no_record(data: bytes) -> None:
     found = judge.elements(data, 0, len(data), len(data))
     assert (found.starts, found.columns.owners) == ([], [])
     assert judge.lines(data, [0], [len(data)], len(data)) is None
-    lot = shape_of(Lot)
-    assert not data or judge.part(lot, data, 0, len(data)) is None
+    assert judge.look(data) is None
     for low, high in ((-1, 0), (0, len(data) + 1), (1, 0)):
         with pytest.raises(ValueError, match="outside the block"):
             judge.elements(data, low, high, 9)
-        with pytest.raises(ValueError, match="outside the block"):
-            judge.part(lot, data, low, high)
 
 
 def test_more_rewards_and_unknown_fields_than_there_is_room_for_are_left_to_the_rules() -> None:
@@ -257,6 +252,34 @@ def test_more_rewards_and_unknown_fields_than_there_is_room_for_are_left_to_the_
     span = span_of(records)
     for _ in range(2):  # the second time with what was learnt
         assert Chunk(span, judged.columns(span)).all() == Chunk(span, reference.columns(span)).all()
+
+
+def test_of_an_odd_record_the_judge_says_which_parts_are_clean() -> None:
+    judge = rules("transactions", RuleOptions(now=NOW), judge="compiled").judge
+    record = MAKERS["transactions"](Random(1), 1)
+    good, bad = [dict(record["transactions"][0]) for _ in range(2)]
+    bad["issued_at"] = "yesterday"
+    data = json.dumps({"id": "C", "transactions": [good, bad], "phone": "1"}).encode()
+    assert judge is not None
+    look = judge.look(data)
+    assert look is not None
+    assert {name: it.clean for name, it in look.objects[0].items()} == {
+        "id": True,
+        "transactions": False,
+        "phone": False,
+    }
+    ((_, (one, two)),) = look.lists.items()
+    assert look.pairs == {one.begin: (good["reward_id"].lower(), Decimal(str(good["amount"])))}
+    assert [name for name, it in look.objects[two.begin].items() if not it.clean] == ["issued_at"]
+    for each in (one, two):
+        assert json.loads(data[each.begin : each.end]) in (good, bad)
+
+
+@pytest.mark.parametrize("data", [b'{"id":"a","id":"b"}', b'{"x":1,"x":2}', b'{"\\u0069d":"a"}', b'{"id":"a"} ', b"[]"])
+def test_a_record_that_could_be_read_in_two_ways_is_not_looked_into(data: bytes) -> None:
+    judge = rules("customers", RuleOptions(now=NOW), judge="compiled").judge
+    assert judge is not None
+    assert judge.look(data) is None
 
 
 class Amount(msgspec.Struct):

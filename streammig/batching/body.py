@@ -204,9 +204,8 @@ def tally_of(parts: Iterable[Part]) -> Tally:
     for part in parts:
         records += part.end - part.begin if isinstance(part, Rows) else part.whole
         units += part.units
-        for key, value in part.pairs if isinstance(part, Rows) else part.amounts:
-            keys.append(key)
-            amounts.append(value)
+        keys += part.keys if isinstance(part, Rows) else [key for key, _ in part.amounts]
+        amounts += part.amounts if isinstance(part, Rows) else [value for _, value in part.amounts]
     return Tally(records, units, _sums(keys, amounts))
 
 

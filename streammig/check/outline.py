@@ -62,11 +62,11 @@ class Outline:
         if shared:
             self.owners += hashes(key, "owner", columns.owners)
             self.uniques += hashes(key, "unique", columns.uniques)
-        if columns.inner and max(chunk.widths) > self.mean:
-            for row, (width, units) in enumerate(zip(chunk.widths, columns.units, strict=True)):
-                if self.has_bounds(width, units):
-                    found = Bounds(chunk.records(row, row + 1)[0])
-                    self.bounds.extend(chain.from_iterable(zip(found.starts, found.ends, strict=True)))
+        splits = columns.inner and self.mean < inf
+        for row, (width, units) in enumerate(zip(chunk.widths, columns.units, strict=True) if splits else ()):
+            if width > self.mean and self.has_bounds(width, units):
+                found = Bounds(chunk.records(row, row + 1)[0])
+                self.bounds.extend(chain.from_iterable(zip(found.starts, found.ends, strict=True)))
 
     def has_bounds(self, width: int, units: int) -> bool:
         return units > 1 and width > self.mean * units

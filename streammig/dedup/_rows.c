@@ -1,11 +1,11 @@
-/* Makes rows of the dedup index out of their columns, as `scan.packed` has them, and the hashes in them. */
+/* Makes rows of the dedup index out of their columns, as `scan.packed` has them, and entries out of rows. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
 
-enum { HASH = 12, PLACE = 24, ROW = PLACE + 2 * HASH + 1 + HASH, SUM = PLACE + 2 * HASH + 1 };
+enum { HASH = 12, PLACE = 24, ROW = PLACE + 2 * HASH + 1 + HASH, SUM = PLACE + 2 * HASH + 1, ORDINAL = 16 };
 
 /* ---- BLAKE2b with a key and a person, RFC 7693 ---- */
 
@@ -179,7 +179,104 @@ static PyObject *rows(PyObject *module, PyObject *arguments) {
   return found;
 }
 
+/* The rows with each ordinal raised by a number. */
+static PyObject *counted_on(PyObject *module, PyObject *arguments) {
+  (void)module;
+  const char *rows;
+  Py_ssize_t length;
+  unsigned long long counted;
+  if (!PyArg_ParseTuple(arguments, "y#K", &rows, &length, &counted)) return NULL;
+  PyObject *found = PyBytes_FromStringAndSize(rows, length);
+  if (found == NULL) return NULL;
+  uint8_t *at = (uint8_t *)PyBytes_AS_STRING(found) + ORDINAL;
+  for (Py_ssize_t i = 0; i < length / ROW; i++, at += ROW) {
+    uint64_t number = counted;
+    for (int j = 0; j < 8; j++) number += (uint64_t)at[j] << 8 * (7 - j);
+    big(at, number, 8);
+  }
+  return found;
+}
+
+/* ---- entries ---- */
+
+enum { KINDS = 2, NUMBER = 5, MOST_BITS = 8, REASON = SUM - 1 };
+
+static const uint8_t no_key[HASH] = {0};
+
+/* Where the key of a kind stands in a row, and what an entry of that kind takes. */
+static const int keys[KINDS] = {PLACE, PLACE + HASH}, sizes[KINDS] = {HASH + HASH + NUMBER + 1, HASH + NUMBER + 1};
+
+/* Put the entries of one kind, those of each part one behind the other; `lengths` is how many bytes each part has. */
+static PyObject *entries(const uint8_t *rows, Py_ssize_t count, PyObject *numbers, int bits, int kind, PyObject *lengths) {
+  Py_ssize_t ends[1 << MOST_BITS] = {0}, total = 0;
+  const uint8_t *row = rows;
+  for (Py_ssize_t i = 0; i < count; i++, row += ROW) {
+    if (kind == 0 || memcmp(row + keys[kind], no_key, HASH)) ends[row[keys[kind]] >> (8 - bits)] += sizes[kind];
+  }
+  for (int part = 0; part < 1 << bits; part++) {
+    PyObject *length = PyLong_FromSsize_t(ends[part]);
+    if (length == NULL || PyList_Append(lengths, length)) {
+      Py_XDECREF(length);
+      return NULL;
+    }
+    Py_DECREF(length);
+    Py_ssize_t begins = total;
+    total += ends[part];
+    ends[part] = begins;
+  }
+  PyObject *found = PyBytes_FromStringAndSize(NULL, total);
+  row = rows;
+  for (Py_ssize_t i = 0; found && i < count; i++, row += ROW) {
+    if (kind != 0 && !memcmp(row + keys[kind], no_key, HASH)) continue;
+    uint64_t number = PyLong_AsUnsignedLongLong(PyList_GET_ITEM(numbers, i));
+    if (number == (uint64_t)-1 && PyErr_Occurred()) {
+      Py_CLEAR(found);
+      break;
+    }
+    Py_ssize_t *end = &ends[row[keys[kind]] >> (8 - bits)];
+    uint8_t *to = (uint8_t *)PyBytes_AS_STRING(found) + *end;
+    *end += sizes[kind];
+    memcpy(to, row + keys[kind], HASH);
+    to += HASH;
+    if (kind == 0) {
+      memcpy(to, row + SUM, HASH);
+      to += HASH;
+    }
+    *big(to, number, NUMBER) = row[REASON];
+  }
+  return found;
+}
+
+/* The entries of rows with these numbers, parted by the first bits of their hashes: for each kind all of them, and the
+   length of each part. */
+static PyObject *parted(PyObject *module, PyObject *arguments) {
+  (void)module;
+  const char *rows;
+  Py_ssize_t length;
+  PyObject *numbers;
+  int bits;
+  if (!PyArg_ParseTuple(arguments, "y#O!i", &rows, &length, &PyList_Type, &numbers, &bits)) return NULL;
+  if (length % ROW || PyList_GET_SIZE(numbers) != length / ROW || bits < 0 || bits > MOST_BITS) {
+    PyErr_SetString(PyExc_ValueError, "no rows, or not as many numbers");
+    return NULL;
+  }
+  PyObject *lengths[KINDS] = {PyList_New(0), PyList_New(0)}, *data[KINDS] = {NULL, NULL}, *found = NULL;
+  int good = lengths[0] && lengths[1];
+  for (int kind = 0; good && kind < KINDS; kind++) {
+    data[kind] = entries((const uint8_t *)rows, length / ROW, numbers, bits, kind, lengths[kind]);
+    good = data[kind] != NULL;
+  }
+  if (good) found = Py_BuildValue("(OO)(OO)", data[0], data[1], lengths[0], lengths[1]);
+  for (int kind = 0; kind < KINDS; kind++) {
+    Py_XDECREF(lengths[kind]);
+    Py_XDECREF(data[kind]);
+  }
+  return found;
+}
+
 static PyMethodDef methods[] = {
+    {"counted_on", counted_on, METH_VARARGS, "Rows with raised ordinals: rows, by how much."},
+    {"parted", parted, METH_VARARGS, "Entries of rows: rows, their numbers, bits that tell the part."},
     {"hashes", hashes, METH_VARARGS, "The hashes of texts: key, person, texts."},
     {"rows", rows, METH_VARARGS, "Rows: key, the persons of owners and of uniques, source, columns."},
     {NULL, NULL, 0, NULL},

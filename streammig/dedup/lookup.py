@@ -104,13 +104,16 @@ class KeyIndex:
         An owner with a record that is kept is not among them. Else the first reason in the export counts, also
         "duplicate-email"; "unknown-customer" if there is none.
         """
-        found = {}
-        for owner in owners:
-            entry = self._entry(OWNERS, owner)
-            if entry is None:
-                found[owner] = UNKNOWN
-            elif entry.reason:
-                found[owner] = self.about.reasons[entry.reason]
+        found, hashed, reason, reasons = {}, self._hashers[OWNERS], self._roster.reason, self.about.reasons
+        try:
+            for owner in owners:
+                why = reason(hashed(owner))
+                if why is None:
+                    found[owner] = UNKNOWN
+                elif why:
+                    found[owner] = reasons[why]
+        except ValueError:
+            raise damaged(self.folder) from None
         return found
 
     def places(self, owner: str, unique: str = "") -> tuple[Place, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator
 from mmap import ACCESS_READ, mmap
 from typing import NamedTuple
@@ -50,23 +50,39 @@ class Roster:
 
     def find(self, kind: int, key: bytes) -> Entry | None:
         """What is known of a key with this hash."""
-        if self._closed:
-            raise ValueError
-        if self._data is None:
-            return None
-        size, heads, head = ENTRIES[kind], self._heads[kind], int.from_bytes(key[:8], "big")
-        begin, block = self._begins[kind], IN_BLOCK * size
-        low = begin + max(bisect_left(heads, head) - 1, 0) * block
-        high = min(begin + bisect_right(heads, head) * block, self._begins[kind + 1])
-        data = self._data[low:high]  # a map's own search is far slower than that of bytes
-        at = data.find(key)
-        while at >= 0 and at % size:  # within other entries
-            at = data.find(key, at + 1)
+        data, at, size = *self._block(kind, key), ENTRIES[kind]
         if at < 0:
             return None
         end = at + size
         number = int.from_bytes(data[end - 1 - NUMBER : end - 1], "big")
         return Entry(number, data[end - 1], data[at + HASH : at + HASH + WIDTH] if kind == OWNERS else UNKNOWN_SUM)
+
+    def reason(self, owner: bytes) -> int | None:
+        """The number of the reason why the owner with this hash is not sent, 0 if one is; None of an unknown one."""
+        data, at = self._block(OWNERS, owner)
+        return data[at + ENTRIES[OWNERS] - 1] if at >= 0 else None
+
+    def _block(self, kind: int, key: bytes) -> tuple[bytes, int]:
+        """Some entries, and where that of a key stands among them; below 0 if it is not there."""
+        if self._closed:
+            raise ValueError
+        heads = self._heads[kind]
+        if self._data is None or not heads:
+            return b"", -1
+        size, head, last = ENTRIES[kind], int.from_bytes(key[:8], "big"), len(heads) - 1
+        # Hashes lie evenly, so a key is near to where its share of all has it.
+        block = head * (last + 1) >> 64
+        while block and heads[block] >= head:
+            block -= 1
+        begin = self._begins[kind] + block * IN_BLOCK * size
+        while block < last and heads[block + 1] <= head:
+            block += 1
+        end = min(self._begins[kind] + (block + 1) * IN_BLOCK * size, self._begins[kind + 1])
+        data = self._data[begin:end]  # a map's own search is far slower than that of bytes
+        at = data.find(key)
+        while at >= 0 and at % size:  # within other entries
+            at = data.find(key, at + 1)
+        return data, at
 
     def owners(self) -> Iterator[Iterator[Owner]]:
         """All owners, in as many slices as a byte has values: by the first one of their hashes."""

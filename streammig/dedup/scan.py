@@ -156,6 +156,8 @@ def counted_on(rows: bytes, counted: int) -> bytes:
     """The rows with each ordinal raised by a number: all at once, in one addition of two very long integers."""
     if not counted:
         return rows
+    if _rows is not None:
+        return _rows.counted_on(rows, counted)
     one = bytes(SPOT) + counted.to_bytes(PLACE.size - SPOT, "big") + bytes(ROW - PLACE.size)
     raised = int.from_bytes(rows, "big") + int.from_bytes(one * (len(rows) // ROW), "big")
     return raised.to_bytes(len(rows), "big")

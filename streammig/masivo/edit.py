@@ -46,11 +46,13 @@ class Part(NamedTuple):
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):  # a fourth of what making a tuple with names costs
-    """A field of an object: where its key's quote stands, and its value's bytes."""
+    """A field of an object: where its key's quote stands, and its value's bytes. `clean`: the value is sure to be one
+    that can be sent as it stands."""
 
     key: int
     begin: int
     end: int
+    clean: bool = False
 
     @property
     def part(self) -> Part:

@@ -20,7 +20,7 @@ from streammig.sources import FileSource
 from streammig.sources.source import Source
 from streammig.target import Rules
 
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 8 << 20
 
 
 class Piece(NamedTuple):

@@ -30,7 +30,8 @@ enum {
 
 enum { TOLD = 1, MARK = 2 }; /* of an unknown field: it counts as dropped; only some values of it may be cut */
 
-enum { MOST_FIELDS = 64, MOST_EXTRAS = 64, MOST_KEYS = 4096, KEY_SLOTS = 8192, MOST_NEWS = 8, MOST_NAME = 64 };
+enum { MOST_FIELDS = 64, MOST_EXTRAS = 64, MOST_NEWS = 8, MOST_NAME = 64 };
+enum { KEY_BITS = 13, FEW_KEY_BITS = 7, MOST_KEYS = 1 << (KEY_BITS - 1) }; /* there are two slots for each key */
 enum { DEPTH = 64, FREE_NAMES = 32, UUID_BYTES = 36, NUMBER_BYTES = 30, ZERO_AMOUNT = -1 };
 
 typedef struct {
@@ -54,6 +55,7 @@ typedef struct {
 
 typedef struct {
   PyObject *spec; /* owns every text that is pointed to */
+  PyObject *member, *part;                       /* these make what `edit` calls so */
   PyObject *integer, *decimal, *zero, *constant; /* the first two make a number of an int, and of a text */
   Shape *shapes;
   Extra extras[MOST_EXTRAS];
@@ -81,8 +83,8 @@ typedef struct {
   Py_ssize_t limit; /* of a record, in bytes */
   Vector found, rows, texts, amounts, cuts, told;
   At keys[MOST_KEYS];
-  uint16_t slots[KEY_SLOTS];
-  int key_count, full, failed;
+  uint16_t slots[2 * MOST_KEYS];
+  int key_bits, key_count, full, failed;
   News news[MOST_NEWS];
   int news_count;
   /* of the object that adds an amount, and of the record */
@@ -355,12 +357,13 @@ static int key_of(Run *run, const Text *it) {
     memcpy(&some, it->begin + i, 8);
     hash = (hash ^ some) * 0x9E3779B97F4A7C15u;
   }
-  for (size_t slot = hash >> 51;; slot = (slot + 1) % KEY_SLOTS) {
+  size_t most = (size_t)1 << (run->key_bits - 1);
+  for (size_t slot = hash >> (64 - run->key_bits);; slot = (slot + 1) % (2 * most)) {
     int key = run->slots[slot] - 1;
     if (key >= 0 && memcmp(run->keys[key], it->begin, UUID_BYTES) == 0) return key;
     if (key >= 0) continue;
     if (!good_uuid(it)) return -1;
-    if (run->key_count == MOST_KEYS) {
+    if ((size_t)run->key_count == most) {
       run->full = 1;
       return -1;
     }
@@ -766,6 +769,11 @@ static PyObject *decimal(const Table *table, At at, size_t length) {
   return found;
 }
 
+static PyObject *amount_of(const Run *run, const Amount *it) {
+  if (it->begin == ZERO_AMOUNT) return Py_NewRef(run->table->zero);
+  return decimal(run->table, run->base + it->begin, (size_t)it->length);
+}
+
 static int put_amounts(const Run *run, PyObject **out) {
   const Table *table = run->table;
   PyObject **keys = PyMem_Calloc((size_t)run->key_count + 1, sizeof(PyObject *));
@@ -776,13 +784,7 @@ static int put_amounts(const Run *run, PyObject **out) {
   }
   for (size_t i = 0; good && i < run->amounts.count; i++) {
     const Amount *it = (const Amount *)run->amounts.data + i;
-    PyObject *amount = NULL;
-    if (it->begin == ZERO_AMOUNT) {
-      amount = Py_NewRef(table->zero);
-    } else {
-      amount = decimal(table, run->base + it->begin, (size_t)it->length);
-    }
-    good = put(out[AMOUNTS], (Py_ssize_t)i, amount);
+    good = put(out[AMOUNTS], (Py_ssize_t)i, amount_of(run, it));
     PyList_SET_ITEM(out[KEYS], (Py_ssize_t)i, Py_NewRef(table->constant != Py_None ? table->constant : keys[it->key]));
   }
   for (int i = 0; keys && i < run->key_count; i++) Py_XDECREF(keys[i]);
@@ -877,11 +879,13 @@ static PyObject *told(const Run *run) {
 }
 
 /* A run over the bytes from `low` to `high`; all places that it finds are counted from `low`. */
-static Run *begin(const Table *table, const Py_buffer *data, Py_ssize_t low, Py_ssize_t high, Py_ssize_t limit) {
+static Run *begin(const Table *table, const Py_buffer *data, Py_ssize_t low, Py_ssize_t high, Py_ssize_t limit,
+                  int key_bits) {
   Run *run = malloc(sizeof(Run));
   if (run == NULL) return (Run *)PyErr_NoMemory();
-  memset(run->slots, 0, sizeof(run->slots));
+  memset(run->slots, 0, sizeof(*run->slots) << key_bits);
   run->table = table;
+  run->key_bits = key_bits;
   run->base = (At)data->buf + low;
   run->end = (At)data->buf + high;
   run->limit = limit;
@@ -905,6 +909,154 @@ static PyObject *end(Run *run) {
   PyObject *found = told(run);
   discard(run);
   return found;
+}
+
+/* ---- the clean parts of a record that is not clean ---- */
+
+enum { OBJECTS, LISTS, PAIRS, LOOKED };
+
+/* What is found, by where it begins: the members of objects, the places of lists' elements, keys with their amounts. */
+typedef struct {
+  Run *run;
+  PyObject *found[LOOKED];
+} Look;
+
+/* Put something into one of these; it is owned here from now on. */
+static int put_at(Look *look, int into, At at, PyObject *it) {
+  PyObject *key = it ? PyLong_FromSsize_t(at - look->run->base) : NULL;
+  int good = key && PyDict_SetItem(look->found[into], key, it) == 0;
+  Py_XDECREF(key);
+  Py_XDECREF(it);
+  return good;
+}
+
+static PyObject *place(const Run *run, At at) { return PyLong_FromSsize_t(at - run->base); }
+
+/* Put in the key and the amount of the object that begins here. */
+static int put_pair(Look *look, At at) {
+  Run *run = look->run;
+  const Amount *it = (const Amount *)run->amounts.data;
+  PyObject *key = run->table->constant;
+  key = key != Py_None ? Py_NewRef(key) : lower(ascii(run->keys[it->key], UUID_BYTES));
+  PyObject *amount = amount_of(run, it), *pair = key && amount ? PyTuple_Pack(2, key, amount) : NULL;
+  Py_XDECREF(key);
+  Py_XDECREF(amount);
+  run->amounts.count = 0;
+  return put_at(look, PAIRS, at, pair);
+}
+
+/* Behind the value that begins here, if it can be sent as it stands. */
+static At as_it_stands(Run *run, At at, const Field *field, int depth) {
+  At end = run->end, behind = NULL;
+  run->amounts.count = run->cuts.count = run->texts.count = 0;
+  if (*at != 'n') behind = value(run, at, field, depth);
+  else if ((field->flags & NULLABLE) && same(at, end, "null", 4)) behind = at + 4;
+  return run->cuts.count ? NULL : behind;
+}
+
+static At look_at(Look *look, At at, const Field *field, int depth, int *clean);
+
+/* Put in a member, unless the object has one of this name. */
+static int put_member(const Run *run, PyObject *members, const Text *name, At begin, At end, int clean) {
+  PyObject *text = PyUnicode_DecodeUTF8((const char *)name->begin, name->end - name->begin, NULL);
+  PyObject *all[] = {place(run, name->begin - 1), place(run, begin), place(run, end), clean ? Py_True : Py_False};
+  PyObject *member = NULL;
+  if (text && all[0] && all[1] && all[2] && PyDict_Contains(members, text) == 0) {
+    member = PyObject_Vectorcall(run->table->member, all, 4, NULL);
+  }
+  int good = member && PyDict_SetItem(members, text, member) == 0;
+  for (int i = 0; i < 3; i++) Py_XDECREF(all[i]);
+  Py_XDECREF(text);
+  Py_XDECREF(member);
+  return good;
+}
+
+/* Behind the object that begins here, whose members go to `members`. */
+static At look_at_members(Look *look, At at, const Shape *shape, int depth, PyObject *members) {
+  Run *run = look->run;
+  At end = run->end;
+  uint64_t seen = 0;
+  int next = 0;
+  at = blanks(at + 1, end);
+  if (at < end && *at == '}') return at + 1;
+  for (;; at = blanks(at + 1, end)) {
+    Text name;
+    int clean = 0, which = at < end ? known(shape, at + 1, end, &next, &seen) : NO_FIELD;
+    at = text(at, end, &name);
+    if (at == NULL || name.escaped) return NULL;
+    at = blanks(at, end);
+    if (at >= end || *at != ':') return NULL;
+    At begin = blanks(at + 1, end);
+    at = which < 0 ? anything(begin, end, depth + 1, 0) : look_at(look, begin, &shape->fields[which], depth, &clean);
+    if (at == NULL || !put_member(run, members, &name, begin, at, clean)) return NULL;
+    at = blanks(at, end);
+    if (at >= end) return NULL;
+    if (*at == '}') return at + 1;
+    if (*at != ',') return NULL;
+  }
+}
+
+static At look_at_object(Look *look, At at, const Shape *shape, int depth) {
+  PyObject *members = PyDict_New();
+  At behind = members ? look_at_members(look, at, shape, depth, members) : NULL;
+  if (behind && put_at(look, OBJECTS, at, members)) return behind;
+  if (!behind) Py_XDECREF(members);
+  return NULL;
+}
+
+/* Behind the list that begins here, the places of whose elements go to `parts`. */
+static At look_at_elements(Look *look, At at, const Field *field, int depth, int *clean, PyObject *parts) {
+  const Run *run = look->run;
+  const Field element = {.kind = OBJECT, .child = field->child};
+  At end = run->end;
+  *clean = 1;
+  at = blanks(at + 1, end);
+  if (at < end && *at == ']') {
+    *clean = !(field->flags & UNITS);
+    return at + 1;
+  }
+  for (;; at = blanks(at + 1, end)) {
+    int good;
+    At begin = at;
+    at = look_at(look, begin, &element, depth, &good);
+    if (at == NULL) return NULL;
+    PyObject *part = PyObject_CallFunction(run->table->part, "nn", begin - run->base, at - run->base);
+    int added = part && PyList_Append(parts, part) == 0;
+    Py_XDECREF(part);
+    if (!added) return NULL;
+    *clean &= good;
+    at = blanks(at, end);
+    if (at >= end) return NULL;
+    if (*at == ']') break;
+    if (*at != ',') return NULL;
+  }
+  if ((field->flags & UNITS) && PyList_GET_SIZE(parts) > run->table->most_units) *clean = 0;
+  return at + 1;
+}
+
+static At look_at_list(Look *look, At at, const Field *field, int depth, int *clean) {
+  PyObject *parts = PyList_New(0);
+  At behind = parts ? look_at_elements(look, at, field, depth, clean, parts) : NULL;
+  if (behind && put_at(look, LISTS, at, parts)) return behind;
+  if (!behind) Py_XDECREF(parts);
+  return NULL;
+}
+
+/* Behind the value that begins here; `clean` says whether it can be sent as it stands. NULL: not even its end is sure. */
+static At look_at(Look *look, At at, const Field *field, int depth, int *clean) {
+  Run *run = look->run;
+  const Shape *shapes = run->table->shapes;
+  int adds = field->kind >= OBJECT && field->kind <= LIST && shapes[field->child].adds;
+  *clean = 0;
+  if (at >= run->end) return NULL;
+  At behind = adds && field->kind == LIST ? NULL : as_it_stands(run, at, field, depth);
+  if (behind) {
+    *clean = 1;
+    return adds && !put_pair(look, at) ? NULL : behind;
+  }
+  if (field->kind == OBJECT && *at == '{') return look_at_object(look, at, &shapes[field->child], depth + 1);
+  if (field->kind == LIST && *at == '[') return look_at_list(look, at, field, depth, clean);
+  return anything(at, run->end, depth + 1, 0);
 }
 
 /* ---- the module ---- */
@@ -961,10 +1113,10 @@ static PyObject *make_table(PyObject *module, PyObject *spec) {
   }
   table->spec = Py_NewRef(spec);
   PyObject *shapes, *extras;
-  int good = PyArg_ParseTuple(spec, "O!O!OOOOO!iiLLLi", &PyTuple_Type, &shapes, &PyTuple_Type, &extras, &table->integer,
-                              &table->decimal, &table->zero, &table->constant, &PyTuple_Type, &table->words,
-                              &table->digits, &table->longest, &table->now, &table->room, &table->most_units,
-                              &table->grouped);
+  int good = PyArg_ParseTuple(spec, "O!O!OOOOOOO!iiLLLi", &PyTuple_Type, &shapes, &PyTuple_Type, &extras,
+                              &table->member, &table->part, &table->integer, &table->decimal, &table->zero,
+                              &table->constant, &PyTuple_Type, &table->words, &table->digits, &table->longest,
+                              &table->now, &table->room, &table->most_units, &table->grouped);
   if (good && PyTuple_GET_SIZE(extras) > MOST_EXTRAS) {
     PyErr_SetString(PyExc_ValueError, "too many unknown fields");
     good = 0;
@@ -1004,7 +1156,7 @@ static PyObject *judge_elements(PyObject *module, PyObject *arguments) {
   if (table && (low < 0 || high < low || high > data.len || data.len > INT32_MAX || most < 0)) {
     PyErr_SetString(PyExc_ValueError, "a place outside the block");
   } else if (table) {
-    Run *run = begin(table, &data, low, high, limit);
+    Run *run = begin(table, &data, low, high, limit, KEY_BITS);
     if (run) {
       Py_BEGIN_ALLOW_THREADS
       elements(run, run->base, (size_t)most);
@@ -1032,7 +1184,7 @@ static PyObject *judge_framed(PyObject *module, PyObject *arguments) {
     good = each[2 * i] >= 0 && each[2 * i] <= each[2 * i + 1] && each[2 * i + 1] <= data.len;
   }
   if (table && !good) PyErr_SetString(PyExc_ValueError, "a place outside the block");
-  Run *run = good ? begin(table, &data, 0, data.len, limit) : NULL;
+  Run *run = good ? begin(table, &data, 0, data.len, limit, KEY_BITS) : NULL;
   if (run) {
     Py_BEGIN_ALLOW_THREADS
     framed(run, each, (size_t)count, prove);
@@ -1044,41 +1196,31 @@ static PyObject *judge_framed(PyObject *module, PyObject *arguments) {
   return found;
 }
 
-/* The keys and the amounts of an object inside a record, or of a list of them, that needs no edit; else None. */
-static PyObject *judge_part(PyObject *module, PyObject *arguments) {
+/* The clean parts of one record; None where it is not sure to be an object without repeated fields. */
+static PyObject *judge_look(PyObject *module, PyObject *arguments) {
   (void)module;
   PyObject *capsule, *found = NULL;
   Py_buffer data;
-  Py_ssize_t low, high;
-  int shape;
-  if (!PyArg_ParseTuple(arguments, "Oiy*nn", &capsule, &shape, &data, &low, &high)) return NULL;
+  if (!PyArg_ParseTuple(arguments, "Oy*", &capsule, &data)) return NULL;
   const Table *table = PyCapsule_GetPointer(capsule, TABLE);
-  if (table && (low < 0 || high <= low || high > data.len || data.len > INT32_MAX || shape < 1 ||
-                shape >= table->shape_count)) {
-    PyErr_SetString(PyExc_ValueError, "a place outside the block");
-  } else if (table) {
-    Run *run = begin(table, &data, low, high, high - low);
-    if (run) {
-      Field field = {.kind = *run->base == '[' ? LIST : OBJECT, .child = shape};
-      run->row = (Row){.units = 1};
-      run->list = (Part){NULL, NULL};
-      int clean = value(run, run->base, &field, 1) == run->end && run->cuts.count == 0;
-      Py_ssize_t count = clean ? (Py_ssize_t)run->amounts.count : 0;
-      PyObject *out[COLUMNS] = {[KEYS] = PyList_New(count), [AMOUNTS] = PyList_New(count)};
-      if (run->failed) PyErr_NoMemory();
-      else if (!clean) found = Py_NewRef(Py_None);
-      else if (out[KEYS] && out[AMOUNTS] && put_amounts(run, out)) found = PyTuple_Pack(2, out[KEYS], out[AMOUNTS]);
-      Py_XDECREF(out[KEYS]);
-      Py_XDECREF(out[AMOUNTS]);
-      discard(run);
-    }
+  Run *run = table ? begin(table, &data, 0, data.len, data.len, FEW_KEY_BITS) : NULL;
+  if (run) {
+    Look look = {run, {PyDict_New(), PyDict_New(), PyDict_New()}};
+    int ready = look.found[OBJECTS] && look.found[LISTS] && look.found[PAIRS];
+    int object = ready && data.len <= INT32_MAX && data.len > 0 && *run->base == '{';
+    int sure = object && look_at_object(&look, run->base, &table->shapes[0], 0) == run->end;
+    if (run->failed) PyErr_NoMemory();
+    else if (sure) found = PyTuple_Pack(LOOKED, look.found[OBJECTS], look.found[LISTS], look.found[PAIRS]);
+    else if (!PyErr_Occurred()) found = Py_NewRef(Py_None);
+    for (int i = 0; i < LOOKED; i++) Py_XDECREF(look.found[i]);
+    discard(run);
   }
   PyBuffer_Release(&data);
   return found;
 }
 
 static PyMethodDef methods[] = {
-    {"part", judge_part, METH_VARARGS, "Judge an object or list inside a record: table, shape, data, low, high."},
+    {"look", judge_look, METH_VARARGS, "The clean parts of a record: table, data."},
     {"table", make_table, METH_O, "A table of what may stand in a record."},
     {"elements", judge_elements, METH_VARARGS, "Judge the elements of an array: table, data, low, high, most, limit."},
     {"framed", judge_framed, METH_VARARGS, "Judge records: table, data, places as pairs of int64, limit, prove."},

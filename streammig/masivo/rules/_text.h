@@ -20,9 +20,9 @@ typedef struct {
   size_t count, room, size;
 } Vector;
 
-/* Room for so many more; NULL where there is no memory. */
+/* Room for so many more, which may be none; NULL where there is no memory. */
 static void *grown(Vector *it, size_t wanted) {
-  if (it->count + wanted > it->room) {
+  if (it->data == NULL || it->count + wanted > it->room) {
     size_t room = it->room * 2 + wanted + 64;
     void *data = realloc(it->data, room * it->size);
     if (data == NULL) return NULL;

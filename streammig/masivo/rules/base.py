@@ -21,7 +21,6 @@ from streammig.masivo.edit import (
     Duplicate,
     Member,
     fields_of,
-    members,
 )
 from streammig.masivo.rules.compiled import Judge, Roles, wanted
 from streammig.masivo.rules.cutting import Block, Cutting
@@ -325,8 +324,8 @@ class StageRules(ABC):
         pairs = []
         for part in parts:
             try:
-                pairs.append(walk.pairs.get(part.begin) or self._pair(data, members(data, *part)))
-            except (Duplicate, *NOT_JSON):
+                pairs.append(walk.pairs.get(part.begin) or self._pair(data, walk.open(*part, "")))
+            except (Refusal, Duplicate, *NOT_JSON):
                 continue
         return len(parts), total(pair for pair in pairs if pair)
 

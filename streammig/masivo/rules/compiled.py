@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from streammig.columns import Columns, Judged
 from streammig.errors import Unusable
+from streammig.masivo.edit import Member, Part
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.options import MAX_DIGITS, RuleOptions
 from streammig.masivo.rules.reasons import Refusal
@@ -58,6 +59,16 @@ class Roles(NamedTuple):
     adds: Path
     key: str | None = None
     words: tuple[str, ...] = ()
+
+
+class Look(NamedTuple):
+    """What C tells of one record, by where it begins there: the fields of each object that is not clean, the outermost
+    at 0; the elements of lists whose objects add amounts, and of those that are not clean; the key and the amount of
+    the clean ones of these objects."""
+
+    objects: dict[int, dict[str, Member]]
+    lists: dict[int, list[Part]]
+    pairs: dict[int, tuple[str, Decimal]]
 
 
 class _Found(NamedTuple):
@@ -115,15 +126,13 @@ class Judge:
     ) -> None:
         self._by, self._rules = (name, options), rules
         self._filters, self._told = filters, told
-        places = list(_places_of(shape, roles))
-        self._shapes = tuple(made for _, made in places)
-        self._numbers = {id(each): number for number, (each, _) in enumerate(places)}  # of any place where it stands
+        self._shapes = tuple(_shapes_of(shape, roles))
         past = (options.now - _EPOCH) // timedelta(microseconds=1)
         digits = options.fraction_digits
         words = tuple(word.encode() for word in roles.words)
         grouped = any(flags & UNITS for flags in roles.flags.values())
-        self._spec = (Decimal.from_float, Decimal, ZERO, roles.key, words, digits, MAX_DIGITS - digits, past, room,
-                      most_units, grouped)  # fmt: skip
+        self._spec = (Member, Part, Decimal.from_float, Decimal, ZERO, roles.key, words, digits, MAX_DIGITS - digits,
+                      past, room, most_units, grouped)  # fmt: skip
         self._extras: dict[bytes, _Extra] = {}
         self._sent: set[bytes] = set()  # unknown fields that are not cut
         self._learning = Lock()
@@ -152,12 +161,11 @@ class Judge:
             ends = [starts[at] if at in without else end for at, end in enumerate(ends)]
         return self._columns(_judge.framed(self._table, data, _places(starts, ends), len(data), False))
 
-    def part(
-        self, shape: Shape, data: bytes | memoryview, begin: int, end: int
-    ) -> tuple[list[str], list[Decimal]] | None:
-        """The keys and amounts of an object of this shape inside a record, or a list of such, that can be sent as it
-        stands; else, or where that is not sure, None."""
-        return _judge.part(self._table, self._numbers[id(shape)], data, begin, end)
+    def look(self, data: bytes | memoryview) -> Look | None:
+        """Which parts of a record that is not clean are; None where it is not sure to be an object without repeated
+        fields."""
+        found = _judge.look(self._table, data)
+        return Look(*found) if found is not None else None
 
     def _columns(self, told: tuple[Any, ...]) -> Judged:
         found, columns = _Found(*told), Columns()
@@ -231,7 +239,7 @@ def _places(starts: Sequence[int], ends: Sequence[int]) -> array[int]:
     return array("q", chain.from_iterable(zip(starts, ends, strict=True)))
 
 
-def _places_of(shape: Shape, roles: Roles) -> Iterator[tuple[Shape, tuple[bool, tuple[Any, ...]]]]:
+def _shapes_of(shape: Shape, roles: Roles) -> Iterator[tuple[bool, tuple[Any, ...]]]:
     """The shape and those inside it, one for each place where it stands, as C reads them: the outermost comes first."""
     todo: list[tuple[Path, Shape]] = [((), shape)]
     at = 0
@@ -244,7 +252,7 @@ def _places_of(shape: Shape, roles: Roles) -> Iterator[tuple[Shape, tuple[bool, 
             if field.shape is not None:
                 todo.append(((*path, field.name), field.shape))
             fields.append(_field(field, roles.flags.get((*path, field.name), 0), child))
-        yield each, (path == roles.adds, tuple(fields))
+        yield path == roles.adds, tuple(fields)
 
 
 def _field(field: Field, flags: int, child: int) -> tuple[Any, ...]:

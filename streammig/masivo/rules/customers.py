@@ -97,11 +97,12 @@ class CustomerRules(StageRules):
     def _sent(self, walk: Walk, found: dict[str, Member], position: Position, unit: int, owner: str) -> Examined:
         cut = self._beside
         apart, waived, put = {"balance"}, frozenset[str](), []
-        if text_of(walk.data, found.get("email")).strip() in ("", "null"):
+        email = text_of(walk.data, found.get("email"))
+        if email.strip() in ("", "null"):
             cut, waived = cut | {"email"}, _ANONYMOUS
             if not self._options.send_anonymous:
                 what = "none (see send_anonymous)"
-                walk.faults.append(expected("missing-field", "$.email", KINDS["email"].expected, what))
+                walk.fault(expected("missing-field", "$.email", KINDS["email"].expected, what))
                 waived = frozenset({"email"})
             elif "is_anonymous" not in found:
                 put.append(b'"is_anonymous":true')
@@ -115,7 +116,7 @@ class CustomerRules(StageRules):
         if len(body) > self._room:
             what = f"one request holds at most {self._room} bytes of customers, this has more"
             raise Refusals([Refusal("too-large", "$", what)])
-        unique = values.get("email", "").lower()
+        unique = values.get("email", email if "email" in found and found["email"].clean else "").lower()
         record = Record(position, unit, owner, body, units=1, amounts=sent, unique=unique)
         filtered = (("expired-lots", Tally(0, 0, total(expired))),) if expired else ()
         return Examined(position, (record,), filtered, dropped=tuple(walk.dropped))
@@ -125,18 +126,21 @@ class CustomerRules(StageRules):
         try:
             parts = walk.listed(balance, "$.balance")
         except Refusal as refusal:
-            walk.faults.append(refusal)
+            walk.fault(refusal)
             return (), ()
         sent: list[Pair] = []
         expired: list[Pair] = []
         keep: list[bool] = []
         for index, part in enumerate(parts):
+            keep.append(True)
+            if pair := walk.pairs.get(part.begin):  # the judge is not sure of one that has expired
+                sent.append(pair)
+                continue
             where = f"$.balance[{index}]"
             edits, dropped, faults = len(walk.edits), len(walk.dropped), len(walk.faults)
             lot = self._clean_lot(walk, part) or walk.element(part, _LOT, where, _OF_LOT)
-            keep.append(True)
             if "amount" in lot and lot["amount"] < 0:
-                walk.faults.append(expected("bad-amount", f"{where}.amount", "zero or more", "a negative number"))
+                walk.fault(expected("bad-amount", f"{where}.amount", "zero or more", "a negative number"))
             if len(walk.faults) > faults:
                 continue
             gone = lot["expiration_date"] is not None and lot["expiration_date"] <= self._options.now
@@ -151,9 +155,7 @@ class CustomerRules(StageRules):
 
     def _clean_lot(self, walk: Walk, part: Part) -> dict[str, Any] | None:
         """What is wanted of a lot that can be sent as it stands, found in a fourth of a walk's time; else None."""
-        if pair := walk.clean_pair(part, _LOT):  # the judge is not sure of one that has expired
-            return {"reward_id": pair[0], "amount": pair[1], "expiration_date": None}
-        lot = strictly(_decode_lot, walk.data[part.begin : part.end])
+        lot = None if walk.looked else strictly(_decode_lot, walk.data[part.begin : part.end])
         if lot is None or not self._values.clean((lot,), _LOT):
             return None
         pair = walk.pairs[part.begin] = self._keys[lot.reward_id], decimals((lot.amount,))[0]

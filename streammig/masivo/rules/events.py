@@ -79,7 +79,7 @@ class EventRules(GroupedRules):
                 raise expected("missing-field", where, "the customer's id", "nothing")
             owner = walk.text(at, self._shape.fields["id"], where)
         except Refusal as refusal:
-            walk.faults.append(refusal)
+            walk.fault(refusal)
         whose = data[at.begin : at.end] if at else b""
         amount = self._unit(walk, 0, len(data), found, "$", whose)
         walk.check()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from decimal import Decimal
-from itertools import compress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -55,12 +53,19 @@ class Walk:
         self.faults: list[Refusal] = []
         self.edits: list[Edit] = []
         self.dropped: list[str] = []
-        self.pairs: dict[int, tuple[str, Decimal]] = {}  # by where they begin, of units that can be sent as they stand
-        self._parts: dict[int, list[Part]] = {}  # the elements of lists, by where these begin
+        look = judge.look(data) if judge is not None else None
+        self.looked = look is not None  # what is clean is known
+        # By where they begin: fields of objects, elements of lists, and pairs of units that can be sent as they stand.
+        self._opened, self._parts, self.pairs = look or ({}, {}, {})
         self._values = values
-        self._judge = judge
         self._unknown = options.unknown_fields
         self._redeem = options.send_redeem
+
+    def fault(self, refusal: Refusal) -> None:
+        """Note a fault, without the frames that it was raised in: these hold this walk, so that nothing but a collector
+        of cycles would free them."""
+        refusal.__traceback__ = refusal.__context__ = None
+        self.faults.append(refusal)
 
     def check(self) -> None:
         """Raises `Refusals` if anything is wrong with the record."""
@@ -69,6 +74,8 @@ class Walk:
 
     def open(self, begin: int, end: int, where: str, code: str = "wrong-type") -> dict[str, Member]:
         """The fields of the object that stands there."""
+        if begin in self._opened:
+            return self._opened[begin]
         try:
             if self.data[begin : begin + 1] != b"{":
                 raise expected(code, where, "an object", kind_of(self.data, begin))
@@ -93,7 +100,7 @@ class Walk:
         try:
             found = self.open(*part, where)
         except Refusal as refusal:
-            self.faults.append(refusal)
+            self.fault(refusal)
             return {}
         return self.fields(part.begin, found, shape, where, wanted=wanted)
 
@@ -111,39 +118,37 @@ class Walk:
         wanted: Collection[str] = (),
     ) -> dict[str, Any]:
         """The good values of the object that begins at `begin` and has these fields, and the edits that make it right.
-        Texts and dates that are plainly good are not among them, but those that are `wanted`.
+        Those that are plainly good or known to be clean are not among them, but those that are `wanted`.
 
         Fields in `cut` are left out without a word, those in `apart` are looked at by the caller, those in `waived`
         may be missing, and `put` is put in behind all others.
         """
         values: dict[str, Any] = {}
-        keep: list[bool] = []
+        gone = found.keys() & cut
         for name, member in found.items():
-            field = shape.fields.get(name)
-            if name in apart or name in cut:
-                keep.append(name in apart)
+            if (member.clean and name not in wanted) or name in apart or name in gone:
                 continue
+            field = shape.fields.get(name)
             if field and field.plain and name not in wanted and field.plain(self.data, member.begin, member.end):
-                keep.append(True)
                 continue
             try:
                 if field is None:
-                    keep.append(self.keeps(name, where))
+                    if not self.keeps(name, where):
+                        gone.add(name)
                 elif field.policy and not self._redeem:
                     self.dropped.append(_no_index(f"{where}.{name}"))
-                    keep.append(False)
+                    gone.add(name)
                 elif self.data[member.begin] == _NULL and not field.nullable and self._absent(field, waived):
-                    keep.append(False)
+                    gone.add(name)
                 else:
                     values[name] = self._value(member, field, f"{where}.{name}")
-                    keep.append(True)
             except Refusal as refusal:
-                self.faults.append(refusal)
-                keep.append(True)
-        there = {*compress(found, keep), *apart, *waived}
-        texts = [*self._missing(there, found, shape, where), *put]
-        if texts or False in keep:
+                self.fault(refusal)
+        if gone or put or not shape.needed <= found.keys():
+            there = {*found} - gone | {*apart, *waived}
+            texts = [*self._missing(there, found, shape, where), *put]
             parts = [member.part for member in found.values()]
+            keep = [name not in gone for name in found]
             self.edits += cuts(parts, keep)
             self.edits += additions(begin, parts, keep, texts)
         return values
@@ -184,7 +189,7 @@ class Walk:
             if text:
                 yield b'"%b":%b' % (field.name.encode(), text)
             else:
-                self.faults.append(expected("missing-field", f"{where}.{field.name}", _wanted(field), "nothing"))
+                self.fault(expected("missing-field", f"{where}.{field.name}", _wanted(field), "nothing"))
 
     def _value(self, member: Member, field: Field, where: str) -> Any:
         kind = kind_of(self.data, member.begin)
@@ -244,20 +249,12 @@ class Walk:
             for index, part in enumerate(self.listed(member, where)):
                 self.element(part, field.shape, f"{where}[{index}]", ())
 
-    def clean_pair(self, part: Part, shape: Shape) -> tuple[str, Decimal] | None:
-        """The key and amount of a unit, if the judge is sure that it can be sent as it stands."""
-        found = self._judge and self._judge.part(shape, self.data, *part)
-        if not found or not found[0]:
-            return None
-        self.pairs[part.begin] = pair = found[0][0], found[1][0]
-        return pair
-
     def _clean(self, member: Member, field: Field) -> bool:
         """Whether all of this value can be sent as it stands: seen in a tenth of the time that walking it takes."""
         assert field.decode is not None
         assert field.shape is not None
-        if self._judge is not None and self._judge.part(field.shape, self.data, member.begin, member.end):
-            return True
+        if self.looked:
+            return member.clean
         value = strictly(field.decode, self.data[member.begin : member.end])
         models = value if field.kind == "list" else (value,)
         return value is not None and self._values.clean(models, field.shape)

@@ -22,7 +22,7 @@ from streammig.masivo.rules.explain import Walk
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import Refusal, Refusals, expected
 from streammig.masivo.rules.shape import shape_of
-from streammig.masivo.rules.values import bad_ids, strictly, texts_of
+from streammig.masivo.rules.values import bad_ids, strictly, text_of, texts_of
 from streammig.model import Examined, Position, Record, Tally, total
 
 _CUSTOMER = frozenset(shape_of(models.Customer).fields)
@@ -107,7 +107,8 @@ class GroupedRules(StageRules):
         return self._sent(walk, found, listed, position, unit)
 
     def _sent(self, walk: Walk, found: Mapping[str, Member], listed: Member, position: Position, unit: int) -> Examined:
-        owner = walk.fields(0, found, self._shape, "$", cut=self._spare(found), apart={self.name}).get("id", "")
+        values = walk.fields(0, found, self._shape, "$", cut=self._spare(found), apart={self.name})
+        owner = values.get("id") or text_of(walk.data, found.get("id"))
         amounts, left_out = self._units(walk, listed, found.get("id"))
         walk.check()
         if not amounts:
@@ -131,7 +132,7 @@ class GroupedRules(StageRules):
         try:
             parts = walk.listed(listed, f"$.{self.name}")
         except Refusal as refusal:
-            walk.faults.append(refusal)
+            walk.fault(refusal)
             return (), ()
         whose = walk.data[owner.begin : owner.end] if owner else b""
         amounts: list[Pair] = []
@@ -140,7 +141,7 @@ class GroupedRules(StageRules):
         for index, part in enumerate(parts):
             begin, end = part
             keep.append(True)
-            if pair := walk.clean_pair(part, self._unit_shape) or self._clean_unit(walk.data[begin:end]):
+            if pair := walk.pairs.get(begin) or (None if walk.looked else self._clean_unit(walk.data[begin:end])):
                 amounts.append(pair)
                 walk.pairs[begin] = pair
                 continue
@@ -148,11 +149,13 @@ class GroupedRules(StageRules):
             try:
                 fields = walk.open(begin, end, where)
             except Refusal as refusal:
-                walk.faults.append(refusal)
+                walk.fault(refusal)
                 continue
             amount = self._unit(walk, begin, end, fields, where, b"%b %d" % (whose, index))
             if isinstance(amount, tuple):
                 amounts.append(amount)
+                if amount[0]:  # both could be read
+                    walk.pairs[begin] = amount
             else:
                 keep[-1] = False
                 tally = Tally(0 if left_out else 1, 1, self._sums(walk.data, fields))

@@ -63,6 +63,7 @@ class Shape(msgspec.Struct, frozen=True, eq=False):
 
     fields: Mapping[str, Field]
     required: tuple[Field, ...]
+    needed: frozenset[str]  # their names
     checks: tuple[Check, ...]
     frees: bool  # an object of any content may be in it, at any depth
 
@@ -101,7 +102,8 @@ def _made(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
     checks = tuple(Check(attrgetter(*names), len(names) > 1, kind, shape) for (kind, shape), names in alike.items())
     required = tuple(field for field in fields if field.required)
     frees = any(each.kind == "free" or (each.shape is not None and each.shape.frees) for each in checks)
-    return Shape({field.name: field for field in fields}, required, checks, frees)
+    needed = frozenset([field.name for field in required])
+    return Shape({field.name: field for field in fields}, required, needed, checks, frees)
 
 
 def _kind_of_check(field: Field) -> str:

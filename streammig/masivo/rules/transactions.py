@@ -41,5 +41,5 @@ class TransactionRules(GroupedRules):
     def _unit(
         self, walk: Walk, begin: int, end: int, fields: Mapping[str, Member], where: str, salt: bytes
     ) -> Pair | str:
-        values = walk.fields(begin, fields, self._unit_shape, where)
+        values = walk.fields(begin, fields, self._unit_shape, where, wanted=("reward_id", "amount"))
         return values.get("reward_id", "").lower(), values.get("amount", ZERO)
