@@ -67,11 +67,8 @@ class Reader:
 
     @property
     def ready(self) -> bool:
-        """Whether `next` returns at once."""
-        if self._next_ones:
-            _, writing = self._next_ones[0]
-            return writing is None or writing.done()
-        return bool(self._ready)
+        """Whether the next one is made, and is written at most."""
+        return bool(self._next_ones or self._ready)
 
     def next(self) -> Sealing | None:
         """The next draft or step of progress, or None when the stage is read as far as it goes.
