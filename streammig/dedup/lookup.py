@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from streammig.dedup.roster import OWNERS, UNIQUES, Entry, Roster
-from streammig.dedup.scan import FIXED, OWNER, PLACE, ROW, SPOT, UNIQUE, hasher, place_of, spot
+from streammig.dedup.roster import NOWHERE, OWNERS, UNIQUES, Entry, Roster
+from streammig.dedup.scan import FIXED, OWNER, PLACE, ROW, SPOT, UNIQUE, hasher, hashes, place_of, spot
 from streammig.dedup.sums import NO_SUM, UNKNOWN_SUM
 from streammig.disk import own, own_folder, read_own, remove_own
 from streammig.errors import MachineFault
@@ -82,8 +82,8 @@ class KeyIndex:
     def __init__(self, folder: Path, about: About, checked: bool = False) -> None:
         """For `open_index`. Raises ValueError if the files are not what `about` says, unless that is `checked`."""
         self.about, self.folder = about, folder
-        key = bytes.fromhex(about.key)
-        self._hashers = hasher(key, "owner"), hasher(key, "unique")
+        self._key = bytes.fromhex(about.key)
+        self._hashers = hasher(self._key, "owner"), hasher(self._key, "unique")
         with ExitStack() as stack:
             files = [own(folder / name, os.O_RDONLY) for name in ("roster", "duplicates", "rows")]
             for file in files:
@@ -104,17 +104,15 @@ class KeyIndex:
         An owner with a record that is kept is not among them. Else the first reason in the export counts, also
         "duplicate-email"; "unknown-customer" if there is none.
         """
-        found, hashed, reason, reasons = {}, self._hashers[OWNERS], self._roster.reason, self.about.reasons
+        asked = list(owners)
         try:
-            for owner in owners:
-                why = reason(hashed(owner))
-                if why is None:
-                    found[owner] = UNKNOWN
-                elif why:
-                    found[owner] = reasons[why]
+            found = self._roster.reasons(hashes(self._key, "owner", asked))
         except ValueError:
             raise damaged(self.folder) from None
-        return found
+        if not any(found):
+            return {}
+        words = {NOWHERE: UNKNOWN, **dict(enumerate(self.about.reasons))}
+        return {owner: words[why] for owner, why in zip(asked, found, strict=True) if why}
 
     def places(self, owner: str, unique: str = "") -> tuple[Place, ...]:
         """The places of the records that are kept with this id or, folded, this e-mail; in that order, each once."""

@@ -17,6 +17,7 @@ try:
 except ImportError:  # it was not compiled
     _rows = None  # type: ignore[assignment]
 
+IS_COMPILED = _rows is not None
 SHARED = struct.Struct(">QI")  # of a record that shares a key: the number of its row, and of the group in its part
 _ROW = struct.Struct(f"{OWNER}x{HASH}s{HASH}sc{WIDTH}s")
 

@@ -13,6 +13,11 @@ from typing import NamedTuple
 from streammig.dedup.scan import HASH
 from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
 
+try:
+    from streammig.dedup import _rows
+except ImportError:  # it was not compiled
+    _rows = None  # type: ignore[assignment]
+
 # Ascending by their hashes stand all ids, and behind them all e-mails. An entry is the hash, what the owner's record
 # adds up to (of ids alone), the number of the key's first row that is kept (or of the row with the reason why none is),
 # and that reason's number.
@@ -21,6 +26,7 @@ KINDS = OWNERS, UNIQUES = range(2)
 ENTRIES = HASH + WIDTH + NUMBER + 1, HASH + NUMBER + 1
 IN_BLOCK = 128  # entries; 8 bytes of a block's first hash stay in memory, so 6 MB for 100 M keys
 SLICES = 256
+NOWHERE = 255  # no reason has this number
 _OWNER = struct.Struct(f"{HASH}s{WIDTH}s{NUMBER}sB")
 
 Owner = tuple[bytes, bytes, bytes, int]  # hash, sum, number of the row, reason
@@ -57,10 +63,18 @@ class Roster:
         number = int.from_bytes(data[end - 1 - NUMBER : end - 1], "big")
         return Entry(number, data[end - 1], data[at + HASH : at + HASH + WIDTH] if kind == OWNERS else UNKNOWN_SUM)
 
-    def reason(self, owner: bytes) -> int | None:
-        """The number of the reason why the owner with this hash is not sent, 0 if one is; None of an unknown one."""
-        data, at = self._block(OWNERS, owner)
-        return data[at + ENTRIES[OWNERS] - 1] if at >= 0 else None
+    def reasons(self, owners: bytes) -> bytes:
+        """For each of the owners with these hashes the number of the reason why it is not sent, 0 if it is; `NOWHERE`
+        of an unknown one."""
+        if self._closed:
+            raise ValueError
+        if _rows is not None and self._data is not None:
+            return _rows.reasons(self._data, self._begins[UNIQUES] // ENTRIES[OWNERS], owners)
+        found = bytearray()
+        for at in range(0, len(owners), HASH):
+            data, begin = self._block(OWNERS, owners[at : at + HASH])
+            found.append(data[begin + ENTRIES[OWNERS] - 1] if begin >= 0 else NOWHERE)
+        return bytes(found)
 
     def _block(self, kind: int, key: bytes) -> tuple[bytes, int]:
         """Some entries, and where that of a key stands among them; below 0 if it is not there."""
