@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.errors import Problem, TargetStop, Unusable
 from streammig.masivo.http import Answer, Http, NoAnswer, check_base_url, retry_after
 from streammig.masivo.redact import unescaped
