@@ -21,9 +21,9 @@ from streammig.batching import BatchLimits, batcher, part_of, tally_of
 from streammig.check.kinds import Kinds, named_field
 from streammig.check.outline import Outline, Outlined, Spot, requests
 from streammig.check.purchases import CODE as TWICE
-from streammig.check.purchases import Purchases, rows_of_units
+from streammig.check.purchases import Purchases
 from streammig.columns import Chunk, Columns, Rows
-from streammig.dedup import KeyIndex, absent, owners_twice, repeated
+from streammig.dedup import KeyIndex, absent, owners_twice, repeated, rows_of_units
 from streammig.disk import disk_fault, own_folder
 from streammig.fields import AtFault
 from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up
@@ -138,7 +138,7 @@ class Note:
     letters: list[tuple[DeadLetter, str]] = field(default_factory=list)  # each with the id of its owner
     mentioned: Counter[tuple[str, str]] = field(default_factory=Counter)
     outlines: list[Outline] = field(default_factory=list)
-    purchases: bytes = b""
+    purchases: bytearray = field(default_factory=bytearray)  # to which spans are added without a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class Stage:
             behind = msgspec.structs.replace(letter, position=letter.position.behind(counted))
             self._write(self.checked.refuse(behind, owner))
         if self._purchases is not None:
-            self._purchases.add(note.purchases, counted)
+            self._purchases.add(bytes(note.purchases), counted)
         with self._on_disk():
             for outline in note.outlines:
                 outline.counted = counted

@@ -24,9 +24,10 @@ def sums_of(rules: Rules, chunk: Chunk, key: bytes) -> list[bytes]:
     rows, telling = len(chunk.columns), tells_facts(rules)
     if telling is None or not telling.adds_up:
         return [UNKNOWN_SUM] * rows
-    totals = [0] * rows
+    totals, weights = [0] * rows, dict[str, int]()
     for row, name, amount in chunk.facts(telling.facts).shares:
-        totals[row] += amount * _weight(key, name)
+        weight = weights.get(name) or weights.setdefault(name, _weight(key, name))
+        totals[row] += amount * weight
     return [(total % PRIME).to_bytes(WIDTH, "big") for total in totals]
 
 
