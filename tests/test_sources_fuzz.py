@@ -257,6 +257,10 @@ def test_a_damaged_document_is_refused_just_when_json_refuses_it(block: int, key
         check_damage(seed, tmp_path, keyed=keyed)
 
 
+def test_a_key_that_is_not_utf_8_stops_no_reading_whatever_fitted_behind_the_cut_before(tmp_path: Path) -> None:
+    check_damage(28_291, tmp_path, keyed=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_framing_agrees_with_the_others_on_100_000_records(tmp_path: Path) -> None:
