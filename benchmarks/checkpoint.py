@@ -22,7 +22,7 @@ from benchmarks.end_to_end import timed
 from benchmarks.figures import figures, yes
 from benchmarks.null_target import null_target
 from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence
-from streammig.context import SystemClock
+from streammig.clock import SystemClock
 from streammig.model import Batch, BatchState, Draft, Kind, Place, Progress, Range, Receipt, Tally
 from streammig.ratelimit import OFF, AccountState, RateLimiter
 from streammig.sandbox.sample import Sample, write_sample

@@ -37,7 +37,7 @@ from benchmarks.figures import figures, yes
 from benchmarks.null_target import direct, null_target
 from streammig import run
 from streammig.batching import BatchLimits, Sealing
-from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence
+from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, outbox
 from streammig.checkpoint.outbox import Outbox
 from streammig.cli import main as streammig
 from streammig.masivo.client import PATHS, MasivoClient
@@ -52,7 +52,7 @@ from streammig.stage import StageReader
 
 GOAL = 0.004
 UNDER_WAY = 4
-STEPS: dict[str, tuple[type, str]] = {
+STEPS: dict[str, tuple[Any, str]] = {
     "take what the reader has": (StageReader, "_next"),
     "seal": (Checkpoint, "seal"),
     "permit": (AccountState, "take"),
@@ -61,9 +61,9 @@ STEPS: dict[str, tuple[type, str]] = {
     "fence": (Fence, "raise_to"),
     "receipt": (Checkpoint, "received"),
     "samples": (Outbox, "settle"),
-    "sync names, samples": (Outbox, "sync"),
+    "sync names": (Outbox, "sync"),
     "commit": (CheckpointWriter, "_commit"),
-    "unlink": (Outbox, "committed"),
+    "sync samples, unlink": (outbox, "_clear"),
 }
 LOOP, REST, ALL, REQUEST = "event loop", "hand-overs, rest", "all", "of the loop: request"
 

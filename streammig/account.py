@@ -14,7 +14,7 @@ from typing import Any
 
 from streammig.ask import Ask
 from streammig.checkpoint import Checkpoint, Fence, fenced, has_sent
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.delivery.folder import Unlimited
 from streammig.errors import Unusable
 from streammig.ratelimit import OFF, AccountState, Hours, Limits, RateLimiter, account_path

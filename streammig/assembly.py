@@ -15,7 +15,16 @@ from streammig.account import BESIDE, NoAccount, SharedAccount
 from streammig.ask import Ask
 from streammig.binding import bind, call_context, create, new_files, recover
 from streammig.bodies import check_bodies, give_up, room_of_outbox
-from streammig.checkpoint import Checkpoint, CheckpointWriter, Fence, Store, is_held, locked, refuse_stale
+from streammig.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    Fence,
+    Store,
+    at_once,
+    is_held,
+    locked,
+    refuse_stale,
+)
 from streammig.context import Context, Times
 from streammig.dedup import KeyIndex
 from streammig.delivery.folder import FolderTarget, Unlimited
@@ -301,6 +310,8 @@ class Assembly:
             name = from_checkpoint(path, file.run["context"], None)[0].not_in
 
     def _store(self, file: Checkpoint, fence: Fence | None) -> Store:
+        file.outbox.afterwards = self.stack.enter_context(self.executor()).submit
+        self.stack.callback(setattr, file.outbox, "afterwards", at_once)
         writer = CheckpointWriter(file, self.stack.enter_context(self.executor()), fence)
         self.stack.push_async_callback(writer.flush)
         return Store(writer, self._opened_to_read(file.path), self.stack.enter_context(self.executor()))

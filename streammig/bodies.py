@@ -12,7 +12,7 @@ from streammig.errors import Unusable
 from streammig.fingerprint import Marks
 from streammig.inputs import Reading
 from streammig.model import Batch, BatchState, DeadLetter, Draft, Position, Record, Tally
-from streammig.reader import records_within
+from streammig.reader import BEHIND, records_within
 from streammig.settings import Settings
 from streammig.stage import QUEUE_BYTES, REJECTED_BYTES
 from streammig.telemetry import Warned
@@ -25,8 +25,8 @@ WHY = "its batch was not sent, and the body is lost"
 def room_of_outbox(settings: Settings, marks: Marks, checkpoint: Path) -> dict[str, int]:
     """What the outbox may still take on the disk, in bytes: bodies that are queued, in flight, unknown, parked, and
     rejected ones up to a limit; but not more than the longest stage has."""
-    bodies = 2 * settings.concurrency + settings.most_parked + 3  # a worker, and a rejected one, more than may be
-    most = QUEUE_BYTES + REJECTED_BYTES + bodies * settings.max_bytes
+    ahead = BEHIND + 3  # what is read ahead, and a worker and rejected ones, more than may be
+    most = QUEUE_BYTES + REJECTED_BYTES + (2 * settings.concurrency + settings.most_parked + ahead) * settings.max_bytes
     longest = max(sum(mark["length"] for mark in files) for files in marks.values())
     there = outbox_path(checkpoint)
     held = sum(path.stat().st_size for path in there.iterdir()) if there.exists() else 0

@@ -142,9 +142,9 @@ class Chunk:
     @cached_property
     def widths(self) -> list[int]:
         """The bytes of each row, with a comma."""
-        index, span, edited = self.columns.index, self.span, self.columns.edited
-        found = [span.ends[at] - span.starts[at] + 1 for at in index]
-        for row, body in edited.items():
+        starts, ends = self.span.starts, self.span.ends
+        found = [ends[at] - starts[at] + 1 for at in self.columns.index]
+        for row, body in self.columns.edited.items():
             found[row] = len(body) + 1
         return found
 

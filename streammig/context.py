@@ -11,9 +11,7 @@ from random import Random
 from threading import Event
 from typing import Any, TypeVar
 
-from streammig.clock import Boot as Boot
-from streammig.clock import Clock as Clock
-from streammig.clock import SystemClock as SystemClock
+from streammig.clock import Clock
 from streammig.telemetry import Notify
 
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from streammig.ask import Ask as Ask
 from streammig.assembly import Assembly, Call
 from streammig.checkpoint import Checkpoint
-from streammig.context import Clock, Context, Stop, SystemClock, Times
+from streammig.clock import Clock, SystemClock
+from streammig.context import Context, Stop, Times
 from streammig.dead_letters.corrected import Corrected as Corrected
 from streammig.dead_letters.replay import Choice as Choice
 from streammig.delivery.beside import write_beside

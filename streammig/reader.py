@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import groupby, islice
 from pathlib import Path
@@ -14,11 +15,12 @@ import msgspec
 from streammig.batching import BatchLimits, Buried, Sealing, batcher, cut, is_within, nothing, select, touches
 from streammig.checkpoint import write_body
 from streammig.columns import Chunk, Columns
-from streammig.errors import BrokenExport, Unusable
-from streammig.model import START, Place, Progress, Range, Record, Span
+from streammig.errors import BrokenExport, Problem, Unusable
+from streammig.model import START, Draft, Place, Progress, Range, Record, Span
 from streammig.sources.source import Source
 from streammig.target import Rules
 
+BEHIND = 2  # bodies that are read ahead of the one that is written
 FIRST = 100_000  # source records that are gone through for some to look for: a second, if all of these are filtered
 
 
@@ -55,6 +57,9 @@ class Reader:
         self._sent = sent
         self._others = False  # whether records of other owners were left
         self._outbox = outbox
+        self._writer = ThreadPoolExecutor(1) if outbox is not None else None
+        self._next_ones: deque[tuple[Sealing, Future[Draft] | None]] = deque()  # with what writes the body
+        self._problem: Problem | None = None  # that came behind these
         self._mended = mended
         self._ended = False
         self.broken: BrokenExport | None = None  # set when the export could not be read to its end
@@ -62,23 +67,50 @@ class Reader:
 
     @property
     def ready(self) -> bool:
-        """Whether `next` returns at once."""
-        return bool(self._ready)
+        """Whether the next one is made, and is written at most."""
+        return bool(self._next_ones or self._ready)
 
     def next(self) -> Sealing | None:
-        """The next draft or step of progress, or None when the stage is read as far as it goes."""
-        while not self._ready:
-            if self._ended:
-                return None
-            self._read_on()
+        """The next draft or step of progress, or None when the stage is read as far as it goes.
+
+        While a body is written and synced, which takes the disk about as long, the next ones are read.
+        """
+        most = 1 if self._writer is None else BEHIND + 1
+        while len(self._next_ones) < most and (sealing := self._made()) is not None:
+            self._next_ones.append((sealing, self._writing(sealing.draft)))
+        if not self._next_ones:
+            if self._problem is not None:
+                raise self._problem
+            return None
+        sealing, writing = self._next_ones.popleft()
+        return sealing if writing is None else Sealing(writing.result(), sealing.progress)
+
+    def _made(self) -> Sealing | None:
+        """As `next`, with the body; None, too, where a problem came."""
+        try:
+            while not self._ready:
+                if self._ended or self._problem is not None:
+                    return None
+                self._read_on()
+        except Problem as problem:
+            self._problem = problem
+            return None
         draft, progress = msgspec.structs.astuple(self._ready.popleft())
-        if draft is not None and self._outbox is not None:
-            draft = write_body(self._outbox, draft)
         before = self._source.before(progress.frontier)
         return Sealing(draft, msgspec.structs.replace(progress, before=before))
 
+    def _writing(self, draft: Draft | None) -> Future[Draft] | None:
+        if self._writer is None or self._outbox is None or draft is None:
+            return None
+        return self._writer.submit(write_body, self._outbox, draft)
+
     def close(self) -> None:
         """Close the files that are open; the feed must not be used any more."""
+        if self._writer is not None:
+            self._writer.shutdown(cancel_futures=True)  # the sweep at the end must find what it wrote
+        self._close_files()
+
+    def _close_files(self) -> None:
         close = getattr(self._spans, "close", None)
         if close is not None:
             close()
@@ -163,7 +195,7 @@ class Reader:
         self._ended = True
         self.paused = paused
         self._ready.extend(self._batcher.finish())
-        self.close()
+        self._close_files()
 
 
 def first_records(

@@ -94,8 +94,8 @@ class Run:
         await self._plan(accounts, exact=planned.keys() >= ahead.keys())
         run = await self.store.read(lambda file: file.run)
         limits, settle, lanes = run["context"]["limits"], self.context.times.settle, self.settings.concurrency
-        hours = self.settings.hours, self.settings.hours_zone
-        self.context.notify(RunBegan(accounts, limits, str(account_file(run) or ""), settle, lanes, *hours))
+        hours, dry = (self.settings.hours, self.settings.hours_zone), bool(run["binding"].get("dry_run"))
+        self.context.notify(RunBegan(accounts, limits, str(account_file(run) or ""), settle, lanes, *hours, dry))
 
     async def _plan(self, accounts: Mapping[str, Account], *, exact: bool) -> None:
         """Keep the plan in the checkpoint, the first time: what the drift is told against."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Raw
@@ -42,6 +43,8 @@ class Rules(Protocol):
     def columns(self, span: Span) -> Columns:
         """What becomes of the records of a span, in columns."""
         ...
+
+    def __hash__(self) -> int: ...
 
 
 class Judge(Protocol):
@@ -107,6 +110,12 @@ class Facts(Protocol):
         ...
 
 
+@lru_cache(maxsize=32)
+def may_hide(rules: Rules) -> MayHide | None:
+    """The rules, if they are such. To look at a protocol for each span would take longer than what it is asked for."""
+    return rules if isinstance(rules, MayHide) else None
+
+
 @runtime_checkable
 class TellsFacts(Protocol):
     """Rules of a stage that can tell facts of their rows."""
@@ -124,6 +133,12 @@ class TellsFacts(Protocol):
     def facts(self, data: bytes, starts: Sequence[int], ends: Sequence[int], edited: dict[int, bytes]) -> Facts:
         """The facts of rows whose bodies stand in `data` between these places, but for those of `edited`, by row."""
         ...
+
+
+@lru_cache(maxsize=32)
+def tells_facts(rules: Rules) -> TellsFacts | None:
+    """As `may_hide`, of these."""
+    return rules if isinstance(rules, TellsFacts) else None
 
 
 class Client(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.masivo.rules.compiled import at_work
 from streammig.masivo.target import Account, Masivo, RuleOptions, absences, conditions
 from streammig.settings import Settings

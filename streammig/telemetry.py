@@ -93,6 +93,7 @@ class RunBegan(Notice):
     lanes: int  # requests that may be under way at once
     hours: str = ""  # the timetable, and by whose clock
     hours_zone: str = ""
+    dry_run: bool = False
 
     def json(self) -> dict[str, Any]:
         accounts = {stage: account._asdict() for stage, account in self.accounts.items()}

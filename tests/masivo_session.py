@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-from streammig.context import SystemClock
+from streammig.clock import SystemClock
 from streammig.masivo.session import Secret, Session
 
 KEY = "key-which-nobody-may-see"

@@ -11,7 +11,7 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.masivo.redact import redact
 from streammig.model import Kind, Receipt, Record
 from streammig.target import DIFFERS, MISSING, Difference, Seen

@@ -11,7 +11,7 @@ from typing import Any
 
 from streammig.checkpoint import Checkpoint, Totals
 from streammig.cli.demo import dropped, held
-from streammig.context import SystemClock
+from streammig.clock import SystemClock
 from streammig.errors import Problem, SamplesMissing, TargetStop, UnknownOutcome
 from streammig.migration import Ask, Migration
 from streammig.sandbox import SandboxConfig

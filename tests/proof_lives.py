@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from streammig.checkpoint import Checkpoint, Totals, fence_path
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.errors import Problem
 from streammig.migration import Migration
 from streammig.model import BatchState

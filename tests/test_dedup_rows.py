@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from streammig.columns import Chunk, Columns
 from streammig.dedup import parts, roster
 from streammig.dedup.parts import parted
-from streammig.dedup.scan import HASH, NONE, OWNER, REASON, ROW, Keys, counted_on, hashes, packed
+from streammig.dedup.scan import HASH, NONE, OWNER, REASON, ROW, Keys, counted_on, hashes, packed, rows_of_units
+from streammig.model import Span
 from tests.test_dedup import build
 
 scan: Any = import_module("streammig.dedup.scan")  # its name in the package is that of its function
@@ -36,18 +38,35 @@ def test_hashes_are_those_of_the_standard_library() -> None:
             assert found[at * HASH : (at + 1) * HASH] == (expected if text else NONE)
 
 
-@pytest.mark.parametrize("kind", ["owner", "unit"])
-def test_rows_are_those_that_python_makes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_those_that_python_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     dice, count = Random(2), 200
     offsets, units, ordinals = ([dice.getrandbits(bits) for _ in range(count)] for bits in (64, 32, 64))
     places = offsets, units, ordinals
     owners, uniques, sums = texts(dice, count), texts(dice, count), [dice.randbytes(12) for _ in range(count)]
     key = b"k" * 32
     for keys in (Keys(*places, owners, uniques, sums), Keys(*places, owners, [], []), Keys([], [], [], [], [], [])):
-        compiled = packed(key, 7, keys, kind), hashes(key, kind, keys.owners)
+        compiled = packed(key, 7, keys), hashes(key, "owner", keys.owners)
         with monkeypatch.context() as patch:
             patch.setattr(scan, "_rows", None)
-            assert (packed(key, 7, keys, kind), hashes(key, kind, keys.owners)) == compiled
+            assert (packed(key, 7, keys), hashes(key, "owner", keys.owners)) == compiled
+
+
+def test_rows_of_units_are_those_that_python_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    dice, columns = Random(3), Columns()
+    columns.index, columns.unit, columns.owners = [0, 2, 2, 3], [0, 0, 5, 1 << 20], texts(dice, 12)[8:]
+    keys = [(row, number, text) for row in range(4) for number, text in enumerate(texts(dice, 60))]
+    for origins in (None, [(40 * at, 9) for at in range(4)]):
+        span = Span(3, 1 << 40, b"", range(4), range(4), range(7, 11), origins=origins)
+        compiled = rows_of_units(Chunk(span, columns), b"k" * 32, keys)
+        assert len(compiled) == len(keys) * ROW
+        with monkeypatch.context() as patch:
+            patch.setattr(scan, "_rows", None)
+            assert rows_of_units(Chunk(span, columns), b"k" * 32, keys) == compiled
+    for bad in ((4, 0, "a"), (-1, 0, "a"), (0, -1, "a"), (0, 0, b"a"), ("a", 0, "a"), (0, 0), 7):
+        with pytest.raises((ValueError, TypeError)):
+            _rows.units(b"k", b"unit", 1, ([1], [2], [3], ["a"]), [bad])
+    with pytest.raises(ValueError, match="different lengths"):
+        _rows.units(b"k", b"unit", 1, ([1], [2], [3], []), [])
 
 
 @pytest.mark.parametrize("bits", [0, 1, 8])

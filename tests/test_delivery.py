@@ -16,18 +16,19 @@ from typing import Any
 
 import pytest
 
-from streammig.checkpoint import Checkpoint
+from streammig.checkpoint import Checkpoint, CheckpointWriter
 from streammig.cli import undecided
 from streammig.cli.exit import Ended, exit_code
 from streammig.dead_letters.replay import Choice
 from streammig.delivery.backoff import Backoff
+from streammig.delivery.sender import Sender
 from streammig.errors import SAMPLES_MISSING, Problem, SamplesMissing, TargetStop, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.model import Kind, Receipt, Record
 from streammig.report.document import document
 from streammig.stages import STAGES
 from streammig.target import Seen
-from streammig.telemetry import Notice, Waiting
+from streammig.telemetry import Answered, Notice, Waiting
 from tests.memory_target import MemoryTarget, Weather
 from tests.problems import raises
 from tests.virtual import EPOCH, VirtualClock, run_virtual, teller
@@ -163,6 +164,37 @@ async def test_i2_batch_attempt_and_fence_are_durable_before_the_first_byte_leav
     arrived(world, keys)
     assert len(seen) > 10
     assert len(set(seen)) == len(seen) - 2
+
+
+@played()
+async def test_i2_a_yes_is_durable_before_the_next_request_leaves_and_before_it_is_told_and_shares_its_commit(
+    world: Told, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, shared = list[int](), 0
+    hear, commit = Told._hear, CheckpointWriter._commit
+
+    def hear_and_look(world: Told, notice: Notice) -> None:
+        if isinstance(notice, Answered):
+            told.append(notice.batch.seq)
+            assert states(world)[notice.batch.seq - 1] == "accepted"
+        hear(world, notice)
+
+    def counted(writer: CheckpointWriter, changes: Any) -> Any:
+        nonlocal shared
+        shared += sum(Sender._send.__qualname__ in change.__qualname__ for change in changes) > 1
+        return commit(writer, changes)
+
+    def look(stage: str, body: bytes) -> None:
+        number = len(world.scripted.sent)
+        assert states(world)[:number] == ["accepted"] * (number - 1) + ["sending"]
+
+    monkeypatch.setattr(Told, "_hear", hear_and_look)
+    monkeypatch.setattr(CheckpointWriter, "_commit", counted)
+    world.scripted.before = look
+    assert await world.live() is True
+    arrived(world, keys)
+    assert told == [*range(1, len(told) + 1)]
+    assert shared == len(told) - 1 > 4
 
 
 # -- receipts that let the same batch be sent again ------------------------------------------------------------------

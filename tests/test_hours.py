@@ -130,8 +130,7 @@ async def test_requests_keep_to_the_hours_and_the_time_left_is_true_before_the_f
         made.append(clock.time())
     await limiter.close()
     file.close()
-    told_end, true_end, made = end - begun, made[-1] - begun, made
-    assert told_end == pytest.approx(true_end, rel=0.1)
+    assert end - begun == pytest.approx(made[-1] - begun, rel=0.1)
     assert all(hours.share(moment) for moment in made)
     closed = {notice.code for notice in told if isinstance(notice, Waiting)} & {"hours"}
     assert closed or any(isinstance(notice, Steered) for notice in told)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from random import Random
+from threading import Barrier, BrokenBarrierError
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -20,7 +23,7 @@ from streammig.columns import Chunk
 from streammig.errors import BrokenExport
 from streammig.masivo.models import Customer, OwnerOfEvents, OwnerOfTransactions
 from streammig.masivo.rules import RuleOptions, StageRules, rules
-from streammig.masivo.rules.compiled import AMOUNT, KEY, OWNER, UNITS, Judge, Roles, is_compiled
+from streammig.masivo.rules.compiled import AMOUNT, KEY, MOST_EXTRAS, OWNER, UNITS, Judge, Roles, is_compiled
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.shape import shape_of
 from streammig.model import Examined, Span
@@ -292,15 +295,41 @@ class Owner(msgspec.Struct):
     lots: list[Amount]
 
 
-def test_an_amount_without_a_key_is_not_added_to_the_key_before_it() -> None:
+def of_lots(told: Callable[[Collection[str]], tuple[str, ...]]) -> Judge:
     options = RuleOptions(now=NOW)
     roles = Roles(
         {("id",): OWNER, ("lots",): UNITS, ("lots", "reward_id"): KEY, ("lots", "amount"): AMOUNT}, adds=("lots",)
     )
-    judge = Judge(
+    return Judge(
         "lots", shape_of(Owner), options, roles, rules=None, filters=Filters(options), room=1000, most_units=9,
-        told=lambda names: (),
+        told=told,
     )  # fmt: skip
+
+
+def test_threads_that_learn_at_once_learn_no_more_unknown_fields_than_there_is_room_for() -> None:
+    both, full = Barrier(2), False
+
+    def told(names: Collection[str]) -> tuple[str, ...]:
+        with suppress(BrokenBarrierError):
+            if full:
+                both.wait(0.1)  # no other thread may come here meanwhile
+        return ()
+
+    judge = of_lots(told)
+
+    def learn(name: str) -> None:
+        data = json.dumps({"id": "C", name: 1, "lots": [{"amount": 5, "reward_id": REWARDS[0]}]}).encode()
+        judge.framed(data, [0], [len(data)], ())
+
+    for number in range(MOST_EXTRAS - 1):
+        learn(f"field{number}")
+    full = True
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(learn, ("one", "other")))
+
+
+def test_an_amount_without_a_key_is_not_added_to_the_key_before_it() -> None:
+    judge = of_lots(lambda names: ())
     lot = {"amount": 5, "reward_id": REWARDS[0]}
     keyed, keyless = (json.dumps({"id": "C", "lots": lots}).encode() for lots in ([lot], [lot, {"amount": 7}]))
     span = span_of([keyed, keyless])

@@ -173,7 +173,7 @@ def test_i3_of_a_batch_of_unknown_outcome_whose_body_is_lost_nothing_is_sent(she
 def test_the_room_of_the_outbox_is_bounded_by_the_settings_and_by_the_export(tmp_path: Path) -> None:
     settings, path = Settings(concurrency=4, max_bytes=4_000_000, most_parked=3), tmp_path / "c"
     marks = {"customers": [{"length": 10**12}], "events": [{"length": 10}]}
-    assert room_of_outbox(settings, marks, path) == {"the outbox": 1.25 * (8_000_000 + 256_000_000 + 14 * 4_000_000)}
+    assert room_of_outbox(settings, marks, path) == {"the outbox": 1.25 * (8_000_000 + 256_000_000 + 16 * 4_000_000)}
     few = {"customers": [{"length": 500}, {"length": 300}], "events": [{"length": 10}]}
     assert room_of_outbox(settings, few, path) == {"the outbox": 1000}
     outbox_path(path).mkdir()

@@ -216,7 +216,11 @@ def asked(target: LocalTarget) -> dict[str, Any]:
 
 
 def test_the_dead_letters_of_a_dry_run_can_be_read(shell: Shell, export: Written) -> None:
-    assert shell("run", *COMBINED, "--dry-run", "look").code == 3
+    dry = shell("run", *COMBINED, "--dry-run", "look")
+    assert dry.code == 3
+    assert "The request bodies are in look." in dry.err
+    assert "written, " in dry.err
+    assert "accepted" not in dry.err
     letters = shell("dead-letters", "look/dry-run.checkpoint")
     assert letters.code == 0
     assert sum(json.loads(line)["stage"] == "customers" for line in letters.out.splitlines()) == export.bad

@@ -20,12 +20,34 @@ from tests.test_verify import FILES, export
 
 pytestmark = pytest.mark.slow
 FULL = ("--max-bytes", 10_000, "--checkpoint", "full.checkpoint", "--not-in", "migration.checkpoint")
+SECOND = ("--customers", "c2.ndjson", "--events", "e2.ndjson", "--transactions", "t2.ndjson")
+SINCE = ("--since", "2025-01-01T00:00:00Z")
+NEW = event("new", issued_at="2025-02-01T00:00:00Z")
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[LocalTarget]:
     with sandbox(store=tmp_path / "target.sqlite") as found:
         yield found
+
+
+def older(shell: Shell, target: LocalTarget, owners: int) -> None:
+    """A run that has sent all of its export."""
+    export(shell.folder, owners)
+    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+
+
+def tamper(path: Path, change: str) -> None:
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute(change)
+
+
+def survive(folder: Path, *names: str) -> None:
+    """These customers make a transaction at the till."""
+    row = "num, batch, reward_id, type, amount, details, issued, created"
+    for name in names:
+        values = f"SELECT num, NULL, 'r', 'ACCUMULATION', '1', 'till', 1, 1 FROM customers WHERE id = '{name}'"
+        tamper(folder / "target.sqlite", f"INSERT INTO transactions ({row}) {values}")
 
 
 def full(shell: Shell, target: LocalTarget, *more: object) -> Called:
@@ -65,15 +87,9 @@ def test_behind_a_revert_only_its_survivors_are_left_out(
 ) -> None:
     export(shell.folder, 12)
     assert shell.run(target.url, *FILES, "--max-bytes", 10_000, *part).code == code
-    with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
-        row = "num, batch, reward_id, type, amount, details, issued, created"
-        store.execute(
-            f"INSERT INTO transactions ({row}) SELECT num, NULL, 'r', 'ACCUMULATION', '1', 'till', 1, 1 FROM customers"
-            " WHERE id = 'c3'"
-        )
+    survive(shell.folder, "c3")
     assert shell("revert", "migration.checkpoint", "--yes-revert", customers).code == 3
-    with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
-        store.execute("DELETE FROM transactions WHERE batch IS NULL")
+    tamper(shell.folder / "target.sqlite", "DELETE FROM transactions WHERE batch IS NULL")
     ended = full(shell, target)
     assert (ended.code, sent_before(ended)) == (0, [1, 3, 3]), ended.err
     once(target, 12, 36)
@@ -90,20 +106,17 @@ def second_export(folder: Path) -> None:
     """c1 has another name, c2 is new; c0 and c1 have a new event each, and their old ones."""
     people = [customer("c0", balance=[]), customer("c1", balance=[], name="Other"), customer("c2")]
     write(folder / "c2.ndjson", people, lines=True)
-    new = event("new", issued_at="2025-02-01T00:00:00Z")
-    rows: list[Any] = [{"id": name, "events": [event(f"{name}-0"), {**new}]} for name in ("c0", "c1", "c2")]
+    rows: list[Any] = [{"id": name, "events": [event(f"{name}-0"), NEW]} for name in ("c0", "c1", "c2")]
     write(folder / "e2.ndjson", rows, lines=True)
     write(folder / "t2.ndjson", [{"id": "c2", "transactions": [transaction(1), transaction(-1)]}], lines=True)
 
 
 def test_a_second_export_brings_what_is_new_and_lists_who_changed(shell: Shell, target: LocalTarget) -> None:
-    export(shell.folder, 2)
-    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    older(shell, target, 2)
     second_export(shell.folder)
-    files = ("--customers", "c2.ndjson", "--events", "e2.ndjson", "--transactions", "t2.ndjson")
-    look = shell.run(target.url, *files, *FULL, "--dry-run", "look")
+    look = shell.run(target.url, *SECOND, *FULL, "--dry-run", "look")
     assert (look.code, "will be there twice" in look.err) == (0, True), look.err
-    ended = shell.run(target.url, *files, *FULL, "--since", "2025-01-01T00:00:00Z", "--json")
+    ended = shell.run(target.url, *SECOND, *FULL, *SINCE, "--json")
     assert ended.code == 0, ended.err
     assert sent_before(ended) == [2, 0, 0]
     assert ended.document["stages"]["events"]["filtered_by"]["before-since"]["units"] == 3
@@ -114,7 +127,7 @@ def test_a_second_export_brings_what_is_new_and_lists_who_changed(shell: Shell, 
     assert stat.S_IMODE(changed.stat().st_mode) == 0o600
 
 
-def test_an_older_run_that_does_not_fit_is_refused_and_nothing_is_sent(shell: Shell, target: LocalTarget) -> None:
+def test_i3_an_older_run_that_does_not_fit_is_refused_and_nothing_is_sent(shell: Shell, target: LocalTarget) -> None:
     export(shell.folder, 3)
     assert full(shell, target).problem == "checkpoint-missing"
     assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
@@ -124,11 +137,10 @@ def test_an_older_run_that_does_not_fit_is_refused_and_nothing_is_sent(shell: Sh
     assert full(shell, target, "--since", "yesterday").problem == "since-invalid"
     with sandbox() as other:
         assert full(shell, other).problem == "not-in-of-another-account"
-    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
-        file.execute("UPDATE batch SET state = 'parked' WHERE stage = 'events' AND seq = 1")
-    assert full(shell, target).problem == "not-in-undecided"
-    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
-        file.execute("UPDATE batch SET state = 'accepted' WHERE stage = 'events' AND seq = 1")
+    for undecided in ("parked", "sending"):
+        tamper(shell.checkpoint, f"UPDATE batch SET state = '{undecided}' WHERE stage = 'events' AND seq = 1")
+        assert full(shell, target).problem == "not-in-undecided"
+    tamper(shell.checkpoint, "UPDATE batch SET state = 'accepted' WHERE stage = 'events' AND seq = 1")
     whole = (shell.folder / "e.ndjson").read_text()
     (shell.folder / "e.ndjson").write_text(whole + "\n" + whole.splitlines()[0])
     assert full(shell, target).problem == "not-in-export-changed"
@@ -157,18 +169,8 @@ def corrected(shell: Shell, target: LocalTarget) -> None:
 def test_i3_a_customer_that_was_sent_corrected_is_left_out(shell: Shell, target: LocalTarget) -> None:
     corrected(shell, target)
     once(target, 3, 9)
-    files = ("--customers", "newer.ndjson", "--transactions", "t.ndjson")
-    ended = shell.run(target.url, *files, *FULL, "--json")
+    ended = shell.run(target.url, "--customers", "newer.ndjson", "--transactions", "t.ndjson", *FULL, "--json")
     assert (ended.code, sent_before(ended)) == (0, [3, 9]), ended.err
-    once(target, 3, 9)
-
-
-def test_i3_an_older_run_that_was_killed_while_it_sent_is_refused(shell: Shell, target: LocalTarget) -> None:
-    export(shell.folder, 3)
-    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
-    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
-        file.execute("UPDATE batch SET state = 'sending' WHERE stage = 'customers'")
-    assert full(shell, target).problem == "not-in-undecided"
     once(target, 3, 9)
 
 
@@ -188,13 +190,11 @@ def test_i3_an_older_run_whose_mapping_was_changed_is_refused(shell: Shell, targ
 def test_who_changed_is_listed_also_where_the_list_could_not_be_written_at_first(
     shell: Shell, target: LocalTarget
 ) -> None:
-    export(shell.folder, 2)
-    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    older(shell, target, 2)
     second_export(shell.folder)
     changed = shell.folder / "full.checkpoint.changed.ndjson"
     changed.mkdir()
-    files = ("--customers", "c2.ndjson", "--events", "e2.ndjson", "--transactions", "t2.ndjson")
-    again = ("run", *quickly(target.url), *files, *FULL, "--since", "2025-01-01T00:00:00Z")
+    again = ("run", *quickly(target.url), *SECOND, *FULL, *SINCE)
     assert shell(*again, "--json").problem == "output-exists"
     changed.rmdir()
     assert shell(*again).code == 0
@@ -212,17 +212,6 @@ def test_i3_an_older_copy_of_the_older_run_is_refused(shell: Shell, target: Loca
     once(target, 20, 60)
 
 
-def survive(folder: Path, *names: str) -> None:
-    """These customers make a transaction at the till."""
-    with closing(sqlite3.connect(folder / "target.sqlite")) as store, store:
-        for name in names:
-            row = "num, batch, reward_id, type, amount, details, issued, created"
-            store.execute(
-                f"INSERT INTO transactions ({row}) SELECT num, NULL, 'r', 'ACCUMULATION', '1', 'till', 1, 1"
-                f" FROM customers WHERE id = '{name}'"
-            )
-
-
 @pytest.mark.parametrize("kept", [[], ["c1"], ["c2"], ["c1", "c2"]])
 def test_a_revert_names_and_counts_also_who_was_sent_corrected(
     shell: Shell, target: LocalTarget, kept: list[str]
@@ -235,8 +224,7 @@ def test_a_revert_names_and_counts_also_who_was_sent_corrected(
     stages = shell("status", "migration.checkpoint", "--json").document["stages"]
     counts = [(it["accepted"], it["reverted"], it["unknown"]) for it in stages.values()]
     assert counts == [(len(kept), 3 - len(kept), 0)] * 3
-    with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
-        store.execute("DELETE FROM transactions WHERE batch IS NULL")
+    tamper(shell.folder / "target.sqlite", "DELETE FROM transactions WHERE batch IS NULL")
     again = shell.run(target.url, "--customers", "newer.ndjson", *FILES[2:], *FULL, "--json")
     assert (again.code, sent_before(again)[0]) == (0, len(kept)), again.err
     once(target, 3, 9)
@@ -272,13 +260,11 @@ def test_a_revert_that_could_not_be_seen_is_not_asked_for(shell: Shell, target: 
 
 
 def test_a_revert_of_a_second_export_leaves_the_events_of_older_customers(shell: Shell, target: LocalTarget) -> None:
-    export(shell.folder, 2)
-    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
-    with closing(sqlite3.connect(shell.folder / "target.sqlite")) as store, store:
-        store.execute("UPDATE customers SET migrated = migrated - 60")  # the window begins up to two seconds early
+    older(shell, target, 2)
+    # The window begins up to two seconds early.
+    tamper(shell.folder / "target.sqlite", "UPDATE customers SET migrated = migrated - 60")
     second_export(shell.folder)
-    files = ("--customers", "c2.ndjson", "--events", "e2.ndjson", "--transactions", "t2.ndjson")
-    assert shell.run(target.url, *files, *FULL, "--since", "2025-01-01T00:00:00Z").code == 0
+    assert shell.run(target.url, *SECOND, *FULL, *SINCE).code == 0
     ended = shell("revert", "full.checkpoint", "--yes-revert", 1, "--json")
     assert (ended.code, ended.document["gone"]) == (0, 1), ended.err
     stages = shell("status", "full.checkpoint", "--json").document["stages"].values()
@@ -304,10 +290,8 @@ def test_i3_i4_who_is_missing_of_the_older_run_is_not_sent_and_gets_nothing(shel
         export(shell.folder, 3)
         assert shell.run(target.url, *FILES, "--max-bytes", 10_000, "--verify-sample", 0).code == 0
         assert shell("verify", "migration.checkpoint", "--all").code == 3
-        new = event("new", issued_at="2025-02-01T00:00:00Z")
-        write(shell.folder / "e2.ndjson", [{"id": f"c{at}", "events": [new]} for at in range(3)], lines=True)
-        files = ("--events", "e2.ndjson", *FULL, "--since", "2025-01-01T00:00:00Z")
-        ended = shell.run(target.url, *files, "--json")
+        write(shell.folder / "e2.ndjson", [{"id": f"c{at}", "events": [NEW]} for at in range(3)], lines=True)
+        ended = shell.run(target.url, "--events", "e2.ndjson", *FULL, *SINCE, "--json")
         assert (ended.code, ended.document["stages"]["events"]["dead_by"]) == (3, {"owner-missing": 1}), ended.err
         assert shell("retry", "migration.checkpoint", "--missing").code == 0
         assert shell("retry", "full.checkpoint").code == 0
@@ -320,34 +304,28 @@ def test_i4_an_older_run_that_is_reverted_afterwards_ends_the_newer_one(shell: S
     export(shell.folder, 12)
     assert shell.run(target.url, *FILES, "--max-bytes", 10_000, "--first", 9).code == 10
     assert full(shell, target, "--first", 3).code == 10
-    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
-        window = "1, 'accepted', 0, 0, 9, 0"
-        file.execute(f"INSERT INTO revert (number, state, start, end, customers, began) VALUES ({window})")
+    window = "(number, state, start, end, customers, began) VALUES (1, 'accepted', 0, 0, 9, 0)"
+    tamper(shell.checkpoint, f"INSERT INTO revert {window}")
     assert shell("status", "migration.checkpoint", "--json").document["state"] == "reverting"
     assert "streammig revert" in shell("status", "migration.checkpoint").out
     assert full(shell, target).problem == "revert-unfinished", "it is not known what is left"
-    with closing(sqlite3.connect(shell.checkpoint)) as file, file:
-        file.execute("DELETE FROM revert")
+    tamper(shell.checkpoint, "DELETE FROM revert")
     assert shell("revert", "migration.checkpoint", "--yes-revert", 9).code == 0
     assert full(shell, target).problem == "not-in-reverted-since", "what it has left out is gone"
     assert shell("verify", "full.checkpoint", "--all", "--json").problem != "not-in-reverted-since"
 
 
 def test_a_newer_export_of_transactions_alone_lists_no_changed_customer(shell: Shell, target: LocalTarget) -> None:
-    export(shell.folder, 2)
-    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
+    older(shell, target, 2)
     write(shell.folder / "t2.ndjson", [{"id": "c1", "transactions": [transaction(7)]}], lines=True)
     ended = shell.run(target.url, "--transactions", "t2.ndjson", *FULL, "--json")
     assert (ended.code, "customers that changed" in ended.err) == (0, False), ended.err
 
 
 def test_purchases_that_the_older_run_sent_are_no_difference(shell: Shell, target: LocalTarget) -> None:
-    export(shell.folder, 2)
-    assert shell.run(target.url, *FILES, "--max-bytes", 10_000).code == 0
-    new = event("new", issued_at="2025-02-01T00:00:00Z")
-    write(shell.folder / "e2.ndjson", [{"id": "c1", "events": [new]}], lines=True)
-    since = "--since", "2025-01-01T00:00:00Z"
-    assert shell.run(target.url, "--events", "e2.ndjson", *FULL, *since).code == 0
+    older(shell, target, 2)
+    write(shell.folder / "e2.ndjson", [{"id": "c1", "events": [NEW]}], lines=True)
+    assert shell.run(target.url, "--events", "e2.ndjson", *FULL, *SINCE).code == 0
     looked = shell("verify", "full.checkpoint", "--all", "--json")
     assert (looked.code, looked.document["same"]) == (0, True), looked.err
 

@@ -12,7 +12,7 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, TypeVar
 
-from streammig.context import Boot
+from streammig.clock import Boot
 
 T = TypeVar("T")
 Story = Callable[..., Coroutine[Any, Any, None]]

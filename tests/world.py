@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -204,10 +204,6 @@ def drained_at(heard: Callable[[Notice], bool], delay: float = 0.0) -> Callable[
 
 until_sealed = drained_at(lambda it: isinstance(it, Sealed))
 """Until the first batch is sealed, before anything is sent."""
-
-
-def executor_of(world: World) -> Executor:
-    return Doomed(world)
 
 
 def new_world(folder: Path, seed: int, customers: int, faults: dict[str, float] | None = None, **more: Any) -> World:

@@ -94,15 +94,23 @@ class OpenBatch(Bin):
 
     def put_rows(self, rows: Rows) -> bool:
         """Put these in, unless they share an owner or a unique value with each other, or with what is in here."""
-        uniques = list(filter(None, rows.uniques))
-        for there, new in ((self.owners, rows.owners), (self.uniques, uniques)):
-            if len(set(new)) < len(new) or not there.keys().isdisjoint(new):
-                return False
+        owners, uniques = rows.owners, rows.uniques
+        mine: dict[str, Part] = dict.fromkeys(owners, rows)
+        others: dict[str, Part] = dict.fromkeys(uniques, rows)
+        if others.pop("", None) is not None:  # these have none
+            uniques = list(filter(None, uniques))
+        if len(mine) < len(owners) or len(others) < len(uniques):
+            return False
+        if not (self.owners.keys().isdisjoint(mine) and self.uniques.keys().isdisjoint(others)):
+            return False
         self.size += rows.size - (not self.parts)
         self.units += rows.units
+        if self.parts:
+            self.owners.update(mine)
+            self.uniques.update(others)
+        else:
+            self.owners, self.uniques = mine, others
         self.parts.append(rows)
-        self.owners.update(dict.fromkeys(rows.owners, rows))
-        self.uniques.update(dict.fromkeys(uniques, rows))
         return True
 
 
@@ -251,7 +259,8 @@ class Batcher(ABC):
         if self.only_sizes:
             draft = Draft((), Tally(), b"", b"", size=batch.size)
         else:
-            draft = assemble(batch.parts, self._head, self._tail, tuple([it.range for it in batch.stretches]))
+            ranges = tuple([it.range for it in batch.stretches])
+            draft = assemble(batch.parts, self._head, self._tail, ranges, len(batch.owners))
         self._frontier.seal(batch.stretches, draft.tally)
         return Sealing(draft, self._frontier.progress())
 

@@ -81,14 +81,17 @@ def part_of(record: Record, begin: int, end: int, bounds: Bounds | None = None) 
 Part = Record | Rows
 
 
-def assemble(parts: Iterable[Part], head: bytes, tail: bytes, ranges: tuple[Range, ...] = ()) -> Draft:
+def assemble(
+    parts: Iterable[Part], head: bytes, tail: bytes, ranges: tuple[Range, ...] = (), owners: int | None = None
+) -> Draft:
     """The batch that these make, given in reading order; the same records make the same bytes.
 
-    Records of the same owner, whose units stand in lists, are joined in the place of the first.
+    Records of the same owner, whose units stand in lists, are joined in the place of the first. `owners` is how many
+    there are, if that is known.
     """
     kept = list(parts)
     table = Table(len(head), len(tail))
-    if are_strangers(kept):
+    if are_strangers(kept, owners):
         bodies = [part.body for part in kept]
         at = len(head)
         for part in kept:
@@ -186,10 +189,11 @@ def _joined(records: Sequence[Record], at: int) -> tuple[list[bytes], Iterable[C
     return bodies, [cuts[index] for index in range(len(records))]
 
 
-def are_strangers(parts: Iterable[Part]) -> bool:
-    """Whether no two of these share an owner, as in most batches."""
-    owners = [owner for part in parts for owner in (part.owners if isinstance(part, Rows) else (part.owner,))]
-    return len(set(owners)) == len(owners)
+def are_strangers(parts: Sequence[Part], owners: int | None = None) -> bool:
+    """Whether no two of these share an owner, as in most batches; `owners` as in `assemble`."""
+    if owners is None:
+        owners = len({owner for part in parts for owner in (part.owners if isinstance(part, Rows) else (part.owner,))})
+    return owners == sum([part.end - part.begin if isinstance(part, Rows) else 1 for part in parts])
 
 
 def tally_of(parts: Iterable[Part]) -> Tally:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from streammig.columns import Chunk
 from streammig.dedup import Build, Duplicate, KeyIndex, counted_on, forget, room_of_index
-from streammig.dedup.scan import FIXED, Keys, Places, Scanned, packed
+from streammig.dedup.scan import FIXED, Scanned
 from streammig.scan import Tasks
 
 CODE = "purchase-twice"
 SHORTEST = 250  # bytes of a purchase that the target takes
-
-
-def rows_of_units(chunk: Chunk, key: bytes, keys: Sequence[tuple[int, int, str]]) -> bytes:
-    """A row for each unit that has a key, as those of the dedup index: where it stands, and the hash of owner and key.
-    Without state: the same span gives the same rows in any process. `keys` are as in `Facts`."""
-    if not keys:
-        return b""
-    owners, unit, places = chunk.columns.owners, chunk.columns.unit, Places(chunk.span, chunk.columns.index)
-    rows = [row for row, _, _ in keys]
-    offsets, ordinals = ([it[row] for row in rows] for it in (places.offsets, places.ordinals))
-    units = [unit[row] + number for row, number, _ in keys]
-    texts = [f"{owners[row]}\0{text}" for row, _, text in keys]
-    return packed(key, chunk.span.source, Keys(offsets, units, ordinals, texts, [], []), "unit")
 
 
 class Purchases:

@@ -21,16 +21,16 @@ from streammig.batching import BatchLimits, batcher, part_of, tally_of
 from streammig.check.kinds import Kinds, named_field
 from streammig.check.outline import Outline, Outlined, Spot, requests
 from streammig.check.purchases import CODE as TWICE
-from streammig.check.purchases import Purchases, rows_of_units
+from streammig.check.purchases import Purchases
 from streammig.columns import Chunk, Columns, Rows
-from streammig.dedup import KeyIndex, absent, owners_twice, repeated
+from streammig.dedup import KeyIndex, absent, owners_twice, repeated, rows_of_units
 from streammig.disk import disk_fault, own_folder
 from streammig.fields import AtFault
 from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up
 from streammig.scan import Halted, Tasks
 from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
 from streammig.sources.source import Source
-from streammig.target import Rules, TellsFacts
+from streammig.target import Rules, tells_facts
 
 NEAR = 1 << 20  # bytes between two records that are read through rather than leapt over
 MOST_MENTIONED = 5_000  # of a kind: more than any account holds
@@ -101,8 +101,8 @@ class Checked:
     def unsend(self, record: Record, own: Rules) -> None:
         """Take out what was added for a record that will not be sent."""
         self.sent -= record.tally
-        body = record.body
-        for kind, which in own.facts(body, [0], [len(body)], {}).mentioned if isinstance(own, TellsFacts) else ():
+        body, telling = record.body, tells_facts(own)
+        for kind, which in telling.facts(body, [0], [len(body)], {}).mentioned if telling is not None else ():
             found = self.mentioned[kind]
             found[which] -= 1
             if not found[which]:
@@ -138,7 +138,7 @@ class Note:
     letters: list[tuple[DeadLetter, str]] = field(default_factory=list)  # each with the id of its owner
     mentioned: Counter[tuple[str, str]] = field(default_factory=Counter)
     outlines: list[Outline] = field(default_factory=list)
-    purchases: bytes = b""
+    purchases: bytearray = field(default_factory=bytearray)  # to which spans are added without a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +179,8 @@ class Noting:
             mean = inf if self.rules.once else self.limits.bytes / self.limits.units / 2
             note.outlines.append(Outline(span.source, mean))
         note.outlines[-1].add(chunk, self.key, shared=self.shared)
-        if isinstance(self.rules, TellsFacts):
-            facts = chunk.facts(self.rules.facts)
+        if (telling := tells_facts(self.rules)) is not None:
+            facts = chunk.facts(telling.facts)
             note.mentioned.update(facts.mentioned)
             note.purchases += rows_of_units(chunk, self.key, facts.keys)
 
@@ -214,7 +214,7 @@ class Stage:
             behind = msgspec.structs.replace(letter, position=letter.position.behind(counted))
             self._write(self.checked.refuse(behind, owner))
         if self._purchases is not None:
-            self._purchases.add(note.purchases, counted)
+            self._purchases.add(bytes(note.purchases), counted)
         with self._on_disk():
             for outline in note.outlines:
                 outline.counted = counted

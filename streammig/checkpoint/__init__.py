@@ -8,7 +8,7 @@ from streammig.checkpoint.contents import Contents, spread
 from streammig.checkpoint.fence import Fence, FenceFile, Mark, fence_path, fenced, has_sent, refuse_stale
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.lock import is_held, locked
-from streammig.checkpoint.outbox import outbox_path, write_body
+from streammig.checkpoint.outbox import at_once, outbox_path, write_body
 from streammig.checkpoint.queries import FIRST, UNDECIDED, Attempt, Spot, StageRow, Totals
 from streammig.checkpoint.reverts import Window
 from streammig.checkpoint.sqlite import Role, SharedFile
@@ -51,6 +51,7 @@ __all__ = [
     "Timeline",
     "Totals",
     "Window",
+    "at_once",
     "fence_path",
     "fenced",
     "has_sent",

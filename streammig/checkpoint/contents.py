@@ -85,9 +85,11 @@ class Table(msgspec.Struct, array_like=True):
         """Its bytes, and those of the table of a `FEW` of its records, out of which samples are kept."""
         upto = list(accumulate(self.counts, initial=0))
         few = Table(self.head, self.tail, names=self.names)
-        for at in spread(range(len(self.owners)), FEW):
-            for column in _ROWS:
-                getattr(few, column).append(getattr(self, column)[at])
+        ats = spread(range(len(self.owners)), FEW)
+        for column in _ROWS:
+            values = getattr(self, column)
+            setattr(few, column, [values[at] for at in ats])
+        for at in ats:
             few.keys += self.keys[upto[at] : upto[at + 1]]
             few.amounts += self.amounts[upto[at] : upto[at + 1]]
             few.lists += self.lists[4 * at : 4 * at + 4]

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
@@ -87,14 +88,17 @@ class Outbox:
     """The folder, and what the open transaction of the checkpoint does to it.
 
     `place` comes before the commit and `drop` takes effect after it: at every moment each batch that is not settled
-    has its body. `tellable` says which records of an accepted batch a read-back can say something of.
+    has its body. `tellable` says which records of an accepted batch a read-back can say something of. `afterwards` does
+    what may come later than the commit, in order: nothing waits for it.
     """
 
     def __init__(self, checkpoint: Path, tellable: Callable[[str, Record], bool] = lambda stage, record: True) -> None:
         self.folder = outbox_path(checkpoint)
         self.tellable = tellable
+        self.afterwards: Callable[[Callable[[], None]], object] = at_once
         self._dropped: list[Path] = []
-        self._unsynced: set[Path] = set()
+        self._sampled: set[Path] = set()  # files of samples that are not durable yet
+        self._unsynced = False  # whether there are names that are not durable yet
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -189,7 +193,7 @@ class Outbox:
             draft = write_body(self.folder, draft)
         with _translated(self.folder):
             (self.folder / draft.file).replace(self._path(stage, seq))
-        self._unsynced.add(self.folder)
+        self._unsynced = True
 
     def drop(self, stage: str, seq: int) -> None:
         """The body is not needed any more once the transaction is committed."""
@@ -220,7 +224,8 @@ class Outbox:
         with _translated(self.folder), open(path, "ab", opener=own) as file:
             at = file.tell()
             file.write(_FRAME.pack(len(data), _hash(data)) + data)
-        self._unsynced |= {path} if at else {path, self.folder}
+        self._sampled.add(path)
+        self._unsynced |= not at
         return at
 
     def forget_samples(self, stage: str) -> None:
@@ -228,21 +233,21 @@ class Outbox:
         self._dropped.append(self._samples_path(stage))
 
     def sync(self) -> None:
-        """Make new names and samples durable: before the commit."""
-        with _translated(self.folder):
-            for path in self._unsynced:
-                (sync_names if path == self.folder else sync)(path)
-        self._unsynced = set()
+        """Make new names durable: before the commit."""
+        if self._unsynced:
+            with _translated(self.folder):
+                sync_names(self.folder)
+        self._unsynced = False
 
     def committed(self) -> None:
-        """Unlink what was dropped: after the commit. Where that fails, the next run sweeps it."""
-        dropped, self._dropped = self._dropped, []
-        for path in dropped:
-            with suppress(OSError):
-                path.unlink()
+        """Unlink what was dropped: after the commit, and behind a sync of the samples. Where either fails, the sweep at
+        the run's end does it."""
+        if self._dropped:
+            self.afterwards(partial(_clear, self._sampled, self._dropped))
+        self._dropped, self._sampled = [], set()
 
     def rolled_back(self) -> None:
-        self._dropped, self._unsynced = [], set()
+        self._dropped, self._sampled, self._unsynced = [], set(), False
 
     def sweep(self, kept: Iterable[str]) -> None:
         """Unlink every body, with its answer, and file of samples but these, and the folder if it is empty. Only under
@@ -258,6 +263,19 @@ class Outbox:
 
     def _samples_path(self, stage: str) -> Path:
         return self.folder / f"{stage}.samples"
+
+
+def at_once(work: Callable[[], None]) -> None:
+    work()
+
+
+def _clear(samples: Iterable[Path], dropped: Iterable[Path]) -> None:
+    with suppress(OSError, Problem):
+        for path in samples:
+            sync(path)
+        for path in dropped:
+            with suppress(FileNotFoundError):
+                path.unlink()
 
 
 def _hash(data: bytes) -> bytes:

@@ -122,6 +122,8 @@ class SqliteFile:
 
     def rows(self, sql: str, *arguments: Any) -> list[sqlite3.Row]:
         """What a question in SQL finds."""
+        if self._open:  # the transaction around it translates
+            return self._db.execute(sql, arguments).fetchall()
         with translated(self.path, self.role):
             return self._db.execute(sql, arguments).fetchall()
 
@@ -132,6 +134,8 @@ class SqliteFile:
 
     def change(self, sql: str, *arguments: Any) -> int:
         """Make a change in SQL, in a transaction of its own or in the open one; returns how many rows it changed."""
+        if self._open:
+            return self._db.execute(sql, arguments).rowcount
         with self.transaction():
             return self._db.execute(sql, arguments).rowcount
 

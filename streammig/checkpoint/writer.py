@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from streammig.checkpoint.fence import Fence
 from streammig.checkpoint.file import Checkpoint
 
+GATHER = 0.004  # seconds from the begin of a commit to that of the next, at least: what comes meanwhile shares it
+
 T = TypeVar("T")
 Waiting = tuple[Callable[[Checkpoint], Any], asyncio.Future[Any]]
 
@@ -26,8 +28,11 @@ class CheckpointWriter:
         self._executor = executor
         self._fence = fence
         self._waiting: list[Waiting] = []
+        self._urgent = False  # whether somebody waits for what is in there
+        self._due: asyncio.Handle | None = None  # begins the next commit; None while nothing waits, or one is made
         self._idle = asyncio.Event()
         self._idle.set()
+        self._next = 0.0  # when the next commit may begin, in the loop's time
         self._broken: BaseException | None = None
 
     async def write(self, change: Callable[[Checkpoint], T]) -> T:
@@ -36,28 +41,41 @@ class CheckpointWriter:
         Changes are applied in the order they were asked for. A caller that is cancelled gives up waiting; the
         change is still made.
         """
-        return await self.begin(change)
+        return await self._add(change, urgent=True)
 
     def begin(self, change: Callable[[Checkpoint], T]) -> asyncio.Future[T]:
-        """As `write`, for who goes on meanwhile."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        if self._broken is not None:
-            self._fail(done, self._broken)
-            return done
-        self._waiting.append((change, done))
-        if self._idle.is_set():
-            self._idle.clear()
-            loop.call_soon(self._begin)  # what else is asked for in this turn of the loop goes into the same commit
-        return done
+        """As `write`, for who goes on meanwhile: it waits for a moment for others to share its commit."""
+        return self._add(change, urgent=False)
 
     async def flush(self) -> None:
         """Wait until everything asked for so far is durable or has failed."""
         await self._idle.wait()
 
+    def _add(self, change: Callable[[Checkpoint], T], *, urgent: bool) -> asyncio.Future[T]:
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._broken is not None:
+            self._fail(done, self._broken)
+            return done
+        self._waiting.append((change, done))
+        sooner = urgent and not self._urgent
+        self._urgent |= urgent
+        if self._idle.is_set() or (self._due is not None and sooner):
+            self._idle.clear()
+            self._begin_soon()
+        return done
+
+    def _begin_soon(self) -> None:
+        """What else is asked for in this turn of the loop goes into the same commit, at least."""
+        if self._due is not None:
+            self._due.cancel()
+        loop = asyncio.get_running_loop()
+        at = self._next if self._urgent else max(self._next, loop.time() + GATHER)
+        self._due = loop.call_at(at, self._begin) if at > loop.time() else loop.call_soon(self._begin)
+
     def _begin(self) -> None:
         """Commit all that waits, and what comes meanwhile after it."""
-        taken, self._waiting = self._waiting, []
+        self._next = asyncio.get_running_loop().time() + GATHER
+        taken, self._waiting, self._urgent, self._due = self._waiting, [], False, None
         changes = [change for change, _ in taken]
         try:
             work = asyncio.get_running_loop().run_in_executor(self._executor, self._commit, changes)
@@ -76,7 +94,7 @@ class CheckpointWriter:
             if not done.done():
                 done.set_result(result)
         if self._waiting:
-            self._begin()
+            self._begin_soon()
         else:
             self._idle.set()
 

@@ -16,7 +16,7 @@ import msgspec
 
 from streammig.checkpoint import Checkpoint
 from streammig.cli.announce import announcing
-from streammig.cli.memory import give_back_bodies
+from streammig.cli.memory import keep_room_for_bodies
 from streammig.cli.service import Service
 from streammig.errors import Problem, Unusable
 from streammig.migration import Ask, Migration
@@ -32,7 +32,7 @@ T = TypeVar("T")
 async def drive(run: Migration, work: Callable[[], Awaitable[T]], notify: Notify) -> T:
     """Run `work`. The first Ctrl-C, SIGTERM or SIGHUP drains; then a Ctrl-C or SIGTERM aborts. A further SIGHUP does
     nothing, because a closed terminal sends several."""
-    give_back_bodies()
+    keep_room_for_bodies()
     loop = asyncio.get_running_loop()
 
     def interrupted(number: int) -> None:

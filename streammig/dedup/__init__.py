@@ -17,7 +17,7 @@ from streammig.dedup.lookup import (
     owners_twice,
     repeated,
 )
-from streammig.dedup.scan import Scanned, counted_on, rows_of, scan
+from streammig.dedup.scan import Scanned, counted_on, rows_of, rows_of_units, scan
 from streammig.dedup.sums import sums_of
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "repeated",
     "room_of_index",
     "rows_of",
+    "rows_of_units",
     "scan",
     "sums_of",
 ]

@@ -81,25 +81,48 @@ static int begin(State *state, const char *key, Py_ssize_t length, const char *p
   return 1;
 }
 
+/* A hash of texts one behind the other, while these are taken: of the last block it is not known yet that it is. */
+typedef struct {
+  State state;
+  uint8_t block[BLOCK];
+  size_t filled;
+} Open;
+
+static int take(Open *open, PyObject *text) {
+  Py_ssize_t left;
+  const char *at = PyUnicode_AsUTF8AndSize(text, &left);
+  while (at && left > 0) {
+    size_t room = BLOCK - open->filled, some = (size_t)left < room ? (size_t)left : room;
+    if (room == 0) {
+      compress(&open->state, open->block, 0);
+      open->filled = 0;
+      continue;
+    }
+    memcpy(open->block + open->filled, at, some);
+    open->filled += some;
+    open->state.count += some;
+    at += some;
+    left -= (Py_ssize_t)some;
+  }
+  return at != NULL;
+}
+
+/* Put the hash of what was taken where it belongs; of nothing zeros. */
+static void finish(Open *open, uint8_t *to) {
+  memset(to, 0, HASH);
+  if (open->filled == 0) return;
+  memset(open->block + open->filled, 0, BLOCK - open->filled);
+  compress(&open->state, open->block, 1);
+  put(&open->state, to);
+}
+
 /* Put the hash of a text where it belongs; of an empty one zeros. */
 static int hash(const State *keyed, PyObject *text, uint8_t *to) {
-  Py_ssize_t length;
-  const char *at = PyUnicode_AsUTF8AndSize(text, &length);
-  if (at == NULL) return 0;
-  if (length == 0) {
-    memset(to, 0, HASH);
-    return 1;
-  }
-  State state = *keyed;
-  uint8_t block[BLOCK] = {0};
-  for (; length > BLOCK; at += BLOCK, length -= BLOCK) {
-    state.count += BLOCK;
-    compress(&state, (const uint8_t *)at, 0);
-  }
-  memcpy(block, at, (size_t)length);
-  state.count += (uint64_t)length;
-  compress(&state, block, 1);
-  put(&state, to);
+  Open open;
+  open.state = *keyed;
+  open.filled = 0;
+  if (!take(&open, text)) return 0;
+  finish(&open, to);
   return 1;
 }
 
@@ -176,6 +199,62 @@ static PyObject *rows(PyObject *module, PyObject *arguments) {
   }
   PyObject *found = PyBytes_FromStringAndSize(NULL, count * ROW);
   if (found && !fill((uint8_t *)PyBytes_AS_STRING(found), source, columns, &owner, &unique)) Py_CLEAR(found);
+  return found;
+}
+
+/* Put rows of units: (row, number in it, key) each, of which the columns have place and owner. */
+static int fill_units(uint8_t *to, unsigned int source, PyObject *columns[4], PyObject *keys, const State *by) {
+  PyObject *zero = PyUnicode_FromOrdinal(0);
+  int good = zero != NULL;
+  for (Py_ssize_t i = 0; good && i < PyList_GET_SIZE(keys); i++, to += ROW) {
+    PyObject *unit = PyList_GET_ITEM(keys, i);
+    int is_unit = PyTuple_Check(unit) && PyTuple_GET_SIZE(unit) == 3;
+    Py_ssize_t row = is_unit ? PyLong_AsSsize_t(PyTuple_GET_ITEM(unit, 0)) : -1;
+    Py_ssize_t number = is_unit ? PyLong_AsSsize_t(PyTuple_GET_ITEM(unit, 1)) : -1;
+    if (row < 0 || number < 0 || row >= PyList_GET_SIZE(columns[0])) {
+      if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a unit of no row");
+      good = 0;
+      break;
+    }
+    uint64_t numbers[3];
+    for (int j = 0; good && j < 3; j++) {
+      numbers[j] = PyLong_AsUnsignedLongLong(PyList_GET_ITEM(columns[j], row));
+      good = numbers[j] != (uint64_t)-1 || !PyErr_Occurred();
+    }
+    Open open;
+    open.state = *by;
+    open.filled = 0;
+    good = good && take(&open, PyList_GET_ITEM(columns[3], row)) && take(&open, zero) &&
+           take(&open, PyTuple_GET_ITEM(unit, 2));
+    if (!good) break;
+    uint8_t *at = big(big(big(big(to, source, 4), numbers[0], 8), numbers[1] + (uint64_t)number, 4), numbers[2], 8);
+    finish(&open, at);
+    memset(at + HASH, 0, HASH + 1);
+    memset(at + 2 * HASH + 1, 0xFF, HASH);
+  }
+  Py_XDECREF(zero);
+  return good;
+}
+
+static PyObject *units(PyObject *module, PyObject *arguments) {
+  (void)module;
+  const char *key, *person;
+  Py_ssize_t length, called;
+  unsigned int source;
+  PyObject *columns[4], *keys;
+  State by;
+  if (!PyArg_ParseTuple(arguments, "y#y#I(O!O!O!O!)O!", &key, &length, &person, &called, &source, &PyList_Type, &columns[0],
+                        &PyList_Type, &columns[1], &PyList_Type, &columns[2], &PyList_Type, &columns[3], &PyList_Type, &keys))
+    return NULL;
+  if (!begin(&by, key, length, person, called)) return NULL;
+  for (int j = 1; j < 4; j++) {
+    if (PyList_GET_SIZE(columns[j]) != PyList_GET_SIZE(columns[0])) {
+      PyErr_SetString(PyExc_ValueError, "columns of different lengths");
+      return NULL;
+    }
+  }
+  PyObject *found = PyBytes_FromStringAndSize(NULL, PyList_GET_SIZE(keys) * ROW);
+  if (found && !fill_units((uint8_t *)PyBytes_AS_STRING(found), source, columns, keys, &by)) Py_CLEAR(found);
   return found;
 }
 
@@ -312,6 +391,7 @@ static PyMethodDef methods[] = {
     {"counted_on", counted_on, METH_VARARGS, "Rows with raised ordinals: rows, by how much."},
     {"parted", parted, METH_VARARGS, "Entries of rows: rows, their numbers, bits that tell the part."},
     {"hashes", hashes, METH_VARARGS, "The hashes of texts: key, person, texts."},
+    {"units", units, METH_VARARGS, "Rows of units: key, person, source, columns of rows, units."},
     {"rows", rows, METH_VARARGS, "Rows: key, the persons of owners and of uniques, source, columns."},
     {NULL, NULL, 0, NULL},
 };

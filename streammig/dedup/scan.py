@@ -95,21 +95,36 @@ class Keys(NamedTuple):
     sums: list[bytes]
 
 
-def packed(key: bytes, source: int, keys: Keys, kind: str = "owner") -> bytes:
-    """The rows of these keys, one behind the other. `kind` is that of the owners."""
+def packed(key: bytes, source: int, keys: Keys) -> bytes:
+    """The rows of these keys, one behind the other."""
     if _rows is not None:
-        return _rows.rows(key, kind.encode(), b"unique", source, tuple(keys))
-    owners, uniques = (hashes(key, of, texts) for of, texts in ((kind, keys.owners), ("unique", keys.uniques)))
+        return _rows.rows(key, b"owner", b"unique", source, tuple(keys))
+    owners, uniques = hashes(key, "owner", keys.owners), hashes(key, "unique", keys.uniques)
     ats = range(0, len(owners), HASH)
-    places = map(PLACE.pack, repeat(source), keys.offsets, keys.units, keys.ordinals)
     each = (
-        places,
+        map(PLACE.pack, repeat(source), keys.offsets, keys.units, keys.ordinals),
         (owners[at : at + HASH] for at in ats),
         (uniques[at : at + HASH] or NONE for at in ats),
         repeat(b"\0"),
         keys.sums or repeat(UNKNOWN_SUM),
     )
     return b"".join(chain.from_iterable(zip(*each, strict=False)))
+
+
+def rows_of_units(chunk: Chunk, key: bytes, keys: Sequence[tuple[int, int, str]]) -> bytes:
+    """A row for each unit that has a key, as if that were its owner: where it stands, and the hash of owner and key.
+    `keys` are as in `target.Facts`."""
+    if not keys:
+        return b""
+    columns, source, places = chunk.columns, chunk.span.source, Places(chunk.span, chunk.columns.index)
+    offsets, unit, ordinals, owners = places.offsets, columns.unit, places.ordinals, columns.owners
+    if _rows is not None:
+        return _rows.units(key, b"unit", source, (offsets, unit, ordinals, owners), list(keys))
+    hashed, rows = hasher(key, "unit"), list[bytes]()
+    for row, number, text in keys:
+        place = PLACE.pack(source, offsets[row], unit[row] + number, ordinals[row])
+        rows.append(b"".join((place, hashed(f"{owners[row]}\0{text}"), NONE, b"\0", UNKNOWN_SUM)))
+    return b"".join(rows)
 
 
 def hashes(key: bytes, kind: str, texts: list[str]) -> bytes:

@@ -11,7 +11,7 @@ import hashlib
 from functools import lru_cache
 
 from streammig.columns import Chunk
-from streammig.target import Rules, TellsFacts
+from streammig.target import Rules, tells_facts
 
 PRIME = (1 << 89) - 1
 WIDTH = 12
@@ -21,12 +21,13 @@ NO_SUM = bytes(WIDTH)
 
 def sums_of(rules: Rules, chunk: Chunk, key: bytes) -> list[bytes]:
     """The sum of each row of a chunk; unknown ones where the rules tell of nothing that must add up."""
-    rows = len(chunk.columns)
-    if not isinstance(rules, TellsFacts) or not rules.adds_up:
+    rows, telling = len(chunk.columns), tells_facts(rules)
+    if telling is None or not telling.adds_up:
         return [UNKNOWN_SUM] * rows
-    totals = [0] * rows
-    for row, name, amount in chunk.facts(rules.facts).shares:
-        totals[row] += amount * _weight(key, name)
+    totals, weights = [0] * rows, dict[str, int]()
+    for row, name, amount in chunk.facts(telling.facts).shares:
+        weight = weights.get(name) or weights.setdefault(name, _weight(key, name))
+        totals[row] += amount * weight
     return [(total % PRIME).to_bytes(WIDTH, "big") for total in totals]
 
 

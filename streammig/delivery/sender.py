@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from streammig.batching import assemble, ranges_of
-from streammig.checkpoint import Contents, Store
+from streammig.checkpoint import Checkpoint, Contents, Store
 from streammig.context import Context
 from streammig.delivery.backoff import Backoff
 from streammig.delivery.named import named_record
@@ -180,11 +180,14 @@ class Sender:
         receipt = as_ruled(batch, await self._exchange(batch.stage, body, permit))
         # Its message follows when it is redacted: what is decided must not wait for that.
         silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.context.now()
-        noted = self.store.begin(lambda file: file.received(batch, tries.attempt, silent, state, at))
+
+        def note(file: Checkpoint) -> None:
+            file.received(batch, tries.attempt, silent, state, at)
+
         if _is_plain_yes(receipt):
-            self._settle(noted, Answered(batch, receipt, tries.attempt))
+            self._settle(self.store.begin(note), Answered(batch, receipt, tries.attempt))
         else:
-            await noted
+            await self.store.write(note)
         if receipt.kind is Kind.NOT_SENT:
             permit.unsent()
         elif receipt.status is not None:

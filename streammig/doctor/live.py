@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from streammig.context import SystemClock
+from streammig.clock import SystemClock
 from streammig.doctor.finding import NOTE, OK, WRONG, Finding
 from streammig.doctor.way import account
 from streammig.errors import TargetStop, Unusable

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from random import Random
 
 from streammig.account import SharedAccount
-from streammig.context import SystemClock
+from streammig.clock import SystemClock
 from streammig.doctor.finding import NOTE, OK, WRONG, Finding, wrong
 from streammig.errors import Problem
 from streammig.masivo.http import Answer, NoAnswer

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.errors import TargetStop
 from streammig.masivo.answers import Conditions, classify
 from streammig.masivo.http import NoAnswer

@@ -62,10 +62,12 @@ class Http:
     own (netrc), proxy and CA from the environment. With `fresh`, every request has a connection of its own.
 
     `connect_timeout` covers name, connection, TLS and proxy; `request_timeout` everything after; both in seconds.
-    `tls` says which certificates to trust.
+    `tls` says which certificates to trust; True where no address is https.
     """
 
-    def __init__(self, *, fresh: bool, tls: ssl.SSLContext, connect_timeout: float, request_timeout: float) -> None:
+    def __init__(
+        self, *, fresh: bool, tls: ssl.SSLContext | bool, connect_timeout: float, request_timeout: float
+    ) -> None:
         self._fresh = fresh
         self._tls = tls
         self._connect_timeout = connect_timeout

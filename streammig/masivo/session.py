@@ -11,11 +11,11 @@ from contextlib import AsyncExitStack
 from random import Random
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.errors import Problem, TargetStop, Unusable
 from streammig.masivo.http import Answer, Http, NoAnswer, check_base_url, retry_after
 from streammig.masivo.redact import unescaped
@@ -78,7 +78,8 @@ class Session:
         self._hold = hold
         self._waiting = waiting
         # One for both: reading the machine's certificates takes 75 ms. Made here, so that SSL_CERT_FILE counts.
-        tls = ssl.create_default_context()
+        secure = "https" in (urlsplit(self.base_url).scheme, urlsplit(self._auth_url).scheme)
+        tls = ssl.create_default_context() if secure else True
         self.writes = Http(fresh=True, tls=tls, connect_timeout=connect_timeout, request_timeout=request_timeout)
         self._reads = Http(fresh=False, tls=tls, connect_timeout=connect_timeout, request_timeout=request_timeout)
         self._stack = AsyncExitStack()

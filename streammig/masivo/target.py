@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.masivo.answers import NOT_THERE, Absence, Conditions, absences, conditions
 from streammig.masivo.client import MasivoClient
 from streammig.masivo.http import check_base_url

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from aiolimiter import AsyncLimiter
 
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.errors import Problem, TargetStop, counted
 from streammig.ratelimit.hours import Hours
 from streammig.ratelimit.limits import OFF, Limits, RequestKind
@@ -288,14 +288,14 @@ class RateLimiter:
         sent = self.now() - age
         if remaining is not None and remaining > 0 and not self._has_quota:
             self._has_quota = True
-            await self._do(self.state.has_quota, sent)
+            await self._do(self.state.quota_left, sent)
         if remaining is None or reset is None or remaining > 0 or reset <= 0:
             return
         windows = (*self.limits.migration, *self.limits.general)
         # The header counts whole seconds, rounded up.
         if not any(window.count == limit == 1 and math.ceil(window.seconds) >= reset for window in windows):
             self._has_quota = False
-            await self._do(self.state.quota, self.now() + min(reset, self.limits.longest), sent)
+            await self._do(self.state.quota_spent, self.now() + min(reset, self.limits.longest), sent)
 
     async def close(self) -> None:
         """Wait until every pending write is done. Whoever opened the file closes it."""

@@ -208,12 +208,12 @@ INSERT INTO account DEFAULT VALUES"""
         """Let nobody start before this moment; an earlier one than is known already changes nothing."""
         self.change("UPDATE account SET hold = max(hold, ?)", until)
 
-    def quota(self, until: float, sent: float) -> None:
-        """By the answer to a request that left at `sent` none is left to migrate with before this moment. An answer to
-        an earlier one says nothing."""
+    def quota_spent(self, until: float, sent: float) -> None:
+        """By the answer to a request that left at `sent` no migration request is left before this moment. The answer to
+        an earlier one changes nothing."""
         self.change("UPDATE account SET quota = ?, quota_at = ? WHERE quota_at <= ?", until, sent, sent)
 
-    def has_quota(self, sent: float) -> None:
+    def quota_left(self, sent: float) -> None:
         """By the answer to a request that left at `sent` there are requests left: what an earlier one said is over."""
         self.change("UPDATE account SET quota = 0, quota_at = ? WHERE quota_at < ?", sent, sent)
 

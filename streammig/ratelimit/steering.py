@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from streammig.context import Clock
+from streammig.clock import Clock
 from streammig.errors import Problem
 from streammig.ratelimit.hours import Hours, part_of
 from streammig.ratelimit.limits import Limits, RequestKind, parse_limits

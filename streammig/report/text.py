@@ -6,7 +6,8 @@ import math
 import re
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from streammig.errors import SAMPLES_MISSING, counted
@@ -132,7 +133,7 @@ def summary(document: Mapping[str, Any]) -> str:
     parts += _drift(document)
     parts.append("The totals add up." if document["balanced"] else "THE TOTALS DO NOT ADD UP.")
     if document["dry_run"]:
-        parts.append("A dry run: nothing was sent. The request bodies are in files.")
+        parts += _written(Path(document["checkpoint"]).parent)
     elif any(stage["accepted"] for stage in stages.values()):
         if (found := document["verification"]) is None or found["outdated"]:
             parts.append("Accepted means that the target has enqueued it, not that it has applied it.")
@@ -142,6 +143,13 @@ def summary(document: Mapping[str, Any]) -> str:
     steps = [step for step in next_steps(document) if step.command != document["resume"]]
     parts.extend(f"{why}\n  {command}" for why, command in steps)
     return "\n".join(parts)
+
+
+def _written(folder: Path) -> Iterator[str]:
+    """Where a dry run has put what would be sent."""
+    yield f"A dry run: nothing was sent. The request bodies are in {folder}."
+    if names := sorted(path.name for path in folder.glob("*.beside.txt")):
+        yield f"The first records, each beside what becomes of it: {', '.join(names)} there."
 
 
 def verified_words(found: Mapping[str, Any] | None) -> str:

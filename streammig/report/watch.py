@@ -128,9 +128,9 @@ class Watch:
         """The totals of the stage under way in one line, for a log."""
         account = self.accounts.get(self.stage, Account())
         share, ahead = share_settled(account), self.ahead()
-        parts = [
-            f"{self.stage}: {'' if share is None else f'{shared(share)} done, '}{_units(self.stage, account)} accepted"
-        ]
+        begun, done = f"{self.stage}: ", "written" if self._began is not None and self._began.dry_run else "accepted"
+        begun += "" if share is None else f"{shared(share)} done, "
+        parts = [f"{begun}{_units(self.stage, account)} {done}"]
         parts += [f"{account.dead:,} dead"] if account.dead else []
         parts += [f"{account.unknown:,} unknown"] if account.unknown else []
         parts.append(counted(account.requests, "request"))

@@ -11,7 +11,7 @@ import msgspec
 
 from streammig.columns import Columns
 from streammig.model import Position, Span
-from streammig.target import MayHide, Rules
+from streammig.target import MayHide, Rules, may_hide
 
 FLAGS = frozenset({"deleted", "isdeleted", "removed", "isremoved", "erased", "iserased", "eliminado", "baja"})
 DATES = frozenset({"deletedat", "deletedon", "deleteddate", "deletiondate", "datedeleted", "removedat", "erasedat"})
@@ -50,8 +50,8 @@ class Look:
             self.refused.update(letter.code for letter in left.dead)
             if left.dead and self.bad is None:
                 self.bad = left.dead[0].position, left.dead[0].message
-        hiding = rules if isinstance(rules, MayHide) and rules.hides else None
-        for at, fields in _cut(span, columns) if hiding is None else _hidden(span, columns, hiding):
+        hiding = may_hide(rules)
+        for at, fields in _cut(span, columns) if hiding is None or not hiding.hides else _hidden(span, columns, hiding):
             for mark in dict.fromkeys(mark for field in fields if (mark := _mark(*field))):
                 self.marks[mark] += 1
                 self.marked = self.marked or span.position(at)

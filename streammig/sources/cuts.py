@@ -15,7 +15,7 @@ _DOCUMENT = re.compile(rb"\}[ \t\r\n]*+(?=\{)")
 _ELEMENT = re.compile(rb"\}[ \t\r\n]*+,[ \t\r\n]*+(?=\{)")
 _MEMBER = re.compile(rb'\}[ \t\r\n]*+,[ \t\r\n]*+(?="[^"\\]*+(?:\\.[^"\\]*+)*+"[ \t\r\n]*+:[ \t\r\n]*+\{)', re.DOTALL)
 _BETWEEN = {DOCUMENTS: _DOCUMENT, JSON: _ELEMENT, KEYED: _MEMBER}
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
+_UP_TO_BRACKET = re.compile(rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+[{}\[\]]', re.DOTALL)
 
 
 def next_record(handle: Handle, offset: int, form: str) -> int | None:
@@ -45,13 +45,15 @@ def _highest(data: bytes, between: re.Pattern[bytes]) -> int:
     found = between.search(data)
     if found is None:
         return 0
-    best, depth, least = found.end(), 0, 0
-    for token in _TOKEN.finditer(data, best):
-        sign = data[token.start()]
+    at = best = found.end()
+    depth = least = 0
+    while token := _UP_TO_BRACKET.match(data, at):
+        at = token.end()
+        sign = data[at - 1]
         if sign in b"{[":
             depth += 1
-        elif sign in b"}]":
-            depth -= 1
-            if depth < least and sign == ord("}") and (found := between.match(data, token.start())):
-                best, least = found.end(), depth
+            continue
+        depth -= 1
+        if depth < least and sign == ord("}") and (found := between.match(data, at - 1)):
+            best, least = found.end(), depth
     return best

@@ -84,7 +84,7 @@ static void *more(Look *look, Vector *it, size_t wanted) { return of_memory(look
 
 /* Room for so many bytes, which stay where they are. */
 static uint8_t *room(Look *look, size_t wanted) {
-  if (wanted > look->left) {
+  if (look->free == NULL || wanted > look->left) {
     size_t size = wanted > 65536 ? wanted : 65536;
     Block *block = of_memory(look, malloc(sizeof(Block) + size));
     if (block == NULL) return NULL;
@@ -126,7 +126,8 @@ static Py_ssize_t number_of(Look *look, int kind, Words words, int keep) {
     hash ^= hash >> 29;
   }
   some = 0;
-  memcpy(&some, words.text + i, words.length - i);
+  if (i > 0) memcpy(&some, words.text + words.length - 8, 8); /* some of it again */
+  else for (; i < words.length; i++) some = some << 8 | words.text[i];
   hash = (hash ^ some) * 0x9E3779B97F4A7C15u;
   hash ^= hash >> 32;
   if (2 * look->things.count >= look->slot_count && !widen(look)) return -1;
@@ -471,7 +472,7 @@ static At object(Look *look, At at, const Shape *shape) {
     if (at >= end || *at != ':') return NULL;
     at = blanks(at + 1, end);
     if (at >= end) return NULL;
-    at = value(look, at, role);
+    at = role == NOTHING ? skip(at, end) : value(look, at, role);
     if (at == NULL) return NULL;
     at = blanks(at, end);
     if (at >= end) return NULL;

@@ -34,6 +34,8 @@ class Filters:
 
     def customer(self, texts: Texts) -> str:
         """The reason why this customer, and what is theirs, is left out, or ""; told from their `customer_fields`."""
+        if not texts:
+            return ""
         status = texts.get("status", "").upper()
         if status == "DELETED" or _holds(texts.get("deleted_at", "")) or _any(self._deleted, texts):
             return "deleted"
