@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
@@ -139,11 +139,21 @@ class Chunk:
         for at, paths in columns.dropped:
             self.dropped[at] = self.dropped.get(at, ()) + paths
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether each record is one row."""
+        return len(self.columns) == len(self.span) and not any(self.columns.unit)
+
+    @cached_property
+    def edges(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Where the record of each row begins in the bytes of the span, and where it ends."""
+        starts, ends, index = self.span.starts, self.span.ends, self.columns.index
+        return (starts, ends) if self.is_plain else ([starts[at] for at in index], [ends[at] for at in index])
+
     @cached_property
     def widths(self) -> list[int]:
         """The bytes of each row, with a comma."""
-        starts, ends = self.span.starts, self.span.ends
-        found = [ends[at] - starts[at] + 1 for at in self.columns.index]
+        found = [end - start + 1 for start, end in zip(*self.edges, strict=True)]
         for row, body in self.columns.edited.items():
             found[row] = len(body) + 1
         return found
@@ -162,7 +172,7 @@ class Chunk:
         """The source records that are not one row and nothing else: index, first row, and the row behind the last."""
         index = self.columns.index
         found = {*self._left_out}
-        if len(index) != len(self.span) or any(self.columns.unit):
+        if not self.is_plain:
             found.update({*range(len(self.span))}.difference(index))
             found.update([at for at, unit in zip(index, self.columns.unit, strict=True) if unit])
         return [(at, *self.rows(at)) for at in sorted(found)]
@@ -184,12 +194,10 @@ class Chunk:
             bodies[row - begin] = it.edited[row]
         return bodies
 
-    def facts(self, look: Callable[[bytes, list[int], list[int], dict[int, bytes]], Facts]) -> Facts:
+    def facts(self, look: Callable[[bytes, Sequence[int], Sequence[int], dict[int, bytes]], Facts]) -> Facts:
         """What `look` tells of the bodies of all rows; it is asked once."""
         if self._facts is None:
-            span, index = self.span, self.columns.index
-            starts, ends = [span.starts[at] for at in index], [span.ends[at] for at in index]
-            self._facts = look(span.data, starts, ends, self.columns.edited)
+            self._facts = look(self.span.data, *self.edges, self.columns.edited)
         found: Facts = self._facts
         return found
 

@@ -130,6 +130,7 @@ ODD_KEYED = [
     (b'{"a": [1], "b": 7, "c": null, "d": "id"}', [[1], 7, None, "id"], ""),
     (b'{"a\xff": {}, "b": {}, "\\ud800": {}}', ["invalid-utf8", {"id": "b"}, "lone-surrogate"], ""),
     (b'{"a": {"x": "\xff"}, "b": {}}', ["invalid-utf8", {"id": "b"}], ""),
+    (b'{"a\xff": {"x": {"y": 1}}}', ["invalid-utf8"], ""),  # a key that can't be read, and a guess inside its value
     (b'{"a": {}, "b": {"x": "' + b"x" * 2000 + b'"}, "c": {}}', [{"id": "a"}, "too-large", {"id": "c"}], ""),
     (b'{"a": {}, "b": {}', [{"id": "a"}, {"id": "b"}], "after 2 values of the object"),
     (b'{"a": {}, "b": {},}', [{"id": "a"}, {"id": "b"}], "a value was expected"),

@@ -79,7 +79,7 @@ class OpenBatch(Bin):
         """Bytes that the record adds to the body: its own, or its inner slice where it is joined, and a comma."""
         if record.owner in self.owners and record.inner is not None:
             return 1 + record.inner[1] - record.inner[0]
-        return len(record.body) + (1 if self.parts else 0)
+        return len(record.body) + (1 if self.units else 0)
 
     def fits(self, record: Record, limits: BatchLimits) -> bool:
         return self.units + record.units <= limits.units and self.size + self.cost(record) <= limits.bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import count
 
 from streammig.batching.base import Batcher, BatchLimits, Buried, OpenBatch, Sealing
 from streammig.batching.bins import Bins
@@ -22,7 +22,7 @@ class BestFit(Batcher):
         self._homes: dict[str, OpenBatch] = {}
 
     def _take(self, chunk: Chunk) -> list[Sealing]:
-        if not self.only_sizes or chunk.columns.owners:
+        if not self.only_sizes or chunk.columns.owners or not chunk.is_plain:
             return self._one_by_one(chunk)
         out: list[Sealing] = []
         self._take_sizes(chunk, out)
@@ -30,22 +30,18 @@ class BestFit(Batcher):
 
     def _take_sizes(self, chunk: Chunk, out: list[Sealing]) -> None:
         """Take rows of which no two have an owner in common."""
-        bins, limits, most = self._bins, self._limits, self._limits.bytes - self._envelope
-        it = chunk.columns
-        rows = zip(it.units, chunk.widths, it.index, chain(it.index[1:], (-1,)), strict=False)
-        crowded = False
-        for row, (units, width, at, behind) in enumerate(rows):
-            if units > limits.units or width - 1 > most:
-                self._bury_too_large(chunk.records(row, row + 1)[0])
-            else:
-                batch = self._best(units, width, out)
-                grown = width if batch.units else width - 1
+        limits = self._limits
+        for row in self._bins.fill(zip(chunk.columns.units, chunk.widths, count()), limits.held):
+            if row is not None:
+                units, size, at = row
+                if units > limits.units or self._envelope + size - 1 > limits.bytes:
+                    self._bury_too_large(chunk.records(at, at + 1)[0])
+                    continue
+                batch = self._best(units, size, out)
                 batch.units += units
-                batch.size += grown
-                crowded = bins.put(batch, grown) or crowded
-            if at != behind and (crowded or bins.held > limits.held or self._sealed >= limits.age):
-                self._tidy(out)
-                crowded = False
+                batch.size += size - 1
+                self._bins.put(batch, size - 1)
+            self._tidy(out)
         if self._frontier.letters:
             out.append(Sealing(None, self._frontier.progress()))
 

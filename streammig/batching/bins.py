@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
+
+Row = tuple[int, int, int]  # units, bytes with a comma, and a number for who asks
 
 
 class Bin:
@@ -48,8 +51,8 @@ class Bins(Generic[B]):
             return next(iter(self._listed[need + (rooms & -rooms).bit_length() - 1]))
         return None
 
-    def put(self, bin_: B, grown: int) -> bool:
-        """Something was put into a bin, which made it so many bytes larger. Returns whether nothing more fits in."""
+    def put(self, bin_: B, grown: int) -> None:
+        """Something was put into a bin, which made it so many bytes larger."""
         if bin_.room < 0:
             self._open[bin_] = None
             self.held += bin_.size
@@ -62,7 +65,41 @@ class Bins(Generic[B]):
         bin_.room = room
         self._listed[room][bin_] = None
         self._rooms |= 1 << room
-        return not room
+
+    def fill(self, rows: Iterable[Row], held: int) -> Iterator[Row | None]:
+        """As `best` and `put` for each row of units and bytes, in one loop. Gives each that no bin has room for, and
+        None where nothing more fits into a bin, or all together hold more bytes than `held`."""
+        grain, scale, most, size, listed = self._grain, self._scale, self._units, self._size, self._listed
+        rooms, total = self._rooms, self.held
+        for row in rows:
+            units, grown, _ = row
+            need, bytes_ = units * grain, -(-grown * scale // size)
+            if bytes_ > need:
+                need = bytes_
+            told: Row | None = row
+            if fitting := rooms >> need:
+                room = need + (fitting & -fitting).bit_length() - 1
+                there = listed[room]
+                bin_ = next(iter(there))
+                del there[bin_]
+                if not there:
+                    rooms ^= 1 << room
+                bin_.units += units
+                bin_.size += grown
+                total += grown
+                room, bytes_ = (most - bin_.units) * grain, (size - bin_.size) * scale // size
+                if bytes_ < room:
+                    room = bytes_
+                bin_.room = room
+                listed[room][bin_] = None
+                rooms |= 1 << room
+                if room and total <= held:
+                    continue
+                told = None
+            self._rooms, self.held = rooms, total
+            yield told
+            rooms, total = self._rooms, self.held
+        self._rooms, self.held = rooms, total
 
     def full(self) -> bool:
         """Whether nothing more fits into one of them."""

@@ -51,10 +51,10 @@ class Outline:
         """Add the rows of a chunk; `shared`: two may have an owner in common, whose hash is under this key."""
         span, columns = chunk.span, chunk.columns
         if span.origins is None:
-            self.offsets.extend(map(span.offset.__add__, map(span.starts.__getitem__, columns.index)))
+            self.offsets.extend(map(span.offset.__add__, chunk.edges[0]))
         else:
             self.offsets.extend([span.origins[at][0] for at in columns.index])
-        self.ordinals.extend(map(span.ordinals.__getitem__, columns.index))
+        self.ordinals.extend(span.ordinals if chunk.is_plain else map(span.ordinals.__getitem__, columns.index))
         self.unit.extend(columns.unit)
         self.units.extend(columns.units)
         self.widths.extend(chunk.widths)
@@ -62,11 +62,11 @@ class Outline:
         if shared:
             self.owners += hashes(key, "owner", columns.owners)
             self.uniques += hashes(key, "unique", columns.uniques)
-        splits = columns.inner and self.mean < inf
-        for row, (width, units) in enumerate(zip(chunk.widths, columns.units, strict=True) if splits else ()):
-            if width > self.mean and self.has_bounds(width, units):
-                found = Bounds(chunk.records(row, row + 1)[0])
-                self.bounds.extend(chain.from_iterable(zip(found.starts, found.ends, strict=True)))
+        if columns.inner and self.mean < inf:
+            for row in [row for row, width in enumerate(chunk.widths) if width > self.mean]:
+                if self.has_bounds(chunk.widths[row], columns.units[row]):
+                    found = Bounds(chunk.records(row, row + 1)[0])
+                    self.bounds.extend(chain.from_iterable(zip(found.starts, found.ends, strict=True)))
 
     def has_bounds(self, width: int, units: int) -> bool:
         return units > 1 and width > self.mean * units

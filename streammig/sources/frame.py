@@ -202,7 +202,7 @@ class Framer:
                 # Between two elements there is one byte at least: if there are no more in all, it is the comma alone.
                 tight = sum(lengths) + len(lengths) + 1 == len(text)
                 if closing != self.closing:
-                    del raws[-1], lengths[-1]
+                    del raws[-1:], lengths[-1:]  # there may be none
                 if not raws or max(lengths) > self._limit * LIMITS_PASSED:
                     break
                 starts = self._starts(low, raws, lengths, tight)
