@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -199,6 +200,25 @@ def test_every_key_of_a_roster_of_many_blocks_is_found(tmp_path: Path, monkeypat
     with build(tmp_path / "x", said) as index:
         check(index, said)
         assert len(index.missing(f"p{nth}" for nth in range(1000))) == 1000
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no Linux")
+def test_i6_a_large_roster_that_is_asked_is_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streammig.dedup.sort.PART", 1 << 14)
+    with build(tmp_path / "x", [(f"o{nth}", "", "") for nth in range(3000)]) as index:
+        for held, most in ((0, 0), (1 << 20, 120)):
+            monkeypatch.setattr("streammig.dedup.roster.HELD", held)
+            for _ in range(3):
+                assert not index.missing(f"o{nth}" for nth in range(0, 3000, 2))
+                assert len(list(index._roster.owners())) == 256
+            assert _resident(index.folder / "roster") <= most
+        assert _resident(index.folder / "roster") > 0
+
+
+def _resident(path: Path) -> int:
+    """How many kB of a file are in this process's memory."""
+    maps = Path("/proc/self/smaps").read_text().split(str(path))
+    return sum(int(re.findall(r"Rss: +(\d+) kB", it)[0]) for it in maps[1:])
 
 
 def test_duplicates_are_found_from_any_place_up_to_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
-from mmap import ACCESS_READ, mmap
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from typing import NamedTuple
 
 from streammig.dedup.scan import HASH
@@ -26,6 +26,8 @@ KINDS = OWNERS, UNIQUES = range(2)
 ENTRIES = HASH + WIDTH + NUMBER + 1, HASH + NUMBER + 1
 IN_BLOCK = 128  # entries; 8 bytes of a block's first hash stay in memory, so 6 MB for 100 M keys
 SLICES = 256
+HELD = 8 << 20  # bytes of the file that may stay in memory
+MOST_ASKED = 4096  # keys, which is 16 MB of pages at most
 NOWHERE = 255  # no reason has this number
 _OWNER = struct.Struct(f"{HASH}s{WIDTH}s{NUMBER}sB")
 
@@ -52,7 +54,8 @@ class Roster:
         # Mapped, for a look at a page that is in memory is no call to the system.
         self._data: mmap | None = mmap(file, 0, access=ACCESS_READ) if sum(sizes) else None
         self._heads = [self._first_hashes(kind) for kind in KINDS]
-        self._closed = False
+        self._closed, self._asked = False, 0
+        self._let_go()
 
     def find(self, kind: int, key: bytes) -> Entry | None:
         """What is known of a key with this hash."""
@@ -69,12 +72,14 @@ class Roster:
         if self._closed:
             raise ValueError
         if _rows is not None and self._data is not None:
-            return _rows.reasons(self._data, self._begins[UNIQUES] // ENTRIES[OWNERS], owners)
-        found = bytearray()
+            found = _rows.reasons(self._data, self._begins[UNIQUES] // ENTRIES[OWNERS], owners)
+            self._count(len(found))
+            return found
+        why = bytearray()
         for at in range(0, len(owners), HASH):
             data, begin = self._block(OWNERS, owners[at : at + HASH])
-            found.append(data[begin + ENTRIES[OWNERS] - 1] if begin >= 0 else NOWHERE)
-        return bytes(found)
+            why.append(data[begin + ENTRIES[OWNERS] - 1] if begin >= 0 else NOWHERE)
+        return bytes(why)
 
     def _block(self, kind: int, key: bytes) -> tuple[bytes, int]:
         """Some entries, and where that of a key stands among them; below 0 if it is not there."""
@@ -93,6 +98,7 @@ class Roster:
             block += 1
         end = min(self._begins[kind] + (block + 1) * IN_BLOCK * size, self._begins[kind + 1])
         data = self._data[begin:end]  # a map's own search is far slower than that of bytes
+        self._count(1)
         at = data.find(key)
         while at >= 0 and at % size:  # within other entries
             at = data.find(key, at + 1)
@@ -104,6 +110,18 @@ class Roster:
         for first in range(SLICES):
             low, high = high, self._upto(bytes([first]))
             yield _OWNER.iter_unpack(self._data[low * size : high * size] if self._data is not None else b"")
+            self._let_go()
+
+    def _count(self, asked: int) -> None:
+        self._asked += asked
+        if self._asked >= MOST_ASKED:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold none of the file in memory: what is asked for again comes from the system's cache."""
+        self._asked = 0
+        if self._data is not None and len(self._data) > HELD:
+            self._data.madvise(MADV_DONTNEED)
 
     def _upto(self, first: bytes) -> int:
         """How many owners have a hash whose first byte is not higher."""
