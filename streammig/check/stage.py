@@ -11,24 +11,24 @@ from functools import partial
 from itertools import groupby, product
 from math import inf
 from pathlib import Path
-from tempfile import TemporaryFile
 from threading import Event
 from typing import Any
 
 import msgspec
 
-from streammig.batching import BatchLimits, batcher, part_of, tally_of
+from streammig.batching import BatchLimits, part_of, tally_of
 from streammig.check.kinds import Kinds, named_field
-from streammig.check.outline import Outline, Outlined, Spot, requests
+from streammig.check.outline import Outline, Spot
+from streammig.check.planning import Gone, Planned, Planning, planned
 from streammig.check.purchases import CODE as TWICE
 from streammig.check.purchases import Purchases
 from streammig.columns import Chunk, Columns, Rows
-from streammig.dedup import KeyIndex, absent, owners_twice, repeated, rows_of_units
-from streammig.disk import disk_fault, own_folder
+from streammig.dedup import KeyIndex, absent, rows_of_units
+from streammig.disk import create, disk_fault, own_folder
 from streammig.fields import AtFault
 from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up
-from streammig.scan import Halted, Tasks
-from streammig.selection import BALANCE_DIFFERS, NOT_EXPLAINED, Why, WithOwners
+from streammig.scan import OUTLINES, Halted, Task, Tasks
+from streammig.selection import Why, WithOwners
 from streammig.sources.source import Source
 from streammig.target import Rules, tells_facts
 
@@ -187,7 +187,7 @@ class Noting:
 
 class Stage:
     """The check of a stage: `take` each note in reading order, then `settle`; both raise `MachineFault` for what the
-    disk refuses. Its outlines lie in a file without a name in `folder`. `write` gets every problem; `noting` is as the
+    disk refuses. Its outlines lie in a file in `folder` until `close`. `write` gets every problem; `noting` is as the
     notes were made."""
 
     def __init__(
@@ -203,10 +203,12 @@ class Stage:
         fault = AtFault(name, source.header, table)
         self.checked = Checked(name, [mark["file"] for mark in source.fingerprints()], fault)
         self._source, self._write, self._purchases = source, write, purchases
-        self._folder = folder
+        self._folder, self._path = folder, folder / f"{name}{OUTLINES}"
+        self._plan: Task[Planned] | None = None
         with self._on_disk():
             own_folder(folder)
-            self._outlines = TemporaryFile(dir=folder)  # noqa: SIM115 - until `close`
+            self._path.unlink(missing_ok=True)  # of a check that was killed
+            self._outlines = create(self._path)
 
     def take(self, note: Note, counted: int) -> None:
         self.checked.add(note, counted)
@@ -220,23 +222,35 @@ class Stage:
                 outline.counted = counted
                 pickle.dump(outline, self._outlines)
 
+    def begin_plan(self, noting: Noting, index: KeyIndex | None, tasks: Tasks) -> None:
+        """Have a worker plan the requests, if there are any that see this disk."""
+        self._flush()
+        planning = self._planning(noting, index)
+        self._plan = Task(planned, (planning,), partial(planned, planning, tasks.halt))
+        if tasks.workers is None or not tasks.workers.remote:
+            tasks.begin(self._plan)
+
+    def _planning(self, noting: Noting, index: KeyIndex | None) -> Planning:
+        it = noting.rules
+        return Planning(self._path, it.head, it.tail, it.once, noting.limits, index, noting.owners)
+
     def settle(self, noting: Noting, index: KeyIndex | None, tasks: Tasks) -> Checked:
         """Take out what can't be sent beside the rest of the stage, and plan the requests. Raises `Halted` once the
         tasks are to halt."""
-        rules, found, halt = noting.rules, self.checked, tasks.halt
-        gone = _Gone(noting, index, halt)
-
-        def chunks() -> Iterator[Outlined]:
-            for outline in self._stored(halt):
-                whys = gone.of(outline)
-                if whys:
+        if self._plan is None:
+            self.begin_plan(noting, index, tasks)
+        assert self._plan is not None
+        found, halt, planning = self.checked, tasks.halt, self._planning(noting, index)
+        with self._on_disk():
+            plan, any_gone = tasks.result(self._plan)
+        found.requests, found.bytes = plan.number, plan.size
+        if any_gone:
+            gone = Gone(planning, halt)
+            for outline in self._stored(planning, halt):
+                if whys := gone.of(outline):
                     self._refuse(noting, outline, whys)
-                yield Outlined(outline, whys.keys())
-
-        planned = requests(batcher(rules.head, rules.tail, rules.once, noting.limits), chunks())
-        found.requests, found.bytes = planned.number, planned.size
-        if planned.letters:
-            self._refuse_too_large(noting, planned.letters, halt)
+        if plan.letters:
+            self._refuse_too_large(noting, planning, plan.letters, halt)
         if self._purchases is not None:
             self._tell_repeated(noting, self._purchases, tasks)
         return found
@@ -258,14 +272,13 @@ class Stage:
                 self.checked.repeated += 1
                 self._write(self.checked.tell(letter, owner))
 
-    def _stored(self, halt: Event) -> Iterator[Outline]:
+    def _stored(self, planning: Planning, halt: Event) -> Iterator[Outline]:
         with self._on_disk():
-            self._outlines.seek(0)  # which writes what is buffered
-        with suppress(EOFError):
-            while True:
-                if halt.is_set():
-                    raise Halted
-                yield pickle.load(self._outlines)
+            yield from planning.stored(halt)
+
+    def _flush(self) -> None:
+        with self._on_disk():
+            self._outlines.flush()
 
     @contextmanager
     def _on_disk(self) -> Iterator[None]:
@@ -284,11 +297,11 @@ class Stage:
                 if (why := whys.get((place.offset, record.unit))) is not None:
                     self._leave_out(noting, record, why)
 
-    def _refuse_too_large(self, noting: Noting, letters: Sequence[DeadLetter], halt: Event) -> None:
+    def _refuse_too_large(self, noting: Noting, planning: Planning, letters: Sequence[DeadLetter], halt: Event) -> None:
         found = {(it.position.source, it.position.offset): list[DeadLetter]() for it in letters}
         for it in letters:
             found[it.position.source, it.position.offset].append(it)
-        for outline in self._stored(halt):
+        for outline in self._stored(planning, halt):
             rows = {offset: row for row, offset in enumerate(outline.offsets) if (outline.source, offset) in found}
             places = map(outline.place, rows.values())
             for place, records in records_at(self._source, noting.around(noting.rules), places):
@@ -305,30 +318,8 @@ class Stage:
     def close(self) -> None:
         with suppress(OSError):  # a full disk refuses what is buffered, which nobody wants any more
             self._outlines.close()
-
-
-class _Gone:
-    """Which rows of a stage can't be sent for what stands elsewhere in the stage, or in that of the customers."""
-
-    def __init__(self, noting: Noting, index: KeyIndex | None, halt: Event) -> None:
-        self._index, self._of = index, owners_twice if noting.rules.once else repeated
-        self._differing: Iterator[Place] = iter(())
-        if index is not None and noting.owners is not None:
-            self._differing = index.differing(noting.owners, halt.is_set)
-        self._next = next(self._differing, None)
-
-    def of(self, outline: Outline) -> dict[Spot, Why]:
-        """Why rows of an outline can't be sent. Ask in reading order."""
-        if self._index is None:
-            return {}
-        end = Place(outline.source, outline.offsets[-1] + 1)
-        found = {}
-        while self._next is not None and self._next < end:
-            found[self._next.offset, self._next.unit] = BALANCE_DIFFERS, NOT_EXPLAINED
-            self._next = next(self._differing, None)
-        repeats = self._of(self._index, Place(outline.source, outline.offsets[0]), end)
-        found |= {(offset, unit): why for (_, offset, unit), why in repeats.items()}
-        return {spot: found[spot] for spot in outline.spots() if spot in found} if found else {}
+        with suppress(OSError):
+            self._path.unlink()
 
 
 def records_at(source: Source, rules: Rules, places: Iterable[Place]) -> Iterator[tuple[Place, list[Record]]]:

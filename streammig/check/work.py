@@ -65,10 +65,16 @@ class Check:
                 stack.callback(workers.leave)
             indexes = await self._scan(stack, works, workers)
             await self._history(indexes)
+            tasks = Tasks(workers, Event(), self._hear)
+            notings = {name: self._noting(name, indexes.get(STAGES[0])) for name in works}
+
+            def begin_plans() -> None:
+                for name, work in works.items():
+                    work.begin_plan(notings[name], indexes.get(name), tasks)
+
+            await in_thread(self.thread, begin_plans, tasks.halt)
             for name, work in works.items():
-                tasks = Tasks(workers, Event(), self._hear)
-                noting = self._noting(name, indexes.get(STAGES[0]))
-                settle = partial(work.settle, noting, indexes.get(name), tasks)
+                settle = partial(work.settle, notings[name], indexes.get(name), tasks)
                 self.notify(Waiting("planning", f"planning the requests of the {name}"))
                 self.stages.append(await in_thread(self.thread, settle, tasks.halt))
 

@@ -7,12 +7,13 @@ bound to the export. `forget` deletes them.
 from streammig.scan.findings import Break, Found
 from streammig.scan.progress import Pace
 from streammig.scan.stage import Scanned, StageScan, scan_stage
-from streammig.scan.stages import forget, problems_of, scan_folder, scan_stages
-from streammig.scan.tasks import Halted, Tasks
+from streammig.scan.stages import OUTLINES, forget, problems_of, scan_folder, scan_stages
+from streammig.scan.tasks import Halted, Task, Tasks
 from streammig.scan.verdict import Policies
 from streammig.scan.workers import Cluster, Processes, Workers, hired
 
 __all__ = [
+    "OUTLINES",
     "Break",
     "Cluster",
     "Found",
@@ -22,6 +23,7 @@ __all__ = [
     "Processes",
     "Scanned",
     "StageScan",
+    "Task",
     "Tasks",
     "Workers",
     "forget",

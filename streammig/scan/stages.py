@@ -20,6 +20,8 @@ from streammig.scan.verdict import Policies, judge, unbalanced
 from streammig.scan.workers import Workers
 from streammig.telemetry import Notify, Warned
 
+OUTLINES = ".outlines"  # the end of the name of a file in which a check keeps the sizes of a stage's records
+
 
 async def scan_stages(
     stack: AsyncExitStack, jobs: Iterable[StageScan], reader: Executor, notify: Notify, policies: Policies
@@ -83,7 +85,7 @@ def forget(folder: Path, names: Sequence[str]) -> None:
     """Delete the findings of these stages from a folder, and leave any other file in it."""
     for name in names:
         forget_index(folder / name)
-        for path in (folder / f"{name}.found", folder / f"{name}.found.part"):
-            path.unlink(missing_ok=True)
+        for end in (".found", ".found.part", OUTLINES):
+            (folder / f"{name}{end}").unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
