@@ -13,6 +13,7 @@ from streammig import assembly
 from streammig.checkpoint import Checkpoint
 from streammig.migration import Migration
 from streammig.sandbox.local import LocalTarget
+from streammig.stage import TOGETHER
 from streammig.stages import STAGES
 from tests.commands import Called, Shell, sandbox, states, write
 from tests.sandbox_caller import customer, event, lot, transaction
@@ -155,8 +156,9 @@ def stage_states(checkpoint: Path, stage: str) -> list[str]:
 def test_i1_what_a_bin_ahead_of_the_frontier_holds_is_passed_over_whatever_a_mended_mapping_makes_of_it(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The first record's batch stays open and holds the frontier; the next one's is full at once.
-    sizes = [300, 1000, 1000]
+    # The first record's batch stays open and holds the frontier; the next ones' are full at once. There are more of
+    # them than are read ahead of those that one commit seals.
+    sizes = [300, *[1000] * (2 * TOGETHER)]
     people = [customer(f"c{number}", balance=[lot(size)]) for number, size in enumerate(sizes)]
     history = [{"id": f"c{number}", "transactions": [transaction(1)] * size} for number, size in enumerate(sizes)]
     write(shell.folder / "e.json", people)
@@ -178,9 +180,9 @@ def test_i1_what_a_bin_ahead_of_the_frontier_holds_is_passed_over_whatever_a_men
     with sandbox() as target:
         current[0] = stopping
         assert run(shell, target, *command).code == 130
-        assert states(shell.checkpoint)["transactions"] == ["sealed"]
+        assert states(shell.checkpoint)["transactions"] == ["sealed"] * TOGETHER
         current[0] = without("c1")
         ended = run(shell, target, *command)
         assert ended.code == 0, ended.err
-        assert balanced(ended, "transactions")["accepted"] == 3
+        assert balanced(ended, "transactions")["accepted"] == len(sizes)
         assert target.ledger()["twice"]["transactions"]["count"] == 0

@@ -102,12 +102,15 @@ def test_a_link_in_place_of_a_file_of_ours_is_named_and_not_followed(
                 place = place.replace("ID", file.run["id"])
         link = shell.folder / place
         link.parent.mkdir(parents=True, exist_ok=True)
+        before = link.read_bytes() if link.is_file() else None
         link.unlink(missing_ok=True)
         link.symlink_to(theirs if place.endswith(FOLDERS) else theirs / "customers-1")
         assert call() == (2, "foreign-file")
         assert kept(theirs) == THEIRS
         assert os.path.islink(link)
         link.unlink()
+        if before is not None:
+            link.write_bytes(before)
         assert call() == (0, None)
         assert target.ledger()["holds"]["customers"]["count"] == len(records)
 
