@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +51,6 @@ class FenceFile(SharedFile):
 CREATE TABLE fence (
     id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, stage INTEGER NOT NULL, source INTEGER NOT NULL,
     offset INTEGER NOT NULL, unit INTEGER NOT NULL, record INTEGER NOT NULL, parts INTEGER NOT NULL)"""
-    _writes = False
 
     def mark(self) -> Mark | None:
         """How far the checkpoint's requests have come; None where that was never said."""
@@ -61,22 +59,12 @@ CREATE TABLE fence (
 
     def raise_to(self, mark: Mark) -> None:
         """Durably note that the checkpoint's requests have come so far."""
-        if not self._writes:
-            self.rows("PRAGMA journal_mode = WAL")
-            self._writes = True
+        self._log_ahead()
         with self.transaction():
             known = self.mark()
             mark = mark if known is None else mark.joined(known)
             row = 1, mark.tick, mark.stage, *mark.place, mark.parts
             self.change("INSERT OR REPLACE INTO fence VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row)
-
-    def close(self) -> None:
-        """Close it, with the log folded in: so a later reader makes no new one."""
-        if self._writes:
-            with suppress(sqlite3.Error):
-                self._db.execute("PRAGMA busy_timeout = 0")
-                self._db.execute("PRAGMA journal_mode = DELETE")
-        super().close()
 
 
 def fence_path(state_folder: Path, run_id: str) -> Path:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,21 +25,11 @@ class Checkpoint(Reverts):
 
     role, application, format, schema = CHECKPOINT, APPLICATION, FORMAT, SCHEMA
 
-    _may_write = _writes = False  # it is in WAL mode only while it writes: a file that is refused stays as it is
+    _may_write = False  # it is in WAL mode only while it writes: a file that is refused stays as it is
 
     def _prepare(self) -> None:
-        if self._may_write and not self._writes:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._writes = True
-
-    def close(self) -> None:
-        """Close it; the last one that wrote folds the write-ahead log in, so that no later reader makes a new one."""
-        if self._writes:
-            with suppress(sqlite3.Error):
-                self._db.execute("PRAGMA busy_timeout = 0")
-                self._db.execute("PRAGMA journal_mode = DELETE")
-        super().close()
+        if self._may_write:
+            self._log_ahead()
 
     def __reduce__(self) -> tuple[Callable[[Path], Checkpoint], tuple[Path]]:
         return partial(Checkpoint.open, read_only=True), (self.path,)  # another process may only read it

@@ -118,7 +118,7 @@ class SqliteFile:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
-        self._open = False
+        self._open = self._logs_ahead = False
 
     def rows(self, sql: str, *arguments: Any) -> list[sqlite3.Row]:
         """What a question in SQL finds."""
@@ -145,8 +145,21 @@ class SqliteFile:
         self.change(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) {otherwise}", *row.values())
 
     def close(self) -> None:
+        """Close it; the last one that wrote folds the write-ahead log in, so that no later reader makes a new one."""
+        with suppress(sqlite3.Error):
+            if self._logs_ahead:
+                self._db.execute("PRAGMA busy_timeout = 0")
+                self._db.execute("PRAGMA journal_mode = DELETE")
         with suppress(sqlite3.Error):
             self._db.close()
+
+    def _log_ahead(self) -> None:
+        """Have a write-ahead log until `close`, every commit durable. Only for the one process that writes the file."""
+        if not self._logs_ahead:
+            with translated(self.path, self.role):
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+            self._logs_ahead = True
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -233,7 +246,8 @@ class SqliteFile:
 class SharedFile(SqliteFile):
     """A small file of the state folder that several processes write: owner-only, every change durable.
 
-    It has a rollback journal and no WAL: SQLite up to 3.51.2 can lose commits in WAL mode when two connections write.
+    It has a rollback journal and no WAL, unless one process alone writes it: SQLite up to 3.51.2 can lose commits in
+    WAL mode when two connections write.
     """
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
