@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,14 +10,13 @@ from typing import Any
 import pytest
 
 from streammig.columns import Chunk, Columns
-from streammig.dedup import parts, roster
+from streammig.dedup import compiled as code
 from streammig.dedup.parts import parted
 from streammig.dedup.scan import HASH, NONE, OWNER, REASON, ROW, Keys, counted_on, hashes, packed, rows_of_units
 from streammig.model import Span
 from tests.test_dedup import build
 
-scan: Any = import_module("streammig.dedup.scan")  # its name in the package is that of its function
-_rows = scan._rows
+_rows: Any = code.rows
 pytestmark = pytest.mark.skipif(_rows is None, reason="no compiled rows in this installation")
 
 
@@ -47,7 +45,7 @@ def test_rows_are_those_that_python_makes(monkeypatch: pytest.MonkeyPatch) -> No
     for keys in (Keys(*places, owners, uniques, sums), Keys(*places, owners, [], []), Keys([], [], [], [], [], [])):
         compiled = packed(key, 7, keys), hashes(key, "owner", keys.owners)
         with monkeypatch.context() as patch:
-            patch.setattr(scan, "_rows", None)
+            patch.setattr("streammig.dedup.compiled.rows", None)
             assert (packed(key, 7, keys), hashes(key, "owner", keys.owners)) == compiled
 
 
@@ -60,7 +58,7 @@ def test_rows_of_units_are_those_that_python_makes(monkeypatch: pytest.MonkeyPat
         compiled = rows_of_units(Chunk(span, columns), b"k" * 32, keys)
         assert len(compiled) == len(keys) * ROW
         with monkeypatch.context() as patch:
-            patch.setattr(scan, "_rows", None)
+            patch.setattr("streammig.dedup.compiled.rows", None)
             assert rows_of_units(Chunk(span, columns), b"k" * 32, keys) == compiled
     for bad in ((4, 0, "a"), (-1, 0, "a"), (0, -1, "a"), (0, 0, b"a"), ("a", 0, "a"), (0, 0), 7):
         with pytest.raises((ValueError, TypeError)):
@@ -80,8 +78,7 @@ def test_entries_and_ordinals_are_those_that_python_makes(bits: int, monkeypatch
     numbers = sorted(dice.sample(range(1 << 40), count))
     compiled = parted(bytes(rows), numbers, bits), counted_on(bytes(rows), 1 << 33)
     assert sum(map(len, compiled[0].data)) == sum(map(sum, compiled[0].lengths))
-    monkeypatch.setattr(scan, "_rows", None)
-    monkeypatch.setattr(parts, "_rows", None)
+    monkeypatch.setattr("streammig.dedup.compiled.rows", None)
     assert (parted(bytes(rows), numbers, bits), counted_on(bytes(rows), 1 << 33)) == compiled
 
 
@@ -104,8 +101,7 @@ def test_reasons_are_found_as_python_finds_them(tmp_path: Path, monkeypatch: pyt
         with build(tmp_path / str(len(few)), few) as index:
             compiled = index.missing(asked)
             with monkeypatch.context() as patch:
-                patch.setattr(roster, "_rows", None)
-                patch.setattr(scan, "_rows", None)
+                patch.setattr("streammig.dedup.compiled.rows", None)
                 assert index.missing(asked) == compiled
             assert set(compiled.values()) <= {"gone", "unknown-customer"}
     for data, count, hashed in ((bytes(60), 3, b""), (bytes(60), -1, b""), (bytes(60), 2, b"short")):

@@ -8,16 +8,11 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
+from streammig.dedup import compiled
 from streammig.dedup.roster import ENTRIES, KINDS, NUMBER, OWNERS
 from streammig.dedup.scan import HASH, NONE, OWNER
 from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
 
-try:
-    from streammig.dedup import _rows
-except ImportError:  # it was not compiled
-    _rows = None  # type: ignore[assignment]
-
-IS_COMPILED = _rows is not None
 SHARED = struct.Struct(">QI")  # of a record that shares a key: the number of its row, and of the group in its part
 _ROW = struct.Struct(f"{OWNER}x{HASH}s{HASH}sc{WIDTH}s")
 
@@ -31,8 +26,8 @@ class Parted(NamedTuple):
 
 def parted(rows: bytes, numbers: Iterable[int], bits: int) -> Parted:
     """The entries of rows with these numbers, parted by the first bits of their hashes."""
-    if _rows is not None:
-        return Parted(*_rows.parted(rows, list(numbers), bits))
+    if compiled.rows is not None:
+        return Parted(*compiled.rows.parted(rows, list(numbers), bits))
     shift, count = 8 - bits, 1 << bits
     owners, uniques = ([list[bytes]() for _ in range(count)] for _ in KINDS)
     for number, (owner, unique, reason, total) in zip(numbers, _ROW.iter_unpack(rows), strict=True):

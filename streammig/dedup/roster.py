@@ -10,13 +10,9 @@ from collections.abc import Iterator
 from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from typing import NamedTuple
 
+from streammig.dedup import compiled
 from streammig.dedup.scan import HASH
 from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
-
-try:
-    from streammig.dedup import _rows
-except ImportError:  # it was not compiled
-    _rows = None  # type: ignore[assignment]
 
 # Ascending by their hashes stand all ids, and behind them all e-mails. An entry is the hash, what the owner's record
 # adds up to (of ids alone), the number of the key's first row that is kept (or of the row with the reason why none is),
@@ -71,8 +67,8 @@ class Roster:
         of an unknown one."""
         if self._closed:
             raise ValueError
-        if _rows is not None and self._data is not None:
-            found = _rows.reasons(self._data, self._begins[UNIQUES] // ENTRIES[OWNERS], owners)
+        if compiled.rows is not None and self._data is not None:
+            found = compiled.rows.reasons(self._data, self._begins[UNIQUES] // ENTRIES[OWNERS], owners)
             self._count(len(found))
             return found
         why = bytearray()

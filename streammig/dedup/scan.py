@@ -17,14 +17,10 @@ from itertools import chain, repeat
 from typing import NamedTuple
 
 from streammig.columns import Chunk
+from streammig.dedup import compiled
 from streammig.dedup.sums import UNKNOWN_SUM, WIDTH, sums_of
 from streammig.model import Place, Span
 from streammig.target import Rules
-
-try:
-    from streammig.dedup import _rows
-except ImportError:  # it was not compiled
-    _rows = None  # type: ignore[assignment]
 
 PLACE = struct.Struct(">IQIQ")  # source, offset, unit, ordinal
 SPOT = 16  # bytes of a place without its ordinal, which is for people only
@@ -97,8 +93,8 @@ class Keys(NamedTuple):
 
 def packed(key: bytes, source: int, keys: Keys) -> bytes:
     """The rows of these keys, one behind the other."""
-    if _rows is not None:
-        return _rows.rows(key, b"owner", b"unique", source, tuple(keys))
+    if compiled.rows is not None:
+        return compiled.rows.rows(key, b"owner", b"unique", source, tuple(keys))
     owners, uniques = hashes(key, "owner", keys.owners), hashes(key, "unique", keys.uniques)
     ats = range(0, len(owners), HASH)
     each = (
@@ -118,8 +114,8 @@ def rows_of_units(chunk: Chunk, key: bytes, keys: Sequence[tuple[int, int, str]]
         return b""
     columns, source, places = chunk.columns, chunk.span.source, Places(chunk.span, chunk.columns.index)
     offsets, unit, ordinals, owners = places.offsets, columns.unit, places.ordinals, columns.owners
-    if _rows is not None:
-        return _rows.units(key, b"unit", source, (offsets, unit, ordinals, owners), list(keys))
+    if compiled.rows is not None:
+        return compiled.rows.units(key, b"unit", source, (offsets, unit, ordinals, owners), list(keys))
     hashed, rows = hasher(key, "unit"), list[bytes]()
     for row, number, text in keys:
         place = PLACE.pack(source, offsets[row], unit[row] + number, ordinals[row])
@@ -129,8 +125,8 @@ def rows_of_units(chunk: Chunk, key: bytes, keys: Sequence[tuple[int, int, str]]
 
 def hashes(key: bytes, kind: str, texts: list[str]) -> bytes:
     """The hashes of keys of one kind, one behind the other; `NONE` of an empty one."""
-    if _rows is not None:
-        return _rows.hashes(key, kind.encode(), texts)
+    if compiled.rows is not None:
+        return compiled.rows.hashes(key, kind.encode(), texts)
     hashed = hasher(key, kind)
     return b"".join([hashed(text) if text else NONE for text in texts])
 
@@ -171,8 +167,8 @@ def counted_on(rows: bytes, counted: int) -> bytes:
     """The rows with each ordinal raised by a number: all at once, in one addition of two very long integers."""
     if not counted:
         return rows
-    if _rows is not None:
-        return _rows.counted_on(rows, counted)
+    if compiled.rows is not None:
+        return compiled.rows.counted_on(rows, counted)
     one = bytes(SPOT) + counted.to_bytes(PLACE.size - SPOT, "big") + bytes(ROW - PLACE.size)
     raised = int.from_bytes(rows, "big") + int.from_bytes(one * (len(rows) // ROW), "big")
     return raised.to_bytes(len(rows), "big")

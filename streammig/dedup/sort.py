@@ -19,8 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NamedTuple
 
+from streammig.dedup import compiled
 from streammig.dedup.lookup import DUPLICATE
-from streammig.dedup.parts import IS_COMPILED, SHARED, Parted, parted, roster, shared
+from streammig.dedup.parts import SHARED, Parted, parted, roster, shared
 from streammig.dedup.roster import ENTRIES, KINDS, OWNERS, UNIQUES
 from streammig.dedup.scan import OWNER, REASON, ROW, SAME_OWNER, SAME_UNIQUE, SUM
 from streammig.disk import own
@@ -74,7 +75,7 @@ class Sorting:
             spooled = stack.enter_context(TemporaryFile(dir=self._folder))
             self._spool = _Spool(spooled, 1 << self._bits)
             # Compiled code parts rows faster than another process is given them.
-            for made in self._every(parted, self._loads(count), here if IS_COMPILED else self._each):
+            for made in self._every(parted, self._loads(count), here if compiled.rows is not None else self._each):
                 self._spool.add(made)
             repeated, told = hashlib.sha256(), hashlib.sha256()
             duplicates = self._write("duplicates", repeated, self._decisions())

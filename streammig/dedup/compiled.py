@@ -1,0 +1,8 @@
+"""The compiled part of the dedup index: `rows`, or None where it was not compiled, and Python does the same."""
+
+try:
+    from streammig.dedup import _rows
+except ImportError:
+    _rows = None  # type: ignore[assignment]
+
+rows = _rows
