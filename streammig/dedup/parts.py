@@ -42,18 +42,16 @@ def parted(rows: bytes, numbers: Iterable[int], bits: int) -> Parted:
 def shared(kind: int, data: bytes) -> tuple[bytes, int]:
     """The records of a part that share a key, as `SHARED`, in the order of their rows; and how many groups they are."""
     size = ENTRIES[kind]
-    hashes = _cut(data, size, 0, HASH)
-    if len(set(hashes)) == len(hashes):
+    hashes, groups = _cut(data, size, 0, HASH), dict[bytes, list[int]]()
+    if not (several := _repeated(hashes)):
         return b"", 0
-    groups: dict[bytes, list[int]] = {}
-    twice = {key for key, times in Counter(hashes).items() if times > 1}
     for at, key in enumerate(hashes):
         end = (at + 1) * size
-        if key in twice and not data[end - 1]:
+        if key in several and not data[end - 1]:
             groups.setdefault(key, []).append(int.from_bytes(data[end - 1 - NUMBER : end - 1], "big"))
-    several = [numbers for numbers in groups.values() if len(numbers) > 1]
-    found = sorted((number, nth) for nth, numbers in enumerate(several) for number in numbers)
-    return b"".join([SHARED.pack(*it) for it in found]), len(several)
+    sharing = [numbers for numbers in groups.values() if len(numbers) > 1]
+    found = sorted((number, nth) for nth, numbers in enumerate(sharing) for number in numbers)
+    return b"".join([SHARED.pack(*it) for it in found]), len(sharing)
 
 
 def roster(kind: int, data: bytes, alone: bool) -> bytes:
@@ -64,8 +62,7 @@ def roster(kind: int, data: bytes, alone: bool) -> bytes:
     """
     entries = _cut(data, ENTRIES[kind], 0, ENTRIES[kind])
     hashes = _cut(data, ENTRIES[kind], 0, HASH)
-    if len(set(hashes)) < len(hashes):
-        several = {key for key, times in Counter(hashes).items() if times > 1}
+    if several := _repeated(hashes):
         single, groups = list[bytes](), dict[bytes, list[bytes]]()
         for key, entry in zip(hashes, entries, strict=True):
             if key in several:
@@ -88,6 +85,13 @@ def _decided(kind: int, group: Iterable[bytes], alone: bool) -> list[bytes]:
     if alone and len(kept) > 1 and kind == OWNERS:
         first = first[:HASH] + UNKNOWN_SUM + first[HASH + WIDTH :]
     return [first]
+
+
+def _repeated(hashes: list[bytes]) -> set[bytes]:
+    """Those that come several times. Mostly none does, which a set tells sooner than counts."""
+    if len(set(hashes)) == len(hashes):
+        return set()
+    return {key for key, times in Counter(hashes).items() if times > 1}
 
 
 def _cut(data: bytes, size: int, begin: int, end: int) -> list[bytes]:
