@@ -49,9 +49,8 @@ class Roster:
             raise ValueError
         # Mapped, for a look at a page that is in memory is no call to the system.
         self._data: mmap | None = mmap(file, 0, access=ACCESS_READ) if sum(sizes) else None
-        self._heads = [self._first_hashes(kind) for kind in KINDS]
+        self._heads: dict[int, array[int]] = {}  # of the kinds that were asked for one by one
         self._closed, self._asked = False, 0
-        self._let_go()
 
     def find(self, kind: int, key: bytes) -> Entry | None:
         """What is known of a key with this hash."""
@@ -81,6 +80,9 @@ class Roster:
         """Some entries, and where that of a key stands among them; below 0 if it is not there."""
         if self._closed:
             raise ValueError
+        if kind not in self._heads:
+            self._heads[kind] = self._first_hashes(kind)
+            self._let_go()  # it has looked into every block
         heads = self._heads[kind]
         if self._data is None or not heads:
             return b"", -1
