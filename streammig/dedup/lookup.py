@@ -85,9 +85,10 @@ class KeyIndex:
         self._key = bytes.fromhex(about.key)
         self._hashers = hasher(self._key, "owner"), hasher(self._key, "unique")
         with ExitStack() as stack:
-            files = [own(folder / name, os.O_RDONLY) for name in ("roster", "duplicates", "rows")]
-            for file in files:
-                stack.callback(os.close, file)
+            files = []
+            for name in ("roster", "duplicates", "rows"):
+                files.append(own(folder / name, os.O_RDONLY))
+                stack.callback(os.close, files[-1])
             roster, self._repeated, self._rows = files
             if not checked and tuple(map(self._digest, files)) != about.digests:
                 raise ValueError
