@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from streammig.check.report import rendered
 from streammig.check.text import in_words
 from streammig.check.work import Check
 from streammig.checkpoint import locked
-from streammig.cli import STOPPED, fail, options, say
+from streammig.cli import STOPPED, called, fail, options, say
 from streammig.cli.run import given, one
 from streammig.cli.runtime import driven
 from streammig.context import until_stopped
@@ -171,7 +170,7 @@ def _check(
 ) -> int:
     """Check an export, and return the exit code. `files` are the list of problems and the report."""
     problems, report = files
-    ask = Ask(shlex.join(["streammig", *sys.argv[1:]]), accept_broken=True)
+    ask = Ask(called(), accept_broken=True)
     refused: list[Problem] = []
     begun = Path(settings.checkpoint).exists()
     with ExitStack() as stack:
