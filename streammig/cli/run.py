@@ -179,7 +179,7 @@ def _shown(
     token = os.environ.pop(TOKEN, "")
     if address is None and metrics_file is None:
         return lambda run: run.run  # a server takes 50 ms to import
-    from streammig.dashboard.beside import beside
+    from streammig.dashboard.server import beside
 
     door = opened(address, "dashboard", token) if address is not None else None
     if door is not None and output.log == "text" and not output.quiet:
