@@ -81,16 +81,6 @@ class Timeline:
         )
         return {row[0]: row[1] for row in rows}
 
-    def reasons(self, stage: str) -> list[tuple[str, str, int]]:
-        """The dead letters by code and by the path of the field that a rule's message begins with, "" where it begins
-        with none; and how many there are."""
-        rows = self._file.rows(
-            "SELECT code, CASE WHEN message LIKE '$%: %' THEN substr(message, 1, instr(message, ': ') - 1) ELSE '' END,"
-            " count(*) FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY 1, 2",
-            stage,
-        )
-        return [(row[0], row[1], row[2]) for row in rows]
-
     def decided(self) -> list[dict[str, Any]]:
         """The batches that the operator decided about, or a read-back: stage, batch, state, ruling, note, units."""
         rows = self._file.rows(

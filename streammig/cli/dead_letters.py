@@ -65,7 +65,8 @@ def _grouped(file: Checkpoint, stage: str) -> Source | None:
 def _summary(checkpoint: Path, stages: tuple[str, ...], codes: tuple[str, ...]) -> str:
     """The kinds of dead letters, the most frequent first: causes, then what waits for a customer that is one."""
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
-        found = [it for it in kinds(file) if (not stages or it.stage in stages) and (not codes or it.code in codes)]
+        names = [row.name for row in file.stages() if not stages or row.name in stages]
+        found = [it for name in names for it in kinds(file, name) if not codes or it.code in codes]
     causes = [it for it in found if not it.cause]
     waiting = [it for it in found if it.cause]
     lines = [line for it in causes for line in _kind(f"{it.code} {it.field}".rstrip(), it)]

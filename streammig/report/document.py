@@ -9,8 +9,7 @@ from typing import Any
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING, counted
 from streammig.model import Batch, BatchState, Sums, Tally
-from streammig.report.drift import drift
-from streammig.report.progress import Pace, account_of, fill, outlook, share_settled
+from streammig.report.progress import Pace, account_of, drift, fill, outlook, share_settled
 from streammig.telemetry import Account
 
 NO_FORM = "Do the records need a mapping? See: streammig guide mapping"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import version
@@ -15,10 +14,10 @@ from streammig.checkpoint import Checkpoint, Timeline, is_held
 from streammig.model import ZERO, BatchState, Tally
 from streammig.report.audit import proof
 from streammig.report.document import document, iso
-from streammig.report.letters import field_of
-from streammig.report.next_steps import next_steps
+from streammig.report.letters import kinds
 from streammig.report.progress import Pace
 from streammig.report.reports import pace_of
+from streammig.report.text import next_steps
 
 PARTS = ("read", "accepted", "filtered", "dead", "unknown", "pending", "reverted")
 FORMAT = 1
@@ -106,7 +105,7 @@ def _stage(file: Checkpoint, past: Timeline, name: str, begin: float, width: int
         "answers": past.answers(name),
         "latency": _latency([latency for _, latency in latencies]),
         "requests_a_batch": {str(requests): count for requests, count in past.requests_a_batch(name).items()},
-        "dead": _by_field(past.reasons(name)),
+        "dead": [{"code": it.code, "field": it.field, "count": it.letters} for it in kinds(file, name)],
     }
 
 
@@ -133,15 +132,6 @@ def _quantiles(found: Sequence[float], shares: Sequence[int]) -> dict[str, Any]:
     """Of sorted latencies; None without any."""
     last = len(found) - 1
     return {f"p{share}": round(found[last * share // 100], 3) if found else None for share in shares}
-
-
-def _by_field(reasons: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
-    """Dead letters by code and field, the most frequent first. The elements of a list count as one field."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for code, path, count in reasons:
-        counts[code, field_of(path)] += count
-    ordered = sorted(counts.items(), key=lambda it: (-it[1], it[0]))
-    return [{"code": code, "field": field, "count": count} for (code, field), count in ordered]
 
 
 def _decision(row: Mapping[str, Any]) -> dict[str, Any]:

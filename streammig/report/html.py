@@ -10,11 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streammig.errors import counted
-from streammig.report.charts import columns, stacked
-from streammig.report.drift import drift_words
 from streammig.report.over_time import over_time
-from streammig.report.parts import day, embedded, folded, section, table, whole_page
-from streammig.report.text import shared, state_sentence, state_word
+from streammig.report.parts import columns, day, embedded, folded, section, stacked, table, whole_page
+from streammig.report.text import drift_words, shared, state_sentence, state_word
 from streammig.telemetry import spoken
 
 NOUNS = {

@@ -9,8 +9,7 @@ from typing import Any
 
 from streammig.errors import counted
 from streammig.model import Kind
-from streammig.report.charts import columns
-from streammig.report.parts import day, folded, section, table
+from streammig.report.parts import columns, day, folded, section, table
 
 Found = Mapping[str, Any]
 # The colour of an outcome, as a CSS class, in the order in which outcomes are stacked. All others share the last one.
