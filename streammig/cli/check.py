@@ -105,14 +105,16 @@ def _count(ctx: click.Context, parameter: click.Parameter, text: str | None) -> 
 
 @click.command()
 @options.settings
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE.ndjson",
+@options.path(
+    "--out",
+    metavar="FILE.ndjson",
     help="Write every problem with its customer's id to a new file, readable by you alone.",
-)  # fmt: skip
-@click.option(
-    "--report", type=click.Path(path_type=Path), metavar="FILE.html",
+)
+@options.path(
+    "--report",
+    metavar="FILE.html",
     help="Write a report to sign, with ids of customers as examples, readable by you alone.",
-)  # fmt: skip
+)
 @click.option("--offline", is_flag=True, help="Do not ask the account which rewards and tiers it has; needs no key.")
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N",

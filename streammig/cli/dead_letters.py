@@ -20,18 +20,16 @@ from streammig.migration import Migration
 from streammig.report.letters import Kind, kinds, spot
 from streammig.settings import from_checkpoint
 from streammig.sources.source import Source
-from streammig.stages import ONCE, STAGES
+from streammig.stages import ONCE
 
 SHOWN = 10  # dead letters that are also printed on stderr
 
 
 @click.command()
 @options.checkpoint
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="A new file instead of stdout, owner-only."
-)
-@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage.")
-@click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
+@options.path("--out", metavar="FILE", help="A new file instead of stdout, owner-only.")
+@options.stages
+@options.codes
 @click.option("--summary", is_flag=True, help="Show how many there are of each kind, with an example, and no record.")
 def command(checkpoint: Path, out: Path | None, stages: tuple[str, ...], codes: tuple[str, ...], summary: bool) -> None:
     """Write the dead letters of a run as NDJSON: stage, file, line, column, offset, code, message, record.

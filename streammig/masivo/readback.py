@@ -13,8 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from streammig.masivo.answers import NOT_THERE, Absence
-from streammig.masivo.compare import is_as_sent
-from streammig.masivo.differences import GONE, of_count, of_customer, of_transactions
+from streammig.masivo.compare import GONE, Dated, is_as_sent, of_count, of_customer, of_transactions
 from streammig.masivo.http import Answer, NoAnswer
 from streammig.masivo.redact import redact
 from streammig.masivo.session import Session
@@ -27,7 +26,6 @@ FIRST_YEAR = 2020  # earlier ones can't be asked for
 FARTHEST_ZONE = timedelta(hours=14)
 
 Key = tuple[str, str, Decimal]
-Dated = tuple[str, str, Decimal, float]
 T = TypeVar("T")
 
 
