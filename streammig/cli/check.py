@@ -106,14 +106,10 @@ def _count(ctx: click.Context, parameter: click.Parameter, text: str | None) -> 
 @click.command()
 @options.settings
 @options.path(
-    "--out",
-    metavar="FILE.ndjson",
-    help="Write every problem with its customer's id to a new file, readable by you alone.",
+    "--out", "FILE.ndjson", "Write every problem with its customer's id to a new file, readable by you alone."
 )
 @options.path(
-    "--report",
-    metavar="FILE.html",
-    help="Write a report to sign, with ids of customers as examples, readable by you alone.",
+    "--report", "FILE.html", "Write a report to sign, with ids of customers as examples, readable by you alone."
 )
 @click.option("--offline", is_flag=True, help="Do not ask the account which rewards and tiers it has; needs no key.")
 @click.option(

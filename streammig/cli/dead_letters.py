@@ -27,7 +27,7 @@ SHOWN = 10  # dead letters that are also printed on stderr
 
 @click.command()
 @options.checkpoint
-@options.path("--out", metavar="FILE", help="A new file instead of stdout, owner-only.")
+@options.path("--out", "FILE", "A new file instead of stdout, owner-only.")
 @options.stages
 @options.codes
 @click.option("--summary", is_flag=True, help="Show how many there are of each kind, with an example, and no record.")

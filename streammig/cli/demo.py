@@ -69,7 +69,7 @@ files = ["transactions.json"]
 
 
 @click.command()
-@options.path("--keep", metavar="DIR", help="Leave the files in DIR, to look at.")
+@options.path("--keep", "DIR", "Leave the files in DIR, to look at.")
 def command(keep: Path | None) -> None:
     """Show a migration that is interrupted and resumed, in under a minute.
 

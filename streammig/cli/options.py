@@ -26,8 +26,9 @@ def _named(ctx: click.Context, parameter: click.Parameter, path: Path | None) ->
 PATH = click.Path(path_type=Path)
 
 
-def path(*names: str, metavar: str, help: str) -> Decorator:  # noqa: A002  # as click has it
-    return click.option(*names, type=PATH, metavar=metavar, help=help)
+def path(flag: str, metavar: str, told: str, *name: str) -> Decorator:
+    """An option that names a file or folder. `name` is that of its parameter, where the flag does not say it."""
+    return click.option(flag, *name, type=PATH, metavar=metavar, help=told)
 
 
 checkpoint: Decorator = click.argument("checkpoint", type=PATH, callback=_named)
@@ -86,7 +87,7 @@ def settings(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def settings_on_top(what_for: str = "") -> Decorator:
     said = f"Settings that replace some of the run's{what_for}."
-    return path("--settings", "toml", metavar="MIGRATION.toml", help=said)
+    return path("--settings", "MIGRATION.toml", said, "toml")
 
 
 def as_json(what: str = "Print the result as one JSON document on stdout.") -> Decorator:

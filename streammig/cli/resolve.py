@@ -78,8 +78,8 @@ RULINGS = {
 @click.option("--landed", is_flag=True, help="It landed: it is accepted, and never sent again.")
 @options.path(
     "--landed-in-part",
-    metavar="IDS",
-    help="Only these customers of it landed, one id a line of the file IDS: the others become dead letters.",
+    "IDS",
+    "Only these customers of it landed, one id a line of the file IDS: the others become dead letters.",
 )
 @click.option("--not-landed", is_flag=True, help="It did not land: the next run sends it.")
 @click.option("--read-back", is_flag=True, help="Ask the target now.")

@@ -24,9 +24,7 @@ from streammig.telemetry import Output
 
 @click.command()
 @options.checkpoint
-@options.path(
-    "--input", "corrected", metavar="FIXED.ndjson", help="Only these: lines of `dead-letters` with corrected records."
-)
+@options.path("--input", "FIXED.ndjson", "Only these: lines of `dead-letters` with corrected records.", "corrected")
 @options.stages
 @options.codes
 @click.option("--missing", is_flag=True, help="Send what a verify did not find, and no dead letters.")

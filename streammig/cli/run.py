@@ -37,7 +37,7 @@ FOR_ONE_CALL = {
     metavar="N",
     help="A pilot: only the first N customers, and what is theirs.",
 )
-@options.path("--dry-run", metavar="DIR", help="Write the bodies to DIR, send nothing.")
+@options.path("--dry-run", "DIR", "Write the bodies to DIR, send nothing.")
 @click.option(
     "--i-accept-doubles", "accept_doubles", multiple=True, type=click.Choice(STAGES), metavar="STAGE",
     help='Confirms unknown = "resend" of a stage: its records may be sent twice.',
@@ -57,7 +57,7 @@ FOR_ONE_CALL = {
     "--dashboard", is_flag=False, flag_value="127.0.0.1:8790", metavar="[HOST:PORT]",
     help="Serve a page and /metrics, on this machine unless told otherwise. [127.0.0.1:8790]",
 )  # fmt: skip
-@options.path("--metrics-file", metavar="FILE", help="Write the numbers for Prometheus to FILE, every 15 seconds.")
+@options.path("--metrics-file", "FILE", "Write the numbers for Prometheus to FILE, every 15 seconds.")
 @options.on_event
 @options.as_json()
 @options.quiet()

@@ -35,9 +35,7 @@ COLUMNS = ("looked", "same", "missing", "different", "not_visible_yet", "unreada
     help=f"Read back N customers with all that belongs to them. [{SAMPLE}]",
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Read back every customer.")
-@options.path(
-    "--out", metavar="FILE.ndjson", help="Write each difference with its values to a new file, readable by you alone."
-)
+@options.path("--out", "FILE.ndjson", "Write each difference with its values to a new file, readable by you alone.")
 @options.concurrency
 @options.settings_on_top()
 @options.current
