@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from streammig.dashboard.view import View
-from streammig.disk import new_file
+from streammig.disk import begins_with, new_file
 from streammig.errors import Problem
 from streammig.telemetry import Notify, Warned
 
 EVERY = 15.0  # seconds between two writes
-BEGINNING = "# HELP streammig_"
+_is_ours = begins_with(b"# HELP streammig_")
 STATES = ("running", "interrupted", "complete", "failed", "reverting", "reverted")
 
 Found = Mapping[str, Any]
@@ -165,11 +165,3 @@ async def _write(path: Path, view: View) -> None:
 def _replace(path: Path, text: bytes) -> None:
     with new_file(path, may_replace=_is_ours) as file:
         file.write(text)
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(BEGINNING)) == BEGINNING.encode()
-    except OSError:
-        return False
