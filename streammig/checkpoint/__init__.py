@@ -1,4 +1,4 @@
-"""The run's file: one SQLite database that makes a run resumable."""
+"""The checkpoint: one SQLite database, with its outbox, that makes a run resumable."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streammig.checkpoint.store import Store
     from streammig.checkpoint.writer import CheckpointWriter
 
-# What needs an event loop is loaded when it is asked for: `status` must start without one.
+# These two import asyncio, so they load on first use: `status` must start fast.
 _LATER = {"Store": "streammig.checkpoint.store", "CheckpointWriter": "streammig.checkpoint.writer"}
 
 

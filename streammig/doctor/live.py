@@ -15,7 +15,7 @@ import msgspec
 
 from streammig.address import is_loopback
 from streammig.clock import SystemClock
-from streammig.doctor.finding import NOTE, OK, WRONG, Finding
+from streammig.doctor import NOTE, OK, WRONG, Finding
 from streammig.doctor.way import account
 from streammig.errors import TargetStop, Unusable
 from streammig.masivo.client import MasivoClient

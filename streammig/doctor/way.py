@@ -12,7 +12,7 @@ from random import Random
 
 from streammig.account import SharedAccount
 from streammig.clock import SystemClock
-from streammig.doctor.finding import NOTE, OK, WRONG, Finding, wrong
+from streammig.doctor import NOTE, OK, WRONG, Finding, wrong
 from streammig.errors import Problem
 from streammig.masivo.http import Answer, NoAnswer, check_base_url
 from streammig.masivo.limits import PRESETS

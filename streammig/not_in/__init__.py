@@ -14,8 +14,7 @@ from streammig.columns import Chunk
 from streammig.disk import new_file
 from streammig.errors import BrokenExport
 from streammig.inputs import StageInput
-from streammig.not_in.left import Left, Second, until
-from streammig.not_in.older import Older
+from streammig.not_in.left import Left, Older, Second, until
 from streammig.not_in.rules import BEFORE_SINCE, SENT_BEFORE, Since, WithoutLeft, WithoutSent, parse_since
 from streammig.selection import Absent
 from streammig.sources import comparable
