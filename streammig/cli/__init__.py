@@ -152,7 +152,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
     click.echo(wrapped(text, (min(columns, WIDEST) if stream.isatty() else columns) - 1), file=stream)
 
 
-# -- standard streams that are closed, full or gone: what people would have read is lost, and no run stops for it --------
+# -- standard streams that are closed, full or gone: what people would have read is lost, no run stops for it ----------
 
 
 class Forgiving:
