@@ -126,13 +126,14 @@ class Http:
             deadline.reschedule(loop.time() + self._request_timeout)
             began()
 
+        length = {} if body is None else {"Content-Length": str(len(body))}
         options = {"data": left, "trace_request_ctx": connected, **self._proxied(url)}
         try:
             async with asyncio.timeout(self._connect_timeout) as deadline:
                 async with self._session.request(
                     method,
                     URL(url, encoded=True),
-                    headers={**headers(), **_length(body)},
+                    headers={**headers(), **length},
                     allow_redirects=False,
                     **options,
                 ) as head:
@@ -161,10 +162,6 @@ class Http:
             proxy, consent = proxy_for(url)
             self._proxies[key] = {"proxy": proxy, "proxy_headers": consent}
         return self._proxies[key]
-
-
-def _length(body: bytes | None) -> dict[str, str]:
-    return {} if body is None else {"Content-Length": str(len(body))}
 
 
 class _Pieces:

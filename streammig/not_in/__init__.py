@@ -72,11 +72,12 @@ def narrowed(
     found = dict(inputs)
     moment = parse_since(since) if since else 0.0
     for name, it in inputs.items():
+        marks = comparable(it.source.fingerprints())
         rules = Since(it.rules, moment, second.issued) if since and name == second.counted else it.rules
         for each in sent:
             if name != second.counted:
                 rules = WithoutLeft(rules, name, each.left)
-            elif name in each.inputs and _alike(each.inputs[name], it):
+            elif name in each.inputs and comparable(each.inputs[name].source.fingerprints()) == marks:
                 rules = WithoutSent(rules, name, each.places, each.filtered)
             elif each.left.latest and moment <= each.left.latest:
                 latest = datetime.fromtimestamp(each.left.latest, UTC).isoformat(timespec="seconds")
@@ -84,10 +85,6 @@ def narrowed(
                 notify(Warned("events-overlap", f"{said}. Name a later moment with --since"))
         found[name] = it._replace(rules=rules)
     return found
-
-
-def _alike(older: StageInput, newer: StageInput) -> bool:
-    return comparable(older.source.fingerprints()) == comparable(newer.source.fingerprints())
 
 
 def _write_changed(path: Path, left: Left, it: StageInput, second: Second, stopped: Callable[[], bool]) -> int:

@@ -40,7 +40,12 @@ def history(path: Path, now: float | None = None) -> dict[str, Any]:
     with closing(Checkpoint.open(path, read_only=True)) as file:
         file.verify()
         with file.reading():
-            return _history(file, now)
+            marks = {row.name: file.fingerprints(row.name) for row in file.stages()}
+            # Files of the export by name alone, because folders may name people.
+            files = {
+                name: [{"name": Path(it["file"]).name, "bytes": it["size"]} for it in of] for name, of in marks.items()
+            }
+            return {"report": FORMAT} | _seen(file, now) | {"files": files, "proof": proof(file)}
 
 
 def glance(path: Path, now: float | None = None) -> dict[str, Any]:
@@ -50,11 +55,6 @@ def glance(path: Path, now: float | None = None) -> dict[str, Any]:
     with closing(Checkpoint.open(path, read_only=True)) as file, file.reading():
         counts = {row.name: dict(file.counts(row.name)) for row in file.stages()}
         return _seen(file, now, pace_of(file, now)) | {"counts": counts}
-
-
-def _history(file: Checkpoint, now: float) -> dict[str, Any]:
-    files = {row.name: [_file(mark) for mark in file.fingerprints(row.name)] for row in file.stages()}
-    return {"report": FORMAT} | _seen(file, now) | {"files": files, "proof": proof(file)}
 
 
 def _seen(file: Checkpoint, now: float, pace: Pace | None = None) -> dict[str, Any]:
@@ -96,7 +96,10 @@ def _stage(file: Checkpoint, past: Timeline, name: str, begin: float, width: int
     return {
         "units": {part: tally.units for part, tally in tallies.items()},
         "records": {part: tally.records for part, tally in tallies.items()},
-        "sums": {key: _sums(tallies, key) for key in sorted({key for it in tallies.values() for key in it.sums})},
+        "sums": {
+            key: {part: f"{tally.sums.get(key, ZERO):f}" for part, tally in tallies.items()}
+            for key in sorted({key for it in tallies.values() for key in it.sums})
+        },
         "timeline": [
             {"from": iso(begin + number * width), **slots[number]._asdict()}
             | _quantiles(of_slot.get(number, ()), QUANTILES[:2])
@@ -107,10 +110,6 @@ def _stage(file: Checkpoint, past: Timeline, name: str, begin: float, width: int
         "requests_a_batch": {str(requests): count for requests, count in past.requests_a_batch(name).items()},
         "dead": [{"code": it.code, "field": it.field, "count": it.letters} for it in kinds(file, name)],
     }
-
-
-def _sums(tallies: Mapping[str, Tally], key: str) -> dict[str, str]:
-    return {part: f"{tally.sums.get(key, ZERO):f}" for part, tally in tallies.items()}
 
 
 def _latency(found: Sequence[float]) -> dict[str, Any] | None:
@@ -138,8 +137,3 @@ def _decision(row: Mapping[str, Any]) -> dict[str, Any]:
     """What became of a batch that was unknown or that the operator decided about."""
     waits = row["state"] in (BatchState.PARKED, BatchState.UNKNOWN)
     return {**{key: row[key] for key in ("stage", "batch", "state", "ruling", "note", "units")}, "open": waits}
-
-
-def _file(mark: Mapping[str, Any]) -> dict[str, Any]:
-    """A file of the export by name alone, because folders may name people."""
-    return {"name": Path(mark["file"]).name, "bytes": mark["size"]}

@@ -39,12 +39,13 @@ def _figure(found: Found, name: str, count: int) -> str:
     every, shown = _width(found["slot"]), [slots.get(at, {}) for at in range(count)]
     units = [slot.get("units", 0) for slot in shown]
     most = f"at most {counted(max(units), 'unit')} in {every}"
+    ends = [escape(day(found[end], found["slot"])) for end in ("first_request", "last_answer")]
     return (
         f"<figure><figcaption>{escape(name)}<span>{escape(most)}</span></figcaption>"
         + columns(f"time-{name}", f"{name}: units accepted over time", most, [("accepted", units)])
         + _answers(name, shown)
         + _latency(name, shown)
-        + _axis(found)
+        + f'<div class="axis"><span>{ends[0]}</span><span>{ends[1]}</span></div>'
         + folded("The numbers", _numbers(found, [slots[at] for at in sorted(slots)]))
         + "</figure>"
     )
@@ -113,8 +114,3 @@ def _width(seconds: int) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
-
-
-def _axis(found: Found) -> str:
-    ends = [day(found[end], found["slot"]) for end in ("first_request", "last_answer")]
-    return '<div class="axis">' + "".join(f"<span>{escape(end)}</span>" for end in ends) + "</div>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -213,9 +214,5 @@ def _left_out(parts: Iterable[LeftOut], position: Position, letters: Mapping[Poi
 
 def _sorted_in(carried: Iterator[tuple[Range, int, str]], beside: list[Carried]) -> Iterator[Carried]:
     """Batches' ranges in reading order, with those beside them in their places."""
-    waiting = sorted(beside, key=lambda it: it.range, reverse=True)
-    for found, seq, state in carried:
-        while waiting and waiting[-1].range.begin <= found.begin:
-            yield waiting.pop()
-        yield Carried(found, (seq, False), OUTCOMES.get(BatchState(state), PENDING))
-    yield from reversed(waiting)
+    found = (Carried(each, (seq, False), OUTCOMES.get(BatchState(state), PENDING)) for each, seq, state in carried)
+    return merge(sorted(beside, key=lambda it: it.range), found, key=lambda it: it.range.begin)

@@ -272,9 +272,10 @@ class EventRules(GroupedRules):
             return reason
         cut = {*self._marks, options.owner} if options.owner is not None else self._marks
         waived, put = frozenset[str](), []
-        kind = fields.get("type")
+        kind, order = fields.get("type"), fields.get("order")
         purchase = kind is not None and text_of(data, kind) == PURCHASE
-        if not purchase and kind is not None and data[kind.begin] == 0x22 and not _there(data, fields.get("order")):
+        without = order is None or data[order.begin] == ord("n")
+        if not purchase and kind is not None and data[kind.begin] == 0x22 and without:
             if not options.zero_orders:
                 return "not-a-purchase"
             waived = frozenset({"order"})
@@ -293,10 +294,6 @@ class EventRules(GroupedRules):
         except (Duplicate, *NOT_JSON):
             return None
         return None if value is None else (PURCHASES, value)
-
-
-def _there(data: bytes, member: Member | None) -> bool:
-    return member is not None and data[member.begin] != ord("n")
 
 
 def _zero_order(seed: bytes) -> bytes:
