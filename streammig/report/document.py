@@ -130,11 +130,13 @@ def _state(checkpoint: Checkpoint, rows: Sequence[StageRow], totals: Mapping[str
 def _stage(
     checkpoint: Checkpoint, row: StageRow, totals: Totals, counts: Mapping[str, Any], running: bool
 ) -> dict[str, Any]:
-    parts = {name: getattr(totals, name) for name in ("taken", "accepted", "dead", "filtered", "unknown", "reverted")}
-    parts["sending"] = Tally() if running else totals.sending
-    parts["pending"] = totals.pending - parts["sending"]
-    placed = {"read" if name == "taken" else name: tally for name, tally in parts.items()}
-    placed["missing"] = totals.missing
+    sending = Tally() if running else totals.sending
+    placed = {
+        "read": totals.taken, "accepted": totals.accepted, "dead": totals.dead, "filtered": totals.filtered,
+        "unknown": totals.unknown, "missing": totals.missing, "sending": sending, "pending": totals.pending - sending,
+        "reverted": totals.reverted,
+    }  # fmt: skip
+    summed = {"taken" if name == "read" else name: tally for name, tally in placed.items() if name != "missing"}
     progress = checkpoint.progress(row.name)
     state, code, message = row.state, row.code, row.message
     if running and state == "interrupted":
@@ -152,7 +154,7 @@ def _stage(
         "batches": counts["batches"],
         "requests": counts["requests"] - counts["not_sent"],
         "not_sent": counts["not_sent"],  # begun, but no connection was made
-        "sums": {name: _decimals(tally.sums) for name, tally in parts.items()},
+        "sums": {name: _decimals(tally.sums) for name, tally in summed.items()},
         "filtered_by": {reason: _plain(tally) for reason, tally in progress.filtered.items()},
         "dead_by": checkpoint.dead_codes(row.name),
         # What retried records hold more, or less, than the dead letters that they were: a part of what was read.
