@@ -14,10 +14,9 @@ from streammig.dedup import Scanned, rows_of, shift_ordinals, sums_of
 from streammig.dedup.scan import FIXED, remap_reasons
 from streammig.errors import BrokenExport, Unusable
 from streammig.model import Place, Span
-from streammig.scan.findings import Break
 from streammig.scan.looks import Look
 from streammig.sources import FileSource
-from streammig.sources.source import Source
+from streammig.sources.source import Break, Source
 from streammig.target import Rules
 
 PIECE_BYTES = 8 << 20
