@@ -91,7 +91,7 @@ def test_rows_that_can_be_no_entries_are_refused() -> None:
         (bytes(ROW), [-1], 0),
     ):
         with pytest.raises((ValueError, OverflowError)):
-            _rows.partition(rows, numbers, bits)
+            _rows.parted(rows, numbers, bits)
 
 
 def test_reasons_are_found_as_python_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

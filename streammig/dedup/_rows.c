@@ -260,7 +260,7 @@ static PyObject *units(PyObject *module, PyObject *arguments) {
 }
 
 /* Return the rows with a number added to each ordinal. */
-static PyObject *shift_ordinals(PyObject *module, PyObject *arguments) {
+static PyObject *counted_on(PyObject *module, PyObject *arguments) {
   (void)module;
   const char *rows;
   Py_ssize_t length;
@@ -329,7 +329,7 @@ static PyObject *entries(const uint8_t *rows, Py_ssize_t count, PyObject *number
 
 /* Return the entries of rows with these numbers, partitioned by the first bits of their hashes: for each kind all
    entries, and the length of each part in bytes. */
-static PyObject *partition(PyObject *module, PyObject *arguments) {
+static PyObject *parted(PyObject *module, PyObject *arguments) {
   (void)module;
   const char *rows;
   Py_ssize_t length;
@@ -389,8 +389,8 @@ static PyObject *reasons(PyObject *module, PyObject *arguments) {
 
 static PyMethodDef methods[] = {
     {"reasons", reasons, METH_VARARGS, "Reasons of owners: roster, how many owners it has, hashes."},
-    {"shift_ordinals", shift_ordinals, METH_VARARGS, "Rows with raised ordinals: rows, by how much."},
-    {"partition", partition, METH_VARARGS, "Entries of rows: rows, their numbers, bits that tell the part."},
+    {"counted_on", counted_on, METH_VARARGS, "Rows with raised ordinals: rows, by how much."},
+    {"parted", parted, METH_VARARGS, "Entries of rows: rows, their numbers, bits that tell the part."},
     {"hashes", hashes, METH_VARARGS, "The hashes of texts: key, person, texts."},
     {"units", units, METH_VARARGS, "Rows of units: key, person, source, columns of rows, units."},
     {"rows", rows, METH_VARARGS, "Rows: key, the persons of owners and of uniques, source, columns."},

@@ -27,7 +27,7 @@ class Partitions(NamedTuple):
 def partition(rows: bytes, numbers: Iterable[int], bits: int) -> Partitions:
     """Make entries from rows with these numbers, partitioned by the first bits of their hashes."""
     if compiled.rows is not None:
-        return Partitions(*compiled.rows.partition(rows, list(numbers), bits))
+        return Partitions(*compiled.rows.parted(rows, list(numbers), bits))
     shift, count = 8 - bits, 1 << bits
     owners, uniques = ([list[bytes]() for _ in range(count)] for _ in KINDS)
     for number, (owner, unique, reason, total) in zip(numbers, _ROW.iter_unpack(rows), strict=True):

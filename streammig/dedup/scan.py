@@ -171,7 +171,7 @@ def shift_ordinals(rows: bytes, counted: int) -> bytes:
     if not counted:
         return rows
     if compiled.rows is not None:
-        return compiled.rows.shift_ordinals(rows, counted)
+        return compiled.rows.counted_on(rows, counted)
     one = bytes(SORT_KEY) + counted.to_bytes(PLACE.size - SORT_KEY, "big") + bytes(ROW - PLACE.size)
     raised = int.from_bytes(rows, "big") + int.from_bytes(one * (len(rows) // ROW), "big")
     return raised.to_bytes(len(rows), "big")
