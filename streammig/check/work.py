@@ -120,7 +120,7 @@ class Check:
             count = partial(_without_history, customers, indexes[name], halt)
             found, first = await in_thread(self.thread, count, halt)
             if found:
-                said = f"customers with a balance and none of the {name}: {found:,}; the first is record {first:,}"
+                said = f"customers with a balance and no {name}: {found:,}; the first is record {first:,}"
                 self.warnings.append(Warned("balance-without-history", said))
 
     def _hired(self) -> Workers | None:

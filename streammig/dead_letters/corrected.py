@@ -75,7 +75,7 @@ class Corrected:
         if line.file not in inputs.get(line.stage, ()):
             raise Unusable(
                 "letter-of-another-export",
-                f"{self.path}: line {number} names a stage or a file that is none of this migration's",
+                f"{self.path}: line {number} names a stage or a file of another migration",
                 HINT,
             )
         spot = inputs[line.stage].index(line.file), line.offset, line.unit
@@ -83,7 +83,7 @@ class Corrected:
             raise Unusable(
                 "letter-twice",
                 f"{self.path}: lines {first[1]} and {number} are of the same dead letter: only one of them can be sent",
-                "Leave out the one that is not to be.",
+                "Delete one of them.",
             )
         if file.is_dead(line.stage, spot):
             self._lines[line.stage, spot] = at, number

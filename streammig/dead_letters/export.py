@@ -102,7 +102,7 @@ def with_records(source: Source, letters: Iterable[DeadLetter]) -> Iterator[tupl
             raise Unusable(
                 "export-changed",
                 f"there is no record at byte {place.offset} of the export any more",
-                "Has it been changed?",
+                "Put the export that was migrated back in its place.",
             )
         yield from ((letter, span.part(at, at + 1)) for letter in group)
 

@@ -284,7 +284,7 @@ def binding(token: str, policy: Policy) -> str:
 
 
 def damaged(folder: Path, error: OSError | None = None) -> MachineFault:
-    why = f"can't be read: {error.strerror}" if error is not None else "is not what was written"
+    why = f"can't be read: {error.strerror}" if error is not None else "is damaged"
     return MachineFault(
         "dedup-damaged", f"{folder}: the dedup index {why}", "Check the disk, then run the same command."
     )

@@ -78,6 +78,6 @@ def merged(runs: Iterable[Path]) -> Iterator[Entry]:
 def damaged(path: Path) -> MachineFault:
     return MachineFault(
         "grouping-damaged",
-        f"{path}: the work file of grouped rows is not what was written",
+        f"{path}: the work file of grouped rows is damaged",
         f"Check the disk, delete the folder {path.parent}, then run the same command: the rows are grouped again.",
     )
