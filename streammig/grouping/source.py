@@ -130,12 +130,10 @@ class GroupedSource(Source):
         return self._about
 
     def _read(self, folder: Path) -> About | None:
-        """Read the header in a folder; None if there is none for this export.
-
-        Raises `MachineFault` if the files don't fit it, and `Unusable` for a link in place of one.
-        """
-        for path in (folder.parent, folder):
-            refuse_foreign_folder(path)
+        """What is finished in a folder, if it is of this export. Raises `MachineFault` where the files do not fit, and
+        `Unusable` for a link in place of one, or of the folder."""
+        for there in (folder.parent, folder):
+            refuse_foreign_folder(there)
         try:
             found = msgspec.json.decode(read_own(folder / "about"), type=About)
         except (OSError, msgspec.MsgspecError):

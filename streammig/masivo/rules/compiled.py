@@ -15,6 +15,8 @@ from itertools import chain
 from threading import Lock
 from typing import Any, NamedTuple
 
+import msgspec
+
 from streammig.columns import Columns, Judged
 from streammig.errors import Unusable
 from streammig.masivo.edit import Member, Part
@@ -73,39 +75,13 @@ class Look(NamedTuple):
     pairs: dict[int, tuple[str, Decimal]]
 
 
-class _Found(NamedTuple):
-    """The findings of C in a block: the columns of its clean records, and the records that are not sure.
+class _Extra(msgspec.Struct):
+    """An unknown field of the outermost object that is cut: its paths among the dropped ones, and, where it may mark a
+    deleted customer, the JSON of the values that mark none."""
 
-    `dropped` has the numbers of the unknown fields that were cut from a row. `news` are unknown fields that the table
-    lacks, and fields with a value that the table lacks.
-    """
-
-    starts: list[int]
-    ends: list[int]
-    unsure: list[int]
-    indices: list[int]
-    owners: list[str]
-    uniques: list[str]
-    units: list[int]
-    inner: list[tuple[int, int]]
-    keys: list[str]
-    amounts: list[Decimal]
-    upto: list[int]
-    edited: dict[int, bytes]
-    dropped: list[tuple[int, bytes]]
-    news: list[tuple[bytes, bytes]]
-
-
-class _Extra:
-    """An unknown outermost field that is cut: the paths that count as dropped.
-
-    `mark`: it may mark a deleted customer. Then it is cut only with one of `values`, which mark none, as JSON.
-    """
-
-    def __init__(self, paths: tuple[str, ...], *, mark: bool) -> None:
-        self.paths = paths
-        self.mark = mark
-        self.values: list[bytes] = []
+    told: tuple[str, ...]
+    mark: bool
+    values: list[bytes] = []
 
 
 class Judge:
@@ -172,20 +148,22 @@ class Judge:
         found = _judge.look(self._table, data)
         return Look(*found) if found is not None else None
 
-    def _columns(self, made: tuple[Any, ...]) -> Judged:
-        found, columns = _Found(*made), Columns()
-        columns.index, columns.unit = found.indices, [0] * len(found.indices)
-        columns.owners, columns.uniques, columns.units = found.owners, found.uniques, found.units
-        columns.inner, columns.keys, columns.amounts = found.inner, found.keys, found.amounts
-        columns.upto, columns.edited = found.upto, found.edited
-        if found.dropped:
-            paths = [extra.paths for extra in list(self._extras.values())]  # another thread may learn more meanwhile
-            columns.dropped = [(at, tuple(chain.from_iterable(map(paths.__getitem__, which))))
-                               for at, which in found.dropped]  # fmt: skip
-        if found.news:
+    def _columns(self, told: tuple[Any, ...]) -> Judged:
+        """What C tells of a block: where its records are, and which it is not sure of; the columns of the clean ones;
+        `dropped`: by row, which of the unknown fields were cut; `news`: unknown fields, and marks with values, that no
+        table had."""
+        starts, ends, unsure, *rows, edited, dropped, news = told
+        columns = Columns()
+        columns.index, columns.owners, columns.uniques, columns.units, columns.inner, *amounts = rows
+        columns.keys, columns.amounts, columns.upto = amounts
+        columns.unit, columns.edited = [0] * len(columns.index), edited
+        if dropped:
+            paths = [extra.told for extra in list(self._extras.values())]  # another thread may learn more meanwhile
+            columns.dropped = [(at, tuple(chain.from_iterable(map(paths.__getitem__, which)))) for at, which in dropped]
+        if news:
             with self._learning:
-                self._learn(found.news)
-        return Judged(self._by, found.starts, found.ends, columns, found.unsure)
+                self._learn(news)
+        return Judged(self._by, starts, ends, columns, unsure)
 
     def _learn(self, news: Sequence[tuple[bytes, bytes]]) -> None:
         """Add unknown fields, and values that mark nothing, to a new table."""
@@ -210,7 +188,7 @@ class Judge:
 
     def _make_table(self) -> None:
         extras = tuple(
-            (name, bool(it.paths) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
+            (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
         )
         self._table = _judge.table((self._shapes, extras, *self._spec))
 
