@@ -285,16 +285,16 @@ static At text_value(Look *look, At at, int role) {
   int escaped = 0;
   if (*at == 'n') return skip(at, look->end);
   if (*at != '"') return NULL;
-  At behind = quote(++at, look->end, &escaped);
-  if (behind == NULL) return NULL;
-  Words words = {at, (size_t)(behind - at)};
+  At after = quote(++at, look->end, &escaped);
+  if (after == NULL) return NULL;
+  Words words = {at, (size_t)(after - at)};
   if (escaped) {
     Text it;
     uint8_t *to = room(look, words.length);
     if (to == NULL || text(at - 1, look->end, &it) == NULL) return NULL;
     words = (Words){to, (size_t)(unescaped(to, &it) - to)};
   }
-  return noted(look, role, words) ? behind + 1 : NULL;
+  return noted(look, role, words) ? after + 1 : NULL;
 }
 
 enum { MOST_DIGITS = 18, FRACTION_DIGITS = 12 };
@@ -434,19 +434,19 @@ static int same_name(const uint8_t *name, const char *other, size_t length) {
   return a[0] == b[0] && a[1] == b[1];
 }
 
-/* Find the meaning of the field whose name begins here. `behind` is set to its closing quote, or NULL. */
-static int role_of(const Shape *shape, At name, At end, int *next, At *behind) {
+/* Find the meaning of the field whose name begins here. `after` is set to its closing quote, or NULL. */
+static int role_of(const Shape *shape, At name, At end, int *next, At *after) {
   const Field *field = &shape->fields[*next];
   if (*next < shape->count && end - name > field->length && name[field->length] == '"' &&
       same_name(name, field->name, (size_t)field->length)) { /* usually the next one */
-    *behind = name + field->length;
+    *after = name + field->length;
     ++*next;
     return field->role;
   }
   int escaped = 0;
   At close = quote(name, end, &escaped);
-  *behind = escaped ? NULL : close;
-  for (int i = 0; *behind && i < shape->count; i++) {
+  *after = escaped ? NULL : close;
+  for (int i = 0; *after && i < shape->count; i++) {
     field = &shape->fields[i];
     if (field->length == close - name && same_name(name, field->name, (size_t)field->length)) {
       *next = i + 1;
@@ -465,10 +465,10 @@ static At object(Look *look, At at, const Shape *shape) {
   if (at < end && *at == '}') return at + 1;
   for (;; at = blanks(at + 1, end)) {
     if (at >= end || *at != '"') return NULL;
-    At behind;
-    int role = role_of(shape, at + 1, end, &next, &behind);
-    if (behind == NULL) return NULL;
-    at = blanks(behind + 1, end);
+    At after;
+    int role = role_of(shape, at + 1, end, &next, &after);
+    if (after == NULL) return NULL;
+    at = blanks(after + 1, end);
     if (at >= end || *at != ':') return NULL;
     at = blanks(at + 1, end);
     if (at >= end) return NULL;
@@ -494,7 +494,7 @@ static void record(Look *look, At at, const Shape *shape) {
   if (unsure) *unsure = look->row;
 }
 
-/* ---- what Python is told ---- */
+/* ---- the result as Python objects ---- */
 
 static PyObject *utf8(Words words) { return PyUnicode_DecodeUTF8((const char *)words.text, (Py_ssize_t)words.length, NULL); }
 
@@ -590,7 +590,7 @@ static PyObject *rows_of(const Vector *rows) {
   return found;
 }
 
-static PyObject *told(const Look *look, PyObject *kinds) {
+static PyObject *result(const Look *look, PyObject *kinds) {
   if (look->failed) return PyErr_NoMemory();
   PyObject *parts[] = {mentioned(look, kinds), keys_of(look), shares_of(look), rows_of(&look->unsure)}, *found = NULL;
   if (parts[0] && parts[1] && parts[2] && parts[3]) found = PyTuple_Pack(4, parts[0], parts[1], parts[2], parts[3]);
@@ -657,7 +657,7 @@ static PyObject *facts(PyObject *module, PyObject *arguments) {
       record(&look, bodies[look.row].text, &records[stage]);
     }
     Py_END_ALLOW_THREADS
-    found = told(&look, kinds);
+    found = result(&look, kinds);
     discard(&look);
     PyMem_Free(bodies);
   }

@@ -28,7 +28,7 @@ enum {
   COUNTS_IF = 1024,  /* the amount counts if this text is one of the table's words, else it is zero */
 };
 
-enum { TOLD = 1, MARK = 2 }; /* flags of an unknown field: it counts as dropped; it may be cut only with the listed values */
+enum { DROPS = 1, MARK = 2 }; /* of an unknown field: it counts as dropped; it may be cut only with listed values */
 
 enum { MOST_FIELDS = 64, MOST_EXTRAS = 64, MOST_NEWS = 8, MOST_NAME = 64 };
 enum { KEY_BITS = 13, FEW_KEY_BITS = 7, MOST_KEYS = 1 << (KEY_BITS - 1) }; /* two slots for each key */
@@ -37,7 +37,7 @@ enum { DEPTH = 64, FREE_NAMES = 32, UUID_BYTES = 36, NUMBER_BYTES = 30, ZERO_AMO
 typedef struct {
   At name; /* with its closing quote */
   int length, kind, flags, longest, child;
-  uint64_t first, mask, last; /* the first eight bytes of name and quote, a mask of those that exist, and the last eight bytes */
+  uint64_t first, mask, last; /* the first eight bytes of name and quote, the mask of those that exist, the last eight */
   PyObject *words;
 } Field;
 
@@ -71,7 +71,7 @@ typedef struct { At begin, end; } Part;
 typedef struct { int key, begin, length; } Amount;
 typedef struct {
   size_t owner, owner_length, unique, unique_length; /* in `texts` */
-  size_t amounts, cuts, told;                        /* counts in these vectors after this row */
+  size_t amounts, cuts, dropped;                        /* counts in these vectors after this row */
   Py_ssize_t units, low, high;
   int plain; /* the unique key is ASCII */
 } Row;
@@ -81,7 +81,7 @@ typedef struct {
   const Table *table;
   At base, end;
   Py_ssize_t limit; /* of a record, in bytes */
-  Vector found, rows, texts, amounts, cuts, told;
+  Vector found, rows, texts, amounts, cuts, dropped;
   At keys[MOST_KEYS];
   uint16_t slots[2 * MOST_KEYS];
   int key_bits, key_count, full, failed;
@@ -267,14 +267,14 @@ static int good_exponent(const Table *table, At at, At point, At exponent, At en
 
 /* Skip a number that may be sent, as in `values.Numbers`. */
 static At number(const Table *table, At at, At end) {
-  At point, exponent, behind = any_number(at, end, &point, &exponent);
-  if (behind == NULL || behind - at > NUMBER_BYTES) return NULL;
-  if (exponent) return good_exponent(table, at, point, exponent, behind) ? behind : NULL;
-  if ((point ? point : behind) - at - (*at == '-') > table->longest) return NULL;
-  for (At it = behind; point && it - point - 1 > table->digits; it--) {
+  At point, exponent, after = any_number(at, end, &point, &exponent);
+  if (after == NULL || after - at > NUMBER_BYTES) return NULL;
+  if (exponent) return good_exponent(table, at, point, exponent, after) ? after : NULL;
+  if ((point ? point : after) - at - (*at == '-') > table->longest) return NULL;
+  for (At it = after; point && it - point - 1 > table->digits; it--) {
     if (it[-1] != '0') return NULL;
   }
-  return behind;
+  return after;
 }
 
 /* ---- values of any content ---- */
@@ -297,8 +297,8 @@ static At anything(At at, At end, int depth, int unique) {
   if (*at == 'f') return same(at, end, "false", 5) ? at + 5 : NULL;
   if (*at == 'n') return same(at, end, "null", 4) ? at + 4 : NULL;
   if (*at != '{' && *at != '[') {
-    At behind = any_number(at, end, &point, &exponent);
-    return behind && unique && behind - at > NUMBER_BYTES ? NULL : behind;
+    At after = any_number(at, end, &point, &exponent);
+    return after && unique && after - at > NUMBER_BYTES ? NULL : after;
   }
   Part names[FREE_NAMES];
   int count = 0, object = *at == '{';
@@ -402,27 +402,27 @@ static At text_value(Run *run, At at, const Field *field) {
   const Table *table = run->table;
   Text it;
   long long moment;
-  At behind = text(at, run->end, &it);
-  if (behind == NULL) return NULL;
+  At after = text(at, run->end, &it);
+  if (after == NULL) return NULL;
   switch (field->kind) {
   case ID:
   case EMAIL:
-    return noted(run, field, &it) ? behind : NULL;
+    return noted(run, field, &it) ? after : NULL;
   case UUID:
-    if (field->flags & KEY) return (run->key = key_of(run, &it)) >= 0 ? behind : NULL;
-    return good_uuid(&it) ? behind : NULL;
+    if (field->flags & KEY) return (run->key = key_of(run, &it)) >= 0 ? after : NULL;
+    return good_uuid(&it) ? after : NULL;
   case DATE:
     if (!date(it.begin, it.end, &moment) || ((field->flags & LATER) && moment <= table->now)) return NULL;
-    return behind;
+    return after;
   case ENUM:
-    return is_word(&it, field->words) ? behind : NULL;
+    return is_word(&it, field->words) ? after : NULL;
   }
   if (field->longest && it.end - it.begin > field->longest && characters(&it) > field->longest) return NULL;
   if (field->flags & COUNTS_IF) {
     if (it.escaped) return NULL;
     run->counts = is_word(&it, table->words);
   }
-  return behind;
+  return after;
 }
 
 static At list(Run *run, At at, const Field *field, int depth) {
@@ -450,16 +450,16 @@ static At list(Run *run, At at, const Field *field, int depth) {
 
 /* Skip a valid value of a field, other than null. */
 static At value(Run *run, At at, const Field *field, int depth) {
-  At end = run->end, behind;
+  At end = run->end, after;
   switch (field->kind) {
   case NUMBER:
-    behind = number(run->table, at, end);
-    if (behind == NULL || ((field->flags & NOT_NEGATIVE) && *at == '-')) return NULL;
+    after = number(run->table, at, end);
+    if (after == NULL || ((field->flags & NOT_NEGATIVE) && *at == '-')) return NULL;
     if (field->flags & AMOUNT) {
-      run->amount = (Part){at, behind};
+      run->amount = (Part){at, after};
       run->has_amount = 1;
     }
-    return behind;
+    return after;
   case BOOLEAN:
     if (same(at, end, "true", 4)) return at + 4;
     return !(field->flags & IS_TRUE) && same(at, end, "false", 5) ? at + 5 : NULL;
@@ -504,9 +504,9 @@ static int drop(Run *run, Members *members, At end) {
   return 1;
 }
 
-static void remember(Run *run, At name, At end, At begin, At behind) {
-  if (run->news_count < MOST_NEWS && end - name <= MOST_NAME && behind - begin <= MOST_NAME) {
-    run->news[run->news_count++] = (News){name, end, begin, behind};
+static void remember(Run *run, At name, At end, At begin, At after) {
+  if (run->news_count < MOST_NEWS && end - name <= MOST_NAME && after - begin <= MOST_NAME) {
+    run->news[run->news_count++] = (News){name, end, begin, after};
   }
 }
 
@@ -524,25 +524,25 @@ static At unknown(Run *run, At name, uint64_t *seen) {
   }
   at = blanks(at, end);
   if (at >= end || *at != ':') return NULL;
-  At begin = blanks(at + 1, end), behind = anything(begin, end, 1, 0);
-  if (behind == NULL) return NULL;
+  At begin = blanks(at + 1, end), after = anything(begin, end, 1, 0);
+  if (after == NULL) return NULL;
   if (which == table->extra_count) {
     remember(run, it.begin, it.end, begin, begin);
     return NULL;
   }
   if (*seen >> which & 1) return NULL;
   *seen |= (uint64_t)1 << which;
-  Text written = {begin, behind, 0, 0};
+  Text written = {begin, after, 0, 0};
   if ((extra->flags & MARK) && !is_word(&written, extra->values)) {
-    remember(run, it.begin, it.end, begin, behind);
+    remember(run, it.begin, it.end, begin, after);
     return NULL;
   }
-  if (extra->flags & TOLD) {
-    uint8_t *told = more(run, &run->told, 1);
-    if (told == NULL) return NULL;
-    *told = (uint8_t)which;
+  if (extra->flags & DROPS) {
+    uint8_t *dropped = more(run, &run->dropped, 1);
+    if (dropped == NULL) return NULL;
+    *dropped = (uint8_t)which;
   }
-  return behind;
+  return after;
 }
 
 /* ---- objects and records ---- */
@@ -659,25 +659,25 @@ static Py_ssize_t size_of(Run *run, At begin, At end, size_t cuts) {
 
 /* Skip a clean record, and add its row. If `must` is given, the record ends there. */
 static At record(Run *run, At at, At must) {
-  size_t texts = run->texts.count, amounts = run->amounts.count, cuts = run->cuts.count, told = run->told.count;
+  size_t texts = run->texts.count, amounts = run->amounts.count, cuts = run->cuts.count, dropped = run->dropped.count;
   run->row = (Row){.units = 1};
   run->list = (Part){NULL, NULL};
-  At behind = object(run, at, &run->table->shapes[0], 0);
-  if (behind && (!must || behind == must) && behind - at <= run->limit &&
-      size_of(run, at, behind, cuts) <= run->table->room) {
+  At after = object(run, at, &run->table->shapes[0], 0);
+  if (after && (!must || after == must) && after - at <= run->limit &&
+      size_of(run, at, after, cuts) <= run->table->room) {
     Row *row = more(run, &run->rows, 1);
     if (row) {
       *row = run->row;
       row->amounts = run->amounts.count;
       row->cuts = run->cuts.count;
-      row->told = run->told.count;
-      return behind;
+      row->dropped = run->dropped.count;
+      return after;
     }
   }
   run->texts.count = texts;
   run->amounts.count = amounts;
   run->cuts.count = cuts;
-  run->told.count = told;
+  run->dropped.count = dropped;
   return NULL;
 }
 
@@ -689,16 +689,16 @@ static void find(Run *run, At begin, At end, int clean) {
 /* Judge elements of an array from the first byte of one on, at most `most`; stop at one whose end is not sure. */
 static void elements(Run *run, At at, size_t most) {
   while (run->found.count < most && !run->failed) {
-    At behind = record(run, at, NULL);
-    int clean = behind != NULL;
+    At after = record(run, at, NULL);
+    int clean = after != NULL;
     if (!clean) {
       if (run->full && run->found.count) break; /* the next block has room for its keys */
-      behind = anything(at, run->end, 0, 0);
-      At next = behind ? blanks(behind, run->end) : run->end;
-      if (next >= run->end || (*next != ',' && *next != ']') || behind - at > run->limit) break;
+      after = anything(at, run->end, 0, 0);
+      At next = after ? blanks(after, run->end) : run->end;
+      if (next >= run->end || (*next != ',' && *next != ']') || after - at > run->limit) break;
     }
-    find(run, at, behind, clean);
-    at = blanks(behind, run->end);
+    find(run, at, after, clean);
+    at = blanks(after, run->end);
     if (at >= run->end || *at != ',') break;
     at = blanks(at + 1, run->end);
   }
@@ -760,9 +760,9 @@ enum {
 static PyObject *decimal(const Table *table, At at, size_t length) {
   int negative = *at == '-';
   long long value = 0;
-  At it = at + negative, behind = at + length;
-  for (; it < behind && is(*it, IS_DIGIT) && length <= 18; it++) value = value * 10 + (*it - '0');
-  int integer = it == behind && !(negative && value == 0); /* -0 is not 0 */
+  At it = at + negative, after = at + length;
+  for (; it < after && is(*it, IS_DIGIT) && length <= 18; it++) value = value * 10 + (*it - '0');
+  int integer = it == after && !(negative && value == 0); /* -0 is not 0 */
   PyObject *given = integer ? PyLong_FromLongLong(negative ? -value : value) : ascii(at, length);
   PyObject *found = given ? PyObject_CallOneArg(integer ? table->integer : table->decimal, given) : NULL;
   Py_XDECREF(given);
@@ -794,7 +794,7 @@ static int put_amounts(const Run *run, PyObject **out) {
 
 static int put_row(const Run *run, PyObject **out, size_t at, const Found *found, Py_ssize_t index) {
   const Row *row = (const Row *)run->rows.data + at;
-  size_t cuts = at ? row[-1].cuts : 0, told = at ? row[-1].told : 0;
+  size_t cuts = at ? row[-1].cuts : 0, dropped = at ? row[-1].dropped : 0;
   const uint8_t *texts = run->texts.data;
   PyObject *owner = PyUnicode_DecodeUTF8((const char *)texts + row->owner, (Py_ssize_t)row->owner_length, NULL);
   Py_ssize_t to = (Py_ssize_t)at;
@@ -827,8 +827,9 @@ static int put_row(const Run *run, PyObject **out, size_t at, const Found *found
     Py_XDECREF(key);
     if (!good) return 0;
   }
-  if (row->told > told) {
-    PyObject *pair = Py_BuildValue("(ny#)", index, (const char *)run->told.data + told, (Py_ssize_t)(row->told - told));
+  if (row->dropped > dropped) {
+    const char *fields = (const char *)run->dropped.data + dropped;
+    PyObject *pair = Py_BuildValue("(ny#)", index, fields, (Py_ssize_t)(row->dropped - dropped));
     int good = pair && PyList_Append(out[DROPPED], pair) == 0;
     Py_XDECREF(pair);
     return good;
@@ -859,7 +860,7 @@ static int put_all(const Run *run, PyObject **out) {
   return put_amounts(run, out);
 }
 
-static PyObject *told(const Run *run) {
+static PyObject *result(const Run *run) {
   Py_ssize_t rows = (Py_ssize_t)run->rows.count, all = (Py_ssize_t)run->found.count;
   Py_ssize_t amounts = (Py_ssize_t)run->amounts.count, grouped = run->table->grouped;
   Py_ssize_t sizes[COLUMNS] = {[STARTS] = all, [ENDS] = all, [UNSURE] = all - rows, [INDEX] = rows, [OWNERS] = rows,
@@ -894,19 +895,19 @@ static Run *begin(const Table *table, const Py_buffer *data, Py_ssize_t low, Py_
   run->texts = (Vector){.size = 1};
   run->amounts = (Vector){.size = sizeof(Amount)};
   run->cuts = (Vector){.size = sizeof(Part)};
-  run->told = (Vector){.size = 1};
+  run->dropped = (Vector){.size = 1};
   run->key_count = run->full = run->failed = run->news_count = 0;
   return run;
 }
 
 static void discard(Run *run) {
-  Vector *all[] = {&run->found, &run->rows, &run->texts, &run->amounts, &run->cuts, &run->told};
+  Vector *all[] = {&run->found, &run->rows, &run->texts, &run->amounts, &run->cuts, &run->dropped};
   for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) free(all[i]->data);
   free(run);
 }
 
 static PyObject *end(Run *run) {
-  PyObject *found = told(run);
+  PyObject *found = result(run);
   discard(run);
   return found;
 }
@@ -947,11 +948,11 @@ static int put_pair(Look *look, At at) {
 
 /* Skip a value that can be sent unchanged. */
 static At as_it_stands(Run *run, At at, const Field *field, int depth) {
-  At end = run->end, behind = NULL;
+  At end = run->end, after = NULL;
   run->amounts.count = run->cuts.count = run->texts.count = 0;
-  if (*at != 'n') behind = value(run, at, field, depth);
-  else if ((field->flags & NULLABLE) && same(at, end, "null", 4)) behind = at + 4;
-  return run->cuts.count ? NULL : behind;
+  if (*at != 'n') after = value(run, at, field, depth);
+  else if ((field->flags & NULLABLE) && same(at, end, "null", 4)) after = at + 4;
+  return run->cuts.count ? NULL : after;
 }
 
 static At look_at(Look *look, At at, const Field *field, int depth, int *clean);
@@ -998,9 +999,9 @@ static At look_at_members(Look *look, At at, const Shape *shape, int depth, PyOb
 
 static At look_at_object(Look *look, At at, const Shape *shape, int depth) {
   PyObject *members = PyDict_New();
-  At behind = members ? look_at_members(look, at, shape, depth, members) : NULL;
-  if (behind && put_at(look, OBJECTS, at, members)) return behind;
-  if (!behind) Py_XDECREF(members);
+  At after = members ? look_at_members(look, at, shape, depth, members) : NULL;
+  if (after && put_at(look, OBJECTS, at, members)) return after;
+  if (!after) Py_XDECREF(members);
   return NULL;
 }
 
@@ -1036,9 +1037,9 @@ static At look_at_elements(Look *look, At at, const Field *field, int depth, int
 
 static At look_at_list(Look *look, At at, const Field *field, int depth, int *clean) {
   PyObject *parts = PyList_New(0);
-  At behind = parts ? look_at_elements(look, at, field, depth, clean, parts) : NULL;
-  if (behind && put_at(look, LISTS, at, parts)) return behind;
-  if (!behind) Py_XDECREF(parts);
+  At after = parts ? look_at_elements(look, at, field, depth, clean, parts) : NULL;
+  if (after && put_at(look, LISTS, at, parts)) return after;
+  if (!after) Py_XDECREF(parts);
   return NULL;
 }
 
@@ -1049,10 +1050,10 @@ static At look_at(Look *look, At at, const Field *field, int depth, int *clean) 
   int adds = field->kind >= OBJECT && field->kind <= LIST && shapes[field->child].adds;
   *clean = 0;
   if (at >= run->end) return NULL;
-  At behind = adds && field->kind == LIST ? NULL : as_it_stands(run, at, field, depth);
-  if (behind) {
+  At after = adds && field->kind == LIST ? NULL : as_it_stands(run, at, field, depth);
+  if (after) {
     *clean = 1;
-    return adds && !put_pair(look, at) ? NULL : behind;
+    return adds && !put_pair(look, at) ? NULL : after;
   }
   if (field->kind == OBJECT && *at == '{') return look_at_object(look, at, &shapes[field->child], depth + 1);
   if (field->kind == LIST && *at == '[') return look_at_list(look, at, field, depth, clean);

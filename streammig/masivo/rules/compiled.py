@@ -41,7 +41,7 @@ NEVER = len(KINDS)  # the kind of a field that makes a record not sure
 NULLABLE, OPTIONAL, OWNER, UNIQUE, UNITS, KEY, AMOUNT, NOT_NEGATIVE, LATER, IS_TRUE, COUNTS_IF = (
     1 << at for at in range(11)
 )
-TOLD, MARK = 1, 2
+DROPS, MARK = 1, 2
 
 MOST_RECORDS = 1000  # of a block
 MOST_EXTRAS, MOST_VALUES = 64, 32  # unknown fields in the table, and values of each that mark nothing
@@ -188,7 +188,7 @@ class Judge:
 
     def _make_table(self) -> None:
         extras = tuple(
-            (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
+            (name, bool(it.told) * DROPS | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
         )
         self._table = _judge.table((self._shapes, extras, *self._spec))
 
