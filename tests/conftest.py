@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +18,10 @@ from tests.commands import Shell, sandbox
 from tests.judges import JUDGES
 from tests.past import run as past_run
 from tests.sandbox_caller import Caller, running
+
+# A process that a test starts reads compiled modules; without them, it compiles the whole package again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(params=JUDGES)
