@@ -37,6 +37,7 @@ class Kind(NamedTuple):
 
 KINDS = (Kind("customers", False, False), Kind("events", False, True), Kind("transactions", True, True))
 kinds = st.sampled_from(KINDS)
+RUNS = settings(max_examples=200, deadline=None)
 # From a seed, which hypothesis prints with a failure: drawing each value through hypothesis took ten times as long.
 dices = st.builds(Random, st.integers(0, 2**32))
 all_limits = st.builds(
@@ -182,7 +183,7 @@ def numbers_in(body: bytes) -> list[int]:
     return [unit["n"] for each in customers for unit in each.get("list", [each])]
 
 
-@settings(max_examples=300, deadline=None)
+@RUNS
 @given(stages, all_limits, dices)
 def test_i1_records_taken_many_at_a_time_pack_as_they_do_one_by_one(
     drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
@@ -199,7 +200,7 @@ def test_i1_records_taken_many_at_a_time_pack_as_they_do_one_by_one(
     assert found + together.finish() == expected
 
 
-@settings(max_examples=300, deadline=None)
+@RUNS
 @given(stages, all_limits, st.booleans(), st.integers(1, 40))
 def test_sizes_alone_are_packed_as_the_records_are(
     drawn: tuple[Kind, Stage], limits: BatchLimits, alone: bool, piece: int
@@ -273,7 +274,7 @@ def expected(stage: Stage) -> tuple[object, ...]:
     return frontier, len(stage), read, filtered, dict(dropped), absent
 
 
-@settings(max_examples=300, deadline=None)
+@RUNS
 @given(stages, all_limits, dices, st.sampled_from([0.05, 0.3, 0.6]))
 def test_i1_i4_every_unit_is_in_one_batch_dead_letter_or_filter_count_also_of_a_stage_cut_at_any_commits(
     drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random, chance: float
@@ -292,7 +293,7 @@ def test_i1_i4_every_unit_is_in_one_batch_dead_letter_or_filter_count_also_of_a_
         assert cut.letters == whole.letters
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(stages, all_limits, dices)
 def test_i1_i4_what_pilots_leave_is_taken_once_by_the_readings_behind_them(
     drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
@@ -310,7 +311,7 @@ def test_i1_i4_what_pilots_leave_is_taken_once_by_the_readings_behind_them(
     check_every_unit_is_somewhere_once(stage, totals)
 
 
-@settings(max_examples=300, deadline=None)
+@RUNS
 @given(stages, all_limits, dices)
 def test_a_batch_put_together_again_from_its_ranges_is_the_sealed_one_whatever_dead_letter_is_alive_by_then(
     drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
@@ -328,7 +329,7 @@ def test_a_batch_put_together_again_from_its_ranges_is_the_sealed_one_whatever_d
             assert assemble(chosen, HEAD, TAIL, draft.ranges) == draft
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(stages, all_limits)
 def test_the_frontier_stands_before_the_first_unit_that_is_in_nothing_committed(
     drawn: tuple[Kind, Stage], limits: BatchLimits
@@ -368,7 +369,7 @@ def buried_by_packer(letter: DeadLetter) -> list[tuple[int, int, int]]:
     return [(source, offset, letter.unit + index) for index in range(letter.tally.units)]
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(dices, st.integers(1, 30), st.integers(1, 12))
 def test_events_are_filled_as_a_plain_list_of_units_cut_every_so_many(dice: Random, size: int, units: int) -> None:
     stage = make_stage(dice, KINDS[1], size)
@@ -384,7 +385,7 @@ def test_events_are_filled_as_a_plain_list_of_units_cut_every_so_many(dice: Rand
         assert len(draft.ranges) <= len({each.begin.source for each in draft.ranges}) + len(within)
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(dices, st.integers(1, 30), st.sampled_from([120, 200, 500]))
 def test_no_batch_of_events_had_room_for_the_next_unit(dice: Random, size: int, limit: int) -> None:
     stage = make_stage(dice, KINDS[1], size)
@@ -442,7 +443,7 @@ def best_fit(sizes: list[tuple[str, int]], limits: BatchLimits) -> list[list[int
     return sealed + open_bins
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(
     st.lists(st.tuples(st.sampled_from("abcdefghijklmnop"), st.integers(1, 20)), max_size=60),
     st.builds(BatchLimits, units=st.just(20), bins=st.integers(1, 5), age=st.integers(1, 8)),
