@@ -1,4 +1,4 @@
-"""Files chained into the source of a stage."""
+"""The source of a stage: its files, read one after the other."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from streammig.target import Judge
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
-HEAD_BYTES = 256 * 1024  # compared where one of two files is compressed; 256 KB hold some hundred records
-LOOK_BYTES = 4 * 1024 * 1024  # inflated to tell how long a compressed file is: 15 ms
+HEAD_BYTES = 256 * 1024  # compared if one of two files is compressed; 256 KB hold some hundred records
+LOOK_BYTES = 4 * 1024 * 1024  # inflated to estimate the length of a compressed file, in 15 ms
 
 
 class _File(NamedTuple):
-    """What a look into a file told. `head` is a digest of its beginning, decompressed; `mark` is its fingerprint."""
+    """A file after a first look. `head` is a digest of its decompressed beginning, `mark` is its fingerprint."""
 
     name: str
     layout: Layout
@@ -55,9 +55,9 @@ class _File(NamedTuple):
 
 
 class FileSource(Source):
-    """A `Source` over regular files, read one behind the other. `meter` counts what its readings cost.
+    """A `Source` over files, read one after the other. `meter` counts the bytes read and parsed.
 
-    Each file must stay what it was when this was made: every span is given out only after a look at it.
+    No file may change after this was made: that is checked before each span is returned.
     """
 
     _judge: Judge | None = None
@@ -77,7 +77,7 @@ class FileSource(Source):
         self._max_record_bytes, self._read_bytes, self._form = max_record_bytes, read_bytes, form
         self._files = [self._look(wanted) for wanted in inputs]
         if any(file.layout.format == NDJSON for file in self._files):
-            # A shard of one line may look like a document: what the others are decides.
+            # A shard of one line may look like a document: the other files decide.
             self._files = [
                 file if file.layout.format == NDJSON or wanted.path is not None else self._look(wanted, lines=True)
                 for wanted, file in zip(inputs, self._files, strict=True)
@@ -101,7 +101,7 @@ class FileSource(Source):
             head, ended = hashlib.sha256(window.data[:HEAD_BYTES]).digest(), window.end < LOOK_BYTES
             length = standing.size
             if stream.compression:
-                # Half of what was fetched last is not yet inflated, on average.
+                # On average, half of the last fetch is not inflated yet.
                 taken = max(self.meter.read - before - COMPRESSED_BYTES // 2, COMPRESSED_BYTES // 2)
                 length = window.end if ended else window.end * length // taken
             refuse_archive(wanted.file, window.data[:512], stream.compression)
@@ -128,7 +128,7 @@ class FileSource(Source):
         return _File(wanted.file, layout, standing, head, mark)
 
     def judged_by(self, judge: Judge | None) -> FileSource:
-        """This source, whose spans hold what the judge finds of their records."""
+        """Set the judge of the records, and return this source: its spans then hold the judge's columns."""
         self._judge = judge
         return self
 
@@ -140,7 +140,7 @@ class FileSource(Source):
             yield from self.of_file(start if number == start.source else Place(number), told)
 
     def of_file(self, place: Place, told: Told | None = None) -> Iterator[Span]:
-        """As `spans`, of the file that the place is in alone."""
+        """Return spans as `spans`, of the place's file alone."""
         file = self._files[place.source]
         stream = Stream(file.name, self.meter)
         with closing(stream):
@@ -150,7 +150,7 @@ class FileSource(Source):
                     file.standing.check(file.name, stream.standing())
                     yield span
             except BrokenExport as broken:
-                file.standing.check(file.name, stream.standing())  # cut while it was read, it is not broken
+                file.standing.check(file.name, stream.standing())  # a file that was changed meanwhile is not broken
                 if told is not None:
                     told(broken)
                 elif not (broken.whole or self._accept_broken):
@@ -161,7 +161,7 @@ class FileSource(Source):
             file.standing.check(file.name, stream.standing())
 
     def next_record(self, number: int, offset: int) -> int | None:
-        """Where a record of a file that is not compressed seems to begin behind an offset; see `cuts`."""
+        """Guess where a record begins after an offset of an uncompressed file; see `cuts`."""
         file = self._files[number]
         with closing(open_file(file.name)) as handle:
             try:
@@ -170,8 +170,10 @@ class FileSource(Source):
                 raise read_failed(file.name, offset, error) from None
 
     def here(self, folder: str) -> FileSource:
-        """The same source on another machine, which numbers devices and files in its own way; `folder` is where names
-        are relative to. Raises `Unusable` where a file can't be opened, or has another size or time of change."""
+        """Return this source on another machine, where devices and inodes differ. Names are relative to `folder`.
+
+        Raises `Unusable` if a file can't be opened, or has another size or time of change.
+        """
         other = copy(self)
         other._files = []
         for file in self._files:
@@ -218,16 +220,21 @@ class FileSource(Source):
                 file.standing.check(file.name, handle.standing())
 
     def fingerprints(self) -> list[dict[str, Any]]:
-        """One per file: `file` as named, `size` in bytes as it lies there, its `length` decompressed (of a compressed
-        one about), `modified` and `changed` in nanoseconds since the epoch, `inode`, `sha256` over its head, tail and
-        samples, `compression` ("" if none), `format`, the `etag` of an object that has one, and the `path` of the array
-        or the object (None for NDJSON and CSV)."""
+        """Return a fingerprint of each file.
+
+        `file` is its name, `size` its bytes, `length` its decompressed bytes (estimated if it is compressed).
+        `modified` and `changed` are in nanoseconds since the epoch. `sha256` is over its head, tail and samples.
+        `compression` is "" without one. `path` leads to the array or object (None for NDJSON and CSV). Also `inode`,
+        `format`, and the `etag` of an object that has one.
+        """
         return [{**file.mark} for file in self._files]
 
 
 def _check_distinct(files: Sequence[_File]) -> None:
-    """Raise `Unusable` if an array is named twice, by whatever names or links, or as it is and compressed: its records
-    would be sent twice. Shards that are alike in holding no record may be named; one file twice may be a mistake."""
+    """Raise `Unusable` if an array is named twice: by any names or links, or once plain and once compressed.
+
+    Different empty shards may be equal; one file may not be named twice even if it is empty.
+    """
     named: dict[object, _File] = {}
     for file in files:
         where = file.layout.format, file.layout.path
@@ -259,10 +266,9 @@ def open_source(
     form: Form = AS_NAMED,
     accept_broken: bool = False,
 ) -> FileSource:
-    """The source of a stage from its files in order. Looks at how each begins.
+    """Return the source of a stage from its files in order, after a look at the beginning of each.
 
-    `form` is how CSV is written. A record of more than `max_record_bytes` is one at fault. `read_bytes` is what is read
-    and held at once, in bytes. `accept_broken`: where a file can't be read on it ends.
-    Raises Unusable, and Problem if ijson lacks its C backend.
+    A record of more than `max_record_bytes` is at fault. `read_bytes` are read and held at once. `accept_broken`: a
+    file that can't be read on counts as ended. Raises Unusable, and Problem if ijson lacks its C backend.
     """
     return FileSource(inputs, max_record_bytes, read_bytes, form, accept_broken=accept_broken)

@@ -1,4 +1,4 @@
-"""Records that are the values of an object, each under its key."""
+"""Framing of keyed records: the values of an object, each under its key."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from streammig.sources.window import Window
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _KEY = re.compile(rb"[ \t\n\r]*,?[ \t\n\r]*(%b)[ \t\n\r]*:[ \t\n\r]*" % _STRING.pattern, re.DOTALL)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-KEY_BYTES = 64 * 1024  # a longer key is taken for a string without an end
+KEY_BYTES = 64 * 1024  # a longer key counts as a string without an end
 
 Member = tuple[int, bytes]
-"""The offset of a key, and the key as it stands, in quotes."""
+"""The offset of a key, and its bytes in quotes."""
 
 
 class Members(Framer):
-    """The values of one object from a place on, framed like the elements of an array; `field` is where the key goes.
+    """Reads the values of one object, like the elements of an array. `field` is the record's field for its key.
 
-    A record stands from its key to the end of its value, for whoever reads on from there needs the key. Each boundary
-    is proven: what decodes as an object has its values in order, and the text between two of them must be a comma, a
-    key and a colon. A key that comes twice makes that fail, and its value is taken alone.
+    A record extends from its key to the end of its value, so that a resume finds the key. Each boundary is proven: a
+    text that decodes as an object has its values in order, and between two of them are a comma, a key and a colon. A
+    repeated key makes that fail; then values are taken one by one.
     """
 
     noun, whole = "value", "object"
@@ -40,7 +40,7 @@ class Members(Framer):
         super().__init__(window, source, ordinal, limit, meter)
         self._field = msgspec.json.encode(field) if field is not None else b""
         self._name = field or ""
-        self._keys: dict[int, Member] = {}  # by the offset of the value
+        self._keys: dict[int, Member] = {}  # by the value's offset
 
     def spans(self, at: int, *, resumed: bool) -> Iterator[Span]:
         for span in super().spans(at, resumed=resumed):
@@ -56,7 +56,7 @@ class Members(Framer):
     def _values(self, text: bytes) -> list[msgspec.Raw]:
         try:
             return list(_MEMBERS.decode(text).values())
-        except UnicodeDecodeError:  # in a key
+        except UnicodeDecodeError:  # a key is no UTF-8
             return []
 
     def _starts(self, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
@@ -65,7 +65,7 @@ class Members(Framer):
         for raw, length in zip(raws, lengths, strict=True):
             found = _KEY.match(data, at)
             if found is None or not data.startswith(bytes(raw), found.end()):
-                self._singly = base + at + LEAST_TRY  # a key came twice, and may again
+                self._singly = base + at + LEAST_TRY  # a key is repeated, and may be again
                 break
             at = found.end()
             starts.append(at - low)
@@ -93,7 +93,7 @@ class Members(Framer):
         super()._element()
 
     def _with_keys(self, span: Span) -> Span:
-        """The span with its records in the places of their members, and with their keys in them where asked."""
+        """Return the span with the places of its members, and with the keys put into the field, if there is one."""
         members = [self._keys.pop(span.offset + start) for start in span.starts]
         faults = dict(span.faults)
         origins: list[tuple[int, int]] = []
@@ -117,15 +117,17 @@ class Members(Framer):
         return Span(span.source, span.offset, data, starts, ends, span.ordinals, faults, origins=origins)
 
     def _put(self, key: bytes, record: bytes) -> bytes:
-        """The record with its key in a field. One that has this field with another value has it twice then, which the
-        rules refuse."""
+        """Add the key to a record as a field.
+
+        If the record has the field with another value, it has the field twice then, and the rules refuse it.
+        """
         if not record.startswith(b"{") or (self._field in record and self._has(key, record)):
             return record
         rest = record[1:]
         return b"{" + self._field + b":" + key + (b"" if rest.lstrip(WHITE)[:1] == b"}" else b",") + rest
 
     def _has(self, key: bytes, record: bytes) -> bool:
-        """Whether a record has the field, with its key in it."""
+        """Tell whether a record has the field with its key as the value."""
         try:
             found = _MEMBERS.decode(record).get(self._name)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

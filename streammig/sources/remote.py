@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-BLOCK_BYTES = 4 * 1024 * 1024  # of one request: so long that its round trip is a small part of it
-PART_BYTES = 1  # as they come: what came before a connection was cut is kept
+BLOCK_BYTES = 4 * 1024 * 1024  # bytes of one request: so many that the round trip is a small part of it
+PART_BYTES = 1  # take bytes as they come: those before a lost connection are kept
 CLIENT: ClientConfig = {"allow_http": True, "connect_timeout": "10s", "read_timeout": "60s", "timeout": "10m"}
 RETRY: RetryConfig = {
     "max_retries": 6,
@@ -32,15 +32,15 @@ CREDENTIALS = {
 
 
 class RemoteObject:
-    """An object as a `Handle`: each request asks for the object that was found first, by its ETag (If-Match).
+    """An object on a server as a `Handle`. Each request names the ETag of the first answer (If-Match).
 
-    Credentials are those of the environment. They never stand in an address, which is kept and shown.
+    Credentials come from the environment. They are never part of an address, which is kept and shown. Raises Unusable
+    if the object can't be read, and MachineFault if the server can't be reached.
     """
 
     def __init__(self, address: str) -> None:
-        """Raises Unusable if the object can't be had, MachineFault if the server can't be reached."""
         self._address, self._offset = address, 0
-        self._block, self._base = b"", 0  # what was fetched last, and where it begins
+        self._block, self._base = b"", 0  # the last fetch, and its offset
         self._scheme, place, key = parted(address)
         try:
             import obstore
@@ -88,8 +88,10 @@ class RemoteObject:
         self._block = b""
 
     def _fetch(self, offset: int, length: int) -> bytes:
-        """1 to `length` bytes, none behind the end. Where a connection was cut, what came before: the next request
-        goes on behind it."""
+        """Return 1 to `length` bytes, none after the end.
+
+        After a lost connection, returns the bytes before; the next request goes on from there.
+        """
         end = min(offset + length, self._standing.size)
         if offset >= end:
             return b""
@@ -116,7 +118,7 @@ class RemoteObject:
 
     @contextmanager
     def _told(self, offset: int) -> Iterator[None]:
-        """Raise what obstore says as a problem. Its own words may hold a signed address, so they are not shown."""
+        """Turn errors of obstore into problems. Its messages may hold a signed address, so they are not shown."""
         kinds = self._obstore.exceptions
         refused = kinds.PermissionDeniedError, kinds.UnauthenticatedError
         where, hint = f"{self._address}: the export can't be read: ", ""
