@@ -42,7 +42,10 @@ class InPart:
         found = f"{len(records) - len(looks)} of its {len(records)} owners can be read back as sent"
         if unclear:
             why = f" ({self.reads.misread})" if self.reads.misread else ""
-            return BatchState.PARKED, f"{found}, and {unclear} can't be told{why}: it is parked for you to decide"
+            return (
+                BatchState.PARKED,
+                f"{found}, and the answers about {unclear} prove nothing{why}: it is parked for you to decide",
+            )
         if not missing:
             return BatchState.ACCEPTED, "every owner of it can be read back, so it landed"
         if len(missing) == len(records):
@@ -72,7 +75,9 @@ class InPart:
         head, tail, _ = await self.store.contents(batch)
         accepted, dead = (assemble(it, head, tail, ranges_of(it)) for it in (there, missing))
         said = await self.store.read(lambda file: file.last_message(batch))
-        why = "the target took a part of its batch, and this can't be read back" + (f": {said}" if said else "")
+        why = "the target accepted a part of its batch, and this record can't be read back" + (
+            f": {said}" if said else ""
+        )
         letters = [DeadLetter(it.position, it.unit, CODE, why, it.tally) for it in missing]
         owners = [it.owner for it in missing]
         at = self.context.now()

@@ -78,7 +78,7 @@ class Isolation:
         elif last.kind == Kind.TOO_LARGE:
             await self._give_up(batch, records, "too-large-for-target", "413 for this customer alone")
         elif not self.bisected:
-            await self._give_up(batch, records, "refused-with-its-batch", "events are not searched for the refused one")
+            await self._give_up(batch, records, "refused-with-its-batch", "events are not searched for the bad one")
         elif batch.state is BatchState.REJECTED and not batch.attempts:  # the rest of a batch that landed in part
             await self.sender.store.write(lambda file: file.move(batch, BatchState.REJECTED, BatchState.SEALED))
             await self._try(batch)
@@ -86,7 +86,9 @@ class Isolation:
             if not halves(records)[1]:
                 await self._give_up(batch, records, "refused", "the target refused it")
             elif self._left < 2:
-                await self._give_up(batch, records, "refused-with-its-batch", "the requests for finding it are spent")
+                await self._give_up(
+                    batch, records, "refused-with-its-batch", "the budget of requests to find it is spent"
+                )
             else:
                 return await self._part(batch, contents)
         return []

@@ -72,7 +72,7 @@ class LastBatch:
         self.sender.context.notify(
             Warned(
                 "last-batch-split",
-                f"the last batch of {batch.stage} is split while an outcome is unknown: what is accepted later shows"
-                " whether that landed",
+                f"the last batch of {batch.stage} is split while an outcome is unknown: parts accepted later can"
+                " prove whether that batch landed",
             )
         )

@@ -12,8 +12,8 @@ from streammig.model import Batch, BatchState, Kind, Receipt
 _HINTS = {
     401: "Check the API key.",
     403: "Check that the API key may migrate: the account may lack the permission, or a firewall answers.",
-    404: "Check --base-url: nothing answers there under the path of the migration.",
-    405: "Check --base-url: what answers there takes no migration.",
+    404: "Check --base-url: no service answers there under the path of the migration.",
+    405: "Check --base-url: the service there accepts no migrations.",
 }
 _STATES = {
     Kind.ACCEPTED: BatchState.ACCEPTED, Kind.REJECTED: BatchState.REJECTED, Kind.UNKNOWN: BatchState.UNKNOWN,

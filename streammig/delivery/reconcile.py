@@ -34,7 +34,7 @@ _UNSEEN = {
 THERE = frozenset({Seen.ALL, Seen.PART})
 SOME_IS_THERE = "some of it is at the target"
 REFUSED_IN_PART = (
-    f"it was refused, but {SOME_IS_THERE}, and a sample can't tell what of it is not: it is parked for you to decide"
+    f"it was refused, but {SOME_IS_THERE}, and a sample can't tell which part: it is parked for you to decide"
 )
 
 
@@ -76,7 +76,7 @@ class Evidence:
         elif self._absent_since is None:
             self._absent_since = now
         elif now - self._absent_since >= self.settle_time:
-            return BatchState.SEALED, "it did not land, though a later one did: it is sent again"
+            return BatchState.SEALED, "it did not land, though later batches did: it is sent again"
         return None
 
     def _unclear(self, seen: list[Seen], now: float) -> tuple[BatchState, str] | None:
@@ -89,7 +89,7 @@ class Evidence:
             why = "the target holds other data under its ids, which may have been there before"
         else:
             there = sum(it in THERE for it in seen)
-            why = f"of {len(seen)} of its records only {there} can be read back, which proves neither"
+            why = f"of {len(seen)} of its records only {there} can be read back, which proves neither outcome"
         return BatchState.PARKED, f"{why}: it is parked for you to decide"
 
 
@@ -128,7 +128,7 @@ class Reconciler:
             return state
         if state is BatchState.SPLIT:
             self.context.notify(
-                Warned("accepted-in-part", f"batch {batch.seq} of {batch.stage} was taken in part: {why}")
+                Warned("accepted-in-part", f"batch {batch.seq} of {batch.stage} was accepted in part: {why}")
             )
             return state
         if state is BatchState.ACCEPTED and await self.store.read(lambda file: file.last_attempt(batch).refused):
@@ -156,7 +156,7 @@ class Reconciler:
     async def _each_owner(self, batch: Batch) -> tuple[BatchState, str] | None:
         records = await self._readable(batch)
         if sum((it.tally for it in records), Tally()) != batch.tally:
-            why = "the answer may speak of a part of it, and not all of it can be read back"
+            why = "it may have landed in part, and not all of it can be read back"
             return BatchState.PARKED, f"{why}: it is parked for you to decide"
         if not await self._wait(await self._time_to_settle(batch), batch):
             return BatchState.UNKNOWN, ""
@@ -196,8 +196,8 @@ class Reconciler:
             hopeless = passed is False and not more_to_come() and now() - looking >= self.context.times.settle
             if hopeless or now() - looking >= self._patience:
                 if goes_on_later() and not more_to_come():
-                    left = f"the outcome of batch {batch.seq} of {batch.stage} is left unknown: what a later run sends"
-                    self.context.notify(Warned("left-unknown", f"{left} may show it"))
+                    left = f"the outcome of batch {batch.seq} of {batch.stage} is left unknown: batches of a later"
+                    self.context.notify(Warned("left-unknown", f"{left} run may prove it"))
                     break
                 return BatchState.PARKED, _unproven(seen, lacking)
             if not await self._wait(self._pause, batch):
@@ -268,16 +268,17 @@ class Reconciler:
                 why = SOME_IS_THERE
                 break
             if passed is False and now() - looking >= self._patience:
-                why = "the target does not show what it accepted, so it may not have come to this one yet"
+                why = "the target does not show what it accepted, so its queue may not have come to this batch yet"
                 break
             if not await self._wait(self._pause, batch):
                 return False
-        before, note = batch.state, f"it was refused, but {why}"
-        await self.store.write(lambda file: file.move(batch, before, BatchState.PARKED, note=note))
-        self.context.notify(
-            Warned("rejected-but-there", f"batch {batch.seq} of {batch.stage} was refused, but {why}: it is parked")
-        )
+        await self._park_refused(batch, f"it was refused, but {why}")
         return False
+
+    async def _park_refused(self, batch: Batch, note: str) -> None:
+        await self.store.write(lambda file: file.move(batch, batch.state, BatchState.PARKED, note=note))
+        text = f"batch {batch.seq} of {batch.stage} is parked: {note}"
+        self.context.notify(Warned("rejected-but-there", text))
 
     async def _part_owners(self, batch: Batch, records: Sequence[Record]) -> bool:
         """Park the owners of a rejected batch who are not proven to be missing; the others go on as a rejected part.
@@ -318,8 +319,8 @@ class Reconciler:
         if len(later) < LATER:
             young = await self.store.read(lambda file: file.accepted_after(batch, now, LATER))
             if len(young) == LATER:
-                return None, "what was accepted after it is not yet a settle time old"
-            enough = f"it takes {LATER} batches that were accepted after it and can be seen"
+                return None, "the batches accepted after it are not a settle time old yet"
+            enough = f"the proof takes {LATER} batches that were accepted after it and can be seen"
             return False, f"{enough}, and there are {len(young)}"
         for other in later:
             if not await self._applied(other):

@@ -315,7 +315,7 @@ class Sender:
             self._refused,
             f"batches of {batch.stage} in a row were refused as a whole"
             + (f", the last with: {receipt.message}" if receipt.message else ""),
-            "Find out what the target wants (a reward, a brand or a permission that it lacks?), then run the same"
+            "Find out what the target lacks (a reward, a brand, a permission?), then run the same"
             f" command: they are sent again{unproven}.",
         )
 
@@ -326,7 +326,7 @@ class Sender:
         await self._stop_if_many(
             self._oversized,
             f"customers of {batch.stage} in a row were refused as too large (413), each alone",
-            "Ask who runs the firewall or proxy before the target for the size it lets through, then run the same"
+            "Ask the operator of the firewall or proxy before the target for its size limit, then run the same"
             " command: they are sent again.",
         )
         return BatchState.REJECTED
@@ -337,7 +337,7 @@ class Sender:
             return
         found = tuple(row)
         await self.store.write(lambda file: [file.move(it, BatchState.REJECTED, BatchState.SEALED) for it in found])
-        why = "Probably no data problem; nothing was dead-lettered for it."
+        why = "The records are probably not the cause; none became a dead letter."
         raise TargetStop("breaker-open", f"{len(found)} {what}", f"{why} {hint}")
 
     async def may_go_again(self, batch: Batch) -> bool:

@@ -65,7 +65,7 @@ def check_form(where: str, form: Form) -> None:
     except LookupError:
         plain = False
     if not plain:
-        said = f"{where}: encoding: {form.encoding!r} is no encoding that keeps ASCII as it is"
+        said = f"{where}: encoding: {form.encoding!r} is unknown, or not compatible with ASCII"
         raise Unusable("settings-invalid", said, "Convert the file first: iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8")
 
 
@@ -97,7 +97,7 @@ def read_header(window: Window, at: int, form: Form) -> Header:
         raise Unusable("csv-header", said, "Rename one of them in the file's first row.")
     if len(names) == 1 and (others := [mark for mark in ",;\t|" if mark in names[0]]):
         mark = "tab" if others[0] == "\t" else others[0]
-        said = f"{window.file}: the header is one field, and holds the character {mark}"
+        said = f"{window.file}: the header is one field with the character {mark}"
         raise Unusable("csv-delimiter", said, f'Set delimiter = "{mark}" in the table of the stage.')
     return Header(names, delimiter, form.encoding, at + taken, head.count(b"\n", 0, taken))
 
@@ -221,7 +221,7 @@ class CsvRows:
                 if block.count(b'"', offsets[line], offsets[reader.line_num]) % 2:
                     if line or reader.line_num == len(texts):
                         break  # the next block begins with this row, or is larger and holds its end
-                    why = f"the row at line {self._line} breaks the rules of quotes, so its end can't be told"
+                    why = f"the row at line {self._line} breaks the rules of quotes, so its end is uncertain"
                     raise self._window.broken(at + offsets[line], why) from None
                 row = []
                 faults[len(rows)] = INVALID_CSV, "the row breaks the rules of quotes"

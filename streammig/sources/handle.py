@@ -39,8 +39,8 @@ def changed(file: str, how: str) -> Unusable:
     return Unusable(
         "export-changed",
         f"{file}: the export changed while it was read: {how}",
-        "What was sent before stands in the checkpoint. Put the file back as it was, see to it that nobody writes"
-        " to it, and run the same command: it goes on from there.",
+        "The checkpoint holds all that was sent. Restore the file, make sure that nobody writes to it, and run the same"
+        " command: it goes on from there.",
     )
 
 
@@ -84,7 +84,7 @@ def open_file(file: str) -> Handle:
         handle.close()
         raise Unusable(
             "export-empty",
-            f"{file}: an export was looked for, the file is empty",
+            f"{file}: the export is empty",
             "Export again, or leave the file out.",
         )
     return handle

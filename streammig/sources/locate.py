@@ -30,7 +30,7 @@ LOOK_BYTES = 4 * 1024 * 1024
 LOOK_AT_MOST = 256 * 1024 * 1024
 LISTED = 20  # arrays named in a message
 BY_SETTING = (
-    'Where its keys are the ids of records, set keyed = "id" in the table of the stage, and name the object if it is'
+    'If its keys are the ids of records, set keyed = "id" in the table of the stage, and name the object if it is'
     " not the whole document: FILE#path.to.object."
 )
 
@@ -87,8 +87,8 @@ def locate(window: Window, wanted: Input, meter: Meter, *, lines: bool = False, 
     if _COMMAS.match(head) and decodes(head[: head.index(b"\n")].rstrip(WHITE + b",")):
         raise Unusable(
             "export-not-json",
-            f"{window.file}: each line is a record with a comma behind it, which is neither JSON nor NDJSON",
-            f"Take the commas away: sed 's/,[[:space:]]*$//' {shlex.quote(window.file)} > EXPORT.ndjson",
+            f"{window.file}: each line is a record followed by a comma, which is neither JSON nor NDJSON",
+            f"Remove the commas: sed 's/,[[:space:]]*$//' {shlex.quote(window.file)} > EXPORT.ndjson",
         )
     if head.startswith(b"["):
         return Layout(JSON, (), walk_to(window, at, (), meter)[0].kind == EMPTY)
@@ -127,8 +127,8 @@ def _obvious(window: Window, at: int, head: bytes, meter: Meter) -> Layout:
         "array-not-named",
         f"{window.file}: the array of records is not obvious: arrays of objects at the document's top: {len(top)};"
         f" arrays seen up to byte {end}:\n{_listing(found)}",
-        f"Name the one to be read: FILE#{path_text(of_objects[0]) if of_objects else 'path.to.array'}."
-        + " Where each line is a record, name the file .ndjson." * single
+        f"Name the array to read: FILE#{path_text(of_objects[0]) if of_objects else 'path.to.array'}."
+        + " If each line is a record, name the file .ndjson." * single
         + f" {_by_keys(window.file)}" * all(len(seen.path) > 1 for seen in found),
     )
 
@@ -142,7 +142,7 @@ def _one_object(file: str, found: Sequence[Seen]) -> Unusable:
 
 
 def _as_record(file: str) -> str:
-    return f"Where it is a record: jq -c . {shlex.quote(file)} > EXPORT.ndjson."
+    return f"If it is a record: jq -c . {shlex.quote(file)} > EXPORT.ndjson."
 
 
 def _by_keys(file: str) -> str:
@@ -165,9 +165,7 @@ def first_byte(window: Window) -> int:
         at = window.end
         if not window.fill(at):
             window.finish()
-            raise Unusable(
-                "export-empty", f"{window.file}: an export was looked for, the file holds nothing but white space"
-            )
+            raise Unusable("export-empty", f"{window.file}: the export holds only white space")
     return window.base + found.start()
 
 
@@ -189,9 +187,9 @@ def walk_to(window: Window, at: int, wanted: Sequence[str], meter: Meter, *, key
         if not leads_to(segments[: len(path)], path):
             walk.pass_over()
     walk.end()
-    hint = "Name the one to be read: FILE#path.to.array."
+    hint = "Name the array to read: FILE#path.to.array."
     if keyed:
-        hint = "Take keyed out of the table of the stage, or name the object: FILE#path.to.object."
+        hint = "Remove keyed from the table of the stage, or name the object: FILE#path.to.object."
     elif walk.has_object:
         hint += f" {BY_SETTING}"
     what, where = "object" if keyed else "array", path_text(segments) or "its top"
@@ -235,7 +233,7 @@ def _refuse_other(window: Window, at: int) -> None:
     if window.data[at - window.base] not in b"[{":
         raise Unusable(
             "export-not-json",
-            f"{window.file}: JSON or NDJSON was looked for, the file begins with neither an object nor an array",
+            f"{window.file}: the export begins with neither an object nor an array",
             "Export it as JSON: one array of records, a document that holds one, or one record a line.",
         )
 

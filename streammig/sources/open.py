@@ -164,11 +164,11 @@ class Stream:
                 if frame.needs_input:
                     given, waiting = waiting or self._fetch(COMPRESSED_BYTES), b""
                     if not given:
-                        raise self._break(f"the compressed file is cut, it ends at byte {taken} inside its {kind} data")
+                        raise self._break(f"the compressed file is cut: it ends at byte {taken} inside its {kind} data")
                 try:
                     data = frame.decompress(given, PIECE_BYTES)
                 except _DAMAGED:
-                    why = f"the {kind} data is damaged behind byte {taken} of the compressed file"
+                    why = f"the {kind} data is damaged after byte {taken} of the compressed file"
                     raise self._break(why) from None
                 taken += len(given)
                 if data:
@@ -183,7 +183,7 @@ class Stream:
         """
         left = data.lstrip(b"\0\r\n" if self.compression in (GZIP, XZ) else b"\r\n")
         if data[: len(data) - len(left)].strip(b"\0"):
-            self.behind = f"line breaks behind the {self.compression} data"
+            self.behind = f"line breaks after the {self.compression} data"
         return left
 
     def _fetch(self, size: int) -> bytes:
@@ -237,7 +237,7 @@ def _segments(text: str, path: str) -> tuple[str, ...]:
         if match is None or (match.end() < len(path) and path[match.end()] != "."):
             raise Unusable(
                 "path-invalid",
-                f"{text}: the path behind # can't be read at its character {at + 1}",
+                f"{text}: the path after # can't be read at its character {at + 1}",
                 'Write it like data.customers; put a key with a dot or a quote in double quotes: data."odd.key".',
             )
         segments.append(_segment(text, match.group()))

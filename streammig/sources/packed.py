@@ -60,8 +60,7 @@ def refuse_frame(file: str, head: bytes) -> None:
     if window > MOST_WINDOW:
         raise Unusable(
             "export-packed",
-            f"{file}: the zstd data needs a window of {window >> 20} MB of memory; the most that is taken is"
-            f" {MOST_WINDOW >> 20} MB",
+            f"{file}: the zstd data needs a window of {window >> 20} MB of memory; the limit is {MOST_WINDOW >> 20} MB",
             f"Decompress it first: zstd --long={10 + exponent} -dc {name} > EXPORT",
         )
 

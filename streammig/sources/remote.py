@@ -129,15 +129,15 @@ class RemoteObject:
         except FileNotFoundError:
             raise Unusable("export-unreadable", where + "the server has no such object", "Check the address.") from None
         except refused:
-            raise Unusable("export-unreadable", where + "the server refuses to give it", hint) from None
+            raise Unusable("export-unreadable", where + "the server refuses access to it", hint) from None
         except kinds.PreconditionError:
-            raise changed(self._address, "the server has another object there now") from None
+            raise changed(self._address, "the object was replaced on the server") from None
         except kinds.NotSupportedError:
-            said = "the server does not give ranges of it"
+            said = "the server does not support ranges"
             raise Unusable("export-unreadable", where + said, "Download it, and name the file.") from None
         except (kinds.BaseError, OSError, ValueError):
             raise MachineFault(
                 "export-io",
                 f"{self._address}: reading at byte {offset} failed: the server gives no usable answer",
-                f"Look after address and network, then run the same command: it goes on from there. {hint}".strip(),
+                f"Check the address and the network, then run the same command: it goes on from there. {hint}".strip(),
             ) from None

@@ -31,13 +31,13 @@ def judge(data: bytes) -> tuple[str, str]:
     try:
         RAW.decode(data)
     except RecursionError:
-        return TOO_DEEP, "the record is nested deeper than the parser goes"
+        return TOO_DEEP, "the record is nested too deeply for the parser"
     except msgspec.DecodeError as error:
         at, why = place_of(error, len(data))
         if not decodes(without_surrogates(data)):
             return INVALID_JSON, f"no valid JSON at byte {at + 1} of the record: {why}"
         code = LONE_SURROGATE
-        fault = f"an escaped surrogate near byte {at + 1} of the record stands without its other half"
+        fault = f"an escaped surrogate near byte {at + 1} of the record lacks its other half"
     else:
         code = fault = ""
     if bad := utf8_fault(data):

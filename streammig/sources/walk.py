@@ -136,8 +136,8 @@ class Walk:
             low = window.end
             if not window.fill(low):
                 window.finish()
-                return BrokenExport(window.file, at, "text without a record, behind the document's end", whole=True)
-        return window.broken(at, "no valid JSON there, behind the document's end")
+                return BrokenExport(window.file, at, "text without a record, after the document's end", whole=True)
+        return window.broken(at, "no valid JSON there, after the document's end")
 
     def _framer(self) -> Framer:
         framer = Framer(self._window, 0, 1, ELEMENT_BYTES, self._meter)
