@@ -59,11 +59,11 @@ class InPart:
         Returns None if the run must stop.
         """
         what = f"reading back all {len(records):,} owners of batch {batch.seq} of {batch.stage}"
-        first = await self.reads.at_last(batch.stage, records, what)
+        first = await self.reads.all_retried(batch.stage, records, what)
         left = [(record, seen) for record, seen in zip(records, first, strict=True) if seen is not Seen.ALL]
         if left and not self.context.stopping:
             await self.wait(self.context.times.settle, batch)
-        second = await self.reads.at_last(batch.stage, [record for record, _ in left], what)
+        second = await self.reads.all_retried(batch.stage, [record for record, _ in left], what)
         if self.context.stopping:
             return None
         looks = [(record, {before, now}) for (record, before), now in zip(left, second, strict=True)]

@@ -97,7 +97,7 @@ class Isolation:
         """Tell whether no part of a rejected batch has landed, as far as a look can show."""
         alone = len({record.owner for record in records}) == 1
         looked_for = inferred or alone or batch.seq in self._parts
-        return looked_for or await self.sender.may_go_again(batch)
+        return looked_for or await self.sender.may_send_again(batch)
 
     async def _part(self, batch: Batch, contents: Contents) -> list[Batch]:
         store, records = self.sender.store, contents.records

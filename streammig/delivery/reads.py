@@ -88,7 +88,7 @@ class Reads:
         tell()
         return few + list(await asyncio.gather(*map(one, rest)))
 
-    async def at_last(self, stage: str, records: Sequence[Record], what: str = "") -> list[Seen]:
+    async def all_retried(self, stage: str, records: Sequence[Record], what: str = "") -> list[Seen]:
         """Read each record as `all`, and those that can't be told again, up to five rounds: the trouble may pass."""
         seen = await self.all(stage, records, what)
         for _ in range(ROUNDS - 1):

@@ -253,7 +253,7 @@ class Reconciler:
         looking = now()
         while True:
             passed = await self._queue_works(batch)
-            seen = await self.reads.at_last(batch.stage, probes)
+            seen = await self.reads.all_retried(batch.stage, probes)
             if self.context.stopping:
                 return False
             there = not THERE.isdisjoint(seen) or Seen.OTHER in seen

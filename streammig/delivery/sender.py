@@ -54,7 +54,7 @@ class Reachability:
     _lost: bool = False
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def doubt(self) -> None:
+    def suspend(self) -> None:
         """Hold requests back: an outcome is unknown."""
         self._lost = True
 
@@ -196,7 +196,7 @@ class Sender:
         if receipt.kind is Kind.THROTTLED or receipt.retry_after is not None:
             await self._obey(receipt)
         if receipt.kind is Kind.UNKNOWN:
-            self.reachability.doubt()
+            self.reachability.suspend()
         return receipt
 
     def _notify_when_durable(self, noted: asyncio.Future[None], answered: Answered) -> None:
@@ -281,7 +281,7 @@ class Sender:
 
     async def decide(self, batch: Batch) -> BatchState:
         """Decide an unknown batch by read-backs. SEALED: it is proven that it did not land. UNKNOWN: the run stops."""
-        self.reachability.doubt()
+        self.reachability.suspend()
         self.deciding += 1
         try:
             await self.reachability.wait()
@@ -340,7 +340,7 @@ class Sender:
         why = "The records are probably not the cause; none became a dead letter."
         raise TargetStop("breaker-open", f"{len(found)} {what}", f"{why} {hint}")
 
-    async def may_go_again(self, batch: Batch) -> bool:
+    async def may_send_again(self, batch: Batch) -> bool:
         """Tell whether a rejected batch (or one sealed again since) may be sent: a look finds that none of it landed.
 
         Also True if its stage can't be looked for. False if the look has parked it, or the run must stop.

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from streammig.model import Span
 from streammig.sources.open import Meter
-from streammig.sources.valid import WHITE, decodes, is_cut_off, judge, without_surrogates
-from streammig.sources.window import Held, Window
+from streammig.sources.valid import WHITE, check_record, decodes, is_cut_off, without_surrogates
+from streammig.sources.window import SpanBuilder, Window
 
 _BETWEEN = re.compile(rb"\}(?=[ \t\r\n]*+\{)")
 
@@ -47,13 +47,13 @@ class Documents:
         window, ended = self._window, False
         while not ended:
             ended = not window.fill(at)
-            data, index, held = window.data, 0, Held()
+            data, index, held = window.data, 0, SpanBuilder()
             while end := self._next(data, index, ended):
                 self._hold(held, data, index, end)
                 index = end
                 if held.is_full():
                     yield held.span(self._source, data, window.base)
-                    held = Held()
+                    held = SpanBuilder()
             if held.starts:
                 yield held.span(self._source, data, window.base)
             at = window.base + index + len(data[index:]) - len(data[index:].lstrip(WHITE))
@@ -61,7 +61,7 @@ class Documents:
                 raise window.broken(at, f"no document ends within {self._limit:,} bytes")
         window.finish()
         if at < window.end:
-            raise window.broken(at, judge(window.data[at - window.base :].strip(WHITE))[1])
+            raise window.broken(at, check_record(window.data[at - window.base :].strip(WHITE))[1])
 
     def _next(self, data: bytes, index: int, ended: bool) -> int:
         """Return the end of the next document; 0 if it is not in the data, or the data is no JSON."""
@@ -71,10 +71,10 @@ class Documents:
             end = begin + len(rest)
         return max(end, 0)
 
-    def _hold(self, held: Held, data: bytes, index: int, end: int) -> None:
+    def _hold(self, held: SpanBuilder, data: bytes, index: int, end: int) -> None:
         record = data[index:end].lstrip(WHITE)
         self._meter.parsed += len(record)
-        code, fault = judge(record)
+        code, fault = check_record(record)
         base = self._window.base
         held.put(base + end - len(record), base + end, self._ordinal, (len(record), code, fault) if code else None)
         self._ordinal += 1

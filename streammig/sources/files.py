@@ -16,7 +16,7 @@ from streammig.sources.csv_rows import AS_NAMED, CsvRows, Form
 from streammig.sources.cuts import next_record
 from streammig.sources.documents import Documents
 from streammig.sources.frame import Framer
-from streammig.sources.handle import Standing, open_file, read_failed
+from streammig.sources.handle import FileIdentity, open_file, read_failed
 from streammig.sources.identity import FEW, hash_before, sampled
 from streammig.sources.lines import Lines
 from streammig.sources.locate import (
@@ -49,7 +49,7 @@ class _File(NamedTuple):
 
     name: str
     layout: Layout
-    standing: Standing
+    identity: FileIdentity
     head: bytes
     mark: dict[str, Any]
 
@@ -94,12 +94,12 @@ class FileSource(Source):
         before = self.meter.read
         stream = Stream(wanted.file, self.meter)
         with closing(stream):
-            standing = stream.standing()
+            identity = stream.identity()
             window = self._window(wanted.file, stream)
             while window.end < (LOOK_BYTES if stream.compression else HEAD_BYTES) and window.fill(0):
                 pass
             head, ended = hashlib.sha256(window.data[:HEAD_BYTES]).digest(), window.end < LOOK_BYTES
-            length = standing.size
+            length = identity.size
             if stream.compression:
                 # On average, half of the last fetch is not inflated yet.
                 taken = max(self.meter.read - before - COMPRESSED_BYTES // 2, COMPRESSED_BYTES // 2)
@@ -108,24 +108,24 @@ class FileSource(Source):
             layout = locate(window, wanted, self.meter, lines=lines, form=self._form)
             mark = {
                 "file": wanted.file,
-                "size": standing.size,
+                "size": identity.size,
                 "length": length,
-                "modified": standing.modified,
-                "changed": standing.changed,
-                "inode": standing.inode,
+                "modified": identity.modified,
+                "changed": identity.changed,
+                "inode": identity.inode,
                 "sha256": sampled(wanted.file, FEW),
                 "compression": stream.compression,
                 "format": layout.format,
                 "path": path_text(layout.path) if layout.format in (JSON, KEYED) else None,
             }
-            if standing.etag:
-                mark["etag"] = standing.etag
+            if identity.etag:
+                mark["etag"] = identity.etag
             if layout.header is not None:
                 mark["form"] = f"{layout.header.delimiter!r} {layout.header.encoding}"
             elif layout.format == KEYED:
                 mark["form"] = f"keyed {self._form.keyed}"
-            standing.check(wanted.file, stream.standing())
-        return _File(wanted.file, layout, standing, head, mark)
+            identity.check(wanted.file, stream.identity())
+        return _File(wanted.file, layout, identity, head, mark)
 
     def judged_by(self, judge: Judge | None) -> FileSource:
         """Set the judge of the records, and return this source: its spans then hold the judge's columns."""
@@ -144,13 +144,13 @@ class FileSource(Source):
         file = self._files[place.source]
         stream = Stream(file.name, self.meter)
         with closing(stream):
-            file.standing.check(file.name, stream.standing())
+            file.identity.check(file.name, stream.identity())
             try:
                 for span in self._framed(file, place, stream):
-                    file.standing.check(file.name, stream.standing())
+                    file.identity.check(file.name, stream.identity())
                     yield span
             except BrokenExport as broken:
-                file.standing.check(file.name, stream.standing())  # a file that was changed meanwhile is not broken
+                file.identity.check(file.name, stream.identity())  # a file that was changed meanwhile is not broken
                 if told is not None:
                     told(broken)
                 elif not (broken.whole or self._accept_broken):
@@ -158,7 +158,7 @@ class FileSource(Source):
             else:
                 if told is not None and stream.behind:
                     told(BrokenExport(file.name, stream.offset, stream.behind, whole=True))
-            file.standing.check(file.name, stream.standing())
+            file.identity.check(file.name, stream.identity())
 
     def next_record(self, number: int, offset: int) -> int | None:
         """Guess where a record begins after an offset of an uncompressed file; see `cuts`."""
@@ -179,9 +179,9 @@ class FileSource(Source):
         for file in self._files:
             name = file.name if is_address(file.name) else os.path.join(folder, file.name)
             with closing(open_file(name)) as handle:
-                now = handle.standing()
-            file.standing.check(name, now._replace(device=file.standing.device, inode=file.standing.inode))
-            other._files.append(file._replace(name=name, standing=now))
+                now = handle.identity()
+            file.identity.check(name, now._replace(device=file.identity.device, inode=file.identity.inode))
+            other._files.append(file._replace(name=name, identity=now))
         return other
 
     def _framed(self, file: _File, place: Place, stream: Stream) -> Iterator[Span]:
@@ -212,12 +212,12 @@ class FileSource(Source):
 
     def before(self, place: Place) -> str:
         file = self._files[place.source]
-        return hash_before(file.mark, place.offset, file.standing)
+        return hash_before(file.mark, place.offset, file.identity)
 
     def unchanged(self) -> None:
         for file in self._files:
             with closing(open_file(file.name)) as handle:
-                file.standing.check(file.name, handle.standing())
+                file.identity.check(file.name, handle.identity())
 
     def fingerprints(self) -> list[dict[str, Any]]:
         """Return a fingerprint of each file.
@@ -238,9 +238,9 @@ def _check_distinct(files: Sequence[_File]) -> None:
     named: dict[object, _File] = {}
     for file in files:
         where = file.layout.format, file.layout.path
-        same: list[tuple[object, ...]] = [(where, file.standing[:2])]
+        same: list[tuple[object, ...]] = [(where, file.identity[:2])]
         if not file.layout.empty:
-            same.append((where, (file.standing.size, file.mark["sha256"])))
+            same.append((where, (file.identity.size, file.mark["sha256"])))
         if first := next((named[key] for key in same if key in named), None):
             raise Unusable(
                 "export-twice",

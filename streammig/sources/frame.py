@@ -23,14 +23,14 @@ from streammig.sources.valid import (
     RAW,
     WHITE,
     Fault,
+    check_record,
     is_utf8,
-    judge,
     place_of,
     too_large,
     utf8_fault,
     without_surrogates,
 )
-from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, SPAN_BYTES, SPAN_RECORDS, Held, Window
+from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, SPAN_BYTES, SPAN_RECORDS, SpanBuilder, Window
 from streammig.target import Judge
 
 # Bytes to try at once: the least that is worth a try, the first try, and the most (for large records).
@@ -73,7 +73,7 @@ class Framer:
         self._singly = 0  # up to this offset, elements are taken one by one
         self._closings = [*self.closings]  # the last one that fitted comes first
         self._ready: list[Span] = []
-        self._held = Held()
+        self._held = SpanBuilder()
 
     def spans(self, at: int, *, resumed: bool) -> Iterator[Span]:
         """Return spans from the offset `at` on, up to the closing bracket; `resumed`: it may lie after an element.
@@ -86,8 +86,8 @@ class Framer:
         try:
             while self._next(comma):
                 comma = True
-                if not (self._together() if self._judge is None else self._judged(self._judge)):
-                    self._element()
+                if not (self._take_many() if self._judge is None else self._take_judged(self._judge)):
+                    self._take_one()
                 if self._ready:
                     ready, self._ready = self._ready, []
                     yield from ready
@@ -132,11 +132,11 @@ class Framer:
         """Make a span of the held elements."""
         if self._held.starts:
             self._ready.append(self._held.span(self._source, self._window.data, self._window.base))
-            self._held = Held()
+            self._held = SpanBuilder()
 
     # -- many at once ------------------------------------------------------------------------------------------------
 
-    def _together(self) -> bool:
+    def _take_many(self) -> bool:
         """Take many elements from `at` on; return False if no cut could be proven."""
         window = self._window
         if self.at < self._singly:
@@ -146,14 +146,14 @@ class Framer:
         size = min(self._try, window.end - self.at)
         least = min(LEAST_TRY, size)
         while size >= least:
-            good = self._cut(size)
+            good = self._try_cut(size)
             if good is None:
                 return True
             size = size // 4 if good == size else good
         self._try, self._singly = LEAST_TRY, self.at + LEAST_TRY
         return False
 
-    def _judged(self, judge: Judge) -> bool:
+    def _take_judged(self, judge: Judge) -> bool:
         """Take many elements from `at` on by a judge; return False if it finds no end of an element."""
         window, size = self._window, 1  # first try the bytes that are there, so that few of them are copied
         while size <= MOST_TRY:
@@ -175,7 +175,7 @@ class Framer:
             size = max(4 * size, MOST_SPAN_BYTES)
         return False
 
-    def _cut(self, size: int) -> int | None:
+    def _try_cut(self, size: int) -> int | None:
         """Take the elements of a text of this size up to a cut in its second half, and return None.
 
         If no cut could be proven, returns how many bytes of the text may still be good.
@@ -207,10 +207,10 @@ class Framer:
                     del raws[-1:], lengths[-1:]  # there may be none
                 if not raws or max(lengths) > self._limit * LIMITS_PASSED:
                     break
-                starts = self._starts(low, raws, lengths, tight)
+                starts = self._find_starts(low, raws, lengths, tight)
                 if not starts:
                     break
-                self._take(low, starts, lengths[: len(starts)], sound=max(lengths) <= self._limit and is_utf8(text))
+                self._add_span(low, starts, lengths[: len(starts)], sound=max(lengths) <= self._limit and is_utf8(text))
                 self._adapt(size, self._ready[-1])
                 return None
         return size
@@ -219,7 +219,7 @@ class Framer:
         """Decode the elements of a text in brackets. Raises the decoder's error."""
         return _LIST.decode(text)
 
-    def _starts(self, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
+    def _find_starts(self, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
         """Return the begins of as many of these elements as possible, relative to `low`, the begin of the first.
 
         `tight`: each gap is one comma alone.
@@ -237,7 +237,7 @@ class Framer:
             starts.append(found.end() - low)
         return starts
 
-    def _take(self, low: int, starts: list[int], lengths: list[int], *, sound: bool) -> None:
+    def _add_span(self, low: int, starts: list[int], lengths: list[int], *, sound: bool) -> None:
         """Take elements as a span that begins at the index `low`; `sound`: all are UTF-8 and within the limit."""
         self._flush()
         count, base = len(starts), self._window.base
@@ -268,10 +268,10 @@ class Framer:
 
     # -- one by one --------------------------------------------------------------------------------------------------
 
-    def _element(self) -> None:
+    def _take_one(self) -> None:
         """Take the element that begins at `at`."""
         begin, window, limit = self.at, self._window, self._limit
-        whole = self._pass(begin)
+        whole = self._skip_element(begin)
         length = self.at - begin
         data = window.data[begin - window.base : self.at - window.base] if whole else b""
         if length > limit:
@@ -283,10 +283,10 @@ class Framer:
             self._ready.append(Span(self._source, begin, b"", (0,), (0,), (self._ordinal,), faults))
         else:
             self._meter.parsed += length
-            code, fault = judge(data)
+            code, fault = check_record(data)
             if code == INVALID_JSON:
                 self._check(begin, data, complete=True)
-                raise self._break(begin, f"{self._this()} is no JSON value")
+                raise self._break(begin, f"{self._where()} is no JSON value")
             self._held.put(begin, self.at, self._ordinal, (length, code, fault) if code else None)
             if self._held.is_full():
                 self._flush()
@@ -294,7 +294,7 @@ class Framer:
         # A try must hold several elements: with large ones, a short try always fails.
         self._try = min(max(self._try, 2 * length), MOST_TRY)
 
-    def _pass(self, begin: int) -> bool:
+    def _skip_element(self, begin: int) -> bool:
         """Move `at` after the element that begins there; return False if its bytes were dropped (over the limit)."""
         window, limit, extent = self._window, self._limit, Extent()
         scalar = window.data[begin - window.base] not in b'{["'
@@ -329,17 +329,17 @@ class Framer:
         except msgspec.DecodeError as error:
             index, why = place_of(error, len(text))
             if complete or index + ESCAPE_BYTES < len(text):
-                why = f"{why}, in {self._this()}, which begins at byte {begin}"
+                why = f"{why}, in {self._where()}, which begins at byte {begin}"
                 raise self._break(begin + index, why) from None
         except RecursionError:
             pass
 
-    def _this(self) -> str:
+    def _where(self) -> str:
         return f"{self.noun} {self._ordinal} of the {self.whole}"
 
     def _endless(self, begin: int) -> BrokenExport:
         far = self._limit * LIMITS_PASSED
-        return self._break(begin, f"{self._this()} has no end within {far} bytes")
+        return self._break(begin, f"{self._where()} has no end within {far} bytes")
 
     def _break(self, at: int, why: str) -> BrokenExport:
         return self._window.broken(

@@ -12,7 +12,7 @@ from streammig.address import is_address
 from streammig.errors import MachineFault, Unusable
 
 
-class Standing(NamedTuple):
+class FileIdentity(NamedTuple):
     """The identity of an opened export. It changes if the export is written to or replaced."""
 
     device: int  # -1 for an object; its inode is a hash of its address
@@ -22,7 +22,7 @@ class Standing(NamedTuple):
     changed: int  # nanoseconds of the last change of content, times, name or rights: nobody can set it back
     etag: str = ""  # of an object
 
-    def check(self, file: str, now: Standing) -> None:
+    def check(self, file: str, now: FileIdentity) -> None:
         """Raise `Unusable` if the export has changed; its name and rights may change."""
         if now._replace(changed=self.changed) == self:
             return
@@ -55,7 +55,7 @@ class Handle(Protocol):
     def at(self, offset: int, length: int) -> bytes:
         """Return the bytes at an offset, without a move of the read position."""
 
-    def standing(self) -> Standing:
+    def identity(self) -> FileIdentity:
         """Return its identity now, or at the last answer of its server."""
 
     def close(self) -> None: ...
@@ -67,9 +67,9 @@ class LocalFile(io.FileIO):
     def at(self, offset: int, length: int) -> bytes:
         return os.pread(self.fileno(), length, offset)
 
-    def standing(self) -> Standing:
+    def identity(self) -> FileIdentity:
         found = os.fstat(self.fileno())
-        return Standing(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return FileIdentity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def open_file(file: str) -> Handle:
@@ -80,7 +80,7 @@ def open_file(file: str) -> Handle:
         handle: Handle = RemoteObject(file)
     else:
         handle = _open_local(file)
-    if not handle.standing().size:
+    if not handle.identity().size:
         handle.close()
         raise Unusable(
             "export-empty",

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from streammig.sources.handle import Standing, open_file, read_failed
+from streammig.sources.handle import FileIdentity, open_file, read_failed
 
 HEAD_BYTES, SAMPLE_BYTES = 64 * 1024, 4 * 1024
 FEW, MANY = 16, 1000  # samples
 # If these are equal in two fingerprints, the file is untouched. A restored copy has others, and may be the same.
-STANDING = ("modified", "changed", "inode")
+TIMES_AND_INODE = ("modified", "changed", "inode")
 
 Mark = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ def sampled(file: str, samples: int, stopped: Callable[[], bool] = lambda: False
     """Return a SHA-256 over the file's head, its tail and samples between them; "" if it was stopped."""
     digest = hashlib.sha256()
     with closing(open_file(file)) as handle:
-        size = handle.standing().size
+        size = handle.identity().size
         spots = [(0, HEAD_BYTES), (max(size - HEAD_BYTES, 0), HEAD_BYTES)]
         spots += [(size * index // (samples + 1), SAMPLE_BYTES) for index in range(1, samples + 1)]
         for offset, length in spots:
@@ -39,10 +39,10 @@ def sampled(file: str, samples: int, stopped: Callable[[], bool] = lambda: False
     return digest.hexdigest()
 
 
-def hash_before(mark: Mark, offset: int, standing: Standing | None = None) -> str:
+def hash_before(mark: Mark, offset: int, identity: FileIdentity | None = None) -> str:
     """Return a SHA-256 over the 64 KB of a file before an offset; "" if it is compressed.
 
-    Raises `Unusable` if the file has changed since `standing`.
+    Raises `Unusable` if the file has changed since `identity`.
     """
     if mark["compression"] or not offset:
         return ""
@@ -52,8 +52,8 @@ def hash_before(mark: Mark, offset: int, standing: Standing | None = None) -> st
             data = handle.at(begin, offset - begin)
         except OSError as error:
             raise read_failed(mark["file"], begin, error) from None
-        if standing is not None:
-            standing.check(mark["file"], handle.standing())
+        if identity is not None:
+            identity.check(mark["file"], handle.identity())
     return hashlib.sha256(data).hexdigest()
 
 
@@ -76,7 +76,7 @@ def comparable(marks: Sequence[Mark]) -> dict[str, Any]:
         f"file {number}'s {key}": value
         for number, mark in enumerate(marks, 1)
         for key, value in mark.items()
-        if key not in ("file", *STANDING, "samples", "length")
+        if key not in ("file", *TIMES_AND_INODE, "samples", "length")
     }
 
 
@@ -88,6 +88,6 @@ def touched(now: Sequence[Mark], then: Sequence[Mark], stopped: Callable[[], boo
     return [
         mark["file"]
         for mark, before in zip(now, then, strict=True)
-        if any(mark[key] != before.get(key) for key in STANDING)
+        if any(mark[key] != before.get(key) for key in TIMES_AND_INODE)
         and sampled(mark["file"], MANY, stopped) != before.get("samples")
     ]

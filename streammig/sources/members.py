@@ -10,7 +10,7 @@ import msgspec
 from streammig.model import Span
 from streammig.sources.frame import LEAST_TRY, Framer
 from streammig.sources.open import Meter
-from streammig.sources.valid import WHITE, decodes, judge, without_surrogates
+from streammig.sources.valid import WHITE, check_record, decodes, without_surrogates
 from streammig.sources.window import Window
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -59,7 +59,7 @@ class Members(Framer):
         except UnicodeDecodeError:  # a key is no UTF-8
             return []
 
-    def _starts(self, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
+    def _find_starts(self, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
         data, base, at = self._window.data, self._window.base, low
         starts: list[int] = []
         for raw, length in zip(raws, lengths, strict=True):
@@ -73,7 +73,7 @@ class Members(Framer):
             at += length
         return starts
 
-    def _element(self) -> None:
+    def _take_one(self) -> None:
         begin = self.at
         while (found := _STRING.match(self._window.data, self.at - self._window.base)) is None:
             if self._window.end - begin > KEY_BYTES:
@@ -90,7 +90,7 @@ class Members(Framer):
         if not self.sign():
             raise self._break(self.at, "")
         self._keys[self.at] = begin, found[0]
-        super()._element()
+        super()._take_one()
 
     def _with_keys(self, span: Span) -> Span:
         """Return the span with the places of its members, and with the keys put into the field, if there is one."""
@@ -101,13 +101,13 @@ class Members(Framer):
             length = faults[index][0] if index in faults else span.ends[index] - span.starts[index]
             origins.append((begin, span.offset + span.starts[index] + length - begin))
             if self._field and index not in faults and not (key.isascii() and b"\\" not in key):
-                code, fault = judge(key)
+                code, fault = check_record(key)
                 faults.update({index: (length, code, f"{fault}, in its key")} if code else {})
         if not self._field:
             return Span(
                 span.source, span.offset, span.data, span.starts, span.ends, span.ordinals, faults, origins=origins
             )
-        records = [self._put(key, data) for (_, key), data in zip(members, span.cut(0, len(span)), strict=True)]
+        records = [self._add_key(key, data) for (_, key), data in zip(members, span.cut(0, len(span)), strict=True)]
         starts, ends, at = list[int](), list[int](), 0
         for record in records:
             starts.append(at)
@@ -116,17 +116,17 @@ class Members(Framer):
         data = b",".join(records)
         return Span(span.source, span.offset, data, starts, ends, span.ordinals, faults, origins=origins)
 
-    def _put(self, key: bytes, record: bytes) -> bytes:
+    def _add_key(self, key: bytes, record: bytes) -> bytes:
         """Add the key to a record as a field.
 
         If the record has the field with another value, it has the field twice then, and the rules refuse it.
         """
-        if not record.startswith(b"{") or (self._field in record and self._has(key, record)):
+        if not record.startswith(b"{") or (self._field in record and self._has_key(key, record)):
             return record
         rest = record[1:]
         return b"{" + self._field + b":" + key + (b"" if rest.lstrip(WHITE)[:1] == b"}" else b",") + rest
 
-    def _has(self, key: bytes, record: bytes) -> bool:
+    def _has_key(self, key: bytes, record: bytes) -> bool:
         """Tell whether a record has the field with its key as the value."""
         try:
             found = _MEMBERS.decode(record).get(self._name)

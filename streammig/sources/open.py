@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
-from streammig.sources.handle import Standing, no_entry, open_file, read_failed
+from streammig.sources.handle import FileIdentity, no_entry, open_file, read_failed
 from streammig.sources.packed import BZIP2, GZIP, MOST_WINDOW, XZ, ZSTD, compression, refuse_frame
 
 if sys.version_info >= (3, 14):  # pragma: no cover
@@ -127,9 +127,9 @@ class Stream:
         while self.offset < offset and self.read(offset - self.offset):
             pass
 
-    def standing(self) -> Standing:
+    def identity(self) -> FileIdentity:
         """Return the identity of the file now."""
-        return self._handle.standing()
+        return self._handle.identity()
 
     def close(self) -> None:
         self._handle.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from streammig.address import parted
 from streammig.errors import MachineFault, Unusable
-from streammig.sources.handle import Standing, changed
+from streammig.sources.handle import FileIdentity, changed
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -52,7 +52,7 @@ class RemoteObject:
                 "Install it: pip install 'streammig[object-stores]'",
             ) from None
         self._obstore, self._key = obstore, key
-        with self._told(0):
+        with self._translated(0):
             match self._scheme:
                 case "s3":
                     self._store: ObjectStore = S3Store(place, client_options=CLIENT, retry_config=RETRY)
@@ -62,7 +62,7 @@ class RemoteObject:
                     self._store = AzureStore(place, client_options=CLIENT, retry_config=RETRY)
                 case _:
                     self._store = HTTPStore(place, client_options=CLIENT, retry_config=RETRY)
-            self._standing = self._stands(obstore.head(self._store, key))
+            self._identity = self._identity_of(obstore.head(self._store, key))
 
     def read(self, size: int, /) -> bytes:
         if not self._base <= self._offset < self._base + len(self._block):
@@ -81,8 +81,8 @@ class RemoteObject:
             data += more
         return data
 
-    def standing(self) -> Standing:
-        return self._standing
+    def identity(self) -> FileIdentity:
+        return self._identity
 
     def close(self) -> None:
         self._block = b""
@@ -92,17 +92,17 @@ class RemoteObject:
 
         After a lost connection, returns the bytes before; the next request goes on from there.
         """
-        end = min(offset + length, self._standing.size)
+        end = min(offset + length, self._identity.size)
         if offset >= end:
             return b""
         options: GetOptions = {"range": (offset, end)}
-        if self._standing.etag and not self._standing.etag.startswith("W/"):  # a weak one never matches
-            options["if_match"] = self._standing.etag
+        if self._identity.etag and not self._identity.etag.startswith("W/"):  # a weak one never matches
+            options["if_match"] = self._identity.etag
         parts: list[bytes] = []
-        with self._told(offset):
+        with self._translated(offset):
             found = self._obstore.get(self._store, self._key, options=options)
             # A server may ignore If-Match.
-            self._standing.check(self._address, self._stands(found.meta))
+            self._identity.check(self._address, self._identity_of(found.meta))
             try:
                 parts.extend(map(bytes, found.stream(min_chunk_size=PART_BYTES)))
             except self._obstore.exceptions.BaseError:
@@ -110,14 +110,14 @@ class RemoteObject:
                     raise
         return b"".join(parts)
 
-    def _stands(self, meta: ObjectMeta) -> Standing:
+    def _identity_of(self, meta: ObjectMeta) -> FileIdentity:
         etag = meta["e_tag"] or ""
         name = int.from_bytes(hashlib.sha256(self._address.encode()).digest()[:7], "big")
         modified = 0 if etag else int(meta["last_modified"].timestamp()) * 10**9
-        return Standing(-1, name, meta["size"], modified, 0, etag)
+        return FileIdentity(-1, name, meta["size"], modified, 0, etag)
 
     @contextmanager
-    def _told(self, offset: int) -> Iterator[None]:
+    def _translated(self, offset: int) -> Iterator[None]:
         """Turn errors of obstore into problems. Its messages may hold a signed address, so they are not shown."""
         kinds = self._obstore.exceptions
         refused = kinds.PermissionDeniedError, kinds.UnauthenticatedError

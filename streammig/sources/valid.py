@@ -26,7 +26,7 @@ def decodes(data: bytes) -> bool:
     return True
 
 
-def judge(data: bytes) -> tuple[str, str]:
+def check_record(data: bytes) -> tuple[str, str]:
     """Check a record's bytes; return a code and a message, ("", "") if they are valid."""
     try:
         RAW.decode(data)

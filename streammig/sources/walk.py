@@ -122,14 +122,14 @@ class Walk:
         window = self._window
         while self._ended:
             if found := SOLID.search(window.data, self.at - window.base):
-                raise self._behind(window.base + found.start())
+                raise self._text_after(window.base + found.start())
             self.at = window.end
             if not window.fill(self.at):
                 return window.finish()
         window.finish()
         raise window.broken(window.end, "the file ends inside the document")
 
-    def _behind(self, at: int) -> BrokenExport:
+    def _text_after(self, at: int) -> BrokenExport:
         """Return the error for text after the document. Without a bracket it can hold no record (`whole`)."""
         window, low = self._window, at
         while not _OPENING.search(window.data, low - window.base):
@@ -164,12 +164,14 @@ class Walk:
             if plainer:  # empty input would mean the end to ijson
                 self._parser.send(plainer)
         except _NOT_JSON:
-            raise self._window.broken(self._bad(piece), "no valid JSON there, outside the array of records") from None
-        self._note()
+            raise self._window.broken(
+                self._bad_offset(piece), "no valid JSON there, outside the array of records"
+            ) from None
+        self._update_path()
         self._before = self._before + piece if len(self._before) < RECALLED_BYTES else self._before
         self.at += len(piece)
 
-    def _bad(self, piece: bytes) -> int:
+    def _bad_offset(self, piece: bytes) -> int:
         """Return the offset of the bad byte in a refused piece; the begin of the piece if it can't be found any more.
 
         It may lie before the piece: ijson checks a token when it is complete.
@@ -184,7 +186,7 @@ class Walk:
                 pass
         return self.at
 
-    def _note(self) -> None:
+    def _update_path(self) -> None:
         """Update the path of the last opened value."""
         steps = self._steps
         for event, value in self._events:

@@ -64,8 +64,8 @@ class Window:
         return BrokenExport(self.file, offset, why, AFTER_A_BREAK)
 
 
-class Held:
-    """Positions of elements or lines that become one span; their bytes stay in the window."""
+class SpanBuilder:
+    """Collects the positions of elements or lines for one span; their bytes stay in the window."""
 
     def __init__(self) -> None:
         self.starts: list[int] = []
