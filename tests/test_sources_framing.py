@@ -26,7 +26,7 @@ def framing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "compiled":
         monkeypatch.setattr(FileSource, "_judge", OF_CUSTOMERS)
     if request.param == "one by one":
-        monkeypatch.setattr(Framer, "_together", lambda self: False)
+        monkeypatch.setattr(Framer, "_take_many", lambda self: False)
     return str(request.param)
 
 

@@ -114,7 +114,7 @@ def both(path: Path, array: tuple[str, ...] | None, tries: tuple[int, int], **se
             patch.setattr(frame, "LEAST_TRY", tries[1])
             patch.setattr(FileSource, "_judge", OF_CUSTOMERS if way == "judged" else None)
             if way == "singly":
-                patch.setattr(frame.Framer, "_together", lambda self: False)
+                patch.setattr(frame.Framer, "_take_many", lambda self: False)
             try:
                 answers.append(read(open_source([Input(str(path), array)], **settings)))
             except Unusable as error:
