@@ -81,7 +81,7 @@ class Reverts(Units):
             )
 
     def refuse_reverting(self) -> None:
-        """Raise `Unusable` where a revert is under way, so what of the run is at the target is not known."""
+        """Raise `Unusable` if a revert has no result yet: then it is not known which records are at the target."""
         if self.is_reverting():
             raise Unusable(
                 "revert-unfinished",

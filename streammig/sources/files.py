@@ -95,7 +95,7 @@ class FileSource(Source):
         stream = Stream(wanted.file, self.meter)
         with closing(stream):
             identity = stream.identity()
-            window = self._window(wanted.file, stream)
+            window = Window(wanted.file, stream, self._read_bytes)
             while window.end < (LOOK_BYTES if stream.compression else HEAD_BYTES) and window.fill(0):
                 pass
             head, ended = hashlib.sha256(window.data[:HEAD_BYTES]).digest(), window.end < LOOK_BYTES
@@ -131,9 +131,6 @@ class FileSource(Source):
         """Set the judge of the records, and return this source: its spans then hold the judge's columns."""
         self._judge = judge
         return self
-
-    def _window(self, file: str, stream: Stream) -> Window:
-        return Window(file, stream, self._read_bytes)
 
     def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         for number in range(start.source, len(self._files)):
@@ -188,7 +185,7 @@ class FileSource(Source):
         resumed = place.offset > 0
         if resumed:
             stream.seek(place.offset)
-        window = self._window(file.name, stream)
+        window = Window(file.name, stream, self._read_bytes)
         at = place.offset if resumed else first_byte(window)
         what = window, place.source, place.ordinal, self._max_record_bytes, self.meter
         if (header := file.layout.header) is not None:
