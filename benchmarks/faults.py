@@ -17,6 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from streammig.stages import STAGES
 from tests.proof_bad_days import FAULTS, bad_days, hour_of_502
+from tests.proof_copies import commands_put_back, put_back
 from tests.proof_cuts import cut_stages
 from tests.proof_disk import failing_disks, writes_of
 from tests.proof_kills import killed_at_writes
@@ -94,6 +95,8 @@ ROWS = (
         lambda count, seed: claims(lambda folder, it: killed_until_done(folder, 5, it),
                                    range(seed, seed + count // 5), 5)),
     Row("checkpoint or account's file cut, torn, flipped, lost, or an older copy of itself", 2000, 60, damaged),
+    Row("older copies of the files put back between runs", 5880, 40, put_back),
+    Row("older copies put back between runs of the real command", 120, 2, commands_put_back),
     Row("disk full, or failing once or for good, at every write", 1000, 15, _disks),
     *(Row(f"target: {name}", 500, 20, lambda count, seed, name=name: bad_days(name, count, seed))  # type: ignore[misc]
       for name in [*FAULTS, "all"]),
