@@ -76,7 +76,7 @@ class Run:
         # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
         if not self.context.times.settle:
             at = self.context.now()
-            await self.store.write(lambda file: file.saw(before, at))
+            await self.store.write(lambda file: file.mark_seen(before, at))
         elif not await self.barrier().wait(before, last=True):
             return False
         for name in self.reading.inputs:
