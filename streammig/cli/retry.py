@@ -24,12 +24,9 @@ from streammig.telemetry import Output
 
 @click.command()
 @options.checkpoint
-@click.option(
-    "--input", "corrected", type=click.Path(path_type=Path), metavar="FIXED.ndjson",
-    help="Only these: lines of `dead-letters` with corrected records.",
-)  # fmt: skip
-@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage.")
-@click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
+@options.path("--input", "FIXED.ndjson", "Only these: lines of `dead-letters` with corrected records.", "corrected")
+@options.stages
+@options.codes
 @click.option("--missing", is_flag=True, help="Send what a verify did not find, and no dead letters.")
 @options.settings_on_top()
 @options.current
@@ -118,7 +115,7 @@ def _unmatched(choice: Choice, file: Checkpoint) -> list[str]:
     there = {code for name in names for code in file.dead_codes(name)}
     found = f"there {'are' if there else 'is'} {', '.join(sorted(there)) or 'none at all'}"
     said = [f"No dead letter that was asked for has the code {code}: {found}." for code in sorted(choice.codes - there)]
-    if choice.corrected is not None and (strangers := choice.corrected.strangers):
-        name = "names" if strangers == 1 else "name"
-        said.append(f"{choice.corrected.path}: {counted(strangers, 'line')} {name} what is no dead letter (any more).")
+    if choice.corrected is not None and (unmatched := choice.corrected.unmatched):
+        name = "names" if unmatched == 1 else "name"
+        said.append(f"{choice.corrected.path}: {counted(unmatched, 'line')} {name} what is no dead letter (any more).")
     return said
