@@ -1,4 +1,4 @@
-"""Settings in, the target out."""
+"""Makes the target from the settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def target_of(
     account: Account,
     waiting: Callable[[str, float], None],
 ) -> Target:
-    """The target of a migration. `waiting` is told what is waited for, and for how many seconds."""
+    """The target of a migration. `waiting` gets the reason for each wait, and its seconds."""
     return Masivo(
         base_url=settings.base_url,
         auth_url=settings.auth_url,
@@ -48,7 +48,7 @@ def target_of(
 
 
 def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
-    """The rules' options for each stage; lots expire as of the moment the checkpoint was made."""
+    """The rules' options for each stage. Points expire by the time at which the checkpoint was made (`started`)."""
     now = datetime.datetime.fromtimestamp(started, datetime.UTC)
     return {
         name: RuleOptions(
@@ -63,7 +63,7 @@ def rule_options(settings: Settings, started: float) -> dict[str, RuleOptions]:
             time_of_day=settings.time_of_day,
             deleted=settings.customers.deleted,
             reversed=settings.events.reversed,
-            owner=settings.stage(name).owner or None if name not in ONCE else None,  # those rows are grouped
+            owner=settings.stage(name).owner or None if name not in ONCE else None,  # once-only stages group rows
             max_bytes=settings.max_bytes,
             now=now,
         )
