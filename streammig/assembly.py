@@ -153,7 +153,7 @@ class Assembly:
             notify(Judging(at_work(settings.judge)))
         fresh, indexes = await self._read_ahead(opened, inputs, reads, sends)
         file, lost = await self._begin(opened, fresh, limiter)
-        file.outbox.tellable = readback.can_tell
+        file.outbox.can_tell = readback.can_tell
         reading = Reading(
             stages=target.stages,
             inputs=inputs,

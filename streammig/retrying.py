@@ -55,5 +55,5 @@ async def shown(run: Run, name: str) -> bool:
     if unseen and not await run.barrier(retried=True).wait(name, last):
         return False
     if name == run.reading.owners:
-        await run.store.write(Checkpoint.see_brought)
+        await run.store.write(Checkpoint.mark_replayed_seen)
     return True

@@ -77,7 +77,7 @@ class Run:
         # Without a settle time there is no queue to wait for: a dry run, or a target without one.
         if not self.context.times.settle:
             at = self.context.now()
-            await self.store.write(lambda file: file.saw(before, at))
+            await self.store.write(lambda file: file.mark_seen(before, at))
         elif not await self.barrier().wait(before, last=True):
             return False
         for name in self.reading.inputs:

@@ -1,4 +1,4 @@
-"""The run's file: one SQLite database that makes a run resumable."""
+"""The checkpoint: one SQLite database, with its outbox, that makes a run resumable."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from streammig.checkpoint.fence import Fence, FenceFile, Mark, fence_path, fence
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import at_once, outbox_path, write_body
-from streammig.checkpoint.queries import FIRST, UNDECIDED, Attempt, Spot, StageRow, Totals
+from streammig.checkpoint.queries import FIRST, UNDECIDED, Attempt, Reason, Spot, StageRow, Totals
 from streammig.checkpoint.reverts import Window
 from streammig.checkpoint.sqlite import Role, SharedFile
 from streammig.checkpoint.timeline import Timeline
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streammig.checkpoint.store import Store
     from streammig.checkpoint.writer import CheckpointWriter
 
-# What needs an event loop is loaded when it is asked for: `status` must start without one.
+# These two import asyncio, so they load on first use: `status` must start fast.
 _LATER = {"Store": "streammig.checkpoint.store", "CheckpointWriter": "streammig.checkpoint.writer"}
 
 
@@ -43,6 +43,7 @@ __all__ = [
     "FenceFile",
     "Finding",
     "Mark",
+    "Reason",
     "Role",
     "SharedFile",
     "Spot",

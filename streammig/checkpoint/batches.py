@@ -1,4 +1,4 @@
-"""The changes that a run makes to the batches of a checkpoint, each in one transaction."""
+"""Changes to the batches of a checkpoint, each in one transaction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streammig.checkpoint.outbox import Outbox
 from streammig.checkpoint.queries import LOST, OPEN, PENDING, Queries, Spot
 from streammig.model import Batch, BatchState, DeadLetter, Draft, Progress, Range, Receipt
 
-# From which states a batch may come to each: DESIGN 7, with the operator's word, a lost copy and lost bodies.
+# The states that a batch may leave for each state: by receipts, by the operator, or because a copy or body was lost.
 _SEALED, _SENDING, _REJECTED, _UNKNOWN, _PARKED = OPEN
 COMES_FROM = {
     _SEALED: (_SENDING, _REJECTED, _UNKNOWN, _PARKED),
@@ -32,9 +32,9 @@ HERE = "stage = ? AND source = ? AND offset = ? AND unit = ?"
 
 
 class Batches(Queries):
-    """The part of a checkpoint that changes batches, and the outbox with them.
+    """The part of a checkpoint that changes batches, and their bodies in the outbox.
 
-    A body is durable before the transaction that seals its batch, and goes after the one that settles it.
+    A body is durable before the commit that seals its batch, and is deleted after the commit that settles it.
     """
 
     _mark: Mark | None = None
@@ -53,28 +53,31 @@ class Batches(Queries):
         self.outbox.rolled_back()
 
     def take_mark(self) -> Mark | None:
-        """How far the requests have come that were numbered since the last call; None where there are none."""
+        """Return the mark of the requests numbered since the last call; None without any."""
         mark, self._mark = self._mark, None
         return mark
+
+    def _add_mark(self, mark: Mark) -> None:
+        self._mark = mark if self._mark is None else mark.joined(self._mark)
 
     # -- sealing -----------------------------------------------------------------------------------------------------
 
     def advance(self, stage: str, progress: Progress) -> None:
-        """Commit how far a stage is read, with the dead letters and absent owners found on the way."""
+        """Keep how far a stage is read, with the dead letters and absent owners found on the way."""
         with self.transaction():
-            self._keep(stage, progress)
-            self._bury(stage, None, progress.dead)
+            self._set_progress(stage, progress)
+            self._keep_letters(stage, None, progress.dead)
             self._note_absent(progress.absent)
 
-    def _keep(self, stage: str, progress: Progress) -> None:
+    def _set_progress(self, stage: str, progress: Progress) -> None:
         kept = msgspec.json.encode(msgspec.structs.replace(progress, dead=(), absent=())).decode()
         self.change("UPDATE stage SET progress = ? WHERE name = ?", kept, stage)
 
     def seal(self, stage: str, draft: Draft, progress: Progress, at: float, mapping: str = "") -> Batch:
-        """A new batch, the frontier and every counter as of it, in one transaction, its body durable before (I2).
+        """Seal a new batch and keep the progress up to it, in one transaction. Its body is durable before (I2).
 
-        `mapping` is the hash of the mapping that made it. The batch is unknown where a newer copy, which is lost, may
-        have sent it.
+        `mapping` is the hash of the mapping that made it. The batch begins as unknown if a lost newer copy may have
+        sent it.
         """
         end = draft.ranges[-1].end
         with self.transaction():
@@ -85,12 +88,14 @@ class Batches(Queries):
             self.advance(stage, progress)
             lost = self.lost()
             if lost is not None and lost.covers(self.ordinal(stage), draft.ranges[0].begin):
-                batch = self._doubt(batch, lost.tick, at)
+                batch = self._make_unknown(batch, lost.tick, at)
         return batch
 
     def split(self, batch: Batch, drafts: Sequence[Draft], at: float) -> list[Batch]:
-        """Replace a batch that did not land by its parts, which name it as their parent. Their bodies are durable
-        before that, and its own goes after it."""
+        """Replace a batch that did not land by its parts, which name it as their parent.
+
+        Their bodies are durable before the commit; its own is deleted after it.
+        """
         with self.transaction():
             self._must_become(batch, BatchState.SPLIT)
             return [
@@ -102,7 +107,7 @@ class Batches(Queries):
             ]  # fmt: skip
 
     def _insert(self, stage: str, draft: Draft, at: float, *, reach: int | None = None, **more: Any) -> Batch:
-        """A sealed batch with its body; `more` are fields of `Batch` that are not those of a new one."""
+        """Add a sealed batch with its body. `more` are fields of `Batch` other than their defaults."""
         seq = self.rows("SELECT coalesce(max(seq), 0) + 1 FROM batch WHERE stage = ?", stage)[0][0]
         size = draft.size or len(draft.body)
         batch = Batch(
@@ -119,26 +124,25 @@ class Batches(Queries):
     # -- sending -----------------------------------------------------------------------------------------------------
 
     def sending(self, batch: Batch, at: float) -> int:
-        """Note that a request for this batch is about to leave; returns the number of the attempt, from 1."""
+        """Put a batch in `sending` and give its request a tick; return the number of the attempt, from 1."""
         with self.transaction():
             self._must_become(batch, BatchState.SENDING)
             (tick,) = self.rows("UPDATE run SET tick = tick + 1 RETURNING tick")[0]
             number = self._attempt(batch, at, began=tick)
-            self.change("UPDATE stage SET seen = 0 WHERE name = ? AND seen", batch.stage)  # this is to be seen, too
+            self.change("UPDATE stage SET seen = 0 WHERE name = ? AND seen", batch.stage)  # samples of it come later
             apart = batch.parent is not None or batch.retried
-            mark = Mark(tick, self.ordinal(batch.stage), batch.ranges[-1].end, tick if apart else 0)
-            self._mark = mark if self._mark is None else mark.joined(self._mark)
+            self._add_mark(Mark(tick, self.ordinal(batch.stage), batch.ranges[-1].end, tick if apart else 0))
         return number
 
     def _attempt(self, batch: Batch, at: float, **more: Any) -> int:
-        """A new request for a batch, with `more` columns of it."""
+        """Add a request for a batch, with `more` of its columns; return its number."""
         sql = "UPDATE batch SET attempts = attempts + 1 WHERE stage = ? AND seq = ? RETURNING attempts"
         number: int = self.rows(sql, batch.stage, batch.seq)[0][0]
         self.insert("attempt", stage=batch.stage, seq=batch.seq, number=number, started=at, **more)
         return number
 
     def received(self, batch: Batch, attempt: int, receipt: Receipt, state: BatchState, at: float) -> None:
-        """Keep a receipt and the state it puts the batch in. Its message was redacted by the caller."""
+        """Keep a receipt, and put its batch in `state`. The caller has redacted the message."""
         with self.transaction():
             known = (receipt.kind, receipt.status, receipt.latency, receipt.date, receipt.message, receipt.code)
             self.change(
@@ -149,7 +153,7 @@ class Batches(Queries):
             self._become(batch, state, at, (BatchState.SENDING,))
 
     def explain(self, batch: Batch, attempt: int, message: str, nominee: Sequence[Range] = ()) -> None:
-        """Keep what the target said, redacted by the caller, and the ranges of the one owner it named."""
+        """Keep the target's message, redacted by the caller, and the ranges of the one owner that it named."""
         here, named = (batch.stage, batch.seq), pack_ranges(nominee) if nominee else None
         with self.transaction():
             sql = "UPDATE attempt SET message = ? WHERE stage = ? AND seq = ? AND number = ?"
@@ -161,8 +165,10 @@ class Batches(Queries):
     def _become(
         self, batch: Batch, state: BatchState, at: float | None = None, before: Sequence[BatchState] = (), **more: Any
     ) -> bool:
-        """Put a batch in a state, with `more` of its columns, if it is in a state that may come `before`; says whether
-        it was. The one place where states change."""
+        """Put a batch in `state`, and set `more` of its columns, if it is in one of the states `before`.
+
+        Returns whether it was. No other code changes the state of a batch.
+        """
         columns = {"state": state, "settled": at if state not in OPEN else None, **more}
         before = before or COMES_FROM[state]
         changed = self.change(
@@ -182,7 +188,7 @@ class Batches(Queries):
             raise AssertionError(f"batch {batch.seq} of {batch.stage} is {now}: it can't become {state}")
 
     def _accept(self, batch: Batch) -> None:
-        """Of a batch that is accepted only samples are kept, and its tally in the stage's sum."""
+        """Keep samples of an accepted batch instead of its body, and add its tally to the stage's sum."""
         if (sample := self.outbox.settle(batch)) is not None:
             self.change("UPDATE batch SET sample = ? WHERE stage = ? AND seq = ?", sample, batch.stage, batch.seq)
         (accepted,) = self.rows("SELECT accepted FROM stage WHERE name = ?", batch.stage)[0]
@@ -192,14 +198,14 @@ class Batches(Queries):
     def move(
         self, batch: Batch, before: BatchState, after: BatchState, at: float | None = None, note: str = ""
     ) -> bool:
-        """Change a batch's state if it is still `before`; says whether it was. `note` says why, for people."""
+        """Change a batch's state if it is still `before`; return whether it was. `note` says why, for people."""
         with self.transaction():
             return self._become(batch, after, at, (before,), **({"note": note} if note else {}))
 
     def rule(self, batch: Batch, state: BatchState, ruling: str, at: float, note: str) -> bool:
-        """Keep the operator's word on a batch, and the state it puts that in; says whether it was still to be decided.
+        """Keep the operator's ruling on a batch, and put it in `state`; return whether it was still undecided.
 
-        Rejected by that word, its parts are rejected by the status that it was answered with last.
+        If it is rejected by ruling, the status of its last answer rejects its parts, too.
         """
         with self.transaction():
             last, rejects = self.last_attempt(batch), 0
@@ -212,21 +218,21 @@ class Batches(Queries):
         self, batch: Batch, there: Draft, missing: Draft, letters: Sequence[DeadLetter], at: float,
         owners: Sequence[str],
     ) -> None:  # fmt: skip
-        """Book a batch that was taken in part: what is there is accepted, what is missing dead."""
+        """Split a batch that was accepted in part: `there` is accepted, `missing` is dead."""
         with self.transaction():
             accepted, dead = self.split(batch, [there, missing], at)
             self.move(accepted, BatchState.SEALED, BatchState.ACCEPTED, at)
             self.dead(dead, letters, at, owners)
 
     def dead(self, batch: Batch, letters: Sequence[DeadLetter], at: float, owners: Sequence[str] = ()) -> None:
-        """End a batch whose records will not be sent, and note the owners that the target will lack because of it."""
+        """End a batch whose records will not be sent, and note the owners that the target will therefore lack."""
         with self.transaction():
             self._must_become(batch, BatchState.DEAD, at)
-            self._bury(batch.stage, batch, letters)
+            self._keep_letters(batch.stage, batch, letters)
             self._note_absent([(owner, "refused") for owner in owners] if self.owns(batch.stage) else [])
 
-    def _bury(self, stage: str, batch: Batch | None, letters: Iterable[DeadLetter]) -> None:
-        """Keep dead letters, once each. Those of a replayed batch are dead again, and their keys are free."""
+    def _keep_letters(self, stage: str, batch: Batch | None, letters: Iterable[DeadLetter]) -> None:
+        """Keep dead letters, one row each. Letters of a replayed `batch` are dead again, and their keys are free."""
         again = batch is not None and batch.retried
         for it in letters:
             spot = it.position.source, it.position.offset, it.unit
@@ -245,7 +251,7 @@ class Batches(Queries):
                 self.change(f"DELETE FROM replayed_key WHERE {HERE}", stage, *spot)
 
     def _all_of(self, ranges: Sequence[Range], stage: str, spot: Spot) -> bool:
-        """Whether all that was sealed for the letter at this spot lies in the ranges."""
+        """Tell whether the ranges hold all units that a replay sealed for the letter at this spot."""
         rows = self.rows(f"SELECT units FROM dead_letter WHERE {HERE} AND units", stage, *spot)
         return any(
             begin[:3] <= spot and (*spot[:2], spot[2] + units) <= end[:3] for (units,) in rows for begin, end in ranges
@@ -257,10 +263,10 @@ class Batches(Queries):
             for owner, why in owners:
                 self.change("INSERT OR IGNORE INTO absent_owner VALUES (?, ?)", hash_owner(salt, owner), why)
 
-    # -- after a crash, and where a copy is lost ---------------------------------------------------------------------
+    # -- after a crash, or the loss of the newest copy ---------------------------------------------------------------
 
     def recover(self) -> list[Batch]:
-        """After a crash: a batch that was being sent has an unknown outcome. Returns those it concerns."""
+        """Make batches unknown that a crash left in `sending`, and return them."""
         with self.transaction():
             found = [batch for row in self.stages() for batch in self.batches(row.name, BatchState.SENDING)]
             for batch in found:
@@ -272,23 +278,23 @@ class Batches(Queries):
         return found
 
     def newest_is_lost(self, newer: Mark, at: float) -> list[Batch]:
-        """Go on from an older copy, for the newest one is lost: whatever a request may have carried that this copy does
-        not know is unknown from now on. Returns those batches; later ones are found when they are sealed.
+        """Go on from an older copy because the newest is lost.
 
-        A part of a batch, or what was a dead letter, was not in such a request: the fence would have refused the copy.
+        Makes every batch unknown that a request of the `newer` copy may have carried, and returns them; `seal` does so
+        with later ones. Parts and replayed letters were in no such request: the fence would have refused this copy.
         """
         with self.transaction():
             self.change("UPDATE run SET tick = ?, lost = ?", newer.tick, json.dumps([newer.stage, *newer.place]))
             return [
-                self._doubt(batch, newer.tick, at)
+                self._make_unknown(batch, newer.tick, at)
                 for row in self.stages()
                 for batch in self.batches(row.name, *OPEN)
                 if batch.parent is None and not batch.retried
                 and newer.covers(self.ordinal(row.name), batch.ranges[0].begin)
             ]  # fmt: skip
 
-    def _doubt(self, batch: Batch, tick: int, at: float) -> Batch:
-        """A copy that is lost may have sent this batch, at the latest as its request number `tick`."""
+    def _make_unknown(self, batch: Batch, tick: int, at: float) -> Batch:
+        """Make a batch unknown because a lost copy may have sent it, at the latest as its request number `tick`."""
         said = "the newest copy of the checkpoint is lost"
         self._become(batch, BatchState.UNKNOWN)
         number = self._attempt(batch, at, kind="unknown", code=LOST, message=said, began=tick, ended=tick)
@@ -297,13 +303,13 @@ class Batches(Queries):
     # -- the outbox --------------------------------------------------------------------------------------------------
 
     def lost_bodies(self) -> list[Batch]:
-        """The batches that are to be sent, searched or read back, and whose bodies are not what was sealed."""
+        """Return the pending and unknown batches with a missing or altered body."""
         states = (*PENDING, BatchState.UNKNOWN)
         batches = [batch for row in self.stages() for batch in self.batches(row.name, *states)]
         return [batch for batch in batches if not self.outbox.holds(batch)]
 
     def sweep_outbox(self) -> None:
-        """Delete what no batch needs of the outbox: bodies that a crash left there."""
+        """Delete the files that no batch needs: bodies that a crash left in the outbox."""
         rows = self.rows("SELECT stage, seq FROM open_batch")
         sampled = self.rows(
             "SELECT name FROM stage WHERE EXISTS (SELECT 1 FROM batch WHERE stage = name AND sample >= 0)"
@@ -311,13 +317,13 @@ class Batches(Queries):
         self.outbox.sweep([f"{stage}-{seq}" for stage, seq in rows] + [f"{row[0]}.samples" for row in sampled])
 
     def forget_samples(self) -> None:
-        """Delete the samples of stages that are complete and seen, and of which nothing is left to be read back."""
+        """Delete the samples of stages that are complete and seen, and have no batch left to read back."""
         with self.transaction():
             for row in self.stages():
                 if row.state == "complete" and row.seen and not self.batches(row.name, *OPEN):
                     self.change("UPDATE batch SET sample = NULL WHERE stage = ?", row.name)
                     self.outbox.forget_samples(row.name)
 
-    def saw(self, stage: str, at: float) -> None:
-        """All samples of what is sealed of this stage were seen at the target by now."""
+    def mark_seen(self, stage: str, at: float) -> None:
+        """Note that the target showed all samples of a stage, at this time in seconds since the epoch."""
         self.change("UPDATE stage SET seen = ? WHERE name = ?", at, stage)

@@ -1,4 +1,4 @@
-"""How tallies, places, ranges and owners are written into a checkpoint."""
+"""Encodings of tallies, places, ranges and owners in a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ def decode_tally(text: str) -> Tally:
 
 
 def reach_of(place: Place) -> int:
-    """A place as one number that rises with it; places in one source record are equal. Files may have 16 TB."""
+    """Return a sort key for a place as one integer: the file, then the byte offset (up to 16 TB a file).
+
+    All units of one source record have the same key.
+    """
     return place.source << 44 | place.offset
 
 
 def pack_ranges(ranges: Sequence[Range]) -> bytes:
-    """Ranges in reading order as variable-length integers, each number as its distance from the one before.
+    """Encode ranges in reading order as variable-length integers, each as its distance from the one before.
 
-    A contiguous batch is 10 to 20 bytes, a bin of 250 customers some 2 KB: at 100 M transactions that is the
-    difference between a checkpoint of 200 MB and one of several GB.
+    A contiguous batch takes 10 to 20 bytes, a bin of 250 customers some 2 KB. At 100 M transactions this makes a
+    checkpoint of 200 MB, not of several GB.
     """
     packed = bytearray()
     source = offset = ordinal = 0
@@ -43,7 +46,7 @@ def pack_ranges(ranges: Sequence[Range]) -> bytes:
         source, offset, ordinal = begin.source, end.offset, end.ordinal
         for number in numbers:
             if number < 0:
-                raise ValueError("ranges must stand in reading order")
+                raise ValueError("ranges are not in reading order")
             while number > 127:
                 packed.append(number & 127 | 128)
                 number >>= 7
@@ -52,13 +55,13 @@ def pack_ranges(ranges: Sequence[Range]) -> bytes:
 
 
 def first_place(packed: bytes) -> Place:
-    """Where the first of packed ranges begins, without unpacking the others."""
+    """Return the begin of the first packed range, without unpacking the others."""
     ends = [at for at, byte in enumerate(packed[:100]) if byte < 128]
     return unpack_ranges(packed[: ends[6] + 1])[0].begin
 
 
 def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
-    """What `pack_ranges` packed."""
+    """Decode ranges that `pack_ranges` encoded."""
     numbers: list[int] = []
     number = shift = 0
     for byte in packed:
@@ -81,10 +84,10 @@ def unpack_ranges(packed: bytes) -> tuple[Range, ...]:
 
 
 def unique_key(unique: str) -> str:
-    """A second value that must be unique, in one name space with owners' ids, which hold no control characters."""
+    """Prefix a second unique value (an e-mail), so that it equals no owner's id: ids hold no control characters."""
     return "\0" + unique
 
 
 def hash_owner(salt: bytes, owner: str) -> bytes:
-    """An owner's id as the checkpoint may hold it: 128 bits, salted by the run."""
+    """Hash an owner's id to 128 bits, salted by the run: the checkpoint holds no ids."""
     return hashlib.blake2b(owner.encode(), digest_size=16, key=salt).digest()

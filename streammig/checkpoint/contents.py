@@ -1,4 +1,4 @@
-"""What a request body holds: a table of its records, which stands behind the body in the outbox."""
+"""The table of a request body's records, stored after the body in the outbox."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import msgspec
 from streammig.model import Position, Record
 
 T = TypeVar("T")
-FEW = 20  # records of a batch that samples are chosen from
+FEW = 20  # candidates for the samples of a batch, in records
 
 
 class Body(Protocol):
-    """The bytes of a body, or a file that hands out slices of them."""
+    """A body in bytes, or an open file that returns slices of it."""
 
     def __len__(self) -> int: ...
 
@@ -24,12 +24,12 @@ class Body(Protocol):
 
 
 class Table(msgspec.Struct, array_like=True):
-    """The records of a body without their bytes, in columns: an object for each would cost more than all else here.
+    """The records of a body without their bytes, in columns: one object a record would be the main cost here.
 
-    `head` and `tail` are the lengths of what stands before the first and behind the last element, in bytes. Record i
-    has the next `counts[i]` of the `amounts`, whose keys are `names[keys[...]]`. Its element begins and ends at these
-    offsets. Where its units are members of a list, `lists` has four more of each record: where that list begins and
-    ends, and its own part of it, for records of one owner share the first one's element.
+    `head` and `tail` are the bytes before the first element and after the last one. Record i owns the next `counts[i]`
+    entries of `amounts`; their keys are `names[keys[...]]`. Its element is `body[begins[i]:ends[i]]`.
+    Where units are members of a list, records of one owner share the element of the first. Then `lists` holds four
+    offsets a record: begin and end of the whole list, begin and end of the record's own members.
     """
 
     head: int
@@ -53,8 +53,10 @@ class Table(msgspec.Struct, array_like=True):
     lists: list[int] = []
 
     def records(self, body: Body, count: int | None = None) -> list[Record]:
-        """All records of a body, or `count` of them, spread evenly. A record that was joined with another one of its
-        owner gets the element of the first with its own units in it."""
+        """Return all records of a body, or `count` of them, spread evenly.
+
+        A record that shares its owner's element gets that element with its own units only.
+        """
         upto = list(accumulate(self.counts, initial=0))
         ats = range(len(self.owners))
         return [
@@ -82,7 +84,7 @@ class Table(msgspec.Struct, array_like=True):
         )  # fmt: skip
 
     def encode(self) -> tuple[bytes, bytes]:
-        """Its bytes, and those of the table of a `FEW` of its records, out of which samples are kept."""
+        """Encode the table, and a second one of up to `FEW` of its records, from which samples are chosen."""
         upto = list(accumulate(self.counts, initial=0))
         few = Table(self.head, self.tail, names=self.names)
         ats = spread(range(len(self.owners)), FEW)
@@ -102,7 +104,7 @@ _TABLE = msgspec.msgpack.Decoder(Table)
 
 
 class Contents(NamedTuple):
-    """A body taken apart: what it begins and ends with, and its records in reading order."""
+    """A decoded body: the bytes before and after its elements, and its records in reading order."""
 
     head: bytes
     tail: bytes
@@ -110,12 +112,15 @@ class Contents(NamedTuple):
 
 
 def decode_contents(body: Body, table: bytes, count: int | None = None) -> Contents:
-    """As `Table.records`. Raises `DecodeError`, ValueError or IndexError for what is no table of this body."""
+    """Decode a body by its table; `count` as in `Table.records`.
+
+    Raises `DecodeError`, ValueError or IndexError if the table does not fit the body.
+    """
     found = _TABLE.decode(table)
     return Contents(body[: found.head], body[len(body) - found.tail :], found.records(body, count))
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """Up to `count` of these, evenly from the first to the last."""
+    """Return up to `count` items, spread evenly from the first to the last."""
     last = len(items) - 1
     return [items[at] for at in sorted({last * k // max(count - 1, 1) for k in range(count)})] if items else []

@@ -1,4 +1,4 @@
-"""The fence: the number of each checkpoint's newest request, in the state folder, which an older copy can't pass."""
+"""The fence: each checkpoint's newest request number, kept in the state folder, so that an older copy is refused."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from streammig.model import Place
 
 
 class Mark(NamedTuple):
-    """How far the requests of a checkpoint have come.
+    """The progress of a checkpoint's requests.
 
-    `tick` counts its requests from 1 on. `stage` is the ordinal of the last stage that a request carried, and `place`
-    the furthest place of it. `parts` is the tick of the newest request for a part of another batch, or for dead
-    letters: an older copy can't seal such a batch as it was.
+    `tick` is the number of its newest request, from 1. `stage` is the ordinal of the last stage with a request, and
+    `place` the furthest place sent of it. `parts` is the tick of the newest request for a part of a batch or for dead
+    letters: an older copy can't rebuild such a batch.
     """
 
     tick: int = 0
@@ -28,37 +28,39 @@ class Mark(NamedTuple):
     parts: int = 0
 
     def covers(self, stage: int, begin: Place) -> bool:
-        """Whether a unit of this stage, by its ordinal, that begins there may have been in a request."""
+        """Tell whether a request may have carried the unit that begins there; `stage` is an ordinal."""
         return (stage, begin[:3]) < (self.stage, self.place[:3])
 
     def joined(self, other: Mark) -> Mark:
-        """The further one in each respect."""
+        """Return the maximum of both marks, part by part."""
         stage, place = max((self.stage, self.place), (other.stage, other.place))
         return Mark(max(self.tick, other.tick), stage, place, max(self.parts, other.parts))
 
 
 class FenceFile(SharedFile):
-    """The fence of one checkpoint. Only who holds the fence's lock writes it, so it may have a WAL while it does: a
-    commit then syncs once, not four times."""
+    """The SQLite file of one checkpoint's fence.
+
+    Only the holder of the fence's lock writes it, so it may use a WAL: a commit then syncs once, not four times.
+    """
 
     role = Role(
         "the fence file", "fence", "Move it away. The next run of its checkpoint then asks for --checkpoint-is-current."
     )
     application = 0x734D466E  # "sMFn"
     format = 2
-    # One row. The columns are those of `Mark`; the place is source, offset, unit and record. No value ever falls.
+    # One row with the columns of `Mark`; the place is source, offset, unit and record. Values only rise.
     schema = """
 CREATE TABLE fence (
     id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, stage INTEGER NOT NULL, source INTEGER NOT NULL,
     offset INTEGER NOT NULL, unit INTEGER NOT NULL, record INTEGER NOT NULL, parts INTEGER NOT NULL)"""
 
     def mark(self) -> Mark | None:
-        """How far the checkpoint's requests have come; None where that was never said."""
+        """Return the stored mark, or None before the first request."""
         rows = self.rows("SELECT tick, stage, source, offset, unit, record, parts FROM fence")
         return Mark(rows[0][0], rows[0][1], Place(*rows[0][2:6]), rows[0][6]) if rows else None
 
     def raise_to(self, mark: Mark) -> None:
-        """Durably note that the checkpoint's requests have come so far."""
+        """Raise the stored mark to at least `mark`, durably."""
         self._log_ahead()
         with self.transaction():
             known = self.mark()
@@ -68,15 +70,15 @@ CREATE TABLE fence (
 
 
 def fence_path(state_folder: Path, run_id: str) -> Path:
-    """By the id inside a checkpoint: so a copy is known, whatever its name, also after the API key was changed."""
+    """Return the fence's path. It is named by the id inside the checkpoint, so copies and new API keys share it."""
     return state_folder / f"{run_id}.fence"
 
 
 class Fence:
     """The fence of one checkpoint while a run holds it.
 
-    `newer` is how far requests have come that this copy does not know, where the newest copy is lost. `known` says
-    whether the state folder knew the checkpoint when this call began, or the checkpoint is new.
+    `newer` is the mark of a lost newer copy, None if there was none. `known` is False where the state folder had no
+    fence for an existing checkpoint.
     """
 
     def __init__(self, state_folder: Path, run_id: str, newer: Mark | None = None, *, known: bool = True) -> None:
@@ -87,7 +89,7 @@ class Fence:
         self._file: FenceFile | None = None
 
     def raise_to(self, mark: Mark) -> None:
-        """As `FenceFile.raise_to`. Comes after the commit that numbers a request, and before its first byte (I2)."""
+        """Raise the fence, after the commit that numbers a request and before the request's first byte (I2)."""
         if self._file is None:
             self._file = FenceFile(self._path)
         self._file.raise_to(mark)
@@ -101,11 +103,11 @@ class Fence:
 def fenced(
     path: Path, state_folder: Path, copy: tuple[str, int] | None, command: str, *, current: bool, lost: bool
 ) -> Iterator[Fence]:
-    """Hold the fence for the checkpoint at `path`, which is new, or a `copy` with this id and tick.
+    """Hold the fence of the checkpoint at `path`. `copy` is its id and tick; None for a new checkpoint.
 
-    Changes nothing yet but a lock. `current` and `lost` are the operator's word: the copy is the newest one, or the
-    newest one is lost. Raises `Unusable` where requests are newer than the copy, or no fence is known, and `Held`
-    while another copy is being run on this host.
+    `current` and `lost` are the operator's word: this copy is the newest, or the newest copy is lost. Changes no file
+    but the lock. Raises `Unusable` if requests are newer than the copy, or if the state folder has no fence for it;
+    raises `Held` while this host runs another copy.
     """
     run_id, tick = copy or (secrets.token_hex(8), 0)
     if copy is not None and not current and _known(state_folder, run_id) is None:
@@ -134,14 +136,14 @@ def fenced(
 
 
 def refuse_stale(path: Path, state_folder: Path, run_id: str, tick: int) -> None:
-    """Raise `Unusable` where requests are newer than this copy, which is only read."""
+    """Raise `Unusable` if requests are newer than this copy; for commands that only read. Changes no file."""
     known = _known(state_folder, run_id)
     if known is not None and known.tick > tick:
         _refuse(path, known, tick, lost=False)
 
 
 def has_sent(state_folder: Path, run_id: str) -> bool:
-    """Whether a checkpoint of this host has begun a request, or is being run now."""
+    """Tell whether this host has begun a request of a checkpoint, or is running it now."""
     known = _known(state_folder, run_id)
     return (known is not None and known.tick > 0) or is_locked(_lock_path(state_folder, run_id))
 
@@ -151,20 +153,20 @@ def _lock_path(state_folder: Path, run_id: str) -> Path:
 
 
 def _known(state_folder: Path, run_id: str) -> Mark | None:
-    """What the state folder knows of a checkpoint; changes nothing."""
+    """Read a checkpoint's mark from the state folder; None without one. Changes no file."""
     path = fence_path(state_folder, run_id)
     if not path.exists() or not path.stat().st_size:
         return None
     file = FenceFile(path, read_only=True)
     try:
-        file.verify()  # a file that was cut reads as nulls
+        file.verify()  # a truncated file reads as NULLs, without an error
         return file.mark()
     finally:
         file.close()
 
 
 def _refuse(path: Path, newer: Mark, tick: int, lost: bool) -> None:
-    """Raise `Unusable` unless the newest copy is lost and this one can seal again what that one sent."""
+    """Raise `Unusable`, unless the newest copy is lost and this one can rebuild every batch that was sent since."""
     what = f"{path} is an older copy of the checkpoint: {counted(newer.tick - tick, 'request')} newer than this copy"
     if not lost:
         raise Unusable(

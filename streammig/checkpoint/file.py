@@ -1,4 +1,4 @@
-"""One checkpoint: the changes that a run makes to it, each in one transaction, and what it holds."""
+"""The checkpoint file: creating, opening and verifying it, and its run and stages."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from streammig.errors import Unusable
 class Checkpoint(Reverts):
     """One connection to a checkpoint file. Every method that changes it is one transaction, or part of the open one.
 
-    Synchronous; its owner runs it in a thread of its own (`CheckpointWriter`). Raises `Unusable` for a file that can't
-    be used as a checkpoint and `MachineFault` where the machine failed; no `sqlite3.Error` leaves this class.
+    Synchronous: `CheckpointWriter` runs it in a thread of its own. Raises `Unusable` if the file is no usable
+    checkpoint, and `MachineFault` if the machine failed; never raises `sqlite3.Error`.
     """
 
     role, application, format, schema = CHECKPOINT, APPLICATION, FORMAT, SCHEMA
 
-    _may_write = False  # it is in WAL mode only while it writes: a file that is refused stays as it is
+    _may_write = False  # WAL mode starts with the first write: a refused file stays unchanged
 
     def _prepare(self) -> None:
         if self._may_write:
             self._log_ahead()
 
     def __reduce__(self) -> tuple[Callable[[Path], Checkpoint], tuple[Path]]:
-        return partial(Checkpoint.open, read_only=True), (self.path,)  # another process may only read it
+        return partial(Checkpoint.open, read_only=True), (self.path,)  # another process opens it for reading only
 
     @classmethod
     def create(
         cls, path: Path, *, binding: Mapping[str, Any], version: str, started: float, run_id: str = ""
     ) -> Checkpoint:
-        """A new checkpoint, owner-only, durable before this returns. The file must not exist.
+        """Create a checkpoint, owner-only and durable before this returns. The file must not exist.
 
-        It takes its name when it is whole: a crash or a full disk must not leave a file there that nobody can open.
+        The file gets its name when it is complete: a crash or a full disk must not leave one that can't be opened.
         """
         refuse_network_file_system(path)
         row = run_id or secrets.token_hex(8), version, started, json.dumps(binding), "{}", secrets.token_bytes(16)
@@ -57,8 +57,10 @@ class Checkpoint(Reverts):
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Checkpoint:
-        """An existing checkpoint, verified. A reader never writes, so it may read while a run is on; it says itself
-        when it wants to `verify`."""
+        """Open an existing checkpoint, and verify it unless it is `read_only`.
+
+        A reader may open it while a run is on. It calls `verify` itself where it wants to.
+        """
         if not path.is_file():
             raise Unusable(
                 "checkpoint-missing",
@@ -94,9 +96,9 @@ class Checkpoint(Reverts):
 
     @classmethod
     def copy_at(cls, path: Path) -> tuple[str, int] | None:
-        """The id and the tick of the checkpoint at `path`, None if there is none. Changes no file.
+        """Return the id and the tick of the checkpoint at `path`, None if there is no file. Changes no file.
 
-        The caller holds the checkpoint's lock.
+        The caller must hold the checkpoint's lock.
         """
         if not path.is_file():
             return None
@@ -119,7 +121,7 @@ class Checkpoint(Reverts):
             self.add_files(name, 0, fingerprints)
 
     def add_files(self, stage: str, first: int, fingerprints: Sequence[Mapping[str, Any]]) -> None:
-        """Add files to a stage; `first` is the number of the first of them, and how many the stage has already."""
+        """Append files to a stage; `first` is the number of files that it has already."""
         with self.transaction():
             for source, mark in enumerate(fingerprints, first):
                 self.change("INSERT INTO source_file VALUES (?, ?, ?)", stage, source, json.dumps(mark))
@@ -127,7 +129,7 @@ class Checkpoint(Reverts):
                 self.change("UPDATE stage SET state = 'waiting', finished = NULL WHERE name = ?", stage)
 
     def stage_state(self, stage: str, state: str, at: float, message: str = "", code: str = "") -> None:
-        """Set a stage's state; it starts when it first runs, and has finished when it is first complete."""
+        """Set a stage's state. `started` is set when it first runs, `finished` when it is first complete."""
         self.change(
             "UPDATE stage SET state = ?1, message = ?2, started = CASE WHEN ?1 = 'running' THEN coalesce(started, ?3)"
             " ELSE started END, finished = coalesce(finished, CASE WHEN ?1 = 'complete' THEN ?3 END), code = ?5"

@@ -1,4 +1,4 @@
-"""Dead letters in a checkpoint: what is asked of them, and what a replay makes of them."""
+"""Dead letters and replays in a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from streammig.checkpoint.codec import decode_tally, encode_tally, hash_owner
 from streammig.checkpoint.queries import Spot
 from streammig.model import Batch, DeadLetter, Draft, Tally, add_up
 
-_OWNERS = "(SELECT name FROM stage WHERE ordinal = 0)"  # see `owns`
+_OWNERS = "(SELECT name FROM stage WHERE ordinal = 0)"  # the stage of the owners, as `owns`
 
-# Customers of replayed batches that no open batch holds any more, and that were not seen yet. A part of a refused
-# batch names its parent: while a part is open, so is every batch that it comes from.
-_BROUGHT = f"""stage = {_OWNERS} AND NOT seen AND seq NOT IN (
+# Customers in replayed batches that are settled and were not seen yet. A key names the batch that a replay sealed: that
+# one is not settled while one of its parts is open.
+_SETTLED_UNSEEN = f"""stage = {_OWNERS} AND NOT seen AND seq NOT IN (
     WITH RECURSIVE line (seq, parent) AS (
         SELECT seq, parent FROM open_batch WHERE stage = {_OWNERS} AND retried
         UNION SELECT b.seq, b.parent FROM line JOIN batch b ON b.stage = {_OWNERS} AND b.seq = line.parent
@@ -23,27 +23,29 @@ _BROUGHT = f"""stage = {_OWNERS} AND NOT seen AND seq NOT IN (
 
 
 class Letters(Batches):
-    """The part of a checkpoint that knows dead letters, and what replays sent."""
+    """The part of a checkpoint that keeps dead letters, and the keys that replays sent."""
 
     def is_dead(self, stage: str, spot: Spot) -> bool:
         return bool(self.rows(f"SELECT 1 FROM dead_letter WHERE {HERE} AND NOT replayed", stage, *spot))
 
     def was_dead(self, stage: str, spot: Spot) -> bool:
-        """Whether what stands there is a dead letter, or was one until a replay took it."""
+        """Tell whether the record at this spot is a dead letter, or was one until a replay sealed it."""
         return bool(self.rows(f"SELECT 1 FROM dead_letter WHERE {HERE}", stage, *spot))
 
     def part(self, stage: str, spot: Spot, splits: bool) -> int:
-        """Which part of its source record the dead letter at this spot is, as in the schema. A record that the batcher
-        may have split counts as a part."""
-        known = "max(part, batch AND NOT units)" if splits else "part"
-        return int(self.rows(f"SELECT {known} FROM dead_letter WHERE {HERE}", stage, *spot)[0][0])
+        """Return `part` of the dead letter at this spot, as in the schema.
+
+        If the batcher `splits` records, a letter of a refused batch counts as a part.
+        """
+        column = "max(part, batch AND NOT units)" if splits else "part"
+        return int(self.rows(f"SELECT {column} FROM dead_letter WHERE {HERE}", stage, *spot)[0][0])
 
     def replayed(self) -> int:
-        """How many times replays have sealed a letter to be sent."""
+        """Count the letters that replays have sealed; one that was sealed twice counts twice."""
         return int(self.rows("SELECT coalesce(sum(replayed), 0) FROM stage")[0][0])
 
     def any_unseen(self, stage: str) -> bool:
-        """Whether a replayed batch of a stage was accepted, and samples of it are still to be looked for."""
+        """Tell whether a stage has an accepted replayed batch with samples that were not seen yet."""
         unseen = "stage = (SELECT name FROM stage WHERE name = ? AND NOT seen)"
         return bool(self.rows(f"SELECT 1 FROM batch WHERE {unseen} AND retried AND state = 'accepted' LIMIT 1", stage))
 
@@ -56,8 +58,11 @@ class Letters(Batches):
         letters: Sequence[tuple[Spot, int, int]],
         at: float,
     ) -> list[Batch]:
-        """Seal new batches of dead letters in one transaction; the letters are dead no more. With a draft come the keys
-        that no later replay may send, with a letter the units sealed for it and the part that it is."""
+        """Seal new batches of dead letters in one transaction; these letters are dead no more.
+
+        A draft comes with the keys that no later replay may send. A letter is its spot, the units sealed for it, and
+        its `part` as in the schema.
+        """
         salt, sealed = self.run["salt"], list[Batch]()
         with self.transaction():
             for draft, keys in drafts:
@@ -74,7 +79,7 @@ class Letters(Batches):
         return sealed
 
     def refuse(self, stage: str, dead: Iterable[DeadLetter], filtered: Iterable[DeadLetter]) -> None:
-        """Keep why a replay did not send these letters: they stay dead, or are filtered."""
+        """Keep the reasons for letters that a replay did not send: they stay `dead`, or are `filtered`."""
         with self.transaction():
             for it in dead:
                 spot = it.position.source, it.position.offset, it.unit
@@ -85,27 +90,27 @@ class Letters(Batches):
             for it in filtered:
                 tally = self._lift(stage, (it.position.source, it.position.offset, it.unit))
                 counts[it.code] = counts.get(it.code, Tally()) + tally
-            self._keep(stage, msgspec.structs.replace(progress, filtered=counts))
+            self._set_progress(stage, msgspec.structs.replace(progress, filtered=counts))
 
     def _lift(self, stage: str, spot: Spot, units: int = 0, part: int = 0) -> Tally:
-        """A letter is dead no more; returns its tally."""
+        """Mark a letter as replayed, and return its tally."""
         rows = self.rows(
             f"UPDATE dead_letter SET replayed = 1, units = ?, part = max(part, ?) WHERE {HERE} AND NOT replayed"
             " RETURNING tally",
             units, part, stage, *spot,
         )  # fmt: skip
         if not rows:
-            raise AssertionError(f"the record of {stage} at byte {spot[1]} is no dead letter: it must not be replayed")
+            raise AssertionError(f"the record of {stage} at byte {spot[1]} is no dead letter: don't replay it")
         return decode_tally(rows[0][0])
 
-    # -- what replays carry --------------------------------------------------------------------------------------------
+    # -- the keys of replays -----------------------------------------------------------------------------------------
 
     def replayed_keys(self, stage: str, keys: Iterable[str]) -> set[str]:
-        """Which of these owners (or unique keys) replayed batches carry, or have brought to the target."""
+        """Return those of the keys (owners' ids, or unique values) that replays have sealed in batches."""
         return self._carried(stage, keys, "")
 
     def seen_again(self, owners: Iterable[str]) -> set[str]:
-        """Which of these owners a replay has brought to the target, where they were seen."""
+        """Return those of the owners that a replay sent and the target has shown."""
         first = [row.name for row in self.stages() if self.owns(row.name)]
         return self._carried(first[0], owners, "AND seen") if self.any_seen_again() else set()
 
@@ -116,6 +121,6 @@ class Letters(Batches):
     def any_seen_again(self) -> bool:
         return bool(self.rows(f"SELECT 1 FROM replayed_key WHERE stage = {_OWNERS} AND seen LIMIT 1"))
 
-    def see_brought(self) -> None:
-        """Note that the customers of replays were seen: their events and transactions may be sent."""
-        self.change(f"UPDATE replayed_key SET seen = 1 WHERE {_BROUGHT}")
+    def mark_replayed_seen(self) -> None:
+        """Mark the customers of replays as seen, so that their events and transactions may be sent."""
+        self.change(f"UPDATE replayed_key SET seen = 1 WHERE {_SETTLED_UNSEEN}")

@@ -1,4 +1,4 @@
-"""One run at a time on a checkpoint: a lock that names its holder and dies with it."""
+"""The lock that lets one run at a time use a checkpoint: it names its holder and ends with it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ def lock_path(checkpoint: Path) -> Path:
 
 @contextmanager
 def locked(checkpoint: Path, command: str) -> Iterator[None]:
-    """Hold a checkpoint for this process, or raise `Held` with who holds it.
+    """Hold a checkpoint's lock for this process, or raise `Held` and name the holder.
 
-    (Not a lock on the checkpoint itself: closing any descriptor of that file would drop the locks that SQLite holds
-    on it.)
+    The lock is a file of its own: closing any descriptor of the checkpoint would drop SQLite's locks on it.
     """
     hint = f"Wait for it, stop it, or look at it with: streammig status {shlex.quote(str(checkpoint))}"
     with holding(lock_path(checkpoint), command, f"{checkpoint} is held", hint):
@@ -34,9 +33,9 @@ def locked(checkpoint: Path, command: str) -> Iterator[None]:
 
 @contextmanager
 def holding(path: Path, command: str, said: str, hint: str) -> Iterator[None]:
-    """Hold a lock file, or raise `Held`.
+    """Hold a lock file, or raise `Held` with the message `said` and the holder.
 
-    The kernel drops the lock when its holder ends, however it ends: a dead process leaves only a name in a file.
+    The kernel drops the lock when its holder ends, however it ends; a dead process leaves only its name in the file.
     """
     try:
         descriptor = own(path, os.O_RDWR | os.O_CREAT)
@@ -68,12 +67,12 @@ def _failed(path: Path, error: OSError) -> MachineFault:
 
 
 def is_held(checkpoint: Path) -> bool:
-    """Whether a process holds this checkpoint now."""
+    """Tell whether a process holds this checkpoint now."""
     return is_locked(lock_path(checkpoint))
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds this lock file now."""
+    """Tell whether a process holds this lock file now."""
     try:
         descriptor = own(path, os.O_RDONLY)
     except OSError:

@@ -1,8 +1,8 @@
-"""The outbox: the bodies of batches that are not settled, each in a file of its own beside the checkpoint.
+"""The outbox: a folder beside the checkpoint with one file for the body of each batch that is not settled.
 
 A file holds the request body, a table of its records, a table of a few of them, and a trailer of fixed length. So
-sending reads only the body's bytes and decodes nothing, and settling reads only the few. `<stage>.samples` keeps some
-records of each accepted batch, for read-backs. `<stage>-<seq>.answer` is what the target said of a batch, as it came.
+sending reads the body alone and decodes nothing, and settling reads the few records alone. `<stage>.samples` keeps
+sample records of accepted batches, for read-backs. `<stage>-<seq>.answer` is the target's answer for a batch, verbatim.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from streammig.disk import create, disk_fault, own, own_folder, read_own, remove
 from streammig.errors import Problem, Unusable
 from streammig.model import Batch, Draft, Record
 
-PART = ".part"  # ends the name of a body that no batch owns yet
-ANSWER = ".answer"  # ends the name of what the target said
-_OURS = re.compile(
-    r"[0-9a-f]{16}\.part|[a-z_]+-[0-9]+(\.answer)?|[a-z_]+\.samples"
-)  # the names of what a run puts there
+PART = ".part"  # suffix of a body that belongs to no batch yet
+ANSWER = ".answer"  # suffix of a target's answer
+_OURS = re.compile(r"[0-9a-f]{16}\.part|[a-z_]+-[0-9]+(\.answer)?|[a-z_]+\.samples")  # names of a run's own files
 SAMPLE = 5  # records kept of an accepted batch
-_TRAILER = Struct("!QQQ16s16s8s")  # as `_Trailer`
+_TRAILER = Struct("!QQQ16s16s8s")  # the fields of `_Trailer`
 _MARK = b"smig-out"
-_FRAME = Struct("!Q16s")  # length and hash of what follows in a file of samples
+_FRAME = Struct("!Q16s")  # length and hash of the entry that follows in a file of samples
 _ENCODER = msgspec.msgpack.Encoder()
 _SAMPLES = msgspec.msgpack.Decoder(list[Record])
 
@@ -44,7 +42,7 @@ def outbox_path(checkpoint: Path) -> Path:
 
 
 def write_body(folder: Path, draft: Draft) -> Draft:
-    """Write a draft's body and table under a name of its own, durably; the same draft with that name in its place."""
+    """Write a draft's body and tables to a new file, durably; return the draft with that file's name instead."""
     with _translated(folder):
         own_folder(folder)
         name = secrets.token_hex(8) + PART
@@ -59,7 +57,7 @@ def write_body(folder: Path, draft: Draft) -> Draft:
 
 
 class _Trailer(NamedTuple):
-    """How long the parts before it are, in bytes, the hashes of the tables, and a mark."""
+    """The end of a body's file: the lengths of its three parts in bytes, the hashes of the tables, and a mark."""
 
     body: int
     table: int
@@ -71,7 +69,7 @@ class _Trailer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The first `size` bytes of an open file, read slice by slice."""
+    """The first `size` bytes of an open file, read by slices."""
 
     descriptor: int
     size: int
@@ -85,51 +83,52 @@ class _Stored:
 
 
 class Outbox:
-    """The folder, and what the open transaction of the checkpoint does to it.
+    """The outbox folder, and the changes of the open transaction to it.
 
-    `place` comes before the commit and `drop` takes effect after it: at every moment each batch that is not settled
-    has its body. `tellable` says which records of an accepted batch a read-back can say something of. `afterwards` does
-    what may come later than the commit, in order: nothing waits for it.
+    Bodies appear before the commit and go after it, so that each batch that is not settled always has its body.
+    `can_tell(stage, record)` says whether a read-back can look for a record: only such records make samples.
+    `afterwards` runs the deletions that follow a commit, in order; nothing waits for them.
     """
 
-    def __init__(self, checkpoint: Path, tellable: Callable[[str, Record], bool] = lambda stage, record: True) -> None:
+    def __init__(self, checkpoint: Path) -> None:
         self.folder = outbox_path(checkpoint)
-        self.tellable = tellable
+        self.can_tell: Callable[[str, Record], bool] = lambda stage, record: True
         self.afterwards: Callable[[Callable[[], None]], object] = at_once
-        self._dropped: list[Path] = []
-        self._sampled: set[Path] = set()  # files of samples that are not durable yet
-        self._unsynced = False  # whether there are names that are not durable yet
+        self._dropped: list[Path] = []  # files to delete after the commit
+        self._sampled: set[Path] = set()  # files of samples to sync before that
+        self._unsynced = False  # whether the folder has new names to sync before the commit
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def body(self, batch: Batch) -> bytes:
-        """The body of a batch that is not settled. Raises `Unusable` where it is not what was sealed."""
+        """Return the body of a batch that is not settled. Raises `Unusable` if it is missing or altered."""
         return self._read(batch, batch.size)
 
     def contents(self, batch: Batch, count: int | None = None) -> Contents:
-        """The records of a batch that is not settled, or `count` of them, spread evenly. Raises like `body`."""
+        """Return the records of a batch that is not settled, or `count` of them, spread evenly. Raises as `body`."""
         data = self._read(batch, None)
         trailer = self._trailer(batch, len(data), data[-_TRAILER.size :])
         table = data[batch.size : batch.size + trailer.table]
-        return self._taken_apart(batch, data[: batch.size], table, trailer.of_table, count)
+        return self._decode(batch, data[: batch.size], table, trailer.of_table, count)
 
     def _trailer(self, batch: Batch, length: int, data: bytes) -> _Trailer:
-        """The trailer of a file of so many bytes, which tells what stands behind the body."""
+        """Decode the trailer of a file of `length` bytes. Raises `Unusable` if the parts don't add up to that."""
         found = _Trailer(*_TRAILER.unpack(data.rjust(_TRAILER.size, b"\0")))
         if (found.mark, found.body, found.body + found.table + found.few + len(data)) != (_MARK, batch.size, length):
             raise self.lost([batch])
         return found
 
-    def _taken_apart(self, batch: Batch, body: Body, table: bytes, check: bytes, count: int | None = None) -> Contents:
+    def _decode(self, batch: Batch, body: Body, table: bytes, check: bytes, count: int | None) -> Contents:
+        """Decode a body by its table. Raises `Unusable` if the table has another hash, or does not fit the body."""
         if check != _hash(table):
             raise self.lost([batch])
         try:
             return decode_contents(body, table, count)
-        except (msgspec.DecodeError, ValueError, IndexError):  # sound, but no table of a body
+        except (msgspec.DecodeError, ValueError, IndexError):  # the hash is right, yet it is no table of this body
             raise self.lost([batch]) from None
 
     def holds(self, batch: Batch) -> bool:
-        """Whether the body of a batch, and the table of its records, are what was sealed."""
+        """Tell whether the body of a batch and the table of its records are there and unaltered."""
         try:
             self.contents(batch, 0)
         except Unusable:
@@ -137,7 +136,7 @@ class Outbox:
         return True
 
     def records(self, batch: Batch) -> list[Record]:
-        """The records of a batch; of an accepted one the samples that were kept."""
+        """Return the records of a batch that is not settled, or the samples of an accepted one."""
         return self._samples(batch) if batch.sample is not None else self.contents(batch).records
 
     def _read(self, batch: Batch, size: int | None) -> bytes:
@@ -152,6 +151,7 @@ class Outbox:
         return data
 
     def lost(self, batches: list[Batch]) -> Unusable:
+        """Return the error for batches whose bodies are missing or altered."""
         count = len(batches)
         names = ", ".join(f"{it.seq} of {it.stage}" for it in batches[:20])
         return Unusable(
@@ -170,25 +170,24 @@ class Outbox:
             data = file.read(min(length, batch.size + (1 << 20)))
             if len(data) == length and _hash(data) == check:
                 return _SAMPLES.decode(data)
-        return []  # they are evidence only: without it a batch is parked at worst
+        return []  # samples are only evidence: without them a batch is parked at worst
 
     def answer(self, batch: Batch) -> str:
-        """What the target said of a batch that is not settled, as it came; "" where nothing is kept."""
+        """Return the target's answer for a batch that is not settled, verbatim; "" without one."""
         try:
             return read_own(self._answer_path(batch.stage, batch.seq)).decode()
         except (OSError, Problem):
             return ""
 
     def keep_answer(self, batch: Batch, said: str) -> None:
-        """Keep what the target said until the body goes. Nothing depends on it: a disk that does not take it is no
-        fault."""
+        """Keep the target's answer as long as the body. Ignores a full disk: nothing depends on the answer."""
         with suppress(OSError, Problem), open(self._answer_path(batch.stage, batch.seq), "wb", opener=own) as file:
             file.write(said.encode())
 
     # -- within a transaction ----------------------------------------------------------------------------------------
 
     def place(self, draft: Draft, stage: str, seq: int) -> None:
-        """A draft's body is that of this batch from now on."""
+        """Rename a draft's body to that of a batch; writes it first if it has no file yet."""
         if not draft.file:
             draft = write_body(self.folder, draft)
         with _translated(self.folder):
@@ -196,26 +195,29 @@ class Outbox:
         self._unsynced = True
 
     def drop(self, stage: str, seq: int) -> None:
-        """The body is not needed any more once the transaction is committed."""
+        """Delete the body and the answer of a batch after the commit."""
         self._dropped += [self._path(stage, seq), self._answer_path(stage, seq)]
 
     def settle(self, batch: Batch) -> int | None:
-        """Keep samples of an accepted batch, and drop its body; where the samples stand, None without any."""
+        """Keep samples of an accepted batch, and drop its body.
+
+        Returns the byte offset of the samples in their file; None if the batch gives none.
+        """
         self.drop(batch.stage, batch.seq)
         try:
-            # Its hash was right as it was sent, and to read it again would cost more than all else here.
+            # The hash was checked when it was sent; to read the whole body again would be the main cost here.
             with open(self._path(batch.stage, batch.seq), "rb", opener=own) as file:
                 whole = _Stored(file.fileno(), os.fstat(file.fileno()).st_size)
                 trailer = self._trailer(batch, whole.size, whole[-_TRAILER.size :])
                 few = whole[-_TRAILER.size - trailer.few : -_TRAILER.size]
                 body = _Stored(file.fileno(), batch.size)
-                for count in (SAMPLE, FEW):  # mostly the first will do
-                    records = self._taken_apart(batch, body, few, trailer.of_few, count).records
-                    found = [it for it in records if self.tellable(batch.stage, it)]
+                for count in (SAMPLE, FEW):  # the first is enough in most cases
+                    records = self._decode(batch, body, few, trailer.of_few, count).records
+                    found = [it for it in records if self.can_tell(batch.stage, it)]
                     if len(found) == SAMPLE:
                         break
         except (OSError, Problem):
-            return None  # what was accepted is accepted, whatever became of the file since
+            return None  # the batch is accepted, even if its file is damaged by now
         chosen = spread(found, SAMPLE)
         if not chosen:
             return None
@@ -229,29 +231,33 @@ class Outbox:
         return at
 
     def forget_samples(self, stage: str) -> None:
-        """No read-back needs the samples of this stage once the transaction is committed."""
+        """Delete the samples of a stage after the commit."""
         self._dropped.append(self._samples_path(stage))
 
     def sync(self) -> None:
-        """Make new names durable: before the commit."""
+        """Make new names durable, before the commit."""
         if self._unsynced:
             with _translated(self.folder):
                 sync_names(self.folder)
         self._unsynced = False
 
     def committed(self) -> None:
-        """Unlink what was dropped: after the commit, and behind a sync of the samples. Where either fails, the sweep at
-        the run's end does it."""
+        """Delete the dropped files, after the commit and a sync of the samples.
+
+        If either fails, the sweep at the end of the run deletes them.
+        """
         if self._dropped:
-            self.afterwards(partial(_clear, self._sampled, self._dropped))
+            self.afterwards(partial(_delete, self._sampled, self._dropped))
         self._dropped, self._sampled = [], set()
 
     def rolled_back(self) -> None:
         self._dropped, self._sampled, self._unsynced = [], set(), False
 
     def sweep(self, kept: Iterable[str]) -> None:
-        """Unlink every body, with its answer, and file of samples but these, and the folder if it is empty. Only under
-        the checkpoint's lock."""
+        """Delete all bodies, answers and samples except those `kept`, and the folder if it is empty.
+
+        The caller must hold the checkpoint's lock.
+        """
         names = set(kept)
         remove_own(self.folder, lambda it: it.removesuffix(ANSWER) not in names and bool(_OURS.fullmatch(it)))
 
@@ -269,7 +275,7 @@ def at_once(work: Callable[[], None]) -> None:
     work()
 
 
-def _clear(samples: Iterable[Path], dropped: Iterable[Path]) -> None:
+def _delete(samples: Iterable[Path], dropped: Iterable[Path]) -> None:
     with suppress(OSError, Problem):
         for path in samples:
             sync(path)

@@ -1,4 +1,4 @@
-"""How a run was taken back: the requests to revert it, and what that left at the target."""
+"""Reverts of a run in its checkpoint: the requests to the target, and their result."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from streammig.errors import Unusable
 from streammig.model import BatchState
 
 UNDECIDED = (BatchState.SENDING, BatchState.UNKNOWN, BatchState.PARKED)
-# States of a request to revert. Behind `not-sent`, `refused` and `not-landed` it may be made again: the target did not
-# do it, and of the last one a read-back has shown that.
+# States of a request to revert. After `not-sent`, `refused` and `not-landed` another may be made: the target has done
+# nothing (for `not-landed`, a read-back has shown that).
 SENDING, ACCEPTED, UNKNOWN, NOT_SENT, REFUSED, NOT_LANDED, DONE = (
     "sending", "accepted", "unknown", "not-sent", "refused", "not-landed", "done",
 )  # fmt: skip
@@ -24,8 +24,10 @@ AGAIN = (NOT_SENT, REFUSED, NOT_LANDED)
 
 
 class Window(NamedTuple):
-    """The time of migration that a revert takes back, by the target's clock in seconds since the epoch: from `start`
-    up to `end`; how many customers of this run fall in it; and when it is over by our clock."""
+    """The migration times that a revert takes back: from `start` up to `end`, in seconds since the epoch.
+
+    These two are by the target's clock; `over` is the end by our clock. `customers` of this run fall in the window.
+    """
 
     start: float
     end: float
@@ -44,32 +46,32 @@ class Reverting(NamedTuple):
 
 
 class Reverts(Units):
-    """The part of a checkpoint that knows of reverts."""
+    """The part of a checkpoint that keeps reverts."""
 
     def last_revert(self) -> Reverting | None:
-        """The newest request to revert, None where there was none."""
+        """Return the newest request to revert; None without one."""
         for row in self.rows("SELECT * FROM revert ORDER BY number DESC LIMIT 1"):
             window = Window(row["start"], row["end"], row["customers"], 0.0)
             return Reverting(row["number"], row["state"], window, row["began"], json.loads(row["summary"]))
         return None
 
     def is_reverted(self) -> bool:
-        """Whether the run was taken back, as far as the target did."""
+        """Tell whether the run was reverted, as far as the target did it."""
         last = self.last_revert()
         return last is not None and last.state == DONE
 
     def reverted_at(self) -> float:
-        """When it was known what the revert has left at the target, in seconds since the epoch; 0 without a revert."""
+        """Return when the result of the revert was read back, in seconds since the epoch; 0 without a revert."""
         last = self.last_revert()
         return float(last.summary["at"]) if last is not None and last.state == DONE else 0.0
 
     def is_reverting(self) -> bool:
-        """Whether a request to revert has left, or may have, and was not read back."""
+        """Tell whether a request to revert may have left, and its result was not read back yet."""
         last = self.last_revert()
         return last is not None and last.state not in (*AGAIN, DONE)
 
     def refuse_reverted(self) -> None:
-        """Raise `Unusable` where the run was reverted, or is about to be."""
+        """Raise `Unusable` if the run was reverted, or is being reverted."""
         self.refuse_reverting()
         if self.is_reverted():
             raise Unusable(
@@ -88,12 +90,12 @@ class Reverts(Units):
             )
 
     def window(self, owners: str, settle: float) -> Window:
-        """What a revert of this run takes back. `owners` is the stage of the customers; `settle` in seconds is the time
-        that the target's queue is given, and the margin.
+        """Return the window of a revert of this run. `owners` is the stage of the customers.
 
-        It begins with the first request, and ends a margin behind the last moment by which samples of all were seen, or
-        else had their time. The target counts by its own clock: that is told by the `Date` of its answers. Raises
-        `Unusable` where there is nothing to revert, or something is undecided.
+        `settle`, in seconds, is both the time that the target's queue gets and the margin at the end. The window begins
+        with the first request. It ends a margin after samples were seen, or after the queue had its time, whichever is
+        later. The `Date` of answers gives the target's clock. Raises `Unusable` if nothing was accepted or an outcome
+        is unknown.
         """
         last = self.last_revert()
         if last is not None and last.state == DONE:
@@ -125,7 +127,7 @@ class Reverts(Units):
         return Window(first + early, over + late, customers, over)
 
     def _skew(self, stage: str) -> tuple[float, float]:
-        """How far the target's clock is ahead of ours, at least and at most, in seconds."""
+        """Return by how many seconds the target's clock is ahead of ours, at least and at most."""
         lows, highs = [], []
         for started, latency, date in self.rows(
             "SELECT started, coalesce(latency, 0), date FROM attempt WHERE stage = ? AND date != ''", stage
@@ -135,45 +137,46 @@ class Reverts(Units):
             except (ValueError, OverflowError):
                 continue
             ahead = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - started
-            lows.append(ahead - latency - 1)  # it was answered within that time, and a Date counts whole seconds
+            lows.append(ahead - latency - 1)  # the answer came within the latency, and a Date has whole seconds
             highs.append(ahead + 1)
         if not lows:
             return -1.0, 1.0
         low, high = max(lows), min(highs)
-        return (low, high) if low <= high else (min(lows), max(highs))  # the clocks did not keep step
+        return (low, high) if low <= high else (min(lows), max(highs))  # the clocks drifted during the run
 
     def begin_revert(self, window: Window, at: float) -> int:
-        """Note that a request to revert is about to leave; returns its number. An older copy of the checkpoint is
-        refused from now on."""
+        """Add a request to revert before it leaves, and return its number.
+
+        It gets a tick, so the fence refuses older copies of the checkpoint from now on.
+        """
         with self.transaction():
             last = self.last_revert()
             if last is not None and last.state not in AGAIN:
                 raise AssertionError(f"revert {last.number} is {last.state}: it must not be sent again")
-            (tick,) = self._db.execute("UPDATE run SET tick = tick + 1 RETURNING tick").fetchone()
-            mark = Mark(tick, parts=tick)
-            self._mark = mark if self._mark is None else mark.joined(self._mark)
+            (tick,) = self.rows("UPDATE run SET tick = tick + 1 RETURNING tick")[0]
+            self._add_mark(Mark(tick, parts=tick))
             number = last.number + 1 if last is not None else 1
-            self._db.execute(
-                "INSERT INTO revert (number, state, start, end, customers, began) VALUES (?, ?, ?, ?, ?, ?)",
-                (number, SENDING, *window[:3], at),
-            )
+            columns = "number, state, start, end, customers, began"
+            row = number, SENDING, *window[:3], at
+            self.change(f"INSERT INTO revert ({columns}) VALUES (?, ?, ?, ?, ?, ?)", *row)
         return number
 
     def revert_is(self, number: int, state: str, message: str = "") -> None:
-        """Keep the state of a request to revert, with what the target said, redacted by the caller."""
+        """Set the state of a request to revert, with the target's message, redacted by the caller."""
         self.change("UPDATE revert SET state = ?, message = ? WHERE number = ?", state, message, number)
 
     def reverted(self, number: int, summary: Mapping[str, Any], gone: Callable[[str, Accepted], Beside]) -> None:
-        """What is `gone` of each accepted batch of a stage was taken back; in one transaction."""
+        """End a revert in one transaction: the units that `gone` returns for a stage and an accepted batch are undone.
+
+        The results of the last verify are deleted: they are out of date.
+        """
         with self.transaction():
-            self._db.execute("DELETE FROM unit_state WHERE state = 'missing'")
+            self.change("DELETE FROM unit_state WHERE state = 'missing'")
             for row in self.stages():
                 for batch in self.accepted(row.name):
                     it = gone(row.name, batch)
                     if it.tally.units:
                         self._set(row.name, REVERTED, it)
-            self._db.execute(
-                "UPDATE revert SET state = ?, summary = ? WHERE number = ?", (DONE, json.dumps(summary), number)
-            )
-            self._db.execute("DELETE FROM verification")
-            self._db.execute("DELETE FROM finding")
+            self.change("UPDATE revert SET state = ?, summary = ? WHERE number = ?", DONE, json.dumps(summary), number)
+            self.change("DELETE FROM verification")
+            self.change("DELETE FROM finding")

@@ -1,4 +1,4 @@
-"""A run's way to its checkpoint: changes through the one writer, questions and bodies without waiting for it."""
+"""Access of a run to its checkpoint: changes go through the writer, queries and bodies don't wait for it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ U = TypeVar("U")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The checkpoint with its outbox, as a run uses them. `file` is a connection that only reads, in a thread of its
-    own: `executor`."""
+    """The checkpoint and its outbox for a run. `file` is a read-only connection; `executor` is its one thread."""
 
     writer: CheckpointWriter
     file: Checkpoint
     executor: Executor
 
     async def write(self, change: Callable[[Checkpoint], T]) -> T:
-        """As `CheckpointWriter.write`."""
+        """Call `CheckpointWriter.write`."""
         return await self.writer.write(change)
 
     def begin(self, change: Callable[[Checkpoint], T]) -> asyncio.Future[T]:
-        """As `CheckpointWriter.begin`."""
+        """Call `CheckpointWriter.begin`."""
         return self.writer.begin(change)
 
     async def read(self, question: Callable[[Checkpoint], T]) -> T:
-        """The answer as of one moment; it holds every change whose `write` has returned."""
+        """Run a query on one snapshot, which holds every change whose `write` has returned."""
         return await self._asked(self._read, question)
 
     def _read(self, question: Callable[[Checkpoint], T]) -> T:
@@ -43,15 +42,15 @@ class Store:
             return question(self.file)
 
     async def body(self, batch: Batch) -> bytes:
-        """The request body of a batch that is not settled. Raises `Unusable` where it is not what was sealed."""
+        """Return the body of a batch that is not settled. Raises `Unusable` if it is missing or altered."""
         return await self._asked(self.file.outbox.body, batch)
 
     async def contents(self, batch: Batch) -> Contents:
-        """As `body`, taken apart."""
+        """Return the decoded body of a batch that is not settled. Raises as `body`."""
         return await self._asked(self.file.outbox.contents, batch)
 
     async def records(self, batch: Batch) -> list[Record]:
-        """The records of a batch that is not settled; of an accepted one, those that were kept as samples."""
+        """Return the records of a batch that is not settled, or the samples of an accepted one."""
         return await self._asked(self.file.outbox.records, batch)
 
     async def _asked(self, work: Callable[[U], T], about: U) -> T:

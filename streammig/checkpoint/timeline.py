@@ -1,4 +1,4 @@
-"""What a checkpoint tells of the past of a run: when requests were made, what they were answered, what was decided."""
+"""The history of a run in its checkpoint: requests by time, answers, latencies, decisions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from streammig.model import Range
 
 
 class Slot(NamedTuple):
-    """A stretch of time in a stage: units and batches accepted in it, requests begun, those not accepted, and all by
-    outcome and status, like `throttled 429`, `unknown` or `no answer` (so far)."""
+    """A time slot of a stage: units and batches accepted in it, requests begun in it, and `refused` ones of these.
+
+    `answers` counts requests by outcome and status, such as `throttled 429`, `unknown` or `no answer` (so far).
+    """
 
     number: int
     units: int = 0
@@ -24,21 +26,20 @@ class Slot(NamedTuple):
 
 
 class Timeline:
-    """Reads the past out of an open checkpoint. Times are seconds since the epoch."""
+    """Queries about the history of a run. Times are seconds since the epoch."""
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
 
     def between(self) -> tuple[float, float] | None:
-        """When the first request was made, and when the last was made or a batch was settled; None before any."""
+        """Return the times of the first request, and of the last request or acceptance; None before any."""
         (row,) = self._file.rows(
             "SELECT min(started), max(started), (SELECT max(settled) FROM batch WHERE state = 'accepted') FROM attempt"
         )
         return None if row[0] is None else (row[0], max(row[1], row[2] or row[1]))
 
     def slots(self, stage: str, begin: float, width: float) -> dict[int, Slot]:
-        """What happened in each stretch of `width` seconds from `begin` on, by its number from 0; those without
-        anything are left out."""
+        """Return the slots of `width` seconds from `begin` on, by number from 0. Empty slots are left out."""
         found: dict[int, Slot] = {}
         for number, batches, units in self._file.rows(
             "SELECT CAST((settled - ?) / ? AS INTEGER), count(*), sum(json_extract(tally, '$[1]'))"
@@ -57,7 +58,7 @@ class Timeline:
         return found
 
     def answers(self, stage: str) -> list[dict[str, Any]]:
-        """How many requests got which answer: kind, status, code, count. The kind is empty where no receipt came."""
+        """Count requests by kind, status and code. The kind is empty where no receipt came."""
         rows = self._file.rows(
             "SELECT coalesce(kind, '') AS kind, status, code, count(*) AS count FROM attempt WHERE stage = ?"
             " GROUP BY 1, 2, 3 ORDER BY count DESC, kind",
@@ -66,7 +67,7 @@ class Timeline:
         return [dict(row) for row in rows]
 
     def latencies(self, stage: str, begin: float, width: float) -> list[tuple[int, float]]:
-        """How long each answer took, in seconds, from the fastest, with the stretch in which its request began."""
+        """Return the slot number and the latency in seconds of each answer, the fastest first."""
         rows = self._file.rows(
             "SELECT CAST((started - ?) / ? AS INTEGER), latency FROM attempt"
             " WHERE stage = ? AND latency > 0 AND status IS NOT NULL ORDER BY latency",
@@ -75,24 +76,14 @@ class Timeline:
         return [(row[0], row[1]) for row in rows]
 
     def requests_a_batch(self, stage: str) -> dict[int, int]:
-        """How many batches took how many requests."""
+        """Count batches by the number of their requests."""
         rows = self._file.rows(
             "SELECT attempts, count(*) FROM batch WHERE stage = ? AND attempts GROUP BY 1 ORDER BY 1", stage
         )
         return {row[0]: row[1] for row in rows}
 
-    def reasons(self, stage: str) -> list[tuple[str, str, int]]:
-        """The dead letters by code and by the path of the field that a rule's message begins with, "" where it begins
-        with none; and how many there are."""
-        rows = self._file.rows(
-            "SELECT code, CASE WHEN message LIKE '$%: %' THEN substr(message, 1, instr(message, ': ') - 1) ELSE '' END,"
-            " count(*) FROM dead_letter WHERE stage = ? AND NOT replayed GROUP BY 1, 2",
-            stage,
-        )
-        return [(row[0], row[1], row[2]) for row in rows]
-
     def decided(self) -> list[dict[str, Any]]:
-        """The batches that the operator decided about, or a read-back: stage, batch, state, ruling, note, units."""
+        """Return the batches decided by the operator or a read-back: stage, batch, state, ruling, note, units."""
         rows = self._file.rows(
             "SELECT stage, seq AS batch, state, ruling, note, json_extract(tally, '$[1]') AS units FROM batch"
             " WHERE ruling != '' OR note != '' ORDER BY stage, seq"
@@ -100,8 +91,7 @@ class Timeline:
         return [dict(row) for row in rows]
 
     def everything(self, stage: str) -> Iterator[tuple[Any, ...]]:
-        """All that is kept of a stage's batches, in order, then of its requests, dead letters, and units that are not
-        where their batch is: the links of a chain."""
+        """Return the rows of a stage for the audit's hash: batches, requests, dead letters, unit states, in order."""
         for query in (
             "SELECT seq, state, parent, ranges, tally, size, digest, sealed, settled, attempts, retried, note,"
             " ruling, rejects, mapping FROM batch WHERE stage = ? ORDER BY seq",
@@ -113,7 +103,7 @@ class Timeline:
             yield from map(tuple, self._file.each(query, stage))
 
     def sent(self, stage: str) -> dict[int, tuple[float, str]]:
-        """When the last request for each batch was made, and what came back: the status, else the answer's code."""
+        """Return by batch number when its last request was made, and its answer: status, else code, else kind."""
         rows = self._file.rows(
             "SELECT seq, started, coalesce(CAST(status AS TEXT), nullif(code, ''), kind, '') FROM attempt"
             " WHERE stage = ? ORDER BY seq, number",
@@ -122,10 +112,10 @@ class Timeline:
         return {row[0]: (row[1], row[2]) for row in rows}
 
     def carried(self, stage: str) -> Iterator[tuple[Range, int, str]]:
-        """The ranges of a stage's batches in reading order, each with the batch's number and state.
+        """Return the ranges of a stage's batches in reading order, each with the batch's number and state.
 
-        Batches are sealed out of order, and a replay may carry what stands anywhere. So only their first places are
-        held, and the ranges of those that reading has come to.
+        Batches are sealed out of order, and those of a replay reach anywhere. To save memory, only the first place of
+        each batch is held, and the ranges of batches that reading has begun and not ended.
         """
         wanted = "SELECT seq, ranges FROM batch WHERE stage = ? AND state != 'split'"
         firsts = [(first_place(packed), seq) for seq, packed in self._file.each(wanted, stage)]
@@ -146,5 +136,5 @@ class Timeline:
                 heapq.heappush(open_ones, (next(ranges), seq, state, ranges))
 
     def mappings(self, stage: str) -> set[str]:
-        """The hashes of the mappings that made the batches of a stage; "" of none."""
+        """Return the hashes of the mappings that made the batches of a stage; "" for batches without one."""
         return {row[0] for row in self._file.rows("SELECT DISTINCT mapping FROM batch WHERE stage = ?", stage)}

@@ -1,4 +1,4 @@
-"""Units of accepted batches that are not there (any more), what a verify found, and how the run was reverted."""
+"""States of units in accepted batches (missing, resent, reverted), and the results of verifies."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ MISSED, RESENT, REVERTED = "missing", "resent", "reverted"
 
 
 class Accepted(NamedTuple):
-    """An accepted batch: what of it is to be there, by which mapping it was made ("" without one), whether it was made
-    of dead letters (what these were corrected to is not kept), and when it was accepted."""
+    """An accepted batch: the units of it that the target should hold, and when it was accepted.
+
+    `mapping` is the hash of the mapping that made it, or "". `letters`: made of dead letters, whose corrections are
+    not kept.
+    """
 
     seq: int
     ranges: tuple[Range, ...]
@@ -37,7 +40,7 @@ class Beside(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a verify found of one record: the batch, the place, the field and the reason. Holds no personal data."""
+    """A difference that a verify found: batch, place, field and reason. Holds no personal data."""
 
     stage: str
     seq: int
@@ -50,31 +53,29 @@ class Finding(NamedTuple):
 
 
 class Units(Letters):
-    """The part of a checkpoint that knows of units beside their batches."""
+    """The part of a checkpoint that keeps the states of units, and the results of verifies."""
 
     def totals(self, stage: str) -> Totals:
-        """As stored, with each unit counted where it is now."""
+        """Add up both sides of a stage's accounts, each unit by its own state."""
         with self.reading():
             found = super().totals(stage)
-            missing, resent, reverted = (self._held(stage, state) for state in (MISSED, RESENT, REVERTED))
+            missing, resent, reverted = (self._tally(stage, state) for state in (MISSED, RESENT, REVERTED))
         accepted = found.accepted - missing - resent - reverted
-        return replace(
-            found, accepted=accepted, unknown=found.unknown + missing, missing=missing, reverted=reverted
-        )  # fmt: skip
+        return replace(found, accepted=accepted, unknown=found.unknown + missing, missing=missing, reverted=reverted)
 
-    def _held(self, stage: str, state: str) -> Tally:
+    def _tally(self, stage: str, state: str) -> Tally:
         tallies = self.each("SELECT tally FROM unit_state WHERE stage = ? AND state = ?", stage, state)
         return add_up(decode_tally(tally) for (tally,) in tallies)
 
     def beside(self, stage: str, state: str) -> Iterator[Beside]:
-        """The units of a stage in this state (missing, resent or reverted), batch by batch."""
+        """Return the units of a stage in this state (missing, resent or reverted), batch by batch."""
         rows = self.each(
             "SELECT seq, ranges, tally FROM unit_state WHERE stage = ? AND state = ? ORDER BY seq", stage, state
         )
         return (Beside(seq, unpack_ranges(ranges), decode_tally(tally)) for seq, ranges, tally in rows)
 
     def accepted(self, stage: str) -> Iterator[Accepted]:
-        """The accepted batches of a stage one after the other, without what was sent again or reverted."""
+        """Return the accepted batches of a stage one by one, without units that were resent or reverted."""
         again = {row[0] for row in self.rows("SELECT again FROM unit_again WHERE stage = ?", stage)}
         beside = "SELECT ranges, tally FROM unit_state WHERE stage = ? AND seq = ? AND state IN (?, ?)"
         for row in self.each(
@@ -95,38 +96,40 @@ class Units(Letters):
         self, summary: Mapping[str, Any], at: float, seen: float, missing: Iterable[tuple[str, Beside]],
         findings: Iterable[Finding],
     ) -> None:  # fmt: skip
-        """Keep what a verify found, in place of what an earlier one did, in one transaction. `summary` is JSON-ready,
-        `at` and `seen` are in seconds since the epoch."""
+        """Replace the results of the last verify, in one transaction.
+
+        `summary` is JSON-ready; `at` and `seen`, as in the schema, are in seconds since the epoch.
+        """
         with self.transaction():
             for table in ("verification", "finding", "unit_state WHERE state = 'missing'"):
                 self.change(f"DELETE FROM {table}")
             (tick,) = self.rows("SELECT tick FROM run")[0]
             self.change("INSERT INTO verification VALUES (?, ?, ?, ?)", at, tick, seen, json.dumps(summary))
-            if summary["kind"] == "all":  # it says more than the samples of the run did
+            if summary["kind"] == "all":  # a full verify overrules the samples of the run
                 self.change("UPDATE stage SET code = '', message = '' WHERE code = ?", SAMPLES_MISSING)
             for stage, it in missing:
                 self._set(stage, MISSED, it)
             self._db.executemany("INSERT OR IGNORE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?)", findings)
 
     def seen_until(self) -> float:
-        """When the last batch was accepted of which a verify ever saw anything, in seconds since the epoch; else 0."""
+        """Return when the latest batch was accepted that a verify ever saw, in seconds since the epoch; 0 if none."""
         return float(self.rows("SELECT coalesce(max(seen), 0) FROM verification")[0][0])
 
     def verification(self) -> dict[str, Any] | None:
-        """What the last verify found: its summary, `at`, and whether anything was sent since (`outdated`)."""
+        """Return the summary of the last verify, with `at`, and `outdated` if anything was sent since; None if none."""
         for at, tick, summary in self.rows("SELECT at, tick, summary FROM verification"):
             found: dict[str, Any] = json.loads(summary)
             return found | {"at": at, "outdated": tick != self.run["tick"]}
         return None
 
     def findings(self) -> Iterator[Finding]:
-        """What the last verify found, one after the other, in reading order."""
+        """Return the findings of the last verify one by one, in reading order."""
         for stage in self.stages():
             ordered = "SELECT * FROM finding WHERE stage = ? ORDER BY source, offset, unit, field"
             yield from (Finding(*row) for row in self.each(ordered, stage.name))
 
     def _set(self, stage: str, state: str, it: Beside) -> None:
-        """These units have this state now, beside those of the batch that have it already."""
+        """Put units in a state, in addition to the units of the batch that are in it already."""
         for ranges, tally in self.rows(
             "SELECT ranges, tally FROM unit_state WHERE stage = ? AND seq = ? AND state = ?", stage, it.seq, state
         ):
@@ -136,7 +139,7 @@ class Units(Letters):
         self.change("INSERT OR REPLACE INTO unit_state VALUES (?, ?, ?, ?, ?)", *row)
 
     def mappings(self, stage: str, state: str) -> set[str]:
-        """The mappings that made the units in this state."""
+        """Return the hashes of the mappings that made the units in this state."""
         where = "unit_state JOIN batch USING (stage, seq) WHERE stage = ? AND unit_state.state = ?"
         return {row[0] for row in self.rows(f"SELECT DISTINCT mapping FROM {where}", stage, state)}
 
@@ -145,7 +148,7 @@ class Units(Letters):
     def seal_missing(
         self, stage: str, taken: Sequence[Beside], drafts: Sequence[Draft], mapping: str, at: float
     ) -> list[Batch]:
-        """Units that are missing are in new batches from now on, in one transaction."""
+        """Seal missing units in new batches, in one transaction; they are `resent` in their old ones."""
         sealed = []
         with self.transaction():
             for it in taken:
@@ -159,20 +162,20 @@ class Units(Letters):
         return sealed
 
     def _unset(self, stage: str, state: str, it: Beside) -> None:
-        """These units have this state no more."""
+        """Take units out of a state."""
         where = "stage = ? AND seq = ? AND state = ?"
         rows = self.rows(f"SELECT ranges, tally FROM unit_state WHERE {where}", stage, it.seq, state)
         self.change(f"DELETE FROM unit_state WHERE {where}", stage, it.seq, state)
         for ranges, tally in rows:
             rest = decode_tally(tally) - it.tally
             if rest.units < 0:
-                raise AssertionError(f"units of batch {it.seq} of {stage} are not {state}: they must not be sent")
+                raise AssertionError(f"units of batch {it.seq} of {stage} are not {state}: don't send them")
             if rest.units:
                 self._set(stage, state, Beside(it.seq, tuple(without(unpack_ranges(ranges), it.ranges)), rest))
 
 
 def without(ranges: Iterable[Range], gone: Sequence[Range]) -> Iterator[Range]:
-    """What of these ranges does not lie in others; both are in reading order."""
+    """Return the parts of `ranges` outside of `gone`; both are in reading order."""
     for begin, end in ranges:
         for low, high in gone:
             if high[:3] <= begin[:3] or low[:3] >= end[:3]:

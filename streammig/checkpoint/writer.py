@@ -1,4 +1,4 @@
-"""Runs the changes of a checkpoint in a thread of its own, many of them to a commit when they come fast."""
+"""The one writer of a checkpoint: runs changes in a thread, and groups fast ones into one commit."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any, TypeVar
 from streammig.checkpoint.fence import Fence
 from streammig.checkpoint.file import Checkpoint
 
-GATHER = 0.004  # seconds from the begin of a commit to that of the next, at least: what comes meanwhile shares it
+GATHER = 0.004  # least seconds between the begins of two commits; changes that come meanwhile share the second
 
 T = TypeVar("T")
 Waiting = tuple[Callable[[Checkpoint], Any], asyncio.Future[Any]]
 
 
 class CheckpointWriter:
-    """The only way a run changes its checkpoint; it raises the fence behind each request's number.
+    """The only way for a run to change its checkpoint. Raises the fence after a commit that numbers requests.
 
-    After a change that failed, every later one fails the same way: nothing may be sent on the strength of a file that
-    did not take a write.
+    After a failed change every later one fails with the same error: nothing may be sent if the file lacks a change.
     """
 
     def __init__(self, checkpoint: Checkpoint, executor: Executor, fence: Fence | None = None) -> None:
@@ -28,27 +27,26 @@ class CheckpointWriter:
         self._executor = executor
         self._fence = fence
         self._waiting: list[Waiting] = []
-        self._urgent = False  # whether somebody waits for what is in there
-        self._due: asyncio.Handle | None = None  # begins the next commit; None while nothing waits, or one is made
+        self._urgent = False  # whether a caller waits for one of them
+        self._due: asyncio.Handle | None = None  # begins the next commit; None if none waits, or during a commit
         self._idle = asyncio.Event()
         self._idle.set()
         self._next = 0.0  # when the next commit may begin, in the loop's time
         self._broken: BaseException | None = None
 
     async def write(self, change: Callable[[Checkpoint], T]) -> T:
-        """Run `change(checkpoint)` in the checkpoint's thread and return its result once it is durable.
+        """Run `change(checkpoint)` in the checkpoint's thread, and return its result when it is durable.
 
-        Changes are applied in the order they were asked for. A caller that is cancelled gives up waiting; the
-        change is still made.
+        Changes run in the order of the calls. If the caller is cancelled, the change is still made.
         """
         return await self._add(change, urgent=True)
 
     def begin(self, change: Callable[[Checkpoint], T]) -> asyncio.Future[T]:
-        """As `write`, for who goes on meanwhile: it waits for a moment for others to share its commit."""
+        """Start a `write` without waiting: the change waits up to `GATHER` seconds for others to share its commit."""
         return self._add(change, urgent=False)
 
     async def flush(self) -> None:
-        """Wait until everything asked for so far is durable or has failed."""
+        """Wait until every change so far is durable or has failed."""
         await self._idle.wait()
 
     def _add(self, change: Callable[[Checkpoint], T], *, urgent: bool) -> asyncio.Future[T]:
@@ -65,7 +63,7 @@ class CheckpointWriter:
         return done
 
     def _begin_soon(self) -> None:
-        """What else is asked for in this turn of the loop goes into the same commit, at least."""
+        """Schedule the next commit: never in this turn of the loop, so that all changes of the turn share it."""
         if self._due is not None:
             self._due.cancel()
         loop = asyncio.get_running_loop()
@@ -73,7 +71,7 @@ class CheckpointWriter:
         self._due = loop.call_at(at, self._begin) if at > loop.time() else loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        """Commit all that waits, and what comes meanwhile after it."""
+        """Commit all waiting changes in the executor; later ones wait for the next commit."""
         self._next = asyncio.get_running_loop().time() + GATHER
         taken, self._waiting, self._urgent, self._due = self._waiting, [], False, None
         changes = [change for change, _ in taken]
@@ -99,7 +97,7 @@ class CheckpointWriter:
             self._idle.set()
 
     def _break(self, error: BaseException, taken: list[Waiting]) -> None:
-        """Whatever the error is: those who wait must not wait for ever."""
+        """Fail all waiting changes, whatever the error is: their callers must not wait for ever."""
         self._broken = error
         for _, done in taken + self._waiting:
             if not done.done():
@@ -109,12 +107,12 @@ class CheckpointWriter:
 
     def _fail(self, done: asyncio.Future[Any], error: BaseException) -> None:
         done.set_exception(error)
-        done.exception()  # a caller that was cancelled meanwhile does not fetch it
+        done.exception()  # mark it as retrieved: a cancelled caller does not fetch it
 
     def _commit(self, changes: list[Callable[[Checkpoint], Any]]) -> list[Any]:
         with self._checkpoint.transaction():
             results = [change(self._checkpoint) for change in changes]
-        # Nobody is told that a request may leave before the fence knows of it (I2).
+        # The fence rises before any caller learns that its request may leave (I2).
         mark = self._checkpoint.take_mark()
         if mark is not None and self._fence is not None:
             self._fence.raise_to(mark)

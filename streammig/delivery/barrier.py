@@ -55,7 +55,7 @@ class Barrier:
             await self._miss(stage, missing, len(samples), last)
         if not (missing or others):
             at = self.context.now()
-            await self.store.write(lambda file: file.saw(stage, at))
+            await self.store.write(lambda file: file.mark_seen(stage, at))
         return True
 
     async def _settle(self, stage: str, settled: float) -> None:

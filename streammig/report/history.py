@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint import Checkpoint, Timeline, is_held
+from streammig.checkpoint import Checkpoint, Reason, Timeline, is_held
 from streammig.model import ZERO, BatchState, Tally
 from streammig.report.audit import proof
 from streammig.report.document import document, iso
@@ -106,7 +106,7 @@ def _stage(file: Checkpoint, past: Timeline, name: str, begin: float, width: int
         "answers": past.answers(name),
         "latency": _latency([latency for _, latency in latencies]),
         "requests_a_batch": {str(requests): count for requests, count in past.requests_a_batch(name).items()},
-        "dead": _by_field(past.reasons(name)),
+        "dead": _by_field(file.reasons(name)),
     }
 
 
@@ -135,10 +135,10 @@ def _quantiles(found: Sequence[float], shares: Sequence[int]) -> dict[str, Any]:
     return {f"p{share}": round(found[last * share // 100], 3) if found else None for share in shares}
 
 
-def _by_field(reasons: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
+def _by_field(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
     """Dead letters by code and field, the most frequent first. The elements of a list count as one field."""
     counts: Counter[tuple[str, str]] = Counter()
-    for code, path, count in reasons:
+    for code, path, count, *_ in reasons:
         counts[code, field_of(path)] += count
     ordered = sorted(counts.items(), key=lambda it: (-it[1], it[0]))
     return [{"code": code, "field": field, "count": count} for (code, field), count in ordered]
