@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from streammig.model import DeadLetter, Examined, Record, Span, Tally, add_by_reason
@@ -125,7 +126,7 @@ def merged(clean: Columns, others: Columns) -> Columns:
         taken, row = upto, behind
     out.extend(clean, taken, len(clean))
     out.left_out = others.left_out
-    out.dropped = sorted(clean.dropped + others.dropped, key=_at)
+    out.dropped = sorted(clean.dropped + others.dropped, key=itemgetter(0))
     return out
 
 
@@ -185,9 +186,7 @@ class Chunk:
         """The first row of a source record, and the row after its last."""
         return bisect_left(self.columns.index, at), bisect_left(self.columns.index, at + 1)
 
-    def bodies(self, begin: int = 0, end: int | None = None) -> list[bytes]:
-        """The bytes of the rows from `begin` to `end`."""
-        end = len(self.columns) if end is None else end
+    def _bodies(self, begin: int, end: int) -> list[bytes]:
         it = self.columns
         index = it.index[begin:end]
         if index and index[-1] - index[0] == len(index) - 1:
@@ -209,7 +208,7 @@ class Chunk:
         """The rows from `begin` to `end` as `Record` objects."""
         end = len(self.columns) if end is None else end
         it, rows = self.columns, slice(begin, end)
-        positions, bodies = list(map(self.span.position, it.index[rows])), self.bodies(begin, end)
+        positions, bodies = list(map(self.span.position, it.index[rows])), self._bodies(begin, end)
         low, high = it.upto[begin], it.upto[end]
         pairs = list(zip(it.keys[low:high], it.amounts[low:high], strict=True))
         amounts = [tuple(pairs[first - low : last - low]) for first, last in pairwise(it.upto[begin : end + 1])]
@@ -252,13 +251,10 @@ class Chunk:
             out.add(at, change(self.examined(at)))
             taken = high
         out.extend(self.columns, taken, len(self.columns))
-        out.left_out = sorted([it for it in self.columns.left_out if it.at not in ats] + out.left_out, key=_at)
-        out.dropped = sorted([it for it in self.columns.dropped if it[0] not in ats] + out.dropped, key=_at)
+        by_index = itemgetter(0)
+        out.left_out = sorted([it for it in self.columns.left_out if it.at not in ats] + out.left_out, key=by_index)
+        out.dropped = sorted([it for it in self.columns.dropped if it[0] not in ats] + out.dropped, key=by_index)
         return out
-
-
-def _at(it: LeftOut | tuple[int, tuple[str, ...]]) -> int:
-    return it[0]
 
 
 class Rows(NamedTuple):

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from streammig.errors import MachineFault, Unusable
 
@@ -56,21 +56,15 @@ def own_folder(path: Path) -> None:
         path.mkdir(mode=0o700)
         sync_names(path.parent)
     except FileExistsError:
-        refuse_foreign_folder(path)
+        refuse_foreign(path, "folder")
 
 
-def refuse_foreign(path: Path) -> None:
-    """Raise `Unusable` if the path is anything but a regular file. A missing path is fine."""
+def refuse_foreign(path: Path, wanted: Literal["file", "folder"] = "file") -> None:
+    """Raise `Unusable` if the path is anything but a regular file, or a folder. A missing path is fine."""
+    is_wanted = stat.S_ISREG if wanted == "file" else stat.S_ISDIR
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise _foreign(path, "file")
-
-
-def refuse_foreign_folder(path: Path) -> None:
-    """Raise `Unusable` if the path is anything but a folder. A missing path is fine."""
-    with suppress(FileNotFoundError):
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            raise _foreign(path, "folder")
+        if not is_wanted(path.lstat().st_mode):
+            raise _foreign(path, wanted)
 
 
 def _foreign(path: Path, wanted: str) -> Unusable:

@@ -144,10 +144,7 @@ class Reader:
         if not ahead:
             yield False, span
             return
-        inside = [is_within(span.position(at), ahead) for at in range(len(span))]
-        for sealed, ats in groupby(range(len(span)), inside.__getitem__):
-            first, *more = ats
-            yield sealed, span.part(first, first + len(more) + 1)
+        yield from _runs(span, [is_within(span.position(at), ahead) for at in range(len(span))])
 
     def _take(self, span: Span) -> None:
         """Pack these records. In a pilot, pack only those of the owners that were sent."""
@@ -157,9 +154,7 @@ class Reader:
         if self._sent is None:
             self._ready.extend(self._batcher.take(Chunk(span, columns)))
             return
-        for mine, ats in groupby(range(len(span)), self._is_pilots(columns, len(span)).__getitem__):
-            first, *more = ats
-            part = span.part(first, first + len(more) + 1)
+        for mine, part in _runs(span, self._is_pilots(columns, len(span))):
             if mine:
                 self._ready.extend(self._batcher.take(Chunk(part, self._rules.columns(part))))
             else:
@@ -201,6 +196,15 @@ class Reader:
         self.paused = paused
         self._ready.extend(self._batcher.finish())
         self._close_files()
+
+
+def _runs(span: Span, marks: Sequence[bool]) -> Iterator[tuple[bool, Span]]:
+    """Split the span where the mark of a record differs from the one before. Yields each part with its mark."""
+    begin = 0
+    for mark, run in groupby(marks):
+        end = begin + len([*run])
+        yield mark, span.part(begin, end)
+        begin = end
 
 
 def first_records(

@@ -142,7 +142,7 @@ class Run:
             state = "failed" if problem.exit_code == Unusable.exit_code else "interrupted"
             await self._end(name, state, problem.what, problem.code)
             raise
-        paused = run.reading.feed.paused
+        paused = run.reader.feed.paused
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
         if not self.context.stopping and name == self.reading.owners:
@@ -219,7 +219,7 @@ class Run:
         )
         isolation = Isolation(sender, bisected, self.settings.isolation_share, self.settings.isolation_requests)
         return StageRun(
-            stage=name, reading=reader, sender=sender, isolation=isolation, store=self.store, context=self.context,
+            stage=name, reader=reader, sender=sender, isolation=isolation, store=self.store, context=self.context,
             most_dead=parse_dead_limit(max_dead),
         )  # fmt: skip
 
@@ -274,8 +274,7 @@ class Run:
 
     async def verify(self, name: str) -> None:
         """Raise `MachineFault` unless the stage's totals add up."""
-        totals = await self.store.read(lambda file: file.totals(name))
-        check_totals(name, totals)
+        check_totals(name, await self.store.read(lambda file: file.totals(name)))
 
     async def _no_unknown(self, name: str) -> None:
         states = (BatchState.UNKNOWN, BatchState.PARKED)

@@ -150,7 +150,7 @@ class StageRun:
     """One stage of a run. If the context's `stop` is set, it makes no new request and waits for those under way."""
 
     stage: str
-    reading: StageReader
+    reader: StageReader
     sender: Sender
     isolation: Isolation
     store: Store
@@ -182,19 +182,19 @@ class StageRun:
         self._unknown.extend(await self.store.read(lambda file: file.batches(self.stage, BatchState.UNKNOWN)))
         self._dead = (await self.store.read(lambda file: file.totals(self.stage))).dead
         self.sender.more_to_come = self._more_to_come
-        self.sender.goes_on_later = lambda: bool(self.reading.feed.paused)
+        self.sender.goes_on_later = lambda: bool(self.reader.feed.paused)
         self.sender.holds_back = self._may_be_last
         try:
             await self.sender.count_parked(self.stage)  # includes earlier runs
             while not (self._drained or self.context.stopping):
                 await self._round()
         finally:
-            await self.reading.close()
+            await self.reader.close()
         if self.problem is not None:
             raise self.problem
-        if self.reading.feed.broken is not None and not self.context.stopping:
-            raise self.reading.feed.broken
-        return not self.context.stopping and not self.reading.feed.paused
+        if self.reader.feed.broken is not None and not self.context.stopping:
+            raise self.reader.feed.broken
+        return not self.context.stopping and not self.reader.feed.paused
 
     async def _round(self) -> None:
         """Deliver until everything is read or rejected batches fill the outbox. Then isolate their bad records."""
@@ -227,40 +227,36 @@ class StageRun:
         await self._resume()
         while not self.context.stopping:
             # One by one after a rejection: the bytes of rejected bodies are checked after each step.
-            steps = await self.reading.next(1 if self.sender.refused_at else TOGETHER)
+            steps = await self.reader.next(1 if self.sender.refused_at else TOGETHER)
             self._drained = not steps
             if self._drained:
                 break
             await self._seal(steps)
-            if self.sender.refused_at and await self._rejected() > REJECTED_BYTES:
-                break
+            if self.sender.refused_at:
+                rejected = await self.store.read(lambda file: file.rejected_bytes(self.stage))
+                if rejected > REJECTED_BYTES:
+                    break
         self._queue.close()
 
     async def _seal(self, steps: Sequence[Step]) -> None:
-        at, mapping = self.context.now(), self.reading.mapping
+        at, mapping = self.context.now(), self.reader.mapping
         sealed = await self.store.write(lambda file: [it.commit(file, self.stage, at, mapping) for it in steps])
         for step, batches in zip(steps, sealed, strict=True):
             for batch in batches:
                 self.context.notify(Sealed(self.stage, batch))
-            if step.progress is not None:
-                self._tell_advanced(step.progress)
+            if (it := step.progress) is not None:
+                filtered = sum(tally.units for tally in it.filtered.values())
+                self.context.notify(Advanced(self.stage, it.frontier, it.read.units, filtered))
             for batch in batches:
                 if batch.state is BatchState.UNKNOWN:
                     self._unknown.append(batch)
                 else:
                     await self.context.until_stopped(self._queue.put(batch))
-            if step.progress is not None and step.progress.dead:
-                dead = add_up(letter.tally for letter in step.progress.dead)
+            if it is not None and it.dead:
+                dead = add_up(letter.tally for letter in it.dead)
                 self.context.notify(DeadLettered(self.stage, dead))
                 self._dead += dead
-                self.most_dead.check(self.stage, self._dead, step.progress.read)
-
-    async def _rejected(self) -> int:
-        return await self.store.read(lambda file: file.rejected_bytes(self.stage))
-
-    def _tell_advanced(self, progress: Progress) -> None:
-        filtered = sum(tally.units for tally in progress.filtered.values())
-        self.context.notify(Advanced(self.stage, progress.frontier, progress.read.units, filtered))
+                self.most_dead.check(self.stage, self._dead, it.read)
 
     async def _resume(self) -> None:
         """Queue sealed batches of an earlier run. One that was rejected is read back first: it may have landed."""
@@ -319,7 +315,7 @@ class StageRun:
         After a pilot, the full run follows. An unknown batch that waits for a worker counts as following too: it may
         still be sent, and no worker may wait for it.
         """
-        more = len(self._queue) > 0 or bool(self._unknown) or (self._queue.is_over and self.reading.feed.paused)
+        more = len(self._queue) > 0 or bool(self._unknown) or (self._queue.is_over and self.reader.feed.paused)
         return self._waits_for_proof() and not more
 
     async def _until(self, holds: Callable[[], bool]) -> None:

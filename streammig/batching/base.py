@@ -129,6 +129,7 @@ class Batcher(ABC):
         self._buried = buried
         self._begun = progress.begun  # units to leave out of the first source record
         self.only_sizes = False  # make drafts without bodies, which have only a size
+        self._open()
 
     def take(self, chunk: Chunk) -> list[Sealing]:
         """Pack the next source records. Returns the batches that are full now."""
@@ -137,10 +138,6 @@ class Batcher(ABC):
         if self._begun or self._ahead:
             return self._one_by_one(chunk)
         return self._take(chunk)
-
-    def _take(self, chunk: Chunk) -> list[Sealing]:
-        """As `take`, for records of which nothing is sealed yet."""
-        return self._one_by_one(chunk)
 
     def _one_by_one(self, chunk: Chunk) -> list[Sealing]:
         return [sealing for examined in chunk.all() for sealing in self._add(examined)]
@@ -190,6 +187,14 @@ class Batcher(ABC):
         if self._frontier.unreported:
             out.append(Sealing(None, self._frontier.progress()))
         return out
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Begin without open batches."""
+
+    @abstractmethod
+    def _take(self, chunk: Chunk) -> list[Sealing]:
+        """As `take`, for records of which nothing is sealed yet."""
 
     @abstractmethod
     def _place(self, record: Record, out: list[Sealing]) -> None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import count
 
-from streammig.batching.base import Batcher, BatchLimits, Buried, OpenBatch, Sealing
+from streammig.batching.base import Batcher, OpenBatch, Sealing
 from streammig.batching.bins import Bins
 from streammig.columns import Chunk
-from streammig.model import Progress, Range, Record
+from streammig.model import Record
 
 
 class BestFit(Batcher):
     """Best-fit bin packing: a record goes into the open batch in which it leaves the least room."""
 
-    def __init__(
-        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range], buried: Buried
-    ) -> None:
-        super().__init__(head, tail, limits, progress, ahead, buried)
-        self._bins: Bins[OpenBatch] = Bins(limits.units, limits.bytes)
+    def _open(self) -> None:
+        self._bins: Bins[OpenBatch] = Bins(self._limits.units, self._limits.bytes)
         self._homes: dict[str, OpenBatch] = {}
 
     def _take(self, chunk: Chunk) -> list[Sealing]:

@@ -90,7 +90,10 @@ def assemble(
     """
     kept = list(parts)
     table = Table(len(head), len(tail))
-    if _no_owner_repeats(kept, owners):
+    rows = sum([part.end - part.begin if isinstance(part, Rows) else 1 for part in kept])
+    if owners is None:
+        owners = len({owner for part in kept for owner in (part.owners if isinstance(part, Rows) else (part.owner,))})
+    if owners == rows:  # as in most batches
         bodies = [part.body for part in kept]
         at = len(head)
         for part in kept:
@@ -186,13 +189,6 @@ def _joined(records: Sequence[Record], at: int) -> tuple[list[bytes], Iterable[C
         bodies.append(body)
         at = end + 1
     return bodies, [cuts[index] for index in range(len(records))]
-
-
-def _no_owner_repeats(parts: Sequence[Part], owners: int | None) -> bool:
-    """Whether all owners are different, as in most batches. `owners` as in `assemble`."""
-    if owners is None:
-        owners = len({owner for part in parts for owner in (part.owners if isinstance(part, Rows) else (part.owner,))})
-    return owners == sum([part.end - part.begin if isinstance(part, Rows) else 1 for part in parts])
 
 
 def tally_of(parts: Iterable[Part]) -> Tally:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 
-from streammig.batching.base import Batcher, BatchLimits, Buried, OpenBatch, Sealing
+from streammig.batching.base import Batcher, OpenBatch, Sealing
 from streammig.batching.body import Bounds, part_of
 from streammig.columns import Chunk, Rows
-from streammig.model import Progress, Range, Record
+from streammig.model import Record
 
 
 class Sequential(Batcher):
     """Fills one open batch to the last unit. Records with `inner` are split where it is full."""
 
-    def __init__(
-        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range], buried: Buried
-    ) -> None:
-        super().__init__(head, tail, limits, progress, ahead, buried)
+    def _open(self) -> None:
         self._batch = OpenBatch(self._envelope, 0)
 
     def _take(self, chunk: Chunk) -> list[Sealing]:
@@ -97,7 +93,7 @@ class Sequential(Batcher):
         return self._batch if self._batch.parts else None
 
     def _forget(self, batch: OpenBatch) -> None:
-        self._batch = OpenBatch(self._envelope, 0)
+        self._open()
 
 
 def _duplicate(record: Record, rival: Record) -> str:
