@@ -21,7 +21,7 @@ from streammig.grouping import GroupedSource, OfRows, grouped_folder
 from streammig.mapping import mapping_mark
 from streammig.model import START, BatchState, Place, Range, Record
 from streammig.reader import FIRST, first_objects, first_records, owners_until
-from streammig.scan import Pace
+from streammig.scan import ScanProgress
 from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
 from streammig.settings import Settings
 from streammig.sources import FileSource, Form, check_form, open_source, parse_input
@@ -104,7 +104,7 @@ async def _group(name: str, source: GroupedSource, thread: Executor, notify: Not
         return
     room = await loop.run_in_executor(thread, source.room)
     notify(Grouping(name, str(source.folder), room))
-    tell, halt = Pace(notify).telling(f"grouping the {name}", source.rows), Event()
+    tell, halt = ScanProgress(notify).tracker(f"grouping the {name}", source.rows), Event()
     await in_thread(thread, partial(source.make, lambda span: tell(span.end), halt.is_set), halt)
 
 

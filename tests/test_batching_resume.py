@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from streammig.batching import BatchLimits, Sealing, assemble, batcher, select
 from streammig.batching.base import Batcher
 from streammig.batching.progress import Stretch
-from streammig.check.outline import Outline, Outlined, requests
+from streammig.check.outline import Outline, OutlineChunk
+from streammig.check.requests import requests
 from streammig.model import DeadLetter, Draft, Examined, Place, Position, Progress, Range, Record, Tally
 from tests.spans import add, chunk_of
 
@@ -217,7 +218,7 @@ def test_sizes_alone_are_packed_as_the_records_are(
             outlines.append(Outline(source, mean=0))
             if any(it.records for it in some):
                 outlines[-1].add(chunk_of(some), b"key", shared=not alone)
-    planned = requests(batcher(HEAD, TAIL, kind.once, limits), (Outlined(it, ()) for it in outlines))
+    planned = requests(batcher(HEAD, TAIL, kind.once, limits), (OutlineChunk(it, ()) for it in outlines))
     totals = migrate(kind, stage, limits, never)
     assert (planned.number, planned.size) == (len(totals.drafts), sum(len(it.body) for it in totals.drafts))
     buried = [it for it in totals.letters.values() if it.code in ("too-large", "duplicate-customer")]

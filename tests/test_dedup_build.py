@@ -19,8 +19,8 @@ from streammig.dedup.sort import Each, here
 from streammig.disk import check_room
 from streammig.errors import MachineFault
 from streammig.model import START, Place
-from streammig.scan import Halted, Pace, StageScan, scan_stage
-from streammig.scan.stage import Making
+from streammig.scan import Halted, ScanProgress, StageScan, scan_stage
+from streammig.scan.stage import Scanning
 from streammig.sources.source import Told
 from streammig.telemetry import Notice, ignore
 from tests.problems import raises
@@ -114,7 +114,7 @@ async def indexed(
         job = StageScan(
             "customers", export, export, {"duplicates": "first"}, folder, frontier=frontier, made_by=made_by
         )
-        index = (await scan_stage(job, reader, Pace(told.append))).index
+        index = (await scan_stage(job, reader, ScanProgress(told.append))).index
     assert index is not None
     return index, told
 
@@ -163,7 +163,7 @@ async def test_a_stop_ends_a_scan_and_a_sort_at_once(tmp_path: Path) -> None:
     slow = Slow(MANY)
     with ThreadPoolExecutor(1) as reader:
         job = StageScan("customers", slow, slow, {"duplicates": "first"}, tmp_path / "x")
-        work = asyncio.ensure_future(scan_stage(job, reader, Pace(ignore)))
+        work = asyncio.ensure_future(scan_stage(job, reader, ScanProgress(ignore)))
         await asyncio.get_running_loop().run_in_executor(None, reached.wait)
         work.cancel()
         asyncio.get_running_loop().call_later(0.01, blocked.set)
@@ -201,10 +201,12 @@ async def test_i3_a_scan_that_is_stopped_before_it_has_begun_leaves_nothing_to_g
     tmp_path: Path, policy: Policy | None
 ) -> None:
     export = Export(MANY)
-    making = Making(StageScan("customers", export, export, {}, tmp_path / "x", policy=policy), "", Pace(ignore))
-    making.stop()
+    scanning = Scanning(
+        StageScan("customers", export, export, {}, tmp_path / "x", policy=policy), "", ScanProgress(ignore)
+    )
+    scanning.stop()
     with pytest.raises(Halted):
-        making.work()
+        scanning.work()
     assert not [path for path in (tmp_path / "x").rglob("*") if path.is_file()]
     assert open_index(tmp_path / "x" / "customers", "") is None
 

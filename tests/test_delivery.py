@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, CheckpointWriter
-from streammig.cli import undecided
+from streammig.cli import resolve
 from streammig.cli.exit import Ended, exit_code
 from streammig.dead_letters.replay import Choice
 from streammig.delivery.backoff import Backoff
@@ -342,7 +342,7 @@ async def test_a_batch_that_stops_the_run_for_its_records_is_rejected_by_the_ope
     assert "resolve CHECKPOINT 2 --stage customers --reject" in ended.hint
     assert states(world)[:2] == ["accepted", "sealed"]
     assert isinstance(await world.live(), TargetStop)
-    undecided.decide(path, "streammig resolve", 2, None, ruling, world.clock.time())
+    resolve.decide(path, "streammig resolve", 2, None, ruling, world.clock.time())
     assert await world.live() is True
     gone = {ordinal for _, ordinal in dead(world, "customers")}
     assert {code for code, _ in dead(world, "customers")} == {"refused" if ruling == "reject" else "set-aside"}
@@ -356,7 +356,7 @@ async def test_the_first_batch_of_a_stage_is_not_rejected_for_a_403(world: Told,
     assert isinstance(ended, TargetStop)
     assert "--reject" not in ended.hint
     with raises(Unusable, "nothing-accepted"):
-        undecided.decide(world.folder / "run.checkpoint", "streammig resolve", 1, None, "reject", 1.0)
+        resolve.decide(world.folder / "run.checkpoint", "streammig resolve", 1, None, "reject", 1.0)
 
 
 @played(
@@ -587,7 +587,7 @@ async def test_i4_what_belongs_to_customers_of_a_parked_batch_waits_as_dead_lett
         assert {code for code, _ in dead(world, stage)} == {"owner-undecided"}
     assert world.target.dropped == {}
     ruling = "landed" if landed else "not-landed"
-    undecided.decide(world.folder / "run.checkpoint", "streammig resolve", 2, "customers", ruling, EPOCH)
+    resolve.decide(world.folder / "run.checkpoint", "streammig resolve", 2, "customers", ruling, EPOCH)
     assert await world.live() is True
     assert await world.live(lambda migration: migration.retry(Choice())) is True
     arrived(world, keys)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, locked
-from streammig.cli.undecided import to_look_up
+from streammig.cli.resolve import to_look_up
 from streammig.model import BatchState
 from streammig.sandbox.local import LocalTarget
 from tests.commands import Called, Shell, sandbox, states, write

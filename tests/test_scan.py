@@ -12,7 +12,7 @@ import pytest
 
 from streammig.model import Place
 from streammig.sandbox.local import LocalTarget
-from streammig.scan.progress import Pace
+from streammig.scan.progress import ScanProgress
 from streammig.sources import open_source, parse_input
 from streammig.telemetry import Notice, Waiting
 from tests.commands import Called, Shell, write
@@ -51,7 +51,7 @@ def test_a_scan_tells_its_share_its_speed_and_when_it_ends_over_all_files_at_mos
     now, told = [100.0], list[Notice]()
 
     async def main() -> None:
-        tell = Pace(told.append, lambda: now[0]).telling("scanning the customers once", source)
+        tell = ScanProgress(told.append, lambda: now[0]).tracker("scanning the customers once", source)
         for file, offset in ((0, 0), (0, 200_000), (1, 100_000), (1, 150_000)):
             tell(Place(file, offset))
             now[0] += 0.9

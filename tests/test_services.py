@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from streammig.cli.service import Service
+from streammig.cli.runtime import Service
 from streammig.settings import Settings
 from streammig.telemetry import ignore
 from tests import manual

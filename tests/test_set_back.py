@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, FenceFile, Mark, Totals, fence_path
-from streammig.cli import undecided
+from streammig.cli import resolve
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
@@ -98,7 +98,7 @@ def decide(world: Told) -> None:
     file.close()
     for stage, batch in left:
         ruling = "landed" if batch.digest in taken else "not-landed"
-        undecided.decide(path, "streammig resolve", batch.seq, stage, ruling, world.clock.time())
+        resolve.decide(path, "streammig resolve", batch.seq, stage, ruling, world.clock.time())
 
 
 # -- the fence -------------------------------------------------------------------------------------------------------

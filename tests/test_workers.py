@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from streammig.batching import BatchLimits
-from streammig.check.stage import Line, Noting, Stage
+from streammig.check.stage import Line, NoteMaker, Stage
 from streammig.dedup import Build
 from streammig.errors import Unusable
 from streammig.masivo.rules import CustomerRules, RuleOptions, rules
@@ -104,14 +104,15 @@ def scanned(
         assert isinstance(notice, Warned)
         warned.append(notice.code)
 
-    noting = Noting(judged, None, stage != "customers", KEY, LIMITS)
+    note_maker = NoteMaker(judged, None, stage != "customers", KEY, LIMITS)
     work = Stage(stage, source, folder / "work", listed.append)
-    job = StageScan(stage, source, judged, {}, folder, noting=noting, take=work.take)
+    job = StageScan(stage, source, judged, {}, folder, note_maker=note_maker, take_note=work.take)
     tasks = Tasks(workers, Event(), warn)
     with Build(folder / "index", "", key=KEY) as build:
         found = read_through(job, build, tell, tasks)
         with build.finish(tasks.each) as index:
-            checked = work.settle(noting, index if stage == "customers" else None, tasks)
+            work.begin_plan(note_maker, index if stage == "customers" else None, tasks)
+            checked = work.settle()
             work.close()
             told = checked.document(LIMITS.units, ids=True)
             return (found, index.about, told, checked.requests, checked.bytes, listed), warned
@@ -287,7 +288,7 @@ def test_a_stop_ends_all_workers_and_none_has_the_key_in_its_environment(
     source = open_source([parse_input(str(tmp_path / name))])
     job = StageScan("customers", source, CustomerRules(OPTIONS), {}, tmp_path, policy=None)
     with pytest.raises(Halted):
-        read_through(replace(job, noting=None), None, stop, Tasks(workers, halt, ignore))
+        read_through(replace(job, note_maker=None), None, stop, Tasks(workers, halt, ignore))
     workers.leave()
     assert {*multiprocessing.active_children()} == others
     assert seen

@@ -1,4 +1,4 @@
-"""Problems of records by kind: code and field, how often, and where the first ones stand."""
+"""Count the problems of records by kind (code and field), with the places of the first ones."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from streammig.model import DeadLetter, Position
 from streammig.report.letters import FOLLOWS, field_of
 
 EXAMPLES = 3
-MOST = 10_000  # kinds of a stage; later ones are counted by code alone
+MOST = 10_000  # kinds of a stage; beyond that, problems are counted by code alone
 
 
 class Kind(msgspec.Struct):
-    """Problems of one stage that have one code and, where the rules name one, one field."""
+    """The problems of a stage that share a code and a field; `field` is "" if the rules name none."""
 
     code: str
     field: str
     count: int = 0
-    # where, in which column, what the rules say, and the id of the customer
+    # position, column, message of the rules, and the customer's id
     examples: list[tuple[Position, str | None, str, str]] = []
 
     @property
     def cause(self) -> str:
-        """Why the record's customer will not be at the target; "" where the problem is the record's own."""
+        """The customer's own problem, if this one follows from it; else ""."""
         return self.code.removeprefix(FOLLOWS) if self.code.startswith(FOLLOWS) else ""
 
 
 class Kinds:
-    """The problems of a stage, added in reading order, by kind."""
+    """Collect the problems of a stage by kind. Add them in reading order."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Kind] = {}
@@ -45,11 +45,11 @@ class Kinds:
             kind.examples.append((letter.position, column, letter.message, owner))
 
     def __iter__(self) -> Iterator[Kind]:
-        """The most frequent kind first; kinds that follow from a customer's problem last."""
+        """Give the most frequent kind first, and kinds that follow from a customer's problem last."""
         return iter(sorted(self._found.values(), key=lambda it: (bool(it.cause), -it.count, it.code, it.field)))
 
     def document(self, files: Sequence[str], ids: bool) -> list[dict[str, Any]]:
-        """As JSON: `files` are the names of the stage's files. Examples have `ids` if asked for."""
+        """Return the kinds as JSON. `files` are the names of the stage's files; `ids` adds the customers' ids."""
         return [
             {
                 "code": it.code, "field": it.field, "count": it.count,
@@ -66,6 +66,6 @@ class Kinds:
 
 
 def named_field(message: str) -> str:
-    """The field that a rule's message begins with, without its indexes; "" where it begins with none."""
+    """Return the field at the start of a rule's message, without indexes; "" if the message names none."""
     path, colon, _ = message.partition(": ")
     return field_of(path) if colon and path[:1] == "$" else ""

@@ -1,23 +1,24 @@
-"""The sizes of what would be sent: all that a batcher needs to plan the requests, in some 30 bytes for each row."""
+"""Outlines: the sizes of rows, which are all that a batcher needs to plan requests; some 30 bytes a row."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, chain
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
-from streammig.batching import Batcher, Bounds
+from streammig.batching import Bounds
 from streammig.columns import Chunk, Columns
 from streammig.dedup.scan import HASH, NONE, hashes
-from streammig.model import DeadLetter, Place, Position, Record, Span
+from streammig.model import Place, Position, Record, Span
 
-_NONE = NONE.decode()  # where a row has nothing else that must be unique
+_NONE = NONE.decode()
 
-Spot = tuple[int, int]  # of a row in its file: the offset of its record, and its first unit
+RowKey = tuple[int, int]
+"""Identifies a row within its file: the offset of its record, and the number of its first unit."""
 
 
 def _numbers() -> array[int]:
@@ -26,12 +27,14 @@ def _numbers() -> array[int]:
 
 @dataclass(slots=True)
 class Outline:
-    """The rows of some spans of one file, in reading order. Ordinals go on from `counted`. `widths` count a comma.
+    """The rows of some spans of one file, in reading order, as flat columns.
 
-    `owners` and `uniques` are hashes one behind the other, empty where no two rows can share one. `inner` has two
-    numbers for each row that has a list of units. `bounds` has two for each unit of a list that a request's bytes may
-    split: its units have more than `mean` bytes. Where units split a list, it does not matter how long each is. Without
-    a `mean` none is split.
+    Ordinals count from `counted`. `widths` are bytes, with a comma each. `owners` and `uniques` are joined hashes,
+    empty if no two rows can share a key. `inner` holds begin and end for each row with a list of units.
+
+    A list may be split over requests by their limit of bytes; then the batcher needs to know where each unit stands.
+    That can only happen if its units have more than `mean` bytes on average: `bounds` holds begin and end of each unit
+    of these lists. A list that only the limit of units splits needs no bounds. An infinite `mean` keeps none.
     """
 
     source: int
@@ -48,7 +51,7 @@ class Outline:
     counted: int = 0
 
     def add(self, chunk: Chunk, key: bytes, *, shared: bool) -> None:
-        """Add the rows of a chunk; `shared`: two may have an owner in common, whose hash is under this key."""
+        """Add the rows of a chunk. `shared`: two rows may have one owner, so hashes under `key` are kept."""
         span, columns = chunk.span, chunk.columns
         if span.origins is None:
             self.offsets.extend(map(span.offset.__add__, chunk.edges[0]))
@@ -71,22 +74,21 @@ class Outline:
     def has_bounds(self, width: int, units: int) -> bool:
         return units > 1 and width > self.mean * units
 
-    def spots(self) -> list[Spot]:
+    def row_keys(self) -> list[RowKey]:
         return list(zip(self.offsets, self.unit, strict=True))
 
     def place(self, row: int) -> Place:
-        """The place of a row's record."""
         return Place(self.source, self.offsets[row], 0, self.ordinals[row] + self.counted)
 
 
-class Outlined(Chunk):
-    """The rows of an outline but for those at some spots, with bodies that have their sizes and nothing else."""
+class OutlineChunk(Chunk):
+    """The rows of an outline without those in `left_out`. Their bodies have the true sizes and a made-up text."""
 
-    def __init__(self, outline: Outline, gone: Collection[Spot]) -> None:
+    def __init__(self, outline: Outline, left_out: Collection[RowKey]) -> None:
         columns, self._outline = Columns(), outline
         self._rows: Sequence[int] = range(len(outline.units))
-        if gone:
-            self._rows = [row for row, spot in enumerate(outline.spots()) if spot not in gone]
+        if left_out:
+            self._rows = [row for row, key in enumerate(outline.row_keys()) if key not in left_out]
         columns.unit, columns.units = self._kept(outline.unit), self._kept(outline.units)
         columns.owners, columns.uniques = (self._kept(_hashes(it)) for it in (outline.owners, outline.uniques))
         offsets = self._kept(outline.offsets)
@@ -105,7 +107,7 @@ class Outlined(Chunk):
 
     @cached_property
     def _bounds(self) -> list[int]:
-        """Where the bounds of each row of the outline begin."""
+        """For each row of the outline, the index of its first bound."""
         it = self._outline
         rows = zip(it.widths, it.units, strict=True)
         return list(accumulate((2 * units * it.has_bounds(width, units) for width, units in rows), initial=0))
@@ -149,28 +151,3 @@ def _hashes(joined: bytes) -> list[str]:
     text = joined.decode("latin-1")
     found = [text[at : at + HASH] for at in range(0, len(text), HASH)]
     return [it if it != _NONE else "" for it in found] if _NONE in text else found
-
-
-class Requests(NamedTuple):
-    """What a batcher makes of outlines: how many requests, their bytes, and the rows that no request can hold."""
-
-    number: int
-    size: int
-    letters: list[DeadLetter]
-
-
-def requests(batcher: Batcher, chunks: Iterator[Outlined]) -> Requests:
-    """The requests that a batcher makes of all rows of a stage."""
-    batcher.only_sizes = True
-    number = size = 0
-    letters: list[DeadLetter] = []
-    last = False
-    while not last:
-        chunk = next(chunks, None)
-        last = chunk is None
-        for sealing in batcher.take(chunk) if chunk is not None else batcher.finish():
-            letters += sealing.progress.dead
-            if sealing.draft is not None:
-                number += 1
-                size += sealing.draft.size
-    return Requests(number, size, letters)

@@ -1,4 +1,4 @@
-"""The plan of a run: requests, bytes, hours and the moment of its end, under several limits; and the disk it needs."""
+"""Plan a run: requests, bytes, hours and the time of its end under several limits, and the disk it needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streammig.telemetry import Account, Expected
 
 
 def paces(settings: Settings, presets: Mapping[str, Limits]) -> dict[str, Pace]:
-    """What would pace a run, by name: each of the presets, and last the run's own limits with its share and hours."""
+    """Return the paces to compare, by name: each preset, and last the run's own limits with its share and hours."""
     settle, lanes = settings.settle_time, settings.concurrency
     found = {name: Pace(it, settle=settle, lanes=lanes) for name, it in presets.items() if name != settings.limits}
     limits = part_of(parse_limits(settings.limits, presets), settings.budget_share)
@@ -35,7 +35,7 @@ def paces(settings: Settings, presets: Mapping[str, Limits]) -> dict[str, Pace]:
 
 
 def disk(settings: Settings, inputs: Mapping[str, StageInput]) -> dict[str, int]:
-    """What a run may need on the checkpoint's disk at once, in bytes by purpose."""
+    """Return the most bytes that a run needs on the checkpoint's disk at once, by purpose."""
     marks = {name: it.source.fingerprints() for name, it in inputs.items()}
     if not marks:
         return {}
@@ -51,10 +51,9 @@ def plan(
     disk: Mapping[str, int],
     now: float,
 ) -> dict[str, Any]:
-    """How long a run that starts now would take at each of these `paces`, by name, barriers included. The last one is
-    the run's `own`.
+    """Predict how long a run that starts now takes at each of these `paces`, barriers included. The last is its own.
 
-    Times are in seconds, moments in ISO 8601, `disk` in bytes. The target's time to answer is unknown, and counts as 0.
+    Times are in seconds, moments in ISO 8601, `disk` in bytes. The target's time to answer is unknown and counts as 0.
     """
     accounts = {
         it.name: Account(complete=True, waiting=it.requests, expected=Expected(readable=readable[it.name]))
@@ -89,5 +88,5 @@ def _ends(found: Outlook) -> list[float]:
 
 
 def _a_day(limits: Limits) -> int | None:
-    """The requests that a window of a day or more allows; None without one."""
+    """Return the fewest requests that a window of a day or more allows; None if no window is that long."""
     return min((it.count for it in (*limits.migration, *limits.general) if it.seconds >= 86_400.0), default=None)

@@ -1,4 +1,4 @@
-"""Units that have a natural key and come twice for one owner, found exactly: purchases that were exported twice."""
+"""Find purchases that an export holds twice: units of one owner with the same natural key. Exact, no sampling."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from streammig.dedup.scan import FIXED, Scanned
 from streammig.scan import Tasks
 
 CODE = "purchase-twice"
-SHORTEST = 250  # bytes of a purchase that the target takes
+SHORTEST = 250  # bytes; no valid purchase is shorter
 
 
 class Purchases:
-    """Add the rows of every span in reading order; then `repeated` tells which of them come again."""
+    """An index of purchases. Add the rows of every span in reading order, then call `repeated`."""
 
     def __init__(self, folder: Path, key: bytes) -> None:
-        """Raises `MachineFault` where the folder can't be written."""
+        """Raises `MachineFault` if the folder can't be written."""
         self._folder = folder
         self._build = Build(folder, "", policy="all", key=key, roster=False)
         self._index: KeyIndex | None = None
 
     def add(self, rows: bytes, counted: int) -> None:
-        """Rows whose records are counted from `counted` on."""
+        """Add rows whose ordinals count from `counted`."""
         self._build.add(Scanned(0, counted_on(rows, counted), FIXED))
 
     def repeated(self, tasks: Tasks) -> Iterator[Duplicate]:
-        """Each unit whose key an earlier one of its owner has, in reading order. Raises `MachineFault`."""
+        """Give each unit that repeats an earlier one of its owner, in reading order. Raises `MachineFault`."""
         self._index = self._build.finish(tasks.each)
         return (it for it in self._index.duplicates() if it.place[:3] != it.first[:3])
 
     def close(self) -> None:
-        """Delete what was kept."""
+        """Delete the index."""
         self._build.close()
         if self._index is not None:
             self._index.close()
@@ -40,6 +40,6 @@ class Purchases:
 
 
 def room_of_purchases(length: int) -> dict[str, int]:
-    """What the keys of the purchases in so many bytes of an export take on the disk, in bytes, at most."""
+    """Return the most bytes that the index takes on the disk, for an export of `length` bytes."""
     (size,) = room_of_index(length // SHORTEST).values()
     return {"the keys of the purchases": size}

@@ -1,4 +1,4 @@
-"""The report on a check: one HTML file for whoever decides about the migration, with room for a signature."""
+"""Write a check as one HTML file for the people who approve the migration, with room for a signature."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from streammig.telemetry import spoken
 
 PARTS = {"sent": ("pending", "to be sent"), "filtered": ("filtered", "filtered"), "dead": ("dead", "dead letters")}
 SIGNED = ("Name", "Date", "Signature")
-MOST_KINDS = 100  # of problems of a stage that have a row
+MOST_KINDS = 100  # rows of problems for each stage
 Found = Mapping[str, Any]
 
 
 def rendered(found: Found) -> bytes:
-    """The whole file of a check's document whose examples have ids. Every text in it is escaped."""
+    """Render the document of a check, made with `ids`. Every text is escaped."""
     parts = [
         _head(found),
         _problems(found),
@@ -82,7 +82,7 @@ def _problems(found: Found) -> str:
 
 
 def _line(it: Found) -> Any:
-    """The number of a record; in a table that is its line, with the column at fault."""
+    """Return the number of a record; in a table its line, with the column at fault."""
     return f"line {it['line']:,}, {it['column']}" if it["column"] else it["line"]
 
 

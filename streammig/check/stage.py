@@ -1,4 +1,4 @@
-"""A stage that is checked: what each span of it adds, and what can be told only when all of it is read."""
+"""Check one stage: take notes of each span, then find the problems that only the whole stage shows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from functools import partial
 from itertools import groupby, product
 from math import inf
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import msgspec
 
 from streammig.batching import BatchLimits, part_of, tally_of
 from streammig.check.kinds import Kinds, named_field
-from streammig.check.outline import Outline, Spot
-from streammig.check.planning import Gone, Planned, Planning, planned
+from streammig.check.outline import Outline, RowKey
 from streammig.check.purchases import CODE as TWICE
 from streammig.check.purchases import Purchases
+from streammig.check.requests import Planning, Unsendable, planned
 from streammig.columns import Chunk, Columns, Rows
 from streammig.dedup import KeyIndex, absent, rows_of_units
 from streammig.disk import create, disk_fault, own_folder
@@ -32,13 +31,15 @@ from streammig.selection import Why, WithOwners
 from streammig.sources.source import Source
 from streammig.target import Rules, tells_facts
 
-NEAR = 1 << 20  # bytes between two records that are read through rather than leapt over
-MOST_MENTIONED = 5_000  # of a kind: more than any account holds
+NEAR = 1 << 20  # bytes; a smaller gap between two records is read through, for a seek costs more
+MOST_MENTIONED = 5_000  # names of one kind (brands, say): more than any account has
 
 
 class Line(msgspec.Struct):
-    """A problem of a record, as a line of the file that lists all problems. `id` is the customer's, as the record has
-    it. `unit` tells apart the parts that a mapping made of one record. `column` is as in `AtFault`."""
+    """A problem of a record: one line of the file that lists all problems.
+
+    `unit` tells apart the parts that a mapping made of one record. `column` is as in `AtFault`. `id` is the customer's.
+    """
 
     stage: str
     file: str
@@ -54,8 +55,7 @@ class Line(msgspec.Struct):
 
 @dataclass(slots=True)
 class Checked:
-    """A stage that was read: its source records, what would be sent in how many requests and bytes, what is left out,
-    and its problems."""
+    """The result for a stage: what would be sent, in how many requests and bytes, what is left out, and problems."""
 
     name: str
     files: Sequence[str]
@@ -69,28 +69,28 @@ class Checked:
     dropped: Counter[str] = field(default_factory=Counter)
     kinds: Kinds = field(default_factory=Kinds)
     dead: int = 0
-    repeated: int = 0  # units that are sent, though an earlier one has their key
-    mentioned: dict[str, Counter[str]] = field(default_factory=dict)  # by kind of thing
+    repeated: int = 0  # units that are sent, although an earlier one of their owner has the same key
+    mentioned: dict[str, Counter[str]] = field(default_factory=dict)  # by kind, how often each name occurs
 
     def add(self, note: Note, counted: int) -> None:
-        """Add what a piece holds, but for its dead letters. Call it in reading order."""
+        """Add the note of a piece, without its dead letters. Call it in reading order."""
         self.source_records += note.records
         self.sent += note.sent
         add_by_reason(self.filtered, note.filtered.items())
         self.dropped += note.dropped
-        for (kind, which), times in sorted(note.mentioned.items()):
+        for (kind, name), times in sorted(note.mentioned.items()):
             found = self.mentioned.setdefault(kind, Counter())
-            if which in found or len(found) < MOST_MENTIONED:
-                found[which] += times
+            if name in found or len(found) < MOST_MENTIONED:
+                found[name] += times
 
     def refuse(self, letter: DeadLetter, owner: str) -> Line:
         """Add a dead letter, with the id of its owner."""
         self.dead += 1
         self.refused += letter.tally
-        return self.tell(letter, owner)
+        return self.add_problem(letter, owner)
 
-    def tell(self, letter: DeadLetter, owner: str) -> Line:
-        """Add what is said of a record, whether it is sent or not."""
+    def add_problem(self, letter: DeadLetter, owner: str) -> Line:
+        """Add a problem of a record, sent or not, and return it as a line."""
         at, column = letter.position, self.fault.column(letter.code, letter.message)
         self.kinds.add(letter, owner, column)
         return Line(
@@ -98,18 +98,18 @@ class Checked:
             unit=letter.unit, code=letter.code, field=named_field(letter.message), message=letter.message, id=owner,
         )  # fmt: skip
 
-    def unsend(self, record: Record, own: Rules) -> None:
-        """Take out what was added for a record that will not be sent."""
+    def unsend(self, record: Record, rules: Rules) -> None:
+        """Subtract a record that turned out not to be sent."""
         self.sent -= record.tally
-        body, telling = record.body, tells_facts(own)
-        for kind, which in telling.facts(body, [0], [len(body)], {}).mentioned if telling is not None else ():
+        body, telling = record.body, tells_facts(rules)
+        for kind, name in telling.facts(body, [0], [len(body)], {}).mentioned if telling is not None else ():
             found = self.mentioned[kind]
-            found[which] -= 1
-            if not found[which]:
-                del found[which]
+            found[name] -= 1
+            if not found[name]:
+                del found[name]
 
     def document(self, full: int, ids: bool) -> dict[str, Any]:
-        """As JSON; `full` is how many units a full request holds. The examples of problems have `ids` if asked for."""
+        """Return the result as JSON. `full` is the number of units in a full request; `ids` adds customers' ids."""
         parts = {"sent": self.sent, "filtered": add_up(self.filtered.values()), "dead": self.refused}
         keys = sorted({key for it in parts.values() for key in it.sums})
         return {
@@ -129,7 +129,7 @@ class Checked:
 
 @dataclass(slots=True)
 class Note:
-    """What the records of a piece add to their stage. Their ordinals are as in `Part`."""
+    """The share of one piece in the result. Its ordinals are those of `Part`."""
 
     records: int = 0
     sent: Tally = field(default_factory=Tally)
@@ -138,14 +138,14 @@ class Note:
     letters: list[tuple[DeadLetter, str]] = field(default_factory=list)  # each with the id of its owner
     mentioned: Counter[tuple[str, str]] = field(default_factory=Counter)
     outlines: list[Outline] = field(default_factory=list)
-    purchases: bytearray = field(default_factory=bytearray)  # to which spans are added without a copy
+    purchases: bytearray = field(default_factory=bytearray)  # rows for `Purchases`; appending to it copies nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Noting:
-    """Makes notes of a stage by its `rules`. `owners` is the index of the customers, if these are another stage.
+class NoteMaker:
+    """Takes notes of a stage by its `rules`. `owners` is the index of the customers, if these are another stage.
 
-    `shared`: two rows may have an owner or another unique key in common; their hashes are under `key`.
+    `shared`: two rows may share an owner or another unique key; their hashes are made with `key`.
     """
 
     rules: Rules
@@ -158,7 +158,7 @@ class Noting:
         return Note()
 
     def around(self, rules: Rules) -> Rules:
-        """These rules, without the records of customers that will not be there."""
+        """Wrap rules so that they leave out records of customers that will not be at the target."""
         return rules if self.owners is None else WithOwners(rules, partial(absent, self.owners, _NoNotes()))
 
     def take(self, note: Note, chunk: Chunk) -> None:
@@ -186,9 +186,11 @@ class Noting:
 
 
 class Stage:
-    """The check of a stage: `take` each note in reading order, then `settle`; both raise `MachineFault` for what the
-    disk refuses. Its outlines lie in a file in `folder` until `close`. `write` gets every problem; `noting` is as the
-    notes were made."""
+    """The check of a stage: `take` each note in reading order, then `begin_plan`, then `settle`.
+
+    All raise `MachineFault` for an error of the disk. The outlines are in a file in `folder` until `close`. `write`
+    gets every problem.
+    """
 
     def __init__(
         self,
@@ -204,10 +206,9 @@ class Stage:
         self.checked = Checked(name, [mark["file"] for mark in source.fingerprints()], fault)
         self._source, self._write, self._purchases = source, write, purchases
         self._folder, self._path = folder, folder / f"{name}{OUTLINES}"
-        self._plan: Task[Planned] | None = None
         with self._on_disk():
             own_folder(folder)
-            self._path.unlink(missing_ok=True)  # of a check that was killed
+            self._path.unlink(missing_ok=True)  # a check that was killed left it
             self._outlines = create(self._path)
 
     def take(self, note: Note, counted: int) -> None:
@@ -222,47 +223,48 @@ class Stage:
                 outline.counted = counted
                 pickle.dump(outline, self._outlines)
 
-    def begin_plan(self, noting: Noting, index: KeyIndex | None, tasks: Tasks) -> None:
-        """Have a worker plan the requests, if there are any that see this disk."""
-        self._flush()
-        planning = self._planning(noting, index)
+    def begin_plan(self, note_maker: NoteMaker, index: KeyIndex | None, tasks: Tasks) -> None:
+        """Begin to plan the requests, in a worker if one of this machine is there.
+
+        `note_maker` is the one that made the notes; `index` holds the keys of the stage.
+        """
+        with self._on_disk():
+            self._outlines.flush()
+        it = self._note_maker = note_maker
+        rules = it.rules
+        planning = Planning(self._path, rules.head, rules.tail, rules.once, it.limits, index, it.owners)
+        self._planning, self._tasks = planning, tasks
         self._plan = Task(planned, (planning,), partial(planned, planning, tasks.halt))
-        if tasks.workers is None or not tasks.workers.remote:
+        if tasks.workers is None or not tasks.workers.remote:  # a remote worker does not see this disk
             tasks.begin(self._plan)
 
-    def _planning(self, noting: Noting, index: KeyIndex | None) -> Planning:
-        it = noting.rules
-        return Planning(self._path, it.head, it.tail, it.once, noting.limits, index, noting.owners)
-
-    def settle(self, noting: Noting, index: KeyIndex | None, tasks: Tasks) -> Checked:
-        """Take out what can't be sent beside the rest of the stage, and plan the requests. Raises `Halted` once the
-        tasks are to halt."""
-        if self._plan is None:
-            self.begin_plan(noting, index, tasks)
-        assert self._plan is not None
-        found, halt, planning = self.checked, tasks.halt, self._planning(noting, index)
+    def settle(self) -> Checked:
+        """Wait for the plan, and refuse the records that the rest of the stage keeps back. Raises `Halted`."""
+        found = self.checked
         with self._on_disk():
-            plan, any_gone = tasks.result(self._plan)
+            plan = self._tasks.result(self._plan)
         found.requests, found.bytes = plan.number, plan.size
-        if any_gone:
-            gone = Gone(planning, halt)
-            for outline in self._stored(planning, halt):
-                if whys := gone.of(outline):
-                    self._refuse(noting, outline, whys)
+        if plan.any_unsendable:
+            unsendable = Unsendable(self._planning, self._tasks.halt)
+            for outline in self._stored():
+                if whys := unsendable.of(outline):
+                    self._refuse(outline, whys)
         if plan.letters:
-            self._refuse_too_large(noting, planning, plan.letters, halt)
+            self._refuse_too_large(plan.letters)
         if self._purchases is not None:
-            self._tell_repeated(noting, self._purchases, tasks)
+            self._add_repeated(self._purchases)
         return found
 
-    def _tell_repeated(self, noting: Noting, purchases: Purchases, tasks: Tasks) -> None:
-        """Tell of each unit that an earlier one repeats; it is sent nevertheless, for only its keys are alike."""
-        for place, twins in groupby(purchases.repeated(tasks), lambda it: it.place._replace(unit=0)):
-            if tasks.halt.is_set():
+    def _records_at(self, places: Iterable[Place]) -> Iterator[tuple[Place, list[Record]]]:
+        return records_at(self._source, self._note_maker.around(self._note_maker.rules), places)
+
+    def _add_repeated(self, purchases: Purchases) -> None:
+        """Add a problem for each purchase that occurs again. It is sent nevertheless: only its key is the same."""
+        for place, twins in groupby(purchases.repeated(self._tasks), lambda it: it.place._replace(unit=0)):
+            if self._tasks.halt.is_set():
                 raise Halted
-            again = list(twins)
-            ((_, records),) = records_at(self._source, noting.around(noting.rules), [place])
-            for it in again:
+            ((_, records),) = self._records_at([place])
+            for it in twins:
                 record = next((r for r in records if r.unit <= it.place.unit < r.unit + r.units), None)
                 owner = record.owner if record is not None else ""
                 at = record.position if record is not None else Position(place.source, place.offset, 0, place.ordinal)
@@ -270,60 +272,55 @@ class Stage:
                 said = f"the same purchase of this customer is in {where}, which comes first"
                 letter = DeadLetter(at, it.place.unit, TWICE, said, Tally())
                 self.checked.repeated += 1
-                self._write(self.checked.tell(letter, owner))
+                self._write(self.checked.add_problem(letter, owner))
 
-    def _stored(self, planning: Planning, halt: Event) -> Iterator[Outline]:
+    def _stored(self) -> Iterator[Outline]:
         with self._on_disk():
-            yield from planning.stored(halt)
-
-    def _flush(self) -> None:
-        with self._on_disk():
-            self._outlines.flush()
+            yield from self._planning.stored(self._tasks.halt)
 
     @contextmanager
     def _on_disk(self) -> Iterator[None]:
-        """Names what the disk refuses."""
+        """Turn an error of the disk into a `MachineFault`."""
         try:
             yield
         except OSError as error:
             what = f"{self._folder}: what a check notes can't be kept there"
             raise disk_fault("check-io", what, "Check the disk, then run the same command.", error) from None
 
-    def _refuse(self, noting: Noting, outline: Outline, whys: Mapping[Spot, Why]) -> None:
-        rows = {spot: row for row, spot in enumerate(outline.spots()) if spot in whys}
+    def _refuse(self, outline: Outline, whys: Mapping[RowKey, Why]) -> None:
+        rows = {key: row for row, key in enumerate(outline.row_keys()) if key in whys}
         places = {offset: outline.place(row) for (offset, _), row in rows.items()}
-        for place, records in records_at(self._source, noting.around(noting.rules), places.values()):
+        for place, records in self._records_at(places.values()):
             for record in records:
                 if (why := whys.get((place.offset, record.unit))) is not None:
-                    self._leave_out(noting, record, why)
+                    self._leave_out(record, why)
 
-    def _refuse_too_large(self, noting: Noting, planning: Planning, letters: Sequence[DeadLetter], halt: Event) -> None:
+    def _refuse_too_large(self, letters: Sequence[DeadLetter]) -> None:
         found = {(it.position.source, it.position.offset): list[DeadLetter]() for it in letters}
         for it in letters:
             found[it.position.source, it.position.offset].append(it)
-        for outline in self._stored(planning, halt):
+        for outline in self._stored():
             rows = {offset: row for row, offset in enumerate(outline.offsets) if (outline.source, offset) in found}
-            places = map(outline.place, rows.values())
-            for place, records in records_at(self._source, noting.around(noting.rules), places):
+            for place, records in self._records_at(map(outline.place, rows.values())):
                 for letter, record in product(found[place[:2]], records):
                     if 0 <= (at := letter.unit - record.unit) < record.units:
                         part = part_of(record, at, at + letter.tally.units)
-                        self._leave_out(noting, part, (letter.code, letter.message))
+                        self._leave_out(part, (letter.code, letter.message))
 
-    def _leave_out(self, noting: Noting, record: Record, why: Why) -> None:
-        self.checked.unsend(record, noting.rules)
+    def _leave_out(self, record: Record, why: Why) -> None:
+        self.checked.unsend(record, self._note_maker.rules)
         letter = DeadLetter(record.position, record.unit, *why, record.tally)
         self._write(self.checked.refuse(letter, record.owner))
 
     def close(self) -> None:
-        with suppress(OSError):  # a full disk refuses what is buffered, which nobody wants any more
+        with suppress(OSError):  # a full disk can't take the buffer, which is of no use any more
             self._outlines.close()
         with suppress(OSError):
             self._path.unlink()
 
 
 def records_at(source: Source, rules: Rules, places: Iterable[Place]) -> Iterator[tuple[Place, list[Record]]]:
-    """What is sent of the source records at these places, which are in reading order; each is read again."""
+    """Read source records again, and give what is sent of each. `places` are in reading order."""
     packed = [bool(mark["compression"]) for mark in source.fingerprints()]
     spans: Iterator[Span] = iter(())
     span: Span | None = None
@@ -344,7 +341,7 @@ def records_at(source: Source, rules: Rules, places: Iterable[Place]) -> Iterato
 
 
 class _NoNotes:
-    """The empty notes of a run that has not begun."""
+    """`dedup.Notes` of a run that has not begun."""
 
     def seen_again(self, owners: Iterable[str]) -> set[str]:
         return set()
@@ -354,7 +351,7 @@ class _NoNotes:
 
 
 class _Known:
-    """Rules that know already what they make of one span."""
+    """Rules that return columns made earlier."""
 
     def __init__(self, rules: Rules, columns: Columns) -> None:
         self.head, self.tail, self.once, self._columns = rules.head, rules.tail, rules.once, columns

@@ -1,4 +1,4 @@
-"""A check's result as text: problems first, then what would be sent, then how long that takes."""
+"""Write a check as text: problems first, then the records to be sent, then the plan."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from streammig.report.parts import day
 from streammig.report.text import aligned
 from streammig.telemetry import spoken
 
-SHOWN = 20  # kinds of problems of a stage that are listed
+SHOWN = 20  # kinds of problems listed for each stage
 
 
 def in_words(found: Mapping[str, Any]) -> str:
-    """A check's document for people."""
+    """Render the document of a check."""
     looked = [*at_target(found["at_target"]), ""] if found["at_target"] is not None else []
     parts = [*_problems(found), "", *looked, *_stages(found["stages"]), "", *_plan(found["plan"])]
     return "\n".join(parts).strip()
@@ -38,7 +38,7 @@ def _problems(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def verdict(found: Mapping[str, Any]) -> Iterator[str]:
-    """What a check comes to, in a sentence or some."""
+    """Sum up a check in a few sentences."""
     dead = sum(stage["dead"] for stage in found["stages"].values())
     account = sum(it["wrong"] for it in found["warnings"])
     if found["unreadable"]:
@@ -58,12 +58,12 @@ def verdict(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def cause(code: str) -> str:
-    """A code for people: of what belongs to a customer that is left out, why that is."""
+    """Return a code for people. Codes of records without a customer name the customer's problem."""
     return f"the customer is not there: {code.removeprefix(FOLLOWS)}" if code.startswith(FOLLOWS) else code
 
 
 def at_target(found: Mapping[str, Any]) -> list[str]:
-    """What was found at the target, for people."""
+    """Describe how many customers are at the target already."""
     there = found["alike"] + found["different"]
     lines = [
         f"At the target already: {there:,} of {counted(found['looked'], 'customer')} looked for"

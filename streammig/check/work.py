@@ -1,4 +1,4 @@
-"""The whole check: every stage that can be opened is scanned and read, and every problem is kept."""
+"""Run a whole check: scan and read every stage that can be opened, and keep every problem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streammig.batching import BatchLimits
 from streammig.bodies import room_of_outbox
 from streammig.check.plan import disk
 from streammig.check.purchases import Purchases, room_of_purchases
-from streammig.check.stage import Checked, Line, Noting, Stage
+from streammig.check.stage import Checked, Line, NoteMaker, Stage
 from streammig.context import in_thread
 from streammig.dedup import OWNER_TWICE, KeyIndex
 from streammig.disk import check_room, own_folder
@@ -34,24 +34,26 @@ from streammig.telemetry import Notice, Notify, Waiting, Warned
 
 @dataclass(slots=True)
 class Check:
-    """One check. `inputs` are the stages that could be opened. `write` gets every problem of a record. The
-    scans keep their findings beside the settings' checkpoint."""
+    """One check. `inputs` are the stages that could be opened. `write` gets every problem of a record.
+
+    The scans keep their findings beside the checkpoint that the settings name.
+    """
 
     settings: Settings
     inputs: Mapping[str, StageInput]
     notify: Notify
     thread: Executor
     write: Callable[[Line], None] = lambda _: None
-    hire: Callable[[int], Workers | None] = lambda size: None  # for an export of so many bytes
+    hire: Callable[[int], Workers | None] = lambda size: None  # takes the bytes of the export
     problems: list[Problem] = field(default_factory=list)  # of whole files or stages
     warnings: list[Warned] = field(default_factory=list)
-    wrong: frozenset[str] = frozenset()  # codes of warnings without which a run can't go well
+    wrong: frozenset[str] = frozenset()  # codes of warnings that count as problems
     stages: list[Checked] = field(default_factory=list)
     _indexed: bool = True  # whether the disk has room to look for duplicates
     _key: bytes = field(default_factory=partial(os.urandom, 32))
 
     async def all(self) -> None:
-        """Check every stage. Raises `Problem` only where no further reading is possible."""
+        """Check every stage. Raises `Problem` only if nothing more can be read."""
         if not self.inputs:
             return
         async with AsyncExitStack() as stack:
@@ -66,20 +68,19 @@ class Check:
             indexes = await self._scan(stack, works, workers)
             await self._history(indexes)
             tasks = Tasks(workers, Event(), self._hear)
-            notings = {name: self._noting(name, indexes.get(STAGES[0])) for name in works}
+            note_makers = {name: self._note_maker(name, indexes.get(STAGES[0])) for name in works}
 
             def begin_plans() -> None:
                 for name, work in works.items():
-                    work.begin_plan(notings[name], indexes.get(name), tasks)
+                    work.begin_plan(note_makers[name], indexes.get(name), tasks)
 
             await in_thread(self.thread, begin_plans, tasks.halt)
             for name, work in works.items():
-                settle = partial(work.settle, notings[name], indexes.get(name), tasks)
                 self.notify(Waiting("planning", f"planning the requests of the {name}"))
-                self.stages.append(await in_thread(self.thread, settle, tasks.halt))
+                self.stages.append(await in_thread(self.thread, work.settle, tasks.halt))
 
     async def _grouped(self) -> dict[str, StageInput]:
-        """The stages that can be read: where single rows can't be grouped, that is a problem of their stage."""
+        """Group single rows, and return the stages that can be read. A stage that can't be grouped is a problem."""
         found = {}
         for name, it in self.inputs.items():
             try:
@@ -95,7 +96,7 @@ class Check:
         return Stage(name, it.source, folder, self.write, purchases, None if stage.map else stage.fields)
 
     def _purchases(self, stack: AsyncExitStack, folder: Path, it: StageInput) -> Purchases | None:
-        """What finds purchases that come twice; none, with a warning, where the disk has no room for it."""
+        """Return the index of a stage with purchases; None, with a warning, if the disk has no room for it."""
         if not isinstance(it.rules, TellsFacts) or not it.rules.has_keys:
             return None
         own = sum(mark["length"] for mark in it.source.fingerprints())
@@ -110,7 +111,7 @@ class Check:
         return found
 
     async def _history(self, indexes: Mapping[str, KeyIndex]) -> None:
-        """Warn of customers with a balance of which no transaction is known."""
+        """Warn of customers that have a balance and no transactions."""
         customers = indexes.get(STAGES[0])
         if customers is None:
             return
@@ -123,7 +124,7 @@ class Check:
                 self.warnings.append(Warned("balance-without-history", said))
 
     def _hired(self) -> Workers | None:
-        """The workers; none, with a warning, where those that were asked for are not there."""
+        """Return the workers; None, with a warning, if those in the settings can't be reached."""
         try:
             return self.hire(sum(mark["length"] for it in self.inputs.values() for mark in it.source.fingerprints()))
         except Unusable as problem:
@@ -133,7 +134,7 @@ class Check:
     async def _scan(
         self, stack: AsyncExitStack, works: Mapping[str, Stage], workers: Workers | None
     ) -> Mapping[str, KeyIndex]:
-        """Read every stage once: its keys go into an index, all else that a check wants to know into its work."""
+        """Read every stage once: its keys go into an index, its notes to `works`."""
         settings, inputs = self.settings, self.inputs
         marks = {name: it.source.fingerprints() for name, it in inputs.items()}
         beside = room_of_outbox(settings, marks, Path(settings.checkpoint))
@@ -143,23 +144,25 @@ class Check:
         except MachineFault as problem:  # each record is judged nevertheless
             self.problems.append(problem)
             jobs, self._indexed = [replace(it, policy=None) for it in jobs], False
-        jobs = [replace(it, noted=partial(self._noting, it.name), take=works[it.name].take) for it in jobs]
+        jobs = [
+            replace(it, note_maker_of=partial(self._note_maker, it.name), take_note=works[it.name].take) for it in jobs
+        ]
         # An owner's repeated records are problems of their own, each with its place, and stop nothing here.
         policies = Policies(owner_twice="dead-letter", balances="send", not_deleted=settings.customers.not_deleted)
         indexes, found = await problems_of(stack, jobs, self.thread, self._hear, policies, workers)
         self.problems += found
         return indexes
 
-    def _noting(self, name: str, customers: KeyIndex | None) -> Noting:
-        """What is noted of a stage; `customers` is the index of them."""
+    def _note_maker(self, name: str, customers: KeyIndex | None) -> NoteMaker:
+        """Make the note maker of a stage; `customers` is their index."""
         first = name == STAGES[0]
         owners = None if first else customers
         rules = self.inputs[name].rules
         alone = self._indexed and (rules.once or (first and self.settings.duplicates != "none"))
-        return Noting(rules, owners, not alone, self._key, BatchLimits(bytes=self.settings.max_bytes))
+        return NoteMaker(rules, owners, not alone, self._key, BatchLimits(bytes=self.settings.max_bytes))
 
     def _hear(self, notice: Notice) -> None:
-        """Keep a warning for the end, and pass any other notice on at once."""
+        """Keep a warning for the end; pass on any other notice."""
         if isinstance(notice, Warned):
             self.warnings.append(notice)
         else:
@@ -167,18 +170,18 @@ class Check:
 
     @property
     def found(self) -> bool:
-        """Whether anything is wrong."""
+        """Whether the check found a problem."""
         warned = any(it.code in self.wrong for it in self.warnings)
         return warned or bool(self.problems) or any(it.dead or it.repeated for it in self.stages)
 
     def _stops(self) -> list[str]:
-        """The codes of problems of records for which the run stops before its first request."""
+        """Return the codes of record problems that stop the run before its first request."""
         found = {kind.code for it in self.stages for kind in it.kinds}
         asked = {BALANCE_DIFFERS: self.settings.balances, OWNER_TWICE: self.settings.transactions.owner_twice}
         return [code for code, policy in asked.items() if policy == "stop" and code in found]
 
     def files(self) -> dict[str, list[dict[str, Any]]]:
-        """The files of each stage: their names, sizes in bytes, and hashes of head, tail and samples."""
+        """Return the files of each stage: name, size in bytes, and hash of head, tail and samples."""
         return {
             name: [
                 {"file": it["file"], "bytes": it["size"], "sha256": it["sha256"]} for it in input_.source.fingerprints()
@@ -187,7 +190,7 @@ class Check:
         }
 
     def document(self, ids: bool = False) -> dict[str, Any]:
-        """As JSON, without the values of records; with `ids` of customers if asked for."""
+        """Return the check as JSON, without values of records; `ids` adds the customers' ids."""
         return {
             "stages": {it.name: it.document(BatchLimits().units, ids) for it in self.stages},
             "stops": self._stops(),
@@ -197,8 +200,7 @@ class Check:
 
 
 def _without_history(customers: KeyIndex, others: KeyIndex, halt: Event) -> tuple[int, int]:
-    """How many customers have a balance, and no record in the other index; and the number of the first one's record.
-    (0, 0) where none has."""
+    """Count the customers with a balance and no record in `others`; and give the ordinal of the first, 0 if none."""
     places = customers.without(others, halt.is_set)
     first = next(places, None)
     return (0, 0) if first is None else (1 + sum(1 for _ in places), first.ordinal)

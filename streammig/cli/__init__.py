@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -131,6 +132,11 @@ def fail(problem: Problem, *, as_json: bool = False, hint: bool = True, said: bo
     if said:
         say(f"error: {first} [{problem.code}]{newline}{rest}" + (f"\n{problem.hint}" if hint and problem.hint else ""))
     return problem.exit_code
+
+
+def called() -> str:
+    """The command line as it was called."""
+    return shlex.join(["streammig", *sys.argv[1:]])
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

@@ -4,52 +4,100 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import TracebackType
+from typing import Any, BinaryIO
 
 import click
+import msgspec
 
-from streammig.cli import STOPPED, fail, options, say
-from streammig.cli.outputs import Outputs
+from streammig import grouping, scan, spool
+from streammig.check import plan
+from streammig.check.report import rendered
+from streammig.check.text import in_words
+from streammig.check.work import Check
+from streammig.checkpoint import locked
+from streammig.cli import STOPPED, called, fail, options, say
 from streammig.cli.run import given, one
-from streammig.errors import Problem, Unusable
+from streammig.cli.runtime import driven
+from streammig.context import until_stopped
+from streammig.disk import new_file
+from streammig.doctor.export import Count, advise
+from streammig.errors import Problem, Unusable, counted
+from streammig.inputs import StageInput
+from streammig.migration import PRESETS, Ask, Migration, one_thread
+from streammig.planned import keep_plan
+from streammig.report.audit import is_report
+from streammig.report.live import watching
+from streammig.settings import Settings, check_folder, load
 from streammig.stages import STAGES
 from streammig.telemetry import Output
-
-if TYPE_CHECKING:
-    from streammig.check.work import Check
-    from streammig.inputs import StageInput
-    from streammig.migration import Ask, Migration
-    from streammig.scan import Workers
-    from streammig.settings import Settings
 
 PROBLEMS = 3
 ALL = "all"
 
 
-class Asked(NamedTuple):
-    """Whether the account is asked at all, and for how many customers: a number, `ALL`, or None for none."""
+class Written:
+    """A file that a check writes in a `with` block: behind it the file is whole, or not there. Without a path there is
+    none.
 
-    offline: bool
-    against: int | str | None
+    A file that can't be written ends nothing: `failed` has why.
+    """
+
+    def __init__(self, path: Path | None, may_replace: Callable[[Path], bool] = lambda _: False) -> None:
+        self.path = path
+        self.lines = 0
+        self.failed: Problem | None = None
+        self._stack = ExitStack()
+        self._file: BinaryIO | None = None
+        self._may_replace = may_replace
+
+    def __enter__(self) -> Written:
+        if self.path is not None:
+            try:
+                self._file = self._stack.enter_context(new_file(self.path, self._may_replace))
+            except Problem as problem:
+                self.failed = problem
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._end(error)
+
+    def add(self, line: object) -> None:
+        """Write it as a line of JSON."""
+        if self._file is not None:
+            self.write(msgspec.json.encode(line) + b"\n")
+
+    def write(self, data: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(data)
+            self.lines += 1
+        except OSError as error:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Close the file; for an error it is removed."""
+        self._file = None
+        try:
+            self._stack.__exit__(type(error) if error else None, error, None)
+        except Problem as problem:
+            self.failed = problem
 
 
-class Done(NamedTuple):
-    """Of which stages a read-back can prove anything, and what was found at the target."""
-
-    readable: dict[str, bool]
-    at_target: dict[str, Any] | None
-
-
-def _count(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | str | None:
-    if text is None or text == ALL:
-        return text
+def _count(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Count:
+    """For how many customers to ask: None for all, False for none."""
+    if text is None:
+        return False
+    if text == ALL:
+        return None
     if not text.isdecimal() or not int(text):
         raise click.BadParameter(f"a number of customers, or {ALL}, is expected; found {text}")
     return int(text)
@@ -89,7 +137,7 @@ def command(
     offline: bool,
     workers: int | None,
     dask: str,
-    against_target: int | str | None,
+    against_target: Count,
     save: str | None,
     as_json: bool,
     quiet: bool,
@@ -99,72 +147,79 @@ def command(
 
     Exits with 0 where nothing is wrong, 3 where anything is, 2 where a file can't be read.
     """
-    from streammig.settings import load
-
-    if offline and against_target is not None:
+    if offline and against_target is not False:
         raise click.UsageError("--against-target asks the account: give it without --offline")
     if save is not None:
         flags["checkpoint"] = save
     migration = one(settings_file)
     settings = load(migration, given(flags, maps))
     folder = migration.parent if migration is not None else Path()
-    hire = partial(_hired, workers, dask)
-    asked = Asked(offline, against_target)
-    sys.exit(_check(settings, folder, Outputs(out, report), asked, Output(as_json, quiet), hire))
-
-
-def _hired(count: int | None, cluster: str, size: int) -> Workers | None:
-    from streammig.scan import hired
-
-    return hired(count, cluster, size)
+    hire = partial(scan.hired, workers, dask)
+    files, output = (Written(out), Written(report, is_report)), Output(as_json, quiet)
+    sys.exit(_check(settings, folder, files, output, hire, offline, against_target))
 
 
 def _check(
     settings: Settings,
     folder: Path,
-    outputs: Outputs,
-    asked: Asked,
+    files: tuple[Written, Written],
     output: Output,
-    hire: Callable[[int], Workers | None],
+    hire: Callable[[int], scan.Workers | None],
+    offline: bool,
+    against: Count,
 ) -> int:
-    from streammig.check.text import in_words
-    from streammig.check.work import Check
-    from streammig.cli.runtime import driven
-    from streammig.context import until_stopped
-    from streammig.migration import Ask, Migration, one_thread
-    from streammig.planned import keep_plan
-    from streammig.report.live import watching
-
-    ask = Ask(shlex.join(["streammig", *sys.argv[1:]]), accept_broken=True)
+    """Check an export, and return the exit code. `files` are the list of problems and the report."""
+    problems, report = files
+    ask = Ask(called(), accept_broken=True)
     refused: list[Problem] = []
     begun = Path(settings.checkpoint).exists()
     with ExitStack() as stack:
         settings = stack.enter_context(_held(settings, ask.command))
         inputs = dict(_opened(settings, folder, ask, refused))
         notify = stack.enter_context(watching(sys.stderr, output))
-        check = Check(settings, inputs, notify, stack.enter_context(one_thread()), outputs.write, hire)
+        check = Check(settings, inputs, notify, stack.enter_context(one_thread()), problems.add, hire)
         run = Migration(settings, ask, notify=notify, folder=folder)
-        with outputs:
-            done = driven(run, lambda: until_stopped(run.stop, _all(check, run, asked)), notify)
-    if done is None:
-        say("Stopped on request: nothing was sent.")
-        return STOPPED
-    told = _told(settings, check, refused, done)
+        with problems, report:
+            done = driven(run, lambda: until_stopped(run.stop, _all(check, run, offline, against)), notify)
+            if done is None:
+                say("Stopped on request: nothing was sent.")
+                sys.exit(STOPPED)
+            told = _told(settings, check, refused, *done)
+            if report.path is not None:
+                report.write(rendered(check.document(ids=True) | told))
     if not (refused or begun) and len(check.stages) == len(inputs):
         with suppress(OSError):  # a run without it plans by what it reads first
             keep_plan(settings, inputs, {name: _planned(it) for name, it in check.document()["stages"].items()})
-    outputs.report(check.document(ids=True) | told)
-    found = check.document() | told | {"unwritten": [it.json() for it in outputs.failed]}
-    code = PROBLEMS if check.found else 0
+    unwritten = [it.failed for it in files if it.failed is not None]
+    found = check.document() | told | {"unwritten": [it.json() for it in unwritten]}
     if output.as_json:
         click.echo(json.dumps(found, indent=2))
     elif not output.quiet:
-        say("\n".join([in_words(found), *outputs.told()]))
-        if not outputs.lists and any(it["problems"] for it in found["stages"].values()):
-            say("To list every problem with its place and its customer's id: --out FILE.ndjson")
-    for problem in (*outputs.failed, *refused):
+        _show(found, problems, report)
+    code = PROBLEMS if check.found else 0
+    for problem in (*unwritten, *refused):
         code = fail(problem)
     return code
+
+
+async def _all(
+    check: Check, run: Migration, offline: bool, against: Count
+) -> tuple[dict[str, bool], dict[str, Any] | None]:
+    """Of which stages a read-back can prove anything, and what was found at the target."""
+    await check.all()
+    at_target = await advise(check, run.settings, os.environ, offline, against)
+    return await run.readable(), at_target
+
+
+def _show(found: Mapping[str, Any], problems: Written, report: Written) -> None:
+    lines = [in_words(found)]
+    if problems.path is None and any(it["problems"] for it in found["stages"].values()):
+        lines.append("To list every problem with its place and its customer's id: --out FILE.ndjson")
+    elif problems.path is not None and problems.failed is None:
+        lines.append(f"problems: {problems.path}, {counted(problems.lines, 'line')}")
+    if report.path is not None and report.failed is None:
+        lines.append(f"report: {report.path}")
+    say("\n".join(lines))
 
 
 def _planned(stage: Mapping[str, Any]) -> tuple[int, int]:
@@ -172,76 +227,56 @@ def _planned(stage: Mapping[str, Any]) -> tuple[int, int]:
     return stage["requests"], sum(stage["in_units"].values())
 
 
-def _told(settings: Settings, check: Check, refused: list[Problem], done: Done) -> dict[str, Any]:
+def _told(
+    settings: Settings,
+    check: Check,
+    refused: list[Problem],
+    readable: dict[str, bool],
+    at_target: dict[str, Any] | None,
+) -> dict[str, Any]:
     """What the document of a check holds beside what the check itself has found."""
-    from importlib.metadata import version
-
-    from streammig.check.plan import disk, paces, plan
-    from streammig.migration import PRESETS
-
+    paces, disk = plan.paces(settings, PRESETS), plan.disk(settings, check.inputs)
     return {
         "target": settings.base_url,
         "version": version("streammig"),
         "files": check.files(),
         "unreadable": [it.json() for it in refused],
-        "at_target": done.at_target,
-        "plan": plan(check.stages, paces(settings, PRESETS), done.readable, disk(settings, check.inputs), time.time()),
+        "at_target": at_target,
+        "plan": plan.plan(check.stages, paces, readable, disk, time.time()),
     }
-
-
-async def _all(check: Check, run: Migration, asked: Asked) -> Done:
-    from streammig.doctor.export import advise
-
-    await check.all()
-    against = asked.against
-    count = False if against is None else None if against == ALL else int(against)
-    at_target = await advise(check, run.settings, os.environ, asked.offline, count)
-    return Done(await run.readable(), at_target)
 
 
 @contextmanager
 def _held(settings: Settings, command: str) -> Iterator[Settings]:
     """The settings, with a checkpoint that is ours: what the scan keeps beside one is for the run that comes. Where a
     run has begun, it is kept elsewhere, and deleted at the end."""
-    import msgspec
-
-    from streammig.checkpoint import locked
-    from streammig.grouping import forget as forget_grouped
-    from streammig.scan import forget, scan_folder
-    from streammig.settings import check_folder
-    from streammig.spool import forget as forget_stdin
-    from streammig.spool import reads_stdin, stdin_spooled
-
     checkpoint = Path(settings.checkpoint)
     check_folder(checkpoint)
     begun = checkpoint.exists()
     with ExitStack() as stack:
-        if reads_stdin(settings):
-            settings = stack.enter_context(stdin_spooled(settings, sys.stdin.buffer, command))
+        if spool.reads_stdin(settings):
+            settings = stack.enter_context(spool.stdin_spooled(settings, sys.stdin.buffer, command))
             if not begun:
-                stack.callback(forget_stdin, checkpoint)
+                stack.callback(spool.forget, checkpoint)
         if begun:
             checkpoint = checkpoint.with_name(checkpoint.name + ".check")
             settings = msgspec.structs.replace(settings, checkpoint=str(checkpoint))
-            stack.callback(forget, scan_folder(checkpoint), STAGES)
-            stack.callback(forget_grouped, checkpoint, STAGES)
-        if begun or not reads_stdin(settings):
+            stack.callback(scan.forget, scan.scan_folder(checkpoint), STAGES)
+            stack.callback(grouping.forget, checkpoint, STAGES)
+        if begun or not spool.reads_stdin(settings):
             stack.enter_context(locked(checkpoint, command))
         yield settings
 
 
 def _opened(settings: Settings, folder: Path, ask: Ask, refused: list[Problem]) -> Iterator[tuple[str, StageInput]]:
     """The stages that can be opened; why others can't is added to `refused`."""
-    from msgspec.structs import replace
-
-    from streammig.migration import Migration
-
     started = time.time()
     if not settings.stages:
         Migration(settings, ask, folder=folder).inputs(started)  # raises what a run would
     for name in settings.stages:
-        others = {other: replace(settings.stage(other), files=()) for other in STAGES if other != name}
+        others = {it: msgspec.structs.replace(settings.stage(it), files=()) for it in STAGES if it != name}
+        alone = msgspec.structs.replace(settings, **others)
         try:
-            yield from Migration(replace(settings, **others), ask, folder=folder).inputs(started).items()
+            yield from Migration(alone, ask, folder=folder).inputs(started).items()
         except Unusable as problem:
             refused.append(problem)

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import click
 
+from streammig.checkpoint import Checkpoint
 from streammig.cli import options, say
+from streammig.dashboard.door import TOKEN, Door, opened
+from streammig.dashboard.server import served
+from streammig.dashboard.view import View
 
 
 @click.command()
@@ -23,11 +27,6 @@ def command(checkpoint: Path, listen: str) -> None:
 
     It changes nothing. /metrics has the numbers for Prometheus, /healthz says that the page is served.
     """
-    from streammig.checkpoint import Checkpoint
-    from streammig.dashboard.door import TOKEN, Door, opened
-    from streammig.dashboard.server import served
-    from streammig.dashboard.view import View
-
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         file.verify(quick=True)
 

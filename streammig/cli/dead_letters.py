@@ -7,17 +7,20 @@ import sys
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
+from streammig.checkpoint import Checkpoint
 from streammig.cli import options, say
-from streammig.stages import STAGES
-
-if TYPE_CHECKING:
-    from streammig.checkpoint import Checkpoint
-    from streammig.report.letters import Kind
-    from streammig.sources.source import Source
+from streammig.dead_letters.export import export_letters
+from streammig.disk import new_file
+from streammig.errors import counted
+from streammig.migration import Migration
+from streammig.report.letters import Kind, kinds, spot
+from streammig.settings import from_checkpoint
+from streammig.sources.source import Source
+from streammig.stages import ONCE, STAGES
 
 SHOWN = 10  # dead letters that are also printed on stderr
 
@@ -37,10 +40,6 @@ def command(checkpoint: Path, out: Path | None, stages: tuple[str, ...], codes: 
     decompressed file. The checkpoint holds no records, so they are read from the export again. It must be where it was,
     unchanged.
     """
-    from streammig.dead_letters.export import export_letters
-    from streammig.disk import new_file
-    from streammig.errors import counted
-
     if summary:
         say(_summary(checkpoint, stages, codes), sys.stdout)
         return
@@ -56,12 +55,6 @@ def command(checkpoint: Path, out: Path | None, stages: tuple[str, ...], codes: 
 
 def _grouped(file: Checkpoint, stage: str) -> Source | None:
     """The source of a stage that came as single rows; None of any other."""
-    from msgspec.structs import replace
-
-    from streammig.migration import Migration
-    from streammig.settings import from_checkpoint
-    from streammig.stages import ONCE
-
     settings, folder = from_checkpoint(file.path, file.run["context"], None)
     if stage not in ONCE or not settings.stage(stage).owner:
         return None
@@ -71,9 +64,6 @@ def _grouped(file: Checkpoint, stage: str) -> Source | None:
 
 def _summary(checkpoint: Path, stages: tuple[str, ...], codes: tuple[str, ...]) -> str:
     """The kinds of dead letters, the most frequent first: causes, then what waits for a customer that is one."""
-    from streammig.checkpoint import Checkpoint
-    from streammig.report.letters import kinds
-
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         found = [it for it in kinds(file) if (not stages or it.stage in stages) and (not codes or it.code in codes)]
     causes = [it for it in found if not it.cause]
@@ -85,15 +75,11 @@ def _summary(checkpoint: Path, stages: tuple[str, ...], codes: tuple[str, ...]) 
 
 
 def _kind(what: str, it: Kind) -> list[str]:
-    from streammig.report.letters import spot
-
     return [f"{it.stage}: {it.letters:,} x {what}", f"    {spot(it.place)}: {it.message}"]
 
 
 def _show(path: Path, count: int) -> None:
     """Print the first of them, without their records."""
-    from streammig.report.letters import spot
-
     with path.open(encoding="utf-8") as lines:
         for letter in map(json.loads, islice(lines, SHOWN)):
             say(f"  {spot(letter)}: {letter['code']}\n    {letter['message']}")

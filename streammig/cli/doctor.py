@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from streammig.cli import options, say
-
-if TYPE_CHECKING:
-    from streammig.doctor import Finding
+from streammig.doctor.finding import WRONG, Finding, wrong
+from streammig.doctor.live import check_live, examine_answers
+from streammig.doctor.machine import examine_machine
+from streammig.doctor.way import examine_way
+from streammig.errors import Problem, Unusable
+from streammig.settings import load
 
 MARKS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 MISFIT = 2  # the exit code where something has to be changed first
@@ -31,13 +34,6 @@ def command(migration: Path | None, live: bool, host: str | None, as_json: bool)
     It makes two requests that only read. Exits with 2 where something has to be changed first. --live makes at most ten
     migration requests, of the account's limits, and leaves some made-up customers there.
     """
-    import asyncio
-
-    from streammig.doctor import check_live, examine_answers, examine_machine, examine_way
-    from streammig.doctor.finding import WRONG, wrong
-    from streammig.errors import Problem
-    from streammig.settings import load
-
     found: list[Finding] = []
 
     def tell(finding: Finding) -> None:
@@ -69,8 +65,6 @@ def command(migration: Path | None, live: bool, host: str | None, as_json: bool)
 
 def _agreed(host: str, answer: str | None) -> None:
     """Raise `Unusable` unless the person agrees by typing the host."""
-    from streammig.errors import Unusable
-
     if answer is None and sys.stdin.isatty():
         say(f"This makes up to 10 migration requests with made-up customers at {host}, and leaves them there.")
         answer = click.prompt("Type the host to go on", default="", show_default=False, err=True)

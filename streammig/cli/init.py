@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from streammig.cli import options, say
 from streammig.errors import Unusable, counted
+from streammig.first_settings import Found, look, settings_text
 from streammig.stages import STAGES
-
-if TYPE_CHECKING:
-    from streammig.first_settings import Found
-    from streammig.survey import Field
+from streammig.survey import Field
 
 SHOWN = 60  # fields of one export
 
@@ -36,8 +33,6 @@ def command(files: tuple[str, ...], stage: str | None, keyed: str | None, out: P
 
     FILE is a file, a folder or a pattern in quotes. What is told of values is their form, never a value of a person.
     """
-    from streammig.first_settings import look, settings_text
-
     if out.exists():
         raise Unusable("output-exists", f"{out} exists already", "Name another file with --out, or remove it.")
     found = [it for name in files for it in look(name, stage or "", keyed or "")]

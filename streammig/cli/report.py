@@ -9,7 +9,18 @@ from typing import Any
 
 import click
 
+from streammig.checkpoint import Checkpoint, Timeline
 from streammig.cli import options, say
+from streammig.dead_letters.export import check_unchanged
+from streammig.disk import new_file
+from streammig.errors import counted
+from streammig.migration import Migration
+from streammig.report.audit import audit, is_report
+from streammig.report.history import history
+from streammig.report.html import rendered
+from streammig.report.records import Input, write_records
+from streammig.selection import WithOwners
+from streammig.settings import from_checkpoint
 
 
 @click.command()
@@ -32,11 +43,6 @@ def command(
     It changes nothing, so it may be called from another shell during a run. --records reads the export again, which
     must be where it was, unchanged.
     """
-    from streammig.disk import new_file
-    from streammig.report.audit import is_report
-    from streammig.report.history import history
-    from streammig.report.html import rendered
-
     if audited is not None:
         if out is not None or records is not None:
             raise click.UsageError("--audit checks a report: give it without --out and --records")
@@ -60,15 +66,6 @@ def command(
 
 def _records(checkpoint: Path, out: Path) -> dict[str, Any]:
     """Write what became of each unit; returns what the report says of that file."""
-    from streammig.checkpoint import Checkpoint, Timeline
-    from streammig.dead_letters.export import check_unchanged
-    from streammig.disk import new_file
-    from streammig.errors import counted
-    from streammig.migration import Migration
-    from streammig.report.records import Input, write_records
-    from streammig.selection import WithOwners
-    from streammig.settings import from_checkpoint
-
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file, new_file(out) as lines:
         file.verify()
         run = file.run
@@ -89,9 +86,6 @@ def _records(checkpoint: Path, out: Path) -> dict[str, Any]:
 
 
 def _audit(report: Path, checkpoint: Path | None, as_json: bool) -> None:
-    from streammig.checkpoint import Checkpoint
-    from streammig.report.audit import audit
-
     if checkpoint is None:
         found = audit(report)
         said = f"{report} is as it was written."

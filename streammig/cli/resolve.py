@@ -1,4 +1,4 @@
-"""`streammig resolve`: shows a batch with an unknown outcome, and takes the decision about it."""
+"""`streammig resolve`: shows a batch with an unknown outcome, and takes the operator's decision about it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,69 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
-from streammig.cli import options, say
-from streammig.errors import counted
-from streammig.model import Batch, BatchState
+from streammig.address import is_address
+from streammig.batching import assemble, ranges_of
+from streammig.checkpoint import Checkpoint, is_held, locked
+from streammig.cli import called, options, say
+from streammig.cli.runtime import beside
+from streammig.delivery.in_part import CODE as IN_PART_CODE
+from streammig.errors import Problem, Unusable, counted
+from streammig.model import Batch, BatchState, DeadLetter
+from streammig.report.document import iso, undecided, undecided_entry
+from streammig.report.text import undecided_line
+from streammig.sources import parse_input
+from streammig.sources.packed import PLAIN, UNPACK
 from streammig.stages import STAGES
 from streammig.telemetry import Output
 
 IN_PART = "landed-in-part"
 PARKED = 4  # the exit code where it is still undecided
+SHOWN_BYTES = 2_000  # of the export, enough to show whose records they are
+SHOWN, MARKS = 5, 6  # customers to look up, and dates or purchases of each
+LOOKED_UP = ("registration_date", "issued_at", "purchase_id")
+PLACES = 10  # ranges of a batch that are named: a batch of events has one, a batch of transactions hundreds
+
+
+class Ruling(NamedTuple):
+    """A decision about a batch: the state that it leads to, the note that records it, and a warning before it."""
+
+    state: BatchState
+    note: str
+    warning: str
+
+
+RULINGS = {
+    "landed": Ruling(
+        BatchState.ACCEPTED,
+        "it landed",
+        "counts as landed from now on. If it did not land, what it holds is never sent, and nothing else shows that it"
+        " is missing.",
+    ),
+    "not-landed": Ruling(
+        BatchState.SEALED,
+        "it did not land",
+        "is SENT AGAIN by the next run. If it landed after all, what it holds is at the target TWICE: events and points"
+        " of these customers are doubled.",
+    ),
+    "reject": Ruling(
+        BatchState.REJECTED,
+        "it is rejected for its records, and its bad ones are to be searched",
+        "counts as rejected from now on: nothing of it was taken. The next run sends parts of it, to find the records"
+        " that the target refuses.",
+    ),
+    "set-aside": Ruling(
+        BatchState.REJECTED,
+        "it is rejected, and all of it is to become dead letters",
+        "becomes dead letters in the next run, which does not send it.",
+    ),
+}
 
 
 @click.command()
@@ -47,10 +95,6 @@ def command(
 
     Without BATCH: list all such batches. With BATCH alone: show what is known, and change nothing.
     """
-    from streammig.checkpoint import Checkpoint, is_held
-    from streammig.cli.undecided import RULINGS, decide, decide_in_part, find, known, to_look_up
-    from streammig.report.document import undecided, undecided_entry
-
     flags["reject"] &= not flags["set_aside"]  # which is a way to reject
     answers = [name.replace("_", "-") for name, asked in flags.items() if asked]
     answers += [IN_PART] if landed_in_part is not None else []
@@ -73,39 +117,20 @@ def command(
         ways = _ways(found, checkpoint) if answer is None and not as_json else []
     if not as_json and (answer is None or not quiet):
         say("\n".join([in_words(facts), *look_up, *ways]), sys.stdout if answer is None else sys.stderr)
-    called = shlex.join(["streammig", *sys.argv[1:]])
     code = 0
     if answer == "read-back":
-        code = _read_back(checkpoint, found, toml, called, Output(quiet=quiet))
+        code = _read_back(checkpoint, found, toml, Output(quiet=quiet))
     elif landed_in_part is not None:
-        decide_in_part(checkpoint, called, found, landed_in_part, time.time())
+        decide_in_part(checkpoint, called(), found, landed_in_part, time.time())
         _say(found, BatchState.SPLIT, None)
     elif answer is not None:
-        say(WARNINGS[answer].format(**facts))
-        decide(checkpoint, called, found.seq, found.stage, answer, time.time())
-        _say(found, RULINGS[answer][0], resume)
+        ruling = RULINGS[answer]
+        say(f"WARNING: batch {found.seq} of {found.stage} {ruling.warning} Units: {found.tally.units:,}.")
+        decide(checkpoint, called(), found.seq, found.stage, answer, time.time())
+        _say(found, ruling.state, resume)
     if as_json:  # one document: where the decision failed, that of its error
         click.echo(json.dumps(facts, indent=2))
     sys.exit(code)
-
-
-WARNINGS = {
-    "landed": (
-        "WARNING: batch {batch} of {stage} counts as landed from now on. If it did not land, what it holds is never"
-        " sent, and nothing else shows that it is missing. Units: {units:,}."
-    ),
-    "not-landed": (
-        "WARNING: the next run SENDS batch {batch} of {stage} AGAIN. If it landed after all, what it holds is at the"
-        " target TWICE: events and points of these customers are doubled. Units: {units:,}."
-    ),
-    "reject": (
-        "WARNING: batch {batch} of {stage} counts as rejected from now on: nothing of it was taken. The next run"
-        " sends parts of it, to find the records that the target refuses. Units: {units:,}."
-    ),
-    "set-aside": (
-        "WARNING: the next run makes dead letters of batch {batch} of {stage}. It does not send them. Units: {units:,}."
-    ),
-}
 
 
 def _ways(batch: Batch, checkpoint: Path) -> list[str]:
@@ -121,8 +146,6 @@ def _ways(batch: Batch, checkpoint: Path) -> list[str]:
 
 
 def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> None:
-    from streammig.report.text import undecided_line
-
     if as_json:
         click.echo(json.dumps(entries, indent=2))
     elif entries:
@@ -131,10 +154,8 @@ def _list(entries: list[dict[str, Any]], checkpoint: Path, as_json: bool) -> Non
         say("No batch has an unknown outcome.")
 
 
-def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, called: str, output: Output) -> int:
-    from streammig.cli.runtime import beside
-
-    ended = beside(checkpoint, toml, called, lambda run: run.read_back(batch.stage, batch.seq), output)
+def _read_back(checkpoint: Path, batch: Batch, toml: Path | None, output: Output) -> int:
+    ended = beside(checkpoint, toml, lambda run: run.read_back(batch.stage, batch.seq), output)
     if ended.problem is not None:
         raise ended.problem
     _say(batch, ended.result, None)
@@ -190,3 +211,167 @@ def _request(it: Mapping[str, Any]) -> str:
     parts += [f"the target's clock said {it['date']}"] if it["date"] else []
     parts += [it["message"]] if it["message"] else []
     return f"  request {it['number']}, {it['started']}: {', '.join(parts)}"
+
+
+# -- facts and decisions ----
+
+
+def find(checkpoint: Checkpoint, seq: int, stage: str | None, running: bool, rejecting: bool = False) -> Batch:
+    """The undecided batch of this number; with `rejecting` also a batch whose answer stopped the run. Raises `Unusable`
+    if there is none, or one in several stages."""
+    left = undecided(checkpoint, running) + (checkpoint.stopped() if rejecting else [])
+    found = [batch for batch in left if batch.seq == seq and stage in (None, batch.stage)]
+    if len(found) > 1:
+        names = ", ".join(batch.stage for batch in found)
+        raise Unusable(
+            "batch-ambiguous", f"batch {seq} is undecided in several stages: {names}", "Name one with --stage."
+        )
+    if found:
+        return found[0]
+    states = [
+        f"batch {seq} of {row.name} is {batch.state}"
+        for row in checkpoint.stages()
+        if stage in (None, row.name)
+        for batch in checkpoint.batches(row.name, *BatchState)
+        if batch.seq == seq
+    ]
+    numbers = ", ".join(f"{batch.seq} of {batch.stage}" for batch in left[:20]) or "none"
+    raise Unusable(
+        "nothing-to-decide",
+        f"{'; '.join(states) or f'there is no batch {seq}'}: there is nothing to decide",
+        f"Undecided in {checkpoint.path}: {numbers}.",
+    )
+
+
+def known(checkpoint: Checkpoint, batch: Batch) -> dict[str, Any]:
+    """The facts about a batch, JSON-ready: what it holds, where that stands in the export, its requests with their
+    answers, and what a read-back showed."""
+    about = checkpoint.about(batch)
+    return undecided_entry(checkpoint, batch) | {
+        "sums": {key: f"{value:f}" for key, value in sorted(batch.tally.sums.items())},
+        "bytes": batch.size,
+        "sealed": iso(about["sealed"]),
+        "retried": batch.retried,
+        "parent": batch.parent,
+        "places": _places(checkpoint, batch),
+        "look": _look(checkpoint, batch),
+        "ranges": len(batch.ranges),
+        "requests": [
+            {name: it for name, it in attempt._asdict().items() if name not in ("stopped", "in_part")}
+            | {"started": iso(attempt.started)}
+            for attempt in checkpoint.attempts(batch)
+        ],
+        "note": about["note"],
+    }
+
+
+def _files(checkpoint: Checkpoint, batch: Batch) -> Sequence[str]:
+    found: Sequence[str] = checkpoint.run["context"].get("inputs", {}).get(batch.stage, ())
+    return found
+
+
+def _places(checkpoint: Checkpoint, batch: Batch) -> list[dict[str, Any]]:
+    files = _files(checkpoint, batch)
+    return [
+        {
+            "file": files[begin.source] if begin.source < len(files) else f"file {begin.source + 1}",
+            "from": {"record": begin.ordinal, "unit": begin.unit, "byte": begin.offset},
+            "to": {"record": end.ordinal, "unit": end.unit, "byte": end.offset},
+        }
+        for begin, end in batch.ranges[:PLACES]
+    ]
+
+
+def _look(checkpoint: Checkpoint, batch: Batch) -> str | None:
+    """A shell command that shows the begin of a batch in the export: the checkpoint has no ids."""
+    files = _files(checkpoint, batch)
+    if not batch.ranges or batch.ranges[0].begin.source >= len(files):
+        return None
+    begin, end = batch.ranges[0]
+    if is_address(files[begin.source]):
+        return None
+    file, before = shlex.quote(parse_input(files[begin.source]).file), begin.offset + 1
+    length = min(end.offset - begin.offset, SHOWN_BYTES) or SHOWN_BYTES
+    packed = checkpoint.fingerprints(batch.stage)[begin.source].get("compression", PLAIN)
+    read = f"{UNPACK[packed]} {file} | tail -c +{before}" if packed else f"tail -c +{before} {file}"
+    return f"{read} | head -c {length}"
+
+
+def to_look_up(checkpoint: Checkpoint, batch: Batch) -> list[str]:
+    """Lines with what the target said of a batch, as it came; then with some customers of it, and the dates and
+    purchases by which to find them at the target."""
+    said = checkpoint.outbox.answer(batch)
+    lines = ["  the target said:", f"    {said}"] if said else []
+    try:
+        records = checkpoint.outbox.contents(batch, SHOWN).records
+    except Problem:
+        return lines
+    lines.append("  look up at the target:")
+    for record in records[:SHOWN]:
+        marks = list(dict.fromkeys(_marks(json.loads(record.body))))
+        lines.append(f"    customer {record.owner}" + (f": {', '.join(marks[:MARKS])}" if marks else ""))
+    return lines
+
+
+def _marks(value: Any) -> Iterator[str]:
+    """The dates and the ids of purchases that a record holds, in its order."""
+    if isinstance(value, list):
+        for it in value:
+            yield from _marks(it)
+    elif isinstance(value, dict):
+        yield from (f"{name} {value[name]}" for name in LOOKED_UP if isinstance(value.get(name), str))
+        for it in value.values():
+            yield from _marks(it)
+
+
+def decide_in_part(path: Path, command: str, batch: Batch, ids: Path, at: float) -> None:
+    """Keep the operator's decision that only the customers named in a file landed. The others of the batch become dead
+    letters, which a retry sends. Raises `Unusable` where the file names none of the batch, all of it, or others."""
+    landed = _ids(ids)
+    with locked(path, command), closing(Checkpoint.open(path)) as file:
+        file.recover()
+        batch = find(file, batch.seq, batch.stage, running=False)
+        head, tail, records = file.outbox.contents(batch)
+        owners = {record.owner for record in records}
+        if foreign := len(landed - owners):
+            said = f"{ids}: customers that are not in batch {batch.seq} of {batch.stage}: {foreign:,}"
+            raise Unusable("ids-foreign", said, "Name only customers of this batch.")
+        if not landed or landed == owners:
+            none_or_all = "none of" if not landed else "all of"
+            said = f"{ids} names {none_or_all} the customers of batch {batch.seq} of {batch.stage}"
+            raise Unusable("ids-whole", said, f"Use --{'landed' if landed else 'not-landed'}.")
+        there = [record for record in records if record.owner in landed]
+        missing = [record for record in records if record.owner not in landed]
+        accepted, dead = (assemble(it, head, tail, ranges_of(it)) for it in (there, missing))
+        why = f"the operator, {iso(at)}: a part of its batch landed, and this did not"
+        letters = [DeadLetter(it.position, it.unit, IN_PART_CODE, why, it.tally) for it in missing]
+        with file.transaction():
+            file.move(batch, BatchState.PARKED, BatchState.UNKNOWN)
+            file.settle_in_part(batch, accepted, dead, letters, at, [it.owner for it in missing])
+
+
+def _ids(path: Path) -> set[str]:
+    try:
+        return {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    except (OSError, UnicodeDecodeError):
+        said = f"{path}: no ids can be read there"
+        raise Unusable("ids-unreadable", said, "Name a text file in UTF-8 with one id a line.") from None
+
+
+def decide(path: Path, command: str, seq: int, stage: str | None, ruling: str, at: float) -> Batch:
+    """Keep the operator's decision about a batch, one of `RULINGS`. Raises `Held` while another process holds the
+    checkpoint, and `Unusable` like `find`, or where nothing of the stage was accepted before the run stopped."""
+    rejecting = ruling in ("reject", "set-aside")
+    with locked(path, command), closing(Checkpoint.open(path)) as file:
+        file.recover()
+        batch = find(file, seq, stage, running=False, rejecting=rejecting)
+        if batch.state is BatchState.SEALED and not file.counts(batch.stage)["accepted"]:
+            raise Unusable(
+                "nothing-accepted",
+                f"nothing of {batch.stage} was accepted yet: the records of batch {seq} are not the cause",
+                "Find the cause of the target's answer: the address, the key, or a permission.",
+            )
+        state, note, _ = RULINGS[ruling]
+        ruled = file.rule(batch, state, ruling, at, f"the operator, {iso(at)}: {note}")
+        assert ruled, "nobody else can have decided it: the checkpoint is locked"
+    return batch

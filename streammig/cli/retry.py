@@ -7,18 +7,19 @@ import sys
 from collections.abc import Awaitable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from streammig.checkpoint import Checkpoint
 from streammig.cli import options
-from streammig.errors import Unusable
+from streammig.cli.exit import Ended, finish
+from streammig.cli.runtime import beside
+from streammig.errors import Unusable, counted
+from streammig.migration import Choice, Corrected, Migration
+from streammig.spool import forget
 from streammig.stages import STAGES
 from streammig.telemetry import Output
-
-if TYPE_CHECKING:
-    from streammig.checkpoint import Checkpoint
-    from streammig.migration import Choice, Migration
 
 
 @click.command()
@@ -53,12 +54,6 @@ def command(
     customer follow in the same call, once the customer can be seen at the target. If it is interrupted, the same
     command goes on: nothing is sent twice.
     """
-    from streammig.checkpoint import Checkpoint
-    from streammig.cli.exit import Ended, finish
-    from streammig.cli.runtime import beside
-    from streammig.migration import Choice, Corrected
-    from streammig.spool import forget
-
     output = Output(*(flags.pop(name) for name in Output._fields))
     if missing and (corrected or stages or codes):
         raise Unusable("usage", "--missing takes no --input, --stage or --code", "It sends all that is missing.")
@@ -66,14 +61,11 @@ def command(
     choice = Choice(frozenset(stages), frozenset(codes), given)
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         before, unmatched = _counts(file), [] if missing else _unmatched(choice, file)
-    called = shlex.join(["streammig", *sys.argv[1:]])
 
     def work(run: Migration) -> Awaitable[bool]:
         return run.retry_missing() if missing else run.retry(choice)
 
-    whole, problem, began, notify = beside(
-        checkpoint, toml, called, work, output, current, tells="retry", on_event=on_event
-    )
+    whole, problem, began, notify = beside(checkpoint, toml, work, output, current, tells="retry", on_event=on_event)
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         said = _missing_in_words(file) if missing else "\n".join([*unmatched, _in_words(before, _counts(file))])
     code = finish(checkpoint, Ended(whole is True, problem, began, said=said), output, notify)
@@ -100,8 +92,6 @@ def _counts(file: Checkpoint) -> tuple[int, ...]:
 
 def _in_words(before: tuple[int, ...], after: tuple[int, ...]) -> str:
     """The result of one call of `retry`, as a sentence."""
-    from streammig.errors import counted
-
     sent, accepted, filtered, undecided = (now - then for now, then in zip(after[:4], before[:4], strict=True))
     remain, wait = after[4:]
     parts = [f"{counted(sent, 'dead letter')} sent", f"{counted(accepted, 'record')} accepted"]
@@ -124,8 +114,6 @@ def _missing_in_words(file: Checkpoint) -> str:
 
 def _unmatched(choice: Choice, file: Checkpoint) -> list[str]:
     """A sentence for each chosen code that no letter has, and for lines that name no letter."""
-    from streammig.errors import counted
-
     names = [row.name for row in file.stages() if row.name in (choice.stages or STAGES)]
     there = {code for name in names for code in file.dead_codes(name)}
     found = f"there {'are' if there else 'is'} {', '.join(sorted(there)) or 'none at all'}"

@@ -9,16 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from streammig.cli import options
+from streammig.checkpoint import Checkpoint
+from streammig.cli import options, say
+from streammig.cli.runtime import beside, stopped_by
+from streammig.cli.streams import echo_json
 from streammig.errors import Unusable
+from streammig.report.document import iso
+from streammig.settings import from_checkpoint
 from streammig.telemetry import Output
-
-if TYPE_CHECKING:
-    from streammig.checkpoint import Checkpoint
 
 WARNINGS = (
     "Customers that others have migrated in this window are taken back, too: they can't be told apart.",
@@ -52,11 +54,6 @@ def command(
     be typed. Every customer is read back afterwards: gone, or listed. Interrupted, the same command goes on, and never
     asks the target twice without a read-back. Exits with 3 where customers stay.
     """
-    from streammig.checkpoint import Checkpoint
-    from streammig.cli import STOPPED, fail, say
-    from streammig.cli.runtime import beside
-    from streammig.report.document import iso
-
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         preview = _preview(file, toml)
     if not quiet:
@@ -69,41 +66,28 @@ def command(
             say(f"Nothing was sent. {said}: streammig revert {shlex.quote(str(checkpoint))}")
         return
     customers = preview["customers"] if not preview["window"] else _confirmed(preview["customers"], confirmed)
-    called = shlex.join(["streammig", *sys.argv[1:]])
     with TemporaryFile("w+", encoding="utf-8") as kept:  # a line a customer: there may be many
 
         def tell(owner: str) -> None:
             print(json.dumps(owner), file=kept)
 
         output = Output(as_json, quiet)
-        ended = beside(checkpoint, toml, called, lambda run: run.revert(customers, tell), output, current)
-        if ended.problem is not None:
-            sys.exit(fail(ended.problem, as_json=as_json))
-        if not isinstance(ended.result, dict):
-            say(f"Stopped on request. To go on: {called}")
-            sys.exit(STOPPED)
+        ended = beside(checkpoint, toml, lambda run: run.revert(customers, tell), output, current)
+        if (code := stopped_by(ended, output)) is not None:
+            sys.exit(code)
         found = preview | ended.result | {"at": iso(ended.result["at"])}
         kept.seek(0)
-        _tell(found, map(json.loads, kept), output)
+        owners = map(json.loads, kept)
+        if as_json:
+            echo_json(found, "kept", owners)
+        elif not quiet:
+            for line in _in_words(found, owners):
+                say(line)
     sys.exit(3 if found["stayed"] or found["not_read_back"] else 0)
-
-
-def _tell(found: Mapping[str, Any], kept: Iterable[str], output: Output) -> None:
-    from streammig.cli import say
-    from streammig.cli.streams import echo_json
-
-    if output.as_json:
-        echo_json(found, "kept", kept)
-    elif not output.quiet:
-        for line in _in_words(found, kept):
-            say(line)
 
 
 def _preview(file: Checkpoint, toml: Path | None) -> dict[str, Any]:
     """What would be reverted, JSON-ready. The window is null where a revert is under way: it is only read back."""
-    from streammig.report.document import iso
-    from streammig.settings import from_checkpoint
-
     last = file.last_revert()
     owners = next((row.name for row in file.stages() if file.owns(row.name)), "")
     if last is not None and file.is_reverting():

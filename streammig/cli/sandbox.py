@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from streammig.errors import Unusable
+from streammig.sandbox import SandboxConfig, ScriptError, serve
+
 SCRIPT = """\
 A script is a JSON list of rules, or one rule a line. The first rule that matches a request is played:
 
@@ -54,9 +57,6 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
 
     /_sandbox/ledger shows the records it holds, received twice, or dropped.
     """
-    from streammig.errors import Unusable
-    from streammig.sandbox import SandboxConfig, ScriptError, serve
-
     try:
         config = SandboxConfig(store=store, limits=limits, latency=latency, queue_delay=queue_delay, script=script)
         serve(config, port=port, say=click.echo)

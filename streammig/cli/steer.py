@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import options, say
 from streammig.errors import Unusable
 from streammig.ratelimit import Orders, orders_path, parse_limits, read_orders, write_orders
@@ -56,8 +57,6 @@ def rate(checkpoint: Path, limits: str) -> None:
 
 def _order(checkpoint: Path, change: Callable[[Orders], Orders], running: bool = True) -> None:
     """Change the orders for a checkpoint. Raises `Unusable` where no process runs it, and it is to be `running`."""
-    from streammig.checkpoint import Checkpoint, is_held
-
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         run = file.run
     if run["binding"].get("dry_run"):

@@ -9,17 +9,19 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import click
 
-from streammig.cli import options
+from streammig.checkpoint import Checkpoint
+from streammig.cli import options, say
+from streammig.cli.runtime import beside, stopped_by
+from streammig.cli.streams import echo_json
 from streammig.errors import Unusable, counted
+from streammig.migration import Told
+from streammig.report.document import iso
+from streammig.report.text import aligned
 from streammig.telemetry import Output, RunEnded
-
-if TYPE_CHECKING:
-    from streammig.checkpoint import Checkpoint
-    from streammig.migration import Told
 
 SAMPLE, MOST = 1_000, 100_000
 SHOWN = 20  # differences that are listed on the terminal
@@ -59,14 +61,9 @@ def command(
 
     It sends nothing. Interrupted, the same command goes on. Exits with 3 where anything is missing or different.
     """
-    from streammig.checkpoint import Checkpoint
-    from streammig.cli import STOPPED, fail, say
-    from streammig.cli.runtime import beside
-
     if everything and count is not None:
         raise Unusable("usage", "--all and --sample exclude each other", "Give one of them.")
     size = None if everything else count or SAMPLE
-    called = shlex.join(["streammig", *sys.argv[1:]])
     told: list[Told] = []
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file, ExitStack() as stack:
         tell = _writer(stack.enter_context(_created(out)), file) if out is not None else None
@@ -79,15 +76,11 @@ def command(
 
         output = Output(as_json, quiet)
         ended = beside(
-            checkpoint, toml, called, lambda run: run.verify(size, hear), output, current, tells="verify",
+            checkpoint, toml, lambda run: run.verify(size, hear), output, current, tells="verify",
             concurrency=concurrency, on_event=on_event,
         )  # fmt: skip
-    if ended.problem is not None:
-        code = fail(ended.problem, as_json=as_json)
-    elif not isinstance(ended.result, dict):
-        say(f"Stopped on request; nothing is lost. To go on: {called}")
-        code = STOPPED
-    else:
+    code = stopped_by(ended, output)
+    if code is None:
         code = _show(checkpoint, told, output)
     ended.notify(RunEnded(code, ended.problem.json() if ended.problem is not None else None))
     sys.exit(code)
@@ -95,10 +88,6 @@ def command(
 
 def _show(checkpoint: Path, told: Sequence[Told], output: Output) -> int:
     """Print what was found; returns the exit code."""
-    from streammig.checkpoint import Checkpoint
-    from streammig.cli import say
-    from streammig.cli.streams import echo_json
-
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         found = document(file)
         if output.as_json:
@@ -110,8 +99,6 @@ def _show(checkpoint: Path, told: Sequence[Told], output: Output) -> int:
 
 def document(file: Checkpoint) -> dict[str, Any]:
     """What the last verify found, JSON-ready, without any value of a record. The findings come on their own."""
-    from streammig.report.document import iso
-
     found = file.verification() or {}
     missing = any(it["missing"] for it in found["stages"].values())
     return {
@@ -155,8 +142,6 @@ def _writer(out: TextIO, file: Checkpoint) -> Any:
 
 
 def _in_words(found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, *, values: bool) -> list[str]:
-    from streammig.report.text import aligned
-
     files, stages = _files(file), found["stages"]
     shown = [name for name in COLUMNS if name in COLUMNS[:4] or any(it[name] for it in stages.values())]
     rows = [

@@ -1,4 +1,4 @@
-"""What a scan found in a stage, as it is kept beside the checkpoint until the stage is read."""
+"""The findings of a scan, kept beside the checkpoint until the stage is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streammig.model import Place, Position
 
 
 class Break(msgspec.Struct, frozen=True):
-    """Where a file can't be read any further, and why. With `whole` the document is complete, and text follows it."""
+    """Where a file breaks off, and why. `whole`: the document is complete, and other text follows it."""
 
     file: str
     offset: int
@@ -27,7 +27,7 @@ class Break(msgspec.Struct, frozen=True):
 
 
 class Spot(msgspec.Struct, frozen=True):
-    """Where a record stands, for people."""
+    """The place of a record, for people."""
 
     file: str
     ordinal: int
@@ -36,7 +36,7 @@ class Spot(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, at: Position | Place, marks: Sequence[Mapping[str, Any]]) -> Spot:
-        """The spot of a place in files with these fingerprints; in a table it is that of a line."""
+        """Make the spot of a place in files with these fingerprints. In a table it is a line."""
         mark = marks[at.source]
         return cls(mark["file"], at.ordinal, at.offset, "line" if mark["format"] == "csv" else "record")
 
@@ -45,11 +45,10 @@ class Spot(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The findings of one stage: places, counts, codes, and values like yes and no. They hold no personal data.
+    """The findings of one stage: places, counts, codes, and values such as "yes". They hold no personal data.
 
-    `marks` are fields that may mark deleted customers, each with a value and a count; `marked` is the first such
-    record. `refused` counts dead letters by code, only where every record of the stage is refused. `bad` is the first
-    of these, and `example` its message.
+    `marks` are fields that may mark deleted customers, as (field, value, count); `marked` is the first such record.
+    If every record of the stage is refused, `refused` counts their codes, `bad` is the first, `example` its message.
     """
 
     records: int = 0
@@ -66,8 +65,8 @@ class _Kept(msgspec.Struct, frozen=True):
     found: Found
 
 
-def kept(path: Path, binding: str) -> Found | None:
-    """The findings in a file; None where it is missing, damaged or bound to another export."""
+def load(path: Path, binding: str) -> Found | None:
+    """Load findings; None if the file is missing, damaged or bound to another export."""
     try:
         read = msgspec.json.decode(read_own(path), type=_Kept)
     except (OSError, msgspec.MsgspecError):
@@ -75,7 +74,7 @@ def kept(path: Path, binding: str) -> Found | None:
     return read.found if read.binding == binding else None
 
 
-def keep(path: Path, binding: str, found: Found) -> None:
-    """Keep findings in a file, owner-only, whole or not at all. Raises `OSError`."""
+def save(path: Path, binding: str, found: Found) -> None:
+    """Save findings in an owner-only file, whole or not at all. Raises `OSError`."""
     with whole_file(path) as part:
         part.write_bytes(msgspec.json.encode(_Kept(binding, found)))

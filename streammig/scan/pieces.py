@@ -1,4 +1,4 @@
-"""The map of a scan: what is found in a piece of a stage. Pure and idempotent: it may be done again, in any process."""
+"""The map of a scan, from a piece of a stage to its findings. Pure: it may be repeated, in any process."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ PIECE_BYTES = 8 << 20
 
 
 class Piece(NamedTuple):
-    """The records of a file that begin from a place on, up to an offset; None: up to the file's end."""
+    """The records of a file that begin at `begin` or later, and before the offset `stop`; None: to the file's end."""
 
     begin: Place
     stop: int | None = None
 
 
-class Noting(Protocol):
-    """What else is to be noted of each span. Fit for another process, and so is the note."""
+class NoteMaker(Protocol):
+    """Collects more from each span, for a check. It and its notes can be pickled."""
 
     def begin(self) -> Any:
-        """An empty note."""
+        """Make an empty note."""
         ...
 
     def take(self, note: Any, chunk: Chunk) -> None:
-        """Add to a note what the rules have made of a span."""
+        """Add a span, with the columns that the rules made of it, to a note."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """What is done with each span. `key` is that of the rows' hashes; without one there are no rows."""
+    """What to do with each span. `key` is the key of the rows' hashes; without one no rows are made."""
 
     source: Source
     rules: Rules
     key: bytes = b""
-    noting: Noting | None = None
+    note_maker: NoteMaker | None = None
 
-    def part(self, spans: Iterable[Span] = (), *, told: list[BrokenExport] | None = None) -> Part:
-        """What is found in these spans; `told` is filled while they are read."""
-        part = Part(note=self.noting.begin() if self.noting is not None else None)
+    def part(self, spans: Iterable[Span] = (), *, broken: list[BrokenExport] | None = None) -> Part:
+        """Map these spans. `broken` is filled while they are read."""
+        part = Part(note=self.note_maker.begin() if self.note_maker is not None else None)
         for span in spans:
             self.take(part, span)
-        part.breaks = [Break.of(it) for it in told or ()]
+        part.breaks = [Break.of(it) for it in broken or ()]
         return part
 
     def take(self, part: Part, span: Span) -> None:
         part.records += len(span)
-        if not self.key and self.noting is None and part.look.kept:
+        if not self.key and self.note_maker is None and part.look.kept:
             return
         columns = self.rules.columns(span)
         part.look.take(span, columns, self.rules)
@@ -69,14 +69,17 @@ class Map:
         if self.key:
             scanned = rows_of(chunk, self.key, sums_of(self.rules, chunk, self.key))
             part.rows.append(renumbered(scanned, part.reasons))
-        if self.noting is not None:
-            self.noting.take(part.note, chunk)
+        if self.note_maker is not None:
+            self.note_maker.take(part.note, chunk)
 
 
 @dataclass(slots=True)
 class Part:
-    """What was found in a piece. Its ordinals go on from `counted`, that of the last record before it: a worker that
-    can't know it counts from 0. `end` is where the next piece begins; None behind a file's last record."""
+    """The findings in a piece. `end` is where the next piece begins; None after the last record of a file.
+
+    A worker does not know how many records come before its piece, so it counts ordinals from 0. `counted`, set later,
+    is that number of records.
+    """
 
     records: int = 0
     rows: list[bytes] = field(default_factory=list)
@@ -88,22 +91,22 @@ class Part:
     counted: int = 0
 
     def scanned(self) -> Scanned:
-        """The rows, as they are where the piece stands."""
+        """Return the rows, with their true ordinals."""
         return Scanned(self.records, counted_on(b"".join(self.rows), self.counted), tuple(self.reasons))
 
 
 def whole_part(job: Map, piece: Piece) -> Part:
-    """What is found in a piece of a `FileSource`."""
+    """Map a piece of a `FileSource`."""
     assert isinstance(job.source, FileSource)
-    told: list[BrokenExport] = []
+    broken: list[BrokenExport] = []
     ends: list[Place] = []
-    part = job.part(_within(job.source.of_file(piece.begin, told.append), piece, ends), told=told)
+    part = job.part(_within(job.source.of_file(piece.begin, broken.append), piece, ends), broken=broken)
     part.end = ends[0] if ends else None
     return part
 
 
 def _within(spans: Iterator[Span], piece: Piece, ends: list[Place]) -> Iterator[Span]:
-    """The spans of a piece, and in `ends` the place of the record behind it."""
+    """Give the spans of a piece; put the place of the record after it into `ends`."""
     stop = piece.begin._replace(offset=piece.stop) if piece.stop is not None else None
     for span in spans:
         count = span.before(stop) if stop is not None else len(span)
@@ -119,27 +122,27 @@ def _within(spans: Iterator[Span], piece: Piece, ends: list[Place]) -> Iterator[
 
 
 def packed(job: Map, *, remote: bool) -> bytes:
-    """The map for another process; `remote`: on another machine."""
+    """Pack the map for another process; `remote`: on another machine."""
     return pickle.dumps((job, os.getcwd() if remote else ""))
 
 
 def of_piece(recipe: bytes, piece: Piece) -> Part:
-    """As `whole_part`, of a packed map."""
+    """As `whole_part`, with a packed map."""
     return whole_part(_unpacked(recipe), piece)
 
 
 def of_spans(recipe: bytes, spans: Iterable[Span]) -> Part:
-    """What a packed map finds in spans that were read elsewhere."""
+    """Map spans that another process read, with a packed map."""
     return _unpacked(recipe).part(spans)
 
 
 @lru_cache(maxsize=2)
 def _unpacked(recipe: bytes) -> Map:
-    """The map, made once for all its pieces. Raises `Unusable` where this process can't see its files."""
+    """Unpack the map, once for all its pieces. Raises `Unusable` if this process can't open its files."""
     try:
         job, folder = pickle.loads(recipe)
         if folder:
-            return Map(job.source.here(folder), job.rules, job.key, job.noting)
+            return Map(job.source.here(folder), job.rules, job.key, job.note_maker)
     except OSError as error:
         raise Unusable("worker-unfit", f"{error.filename}: a worker can't open it: {error.strerror}") from None
     made: Map = job

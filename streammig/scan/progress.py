@@ -1,4 +1,4 @@
-"""Notices of how far a scan is, with its share and speed."""
+"""Report the progress of a scan: share and speed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from streammig.model import Place
 from streammig.sources.source import Source
 from streammig.telemetry import Notice, Notify, Waiting
 
-SECONDS = 1.0  # between two notices
+INTERVAL = 1.0  # seconds between two notices
 
 
-class Pace:
-    """Tells the share and the bytes a second of each scan, and passes on its warnings. Make it in the loop's thread."""
+class ScanProgress:
+    """Sends notices of scans to the event loop, from any thread. Make it in the loop's thread."""
 
     def __init__(self, notify: Notify, clock: Callable[[], float] = time.monotonic) -> None:
         self._notify, self._clock, self._loop = notify, clock, asyncio.get_running_loop()
 
-    def telling(self, what: str, source: Source) -> Callable[[Place], None]:
-        """Begin work over all of a source, which `what` names; call the result with each place that it comes to. It
-        may be called in any thread."""
+    def tracker(self, what: str, source: Source) -> Callable[[Place], None]:
+        """Begin work over a whole source, which `what` names. Call the result with each place that the work reaches."""
         lengths = [mark["length"] for mark in source.fingerprints()]
         before, size = list(accumulate(lengths, initial=0)), sum(lengths)
         begun = said = self._clock()
@@ -32,7 +31,7 @@ class Pace:
             nonlocal said, first
             now, done = self._clock(), before[place.source] + place.offset
             first = done if first is None else first
-            if now - said < SECONDS:
+            if now - said < INTERVAL:
                 return
             said, rate = now, (done - first) / (now - begun)
             words = f"{what}: {min(done / size, 0.99):.0%}, {rate / 1e6:,.1f} MB/s"
@@ -42,5 +41,5 @@ class Pace:
         return tell
 
     def say(self, notice: Notice) -> None:
-        """Tell the loop's thread from any other."""
+        """Notify, in the loop's thread."""
         self._loop.call_soon_threadsafe(self._notify, notice)

@@ -1,4 +1,4 @@
-"""Reads a stage once, piece by piece, in this process or in workers, and gives what was found in reading order."""
+"""Read a stage once, piece by piece, in this process or in workers; give the findings in reading order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from streammig.scan.tasks import Halted, Task, Tasks
 from streammig.sources import FileSource
 
 Spans = Callable[[Callable[[BrokenExport], None]], Iterator[Span]]
-"""Begins to read spans; it tells where a file can't be read on."""
+"""Begins to read spans. The argument is called with each file that breaks off."""
 
 Tell = Callable[[Place], None]
-"""Takes the place up to which a stage is read."""
+"""Takes the place that the reading has reached."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Reading:
     _recipe: bytes = field(init=False, default=b"")
 
     def parts(self, start: Place = START) -> Iterator[Part]:
-        """What is found in each piece, in reading order. Raises `Halted` once the tasks are to halt."""
+        """Give the findings of each piece, in reading order. Raises `Halted`."""
         source = self.job.source
         self._pack()
         workers = self.tasks.workers
@@ -54,13 +54,13 @@ class Reading:
     # -- in this process -----------------------------------------------------------------------------------------------
 
     def _here(self, spans_of: Spans) -> Iterator[Part]:
-        told: list[BrokenExport] = []
-        for group in self._groups(spans_of(told.append)):
-            yield self.job.part(group, told=told)
-            told.clear()
+        broken: list[BrokenExport] = []
+        for group in self._groups(spans_of(broken.append)):
+            yield self.job.part(group, broken=broken)
+            broken.clear()
 
     def _groups(self, spans: Iterator[Span]) -> Iterator[Iterable[Span]]:
-        """The spans, as many at once as make a piece; each group is to be used up before the next one."""
+        """Group spans into pieces. Use up each group before the next one."""
         left = True
 
         def group() -> Iterator[Span]:
@@ -85,20 +85,23 @@ class Reading:
     # -- in workers ----------------------------------------------------------------------------------------------------
 
     def _handed_out(self, spans_of: Spans) -> Iterator[Part]:
-        """What can't be divided, such as a compressed file, is framed here, and its spans are handed out."""
-        told: list[BrokenExport] = []
+        """Frame the source here, and have workers map its spans: for sources that can't be divided (compressed)."""
+        broken: list[BrokenExport] = []
 
         def tasks() -> Iterator[Task[Part]]:
-            for group in self._groups(spans_of(told.append)):
+            for group in self._groups(spans_of(broken.append)):
                 spans = list(group)
                 yield Task(of_spans, (self._recipe, spans), partial(self.job.part, spans))
 
         yield from self.tasks.results(tasks())
-        yield self.job.part(told=told)
+        yield self.job.part(broken=broken)
 
     def _divided(self, source: FileSource, place: Place, length: int) -> Iterator[Part]:
-        """A file in pieces whose beginnings are guessed. A guess is proven where the piece before it comes to a record
-        that begins there; a piece that is not proven is done again, from where the one before it ended."""
+        """Divide a file into pieces whose beginnings are guessed.
+
+        A guess is proven when the previous piece ends with the place of a record that begins there. An unproven piece
+        is done again, from the end of the previous one.
+        """
         at = self._first(source, place)
         cuts = self._cuts(source, place.source, at, length) if at is not None else iter(())
         under_way: deque[tuple[Piece, Task[Part]]] = deque()
@@ -114,7 +117,7 @@ class Reading:
                 task = self._begun(Piece(at._replace(ordinal=1), piece.stop))
             part = self.tasks.result(task)
             part.counted = at.ordinal - 1
-            if part.breaks:  # their words count records, and name the file
+            if part.breaks:  # their messages name ordinals and the file, which only this process knows
                 part = whole_part(self.job, Piece(at, piece.stop))
             yield part
             at = part.end._replace(ordinal=part.end.ordinal + part.counted) if part.end is not None else None
@@ -124,7 +127,7 @@ class Reading:
                 task.future.cancel()
 
     def _first(self, source: FileSource, place: Place) -> Place | None:
-        """The place of the first record; of a file without one, too, its beginning."""
+        """Find the place of the first record; the beginning of a file without one."""
         spans = source.of_file(place, lambda broken: None)
         try:
             first = next(spans, None)
@@ -133,7 +136,7 @@ class Reading:
         return first.position(0).begin if first is not None else place
 
     def _cuts(self, source: FileSource, number: int, at: Place, length: int) -> Iterator[Piece]:
-        """Pieces from a place on. The first begins there; the others where records seem to."""
+        """Guess pieces from a place on. The first begins there, the others where a record seems to begin."""
         begin, offset = at.offset, at.offset + self._piece()
         while offset < length:
             found = source.next_record(number, offset)
@@ -157,5 +160,5 @@ class Reading:
             return
         try:
             self._recipe = packed(self.job, remote=workers.remote)
-        except Exception as error:  # a mapping that is no function of a module: pickle raises many kinds
+        except Exception as error:  # the mapping is no function of a module: pickle raises many kinds
             self.tasks.give_up("worker-unfit", f"the rules can't be handed to another process: {type(error).__name__}")

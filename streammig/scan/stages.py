@@ -1,4 +1,4 @@
-"""Scans the stages of a run before its first request, and collects the problems that stop the run."""
+"""Scan the stages of a run before its first request, and collect the problems that stop the run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from streammig.context import in_thread
 from streammig.dedup import KeyIndex
 from streammig.dedup import forget as forget_index
 from streammig.errors import Problem
-from streammig.scan.progress import Pace
-from streammig.scan.stage import Scanned, StageScan, scan_stage
+from streammig.scan.progress import ScanProgress
+from streammig.scan.stage import ScanResult, StageScan, scan_stage
 from streammig.scan.verdict import Policies, judge, unbalanced
 from streammig.scan.workers import Workers
 from streammig.telemetry import Notify, Warned
 
-OUTLINES = ".outlines"  # the end of the name of a file in which a check keeps the sizes of a stage's records
+OUTLINES = ".outlines"  # suffix of the file with a stage's outlines, which a check makes
 
 
 async def scan_stages(
     stack: AsyncExitStack, jobs: Iterable[StageScan], reader: Executor, notify: Notify, policies: Policies
 ) -> dict[str, KeyIndex]:
-    """The index of each stage that has one, open until the stack is left.
+    """Scan stages, and return the index of each one that has one, open until the stack is left.
 
     Raises the first `Problem` after all stages were scanned. The other problems become warnings.
     """
@@ -46,17 +46,17 @@ async def problems_of(
     policies: Policies,
     workers: Workers | None = None,
 ) -> tuple[dict[str, KeyIndex], list[Problem]]:
-    """As `scan_stages`, but returns all problems beside the indexes, and raises none."""
+    """As `scan_stages`, but return the indexes with all problems, and raise none."""
     indexes: dict[str, KeyIndex] = {}
     problems: list[Problem] = []
-    pace = Pace(notify)
+    progress = ScanProgress(notify)
     customers: KeyIndex | None = None
     for job in jobs:
         if customers is not None:
             job = replace(job, key=bytes.fromhex(customers.about.key))
-        if job.noted is not None:
-            job = replace(job, noting=job.noted(customers))
-        scanned = await scan_stage(job, reader, pace, workers)
+        if job.note_maker_of is not None:
+            job = replace(job, note_maker=job.note_maker_of(customers))
+        scanned = await scan_stage(job, reader, progress, workers)
         if scanned.index is not None:
             stack.callback(scanned.index.close)
             indexes[job.name] = scanned.index
@@ -69,20 +69,22 @@ async def problems_of(
     return indexes, problems
 
 
-async def _unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, reader: Executor) -> Sequence[Problem]:
-    """The problems of `unbalanced`, found in the reader's thread."""
+async def _unbalanced(job: StageScan, scanned: ScanResult, customers: KeyIndex, reader: Executor) -> Sequence[Problem]:
+    """Run `unbalanced` in the reader's thread."""
     halt = Event()
     return await in_thread(reader, partial(unbalanced, job, scanned, customers, halt.is_set), halt)
 
 
 def scan_folder(checkpoint: Path) -> Path:
-    """The folder of the findings. It holds counts, places, and keyed hashes of ids and e-mails; it is owner-only, and
-    deleted after use."""
+    """Return the owner-only folder of the findings: counts, places, and keyed hashes of ids and e-mails.
+
+    It is deleted after use.
+    """
     return checkpoint.with_name(checkpoint.name + ".scan")
 
 
 def forget(folder: Path, names: Sequence[str]) -> None:
-    """Delete the findings of these stages from a folder, and leave any other file in it."""
+    """Delete the findings of these stages from a folder; any other file stays."""
     for name in names:
         forget_index(folder / name)
         for end in (".found", ".found.part", OUTLINES):

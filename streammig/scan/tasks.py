@@ -1,4 +1,4 @@
-"""Work for workers, and its results in order: what is lost with a worker is done again, at last in this process."""
+"""Give tasks to workers, and their results in order. A task lost with its worker is tried again, at last here."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from streammig.telemetry import Notify, Warned
 
 T = TypeVar("T")
 
-TRIES = 3  # that a task is given to workers, if they are lost over it
-AHEAD = 2  # tasks for each worker that are under way or done before they are asked for
-LOOK = 0.1  # seconds between two looks at whether to stop
+TRIES = 3  # after so many lost workers a task is done in this process
+AHEAD = 2  # tasks for each worker that begin before their result is asked for
+LOOK = 0.1  # seconds between two looks at `halt`
 
 
 class Halted(Exception):
-    """A scan was stopped, and its partial result is of no use."""
+    """A scan was stopped; its partial result is of no use."""
 
 
 @dataclass(slots=True)
 class Task(Generic[T]):
-    """A function of a module with its arguments, for a worker. `here` does the same in this process."""
+    """A function of a module with its arguments, for a worker; `here` does the same in this process."""
 
     work: Callable[..., T]
     given: tuple[Any, ...]
@@ -39,8 +39,10 @@ class Task(Generic[T]):
 
 @dataclass(slots=True)
 class Tasks:
-    """Tasks of one piece of work, which ends early once `halt` is set. Without `workers` all is done in this process,
-    in the calling thread, and only when it is asked for."""
+    """The tasks of one job, which ends early once `halt` is set.
+
+    Without `workers`, the calling thread does each task when its result is asked for.
+    """
 
     workers: Workers | None
     halt: Event
@@ -48,15 +50,15 @@ class Tasks:
 
     @property
     def most(self) -> int:
-        """How many tasks may be under way before one is asked for."""
+        """How many tasks may be under way at once."""
         return AHEAD * self.workers.count if self.workers is not None else 0
 
     def each(self, work: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-        """The results of a function of a module for each of these arguments, in their order."""
+        """Call a function of a module with each of these arguments; give the results in order."""
         return self.results(Task(work, given, partial(work, *given)) for given in arguments)
 
     def results(self, tasks: Iterable[Task[T]]) -> Iterator[T]:
-        """The results of tasks, in their order. Raises `Halted`."""
+        """Give the results of tasks, in order. Raises `Halted`."""
         under_way: deque[Task[T]] = deque()
         for task in tasks:
             self.begin(task)
@@ -67,17 +69,17 @@ class Tasks:
             yield self.result(task)
 
     def begin(self, task: Task[T]) -> None:
-        """Begin a task in a worker; if there are none left it is done when it is asked for."""
+        """Begin a task in a worker. Without workers it is done when its result is asked for."""
         if self.workers is None:
             return
         try:
             task.generation = self.workers.generation
             task.future = self.workers.submit(task.work, *task.given)
-        except Exception as error:  # whatever an executor raises that is broken
+        except Exception as error:  # a broken executor raises many kinds
             self._lost(task, error)
 
     def result(self, task: Task[T]) -> T:
-        """The result of a task that was begun. Raises `Halted`."""
+        """Wait for the result of a task that was begun. Raises `Halted`."""
         while task.future is not None:
             while not task.future.done():
                 wait([task.future], LOOK)
@@ -86,7 +88,7 @@ class Tasks:
             try:
                 return task.future.result()
             except Problem as problem:
-                # If this process finds the same, that is what is wrong, and is raised. Else workers are of no use.
+                # If this process meets the problem too, it is raised here. Else the workers are at fault.
                 found = task.here()
                 self.give_up(problem.code, problem.what)
                 return found
@@ -108,7 +110,7 @@ class Tasks:
         self.begin(task)
 
     def give_up(self, code: str, what: str) -> None:
-        """Do without workers from now on, and say why."""
+        """Go on without workers, and warn why."""
         if self.workers is not None:
             self.workers.close()
             self.workers = None

@@ -1,4 +1,4 @@
-"""What the findings of a scan mean for a run: which stop it before its first request, and which only warn."""
+"""Judge the findings of a scan: which stop the run before its first request, and which are warnings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streammig.errors import BrokenExport, Problem, Unusable
 from streammig.model import Place
 from streammig.scan.findings import Found, Spot
 from streammig.scan.looks import A_VALUE
-from streammig.scan.stage import Scanned, StageScan
+from streammig.scan.stage import ScanResult, StageScan
 from streammig.telemetry import Notify, Warned
 
 SHOWN = 5  # places in a message
@@ -27,19 +27,21 @@ BEGUN = (
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The operator's decisions about findings."""
+    """The operator's decisions about findings, from the settings."""
 
     accept_broken: bool = False
     owner_twice: Literal["stop", "dead-letter"] = "stop"
     balances: Literal["stop", "send", "dead-letter"] = "stop"
-    not_deleted: tuple[str, ...] = ()  # fields, or field=value, that mark no deleted customer
+    not_deleted: tuple[str, ...] = ()  # `field` or `field=value`, which mark no deleted customer
 
 
 def judge(
-    job: StageScan, scanned: Scanned, customers: KeyIndex | None, notify: Notify, policies: Policies
+    job: StageScan, scanned: ScanResult, customers: KeyIndex | None, notify: Notify, policies: Policies
 ) -> Iterator[Problem]:
-    """The problems that stop a run of this stage; other findings become warnings. `customers` is the index of the
-    customers that are sent, if there is one."""
+    """Give the problems that stop a run of this stage; other findings become warnings.
+
+    `customers` is the index of the customers that are sent, if there is one.
+    """
     for it in scanned.found.breaks:
         broken = BrokenExport(it.file, it.offset, it.why, BEGUN if job.begun else FRESH)
         if it.whole:
@@ -58,7 +60,7 @@ def judge(
 
 
 def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -> Iterator[Problem]:
-    """A problem if a customer has several records of a stage that the target takes once."""
+    """Give a problem if a customer has several records in a stage that the target takes once."""
     places: list[Place] = []
     count = 0
     for it, owner in index.owners_of_duplicates():
@@ -75,8 +77,8 @@ def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -
         )
 
 
-def unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, stopped: Callable[[], bool]) -> list[Problem]:
-    """A problem if a customer's records do not add up to the balance that the customer is sent with."""
+def unbalanced(job: StageScan, scanned: ScanResult, customers: KeyIndex, stopped: Callable[[], bool]) -> list[Problem]:
+    """Return a problem if records of customers do not add up to the balances that the customers are sent with."""
     if scanned.index is None:
         return []
     places: list[Place] = []
@@ -98,14 +100,14 @@ def unbalanced(job: StageScan, scanned: Scanned, customers: KeyIndex, stopped: C
 
 
 def _places(job: StageScan, places: Sequence[Place], count: int) -> str:
-    """The first of `count` places, for people."""
+    """List the first of `count` places."""
     marks = job.source.fingerprints()
     shown = ", ".join(str(Spot.of(it, marks)) for it in places)
     return shown + (" ..." if count > SHOWN else "")
 
 
 def _unclear(name: str, found: Found, marks: Sequence[tuple[str, str, int]]) -> Problem:
-    """The problem of fields that may mark deleted customers, and that no setting names."""
+    """Make the problem of fields that may mark deleted customers and that no setting names."""
     shown = ", ".join(f"{field}: {value} ({count:,})" for field, value, count in marks[:SHOWN])
     as_set = ", ".join(f'"{field}"' if value == A_VALUE else f'"{field}={value}"' for field, value, _ in marks[:SHOWN])
     return Unusable(

@@ -1,4 +1,4 @@
-"""Where the pieces of a scan are done: in worker processes of this machine, or on a Dask cluster."""
+"""Workers for the pieces of a scan: processes of this machine, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from streammig.scan.pieces import PIECE_BYTES
 
 T = TypeVar("T")
 
-LARGE = 64 << 20  # bytes of an export that are worth the start of processes: a second of reading
-ANSWERS = 10.0  # seconds that a cluster is given to answer
+LARGE = 64 << 20  # bytes; reading a smaller export takes less than a second, so processes don't pay
+ANSWERS = 10.0  # seconds that a cluster has to answer
 
 
 class Workers(ABC):
-    """Processes that do tasks. A task is a function of a module with arguments fit to be pickled.
+    """Processes that do tasks. A task is a function of a module, with arguments that can be pickled.
 
-    `remote` ones are on other machines: they are sent places of records, and never records. A task is for `piece` bytes
+    `remote` workers are on other machines: they are sent places of records, never records. A task covers `piece` bytes
     of an export.
     """
 
@@ -40,25 +40,25 @@ class Workers(ABC):
         self._executor: Executor | None = None
 
     def submit(self, work: Callable[..., T], *given: Any) -> Future[T]:
-        """Begin a task. Raises where there are no workers any more."""
+        """Begin a task; start the processes first if none run. Raises if they are broken."""
         if self._executor is None:
             self._executor = self._started()
         return self._executor.submit(work, *given)
 
     def restart(self, generation: int) -> None:
-        """Start other processes, unless that was done since a task of this generation began."""
+        """Drop the processes, so that the next task starts others. Only the first call of a generation counts."""
         if generation == self.generation:
             self.generation += 1
             self.close()
 
     def close(self) -> None:
-        """End the processes with whatever they do."""
+        """End the processes, in the middle of their tasks."""
         executor, self._executor = self._executor, None
         if executor is not None:
             self._end(executor)
 
     def leave(self) -> None:
-        """Have done with them."""
+        """End the processes for good."""
         self.close()
 
     @abstractmethod
@@ -67,38 +67,38 @@ class Workers(ABC):
 
     @abstractmethod
     def _end(self, executor: Executor) -> None:
-        """End them with whatever they do."""
+        """End the processes, in the middle of their tasks."""
 
 
 class Processes(Workers):
-    """Processes of this machine. They end with this one, however it ends, and Ctrl-C is this one's to answer."""
+    """Processes of this machine. They end when this process ends in any way, and ignore Ctrl-C."""
 
     def _started(self) -> Executor:
-        with _without_key():  # what they all descend from is started here, once
+        with _without_key():  # the fork server keeps its environment, and all workers get it
             forkserver.ensure_running()
-        self._made = _Made()
-        context: Any = self._made
+        context: Any = _Context()
+        self._processes: list[Any] = context.processes
         return ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin)
 
     def _end(self, executor: Executor) -> None:
         executor.shutdown(wait=False, cancel_futures=True)
-        for process in self._made.processes:
+        for process in self._processes:
             if process.pid is not None:  # else it could not be started
                 process.terminate()
                 process.join()
 
 
 class Cluster(Workers):
-    """The workers of a Dask cluster that is there already."""
+    """The workers of a running Dask cluster."""
 
     remote = True
 
     def __init__(self, address: str, *, piece: int = PIECE_BYTES, answers: float = ANSWERS) -> None:
-        """Raises `Unusable` where no cluster answers, or none has a worker."""
+        """Raises `Unusable` if no cluster answers, or it has no workers."""
         try:
             from distributed import Client
 
-            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is told by our own words
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # our own messages say what failed
         except ImportError:
             said, hint = "Dask is not installed", "Install it: pip install 'streammig[dask]'."
             raise Unusable("dask-missing", said, hint) from None
@@ -119,7 +119,7 @@ class Cluster(Workers):
         return executor
 
     def _end(self, executor: Executor) -> None:
-        with suppress(Exception):  # the cluster may be gone: there is nothing to be ended then
+        with suppress(Exception):  # the cluster may be gone
             executor.shutdown(wait=False, cancel_futures=True)
 
     def leave(self) -> None:
@@ -129,10 +129,10 @@ class Cluster(Workers):
 
 
 def hired(count: int | None, cluster: str, size: int) -> Workers | None:
-    """The workers for an export of so many bytes; None where this process does it alone. `count` is how many processes
-    there may be, None: one for each core, if it is worth it. With the address of a `cluster`, that has them.
+    """Return workers for an export of `size` bytes: those of the `cluster` at an address, else `count` processes.
 
-    Raises `Unusable` for a cluster that is not there.
+    A `count` of None means one process a core for a large export. Returns None if this process does all the work.
+    Raises `Unusable` if the cluster does not answer.
     """
     if cluster:
         return Cluster(cluster)
@@ -142,14 +142,14 @@ def hired(count: int | None, cluster: str, size: int) -> Workers | None:
     return Processes(count) if count > 1 else None
 
 
-class _Made:
-    """Makes processes as `multiprocessing` does, and keeps them: an executor tells nobody which it has."""
+class _Context:
+    """A context of `multiprocessing` that remembers its processes, to terminate them: an executor hides its own."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self.processes: list[Any] = []
 
-    def Process(self, *parts: Any, **more: Any) -> Any:  # noqa: N802  # as it is called there
+    def Process(self, *parts: Any, **more: Any) -> Any:  # noqa: N802  # overrides that of the context
         self.processes.append(self._context.Process(*parts, **more))
         return self.processes[-1]
 
