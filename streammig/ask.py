@@ -28,6 +28,6 @@ class Ask:
     def passes_look(self, fence: Fence | None) -> bool:
         """Whether the operator's word replaces the look at the target before the first request.
 
-        If the fence is lost, `current` only stands in for the fence. The look is still made: nothing else is left.
+        If the fence is lost, `current` only replaces the fence. Then the look is still made, as the last safeguard.
         """
         return self.export_again or (self.current and (fence is None or fence.known))

@@ -65,7 +65,7 @@ class Call:
     key: str = field(repr=False)
     state_dir: Path
     folder: Path  # first place to look for a mapping's module
-    away: int  # a stage whose files have so many bytes is read in a process of its own
+    reader_process_bytes: int  # a stage whose files have at least this size is read in a process of its own
 
     def mappings(self) -> dict[str, Callable[[Any], Any] | None]:
         return {name: stage_mapping(self.settings, name, self.folder) for name in STAGES}
@@ -173,7 +173,9 @@ class Assembly:
             store=reading.store,
             target=Connection(client, readback, limiter, Reads(readback, context, settings.concurrency)),
             context=context,
-            options=RunOptions(call.ask.first, call.away, look=target.queued and not call.ask.passes_look(fence)),
+            options=RunOptions(
+                call.ask.first, call.reader_process_bytes, look=target.queued and not call.ask.passes_look(fence)
+            ),
         )
 
     async def _open(self, sends: bool) -> _Opened:

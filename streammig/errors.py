@@ -111,7 +111,7 @@ class TooManyDead(Problem):
 
 
 class Altered(Problem):
-    """A file that serves as evidence was changed, or does not match what it is evidence for."""
+    """A file that serves as proof was changed, or belongs to something else."""
 
     exit_code = 3
 

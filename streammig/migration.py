@@ -40,8 +40,8 @@ from streammig.telemetry import Notice, Notify, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier, run_and_look
 
-# A stage whose files have so many bytes is read in a process of its own. That costs 0.2 s at the start, and 40 MB.
-AWAY = 20_000_000
+# A stage whose files have at least this size is read in a process of its own, which costs 0.2 s at the start and 40 MB.
+READER_PROCESS_BYTES = 20_000_000
 T = TypeVar("T")
 
 
@@ -65,7 +65,7 @@ class Migration:
     notify: Notify = ignore
     folder: Path = Path()  # first place to look for a mapping's module
     executor: Callable[[], Executor] = field(default=one_thread)
-    away: int = AWAY
+    reader_process_bytes: int = READER_PROCESS_BYTES
     stop: Stop = field(default_factory=Stop)
     assembled: bool = False  # whether requests may be under way
     _task: asyncio.Task[Any] | None = None
@@ -189,7 +189,7 @@ class Migration:
             self._hub.close()
 
     def _call(self) -> Call:
-        return Call(self.settings, self.ask, self.key, self.state_dir, self.folder, self.away)
+        return Call(self.settings, self.ask, self.key, self.state_dir, self.folder, self.reader_process_bytes)
 
     def _context(self) -> Context:
         return Context(self.clock, self.rng, self.notify, self.stop, Times(0.0, 0.0))

@@ -44,7 +44,7 @@ class RunOptions:
     """The options of one call."""
 
     first: int | None  # pilot: number of source records of each stage
-    away: int  # a stage whose files have so many bytes is read in a process of its own
+    reader_process_bytes: int  # a stage whose files have at least this size is read in a process of its own
     look: bool  # whether to look at the target for the next records before the first request
 
 
@@ -264,7 +264,7 @@ class Run:
 
     def _feed(self, size: int, parts: dict[str, Any]) -> Reader | ReaderProcess:
         """A reader, in a process of its own if the stage is large enough to pay for its start."""
-        if size >= self.options.away:
+        if size >= self.options.reader_process_bytes:
             # A mapping that can't be pickled is read in this process.
             with suppress(pickle.PicklingError, AttributeError, TypeError):
                 return ReaderProcess(**parts)

@@ -17,8 +17,9 @@ from streammig.fields import kind
 from streammig.model import Span
 
 RECORDS = 5_000  # records to examine
-WORDS = 8  # a field with at most so many different values is a choice between words...
-SEEN = 20  # ...if each value occurs so often on average, because then it can't be a person's name
+# A field is a choice between words if it has at most WORDS different values, each SEEN times on average. A value that
+# occurs so often is not a person's name.
+WORDS, SEEN = 8, 20
 WORD = re.compile(r"[^\W\d][^\d]{0,19}|[01]")
 EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)

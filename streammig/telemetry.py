@@ -251,9 +251,9 @@ class Warned(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Stopping(Notice):
-    """The run was asked to stop. Requests under way get so many seconds to end."""
+    """The run was asked to stop."""
 
-    seconds: float
+    seconds: float  # that requests under way get to end
 
     def text(self) -> str:
         return f"stopping: requests under way may end, for at most {spoken(self.seconds)}; once more cuts them off"
