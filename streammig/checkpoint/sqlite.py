@@ -315,7 +315,7 @@ def _problem(path: Path, role: Role, error: sqlite3.Error) -> Problem:
     if primary == sqlite3.SQLITE_CANTOPEN:
         return Unusable(f"{role.code}-folder-missing", said, "Check that its folder exists and may be written.")
     if primary == sqlite3.SQLITE_BUSY:
-        hint = "Another process holds it too long. End that one, then run the same command."
+        hint = "Another process holds it too long. End that process, then run the same command."
         return MachineFault(f"{role.code}-busy", said, hint)
     if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):  # a disk quota gives the second
         return MachineFault("disk-full", said, _hint("Make room"))

@@ -73,7 +73,7 @@ class AccountState(SharedFile):
 
     role = Role(
         "the account's file", "account-file",
-        "Move it away: the requests made are then taken from the checkpoint, as far as it knows them.",
+        "Move it away: the next run then takes the times of requests from its checkpoint.",
     )  # fmt: skip
     application = 0x734D4267  # "sMBg"
     format = 5
