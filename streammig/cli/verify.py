@@ -88,13 +88,13 @@ def command(
         say(f"Stopped on request; nothing is lost. To go on: {called}")
         code = STOPPED
     else:
-        code = _show(checkpoint, told, output)
+        code = _show(checkpoint, told, out, output)
     ended.notify(RunEnded(code, ended.problem.json() if ended.problem is not None else None))
     sys.exit(code)
 
 
-def _show(checkpoint: Path, told: Sequence[Told], output: Output) -> int:
-    """Print what was found; returns the exit code."""
+def _show(checkpoint: Path, told: Sequence[Told], out: Path | None, output: Output) -> int:
+    """Print what was found; returns the exit code. `out` is the file of the differences."""
     from streammig.checkpoint import Checkpoint
     from streammig.cli import say
     from streammig.cli.streams import echo_json
@@ -104,7 +104,8 @@ def _show(checkpoint: Path, told: Sequence[Told], output: Output) -> int:
         if output.as_json:
             echo_json(found, "findings", _findings(file))
         elif not output.quiet:
-            say("\n".join(_in_words(found, told, file, values=sys.stderr.isatty())))
+            listed = f"{out} lists all of them" if out is not None else "--json lists all of them"
+            say("\n".join(_in_words(found, told, file, listed, values=sys.stderr.isatty())))
     return 0 if found["same"] else 3
 
 
@@ -154,7 +155,9 @@ def _writer(out: TextIO, file: Checkpoint) -> Any:
     return tell
 
 
-def _in_words(found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, *, values: bool) -> list[str]:
+def _in_words(
+    found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, listed: str, *, values: bool
+) -> list[str]:
     from streammig.report.text import aligned
 
     files, stages = _files(file), found["stages"]
@@ -171,7 +174,7 @@ def _in_words(found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, 
         both = f": {it.difference.sent!r} was sent, {it.difference.shown!r} is there" if it.difference.sent else ""
         lines.append(f"{place}: {said}{both if values else ''}")
     if (count := sum(1 for _ in file.findings())) > len(told):
-        lines.append(f"  and {counted(count - len(told), 'difference')} more: --json lists all of them")
+        lines.append(f"  and {counted(count - len(told), 'difference')} more: {listed}")
     for stage, bound in found["at_most"].items():
         of = f"At most {bound['missing']:.2%} of {stage} are missing and {bound['different']:.2%} different"
         lines.append(f"{of}, with {found['confidence']:.0%} confidence.")
