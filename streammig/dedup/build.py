@@ -20,8 +20,8 @@ from streammig.model import START, Place
 
 BYTES_A_CUSTOMER = 190
 LEAST = 16 << 20
-# No customer that the target takes (id, name, e-mail, date, balance) is shorter in an export; and text like that
-# shrinks to a tenth at best, so an estimate from a file's size is rather too high.
+# A customer that the target takes (id, name, e-mail, date, balance) is seldom shorter in an export; and text like that
+# seldom shrinks to less than a tenth, so an estimate from a file's size is rather too high.
 SHORTEST_CUSTOMER, SHRUNK = 150, 10
 SHORTEST_ROW = 40  # of a table, which names no fields in it
 
@@ -133,11 +133,11 @@ def fault(folder: Path, error: OSError | ValueError) -> tuple[str, str, str]:
 
 
 def most_customers(mark: Mapping[str, Any]) -> int:
-    """How many customers a file with this fingerprint holds at most."""
+    """About how many customers a file with this fingerprint holds."""
     shortest = SHORTEST_ROW if mark.get("form") else SHORTEST_CUSTOMER
     return int(mark["size"]) * (SHRUNK if mark.get("compression") else 1) // shortest
 
 
 def room_of_index(customers: int) -> dict[str, int]:
-    """What the index of up to so many customers takes on the disk, in bytes."""
-    return {f"the dedup index of up to {counted(customers, 'customer')}": LEAST + customers * BYTES_A_CUSTOMER}
+    """What the index of so many customers takes on the disk, in bytes."""
+    return {f"the dedup index of about {counted(customers, 'customer')}": LEAST + customers * BYTES_A_CUSTOMER}
