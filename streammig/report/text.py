@@ -168,7 +168,7 @@ def verified_words(found: Mapping[str, Any] | None) -> str:
     words = f"verified ({found['kind']})"
     if aside := beside_verified(found):
         words += f", but for {counted(aside, 'unit')} that can't be compared"
-    return words + ("" if found["same"] else ", with differences: see streammig verify")
+    return words + ("" if found["same"] else ", with differences: `streammig verify` lists them")
 
 
 def brief(document: Mapping[str, Any]) -> str:
