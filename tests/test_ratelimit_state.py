@@ -71,7 +71,7 @@ def test_limits_are_read_as_they_are_written(text: str, limits: Limits) -> None:
         ("1/367d", "'1/367d'"),
         ("-1/5s", "'-1/5s'"),
         ("1/5s;reads=1/1s", "'reads'"),
-        ("1/5s;1/6s", "migration stands there twice"),
+        ("1/5s;1/6s", "migration occurs twice"),
         ("staging", "'staging'"),
         ("1/1e9s", "'1/1e9s'"),
     ],

@@ -1,4 +1,4 @@
-"""The SQLite files of a migration: opening them, transactions, and SQLite's errors in words."""
+"""Access to the SQLite files of a migration: opening, transactions, and translation of SQLite's errors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from streammig.disk import disk_fault, own, refuse_foreign
 from streammig.errors import MachineFault, Problem, Unusable
 
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
-# The primary codes of a damaged file; a statement of ours fails only where the schema is not ours.
+# The primary codes of a damaged file. SQLITE_ERROR is one: our statements fail only on another schema.
 DAMAGE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 
 
 class Role(NamedTuple):
-    """What a file is called in messages and in codes, and what to do where it is damaged, another program's, or can't
-    be written."""
+    """The words for a file: its name in messages and in codes, and the hints for an error.
+
+    `restore` is for a damaged file, `instead` for one of another program, `writable` for one that can't be written.
+    """
 
     noun: str
     code: str
@@ -35,11 +37,11 @@ CHECKPOINT = Role(
 
 
 def refuse_network_file_system(path: Path) -> None:
-    """SQLite's write-ahead log needs shared memory, which network file systems do not give: refuse them by name."""
+    """Raise `Unusable` for a network file system: SQLite's write-ahead log needs shared memory, which it lacks."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return  # not Linux: SQLite itself fails on a file system without shared memory
+        return  # not Linux: SQLite itself fails without shared memory
     folder = str(path.parent.resolve())
     best, kind = "", ""
     for line in mounts:
@@ -57,9 +59,9 @@ def refuse_network_file_system(path: Path) -> None:
 
 
 def create_owner_only(path: Path) -> None:
-    """Make an empty file, owner-only, and its folder, unless they are there. SQLite gives its journal the same mode.
+    """Create an empty owner-only file and its folder if they are missing. SQLite gives its journal the same mode.
 
-    SQLite itself follows no link in place of a journal. Raises `Unusable` for one in place of the file.
+    Raises `Unusable` for a symbolic link in place of the file; SQLite itself follows none in place of a journal.
     """
     if not path.parent.exists():
         path.parent.parent.mkdir(parents=True, exist_ok=True)
@@ -68,9 +70,9 @@ def create_owner_only(path: Path) -> None:
 
 
 def connect(path: Path, mode: str, role: Role, timeout: float = 5.0) -> sqlite3.Connection:
-    """Open a database; changes nothing in it, for it may turn out to be somebody else's. `timeout` is in seconds.
+    """Open a database without a change to it: it may belong to another program. `timeout` is in seconds.
 
-    `mode` is "rw", "ro", or "alone": to read a file that nobody can write meanwhile, without making its -wal and -shm.
+    `mode` is "rw", "ro" or "alone". The last reads a file that no process writes, and makes no -wal or -shm.
     """
     with translated(path, role):
         if mode != "rw":
@@ -90,9 +92,10 @@ def connect(path: Path, mode: str, role: Role, timeout: float = 5.0) -> sqlite3.
 
 
 def _roll_back(path: Path, timeout: float) -> None:
-    """Undo what a crash left half done in a rollback journal: a connection that only reads could not open the file.
+    """Roll back a change that a crash interrupted: a read-only connection can't do that, so it could not open the file.
 
-    A file has one only while it changes to a write-ahead log or back. SQLite itself tells whether a process still does.
+    A file has a rollback journal only while it switches to a write-ahead log or back. SQLite itself detects whether a
+    process is doing so now.
     """
     journal = path.with_name(path.name + "-journal")
     if not journal.exists() or not journal.stat().st_size:
@@ -105,9 +108,9 @@ def _roll_back(path: Path, timeout: float) -> None:
 
 
 class SqliteFile:
-    """One connection. Synchronous: its owner runs it in one thread at a time. No `sqlite3.Error` leaves it.
+    """One connection to an SQLite file. Synchronous; use it in one thread at a time. Never raises `sqlite3.Error`.
 
-    A kind of file is told by the number of its `application`, in the header, and the `format` of its `schema`.
+    The header of a file holds the number of its `application` and the `format` of its `schema`.
     """
 
     role: ClassVar[Role]
@@ -121,31 +124,31 @@ class SqliteFile:
         self._open = self._logs_ahead = False
 
     def rows(self, sql: str, *arguments: Any) -> list[sqlite3.Row]:
-        """What a question in SQL finds."""
-        if self._open:  # the transaction around it translates
+        """Run a query and return all rows."""
+        if self._open:  # the transaction translates errors
             return self._db.execute(sql, arguments).fetchall()
         with translated(self.path, self.role):
             return self._db.execute(sql, arguments).fetchall()
 
     def each(self, sql: str, *arguments: Any) -> Iterator[sqlite3.Row]:
-        """As `rows`, one after the other: for those that don't fit into memory."""
+        """Run a query and return the rows one by one: they may not fit into memory."""
         with translated(self.path, self.role):
             yield from self._db.execute(sql, arguments)
 
     def change(self, sql: str, *arguments: Any) -> int:
-        """Make a change in SQL, in a transaction of its own or in the open one; returns how many rows it changed."""
+        """Run a change, in the open transaction or in one of its own; return the number of changed rows."""
         if self._open:
             return self._db.execute(sql, arguments).rowcount
         with self.transaction():
             return self._db.execute(sql, arguments).rowcount
 
     def insert(self, table: str, otherwise: str = "", **row: Any) -> None:
-        """Add a row, given by the names of its columns. `otherwise` is the clause for one that is there already."""
+        """Add a row, given by column names. `otherwise` is the SQL clause for a row that exists already."""
         marks = ", ".join("?" * len(row))
         self.change(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) {otherwise}", *row.values())
 
     def close(self) -> None:
-        """Close it; the last one that wrote folds the write-ahead log in, so that no later reader makes a new one."""
+        """Close the connection. The last writer ends WAL mode, so that later readers make no -wal."""
         with suppress(sqlite3.Error):
             if self._logs_ahead:
                 self._db.execute("PRAGMA busy_timeout = 0")
@@ -154,7 +157,7 @@ class SqliteFile:
             self._db.close()
 
     def _log_ahead(self) -> None:
-        """Have a write-ahead log until `close`, every commit durable. Only for the one process that writes the file."""
+        """Use WAL mode until `close`, with every commit durable. Only one process may write the file meanwhile."""
         if not self._logs_ahead:
             with translated(self.path, self.role):
                 self._db.execute("PRAGMA journal_mode = WAL")
@@ -163,7 +166,7 @@ class SqliteFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything inside is durable together when this ends, or not at all; nested ones join the outermost."""
+        """Make all changes inside durable at the end, or none of them. A nested transaction joins the outer one."""
         if self._open:
             yield
             return
@@ -190,7 +193,7 @@ class SqliteFile:
         """Called before each transaction."""
 
     def _before_commit(self) -> None:
-        """Called before a commit, to make durable what it refers to."""
+        """Called before a commit, to sync the files that it refers to."""
 
     def _committed(self) -> None:
         """Called after a commit."""
@@ -200,7 +203,7 @@ class SqliteFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Everything read inside is of one moment, also while a run writes."""
+        """Read everything inside from one snapshot, also while a run writes."""
         if self._db.in_transaction:
             yield
             return
@@ -212,21 +215,23 @@ class SqliteFile:
             self._db.execute("COMMIT")
 
     def verify(self, *, quick: bool = False) -> None:
-        """Raise `Unusable` where SQLite finds the file damaged; `quick` leaves out whether indexes agree with tables.
-        Damage within a sound row is not found."""
+        """Raise `Unusable` if SQLite finds the file damaged. Altered values within a row are not found.
+
+        `quick` does not compare indexes with tables.
+        """
         (found,) = self.rows(f"PRAGMA {'quick' if quick else 'integrity'}_check(1)")[0]
         if found != "ok":
             raise damaged(self.path, self.role, " ".join(str(found).split()))
 
     def _lay_out(self) -> None:
-        """Make the schema in an empty file."""
+        """Create the schema in an empty file."""
         for statement in self.schema.split(";\n"):
             self._db.execute(statement)
         self._db.execute(f"PRAGMA application_id = {self.application}")
         self._db.execute(f"PRAGMA user_version = {self.format}")
 
     def _check(self) -> None:
-        """Raise `Unusable` unless the file is of this kind, in the format that is known here."""
+        """Raise `Unusable` if the file belongs to another application or has another format."""
         (application,) = self.rows("PRAGMA application_id")[0]
         (found,) = self.rows("PRAGMA user_version")[0]
         if application != self.application:
@@ -244,10 +249,9 @@ class SqliteFile:
 
 
 class SharedFile(SqliteFile):
-    """A small file of the state folder that several processes write: owner-only, every change durable.
+    """A small owner-only file of the state folder that several processes write, every change durable.
 
-    It has a rollback journal and no WAL, unless one process alone writes it: SQLite up to 3.51.2 can lose commits in
-    WAL mode when two connections write.
+    It uses a rollback journal: SQLite up to 3.51.2 can lose commits in WAL mode when two connections write.
     """
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
@@ -256,7 +260,7 @@ class SharedFile(SqliteFile):
                 refuse_foreign(path)
             else:
                 create_owner_only(path)
-        # 30 s: another process holds the file for a commit, or for as long as a slow disk takes to sync one.
+        # 30 s: another process may hold the file during a commit on a slow disk.
         super().__init__(path, connect(path, "ro" if read_only else "rw", self.role, 30.0))
         try:
             with translated(path, self.role):
@@ -269,22 +273,22 @@ class SharedFile(SqliteFile):
         if read_only:
             self._check()
             return
-        # TRUNCATE spares a directory sync for each commit. On macOS a plain fsync leaves the drive's cache.
+        # TRUNCATE saves a directory sync for each commit. On macOS a plain fsync does not flush the drive's cache.
         for pragma in ("journal_mode = TRUNCATE", "synchronous = FULL", "fullfsync = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         with self.transaction():
             if not self.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
                 self._lay_out()
             self._check()
-            self.verify()  # a file that was cut reads as zeros and nulls where its pages are missing
+            self.verify()  # a truncated file reads as zeros and NULLs, without an error
 
 
 @contextmanager
 def translated(path: Path, role: Role) -> Iterator[None]:
-    """Turn what SQLite and the file system say into what the person who runs this can act on."""
+    """Turn errors of SQLite and of the file system into problems with a hint for the operator."""
     try:
         yield
-    except UnicodeDecodeError:  # SQLite's own words about a damaged schema; they are of no use
+    except UnicodeDecodeError:  # from SQLite's message about a damaged schema
         raise damaged(path, role, "its schema can't be read") from None
     except sqlite3.Error as error:
         raise _problem(path, role, error) from None
@@ -293,7 +297,7 @@ def translated(path: Path, role: Role) -> Iterator[None]:
 
 
 def damaged(path: Path, role: Role, why: str) -> Problem:
-    """A file that can't be trusted."""
+    """Return the error for a damaged file."""
     what = f"{role.noun} {path} is damaged, or is another file: {why}"
     return Unusable(f"{role.code}-damaged", what, f"Nothing was sent. {role.restore}")
 
@@ -303,7 +307,7 @@ def _hint(mend: str) -> str:
 
 
 def _problem(path: Path, role: Role, error: sqlite3.Error) -> Problem:
-    # Without a code it is a text that is no UTF-8.
+    # An error without a code: a text in the file is no UTF-8.
     primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     said = f"{role.noun} {path}: {error}"
     if primary in DAMAGE:
@@ -313,6 +317,6 @@ def _problem(path: Path, role: Role, error: sqlite3.Error) -> Problem:
     if primary == sqlite3.SQLITE_BUSY:
         hint = "Another process holds it too long. End that one, then run the same command."
         return MachineFault(f"{role.code}-busy", said, hint)
-    if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):  # the second is also how a quota shows
+    if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):  # a disk quota gives the second
         return MachineFault("disk-full", said, _hint("Make room"))
     return MachineFault(f"{role.code}-unwritable", said, _hint(role.writable))

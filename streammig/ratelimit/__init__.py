@@ -11,7 +11,7 @@ from streammig.ratelimit.state import AccountState, account_name, account_path, 
 if TYPE_CHECKING:
     from streammig.ratelimit.limiter import Permit, RateLimiter
 
-# What needs an event loop is loaded when it is asked for: `status` must start without one.
+# These two import asyncio, so they load on first use: `status` must start fast.
 _LATER = {"Permit": "streammig.ratelimit.limiter", "RateLimiter": "streammig.ratelimit.limiter"}
 
 

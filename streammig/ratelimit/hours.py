@@ -1,4 +1,4 @@
-"""When a run may send, and at which share of its limits: a timetable by the clock of one time zone."""
+"""The timetable of a run: when it may send, and at which share of its limits, in one time zone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streammig.ratelimit.limits import Limits, Window
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAY = 24 * 60  # minutes
-AHEAD = 9  # days within which every line of a timetable occurs
+AHEAD = 9  # days ahead, within which every line of a timetable occurs
 _DAYS = r"[A-Z][a-z]{2}(?:-[A-Z][a-z]{2})?"
 _LINE = re.compile(
     rf"(?:(?P<days>{_DAYS}(?:,{_DAYS})*)\s*)?(?:(?P<begin>\d\d:\d\d)-(?P<end>\d\d:\d\d))?(?:\s+(?P<share>\d{{1,3}})%)?"
@@ -23,37 +23,36 @@ _HINT = 'Hours are written like "Mon-Fri 21:00-07:00; Sat,Sun; else 20%", with t
 
 
 class Line(NamedTuple):
-    """One line of a timetable: a share of the limits, on some days, from one minute up to another."""
+    """One line of a timetable: a share of the limits on some days, from `begin` up to `end`."""
 
     days: frozenset[int]  # 0 is Monday
     begin: int  # minutes since midnight
-    end: int  # more than a day's where it ends on the next day
+    end: int  # minutes since the same midnight; above 1440 if the line ends on the next day
     share: float
 
 
 class Hours(NamedTuple):
-    """A timetable. The first line that covers a moment gives the share of the limits, 0 to 1; without one,
-    `otherwise` does."""
+    """A timetable. The first line that covers a moment gives the share, 0 to 1; without one, `otherwise` does."""
 
     lines: tuple[Line, ...]
     otherwise: float
     zone: ZoneInfo
 
     def share(self, now: float) -> float:
-        """The share at a moment, in seconds since the epoch."""
-        for begin, end, share in self._stretches(now):
+        """Return the share of the limits at a moment, in seconds since the epoch."""
+        for begin, end, share in self._periods(now):
             if begin <= now < end:
                 return share
         return self.otherwise
 
     def until(self, now: float) -> float:
-        """When the share next changes, in seconds since the epoch; infinite if it never does."""
+        """Return when the share next changes, in seconds since the epoch; infinity if it never does."""
         share = self.share(now)
-        edges = sorted({edge for begin, end, _ in self._stretches(now) for edge in (begin, end) if edge > now})
+        edges = sorted({edge for begin, end, _ in self._periods(now) for edge in (begin, end) if edge > now})
         return next((edge for edge in edges if self.share(edge) != share), math.inf)
 
-    def _stretches(self, now: float) -> list[tuple[float, float, float]]:
-        """Begin, end and share of each line on the days around a moment, line by line."""
+    def _periods(self, now: float) -> list[tuple[float, float, float]]:
+        """Return begin, end and share of each line on each day around a moment, line by line."""
         today = datetime.datetime.fromtimestamp(now, self.zone).date()
         days = [today + datetime.timedelta(days=offset) for offset in range(-1, AHEAD)]
         return [
@@ -64,16 +63,17 @@ class Hours(NamedTuple):
         ]
 
     def _at(self, day: datetime.date, minutes: int) -> float:
-        """A time by the clock of the zone. A time that the zone skips is moved an hour later. Of a time that occurs
-        twice the first counts."""
+        """Return a local time as seconds since the epoch.
+
+        A time that the zone skips is moved an hour later. If a time occurs twice, the first counts.
+        """
         days, minutes = divmod(minutes, DAY)
         time = datetime.time(*divmod(minutes, 60), tzinfo=self.zone)
         return datetime.datetime.combine(day + datetime.timedelta(days=days), time).timestamp()
 
 
 def parse_hours(text: str, zone: str) -> Hours | None:
-    """The timetable of `text`, by the clock of an IANA time zone; None for no text. Raises `Unusable`, which names the
-    part that is wrong."""
+    """Parse a timetable in an IANA time zone; None for an empty text. Raises `Unusable` and names the wrong part."""
     if not text.strip():
         return None
     try:
@@ -103,7 +103,7 @@ def _line(text: str) -> Line:
 
 
 def _days(text: str, line: str) -> list[int]:
-    """The days of a text like Mon,Wed-Fri as numbers. A stretch may cross the end of the week."""
+    """Parse days like Mon,Wed-Fri as numbers from 0 (Monday). A range may cross the end of the week."""
     found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -128,7 +128,7 @@ def _share(text: str, line: str) -> float:
 
 
 def part_of(limits: Limits, share: float) -> Limits:
-    """The limits at a share above 0: each window allows that share of its requests, and leaves the rest to others."""
+    """Return the limits at a share above 0: each window allows that share of its requests."""
     if share == 1:
         return limits
     migration, general = (tuple(_part(it, share) for it in windows) for windows in limits)
@@ -136,5 +136,5 @@ def part_of(limits: Limits, share: float) -> Limits:
 
 
 def _part(window: Window, share: float) -> Window:
-    count = math.floor(window.count * share + 1e-9)  # 29 % of 100 are 29
+    count = math.floor(window.count * share + 1e-9)  # so that 29 % of 100 are 29, not 28
     return Window(count, window.seconds) if count else Window(1, window.seconds / (window.count * share))

@@ -1,4 +1,4 @@
-"""The rate limiter: who may start a request now, first come first served, within every window of the limits."""
+"""The rate limiter: gives permits to start a request, first come first served, within every window of the limits."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ from streammig.telemetry import Notify, Waiting, ignore
 
 T = TypeVar("T")
 
-# 1.7 % of a window is always given to the link's jitter, up to 85 ms: the 5 s gap then survives a jitter of 80 ms
-# and 98.3 % of its requests are made.
+# All times are in seconds. The margin for the link's jitter is at least 1.7 % of a window, and at most 85 ms: a gap of
+# 5 s then survives a jitter of 80 ms, and 98.3 % of its requests are made.
 SHARE = 0.017
 WIDEST = 0.085
-# Shorter windows get what the link was seen to need: this much, and a fifth more than the spread of what was seen.
+# Shorter windows get what the link needs: this much, and 1.2 times the observed spread.
 NARROWEST = 0.010
-ENOUGH = 8  # observations before they are believed
+ENOUGH = 8  # observations before they count
 LONGEST_LEAD = 0.25
-# A permit that was given back, or a margin that narrowed, is noticed by those who wait after this many seconds.
-LONGEST_SLEEP = 60.0
-ORDERS = 5.0  # seconds after which new orders of the operator end a sleep
+LONGEST_SLEEP = 60.0  # then a waiter asks again: a permit may be free, or the margin narrower
+ORDERS = 5.0  # after so long, new orders of the operator end a sleep
 CAUSES = {
     HOURS: "the timetable lets no request begin",
     "held": "the target asked this account to wait",
     "quota": "by the headers of the target's answers no migration request is left",
 }
-FREE = 0.5  # seconds for which one look at the account's file serves all requests, where no window counts them
-SHORT = 2.0  # a wait of up to so many seconds is not told
+FREE = 0.5  # how long one look at the account's file serves requests that no window counts
+SHORT = 2.0  # a wait up to this long is not notified
 
 
 class _Link:
@@ -53,43 +52,43 @@ class _Link:
 
     @property
     def lead(self) -> float:
-        """How long before its first byte a permit may be given, in seconds: no recent request was faster."""
+        """The least time from permit to first byte, in seconds: a permit may be given so much earlier."""
         return min(LONGEST_LEAD, *self.delays) if len(self.delays) >= ENOUGH else 0.0
 
     def margin(self, seconds: float) -> float:
-        """The seconds to add to a window of `seconds`."""
+        """Return the seconds to add to a window of `seconds`."""
         seen = [max(few) - min(few) for few in (self.delays, self.latencies) if len(few) >= ENOUGH]
         needed = NARROWEST + 1.2 * max(seen) if seen else WIDEST
         return min(WIDEST, max(SHARE * seconds, needed))
 
 
 class Permit:
-    """The right to make one request now. Say `sent` when its first byte leaves, or `unsent` when none did.
+    """The right to make one request now. Call `sent` when its first byte leaves, or `unsent` if none leaves.
 
-    Until then others must assume that it may leave any moment, and wait (15 s at most). Only the first call counts.
+    Until then the request counts as made now, for 15 s at most, and others wait. Only the first call counts.
     """
 
     def __init__(self, limiter: RateLimiter, start: int, granted: float) -> None:
         self._limiter = limiter
         self._start = start
         self._granted = granted
-        self._said = False
+        self._used = False
 
     def sent(self) -> None:
-        """The first byte leaves now. Fits `Client.send(began=…)`."""
-        if not self._said:
-            self._said = True
+        """Note that the first byte leaves now. Fits `Client.send(began=…)`."""
+        if not self._used:
+            self._used = True
             self._limiter._sent(self._start, self._granted)
 
     def unsent(self) -> None:
-        """Nothing left: the permit is free for another request."""
-        if not self._said:
-            self._said = True
+        """Give the permit back for another request."""
+        if not self._used:
+            self._used = True
             self._limiter._write(self._limiter.state.give_back, self._start)
 
 
 class _Line:
-    """The waiters of one kind, in order. The first one asks for all of them, so that they share a commit."""
+    """The waiters of one kind, in order. The first asks for permits for all of them, so that they share a commit."""
 
     def __init__(self) -> None:
         self.waiters: deque[asyncio.Future[Permit]] = deque()
@@ -97,14 +96,13 @@ class _Line:
 
 
 class RateLimiter:
-    """Hands out permits within the limits, together with every other process that has the account's file open.
+    """Gives permits within the limits, shared with all processes that have the account's file open.
 
-    Make it inside the running loop: the account's time is read once, then the loop's own clock counts, so that setting
-    the clock changes nothing. `executor` must have one thread (all use of the file goes through it). `interval` spreads
-    reads, in seconds, whatever the limits allow. `notify` hears once of each wait of more than two seconds, but not of
-    the gap between two requests, which is the pace itself. `orders` is the folder of the operator's orders. `hours`
-    tell when to send, and at which share of the limits. Raises `MachineFault` where the file can't be written: then
-    nothing may be sent.
+    Needs a running event loop: the account's time is read once, then the loop's clock counts, so that setting the clock
+    changes nothing. `executor` must have one thread; all use of the file goes through it. `interval` is the least time
+    between reads, in seconds. `notify` hears once of each wait of more than two seconds, but not of the gap between two
+    requests. `orders` is the folder of the operator's orders, `hours` the timetable. Raises `MachineFault` if the file
+    can't be written: then nothing may be sent.
     """
 
     def __init__(
@@ -133,25 +131,25 @@ class RateLimiter:
         self._reads = AsyncLimiter(1, interval) if interval and limits != OFF else None
         self._writes: set[asyncio.Future[None]] = set()
         self._run_id = ""
-        self._has_quota = True  # whether migration requests are left, by the last answer whose headers say so
-        self._told = 0.0  # the end of the wait that was told last
-        # By the loop's clock: until when no request need ask, and when the target last asked this process to wait.
+        self._has_quota = True  # whether migration requests are left, by the last headers
+        self._told = 0.0  # the end of the last wait that was notified
+        # By the loop's clock: until when uncounted requests need not ask, and when the target last asked to wait.
         self._free_until: dict[RequestKind, float] = {}
         self._asked_to_wait = -math.inf
 
     @property
     def limits(self) -> Limits:
-        """The limits that this run keeps to now."""
+        """The limits in force now."""
         return self.steering.limits
 
     def now(self) -> float:
-        """The account's own time, in seconds since the epoch."""
+        """Return the account's own time, in seconds since the epoch."""
         return self._begun + self._loop.time()
 
     async def enter(self, run_id: str, starts: Sequence[float] = ()) -> str:
-        """Begin a run on a checkpoint whose fence is held; returns what a person should know, or "".
+        """Begin a run of a checkpoint; the caller holds its fence. Returns a warning for people, or "".
 
-        `starts` are the requests that the checkpoint knows, in seconds since the epoch.
+        `starts` are the times of the requests that the checkpoint knows, in seconds since the epoch.
         """
         self._run_id = run_id
         if self._orders is not None:
@@ -165,7 +163,7 @@ class RateLimiter:
         )
 
     async def acquire(self, kind: RequestKind = "migration") -> Permit:
-        """Wait for a permit and take it, durably. First come, first served within a kind. On cancel none is taken."""
+        """Wait for a permit and take it durably, first come first served within a kind. A cancel takes none."""
         if kind == "general" and self._reads is not None:
             await self._reads.acquire()
         uncounted = not any(self.limits.counted(kind))
@@ -193,26 +191,26 @@ class RateLimiter:
         return mine.result()
 
     async def _rest(self, seconds: float) -> None:
-        """Sleep for so many seconds, or until there is reason to ask again."""
-        # A timer may be a microsecond early; asking again at once would only burn.
+        """Sleep for so many seconds, or until new orders come."""
+        # At least 1 ms: a timer may fire a microsecond early, and asking again at once would only burn CPU.
         end = self._loop.time() + min(LONGEST_SLEEP, max(0.001, seconds))
         while (left := end - self._loop.time()) > 0 and not self.steering.look():  # noqa: ASYNC110  # of another process
             await asyncio.sleep(min(left, ORDERS))
 
     async def read(self) -> None:
-        """Take a general permit, for a caller that reports neither `sent` nor `unsent`."""
+        """Take a general permit for a read; the caller need not report `sent` or `unsent`."""
         await self.acquire("general")
 
     async def release(self, run_id: str) -> None:
-        """What this checkpoint was given may be given to another one."""
+        """Give up the checkpoint's claims on exports."""
         await self._do(self.state.release, run_id)
 
     def all_sent(self) -> None:
-        """This run sends nothing any more: its reads are not spread any longer, within the limits."""
+        """Stop spreading reads: this run sends nothing any more. The limits still hold."""
         self._reads = None
 
     def _tell(self, kind: RequestKind, taken: Taken) -> None:
-        """Tell the reason and the length of a wait, once, however many wait."""
+        """Notify the reason and the length of a wait, once for all waiters."""
         self._has_quota = self._has_quota and taken.cause != "quota"
         end = self.now() + taken.wait
         pace = any(window.count == 1 and taken.cause == str(window) for _, window in self.limits.counted(kind))
@@ -224,13 +222,13 @@ class RateLimiter:
         self._notify(Waiting(code, CAUSES.get(code, full), taken.wait))
 
     async def spare(self) -> float:
-        """How many reads the general windows have left now; infinite without such windows."""
+        """Return how many reads the general windows have left now; infinity without such windows."""
         now = self.now()
         uses = (await self._do(self.state.starts, self.limits, now)).usage(self.limits, now)
         return min((use.left for use in uses if use.kind == "general"), default=math.inf)
 
     async def _serve(self, kind: RequestKind, line: _Line) -> Taken:
-        """Ask for everyone in the line. The result says how long the first must wait if it got nothing."""
+        """Take permits for all waiters in the line; the result says how long the first must wait if there are none."""
         if (closed := self.steering.closed(kind)) is not None:
             return Taken((), *closed)
         asking, asked = tuple(line.waiters), self._loop.time()
@@ -242,7 +240,7 @@ class RateLimiter:
         stopped = await _finished(work)
         taken = work.result()
         for waiter, start in zip(asking, taken.starts, strict=False):
-            if waiter.cancelled():  # while its start was being written
+            if waiter.cancelled():  # it was cancelled while its start was written
                 self._write(self.state.give_back, start)
             else:
                 line.waiters.remove(waiter)
@@ -252,12 +250,14 @@ class RateLimiter:
         return taken
 
     def answered(self, latency: float) -> None:
-        """Note that a request was answered `latency` seconds after its first byte: it shows the link's jitter."""
+        """Note the seconds from a request's first byte to its answer: they show the link's jitter."""
         self._link.latencies.append(latency)
 
     async def pause_for(self, seconds: float, status: int = 429) -> None:
-        """Make the whole account wait this long, also over a restart, because an answer of this status asked for it.
-        Raises `TargetStop` where that is more than a day."""
+        """Make the whole account wait this many seconds, also over a restart, because an answer asked for it.
+
+        Raises `TargetStop` for more than a day.
+        """
         if seconds > LONGEST_HOLD:
             raise TargetStop(
                 "retry-after-too-long",
@@ -272,18 +272,17 @@ class RateLimiter:
         await self._do(self.state.hold, until)
 
     async def on_429(self) -> None:
-        """The target said 429 although the windows allowed the request: widen the margin, for every process."""
+        """Widen the margin of every process: the target answered 429 although the windows allowed the request."""
         await self._do(self.state.on_429, self.now())
 
     async def observe(
         self, limit: float | None, remaining: float | None, reset: float | None, age: float = 0.0
     ) -> None:
-        """Obey the rate headers of an answer to a migration request that left `age` seconds ago. `reset` is in seconds
-        from now.
+        """Obey the rate headers of the answer to a migration request that left `age` seconds ago.
 
-        Headers may only slow migration requests down, and for no longer than the longest window. The answer to a later
-        request that has some left ends that. Headers that only repeat a gap (a window of one request) of these limits
-        change nothing: their reset counts from the answer, the gap from the start of the request.
+        `reset` is in seconds from now. Headers only slow migration requests down, at most for the longest window. The
+        answer to a later request with some left ends that. Headers that repeat a window of one request are ignored:
+        their reset counts from the answer, ours from the start of the request.
         """
         sent = self.now() - age
         if remaining is not None and remaining > 0 and not self._has_quota:
@@ -292,13 +291,13 @@ class RateLimiter:
         if remaining is None or reset is None or remaining > 0 or reset <= 0:
             return
         windows = (*self.limits.migration, *self.limits.general)
-        # The header counts whole seconds, rounded up.
+        # The header has whole seconds, rounded up.
         if not any(window.count == limit == 1 and math.ceil(window.seconds) >= reset for window in windows):
             self._has_quota = False
             await self._do(self.state.quota_spent, self.now() + min(reset, self.limits.longest), sent)
 
     async def close(self) -> None:
-        """Wait until every pending write is done. Whoever opened the file closes it."""
+        """Wait for all pending writes. The caller closes the file."""
         while self._writes:
             await asyncio.wait(self._writes)
 
@@ -308,15 +307,15 @@ class RateLimiter:
             self._write(self.state.sent, start, self.now())
 
     def _write(self, function: Callable[..., None], *args: object) -> None:
-        """Begin a write that only `close` waits for."""
+        """Start a write; only `close` waits for it."""
         write = self._loop.run_in_executor(self._executor, function, *args)
         self._writes.add(write)
         write.add_done_callback(self._written)
 
     def _written(self, write: asyncio.Future[None]) -> None:
         self._writes.discard(write)
-        # A start whose write fails counts for longer than needed, which is safe. A full disk stops the next request,
-        # because that waits for its write.
+        # After a failed write a start counts longer than needed, which is safe. A full disk stops the next request,
+        # which waits for its own write.
         with contextlib.suppress(Problem, asyncio.CancelledError):
             write.result()
 
@@ -330,7 +329,7 @@ class RateLimiter:
 
 
 async def _finished(work: asyncio.Future[T]) -> asyncio.CancelledError | None:
-    """Wait for a thread's work, which can't be stopped; returns a cancel that came meanwhile."""
+    """Wait for a thread's work, which can't be stopped; return a cancel that came meanwhile."""
     stopped = None
     while not work.done():
         try:

@@ -1,4 +1,4 @@
-"""Limits as values, and as the text that a person writes: `1/5s,250/1h;general=1000/1d`."""
+"""The limits of an account, and their text form: `1/5s,250/1h;general=1000/1d`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HINT = "Limits are written like 1/5s,250/1h;general=1000/1d (units ms, s, m, h,
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """At most `count` requests in any stretch of `seconds`, wherever it begins."""
+    """At most `count` requests in any period of `seconds` (a sliding window)."""
 
     count: int
     seconds: float
@@ -34,13 +34,13 @@ class Window:
 
 
 class Limits(NamedTuple):
-    """Every window of an account: `migration` counts migration requests, `general` counts all requests."""
+    """All windows of an account: `migration` ones count migration requests, `general` ones count all requests."""
 
     migration: tuple[Window, ...] = ()
     general: tuple[Window, ...] = ()
 
     def counted(self, kind: RequestKind) -> tuple[tuple[RequestKind, Window], ...]:
-        """The windows that a request of this kind must fit into, each with the kind that it counts."""
+        """Return the windows that count a request of this kind, each with the kind of requests that it counts."""
         general: tuple[tuple[RequestKind, Window], ...] = tuple(("general", window) for window in self.general)
         if kind == "general":
             return general
@@ -48,7 +48,7 @@ class Limits(NamedTuple):
 
     @property
     def longest(self) -> float:
-        """Seconds after which no window remembers a request."""
+        """The length of the longest window, in seconds."""
         return max((window.seconds for window in (*self.migration, *self.general)), default=0.0)
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ OFF = Limits()
 
 
 class Use(NamedTuple):
-    """How much of one window is used now; `resets_in` is the seconds until its oldest request leaves it."""
+    """The use of one window now; `resets_in` is the seconds until its oldest request leaves it."""
 
     window: str
     kind: RequestKind
@@ -72,20 +72,22 @@ class Use(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """The requests that the windows remember, in seconds since the epoch, in order: those of a migration, and all of
-    them; and the moment before which nothing may start."""
+    """The times of the requests that the windows count, in order: migration requests, and all requests (`general`).
+
+    No request may start before `hold`. All times are in seconds since the epoch.
+    """
 
     migration: Sequence[float] = ()
     general: Sequence[float] = ()
     hold: float = 0.0
 
     def later(self, seconds: float) -> Starts:
-        """The same by a clock that is ahead by so many seconds."""
+        """Return these times by a clock that is ahead by so many seconds."""
         migration, general = ([at + seconds for at in made] for made in (self.migration, self.general))
         return Starts(migration, general, self.hold + seconds)
 
     def usage(self, limits: Limits, now: float) -> list[Use]:
-        """Used and left in every window at this moment."""
+        """Return the use of every window at this moment."""
         uses = []
         for kind, window in limits.counted("migration"):
             made = self.migration if kind == "migration" else self.general
@@ -97,7 +99,7 @@ class Starts(NamedTuple):
 
 
 def parse_limits(text: str, presets: Mapping[str, Limits]) -> Limits:
-    """The limits that `text` names or spells out; raises `Unusable` naming the part that is wrong."""
+    """Parse limits, or the name of a preset. Raises `Unusable` and names the wrong part."""
     hint = _HINT.format(presets=", ".join([*sorted(presets), "off"]))
     wanted = text.strip()
     if wanted in presets:
@@ -111,7 +113,7 @@ def parse_limits(text: str, presets: Mapping[str, Limits]) -> Limits:
         if kind not in ("migration", "general"):
             raise Unusable("limits-invalid", f"limits {text!r}: {kind!r} is neither migration nor general", hint)
         if kind in found:
-            raise Unusable("limits-invalid", f"limits {text!r}: {kind} stands there twice", hint)
+            raise Unusable("limits-invalid", f"limits {text!r}: {kind} occurs twice", hint)
         found[kind] = tuple(_window(one.strip(), text, hint) for one in windows.split(","))
     return Limits(**found)
 

@@ -1,4 +1,4 @@
-"""The operator's orders for a run, kept in the state folder: to pause, or to keep to other limits."""
+"""The operator's orders for a run, in a file of the state folder: pause, or other limits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from streammig.ratelimit.limits import parse_limits
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """The orders of an operator. They outlive the run: a restart keeps to them."""
+    """The operator's orders. They stay in force over a restart of the run."""
 
     paused: bool = False
-    limits: str = ""  # in place of the settings' limits; "" for these
+    limits: str = ""  # replace the limits of the settings; "" for none
 
 
 def orders_path(state_folder: Path, run_id: str) -> Path:
-    """The file of the orders for a checkpoint, by the id inside it."""
+    """Return the path of a checkpoint's orders, by the id inside the checkpoint."""
     return state_folder / f"{run_id}.orders"
 
 
 def read_orders(path: Path) -> Orders:
-    """The orders in a file; no orders where there is none. Raises `Unusable` where it can't be read."""
+    """Read orders from a file; without a file there are none. Raises `Unusable` if it can't be read."""
     unreadable = Unusable(
         "orders-unreadable", f"{path}: the orders for the run can't be read", "Delete the file, and give them again."
     )
@@ -43,7 +43,7 @@ def read_orders(path: Path) -> Orders:
 
 
 def write_orders(path: Path, orders: Orders) -> None:
-    """Give these orders, durably and all at once."""
+    """Write orders durably and atomically; without any, delete the file."""
     try:
         if orders == Orders():
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The limits that a run keeps to now: its settings, changed by the timetable and the operator's orders."""
+"""The limits in force now: those of the settings, changed by the timetable and the operator's orders."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from streammig.ratelimit.limits import Limits, RequestKind, parse_limits
 from streammig.ratelimit.orders import Orders, read_orders
 from streammig.telemetry import Notify, Steered, Waiting, Warned, ignore
 
-LOOK = 1.0  # seconds between two looks at the file
+LOOK = 1.0  # seconds between two looks at the orders
 TOLD = 600.0  # seconds between two notices of the same pause
 PAUSED, HOURS = "paused", "hours"
 
 
 class Steering:
-    """The limits that a run keeps to now, and whether it may make requests at all.
+    """The `limits` in force now, and whether requests may be made at all.
 
-    Make it inside the running loop. `limits` are those of the settings. `hours` tell when to send, and at which share
-    of the limits. A change is told once, a pause again every ten minutes.
+    Needs a running event loop. The argument `limits` is that of the settings. A change is notified once, a pause every
+    ten minutes.
     """
 
     def __init__(self, limits: Limits, clock: Clock, notify: Notify = ignore, hours: Hours | None = None) -> None:
@@ -35,26 +35,26 @@ class Steering:
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._path: Path | None = None
         self._looked = self._told = -TOLD
-        self._seen: tuple[int, int] | None = None  # inode and time of the file
+        self._seen: tuple[int, int] | None = None  # inode and modification time of the file
         self._orders = Orders()
         self.limits = limits
 
     def follow(self, path: Path) -> None:
-        """Obey the orders of this file from now on."""
+        """Obey the orders in this file from now on."""
         self._path = path
         self.look(again=True)
 
     def closed(self, kind: RequestKind) -> tuple[float, str] | None:
-        """Why no request of this kind may begin now, and for how many seconds; None where it may."""
+        """Return for how many seconds no request of this kind may begin, and why; None if it may begin."""
         if self._paused():
             return LOOK, PAUSED
         now = self._clock.time()
         if self._hours is not None:
-            self._keep(self._hours, now)
+            self._apply_hours(self._hours, now)
         return (self._until - now, HOURS) if not self._share and kind == "migration" else None
 
-    def _keep(self, hours: Hours, now: float) -> None:
-        """Keep to the share of the limits that the timetable gives at a moment."""
+    def _apply_hours(self, hours: Hours, now: float) -> None:
+        """Set the limits to the timetable's share at this moment."""
         if now < self._until:
             return
         share, self._until = hours.share(now), hours.until(now)
@@ -72,7 +72,7 @@ class Steering:
         return self._orders.paused
 
     def look(self, again: bool = False) -> bool:
-        """Look for new orders; whether there are any. It looks at most once a second, unless `again`."""
+        """Read new orders, at most once a second unless `again`; return whether there were any."""
         if self._path is None or (self._now() - self._looked < LOOK and not again):
             return False
         self._looked = self._now()
