@@ -233,7 +233,9 @@ class Stage:
             self._outlines.flush()
         it = self._note_maker = note_maker
         rules = it.rules
-        planning = Planning(self._path, rules.head, rules.tail, rules.once, it.limits, index, it.owners, self._marks)
+        planning = Planning(
+            self._path, rules.head, rules.tail, rules.once, it.limits, index, it.owners, marks=self._marks
+        )
         self._planning, self._tasks = planning, tasks
         self._plan = Task(planned, (planning,), partial(planned, planning, tasks.halt))
         if tasks.workers is None or not tasks.workers.remote:  # a remote worker does not see this disk
