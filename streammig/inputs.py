@@ -151,14 +151,15 @@ class Reading:
     async def rules(self, name: str, sealed: Sequence[Range] = ()) -> Rules:
         """The rules by which the run sends records of a stage, beside those that are `sealed` already."""
         rules, index = self.inputs[name].rules, self.indexes.get(name)
+        marks = self.inputs[name].source.fingerprints()
         if name == self.owners:
-            return rules if index is None else WithoutRepeated(rules, partial(repeated, index))
+            return rules if index is None else WithoutRepeated(rules, partial(repeated, index, marks))
         undecided = await self.undecided()
         elsewhere = self.owners in self.indexes or bool(self.left)
         if undecided or elsewhere or await self.store.read(Checkpoint.has_absent):
             rules = WithOwners(rules, self.absent(undecided), sealed)
         if index is not None:
-            rules = WithoutRepeated(rules, partial(owners_twice, index))
+            rules = WithoutRepeated(rules, partial(owners_twice, index, marks))
         if index is not None and self.balanced and self.owners in self.indexes:
             rules = WithBalance(rules, self.inputs[name].rules, self.indexes[self.owners])
         return rules

@@ -19,6 +19,7 @@ from streammig.cli.runtime import beside, stopped_by
 from streammig.cli.streams import echo_json
 from streammig.errors import Unusable, counted
 from streammig.migration import Told
+from streammig.model import spoken_place
 from streammig.report.document import iso
 from streammig.report.text import aligned
 from streammig.telemetry import Output, RunEnded
@@ -145,7 +146,8 @@ def _writer(out: TextIO, file: Checkpoint) -> Any:
 def _in_words(
     found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, listed: str, *, values: bool
 ) -> list[str]:
-    files, stages = _files(file), found["stages"]
+    stages = found["stages"]
+    marks = {row.name: file.fingerprints(row.name) for row in file.stages()}
     shown = [name for name in COLUMNS if name in COLUMNS[:4] or any(it[name] for it in stages.values())]
     rows = [
         ["stage", *stages],
@@ -153,8 +155,7 @@ def _in_words(
     ]
     lines = ["", aligned(rows), ""]
     for it in told:
-        of = files[it.stage][it.place.source]
-        place = f"  {it.stage}: record {it.place.ordinal:,} of {of} (byte {it.place.offset:,})"
+        place = f"  {it.stage}: {spoken_place(it.place, marks[it.stage])} (byte {it.place.offset:,})"
         said = f"{it.difference.field or 'all of it'}: {it.difference.reason.replace('-', ' ')}"
         both = f": {it.difference.sent!r} was sent, {it.difference.shown!r} is there" if it.difference.sent else ""
         lines.append(f"{place}: {said}{both if values else ''}")
