@@ -158,7 +158,7 @@ def until(happened: Callable[[], Any], what: str, patience: float = PATIENCE) ->
     end = time.monotonic() + patience
     while not (found := happened()):
         assert time.monotonic() < end, f"never happened: {what}"
-        time.sleep(0.01)
+        time.sleep(0.03)
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +18,16 @@ from tests.commands import Shell, sandbox
 from tests.judges import JUDGES
 from tests.past import run as past_run
 from tests.sandbox_caller import Caller, running
+
+# A process that a test starts reads compiled modules; without them, it compiles the whole package again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Work files lie in memory, where it has room for them: what is killed here is never the machine, and a commit waits
+# for no disk.
+MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
 @pytest.fixture(params=JUDGES)
@@ -50,12 +62,3 @@ async def caller() -> AsyncIterator[Caller]:
 def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a run that is over."""
     return past_run(tmp_path_factory.mktemp("past"))
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A folder in memory, where there is one: for what writes much, and proves nothing of the disk."""
-    there = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(dir=there if there.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder)

@@ -11,6 +11,7 @@ A comment on the line before a fence says what a test does with the block:
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import re
@@ -20,6 +21,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +33,13 @@ SECONDS = 60.0  # one page in all
 
 FENCE = re.compile(r"(?ms)^( *)(?:<!-- (?P<mark>[^\n]*?) -->\n\1)?```(?P<kind>\w*)\n(?P<text>.*?)^\1```$")
 CODE = re.compile(r"`([^`\n]+)`")
+
+
+@cache
+def sources(room: str = "streammig") -> dict[Path, ast.Module]:
+    """The modules of a room by their paths below it."""
+    paths = sorted((ROOT / room).rglob("*.py"))
+    return {path.relative_to(ROOT / room): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
 class Block(NamedTuple):

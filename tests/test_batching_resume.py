@@ -38,6 +38,7 @@ class Kind(NamedTuple):
 
 KINDS = (Kind("customers", False, False), Kind("events", False, True), Kind("transactions", True, True))
 kinds = st.sampled_from(KINDS)
+RUNS = settings(max_examples=200, deadline=None)
 # From a seed, which hypothesis prints with a failure: drawing each value through hypothesis took ten times as long.
 dices = st.builds(Random, st.integers(0, 2**32))
 all_limits = st.builds(
@@ -183,7 +184,7 @@ def numbers_in(body: bytes) -> list[int]:
     return [unit["n"] for each in customers for unit in each.get("list", [each])]
 
 
-@settings(max_examples=300, deadline=None)
+@RUNS
 @given(stages, all_limits, dices)
 def test_i1_records_taken_many_at_a_time_pack_as_they_do_one_by_one(
     drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
@@ -200,7 +201,7 @@ def test_i1_records_taken_many_at_a_time_pack_as_they_do_one_by_one(
     assert found + together.finish() == expected
 
 
-@settings(max_examples=300, deadline=None)
+@RUNS
 @given(stages, all_limits, st.booleans(), st.integers(1, 40))
 def test_sizes_alone_are_packed_as_the_records_are(
     drawn: tuple[Kind, Stage], limits: BatchLimits, alone: bool, piece: int
@@ -274,36 +275,26 @@ def expected(stage: Stage) -> tuple[object, ...]:
     return frontier, len(stage), read, filtered, dict(dropped), absent
 
 
-@settings(max_examples=300, deadline=None)
-@given(stages, all_limits)
-def test_i1_i4_every_unit_is_in_one_batch_dead_letter_or_filter_count(
-    drawn: tuple[Kind, Stage], limits: BatchLimits
-) -> None:
-    kind, stage = drawn
-    totals = migrate(kind, stage, limits, never)
-    assert counts_of(totals) == expected(stage)
-    check_every_unit_is_somewhere_once(stage, totals)
-    for draft in totals.drafts:
-        assert 0 < draft.tally.units == len(numbers_in(draft.body)) <= limits.units
-        assert len(draft.body) <= limits.bytes
-
-
-@settings(max_examples=300, deadline=None)
+@RUNS
 @given(stages, all_limits, dices, st.sampled_from([0.05, 0.3, 0.6]))
-def test_i1_i4_a_stage_cut_at_any_commits_ends_with_the_totals_of_an_uninterrupted_one(
+def test_i1_i4_every_unit_is_in_one_batch_dead_letter_or_filter_count_also_of_a_stage_cut_at_any_commits(
     drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random, chance: float
 ) -> None:
     kind, stage = drawn
     whole = migrate(kind, stage, limits, never)
-    totals = migrate(kind, stage, limits, lambda: dice.random() < chance)
-    assert counts_of(totals) == counts_of(whole)
-    check_every_unit_is_somewhere_once(stage, totals)
+    cut = migrate(kind, stage, limits, lambda: dice.random() < chance)
+    for totals in (whole, cut):
+        assert counts_of(totals) == expected(stage)
+        check_every_unit_is_somewhere_once(stage, totals)
+        for draft in totals.drafts:
+            assert 0 < draft.tally.units == len(numbers_in(draft.body)) <= limits.units
+            assert len(draft.body) <= limits.bytes
     if not kind.once:
-        assert [draft.body for draft in totals.drafts] == [draft.body for draft in whole.drafts]
-        assert totals.letters == whole.letters
+        assert [draft.body for draft in cut.drafts] == [draft.body for draft in whole.drafts]
+        assert cut.letters == whole.letters
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(stages, all_limits, dices)
 def test_i1_i4_what_pilots_leave_is_taken_once_by_the_readings_behind_them(
     drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
@@ -321,36 +312,25 @@ def test_i1_i4_what_pilots_leave_is_taken_once_by_the_readings_behind_them(
     check_every_unit_is_somewhere_once(stage, totals)
 
 
-@settings(max_examples=300, deadline=None)
+@RUNS
 @given(stages, all_limits, dices)
-def test_a_batch_put_together_again_from_its_ranges_is_byte_for_byte_the_sealed_one(
-    drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
-) -> None:
-    kind, stage = drawn
-    for draft in migrate(kind, stage, limits, lambda: dice.random() < 0.2).drafts:
-        assert list(draft.ranges) == sorted(draft.ranges)
-        assert all(begin.source == end.source and begin < end for begin, end in draft.ranges)
-        chosen = [record for each in stage for record in select(each.records, draft.ranges)]
-        assert assemble(chosen, HEAD, TAIL, draft.ranges) == draft
-
-
-@settings(max_examples=300, deadline=None)
-@given(stages, all_limits, dices)
-def test_a_dead_letter_lies_in_no_range_so_a_batch_is_the_same_whatever_else_is_alive_when_it_is_read_again(
+def test_a_batch_put_together_again_from_its_ranges_is_the_sealed_one_whatever_dead_letter_is_alive_by_then(
     drawn: tuple[Kind, Stage], limits: BatchLimits, dice: Random
 ) -> None:
     kind, stage = drawn
     revived = []
     for each in stage:
         alive = [record_of(dice, kind, each.position, letter.unit, [10**6]) for letter in each.dead]
-        records = sorted((*each.records, *alive), key=lambda record: record.unit)
-        revived.append(Examined(each.position, tuple(records), each.filtered))
+        revived.append(sorted((*each.records, *alive), key=lambda record: record.unit))
     for draft in migrate(kind, stage, limits, lambda: dice.random() < 0.2).drafts:
-        chosen = [record for each in revived for record in select(each.records, draft.ranges)]
-        assert assemble(chosen, HEAD, TAIL, draft.ranges) == draft
+        assert list(draft.ranges) == sorted(draft.ranges)
+        assert all(begin.source == end.source and begin < end for begin, end in draft.ranges)
+        for read in ([each.records for each in stage], revived):
+            chosen = [record for records in read for record in select(records, draft.ranges)]
+            assert assemble(chosen, HEAD, TAIL, draft.ranges) == draft
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(stages, all_limits)
 def test_the_frontier_stands_before_the_first_unit_that_is_in_nothing_committed(
     drawn: tuple[Kind, Stage], limits: BatchLimits
@@ -390,7 +370,7 @@ def buried_by_packer(letter: DeadLetter) -> list[tuple[int, int, int]]:
     return [(source, offset, letter.unit + index) for index in range(letter.tally.units)]
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(dices, st.integers(1, 30), st.integers(1, 12))
 def test_events_are_filled_as_a_plain_list_of_units_cut_every_so_many(dice: Random, size: int, units: int) -> None:
     stage = make_stage(dice, KINDS[1], size)
@@ -406,7 +386,7 @@ def test_events_are_filled_as_a_plain_list_of_units_cut_every_so_many(dice: Rand
         assert len(draft.ranges) <= len({each.begin.source for each in draft.ranges}) + len(within)
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(dices, st.integers(1, 30), st.sampled_from([120, 200, 500]))
 def test_no_batch_of_events_had_room_for_the_next_unit(dice: Random, size: int, limit: int) -> None:
     stage = make_stage(dice, KINDS[1], size)
@@ -464,7 +444,7 @@ def best_fit(sizes: list[tuple[str, int]], limits: BatchLimits) -> list[list[int
     return sealed + open_bins
 
 
-@settings(max_examples=200, deadline=None)
+@RUNS
 @given(
     st.lists(st.tuples(st.sampled_from("abcdefghijklmnop"), st.integers(1, 20)), max_size=60),
     st.builds(BatchLimits, units=st.just(20), bins=st.integers(1, 5), age=st.integers(1, 8)),
@@ -485,13 +465,16 @@ def test_bins_are_filled_as_a_plain_search_for_the_best_fit_would(
 
 
 @pytest.mark.parametrize("age", [5, 10**9])
-def test_i6_settled_stretches_melt_into_one_however_long_the_frontier_waits(age: int) -> None:
+def test_i6_settled_stretches_melt_into_one_however_long_the_frontier_waits(
+    age: int, request: pytest.FixtureRequest
+) -> None:
     """Counted in objects that the batcher keeps alive; with no age limit the first bin stays open through all of it."""
 
     def alive() -> int:
         return sum(type(each) is Stretch for each in gc.get_objects())
 
-    before = alive()
+    gc.freeze()  # what is there before is not looked through
+    request.addfinalizer(gc.unfreeze)
     dice = Random(6)
     limits = BatchLimits(units=100, bins=8, age=age)
     packing = batcher(HEAD, TAIL, once=True, limits=limits)
@@ -506,6 +489,6 @@ def test_i6_settled_stretches_melt_into_one_however_long_the_frontier_waits(age:
             assert sealing.draft
             held -= sealing.draft.tally.records
         if number % 100 == 99:
-            most = max(most, alive() - before - 2 * held)
+            most = max(most, alive() - 2 * held)
     # An open record is a span of its own at most, and between two of them is one settled span at most.
     assert most <= 1

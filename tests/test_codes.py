@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from streammig.errors import EXPORT_BROKEN, BrokenExport, Problem
-from tests.manual import ROOT
+from tests.manual import sources
 
 NOTICES = {"Waiting", "Warned"}
 KINDS = {"Problem", *(kind.__name__ for kind in Problem.__subclasses__())}
@@ -15,14 +15,13 @@ KINDS = {"Problem", *(kind.__name__ for kind in Problem.__subclasses__())}
 
 def made() -> Iterator[tuple[str, ast.expr, str]]:
     """Kind, code and place of each problem, wait and warning that the source makes."""
-    for path in sorted((ROOT / "streammig").rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for path, tree in sources().items():
         froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         ours = [node for node in froms if node.module in ("streammig.errors", "streammig.telemetry")]
         kinds = {it.name for node in ours for it in node.names} & (KINDS | NOTICES)
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
-                yield node.func.id, node.args[0], f"{path.relative_to(ROOT)}:{node.lineno}"
+                yield node.func.id, node.args[0], f"{path}:{node.lineno}"
 
 
 def test_a_code_is_in_kebab_case_and_of_one_kind() -> None:

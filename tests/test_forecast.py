@@ -53,14 +53,14 @@ SCHEDULES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("text", "count", "share", "timetable"), SCHEDULES)
 def test_time_left_is_true_at_every_moment_also_right_after_a_resume(
-    memory: Path, text: str, count: int, share: float, timetable: str
+    tmp_path: Path, text: str, count: int, share: float, timetable: str
 ) -> None:
     limits, latency, lanes = part_of(parse_limits(text, {}), share), 0.05, 4
     hours = parse_hours(timetable, "UTC")
 
     async def main() -> list[tuple[float, int, float]]:
         clock, told = VirtualClock(), []
-        file = AccountState(memory / "account.sqlite")
+        file = AccountState(tmp_path / "account.sqlite")
         limiter = RateLimiter(file, limits, clock, Inline(), hours=hours)
         for made in range(count):
             if made == count // 3:  # down for a while, then another process goes on
@@ -152,10 +152,10 @@ def test_requests_left_are_those_sealed_and_what_the_unread_part_will_take(
 )
 @virtual()
 async def test_bars_and_status_tell_the_time_left_of_the_whole_job_from_the_first_request_on_also_of_a_resume(
-    memory: Path, limits: str, customers: int, stops: str
+    tmp_path: Path, limits: str, customers: int, stops: str
 ) -> None:
-    world = new_world(memory, 5, customers)
-    write_export(memory, customers, world.rng)
+    world = new_world(tmp_path, 5, customers)
+    write_export(tmp_path, customers, world.rng)
     world.target.weather.read = 0.8  # four at a time, as the rate limiter spaces them by 0.2 s
     world.settings |= {"limits": limits, "max_bytes": 40_000}
     told: list[tuple[float, str, float]] = []
@@ -178,7 +178,7 @@ async def test_bars_and_status_tell_the_time_left_of_the_whole_job_from_the_firs
         now = world.clock.time()
         if (isinstance(notice, Answered) and notice.batch.seq % 10 == 0) or isinstance(notice, StageBegan | RunBegan):
             ahead = watch[0].ahead()
-            file = Checkpoint.open(memory / "run.checkpoint", read_only=True)
+            file = Checkpoint.open(tmp_path / "run.checkpoint", read_only=True)
             found = document(file, running=True, pace=pace_of(file, now), now=now)["seconds_left"]
             file.close()
             assert ahead is not None

@@ -138,10 +138,10 @@ async def test_requests_keep_to_the_hours_and_the_time_left_is_true_before_the_f
 
 @pytest.mark.slow
 @virtual()
-async def test_a_whole_run_keeps_to_its_share_of_the_limits_and_to_its_hours(memory: Path) -> None:
+async def test_a_whole_run_keeps_to_its_share_of_the_limits_and_to_its_hours(tmp_path: Path) -> None:
     made: list[float] = []
-    world = new_world(memory, 4, 200)
-    write_export(memory, 200, world.rng)
+    world = new_world(tmp_path, 4, 200)
+    write_export(tmp_path, 200, world.rng)
     world.settings |= {"limits": "1/5s", "budget_share": 0.5, "hours": "23:00-24:00", "hours_zone": "UTC"}
     world.settings |= {"max_bytes": 10_000}
     world.watch = lambda it: made.append(world.clock.time()) if isinstance(it, Sending) else None

@@ -40,10 +40,10 @@ def descriptors() -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @virtual()
-async def test_eight_days_with_a_stop_every_few_hours_leave_no_file_no_task_and_no_descriptor(memory: Path) -> None:
-    world = new_world(memory, 3, CUSTOMERS, {"429": 0.01})
-    keys = write_export(memory, CUSTOMERS, world.rng)
-    exports = names_in(memory)
+async def test_eight_days_with_a_stop_every_few_hours_leave_no_file_no_task_and_no_descriptor(tmp_path: Path) -> None:
+    world = new_world(tmp_path, 3, CUSTOMERS, {"429": 0.01})
+    keys = write_export(tmp_path, CUSTOMERS, world.rng)
+    exports = names_in(tmp_path)
     world.settings |= {"limits": LIMITS}
     stream, lines, requests = io.StringIO(), io.StringIO(), 0
     now = world.clock.time
@@ -68,7 +68,7 @@ async def test_eight_days_with_a_stop_every_few_hours_leave_no_file_no_task_and_
         assert asyncio.all_tasks() == {asyncio.current_task()}
         before = before or descriptors()
         assert descriptors() <= before
-        assert names_in(memory) - exports <= KEPT
+        assert names_in(tmp_path) - exports <= KEPT
         await asyncio.sleep(60.0)
     assert now() - begun > DAYS * 86_400
     assert lives > DAYS * 24 / HOURS * 0.9
@@ -76,6 +76,6 @@ async def test_eight_days_with_a_stop_every_few_hours_leave_no_file_no_task_and_
     assert max([*world.target.customers.values(), *world.target.events.values()]) == 1
     for log in (stream, lines):
         assert len(log.getvalue().encode()) < LOG * requests + START * lives
-    assert bytes_in(memory / "run.checkpoint.outbox") == 0
-    assert (memory / "run.checkpoint").stat().st_size / requests < CHECKPOINT
-    assert bytes_in(memory / "state") < STATE
+    assert bytes_in(tmp_path / "run.checkpoint.outbox") == 0
+    assert (tmp_path / "run.checkpoint").stat().st_size / requests < CHECKPOINT
+    assert bytes_in(tmp_path / "state") < STATE

@@ -150,8 +150,8 @@ def codes_of(node: ast.expr, source: ast.Module, roles: set[str]) -> Iterator[st
 
 
 def test_the_page_of_codes_has_each_code_of_a_problem_with_its_exit_code() -> None:
-    sources = [ast.parse(path.read_text()) for path in (ROOT / "streammig").rglob("*.py")]
-    calls = [(it, source) for source in sources for it in ast.walk(source) if isinstance(it, ast.Call) and it.args]
+    modules = manual.sources().values()
+    calls = [(it, source) for source in modules for it in ast.walk(source) if isinstance(it, ast.Call) and it.args]
     roles = {ast.literal_eval(it.args[1]) for it, _ in calls if ast.unparse(it.func) == "Role"}
     made = {(errors.EXPORT_BROKEN, errors.BrokenExport.exit_code)}
     for call, source in calls:

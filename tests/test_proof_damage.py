@@ -32,7 +32,7 @@ def drained() -> Iterator[Lives]:
 
 
 def test_i3_i4_damaged_or_older_files_are_gone_on_with_or_refused() -> None:
-    damaged(14, seed=1).must_hold()
+    damaged(10, seed=1).must_hold()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tests.shares import share
 
 
 def test_i2_nothing_leaves_after_a_write_that_failed() -> None:
-    found = failing_disks(1, range(1, 60, 12))
+    found = failing_disks(1, range(1, 60, 20))
     found.must_hold()
     assert found.refusals > found.points // 2
 

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import math
 import random
-import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -56,19 +55,8 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is such a place: thousands of commits, and no power cut to survive."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir():
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def path(folder: Path) -> Path:
-    return folder / "accounts" / "acme.sqlite"
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "accounts" / "acme.sqlite"
 
 
 @asynccontextmanager
@@ -475,14 +463,14 @@ def _one_account(seed: int, hours: float, limits: Limits, folder: Path) -> float
 
 
 @pytest.mark.parametrize(("limits", "hours"), [(DEV, 6.0), (PROD, 1.0)])
-def test_i7_limits_hold_over_restarts_for_some_hours(folder: Path, limits: Limits, hours: float) -> None:
-    assert _one_account(2, hours, limits, folder) >= 0.95  # the first hours of a budget are coarse
+def test_i7_limits_hold_over_restarts_for_some_hours(tmp_path: Path, limits: Limits, hours: float) -> None:
+    assert _one_account(2, hours, limits, tmp_path) >= 0.95  # the first hours of a budget are coarse
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(share(50)))
-def test_i7_limits_hold_over_restarts_for_three_days(folder: Path, seed: int) -> None:
+def test_i7_limits_hold_over_restarts_for_three_days(tmp_path: Path, seed: int) -> None:
     # Three days take a minute and more to play on production limits; CI plays one.
-    used = _one_account(seed, max(24, share(72)), DEV if seed % 5 else PROD, folder)
+    used = _one_account(seed, max(24, share(72)), DEV if seed % 5 else PROD, tmp_path)
     assert used >= 0.98, f"seed {seed}: {used:.4f} of the allowance was used"

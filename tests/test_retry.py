@@ -111,7 +111,7 @@ def again(world: World, folder: Path) -> World:
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [15, pytest.param(1, marks=pytest.mark.slow)])
 def test_i3_i4_a_retry_killed_at_any_write_and_called_again_neither_loses_nor_doubles(
     tmp_path: Path, after: bool, step: int
 ) -> None:

@@ -473,21 +473,22 @@ def test_a_checkpoint_that_another_run_holds_is_left_to_it(shell: Shell, target:
     assert "streammig run other.toml" in ended.err
 
 
-def test_i3_of_two_copies_of_a_checkpoint_only_one_is_run_at_a_time(tmp_path: Path) -> None:
+def test_i3_of_two_copies_of_a_checkpoint_only_one_is_run_at_a_time(shell: Shell) -> None:
+    tmp_path = shell.folder
     write(tmp_path / "export.json", [customer(f"c{number}", name="x" * 6000) for number in range(3)])
     held_back = {"on": "customers", "nth": 2, "do": "slow", "seconds": 30}
     with sandbox(held_back) as target:
         run = ["run", "--customers", "export.json", "--unchecked", "--max-bytes", 10_000, *quickly(target.url)]
-        assert finished(tmp_path, *run, "--checkpoint", "run.checkpoint", "--first", 1).code == 10
+        assert shell(*run, "--checkpoint", "run.checkpoint", "--first", 1).code == 10
         shutil.copy(tmp_path / "run.checkpoint", tmp_path / "other.checkpoint")
         with process(tmp_path, *run, "--checkpoint", "run.checkpoint", "--concurrency", 1) as first:
             until(lambda: "sending" in states(tmp_path / "run.checkpoint").get("customers", ()), "the second request")
             before = (tmp_path / "other.checkpoint").read_bytes()
-            ended = finished(tmp_path, *run, "--checkpoint", "other.checkpoint")
+            ended = shell(*run, "--checkpoint", "other.checkpoint")
             assert (ended.code, ended.problem) == (11, "checkpoint-held"), ended.err
             assert str(first.pid) in ended.err
             assert (tmp_path / "other.checkpoint").read_bytes() == before
-        ended = finished(tmp_path, *run, "--checkpoint", "other.checkpoint")
+        ended = shell(*run, "--checkpoint", "other.checkpoint")
         assert (ended.code, ended.problem) == (2, "checkpoint-stale")
         assert "1 request newer" in ended.err
         assert (tmp_path / "other.checkpoint").read_bytes() == before
@@ -496,7 +497,7 @@ def test_i3_of_two_copies_of_a_checkpoint_only_one_is_run_at_a_time(tmp_path: Pa
 # -- machines that fail ----------------------------------------------------------------------------------------------
 
 
-def test_i2_what_a_full_disk_does_not_take_is_not_sent_and_goes_on_with_room(tmp_path: Path) -> None:
+def test_i2_what_a_full_disk_does_not_take_is_not_sent_and_goes_on_with_room(tmp_path: Path, shell: Shell) -> None:
     export = write(tmp_path / "export.json", [customer(f"c{number}") for number in range(3000)])
     command = ["run", "--customers", export, "--max-bytes", 10_000, "--unchecked"]
     with sandbox() as target:
@@ -508,19 +509,20 @@ def test_i2_what_a_full_disk_does_not_take_is_not_sent_and_goes_on_with_room(tmp
         accounted = states(tmp_path / "migration.checkpoint")["customers"]
         assert before < 3000  # none, where all was sealed before the first request was answered
         assert asked(target).get("customers", {}).get("201", 0) <= len([it for it in accounted if it != "sealed"])
-        again = finished(tmp_path, *command, *quickly(target.url))
+        again = shell(*command, *quickly(target.url))
         assert again.code in (0, 4), again.err
         assert target.ledger()["twice"]["customers"]["count"] == 0
         assert target.ledger()["holds"]["customers"]["count"] + 1000 * (again.code == 4) >= 3000
 
 
 @pytest.mark.parametrize("size", [0, 5_000, 40_000])
-def test_a_disk_that_has_no_room_for_a_checkpoint_sends_nothing(tmp_path: Path, target: LocalTarget, size: int) -> None:
-    export = write(tmp_path / "export.json", GOOD)
+def test_a_disk_that_has_no_room_for_a_checkpoint_sends_nothing(
+    tmp_path: Path, shell: Shell, target: LocalTarget, export: Path, size: int
+) -> None:
     ended = finished(tmp_path, "run", "--customers", export, *quickly(target.url), before=with_files_up_to(size))
     assert (ended.code, ended.problem) == (1, "disk-full"), ended.err
     assert "customers" not in asked(target)
-    again = finished(tmp_path, "run", "--customers", export, *quickly(target.url))
+    again = shell.run(target.url, "--customers", export)
     assert again.code == 0, again.err
     assert landed(target) == len(GOOD)
 

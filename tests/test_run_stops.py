@@ -24,7 +24,7 @@ import pytest
 from streammig.cli.exit import Ended, exit_code
 from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Sample, write_sample
-from tests.commands import Called, environment, finished, process, quickly, sandbox, states, until, write
+from tests.commands import Called, Shell, environment, finished, process, quickly, sandbox, states, until, write
 from tests.sandbox_caller import customer
 from tests.shares import share
 
@@ -121,7 +121,9 @@ def test_a_terminal_that_is_closed_ends_a_run_in_order_unless_it_was_begun_with_
         assert "sending" not in states(tmp_path / "migration.checkpoint")["customers"]
 
 
-def test_the_second_signal_cuts_off_what_is_under_way_and_its_outcome_is_unknown(tmp_path: Path, export: Path) -> None:
+def test_the_second_signal_cuts_off_what_is_under_way_and_its_outcome_is_unknown(
+    tmp_path: Path, shell: Shell, export: Path
+) -> None:
     with sandbox(SILENT_THIRD) as target:
         with process(tmp_path, *COMMAND, "--concurrency", 1, *quickly(target.url)) as running:
             until(lambda: under_way(tmp_path, target), "the third request")
@@ -131,15 +133,15 @@ def test_the_second_signal_cuts_off_what_is_under_way_and_its_outcome_is_unknown
             running.communicate(timeout=20)
         assert running.returncode == 130
         assert states(tmp_path / "migration.checkpoint")["customers"].count("sending") == 1
-        status = finished(tmp_path, "status", "migration.checkpoint", "--json").document
+        status = shell("status", "migration.checkpoint", "--json").document
         found = status["stages"]["customers"]
         assert found["sending"] > found["unknown"] == 0
         parts = ("accepted", "dead", "filtered", "unknown", "sending", "pending")
         assert found["read"] == sum(found[part] for part in parts)
         assert status["undecided"][0]["state"] == "sending"
-        words = finished(tmp_path, "status", "migration.checkpoint").out
+        words = shell("status", "migration.checkpoint").out
         assert "customers: records under way when the run was cut off, to be read back: " in words
-        again = finished(tmp_path, *COMMAND, *quickly(target.url), "--json")
+        again = shell(*COMMAND, *quickly(target.url), "--json")
         assert "the last run ended while it was sending: the outcome is unknown for batch 3 of customers" in again.err
         whole(target, again)
 
@@ -275,7 +277,7 @@ def compare(folder: Path, ended: Called, ledger: Mapping[str, Any], written: Any
 
 @pytest.mark.timeout(120)
 def test_i3_i4_the_command_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    killed_until_done(tmp_path, 5, seed=11)
+    killed_until_done(tmp_path, 3, seed=11)
 
 
 @pytest.mark.slow

@@ -8,14 +8,13 @@ from __future__ import annotations
 import ast
 import json
 import re
-import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.manual import PAGES, ROOT
+from tests.manual import PAGES, ROOT, sources
 
 STOPPED = [
     "anew", "hardly", "nobody can say", "nobody can tell", "stands? twice", "comes? out otherwise", "all the same",
@@ -31,17 +30,15 @@ def found_in(texts: Iterator[str]) -> Counter[str]:
     return counts
 
 
-def prose(path: Path) -> Iterator[str]:
+def prose(path: Path, tree: ast.Module) -> Iterator[str]:
     """The texts and comments of a module. Texts that stand side by side are one."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             yield "".join(str(it.value) if isinstance(it, ast.Constant) else "X" for it in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
             yield node.value
-    with path.open("rb") as file:
-        yield " ".join(it.string.lstrip("# ") for it in tokenize.tokenize(file.readline) if it.type == tokenize.COMMENT)
+    yield " ".join(it.lstrip("# ") for it in re.findall(r"#.*", path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -51,7 +48,7 @@ def test_readme_and_guide_are_in_plain_words(page: Path) -> None:
 
 @pytest.mark.parametrize("room", ["benchmarks", "streammig"])
 def test_docstrings_comments_and_messages_are_in_plain_words(room: str) -> None:
-    found = {str(path.relative_to(ROOT)): dict(found_in(prose(path))) for path in (ROOT / room).rglob("*.py")}
+    found = {str(path): dict(found_in(prose(ROOT / room / path, tree))) for path, tree in sources(room).items()}
     unclear = {path: words for path, words in found.items() if words}
     assert not unclear, f"write it plainly: {json.dumps(unclear, indent=1)}"
 
@@ -88,8 +85,8 @@ def name_of(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def acts_on_words(source: str) -> list[int]:
-    return [line for line, node in searched(ast.parse(source)) if name_of(node) in WORDS]
+def acts_on_words(tree: ast.AST) -> list[int]:
+    return [line for line, node in searched(tree) if name_of(node) in WORDS]
 
 
 @pytest.mark.parametrize(
@@ -101,20 +98,19 @@ def acts_on_words(source: str) -> list[int]:
     ],
 )  # fmt: skip
 def test_a_search_in_a_message_is_found(line: str) -> None:
-    assert acts_on_words(line)
+    assert acts_on_words(ast.parse(line))
 
 
 @pytest.mark.parametrize("line", ['if row.code == "pilot": pass', 'if "id" in found: pass', "if not row.message: pass"])
 def test_a_code_may_be_compared(line: str) -> None:
-    assert not acts_on_words(line)
+    assert not acts_on_words(ast.parse(line))
 
 
 def test_no_behaviour_is_decided_by_the_words_of_a_message() -> None:
-    rooms = ROOT / "streammig"
     found = {
-        f"{name}:{line}"
-        for path in rooms.rglob("*.py")
-        if (name := str(path.relative_to(rooms))) not in FOREIGN and not name.startswith(("sandbox/", "guide/"))
-        for line in acts_on_words(path.read_text(encoding="utf-8"))
+        f"{path}:{line}"
+        for path, tree in sources().items()
+        if str(path) not in FOREIGN and path.parts[0] not in ("sandbox", "guide")
+        for line in acts_on_words(tree)
     }
     assert not found

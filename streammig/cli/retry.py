@@ -125,7 +125,7 @@ def _unmatched(choice: Choice, file: Checkpoint) -> list[str]:
             f"{counted(left, 'dead letter')} with the code {BALANCE_DIFFERS} left out: as they are, the target drops"
             f" them. Correct them for --input, or mend the mapping and name them: --code {BALANCE_DIFFERS}"
         )
-    if choice.corrected is not None and (strangers := choice.corrected.strangers):
-        name = "names" if strangers == 1 else "name"
-        said.append(f"{choice.corrected.path}: {counted(strangers, 'line')} {name} what is no dead letter (any more).")
+    if choice.corrected is not None and (unmatched := choice.corrected.unmatched):
+        name = "names" if unmatched == 1 else "name"
+        said.append(f"{choice.corrected.path}: {counted(unmatched, 'line')} {name} what is no dead letter (any more).")
     return said
