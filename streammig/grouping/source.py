@@ -93,7 +93,7 @@ class GroupedSource(Source):
         about = self._known()
         before = self._offset(place)
         for entry in read_from(self._folder / "records", before):
-            if entry.spot >= place[:2]:
+            if entry.key >= place[:2]:
                 break
             before += entry.size
         return before / about.size if about.size else 1.0
