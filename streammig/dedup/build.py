@@ -20,8 +20,8 @@ from streammig.model import START, Place
 
 BYTES_A_CUSTOMER = 190  # of disk
 LEAST = 16 << 20  # bytes of disk
-# Few valid customers (id, name, e-mail, date, balance) have less than 150 bytes in JSON, or 40 in a table, which names no
-# fields; and such text is seldom compressed to less than a tenth. So an estimate from a file's size is rather too high.
+# Few valid customers (id, name, e-mail, date, balance) have less than 150 bytes in JSON, or 40 in a table, which names
+# no fields. Such text is seldom compressed to less than a tenth. So an estimate from a file's size is rather too high.
 SHORTEST_CUSTOMER, SHORTEST_ROW, SHRUNK = 150, 40, 10
 
 
