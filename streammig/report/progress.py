@@ -110,8 +110,8 @@ def share_settled(account: Account) -> float | None:
 
 
 def fill(account: Account) -> float | None:
-    """How full the accepted batches are, from 0 to 1; None where there are none."""
-    return round(account.accepted / (account.sent * UNITS), 4) if account.sent else None
+    """How full the accepted batches are, from 0 to 1; None where there are none, or all of them were reverted."""
+    return round(account.accepted / (account.sent * UNITS), 4) if account.sent and account.accepted else None
 
 
 def _bytes_read(account: Account) -> int:
