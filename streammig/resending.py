@@ -9,7 +9,7 @@ from pathlib import Path
 
 from streammig.batching import BatchLimits, ranges_of
 from streammig.checkpoint import MISSED, Accepted, Beside, Checkpoint, outbox_path
-from streammig.dead_letters.replay import WAVE_BYTES, packed
+from streammig.dead_letters.replay import WAVE_BYTES, pack_batches
 from streammig.errors import Unusable
 from streammig.model import Batch, Draft, Record, add_up
 from streammig.retrying import is_sealed, shown
@@ -76,7 +76,7 @@ def _waves(run: Run, name: str, places: Work) -> Iterator[_Wave]:
         owners: dict[str, list[Record]] = {}
         for it in wave:
             owners.setdefault(it.record.owner, []).append(it.record)
-        drafts = packed(owners.values(), rules, limits, outbox_path(run.reading.lookup.path))
+        drafts = pack_batches(owners.values(), rules, limits, outbox_path(run.reading.lookup.path))
         yield _Wave(_taken(wave), [draft for draft, _ in drafts])
 
 

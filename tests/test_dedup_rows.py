@@ -11,8 +11,8 @@ import pytest
 
 from streammig.columns import Chunk, Columns
 from streammig.dedup import compiled as code
-from streammig.dedup.parts import parted
-from streammig.dedup.scan import HASH, NONE, OWNER, REASON, ROW, Keys, counted_on, hashes, packed, rows_of_units
+from streammig.dedup.parts import partition
+from streammig.dedup.scan import HASH, NONE, OWNER, REASON, ROW, Keys, hashes, packed, rows_of_units, shift_ordinals
 from streammig.model import Span
 from tests.test_dedup import build
 
@@ -76,14 +76,14 @@ def test_entries_and_ordinals_are_those_that_python_makes(bits: int, monkeypatch
     for at in range(count):  # no export has so many records that one more byte would be needed
         rows[at * ROW + 16] = 0
     numbers = sorted(dice.sample(range(1 << 40), count))
-    compiled = parted(bytes(rows), numbers, bits), counted_on(bytes(rows), 1 << 33)
+    compiled = partition(bytes(rows), numbers, bits), shift_ordinals(bytes(rows), 1 << 33)
     assert sum(map(len, compiled[0].data)) == sum(map(sum, compiled[0].lengths))
     monkeypatch.setattr("streammig.dedup.compiled.rows", None)
-    assert (parted(bytes(rows), numbers, bits), counted_on(bytes(rows), 1 << 33)) == compiled
+    assert (partition(bytes(rows), numbers, bits), shift_ordinals(bytes(rows), 1 << 33)) == compiled
 
 
 def test_rows_that_can_be_no_entries_are_refused() -> None:
-    assert parted(b"", [], 0).lengths == ([0], [0])
+    assert partition(b"", [], 0).lengths == ([0], [0])
     for rows, numbers, bits in (
         (bytes(ROW), [], 0),
         (bytes(ROW + 1), [1], 0),

@@ -302,7 +302,7 @@ def of_lots(told: Callable[[Collection[str]], tuple[str, ...]]) -> Judge:
     )
     return Judge(
         "lots", shape_of(Owner), options, roles, rules=None, filters=Filters(options), room=1000, most_units=9,
-        told=told,
+        dropped_paths=told,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streammig.dead_letters.share import UNCLEAR, share
+from streammig.dead_letters.outcome import UNCLEAR, outcome
 from streammig.model import DeadLetter, Examined, Position, Record, Tally
 
 POSITION = Position(0, 100, 50, 3)
@@ -50,7 +50,7 @@ FILTERED = Examined(POSITION, filtered=(("deleted", Tally(1, 1)),))
 def test_a_letter_takes_what_nothing_else_was_sent_as(
     letter: DeadLetter, before: Examined, now: Examined, sent: list[Record]
 ) -> None:
-    assert [it.body for it in share(letter, 0, before, now).records] == [it.body for it in sent]
+    assert [it.body for it in outcome(letter, 0, before, now).records] == [it.body for it in sent]
 
 
 @pytest.mark.parametrize(
@@ -71,5 +71,5 @@ def test_a_letter_takes_what_nothing_else_was_sent_as(
 def test_i3_where_that_is_unclear_or_still_bad_nothing_is_sent(
     letter: DeadLetter, part: int, before: Examined, now: Examined, code: str
 ) -> None:
-    found = share(letter, part, before, now)
+    found = outcome(letter, part, before, now)
     assert (found.records, found.code, found.filtered) == ([], code, now is FILTERED)

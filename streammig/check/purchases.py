@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from streammig.dedup import Build, Duplicate, KeyIndex, counted_on, forget, room_of_index
+from streammig.dedup import Build, Duplicate, KeyIndex, forget, room_of_index, shift_ordinals
 from streammig.dedup.scan import FIXED, Scanned
 from streammig.scan import Tasks
 
@@ -24,7 +24,7 @@ class Purchases:
 
     def add(self, rows: bytes, counted: int) -> None:
         """Add rows whose ordinals count from `counted`."""
-        self._build.add(Scanned(0, counted_on(rows, counted), FIXED))
+        self._build.add(Scanned(0, shift_ordinals(rows, counted), FIXED))
 
     def repeated(self, tasks: Tasks) -> Iterator[Duplicate]:
         """Give each unit that repeats an earlier one of its owner, in reading order. Raises `MachineFault`."""

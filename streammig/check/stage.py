@@ -284,7 +284,7 @@ class Stage:
         try:
             yield
         except OSError as error:
-            what = f"{self._folder}: what a check notes can't be kept there"
+            what = f"{self._folder}: the notes of the check can't be kept there"
             raise disk_fault("check-io", what, "Check the disk, then run the same command.", error) from None
 
     def _refuse(self, outline: Outline, whys: Mapping[RowKey, Why]) -> None:

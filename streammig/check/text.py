@@ -52,7 +52,7 @@ def verdict(found: Mapping[str, Any]) -> Iterator[str]:
     if found["problems"]:
         yield f"Problems of whole files or stages: {len(found['problems'])}."
     if account:
-        yield f"What the account lacks, or has no room for: {counted(account, 'warning')}."
+        yield f"Things that the account lacks, or has no room for: {counted(account, 'warning')}."
     if not (dead or repeated or account or found["problems"] or found["unreadable"]):
         yield "Nothing is wrong with this export."
 

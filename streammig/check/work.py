@@ -120,7 +120,7 @@ class Check:
             count = partial(_without_history, customers, indexes[name], halt)
             found, first = await in_thread(self.thread, count, halt)
             if found:
-                said = f"customers with a balance and none of the {name}: {found:,}; the first is record {first:,}"
+                said = f"customers with a balance and no {name}: {found:,}; the first is record {first:,}"
                 self.warnings.append(Warned("balance-without-history", said))
 
     def _hired(self) -> Workers | None:
@@ -201,6 +201,6 @@ class Check:
 
 def _without_history(customers: KeyIndex, others: KeyIndex, halt: Event) -> tuple[int, int]:
     """Count the customers with a balance and no record in `others`; and give the ordinal of the first, 0 if none."""
-    places = customers.without(others, halt.is_set)
+    places = customers.owners_unknown_to(others, halt.is_set)
     first = next(places, None)
     return (0, 0) if first is None else (1 + sum(1 for _ in places), first.ordinal)

@@ -118,7 +118,7 @@ def _unmatched(choice: Choice, file: Checkpoint) -> list[str]:
     there = {code for name in names for code in file.dead_codes(name)}
     found = f"there {'are' if there else 'is'} {', '.join(sorted(there)) or 'none at all'}"
     said = [f"No dead letter that was asked for has the code {code}: {found}." for code in sorted(choice.codes - there)]
-    if choice.corrected is not None and (strangers := choice.corrected.strangers):
-        name = "names" if strangers == 1 else "name"
-        said.append(f"{choice.corrected.path}: {counted(strangers, 'line')} {name} what is no dead letter (any more).")
+    if choice.corrected is not None and (unmatched := choice.corrected.unmatched):
+        name = "names" if unmatched == 1 else "name"
+        said.append(f"{choice.corrected.path}: {counted(unmatched, 'line')} {name} what is no dead letter (any more).")
     return said

@@ -1,1 +1,1 @@
-"""Dead letters: written out with their records, and sent again."""
+"""Dead letters: export them with their records, and send them again."""

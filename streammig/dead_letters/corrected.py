@@ -1,4 +1,4 @@
-"""The file in which the operator has corrected dead letters."""
+"""Read the file in which the operator has corrected dead letters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 
 
 class Line(msgspec.Struct):
-    """One line as `dead-letters` writes it; what else it holds is for people."""
+    """The fields of a line of `dead-letters` that are read back; the others are for people."""
 
     stage: str
     file: str
@@ -30,23 +30,25 @@ class Line(msgspec.Struct):
 
 @dataclass(slots=True)
 class Corrected:
-    """The corrected records, by the places of their letters. Only where each line stands is kept in memory.
+    """The corrected records, by the places of their letters. Memory holds only where each line is.
 
-    `strangers` counts the lines that name no dead letter (any more).
+    `unmatched` counts the lines that name no dead letter (any more).
     """
 
     path: Path
     longest: int  # bytes of a line
-    strangers: int = 0
-    _lines: dict[tuple[str, Spot], tuple[int, int]] = field(default_factory=dict)  # to offset and number
+    unmatched: int = 0
+    _lines: dict[tuple[str, Spot], tuple[int, int]] = field(default_factory=dict)  # offset and number of the line
 
     @classmethod
     def read(cls, path: Path, checkpoint: Path) -> Corrected:
-        """Raises `Unusable`, naming the line, unless this is a file of corrected dead letters of the checkpoint's
-        migration, each there once."""
+        """Read a file of corrected dead letters of the checkpoint's migration.
+
+        Raises `Unusable`, naming the line, for any other file, and for a letter that occurs twice.
+        """
         with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
             context = file.run["context"]
-            # A record that is no JSON is a text there, up to twice as long; beside it stand its place and reason.
+            # Invalid JSON is escaped as a text, up to twice as long; the line also holds place and reason.
             found = cls(path, 2 * context["max_record_bytes"] + 100_000)
             for at, number, line in found._read():
                 found._add(file, context["inputs"], at, number, line)
@@ -56,7 +58,7 @@ class Corrected:
         return (stage, spot) in self._lines
 
     def record(self, stage: str, spot: Spot) -> bytes | None:
-        """The record that stands in place of the letter's; None where there is none."""
+        """Return the corrected record of a letter; None if the file has none."""
         if (found := self._lines.get((stage, spot))) is None:
             return None
         try:
@@ -73,7 +75,7 @@ class Corrected:
         if line.file not in inputs.get(line.stage, ()):
             raise Unusable(
                 "letter-of-another-export",
-                f"{self.path}: line {number} names a stage or a file that is none of this migration's",
+                f"{self.path}: line {number} names a stage or a file of another migration",
                 HINT,
             )
         spot = inputs[line.stage].index(line.file), line.offset, line.unit
@@ -81,15 +83,15 @@ class Corrected:
             raise Unusable(
                 "letter-twice",
                 f"{self.path}: lines {first[1]} and {number} are of the same dead letter: only one of them can be sent",
-                "Leave out the one that is not to be.",
+                "Delete one of them.",
             )
         if file.is_dead(line.stage, spot):
             self._lines[line.stage, spot] = at, number
         else:
-            self.strangers += 1
+            self.unmatched += 1
 
     def _read(self) -> Iterator[tuple[int, int, Line]]:
-        """Each line with its offset and its number."""
+        """Give each line, with its offset and number."""
         try:
             with open(self.path, "rb") as file:
                 at = number = 0
@@ -119,6 +121,6 @@ class Corrected:
 
 
 def _data(record: msgspec.Raw) -> bytes:
-    """The record's bytes; of one that was no JSON and stands there as a text, those of the text."""
+    """Return the bytes of a record. A record that was invalid JSON is a text in the line; return that text."""
     data = bytes(record)
     return msgspec.json.decode(data, type=str).encode() if data.startswith(b'"') else data

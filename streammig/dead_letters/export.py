@@ -1,4 +1,4 @@
-"""Dead letters with their records, read from the export again."""
+"""Export dead letters with their records, read from the export again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from streammig.sources.source import Source
 from streammig.sources.valid import judge
 
 _ON_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
-FAR = 4_000_000  # bytes between two letters from which on seeking beats reading through
+FAR = 4_000_000  # bytes; beyond such a gap between two letters a seek beats reading on
 
 
 class Line(msgspec.Struct):
-    """One line of the output. `record` is the record as it stands in the export, or its text if it is no JSON; a line
-    break in it, which JSON has only between values, becomes a blank. `unit` tells apart what one record was made into.
-    `column` is as in `AtFault`."""
+    """One line of the output.
+
+    `record` is the record as in the export, with blanks for the line breaks between its values; the text of invalid
+    JSON. `unit` tells apart the parts that a mapping made of one record. `column` is as in `AtFault`.
+    """
 
     stage: str
     file: str
@@ -42,11 +44,10 @@ def export_letters(
     checkpoint: Path, out: BinaryIO, stages: Collection[str] = (), codes: Collection[str] = (),
     grouped: Callable[[Checkpoint, str], Source | None] = lambda file, stage: None,
 ) -> int:  # fmt: skip
-    """Write the dead letters of a checkpoint as NDJSON, in the order of the export; returns how many. Where they are
-    given, only those of these stages and with these codes. `grouped` gives the source of a stage whose records are made
-    of several rows of the export.
+    """Write the dead letters of a checkpoint as NDJSON, in the order of the export; return their number.
 
-    Raises `Unusable` if the export is not what the checkpoint is bound to.
+    `stages` and `codes` narrow the choice; empty means all. `grouped` returns the source of a stage whose rows were
+    grouped. Raises `Unusable` if the export is not the one that the checkpoint is bound to.
     """
     count = 0
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
@@ -88,7 +89,7 @@ def check_unchanged(source: Source, marks: list[dict[str, Any]]) -> None:
 
 
 def with_records(source: Source, letters: Iterable[DeadLetter]) -> Iterator[tuple[DeadLetter, Span]]:
-    """Each letter with its source record; reads forward, and seeks only where the next letter is far ahead."""
+    """Give each letter with its source record. Reads forward, and seeks only if the next letter is far ahead."""
     spans: Iterator[Span] = iter(())
     span, at = None, 0
     for place, group in groupby(letters, lambda it: it.position.begin):
@@ -101,7 +102,7 @@ def with_records(source: Source, letters: Iterable[DeadLetter]) -> Iterator[tupl
             raise Unusable(
                 "export-changed",
                 f"there is no record at byte {place.offset} of the export any more",
-                "Has it been changed?",
+                "Put the export that was migrated back in its place.",
             )
         yield from ((letter, span.part(at, at + 1)) for letter in group)
 

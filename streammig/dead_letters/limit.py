@@ -1,4 +1,4 @@
-"""How many dead letters a stage may have before it stops: a mapping that is wrong makes more and more of them."""
+"""Limit the dead letters of a stage, so that a wrong mapping stops the run early."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import NamedTuple
 from streammig.errors import TooManyDead, Unusable, counted
 from streammig.model import Tally
 
-LEAST = 1_000  # units as which a share counts what is read so far, at least: the first bad record is not 100 %
+LEAST = 1_000  # units; a share is taken of at least so many, so that the first bad record is not 100 %
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%")
 
 
 class DeadLimit(NamedTuple):
-    """The most dead letters of a stage, in units: a number, or a share of what is read so far."""
+    """The most dead letters of a stage, in units: a number, or a share of the units read so far (0 to 1)."""
 
     units: int | None = None
     share: float | None = None
 
     def check(self, stage: str, dead: Tally, read: Tally) -> None:
-        """Raise `TooManyDead` where there are more."""
+        """Raise `TooManyDead` if a stage has more."""
         most = self.units if self.share is None else self.share * max(read.units, LEAST)
         if most is not None and dead.units > most:
             raise TooManyDead(
@@ -32,7 +32,7 @@ class DeadLimit(NamedTuple):
 
 
 def parse_dead_limit(value: int | str) -> DeadLimit:
-    """The limit that a setting means: 1000, "1%", or "" for none. Raises `Unusable`."""
+    """Parse a setting: 1000, "1%", or "" for no limit. Raises `Unusable`."""
     if value == "":
         return DeadLimit()
     if isinstance(value, int) and value >= 0:

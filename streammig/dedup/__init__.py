@@ -1,7 +1,6 @@
-"""The dedup index: customers whose id or e-mail occurs more than once, and owners that will not be in the target.
+"""The dedup index: customers whose id or e-mail occurs more than once, and owners that will not be at the target.
 
-`scan` makes rows of a span, `Build` sorts them, `open_index` gives the finished index, `forget`
-deletes it with everything it left.
+`scan` makes rows from a span, `Build` sorts them, `open_index` opens the finished index, `forget` deletes it.
 """
 
 from streammig.dedup.build import Build, most_customers, room_of_index
@@ -17,7 +16,7 @@ from streammig.dedup.lookup import (
     owners_twice,
     repeated,
 )
-from streammig.dedup.scan import Scanned, counted_on, rows_of, rows_of_units, scan
+from streammig.dedup.scan import Scanned, rows_of, rows_of_units, scan, shift_ordinals
 from streammig.dedup.sums import sums_of
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "Scanned",
     "absent",
     "binding",
-    "counted_on",
     "forget",
     "most_customers",
     "open_index",
@@ -39,5 +37,6 @@ __all__ = [
     "rows_of",
     "rows_of_units",
     "scan",
+    "shift_ordinals",
     "sums_of",
 ]

@@ -1,4 +1,4 @@
-/* Makes rows of the dedup index out of their columns, as `scan.packed` has them, and entries out of rows. */
+/* Rows of the dedup index: made from columns as by `scan.packed`, partitioned as by `parts.partition`, looked up. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -26,7 +26,7 @@ static const uint8_t order[10][16] = {
   {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0},
 };
 
-static uint64_t load(const uint8_t *from) { /* little-endian, as one load where the machine is */
+static uint64_t load(const uint8_t *from) { /* little-endian; compilers make it one load on such a machine */
   uint64_t word = 0;
   for (int i = 0; i < 8; i++) word |= (uint64_t)from[i] << 8 * i;
   return word;
@@ -63,7 +63,7 @@ static void put(const State *state, uint8_t *to) {
   for (int i = 0; i < HASH; i++) to[i] = (uint8_t)(state->h[i / 8] >> 8 * (i % 8));
 }
 
-/* The state of all hashes under a key for a person, which is the one behind the block of the key. */
+/* Make the state that all hashes under a key for a person begin with: the state after the block of the key. */
 static int begin(State *state, const char *key, Py_ssize_t length, const char *person, Py_ssize_t called) {
   uint8_t block[BLOCK] = {0}, name[PERSON_BYTES] = {0};
   if (length < 1 || length > KEY_BYTES || called > PERSON_BYTES) {
@@ -81,7 +81,7 @@ static int begin(State *state, const char *key, Py_ssize_t length, const char *p
   return 1;
 }
 
-/* A hash of texts one behind the other, while these are taken: of the last block it is not known yet that it is. */
+/* A hash of joined texts, under way. The newest block waits here, for the last block is compressed in another way. */
 typedef struct {
   State state;
   uint8_t block[BLOCK];
@@ -107,7 +107,7 @@ static int take(Open *open, PyObject *text) {
   return at != NULL;
 }
 
-/* Put the hash of what was taken where it belongs; of nothing zeros. */
+/* Write the hash of the text taken so far; zeros if it is empty. */
 static void finish(Open *open, uint8_t *to) {
   memset(to, 0, HASH);
   if (open->filled == 0) return;
@@ -116,7 +116,7 @@ static void finish(Open *open, uint8_t *to) {
   put(&open->state, to);
 }
 
-/* Put the hash of a text where it belongs; of an empty one zeros. */
+/* Write the hash of a text; zeros if it is empty. */
 static int hash(const State *keyed, PyObject *text, uint8_t *to) {
   Open open;
   open.state = *keyed;
@@ -133,7 +133,7 @@ static uint8_t *big(uint8_t *to, uint64_t number, int bytes) {
   return to + bytes;
 }
 
-/* The hashes of texts, one behind the other. */
+/* Return the joined hashes of texts. */
 static PyObject *hashes(PyObject *module, PyObject *arguments) {
   (void)module;
   const char *key, *person;
@@ -150,7 +150,8 @@ static PyObject *hashes(PyObject *module, PyObject *arguments) {
   return found;
 }
 
-/* Put rows without reasons. The columns are lists of the same length, but `uniques` and `sums` may be empty. */
+/* Write rows without reasons. The columns (offsets, units, ordinals, owners, uniques, sums) are lists of one length;
+   uniques and sums may be empty. */
 static int fill(uint8_t *to, unsigned int source, PyObject *columns[6], const State *owner, const State *unique) {
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(columns[0]); i++, to += ROW) {
     uint64_t numbers[3];
@@ -202,7 +203,7 @@ static PyObject *rows(PyObject *module, PyObject *arguments) {
   return found;
 }
 
-/* Put rows of units: (row, number in it, key) each, of which the columns have place and owner. */
+/* Write rows of units. `keys` has (row, number of the unit in it, key) for each; the columns have place and owner. */
 static int fill_units(uint8_t *to, unsigned int source, PyObject *columns[4], PyObject *keys, const State *by) {
   PyObject *zero = PyUnicode_FromOrdinal(0);
   int good = zero != NULL;
@@ -258,7 +259,7 @@ static PyObject *units(PyObject *module, PyObject *arguments) {
   return found;
 }
 
-/* The rows with each ordinal raised by a number. */
+/* Return the rows with a number added to each ordinal. */
 static PyObject *counted_on(PyObject *module, PyObject *arguments) {
   (void)module;
   const char *rows;
@@ -282,10 +283,10 @@ enum { KINDS = 2, NUMBER = 5, MOST_BITS = 8, REASON = SUM - 1 };
 
 static const uint8_t no_key[HASH] = {0};
 
-/* Where the key of a kind stands in a row, and what an entry of that kind takes. */
+/* By kind: the offset of the key in a row, and the bytes of an entry. */
 static const int keys[KINDS] = {PLACE, PLACE + HASH}, sizes[KINDS] = {HASH + HASH + NUMBER + 1, HASH + NUMBER + 1};
 
-/* Put the entries of one kind, those of each part one behind the other; `lengths` is how many bytes each part has. */
+/* Return the entries of one kind, part by part; append the bytes of each part to `lengths`. */
 static PyObject *entries(const uint8_t *rows, Py_ssize_t count, PyObject *numbers, int bits, int kind, PyObject *lengths) {
   Py_ssize_t ends[1 << MOST_BITS] = {0}, total = 0;
   const uint8_t *row = rows;
@@ -326,8 +327,8 @@ static PyObject *entries(const uint8_t *rows, Py_ssize_t count, PyObject *number
   return found;
 }
 
-/* The entries of rows with these numbers, parted by the first bits of their hashes: for each kind all of them, and the
-   length of each part. */
+/* Return the entries of rows with these numbers, partitioned by the first bits of their hashes: for each kind all
+   entries, and the length of each part in bytes. */
 static PyObject *parted(PyObject *module, PyObject *arguments) {
   (void)module;
   const char *rows;
@@ -357,7 +358,7 @@ static PyObject *parted(PyObject *module, PyObject *arguments) {
 
 enum { UNKNOWN = 255 };
 
-/* The reason of each owner with one of these hashes, as a byte; UNKNOWN where the first entries of a file have none. */
+/* Return a byte for each hash of an owner: its reason in the first `count` entries of the roster, else UNKNOWN. */
 static PyObject *reasons(PyObject *module, PyObject *arguments) {
   (void)module;
   Py_buffer roster;

@@ -1,4 +1,4 @@
-"""Builds the index before anything is sent: spools the rows of a scan and has them sorted."""
+"""Build the index before anything is sent: spool the rows of a scan, then sort them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from types import TracebackType
 from typing import Any
 
 from streammig.dedup.lookup import About, KeyIndex, Policy, binding, builds, damaged, open_index, remove
-from streammig.dedup.scan import FIXED, ROW, SPOT, Scanned, renumbered, spot
+from streammig.dedup.scan import FIXED, ROW, SORT_KEY, Scanned, remap_reasons, sort_key
 from streammig.dedup.sort import Counts, Each, Sorting, here
 from streammig.disk import NO_ROOM, create, own_folder, sync_names, whole_file
 from streammig.errors import MachineFault, counted
 from streammig.model import START, Place
 
-BYTES_A_CUSTOMER = 190
-LEAST = 16 << 20
-# No customer that the target takes (id, name, e-mail, date, balance) is shorter in an export; and text like that
-# shrinks to a tenth at best, so an estimate from a file's size is rather too high.
-SHORTEST_CUSTOMER, SHRUNK = 150, 10
-SHORTEST_ROW = 40  # of a table, which names no fields in it
+BYTES_A_CUSTOMER = 190  # of disk
+LEAST = 16 << 20  # bytes of disk
+# A valid customer (id, name, e-mail, date, balance) has at least 150 bytes in JSON and 40 in a table, which names no
+# fields. Such text is compressed to a tenth at best. So an estimate from a file's size is rather too high.
+SHORTEST_CUSTOMER, SHORTEST_ROW, SHRUNK = 150, 40, 10
 
 
 class Build:
-    """An index that is being built: give it the scan of every span in order, then `finish`.
+    """An index under construction: `add` the scan of every span in order, then `finish`.
 
-    For one thread; `close` may come from another, and makes a call that is under way fail. An index that is there
-    stays whole until this one is finished. With `earlier`, its rows before `frontier` stay as they are: call `keep`
-    first, then give it the scan from there on. A `key` of 32 bytes is that of an index whose hashes are to be the same.
-    Without `roster` it tells of duplicates, and of no key else.
+    For one thread; only `close` may come from another, and makes a running call fail. An older index in the folder
+    stays whole until this one is finished.
+
+    The rows of an index `earlier` are kept up to `frontier`: call `keep` first, then add the scan from there on. `key`
+    is the key of the hashes, 32 bytes: give that of another index to compare hashes with it. Without `roster` the index
+    only knows duplicates.
     """
 
     def __init__(
@@ -50,20 +51,20 @@ class Build:
         try:
             own_folder(folder)
             folder.chmod(0o700)
-            self._place.mkdir(mode=0o700)  # all that is in it from now on is ours
+            self._place.mkdir(mode=0o700)  # new, so every file in it is ours
             self._rows = create(self._place / "rows")
         except OSError as error:
             raise MachineFault(*fault(self._folder, error)) from None
 
     def keep(self) -> None:
-        """Take over the rows of the earlier index, if there is one."""
+        """Copy the rows of the earlier index, if there is one."""
         for rows in self._earlier.rows_before(self.frontier) if self._earlier is not None else ():
             self._write(rows)
 
     def add(self, scanned: Scanned) -> None:
-        """The next span's rows, in reading order. Raises `MachineFault`."""
-        rows = renumbered(scanned, self._reasons)
-        while rows and rows[:SPOT] < spot(self.frontier):  # units of the record that the frontier lies in
+        """Add the rows of the next span in reading order. Raises `MachineFault`."""
+        rows = remap_reasons(scanned, self._reasons)
+        while rows and rows[:SORT_KEY] < sort_key(self.frontier):  # units of the record that the frontier lies in
             rows = rows[ROW:]
         self._write(rows)
 
@@ -71,23 +72,26 @@ class Build:
         self._digest.update(rows)
         try:
             self._rows.write(rows)
-        except (OSError, ValueError) as error:  # ValueError: it was closed
+        except (OSError, ValueError) as error:  # ValueError: `close` was called
             self.close()
             raise MachineFault(*fault(self._folder, error)) from None
 
     def finish(self, each: Each = here) -> KeyIndex:
-        """The finished index; earlier ones are deleted. `each` does the work. Raises `MachineFault`."""
+        """Sort the rows, using `each`, and return the finished index; delete older ones. Raises `MachineFault`."""
         try:
             self._rows.flush()
             os.fsync(self._rows.fileno())
             self._rows.close()
             found = self._sorted(each)
-            digests = found.roster, found.repeated, self._digest.hexdigest()
-            self._keep(About(
+            about = About(
                 binding=binding(self._token, self._policy), key=self.key.hex(), reasons=tuple(self._reasons),
-                owners=found.owners, uniques=found.uniques, duplicates=found.duplicates, digests=digests,
+                owners=found.owners, uniques=found.uniques, duplicates=found.duplicates,
+                digests=(found.roster_digest, found.duplicates_digest, self._digest.hexdigest()),
                 made_by=self._made_by,
-            ))  # fmt: skip
+            )  # fmt: skip
+            with whole_file(self._place / "about") as file:  # the last file, which makes the index finished
+                file.write_bytes(about.encode())
+            sync_names(self._folder)
         except (OSError, ValueError) as error:
             raise MachineFault(*fault(self._folder, error)) from None
         index = open_index(self._folder, self._token, self._policy)
@@ -102,16 +106,10 @@ class Build:
         sorting = Sorting(self._place, self._policy, self._digest.hexdigest(), each, lambda: self._closed)
         return sorting.result(roster=self._roster)
 
-    def _keep(self, about: About) -> None:
-        """Make the index finished: its files are whole on the disk before the one that says so."""
-        with whole_file(self._place / "about") as file:
-            file.write_bytes(about.encode())
-        sync_names(self._folder)
-
     def close(self) -> None:
-        """End a sort that is under way; may be called twice, and from another thread."""
+        """Stop a running sort. May be called twice, and from another thread."""
         self._closed = True
-        with suppress(OSError):  # a full disk takes no buffered rows
+        with suppress(OSError):  # a full disk can't take the buffer
             self._rows.close()
 
     def __enter__(self) -> Build:
@@ -124,7 +122,7 @@ class Build:
 
 
 def fault(folder: Path, error: OSError | ValueError) -> tuple[str, str, str]:
-    """Code, what and hint of what the machine said; never a value."""
+    """Return code, message and hint for an error of the machine."""
     where = f"{folder}: the dedup index can't be kept there: "
     number = getattr(error, "errno", None)
     if number in NO_ROOM:
@@ -133,11 +131,11 @@ def fault(folder: Path, error: OSError | ValueError) -> tuple[str, str, str]:
 
 
 def most_customers(mark: Mapping[str, Any]) -> int:
-    """How many customers a file with this fingerprint holds at most."""
+    """Estimate the most customers that a file with this fingerprint can hold."""
     shortest = SHORTEST_ROW if mark.get("form") else SHORTEST_CUSTOMER
     return int(mark["size"]) * (SHRUNK if mark.get("compression") else 1) // shortest
 
 
 def room_of_index(customers: int) -> dict[str, int]:
-    """What the index of up to so many customers takes on the disk, in bytes."""
+    """Return the bytes of disk that the index of so many customers needs, by purpose."""
     return {f"the dedup index of up to {counted(customers, 'customer')}": LEAST + customers * BYTES_A_CUSTOMER}

@@ -1,4 +1,4 @@
-"""The compiled part of the dedup index: `rows`, or None where it was not compiled, and Python does the same."""
+"""The compiled part of the dedup index: `rows`; None if it was not compiled, and Python does the same."""
 
 try:
     from streammig.dedup import _rows

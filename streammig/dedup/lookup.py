@@ -1,4 +1,4 @@
-"""The finished index: which customers are duplicates, which owners will not be there, and where a key is kept."""
+"""Look up in the finished index: duplicates, owners that will not be at the target, and places of keys."""
 
 from __future__ import annotations
 
@@ -15,40 +15,39 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from streammig.dedup.roster import NOWHERE, OWNERS, UNIQUES, Entry, Roster
-from streammig.dedup.scan import FIXED, OWNER, PLACE, ROW, SPOT, UNIQUE, hasher, hashes, place_of, spot
+from streammig.dedup.scan import FIXED, OWNER, PLACE, ROW, SORT_KEY, UNIQUE, hasher, hashes, place_of, sort_key
 from streammig.dedup.sums import NO_SUM, UNKNOWN_SUM
 from streammig.disk import own, own_folder, read_own, remove_own
 from streammig.errors import MachineFault
 from streammig.model import START, Place
 
 Policy = Literal["first", "none", "all"]
-"""Which of several records with the same id or e-mail is a duplicate: all but the first, none (not looked for), or all
-of them, by id alone."""
+"""Which of several records with one id or e-mail are duplicates: "first": all but the first; "none": not looked for;
+"all": all of them, by id alone."""
 
 FORMAT = 4
 UNKNOWN = "unknown-customer"
 OWNER_TWICE = "owner-twice"
-REFUSED = "refused"  # what became of a customer after the index was built
+REFUSED = "refused"  # the reason in a run's notes of a customer that the target refused
 KEYS = {"duplicate-customer": "id", "duplicate-email": "e-mail"}
 
-DUPLICATE = 2 * PLACE.size + 1  # its own place, the place of the record it repeats, the number of its code
+DUPLICATE = 2 * PLACE.size + 1  # bytes: its place, the place of the record that it repeats, the number of its code
 FILES = frozenset({"rows", "roster", "duplicates", "about", "about.part"})  # of a build
-READ = 1 << 20
-END = Place((1 << 32) - 1)  # behind every record
-AHEAD = 512  # duplicates that are read at once: 25 KB
+READ = 1 << 20  # bytes
+AHEAD = 512  # duplicates read at once: 25 KB
 
 
 class About(msgspec.Struct, frozen=True):
-    """What an index is bound to and holds. It is written last: an index without it is not finished."""
+    """The header of an index. It is written last: an index without it is not finished."""
 
-    binding: str
+    binding: str  # to an export and its settings
     key: str  # of the hashes, in hex
     reasons: tuple[str, ...]
     owners: int
     uniques: int
     duplicates: int
     digests: tuple[str, str, str]  # of roster, duplicates and rows
-    made_by: str = ""  # the version and the mapping by which it was built, or went on; "" where that can't be told
+    made_by: str = ""  # version and mapping of its newest rows; "" if unknown
 
     def encode(self) -> bytes:
         body = msgspec.json.encode(self)
@@ -56,7 +55,7 @@ class About(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, data: bytes) -> About:
-        """Raises ValueError if these bytes are not whole."""
+        """Decode the header. Raises ValueError if it is damaged."""
         body, _, digest = data.partition(b"\n")
         if _digest(body) != digest:
             raise ValueError
@@ -64,8 +63,10 @@ class About(msgspec.Struct, frozen=True):
 
 
 class Duplicate(NamedTuple):
-    """A customer that is not sent because an earlier one is: `code` is "duplicate-customer" (the same id) or
-    "duplicate-email", `first` the place of the one that is sent."""
+    """A customer that is not sent because the one at `first` is.
+
+    `code` is "duplicate-customer" (the same id) or "duplicate-email".
+    """
 
     place: Place
     code: str
@@ -73,14 +74,13 @@ class Duplicate(NamedTuple):
 
 
 class KeyIndex:
-    """The keys of an export's customers, on disk. It never changes: any thread may ask it, any process open it.
+    """The keys of an export's customers, on disk. It never changes, so any thread or process may use it.
 
-    An id that occurs nowhere is taken for another's in one of 2**96 / owners questions. An owner that is there is
-    never taken for absent.
+    A foreign id is taken for a known one in one of 2**96 / owners look-ups. A known owner is never taken for absent.
     """
 
     def __init__(self, folder: Path, about: About, checked: bool = False) -> None:
-        """For `open_index`. Raises ValueError if the files are not what `about` says, unless that is `checked`."""
+        """Call `open_index` instead. Raises ValueError if the digests of the files differ; `checked` skips that."""
         self.about, self.folder = about, folder
         self._key = bytes.fromhex(about.key)
         self._hashers = hasher(self._key, "owner"), hasher(self._key, "unique")
@@ -89,7 +89,7 @@ class KeyIndex:
             for name in ("roster", "duplicates", "rows"):
                 files.append(own(folder / name, os.O_RDONLY))
                 stack.callback(os.close, files[-1])
-            roster, self._repeated, self._rows = files
+            roster, self._duplicates, self._rows = files
             if not checked and tuple(map(self._digest, files)) != about.digests:
                 raise ValueError
             self._roster = Roster(roster, (about.owners, about.uniques))
@@ -97,13 +97,13 @@ class KeyIndex:
             self._open = stack.pop_all()
 
     def __reduce__(self) -> tuple[type[KeyIndex], tuple[Path, About, bool]]:
-        return KeyIndex, (self.folder.absolute(), self.about, True)  # another process opens it for itself
+        return KeyIndex, (self.folder.absolute(), self.about, True)  # another process opens the files itself
 
     def missing(self, owners: Iterable[str]) -> dict[str, str]:
-        """Those of these owners that will not be in the target, each with the code of the reason.
+        """Return the owners that will not be at the target, each with the code of its reason.
 
-        An owner with a record that is kept is not among them. Else the first reason in the export counts, also
-        "duplicate-email"; "unknown-customer" if there is none.
+        An owner with a kept record is there. For others the first reason in the export counts, "duplicate-email"
+        included; "unknown-customer" if the export has no record of the owner.
         """
         asked = list(owners)
         try:
@@ -116,41 +116,43 @@ class KeyIndex:
         return {owner: words[why] for owner, why in zip(asked, found, strict=True) if why}
 
     def places(self, owner: str, unique: str = "") -> tuple[Place, ...]:
-        """The places of the records that are kept with this id or, folded, this e-mail; in that order, each once."""
+        """Return the places of the kept records with this id, then with this (folded) e-mail, each once."""
         entries = [self._entry(OWNERS, owner), self._entry(UNIQUES, unique) if unique else None]
         numbers = dict.fromkeys(it.number for it in entries if it is not None and not it.reason)
         return tuple(map(self._place, numbers))
 
     def duplicates(self, start: Place = START, end: Place | None = None) -> Iterator[Duplicate]:
-        """The duplicates from `start` up to, not including, `end`, in reading order; `start` is found by bisection."""
-        at = self._before(self._repeated, DUPLICATE, start)
-        last = spot(end) if end is not None else b"\xff" * SPOT
-        while data := self._read(self._repeated, AHEAD * DUPLICATE, at * DUPLICATE):
+        """Give the duplicates from `start` up to, not including, `end`, in reading order."""
+        at = self._before(self._duplicates, DUPLICATE, start)
+        last = sort_key(end) if end is not None else b"\xff" * SORT_KEY
+        while data := self._read(self._duplicates, AHEAD * DUPLICATE, at * DUPLICATE):
             for begin in range(0, len(data), DUPLICATE):
                 one = data[begin : begin + DUPLICATE]
-                if one[:SPOT] >= last:
+                if one[:SORT_KEY] >= last:
                     return
                 yield Duplicate(place_of(one), FIXED[one[-1]], place_of(one[PLACE.size :]))
             at += AHEAD
 
     def owners_of_duplicates(self) -> Iterator[tuple[Duplicate, bytes]]:
-        """Each duplicate with the hash of its owner, which an index with the same key knows by `lacks`."""
+        """Give each duplicate with the hash of its owner, for `lacks` of an index with the same key."""
         for it in self.duplicates():
             yield it, self._read(self._rows, ROW, self._before(self._rows, ROW, it.place) * ROW)[OWNER:UNIQUE]
 
     def lacks(self, owner: bytes) -> bool:
-        """Whether the owner with this hash will not be in the target."""
+        """Whether the owner with this hash will not be at the target."""
         entry = self._find(OWNERS, owner)
         return entry is None or bool(entry.reason)
 
-    def differs(self, owner: str, own: bytes) -> bool:
-        """Whether what an owner's record of another stage adds up to is not what this one's does."""
-        entry = self._entry(OWNERS, owner) if own != UNKNOWN_SUM else None
-        return entry is not None and not entry.reason and entry.total not in (own, UNKNOWN_SUM)
+    def differs(self, owner: str, total: bytes) -> bool:
+        """Whether a sum of another stage differs from the owner's sum here. Unknown sums never differ."""
+        entry = self._entry(OWNERS, owner) if total != UNKNOWN_SUM else None
+        return entry is not None and not entry.reason and entry.total not in (total, UNKNOWN_SUM)
 
     def differing(self, other: KeyIndex, stopped: Callable[[], bool]) -> Iterator[Place]:
-        """The places of the records, of owners with one alone, that do not add up to what `other` has of their owner;
-        both have the same key. Ends early once `stopped`."""
+        """Give the places of records whose sum differs from their owner's in `other`, an index with the same key.
+
+        Owners with several records here have unknown sums and are passed over. Ends early once `stopped`.
+        """
 
         def found() -> Iterator[bytes]:
             for mine, theirs in zip(self._roster.owners(), other._roster.owners(), strict=True):
@@ -159,11 +161,13 @@ class KeyIndex:
                     if not reason and total != UNKNOWN_SUM and sums.get(owner, total) not in (total, UNKNOWN_SUM):
                         yield number
 
-        return self._in_order(found(), stopped)
+        return self._places_in_order(found(), stopped)
 
-    def without(self, other: KeyIndex, stopped: Callable[[], bool]) -> Iterator[Place]:
-        """The places of records that are kept and add up to something, whose owner `other` does not know at all; both
-        have the same key. Ends early once `stopped`."""
+    def owners_unknown_to(self, other: KeyIndex, stopped: Callable[[], bool]) -> Iterator[Place]:
+        """Give the places of kept records with a sum other than 0 whose owner has no record in `other`.
+
+        Both indexes have the same key. Ends early once `stopped`.
+        """
 
         def found() -> Iterator[bytes]:
             for mine, theirs in zip(self._roster.owners(), other._roster.owners(), strict=True):
@@ -172,10 +176,10 @@ class KeyIndex:
                     if not reason and owner not in known and total not in (UNKNOWN_SUM, NO_SUM):
                         yield number
 
-        return self._in_order(found(), stopped)
+        return self._places_in_order(found(), stopped)
 
-    def _in_order(self, numbers: Iterable[bytes], stopped: Callable[[], bool]) -> Iterator[Place]:
-        """The places of rows with these numbers, in reading order. A bit for each row takes little memory."""
+    def _places_in_order(self, numbers: Iterable[bytes], stopped: Callable[[], bool]) -> Iterator[Place]:
+        """Give the places of rows with these numbers, in reading order: sorted by a bit for each row."""
         bits = bytearray(os.fstat(self._rows).st_size // ROW // 8 + 1)
         for it in numbers:
             byte, bit = divmod(int.from_bytes(it, "big"), 8)
@@ -190,15 +194,15 @@ class KeyIndex:
                 return
 
     def rows_before(self, place: Place) -> Iterator[bytes]:
-        """The rows before a place, in pieces, for an index that keeps them."""
+        """Give the rows before a place, in pieces."""
         size, piece = self._before(self._rows, ROW, place) * ROW, READ // ROW * ROW
         for begin in range(0, size, piece):
             yield self._read(self._rows, min(piece, size - begin), begin)
 
     def _before(self, file: int, width: int, place: Place) -> int:
-        """How many entries of a file in reading order stand before a place."""
+        """Count the entries before a place, in a file in reading order."""
         count = range(os.fstat(file).st_size // width)
-        return bisect_left(count, spot(place), key=lambda it: self._read(file, SPOT, it * width))
+        return bisect_left(count, sort_key(place), key=lambda it: self._read(file, SORT_KEY, it * width))
 
     def _entry(self, kind: int, text: str) -> Entry | None:
         return self._find(kind, self._hashers[kind](text))
@@ -237,9 +241,9 @@ class KeyIndex:
 
 
 def open_index(folder: Path, token: str, policy: Policy = "first") -> KeyIndex | None:
-    """The index in this folder, if its newest finished build is whole and for `token` and `policy`, or None.
+    """Open the newest finished build in this folder; None if it is damaged or not for `token` and `policy`.
 
-    It is read through once, since a changed byte could have a customer sent twice: 0.1 s for a million customers.
+    The files are read through once, for a changed byte could send a customer twice: 0.1 s for a million customers.
     """
     for build in reversed(builds(folder)):
         try:
@@ -253,7 +257,7 @@ def open_index(folder: Path, token: str, policy: Policy = "first") -> KeyIndex |
 
 
 def builds(folder: Path) -> list[Path]:
-    """The folders of an index's builds, finished or not, oldest first. Raises `Unusable` for a link in their place."""
+    """List the folders of an index's builds, finished or not, oldest first. Raises `Unusable` for a link."""
     found = sorted((it for it in folder.glob("*") if it.name.isdecimal()), key=lambda it: int(it.name))
     for build in found:
         own_folder(build)
@@ -261,7 +265,7 @@ def builds(folder: Path) -> list[Path]:
 
 
 def forget(folder: Path) -> None:
-    """Delete the index, finished or not. A folder that holds anything else is left with that in it."""
+    """Delete the index, finished or not. Other files in the folder stay."""
     for build in folder.glob("*"):
         if build.name.isdecimal():
             remove(build)
@@ -275,12 +279,12 @@ def remove(build: Path) -> None:
 
 
 def binding(token: str, policy: Policy) -> str:
-    """What an index is bound to, as a digest: the token may name files."""
+    """Return the binding of an index. It is a digest, for the token may name files."""
     return _digest("\0".join((str(FORMAT), policy, token)).encode()).decode()
 
 
 def damaged(folder: Path, error: OSError | None = None) -> MachineFault:
-    why = f"can't be read: {error.strerror}" if error is not None else "is not what was written"
+    why = f"can't be read: {error.strerror}" if error is not None else "is damaged"
     return MachineFault(
         "dedup-damaged", f"{folder}: the dedup index {why}", "Check the disk, then run the same command."
     )
@@ -291,14 +295,19 @@ def _digest(data: bytes) -> bytes:
 
 
 class Notes(Protocol):
-    """What a run noted of owners while it read and sent."""
+    """A run's notes of owners, made while it read and sent."""
 
-    def seen_again(self, owners: Iterable[str]) -> set[str]: ...
-    def absent_reasons(self, owners: Iterable[str]) -> dict[str, str]: ...
+    def seen_again(self, owners: Iterable[str]) -> set[str]:
+        """Return the owners that a replay has brought to the target."""
+        ...
+
+    def absent_reasons(self, owners: Iterable[str]) -> dict[str, str]:
+        """Return the owners that will not be at the target, each with the reason."""
+        ...
 
 
 def repeated(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
-    """The duplicates between two places: (source, offset, unit) to code and message. Fit for another process."""
+    """Map (source, offset, unit) of each duplicate between two places to the code and message of its dead letter."""
     return {
         it.place[:3]: (it.code, f"the same {KEYS[it.code]} is in record {it.first.ordinal}, which comes first")
         for it in index.duplicates(begin, end)
@@ -306,7 +315,7 @@ def repeated(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, in
 
 
 def owners_twice(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
-    """As `repeated`, of an index of the policy "all"."""
+    """As `repeated`, for an index of the policy "all"."""
     return {
         it.place[:3]: (OWNER_TWICE, f"its customer has more than one record; the first is record {it.first.ordinal}")
         for it in index.duplicates(begin, end)
@@ -314,9 +323,9 @@ def owners_twice(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int
 
 
 def absent(index: KeyIndex | None, notes: Notes, owners: Iterable[str]) -> Mapping[str, str]:
-    """Those of these owners that will not be in the target, by the export or by what became of them, with the reason.
+    """Return the owners that will not be at the target, by the index or by the run's notes, each with the reason.
 
-    A customer that a replay brought to the target is there.
+    A customer that a replay has brought to the target is there.
     """
     asked = list(owners)
     there = notes.seen_again(asked)
@@ -324,5 +333,5 @@ def absent(index: KeyIndex | None, notes: Notes, owners: Iterable[str]) -> Mappi
     noted = notes.absent_reasons(asked)
     if index is None:
         return noted
-    # A note made while reading can be wrong for an id that occurs twice: the index knows better.
+    # A note made while reading may be wrong for an id that occurs twice, so the index overrules all but refusals.
     return {owner: why for owner, why in noted.items() if why == REFUSED} | index.missing(asked)

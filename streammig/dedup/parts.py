@@ -1,4 +1,4 @@
-"""What a sort does with rows, and with the entries of one part: functions of bytes, for any process."""
+"""The steps of a sort: partition rows into entries, and work on the entries of one part. Pure, for any process."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from streammig.dedup.roster import ENTRIES, KINDS, NUMBER, OWNERS
 from streammig.dedup.scan import HASH, NONE, OWNER
 from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
 
-SHARED = struct.Struct(">QI")  # of a record that shares a key: the number of its row, and of the group in its part
+SHARED = struct.Struct(">QI")  # a record that shares a key: number of its row, number of the group within the part
 _ROW = struct.Struct(f"{OWNER}x{HASH}s{HASH}sc{WIDTH}s")
 
 
-class Parted(NamedTuple):
-    """The entries of some rows: for each kind of key all parts joined, and the length of each."""
+class Partitions(NamedTuple):
+    """The entries of some rows. For each kind of key: all parts joined, and the length of each part in bytes."""
 
     data: tuple[bytes, ...]
     lengths: tuple[list[int], ...]
 
 
-def parted(rows: bytes, numbers: Iterable[int], bits: int) -> Parted:
-    """The entries of rows with these numbers, parted by the first bits of their hashes."""
+def partition(rows: bytes, numbers: Iterable[int], bits: int) -> Partitions:
+    """Make entries from rows with these numbers, partitioned by the first bits of their hashes."""
     if compiled.rows is not None:
-        return Parted(*compiled.rows.parted(rows, list(numbers), bits))
+        return Partitions(*compiled.rows.parted(rows, list(numbers), bits))
     shift, count = 8 - bits, 1 << bits
     owners, uniques = ([list[bytes]() for _ in range(count)] for _ in KINDS)
     for number, (owner, unique, reason, total) in zip(numbers, _ROW.iter_unpack(rows), strict=True):
@@ -36,11 +36,11 @@ def parted(rows: bytes, numbers: Iterable[int], bits: int) -> Parted:
         if unique != NONE:
             uniques[unique[0] >> shift].append(unique + row)
     joined = [[b"".join(part) for part in kind] for kind in (owners, uniques)]
-    return Parted(tuple(map(b"".join, joined)), tuple(list(map(len, kind)) for kind in joined))
+    return Partitions(tuple(map(b"".join, joined)), tuple(list(map(len, kind)) for kind in joined))
 
 
 def shared(kind: int, data: bytes) -> tuple[bytes, int]:
-    """The records of a part that share a key, as `SHARED`, in the order of their rows; and how many groups they are."""
+    """Find the records of a part that share a key. Return them as `SHARED`, in row order, and the number of groups."""
     size = ENTRIES[kind]
     hashes, groups = _cut(data, size, 0, HASH), dict[bytes, list[int]]()
     if not (several := _repeated(hashes)):
@@ -54,11 +54,11 @@ def shared(kind: int, data: bytes) -> tuple[bytes, int]:
     return b"".join([SHARED.pack(*it) for it in found]), len(sharing)
 
 
-def roster(kind: int, data: bytes, alone: bool) -> bytes:
-    """The keys of a part, ascending, each once: with its first row that is kept, else with the first reason why not.
+def roster_entries(kind: int, data: bytes, alone: bool) -> bytes:
+    """Return one entry for each key of a part, ascending: with its first kept row, else with the first reason why not.
 
-    A record that is dropped has a second entry, with the reason. An e-mail of which no record is kept has none. With
-    `alone`, an owner of several records has no sum.
+    In `data`, a dropped record has a second entry, with the reason. An e-mail without a kept record gets no entry. With
+    `alone`, an owner of several records gets an unknown sum.
     """
     entries = _cut(data, ENTRIES[kind], 0, ENTRIES[kind])
     hashes = _cut(data, ENTRIES[kind], 0, HASH)
@@ -69,13 +69,13 @@ def roster(kind: int, data: bytes, alone: bool) -> bytes:
                 groups.setdefault(key, []).append(entry)
             else:
                 single.append(entry)
-        entries = single + [entry for group in groups.values() for entry in _decided(kind, group, alone)]
+        entries = single + [entry for group in groups.values() for entry in _entry_of_group(kind, group, alone)]
     entries.sort()
     return b"".join(entries)
 
 
-def _decided(kind: int, group: Iterable[bytes], alone: bool) -> list[bytes]:
-    """The entry of a key that has several."""
+def _entry_of_group(kind: int, group: Iterable[bytes], alone: bool) -> list[bytes]:
+    """Choose the entry of a key that has several; none for an e-mail without a kept record."""
     ordered = sorted(group, key=lambda it: it[-1 - NUMBER :])
     reasons = {entry[-1 - NUMBER : -1]: entry for entry in ordered if entry[-1]}
     kept = [entry for entry in ordered if not entry[-1] and entry[-1 - NUMBER : -1] not in reasons]
@@ -88,12 +88,12 @@ def _decided(kind: int, group: Iterable[bytes], alone: bool) -> list[bytes]:
 
 
 def _repeated(hashes: list[bytes]) -> set[bytes]:
-    """Those that come several times. Mostly none does, which a set tells sooner than counts."""
+    """Return the hashes that occur several times. Mostly there are none, which a set finds faster than a count."""
     if len(set(hashes)) == len(hashes):
         return set()
     return {key for key, times in Counter(hashes).items() if times > 1}
 
 
 def _cut(data: bytes, size: int, begin: int, end: int) -> list[bytes]:
-    """A piece of each entry."""
+    """Cut `begin` to `end` out of each entry of `size` bytes."""
     return [it for (it,) in struct.iter_unpack(f"{begin}x{end - begin}s{size - end}x", data)]

@@ -1,4 +1,4 @@
-"""The roster of a finished index: each key once, with the row that is kept of it, or the reason why none is."""
+"""The roster of a finished index: each key once, with its kept row, or the reason why no row is kept."""
 
 from __future__ import annotations
 
@@ -14,46 +14,48 @@ from streammig.dedup import compiled
 from streammig.dedup.scan import HASH
 from streammig.dedup.sums import UNKNOWN_SUM, WIDTH
 
-# Ascending by their hashes stand all ids, and behind them all e-mails. An entry is the hash, what the owner's record
-# adds up to (of ids alone), the number of the key's first row that is kept (or of the row with the reason why none is),
-# and that reason's number.
-NUMBER = 5
+# The file holds the entries of all ids, ascending by hash, then those of all e-mails. An entry is: the hash; the hash
+# of the sum (ids only); the number of the key's first kept row, else of the first row with a reason; the reason's
+# number.
+NUMBER = 5  # bytes of a row's number
 KINDS = OWNERS, UNIQUES = range(2)
-ENTRIES = HASH + WIDTH + NUMBER + 1, HASH + NUMBER + 1
-IN_BLOCK = 128  # entries; 8 bytes of a block's first hash stay in memory, so 6 MB for 100 M keys
+ENTRIES = HASH + WIDTH + NUMBER + 1, HASH + NUMBER + 1  # bytes of an entry, by kind
+IN_BLOCK = 128  # entries; memory holds 8 bytes of each block's first hash, 6 MB for 100 M keys
 SLICES = 256
-HELD = 8 << 20  # bytes of the file that may stay in memory
-MOST_ASKED = 4096  # keys, which is 16 MB of pages at most
-NOWHERE = 255  # no reason has this number
+HELD = 8 << 20  # bytes; the pages of a file up to this size stay in memory
+MOST_ASKED = 4096  # keys asked before pages are let go, which is 16 MB of pages at most
+NOWHERE = 255  # the reason's number of an unknown owner
 _OWNER = struct.Struct(f"{HASH}s{WIDTH}s{NUMBER}sB")
 
 Owner = tuple[bytes, bytes, bytes, int]  # hash, sum, number of the row, reason
 
 
 class Entry(NamedTuple):
-    """What the roster has of a key."""
+    """The entry of a key: number of its row, number of the reason, and hash of the sum, `UNKNOWN_SUM` for an e-mail."""
 
     number: int
     reason: int
-    total: bytes  # unknown of an e-mail
+    total: bytes
 
 
 class Roster:
-    """The entries, in a file that never changes. Raises ValueError where it is shorter than `counts` of ids and e-mails
-    take, and once it is closed."""
+    """The entries, in a file that never changes; `counts` of ids and of e-mails.
+
+    Raises ValueError if the file has another length, and after `close`.
+    """
 
     def __init__(self, file: int, counts: tuple[int, int]) -> None:
         sizes = [count * entry for count, entry in zip(counts, ENTRIES, strict=True)]
         self._begins = 0, sizes[0], sum(sizes)
         if os.fstat(file).st_size != sum(sizes):
             raise ValueError
-        # Mapped, for a look at a page that is in memory is no call to the system.
+        # Mapped: a page that is in memory needs no system call.
         self._data: mmap | None = mmap(file, 0, access=ACCESS_READ) if sum(sizes) else None
-        self._heads: dict[int, array[int]] = {}  # of the kinds that were asked for one by one
+        self._heads: dict[int, array[int]] = {}  # by kind, the first hash of each block, made for the first `find`
         self._closed, self._asked = False, 0
 
     def find(self, kind: int, key: bytes) -> Entry | None:
-        """What is known of a key with this hash."""
+        """Return the entry of the key with this hash, if there is one."""
         data, at, size = *self._block(kind, key), ENTRIES[kind]
         if at < 0:
             return None
@@ -62,8 +64,10 @@ class Roster:
         return Entry(number, data[end - 1], data[at + HASH : at + HASH + WIDTH] if kind == OWNERS else UNKNOWN_SUM)
 
     def reasons(self, owners: bytes) -> bytes:
-        """For each of the owners with these hashes the number of the reason why it is not sent, 0 if it is; `NOWHERE`
-        of an unknown one."""
+        """Return a byte for each of these joined hashes of owners: the reason why it is not sent, 0 if it is.
+
+        It is `NOWHERE` for an unknown owner.
+        """
         if self._closed:
             raise ValueError
         if compiled.rows is not None and self._data is not None:
@@ -77,7 +81,7 @@ class Roster:
         return bytes(why)
 
     def _block(self, kind: int, key: bytes) -> tuple[bytes, int]:
-        """Some entries, and where that of a key stands among them; below 0 if it is not there."""
+        """Return a block of entries, and the offset of a key's entry in it; below 0 if it has none."""
         if self._closed:
             raise ValueError
         if kind not in self._heads:
@@ -87,7 +91,7 @@ class Roster:
         if self._data is None or not heads:
             return b"", -1
         size, head, last = ENTRIES[kind], int.from_bytes(key[:8], "big"), len(heads) - 1
-        # Hashes lie evenly, so a key is near to where its share of all has it.
+        # Hashes are spread evenly, so the value of a hash predicts its block.
         block = head * (last + 1) >> 64
         while block and heads[block] >= head:
             block -= 1
@@ -95,15 +99,15 @@ class Roster:
         while block < last and heads[block + 1] <= head:
             block += 1
         end = min(self._begins[kind] + (block + 1) * IN_BLOCK * size, self._begins[kind + 1])
-        data = self._data[begin:end]  # a map's own search is far slower than that of bytes
+        data = self._data[begin:end]  # bytes.find is far faster than mmap.find
         self._count(1)
         at = data.find(key)
-        while at >= 0 and at % size:  # within other entries
+        while at >= 0 and at % size:  # a match across entries
             at = data.find(key, at + 1)
         return data, at
 
     def owners(self) -> Iterator[Iterator[Owner]]:
-        """All owners, in as many slices as a byte has values: by the first one of their hashes."""
+        """Give all owners in 256 slices, by the first byte of their hashes."""
         size, high = ENTRIES[OWNERS], 0
         for first in range(SLICES):
             low, high = high, self._upto(bytes([first]))
@@ -116,13 +120,13 @@ class Roster:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Hold none of the file in memory: what is asked for again comes from the system's cache."""
+        """Drop the file's pages from this process; the system's cache may still have them."""
         self._asked = 0
         if self._data is not None and len(self._data) > HELD:
             self._data.madvise(MADV_DONTNEED)
 
     def _upto(self, first: bytes) -> int:
-        """How many owners have a hash whose first byte is not higher."""
+        """Count the owners whose hash has a first byte up to this one."""
         size, data = ENTRIES[OWNERS], self._data
         if data is None:
             return 0
@@ -134,7 +138,7 @@ class Roster:
         return array("Q", (int.from_bytes(data[at : at + 8], "big") for at in places) if data is not None else ())
 
     def close(self) -> None:
-        """May be called twice."""
+        """Close the map. May be called twice."""
         self._closed = True
         if self._data is not None:
             self._data.close()

@@ -1,11 +1,12 @@
-"""The scan: which keys the customers of an export have. A pure map over spans, so that any executor may do it.
+"""Make index rows from spans: the keys of each customer. A pure map, so that any executor may do it.
 
-A row stands for one customer, or for one owner that will not be there. Rows have a fixed width and stand in reading
-order, so a row is found by its number, and a place by bisection. Places are big-endian: their bytes sort as they do.
+A row stands for one customer, or for one owner that will not be at the target. Rows have a fixed width and are in
+reading order, so a row is found by its number, and a place by bisection. Places are big-endian, so their bytes sort
+in reading order.
 
-A key is held as a hash of 96 bits under a random key, so no file has an id or an e-mail in it. Two kinds of key (ids,
-e-mails) of n = 10**9 customers make 2 * n**2 / 2 = 10**18 pairs, and 2**96 is 7.9 * 10**28: an export of that size has
-a false duplicate in one of 8 * 10**10 runs. It would be a reported, replayable dead letter.
+An id or e-mail is kept only as a hash of 96 bits under a random key. Two kinds of them for n = 10**9 customers make
+2 * n**2 / 2 = 10**18 pairs, and 2**96 is 7.9 * 10**28. So an export of that size has a false duplicate in one of
+8 * 10**10 runs, which is a reported, replayable dead letter.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ from streammig.model import Place, Span
 from streammig.target import Rules
 
 PLACE = struct.Struct(">IQIQ")  # source, offset, unit, ordinal
-SPOT = 16  # bytes of a place without its ordinal, which is for people only
+SORT_KEY = 16  # bytes: a place without its ordinal, which is for people only
 HASH = 12
 NONE = bytes(HASH)  # no second key
-OWNER, UNIQUE, REASON = PLACE.size, PLACE.size + HASH, PLACE.size + 2 * HASH  # where they begin in a row
+OWNER, UNIQUE, REASON = PLACE.size, PLACE.size + HASH, PLACE.size + 2 * HASH  # offsets in a row
 SUM = REASON + 1
 ROW = SUM + WIDTH
-LAST_UNIT = (1 << 32) - 1  # an absent owner has no unit: it comes behind the records of its source record
+LAST_UNIT = (1 << 32) - 1  # of absent owners, so that they sort after the records of their source record
 
-# The reasons of absent owners are codes of rules and filters, some dozens, numbered as they come. The first three are
-# fixed: a record, and the two kinds of duplicates. Should there be more than a byte can tell, one stands for the rest.
+# A row has a byte for the reason why its owner is absent: a code of a rule or a filter, numbered as they occur. The
+# first three are fixed: a record that is kept, and the two kinds of duplicates. Beyond 254 codes one stands for the
+# rest.
 FIXED = ("", "duplicate-customer", "duplicate-email")
 PRESENT, SAME_OWNER, SAME_UNIQUE = range(len(FIXED))
 MOST_REASONS, OTHER = 254, "left-out"
 
 
 class Scanned(NamedTuple):
-    """What one span holds: its number of source records, its rows, and the reasons that their numbers stand for."""
+    """The rows of a span, its number of source records, and the reasons that the rows number."""
 
     records: int
     rows: bytes
@@ -47,41 +49,39 @@ class Scanned(NamedTuple):
 
 
 def scan(rules: Rules, key: bytes, span: Span) -> Scanned:
-    """The rows of a span. Without state and fit to be pickled: the same span gives the same rows in any process."""
+    """Make the rows of a span. The same span gives the same rows in any process."""
     chunk = Chunk(span, rules.columns(span))
     return rows_of(chunk, key, sums_of(rules, chunk, key))
 
 
 def rows_of(chunk: Chunk, key: bytes, sums: list[bytes]) -> Scanned:
-    """As `scan`, of what the rules have made of the span; `sums` are those of its rows."""
+    """As `scan`, from columns that are there already; `sums` as `sums_of` returns them."""
     span, columns = chunk.span, chunk.columns
-    places = Places(span, columns.index)
-    keys = Keys(places.offsets, columns.unit, places.ordinals, columns.owners, columns.uniques, sums)
+    offsets, ordinals = places(span, columns.index)
+    keys = Keys(offsets, columns.unit, ordinals, columns.owners, columns.uniques, sums)
     rows, reasons = packed(key, span.source, keys), list(FIXED)
     if not columns.left_out:
         return Scanned(len(span), rows, FIXED)
     owner_of, others = hasher(key, "owner"), list[bytes]()
     for left_out in columns.left_out:
-        at = Places(span, [left_out.at])
-        place = PLACE.pack(span.source, at.offsets[0], LAST_UNIT, at.ordinals[0])
+        (offset,), (ordinal,) = places(span, [left_out.at])
+        place = PLACE.pack(span.source, offset, LAST_UNIT, ordinal)
         for owner, reason in left_out.absent:
-            number = bytes([number_of(reasons, reason or OTHER)])
+            number = bytes([reason_number(reasons, reason or OTHER)])
             others.append(b"".join((place, owner_of(owner), NONE, number, UNKNOWN_SUM)))
     others += [rows[low : low + ROW] for low in range(0, len(rows), ROW)]
     return Scanned(len(span), b"".join(sorted(others)), tuple(reasons))
 
 
-class Places:
-    """Where the records at these indices of a span stand."""
-
-    def __init__(self, span: Span, index: Sequence[int]) -> None:
-        begin, starts, origins = span.offset, span.starts, span.origins
-        self.offsets = [begin + starts[at] for at in index] if origins is None else [origins[at][0] for at in index]
-        self.ordinals = [span.ordinals[at] for at in index]
+def places(span: Span, index: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the offsets and the ordinals of the records at these indices of a span."""
+    begin, starts, origins = span.offset, span.starts, span.origins
+    offsets = [begin + starts[at] for at in index] if origins is None else [origins[at][0] for at in index]
+    return offsets, [span.ordinals[at] for at in index]
 
 
 class Keys(NamedTuple):
-    """The columns of rows without a reason. `uniques` and `sums` are empty where no row has any."""
+    """The columns of rows without a reason. `uniques` and `sums` are empty if no row has any."""
 
     offsets: list[int]
     units: list[int]
@@ -92,7 +92,7 @@ class Keys(NamedTuple):
 
 
 def packed(key: bytes, source: int, keys: Keys) -> bytes:
-    """The rows of these keys, one behind the other."""
+    """Pack columns into joined rows."""
     if compiled.rows is not None:
         return compiled.rows.rows(key, b"owner", b"unique", source, tuple(keys))
     owners, uniques = hashes(key, "owner", keys.owners), hashes(key, "unique", keys.uniques)
@@ -108,12 +108,15 @@ def packed(key: bytes, source: int, keys: Keys) -> bytes:
 
 
 def rows_of_units(chunk: Chunk, key: bytes, keys: Sequence[tuple[int, int, str]]) -> bytes:
-    """A row for each unit that has a key, as if that were its owner: where it stands, and the hash of owner and key.
-    `keys` are as in `target.Facts`."""
+    """Make a row for each unit with a key, which has the hash of owner and key in the owner's place.
+
+    `keys` are as in `target.Facts`.
+    """
     if not keys:
         return b""
-    columns, source, places = chunk.columns, chunk.span.source, Places(chunk.span, chunk.columns.index)
-    offsets, unit, ordinals, owners = places.offsets, columns.unit, places.ordinals, columns.owners
+    columns, source = chunk.columns, chunk.span.source
+    offsets, ordinals = places(chunk.span, columns.index)
+    unit, owners = columns.unit, columns.owners
     if compiled.rows is not None:
         return compiled.rows.units(key, b"unit", source, (offsets, unit, ordinals, owners), list(keys))
     hashed, rows = hasher(key, "unit"), list[bytes]()
@@ -124,7 +127,7 @@ def rows_of_units(chunk: Chunk, key: bytes, keys: Sequence[tuple[int, int, str]]
 
 
 def hashes(key: bytes, kind: str, texts: list[str]) -> bytes:
-    """The hashes of keys of one kind, one behind the other; `NONE` of an empty one."""
+    """Return the joined hashes of keys of one kind; `NONE` for an empty key."""
     if compiled.rows is not None:
         return compiled.rows.hashes(key, kind.encode(), texts)
     hashed = hasher(key, kind)
@@ -132,8 +135,8 @@ def hashes(key: bytes, kind: str, texts: list[str]) -> bytes:
 
 
 def hasher(key: bytes, kind: str) -> Callable[[str], bytes]:
-    """The hash of keys of one kind ("owner", "unique", "unit"): an id is never taken for an e-mail."""
-    fresh = hashlib.blake2b(digest_size=HASH, key=key, person=kind.encode()).copy  # half the time of making one
+    """Make the hash function of one kind ("owner", "unique", "unit"), so that an id never equals an e-mail."""
+    fresh = hashlib.blake2b(digest_size=HASH, key=key, person=kind.encode()).copy  # a copy takes half the time
 
     def hashed(text: str) -> bytes:
         state = fresh()
@@ -143,8 +146,8 @@ def hasher(key: bytes, kind: str) -> Callable[[str], bytes]:
     return hashed
 
 
-def number_of(reasons: list[str], reason: str) -> int:
-    """The number of a reason, which is added where it is new."""
+def reason_number(reasons: list[str], reason: str) -> int:
+    """Return the number of a reason; add a new one to `reasons`."""
     if reason not in reasons:
         if len(reasons) >= MOST_REASONS:
             reason = OTHER
@@ -153,9 +156,9 @@ def number_of(reasons: list[str], reason: str) -> int:
     return reasons.index(reason)
 
 
-def renumbered(scanned: Scanned, reasons: list[str]) -> bytes:
-    """The rows with their reasons as `reasons` numbers them; new ones are added to it."""
-    numbers = [number_of(reasons, reason) for reason in scanned.reasons]
+def remap_reasons(scanned: Scanned, reasons: list[str]) -> bytes:
+    """Number the reasons of rows as `reasons` does; add new ones to it."""
+    numbers = [reason_number(reasons, reason) for reason in scanned.reasons]
     if numbers == list(range(len(numbers))):
         return scanned.rows
     rows = bytearray(scanned.rows)
@@ -163,13 +166,13 @@ def renumbered(scanned: Scanned, reasons: list[str]) -> bytes:
     return bytes(rows)
 
 
-def counted_on(rows: bytes, counted: int) -> bytes:
-    """The rows with each ordinal raised by a number: all at once, in one addition of two very long integers."""
+def shift_ordinals(rows: bytes, counted: int) -> bytes:
+    """Add `counted` to the ordinal of each row: all at once, as one addition of two very long integers."""
     if not counted:
         return rows
     if compiled.rows is not None:
         return compiled.rows.counted_on(rows, counted)
-    one = bytes(SPOT) + counted.to_bytes(PLACE.size - SPOT, "big") + bytes(ROW - PLACE.size)
+    one = bytes(SORT_KEY) + counted.to_bytes(PLACE.size - SORT_KEY, "big") + bytes(ROW - PLACE.size)
     raised = int.from_bytes(rows, "big") + int.from_bytes(one * (len(rows) // ROW), "big")
     return raised.to_bytes(len(rows), "big")
 
@@ -178,6 +181,6 @@ def place_of(row: bytes) -> Place:
     return Place(*PLACE.unpack_from(row))
 
 
-def spot(place: Place) -> bytes:
-    """A place as the beginning of its row has it."""
-    return PLACE.pack(*place)[:SPOT]
+def sort_key(place: Place) -> bytes:
+    """Return the bytes at the start of a row by which rows sort."""
+    return PLACE.pack(*place)[:SORT_KEY]

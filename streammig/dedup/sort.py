@@ -1,7 +1,7 @@
-"""Sorts the rows of a scan by their keys, out of core: which records share a key, and the roster of all keys.
+"""Sort the rows of a scan by their keys, out of core: find records that share a key, and write the roster.
 
-The entries of the rows are parted by the first bits of their hashes. So each part fits into little memory, and can be
-worked on alone, in any process.
+The entries of the rows are partitioned by the first bits of their hashes. So each part fits into little memory, and
+any process can work on it alone.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 from streammig.dedup import compiled
 from streammig.dedup.lookup import DUPLICATE
-from streammig.dedup.parts import SHARED, Parted, parted, roster, shared
+from streammig.dedup.parts import SHARED, Partitions, partition, roster_entries, shared
 from streammig.dedup.roster import ENTRIES, KINDS, OWNERS, UNIQUES
 from streammig.dedup.scan import OWNER, REASON, ROW, SAME_OWNER, SAME_UNIQUE, SUM
 from streammig.disk import own
 
-LOADED = 1 << 14  # rows that are parted at once
-PART = 1 << 14  # entries of a part, if that makes no more parts than
+LOADED = 1 << 14  # rows partitioned at once
+PART = 1 << 14  # entries of a part, up to 2**MOST_BITS parts; then parts grow
 MOST_BITS = 8
-READ = 1 << 13  # bytes
+READ = 1 << 13  # bytes read at once from a run
 
 
 class Stopped(ValueError):
@@ -37,34 +37,36 @@ class Stopped(ValueError):
 
 
 Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
-"""Calls a function of a module with each of these arguments; gives the results in their order."""
+"""Calls a function of a module with each of some arguments; gives the results in order."""
 
 
 class Counts(NamedTuple):
-    """What a sort has found: distinct keys of both kinds, and duplicates. The digests are of the files it made."""
+    """The result of a sort: distinct keys of both kinds, duplicates, and the digests of the files."""
 
     owners: int
     uniques: int
     duplicates: int
-    roster: str
-    repeated: str
+    roster_digest: str
+    duplicates_digest: str
 
 
 def here(work: Callable[..., Any], each: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-    """Do it in this process."""
+    """An `Each` in this process."""
     return (work(*it) for it in each)
 
 
 class Sorting:
-    """One sort of the rows in a folder: `roster` and `duplicates` come into it. Raises `OSError` for what the disk
-    refuses, and for rows that are not those of the `digest`; `Stopped` once `stopped`."""
+    """One sort of the file `rows` in a folder, which writes the files `roster` and `duplicates` beside it.
+
+    Raises `OSError` for an error of the disk or rows that don't have the `digest`, and `Stopped` once `stopped`.
+    """
 
     def __init__(self, folder: Path, policy: str, digest: str, each: Each, stopped: Callable[[], bool]) -> None:
         self._folder, self._policy, self._digest = folder, policy, digest
         self._each, self._stopped = each, stopped
 
     def result(self, *, roster: bool) -> Counts:
-        """The finished files; `roster`: with every key, else with an empty one."""
+        """Sort, and write the files. Without `roster` that file is empty."""
         with ExitStack() as stack:
             self._rows = os.open(self._folder / "rows", os.O_RDONLY)
             stack.callback(os.close, self._rows)
@@ -74,14 +76,14 @@ class Sorting:
             self._bits = min((count // PART).bit_length(), MOST_BITS)
             spooled = stack.enter_context(TemporaryFile(dir=self._folder))
             self._spool = _Spool(spooled, 1 << self._bits)
-            # Compiled code parts rows faster than another process is given them.
-            for made in self._every(parted, self._loads(count), here if compiled.rows is not None else self._each):
+            # Compiled code partitions rows in less time than it takes to send them to another process.
+            for made in self._every(partition, self._loads(count), here if compiled.rows is not None else self._each):
                 self._spool.add(made)
-            repeated, told = hashlib.sha256(), hashlib.sha256()
-            duplicates = self._write("duplicates", repeated, self._decisions())
-            sizes = [self._write("roster", told, self._roster(kind) if roster else ()) for kind in KINDS]
+            of_duplicates, of_roster = hashlib.sha256(), hashlib.sha256()
+            size = self._write("duplicates", of_duplicates, self._duplicates())
+            sizes = [self._write("roster", of_roster, self._roster(kind) if roster else ()) for kind in KINDS]
             owners, uniques = (size // entry for size, entry in zip(sizes, ENTRIES, strict=True))
-            return Counts(owners, uniques, duplicates // DUPLICATE, told.hexdigest(), repeated.hexdigest())
+            return Counts(owners, uniques, size // DUPLICATE, of_roster.hexdigest(), of_duplicates.hexdigest())
 
     def _every(
         self, work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], each: Each | None = None
@@ -100,15 +102,16 @@ class Sorting:
         if digest.hexdigest() != self._digest:
             raise OSError(errno.EIO, "the rows read back as something else")
 
-    def _decisions(self) -> Iterator[bytes]:
-        """The duplicates, in reading order."""
-        ways = {"first": self._but_first, "all": self._of_owners}
-        return ways[self._policy]() if self._policy in ways else iter(())
+    def _duplicates(self) -> Iterator[bytes]:
+        """Give the duplicates, in reading order."""
+        if self._policy == "first":
+            return self._all_but_first()
+        return self._all_of_owners() if self._policy == "all" else iter(())
 
-    def _but_first(self) -> Iterator[bytes]:
-        """A record is a duplicate if an earlier one that is kept has its id or its e-mail."""
+    def _all_but_first(self) -> Iterator[bytes]:
+        """Give each record whose id or e-mail an earlier kept record has."""
         dropped, numbers = list[bytes](), list[int]()
-        with closing(Firsts(self._folder)) as owners, closing(Firsts(self._folder)) as uniques:
+        with closing(_KeptByGroup(self._folder)) as owners, closing(_KeptByGroup(self._folder)) as uniques:
             for number, groups in self._sharing(KINDS):
                 owner, unique = groups.get(OWNERS), groups.get(UNIQUES)
                 first, why = owners.get(owner), SAME_OWNER
@@ -123,20 +126,20 @@ class Sorting:
                 numbers.append(number)
                 yield row[:OWNER] + self._row(first)[:OWNER] + bytes([why])
                 if len(numbers) >= LOADED:
-                    self._spool.add(parted(b"".join(dropped), numbers, self._bits))
+                    self._spool.add(partition(b"".join(dropped), numbers, self._bits))
                     dropped, numbers = [], []
-        self._spool.add(parted(b"".join(dropped), numbers, self._bits))
+        self._spool.add(partition(b"".join(dropped), numbers, self._bits))
 
-    def _of_owners(self) -> Iterator[bytes]:
-        """Every record whose id another one has, with the first of these."""
-        with closing(Firsts(self._folder)) as owners:
+    def _all_of_owners(self) -> Iterator[bytes]:
+        """Give each record whose id another record has, with the first of these."""
+        with closing(_KeptByGroup(self._folder)) as owners:
             for number, groups in self._sharing([OWNERS]):
                 if (first := owners.get(groups[OWNERS])) is None:
                     owners.put(groups[OWNERS], first := number)
                 yield self._row(number)[:OWNER] + self._row(first)[:OWNER] + bytes([SAME_OWNER])
 
     def _sharing(self, kinds: Iterable[int]) -> Iterator[tuple[int, dict[int, int]]]:
-        """The numbers of the records that share a key, in reading order, with the numbers of their groups by kind."""
+        """Give the row numbers of records that share a key, in reading order, each with its group number by kind."""
         with TemporaryFile(dir=self._folder) as file:
             runs = []
             for kind in kinds:
@@ -153,13 +156,13 @@ class Sorting:
 
     def _roster(self, kind: int) -> Iterator[bytes]:
         alone = self._policy == "all"
-        return self._every(roster, ((kind, data, alone) for data in self._spool.parts(kind)))
+        return self._every(roster_entries, ((kind, data, alone) for data in self._spool.parts(kind)))
 
     def _row(self, number: int) -> bytes:
         return os.pread(self._rows, ROW, number * ROW)
 
     def _write(self, name: str, digest: Any, pieces: Iterable[bytes]) -> int:
-        """Append pieces to a file of ours, durably; returns how many bytes."""
+        """Append pieces to a file in the folder, durably; return their length in bytes."""
         with open(self._folder / name, "ab", opener=own) as file:
             before = file.tell()
             for piece in pieces:
@@ -171,13 +174,13 @@ class Sorting:
 
 
 class _Spool:
-    """All entries, in a file without a name, to be read part by part."""
+    """All entries, in a temporary file, read part by part."""
 
     def __init__(self, file: BinaryIO, parts: int) -> None:
         self._file, self._parts, self._end = file, parts, 0
-        self._begins: list[list[array[int]]] = [[] for _ in KINDS]  # for each kind: of the parts of what was added
+        self._begins: list[list[array[int]]] = [[] for _ in KINDS]  # by kind and addition, where each part begins
 
-    def add(self, made: Parted) -> None:
+    def add(self, made: Partitions) -> None:
         for begins, data, lengths in zip(self._begins, made.data, made.lengths, strict=True):
             begins.append(array("Q", accumulate(lengths, initial=self._end)))
             self._end += len(data)
@@ -191,10 +194,10 @@ class _Spool:
 
 
 class _Run:
-    """The records of one part that share a key, in a file, which is at its end: read a piece at a time."""
+    """The records of one part that share a key, about to be written to a file; read in small pieces."""
 
     def __init__(self, file: BinaryIO, length: int, kind: int, groups: int) -> None:
-        """`groups` is how many the parts before it have."""
+        """`groups` is the number of groups in earlier parts."""
         self._file, self._begin = file, file.tell()
         self._end, self._kind, self._groups = self._begin + length, kind, groups
 
@@ -206,9 +209,11 @@ class _Run:
                 yield number, self._kind, self._groups + nth
 
 
-class Firsts:
-    """For each group of records with an equal key the number of the one that is kept; in a file without a name, for
-    memory would need gigabytes if all of 100 M customers occurred twice."""
+class _KeptByGroup:
+    """The row number of the kept record of each group, in a temporary file.
+
+    In memory it would take gigabytes if each of 100 M customers occurred twice.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - until `close`

@@ -1,8 +1,8 @@
-"""What must add up over two stages, in 12 bytes for each owner: a linear hash of exact amounts.
+"""Compare sums over two stages by a linear hash of exact amounts: 12 bytes for each owner.
 
-The balance of a customer and the sum of its transactions must be the same for each reward and brand. Each amount is
-scaled to a whole number and multiplied by a secret number of its reward and brand; the sum is kept modulo a prime of 89
-bits. Equal sums give equal hashes. Two owners whose sums differ are taken for alike in one of 6 * 10**26 comparisons.
+The balance of a customer must equal the sum of its transactions, for each reward and brand. Each amount is scaled to
+a whole number and multiplied by a secret number of its reward and brand; the sum is kept modulo a prime of 89 bits.
+Equal sums give equal hashes. Different sums give equal hashes in one of 6 * 10**26 comparisons.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from streammig.target import Rules, tells_facts
 
 PRIME = (1 << 89) - 1
 WIDTH = 12
-UNKNOWN_SUM = b"\xff" * WIDTH  # no sum is so large
+UNKNOWN_SUM = b"\xff" * WIDTH  # above any sum
 NO_SUM = bytes(WIDTH)
 
 
 def sums_of(rules: Rules, chunk: Chunk, key: bytes) -> list[bytes]:
-    """The sum of each row of a chunk; unknown ones where the rules tell of nothing that must add up."""
+    """Hash the sum of each row of a chunk; `UNKNOWN_SUM` for rules whose amounts need not add up."""
     rows, telling = len(chunk.columns), tells_facts(rules)
     if telling is None or not telling.adds_up:
         return [UNKNOWN_SUM] * rows

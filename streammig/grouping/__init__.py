@@ -1,7 +1,7 @@
-"""Grouping: single rows, each with a field that names its customer, as records of whole customers.
+"""Grouping: bring single rows, each with a field that names its customer, together into records of whole customers.
 
-Rows are brought together out of core into an owner-only work file, in the order of each customer's first row. That row
-is the place of the record, so a checkpoint, a message and a dead letter name files and lines of the export itself.
+The rows go out of core into an owner-only work file, ordered by each customer's first row. That row is the place of the
+record, so a checkpoint, a message and a dead letter name files and lines of the export itself.
 """
 
 from streammig.grouping.rows import OfRows

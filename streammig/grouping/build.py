@@ -1,4 +1,4 @@
-"""Groups the rows of a stage on the disk: split by a hash of the owner until a part fits into memory, then merged."""
+"""Group the rows of a stage on the disk: split by a hash of the owner until a part fits into memory, then merge."""
 
 from __future__ import annotations
 
@@ -17,29 +17,20 @@ from streammig.errors import BrokenExport
 from streammig.grouping.entries import BUFFER, HEAD, Entry, Form, entries, merged, of_file
 from streammig.grouping.rows import ROWS, OfRows
 from streammig.model import START, Place, Span
-from streammig.sources.source import Source
+from streammig.sources.source import Break, Source
 from streammig.sources.valid import too_large
 
-MEMORY = 48 << 20  # bytes that the rows which are held at once take, about
-BESIDE = 300  # bytes that a row takes in memory beside its own
+MEMORY = 48 << 20  # bytes; about what the rows of one part may take in memory
+BESIDE = 300  # bytes; overhead of a row in memory
 MOST_PARTS, FEWER = 96, 16  # files of the first split, and of a later one
-MEMORIES = 3  # written, after which it is saved how far the first split is
+MEMORIES = 3  # the first split saves its progress after so many times `MEMORY` written
 EVERY = 1 << 16  # bytes of the finished file between two marks of its index
-MARK = struct.Struct(">IQQ")  # file and offset of a record in the export, and where it stands in the finished file
+MARK = struct.Struct(">IQQ")  # file and offset of a record in the export, offset in the finished file
 FINISHED = "records", "marks", "about"  # the files that are kept until the stage is sent
 
 
-class Break(msgspec.Struct, frozen=True):
-    """Where a file of the export can't be read on, as in `BrokenExport`."""
-
-    file: str
-    offset: int
-    why: str
-    whole: bool
-
-
 class About(msgspec.Struct, frozen=True):
-    """What a work file is bound to and holds; written last. `made_by` is the hash of the mapping."""
+    """The header of a work file, written last. `export` binds it to its source; `made_by` is the mapping's hash."""
 
     export: str
     made_by: str
@@ -49,7 +40,7 @@ class About(msgspec.Struct, frozen=True):
 
 
 class Split(msgspec.Struct, frozen=True):
-    """How far the first split is: the place behind the last row that is in the parts, and their sizes then."""
+    """The progress of the first split: the place after the last row in the parts, and the sizes of the parts."""
 
     export: str
     made_by: str
@@ -60,7 +51,7 @@ class Split(msgspec.Struct, frozen=True):
 
 
 class Job(NamedTuple):
-    """Rows to be grouped in a folder. A record of more than `limit` bytes is one at fault, as it is for its source."""
+    """Rows to be grouped in a folder. A record of more than `limit` bytes becomes a fault."""
 
     source: Source
     rows: OfRows
@@ -69,21 +60,21 @@ class Job(NamedTuple):
     limit: int
     export: str
     made_by: str
-    names: Sequence[str]  # of the files
+    names: Sequence[str]  # of the export's files
     memory: int = MEMORY
 
 
 class Stopped(Exception):
-    """The work was stopped. What is done of it is kept, and gone on from."""
+    """The work was stopped. The next call goes on from there."""
 
 
 def room_of(source: Source) -> int:
-    """About how many bytes on the disk grouping takes at most: rows that are split, and records that they become."""
+    """Estimate the most bytes of disk that grouping needs: the split rows, and the records that they become."""
     return 2 * _size_of_rows(source)
 
 
 def _size_of_rows(source: Source) -> int:
-    """About how many bytes the rows take as entries, told by the first ones."""
+    """Estimate the bytes of all rows as entries, from the first ones."""
     spans = source.spans()
     try:
         first = next(spans, None)
@@ -98,12 +89,15 @@ def _size_of_rows(source: Source) -> int:
 
 
 def group(job: Job, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> About:
-    """Make the work file, or go on with it. Raises `Stopped`; `Unusable` for a link in place of a file of ours; and
-    `MachineFault` before it begins where the disk has too little room, or for what the disk refuses."""
+    """Make the work file, or go on with an earlier call.
+
+    Raises `Stopped`; `Unusable` for a link in place of one of our files; `MachineFault` for an error of the disk, or
+    before it begins if the disk has too little room.
+    """
     try:
-        for made in (job.folder.parent, job.folder):
-            own_folder(made)
-        split = _kept(job)
+        for folder in (job.folder.parent, job.folder):
+            own_folder(folder)
+        split = _saved(job)
         if split is None:
             clear(job.folder)
             room = room_of(job.source)
@@ -118,7 +112,7 @@ def group(job: Job, tell: Callable[[Span], None], stopped: Callable[[], bool]) -
         raise disk_fault("grouping-io", what, "Check the disk, then run the same command.", error) from None
 
 
-def _kept(job: Job) -> Split | None:
+def _saved(job: Job) -> Split | None:
     try:
         found = msgspec.json.decode(read_own(job.folder / "split"), type=Split)
     except (OSError, msgspec.MsgspecError):
@@ -127,8 +121,7 @@ def _kept(job: Job) -> Split | None:
 
 
 def clear(folder: Path, keep: Collection[str] = ()) -> None:
-    """Delete our files in a folder, but those to `keep`; any other file in it is left. Raises `Unusable` for a link in
-    place of one."""
+    """Delete our files in a folder except those to `keep`. Other files stay. Raises `Unusable` for a link."""
     for path in folder.glob("*"):
         if is_ours(path.name) and path.name not in keep:
             refuse_foreign(path)
@@ -141,7 +134,7 @@ def is_ours(name: str) -> bool:
 
 
 def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> Split:
-    """Write each row to the file of its owner; rows without one, and what is no row, to the last file, alone."""
+    """Write each row to the part of its owner. Rows without an owner, and faults, go to the last file."""
     breaks = [*split.breaks]
     paths = [job.folder / f"{at}.rows" for at in range(len(split.sizes) - 1)] + [job.folder / "alone.run"]
     with ExitStack() as stack:
@@ -156,7 +149,7 @@ def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callab
             return now
 
         def broken(it: BrokenExport) -> None:
-            breaks.append(Break(it.path, it.offset, it.why, it.whole))
+            breaks.append(Break.of(it))
 
         place, written = split.place, 0
         spans = job.source.spans(place, broken)
@@ -181,7 +174,7 @@ def _split(job: Job, split: Split, tell: Callable[[Span], None], stopped: Callab
 
 
 def _opened(path: Path, size: int) -> BinaryIO:
-    """A file of which so many bytes are known to be whole, to write on behind them."""
+    """Open a file to append to its first `size` bytes, which are known to be whole."""
     file = os.fdopen(own(path, os.O_RDWR | os.O_CREAT), "r+b", BUFFER)
     file.truncate(size)
     file.seek(size)
@@ -192,19 +185,19 @@ def _entries(job: Job, span: Span) -> Iterator[Entry]:
     bodies = span.cut(0, len(span))
     for at, body in enumerate(bodies):
         place = span.position(at)
-        spot = place.source, place.offset, place.length, place.ordinal
+        head = place.source, place.offset, place.length, place.ordinal
         if at in span.faults:
-            yield Entry(*spot, Form.FAULT, msgspec.json.encode(span.faults[at]), body)
+            yield Entry(*head, Form.FAULT, msgspec.json.encode(span.faults[at]), body)
             continue
         owners = job.rows.owners(body)
         for owner in owners:
-            yield Entry(*spot, Form.ROW, owner, body)
+            yield Entry(*head, Form.ROW, owner, body)
         if not owners:
-            yield _alone(job, Entry(*spot, Form.ROW, b"", body))
+            yield _alone(job, Entry(*head, Form.ROW, b"", body))
 
 
 def _part_of(owner: bytes, level: int, parts: int) -> int:
-    """The file that an owner's rows are in: another one at each level."""
+    """Return the number of an owner's part. The hash differs at each level, so that a part splits again."""
     digest = hashlib.blake2b(owner, digest_size=4, salt=level.to_bytes(8, "big")).digest()
     return int.from_bytes(digest, "big") % parts
 
@@ -226,13 +219,13 @@ def _finished(job: Job, split: Split, stopped: Callable[[], bool]) -> About:
 
 
 def _merge(found: Iterable[Entry], records: Path, marks: Path, stopped: Callable[[], bool]) -> tuple[int, int]:
-    """Write the finished file and its index; returns its number of records and its size."""
+    """Write the finished file and its index; return the number of records and the size in bytes."""
     count = size = 0
     marked = -EVERY
     with records.open("wb", BUFFER) as file, marks.open("wb") as index:
         for entry in found:
             if size - marked >= EVERY:
-                index.write(MARK.pack(*entry.spot, size))
+                index.write(MARK.pack(*entry.key, size))
                 marked = size
                 if stopped():
                     raise Stopped
@@ -243,7 +236,7 @@ def _merge(found: Iterable[Entry], records: Path, marks: Path, stopped: Callable
 
 
 def _group_part(job: Job, rows: Path, run: Path, level: int, stopped: Callable[[], bool]) -> None:
-    """Make the records of the owners in a part, in the order of their first rows."""
+    """Write the records of the owners in a part to `run`, in the order of their first rows."""
     if stopped():
         raise Stopped
     found = _in_memory(job, rows)
@@ -264,7 +257,7 @@ def _group_part(job: Job, rows: Path, run: Path, level: int, stopped: Callable[[
 
 
 def _split_part(rows: Path, level: int) -> list[Path]:
-    """The rows of a part that is too large, in smaller ones."""
+    """Split a part that is too large."""
     paths = [rows.with_name(f"{rows.stem}-{at}.rows") for at in range(FEWER)]
     with ExitStack() as stack:
         files = [stack.enter_context(_opened(path, 0)) for path in paths]
@@ -274,8 +267,10 @@ def _split_part(rows: Path, level: int) -> list[Path]:
 
 
 def _in_memory(job: Job, rows: Path) -> Sequence[Entry] | None:
-    """The records of a part; None where it does not fit into memory. Of an owner whose record is too large, for any
-    request, only the first row is held."""
+    """Make the records of a part in memory; return None if it does not fit.
+
+    Of an owner whose record is too large, only the first row is held.
+    """
     groups: dict[bytes, list[Entry]] = {}
     sizes: dict[bytes, int] = {}
     held = 0
@@ -294,11 +289,11 @@ def _in_memory(job: Job, rows: Path) -> Sequence[Entry] | None:
 
 
 def _record(job: Job, owner: bytes, rows: Sequence[Entry], size: int) -> Entry:
-    spot = rows[0][:4]
+    head = rows[0][:4]
     if size > job.limit:
-        return Entry(*spot, Form.FAULT, msgspec.json.encode(too_large(size, job.limit)), b"null")
+        return Entry(*head, Form.FAULT, msgspec.json.encode(too_large(size, job.limit)), b"null")
     body = b'{"id":%b,"%b":[%b]' % (owner, job.stage.encode(), b",".join(row.body for row in rows))
-    return Entry(*spot, Form.RECORD, b"", body + _places(job, rows))
+    return Entry(*head, Form.RECORD, b"", body + _places(job, rows))
 
 
 def _alone(job: Job, row: Entry) -> Entry:
@@ -307,10 +302,9 @@ def _alone(job: Job, row: Entry) -> Entry:
 
 
 def _places(job: Job, rows: Sequence[Entry]) -> bytes:
-    """The end of a record: where each of its rows stands, for people."""
-    return (
-        b',"%b":' % ROWS.encode() + msgspec.json.encode([f"{job.names[it.source]}:{it.ordinal}" for it in rows]) + b"}"
-    )
+    """Return the end of a record: the places of its rows, for people."""
+    places = [f"{job.names[it.source]}:{it.ordinal}" for it in rows]
+    return b',"%b":%b}' % (ROWS.encode(), msgspec.json.encode(places))
 
 
 def _write(path: Path, value: Split | About) -> None:
@@ -319,7 +313,7 @@ def _write(path: Path, value: Split | About) -> None:
 
 
 def read_from(path: Path, at: int) -> Iterator[Entry]:
-    """The entries of a finished file from an offset on."""
+    """Read the entries of a finished file from an offset on."""
     with open(path, "rb", BUFFER, opener=own) as file:
         file.seek(at)
         yield from entries(file)

@@ -1,4 +1,4 @@
-"""The entries of the work files, one behind the other: a head of fixed width, the note, the body."""
+"""The entries of the work files: a head of fixed width, the note, the body."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from typing import BinaryIO, NamedTuple
 from streammig.disk import own
 from streammig.errors import MachineFault
 
-# Place of a row in the export, or of the first row of a record: file, offset, length, number; kind; size of the note
-# and of the body; CRC of both. Big-endian, so that the bytes of places sort as the places do.
+# File, offset, length and ordinal of a row in the export, or of a record's first row; form; bytes of the note and of
+# the body; CRC of both.
 HEAD = struct.Struct(">IQIQBIII")
-SPOT = 12  # bytes of file and offset
-BUFFER = 1 << 17  # of each open file: there are many at once
+BUFFER = 1 << 17  # bytes for each open file; there are many at once
 
 
 class Form(IntEnum):
-    """What a body is: a row of the export, a record that rows were made into, or what is wrong with a row."""
+    """The kind of an entry: a row of the export, a record made of rows, or a fault."""
 
     ROW = 0
     RECORD = 1
@@ -29,7 +28,7 @@ class Form(IntEnum):
 
 
 class Entry(NamedTuple):
-    """One entry. `note` is JSON: the owner of a row, or what is wrong with what is none; else empty."""
+    """One entry. `note` is JSON: the owner of a row, the fault (as in `Span.faults`), or empty for a record."""
 
     source: int
     offset: int
@@ -40,7 +39,8 @@ class Entry(NamedTuple):
     body: bytes
 
     @property
-    def spot(self) -> tuple[int, int]:
+    def key(self) -> tuple[int, int]:
+        """The key by which entries sort into reading order."""
         return self.source, self.offset
 
     def encoded(self) -> bytes:
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 
 def entries(file: BinaryIO) -> Iterator[Entry]:
-    """The entries of a file from where it stands. Raises `MachineFault` where they are not what was written."""
+    """Read entries from the current position of a file. Raises `MachineFault` if the file is damaged."""
     while head := file.read(HEAD.size):
         if len(head) < HEAD.size:
             raise damaged(Path(file.name))
@@ -65,19 +65,19 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
 
 
 def of_file(path: Path) -> Iterator[Entry]:
-    """The entries of a whole file."""
+    """Read the entries of a whole file."""
     with open(path, "rb", BUFFER, opener=own) as file:
         yield from entries(file)
 
 
 def merged(runs: Iterable[Path]) -> Iterator[Entry]:
-    """The entries of files that are each in the order of the export, in that order."""
-    return heapq.merge(*map(of_file, runs), key=lambda it: it.spot)
+    """Merge the entries of files that are each in reading order."""
+    return heapq.merge(*map(of_file, runs), key=lambda it: it.key)
 
 
 def damaged(path: Path) -> MachineFault:
     return MachineFault(
         "grouping-damaged",
-        f"{path}: the work file of grouped rows is not what was written",
+        f"{path}: the work file of grouped rows is damaged",
         f"Check the disk, delete the folder {path.parent}, then run the same command: the rows are grouped again.",
     )

@@ -1,4 +1,4 @@
-"""A mapping of records that hold the rows of one customer: each row is mapped by itself."""
+"""Map a record that holds the rows of one customer: each row is mapped by itself."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import orjson
 from streammig.fields import FieldError, FieldMapping, kind
 
 ABSENT = object()
-ROWS = "rows"  # the field of a record that says where its rows stand
+ROWS = "rows"  # the field of a record with the places of its rows
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
 class OfRows:
-    """Makes a target's record of `{"id": …, "<stage>": [row, …]}`, whose rows are as they stand in the export, and are
-    named by file and number in `rows`.
+    """Makes a target's record from `{"id": …, "<stage>": [row, …], "rows": ["file:number", …]}`.
 
-    `mapping`, if there is one, makes of each row what it would make of a record; the field `owner` of that is cut. What
-    names another customer than the record does is left out, for it stands in that customer's record. So a mapping may
-    be mended after its rows were grouped; where it then leaves out all of a record, that is a `FieldError`.
+    `mapping`, if there is one, maps each row as if it were a record; the field `owner` is cut from the result. A result
+    that names another customer is left out, for that customer's record has it too. So a mapping may be mended after its
+    rows were grouped. If it then leaves out a whole record, that is a `FieldError`.
     """
 
     def __init__(self, stage: str, owner: str, mapping: Callable[[Any], Any] | None = None) -> None:
@@ -37,13 +36,13 @@ class OfRows:
         rows = record.get(self._stage) if isinstance(record, dict) else None
         if not isinstance(rows, list):
             raise FieldError(f"$.{self._stage}", f"a list of rows was expected, found {kind(rows)}")
-        whose, made, others = record.get("id", ABSENT), list[Any](), False
+        customer, made, others = record.get("id", ABSENT), list[Any](), False
         places = record.get(ROWS)
         for at, row in enumerate(rows):
-            known = places[at] if isinstance(places, list) and at < len(places) else ""
-            for part in self._parts(row, at, known):
-                theirs = part.pop(self.owner, None)
-                if whose is ABSENT or theirs in (None, "", whose):
+            place = places[at] if isinstance(places, list) and at < len(places) else ""
+            for part in self._parts(row, at, place):
+                owner = part.pop(self.owner, None)
+                if customer is ABSENT or owner in (None, "", customer):
                     made.append(part)
                 else:
                     others = True
@@ -51,10 +50,10 @@ class OfRows:
             raise FieldError(f"$.{self._stage}", "the mapping names another customer than when the rows were grouped")
         if not made:
             return None
-        return ({} if whose is ABSENT else {"id": whose}) | {self._stage: made}
+        return ({} if customer is ABSENT else {"id": customer}) | {self._stage: made}
 
     def _parts(self, row: Any, at: int, place: object) -> list[dict[str, Any]]:
-        """New objects, of what the mapping makes of a row."""
+        """Map a row, and return the results as new objects."""
         where = f"$.{self._stage}[{at}]"
         try:
             made = self.mapping(row) if self.mapping is not None else row
@@ -67,7 +66,7 @@ class OfRows:
         return [dict(part) for part in parts]
 
     def owners(self, row: bytes) -> list[bytes]:
-        """The customers that a row names, as JSON; none where that can't be told: the rules will say why."""
+        """Return the customers that a row names, as JSON; none if the row is invalid, for the rules say why."""
         try:
             made = _decode(row)
             made = self._owners_alone(made) if self._owners_alone is not None else made
@@ -76,5 +75,5 @@ class OfRows:
             return [*dict.fromkeys(orjson.dumps(each) for each in found if each is not None and each != "")]
         except KeyboardInterrupt:
             raise
-        except BaseException:  # a mapping is foreign code, and may give up in any way
+        except BaseException:  # a mapping is foreign code, and may raise anything
             return []

@@ -1,4 +1,4 @@
-"""Grouped rows as the source of a stage."""
+"""The source of a stage whose rows are grouped."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ SPAN_BYTES, SPAN_RECORDS = 1 << 20, 1000
 class GroupedSource(Source):
     """The rows of another source as records `{"id": …, "<stage>": [row, …]}` of whole customers.
 
-    A record stands where its first row stands, and comes in that order. A row that names no customer is a record of its
-    own without an id, and what is no row stays the fault that it is. `make` groups the rows in `folder`. Where that was
-    not done, as in commands beside a run, the first reading does it in a folder of its own, which goes with the source.
+    The place of a record is that of its first row, and records come in that order. A row that names no customer is a
+    record of its own without an id. A fault stays a fault. `make` groups the rows in `folder`. Without that, as in
+    commands beside a run, the first reading groups them in a temporary folder that is deleted with the source.
     """
 
     def __init__(
@@ -45,12 +45,10 @@ class GroupedSource(Source):
 
     @property
     def header(self) -> Collection[str] | None:
-        """That of the source of the rows."""
         return self.rows.header
 
     def is_made(self, *, begun: bool) -> bool:
-        """Whether the rows are grouped. Where records of the stage may have been sent (`begun`), what was grouped by an
-        earlier mapping stays."""
+        """Whether the rows are grouped. Once records may have been sent (`begun`), any mapping will do."""
         found = self._read(self.folder)
         if found is None or (found.made_by != self._mark and not begun):
             return False
@@ -59,11 +57,11 @@ class GroupedSource(Source):
         return True
 
     def make(self, tell: Callable[[Span], None], stopped: Callable[[], bool]) -> None:
-        """Group the rows, or go on with it. Raises as `group`."""
+        """Group the rows, or go on with an earlier call. Raises as `group`."""
         self._about = group(self._job(self.folder), tell, stopped)
 
     def room(self) -> int:
-        """About how many bytes grouping takes on the disk at most."""
+        """Estimate the most bytes of disk that grouping needs."""
         return room_of(self.rows)
 
     def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
@@ -88,8 +86,10 @@ class GroupedSource(Source):
                 raise broken
 
     def share_before(self, place: Place) -> float:
-        """Which share of the records' bytes stands before a place. Rows of a customer stand anywhere behind its first,
-        so the place itself does not tell."""
+        """Return the share of the records' bytes before a place, from 0 to 1.
+
+        The place itself does not tell: later rows of a customer may be anywhere in the export.
+        """
         about = self._known()
         return self._offset(place) / about.size if about.size else 1.0
 
@@ -104,11 +104,11 @@ class GroupedSource(Source):
 
     def _entries(self, start: Place) -> Iterator[Entry]:
         for entry in read_from(self._folder / "records", self._offset(start)):
-            if entry.spot >= start[:2]:
+            if entry.key >= start[:2]:
                 yield entry
 
     def _offset(self, place: Place) -> int:
-        """Where in the finished file to read from for the records from a place on."""
+        """Return the offset in the finished file from which to read for the records from a place on."""
         marks = read_own(self._folder / "marks")
         count = range(len(marks) // MARK.size)
         at = bisect_right(count, place[:2], key=lambda it: MARK.unpack_from(marks, it * MARK.size)[:2])
@@ -120,7 +120,7 @@ class GroupedSource(Source):
         return self.folder if self._aside is None else self._aside / self.stage
 
     def _known(self) -> About:
-        """What the finished file holds; it is made first where need be."""
+        """Return the header of the finished file; group the rows first if need be."""
         if self._about is None:
             self._about = self._read(self.folder)
         if self._about is None:
@@ -154,7 +154,7 @@ class GroupedSource(Source):
         )  # fmt: skip
 
     def _export(self) -> str:
-        """What the work file is bound to: a moved export is the same export."""
+        """Return the digest that binds a work file to the export, which may be moved."""
         marks = [{**mark, "file": ""} for mark in self.rows.fingerprints()]
         text = json.dumps([FORMAT, self.stage, self._limit, self._mapping.owner, marks], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -176,12 +176,12 @@ def _span(held: Sequence[Entry]) -> Span:
 
 
 def grouped_folder(checkpoint: Path) -> Path:
-    """The folder of the work files of a checkpoint. They hold records, so it is owner-only, and deleted after use."""
+    """Return the folder of a checkpoint's work files. They hold records, so it is owner-only, and deleted after use."""
     return checkpoint.with_name(checkpoint.name + ".grouped")
 
 
 def forget(checkpoint: Path, stages: Iterable[str]) -> None:
-    """Delete the work files of a checkpoint, and leave what else lies there."""
+    """Delete the work files of a checkpoint; other files stay."""
     home = grouped_folder(checkpoint)
     if home.is_symlink():
         return

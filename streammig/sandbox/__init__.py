@@ -1,4 +1,4 @@
-"""A local Masivo with limits, a queue and faults from a script. It shares no code with the client that it judges."""
+"""A local Masivo with limits, a queue and scripted faults. It shares no code with the client that it tests."""
 
 from streammig.sandbox.config import SandboxConfig
 from streammig.sandbox.script import ScriptError

@@ -1,4 +1,4 @@
-"""What the target does after its queue: apply a batch, and silently drop records that do not fit the stored ones."""
+"""Apply batches from the queue as the target does, and silently drop records that do not fit the stored ones."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Queue:
         self._db.executemany("UPDATE customers SET times = times + 1 WHERE num = ?", repeated)
 
     def _holders(self, emails: Iterable[str]) -> dict[str, int]:
-        """The stored customer of each of these e-mails. Empty if duplicates are accepted."""
+        """Return the stored customer of each e-mail; nothing if duplicates are accepted."""
         if self._config.duplicate_email == "accept":
             return {}
         wanted = listed(email for email in emails if email)
@@ -114,17 +114,20 @@ class Queue:
         return dict(self._db.execute(sql, (wanted,)))
 
     def _owners(self, batch: Waiting, found: Sequence[Element]) -> list[tuple[int, Element]]:
-        """Elements with the number of their customer. Elements of unknown customers are dropped."""
+        """Return elements with the number of their customer. Elements of unknown customers are dropped."""
         known = self._store.known(element.id for element in found)
         if not self._config.customer_must_exist:
-            known = {**self._strangers(batch, [element.id for element in found if element.id not in known]), **known}
+            known = {
+                **self._make_unmigrated(batch, [element.id for element in found if element.id not in known]),
+                **known,
+            }
         for element in found:
             if element.id not in known:
                 self._drop(batch, element, UNKNOWN_CUSTOMER)
         return [(known[element.id], element) for element in found if element.id in known]
 
-    def _strangers(self, batch: Waiting, ids: Sequence[str]) -> dict[str, int]:
-        """Make customers that were not migrated, with only an id, so that their history has an owner."""
+    def _make_unmigrated(self, batch: Waiting, ids: Sequence[str]) -> dict[str, int]:
+        """Add customers that were not migrated, with only an id, so that their history has an owner."""
         rows = [(id_, "", batch.at) for id_ in ids]
         self._db.executemany("INSERT INTO customers (id, email, migrated, times) VALUES (?, ?, ?, 0)", rows)
         return self._store.known(ids)
@@ -153,7 +156,7 @@ class Queue:
         self._db.executemany(sql, rows)
 
     def _balances(self, nums: Iterable[int]) -> dict[int, dict[tuple[str, str | None], Decimal]]:
-        """The balance of each customer by (reward, brand), without zeros."""
+        """Return the balance of each customer by (reward, brand), without zeros."""
         sql = "SELECT num, reward_id, brand_id, amount FROM lots WHERE num IN (SELECT value FROM json_each(?))"
         held: dict[int, dict[tuple[str, str | None], Decimal]] = defaultdict(lambda: defaultdict(Decimal))
         for num, reward, brand, amount in self._db.execute(sql, (listed(nums),)):
@@ -161,8 +164,10 @@ class Queue:
         return {num: {key: total for key, total in sums.items() if total} for num, sums in held.items()}
 
     def _revert(self, batch: Waiting) -> None:
-        """Remove the customers migrated in the half-open window, with all their records. One that has a transaction of
-        no migration, made here since, stays."""
+        """Delete the customers migrated in [start, end), with all their records.
+
+        A customer with a transaction from outside the migration stays.
+        """
         window = msgspec.json.decode(batch.body, type=WindowOfRevert)
         bounds = (window.start_date.timestamp(), window.end_date.timestamp())
         made = "SELECT num FROM transactions WHERE batch IS NULL"
@@ -200,7 +205,7 @@ References = tuple[list[str | None], list[str | None], list[str | None], list[st
 
 
 def _references(element: Element) -> References:
-    """The rewards, tiers, stores and channels that an element refers to."""
+    """Return the rewards, tiers, stores and channels that an element refers to."""
     placed: list[Lot | Transaction | Event | Order]
     rewards: list[str | None] = []
     tiers: list[str | None] = []
@@ -218,7 +223,7 @@ def _references(element: Element) -> References:
 
 
 def _history(owner: TransactionOwner) -> dict[tuple[str, str | None], Decimal]:
-    """The sum of a customer's transactions by (reward, brand), without zeros."""
+    """Sum a customer's transactions by (reward, brand), without zeros."""
     sums: dict[tuple[str, str | None], Decimal] = defaultdict(Decimal)
     for entry in owner.transactions:
         if entry.type != "MIGRATION":

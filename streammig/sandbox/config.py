@@ -13,14 +13,14 @@ MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A time in seconds: fixed if both ends are equal, else drawn evenly from the range."""
+    """A duration in seconds: fixed if both ends are equal, else drawn evenly from the range."""
 
     low: float
     high: float
 
     @staticmethod
     def parse(text: str | float, what: str) -> Span:
-        """`2`, `0.5` or `0.1-0.3`. Raises ValueError, naming `what`, for anything else."""
+        """Parse `2`, `0.5` or `0.1-0.3`. Raises ValueError, naming `what`, for anything else."""
         parts = str(text).split("-")
         try:
             ends = [float(part) for part in parts]
@@ -38,7 +38,7 @@ class Span:
 class SandboxConfig:
     """Everything about one sandbox. The defaults are the strictest reading of the documents, without limits.
 
-    `store` is a SQLite file that is kept and continued, None for a temporary one. `limits` is text like
+    `store` is a SQLite file that outlives the sandbox, None for a temporary one. `limits` is text like
     `1/5s,250/1h;general=1000/1d`, or `dev`, `prod`, `off`. `latency` is the wait before an answer, `queue_delay` the
     time from an acceptance to its effect. Both are seconds, or a range as `0.1-0.3`; a range also reorders the queue.
     `script` is a file of faults or its rules as dicts, see `streammig.sandbox.script`.
@@ -54,14 +54,14 @@ class SandboxConfig:
     script: Path | str | Sequence[Mapping[str, Any]] | None = None
     api_key: str = "sandbox-key"
     token_lifetime: float = 3600.0  # seconds
-    max_body: int = 4 * MEBIBYTE  # bytes; one more is answered with 413
+    max_body: int = 4 * MEBIBYTE  # bytes; a longer body gets 413
     repeat: Literal["double", "ignore"] = "double"  # a customer id that is migrated again
-    duplicate_email: Literal["drop", "accept"] = "drop"  # one that another stored customer has
+    duplicate_email: Literal["drop", "accept"] = "drop"  # an e-mail that another stored customer has
     balance_match: bool = True  # transactions must add up to the balance, else they are dropped in the queue
     once_only: bool = True  # a second transactions request for a customer is refused
     customer_must_exist: bool = True  # events and transactions of unknown customers are dropped in the queue
     migration_entry: bool = True  # a balance shows as transactions of type MIGRATION
-    metrics: Literal["events", "sent"] = "events"  # what counts of a customer who was sent metrics, and has events
+    metrics: Literal["events", "sent"] = "events"  # which metrics win, for a customer with sent metrics and events
     history_moves_wallet: bool = False  # transactions change the wallet
     round_amounts: bool = False  # a wallet shows whole numbers
     partial_refusal: bool = False  # a 422 refuses only the bad customers, without saying so

@@ -1,4 +1,4 @@
-"""The form of request bodies as types, and the refusals of the target for any other body."""
+"""The types of request bodies, and how the target refuses any other body."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 MOST = 1000  # customers, events or transactions in one request
 
-# Amounts of up to 60 digits on either side of the point are kept; 200 leave room to add any number of them exactly.
+# Amounts have up to 60 digits on either side of the point; with 200, any number of them adds up exactly.
 EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
 DIGITS = 60
 
@@ -201,7 +201,7 @@ class WindowOfRevert(Form, frozen=True, kw_only=True):
 
 
 def number(raw: msgspec.Raw, path: str) -> Decimal:
-    """The exact value of a JSON number."""
+    """Return the exact value of a JSON number."""
     text = bytes(raw)
     if text[:1] not in b"-0123456789":
         raise Refused(f"{path}: a number was expected")
@@ -213,7 +213,7 @@ def number(raw: msgspec.Raw, path: str) -> Decimal:
 
 
 def elements(body: bytes) -> list[msgspec.Raw]:
-    """The customers of a migration body, unchecked. Raises Refused if there are none or too many."""
+    """Return the customers of a migration body, unchecked. Raises Refused if there are none or too many."""
     try:
         body.decode()
         found = msgspec.json.decode(body, type=Envelope).customers
@@ -247,14 +247,14 @@ def checked(kind: str, raw: msgspec.Raw, index: int, refuse_unknown: bool = Fals
 
 
 def units(element: Element) -> int:
-    """The units of an element, which the limit of a request counts."""
+    """Count the units of an element, which the limit of a request counts."""
     if isinstance(element, Customer):
         return 1
     return len(element.events if isinstance(element, EventOwner) else element.transactions)
 
 
-def twins(found: Iterable[tuple[int, Element]]) -> list[tuple[int, str]]:
-    """The indices, with the reason, of customers whose id or folded e-mail occurs earlier in the same request."""
+def repeated_in(found: Iterable[tuple[int, Element]]) -> list[tuple[int, str]]:
+    """Return index and reason of customers whose id or folded e-mail occurs earlier in the same request."""
     ids: set[str] = set()
     emails: set[str] = set()
     repeated = []
@@ -293,7 +293,7 @@ def _located(path: str, message: str) -> str:
 
 
 def _refuse_unknown(value: Any, form: Any, path: str) -> None:
-    """Walk a value beside its form, and refuse the first field that the form does not have."""
+    """Walk a value along its form, and refuse the first field that the form does not have."""
     for inner in getattr(form, "__args__", ()):  # lists and unions
         for place, entry in enumerate(value if isinstance(value, list) else [value]):
             _refuse_unknown(entry, inner, f"{path}[{place}]" if isinstance(value, list) else path)

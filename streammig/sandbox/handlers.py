@@ -1,4 +1,4 @@
-"""From a request to its reply: first the limits, then the faults of the script, then the answer of the target."""
+"""Answer requests: first the limits, then the faults of the script, then the target."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Front:
         at = self.clock()  # before any await: the limits judge this time of arrival
         call = Call(request, at, request.method, _segments(request.rel_url.raw_path))
         if call.path[:1] == (OWN,):
-            return self._response(await self._own(call))
+            return self._response(await self._own_route(call))
         verdict = self.limiter.judge(at, call.kind in faults.MIGRATIONS)
         broken = " ".join(window.text for window in verdict.broken)
         answer = "error"
@@ -125,13 +125,13 @@ class Front:
         return web.Response(status=reply.status, body=reply.body, headers=head)
 
     async def _play(self, call: Call) -> Reply:
-        """The reply after the faults of the script. Raises Gone if no reply is sent."""
+        """Play the script's fault, if any, and return the reply. Raises Gone if no reply is sent."""
         wire = Wire(call.request)
         fault = self.script.fault(call.kind)
         match fault:
             case faults.Answer():
                 right = await self._work(call, fault) if fault.works else None
-                return self._instead(fault, call, right)
+                return self._scripted(fault, call, right)
             case faults.Revoke():
                 self.tokens.revoke()
             case faults.Reset(at="head"):
@@ -159,7 +159,7 @@ class Front:
                 raise await wire.truncate(self._dated(reply), fault.at)
         return reply
 
-    def _instead(self, fault: faults.Answer, call: Call, right: Reply | None) -> Reply:
+    def _scripted(self, fault: faults.Answer, call: Call, right: Reply | None) -> Reply:
         status = fault.status
         headers = {}
         if fault.retry_after is not None:
@@ -194,7 +194,7 @@ class Front:
             if token is None:
                 raise Refused("the API key is missing or not known", 401)
             return Reply(200, orjson.dumps({"data": token}))
-        read = self._read(call) if call.kind == "read" else None  # a wrong path is one with any token
+        read = self._read(call) if call.kind == "read" else None  # first, for a wrong path is 404 with any token
         if not self.tokens.valid(headers.get("Authorization", ""), call.at):
             raise Refused("the token is missing, not known or has ended", 401)
         if read is not None:
@@ -206,15 +206,15 @@ class Front:
         try:
             if call.kind == "revert":
                 await self.worker.run(self.intake.revert, body, call.at, delay)
-                told = {"message": "Revert enqueued", "details": "Customers are reverted in the background"}
-                return Reply(200, orjson.dumps(told))
+                found = {"message": "Revert enqueued", "details": "Customers are reverted in the background"}
+                return Reply(200, orjson.dumps(found))
             taken, sent = await self.worker.run(self.intake.take, call.kind, body, call.at, delay, fault)
             return Reply(201, _counted(fault, taken, sent))
         finally:
             self.pump.wake()  # a refusal may have been partial
 
     def _read(self, call: Call) -> Callable[[], Awaitable[bytes]]:
-        """What answers a read. Raises `Refused` for a path that is none."""
+        """Return the function that answers a read. Raises Refused for an unknown path."""
         reads, run, query = self.reads, self.worker.run, call.request.query
         match (call.method, *call.path):
             case ("GET", "customers", id_):
@@ -239,27 +239,29 @@ class Front:
     async def _change_consent(self, id_: str, call: Call) -> bytes:
         return await self.worker.run(self.reads.change_consent, id_, await self._body(call.request))
 
-    async def _own(self, call: Call) -> Reply:
-        """The sandbox's own routes, without limits and authorization. They are not counted."""
+    async def _own_route(self, call: Call) -> Reply:
+        """Answer the sandbox's own routes. They have no limits and no authorization, and are not counted."""
         query = call.request.query
         try:
             match (call.method, *call.path[1:]):
                 case ("GET", "ledger"):
-                    told = await self.worker.told(ledger, self.store)
+                    found = await self.worker.run_flushed(ledger, self.store)
                 case ("GET", "holds"):
                     entity, after = query.get("entity", "customers"), query.get("after", "")
-                    told = await self.worker.told(holds, self.store, entity, after, int(query.get("limit", "1000")))
+                    found = await self.worker.run_flushed(
+                        holds, self.store, entity, after, int(query.get("limit", "1000"))
+                    )
                 case ("GET", "drain"):
                     drained = await self.pump.empty(float(query.get("timeout", DRAIN_SECONDS)))
-                    told = {"drained": drained, "waiting": await self.worker.run(self.store.waiting)}
+                    found = {"drained": drained, "waiting": await self.worker.run(self.store.waiting)}
                 case _:
                     return error(404, "ledger, holds and drain are what there is")
         except ValueError as problem:
             return error(422, str(problem))
-        return Reply(200, orjson.dumps(told))
+        return Reply(200, orjson.dumps(found))
 
     async def _body(self, request: web.BaseRequest) -> bytes:
-        """The whole body. Raises Refused (413) if it is too long, before reading it if the header says so."""
+        """Read the whole body. Raises Refused (413) if it is too long, at once if the header says so."""
         most = self.config.max_body
         too_large = Refused(f"body: at most {most} bytes were expected", 413)
         if (request.content_length or 0) > most:
@@ -280,7 +282,7 @@ class Front:
             half -= len(part)
 
     async def _discard(self, request: web.BaseRequest) -> None:
-        """Read and drop the rest of a body. Otherwise the connection is reset, and the answer is lost."""
+        """Read and drop the rest of a body. Without this the connection is reset, and the answer is lost."""
         left = self.config.max_body
         while left > 0 and (part := await request.content.readany()):
             left -= len(part)
@@ -299,7 +301,7 @@ class Front:
 
 
 def _counted(fault: faults.Fault | None, taken: int, sent: int) -> bytes:
-    """The body of an answer that reports how many were enqueued; else an empty one."""
+    """Return the body of an answer that counts the enqueued customers; an empty body if the fault asks for none."""
     match fault:
         case faults.Answer(body="count"):
             return orjson.dumps({"success": taken == sent, "saved_count": taken, "requested_count": sent})
@@ -309,7 +311,7 @@ def _counted(fault: faults.Fault | None, taken: int, sent: int) -> bytes:
 
 
 def _segments(raw_path: str) -> tuple[str, ...]:
-    """The parts of a path after the prefix. Each is decoded by itself, so that an id may hold an encoded slash."""
+    """Split a path after the prefix. Each part is decoded by itself, so that an id may hold an encoded slash."""
     if raw_path.startswith(PREFIX + "/"):
         raw_path = raw_path[len(PREFIX) :]
     return tuple(unquote(part) for part in raw_path.strip("/").split("/"))

@@ -1,4 +1,4 @@
-"""The work of the target before it answers a migration request: check the form, and enqueue the body."""
+"""Check the body of a migration request, and enqueue it, before the target answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from random import Random
 import msgspec
 
 from streammig.sandbox.config import SandboxConfig
-from streammig.sandbox.forms import MOST, Element, Refused, WindowOfRevert, checked, elements, twins, units
+from streammig.sandbox.forms import MOST, Element, Refused, WindowOfRevert, checked, elements, repeated_in, units
 from streammig.sandbox.script import Answer, Fault, Late, Lose, Partial
 from streammig.sandbox.store import Store
 
@@ -22,10 +22,10 @@ class Intake:
         self._dice = dice
 
     def take(self, kind: str, body: bytes, at: float, delay: float, fault: Fault | None = None) -> tuple[int, int]:
-        """Enqueue a migration body that came at `at`, to be applied `delay` seconds later. Return the number
-        of customers that were enqueued, and the number in the body.
+        """Enqueue a migration body of the time `at`, to be applied `delay` seconds later.
 
-        Raises Refused if anything in it is refused: then nothing is enqueued, unless refusals are partial here.
+        Return the number of enqueued customers, and the number in the body. Raises Refused if any customer is refused.
+        Then nothing is enqueued, unless refusals are partial.
         """
         raws = elements(body)
         partial = self._config.partial_refusal or isinstance(fault, Partial)
@@ -50,7 +50,7 @@ class Intake:
             owners = [element.id for _, element in good]
             self._store.accept(kind, kept, at, at + delay + late, owners, weight, lost)
         if bad:
-            raise Refused(self._told(*min(bad), raws))
+            raise Refused(self._details(*min(bad), raws))
         return len(good), len(raws)
 
     def revert(self, body: bytes, at: float, delay: float) -> None:
@@ -66,7 +66,7 @@ class Intake:
     def _sort(
         self, kind: str, raws: Sequence[msgspec.Raw], stop: bool
     ) -> tuple[list[tuple[int, Element]], list[tuple[int, str]]]:
-        """The valid elements, and the faults of the others. `stop`: return at the first fault."""
+        """Return the valid elements, and the faults of the others. `stop`: return at the first fault."""
         good: list[tuple[int, Element]] = []
         bad: list[tuple[int, str]] = []
         refuse_unknown = self._config.unknown_fields == "refuse"
@@ -77,14 +77,14 @@ class Intake:
                 bad.append((index, refused.details))
                 if stop:
                     return good, bad
-        bad += twins(good)
+        bad += repeated_in(good)
         if kind == "transactions" and self._config.once_only:
             claimed = self._store.claimed([element.id for _, element in good])
-            told = "the transactions of this customer were migrated before"
-            bad += [(index, f"customers[{index}].id: {told}") for index, element in good if element.id in claimed]
+            said = "the transactions of this customer were migrated before"
+            bad += [(index, f"customers[{index}].id: {said}") for index, element in good if element.id in claimed]
         return good, bad
 
-    def _told(self, index: int, details: str, raws: Sequence[msgspec.Raw]) -> str:
+    def _details(self, index: int, details: str, raws: Sequence[msgspec.Raw]) -> str:
         if not self._config.name_offender:
             return details
         try:

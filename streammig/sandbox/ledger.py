@@ -1,4 +1,4 @@
-"""Reports of the sandbox: the requests it got, the records it holds, received twice, or dropped."""
+"""Report the requests that the sandbox got, and the records that it holds, received twice, or dropped."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TWICE = {
 
 
 def holds(store: Store, entity: str, after: str, limit: int) -> dict[str, Any]:
-    """One page of a listing, in the order of `id`. `next` is the value of `after` for the next page, None at the end.
+    """Return a page of a listing, in the order of `id`. `next` is `after` for the next page, None at the end.
 
     Raises ValueError for an entity that is not listed.
     """
@@ -56,7 +56,7 @@ def holds(store: Store, entity: str, after: str, limit: int) -> dict[str, Any]:
 
 
 def ledger(store: Store) -> dict[str, Any]:
-    """The whole report, computed from the store. Sums are decimals as text, without trailing zeros."""
+    """Compute the whole report. Sums are decimals as text, without trailing zeros."""
     return {
         "requests": _nested(store.rows("SELECT kind, answer, count(*) FROM requests GROUP BY 1, 2 ORDER BY 1, 2")),
         "arrivals": _arrivals(store),

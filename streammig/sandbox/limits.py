@@ -1,4 +1,4 @@
-"""The account's limits as the sandbox enforces them: strict sliding windows. Every attempt counts."""
+"""Enforce the account's limits as strict sliding windows. Every attempt counts."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Limiter:
         broken = tuple(window for window in applying if self._count(window, now))
         if not applying:
             return Verdict((), {})
-        told = max(applying, key=lambda window: _prominence(window, migration))
-        headers = self._headers(told, now)
+        shown = max(applying, key=lambda window: _prominence(window, migration))
+        headers = self._headers(shown, now)
         if broken:
             wait = max(self._arrivals[window][0] + window.seconds - now for window in broken)
             headers["Retry-After"] = str(max(1, math.ceil(wait)))
@@ -96,5 +96,5 @@ class Limiter:
 
 
 def _prominence(window: Window, migration: bool) -> tuple[bool, bool, float]:
-    """Order the windows: headers describe the hour of the migration limit if there is one, else the widest window."""
+    """Sort key of the window that headers describe: an hour of the migration limit first, else the widest."""
     return (migration and window.group == MIGRATION, window.seconds == HOUR, window.seconds)

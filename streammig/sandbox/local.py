@@ -1,4 +1,4 @@
-"""A sandbox in a thread of this process, for the demo and for tests."""
+"""Run a sandbox in a thread of this process, for the demo and for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 60.0  # seconds to wait for the queue
 
 
 class LocalTarget:
-    """A sandbox in a thread of its own, as a context manager. Entering raises the error if it can't start."""
+    """A sandbox in its own thread, as a context manager. Entering raises the error if it can't start."""
 
     def __init__(self, config: SandboxConfig) -> None:
         self._config = config
@@ -35,7 +35,7 @@ class LocalTarget:
         return self._sandbox.url
 
     def ledger(self) -> dict[str, Any]:
-        """Its ledger, once its queue is empty."""
+        """Wait until the queue is empty, and return the ledger."""
         asyncio.run_coroutine_threadsafe(self._sandbox.drain(PATIENCE), self._loop).result()
         return self._sandbox.ledger()
 

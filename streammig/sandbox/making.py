@@ -1,7 +1,7 @@
-"""Makes up the records of a loyalty export: customers, their purchases, and the history that explains their balance.
+"""Make up the records of a loyalty export: customers, their purchases, and transactions that explain their balance.
 
-A million customers of 1 KB are to take seconds, so templates of bytes are filled, and one draw of random bits is cut
-into all the choices that a record needs: `bits & 511` picks one of 512 dates.
+A million customers of 1 KB should take seconds. So templates of bytes are filled, and one draw of random bits makes
+all choices of a record: `bits & 511` picks one of 512 dates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import NamedTuple
 
-# Eight plain names, and eight as UTF-8 and as the escapes that older systems write, a pair of surrogates among them.
+# Eight plain names, and eight in UTF-8 or with escapes as older systems write them, also a pair of surrogates.
 NAMES = ("Ana", "Juan", "Maria", "Luis", "Sara", "Pedro", "Laura", "Diego")
 UNICODE_NAMES = ("José", "Zoë", "Łukasz", "Ελένη", "李小龍", "مريم", "Andr\\u00e9", "Mia \\ud83c\\udf89")
 SURNAMES = ("Garcia", "Lopez", "Torres", "Rojas", "Castro", "Mora", "Silva", "Vargas")
@@ -23,7 +23,7 @@ TIERS = (b"6f1c9a52-8a53-4c1e-9d60-0c2f2d7f1a01", b"6f1c9a52-8a53-4c1e-9d60-0c2f
 # A bad customer has one of these for gender, e-mail or date of birth.
 WRONG_GENDER, WRONG_EMAIL, WRONG_DATE = b"UNSPECIFIED", b"no address", b"last summer"
 
-# What a compact customer takes up without devices and for each of them, in bytes: devices fill it up to the size.
+# Bytes of a compact customer without devices, and of a device. Devices fill a customer up to the wanted size.
 BARE, DEVICE = 828, 313
 
 CUSTOMER = (
@@ -53,7 +53,7 @@ TRANSACTION = (
 
 
 class Reward(NamedTuple):
-    """A kind of points. Amounts are whole numbers of its smallest part, with `digits` after the point."""
+    """A kind of points. Amounts are whole numbers of its smallest part, which is `digits` after the point."""
 
     id: bytes
     brand: bytes  # as JSON
@@ -74,7 +74,7 @@ class Layout:
         self._pretty = pretty
 
     def template(self, compact: bytes, depth: int) -> bytes:
-        """A compact template, or a part of one, at `depth` levels. Its first line is not indented."""
+        """Lay out a compact template, or a part of one, at `depth` levels. Its first line is not indented."""
         if not self._pretty:
             return compact
         out = bytearray()
@@ -96,7 +96,7 @@ class Layout:
         return bytes(out)
 
     def array(self, elements: Sequence[bytes], depth: int) -> bytes:
-        """An array with its elements at `depth` levels."""
+        """Lay out an array with its elements at `depth` levels."""
         if not (self._pretty and elements):
             return b"[%b]" % b",".join(elements)
         line = indented(depth)
@@ -104,7 +104,7 @@ class Layout:
 
 
 def indented(depth: int) -> bytes:
-    """A new line with the indent of `depth` levels."""
+    """Return a line break with the indent of `depth` levels."""
     return b"\n" + b"  " * depth
 
 
@@ -127,14 +127,14 @@ class Dice:
         )
 
     def about(self, mean: float) -> int:
-        """Between none and twice the mean."""
+        """Draw a whole number from 0 to twice the mean."""
         return int(self.random() * (2 * mean + 1))
 
     def token(self) -> bytes:
         return self._random.randbytes(80).hex().encode()
 
     def _dates(self, first: int, last: int) -> list[bytes]:
-        """512 moments of these years, in the forms that exports use."""
+        """Draw 512 moments of these years, in the forms that exports use."""
         begin = datetime(first, 1, 1, tzinfo=UTC)
         seconds = int((datetime(last, 1, 1, tzinfo=UTC) - begin).total_seconds())
         forms = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.000Z", "%Y-%m-%dT%H:%M:%S+00:00")
@@ -147,21 +147,21 @@ def _encoded(texts: Sequence[str]) -> list[bytes]:
 
 
 def amount(parts: int, digits: int) -> bytes:
-    """An amount in smallest parts as a JSON number, with no or two digits after the point."""
+    """Write an amount in smallest parts as a JSON number, with no or two digits after the point."""
     if not digits:
         return b"%d" % parts
     return b"%b%d.%02d" % (b"-" if parts < 0 else b"", *divmod(abs(parts), 100))
 
 
 class Wallet(NamedTuple):
-    """The balance of one reward (by its place in REWARDS), in smallest parts."""
+    """The balance of one reward (its index in REWARDS), in smallest parts."""
 
     reward: int
     total: int
 
 
 class Customers:
-    """Makes the records of customers. `close` ends one, so that more fields may come before it."""
+    """Makes the records of customers. Append `close` to end a record, after any further fields."""
 
     def __init__(self, dice: Dice, layout: Layout, size: int) -> None:
         self._dice, self._layout = dice, layout
@@ -173,7 +173,7 @@ class Customers:
         self.close = layout.template(b"}", RECORD + 1)
 
     def make(self, number: int, id_: bytes, wallets: Sequence[Wallet], spent: int, purchases: int, bad: bool) -> bytes:
-        """A record, still open. A bad one has a wrong gender, e-mail or date of birth, in turn."""
+        """Make a record without its end. A bad one has a wrong gender, e-mail or date of birth, in turn."""
         dice, bits = self._dice, self._dice.bits(46)
         since, born, visit = dice.joined[bits & 511], dice.born[bits >> 9 & 511], dice.happened[bits >> 18 & 511]
         gender, email = GENDERS[bits >> 27 & 1], b"customer-%d@example.com" % number
@@ -193,7 +193,7 @@ class Customers:
         )  # fmt: skip
 
     def deleted(self) -> bytes:
-        """The fields that mark a deleted customer."""
+        """Make the fields that mark a deleted customer."""
         return self._gone % self._dice.happened[self._dice.bits(9)]
 
     def _add_lots(self, lots: list[bytes], wallet: Wallet) -> None:
@@ -224,7 +224,7 @@ class Purchases:
         )
 
     def make(self, number: int) -> tuple[list[bytes], int, int]:
-        """The events of a customer; and the value and the number of the events that are not reversed."""
+        """Make the events of a customer; return also value and number of the events that are not reversed."""
         dice, spent, live = self._dice, 0, 0
         events: list[bytes] = []
         for place in range(1, dice.about(self._mean) + 1):
@@ -258,10 +258,10 @@ class Histories:
         self._form = layout.template(TRANSACTION, ENTRY)
         self._cause = layout.template(b'{"type":"PURCHASE"}', ENTRY + 1)
 
-    def make(self, told: bool) -> tuple[list[Wallet], list[bytes]]:
-        """The wallets of a customer, and the transactions if `told`. Without them, the balance has no history."""
+    def make(self, explained: bool) -> tuple[list[Wallet], list[bytes]]:
+        """Make the wallets of a customer, and the transactions that explain them if `explained`."""
         dice, bits = self._dice, self._dice.bits(40)
-        count = dice.about(self._mean) if told else 0
+        count = dice.about(self._mean) if explained else 0
         reward, places = bits % 3, 1 + (bits >> 8 & 3 == 0)
         if not count:
             return [Wallet((reward + place) % 3, bits >> 10 + 15 * place & 32_767) for place in range(places)], []

@@ -1,4 +1,4 @@
-"""The read calls of the target: customers, wallets, transactions, rewards, tiers, consent."""
+"""Answer the read calls of the target: customers, wallets, transactions, rewards, tiers, consent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streammig.sandbox.forms import EXACT, Refused
 from streammig.sandbox.store import Store, plain
 
 OLDEST_YEAR = 2020
-MONTHS = 3  # of transactions that are shown without a year
+MONTHS = 3  # a listing without a year shows so many
 BASE_TIER = "00000000-0000-4000-8000-000000000001"
 PURPOSES = (
     "behavioral_campaigns",
@@ -89,7 +89,7 @@ class Reads:
         return _data([reward for reward in found if reward["type"] == type_][first : last + 1])
 
     def reward(self, id_: str) -> bytes:
-        """One reward. If every reference is known, so is every reward with a UUID."""
+        """Return a reward. If every reference is known, so is every reward with a UUID."""
         known = self._known_rewards()
         if id_ in known or (self._config.rewards is None and _is_uuid(id_)):
             return _data(_reward(id_, known.get(id_)))
@@ -125,7 +125,7 @@ class Reads:
         return num
 
     def _sent(self, num: int) -> dict[str, orjson.Fragment]:
-        """The fields of a customer as they were sent, numbers untouched."""
+        """Return the fields of a customer as they were sent, with numbers as text."""
         rows = self._store.rows("SELECT sent FROM documents WHERE num = ?", num)
         fields = msgspec.json.decode(rows[0][0], type=dict[str, msgspec.Raw]) if rows else {}
         return {name: orjson.Fragment(bytes(raw)) for name, raw in fields.items()}
@@ -135,7 +135,7 @@ class Reads:
         return orjson.loads(rows[0][0]) if rows else None
 
     def _metrics(self, num: int) -> dict[str, Any] | None:
-        """Metrics computed from the purchases, which replace the sent ones. None without events."""
+        """Compute metrics from the purchases, which replace the sent ones; None without events."""
         sql = "SELECT count(*), exact_sum(value), max(issued) FROM events WHERE num = ? AND type = 'PURCHASE'"
         ((events,),) = self._store.rows("SELECT count(*) FROM events WHERE num = ?", num)
         if not events:
@@ -185,7 +185,7 @@ class Reads:
         }
 
     def _listing(self, where: str, values: list[Any], begin: float, end: float | None, query: Query) -> bytes:
-        """Entries issued in [begin, end) that match the query."""
+        """List entries issued in [begin, end) that match the query."""
         clauses = [where, "issued >= ?"]
         values = [*values, begin]
         if end is not None:
@@ -201,7 +201,7 @@ class Reads:
         return _data([_entry(*row) for row in self._store.rows(sql, *values)])
 
     def _known_rewards(self) -> Mapping[str, str | None]:
-        """The configured rewards, else all rewards in the stored records."""
+        """Return the configured rewards, else all rewards in the stored records."""
         if self._config.rewards is not None:
             return self._config.rewards
         sql = "SELECT reward_id, brand_id FROM lots UNION SELECT reward_id, brand_id FROM transactions"
@@ -221,7 +221,7 @@ def _absent(what: str) -> Refused:
 
 
 def _tier(metrics: Any) -> str:
-    """The tier in the metrics, else the base tier."""
+    """Return the tier in the metrics, else the base tier."""
     lifetime = msgspec.json.decode(orjson.dumps(metrics), type=_Metrics | None) if metrics else None
     return (lifetime and lifetime.lifetime and lifetime.lifetime.tier_id) or BASE_TIER
 
@@ -308,7 +308,7 @@ def _year(text: str) -> tuple[float, float]:
 
 
 def _months_before(now: float) -> float:
-    """The same moment some calendar months ago. A day after the 28th becomes the 28th."""
+    """Go back `MONTHS` calendar months. A day after the 28th becomes the 28th."""
     moment = datetime.fromtimestamp(now, UTC)
     months = moment.year * 12 + moment.month - 1 - MONTHS
     year, month = divmod(months, 12)

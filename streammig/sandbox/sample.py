@@ -1,4 +1,4 @@
-"""Writes loyalty exports of any size, the same for the same seed, and counts the records that must arrive."""
+"""Write loyalty exports of any size, the same for the same seed, and count the records that must arrive."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Sample:
 
 
 class Part(NamedTuple):
-    """A number of records and units of a stage, and their exact sums: by reward, or of the `purchases`."""
+    """Records and units of a stage, and their exact sums: by reward, or of the `purchases`."""
 
     records: int
     units: int
@@ -59,8 +59,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The content of the files. `good` is the part of each stage that must arrive: all but deleted, reversed and bad
-    records, and records of bad customers."""
+    """The content of the files. `good` is the part of each stage that must arrive.
+
+    That is all but deleted, reversed and bad records, and records of bad customers.
+    """
 
     customers: int
     deleted: int
@@ -122,21 +124,21 @@ class _File:
 
 
 class _Count:
-    """A part while it grows."""
+    """A part under construction."""
 
     def __init__(self) -> None:
         self.records = self.units = 0
         self.sums = [0] * len(REWARDS)  # in smallest parts
 
     def part(self, *keys: tuple[str, int]) -> Part:
-        """The part, its sums by these keys, each with the digits behind the point; without sums of zero."""
+        """Return the part, with the sums under these keys (name, digits after the point) and without zeros."""
         found = zip(keys, self.sums, strict=False)
         sums = {key: Decimal(parts).scaleb(-digits) for (key, digits), parts in found if parts}
         return Part(self.records, self.units, sums)
 
 
 class _Writing:
-    """Writes one customer after the other, with all that is theirs, and counts."""
+    """Writes customers with all their records, and counts them."""
 
     def __init__(self, sample: Sample, files: Mapping[str, _File], together: bool) -> None:
         self._files, self._together = files, together

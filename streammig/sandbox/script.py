@@ -1,4 +1,4 @@
-"""A script of faults for the sandbox. It is checked before the server starts.
+"""Play a script of faults. It is checked before the server starts.
 
 A script is a JSON list of rules, or NDJSON with one rule a line. The first rule that matches a request is played. A
 request over the limits gets 429 before any rule.
@@ -70,11 +70,11 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class ScriptError(ValueError):
-    """A script that can't be played, with the rule and what is wrong with it."""
+    """A script that can't be played; the message names the rule and its fault."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
-    """The requests that a fault is for. The subclasses are the faults."""
+    """Selects requests. The subclasses are the faults that these requests meet."""
 
     on: Literal["customers", "events", "transactions", "revert", "auth", "read", "migration", "any"] = "any"
     nth: Count | list[Count] | None = None
@@ -98,7 +98,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.chance is None or dice.random() < self.chance
 
     def problem(self) -> str:
-        """The fault of the rule beyond its types, "" without one."""
+        """Say what is wrong with the rule beyond its types; "" if nothing is."""
         if sum(choice is not None for choice in (self.nth, self.every, self.chance)) > 1:
             return "nth, every and chance exclude each other"
         return ""
@@ -131,7 +131,7 @@ class Answer(Rule, frozen=True, kw_only=True, tag="answer"):
 
     @property
     def works(self) -> bool:
-        """Whether the target looks at the request at all."""
+        """Whether the target handles the request."""
         return self.done or self.share is not None or self.body in COUNTING
 
 
@@ -178,7 +178,7 @@ class Lose(Taken, frozen=True, kw_only=True, tag="lose"):
     share: Share = 1.0
 
     def chosen(self, count: int, dice: Random) -> list[int]:
-        """The indices, out of `count` customers, that get lost."""
+        """Choose the indices of the lost customers, out of `count`."""
         if self.records is not None:
             return [index for index in self.records if index < count]
         return [index for index in range(count) if dice.random() < self.share]
@@ -197,7 +197,7 @@ Fault = Answer | Revoke | Reset | Hang | Slow | Drip | Truncate | Partial | Lose
 
 
 def load_script(script: Path | str | Sequence[Mapping[str, Any]] | None) -> tuple[Fault, ...]:
-    """The rules of a script. Raises ScriptError, naming the file and the rule, if it can't be played."""
+    """Load the rules of a script. Raises ScriptError, naming the file and the rule, if it can't be played."""
     if script is None:
         return ()
     if not isinstance(script, (Path, str)):
@@ -230,7 +230,7 @@ def _rule(rule: Any, where: str) -> Fault:
 
 
 def _valid(rule: Any) -> str:
-    """The valid keys for the "do" of this rule, or the valid values of "do"."""
+    """List the valid keys for the "do" of this rule, or the valid values of "do"."""
     faults = {fault.__struct_config__.tag: fault for fault in get_args(Fault)}
     do = rule.get("do") if isinstance(rule, Mapping) else None
     if not isinstance(do, str) or do not in faults:
@@ -244,7 +244,7 @@ def _valid(rule: Any) -> str:
 
 
 class Script:
-    """Plays the rules: counts the requests of each kind and chooses the fault for each."""
+    """Counts the requests of each kind, and chooses the fault for each request."""
 
     def __init__(self, rules: Sequence[Fault], dice: Random) -> None:
         self._rules = rules
@@ -253,7 +253,7 @@ class Script:
         self._played: Counter[int] = Counter()
 
     def fault(self, kind: str) -> Fault | None:
-        """The fault for this request. Call it once for each: a request counts for `kind`, its group and any."""
+        """Choose the fault for a request. Call it once for each: a request counts for `kind`, its group and any."""
         groups = {kind, "any", *(("migration",) if kind in MIGRATIONS else ())}
         self._seen.update(groups)
         for index, rule in enumerate(self._rules):

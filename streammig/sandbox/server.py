@@ -1,4 +1,4 @@
-"""The sandbox as a server: how it starts, listens and stops."""
+"""Start, run and stop a sandbox as a server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Sandbox:
-    """One local Masivo. `start` and `stop` once each, or use it as an async context manager.
+    """A local Masivo. Call `start` and `stop` once each, or use it as an async context manager.
 
     The constructor raises ValueError for limits, delays or a script that can't be read. `start` raises ValueError for
     the store, and OSError for a port in use. `clock` gives seconds since the epoch.
@@ -60,7 +60,7 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """The base URL, with the prefix and without a slash at its end."""
+        """The base URL, with the prefix and without a final slash."""
         return self._url
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -78,17 +78,17 @@ class Sandbox:
             self._stack = stack.pop_all()
 
     async def stop(self) -> None:
-        """Close every connection and the store. A store that is kept also keeps its queue."""
+        """Close every connection and the store. A permanent store keeps its queue."""
         await self._stack.aclose()
         self._front = None
 
     def ledger(self) -> dict[str, Any]:
-        """The answer of `GET /_sandbox/ledger`."""
+        """Return the answer of `GET /_sandbox/ledger`."""
         front = self._running()
         return front.worker.wait(ledger, front.store)
 
     def holds(self, entity: str, after: str = "", limit: int = 1000) -> dict[str, Any]:
-        """The answer of `GET /_sandbox/holds`."""
+        """Return the answer of `GET /_sandbox/holds`."""
         front = self._running()
         return front.worker.wait(holds, front.store, entity, after, limit)
 
@@ -126,7 +126,7 @@ class Sandbox:
             store=store,
             worker=worker,
             pump=pump,
-            intake=Intake(config, store, Random(config.seed)),  # its own, because it is used in another thread
+            intake=Intake(config, store, Random(config.seed)),  # its own dice, for it runs in another thread
             reads=Reads(config, store),
             latency=self._latency,
             queue_delay=self._queue_delay,
@@ -137,13 +137,13 @@ class Sandbox:
 def serve(
     config: SandboxConfig, host: str = "127.0.0.1", port: int = 0, say: Callable[[str], None] | None = None
 ) -> None:
-    """Run a sandbox, in a process of its own, until SIGINT or SIGTERM.
+    """Run a sandbox until SIGINT or SIGTERM, as the only work of a process.
 
     `say` gets one line with the URL and the API key as soon as it listens. None prints it to stdout, flushed.
     Raises the same errors as `Sandbox`.
     """
-    # The loop must note arrivals while the worker computes. With Python's default of 5 ms between threads, one in ten
-    # arrivals was noted 4 to 20 ms late under full batches. With this it is 3 to 5 ms.
+    # The loop must note arrivals while the worker computes. With Python's switch interval of 5 ms, one in ten arrivals
+    # was noted 4 to 20 ms late under full batches. With 0.5 ms it is 3 to 5 ms.
     sys.setswitchinterval(0.0005)
     asyncio.run(_serve(config, host, port, say or partial(print, flush=True)))
 
@@ -165,7 +165,7 @@ async def _serve(config: SandboxConfig, host: str, port: int, say: Callable[[str
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel a task. If it failed before, raise its error."""
+    """Cancel a task. If it has failed before, raise its error."""
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

@@ -14,7 +14,7 @@ import orjson
 from streammig.sandbox.forms import EXACT
 
 VERSION = 1
-APPLICATION = 0x5342584D  # marks a file of the sandbox, so that it never writes into another database
+APPLICATION = 0x5342584D  # marks a file of the sandbox, so that no other database is written
 
 SCHEMA = """
 -- Every request, at the moment its headers arrived. `answer` is a status, or what happened to the connection.
@@ -55,7 +55,7 @@ CREATE TABLE dropped (batch INTEGER, entity TEXT, reason TEXT, owner TEXT, units
 
 
 class Waiting(NamedTuple):
-    """A batch in the queue that is due."""
+    """A batch that is due."""
 
     seq: int
     kind: str
@@ -65,7 +65,7 @@ class Waiting(NamedTuple):
 
 
 class ExactSum:
-    """The SQL aggregate `exact_sum`: the sum of decimals kept as text, as text without trailing zeros."""
+    """The SQL aggregate `exact_sum`: adds decimals in text, and gives text without trailing zeros."""
 
     def __init__(self) -> None:
         self._total = Decimal(0)
@@ -78,7 +78,7 @@ class ExactSum:
 
 
 def plain(value: Decimal) -> str:
-    """A decimal without exponent and trailing zeros, so that equal sums read the same."""
+    """Write a decimal without exponent and trailing zeros, so that equal sums have equal texts."""
     return format(value.normalize(EXACT), "f") if value else "0"
 
 
@@ -99,7 +99,7 @@ class Store:
         self.db.create_aggregate("exact_sum", 1, ExactSum)  # type: ignore[arg-type]  # finalize may return text
 
     def _prepare(self, path: Path | str) -> None:
-        # It is a sandbox: what a power cut takes away may be gone, what a killed process wrote may not.
+        # A sandbox may lose writes in a power cut, but not those of a killed process.
         for pragma in ("journal_mode = WAL", "synchronous = OFF", "cache_size = -65536", "temp_store = MEMORY"):
             self.db.execute(f"PRAGMA {pragma}")
         (tables,) = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -115,12 +115,12 @@ class Store:
         self.db.close()
 
     def note(self, requests: Sequence[tuple[float, str, str, str]]) -> None:
-        """Keep arrivals with their answers: (at, kind, answer, broken windows)."""
+        """Store arrivals with their answers: (at, kind, answer, broken windows)."""
         with self.db:
             self.db.executemany("INSERT INTO requests (at, kind, answer, broken) VALUES (?, ?, ?, ?)", requests)
 
     def arrivals(self, since: float) -> list[tuple[float, str]]:
-        """Time and kind of the requests since `since`, in order."""
+        """Return time and kind of the requests since then, in order."""
         return self.db.execute("SELECT at, kind FROM requests WHERE at >= ? ORDER BY at", (since,)).fetchall()
 
     def accept(
@@ -136,12 +136,12 @@ class Store:
                 self.db.executemany("INSERT OR IGNORE INTO claims VALUES (?)", [(owner,) for owner in owners])
 
     def claimed(self, owners: Sequence[str]) -> set[str]:
-        """The customers among these whose transactions were accepted before."""
+        """Return the customers among these whose transactions were accepted before."""
         found = self.db.execute("SELECT id FROM claims WHERE id IN (SELECT value FROM json_each(?))", (listed(owners),))
         return {owner for (owner,) in found}
 
     def next_due(self) -> float | None:
-        """The time when the next batch is due. None if the queue is empty."""
+        """Return the time when the next batch is due; None if the queue is empty."""
         row = self.db.execute("SELECT min(due) FROM batches WHERE applied IS NULL").fetchone()
         return None if row[0] is None else float(row[0])
 
@@ -150,13 +150,13 @@ class Store:
         return count
 
     def due(self, now: float) -> Waiting | None:
-        """The first batch in the queue that is due."""
+        """Return the first batch that is due."""
         sql = "SELECT seq, kind, at, lost, body FROM batches WHERE applied IS NULL AND due <= ? ORDER BY due, seq"
         row = self.db.execute(f"{sql} LIMIT 1", (now,)).fetchone()
         return row and Waiting(row[0], row[1], row[2], frozenset(orjson.loads(row[3])), row[4])
 
     def known(self, owners: Iterable[str]) -> dict[str, int]:
-        """The numbers of the customers among these that the store holds."""
+        """Return the numbers of the customers among these that the store holds."""
         return dict(
             self.db.execute(
                 "SELECT id, num FROM customers WHERE id IN (SELECT value FROM json_each(?))", (listed(owners),)
@@ -168,5 +168,5 @@ class Store:
 
 
 def listed(values: Iterable[Any]) -> str:
-    """Values as the JSON list that `json_each` takes: one parameter instead of a thousand."""
+    """Write values as a JSON list for `json_each`: one parameter instead of a thousand."""
     return orjson.dumps([*values]).decode()

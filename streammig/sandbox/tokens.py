@@ -1,4 +1,4 @@
-"""Tokens like those of the target: signed JSON web tokens that expire. All of them can be revoked at once."""
+"""Issue tokens like those of the target: signed JSON web tokens that expire, and can be revoked all at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tokens:
         self._generation = 0
 
     def issue(self, api_key: str, now: float) -> str | None:
-        """A token for the right API key, else None. `exp` is in whole seconds since the epoch."""
+        """Issue a token for the right API key; None for another. `exp` is in whole seconds since the epoch."""
         if not hmac.compare_digest(api_key.encode("utf-8", "surrogateescape"), self._api_key):
             return None
         self._issued += 1

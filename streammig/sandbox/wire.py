@@ -1,4 +1,4 @@
-"""Sends answers over a connection: whole, cut, byte by byte, or not at all with a reset."""
+"""Send an answer over a connection: whole, cut, or byte by byte; or reset the connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp import web
 JSON = "application/json"
 HTML = "text/html"
 
-SHORTEST_PAUSE = 0.002  # seconds: a shorter sleep takes longer than it says
+SHORTEST_PAUSE = 0.002  # seconds; a shorter sleep is not exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Reply:
         return {**self.headers, **typed}
 
     def raw(self) -> bytes:
-        """The answer as bytes on the wire, to be cut or sent slowly."""
+        """Write the answer as it is on the wire, to be cut or sent slowly."""
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in self.head().items()]
         lines += [f"Content-Length: {len(self.body)}", "Connection: close", "", ""]
@@ -40,7 +40,7 @@ class Reply:
 
 
 class Gone(Exception):
-    """The connection ended without the right answer. The message says how; the ledger shows it."""
+    """The connection ended without the right answer. The message says how, for the ledger."""
 
 
 class Wire:

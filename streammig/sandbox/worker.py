@@ -1,4 +1,4 @@
-"""The thread that does all JSON and SQLite work, and the task that applies the queue."""
+"""Run JSON and SQLite work in one thread, and apply the queue in one task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MOST_PENDING = 10_000  # arrivals kept in memory until the store is next used
-GLANCE = 0.02  # seconds: the clock may be another than the loop's, and may jump while the queue waits
+POLL = 0.02  # seconds; the clock may differ from the loop's, and may jump while the queue waits
 
 
 class Worker:
@@ -28,18 +28,18 @@ class Worker:
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
 
-    async def told(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The same, after every arrival noted before."""
+    async def run_flushed(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `run`, after all noted arrivals are stored."""
         await self.run(self._flush)
         return await self.run(function, *args, **kwargs)
 
     def wait(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The same for callers that can't await."""
+        """As `run_flushed`, for callers that can't await."""
         self._executor.submit(self._flush).result()
         return self._executor.submit(function, *args, **kwargs).result()
 
     async def note(self, at: float, kind: str, answer: str, broken: str) -> None:
-        """Note an arrival. It is stored at the latest when the ledger is read next."""
+        """Note an arrival. It is stored before the ledger is read next."""
         self._pending.append((at, kind, answer, broken))
         if len(self._pending) >= MOST_PENDING:
             await self.run(self._flush)
@@ -86,7 +86,7 @@ class Pump:
                 self._empty.set()
                 await self._arrived.wait()
             elif due is not None:
-                await self._glance(due - self._clock())
+                await self._poll(due - self._clock())
 
     async def empty(self, timeout: float) -> bool:
         """Wait until the queue is empty, at most `timeout` seconds. Return whether it is."""
@@ -99,9 +99,9 @@ class Pump:
             raise RuntimeError("a batch could not be applied, so the queue stands still") from self._failure
         return True
 
-    async def _glance(self, seconds: float) -> None:
+    async def _poll(self, seconds: float) -> None:
         try:
-            async with asyncio.timeout(max(0.0, min(seconds, GLANCE))):
+            async with asyncio.timeout(max(0.0, min(seconds, POLL))):
                 await self._arrived.wait()
         except TimeoutError:
             pass

@@ -9,21 +9,8 @@ from typing import Any
 import msgspec
 
 from streammig.disk import read_own, whole_file
-from streammig.errors import BrokenExport
 from streammig.model import Place, Position
-
-
-class Break(msgspec.Struct, frozen=True):
-    """Where a file breaks off, and why. `whole`: the document is complete, and other text follows it."""
-
-    file: str
-    offset: int
-    why: str
-    whole: bool
-
-    @classmethod
-    def of(cls, broken: BrokenExport) -> Break:
-        return cls(broken.path, broken.offset, broken.why, broken.whole)
+from streammig.sources.source import Break
 
 
 class Spot(msgspec.Struct, frozen=True):

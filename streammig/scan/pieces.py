@@ -10,14 +10,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from streammig.columns import Chunk
-from streammig.dedup import Scanned, counted_on, rows_of, sums_of
-from streammig.dedup.scan import FIXED, renumbered
+from streammig.dedup import Scanned, rows_of, shift_ordinals, sums_of
+from streammig.dedup.scan import FIXED, remap_reasons
 from streammig.errors import BrokenExport, Unusable
 from streammig.model import Place, Span
-from streammig.scan.findings import Break
 from streammig.scan.looks import Look
 from streammig.sources import FileSource
-from streammig.sources.source import Source
+from streammig.sources.source import Break, Source
 from streammig.target import Rules
 
 PIECE_BYTES = 8 << 20
@@ -68,7 +67,7 @@ class Map:
         chunk = Chunk(span, columns)
         if self.key:
             scanned = rows_of(chunk, self.key, sums_of(self.rules, chunk, self.key))
-            part.rows.append(renumbered(scanned, part.reasons))
+            part.rows.append(remap_reasons(scanned, part.reasons))
         if self.note_maker is not None:
             self.note_maker.take(part.note, chunk)
 
@@ -92,7 +91,7 @@ class Part:
 
     def scanned(self) -> Scanned:
         """Return the rows, with their true ordinals."""
-        return Scanned(self.records, counted_on(b"".join(self.rows), self.counted), tuple(self.reasons))
+        return Scanned(self.records, shift_ordinals(b"".join(self.rows), self.counted), tuple(self.reasons))
 
 
 def whole_part(job: Map, piece: Piece) -> Part:

@@ -24,14 +24,14 @@ from streammig.dedup import (
 )
 from streammig.disk import check_room, own_folder
 from streammig.model import START, Place
-from streammig.scan.findings import Break, Found, Spot, load, save
+from streammig.scan.findings import Found, Spot, load, save
 from streammig.scan.looks import Look
 from streammig.scan.pieces import Map, NoteMaker
 from streammig.scan.progress import ScanProgress
 from streammig.scan.reading import Reading, Tell
 from streammig.scan.tasks import Tasks
 from streammig.scan.workers import Workers
-from streammig.sources.source import Source
+from streammig.sources.source import Break, Source
 from streammig.target import Rules
 
 

@@ -16,11 +16,11 @@ from streammig.telemetry import Notify, Warned
 
 SHOWN = 5  # places in a message
 FRESH = (
-    "Nothing was sent. Export it again and run the same command, or deliver what is before this byte:"
+    "Nothing was sent. Export it again and run the same command, or send the records before this byte:"
     " --accept-broken-end."
 )
 BEGUN = (
-    "Deliver the rest of what is before this byte: --accept-broken-end. What is missing can follow as a file of its"
+    "Send the remaining records before this byte: --accept-broken-end. The missing ones can follow in a file of their"
     " own, with a checkpoint of its own."
 )
 
@@ -47,7 +47,7 @@ def judge(
         if it.whole:
             notify(Warned("text-behind-end", f"{it.file}: {it.why}, at byte {it.offset}: it is left out"))
         elif policies.accept_broken:
-            notify(Warned("broken-end", f"{broken.what}; what is before it is delivered"))
+            notify(Warned("broken-end", f"{broken.what}; the records before it are sent"))
         else:
             yield broken
     marks = [it for it in scanned.found.marks if {it[0], f"{it[0]}={it[1]}"}.isdisjoint(policies.not_deleted)]
@@ -71,9 +71,9 @@ def _owners_twice(job: StageScan, index: KeyIndex, customers: KeyIndex | None) -
         yield Unusable(
             "owner-twice",
             f"{job.name}: records of customers that have more than one: {count:,} ({_places(job, places, count)})",
-            f"The target takes the {job.name} of a customer once. Bring those of a customer together in one record. Or"
-            f' set owner_twice = "dead-letter" in the table [{job.name}]: all records of these customers become dead'
-            " letters.",
+            f"The target takes the {job.name} of a customer once. Bring them together in one record for each customer."
+            f' Or set owner_twice = "dead-letter" in the table [{job.name}]: all records of these customers become'
+            " dead letters.",
         )
 
 
@@ -93,8 +93,8 @@ def unbalanced(job: StageScan, scanned: ScanResult, customers: KeyIndex, stopped
             "balance-differs",
             f"{job.name}: records that do not add up, by reward and brand, to the balance of their customer:"
             f" {count:,} ({_places(job, places, count)})",
-            f"The target would drop them without a word. Export both as of one moment; look at them with streammig"
-            f' check. Or set balances = "dead-letter", and they are left out of the {job.name}; or balances = "send".',
+            f"The target would drop them silently. Export both at the same moment; list the records with streammig"
+            f' check. Or set balances = "dead-letter" to leave them out of the {job.name}; or balances = "send".',
         )
     ]
 

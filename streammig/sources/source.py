@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from streammig.errors import BrokenExport
 from streammig.model import START, Place, Span
 
 Told = Callable[[BrokenExport], None]
+
+
+class Break(msgspec.Struct, frozen=True):
+    """A `BrokenExport` as it is kept in a file."""
+
+    file: str
+    offset: int
+    why: str
+    whole: bool
+
+    @classmethod
+    def of(cls, broken: BrokenExport) -> Break:
+        return cls(broken.path, broken.offset, broken.why, broken.whole)
 
 
 class Source(Protocol):

@@ -1,8 +1,8 @@
-/* Tells the facts of records, as `facts` has them, which has decoded none of them then.
+/* Find the facts of records, as `facts.py` does, without decoding them.
 
-   The records are as they are sent, so each is one JSON value of the form that the models describe, and no field in it
-   is repeated. What only looks like this, or is spelt in an unusual way, is "not sure": `facts` decodes that itself.
-   Nothing outside a record is read. While records are read no Python object is touched, so other threads run. */
+   Records are checked before, so each is one JSON value of the form of the models, without repeated fields. A record in
+   an unusual spelling is "not sure", and `facts.py` decodes it. Nothing outside a record is read. No Python object is
+   touched while records are read, so other threads run. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -12,7 +12,7 @@
 
 /* ---- what is looked for ---- */
 
-/* The first ones are kinds of things, in the order of `facts.KINDS`; KIND_SUM are names of sums. */
+/* The kinds of things in the order of `facts.KINDS`, and after them KIND_SUM, the names of sums. */
 enum {
   REWARD, BRAND, CHANNEL, STORE, TIER, EVENT_TYPE, REMARK, KIND_SUM,
   AMOUNT, ISSUED, PURCHASE_ID, TYPE_OF_EVENT, TYPE_OF_TRANSACTION, LOTS, EVENTS, TRANSACTIONS, ORDER, METRICS, PERIOD,
@@ -21,7 +21,7 @@ enum {
 enum { KINDS = KIND_SUM };
 
 typedef struct { const char *name; int length, role; } Field;
-typedef struct { int count, other; const Field *fields; } Shape; /* `other`: what any other field is */
+typedef struct { int count, other; const Field *fields; } Shape; /* `other`: the meaning of any other field */
 
 #define FIELD(name, role) {name, sizeof(name) - 1, role}
 #define SHAPE(it, other) {sizeof(it) / sizeof(*(it)), other, it}
@@ -82,7 +82,7 @@ static void *of_memory(Look *look, void *it) {
 
 static void *more(Look *look, Vector *it, size_t wanted) { return of_memory(look, grown(it, wanted)); }
 
-/* Room for so many bytes, which stay where they are. */
+/* Allocate bytes that never move. */
 static uint8_t *room(Look *look, size_t wanted) {
   if (look->free == NULL || wanted > look->left) {
     size_t size = wanted > 65536 ? wanted : 65536;
@@ -116,7 +116,7 @@ static int widen(Look *look) {
   return 1;
 }
 
-/* The number of a thing, which is new if it was not met; -1 where there is no memory. `keep`: its text moves on. */
+/* Return the number of a thing, a new one if it was not met before; -1 without memory. `keep`: copy its text. */
 static Py_ssize_t number_of(Look *look, int kind, Words words, int keep) {
   uint64_t hash = (uint64_t)kind + words.length, some;
   size_t i = 0;
@@ -126,7 +126,7 @@ static Py_ssize_t number_of(Look *look, int kind, Words words, int keep) {
     hash ^= hash >> 29;
   }
   some = 0;
-  if (i > 0) memcpy(&some, words.text + words.length - 8, 8); /* some of it again */
+  if (i > 0) memcpy(&some, words.text + words.length - 8, 8); /* the last 8 bytes; some of them a second time */
   else for (; i < words.length; i++) some = some << 8 | words.text[i];
   hash = (hash ^ some) * 0x9E3779B97F4A7C15u;
   hash ^= hash >> 32;
@@ -147,7 +147,7 @@ static Py_ssize_t number_of(Look *look, int kind, Words words, int keep) {
   return (Py_ssize_t)look->things.count - 1;
 }
 
-/* Note that the record mentions a thing; its number, or -1. */
+/* Count a thing that the record mentions; return its number, or -1 without memory. */
 static Py_ssize_t mention(Look *look, int kind, Words words) {
   Py_ssize_t number = number_of(look, kind, words, 0);
   if (number >= 0 && thing(look, (size_t)number)->row != look->row) {
@@ -165,7 +165,7 @@ static int remark(Look *look, const char *what) {
 
 /* ---- values ---- */
 
-/* The quote that ends a text, of which a part stands here. */
+/* Find the quote that ends a text, from inside it. */
 static At quote(At at, At end, int *escaped) {
   for (;;) {
 #if JUDGE_VECTORS
@@ -188,7 +188,7 @@ static At quote(At at, At end, int *escaped) {
   }
 }
 
-/* The first bracket or quote from here on. */
+/* Find the first bracket or quote from here on. */
 static At bracket(At at, At end) {
 #if JUDGE_VECTORS
   for (; end - at >= 16; at += 16) {
@@ -202,7 +202,7 @@ static At bracket(At at, At end) {
   return at;
 }
 
-/* Behind the value that begins here. */
+/* Skip a value: return the place after it. */
 static At skip(At at, At end) {
   int escaped;
   if (*at == '"') {
@@ -232,7 +232,7 @@ static int is_word(Words words, const char *word) {
   return words.length == strlen(word) && memcmp(words.text, word, words.length) == 0;
 }
 
-/* These words with small letters only, if that is sure. */
+/* Write these words in lower case, if that is sure. */
 static int small(Look *look, Words *words) {
   int large = 0;
   for (size_t i = 0; i < words->length; i++) {
@@ -249,7 +249,7 @@ static int small(Look *look, Words *words) {
   return 1;
 }
 
-/* Note a text that is looked for. */
+/* Take in a text of a wanted field. */
 static int noted(Look *look, int role, Words words) {
   static const char first_year[] = "2020";
   size_t year = words.length < 4 ? words.length : 4;
@@ -280,28 +280,28 @@ static int noted(Look *look, int role, Words words) {
   return mention(look, role, words) >= 0;
 }
 
-/* Behind the text or null that begins here. */
+/* Skip a text or null. */
 static At text_value(Look *look, At at, int role) {
   int escaped = 0;
   if (*at == 'n') return skip(at, look->end);
   if (*at != '"') return NULL;
-  At behind = quote(++at, look->end, &escaped);
-  if (behind == NULL) return NULL;
-  Words words = {at, (size_t)(behind - at)};
+  At after = quote(++at, look->end, &escaped);
+  if (after == NULL) return NULL;
+  Words words = {at, (size_t)(after - at)};
   if (escaped) {
     Text it;
     uint8_t *to = room(look, words.length);
     if (to == NULL || text(at - 1, look->end, &it) == NULL) return NULL;
     words = (Words){to, (size_t)(unescaped(to, &it) - to)};
   }
-  return noted(look, role, words) ? behind + 1 : NULL;
+  return noted(look, role, words) ? after + 1 : NULL;
 }
 
 enum { MOST_DIGITS = 18, FRACTION_DIGITS = 12 };
 static const int64_t most_whole = 1000000000000000; /* in one amount */
 static const int64_t most_sum = 4000000000000000000;
 
-/* Behind the amount that begins here, if 18 digits and a fraction of 12 tell it exactly. */
+/* Skip an amount, if 18 digits and a fraction of 12 hold it exactly. */
 static At amount(Look *look, At at) {
   static const int64_t tens[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000,
                                  100000000000, 1000000000000};
@@ -398,7 +398,7 @@ static At list(Look *look, At at, const Shape *shape) {
   }
 }
 
-/* Behind the value of a field that begins here. */
+/* Skip the value of a field, and take it in. */
 static At value(Look *look, At at, int role) {
   switch (role) {
   case NOTHING:
@@ -415,7 +415,7 @@ static At value(Look *look, At at, int role) {
     return object(look, at, &an_order);
   case METRICS:
     return *at == '{' ? object(look, at, &of_metrics) : skip(at, look->end);
-  case PERIOD: /* or when the metrics were made: there are some */
+  case PERIOD: /* a period, or the text of `updated_at`; either way there are metrics */
     if (!remark(look, "metrics")) return NULL;
     return *at == '{' ? object(look, at, &a_period) : skip(at, look->end);
   }
@@ -434,19 +434,19 @@ static int same_name(const uint8_t *name, const char *other, size_t length) {
   return a[0] == b[0] && a[1] == b[1];
 }
 
-/* What the field whose name begins here is looked at for; its closing quote goes to `behind`, or NULL. */
-static int role_of(const Shape *shape, At name, At end, int *next, At *behind) {
+/* Find the meaning of the field whose name begins here. `after` is set to its closing quote, or NULL. */
+static int role_of(const Shape *shape, At name, At end, int *next, At *after) {
   const Field *field = &shape->fields[*next];
   if (*next < shape->count && end - name > field->length && name[field->length] == '"' &&
-      same_name(name, field->name, (size_t)field->length)) { /* mostly the one behind the last */
-    *behind = name + field->length;
+      same_name(name, field->name, (size_t)field->length)) { /* usually the next one */
+    *after = name + field->length;
     ++*next;
     return field->role;
   }
   int escaped = 0;
   At close = quote(name, end, &escaped);
-  *behind = escaped ? NULL : close;
-  for (int i = 0; *behind && i < shape->count; i++) {
+  *after = escaped ? NULL : close;
+  for (int i = 0; *after && i < shape->count; i++) {
     field = &shape->fields[i];
     if (field->length == close - name && same_name(name, field->name, (size_t)field->length)) {
       *next = i + 1;
@@ -456,7 +456,7 @@ static int role_of(const Shape *shape, At name, At end, int *next, At *behind) {
   return shape->other;
 }
 
-/* Behind the object that begins here. */
+/* Skip an object, and take in its fields. */
 static At object(Look *look, At at, const Shape *shape) {
   At end = look->end;
   int next = 0;
@@ -465,10 +465,10 @@ static At object(Look *look, At at, const Shape *shape) {
   if (at < end && *at == '}') return at + 1;
   for (;; at = blanks(at + 1, end)) {
     if (at >= end || *at != '"') return NULL;
-    At behind;
-    int role = role_of(shape, at + 1, end, &next, &behind);
-    if (behind == NULL) return NULL;
-    at = blanks(behind + 1, end);
+    At after;
+    int role = role_of(shape, at + 1, end, &next, &after);
+    if (after == NULL) return NULL;
+    at = blanks(after + 1, end);
     if (at >= end || *at != ':') return NULL;
     at = blanks(at + 1, end);
     if (at >= end) return NULL;
@@ -494,7 +494,7 @@ static void record(Look *look, At at, const Shape *shape) {
   if (unsure) *unsure = look->row;
 }
 
-/* ---- what Python is told ---- */
+/* ---- the result as Python objects ---- */
 
 static PyObject *utf8(Words words) { return PyUnicode_DecodeUTF8((const char *)words.text, (Py_ssize_t)words.length, NULL); }
 
@@ -537,7 +537,7 @@ static PyObject *mentioned(const Look *look, PyObject *kinds) {
   return found;
 }
 
-/* A row with two things of it, both of which it takes. */
+/* Make a tuple of a row and two objects, which are consumed. */
 static PyObject *of_row(Py_ssize_t row, PyObject *one, PyObject *other) {
   PyObject *number = PyLong_FromSsize_t(row), *found = number && one && other ? PyTuple_New(3) : NULL;
   if (found == NULL) {
@@ -590,7 +590,7 @@ static PyObject *rows_of(const Vector *rows) {
   return found;
 }
 
-static PyObject *told(const Look *look, PyObject *kinds) {
+static PyObject *result(const Look *look, PyObject *kinds) {
   if (look->failed) return PyErr_NoMemory();
   PyObject *parts[] = {mentioned(look, kinds), keys_of(look), shares_of(look), rows_of(&look->unsure)}, *found = NULL;
   if (parts[0] && parts[1] && parts[2] && parts[3]) found = PyTuple_Pack(4, parts[0], parts[1], parts[2], parts[3]);
@@ -611,7 +611,7 @@ static void discard(Look *look) {
 
 /* ---- the module ---- */
 
-/* Where the bodies of rows stand: from `starts` to `ends` in the data, but for those that are edited. */
+/* Find the bodies of rows: in the data from `starts` to `ends`, or in `edited`. */
 static Words *bodies_of(const Py_buffer *data, PyObject *starts, PyObject *ends, PyObject *edited) {
   Py_ssize_t count = PyList_GET_SIZE(starts);
   Words *found = PyMem_Calloc((size_t)count + 1, sizeof(*found));
@@ -657,7 +657,7 @@ static PyObject *facts(PyObject *module, PyObject *arguments) {
       record(&look, bodies[look.row].text, &records[stage]);
     }
     Py_END_ALLOW_THREADS
-    found = told(&look, kinds);
+    found = result(&look, kinds);
     discard(&look);
     PyMem_Free(bodies);
   }
@@ -666,7 +666,7 @@ static PyObject *facts(PyObject *module, PyObject *arguments) {
 }
 
 static PyMethodDef methods[] = {
-    {"facts", facts, METH_VARARGS, "The facts of records: stage, kinds, data, starts, ends, edited rows."},
+    {"facts", facts, METH_VARARGS, "Find the facts of records: stage, kinds, data, starts, ends, edited rows."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -681,7 +681,7 @@ static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, fill}, {0, NULL}};
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_facts",
-    .m_doc = "Tells the facts of records.",
+    .m_doc = "Finds the facts of records.",
     .m_methods = methods,
     .m_slots = module_slots,
 };

@@ -1,8 +1,8 @@
-/* Judges the records of a block in one pass: each is clean, or this is not sure of it. Messages and edits are Python's.
+/* Judge the records of a block in one pass: each is "clean" or "not sure". Python makes messages and edits.
 
-   A table, made in Python from the models, says what may stand in a record. A record that the table describes to the
-   letter is clean. Any other one is "not sure", which costs time and nothing else; so every doubt ends there. Nothing
-   outside the block is read. While it is read no Python object is changed, so other threads run meanwhile. */
+   A table, made in Python from the models, describes valid records. A record that matches it exactly is clean. Any
+   other record is not sure, which costs time and nothing else; so every doubt ends there. Nothing outside the block is
+   read. No Python object is changed meanwhile, so other threads run. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -23,21 +23,21 @@ enum {
   KEY = 32,          /* the key of an amount */
   AMOUNT = 64,       /* the amount */
   NOT_NEGATIVE = 128,
-  LATER = 256,       /* a date behind the table's `now` */
+  LATER = 256,       /* a date after the table's `now` */
   IS_TRUE = 512,
   COUNTS_IF = 1024,  /* the amount counts if this text is one of the table's words, else it is zero */
 };
 
-enum { TOLD = 1, MARK = 2 }; /* of an unknown field: it counts as dropped; only some values of it may be cut */
+enum { DROPS = 1, MARK = 2 }; /* of an unknown field: it counts as dropped; it may be cut only with listed values */
 
 enum { MOST_FIELDS = 64, MOST_EXTRAS = 64, MOST_NEWS = 8, MOST_NAME = 64 };
-enum { KEY_BITS = 13, FEW_KEY_BITS = 7, MOST_KEYS = 1 << (KEY_BITS - 1) }; /* there are two slots for each key */
+enum { KEY_BITS = 13, FEW_KEY_BITS = 7, MOST_KEYS = 1 << (KEY_BITS - 1) }; /* two slots for each key */
 enum { DEPTH = 64, FREE_NAMES = 32, UUID_BYTES = 36, NUMBER_BYTES = 30, ZERO_AMOUNT = -1 };
 
 typedef struct {
-  At name; /* and its closing quote */
+  At name; /* with its closing quote */
   int length, kind, flags, longest, child;
-  uint64_t first, mask, last; /* the first eight bytes of these, which of them there are, and the last eight */
+  uint64_t first, mask, last; /* the first eight bytes of name and quote, the mask of those that exist, the last eight */
   PyObject *words;
 } Field;
 
@@ -54,9 +54,9 @@ typedef struct {
 } Extra;
 
 typedef struct {
-  PyObject *spec; /* owns every text that is pointed to */
-  PyObject *member, *part;                       /* these make what `edit` calls so */
-  PyObject *integer, *decimal, *zero, *constant; /* the first two make a number of an int, and of a text */
+  PyObject *spec; /* owns every text that the table points to */
+  PyObject *member, *part;                       /* the classes of `edit` */
+  PyObject *integer, *decimal, *zero, *constant; /* the first two make a Decimal from an int, and from a text */
   Shape *shapes;
   Extra extras[MOST_EXTRAS];
   PyObject *words; /* of COUNTS_IF */
@@ -64,14 +64,14 @@ typedef struct {
   long long now, room, most_units;
 } Table;
 
-/* ---- one run over a block, and what it finds ---- */
+/* ---- one run over a block, and its findings ---- */
 
 typedef struct { At begin, end; int clean; } Found;
 typedef struct { At begin, end; } Part;
 typedef struct { int key, begin, length; } Amount;
 typedef struct {
   size_t owner, owner_length, unique, unique_length; /* in `texts` */
-  size_t amounts, cuts, told;                        /* how many there are behind this row */
+  size_t amounts, cuts, dropped;                        /* counts in these vectors after this row */
   Py_ssize_t units, low, high;
   int plain; /* the unique key is ASCII */
 } Row;
@@ -81,13 +81,13 @@ typedef struct {
   const Table *table;
   At base, end;
   Py_ssize_t limit; /* of a record, in bytes */
-  Vector found, rows, texts, amounts, cuts, told;
+  Vector found, rows, texts, amounts, cuts, dropped;
   At keys[MOST_KEYS];
   uint16_t slots[2 * MOST_KEYS];
   int key_bits, key_count, full, failed;
   News news[MOST_NEWS];
   int news_count;
-  /* of the object that adds an amount, and of the record */
+  /* of the current object that adds an amount (the first line), and of the current record */
   int key, counts, has_amount;
   Part amount, list;
   Row row;
@@ -105,7 +105,7 @@ static int same(At at, At end, const char *text, size_t length) {
   return (size_t)(end - at) >= length && memcmp(at, text, length) == 0;
 }
 
-/* How many characters a text has. */
+/* Count the characters of a text. */
 static long long characters(const Text *it) {
   long long count = 0;
   for (At at = it->begin; at < it->end; count++) {
@@ -115,7 +115,7 @@ static long long characters(const Text *it) {
   return count;
 }
 
-/* A text without its escapes, in `texts`: where it begins there; its length goes to `length`. Escapes only shrink. */
+/* Append a text without its escapes to `texts`; return its place there, and set `length`. It is never longer. */
 static uint8_t *decoded(Run *run, const Text *it, size_t *length) {
   size_t most = (size_t)(it->end - it->begin);
   uint8_t *begin = more(run, &run->texts, most);
@@ -130,7 +130,7 @@ static uint8_t *decoded(Run *run, const Text *it, size_t *length) {
   return begin;
 }
 
-/* The code point that begins here, in valid UTF-8. */
+/* Return the code point that begins here, in valid UTF-8. */
 static int point_at(At at, int *bytes) {
   if (*at < 0x80) { *bytes = 1; return *at; }
   if (*at < 0xE0) { *bytes = 2; return (*at & 31) << 6 | (at[1] & 63); }
@@ -139,7 +139,7 @@ static int point_at(At at, int *bytes) {
   return (*at & 7) << 18 | (at[1] & 63) << 12 | (at[2] & 63) << 6 | (at[3] & 63);
 }
 
-/* As `values.good_id` has it. */
+/* As `values.good_id`. */
 static int good_id(At at, At end) {
   int count = 0, bytes;
   if (end - at == 7 && memcmp(at, "migrate", 7) == 0) return 0;
@@ -150,7 +150,7 @@ static int good_id(At at, At end) {
   return count > 0 && count <= 255;
 }
 
-/* As `values.good_email` has it. */
+/* As `values.good_email`. */
 static int good_email(At at, At end) {
   enum { LONGEST = 254, LONGEST_LOCAL = 64, LONGEST_LABEL = 63 };
   int domain = 0, count = 0, part = 0, last = 0, bytes; /* `part`: characters since a dot or the @ */
@@ -179,7 +179,7 @@ static int good_email(At at, At end) {
 
 static int two(At at) { return is(at[0], IS_DIGIT) && is(at[1], IS_DIGIT) ? (at[0] - '0') * 10 + at[1] - '0' : -1; }
 
-/* Whether this is a date and time with a zone, spelt as RFC 3339 has it; its microseconds since 1970 go to `moment`. */
+/* Whether this is a date and time with a zone in RFC 3339; set `moment` to its microseconds since 1970. */
 static int date(At at, At end, long long *moment) {
   static const int before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
   static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
@@ -215,13 +215,13 @@ static int date(At at, At end, long long *moment) {
   return 1;
 }
 
-/* Behind the digits that begin here. */
+/* Skip digits: return the place after them. */
 static At digits(At at, At end) {
   while (at < end && is(*at, IS_DIGIT)) at++;
   return at;
 }
 
-/* Behind the number that begins here, by the grammar of JSON; `point` and `exponent` are where these begin, or NULL. */
+/* Skip a JSON number; set `point` and `exponent` to their places, or NULL. */
 static At any_number(At at, At end, At *point, At *exponent) {
   *point = *exponent = NULL;
   if (at < end && *at == '-') at++;
@@ -244,7 +244,7 @@ static At any_number(At at, At end, At *point, At *exponent) {
   return at;
 }
 
-/* Whether a number with an exponent may be sent, by its value. */
+/* Whether the value of a number with an exponent may be sent. */
 static int good_exponent(const Table *table, At at, At point, At exponent, At end) {
   uint64_t value = 0;
   int power = 0, count = 0, negative = exponent[1] == '-';
@@ -265,16 +265,16 @@ static int good_exponent(const Table *table, At at, At point, At exponent, At en
   return power <= table->longest;
 }
 
-/* Behind the number that begins here if it may be sent, as `values.Numbers` has it. */
+/* Skip a number that may be sent, as in `values.Numbers`. */
 static At number(const Table *table, At at, At end) {
-  At point, exponent, behind = any_number(at, end, &point, &exponent);
-  if (behind == NULL || behind - at > NUMBER_BYTES) return NULL;
-  if (exponent) return good_exponent(table, at, point, exponent, behind) ? behind : NULL;
-  if ((point ? point : behind) - at - (*at == '-') > table->longest) return NULL;
-  for (At it = behind; point && it - point - 1 > table->digits; it--) {
+  At point, exponent, after = any_number(at, end, &point, &exponent);
+  if (after == NULL || after - at > NUMBER_BYTES) return NULL;
+  if (exponent) return good_exponent(table, at, point, exponent, after) ? after : NULL;
+  if ((point ? point : after) - at - (*at == '-') > table->longest) return NULL;
+  for (At it = after; point && it - point - 1 > table->digits; it--) {
     if (it[-1] != '0') return NULL;
   }
-  return behind;
+  return after;
 }
 
 /* ---- values of any content ---- */
@@ -287,7 +287,7 @@ static int repeated(const Part *names, int count, const Text *name) {
   return 0;
 }
 
-/* Behind any value that begins here. `unique`: no field of an object in it may be repeated. */
+/* Skip any value. `unique`: no object in it may repeat a field. */
 static At anything(At at, At end, int depth, int unique) {
   Text it;
   At point, exponent;
@@ -297,8 +297,8 @@ static At anything(At at, At end, int depth, int unique) {
   if (*at == 'f') return same(at, end, "false", 5) ? at + 5 : NULL;
   if (*at == 'n') return same(at, end, "null", 4) ? at + 4 : NULL;
   if (*at != '{' && *at != '[') {
-    At behind = any_number(at, end, &point, &exponent);
-    return behind && unique && behind - at > NUMBER_BYTES ? NULL : behind;
+    At after = any_number(at, end, &point, &exponent);
+    return after && unique && after - at > NUMBER_BYTES ? NULL : after;
   }
   Part names[FREE_NAMES];
   int count = 0, object = *at == '{';
@@ -349,7 +349,7 @@ static int good_uuid(const Text *it) {
   return 1;
 }
 
-/* The number of this key in the block, which is new if it was not met; -1 for what is no UUID, or where all is full. */
+/* Return the number of a key in the block, a new one if it was not met before; -1 for no UUID, or a full table. */
 static int key_of(Run *run, const Text *it) {
   if (it->end - it->begin != UUID_BYTES) return -1;
   uint64_t hash = 0, some;
@@ -373,7 +373,7 @@ static int key_of(Run *run, const Text *it) {
   }
 }
 
-/* Note the record's owner, or its second unique key. */
+/* Store the record's owner, or its second unique key, if it is valid. */
 static int noted(Run *run, const Field *field, const Text *it) {
   size_t length;
   uint8_t *begin = decoded(run, it, &length);
@@ -402,27 +402,27 @@ static At text_value(Run *run, At at, const Field *field) {
   const Table *table = run->table;
   Text it;
   long long moment;
-  At behind = text(at, run->end, &it);
-  if (behind == NULL) return NULL;
+  At after = text(at, run->end, &it);
+  if (after == NULL) return NULL;
   switch (field->kind) {
   case ID:
   case EMAIL:
-    return noted(run, field, &it) ? behind : NULL;
+    return noted(run, field, &it) ? after : NULL;
   case UUID:
-    if (field->flags & KEY) return (run->key = key_of(run, &it)) >= 0 ? behind : NULL;
-    return good_uuid(&it) ? behind : NULL;
+    if (field->flags & KEY) return (run->key = key_of(run, &it)) >= 0 ? after : NULL;
+    return good_uuid(&it) ? after : NULL;
   case DATE:
     if (!date(it.begin, it.end, &moment) || ((field->flags & LATER) && moment <= table->now)) return NULL;
-    return behind;
+    return after;
   case ENUM:
-    return is_word(&it, field->words) ? behind : NULL;
+    return is_word(&it, field->words) ? after : NULL;
   }
   if (field->longest && it.end - it.begin > field->longest && characters(&it) > field->longest) return NULL;
   if (field->flags & COUNTS_IF) {
     if (it.escaped) return NULL;
     run->counts = is_word(&it, table->words);
   }
-  return behind;
+  return after;
 }
 
 static At list(Run *run, At at, const Field *field, int depth) {
@@ -448,18 +448,18 @@ static At list(Run *run, At at, const Field *field, int depth) {
   return at + 1;
 }
 
-/* Behind the value of a field, which is not null. */
+/* Skip a valid value of a field, other than null. */
 static At value(Run *run, At at, const Field *field, int depth) {
-  At end = run->end, behind;
+  At end = run->end, after;
   switch (field->kind) {
   case NUMBER:
-    behind = number(run->table, at, end);
-    if (behind == NULL || ((field->flags & NOT_NEGATIVE) && *at == '-')) return NULL;
+    after = number(run->table, at, end);
+    if (after == NULL || ((field->flags & NOT_NEGATIVE) && *at == '-')) return NULL;
     if (field->flags & AMOUNT) {
-      run->amount = (Part){at, behind};
+      run->amount = (Part){at, after};
       run->has_amount = 1;
     }
-    return behind;
+    return after;
   case BOOLEAN:
     if (same(at, end, "true", 4)) return at + 4;
     return !(field->flags & IS_TRUE) && same(at, end, "false", 5) ? at + 5 : NULL;
@@ -478,9 +478,9 @@ static At value(Run *run, At at, const Field *field, int depth) {
 
 /* ---- fields that are cut ---- */
 
-/* The members of an object so far: what is cut, and with which comma. */
+/* The members of an object so far. A cut after a kept member takes the comma before it, else the comma after it. */
 typedef struct {
-  At first, last; /* where the first member begins, and the last one ends */
+  At first, last; /* the begin of the first member, the end of the last one */
   int kept, leading;
 } Members;
 
@@ -491,26 +491,26 @@ static int cut(Run *run, At begin, At end) {
   return 1;
 }
 
-/* Note that a member begins here and is kept: the ones before the first that is kept go up to its beginning. */
+/* Keep the member that begins here. The cut of members before the first kept one ends at its beginning. */
 static int keep(Run *run, Members *members, At begin) {
   if (members->kept++ == 0 && members->leading) return cut(run, members->first, begin);
   return 1;
 }
 
-/* Note that a member that ends here is cut. */
+/* Cut the member that ends here. */
 static int drop(Run *run, Members *members, At end) {
   if (members->kept) return cut(run, members->last, end);
   members->leading = 1;
   return 1;
 }
 
-static void remember(Run *run, At name, At end, At begin, At behind) {
-  if (run->news_count < MOST_NEWS && end - name <= MOST_NAME && behind - begin <= MOST_NAME) {
-    run->news[run->news_count++] = (News){name, end, begin, behind};
+static void remember(Run *run, At name, At end, At begin, At after) {
+  if (run->news_count < MOST_NEWS && end - name <= MOST_NAME && after - begin <= MOST_NAME) {
+    run->news[run->news_count++] = (News){name, end, begin, after};
   }
 }
 
-/* Behind the value of an unknown field of the outermost object, if that may be cut. */
+/* Skip an unknown field of the outermost object that may be cut. */
 static At unknown(Run *run, At name, uint64_t *seen) {
   const Table *table = run->table;
   const Extra *extra = NULL;
@@ -524,25 +524,25 @@ static At unknown(Run *run, At name, uint64_t *seen) {
   }
   at = blanks(at, end);
   if (at >= end || *at != ':') return NULL;
-  At begin = blanks(at + 1, end), behind = anything(begin, end, 1, 0);
-  if (behind == NULL) return NULL;
+  At begin = blanks(at + 1, end), after = anything(begin, end, 1, 0);
+  if (after == NULL) return NULL;
   if (which == table->extra_count) {
     remember(run, it.begin, it.end, begin, begin);
     return NULL;
   }
   if (*seen >> which & 1) return NULL;
   *seen |= (uint64_t)1 << which;
-  Text written = {begin, behind, 0, 0};
+  Text written = {begin, after, 0, 0};
   if ((extra->flags & MARK) && !is_word(&written, extra->values)) {
-    remember(run, it.begin, it.end, begin, behind);
+    remember(run, it.begin, it.end, begin, after);
     return NULL;
   }
-  if (extra->flags & TOLD) {
-    uint8_t *told = more(run, &run->told, 1);
-    if (told == NULL) return NULL;
-    *told = (uint8_t)which;
+  if (extra->flags & DROPS) {
+    uint8_t *dropped = more(run, &run->dropped, 1);
+    if (dropped == NULL) return NULL;
+    *dropped = (uint8_t)which;
   }
-  return behind;
+  return after;
 }
 
 /* ---- objects and records ---- */
@@ -555,7 +555,7 @@ static uint64_t eight(At at) {
   return some;
 }
 
-/* Whether a name and its closing quote stand here; `first` are the first eight bytes from here on. */
+/* Whether a field's name and its closing quote begin here; `first` has the eight bytes from here on. */
 static int is_named(const Field *field, At name, At end, uint64_t first) {
   ptrdiff_t size = field->length + 1;
   if ((first ^ field->first) & field->mask) return 0;
@@ -564,12 +564,12 @@ static int is_named(const Field *field, At name, At end, uint64_t first) {
   return size <= 16 || memcmp(name + 8, field->name + 8, (size_t)size - 16) == 0;
 }
 
-/* Which field of a shape has the name that begins here. */
+/* Find the field of a shape whose name begins here. */
 static int known(const Shape *shape, At name, At end, int *next, uint64_t *seen) {
-  uint64_t first = 0; /* what is missing at the block's end is zero, which stands in no name */
+  uint64_t first = 0; /* bytes after the block's end count as zero, which no name holds */
   if (end - name >= 8) first = eight(name);
   else memcpy(&first, name, (size_t)(end - name));
-  for (int i = 0, at = *next; i < shape->count; i++, at++) { /* mostly the one behind the last */
+  for (int i = 0, at = *next; i < shape->count; i++, at++) { /* usually the next one */
     if (at >= shape->count) at = 0;
     const Field *field = &shape->fields[at];
     if (is_named(field, name, end, first)) {
@@ -640,7 +640,7 @@ static At object(Run *run, At at, const Shape *shape, int depth) {
   return at + 1;
 }
 
-/* The size of a record without what is cut of it; where its list stands then goes to the row. */
+/* Return the size of a record without its cuts; store the place that its list then has. */
 static Py_ssize_t size_of(Run *run, At begin, At end, size_t cuts) {
   Py_ssize_t size = end - begin;
   if (run->list.begin) {
@@ -657,27 +657,27 @@ static Py_ssize_t size_of(Run *run, At begin, At end, size_t cuts) {
   return size;
 }
 
-/* Behind the record that begins here, if it is clean: then it has a row. Where `must` is given it ends there. */
+/* Skip a clean record, and add its row. If `must` is given, the record ends there. */
 static At record(Run *run, At at, At must) {
-  size_t texts = run->texts.count, amounts = run->amounts.count, cuts = run->cuts.count, told = run->told.count;
+  size_t texts = run->texts.count, amounts = run->amounts.count, cuts = run->cuts.count, dropped = run->dropped.count;
   run->row = (Row){.units = 1};
   run->list = (Part){NULL, NULL};
-  At behind = object(run, at, &run->table->shapes[0], 0);
-  if (behind && (!must || behind == must) && behind - at <= run->limit &&
-      size_of(run, at, behind, cuts) <= run->table->room) {
+  At after = object(run, at, &run->table->shapes[0], 0);
+  if (after && (!must || after == must) && after - at <= run->limit &&
+      size_of(run, at, after, cuts) <= run->table->room) {
     Row *row = more(run, &run->rows, 1);
     if (row) {
       *row = run->row;
       row->amounts = run->amounts.count;
       row->cuts = run->cuts.count;
-      row->told = run->told.count;
-      return behind;
+      row->dropped = run->dropped.count;
+      return after;
     }
   }
   run->texts.count = texts;
   run->amounts.count = amounts;
   run->cuts.count = cuts;
-  run->told.count = told;
+  run->dropped.count = dropped;
   return NULL;
 }
 
@@ -686,25 +686,25 @@ static void find(Run *run, At begin, At end, int clean) {
   if (found) *found = (Found){begin, end, clean};
 }
 
-/* Elements of an array from the first byte of one on, up to `most`; ends behind the last one whose end is sure. */
+/* Judge elements of an array from the first byte of one on, at most `most`; stop at one whose end is not sure. */
 static void elements(Run *run, At at, size_t most) {
   while (run->found.count < most && !run->failed) {
-    At behind = record(run, at, NULL);
-    int clean = behind != NULL;
+    At after = record(run, at, NULL);
+    int clean = after != NULL;
     if (!clean) {
       if (run->full && run->found.count) break; /* the next block has room for its keys */
-      behind = anything(at, run->end, 0, 0);
-      At next = behind ? blanks(behind, run->end) : run->end;
-      if (next >= run->end || (*next != ',' && *next != ']') || behind - at > run->limit) break;
+      after = anything(at, run->end, 0, 0);
+      At next = after ? blanks(after, run->end) : run->end;
+      if (next >= run->end || (*next != ',' && *next != ']') || after - at > run->limit) break;
     }
-    find(run, at, behind, clean);
-    at = blanks(behind, run->end);
+    find(run, at, after, clean);
+    at = blanks(after, run->end);
     if (at >= run->end || *at != ',') break;
     at = blanks(at + 1, run->end);
   }
 }
 
-/* Records whose places are given as pairs of begin and end. `prove`: ends before one that is no JSON value. */
+/* Judge records whose places are given as pairs of begin and end. `prove`: stop at one that is no JSON value. */
 static void framed(Run *run, const int64_t *places, size_t count, int prove) {
   for (size_t i = 0; i < count && !run->failed; i++) {
     At begin = run->base + places[2 * i], end = run->end = run->base + places[2 * i + 1];
@@ -714,7 +714,7 @@ static void framed(Run *run, const int64_t *places, size_t count, int prove) {
   }
 }
 
-/* ---- what Python is told ---- */
+/* ---- the result as Python objects ---- */
 
 static int put(PyObject *list, Py_ssize_t at, PyObject *it) {
   if (it == NULL) return 0;
@@ -734,7 +734,7 @@ static PyObject *lower(PyObject *text) {
   return found;
 }
 
-/* The bytes of a record without the parts that are cut. */
+/* Return the bytes of a record without its cuts. */
 static PyObject *edited(const Found *found, const Part *cuts, size_t count) {
   Py_ssize_t size = found->end - found->begin;
   for (size_t i = 0; i < count; i++) size -= cuts[i].end - cuts[i].begin;
@@ -756,13 +756,13 @@ enum {
   STARTS, ENDS, UNSURE, INDEX, OWNERS, UNIQUES, ROW_UNITS, INNER, KEYS, AMOUNTS, UPTO, EDITED, DROPPED, NEWS, COLUMNS
 };
 
-/* The number that a text is; of integers, which are most, in a fourth of the time. */
+/* Make a Decimal from a text. Most are integers, for which this way takes a fourth of the time. */
 static PyObject *decimal(const Table *table, At at, size_t length) {
   int negative = *at == '-';
   long long value = 0;
-  At it = at + negative, behind = at + length;
-  for (; it < behind && is(*it, IS_DIGIT) && length <= 18; it++) value = value * 10 + (*it - '0');
-  int integer = it == behind && !(negative && value == 0); /* -0 is not 0 */
+  At it = at + negative, after = at + length;
+  for (; it < after && is(*it, IS_DIGIT) && length <= 18; it++) value = value * 10 + (*it - '0');
+  int integer = it == after && !(negative && value == 0); /* -0 is not 0 */
   PyObject *given = integer ? PyLong_FromLongLong(negative ? -value : value) : ascii(at, length);
   PyObject *found = given ? PyObject_CallOneArg(integer ? table->integer : table->decimal, given) : NULL;
   Py_XDECREF(given);
@@ -794,7 +794,7 @@ static int put_amounts(const Run *run, PyObject **out) {
 
 static int put_row(const Run *run, PyObject **out, size_t at, const Found *found, Py_ssize_t index) {
   const Row *row = (const Row *)run->rows.data + at;
-  size_t cuts = at ? row[-1].cuts : 0, told = at ? row[-1].told : 0;
+  size_t cuts = at ? row[-1].cuts : 0, dropped = at ? row[-1].dropped : 0;
   const uint8_t *texts = run->texts.data;
   PyObject *owner = PyUnicode_DecodeUTF8((const char *)texts + row->owner, (Py_ssize_t)row->owner_length, NULL);
   Py_ssize_t to = (Py_ssize_t)at;
@@ -827,8 +827,9 @@ static int put_row(const Run *run, PyObject **out, size_t at, const Found *found
     Py_XDECREF(key);
     if (!good) return 0;
   }
-  if (row->told > told) {
-    PyObject *pair = Py_BuildValue("(ny#)", index, (const char *)run->told.data + told, (Py_ssize_t)(row->told - told));
+  if (row->dropped > dropped) {
+    const char *fields = (const char *)run->dropped.data + dropped;
+    PyObject *pair = Py_BuildValue("(ny#)", index, fields, (Py_ssize_t)(row->dropped - dropped));
     int good = pair && PyList_Append(out[DROPPED], pair) == 0;
     Py_XDECREF(pair);
     return good;
@@ -859,7 +860,7 @@ static int put_all(const Run *run, PyObject **out) {
   return put_amounts(run, out);
 }
 
-static PyObject *told(const Run *run) {
+static PyObject *result(const Run *run) {
   Py_ssize_t rows = (Py_ssize_t)run->rows.count, all = (Py_ssize_t)run->found.count;
   Py_ssize_t amounts = (Py_ssize_t)run->amounts.count, grouped = run->table->grouped;
   Py_ssize_t sizes[COLUMNS] = {[STARTS] = all, [ENDS] = all, [UNSURE] = all - rows, [INDEX] = rows, [OWNERS] = rows,
@@ -878,7 +879,7 @@ static PyObject *told(const Run *run) {
   return NULL;
 }
 
-/* A run over the bytes from `low` to `high`; all places that it finds are counted from `low`. */
+/* Make a run over the bytes from `low` to `high`. The places that it finds count from `low`. */
 static Run *begin(const Table *table, const Py_buffer *data, Py_ssize_t low, Py_ssize_t high, Py_ssize_t limit,
                   int key_bits) {
   Run *run = malloc(sizeof(Run));
@@ -894,34 +895,34 @@ static Run *begin(const Table *table, const Py_buffer *data, Py_ssize_t low, Py_
   run->texts = (Vector){.size = 1};
   run->amounts = (Vector){.size = sizeof(Amount)};
   run->cuts = (Vector){.size = sizeof(Part)};
-  run->told = (Vector){.size = 1};
+  run->dropped = (Vector){.size = 1};
   run->key_count = run->full = run->failed = run->news_count = 0;
   return run;
 }
 
 static void discard(Run *run) {
-  Vector *all[] = {&run->found, &run->rows, &run->texts, &run->amounts, &run->cuts, &run->told};
+  Vector *all[] = {&run->found, &run->rows, &run->texts, &run->amounts, &run->cuts, &run->dropped};
   for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) free(all[i]->data);
   free(run);
 }
 
 static PyObject *end(Run *run) {
-  PyObject *found = told(run);
+  PyObject *found = result(run);
   discard(run);
   return found;
 }
 
-/* ---- the clean parts of a record that is not clean ---- */
+/* ---- the clean parts of a record that is not sure ---- */
 
 enum { OBJECTS, LISTS, PAIRS, LOOKED };
 
-/* What is found, by where it begins: the members of objects, the places of lists' elements, keys with their amounts. */
+/* Findings by the place where they begin: members of objects, elements of lists, and (key, amount) of clean objects. */
 typedef struct {
   Run *run;
   PyObject *found[LOOKED];
 } Look;
 
-/* Put something into one of these; it is owned here from now on. */
+/* Store an object in one of these, and take over its reference. */
 static int put_at(Look *look, int into, At at, PyObject *it) {
   PyObject *key = it ? PyLong_FromSsize_t(at - look->run->base) : NULL;
   int good = key && PyDict_SetItem(look->found[into], key, it) == 0;
@@ -932,7 +933,7 @@ static int put_at(Look *look, int into, At at, PyObject *it) {
 
 static PyObject *place(const Run *run, At at) { return PyLong_FromSsize_t(at - run->base); }
 
-/* Put in the key and the amount of the object that begins here. */
+/* Store the key and the amount of the object that begins here. */
 static int put_pair(Look *look, At at) {
   Run *run = look->run;
   const Amount *it = (const Amount *)run->amounts.data;
@@ -945,18 +946,18 @@ static int put_pair(Look *look, At at) {
   return put_at(look, PAIRS, at, pair);
 }
 
-/* Behind the value that begins here, if it can be sent as it stands. */
+/* Skip a value that can be sent unchanged. */
 static At as_it_stands(Run *run, At at, const Field *field, int depth) {
-  At end = run->end, behind = NULL;
+  At end = run->end, after = NULL;
   run->amounts.count = run->cuts.count = run->texts.count = 0;
-  if (*at != 'n') behind = value(run, at, field, depth);
-  else if ((field->flags & NULLABLE) && same(at, end, "null", 4)) behind = at + 4;
-  return run->cuts.count ? NULL : behind;
+  if (*at != 'n') after = value(run, at, field, depth);
+  else if ((field->flags & NULLABLE) && same(at, end, "null", 4)) after = at + 4;
+  return run->cuts.count ? NULL : after;
 }
 
 static At look_at(Look *look, At at, const Field *field, int depth, int *clean);
 
-/* Put in a member, unless the object has one of this name. */
+/* Add a member to an object. Fails if the object has one of this name. */
 static int put_member(const Run *run, PyObject *members, const Text *name, At begin, At end, int clean) {
   PyObject *text = PyUnicode_DecodeUTF8((const char *)name->begin, name->end - name->begin, NULL);
   PyObject *all[] = {place(run, name->begin - 1), place(run, begin), place(run, end), clean ? Py_True : Py_False};
@@ -971,7 +972,7 @@ static int put_member(const Run *run, PyObject *members, const Text *name, At be
   return good;
 }
 
-/* Behind the object that begins here, whose members go to `members`. */
+/* Skip an object, and add its members to `members`. */
 static At look_at_members(Look *look, At at, const Shape *shape, int depth, PyObject *members) {
   Run *run = look->run;
   At end = run->end;
@@ -998,13 +999,13 @@ static At look_at_members(Look *look, At at, const Shape *shape, int depth, PyOb
 
 static At look_at_object(Look *look, At at, const Shape *shape, int depth) {
   PyObject *members = PyDict_New();
-  At behind = members ? look_at_members(look, at, shape, depth, members) : NULL;
-  if (behind && put_at(look, OBJECTS, at, members)) return behind;
-  if (!behind) Py_XDECREF(members);
+  At after = members ? look_at_members(look, at, shape, depth, members) : NULL;
+  if (after && put_at(look, OBJECTS, at, members)) return after;
+  if (!after) Py_XDECREF(members);
   return NULL;
 }
 
-/* Behind the list that begins here, the places of whose elements go to `parts`. */
+/* Skip a list, and add the places of its elements to `parts`. */
 static At look_at_elements(Look *look, At at, const Field *field, int depth, int *clean, PyObject *parts) {
   const Run *run = look->run;
   const Field element = {.kind = OBJECT, .child = field->child};
@@ -1036,23 +1037,23 @@ static At look_at_elements(Look *look, At at, const Field *field, int depth, int
 
 static At look_at_list(Look *look, At at, const Field *field, int depth, int *clean) {
   PyObject *parts = PyList_New(0);
-  At behind = parts ? look_at_elements(look, at, field, depth, clean, parts) : NULL;
-  if (behind && put_at(look, LISTS, at, parts)) return behind;
-  if (!behind) Py_XDECREF(parts);
+  At after = parts ? look_at_elements(look, at, field, depth, clean, parts) : NULL;
+  if (after && put_at(look, LISTS, at, parts)) return after;
+  if (!after) Py_XDECREF(parts);
   return NULL;
 }
 
-/* Behind the value that begins here; `clean` says whether it can be sent as it stands. NULL: not even its end is sure. */
+/* Skip a value; set `clean` if it can be sent unchanged. NULL: not even its end is sure. */
 static At look_at(Look *look, At at, const Field *field, int depth, int *clean) {
   Run *run = look->run;
   const Shape *shapes = run->table->shapes;
   int adds = field->kind >= OBJECT && field->kind <= LIST && shapes[field->child].adds;
   *clean = 0;
   if (at >= run->end) return NULL;
-  At behind = adds && field->kind == LIST ? NULL : as_it_stands(run, at, field, depth);
-  if (behind) {
+  At after = adds && field->kind == LIST ? NULL : as_it_stands(run, at, field, depth);
+  if (after) {
     *clean = 1;
-    return adds && !put_pair(look, at) ? NULL : behind;
+    return adds && !put_pair(look, at) ? NULL : after;
   }
   if (field->kind == OBJECT && *at == '{') return look_at_object(look, at, &shapes[field->child], depth + 1);
   if (field->kind == LIST && *at == '[') return look_at_list(look, at, field, depth, clean);
@@ -1093,7 +1094,7 @@ static int read_shape(PyObject *spec, Shape *shape) {
                           &it->child, &required, &PyTuple_Type, &it->words))
       return 0;
     it->name = (At)name;
-    it->length = (int)length - 1; /* the closing quote is no part of it */
+    it->length = (int)length - 1; /* without the closing quote */
     memcpy(&it->first, name, (size_t)(length < 8 ? length : 8));
     memset(&it->mask, 0xFF, (size_t)(length < 8 ? length : 8));
     if (length > 8) it->last = eight((At)name + length - 8);
@@ -1196,7 +1197,7 @@ static PyObject *judge_framed(PyObject *module, PyObject *arguments) {
   return found;
 }
 
-/* The clean parts of one record; None where it is not sure to be an object without repeated fields. */
+/* Return the clean parts of one record; None if it is not surely an object without repeated fields. */
 static PyObject *judge_look(PyObject *module, PyObject *arguments) {
   (void)module;
   PyObject *capsule, *found = NULL;

@@ -1,4 +1,4 @@
-/* What the files of C that read JSON share: texts and their escapes, and vectors that grow. */
+/* Read JSON in C: texts and their escapes, and vectors that grow. Included by each file that reads JSON. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #define JUDGE_VECTORS 0
 #endif
 
-typedef const uint8_t *At; /* a place in the bytes that are read; NULL says "not sure" */
+typedef const uint8_t *At; /* a place in the bytes; functions that return one return NULL for "not sure" */
 
 /* ---- vectors ---- */
 
@@ -20,7 +20,7 @@ typedef struct {
   size_t count, room, size;
 } Vector;
 
-/* Room for so many more, which may be none; NULL where there is no memory. */
+/* Make room for `wanted` more elements, and return the place of the first; NULL without memory. */
 static void *grown(Vector *it, size_t wanted) {
   if (it->data == NULL || it->count + wanted > it->room) {
     size_t room = it->room * 2 + wanted + 64;
@@ -59,7 +59,7 @@ static At blanks(At at, At end) {
 
 typedef struct { At begin, end; int escaped, high; } Text;
 
-/* The code unit of four hexadecimal digits; -1 where they are none. */
+/* Return the code unit of four hexadecimal digits; -1 for anything else. */
 static int hex4(At at, At end) {
   int unit = 0;
   if (end - at < 4) return -1;
@@ -70,7 +70,7 @@ static int hex4(At at, At end) {
   return unit;
 }
 
-/* Behind the escape that begins here. A surrogate needs its other half. */
+/* Skip an escape: return the place after it. A surrogate needs its other half. */
 static At escape(At at, At end) {
   if (end - at < 2) return NULL;
   if (at[1] != 'u') return at[1] != 0 && strchr("\"\\/bfnrt", at[1]) ? at + 2 : NULL;
@@ -85,7 +85,7 @@ static At escape(At at, At end) {
 
 static int follows(uint8_t sign) { return (sign & 0xC0) == 0x80; }
 
-/* Behind the character of several bytes that begins here: UTF-8, no overlong form, no surrogate. */
+/* Skip a character of several bytes: valid UTF-8, no overlong form, no surrogate. */
 static At character(At at, At end) {
   ptrdiff_t left = end - at;
   uint8_t first = at[0];
@@ -99,13 +99,13 @@ static At character(At at, At end) {
   return NULL;
 }
 
-/* The first byte that is no plain sign of a text, or the end of the block. */
+/* Find the first byte that is not plain inside a text (a quote, a backslash, a control, not ASCII), or the end. */
 static At plain(At at, At end) {
 #if JUDGE_VECTORS
   for (; end - at >= 16; at += 16) {
     __m128i some = _mm_loadu_si128((const __m128i *)at);
     __m128i odd = _mm_or_si128(_mm_cmpeq_epi8(some, _mm_set1_epi8('"')), _mm_cmpeq_epi8(some, _mm_set1_epi8('\\')));
-    odd = _mm_or_si128(odd, _mm_cmplt_epi8(some, _mm_set1_epi8(32))); /* signed: from 0x80 on, too */
+    odd = _mm_or_si128(odd, _mm_cmplt_epi8(some, _mm_set1_epi8(32))); /* signed, so bytes from 0x80 on count too */
     int mask = _mm_movemask_epi8(odd);
     if (mask) return at + __builtin_ctz((unsigned)mask);
   }
@@ -114,7 +114,7 @@ static At plain(At at, At end) {
   return at;
 }
 
-/* Behind the text whose opening quote stands here. */
+/* Skip a text from its opening quote on. */
 static At text(At at, At end, Text *it) {
   if (at >= end || *at != '"') return NULL;
   it->begin = ++at;
@@ -155,7 +155,7 @@ static uint8_t *encoded(uint8_t *to, int point) {
   return to;
 }
 
-/* Put a text without its escapes where there is room for it with them; behind what was put there. */
+/* Write a text without its escapes, which is never longer; return the end of the written bytes. */
 static uint8_t *unescaped(uint8_t *to, const Text *it) {
   for (At at = it->begin; at < it->end;) {
     if (*at != '\\') {

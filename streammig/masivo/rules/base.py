@@ -1,4 +1,4 @@
-"""What the rules of all stages share: rows for records that can be sent, and a closer look at odd records."""
+"""The rules that all stages share: rows for records that can be sent, and a closer look at odd records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from streammig.masivo.rules.facts import Decoded, Told, facts
 from streammig.masivo.rules.filters import Filters
 from streammig.masivo.rules.mapping import Mapped
 from streammig.masivo.rules.options import RuleOptions, matches
-from streammig.masivo.rules.reasons import Refusal, Refusals, told
+from streammig.masivo.rules.reasons import Refusal, Refusals, message_of
 from streammig.masivo.rules.shape import shape_of
 from streammig.masivo.rules.values import (
     Path,
@@ -40,15 +40,17 @@ from streammig.masivo.rules.values import (
 )
 from streammig.model import FILTERED, DeadLetter, Examined, Position, Span, Sums, Tally, total
 
-FEW = 16  # records, fewer of which are looked at one by one
-BLOCK = 128  # records whose values are checked in one go: their models stay in a processor's cache
+FEW = 16  # records; fewer are judged one by one
+BLOCK = 128  # records whose values are checked together, for their models stay in a processor's cache
 
 Pair = tuple[str, Decimal]
 
 
 class _Work(NamedTuple):
-    """Records to be judged. `homes` has, for each, the index of its source record in the span. `known` has, by index in
-    `data`, the result of those that are judged already."""
+    """Records to be judged. `homes` has the index of each one's source record in the span.
+
+    `known` has, by index in `data`, the results of records that are judged already.
+    """
 
     data: list[bytes]
     homes: Any
@@ -63,7 +65,7 @@ class StageRules(ABC):
     becomes a row of columns, not an object. Every other record goes alone to `explain`, which edits it or tells all its
     faults. For a record with a row `explain` would find the same, in ten times the time.
 
-    Where `judge` is there it comes first, and these rules are left with the records that it is not sure of.
+    The compiled `judge`, if there is one, comes first, and leaves the records that it is not sure of to these rules.
     """
 
     head: bytes = b'{"customers":['
@@ -74,12 +76,12 @@ class StageRules(ABC):
     adds_up: ClassVar[bool] = False
     has_keys: ClassVar[bool] = False
     _facts: ClassVar[type[Decoded]]
-    _alone: int = 0  # units of a record that could not be looked into
-    _misses: bool = False  # a record that is left out makes its owner absent from the target
-    _marked: bool = False  # a field that is sent may mark a deleted customer: only `explain` sees that
+    _alone: int = 0  # units that an unreadable record counts as
+    _misses: bool = False  # whether the owner of a record that is left out is absent from the target
+    _marked: bool = False  # whether a field that is sent may mark a deleted customer, which only `explain` sees
 
     def __init__(self, options: RuleOptions, mapping: Callable[[Any], Any] | None = None, judge: str = "auto") -> None:
-        """Raises `Unusable` for options that make no sense, and for a judge that is not there."""
+        """Raises `Unusable` for invalid options."""
         options.check()
         self._wanted = judge
         self._options = options
@@ -93,20 +95,23 @@ class StageRules(ABC):
         self._read |= mapping.reads if isinstance(mapping, FieldMapping) else set()
         self._shape = shape_of(self.model)
         self._room = options.max_bytes - len(self.head) - len(self.tail)
-        self._cutting = Cutting(self.model, self._shape, self._filters, told=self._told)
+        self._cutting = Cutting(self.model, self._shape, self._filters, dropped_paths=self._dropped_paths)
 
     def __reduce__(self) -> tuple[type[StageRules], tuple[RuleOptions, Callable[[Any], Any] | None, str]]:
-        return type(self), (self._options, self._mapping, self._wanted)  # in another process they are made again
+        return type(self), (self._options, self._mapping, self._wanted)  # another process makes them again
 
     @cached_property
     def judge(self) -> Judge | None:
-        """The compiled judge of this stage, if it is wanted, there, and has something to tell: of what a mapping makes,
-        and of fields that mark a deleted customer and are sent, it knows nothing. Raises `Unusable` as `wanted`."""
+        """The compiled judge of this stage; None if it is not wanted, not there, or of no use.
+
+        It is of no use with a mapping, and if fields are sent that mark a deleted customer. Raises as `wanted`.
+        """
         if not wanted(self._wanted) or self._mapping is not None or self._marked:
             return None
         return Judge(
             type(self).__name__, self._shape, self._options, self.roles, rules=self, filters=self._filters,
-            room=self._room, most_units=self._options.max_units if self.once else sys.maxsize, told=self._told,
+            room=self._room, most_units=self._options.max_units if self.once else sys.maxsize,
+            dropped_paths=self._dropped_paths,
         )  # fmt: skip
 
     @property
@@ -126,7 +131,7 @@ class StageRules(ABC):
             return []
 
     def columns(self, span: Span) -> Columns:
-        """The result of a span's records. Never raises for what a record holds."""
+        """Judge the records of a span. Never raises for the content of a record."""
         if self.judge is None:
             return self._looked(span, range(len(span)))
         found = self.judge.judged(span.judged) or self.judge.framed(span.data, span.starts, span.ends, span.faults)
@@ -141,21 +146,21 @@ class StageRules(ABC):
         return facts(self._facts, data, starts, ends, edited, compiled=wanted(self._wanted))
 
     def _singly(self, span: Span, ats: Sequence[int]) -> Columns:
-        """As `_looked`, each by itself: of few records most are odd, and a look at all of them tells no more."""
+        """As `_looked`, one by one: most of a few records that the judge is not sure of are odd."""
         out = Columns()
         for at in ats:
             out.add(at, self._fault(span, at) or self.explain(span.records([at])[0], span.position(at), 0))
         return out
 
     def _fault(self, span: Span, at: int) -> Examined | None:
-        """The result of a source record that is none; None where it is one."""
+        """Return the result of a fault of the span; None for a record without one."""
         if at not in span.faults:
             return None
         _, code, fault = span.faults[at]
         return self._dead(span.position(at), 0, [Refusal(code, "", fault)], Tally(1, self._alone))
 
     def _looked(self, span: Span, ats: Sequence[int]) -> Columns:
-        """The result of the records at these indices, by the rules in Python."""
+        """Judge the records at these indices, by the rules in Python."""
         out = Columns()
         blocks = -(-len(ats) // BLOCK)
         for at in range(blocks):  # of about the same size
@@ -163,7 +168,7 @@ class StageRules(ABC):
         return out
 
     def explain(self, data: bytes, position: Position, unit: int) -> Examined:
-        """The result of one record alone, with its units numbered from `unit` on. Never raises."""
+        """Judge one record by itself, and number its units from `unit` on. Never raises."""
         walk = Walk(data, self._values, self._options, self.judge)
         try:
             found = walk.open(0, len(data), "$", "not-an-object")
@@ -185,20 +190,20 @@ class StageRules(ABC):
 
     @abstractmethod
     def _spare(self, names: Collection[str]) -> Collection[str]:
-        """Those of these outermost fields that are cut without being counted as dropped."""
+        """Return the outermost fields that are cut without counting as dropped."""
 
     @abstractmethod
     def _explained(self, walk: Walk, found: dict[str, Member], position: Position, unit: int) -> Examined:
-        """The result of a record with these fields. Raises `Refusals`."""
+        """Judge a record with these fields. Raises `Refusals`."""
 
     @abstractmethod
     def _tally(self, walk: Walk, found: Mapping[str, Member]) -> Tally:
-        """The tally of a record with these fields, as far as it can be read."""
+        """Count a record with these fields, as far as it can be read."""
 
     # -- many records at once
 
     def _add(self, span: Span, ats: Sequence[int], out: Columns) -> None:
-        """Add the result of the records at these indices."""
+        """Judge the records at these indices, and add them to `out`."""
         work = _Work(span.records(ats), ats, {})
         for at, home in enumerate(ats) if span.faults else ():
             if (dead := self._fault(span, home)) is not None:
@@ -223,8 +228,8 @@ class StageRules(ABC):
         self._put(span, work, block, rows, out)
 
     def _put(self, span: Span, work: _Work, block: Block, rows: Columns, out: Columns) -> None:
-        """Add the rows, and between them, in reading order, the records without a row."""
-        taken, units, sent = 0, dict[int, int](), block.rows  # of one record a mapping may make parts with units each
+        """Add the rows, and the records without a row, in reading order."""
+        taken, units, sent = 0, dict[int, int](), block.rows  # `units`: of a record's parts so far, if it is mapped
         odd = {*range(len(work.data))}.difference(sent) if len(sent) < len(work.data) else set()
         for at in [*sorted(odd.union(block.reasons)), len(work.data)]:
             upto = bisect_left(sent, at)
@@ -246,14 +251,14 @@ class StageRules(ABC):
                 out.add(index, found)
 
     def _left_out(self, position: Position, reason: str, rows: Columns, row: int) -> Examined:
-        """The result of a row that could be sent, but is filtered for a reason."""
+        """Return the result of a valid row that is filtered for a reason."""
         amounts = slice(rows.upto[row], rows.upto[row + 1])
         sums = total(zip(rows.keys[amounts], rows.amounts[amounts], strict=True))
         absent = ((rows.owners[row], FILTERED),) if self._misses else ()
         return Examined(position, filtered=((reason, Tally(1, rows.units[row], sums)),), absent=absent)
 
     def _made(self, mapped: Mapped, span: Span, work: _Work) -> _Work:
-        """The records that the mapping makes of these."""
+        """Map these records."""
         made = _Work([], [], {})
         for at, (each, home) in enumerate(zip(work.data, work.homes, strict=True)):
             found = work.known.get(at)
@@ -273,7 +278,7 @@ class StageRules(ABC):
         return made
 
     def _judged(self, data: list[bytes]) -> Block:
-        """Those of these records that can be sent."""
+        """Find the records that can be sent."""
         block = self._cutting.block([] if self._marked else data)
         if block.rows:
             self._check_values(block)
@@ -299,24 +304,24 @@ class StageRules(ABC):
                 else:
                     block.odd.add(at)
 
-    def _told(self, unknown: Collection[str]) -> tuple[str, ...]:
-        """The paths of these fields that count as dropped when cut. Raises `Refusal` where one must not be cut."""
+    def _dropped_paths(self, unknown: Collection[str]) -> tuple[str, ...]:
+        """Return the paths of these fields that count as dropped. Raises `Refusal` if one must not be cut."""
         walk, spare = Walk(b"", self._values, self._options), self._spare(unknown)
         if True in [walk.keeps(name, "$") for name in unknown if name not in spare]:
             raise Refusal("unknown-field", "$", "sent as it stands")
         return tuple(walk.dropped)
 
-    # -- what `explain` is made of
+    # -- the parts of `explain`
 
     def _dead(
         self, position: Position, unit: int, faults: Sequence[Refusal], tally: Tally, absent: str = ""
     ) -> Examined:
         code = faults[0].code
-        letter = DeadLetter(position, unit, code, told(faults), tally)
+        letter = DeadLetter(position, unit, code, message_of(faults), tally)
         return Examined(position, dead=(letter,), absent=((absent, code),) if absent else ())
 
     def _salvage(self, walk: Walk, member: Member | None) -> tuple[int, Sums]:
-        """The number of units in a list that is not sent, and their sums as far as they can be read."""
+        """Count the units in a list that is not sent, and their sums as far as they can be read."""
         data = walk.data
         if member is None or data[member.begin] != 0x5B:
             return 0, {}
@@ -330,7 +335,7 @@ class StageRules(ABC):
         return len(parts), total(pair for pair in pairs if pair)
 
     def _pair(self, data: bytes, fields: Mapping[str, Member]) -> Pair | None:
-        """A unit's key and amount for the sums; None where they can't be read, or could not be sent."""
+        """Return a unit's key and amount for the sums; None if they are unreadable or invalid."""
         reward = fields.get("reward_id")
         key = self._keys[text_of(data, reward)]
         amount = self._readable(data, fields.get("amount"))
@@ -341,7 +346,7 @@ class StageRules(ABC):
 
 
 def id_in(data: bytes, member: Member | None) -> str:
-    """The id in a member, or "" if it is not valid."""
+    """Return the id in a member; "" if it is not valid."""
     if member is None or data[member.begin] != 0x22:
         return ""
     text = text_of(data, member)

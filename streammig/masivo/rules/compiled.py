@@ -1,7 +1,7 @@
-"""The compiled judge: which records of a block are clean, by the same models as the rules in Python, in one pass of C.
+"""Find the clean records of a block in one pass of C, by the same models as the rules in Python.
 
-The table that it goes by is made from the models. It says "clean" or "not sure" of each record; what it is not sure of
-goes through the rules in Python, which decide. So where there is no compiler, only the time differs.
+The judge's table is made from the models. It says "clean" or "not sure" of each record. Records that are not sure go
+through the rules in Python, which decide. So without a compiler only the time differs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from decimal import Decimal
 from itertools import chain
 from threading import Lock
 from typing import Any, NamedTuple
+
+import msgspec
 
 from streammig.columns import Columns, Judged
 from streammig.errors import Unusable
@@ -30,29 +32,29 @@ try:
 except ImportError:  # it was not compiled
     _judge = None  # type: ignore[assignment]
 
-VARIABLE = "STREAMMIG_JUDGE"  # forces either judge, whatever the settings say
+VARIABLE = "STREAMMIG_JUDGE"  # overrules the settings
 WANTED = ("auto", "compiled", "python")
 
 # In the order of the enumerations in `_judge.c`.
 KINDS = ("text", "id", "email", "uuid", "date", "number", "boolean", "enum", "free", "object", "list")
-NEVER = len(KINDS)  # the kind of a field that needs a closer look wherever it is there
+NEVER = len(KINDS)  # the kind of a field that makes a record not sure
 NULLABLE, OPTIONAL, OWNER, UNIQUE, UNITS, KEY, AMOUNT, NOT_NEGATIVE, LATER, IS_TRUE, COUNTS_IF = (
     1 << at for at in range(11)
 )
-TOLD, MARK = 1, 2
+DROPS, MARK = 1, 2
 
 MOST_RECORDS = 1000  # of a block
-MOST_EXTRAS, MOST_VALUES = 64, 32  # unknown fields that are cut, and values of a mark with which it is cut
+MOST_EXTRAS, MOST_VALUES = 64, 32  # unknown fields in the table, and values of each that mark nothing
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Path = tuple[str, ...]
 
 
 class Roles(NamedTuple):
-    """What a stage makes of the fields of its model, beside their types: flags by path.
+    """The roles of fields in a stage: flags by path.
 
-    `adds` is the path of the objects that add an amount each. `key` is the key of all amounts, where no field names
-    one. An amount counts where the text of COUNTS_IF is one of `words`.
+    `adds` is the path of the objects that add an amount each. `key` is the key of all amounts, unless a field has it.
+    An amount counts if the text of the field COUNTS_IF is one of `words`.
     """
 
     flags: Mapping[Path, int]
@@ -62,53 +64,31 @@ class Roles(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What C tells of one record, by where it begins there: the fields of each object that is not clean, the outermost
-    at 0; the elements of lists whose objects add amounts, and of those that are not clean; the key and the amount of
-    the clean ones of these objects."""
+    """The findings of C in one record, by offset.
+
+    They are: fields of the objects that are not clean, the outermost at 0; elements of the lists that are not clean,
+    or whose objects add amounts; key and amount of the clean ones among these objects.
+    """
 
     objects: dict[int, dict[str, Member]]
     lists: dict[int, list[Part]]
     pairs: dict[int, tuple[str, Decimal]]
 
 
-class _Found(NamedTuple):
-    """What C tells of a block: the columns of its clean records, and which records it is not sure of.
-
-    `dropped` has for each row with such fields which of the unknown fields were cut. `news` are unknown fields, and
-    marks with values, that no table had.
-    """
-
-    starts: list[int]
-    ends: list[int]
-    unsure: list[int]
-    indices: list[int]
-    owners: list[str]
-    uniques: list[str]
-    units: list[int]
-    inner: list[tuple[int, int]]
-    keys: list[str]
-    amounts: list[Decimal]
-    upto: list[int]
-    edited: dict[int, bytes]
-    dropped: list[tuple[int, bytes]]
-    news: list[tuple[bytes, bytes]]
-
-
-class _Extra:
+class _Extra(msgspec.Struct):
     """An unknown field of the outermost object that is cut: its paths among the dropped ones, and, where it may mark a
     deleted customer, the JSON of the values that mark none."""
 
-    def __init__(self, told: tuple[str, ...], *, mark: bool) -> None:
-        self.told = told
-        self.mark = mark
-        self.values: list[bytes] = []
+    told: tuple[str, ...]
+    mark: bool
+    values: list[bytes] = []
 
 
 class Judge:
-    """The compiled judge of one stage, as these `rules` have it. It may be asked for any block, by threads too: it
-    keeps no state but what it has learnt of unknown fields, one thread at a time.
+    """The compiled judge of one stage, for its `rules`. Threads may share it: it only learns unknown fields.
 
-    `told` gives the paths of unknown fields that count as dropped, and raises `Refusal` where one must not be cut.
+    `dropped_paths` returns the paths of unknown fields that count as dropped. It raises `Refusal` if one must not be
+    cut.
     """
 
     def __init__(
@@ -122,10 +102,10 @@ class Judge:
         filters: Filters,
         room: int,
         most_units: int,
-        told: Callable[[Collection[str]], tuple[str, ...]],
+        dropped_paths: Callable[[Collection[str]], tuple[str, ...]],
     ) -> None:
         self._by, self._rules = (name, options), rules
-        self._filters, self._told = filters, told
+        self._filters, self._dropped_paths = filters, dropped_paths
         self._shapes = tuple(_shapes_of(shape, roles))
         past = (options.now - _EPOCH) // timedelta(microseconds=1)
         digits = options.fraction_digits
@@ -139,58 +119,61 @@ class Judge:
         self._make_table()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
-        return getattr, (self._rules, "judge")  # in another process it is made again, with its rules
+        return getattr, (self._rules, "judge")  # another process makes it again, with its rules
 
     def judged(self, found: object) -> Judged | None:
-        """What was found of a span, if it was found by these rules."""
+        """Return the findings in a span if the judge of the same rules made them."""
         return found if isinstance(found, Judged) and found.by == self._by else None
 
     def elements(self, data: bytes | memoryview, low: int, high: int, limit: int) -> Judged:
-        """Judge the elements of an array, the first of which begins at the index `low`, up to one whose end is not
-        sure, or not before `high`, or that has more than `limit` bytes. Places are counted from `low`."""
+        """Judge the elements of an array from the offset `low` on. Places in the result count from `low`.
+
+        It stops at an element whose end is not sure, or not before `high`, or that has more than `limit` bytes.
+        """
         return self._columns(_judge.elements(self._table, data, low, high, MOST_RECORDS, limit))
 
     def lines(self, data: bytes, starts: Sequence[int], ends: Sequence[int], limit: int) -> Judged | None:
-        """Judge what should be one record each; None where any is no JSON value, or not sure to be one."""
+        """Judge lines; None if any is not surely one JSON value."""
         found = self._columns(_judge.framed(self._table, data, _places(starts, ends), limit, True))
         return found if len(found.starts) == len(starts) else None
 
     def framed(self, data: bytes, starts: Sequence[int], ends: Sequence[int], without: Collection[int]) -> Judged:
-        """Judge records whose places are known; those `without` are none, whatever stands there."""
+        """Judge records whose places are known. Those at the indices `without` are faults."""
         if without:
             ends = [starts[at] if at in without else end for at, end in enumerate(ends)]
         return self._columns(_judge.framed(self._table, data, _places(starts, ends), len(data), False))
 
     def look(self, data: bytes | memoryview) -> Look | None:
-        """Which parts of a record that is not clean are; None where it is not sure to be an object without repeated
-        fields."""
+        """Find the clean parts of a record; None if it is not surely an object without repeated fields."""
         found = _judge.look(self._table, data)
         return Look(*found) if found is not None else None
 
     def _columns(self, told: tuple[Any, ...]) -> Judged:
-        found, columns = _Found(*told), Columns()
-        columns.index, columns.unit = found.indices, [0] * len(found.indices)
-        columns.owners, columns.uniques, columns.units = found.owners, found.uniques, found.units
-        columns.inner, columns.keys, columns.amounts = found.inner, found.keys, found.amounts
-        columns.upto, columns.edited = found.upto, found.edited
-        if found.dropped:
+        """What C tells of a block: where its records are, and which it is not sure of; the columns of the clean ones;
+        `dropped`: by row, which of the unknown fields were cut; `news`: unknown fields, and marks with values, that no
+        table had."""
+        starts, ends, unsure, *rows, edited, dropped, news = told
+        columns = Columns()
+        columns.index, columns.owners, columns.uniques, columns.units, columns.inner, *amounts = rows
+        columns.keys, columns.amounts, columns.upto = amounts
+        columns.unit, columns.edited = [0] * len(columns.index), edited
+        if dropped:
             paths = [extra.told for extra in list(self._extras.values())]  # another thread may learn more meanwhile
-            columns.dropped = [(at, tuple(chain.from_iterable(map(paths.__getitem__, which))))
-                               for at, which in found.dropped]  # fmt: skip
-        if found.news:
+            columns.dropped = [(at, tuple(chain.from_iterable(map(paths.__getitem__, which)))) for at, which in dropped]
+        if news:
             with self._learning:
-                self._learn(found.news)
-        return Judged(self._by, found.starts, found.ends, columns, found.unsure)
+                self._learn(news)
+        return Judged(self._by, starts, ends, columns, unsure)
 
     def _learn(self, news: Sequence[tuple[bytes, bytes]]) -> None:
-        """Put unknown fields, and values that mark nothing, into the table that is used from now on."""
+        """Add unknown fields, and values that mark nothing, to a new table."""
         new = False
         for name, value in news:
             field = name.decode()
             extra = self._extras.get(name)
             if extra is None and name not in self._sent and len(self._extras) + len(self._sent) < MOST_EXTRAS:
                 try:
-                    extra = _Extra(self._told((field,)), mark=field in self._filters.customer_fields)
+                    extra = _Extra(self._dropped_paths((field,)), mark=field in self._filters.customer_fields)
                     self._extras[name] = extra
                     new = True
                 except Refusal:
@@ -205,7 +188,7 @@ class Judge:
 
     def _make_table(self) -> None:
         extras = tuple(
-            (name, bool(it.told) * TOLD | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
+            (name, bool(it.told) * DROPS | it.mark * MARK, tuple(it.values)) for name, it in self._extras.items()
         )
         self._table = _judge.table((self._shapes, extras, *self._spec))
 
@@ -216,8 +199,10 @@ def is_compiled() -> bool:
 
 
 def wanted(how: str) -> bool:
-    """Whether the compiled judge is to be at work; the environment may say otherwise than the settings. Raises
-    `Unusable` where it must be at work and is not there."""
+    """Whether to use the compiled judge. `STREAMMIG_JUDGE` overrules the settings.
+
+    Raises `Unusable` if it is demanded and not there.
+    """
     how = os.environ.get(VARIABLE) or how
     if how not in WANTED:
         raise Unusable("settings-invalid", f"{VARIABLE} is none of auto, compiled, python", "Set it to one of them.")
@@ -231,7 +216,7 @@ def wanted(how: str) -> bool:
 
 
 def at_work(how: str) -> str:
-    """What judges records here, in words. Raises as `wanted`."""
+    """Name the judge in use, for people. Raises as `wanted`."""
     return "the compiled judge" if wanted(how) else "the rules in Python"
 
 
@@ -240,7 +225,7 @@ def _places(starts: Sequence[int], ends: Sequence[int]) -> array[int]:
 
 
 def _shapes_of(shape: Shape, roles: Roles) -> Iterator[tuple[bool, tuple[Any, ...]]]:
-    """The shape and those inside it, one for each place where it stands, as C reads them: the outermost comes first."""
+    """Flatten a shape for C: itself first, then each shape inside, once for each place where it occurs."""
     todo: list[tuple[Path, Shape]] = [((), shape)]
     at = 0
     while at < len(todo):

@@ -1,4 +1,4 @@
-"""The rules of customers: who they are, their opening balance, what of it has expired."""
+"""The rules of customers: profile, opening balance, and expired lots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OF_LOT = ("reward_id", "amount", "expiration_date")
 _decode_lot = msgspec.json.Decoder(models.Lot).decode
 
 STRUCTURAL = frozenset({"events", "transactions"})  # one file may carry all three stages
-_ANONYMOUS = frozenset({"name", "email", "registration_date"})  # what live registration waives for such customers
+_ANONYMOUS = frozenset({"name", "email", "registration_date"})  # optional for anonymous customers
 
 Amounts = tuple[Pair, ...]
 
@@ -122,7 +122,7 @@ class CustomerRules(StageRules):
         return Examined(position, (record,), filtered, dropped=tuple(walk.dropped))
 
     def _lots(self, walk: Walk, balance: Member | None) -> tuple[Amounts, Amounts]:
-        """The amounts of the lots that are sent, and of those that have expired, which are cut."""
+        """Return the amounts of the lots that are sent, and of expired lots, which are cut."""
         try:
             parts = walk.listed(balance, "$.balance")
         except Refusal as refusal:
@@ -133,7 +133,7 @@ class CustomerRules(StageRules):
         keep: list[bool] = []
         for index, part in enumerate(parts):
             keep.append(True)
-            if pair := walk.pairs.get(part.begin):  # the judge is not sure of one that has expired
+            if pair := walk.pairs.get(part.begin):  # clean for the judge, so not expired
                 sent.append(pair)
                 continue
             where = f"$.balance[{index}]"
@@ -154,7 +154,7 @@ class CustomerRules(StageRules):
         return tuple(sent), tuple(expired)
 
     def _clean_lot(self, walk: Walk, part: Part) -> dict[str, Any] | None:
-        """What is wanted of a lot that can be sent as it stands, found in a fourth of a walk's time; else None."""
+        """Return the wanted fields of a lot that can be sent unchanged, in a fourth of a walk's time; else None."""
         lot = None if walk.looked else strictly(_decode_lot, walk.data[part.begin : part.end])
         if lot is None or not self._values.clean((lot,), _LOT):
             return None

@@ -1,4 +1,4 @@
-"""Cuts fields from many records without a walk over each, and proves that the models missed nothing else."""
+"""Cut fields from many records without a walk over each, and prove that the models missed nothing else."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from streammig.masivo.rules.shape import Shape, objects_in
 from streammig.masivo.rules.values import holds_free, signs, spelt_oddly, text_in
 
 _MEMO = 4096  # kinds of records that are remembered
-_RUN = 16  # records that are proven together: an odd one makes each of its run be counted alone
+_RUN = 16  # records proven together; if one is odd, each of them is counted alone
 _EXTRAS = 16  # unknown fields that are decoded
 _ODD_IN_NAME = frozenset('",\\')
-_BETWEEN = b"\0"  # separates records that are cut together; a run with a record that holds it is cut one by one
+_BETWEEN = b"\0"  # separates the records of a run; if a record holds it, they are cut one by one
 
 
 class Block:
@@ -43,7 +43,7 @@ class Block:
     each record's optional numbers that are null; it may be empty. `cut`: some bodies differ from their source.
 
     `dropped` and `reasons` are by index of the record among all. `reasons` says why a record is filtered. `free`:
-    whether a model has an object with fields of any name; None until that is asked.
+    whether a model has an object with fields of any name; None if not known yet.
     """
 
     def __init__(self, data: Sequence[bytes], decode: Callable[[bytes], Any]) -> None:
@@ -53,7 +53,7 @@ class Block:
         while begin < len(data):
             count = len(self.models)
             with suppress(*NOT_JSON):
-                self.models.extend(decoded)  # up to a record that can't be decoded; the loop goes on behind it
+                self.models.extend(decoded)  # stops at a record that can't be decoded; the loop goes on after it
             good = len(self.models) - count
             self.rows += range(begin, begin + good)
             begin += good + 1
@@ -81,11 +81,11 @@ class Block:
 
 
 class _Unknown(NamedTuple):
-    """What is known of records whose outermost fields have the same names.
+    """The unknown fields of all records whose outermost fields have the same names.
 
     `names` are the unknown fields, which are cut; `mixed`: one of these names also occurs in an inner object. `dropped`
-    are the paths that count as dropped. `marks` are the names of fields that may mark deleted customers, and `reasons`
-    says, by their values, why such a customer is filtered, or "".
+    are the paths that count as dropped. `marks` are the names of fields that may mark deleted customers. `reasons` has
+    for each combination of their values the reason why the customer is filtered, or "".
     """
 
     names: tuple[str, ...]
@@ -109,7 +109,7 @@ class _Extras:
         self._none = (UNSET,) * len(names)
 
     def of(self, models: Sequence[Any]) -> Iterator[dict[str, Raw]]:
-        """For each model, its fields of these names, with their JSON."""
+        """Give for each model its extra fields, with their JSON."""
         if not self.names:
             return repeat({}, len(models))
         values = map(self._get, models) if len(self.names) > 1 else zip(map(self._get, models), strict=True)
@@ -122,9 +122,10 @@ class _Extras:
 
 
 class Cutting:
-    """What is cut from the records of a stage.
+    """Cuts fields from the records of a stage, and learns which unknown fields they have.
 
-    `told` gives the paths of unknown fields that count as dropped, and raises `Refusal` where one must not be cut.
+    `dropped_paths` returns the paths of unknown fields that count as dropped. It raises `Refusal` if one must not be
+    cut.
     """
 
     def __init__(
@@ -133,12 +134,12 @@ class Cutting:
         shape: Shape,
         filters: Filters,
         *,
-        told: Callable[[Collection[str]], tuple[str, ...]],
+        dropped_paths: Callable[[Collection[str]], tuple[str, ...]],
     ) -> None:
         self._model = model
         self._shape = shape
         self._filters = filters
-        self._told = told
+        self._dropped_paths = dropped_paths
         self._extras = _Extras(model, ())
         self._learnt: dict[str, None] = {}
         self._unknown: dict[tuple[str, ...], _Unknown] = {}
@@ -148,7 +149,7 @@ class Cutting:
         self._cutter = Cutter(shape.fields, inner, {field.name for field in fields} - needed)
 
     def block(self, data: Sequence[bytes]) -> Block:
-        """A block of these records; those that can't be decoded have no row."""
+        """Make a block of these records. Records that can't be decoded have no row."""
         if len(self._learnt) > len(self._extras.names):
             self._extras = _Extras(self._model, tuple(self._learnt))
         return Block(data, self._extras.decode)
@@ -180,8 +181,10 @@ class Cutting:
                 block.odd.update([at for at in range(begin, end) if _spelt_oddly(block.bodies[at])])
 
     def _cut_extras(self, block: Block, begin: int, models: Sequence[Any], bodies: list[bytes]) -> int | None:
-        """Cut the unknown fields that were decoded from the bodies of a run. Returns how many commas went with them, or
-        None where the records must be cut one by one."""
+        """Cut the decoded unknown fields from the bodies of a run.
+
+        Return how many commas went with them; None if the records must be cut one by one.
+        """
         gone = 0
         for at, extras in enumerate(self._extras.of(models)):
             if extras:
@@ -191,7 +194,7 @@ class Cutting:
                 except (Refusal, *NOT_JSON):
                     return None
                 left, count = self._cutter.fields(bodies[at], extras, names)
-                if unknown.mixed or count < len(names):  # not all of them were found
+                if unknown.mixed or count < len(names):  # the cutter did not find all of them
                     return None
                 self._note(block, block.rows[begin + at], unknown, extras)
                 bodies[at] = left
@@ -199,7 +202,7 @@ class Cutting:
         return None if gone and self._free(block, models) else gone
 
     def _cut_nulls(self, block: Block, joined: bytes, models: Sequence[Any], more: int) -> list[bytes] | None:
-        """The bodies of a run with `more` nulls cut, or None where the records must be cut one by one."""
+        """Cut `more` nulls from the joined bodies of a run; return None if the records must be cut one by one."""
         left, count, twofold, lone = self._cutter.nulls(joined)
         if count != more or not twofold.issubset(self._extras.names) or self._free(block, models):
             return None
@@ -207,7 +210,7 @@ class Cutting:
         return None if len(bodies) != len(models) or (lone and has_lone_null(left)) else bodies
 
     def _free(self, block: Block, models: Sequence[Any]) -> bool:
-        """Whether some of a block's models have objects that may hold a field of any name."""
+        """Whether one of these models of a block has an object with fields of any name."""
         if block.free is None:
             block.free = self._shape.frees and holds_free(block.models, self._shape)
         return block.free and holds_free(models, self._shape)
@@ -224,7 +227,7 @@ class Cutting:
                 block.odd.add(at)
 
     def _cut(self, block: Block, at: int, more: int) -> bool:
-        """Cut fields of one record that has `more` commas than its model; False where it needs a closer look."""
+        """Cut fields from a record that has `more` commas than its model. Return False if it needs a closer look."""
         body, free = block.bodies[at], self._free(block, (block.models[at],))
         left, null, twofold, _ = self._cutter.nulls(body)
         count = null
@@ -267,9 +270,9 @@ class Cutting:
             block.dropped[row] = unknown.dropped
 
     def _known(self, names: tuple[str, ...]) -> _Unknown:
-        """What is known of records with these outermost fields. Raises `Refusal` where one must not be cut."""
+        """Remember the unknown ones among these outermost fields. Raises `Refusal` if one must not be cut."""
         unknown = self._cutter.unknown(names)
-        dropped = self._told(unknown)
+        dropped = self._dropped_paths(unknown)
         marks = [name for name in unknown if name in self._filters.customer_fields]
         if len(self._unknown) >= _MEMO:
             self._unknown.clear()
@@ -278,7 +281,7 @@ class Cutting:
         return found
 
     def _reason(self, unknown: _Unknown, values: Mapping[str, Raw]) -> str:
-        """Why a customer with these values is filtered, or ""."""
+        """Return why a customer with these values is filtered, or ""."""
         marks = tuple([bytes(values[name]) for name in unknown.marks])
         reason = unknown.reasons.get(marks)
         if reason is None:

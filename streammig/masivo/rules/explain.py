@@ -1,4 +1,4 @@
-"""Walk over a record's bytes field by field: collect all that is wrong with it, and the edits that make it right."""
+"""Walk over a record's bytes field by field, and collect its faults and the edits that make it valid."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _NAME = 64
 
 
 class Walk:
-    """One record under examination: its faults, the edits it needs, and the unknown fields that they leave out.
+    """A walk over one record: its faults, the edits it needs, and the unknown fields that are dropped.
 
-    `open` and `listed` raise the `Refusal` of one field, whose path they are given; `fields` and `element` collect
-    those of an object in `faults`.
+    `open` and `listed` raise a `Refusal` for the field at a path; `fields` and `element` collect those of an object in
+    `faults`.
     """
 
     def __init__(self, data: bytes, values: Values, options: RuleOptions, judge: Judge | None = None) -> None:
@@ -54,26 +54,25 @@ class Walk:
         self.edits: list[Edit] = []
         self.dropped: list[str] = []
         look = judge.look(data) if judge is not None else None
-        self.looked = look is not None  # what is clean is known
-        # By where they begin: fields of objects, elements of lists, and pairs of units that can be sent as they stand.
+        self.looked = look is not None  # whether the judge has found the clean parts
+        # By offset: fields of objects, elements of lists, and pairs (key, amount) of units that can be sent unchanged.
         self._opened, self._parts, self.pairs = look or ({}, {}, {})
         self._values = values
         self._unknown = options.unknown_fields
         self._redeem = options.send_redeem
 
     def fault(self, refusal: Refusal) -> None:
-        """Note a fault, without the frames that it was raised in: these hold this walk, so that nothing but a collector
-        of cycles would free them."""
+        """Add a fault. Its traceback is dropped, for its frames hold this walk: that cycle would need the collector."""
         refusal.__traceback__ = refusal.__context__ = None
         self.faults.append(refusal)
 
     def check(self) -> None:
-        """Raises `Refusals` if anything is wrong with the record."""
+        """Raise `Refusals` if the record has faults."""
         if self.faults:
             raise Refusals(self.faults)
 
     def open(self, begin: int, end: int, where: str, code: str = "wrong-type") -> dict[str, Member]:
-        """The fields of the object that stands there."""
+        """Return the fields of the object from `begin` to `end`."""
         if begin in self._opened:
             return self._opened[begin]
         try:
@@ -86,7 +85,7 @@ class Walk:
             raise Refusal("invalid-json", where, "the bytes are not valid JSON, or nested too deeply") from None
 
     def listed(self, member: Member | None, where: str) -> list[Part]:
-        """The elements of the list that stands there."""
+        """Return the elements of a member that must be a list."""
         if member is None:
             raise expected("missing-field", where, "a list", "nothing")
         if self.data[member.begin] != 0x5B:
@@ -96,7 +95,7 @@ class Walk:
         return self._parts[member.begin]
 
     def element(self, part: Part, shape: Shape, where: str, wanted: Collection[str]) -> dict[str, Any]:
-        """The good values of an object in a list, as `fields` has them."""
+        """As `fields`, for an object in a list."""
         try:
             found = self.open(*part, where)
         except Refusal as refusal:
@@ -117,11 +116,11 @@ class Walk:
         put: Sequence[bytes] = (),
         wanted: Collection[str] = (),
     ) -> dict[str, Any]:
-        """The good values of the object that begins at `begin` and has these fields, and the edits that make it right.
-        Those that are plainly good or known to be clean are not among them, but those that are `wanted`.
+        """Check the fields of the object at `begin`: collect its faults and edits, and return valid values.
 
-        Fields in `cut` are left out without a word, those in `apart` are looked at by the caller, those in `waived`
-        may be missing, and `put` is put in behind all others.
+        Values that are surely valid are returned only if they are `wanted`. Fields in `cut` are left out and not
+        counted as dropped. The caller checks those in `apart`. Those in `waived` may be missing. `put` is added at the
+        end of the object.
         """
         values: dict[str, Any] = {}
         gone = found.keys() & cut
@@ -154,7 +153,7 @@ class Walk:
         return values
 
     def keeps(self, name: str, where: str) -> bool:
-        """Whether an unknown field is sent; if not, it goes to `dropped`. Raises `Refusal` if it must not be there."""
+        """Whether an unknown field is sent; if not, count it as dropped. Raises `Refusal` if the settings refuse it."""
         shown = f"{where}.{name}" if name.isidentifier() and len(name) <= _NAME else f"{where}.(odd name)"
         if self._unknown == "reject":
             raise Refusal("unknown-field", shown, "the target knows no such field")
@@ -163,22 +162,22 @@ class Walk:
         return self._unknown == "send"
 
     def replace(self, member: Member, text: bytes) -> None:
-        """Put this in the place of a field's value, unless it stands there."""
+        """Replace the value of a field, if it differs."""
         if self.data[member.begin : member.end] != text:
             self.edits.append(Edit(member.begin, member.end, text))
 
     def rest(self) -> bytes:
-        """The record with the edits made."""
+        """Return the record with the edits applied."""
         return apply(self.data, self.edits) if self.edits else self.data
 
     def _absent(self, field: Field, waived: Collection[str]) -> bool:
-        """Whether null in a field that must not be null counts as no field at all."""
+        """Whether a null in this field counts as a missing field."""
         return not field.required or bool(field.default) or bool(field.copy) or field.name in waived
 
     def _missing(
         self, there: Collection[str], found: Mapping[str, Member], shape: Shape, where: str
     ) -> Iterator[bytes]:
-        """What is put in for required fields that are not there."""
+        """Give the JSON of missing required fields that have a default; add a fault for others."""
         for field in shape.required:
             if field.name in there:
                 continue
@@ -204,7 +203,7 @@ class Walk:
             raise Refusal("invalid-json", where, "the bytes are not valid JSON, or nested too deeply") from None
 
     def text(self, member: Member, field: Field, where: str) -> str:
-        """The text of a field; raises `Refusal`."""
+        """Return the text of a field. Raises `Refusal`."""
         text = self._values.text(self.data, member.begin, member.end, where)
         kind = KINDS[field.kind]
         if kind.good is not None and not kind.good(text):
@@ -250,7 +249,7 @@ class Walk:
                 self.element(part, field.shape, f"{where}[{index}]", ())
 
     def _clean(self, member: Member, field: Field) -> bool:
-        """Whether all of this value can be sent as it stands: seen in a tenth of the time that walking it takes."""
+        """Whether this value can be sent unchanged. This takes a tenth of the time of a walk."""
         assert field.decode is not None
         assert field.shape is not None
         if self.looked:
@@ -261,8 +260,7 @@ class Walk:
 
 
 class _Kind(NamedTuple):
-    """A kind of field: what is expected, in the words of messages; the kinds of JSON that may be that; the check of a
-    value, and the code of its fault."""
+    """A kind of field: what messages expect, the kinds of JSON that it may have, the check, and the code of a fault."""
 
     expected: str
     json: tuple[str, ...]
@@ -289,11 +287,11 @@ KINDS = {
 
 
 def _no_index(path: str) -> str:
-    """The path with `[]` for `[7]`, so that the report has a line for each field, not for each record."""
+    """Write `[]` for `[7]` in a path, so that the report has a line for each field, not for each index."""
     pieces = path.split("[")
     return "[".join([pieces[0], *("]" + piece.partition("]")[2] for piece in pieces[1:])])
 
 
 def _wanted(field: Field) -> str:
-    """What may stand in a field, in the words of messages."""
+    """Describe the valid values of a field, for messages."""
     return KINDS[field.kind].expected + (" or null" if field.nullable or not field.required else "")

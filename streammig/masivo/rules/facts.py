@@ -1,7 +1,7 @@
-"""What records hold beside what a batch needs: the account's own world, keys of units, and what must add up.
+"""Find facts of records beyond the needs of a batch: things of the account that they mention, keys, amounts.
 
-Each record is decoded once for all of it, and where this is compiled, only one of an unusual spelling. Records are as
-they are sent, so their form is proven.
+Each record is decoded once. Compiled code reads most records instead, and leaves only those in an unusual spelling.
+The records are checked before, so their form is proven.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ except ImportError:  # it was not compiled
     _facts = None  # type: ignore[assignment]
 
 KINDS = ("rewards", "brands", "channels", "stores", "tiers", "event-types", "remarks")  # in the order of `_facts.c`
-READABLE_FROM = "2020"  # what is older can't be read back
-UNSIGNED = "MIGRATION"  # transactions of this type tell of the balance, and are no part of its history
-PURCHASE = "PURCHASE"  # another type of event may well name the purchase that it is about
+READABLE_FROM = "2020"  # older records can't be read back
+UNSIGNED = "MIGRATION"  # transactions of this type repeat the balance, and are no part of its history
+PURCHASE = "PURCHASE"  # only this type makes a purchase; other types may name one
 METRICS, OLD = ("remarks", "metrics"), ("remarks", "old")
 
-Mention = tuple[str, str]  # the kind of thing, and which one
-Key = tuple[int, int, str]  # the row, the number of the unit in it, and its key
-Share = tuple[int, str, int]  # the row, the name of the sum, and the amount in units of the last fraction digit
+Mention = tuple[str, str]  # kind of thing, and its name
+Key = tuple[int, int, str]  # row, number of the unit in it, key
+Share = tuple[int, str, int]  # row, name of the sum, amount in units of the last fraction digit
 
 
 class _Part(msgspec.Struct, frozen=True, gc=False):
@@ -151,7 +151,7 @@ class OfTransactions:
 
 
 def _of_lots(rows: Sequence[Sequence[_Part]]) -> dict[Mention, int]:
-    """How many rows mention each reward, brand, channel and store."""
+    """Count the rows that mention each reward, brand, channel and store."""
     return {
         **_counted("rewards", ({it.reward_id.lower() for it in row if it.reward_id is not None} for row in rows)),
         **_counted("brands", ({it.brand_id for it in row} for row in rows)),
@@ -166,7 +166,7 @@ def _counted(kind: str, rows: Iterable[set[str] | set[str | None]]) -> dict[Ment
 
 
 def _old(rows: Sequence[Sequence[_Event] | Sequence[_Transaction]]) -> dict[Mention, int]:
-    """How many rows hold what is too old, which mostly is none."""
+    """Count the rows with a unit that is too old to be read back. Mostly there are none."""
     if min([it.issued_at for row in rows for it in row], default=READABLE_FROM) >= READABLE_FROM:
         return {}
     return {OLD: sum([min([it.issued_at for it in row]) < READABLE_FROM for row in rows if row])}
@@ -187,7 +187,7 @@ STAGES = (OfCustomers, OfEvents, OfTransactions)  # in the order of `_facts.c`
 
 
 class Told(NamedTuple):
-    """The facts of rows, none of which need be decoded any more."""
+    """The facts of rows, complete."""
 
     mentioned: dict[Mention, int]
     keys: Sequence[Key]
@@ -203,8 +203,7 @@ def facts(
     *,
     compiled: bool,
 ) -> Decoded | Told:
-    """The facts of rows, as in `TellsFacts`. `compiled`: only those are decoded that the compiled part is not sure of,
-    where there is one."""
+    """Find the facts of rows, as in `TellsFacts`. `compiled`: decode only rows that compiled code is not sure of."""
 
     def body(row: int) -> bytes:
         return edited[row] if row in edited else data[starts[row] : ends[row]]

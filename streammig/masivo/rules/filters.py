@@ -1,12 +1,12 @@
-"""What is left out on purpose: deleted and inactive customers, reversed events.
+"""Filter deleted and inactive customers, and reversed events.
 
-The contract names no field for these states on an export, so a short list is known, and settings add to it:
+The target's contract names no field for these states in an export. So there is a short list, and settings add to it:
 
-- a customer is deleted if `deleted_at` is there and holds something, or `status` is DELETED
+- a customer is deleted if `deleted_at` has a value, or `status` is DELETED
 - a customer is inactive if `status` is INACTIVE
-- an event is reversed if `reversed_at` is there and holds something, `reversed` is true, or `status` is REVERSED
+- an event is reversed if `reversed_at` has a value, `reversed` is true, or `status` is REVERSED
 
-Holds nothing: null, false, the empty text. These fields are never sent, and never count as unknown.
+Null, false and the empty text are no value. These fields are never sent, and never count as unknown.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ CUSTOMER_FIELDS = frozenset({"deleted_at", "status"})
 EVENT_FIELDS = frozenset({"reversed_at", "reversed", "status"})
 
 Texts = Mapping[str, str]
-"""Of fields that are there: a field's text, or the JSON of any other value."""
+"""By field name, the text of a field, or the JSON of any other value."""
 
 
 class Filters:
-    """Tells the filter that holds for a customer or event from the fields it has."""
+    """Finds the filter for a customer or an event from its fields."""
 
     def __init__(self, options: RuleOptions) -> None:
         self._deleted = matches(options.deleted, "deleted")
@@ -33,7 +33,7 @@ class Filters:
         self.event_fields = EVENT_FIELDS | {match.field for match in self._reversed}
 
     def customer(self, texts: Texts) -> str:
-        """The reason why this customer, and what is theirs, is left out, or ""; told from their `customer_fields`."""
+        """Return the reason why a customer is left out, or "". `texts` has the customer's `customer_fields`."""
         if not texts:
             return ""
         status = texts.get("status", "").upper()
@@ -42,7 +42,7 @@ class Filters:
         return "inactive" if status == "INACTIVE" and not self._inactive_too else ""
 
     def event(self, texts: Texts) -> str:
-        """The reason why this event is left out, or ""; told from its `event_fields`."""
+        """Return the reason why an event is left out, or "". `texts` has the event's `event_fields`."""
         marked = (
             texts.get("reversed") == "true"
             or texts.get("status", "").upper() == "REVERSED"
@@ -57,7 +57,7 @@ def _holds(text: str) -> bool:
 
 
 def holds(match: Match, texts: Texts) -> bool:
-    """Whether a record has a field as it was named."""
+    """Whether a record has a field that matches."""
     return _holds(texts.get(match.field, "")) if match.value is None else texts.get(match.field) == match.value
 
 

@@ -1,4 +1,4 @@
-"""Let a user's callable turn a source record into records, and let nothing it does reach the totals."""
+"""Run a user's mapping on a source record, and keep whatever it does away from the totals."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ _PYTHON = frozenset(
     subscriptable t tuple unpack utf
     """.split()  # noqa: SIM905  # a list of words is read more easily
 )
-"""What Python's own exceptions say, beside the words of any message."""
+"""Words of Python's own exceptions, which a message may show."""
 _SHOWN = 200  # characters of an exception's text
 _PLAIN = (str, bool, type(None), datetime.datetime, datetime.date, uuid.UUID)
 
 
 class Mapped:
-    """What a mapping makes of a record's bytes, as bytes: no record, one, or several.
+    """A mapping from a record's bytes to the bytes of no record, one, or several.
 
-    `deleted` are marks of deleted customers. One that names a field which the mapping does not make is looked for in
-    the source record, and what is made of it is marked as deleted.
+    `deleted` are marks of deleted customers. A mark may name a field of the source record that the mapping does not
+    pass on. Then the mapped records are marked as deleted here.
     """
 
     def __init__(self, mapping: Callable[[Any], Any], deleted: Sequence[Match] = ()) -> None:
         self._mapping, self._deleted = mapping, deleted
 
     def __call__(self, data: bytes) -> list[bytes]:
-        """The records made of this one, encoded before the mapping can touch them again; raises `Refusal`."""
+        """Map a record, and encode the result at once, before the mapping can change it. Raises `Refusal`."""
         try:
             source = _decode(data)
             if not faithful(data, source) and duplicated(data, 0, len(data)):
                 raise Refusal("duplicate-field", "$", "a field is repeated in an object")
-        except (*NOT_JSON, ArithmeticError):  # the latter for an exponent that no Decimal can hold
+        except (*NOT_JSON, ArithmeticError):  # ArithmeticError: an exponent that no Decimal can hold
             raise Refusal("invalid-json", "$", "the bytes are not valid JSON, or nested too deeply") from None
         try:
             made = self._mapping(source)
         except FieldError as error:
             raise Refusal(_FAILED, error.path, error.said) from None
         except KeyboardInterrupt:
-            raise KeyboardInterrupt from None  # what it says, and what led to it, may hold a value of the record
+            raise KeyboardInterrupt from None  # its text and its cause may hold a value of the record
         except SystemExit as error:
             raise Unusable(
                 "map-ended",
@@ -70,7 +70,7 @@ class Mapped:
                 "A mapping returns None to leave a record out, and raises to make a dead letter of it. Correct it, then"
                 " run the same command.",
             ) from None
-        except BaseException as error:  # a mapping that gives up on a record, in whatever way, must not end the run
+        except BaseException as error:  # a mapping that fails for a record, in any way, must not end the run
             where, said = _line(error.__traceback__), _said(error, data, source)
             raise Refusal(_FAILED, "", f"the mapping raised {type(error).__name__}{where}{said}") from None
         if made is None:
@@ -80,7 +80,7 @@ class Mapped:
         return [_encoded(record, gone) for record in records]
 
     def _gone(self, data: bytes) -> list[str]:
-        """The fields by which a source record is that of a deleted customer."""
+        """Return the fields of a source record that mark a deleted customer."""
         texts = {name: text_in(bytes(raw)) for name, raw in fields_of(data).items()} if data.startswith(b"{") else {}
         return [match.field for match in self._deleted if holds(match, texts)]
 
@@ -97,14 +97,14 @@ def _encoded(record: object, gone: Sequence[str]) -> bytes:
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt from None
-    except BaseException as error:  # whatever a foreign object raises while it is looked at
+    except BaseException as error:  # a foreign object may raise anything
         raise Refusal(_FAILED, "", f"the mapping returned what is no JSON ({type(error).__name__})") from None
 
 
 def _exactly(value: Any) -> Any:
-    """The value with its decimals and large integers as JSON text, which orjson would refuse.
+    """Return a value with decimals and large integers as JSON text, for orjson refuses them.
 
-    Floats go as their shortest text. NaN and infinity, which orjson would turn into null, are refused.
+    Floats become their shortest text. NaN and infinity are refused, for orjson makes null of them.
     """
     if isinstance(value, _PLAIN):
         return value
@@ -123,8 +123,10 @@ def _exactly(value: Any) -> Any:
 
 
 def _said(error: BaseException, data: bytes, source: Any) -> str:
-    """The text of an exception, without what may be a value of the record: words of Python and of the mapping's own
-    code stay unless a value has them, and numbers that the record does not hold."""
+    """Return the text of an exception, without anything that may be a value of the record.
+
+    Words of Python and of the mapping's own code stay unless a value has them. Numbers stay if the record lacks them.
+    """
     try:
         text = str(error)[:_SHOWN]
     except BaseException:  # it is foreign code
@@ -141,7 +143,7 @@ def _words(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts among the values of a record."""
+    """Give the texts among the values of a record."""
     if isinstance(value, str):
         yield value
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -149,14 +151,14 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _theirs(trace: TracebackType | None) -> TracebackType | None:
-    """The part of a traceback that begins in the mapping: the first frames are ours."""
+    """Skip our own frames at the start of a traceback."""
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("streammig."):
         trace = trace.tb_next
     return trace
 
 
 def _code(trace: TracebackType | None) -> Iterator[str]:
-    """Texts and names in the functions of the mapping's own file that an exception went through."""
+    """Give texts and names in those functions of the mapping's file that an exception went through."""
     trace = _theirs(trace)
     home = trace.tb_frame.f_code.co_filename if trace is not None else ""
     while trace is not None:
@@ -167,7 +169,7 @@ def _code(trace: TracebackType | None) -> Iterator[str]:
 
 
 def _line(trace: TracebackType | None) -> str:
-    """Where in the mapping's own file it raised: the last line there before it went into somebody else's code."""
+    """Name the last line of the mapping's own file in a traceback."""
     trace = _theirs(trace)
     if trace is None:
         return ""

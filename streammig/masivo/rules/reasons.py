@@ -1,4 +1,4 @@
-"""Why a record is not sent: every code of a dead letter and of a filter, with a sentence each."""
+"""The reasons why a record is not sent: each code of a dead letter and of a filter, with a sentence."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ FILTERS = {
 }
 
 
-_TOLD = 20  # faults of one record that are told in full
+_SHOWN = 20  # faults of one record in a message
 
 
 class Refusal(Exception):
-    """A fault of a record: a code of `CODES`, the field's path or "", and what is wrong, without any of its values."""
+    """A fault of a record: a code of `CODES`, the field's path or "", and the fault in words without any value."""
 
     def __init__(self, code: str, where: str, what: str) -> None:
         super().__init__(code)
@@ -55,21 +55,21 @@ class Refusal(Exception):
 
 
 class Refusals(Exception):
-    """All faults of a record, one at least."""
+    """All faults of a record, at least one."""
 
     def __init__(self, faults: Sequence[Refusal]) -> None:
         super().__init__(faults[0].code)
         self.faults = faults
 
 
-def told(faults: Sequence[Refusal]) -> str:
-    """All faults in one message, which begins with the first; the others with their codes."""
-    texts = [str(faults[0]), *(f"{fault.code}: {fault}" for fault in faults[1:_TOLD])]
-    if len(faults) > _TOLD:
-        texts.append(f"and {len(faults) - _TOLD} more")
+def message_of(faults: Sequence[Refusal]) -> str:
+    """Write all faults as one message: the first one, then the others with their codes."""
+    texts = [str(faults[0]), *(f"{fault.code}: {fault}" for fault in faults[1:_SHOWN])]
+    if len(faults) > _SHOWN:
+        texts.append(f"and {len(faults) - _SHOWN} more")
     return "; ".join(texts)
 
 
 def expected(code: str, where: str, what: str, found: str) -> Refusal:
-    """The refusal of one field: its path, what was expected there, what kind of thing was found."""
+    """Refuse a field: its path, what was expected there, and the kind of value that was found."""
     return Refusal(code, where, f"expected {what}, found {found}")

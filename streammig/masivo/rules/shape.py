@@ -1,4 +1,4 @@
-"""The models as tables of fields, for the check of columns and for the one that explains."""
+"""Turn the models into tables of fields, for the check of columns and for `explain`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DAYS = (
 
 
 class Field(msgspec.Struct, frozen=True):
-    """What may stand in one field.
+    """The valid values of one field.
 
     `kind` is one of text, id, email, uuid, date, number, boolean, enum, free (an object of any content), object, list.
     """
@@ -30,18 +30,18 @@ class Field(msgspec.Struct, frozen=True):
     words: tuple[str, ...] = ()  # of an enum
     longest: int | None = None  # of a text, in characters
     shape: Shape | None = None  # of an object, or of the objects in a list
-    default: bytes = b""  # the JSON put in where the field is missing
-    copy: str = ""  # the field whose value is put in where this one is missing
+    default: bytes = b""  # the JSON for a missing field
+    copy: str = ""  # the field that gives a missing field its value
     policy: str = ""
     decode: Callable[[bytes], Any] | None = None  # the strict decoder of an object or list
-    plain: Callable[[bytes, int, int], Any] | None = None  # matches what is plainly good; None may be a yes
+    plain: Callable[[bytes, int, int], Any] | None = None  # matches values that are surely valid
 
 
 class Check(NamedTuple):
-    """Attributes of a model whose type does not say all, how to get them, and the shape of what is inside them.
+    """Attributes of a model that need a check beyond their type, with the shape of objects inside them.
 
-    `kind` is one of number, optional number, nullable number, uuid, object, list, policy, free. Of several attributes
-    `get` makes a tuple.
+    `kind` is one of number, optional number, nullable number, uuid, object, list, policy, free. `get` returns a tuple
+    if there are several attributes.
     """
 
     get: Callable[[Any], Any]
@@ -50,16 +50,16 @@ class Check(NamedTuple):
     shape: Shape | None
 
     def values(self, models: Iterable[Any]) -> Iterator[Any]:
-        """The attributes of all these models, one behind the other, those of a list by its elements."""
+        """Give the attributes of all these models; for lists their elements."""
         values: Iterator[Any] = map(self.get, models)
         if self.several:
             values = chain.from_iterable(values)
-        # What is not there is false; so is a list of nothing.
+        # An unset attribute is false; so is an empty list.
         return chain.from_iterable(filter(None, values)) if self.kind == "list" else values
 
 
 class Shape(msgspec.Struct, frozen=True, eq=False):
-    """The fields of an object by name, those that it can't be without, and what to check of instances of its model."""
+    """The fields of an object by name, the required ones, and the checks of its model."""
 
     fields: Mapping[str, Field]
     required: tuple[Field, ...]
@@ -72,14 +72,14 @@ _known: dict[type, Shape] = {}  # one shape for each model
 
 
 def shape_of(model: type[msgspec.Struct]) -> Shape:
-    """The table of one of the models."""
+    """Return the table of a model."""
     info = inspect.type_info(model)
     assert isinstance(info, inspect.StructType)
     return _shape(info, _known)
 
 
 def objects_in(shape: Shape) -> Iterator[Shape]:
-    """The shape itself and that of every object in it."""
+    """Give the shape itself, and the shape of every object in it."""
     yield shape
     for field in shape.fields.values():
         if field.shape is not None:
@@ -87,7 +87,7 @@ def objects_in(shape: Shape) -> Iterator[Shape]:
 
 
 def _shape(info: inspect.StructType, known: dict[type, Shape]) -> Shape:
-    """`known` has the shapes made so far, so that a model has one, wherever it stands."""
+    """Return the shape of a model; `known` has the shapes made so far, one for each model."""
     if info.cls not in known:
         known[info.cls] = _made(info, known)
     return known[info.cls]
@@ -115,7 +115,7 @@ def _kind_of_check(field: Field) -> str:
 def _field(field: inspect.Field, known: dict[type, Shape]) -> Field:
     info, extra = _bare(field.type)
     nullable = bool(extra.get("nullable"))
-    if isinstance(info, inspect.UnionType):  # the models know no other union than that with null
+    if isinstance(info, inspect.UnionType):  # the models have no other union than with null
         nullable = field.required
         (some,) = (each for each in info.types if not isinstance(each, inspect.NoneType))
         info, inner = _bare(some)
@@ -146,7 +146,7 @@ def _field(field: inspect.Field, known: dict[type, Shape]) -> Field:
 
 
 def _plain(kind: str, nullable: bool, longest: int | None, words: Sequence[str]) -> Callable[..., Any] | None:
-    """Matches the JSON of values that need no look: plain ASCII, days that each month has."""
+    """Make a matcher for JSON of surely valid values: plain ASCII, and dates with a day up to 28."""
     match kind:
         case "text":
             some = rb'"[ !#-\[\]-~]{0,%b}"' % (b"" if longest is None else b"%d" % longest)

@@ -1,4 +1,4 @@
-"""Single values: ids, e-mail addresses, UUIDs, date-times, exact numbers."""
+"""Check single values: ids, e-mail addresses, UUIDs, date-times, exact numbers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _ATOM = r"""[^\x00-\x20\x7f-\xa0"(),.:;<>@\[\\\]]+"""
 _LETTER = r"0-9A-Za-z\u00a1-\U0010ffff"
 _LABEL = rf"[{_LETTER}](?:[{_LETTER}-]{{0,61}}[{_LETTER}])?"
 _EMAIL = re.compile(rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
-_LONGEST_EMAIL, _LONGEST_LOCAL = 254, 64  # characters, the second of what stands before the @
-# What may be wrong with e-mails that stand between blanks; they are looked at again.
+_LONGEST_EMAIL, _LONGEST_LOCAL = 254, 64  # characters of all, and before the @
+# Signs of a fault in e-mails joined with blanks; if one occurs, each e-mail is checked alone.
 _ODD = (" @", "@ ", " .", ". ", "..", ".@", "@.", "@-", "-.", ".-", "- ", *'"(),:;<>[\\]')
 _ODD_DOMAIN = re.compile(r"@[0-9A-Za-z.-]*+[^ ]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -39,7 +39,7 @@ _DATE = re.compile(
 )
 _EPOCH = re.compile(r"-?[0-9]{9,13}(?:\.[0-9]+)?")
 
-_SOME = 16  # models that are looked at together where one is bad
+_SOME = 16  # models checked together to find a bad one
 _MEMO = 16_384  # entries; a few megabytes
 
 _NOTHING = frozenset({None})
@@ -50,7 +50,7 @@ Path = tuple[Check, ...]
 _date = msgspec.json.Decoder(datetime).decode
 _text = msgspec.json.Decoder(str).decode
 
-# How the first byte of a value tells its kind, in the words of messages.
+# By the first byte of a value, its kind in the words of messages.
 KINDS = {
     ord('"'): "a text",
     ord("{"): "an object",
@@ -63,17 +63,17 @@ NUMBER = "a number"
 
 
 def kind_of(data: bytes, begin: int) -> str:
-    """What kind of JSON begins there, in the words of messages."""
+    """Name the kind of JSON that begins there, for messages."""
     return KINDS.get(data[begin], NUMBER)
 
 
 def text_of(data: bytes, member: Member | None) -> str:
-    """A field's text, the JSON of any other value, or "" where there is none or it can't be read."""
+    """Return a field's text, or the JSON of any other value; "" if it is missing or unreadable."""
     return "" if member is None else text_in(data[member.begin : member.end])
 
 
 def text_in(value: bytes) -> str:
-    """The text that this JSON is, the JSON of any other value, or "" where it can't be read."""
+    """Decode a JSON text; return other JSON as it is, and "" if it is unreadable."""
     try:
         return _text(value) if value[0] == 0x22 else value.decode()
     except NOT_JSON:
@@ -81,19 +81,19 @@ def text_in(value: bytes) -> str:
 
 
 def texts_of(data: bytes, fields: Mapping[str, Member], names: Iterable[str]) -> dict[str, str]:
-    """As `text_of`, of those of the named fields that are there."""
+    """As `text_of`, for each of the named fields that is there."""
     return {name: text_of(data, fields[name]) for name in names if name in fields}
 
 
 def good_id(text: str) -> bool:
-    """1 to 255 characters, no control character, no slash, and not the name of a route beside the customers'."""
-    if text.isprintable() or not _CONTROL.search(text):  # what is printable holds no control character
+    """Whether an id has 1 to 255 characters, no control character, no slash, and is not the name of a route."""
+    if text.isprintable() or not _CONTROL.search(text):  # a printable text has no control characters
         return 0 < len(text) <= 255 and "/" not in text and text != "migrate"
     return False
 
 
 def bad_ids(texts: Sequence[str]) -> list[int]:
-    """The indices of those that are not good; where each is printable, all are looked at in one go."""
+    """Return the indices of bad ids. If all are printable, they are checked as one text."""
     joined = "|".join(texts)
     sized = min(map(len, texts)) > 0 and max(map(len, texts)) <= 255
     if sized and joined.isprintable() and "/" not in joined and "migrate" not in texts:
@@ -102,14 +102,14 @@ def bad_ids(texts: Sequence[str]) -> list[int]:
 
 
 def good_email(text: str) -> bool:
-    """An address as the target's format has it, in letters of any script."""
+    """Whether an e-mail has the target's format, in letters of any script."""
     if len(text) > _LONGEST_EMAIL or text.find("@") > _LONGEST_LOCAL or not text.isprintable():
         return False
     return _EMAIL.fullmatch(text) is not None
 
 
 def email_fault(text: str) -> str:
-    """What a text is that is no good e-mail, in the words of messages."""
+    """Describe a text that is no good e-mail, for messages."""
     if good_email(text.strip()):
         return "one with blanks around it (see trim_emails)"
     if text.lower().startswith("mailto:"):
@@ -118,10 +118,10 @@ def email_fault(text: str) -> str:
 
 
 def lower_emails(texts: Sequence[str]) -> list[str] | None:
-    """All of these in lower case if all are good and plain ASCII; None may still be a yes."""
+    """Return all e-mails in lower case if all are surely good; None says nothing about them."""
     joined, count = f" {' '.join(texts)} ", len(texts)
     plain = joined.isascii() and joined.isprintable() and joined.count(" ") == count + 1
-    # As many signs as texts, and one in each, is just one in each.
+    # As many @ as texts, and at least one in each: so exactly one in each.
     if not (plain and joined.count("@") == count and all(map(contains, texts, repeat("@")))):
         return None
     if max(map(len, texts)) > _LONGEST_LOCAL or any(map(contains, repeat(joined, len(_ODD)), _ODD)):
@@ -130,12 +130,12 @@ def lower_emails(texts: Sequence[str]) -> list[str] | None:
 
 
 def good_uuid(text: str) -> bool:
-    """A UUID in its usual spelling, in any case of letters."""
+    """Whether a text is a UUID in its usual spelling, in any case of letters."""
     return _UUID.fullmatch(text) is not None
 
 
 class Numbers:
-    """Which numbers may be sent: at most `digits` digits behind the point, at most `MAX_DIGITS` in all, by value."""
+    """Checks numbers by value: at most `digits` digits after the point, and `MAX_DIGITS` in all."""
 
     def __init__(self, digits: int) -> None:
         self.digits = digits
@@ -145,22 +145,22 @@ class Numbers:
         self._longest = MAX_DIGITS - digits
 
     def exact(self, text: bytes) -> Decimal | None:
-        """The number that a JSON text is, exactly, or None if it is none that may be sent: 1.50 is 15e-1."""
+        """Return the exact number of a JSON text; None if it may not be sent. Its value counts: 1.50 is 15e-1."""
         try:
             number = Decimal(text.decode())
-            # The bounds first, so that no exponent is too large for the remainder; `copy_abs`, because abs() rounds.
+            # Bounds first, so that the remainder gets no huge exponent. `copy_abs`, because abs() rounds.
             if number.copy_abs() >= self._limit or EXACT.remainder(number, self._step):
                 return None
-            # 0e999999999 is in bounds and a gigabyte when it is written out.
+            # 0e999999999 is within the bounds, and takes a gigabyte when written out.
             return number if abs(number.adjusted()) <= EXACT.prec else None
-        except (ArithmeticError, ValueError):  # no number at all, or beyond what EXACT can hold: 1e-9999999
+        except (ArithmeticError, ValueError):  # no number, or too small for EXACT: 1e-9999999
             pass
         return None
 
     def plain(self, texts: Iterable[msgspec.Raw], *, null: bool = False) -> bool:
-        """Whether all of these may be sent and are spelt plainly, or are `null`; False may still be a no.
+        """Whether all of these may surely be sent; with `null`, a null too. False says nothing about them.
 
-        They are looked at as one text, which takes a tenth of the time that weighing each takes.
+        They are checked as one text, which takes a tenth of the time of a check of each.
         """
         texts = list(filter(None, texts))
         if not texts:
@@ -173,26 +173,26 @@ class Numbers:
 
 
 def signs(data: bytes) -> bytes:
-    """The signs that tell fields and dates apart, one behind the other: a fourth of the bytes or less."""
+    """Keep only the signs that structure fields and dates: a fourth of the bytes or less."""
     return data.translate(None, _NO_SIGNS)
 
 
 def has_lone(signs: bytes) -> bool:
-    """Whether there may be an object with just one field, and nothing in that."""
+    """Whether there may be an object with one field, whose value has no signs (such as null)."""
     return b"{:}" in signs.translate(None, b" ")
 
 
 def spelt_oddly(data: bytes, signs: bytes) -> bool:
-    """Whether bytes may hold what their model does not show: an object with nothing but a null in it, which is one
-    without a comma; a comma that is an escape; a date that msgspec takes and RFC 3339 does not, like
-    `2020-01-31 10:00:00+0200`.
+    """Whether bytes may hold something that the commas of their model do not show.
 
-    True may still be a no. The signs show most of it; to look at each value would cost ten times as much.
+    That is: an object with a single null, which has no comma; a comma as an escape; a date that msgspec takes and
+    RFC 3339 does not, like `2020-01-31 10:00:00+0200`. True says only that it is possible. The signs show most of it;
+    a check of each value would take ten times as long.
     """
     if has_lone(signs) and has_lone_null(data):
         return True
     plus, minus = signs.count(b"::+") if b"+" in signs else 0, signs.count(b"::-")
-    # Between a zone without a colon and the next key there is a comma or a bracket.
+    # A zone without a colon is followed by a comma or a bracket before the next colon.
     return (
         (b"- " in signs and b"- :" in signs)
         or (plus > 0 and plus != signs.count(b"::+:"))
@@ -202,7 +202,7 @@ def spelt_oddly(data: bytes, signs: bytes) -> bool:
 
 
 def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
-    """The bytes decoded if they hold just what the type has, and nothing twice; else None."""
+    """Decode bytes if they hold only fields of the type, each once; else return None."""
     try:
         value = decode(data)
     except NOT_JSON:
@@ -212,30 +212,30 @@ def strictly(decode: Callable[[bytes], Any], data: bytes) -> Any:
 
 
 def decimals(plain: Sequence[msgspec.Raw]) -> list[Decimal]:
-    """The numbers that plain texts are."""
+    """Convert plain texts to numbers."""
     return list(map(Decimal, b",".join(plain).decode().split(","))) if plain else []
 
 
 class Keys(dict[str, str]):
-    """The key that a reward's sums have: its UUID in lower case, or "" for what is no UUID. Remembered as well."""
+    """Maps a reward's id to the key of its sums: the UUID in lower case; "" for no UUID. Remembers results."""
 
     def __missing__(self, uuid: str) -> str:
         key = uuid.lower() if good_uuid(uuid) else ""
-        if len(self) >= _MEMO:  # an account has at most 1,000 rewards: this export is odd
+        if len(self) >= _MEMO:  # an odd export: an account has at most 1,000 rewards
             self.clear()
         self[uuid] = key
         return key
 
 
 def along(path: Path, models: Iterable[Any]) -> list[Any]:
-    """The values of models at the end of a path."""
+    """Return the values of models at the end of a path."""
     for check in path:
         models = check.values(filter(None, models))
     return list(models)
 
 
 def holds_free(models: Iterable[Any], shape: Shape) -> bool:
-    """Whether one of these models has an object of any content, with something in it."""
+    """Whether one of these models has an object of any content that is not empty."""
     for check in shape.checks:
         if check.kind == "free" and any(check.values(models)):
             return True
@@ -247,7 +247,7 @@ def holds_free(models: Iterable[Any], shape: Shape) -> bool:
 
 
 class Values:
-    """The checks of single values that name the field they refuse; `where` is the field's path."""
+    """Checks of single values; a `Refusal` names the field's path, `where`."""
 
     def __init__(self, options: RuleOptions) -> None:
         self.numbers = Numbers(options.fraction_digits)
@@ -257,15 +257,15 @@ class Values:
         self._time = options.time_of_day
 
     def clean(self, models: Sequence[Any], shape: Shape) -> bool:
-        """Whether these decoded models can be sent as they stand, also where their types say nothing."""
+        """Whether decoded models can be sent unchanged, by all checks beyond their types."""
         failing: list[Path] = []
         self.survey(models, shape, failing)
         return not failing
 
     def survey(self, models: Iterable[Any], shape: Shape, failing: list[Path], path: Path = ()) -> None:
-        """Look at one attribute of all of these models at a time: a fourth of what looking at each model costs.
+        """Check one attribute of all models at a time, which takes a fourth of the time of a check of each model.
 
-        The paths at which a value of some model is not plainly good go to `failing`.
+        Add the paths with a value that is not surely good to `failing`.
         """
         for check in shape.checks:
             along = (*path, check)
@@ -276,7 +276,7 @@ class Values:
                 failing.append(along)
 
     def bad(self, models: Sequence[Any], path: Path) -> list[int]:
-        """The indices of the models that have a value at this path that is not plainly good."""
+        """Return the indices of the models with a value at this path that is not surely good."""
         found: list[int] = []
         kind = path[-1].kind
         for at in range(0, len(models), _SOME):
@@ -286,7 +286,7 @@ class Values:
         return found
 
     def good(self, kind: str, values: Iterable[Any]) -> bool:
-        """Whether all of these are plainly good, as far as a kind of `Check` says."""
+        """Whether all of these values are surely good for a kind of `Check`."""
         if kind == "uuid":
             return all(map(self.keys.__getitem__, {*values} - _NOTHING))
         if kind == "policy":
@@ -294,13 +294,13 @@ class Values:
         return self.numbers.plain(values, null=kind == "nullable number")
 
     def text(self, data: bytes, begin: int, end: int, where: str) -> str:
-        """The text that stands there."""
+        """Decode a text from `begin` to `end`."""
         if data[begin] != 0x22:
             raise expected("wrong-type", where, "a text", kind_of(data, begin))
         return _text(memoryview(data)[begin:end])
 
     def number(self, data: bytes, begin: int, end: int, where: str) -> Decimal:
-        """The number that stands there, exactly."""
+        """Decode a number from `begin` to `end`, exactly."""
         number = self.numbers.exact(data[begin:end])
         if number is None:
             what = f"a number with at most {self.numbers.digits} digits behind the point and {MAX_DIGITS} in all"
@@ -308,7 +308,7 @@ class Values:
         return number
 
     def date(self, data: bytes, begin: int, end: int, where: str) -> tuple[datetime, str]:
-        """The aware time that stands there, and how it is to be written: as it stands, or as RFC 3339 has it."""
+        """Decode a date from `begin` to `end`. Return the aware time, and its text in RFC 3339, unchanged if it was."""
         text = self.text(data, begin, end, where)
         found = _DATE.fullmatch(text)
         if found is None:
@@ -320,7 +320,7 @@ class Values:
             raise expected("bad-date", where, DATE, "one without a time zone (see time_zone)")
         clock = time + (found["seconds"] or ":00") if time else self._time
         offset = "Z" if zone in (None, "UTC") else zone
-        if len(offset) in (3, 5):  # an hour alone, or no colon
+        if len(offset) in (3, 5):  # hours only, or no colon
             offset = f"{offset[:3]}:{offset[3:] or '00'}"
         between = "t" if text[10:11] == "t" else "T"
         try:
@@ -338,7 +338,7 @@ EPOCH = "seconds or milliseconds since 1970"
 
 
 def _offset(offset: timedelta) -> str:
-    # Before there were zones offsets had seconds, which ISO 8601 can't write: the nearest minute is taken.
+    # Before time zones, offsets had seconds, which ISO 8601 can't write: take the nearest minute.
     minutes = round(offset.total_seconds() / 60)
     hours, rest = divmod(abs(minutes), 60)
     return f"{'-' if minutes < 0 else '+'}{hours:02d}:{rest:02d}"
