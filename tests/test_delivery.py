@@ -734,7 +734,7 @@ async def test_events_are_never_missed(world: Told, keys: Keys) -> None:
     world.target.counting = True
     assert await world.live() is True
     assert message(world, "events") == ""
-    assert any("nothing of events can be read back" in said for said in world.said)
+    assert any("events: no record can be read back" in said for said in world.said)
     assert world.clock.time() - max(at for at, _, _ in world.scripted.sent) < 5
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from itertools import count
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, FenceFile, Mark, Totals, fence_path
+from streammig.checkpoint.sqlite import SharedFile
 from streammig.cli import resolve
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.model import BatchState, Kind, Place, Receipt, Record, Tally
+from streammig.ratelimit.state import AccountState
 from streammig.run import check_totals
 from streammig.target import Seen
 from streammig.telemetry import Answered
@@ -117,6 +120,25 @@ def test_a_fence_only_rises_and_is_kept_for_each_checkpoint(tmp_path: Path) -> N
         again.close()
         file.close()
     assert [(it.name, it.stat().st_mode & 0o777) for it in path.parent.iterdir()] == [("a.fence", 0o600)]
+
+
+@pytest.mark.parametrize("kind", [FenceFile, AccountState])
+def test_a_crash_in_the_first_commit_of_a_shared_file_leaves_none(tmp_path: Path, kind: type[SharedFile]) -> None:
+    made, left = tmp_path / "made", tmp_path / "left"
+    made.touch()
+    db = sqlite3.connect(made, isolation_level=None)
+    for pragma in ("journal_mode = TRUNCATE", "cache_size = 1"):  # so pages are written before the commit
+        db.execute(f"PRAGMA {pragma}")
+    db.execute("BEGIN IMMEDIATE")
+    for number in range(200):
+        db.execute(f"CREATE TABLE t{number} (x)")
+    for end in ("", "-journal"):
+        shutil.copy(f"{made}{end}", f"{left}{end}")
+        assert Path(f"{left}{end}").stat().st_size
+    db.close()
+    assert not kind.is_there(left)
+    kind(left).close()
+    assert kind.is_there(left)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from streammig.errors import BrokenExport
 from streammig.model import START, Place
 from streammig.sources import FileSource, Input, open_source
 from streammig.sources.frame import Framer
-from streammig.sources.valid import judge
+from streammig.sources.valid import check_record
 from tests.judges import JUDGES, OF_CUSTOMERS
 from tests.spans import Slice, slices
 
@@ -26,7 +26,7 @@ def framing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "compiled":
         monkeypatch.setattr(FileSource, "_judge", OF_CUSTOMERS)
     if request.param == "one by one":
-        monkeypatch.setattr(Framer, "_together", lambda self: False)
+        monkeypatch.setattr(Framer, "_take_many", lambda self: False)
     return str(request.param)
 
 
@@ -52,7 +52,7 @@ def codes(found: list[Slice]) -> list[str]:
 
 
 def test_a_fault_is_placed_by_its_line_or_where_there_is_none_by_its_byte() -> None:
-    assert judge(b'{"a":1,}')[1] == "no valid JSON at byte 8 of the record: trailing comma in object"
+    assert check_record(b'{"a":1,}')[1] == "no valid JSON at byte 8 of the record: trailing comma in object"
 
 
 # -- records that are none ------------------------------------------------------------------------------------------
